@@ -135,7 +135,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
         "plain loop": lambda: plain(whole, targets, in_float32=False)[1:],
         "plain loop, standardised float32 copy": lambda: plain(whole, targets, in_float32=True)[1:],
         "fit": lambda: fitted(source, targets),
-        "fit, ema_decay=None": lambda: fitted(source, targets, ema_decay=None),
+        "fit, ema_decay=0.997": lambda: fitted(source, targets, ema_decay=0.997),
     }
     yield "an epoch", ratios(turns(variants, rounds=options.rounds, timer=median_epoch), "plain loop", "× plain loop")
     with tempfile.TemporaryDirectory() as folder:

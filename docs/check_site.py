@@ -4,7 +4,7 @@ python docs/check_site.py [SITE]
 
 SITE is the folder that ``mkdocs build`` wrote (default: site). Every page is opened at
 1280 and 390 px, in the light and the dark scheme. The exit code is 1 if something is
-found, and 0 if there is no chromium, which is stated.
+found, and 0 without chromium, which is stated.
 """
 
 import functools
@@ -57,8 +57,8 @@ function look(view, page, phone) {
     if (!seen.has(line)) found.push({page, line});
     seen.add(line);
   };
-  const beside = Math.max(root.scrollWidth, view.document.body.scrollWidth) - root.clientWidth;
-  if (beside > 1) add("wider than the window by", view.document.body, `${beside} px`);
+  const excess = Math.max(root.scrollWidth, view.document.body.scrollWidth) - root.clientWidth;
+  if (excess > 1) add("wider than the window by", view.document.body, `${excess} px`);
   for (const link of view.document.querySelectorAll("a, button, .md-button, .md-typeset p, .md-typeset td")) {
     if (!shown(view, link) || !link.textContent.trim() || link.closest("[hidden], .md-skip, .headerlink")) continue;
     const style = view.getComputedStyle(link), below = ground(view, link);
@@ -139,7 +139,7 @@ def look(
 def main(site: Path) -> int:
     """Print what is wrong with a site."""
     if CHROMIUM is None:
-        print("there is no chromium; nothing was checked")
+        print("chromium is not installed; nothing was checked")
         return 0
     pages = sorted(
         f"/{path.relative_to(site).as_posix()}" for path in site.rglob("index.html")

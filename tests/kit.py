@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from dinoneck import Backbone, PatchMeanHead, Task, Tokens, load_backbone, save_head
 from dinoneck.cli.main import main
-from dinoneck.training import MemoryTokens, fit
 
 WIDTH = 24  # of the tokens that are drawn
 SIZE = (32, 48)  # of images: 2 x 3 patches of the tiny backbone
@@ -99,16 +98,6 @@ def saved_head(path: Path, module: nn.Module | None = None, size: tuple[int, int
     path.parent.mkdir(parents=True, exist_ok=True)
     save_head(path, module or head(), backbone=own, preprocess=own.preprocess.changed(size=size), **options)
     return path
-
-
-def trained_head(count: int = 6, epochs: int = 2, **recipe: Any) -> PatchMeanHead:
-    """A head that :func:`~dinoneck.training.fit` trained on the tiny backbone's tokens of random images."""
-    own, module, ids = backbone(), head(), [f"{i}.png" for i in range(count)]
-    with torch.no_grad():
-        source = MemoryTokens(ids, own(own.preprocess(images(count))))
-    targets = {"mass": np.linspace(0.0, 5.0, count)}
-    fit(module, source, targets=targets, target_ids=ids, epochs=epochs, batch_size=4, lr=1e-3, **recipe)
-    return module.eval()
 
 
 def leaves(result: Any) -> list[Tensor]:

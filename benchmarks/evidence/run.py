@@ -1,7 +1,7 @@
 """Train and score on real data and generated images, store the tables, and push the heads if asked to.
 
     DINONECK_WEIGHTS=hub python -m benchmarks evidence [--data DATA] [--device cuda] [--push USER]
-    python -m benchmarks evidence --random [--only cover cells masks boxes heads gram arrangement rooms]
+    python -m benchmarks evidence --random [--only cover cells masks resolution boxes heads gram arrangement rooms]
     python -m benchmarks evidence --random --short        # checks the code: few images and epochs
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS`` is ``hub`` or a
@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.evidence import published, real
 from benchmarks.evidence.drawn import arrangement, gram, rooms
 from benchmarks.evidence.peers import heads
+from benchmarks.evidence.resolution import resolution
 from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
 from benchmarks.results import ROOT
@@ -34,6 +35,7 @@ STEPS = {
     "cover": real.cover,
     "cells": real.cells,
     "masks": real.masks,
+    "resolution": resolution,
     "boxes": real.boxes,
     "heads": heads,
     "gram": gram,

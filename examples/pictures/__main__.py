@@ -1,7 +1,9 @@
-"""``python -m examples.pictures FOLDER [--data CROP_COVER]``: draw the pictures of README and docs into a folder.
+"""``python -m examples.pictures FOLDER [--data CROP_COVER] [--cells BLOOD_CELLS]``: draw pictures of README and docs.
 
 With the images of crop_cover, a head is trained in four folds by group. Each image is predicted by the fold that held
 it out. Among images with both plants, those at four quantiles of the error are drawn. Their licence is CC BY-SA 4.0.
+Chromium, where it is installed, draws the report of the first fold. With the images of blood_cells, a detector is
+trained as in docs/explanation/detection.md and draws held-out images.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dinoneck import Predictor, load_backbone
-from dinoneck.data import Pasture
+from dinoneck.cli.main import main as dinoneck
+from dinoneck.data import BoxImages, Pasture
+from dinoneck.detection import Detector
 from dinoneck.training import TrainConfig, train
-from dinoneck.viz import heat, overlay_panel, pca_panels
+from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
 
 PLANTS = ("crop", "weed")
 QUANTILES = (0.1, 0.3, 0.5, 0.7)  # of the summed error of both shares
@@ -31,6 +37,10 @@ CONFIG = {
     "optim": {"epochs": 15, "lr": 3e-3},
     "folds": {"count": 4, "group": ["group"]},
 }  # fmt: skip
+DETECTOR = (
+    "--detector fcos --hidden-dim 96 --size 256x320 --backbone dinoneck_tiny --layers 1 3 5 --freeze 0=none "
+    "--batch-size 4 --epochs 8 --seed 0"
+)
 WIDTH = 420  # of a field image in the picture of README
 STYLE = """text { font-family: system-ui, sans-serif; fill: #1e1e1e }
 .note { fill: #5f6b73 } .box { fill: none; stroke: #9aa3ab } .arrow { stroke: #c2461f; stroke-width: 3; fill: none }
@@ -41,11 +51,15 @@ def main() -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", type=Path, help="the folder of crop_cover, for hero.webp and what.svg")
+    parser.add_argument("--data", type=Path, help="the folder of crop_cover, for hero.webp, what.svg and report.jpg")
     parser.add_argument("--run", type=Path, help="the folder of a finished run; None = train: 3 CPU minutes")
+    parser.add_argument("--cells", type=Path, help="the folder of blood_cells, for blood_cells.jpg")
+    parser.add_argument("--detector", type=Path, help="the folder of a finished run; None = train: 8 CPU minutes")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
+    if options.cells is not None:
+        write(found_cells(options.cells, options.detector or trained(options)), options.folder / "blood_cells.jpg")
     if options.data is None:
         return
     if options.run is None:
@@ -55,6 +69,45 @@ def main() -> None:
     images, overlays, rows = held_out(options.data, options.run)
     write(sheet(images, overlays, rows), options.folder / "hero.webp", quality=70)
     (options.folder / "what.svg").write_text(what_is_it(images[0], overlays[0], rows[0]), encoding="utf-8")
+    if browser := shutil.which("chromium"):
+        write(report(options.data, options.run, browser), options.folder / "report.jpg", quality=82)
+
+
+def trained(options: argparse.Namespace) -> Path:
+    """Train the detector of the page; return the folder of the run."""
+    out, data = options.folder / "detector", options.cells
+    boxes = ["--boxes", f"{data / 'train.json'}", "--val-boxes", f"{data / 'val.json'}"]
+    if dinoneck(["train", *boxes, *DETECTOR.split(), "--out", f"{out}"]):
+        raise SystemExit("the detector was not trained; the message is above")
+    return out
+
+
+def found_cells(data: Path, run: Path) -> Image.Image:
+    """Return four held-out images with their boxes, at the score of the best F1."""
+    detector = Detector.load(run / "detector.safetensors")
+    images = BoxImages(data / "val.json", classes=detector.classes)
+    panels = []
+    for place in range(4):
+        image, target = images.original(place)[0], images[place][1]
+        known = {"boxes": target["boxes"], "labels": target["labels"]}
+        [found] = detector.predict([image])
+        panels.append(boxes_panel(image, found, known, classes=detector.classes).resize((600, 450)))
+    picture = Image.new("RGB", (1208, 908), "white")
+    for place, panel in enumerate(panels):
+        picture.paste(panel, (608 * (place % 2), 458 * (place // 2)))
+    return picture
+
+
+def report(data: Path, run: Path, browser: str) -> Image.Image:
+    """Return the first screen of the report of fold 0 on the images that it held out."""
+    table = pandas.read_csv(run / "out_of_fold.csv")
+    images = [str(data / name) for name in table["image"][table["fold"] == 0]]
+    head, page, shot = run / "heads" / "fold-0.safetensors", run / "report.html", run / "report.png"
+    if dinoneck(["viz", "report", f"{head}", *images, "--truth", f"{data / 'cover.csv'}", "--out", f"{page}"]):
+        raise SystemExit("the report was not written; the message is above")
+    options = ("--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=900,1000", f"--screenshot={shot}")
+    subprocess.run([browser, *options, page.resolve().as_uri()], check=True, capture_output=True)  # noqa: S603
+    return Image.open(shot).convert("RGB")
 
 
 def pasture_colours() -> Image.Image:

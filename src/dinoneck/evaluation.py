@@ -45,8 +45,8 @@ def evaluate(
         model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a module), or a
             mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file.
-        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; or
-            for detectors and heads of instances a COCO file of boxes, or masks.
+        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; a
+            COCO file of boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
@@ -54,7 +54,7 @@ def evaluate(
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
-        ``"head"``); of boxes under ``"boxes"`` name -> AP, of instances under ``"masks"``. ``cost``: name -> seconds
+        ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name -> scores. ``cost``: name -> seconds
         per image, and parameters of heads and backbone.
 
     Raises:
@@ -65,20 +65,20 @@ def evaluate(
     Examples:
         >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
         >>> from dinoneck.data import Pasture
-        >>> table = Pasture(seed=0).table(range(8))
-        >>> predictor = Predictor(PatchMeanHead(64, [Task("GDM_g")]), load_backbone("dinoneck_tiny"))
-        >>> evaluate(predictor, None, table)["scores"]["GDM_g"]["head"]["images"]
+        >>> table, head = Pasture(seed=0).table(range(8)), PatchMeanHead(64, [Task("GDM_g")])
+        >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
         8
     """
     every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
-    if not models:
+    is_pair = isinstance(truth, list | tuple)
+    if not models and not is_pair:
         return _of_objects("boxes", every, lambda one: evaluate_boxes(one, truth, images))
-    if len(models) < len(every):
+    if 0 < len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
     tasks = {task.name: task for one in models.values() for task in one.tasks}
-    if isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"):
-        return _of_objects("masks", models, lambda one: evaluate_masks(one, truth, images))
+    if is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
+        return _of_objects("segments" if is_pair else "masks", every, lambda one: evaluate_masks(one, truth, images))
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():

@@ -38,6 +38,7 @@ _LOSSES: dict[str, tuple[str, ...]] = {
 }
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "sigmoid": torch.sigmoid}
 _LONGEST_NAME = 64
+OBJECTS = 1000  # objects of one class that ids can tell apart
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
 
@@ -147,10 +148,10 @@ class Task:
             adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
             yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
         of_numbers = ("transform", "activation", "minimum", "maximum")
-        if kind == "instances":
+        if self.is_masks:
             yield "minimum", 0.0 <= (self.minimum or 0.0) <= 1.0, "the smallest score of an object, 0 to 1"
         for field in of_numbers if self.is_categorical or kind == "ratio" else ():
-            fits = getattr(self, field) is None or (kind, field) == ("instances", "minimum")
+            fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
             yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,16 @@ def written(content: Any) -> Any:
     return call
 
 
+@cache
+def official_state() -> dict[str, torch.Tensor]:
+    return official_dinov3(load_backbone(f"{SMALL}_qkvb", pretrained=False))
+
+
 def official(prefix: str = "", **changed: Any) -> Any:
     """Load a file of the dinov3 repository with changes; None removes a tensor."""
 
     def call(folder: Path) -> Any:
-        state = official_dinov3(load_backbone(f"{SMALL}_qkvb", pretrained=False)) | changed
+        state = official_state() | changed
         torch.save({prefix + key: value for key, value in state.items() if value is not None}, folder / "w.pth")
         return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / "w.pth")
 
@@ -91,25 +96,22 @@ MISTYPED: list[tuple[dict[str, Any], str]] = [
 LIMITS = [
     {name: value}
     for name in ("concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch")
-    for value in (-1, float("nan"))
+    for value in (-1,)
 ]
 
 ROWS: list[Row] = [
     (lambda: seen(dtype=torch.uint8), DataError, "uint8"),
-    *((lambda value=value: seen(value=value), DataError, f"{abs(value):g}") for value in (255.0, -11.0)),
-    *((lambda value=value: seen(value=value), DataError, "") for value in (torch.nan, torch.inf)),
+    (lambda: seen(value=255.0), DataError, "255"),
     (lambda: seen(3, 32, 32), ShapeError, "(3, 32, 32)"),
-    (lambda: seen(1, 1, 32, 32), ShapeError, "(1, 1, 32, 32)"),
     (lambda: seen(1, 3, 33, 32), GridError, "33 % 16 = 1"),
     (lambda: kit.backbone()([1, 2]), ShapeError, "list"),  # type: ignore[arg-type]
-    *((lambda wrong=wrong: kit.backbone(layers=wrong), BackboneError, "layers") for wrong in (0, True, [], [6], [1.0])),
+    *((lambda wrong=wrong: kit.backbone(layers=wrong), BackboneError, "layers") for wrong in (0, [])),
     (lambda: load_backbone(f"{SMALL}.lvd9", pretrained=False), BackboneError, ("lvd9", f"{SMALL}.lvd1689m")),
     (lambda: load_backbone("dinov3_small", pretrained=False), BackboneError, "'dinov3_small'"),
     (lambda: load_backbone("vit_smal_patch16_dinov3", pretrained=False), BackboneError, SMALL),
     (lambda: load_backbone("vit_base_patch16_224", pretrained=False), BackboneError, "wrap_backbone"),
     (lambda: load_backbone("dinov2_vits14", source="official"), BackboneError, "'official'"),  # type: ignore[arg-type]
     (lambda: load_backbone(SMALL, seed=3), ConfigError, "seed=3"),
-    (lambda: load_backbone("dinoneck_tiny", checkpoint="x.pth", seed=3), ConfigError, "seed=3"),
     (lambda: load_backbone("dinoneck_tiny", checkpoint=""), BackboneError, "empty"),
     (lambda: kit.backbone(pos_embed="antialias"), ConfigError, "'antialias'"),
     (lambda: wrap_backbone(nn.Linear(1, 1)), BackboneError, "Linear"),
@@ -119,8 +121,8 @@ ROWS: list[Row] = [
     (lambda: wrap_backbone(with_peft()), BackboneError, "peft"),
     (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
     (lacking_patch_size, BackboneError, "patch_size"),
-    *((lambda wrong=wrong: kit.backbone().unfreeze_last(wrong), BackboneError, str(wrong)) for wrong in (0, 7, True)),
-    *((lambda own=own: lora(own), BackboneError, str(own)) for own in (0, 2.0, 65)),
+    (lambda: kit.backbone().unfreeze_last(0), BackboneError, "0"),
+    (lambda: lora(0), BackboneError, "0"),
     (lambda: lora(2, alpha=-1), BackboneError, "-1"),
     (lambda: lora(2, targets="mlp"), ConfigError, "'mlp'"),
     (lambda: lora(2).add_lora(2), BackboneError, "LoRA"),
@@ -135,18 +137,15 @@ ROWS: list[Row] = [
     (written(b""), BackboneError, "w.pth"),
     (written(b"<html>"), BackboneError, "w.pth"),
     (written({"weight": Trap()}), BackboneError, "w.pth"),
-    *((written(pickle.dumps({"weight": Trap()}, number)), BackboneError, "w.pth") for number in (0, 4)),
     (written([1, 2]), BackboneError, "list"),
     (written({"epoch": 3}), BackboneError, "epoch"),
     (lambda: configured(neck="spatial_tuning_adaptor"), ConfigError, "'spatial_tuning_adapter'"),
     (lambda: configured(neck="dense"), ConfigError, ("DenseHead", "Neck")),
     (lambda: configured(neck_config={"chanels": 3}), ConfigError, "chanels"),
     (lambda: configured(out_indices=[3]), ConfigError, "level2"),
-    (lambda: configured(out_features=["stage1"]), ConfigError, "level2"),
     (lambda: configured(layers="1,3,5"), ConfigError, "'1,3,5'"),
     *((lambda own=own: Settings(**own), ConfigError, (*own, str(*own.values()))) for own in LIMITS),
     *((lambda own=own: Example.from_config({"width": 4, **own}), ConfigError, named) for own, named in MISTYPED),
-    *((lambda own=own: Example(**{"width": 4, **own}), ConfigError, named) for own, named in MISTYPED),
     (lambda: Example.from_config({"widht": 4}), ConfigError, ("'widht'", "'width'")),
     (lambda: Example.from_config({"rate": 1.0}), ConfigError, "width"),
     (lambda: Example.from_config([1]), ConfigError, "[1]"),  # type: ignore[arg-type]

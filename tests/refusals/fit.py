@@ -8,17 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dinoneck import (
-    ConfigError,
-    DataError,
-    DenseHead,
-    GridError,
-    PatchMeanHead,
-    ShapeError,
-    TargetTransform,
-    Task,
-    load_backbone,
-)
+from dinoneck import ConfigError, DataError, DenseHead, PatchMeanHead, ShapeError, TargetTransform, Task, load_backbone
 from dinoneck.losses import TaskLoss
 from dinoneck.training import (
     EMA,
@@ -91,7 +81,7 @@ WRONG: list[dict[str, Any]] = [
     {"mixup_alpha": 0.0}, {"standardise_tokens": 1}, {"amp": "fp16", "optimizer": "sam"}, {"epoch": 3},
 ]  # fmt: skip
 PLANS: list[tuple[Any, str]] = [
-    ({}, "{}"), ({0: "al"}, "'al'"), ({0: "last:0"}, "last:0"), ({0: 4}, "4"), ({-1: "all"}, "-1"),
+    ({}, "{}"), ({0: "al"}, "'al'"), ({0: 4}, "4"), ({-1: "all"}, "-1"),
     ({30: "last:7"}, "7"),
 ]  # fmt: skip
 
@@ -102,7 +92,6 @@ ROWS: list[Row] = [
     (lambda: run(head().requires_grad_(False)), ValueError, "empty"),
     (lambda: run(source=[1]), AttributeError, "list"),
     (without_gradients, ConfigError, "no_grad"),
-    (lambda: run(recipe={"patience": 2}), ConfigError, "patience"),
     (lambda: run(recipe=Recipe(patience=2)), DataError, "patience"),
     (lambda: run(loss=TaskLoss([Task("z")])), ConfigError, ("z", "y")),
     (lambda: run(recipe=Recipe(cutmix_alpha=1.0)), ConfigError, ("cutmix_alpha", "1.0", "MemoryTokens")),
@@ -117,31 +106,22 @@ ROWS: list[Row] = [
     (lambda: run(target_ids=None), DataError, ("'y'", "target_ids")),
     (lambda: run(target_ids=IDS[:5]), DataError, ("'y'", "6", "5 ids")),
     (lambda: run(target_ids=[*IDS[:5], "s0"]), DataError, "'s0'"),
-    (lambda: y({**BY_ID, "s0.png": 1.0}), DataError, "'s0'"),
     (lambda: y({**BY_ID, "a": 1.0}), DataError, "'a'"),
     (lambda: y(ODD, ids=IDS), DataError, ("4 ids", "'y'", "'s2'")),
     (lambda: y({"a": 1.0}, source=ids_of("a.jpg", "a.png")), DataError, ("'a'", "'a.jpg'", "'a.png'")),
-    (lambda: y({"s0.png": 1.0, "s1": 2.0}, source=ids_of("s0.jpg", "s1")), DataError, "'s0.png'"),
     # values
     (lambda: y({"s0": [1.0], "s1": [1.0, 2.0]}), DataError, "'y'"),
-    (lambda: y([[1], [2, 3]], target_ids=["s0", "s1"]), DataError, "'y'"),
     (lambda: y(["a"] * 6), DataError, ("'y'", "'a'")),
     (lambda: y(np.arange(6).astype("datetime64[D]")), DataError, "datetime64"),
     (lambda: y(np.ma.masked_array(Y, Y > 3)), DataError, "masked"),
-    (lambda: y(list(np.ma.masked_array(Y, Y > 3))), DataError, "masked"),
     (lambda: y(Y * 1e200), DataError, "1e+200"),
-    (lambda: y(at(3, np.inf)), DataError, ("inf", "'s3'")),
-    (lambda: y(Y * np.nan), DataError, ("'y'", "6")),
     (lambda: y(Y * 0 + 2.5), DataError, ("'y'", "2.5")),
-    (lambda: run(ids=["s3"]), DataError, ("'y'", "3")),
     (lambda: y(at(4, -3), Task("y", minimum=0)), DataError, ("'y'", "'s4'", "-3")),
-    (lambda: y(np.where(Y > 3, np.nan, Y), ids=IDS[:4], val_ids=IDS[4:], patience=1), DataError, "patience"),
     (lambda: y(Y, Task("y", activation="relu", transform=TargetTransform().fit(Y))), DataError, ("'relu'", "-1.4")),
     (lambda: y(Y, Task("y", activation="sigmoid")), DataError, "'sigmoid'"),
     (lambda: run(lr=1e30, epochs=3), DataError, "1e+30"),
     (lambda: y(CLASSES + 1, KIND), DataError, "3"),
     (lambda: y(CLASSES * 0.5, KIND), DataError, "float64"),
-    (lambda: y(CLASSES * 0 - 1, KIND), DataError, "'y'"),
     (lambda: y(np.eye(3, dtype=int)[CLASSES][:, :2], KIND), ShapeError, "2"),
     (lambda: y(-np.eye(3)[CLASSES], RATIO), DataError, "-1.0"),
     (lambda: y(np.eye(3)[CLASSES] * 0.6, RATIO), DataError, "0.6"),
@@ -149,25 +129,17 @@ ROWS: list[Row] = [
     # maps
     (lambda: run(weights={"y": CELLS[:, 0]}), DataError, "'y'"),
     (lambda: cells(CELLS.repeat(2, axis=1)), ShapeError, "2, 2, 3"),
-    (lambda: cells(CELLS[:, :, :1, :1] * 1.0), ShapeError, "1, 1, 1"),
-    (lambda: cells(CELLS * np.nan), DataError, "'y'"),
-    (lambda: cells(CELLS + np.inf), DataError, "inf"),
     (lambda: cells(CELLS, weights={"y": np.ones((6, 3, 3))}), DataError, ("'y'", "(6, 3, 3)")),
-    (lambda: cells(CELLS, weights={"z": CELLS[:, 0]}), DataError, "z"),
     (lambda: cells(CELLS, weights={"y": -CELLS[:, 0]}), DataError, "-1"),
-    (lambda: cells(np.ones((6, 2, 2, 3)), MASK), DataError, "[1.0, 1.0]"),
     (lambda: live(MAP, CELLS[:2], lambda image: image), ConfigError, "'y'"),
     (lambda: live(Task("y"), [0.0, 1.0], lambda image: 3), DataError, "int"),
     # sources
     *((lambda make=make: make(TINY, IMAGES, ["a", "a"]), DataError, "1 different")
       for make in (LiveTokens, MemoryTokens.extract)),
-    *((lambda make=make: make(TINY, IMAGES, ["a"]), DataError, "1 ids")
-      for make in (LiveTokens, MemoryTokens.extract)),
     *((lambda make=make: make("dinoneck_tiny", IMAGES, ["a", "b"]), ConfigError, "dinoneck_tiny")
       for make in (LiveTokens, MemoryTokens.extract)),
     (lambda: LiveTokens(TINY, IMAGES).batch(["z"]), DataError, "'z'"),
     (lambda: LiveTokens(TINY, IMAGES).batch(["0"], [1]), DataError, "view 0"),
-    (lambda: MemoryTokens.extract(TINY, [], []), DataError, "0 ids"),
     (lambda: MemoryTokens.extract(TINY, [IMAGES[0], IMAGES[0].mT], ["a", "b"]), DataError, ("'b'", "48x32")),
     (lambda: ids_of("a", "a"), DataError, "1 different"),
     (lambda: ids_of("a", "b").batch(["a", "x"]), DataError, "'x'"),
@@ -178,9 +150,7 @@ ROWS: list[Row] = [
     (lambda: cosine_with_warmup(torch.optim.SGD(LINEAR.parameters()), 10, 3.0), ConfigError, "warmup is 3"),
     (lambda: manifold_mixup(tokens(), {}, 0.0), ConfigError, "alpha is 0.0"),
     (lambda: manifold_mixup(tokens(), {"k": torch.zeros(6, dtype=torch.long)}, 1.0), ShapeError, ("'k'", "one_hot")),
-    (lambda: manifold_mixup(tokens(), {"x": torch.zeros(3, 1)}, 1.0), ShapeError, ("'x'", "6 samples")),
     (lambda: cutmix(torch.zeros(3, 32, 32), {}, 1.0), ShapeError, "(3, 32, 32)"),
-    (lambda: cutmix(torch.zeros(2, 3, 30, 32), {}, 1.0, patch_size=16), GridError, "30"),
     *((lambda plan=plan: FreezeSchedule(plan).apply(TINY, 0), ConfigError, named) for plan, named in PLANS),
     (lambda: param_groups(nn.Linear(2, 2), lr=1.0), ConfigError, "Linear"),
     (lambda: param_groups(model(nn.Linear(2, 2)), lr=1.0), ConfigError, "ModuleDict"),
@@ -190,7 +160,6 @@ ROWS: list[Row] = [
       for own in ({"lr": 0.0}, {"backbone_lr": 0.0}, {"weight_decay": -0.1}, {"layer_decay": 1.5})),
     # scores
     (lambda: ridge_probe(ids_of(*IDS), Y[:, None], FOLDS), DataError, "target_ids"),
-    (lambda: ridge_probe(ids_of(*IDS), {"y": BY_ID, "z": ODD}, FOLDS), DataError, ("'z'", "'s2'")),
     (lambda: ridge_probe(ids_of(*IDS), {"y": at(5, np.inf)}, FOLDS, target_ids=IDS), DataError, "infinite"),
     (lambda: ridge_probe(ids_of(*IDS), {"y": Y * np.nan}, FOLDS, target_ids=IDS), DataError, "known"),
     (lambda: knn_probe(ids_of(*IDS), {"y": BY_ID}, FOLDS, k=0), ConfigError, "k is 0"),
@@ -199,15 +168,10 @@ ROWS: list[Row] = [
     (lambda: r2([1.0, 1.0], [1.0, 2.0]), DataError, "equal"),
     (lambda: r2(np.ones((6, 2)), np.ones((6, 2))), DataError, "(6, 2)"),
     (lambda: weighted_r2([[np.nan]], [[1.0]], [1.0]), DataError, "finite"),
-    (lambda: weighted_r2([[1.0]], [[np.nan]], [1.0]), DataError, "finite"),
-    (lambda: weighted_r2([[1.0], [2.0]], [[1.0], [2.0]], [-1.0]), DataError, "-1.0"),
     (lambda: weighted_r2([[1.0], [2.0]], [[1.0], [2.0]], [0.0]), DataError, "(2, 1)"),
     (lambda: weighted_r2({"b": [1.0]}, {"a": [1.0]}, {"a": 1.0}), DataError, ("'a'", "'b'")),
     (lambda: weighted_r2({"a": [1, 3], "b": [2]}, {"a": [1, 2], "b": [1]}, {"a": 1, "b": 1}), ValueError, "2"),
     (lambda: method_scores("value", Y[:5], Y, ONE), DataError, ("(5,)", "(6,)")),
-    (lambda: method_scores("value", Y, Y + np.inf, ONE), DataError, "infinite"),
     (lambda: method_scores("class", CLASSES, CLASSES + 1, ONE, labels="abc"), DataError, "3"),
-    (lambda: method_scores("mask", None, np.zeros((6, 2, 2)), ONE, head=np.zeros((6, 3, 3))), DataError, "(6, 3, 3)"),
     (lambda: confusion_matrix([0, 255], [0, 1], 2), DataError, "255"),
-    (lambda: confusion_matrix([0, 1], [0, -2], 2), DataError, "-2"),
 ]  # fmt: skip

@@ -121,8 +121,8 @@ ROWS: list[Row] = [
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
     (lambda: Predictor(kit.head()), CheckpointError, "PatchMeanHead"),
     (lambda: Predictor([]), CheckpointError, "no heads"),
-    *((lambda own=own: Predictor(own), ConfigError, str(own)) for own in (None, 3)),
-    *((lambda own=own: Predictor(own), ConfigError, "keys") for own in ({}, {"": kit.head()}, {1: kit.head()})),
+    (lambda: Predictor(None), ConfigError, "None"),  # type: ignore[arg-type]
+    (lambda: Predictor({}), ConfigError, "keys"),
     (lambda: predictor({"a": {"b": kit.head()}}), ConfigError, "b"),
     (lambda: predictor({"a": kit.head()}, weights=[1]), ConfigError, "weights"),
     (lambda folder: Predictor(folder), CheckpointError, "no head files"),
@@ -136,17 +136,16 @@ ROWS: list[Row] = [
     (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
     *((lambda folder, given=given: twice(folder, given), CheckpointError, "h.safetensors") for given in (
-        lambda one, copy: one.parent, lambda *both: [*both], lambda one, copy: [one, HeadCheckpoint.load(one)])),
+        lambda one, copy: one.parent, lambda one, copy: [one, HeadCheckpoint.load(one)])),
     (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
     (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
         area=0.5))))), ConfigError, "'mass'"),
     *((lambda own=own: predictor(**own), ConfigError, named) for own, named in (
         ({"tile": 0}, "tile is (0, 0)"), ({"tile": 40}, "tile=(32, 32)"), ({"overlap": 8}, "tile is None"),
         ({"tile": 32, "overlap": 32}, "overlap is 32"), ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
-        ({"tile": 32, "overlap": -1}, "overlap is -1"), ({"tile": 32, "overlap": 20}, "2 of the 2 patches"),
         ({"tile": 32, "overlap": "8"}, "overlap is '8'"))),
     (lambda: predictor(tile=50, preprocess=Preprocessing(16, size=(32, 64), resize="crop")), ConfigError, "(50, 100)"),
-    *((lambda own=own: predictor(objects(), **own), ConfigError, "'plant'") for own in ({"tta": "d6"}, {"tile": 32})),
+    (lambda: predictor(objects(), tta="d6"), ConfigError, "'plant'"),
     (lambda: predictor([objects(), objects()]), ConfigError, "'plant'"),
     (lambda folder: stored(folder, objects()), ConfigError, "'plant'"),
     (lambda folder: stored(folder, tile=32), ConfigError, "tile"),
@@ -164,18 +163,16 @@ ROWS: list[Row] = [
     (lambda folder: scored(folder, predictor(kit.head(KIND)), "a.png,1,purple"), DataError, "purple"),
     (lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}), ConfigError, "detectors"),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
-    (lambda: composed(SHARES, parts=("total", "stem", "root")), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
     (lambda: composed(SHARES, parts=("leaf", "stem")), ConfigError, "dim 2"),
     *((lambda own=own: composed(SUMMED, total="", ratio="", name="sums", **own), ConfigError, named) for own, named in (
-        ({"parts": ("a", "x"), "sums": {"s": ("a",)}}, "'x'"), ({"parts": ("a", "c"), "sums": {"s": ("a",)}}, "'c'"),
         ({"parts": ("a", "b"), "sums": {"s": ("a", "b")}}, "b (cm)"), ({"parts": ("a", "d"), "sums": ()}, "sums="),
         ({"parts": ("a", "d"), "sums": {"b": ("a", "d")}}, "b"))),
     *((lambda own=own: FPNHead(64, own, 1, fpn_dim=8, num_levels=1), ConfigError, named) for own, named in (
-        ([WEED], "none"), ([WEED, replace(CELLS, labels=())], "'weed'"), ([WEED, Task("o", kind="dense")], "'cells'"),
+        ([WEED], "none"),
         ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"),
-        ([WEED, replace(CELLS, labels=("weed", "a", "weed"))], "one label"))),
+        )),
     *((lambda own=own: Task("weed", from_map="cells", **own), ConfigError, "weed")
-      for own in ({"dim": 2}, {"activation": "relu"}, {"kind": "density"}, {"transform": TargetTransform(log1p=True)})),
+      for own in ({"dim": 2}, {"transform": TargetTransform(log1p=True)})),
 ]  # fmt: skip

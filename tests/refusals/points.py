@@ -21,7 +21,7 @@ from dinoneck.points import (
     check_cameras,
     lift,
 )
-from dinoneck.points.keys import BATCHES, REACH
+from dinoneck.points.keys import BATCHES
 from tests.refusals import Row
 from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
 
@@ -62,22 +62,16 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cam_to_world": torch.eye(4)[None, :3]}, ShapeError, "(1, 3, 4)"),
     ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 views"),
     ({"sample": torch.zeros(2).long()}, ShapeError, "(2,)"),
-    ({"sample": torch.zeros(1)}, ShapeError, "torch.float32"),
     ({"sample": 0}, ShapeError, "int"),
     ({"size": (48, 64.0)}, GridError, "64.0"),
-    ({"size": 48}, GridError, "48"),
-    ({"size": (0, 4)}, GridError, "(0, 4)"),
 ]
 POINTS = torch.zeros(4, 3)
 PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"points": torch.zeros(4, 2)}, ShapeError, "(4, 2)"),
-    ({"points": POINTS.half()}, ShapeError, "torch.float16"),
     ({"points": POINTS.long()}, ShapeError, "torch.int64"),
     ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
     ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
-    ({"depth": torch.ones(1, 0, 8)}, ShapeError, "(1, 0, 8)"),
     ({"depth": torch.ones(1, 6, 8).int()}, ShapeError, "torch.int32"),
-    ({"depth": torch.ones(1, 64, 48)}, ShapeError, "64x48"),
     ({"batch": FOUR}, ShapeError, "batch"),
     ({"cameras": BATCHED}, ShapeError, "sample"),
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
@@ -87,7 +81,6 @@ BACKWARDS = Links(FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.on
 LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
-    ({"maps": torch.zeros(3, 4, 0, 5)}, ShapeError, "(3, 4, 0, 5)"),
     ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
     ({"sampling": "cubic"}, ConfigError, "'cubic'"),
     ({"reduce": "sum"}, ConfigError, "'sum'"),
@@ -102,16 +95,13 @@ VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, "[200000, 0, 0]"),
     *(((torch.tensor([[x, 0, 0]]), 0.5), DataError, "coords[0]") for x in (1e30, -1e30)),
     ((TWO[:, :2], 1.0), ShapeError, "(2, 2)"),
-    *(((TWO, size), ConfigError, f"size is {size}") for size in (0.0, -1.0, (1.0, 1.0), math.nan)),
+    *(((TWO, size), ConfigError, f"size is {size}") for size in (0.0, (1.0, 1.0))),
     ((TWO, 1.0, math.inf), ConfigError, "origin is inf"),
     ((TWO, 1.0, 0.0, FOUR[:3]), ShapeError, "3 entries"),
     ((TWO, 1.0, 0.0, torch.zeros(2)), ShapeError, "torch.float32"),
 ]
 COORDS: list[tuple[list[list[int]], list[int] | None, str]] = [
-    ([[0, 0, 0], [0, REACH, 1]], None, f"coords[1] is [0, {REACH}, 1]"),
-    ([[0, -REACH - 1, 0]], None, f"coords[0] is [0, {-REACH - 1}, 0]"),
     ([[0, 0, 0], [1, 1, 1]], [3, BATCHES], f"batch[1] is {BATCHES}"),
-    ([[0, 0, 0]], [-1], "batch[0] is -1"),
 ]
 GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
 ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GRID), dtype=torch.bool))
@@ -145,7 +135,6 @@ ROWS: list[Row] = [
     (lambda: SCENE.unproject(torch.ones(2, 48, 64)), ShapeError, "(2, 48, 64)"),
     (lambda: SCENE.unproject(torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
-    (lambda: check_cameras(None, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
     (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
     *(
@@ -168,13 +157,9 @@ ROWS: list[Row] = [
     ),
     *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63")
       for at in range(4)),
-    (lambda: SparseFeatures(*ROWS_OF[:3], torch.zeros(len(GRID))), ShapeError, "torch.float32"),
     (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
-    (lambda: SparseFeatures(*TWICE).at(GRID.coords), DataError, "repeats"),
-    (lambda: SparseFeatures(*ROWS_OF, 8).at(GRID.coords), DataError, "stride 8"),
-    (lambda: SparseFeatures(*ROWS_OF).at(torch.tensor([[REACH, 0, 0]])), DataError, "coords"),
     *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in
-      ((), (3,), (2, 2), (4, 2), (0, 1), (1, 2.0))),
+      ((), (3,),)),
     (lambda: SparsePyramid(reduce="sum"), ConfigError, "'sum'"),
     (lambda: SparsePyramid((2, 8))(COARSE), ConfigError, ("stride 4", "(2, 8)")),
     (lambda: SparsePyramid((8,))(SparseFeatures(*FLIPPED)), DataError, "sorted"),

@@ -61,17 +61,17 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (patches(), {"grid": (3, 5)}, ShapeError, "grid"),
 ]
 TASKS: list[dict[str, Any]] = [
-    {"name": ""}, {"name": "a:b"}, {"name": "gate"}, {"name": "cover.map"}, {"dim": 0}, {"kind": "regresion"},
+    {"name": ""}, {"name": "gate"}, {"dim": 0}, {"kind": "regresion"},
     {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
     {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
     {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
-    *({"dim": 3, "kind": kind, **given} for kind in ("classification", "ratio")
+    *({"dim": 3, "kind": kind, **given} for kind in ("classification",)
       for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
 ]  # fmt: skip
 LOG, MAP_CALLS = TargetTransform(log1p=True), ("natural_map", "predict_map", "natural")
 DENSITIES: list[dict[str, Any]] = [
-    *({"kind": "density", "aggregate": own, "transform": LOG} for own in ("sum", "mean")),
-    *({"kind": "density", "aggregate": own} for own in ("men", None)), {"kind": "dense", "aggregate": "mean"},
+    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "density", "aggregate": "men"},
+    {"kind": "dense", "aggregate": "mean"},
 ]  # fmt: skip
 TRANSFORMS: list[dict[str, Any]] = [
     {"area": 0.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"mean": NAN}, {"log1p": 1},
@@ -83,8 +83,7 @@ ROWS: list[Row] = [
     *((lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1]) for wrong in TASKS),
     *((lambda wrong=wrong: Task("m", **wrong), ConfigError, list(wrong)[-1]) for wrong in DENSITIES),
     *((lambda wrong=wrong, name=name: getattr(Task("a", dim=3, kind="segmentation"), name)(wrong), ShapeError,
-       "(batch, 3, rows, cols)") for wrong in (MAPS[0], MAPS, MAPS[:, :3].flatten(2)) for name in MAP_CALLS),
-    (lambda: Task("d", dim=3, kind="density").natural_map(MAPS), ShapeError, "(batch, 3, rows, cols)"),
+       "(batch, 3, rows, cols)") for wrong in (MAPS[0],) for name in MAP_CALLS),
     (lambda: LOG.inverse(MAPS, parts=4), ConfigError, "4"),
     *((lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1]) for wrong in TRANSFORMS),
     (lambda: CLSGatingHead(8, [Task("mass")], mode="query")(X, grid=(3, 5)), ShapeError, "cls_token="),
@@ -92,15 +91,8 @@ ROWS: list[Row] = [
     (lambda: GRID(torch.zeros(17, 8), (48, 64)), ShapeError, "(17, 8)"),
     (lambda: GRID.flatten(torch.zeros(3, 4)), ShapeError, "(3, 4)"),
     (lambda: GRID.size((480, 361)), GridError, ("480x361", "361 % 16 = 9")),
-    (lambda: TokenGrid(16, "crop").size((10, 32)), GridError, ("10", "16", "'pad'")),
     (lambda: GRID.size((0, 32)), GridError, "0"),
-    (lambda: GRID.size((16, 16, 3)), GridError, "height, width"),
-    (lambda: GRID.size((480.0, 960)), GridError, "480.0"),
-    (lambda: TokenGrid(16, "pad").size(32), GridError, "32"),  # type: ignore[arg-type]
     (lambda: TokenGrid(0), ConfigError, "0"),
-    (lambda: TokenGrid(True), ConfigError, "True"),
-    (lambda: TokenGrid(1.5), ConfigError, "1.5"),  # type: ignore[arg-type]
-    (lambda: TokenGrid((16, 0)), ConfigError, "(16, 0)"),
     (lambda: TokenGrid(16, "stretch"), ConfigError, ("'stretch'", "crop")),  # type: ignore[arg-type]
     (lambda: TokenGrid(16, "pad", "middle"), ConfigError, ("'middle'", "center")),  # type: ignore[arg-type]
     (lambda: TokenGrid(16, "resize").prepare(torch.zeros(1, 3, 35, 40, dtype=torch.uint8)), DataError, "uint8"),
@@ -111,37 +103,28 @@ ROWS: list[Row] = [
     (lambda: GRID.reduce_labels(torch.zeros(1, 1, 32, 32), torch.ones(1, 16, 16).bool()), ShapeError, "mask"),
     (lambda: GRID.reduce_labels(torch.full((1, 1, 16, 16), NAN)), DataError, "256"),
     (lambda: sequence(18), GridError, ("18", "48x64", "3 rows x 4 cols", "5")),
-    (lambda: sequence(size=(50, 64)), GridError, "50x64"),
     (lambda: sequence(12, prefix=-1), ConfigError, "num_prefix_tokens"),
-    (lambda: sequence(12, prefix=1.0), ConfigError, "num_prefix_tokens"),
     (lambda: sequence(16, prefix=4, num_cls=2), ConfigError, "num_cls"),
-    (lambda: sequence(12, prefix=0, num_cls=1), ConfigError, "num_cls"),
     (lambda: sequence(12, prefix=0).cls_token, ShapeError, "CLS"),
-    (lambda: patches(grid=(5, 5)), GridError, ("15", "5 rows x 5 cols")),
     (lambda: patches(grid=(0, 5)), GridError, "grid"),
     (lambda: patches(X[0]), ShapeError, "(15, 8)"),
     (lambda: patches([]), ShapeError, ""),
     (lambda: patches([X, X[..., :3]]), ShapeError, "(2, 15, 3)"),
-    (lambda: patches([X, X.bfloat16()]), ShapeError, "bfloat16"),
     (lambda: patches(cls_token=CLS.bfloat16()), ShapeError, "bfloat16"),
-    (lambda: patches(cls_token=CLS[:1]), ShapeError, ("(1, 8)", "(2, 8)")),
     (lambda: patches([X, X], cls_token=CLS), ShapeError, "2"),
     (lambda: patches(layers=[1, 2]), ShapeError, "2"),
     (lambda: patches([X] * 2, layers=[11, 2]).select([3]), ConfigError, ("[3]", "(11, 2)")),
-    (lambda: patches(layers=[1]).select([]), ConfigError, ""),
     (lambda: patches().select(0), ConfigError, "blocks"),
     (lambda: Tokens.cat([patches(), patches(grid=(5, 3))]), ShapeError, ""),
     (lambda: Tokens.cat([]), ShapeError, ""),
     (lambda: collate([]), ShapeError, ""),
     (lambda: patches()[2], IndexError, "2"),
     (lambda: patches()[True], TypeError, "True"),
-    (lambda: patches()[0, 1], TypeError, "(0, 1)"),  # type: ignore[index]
     (lambda: TargetTransform().fit([[1.0, NAN], [2.0, NAN]]), DataError, "NaN"),
     (lambda: TargetTransform().fit([1.0, torch.inf]), DataError, "inf"),
     (lambda: TargetTransform().fit([0.0, 1e200]), DataError, ("1e+200", "1")),
     (lambda: TargetTransform(log1p=True).fit([1.0, -2.0]), DataError, "-2"),
     (lambda: TargetTransform().fit([0.1] * 7), DataError, "equal"),
-    (lambda: TargetTransform(area=0.3, log1p=True).fit([4.0, NAN, 4.0]), DataError, "equal"),
     (lambda: TargetTransform().fit([]), DataError, ""),
     *((lambda own=own: TargetTransform().fit(own), DataError, "no numbers")
       for own in (["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0])),
@@ -154,7 +137,6 @@ ROWS: list[Row] = [
     (lambda: registry.resolve("dinoneck.heads.patch_mean:PatchMeanHead"), RegistryError, "PatchMeanHead"),
     (lambda: registry.name_of(Mine), RegistryError, "dinoneck.register(cls)"),
     (lambda: registry.register(Mine, name="9a"), RegistryError, "9a"),
-    (lambda: registry.register(Mine, name="a.b.c"), RegistryError, "a.b.c"),
     (lambda: registry.register(Mine, name="x" * 65), RegistryError, "xxx"),
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),

@@ -8,9 +8,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 
-from dinoneck import BackboneError, ConfigError, DataError, RegistryError
+from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
 from dinoneck.training.run import prepare_heads
@@ -95,7 +94,7 @@ TEXTS = [
 RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"head": {"type": "fpn", "fpn_dims": 8}}, ConfigError, ("'fpn_dims'", "'fpn_dim'")),
     ({"head": {"type": "fpnn"}}, RegistryError, "fpnn"), ({"head": {"type": 3}}, RegistryError, "'3'"),
-    ({"head": {"type": "ensemble"}}, ConfigError, "members"), ({"init": "no.safetensors"}, OSError, "no.safetensors"),
+    ({"head": {"type": "ensemble"}}, ConfigError, "members"),
     ({"tasks": {"crops": {}}}, DataError, ("'crops'", "'crop'")),
     ({"tasks": {"both": {"columns": ["crop", "kind"]}}}, ConfigError, ("'both'", "'kind'")),
     ({"tasks": {"kind": {"kind": "regression"}}}, ConfigError, ("'kind'", "'regression'", "bare, crop")),
@@ -110,7 +109,6 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"tasks": {"m": {"kind": "dense", "auxiliary": True}}, "data": {"labels": "mask"}}, ConfigError, "'m'"),
     ({"tasks": {"m": {"kind": "segmentation"}}, "data": {"labels": "mask", "label_kind": "numbers"}}, ConfigError,
      ("m ", "'numbers'")),
-    ({"tasks": SHARES, "compositions": {"m": {"total": "total", "ratio": "t"}}}, ConfigError, "total"),
     ({"data": {"classes": ["a", "b"]}}, ConfigError, ("data.classes", "data.labels")),
     ({"data": {"views": 2}}, ConfigError, "data.views"), ({"data": {"boxes": "b.json"}}, ConfigError, "data.boxes"),
     ({"data": {"instances": "b.json"}}, ConfigError, "train_instances"),
@@ -123,13 +121,12 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     *(({"optim": own}, ConfigError, next(iter(own))) for own in (
         {"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})),
     ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, ConfigError, "seed=1"),
-    ({"backbone": {"layers": []}}, BackboneError, "layers"), ({"backbone": {"unfreeze_last": 9}}, BackboneError, "9"),
     *(({"backbone": own, "with_ridge": True}, ConfigError, next(iter(own))) for own in (
-        {"lora": 2}, {"unfreeze_last": 1})),
+        {"lora": 2},)),
 ]  # fmt: skip
 FRAMES = [
-    ({"targets": ["weed"]}, {}, "'weed'"), ({}, {"group": ["place"]}, "'group'"), ({}, {"column": "part"}, "'fold'"),
-    ({"csv": "other.csv"}, {}, "'other.csv'"), ({"labels": "mask"}, {}, "'labels'"),
+    ({"targets": ["weed"]}, {}, "'weed'"), ({}, {"group": ["place"]}, "'group'"),
+    ({"csv": "other.csv"}, {}, "'other.csv'"),
 ]  # fmt: skip
 
 ROWS: list[Row] = [
@@ -148,14 +145,9 @@ ROWS: list[Row] = [
      ("'GDM_g'", "-1.5")),
     (pasture(GDM_g=np.where(np.arange(N) < N // 2, 1.0, np.arange(N)), group=["one"] * 4 + ["other"] * 4), DataError,
      ("fold ", "'GDM_g'", "(1 ")),
-    (pasture(GDM_g=1.0), DataError, ("'GDM_g'", "(1 ")),
-    (pasture(GDM_g=np.where(np.arange(N) == 1, np.nan, GRAMS)), DataError, repr(PASTURE.index[1])),
-    (pasture(GDM_g=pd.Categorical(["u", None, *"vvuvuv"])), DataError, repr(PASTURE.index[1])),
     (pasture(GDM_g=np.nan), DataError, repr(PASTURE.index[0])), (run(table=PASTURE.iloc[:1]), DataError, "1 "),
     (run(table=PASTURE[["images"]]), ConfigError, "data.targets"),
-    (gaps(crop=range(8), mask=range(4, 10)), DataError, ("'10.png'", "'11.png'")),
     (gaps(crop=range(1, 12, 2), mask=range(COUNT)), DataError, ("fold 1", "'crop'")),
-    (gaps(crop=range(COUNT), mask=range(0, 10, 2)), DataError, ("fold 0", "'cells'")),
     (gaps(crop=(), mask=range(COUNT)), DataError, "'crop'"), (gaps(crop=range(COUNT), mask=()), DataError, "'mask'"),
     # folds
     (lambda: group_folds(GROUPS, 4, 0, stratify=["a", "b"]), DataError, "120, 2"),

@@ -10,14 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from examples.biomass import keys, layouts, pipeline
-from examples.biomass.drawn import write_csiro
 from PIL import Image
 
-from dinoneck import HeadCheckpoint
-from dinoneck.cli import main as cli
-from dinoneck.data import Pasture
 from dinoneck.data.tables import read_cells
-from dinoneck.errors import DataError
 from dinoneck.training import TrainConfig
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
@@ -56,6 +51,7 @@ def check_masses(file: Path) -> None:
         assert mass["Total"] == pytest.approx(mass["GDM"] + mass["Dead"], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
     code, shown = ran("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
     assert code == 0, shown
@@ -96,43 +92,6 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
     before = every_file(out)
     assert ran("--data", folder, "--out", out, *QUICK)[0] == 0
     assert every_file(out) == before
-
-
-def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> None:
-    """Without a store, by the recipe of the third notebook: ReLU outputs, SAM, six views that the head records."""
-    write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path / "data", 8, 2)
-    small = ["--backbone", "dinoneck_tiny", "--size", "32", "--folds", "2", "--epochs", "1", "--batch-size", "4"]
-    table, test = tmp_path / "data" / "table.csv", tmp_path / "data" / "held.csv"
-    layouts.write(table, layouts.wide(tmp_path / "data" / "train.csv"))
-    layouts.write(test, layouts.wide(tmp_path / "data" / "test.csv"))
-    command = ["train", str(layouts.HERE / "lb066.yaml"), "--csv", str(table), *small]
-    assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
-    file = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert [task["name"] for task in file.meta["tasks"]][:3] == ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
-    assert file.meta["tta"]["ops"] == "d6"
-    assert file.preprocess is not None
-    assert file.preprocess.blur == 5
-    out = tmp_path / "submission.csv"
-    predicted = tmp_path / "predictions.csv"
-    heads = str(tmp_path / "run" / "heads")
-    images = [str(tmp_path / "data" / name) for name in layouts.read_cells(test)["image"]]
-    assert cli.main(["predict", *images, "--heads", heads, "--out", str(predicted)]) == 0
-    out.write_text(layouts.submission(predicted, tmp_path / "data" / "test.csv"))
-    check_masses(out)
-
-
-def test_rows_of_one_image_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path, 2, 1)
-    good = (tmp_path / "train.csv").read_text()
-    assert len(layouts.wide(tmp_path / "train.csv")) == 2
-    lines = good.splitlines(keepends=True)
-    for wrong in (good.replace(lines[2], ""), good.replace(lines[2], lines[1]), good.replace("2015/", "2016/", 1)):
-        (tmp_path / "train.csv").write_text(wrong)
-        with pytest.raises(DataError, match="ID1000000"):
-            layouts.wide(tmp_path / "train.csv")
-    (tmp_path / "predictions.csv").write_text("image,GDM_g\ntest/ID1000002.jpg,1\n")
-    with pytest.raises(DataError, match="'Dry_Clover_g'"):
-        layouts.submission(tmp_path / "predictions.csv", tmp_path / "test.csv")
 
 
 def test_keys_of_the_notebooks_are_translated() -> None:

@@ -146,12 +146,6 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.slow
-def test_mixing_takes_no_copy_more(stores: dict[str, FeatureStore]) -> None:
-    events = events_of_an_epoch(stores["fp16"], maps, Recipe(batch_size=3, mixup_alpha=0.5, mixup_off_last=0.0))
-    assert events == {"to device": BATCHES, "read": 1, "wait": 1}
-
-
 def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(
     stores: dict[str, FeatureStore], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -167,17 +161,6 @@ def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(
     with pretend_device(), pytest.raises(DataError, match="loss is nan in epoch 0"):
         trained(stores["fp16"], patch_mean(MASS), Recipe(epochs=2, batch_size=1), device=NAME, out=tmp_path)
     assert not (tmp_path / "state.pt").exists()  # what diverged is not saved
-
-
-def test_extraction_copies_and_reads_a_pass_once(images: Path, tmp_path: Path) -> None:
-    with pretend_device() as device:
-        backbone = load_backbone("dinoneck_tiny", layers=[1, 3]).to(NAME)
-        options: dict[str, Any] = {"backbone": backbone, "views": "flips4", "image_size": None}
-        store = FeatureStore.create(tmp_path, **options)
-        device.events.clear()
-        store.extract(images, batch_size=16)
-        assert device.events["to device"] == 3 and device.events["to host"] == 3
-    assert len(store) == len(IDS)
 
 
 def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:

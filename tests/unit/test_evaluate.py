@@ -13,14 +13,7 @@ from PIL import Image
 from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
-from dinoneck import (
-    Backbone,
-    DenseHead,
-    PatchMeanHead,
-    Predictor,
-    Task,
-    evaluate,
-)
+from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, Task, evaluate
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
 

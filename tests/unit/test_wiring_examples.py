@@ -9,6 +9,7 @@ from examples.pointcloud import wiring as pointcloud
 
 from dinoneck import registry
 
+pytestmark = pytest.mark.slow
 NAME = "biomass_wiring"
 del registry._OWN[NAME]  # the example registers its head when it is imported; other tests see the package's own heads
 

@@ -321,7 +321,7 @@ def evaluate(
     images: Annotated[Path | None, Positional, arg(metavar="IMAGES")] = None,
     *,
     heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")],
-    truth: Path,
+    truth: Annotated[tuple[Path, ...], arg(metavar="TRUTH ...")],
     group: tuple[str, ...] = (),
     image_column: str = "image",
     labels: str | None = None,
@@ -337,7 +337,8 @@ def evaluate(
     Args:
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories; each is one model, compared with the first.
-        truth: CSV of numbers or classes, a folder of masks, or a COCO file of boxes or objects.
+        truth: CSV of numbers or classes, a folder of masks, a COCO file of boxes or objects, or the folder and the COCO
+            file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
@@ -347,12 +348,13 @@ def evaluate(
         words: the command line.
     """
     least = dict(_asked(word) for word in at_least)
-    if missing := [path for path in (images, truth) if path is not None and not path.exists()]:
+    if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     from dinoneck.evaluation import evaluate as scored
 
     models = {word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads}
-    found = scored(models, images, truth, group=group, image_column=image_column, labels=labels, nodata=nodata)
+    known: Any = truth if len(truth) > 1 else truth[0]
+    found = scored(models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata)
     show_scores(found if len(models) > 1 else {**found, "verdict": None})
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]
     for line in low:
@@ -370,7 +372,7 @@ def _asked(word: str) -> tuple[str, float]:
 
 def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
     """A line for each model whose score of the target is below the least one."""
-    objects = found.get("boxes", {}) | found.get("masks", {})
+    objects = found.get("boxes", {}) | found.get("masks", {}) | found.get("segments", {})
     scores = {name: own[target] for name, own in objects.items() if target in own}
     for name, own in found.get("scores", {}).get(target, {}).items():
         scores[name] = next(own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own)

@@ -239,7 +239,7 @@ class Features:
         recipe = model.preprocess.changed(size=self.size, resize="crop" if self.size is None else None)
         note = "(random weights)" if model.weights["kind"] == "seeded" else ""
         pictures = [recipe.picture(file) for file in files]
-        return [file.name for file in files], pictures, _tokens(model, recipe, files), note
+        return cli.names_below(files), pictures, _tokens(model, recipe, files), note
 
 
 def _stored(path: Path, files: Sequence[Path]) -> Any:

@@ -6,6 +6,7 @@ _HOMES = homes(
     __name__,
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
     labels=["DenseLabels", "count_classes"],
+    panoptic=["PanopticImages"],
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],

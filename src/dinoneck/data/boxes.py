@@ -13,23 +13,26 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, chosen_classes, decoded, read_coco, shape_of
-from dinoneck.data.decoding import read_pixels, to_uint8
+from dinoneck.data.coco import BBOX, CocoBox, chosen_classes, decoded, read_coco, shape_of
+from dinoneck.data.decoding import read_image_size, read_pixels, to_uint8
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
+from dinoneck.tasks import OBJECTS
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
+Ids = np.ndarray[Any, Any]
 Flip = Literal["horizontal", "both"]
 
 _MOST_OVER = 0.1  # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
@@ -48,7 +51,72 @@ class _Box(NamedTuple):
     shape: Any
 
 
-class BoxImages(Dataset[Any]):
+class ListedImages(Dataset[Any]):
+    """Images of a COCO JSON, and the objects that it lists for each.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        category_ids: their ids in the JSON, in the same order, to write results with.
+        stuff: labels whose objects have no number of their own.
+    """
+
+    stuff: frozenset[int] = frozenset()
+    _boxes: Sequence[Sequence[Any]]  # of every image: its objects, which have a label, and are a crowd region or not
+
+    def __init__(self, coco: Any, file: Path, images: str | os.PathLike[str] | None, classes: Any) -> None:
+        self.file, chosen = file, chosen_classes(coco, classes, file)
+        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
+        self._entries = tuple(coco.images)
+        self._folder = folder_of(file, images, [entry.file_name for entry in self._entries])
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The images' ids, in the order of the JSON."""
+        return tuple(entry.id for entry in self._entries)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The images' files, in the order of :attr:`ids`."""
+        return tuple(self._folder / entry.file_name for entry in self._entries)
+
+    @property
+    def numbers(self) -> dict[int, int]:
+        """Image id -> number of its objects, without crowd regions and stuff."""
+        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._boxes)
+        return dict(zip(self.ids, counted, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(self, rows: Iterable[int]) -> Self:
+        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
+        part, rows = copy.copy(self), list(rows)
+        part._entries = tuple(self._entries[row] for row in rows)
+        part._boxes = [self._boxes[row] for row in rows]
+        return part
+
+    def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """The (height, width) of an image, which is that in the JSON."""
+        entry, path = self._entries[i], self.paths[i]
+        height, width = read_image_size(path) if size is None else size
+        if (height, width) != (entry.height, entry.width):
+            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
+            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
+        return height, width
+
+    def _numbered(self, i: int) -> list[int]:
+        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
+        ids, counts = list[int](), Counter[int]()
+        for own in self._boxes[i]:
+            first = OBJECTS * (own.label + 1)
+            ids.append(-first if own.crowd else first + counts[own.label])
+            counts[own.label] += not (own.crowd or own.label in self.stuff)
+        if max(counts.values(), default=0) >= OBJECTS:
+            raise DataError(f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class")
+        return ids
+
+
+class BoxImages(ListedImages):
     """Images with boxes in COCO JSON form, for training and testing detectors.
 
     All entries are checked when the dataset is made; an image is decoded when it is asked for. ``dataset[i]`` is
@@ -109,34 +177,18 @@ class BoxImages(Dataset[Any]):
         classes: Sequence[str] | None = None,
         masks: bool = False,
     ) -> None:
-        self.file, self.transform, self.masks = Path(annotations), transform, masks
-        coco = read_coco(self.file)
-        chosen = chosen_classes(coco, classes, self.file)
-        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
-        self._entries = tuple(coco.images)
-        self._folder = _folder(self.file, images, self._entries)
+        self.transform, self.masks = transform, masks
+        coco = read_coco(Path(annotations))
+        super().__init__(coco, Path(annotations), images, classes)
         self._boxes = self._sorted(coco.annotations)
         if self.skipped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
             logger.warning("%s: boxes skipped: %s", self.file, counts)
 
     @property
-    def ids(self) -> tuple[int, ...]:
-        """The images' ids, in the order of the JSON."""
-        return tuple(entry.id for entry in self._entries)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.file_name for entry in self._entries)
-
-    @property
     def without_boxes(self) -> int:
         """How many images have no box."""
         return sum(all(box.crowd for box in boxes) for boxes in self._boxes)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
@@ -154,35 +206,39 @@ class BoxImages(Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry, kept = self._entries[i], [box.corners for box in self._boxes[i] if not box.crowd]
-        path = self._folder / entry.file_name
-        image = to_uint8(read_pixels(path))
-        size = height, width = image.shape[-2], image.shape[-1]
-        if size != (entry.height, entry.width):
-            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
-            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
+        kept, image = [box.corners for box in self._boxes[i] if not box.crowd], to_uint8(read_pixels(self.paths[i]))
+        size = self._size(i, (image.shape[-2], image.shape[-1]))
         boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
-    def take(self, rows: Iterable[int]) -> BoxImages:
-        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
-        part, rows = copy.copy(self), list(rows)
-        part._entries = tuple(self._entries[row] for row in rows)
-        part._boxes = [self._boxes[row] for row in rows]
-        return part
+    def pixels(self, i: int) -> Ids:
+        """Return the ids of the pixels of an image (H, W), int64; small objects lie on top, crowd regions below.
+
+        An id is 1000 * (class + 1) + the number of the object in its class, -1000 * (class + 1) in a crowd region of
+        the class, 0 where nothing is.
+
+        Raises:
+            DataError: if the image has another size than in the JSON, or 1000 objects of a class or more.
+        """
+        size, numbers, boxes = self._size(i), self._numbered(i), self._boxes[i]
+        ids, masks = np.zeros(size, np.int64), [decoded(box.shape, *size) > 0 for box in boxes]
+        for place in sorted(range(len(boxes)), key=lambda k: (not boxes[k].crowd, -masks[k].sum())):
+            ids[masks[place]] = numbers[place]
+        return ids
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
 
         Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions are back, marked
-        by ``iscrowd``, since detections inside them count for nothing.
+        by ``iscrowd``, since detections inside them count for nothing. With masks a box has its ``segmentation``.
         """
         listed: list[dict[str, Any]] = []
         for image_id, boxes in zip(self.ids, self._boxes, strict=True):
-            for (left, top, right, bottom), label, crowd, _ in boxes:
+            for (left, top, right, bottom), label, crowd, shape in boxes:
                 about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
                 width, height = right - left, bottom - top
                 box = {"bbox": [left, top, width, height], "area": width * height}
+                box |= {"segmentation": msgspec.to_builtins(shape)} if self.masks else {}
                 listed.append({"id": len(listed) + 1, **about, **box})
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
         return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
@@ -204,8 +260,7 @@ class BoxImages(Dataset[Any]):
             reason = _why_unusable(box, corners)
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
-                where, shown = f"{self.file}: annotations[{i}]", self.masks and not box.iscrowd
-                shape = shape_of(box, where, entry) if shown else None
+                shape = shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
                 kept[entry.id].append(_Box(corners, label, bool(box.iscrowd), shape))
             if reason or box.iscrowd:
                 self.skipped["crowd" if box.iscrowd else reason] += 1
@@ -227,15 +282,14 @@ def _why_unusable(box: CocoBox, corners: tuple[float, float, float, float]) -> s
     return "outside" if min(right - left, bottom - top) < _SHORTEST_PX else ""
 
 
-def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
-    """The folder of the images, where all of them are files with content."""
+def folder_of(file: Path, images: str | os.PathLike[str] | None, names: Sequence[str], what: str = "images") -> Path:
+    """Return the folder of these files, where all of them have content."""
     folder = file.parent if images is None else Path(images)
-    if images is None and not (folder / entries[0].file_name).is_file():
+    if images is None and not (folder / names[0]).is_file():
         folder = folder / "images"
-    names = [entry.file_name for entry in entries]
     if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
-        counts = f"{len(missing)} of the {len(names)} images of {file}"
-        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass images=FOLDER")
+        counts = f"{len(missing)} of the {len(names)} {what} of {file}"
+        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass their folder")
     return folder
 
 

@@ -38,6 +38,7 @@ class CocoCategory(Struct):
 
     id: int
     name: Annotated[str, Meta(min_length=1)]
+    isthing: Literal[0, 1] = 1
 
 
 class CocoBox(Struct):
@@ -69,28 +70,53 @@ class Coco(Struct):
     categories: Annotated[list[CocoCategory], Meta(min_length=1)]
 
 
-def read_coco(file: Path) -> Coco:
+class CocoSegment(Struct):
+    """One entry of ``segments_info``."""
+
+    id: int
+    category_id: int
+    iscrowd: Literal[0, 1] = 0
+
+
+class CocoSegments(Struct):
+    """One entry of ``annotations`` of panoptic segments: the PNG of an image, which it has the id of."""
+
+    id: int = msgspec.field(name="image_id")
+    file_name: str
+    segments_info: list[CocoSegment]
+
+
+class Panoptic(Coco):
+    """What is read of a COCO JSON of panoptic segments."""
+
+    annotations: list[CocoSegments]  # type: ignore[assignment]
+
+
+def read_coco(file: Path, kind: type[Any] = Coco) -> Any:
     """Read and check a COCO JSON: types, ids, references and names of files."""
     try:
         content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
-    coco: Coco = _converted(content, Coco, str(file))
-    for i, image in enumerate(coco.images):
-        path = PureWindowsPath(image.file_name)  # knows both separators
-        if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
-            raise DataError(f"{file}: images[{i}].file_name is {image.file_name[:60]!r}; expected a path in the folder")
-        image.file_name = str(PurePath(image.file_name))  # ./a.png is a.png
-    for kind, key in map(str.split, _UNIQUE):
-        for value, count in Counter(getattr(entry, key) for entry in getattr(coco, kind)).most_common(1):
+    coco: Any = _converted(content, kind, str(file))
+    pictures = [*coco.images, *(coco.annotations if kind is Panoptic else [])]
+    for entry in pictures:
+        path = PureWindowsPath(entry.file_name)  # knows both separators
+        if not entry.file_name.strip() or "\0" in entry.file_name or path.anchor or ".." in path.parts:
+            named = f"the file_name of image {entry.id} is {entry.file_name[:60]!r}"
+            raise DataError(f"{file}: {named}; expected a path in the folder")
+        entry.file_name = str(PurePath(entry.file_name))  # ./a.png is a.png
+    for name, key in map(str.split, _UNIQUE):
+        for value, count in Counter(getattr(entry, key) for entry in getattr(coco, name)).most_common(1):
             if count > 1:
-                raise DataError(f"{file}: {kind}: the {key} {value!r} is given several times; give every entry its own")
+                raise DataError(f"{file}: {name}: the {key} {value!r} is given several times; give every entry its own")
     known = {category.id for category in coco.categories}
-    for i, box in enumerate(coco.annotations):
-        if box.category_id not in known:
-            raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
-        if min(box.bbox[2:]) < 0:
-            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {BBOX}")
+    for i, entry in enumerate(coco.annotations):
+        for own in entry.segments_info if kind is Panoptic else [entry]:
+            if own.category_id not in known:
+                raise DataError(f"{file}: annotations[{i}] has the category_id {own.category_id}, which is not listed")
+        if kind is Coco and min(entry.bbox[2:]) < 0:
+            raise DataError(f"{file}: annotations[{i}] has the bbox {entry.bbox} with a negative side; {BBOX}")
     return coco
 
 
@@ -101,7 +127,7 @@ def _converted(content: Any, kind: Any, name: str) -> Any:
         raise DataError(f"{name}: {error}") from None
 
 
-def chosen_classes(coco: Coco, wanted: Sequence[str] | None, file: Path) -> dict[str, int]:
+def chosen_classes(coco: Any, wanted: Sequence[str] | None, file: Path) -> dict[str, int]:
     """Return name -> id of the classes, in the order of labels."""
     id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda category: category.id)}
     names = tuple(id_of if wanted is None else wanted)

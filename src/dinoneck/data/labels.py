@@ -96,7 +96,7 @@ class DenseLabels:
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
         every_values, every_weight = [], []
-        for raw, name in _all_stored(labels, image_sizes):
+        for raw, name in all_stored(labels, image_sizes):
             planes, valid = self._planes(raw, name)
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
@@ -118,7 +118,7 @@ class DenseLabels:
         """
         if self.classes is None:
             raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
-        return _batch([_nearest(self._index(*own), preprocess) for own in _all_stored(labels, image_sizes)])
+        return _batch([_nearest(self._index(*own), preprocess) for own in all_stored(labels, image_sizes)])
 
     def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
         """One (H, W) tensor per band or class, 0 where invalid, and the valid pixels."""
@@ -165,7 +165,7 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
             numbers, or 255 as the only index above 253.
     """
     how, largest = DenseLabels(nodata=nodata, classes=1 << 16), -1
-    for raw, name in _all_stored(labels, None):
+    for raw, name in all_stored(labels, None):
         index = how._index(raw, name)
         if (index == 255).any() and not (index == 254).any():
             raise DataError(f"{name} holds 255, which usually marks pixels without a class: pass nodata=255")
@@ -175,7 +175,7 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
     return largest + 1
 
 
-def _all_stored(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iterator[tuple[Raw, str]]:
+def all_stored(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iterator[tuple[Raw, str]]:
     """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
     sizes = [None] * len(single) if image_sizes is None else [*image_sizes]

@@ -8,6 +8,7 @@ _HOMES = homes(
     evaluation=["coco_results", "evaluate_boxes", "evaluate_masks", "gather_predictions", "score_boxes", "score_masks"],
     head=["DetectionHead"],
     objects=["train_instances"],
+    panoptic=["score_segments"],
     training=["train_detector"],
 )
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
+from dinoneck.data.panoptic import PanopticImages
+from dinoneck.detection.panoptic import count_error, score_segments
 from dinoneck.errors import DataError, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 
@@ -86,42 +89,52 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
     return _scores(dataset, truth, found, "bbox")
 
 
+def known_objects(truth: Any, images: Any = None, classes: Sequence[str] | None = None) -> Any:
+    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments."""
+    if isinstance(truth, str | os.PathLike):
+        return BoxImages(truth, images, classes=classes, masks=True)
+    if len(truth) != 2:
+        raise DataError(f"the truth is {truth}; expected a file, or the folder and the file of panoptic segments")
+    folder, file = truth
+    return PanopticImages(file, folder, images, classes=classes)
+
+
 def evaluate_masks(
-    predictor: Predictor, coco_json: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
+    predictor: Predictor, coco_json: Any, images: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the objects with the masks of the file.
 
     Args:
-        predictor: of a head of instances whose classes the file has; objects of all scores count.
-        coco_json: the masks.
+        predictor: of a head whose classes the file has; of instances objects of all scores count.
+        coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
         images: the folder of the images; None = the file's, or ``images`` in it.
 
     Returns:
-        As :func:`score_masks`.
+        As :func:`score_masks`, or of panoptic segments :func:`score_segments`.
 
     Raises:
-        DataError: if the head predicts no instances, the file or an image cannot be used, or no image has an object.
+        DataError: if the head predicts no such objects, a file cannot be used, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    tasks = [] if isinstance(predictor.tasks, Mapping) else predictor.tasks
-    task = next((task for task in tasks if task.kind == "instances"), None)
+    kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
+    every: Any = getattr(predictor, "tasks", {})  # of a detector and of keyed heads none is that of the file
+    tasks = [] if isinstance(every, Mapping) else every
+    task = next((task for task in tasks if task.kind == kind), None)
     if task is None:
-        names = ", ".join(task.name for task in tasks) or "tasks of several keys"
-        raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of instances")
-    dataset, own = BoxImages(coco_json, images, classes=task.labels, masks=True), predictor.passes[0]
-    recorded, own.min_score = own.min_score, 0.0
-    try:
-        rows = predict_many(predictor, [*dataset.paths], at_once=predictor.batch_size)
-    finally:
-        own.min_score = recorded
-    return score_masks(dataset, {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()})
+        names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
+        raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}")
+    dataset: Any = known_objects(coco_json, images, task.labels)
+    predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
+    rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
+    objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
+    return score_masks(dataset, objects) if kind == "instances" else score_segments(dataset, objects)
 
 
 def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
     Args:
-        dataset: the images with their true masks; crowd regions are background.
+        dataset: the images with their true masks; what lies in crowd regions counts for nothing.
         objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects` returns them.
 
     Returns:
@@ -134,35 +147,13 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
     """
     if unknown := [*objects.keys() - {*dataset.ids}]:
         raise DataError(f"there are objects of image {unknown[0]!r}, which is not in {dataset.file}")
-    known = {}
-    for i, image_id in enumerate(dataset.ids):
-        target = dataset[i][1]
-        labels, masks = target["labels"], target["masks"].numpy() > 0
-        every = {"masks": masks, "labels": labels, "scores": torch.ones(len(labels))}
-        known[image_id] = coco_objects(every)
-    truth = {**dataset.ground_truth(), "annotations": _annotations(known, dataset)}
-    found = _scores(dataset, truth, _annotations(objects, dataset), "segm")
-    min_score = found["min_score"] or 0.0
-    kept = {image_id: sum(own["score"] >= min_score for own in objects.get(image_id, ())) for image_id in known}
-    errors = [abs(kept[image_id] - len(own)) for image_id, own in known.items()]
-    return {**found, "count_error": sum(errors) / len(errors)}
-
-
-def _annotations(objects: Mapping[int, Sequence[Mapping[str, Any]]], dataset: BoxImages) -> list[dict[str, Any]]:
-    """Objects of images as entries of a COCO file with the categories of the dataset."""
-    from pycocotools import mask
-
-    return [
-        {
-            **own,
-            "id": number,
-            "image_id": image_id,
-            "category_id": dataset.category_ids[own["category_id"]],
-            "area": float(mask.area(own["segmentation"])),
-            "iscrowd": 0,
-        }
-        for number, (image_id, own) in enumerate(((i, own) for i, every in objects.items() for own in every), 1)
+    entries = [
+        {**own, "image_id": image_id, "category_id": dataset.category_ids[own["category_id"]], "area": 0.0}
+        for image_id, every in objects.items()
+        for own in every
     ]
+    found = _scores(dataset, dataset.ground_truth(), entries, "segm")
+    return {**found, "count_error": count_error(dataset, objects, found["min_score"] or 0.0)}
 
 
 def _scores(dataset: BoxImages, truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> dict[str, Any]:

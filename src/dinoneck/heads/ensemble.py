@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
-from dinoneck.heads.head import Head, recompute_derived
+from dinoneck.heads.head import Head, Resample, recompute_derived, resampled
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
@@ -178,6 +178,30 @@ class HeadEnsemble(Head):
         found = [task for task in self.tasks if any(task.name in row for _, row in rows)]
         return {task.name: self._reduced(task, rows) for task in found}
 
+    def unreduced(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return ``"number:name"`` -> output of each member, if all of them replace :meth:`Head.at_size`; else none."""
+        if any(type(head).at_size is Head.at_size for head in self._members()):
+            return {}
+        running = enumerate(self._running(tokens))
+        return {f"{i}:{name}": output for i, (_, head, own) in running for name, output in head(own).items()}
+
+    def maps_at_size(
+        self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
+    ) -> dict[str, Tensor]:
+        """Return the members' maps at another size in original units, reduced.
+
+        Args:
+            outputs: of :meth:`unreduced`.
+            size: as for :meth:`Head.at_size`.
+            resample: as for :meth:`Head.at_size`.
+        """
+        rows = []
+        for i, (_, weight, head) in enumerate(self._weighted()):
+            own = {name.partition(":")[2]: x for name, x in outputs.items() if name.startswith(f"{i}:")}
+            maps = head.at_size(own, size, resample)
+            rows.append((weight, {task.name: task.predict_map(maps[task.name]) for task in head.tasks if task.is_map}))
+        return {task.name: self._reduced(task, rows) for task in self.tasks if task.is_map}
+
     @torch.no_grad()
     def gate(self, tokens: Tokens) -> Tensor | None:
         """Return the weighted mean gate (B, rows, cols) of the members that have one; None without."""
@@ -201,11 +225,15 @@ class HeadEnsemble(Head):
     def _members(self) -> list[Head]:
         return [cast("Head", head) for head in self.heads]
 
+    def _weighted(self) -> list[tuple[int, float, Any]]:
+        """Number, weight and member, of the members whose weight is not 0."""
+        weights = self.weights or [1.0] * len(self.heads)
+        return [(i, weights[i], head) for i, head in enumerate(self.heads) if weights[i]]
+
     def _running(self, tokens: Tokens) -> Iterator[tuple[float, Any, Tokens]]:
         """Weight, member and its tokens, for the members whose weight is not 0."""
-        for number, head in enumerate(self._members()):
-            if weight := 1.0 if self.weights is None else self.weights[number]:
-                yield weight, head, self._fed(tokens, number)
+        for number, weight, head in self._weighted():
+            yield weight, head, self._fed(tokens, number)
 
     def _fed(self, tokens: Tokens, number: int) -> Tokens:
         """Tokens of the layers that a member reads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack, get_args
 
@@ -20,6 +20,13 @@ from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import MAP, Activation, Kind, Task, activate, cell_output, check_tasks
 from dinoneck.tokens import Tokens
+
+Resample = Callable[[Tensor, Sequence[int]], Tensor]
+
+
+def resampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps (B, K, rows, cols) at another size, bilinearly, in float32 or wider."""
+    return F.interpolate(exact(maps), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class Head(Configured, nn.Module):
@@ -94,15 +101,18 @@ class Head(Configured, nn.Module):
         names = {task: task.name if task.is_map else f"{task.name}{MAP}" for task in self.tasks if not task.is_masks}
         return {task.name: task.predict_map(outputs[name]) for task, name in names.items() if name in outputs}
 
-    def at_size(self, outputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    def at_size(
+        self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
+    ) -> dict[str, Tensor]:
         """Return the outputs with those that are maps at another size; classes are resampled as logits.
 
         Args:
             outputs: in normalised units, as ``forward`` returns them.
             size: (height, width) of the maps, which are resampled bilinearly (``align_corners=False``).
+            resample: what brings maps (B, K, rows, cols) to the size, if not that; it may give a part of them.
         """
         maps = {task.name: outputs[task.name] for task in self.tasks if task.is_map}
-        return {**outputs, **{name: resampled(x, size) for name, x in maps.items()}}
+        return {**outputs, **{name: resample(x, size) for name, x in maps.items()}}
 
     @property
     def _patch_size(self) -> PatchSize:
@@ -114,11 +124,6 @@ class Head(Configured, nn.Module):
         tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
         self.check_origin(check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers))
         return tokens
-
-
-def resampled(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Return maps (B, K, rows, cols) at another size, bilinearly, in float32 or wider."""
-    return F.interpolate(exact(maps), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 DENSITY_CELLS = 1024.0

@@ -110,27 +110,29 @@ def _boxes_of(masks: Tensor) -> Tensor:
 
 
 def decode_panoptic(
-    classes: Tensor, masks: Tensor, size: Sequence[int], things: Sequence[int]
+    classes: Tensor, masks: Tensor, size: Sequence[int], things: Sequence[int], min_score: float | None = None
 ) -> list[tuple[Tensor, list[dict[str, Any]]]]:
     """Return the panoptic segments of every image.
 
-    A query counts where its class is sure (0.8). Every pixel goes to the query with the largest product of class and
-    mask probability; a segment that keeps less than 0.8 of its mask is left out. Queries of one stuff class are one.
+    A query counts where the probability of its class is ``min_score`` or more. Every pixel goes to the query with the
+    largest product of class and mask probability; a segment that keeps less than 0.8 of its mask is left out. Queries
+    of one stuff class are one.
 
     Args:
         classes: (B, Q, K + 1) logits, the last one of no object.
         masks: (B, Q, h, w) logits.
         size: (height, width) of the result.
         things: classes whose objects are counted; the others are stuff.
+        min_score: None = 0.8, as published.
 
     Returns:
         Per image the segments (height, width) int64, 0 = none, and per segment ``id``, ``category_id`` (a class),
         ``isthing``, ``area`` in pixels and ``score``, as in COCO's panoptic format.
     """
-    found = []
+    found, least = [], _SURE if min_score is None else min_score
     for own, logits in zip(exact(classes).softmax(-1), exact(masks), strict=True):
         scores, labels = own.max(dim=-1)
-        sure = ((labels < own.shape[1] - 1) & (scores > _SURE)).nonzero().flatten()
+        sure = ((labels < own.shape[1] - 1) & (scores >= least)).nonzero().flatten()
         segments = torch.zeros(tuple(size), dtype=torch.int64, device=logits.device)
         listed: list[dict[str, Any]] = []
         shares = F.interpolate(logits[sure][:, None], tuple(size), mode="bilinear")[:, 0].sigmoid()  # (n, H, W)

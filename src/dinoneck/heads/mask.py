@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
-from dinoneck.heads.head import Head, resampled
+from dinoneck.heads.head import Head, Resample, resampled
 from dinoneck.heads.instances import decode_instances, decode_panoptic
 from dinoneck.layers.blocks import ChannelNorm
 from dinoneck.layers.inputs import Plain, TokensLike
@@ -132,10 +132,12 @@ class MaskHead(Head):
         classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
         return self._outputs(classes, masks)
 
-    def at_size(self, outputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    def at_size(
+        self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
+    ) -> dict[str, Tensor]:
         """Return the outputs at another size: masks are resampled before they are shares, see :meth:`Head.at_size`."""
         classes, masks = self._queries(outputs)
-        return self._outputs(classes, resampled(masks, size))
+        return self._outputs(classes, resample(masks, size))
 
     def _outputs(self, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The logits (B, Q, K + 1) and (B, Q, h, w); of a segmentation the logarithms of the shares (B, K, h, w) too.
@@ -176,18 +178,24 @@ class MaskHead(Head):
 
     @torch.no_grad()
     def predict_panoptic(
-        self, tokens: TokensLike, size: Sequence[int] | None = None, **plain: Unpack[Plain]
+        self,
+        tokens: TokensLike,
+        size: Sequence[int] | None = None,
+        min_score: float | None = None,
+        **plain: Unpack[Plain],
     ) -> list[tuple[Tensor, list[dict[str, Any]]]]:
         """Return the panoptic segments of every image, see :func:`dinoneck.heads.instances.decode_panoptic`.
 
         Args:
             tokens: of the images.
             size: (height, width) of the segments; None = that of the images that the tokens are of.
+            min_score: leave out queries of a lower score; None = the minimum of the task, without one 0.8.
             **plain: of plain tensors, as for calling.
         """
         tokens, task = self._tokens(tokens, **plain), self.tasks[0]
-        things = [task.labels.index(label) for label in task.things]
-        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things)
+        things, least = [task.labels.index(label) for label in task.things], task.minimum
+        least = least if min_score is None else min_score
+        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things, least)
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
         """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""

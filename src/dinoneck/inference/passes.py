@@ -16,6 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
+from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
@@ -50,9 +51,6 @@ class Pass:
         tiling: how large images are cut; None = they are not.
         batch_size: images or tiles at once.
 
-    Attributes:
-        min_score: of instances; None = as recorded in the heads.
-
     Raises:
         ConfigError: if views or tiles do not fit the patch.
     """
@@ -66,7 +64,7 @@ class Pass:
         tiling: Tiling | None,
         batch_size: int | None,
     ) -> None:
-        self.preprocess, self.tiling, self.min_score = preprocess, tiling, cast("float | None", None)
+        self.preprocess, self.tiling = preprocess, tiling
         self.tta, self.views = tta, VIEWS[tta]
         self.device = next(backbone.parameters()).device
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
@@ -144,8 +142,8 @@ class Pass:
         is_cut = self.tiling is not None and not self.tiling.fits(size)
         return Ready(size, pixels if is_cut else self._prepared(pixels))
 
-    def predict(self, images: Sequence[Ready], maps: bool) -> Rows:
-        """Return the rows of every image; those of one size are one batch."""
+    def predict(self, images: Sequence[Ready], maps: bool, min_score: float | None = None) -> Rows:
+        """Return the rows of every image; those of one size are one batch. ``min_score`` is of objects."""
         rows: dict[int, dict[str, Any]] = {}
         shapes: dict[Any, list[int]] = {}
         for place, (_, image) in enumerate(images):
@@ -165,8 +163,8 @@ class Pass:
                 tokens = reading.tokens(self.backbone, seen[0][1])
                 for i, place in enumerate(places):
                     one, size = tokens[i : i + 1], images[place].size
-                    least, where = self.min_score, (task, size, self.preprocess)
-                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, least)
+                    where = task, size, self.preprocess
+                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, min_score)
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
 
@@ -200,7 +198,8 @@ class Pass:
             part = whole.places[begin : begin + self.batch_size]
             [tiles] = send([whole.cut(prepared.images, part)], self.device)
             shown = valid.to(tiles).expand(len(part), -1, -1, -1)
-            whole.add(part, self._averages(self._seen(tiles, shown), maps or any(by_cells.values())))
+            averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
+            whole.add(part, {name: output for name, output in averages.items() if ":" not in name[1]})
         outputs = whole.sums
         for key, reading in self.readings.items():
             for task in reading.head.tasks:
@@ -223,20 +222,28 @@ class Pass:
                 yield part, self.backbone(batch, self._watch.fingerprint), cells
 
     def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
-        """The outputs of all heads, averaged over views; the host waits for the device here only."""
+        """The outputs of all heads, averaged over views; the host waits for the device here only.
+
+        With maps also :meth:`dinoneck.HeadEnsemble.unreduced`, (B, views, ...).
+        """
         found: dict[tuple[str, str], list[Tensor]] = {}
         for views, tokens, valid in batches:
             for key, reading in self.readings.items():
                 reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
-                for name, output in reading.outputs(reading.tokens(self.backbone, tokens), maps).items():
-                    is_map = name.endswith(MAP) or name == GATE
-                    parts = (output if is_map or output.ndim == 2 else _mean_of_cells(output, valid)).chunk(len(views))
+                own = reading.tokens(self.backbone, tokens)
+                raw = reading.head.unreduced(own) if maps and isinstance(reading.head, HeadEnsemble) else {}
+                for name, output in {**reading.outputs(own, maps), **raw}.items():
+                    is_map = name.endswith(MAP) or name == GATE or (name in raw and output.ndim == 4)
+                    is_mean = is_map or name in raw or output.ndim == 2
+                    parts = (output if is_mean else _mean_of_cells(output, valid)).chunk(len(views))
                     pairs = zip(parts, views, strict=True)
                     found.setdefault((key, name), []).extend(
                         self.views.undo(*pair) if is_map else pair[0] for pair in pairs
                     )
-        means = fetch([torch.stack(parts).mean(dim=0) for parts in found.values()])
-        return dict(zip(found, means, strict=True))
+        joined = [
+            torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0) for name, parts in found.items()
+        ]
+        return dict(zip(found, fetch(joined), strict=True))
 
 
 def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[list[str]]:

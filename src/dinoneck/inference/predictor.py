@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -22,6 +23,7 @@ from dinoneck.errors import CheckpointError, ConfigError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
+from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import Heads, Reading, check_alike, check_pairing, load, opened, without
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 
@@ -165,7 +167,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(
-        self, images: ImageInput | Sequence[ImageInput], maps: Maps | None = None, probabilities: bool = False
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
     ) -> list[dict[str, Any]]:
         """Predict.
 
@@ -177,6 +183,7 @@ class Predictor:
                 float32, NaN where the prepared image does not show them; for a segmentation (height, width) int64,
                 class indices, there -1.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their indices.
+            min_score: leave out objects of a lower score; None = as recorded in the heads.
 
         Returns:
             One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
@@ -195,11 +202,12 @@ class Predictor:
         listed, results = as_list(images), list[dict[str, Any]]()
         ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
-            results += self.predicted(batch, maps is not None)
+            results += self.predicted(batch, maps is not None, min_score)
         if maps == "image":
             for image, row in zip(listed, results, strict=True):
                 for key, own in row.items() if self._keyed else [("", row)]:
                     own["maps"] = self.image_maps(image, own, probabilities, key)
+                    own.pop(RAW, None)
         return results
 
     @torch.no_grad()
@@ -243,12 +251,14 @@ class Predictor:
         return [one.ready(pixels) for one in self.passes]
 
     @torch.no_grad()
-    def predicted(self, ready: Sequence[list[Ready]], maps: bool) -> list[dict[str, Any]]:
+    def predicted(
+        self, ready: Sequence[list[Ready]], maps: bool, min_score: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return the rows of images that are :meth:`ready`; they may have different sizes."""
         rows = []
         for place, one in enumerate(self.passes):
             with evaluating(*one.modules):
-                rows.append(one.predict([image[place] for image in ready], maps))
+                rows.append(one.predict([image[place] for image in ready], maps, min_score))
         return self._joined(rows)
 
     def image_maps(
@@ -262,13 +272,12 @@ class Predictor:
             probabilities: as for calling.
             key: of the heads in a mapping.
         """
-        size = read_image_size(image)
-        recipe, tasks = (
-            self._of(key).recipe(size),
-            {task.name: task for task in (self.tasks[key] if key else self.tasks)},
-        )
-        maps = row["maps"].items()
-        return {name: at_image_size(cells, tasks[name], size, recipe, probabilities) for name, cells in maps}
+        size, own = read_image_size(image), self._of(key)
+        tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
+        head: Any = own.readings[key].head
+        at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
+        options = own.recipe(size), probabilities, None, at_size
+        return {name: at_image_size(cells, tasks[name], size, *options) for name, cells in row["maps"].items()}
 
     def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
@@ -289,9 +298,9 @@ class Predictor:
 
 
 def _together(loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce) -> Reading:
-    """The heads of a key as one ensemble; a head that predicts objects stays as it is."""
+    """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
     first = loaded[0]
-    if len(loaded) == 1 and weights is None and first.objects is not None:
+    if len(loaded) == 1 and weights is None and (first.objects or isinstance(first.head, HeadEnsemble)):
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
     return first._replace(head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.grid import patch_pair
+from dinoneck.heads.head import Resample
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 UNSEEN = -1
 """The class of pixels that the prepared image does not show; their values are NaN."""
-_AT_ONCE = 1 << 24  # numbers of a strip
+_AT_ONCE, _MANY = 1 << 24, 256  # numbers of a strip, and its channels where they are not known
 
 
 class _Axis(NamedTuple):
@@ -43,6 +45,7 @@ def at_image_size(
     preprocess: Preprocessing,
     probabilities: bool = False,
     pixels: Size | None = None,
+    at_size: Callable[[Resample], Mapping[str, Tensor]] | None = None,
 ) -> np.ndarray[Any, Any]:
     """Resample a map from the cells of the prepared image to the pixels of the image, bilinearly.
 
@@ -57,6 +60,8 @@ def at_image_size(
         preprocess: how the image was prepared.
         probabilities: return those of the classes of a segmentation, not the most probable class.
         pixels: (height, width) of the result; None = the image's.
+        at_size: for heads that replace :meth:`dinoneck.heads.Head.at_size`, :meth:`dinoneck.HeadEnsemble.maps_at_size`
+            of their outputs, whose batch is the views; None = the cells are resampled.
 
     Returns:
         (dim, height, width) float32; for a segmentation (height, width) int64, class indices. Pixels that the
@@ -70,18 +75,22 @@ def at_image_size(
     rows, cols = (_axis(*side) for side in sides)
     is_classes = task.kind == "segmentation"
     whole = float(grid.double().sum())
+    is_index = is_classes and not probabilities
     if is_classes:
         grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()
-    found: Tensor
-    if is_classes and not probabilities:
-        found = torch.cat([strip.argmax(dim=0) for strip in _strips(grid, rows, cols)])
-    else:
-        found = torch.cat([strip.softmax(dim=0) if is_classes else strip for strip in _strips(grid, rows, cols)], dim=1)
+    strips, step = [], max(1, _AT_ONCE // ((len(grid) if at_size is None else _MANY) * len(cols.share)))
+    for begin in range(0, len(rows.share), step):
+        lines = _Axis(*(own[begin : begin + step] for own in rows))
+        resample = partial(_strip, rows=lines, cols=cols)
+        strip = resample(grid) if at_size is None else at_size(resample)[task.name].mean(dim=0)
+        strip = strip.softmax(dim=0) if at_size is None and is_classes and probabilities else strip
+        strips.append(strip.argmax(dim=0) if is_index else strip)
+    found = torch.cat(strips, dim=-2)
     unseen = ~(rows.seen[:, None] & cols.seen)
     if task.kind == "density" and task.aggregate == "sum":
         total = float(found.masked_fill(unseen, 0.0).double().sum())
         found *= whole / total if total else 0.0
-    found.masked_fill_(unseen, UNSEEN if is_classes and not probabilities else float("nan"))
+    found.masked_fill_(unseen, UNSEEN if is_index else float("nan"))
     return found.numpy()
 
 
@@ -96,13 +105,10 @@ def _axis(pixels: int, cells: int, resized: int, canvas: int, corner: int, patch
     return _Axis(below, (below + 1).clamp_max(last), (between - below).float(), seen)
 
 
-def _strips(grid: Tensor, rows: _Axis, cols: _Axis) -> Iterator[Tensor]:
-    """The resampled map (dim, height, width) in strips of rows, so that one of many classes needs little memory."""
-    step = max(1, _AT_ONCE // (len(grid) * len(cols.share)))
-    for begin in range(0, len(rows.share), step):
-        part = slice(begin, begin + step)
-        lines = grid[:, rows.below[part]].lerp(grid[:, rows.above[part]], rows.share[part, None])
-        yield lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
+def _strip(maps: Tensor, _: Any = None, *, rows: _Axis, cols: _Axis) -> Tensor:
+    """Maps (..., rows, cols) at some lines of the image, so that those of many channels need little memory."""
+    lines = maps[..., rows.below, :].lerp(maps[..., rows.above, :], rows.share[:, None])
+    return lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
 
 
 def objects_at_image_size(
@@ -116,7 +122,7 @@ def objects_at_image_size(
         task: instances or panoptic.
         size: (height, width) of the upright image.
         preprocess: how the image was prepared.
-        min_score: leave out instances of a lower score; None = as recorded in the head.
+        min_score: leave out objects of a lower score; None = as recorded in the head.
 
     Returns:
         What these methods return, as arrays; objects that lie in padding alone are left out.
@@ -127,7 +133,7 @@ def objects_at_image_size(
     top, left = (round(side * scale) for side, scale in zip(placement.corner, scales, strict=True))
     window = (-left, left + size[1] - width, -top, top + size[0] - height)  # from the canvas to the image
     if task.kind == "panoptic":
-        [(segments, listed)] = head.predict_panoptic(tokens, (height, width))
+        [(segments, listed)] = head.predict_panoptic(tokens, (height, width), min_score)
         segments = F.pad(segments, window).cpu()
         for segment in listed:
             segment["area"] = int((segments == segment["id"]).sum())

@@ -15,11 +15,14 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError, missing_extra
 from dinoneck.progress import progress
 from dinoneck.tasks import GATE, MAP, Task, columns_of
 
+RAW = "maps:outputs"
+"""The key of :meth:`dinoneck.HeadEnsemble.unreduced` in a row, by view; no task has this name."""
+
 logger = logging.getLogger(__name__)
 
 
 def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[str, Any]]:
-    """Return one plain dict per image: floats or arrays, with ``"maps"`` (and ``"gate"``) if asked for.
+    """Return one plain dict per image: floats or arrays, with ``"maps"`` (``"gate"``, :data:`RAW`) if asked for.
 
     Args:
         outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and ``"gate"``, see
@@ -46,6 +49,8 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
         if maps:
             row["maps"] = {name: cells[i].numpy() for name, cells in pictures.items()}
             row |= {GATE: outputs[GATE][i, 0].numpy()} if GATE in outputs else {}
+            raw = {name: output[i] for name, output in outputs.items() if ":" in name}
+            row |= {RAW: raw} if raw else {}
         rows.append(row)
     return rows
 
@@ -127,7 +132,8 @@ def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[s
     for task in tasks:
         if task.is_masks:
             found = result[task.name]
-            yield task.name, len(found[1] if isinstance(found, tuple) else found["scores"])
+            is_segments = isinstance(found, tuple)  # of which things are counted
+            yield task.name, sum(own["isthing"] for own in found[1]) if is_segments else len(found["scores"])
     numbers = {
         task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
         for task in tasks

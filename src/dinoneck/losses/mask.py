@@ -81,7 +81,8 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     """Return the loss of a class, a centre and the way to it per cell.
 
     The centre is compared with a bell over every object, as wide as a sixth of it, by squared differences; the way to
-    the centre of gravity counts inside objects only, by smooth L1; the class by cross-entropy.
+    the centre of gravity counts inside objects only, by smooth L1; the class by cross-entropy over all cells and, since
+    few cells have an object, over those with one again.
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
@@ -104,11 +105,13 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         owner = heights.argmax(dim=0)  # 0 = no object
         classes = torch.cat([labels.new_zeros(1), labels + 1])[owner]
         count = cells.sum().clamp_min(1e-6)
-        total = total + (F.cross_entropy(own[None, :-3], classes[None], reduction="none")[0] * cells).sum() / count
+        inside = (owner > 0) * cells
+        objects = inside.sum().clamp_min(1.0)
+        cross = F.cross_entropy(own[None, :-3], classes[None], reduction="none")[0]
+        total = total + (cross * cells).sum() / count + (cross * inside).sum() / objects
         centre = torch.cat([bells, bells.new_zeros(1, rows, cols)]).amax(dim=0)
         total = total + CENTRE * ((own[-3] - centre).square() * cells).sum() / count
-        inside = (owner > 0) * cells
         aim = torch.cat([ways.new_zeros(1, 2, rows, cols), ways])[owner, :, y, x].movedim(-1, 0)
         errors = F.smooth_l1_loss(own[-2:], aim, reduction="none").sum(dim=0)
-        total = total + WAY * (errors * inside).sum() / inside.sum().clamp_min(1.0)
+        total = total + WAY * (errors * inside).sum() / objects
     return total / len(maps)

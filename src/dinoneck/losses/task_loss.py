@@ -24,10 +24,9 @@ from dinoneck.losses.masked import (
     smooth_l1,
     weighted_difference,
 )
-from dinoneck.tasks import CLASSES, MAP, MASKS, Kind, Task, check_tasks
+from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
-OBJECTS = 1000  # objects of one class that ids can tell apart
 LOG_VARIANCE_BOUND = 12.0
 
 

@@ -19,6 +19,7 @@ from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
+from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import opened
 from dinoneck.serve.settings import Settings
 
@@ -101,7 +102,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
 
 def _as_json(found: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
-    values = {name: _plain(value) for name, value in found.items() if name not in ("maps", "gate")}
+    values = {name: _plain(value) for name, value in found.items() if name not in ("maps", "gate", RAW)}
     if maps == "none":
         return {"values": values}
     shown = _plain if maps == "lists" else _png

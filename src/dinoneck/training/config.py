@@ -78,6 +78,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         tta: views that predictions average, recorded in the head files; the run's scores do not use them.
         pasture: number of generated images if no data is named.
         instances: COCO file of objects with masks, for heads that predict each object.
+        panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict them.
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
@@ -104,9 +105,15 @@ class DataConfig(Config, frozen=True, kw_only=True):
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
     instances: Path | None = None
+    panoptic: tuple[Path, Path] | None = None
     boxes: Path | None = None
     val_boxes: Path | None = None
     val_images: Path | None = None
+
+    @property
+    def objects(self) -> Any:
+        """What names objects with masks or panoptic segments; None = nothing does."""
+        return self.instances or self.panoptic
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -341,7 +348,7 @@ _NEEDS = {  # one of these -> the options that have no effect without it
         "optim.backbone_lr",
         "optim.layer_decay",
     ),
-    ("data.labels", "data.instances"): ("data.classes",),
+    ("data.labels", "data.instances", "data.panoptic"): ("data.classes",),
     ("data.labels",): ("data.nodata", "data.label_kind"),
     ("data.store",): ("data.views",),
     ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),

@@ -92,6 +92,4 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str, pr
             check_same(old, new, where, f"{prefix}{name}.")
         elif old != new:
             values = f"{prefix}{name} is {old!r} there and {new!r} here"
-            raise CheckpointError(
-                f"{where} is of another run: {values}. Use another folder, or {_REMEDY}", step="pairing"
-            )
+            raise CheckpointError(f"{where} is of another run: {values}; {_REMEDY}", step="pairing")

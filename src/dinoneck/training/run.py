@@ -72,8 +72,8 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.instances is not None:
-        raise ConfigError("data.instances names objects; they are trained with dinoneck.detection.train_instances")
+    if config.data.objects is not None:
+        raise ConfigError("data.instances and data.panoptic are trained with dinoneck.detection.train_instances")
     return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dinoneck.data.cells import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
-from dinoneck.losses.task_loss import OBJECTS, TaskLoss
-from dinoneck.tasks import Task
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.tasks import OBJECTS, Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _ANY = "/"  # stands for any suffix: no id ends like this

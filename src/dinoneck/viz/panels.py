@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, make_grid
+from torchvision.ops import box_iou
+from torchvision.transforms.functional import to_pil_image
 
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels, to_unit_range
 from dinoneck.errors import DataError, ShapeError, printable
@@ -67,7 +66,7 @@ def pca_panels(
         >>> from dinoneck import load_backbone
         >>> image, backbone = torch.rand(3, 32, 48), load_backbone("dinoneck_tiny")
         >>> pca_panels(image, backbone(backbone.preprocess(image))).size
-        (658, 246)
+        (658, 252)
     """
     colours = pca_rgb(tokens, basis=basis, foreground=foreground)
     title = f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
@@ -76,16 +75,18 @@ def pca_panels(
 
 
 def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes over an image, coloured by class, with label and score; known boxes are black and white.
+    """Draw boxes over an image, coloured by class, with label and score.
 
-    The picture is scaled to 900 pixels on its longer side. Beyond 60 boxes the classes are listed instead of labels.
+    With known boxes, those that find one are thick and false ones thin; known boxes that are missed are dashed in
+    black and white, see :func:`partners`. The picture is scaled to 900 pixels on its longer side. Beyond 60 boxes the
+    classes are listed instead of labels.
 
     Args:
         image: the image that the boxes are pixels of.
         boxes: (n, 4) as x0, y0, x1, y1 in pixels; or a dict with ``boxes`` and, optionally, ``scores`` and ``names`` or
             ``labels``, as :meth:`dinoneck.detection.Detector.predict`, :class:`dinoneck.data.BoxImages` and
             torchvision's detectors give.
-        truth: known boxes in the same form; names, labels and scores are not read.
+        truth: known boxes in the same form; without names or labels their classes do not count.
         classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Raises:
@@ -100,30 +101,51 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     given = boxes if isinstance(boxes, Mapping) else {}
     corners, known = corners_of(boxes, "boxes"), corners_of([] if truth is None else truth, "known boxes")
     names = _names(given, len(corners), classes)
+    known_names = _names(truth if isinstance(truth, Mapping) else {}, len(known), classes)
     scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [""] * len(names)
-    if not len(names) == len(scores) == len(corners):
-        raise ShapeError(
-            f"there are {len(corners)} boxes, {len(names)} labels, {len(scores)} scores; expected one each"
-        )
+    if not len(names) == len(scores) == len(corners) or len(known_names) != len(known):
+        counts = f"{len(corners)} boxes, {len(names)} labels, {len(scores)} scores"
+        raise ShapeError(f"there are {counts}, {len(known)} known boxes, {len(known_names)} labels; expected one each")
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
-    drawn = pil_to_tensor(picture.resize((round(picture.width * scale), round(picture.height * scale))))
+    sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(style.PALETTE), strict=False))
     colours = [shades[name] for name in names]
-    # each on a wider line, so that it shows on any ground
-    for own, colour, width in ((known, "white", 5), (known, "black", 2), (corners, "white", 4), (corners, colours, 3)):
-        if len(own):
-            drawn = draw_bounding_boxes(drawn, torch.from_numpy(own * scale), colors=colour, width=width)
+    close = partners(corners, names if any(known_names) else [""] * len(names), known, known_names)
+    found = {i: j for i, j in close.items() if known_names[j] in ("", names[i])}
+    draw, missed = ImageDraw.Draw(sheet), Image.new("1", sheet.size)
+    for j, box in enumerate((known * scale).tolist()):
+        if j not in found.values():
+            ImageDraw.Draw(missed).rectangle(box, outline=1, width=3)
+    stripes = np.add.outer(np.arange(sheet.height), np.arange(sheet.width)) % style.DASH_PX < style.DASH_PX // 2
+    sheet.paste(Image.fromarray(stripes).convert("RGB"), mask=missed)
+    for i, (box, colour) in enumerate(zip((corners * scale).tolist(), colours, strict=True)):
+        width = 3 if i in found or truth is None else 1
+        draw.rectangle(box, outline="white", width=width + 1)  # a wider line, so that it shows on any ground
+        draw.rectangle(box, outline=colour, width=width)
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:
-        places, labels, colours = [(0, 24 * i) for i in range(len(shades))], [*shades], [*shades.values()]
-    sheet: Image.Image = to_pil_image(drawn)
-    font = style.font(18)
-    for (x, y), label, colour in zip(places, labels, colours, strict=True):
-        text = printable(label)
-        ImageDraw.Draw(sheet).text((x + 7, y + 4), text, colour, font, stroke_width=3, stroke_fill="white")
+        places = [(0, (style.LABEL_PX + 8) * i) for i in range(len(shades))]
+        labels, colours = [*shades], [*shades.values()]
+    font = style.font(style.LABEL_PX)
+    for (left, top), label, colour in zip(places, labels, colours, strict=True):
+        draw.text((left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white")
     return sheet
+
+
+def partners(boxes: Floats, names: Sequence[str], known: Floats, known_names: Sequence[str]) -> dict[int, int]:
+    """Return the place of a predicted box -> that of its known box, for those with an IoU of 0.5 or more.
+
+    Boxes of one class are paired first, then those that overlap most.
+    """
+    overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(known)).numpy()
+    close = [(names[i] == known_names[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= 0.5).tolist()]
+    partner: dict[int, int] = {}
+    for *_, i, j in sorted(close, reverse=True):
+        if i not in partner and j not in partner.values():
+            partner[i] = j
+    return partner
 
 
 def corners_of(boxes: Any, name: str) -> Floats:
@@ -206,22 +228,16 @@ def _named(images: Images, names: Sequence[str] | None, count: int) -> list[tupl
 
 def _sheet(rows: Sequence[Any]) -> Image.Image:
     """Rows of pictures with captions, each as high as its first one."""
-    strips = list[Tensor]()
-    for row in rows:
-        height = max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width))
-        tiles = []
-        for picture, caption in row:
+    gap, across = style.GAP_PX, style.WIDTH_PX + style.GAP_PX
+    heights = [max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width)) for row in rows]
+    high = sum(heights) + len(rows) * (style.LINE_PX + 2 * gap)
+    sheet, top = Image.new("RGB", (len(rows[0]) * across + gap, high), "white"), gap
+    for row, height in zip(rows, heights, strict=True):
+        for place, (picture, text) in enumerate(row):
+            tile = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + height), "white")
+            ImageDraw.Draw(tile).text((1, 2), printable(text), style.INK, style.font(style.FONT_PX))
             how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]  # cells stay cells
-            shown = pil_to_tensor(picture.resize((style.WIDTH_PX, height), how))
-            tiles.append(torch.cat([_text(caption), shown], dim=1))
-        strips.append(make_grid(torch.stack(tiles), nrow=len(tiles), padding=style.GAP_PX, pad_value=255))
-    sheet: Image.Image = to_pil_image(torch.cat(strips, dim=1))
+            tile.paste(picture.resize((style.WIDTH_PX, height), how), (0, style.LINE_PX))
+            sheet.paste(tile, (gap + place * across, top))
+        top += style.LINE_PX + height + 2 * gap
     return sheet
-
-
-def _text(line: str) -> Tensor:
-    """(3, height, width) bytes of a line of text."""
-    strip = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + 1), "white")
-    ImageDraw.Draw(strip).text((1, 2), printable(line), style.INK, style.font(style.FONT_PX))
-    pixels: Tensor = pil_to_tensor(strip)
-    return pixels

@@ -9,8 +9,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, printable
@@ -18,7 +16,7 @@ from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.drawing import Chart, agreement_charts, curves, draws_charts, minus, numbers, scores
 from dinoneck.viz.overlay import overlay_panel
-from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, corners_of, data_uri
+from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, corners_of, data_uri, partners
 from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import MOST_COLUMNS, ConfusionMatrix, ScoreTable, all_tables, matrix_table
 
@@ -247,19 +245,13 @@ def _plain(value: Any) -> Any:
 def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     """Return (known class, predicted class) of every object, None for the side that is missing.
 
-    A known and a predicted box are one object if their IoU is 0.5 or more; boxes of one class are paired first, then
-    those that overlap most. Without known boxes there are no pairs.
+    A known and a predicted box that are :func:`partners` are one object. Without known boxes there are no pairs.
     """
     if "boxes" not in entry.known:
         return []
     predicted, known = list(entry.result["names"]), list(entry.known["names"])
-    found, there = (torch.from_numpy(corners_of(side, "boxes")) for side in (entry.result, entry.known))
-    overlap = box_iou(found, there).numpy()
-    close = [(predicted[i] == known[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= 0.5).tolist()]
-    partner: dict[int, int] = {}
-    for *_, i, j in sorted(close, reverse=True):
-        if i not in partner and j not in partner.values():
-            partner[i] = j
+    found, there = (corners_of(side, "boxes") for side in (entry.result, entry.known))
+    partner = partners(found, predicted, there, known)
     objects = [(known[partner[i]] if i in partner else None, name) for i, name in enumerate(predicted)]
     return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
 

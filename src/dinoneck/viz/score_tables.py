@@ -40,7 +40,7 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         if "best" in report:
             best = report["best"]
             found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
-        for key in ("boxes", "masks"):
+        for key in ("boxes", "masks", "segments"):
             found += box_tables(report[key], key) if key in report else []
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
@@ -117,11 +117,13 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
 
 
 def box_tables(boxes: Mapping[str, Mapping[str, Any]], what: str = "boxes") -> list[ScoreTable]:
-    """Return the scores of boxes or masks by the name of the model, and those of each class of the first one."""
-    keys = ["AP", "AP50", "AP75", "AR100"]
+    """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
+    of_each = ["AP", "AP50"] if "AP" in first_of(boxes) else ["PQ", "SQ", "RQ"]
+    keys = of_each + (["AP75", "AR100"] if "AP" in of_each else ["PQ_things", "PQ_stuff"])
     every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
-    rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in first_of(boxes)["per_class"].items()]
-    return [ScoreTable([f"held-out {what}", *keys], every), ScoreTable(["class", "AP", "AP50"], rows)]
+    rows = [[name, *(_number(own[key]) for key in of_each)] for name, own in first_of(boxes)["per_class"].items()]
+    header = [key.replace("_", " ") for key in keys]
+    return [ScoreTable([f"held-out {what}", *header], every), ScoreTable(["class", *of_each], rows)]
 
 
 def first_of(methods: Mapping[str, Any]) -> Any:

@@ -23,10 +23,12 @@ INK: RGB = (30, 30, 30)
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
 
+# letters of 11 px at least where a picture is shown 390 px wide, as on a phone
 WIDTH_PX, GAP_PX = 320, 6  # of a picture in a sheet, and between pictures
-LINE_PX, FONT_PX = 20, 13  # line of text, its letters
-SIDE_PX = 900  # longer side of an image with boxes
-OVERLAY_PX, CAPTION_PX = 1200, 28  # longer side of an overlay, and the height of its letters: 11 px at a width of 480
+DASH_PX = 16  # of the frame of a box that is missed, and the gap after it
+LINE_PX, FONT_PX = 27, 19  # line of text, its letters
+SIDE_PX, LABEL_PX = 900, 26  # longer side of an image with boxes, the letters of their labels
+OVERLAY_PX, CAPTION_PX = 1200, 34  # longer side of an overlay, its letters
 SIMILARITY_PX = 960  # longer side of an image of the similarity page
 DPI = 120
 OPACITY, SHARE_OPACITY, SHARE_POWER = 0.65, 0.85, 0.8  # of amounts, and of shares: 0.85 * share ** 0.8

@@ -115,36 +115,6 @@ def test_query_and_value_biases_do_not_pass_lora_by() -> None:
     assert (backbone(IMAGES).sequence[0] - before).abs().max() > 0.05
 
 
-def test_blocks_that_do_not_run_get_none() -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[1]).add_lora(2)
-    assert backbone.trainable_blocks == (0, 1)
-    assert backbone.record()["adapter"]["blocks"] == 2
-
-
-def trained_pair(source: str) -> tuple[Backbone, PatchMeanHead]:
-    torch.manual_seed(8)
-    backbone = MAKERS[source]().add_lora(3, alpha=6)
-    head = PatchMeanHead(backbone.embed_dim, [Task("x")])
-    train(backbone.train(), head, 20)
-    return backbone.eval(), head.eval()
-
-
-@pytest.mark.parametrize("source", MAKERS)
-def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path) -> None:
-    backbone, head = trained_pair(source)
-    expected = head(backbone(IMAGES))["x"]
-    save_head(tmp_path / "h.safetensors", head, backbone=backbone)
-    checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
-    fresh = MAKERS[source]()
-    checkpoint.apply_adapter(fresh)
-    assert fresh.frozen
-    checkpoint.check_backbone(fresh)
-    checkpoint.check_backbone(fresh, probe=True)
-    assert torch.equal(checkpoint.build()(fresh(IMAGES))["x"], expected)
-    checkpoint.apply_adapter(fresh, trainable=True)
-    assert fresh.trainable_blocks
-
-
 def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
     head = PatchMeanHead(64, [Task("x")])

@@ -11,15 +11,7 @@ import pytest
 import torch
 from tests import kit
 
-from dinoneck import (
-    Backbone,
-    CheckpointError,
-    HeadCheckpoint,
-    PatchMeanMLP,
-    Predictor,
-    load_head,
-    save_head,
-)
+from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanMLP, Predictor, load_head, save_head
 from dinoneck.errors import BackboneError
 
 

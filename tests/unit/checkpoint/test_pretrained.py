@@ -115,16 +115,3 @@ def test_a_class_of_ones_own_is_registered_on_the_way(tmp_path: Path, monkeypatc
     other = type("Mine", (PatchMeanHead,), {"__module__": "elsewhere"})
     with pytest.raises(RegistryError, match="'mine' is taken"):
         other(64, TASKS).save_pretrained(tmp_path)
-
-
-def test_the_hub(writer: Hub, tiny: Backbone) -> None:
-    head = PatchMeanHead(64, TASKS, hidden_dim=4)
-    pushed = head.push_to_hub("me/one", backbone=tiny, license="mit", commit_message="spring")
-    assert writer.repos["me/one"].messages[-1] == "spring"
-    assert same(PatchMeanHead.from_pretrained("me/one"), head)
-    head.reset_parameters()
-    head.push_to_hub("me/one", backbone=tiny)
-    assert not same(PatchMeanHead.from_pretrained("me/one", revision=pushed.commit), head)
-    neck = ViTFPN(64, 2, fpn_dim=4)
-    neck.push_to_hub("me/neck")
-    assert same(ViTFPN.from_pretrained("me/neck"), neck)

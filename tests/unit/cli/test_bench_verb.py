@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.kit import cli, saved_head, write_images
+from tests.kit import write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task
 from dinoneck.cli import backbone as verbs
@@ -15,18 +15,6 @@ from dinoneck.cli import backbone as verbs
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbs, "_SECONDS", 0.01)
-
-
-def test_a_backbone_or_a_head(tmp_path: Path) -> None:
-    words = ("--backbone", "dinoneck_tiny", "--size", "32x48", "--batch-size", 3, "--dtype", "bfloat16")
-    alone = cli("bench", *words, "--json").json
-    assert [row["part"] for row in alone["parts"]] == ["prepare", "backbone"]
-    assert all(row["ms_per_image"] > 0 for row in alone["parts"])
-    assert (alone["batch_size"], alone["dtype"], alone["size"]) == (3, "bfloat16", [32, 48])
-    assert alone["backbone"] == "dinoneck_tiny" and alone["versions"]["torch"]
-    found = cli("bench", saved_head(tmp_path / "h.safetensors"), "--json").json
-    assert [row["part"] for row in found["parts"]] == ["prepare", "backbone", "head"]
-    assert found["size"] == [32, 48]
 
 
 def test_the_parts_are_those_of_a_prediction(tiny: Backbone, tmp_path: Path) -> None:

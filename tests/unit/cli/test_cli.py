@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tests.kit import cli
 
-from dinoneck import HeadCheckpoint, load_head
+from dinoneck import HeadCheckpoint
 from dinoneck.training import r2
 
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "2"]
@@ -68,15 +68,3 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     images = [tmp_path / f"{i}.png" for i in range(8)]
     assert cli("predict", *images, "--heads", run / "heads", "--out", tmp_path / "p.csv").code == 0
     assert [row["image"] for row in rows_of(tmp_path / "p.csv")] == [*map(str, images)]
-
-
-def test_the_demo_runs_the_commands_it_prints(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    lines = cli("demo", "--out", out, "--images", 8, "--folds", 2, "--epochs", 1).out.splitlines()
-    verbs = [line.split()[2] for line in lines if line.startswith("$ ")]
-    assert verbs == ["train", "verify", "predict", "viz"]
-    labels = load_head(out / "run" / "heads" / "fold-0.safetensors").tasks[-1].labels
-    assert labels == ("soil", "clover", "dead", "green")
-    assert [Path(row["image"]).stem for row in rows_of(out / "predictions.csv")] == ["0000", "0001", "0002"]
-    assert lines[-1].startswith(f"Open {out / 'report.html'}:") and "0002.jpg" in (out / "report.html").read_text()
-    assert {"run", "overlay", "table.csv"} <= set(os.listdir(out))

@@ -29,18 +29,6 @@ def test_the_facts_of_a_file(tmp_path: Path) -> None:
     assert read_header(file).meta["digest"] in cli("verify", file).out
 
 
-def test_a_refusal_keeps_no_other_from_being_checked(tmp_path: Path) -> None:
-    for name in ("bad", "good"):
-        saved_head(tmp_path / f"{name}.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"x")
-    missing = tmp_path / "no"
-    found = cli("verify", missing, tmp_path)
-    assert found.code == 1
-    names = [line.split()[:2] for line in found.err.splitlines()]
-    assert names == [["refused", str(missing)], ["refused", f"{tmp_path}/bad.safetensors"]]
-    assert "good.safetensors" in found.out
-
-
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_programs_get_the_commit(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)

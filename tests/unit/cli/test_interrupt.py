@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.kit import saved_head, write_images
 
 from dinoneck.cli.main import main
@@ -51,6 +52,7 @@ def interrupted(place: str, count: int, *arguments: object) -> tuple[int, str]:
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_a_prediction_leaves_nothing(tmp_path: Path) -> None:
     """It is interrupted while a picture is being written."""
     write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])

@@ -90,6 +90,32 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
             assert picture.width == round(1200 * size[1] / 94)
 
 
+def test_folders_of_pictures_keep_what_they_hold(tmp_path: Path) -> None:
+    """Images without a map, images with an alpha channel, and folders that hold other files."""
+    kinds = {"map": Task("crop", dim=3, kind="segmentation"), "class": Task("kind", dim=2, kind="classification")}
+    for name, task in kinds.items():
+        saved_head(tmp_path / f"{name}.safetensors", LinearHead(64, [task], pool=None if name == "map" else "mean"))
+    alpha = np.random.RandomState(0).randint(0, 255, (60, 150, 4), np.uint8)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(alpha).save(tmp_path / "images" / "a.png")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    for option in ("--maps", "--overlay"):
+        refused = cli(*job(tmp_path, option, tmp_path / "full", heads=tmp_path / "map.safetensors"))
+        assert refused.code == 1 and f"{option} {tmp_path / 'full'} is a file, or holds files" in refused.err
+    refused = cli(*job(tmp_path, "--maps", tmp_path / "m", heads=tmp_path / "class.safetensors"))
+    assert refused.code == 1 and "these heads have no maps" in refused.err
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["class.safetensors", "full", "images", "map.safetensors"], "nothing is written"
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+    assert cli(*job(tmp_path, "--maps", tmp_path / "m", heads=tmp_path / "map.safetensors")).code == 0
+    with Image.open(tmp_path / "m" / "a.png") as mask:
+        assert mask.size == (150, 60)
+    assert cli(*job(tmp_path, "--overlay", tmp_path / "o", heads=tmp_path / "class.safetensors")).code == 0
+    with Image.open(tmp_path / "o" / "a.jpg") as picture:
+        assert picture.width == 1200
+
+
 def test_pictures_show_known_values(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **how: texts.append(text))

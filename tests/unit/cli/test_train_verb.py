@@ -21,7 +21,6 @@ from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig
 
 TINY = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1"]
-QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfolds: {count: 2}\n"
 
 
 @pytest.fixture(scope="module")
@@ -108,31 +107,6 @@ def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
     if target == "ndvi":
         head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
         assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == ("ndvi", "dense")
-
-
-GATING = """
-data: {{csv: {csv}, store: {store}, views: 4, tta: flip4, targets: [Dry_Total_g, GDM_g, Dry_Green_g],
-  aux_targets: [Dry_Dead_g, Dry_Clover_g, State, Height_Ave_cm]}}
-head: {{type: cls_gating, hidden_dim: 16, dropout: 0.1}}
-"""
-
-
-@pytest.mark.slow
-def test_a_run_from_a_store(csiro: Path, store: Path, tmp_path: Path) -> None:
-    text = QUICK.replace("batch_size: 4", "batch_size: 4, mixup_alpha: 2.5, ema_decay: 0.997")
-    path, run = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store)), tmp_path / "run"
-    shown = cli("train", path, "--out", run).out
-    assert "dinoneck_tiny, 2x4 patches" in shown
-    assert "; auxiliary: Dry_Dead_g, Dry_Clover_g, State, Height_Ave_cm" in shown
-    head = HeadCheckpoint.load(run / "heads" / "fold-1.safetensors")
-    assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
-    lines = [json.loads(line) for line in (run / "logs" / "fold-0.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [0, 1]
-    assert {"loss", "loss/Dry_Total_g", "loss/State", "val_loss", "val_r2"} <= set(lines[0])
-    assert "holds results of an earlier run" in cli("train", path, "--out", run).err
-    assert cli("train", path, "--out", run, "--fold", 1, "--overwrite", "--no-resume").code == 0
-    assert {row["fold"] for row in rows_of(run / "out_of_fold.csv")} == {"1"}
-    assert [path.name for path in (run / "heads").iterdir()] == ["fold-1.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tests.kit import cli, head
+from tests.kit import cli, head, write_images
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, Predictor, Task, save_head
@@ -92,19 +91,6 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     assert cli("viz", "report", heads, folder / "1.png", "--out", out).code == 1 and not out.exists()
 
 
-def test_known_values_bring_scores_and_the_worst_images(heads: Path, images: Path, tmp_path: Path) -> None:
-    predicted = [result["mass"] for result in Predictor(heads)(sorted(images.iterdir()))]
-    gaps, out = [0.1, -3.0, 0.5, 2.0], tmp_path / "report.html"
-    rows = [(f"{i}.png", f"{predicted[i] - gap}") for i, gap in enumerate(gaps)]
-    table = truth(tmp_path / "known.csv", [*rows, ("4.png", ""), ("elsewhere.png", "7")])
-    words = ("viz", "report", heads, images, "--out", out, "--truth", table, "--max-images", 2)
-    [score], page = cli(*words, "--json", "--no-tokens").json["scores"].values(), out.read_text()
-    assert cells(page, "h3") == ["1.png", "2.png"], "the largest error, and the median one"
-    assert "picture tokens" not in page
-    assert (score["images"], score["mae"]) == (4, pytest.approx(np.abs(gaps).mean(), abs=1e-5))
-    assert f"{score['rmse']:.4g}" in cells(page, "td")
-
-
 def test_pictures_of_tokens_name_random_weights(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more: texts.append(text))
@@ -176,6 +162,7 @@ def test_the_scores_of_the_run_are_found_next_to_its_heads(
     assert ("so so" in page) == (f"{target}, held out" in page) == ("0.125 (0.125)" in page) == (target == "mass")
 
 
+@pytest.mark.slow
 def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its run: the images that it held out. Of a file: images, with the boxes of a COCO file on request."""
     pytest.importorskip("pycocotools", reason="held-out boxes need pycocotools, the extra [detection]")
@@ -208,3 +195,12 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page, [own] = out.read_text(), Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05)
     assert cells(page, "td")[-6] == str(len(own["names"]))
     assert "known boxes" not in page
+
+
+def test_images_of_one_name_keep_their_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_images(tmp_path / folder, ["1.png"])
+    page = tmp_path / "similar.html"
+    options = ("--backbone", "dinoneck_tiny", "--out", page)
+    assert cli("viz", "similarity", tmp_path / "a", tmp_path / "b", *options).code == 0
+    assert re.findall('"name": "([^"]+)"', page.read_text()) == ["a/1.png", "b/1.png"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.conftest import DATA
 from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
 from torchvision.ops import box_iou
@@ -164,29 +162,6 @@ def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     assert data[2][1]["masks"].shape == (0, HEIGHT, WIDTH)
 
 
-def real(part: str) -> Path:
-    file = DATA / "blood_cells" / f"{part}.json"
-    if not file.is_file():
-        pytest.skip("the real data are not next to the repository")
-    return file
-
-
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_boxes_and_labels_of_the_real_data_are_those_of_the_json(part: str) -> None:
-    """A plain loop over the JSON, clipped to the image, for all images."""
-    data, raw = BoxImages(real(part)), json.loads(real(part).read_text())
-    sizes = {entry["id"]: (entry["width"], entry["height"]) for entry in raw["images"]}
-    expected: dict[int, list[list[float]]] = {image_id: [] for image_id in sizes}
-    for annotation in raw["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        right, bottom = sizes[annotation["image_id"]]
-        box = [max(x, 0), max(y, 0), min(x + width, right), min(y + height, bottom)]
-        if box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
-            expected[annotation["image_id"]].append([annotation["category_id"], *box])
-    for image_id, boxes in zip(data.ids, data._boxes, strict=True):
-        assert [[data.category_ids[box.label], *box.corners] for box in boxes] == expected[image_id]
-
-
 # Views of them ----------------------------------------------------------------------------------------------
 
 
@@ -233,20 +208,6 @@ def test_a_test_view_only_resizes_and_normalises() -> None:
     assert (outs[0][0] - peer).abs().max() < 0.02, "as backbone.preprocess, up to the rounding of bytes"
     _, small = box_transforms((3, 4), train=True, flip=None, photometric=False)(*rectangles())
     assert (small["labels"].tolist(), len(small["boxes"])) == ([1], 1), "the others are 0.82 and 0.98 px high"
-
-
-def test_colours_change_without_trading_places() -> None:
-    view = box_transforms(SIZE, train=True, flip=None, mean=None, std=None)
-    image, target = rectangles()
-    changed = 0
-    for seed in range(20):
-        torch.manual_seed(seed)
-        out, boxes = view(image, target)
-        assert torch.equal(boxes["boxes"], target["boxes"])
-        for (left, top, _, _), channel in zip(BOXES, range(3), strict=True):
-            assert int(out[:, int(top) + 5, int(left) + 5].argmax()) == channel
-        changed += not torch.allclose(out, image.float() / 255, atol=1e-3)
-    assert 4 <= changed <= 16
 
 
 def test_boxes_find_the_way_back_from_a_batch() -> None:

@@ -133,17 +133,6 @@ def test_one_bit_and_overviews_are_read_and_what_pillow_changes_is_refused(tmp_p
 # Classes ----------------------------------------------------------------------------------------------------
 
 
-def test_class_cells_are_cover_fractions() -> None:
-    mask = np.random.RandomState(0).randint(0, 4, (45, 64))
-    mask[mask == 3] = 255
-    values, weight = DenseLabels(classes=3, nodata=(255,)).cells(mask, Preprocessing(15, resize="crop"))
-    cells = mask[:, 2:62].reshape(3, 15, 4, 15).swapaxes(1, 2).reshape(3, 4, 225)
-    for k in range(3):
-        assert np.allclose(values[0, k], (cells == k).sum(-1) / (cells != 255).sum(-1), atol=1e-6)
-    assert np.array_equal(weight[0], (cells != 255).sum(-1))
-    assert torch.allclose(values.sum(dim=1), torch.ones(1, 3, 4))
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_every_prepared_pixel_takes_the_class_under_its_centre(mode: dict[str, Any]) -> None:
     sizes = [(64, 64), (120, 90), *([None] if mode["resize"] != "keep" else [])]

@@ -35,13 +35,6 @@ def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
         assert torch.equal(PLAIN(batch), expected.expand(2, -1, -1, -1))
 
 
-def test_normalisation_is_the_formula() -> None:
-    prep = Preprocessing(patch_size=2)
-    mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    expected = (torch.from_numpy(RGB).permute(2, 0, 1) / 255 - mean) / std
-    assert torch.allclose(prep(RGB)[0], expected, atol=1e-6)
-
-
 @pytest.mark.parametrize("size", [(33, 40), (17, 50), (7, 9), (1, 1), (50, 12)])
 def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
     """Torch's own form needs the whole image as floats."""

@@ -189,17 +189,6 @@ def test_groups_and_folds_that_mean_the_same_are_one(tmp_path: Path, cells: list
     assert sorted(valid.tolist() for _, valid in column_folds(cells)) == sorted(held_out)
 
 
-def test_a_missing_group_or_fold_names_its_rows() -> None:
-    for nothing in ("", " NAN ", pd.NA, None, float("nan"), pd.NaT, np.datetime64("NaT"), np.float32("nan")):
-        for call in (lambda labels: group_folds(labels, 2, seed=0), column_folds):
-            with pytest.raises(DataError, match="row 1, row 3"):
-                call(["p", nothing, "q", nothing])
-        frame = pd.DataFrame({"y": [1, 2, 3], "g": ["p", nothing, "q"]}, index=["a.jpg", "b.jpg", "c.jpg"])
-        with pytest.raises(DataError, match=r"'g'.*b\.jpg"):
-            read_table(frame, targets="y", group="g")
-    assert len(group_folds([("field", 1), ("field", 2)], 2, seed=0)) == 2
-
-
 @pytest.mark.parametrize("role", ["targets", "auxiliary"])
 def test_classes_that_mean_the_same_are_one(tmp_path: Path, role: str) -> None:
     other = {"targets": "y"} if role == "auxiliary" else {}

@@ -15,7 +15,6 @@ from tests.unit.detection import coloured_boxes
 from dinoneck import HeadCheckpoint, SpatialTuningAdapter, STAPyramid, load_backbone
 from dinoneck.data import BoxImages, box_transforms
 from dinoneck.detection import DetectionHead, Detector
-from dinoneck.training import param_groups
 
 OTHERS = ("dfine", "rtdetrv2", "retinanet", "fasterrcnn")
 KINDS = ("fcos", *OTHERS)
@@ -121,13 +120,3 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     limit = float(one["scores"][2]) - 1e-4
     [kept] = detector.predict(large, min_score=limit)
     assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
-
-
-def test_the_neck_learns_at_the_detectors_rate() -> None:
-    detector = detector_of("dfine")
-    groups = param_groups(detector, lr=1e-3, backbone_lr=1e-5, include_frozen=True)
-    rate = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    neck: Any = detector.head.levels.neck
-    assert {rate[id(p)][0] for p in neck.parameters()} == {1e-3}
-    assert {rate[id(p)][0] for p in detector.backbone.parameters()} == {1e-5}
-    assert {rate[id(p)][1] for p in neck.norms.parameters()} == {0.0}

@@ -10,16 +10,7 @@ import pytest
 import torch
 from tests import kit
 
-from dinoneck import (
-    Backbone,
-    CheckpointError,
-    CLSGatingHead,
-    FPNHead,
-    HeadCheckpoint,
-    TargetTransform,
-    Task,
-    Tokens,
-)
+from dinoneck import Backbone, CheckpointError, CLSGatingHead, FPNHead, HeadCheckpoint, TargetTransform, Task, Tokens
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_head
 

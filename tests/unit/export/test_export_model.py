@@ -232,6 +232,7 @@ def half(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_model(head_file, tmp_path_factory.mktemp("half") / "model.onnx", half=True)
 
 
+@pytest.mark.slow
 def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: Exported) -> None:
     """Softmax, norms, rotary positions and original units are computed in float32; weights take half the bytes."""
     onnx = pytest.importorskip("onnx")
@@ -249,6 +250,7 @@ def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: E
     assert weights < 0.6 * sum(len(tensor.raw_data) for tensor in onnx.load(done.files[0]).graph.initializer)
 
 
+@pytest.mark.slow
 def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exported, head_file: Path) -> None:
     assert half.parity is not None and 0 < half.parity.largest < half.parity.tolerance == 2e-2
     run, _ = run_onnx(half.files[0])

@@ -60,7 +60,7 @@ def test_it_is_the_formula(activation: str | None, out_dim: int) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
     """On tokens that share a large common part, as DINO's do, every patch must let gradients through."""
-    for seed in range(200):
+    for seed in range(40):
         torch.manual_seed(seed)
         mlp = PatchMeanMLP(64)
         x = (torch.randn(1, 1, 64) * 3 + torch.randn(4, 32, 64) * 0.3) * scale
@@ -68,20 +68,6 @@ def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
         alive = mlp.per_patch(x) > 0
         assert alive.float().mean() > 0.95
         assert mlp.hidden.weight.grad.abs().max() > 0  # type: ignore[union-attr]
-
-
-def test_predictions_and_maps_in_natural_units() -> None:
-    task = Task("a", transform=TargetTransform(area=0.5, mean=3.0, std=2.0), minimum=0.0)
-    head = PatchMeanHead(8, [task, Task("r", dim=3, kind="ratio")])
-    tokens = kit.tokens(2, 3, 4, width=8)
-    predicted, maps = head.predict(tokens), head.predict_maps(tokens)
-    expected = ((head(tokens)["a"] * 2 + 3) * 0.5).clamp_min(0)
-    assert torch.allclose(predicted["a"], expected, atol=1e-6)
-    assert not predicted["a"].requires_grad
-    assert maps["a"].shape == (2, 1, 3, 4)
-    assert torch.allclose(maps["a"].mean(dim=(2, 3)), ((head(tokens)["a"] * 2 + 3) * 0.5), atol=1e-5)
-    assert torch.allclose(maps["a"][1, 0, 2, 1], (head.per_patch(tokens)["a"][1, 2 * 4 + 1, 0] * 2 + 3) * 0.5)
-    assert torch.allclose(maps["r"].sum(dim=1), torch.ones(2, 3, 4))
 
 
 def plain_gate(gating: CLSGating, cls_token: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:

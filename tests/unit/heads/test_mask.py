@@ -262,6 +262,10 @@ def test_stuff_is_one_segment_and_things_are_several() -> None:
         assert (segments[2:, 2:4] == 0).all()
         assert segments[0, 0] != segments[0, 2]
         assert [one["isthing"] for one in listed if one["category_id"] == 0] == [label in things] * (expected - 1)
+    classes, logits = queries_of(masks, [0, 1, 2])
+    classes[0, 1, 1] -= 17.5  # a probability of 0.5 or so
+    for least, expected in ((None, 2), (0.3, 3), (0.6, 2)):
+        assert len(decode_panoptic(classes, logits, (4, 6), [0], least)[0][1]) == expected
 
 
 def drawn_centres(truth: dict[str, Tensor], count: int) -> Tensor:
@@ -344,6 +348,23 @@ def test_onnx_takes_other_grids(tmp_path: Path) -> None:
         expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
         assert found.shape == (3, 3, 4 * rows, 4 * cols)
         assert np.allclose(found, expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_six_scenes_are_learned_in_100_steps() -> None:
+    scenes, names = [discs(seed) for seed in range(6)], [str(i) for i in range(6)]
+    backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
+    source = MemoryTokens(names, backbone(torch.stack([scene[0] for scene in scenes])))
+    torch.manual_seed(0)
+    head = MaskHead(384, [Task("disc", dim=2, kind="instances", labels=("a", "b"))], num_queries=20, dim=128)
+    ids = {name: scene[1] for name, scene in zip(names, scenes, strict=True)}
+    fit(head, source, {"disc": ids}, epochs=100, batch_size=6, lr=1e-3)
+    for found, (_, _, truth) in zip(head.eval().predict_instances(source.tokens, (128, 128), 0.5), scenes, strict=True):
+        assert len(found["labels"]) == len(truth["labels"]), "the number is exact"
+        for mask, label in zip(truth["masks"], truth["labels"], strict=True):
+            iou = (found["masks"] & mask).sum((1, 2)) / (found["masks"] | mask).sum((1, 2))
+            assert iou.max() > 0.5 and found["labels"][iou.argmax()] == label
 
 
 def test_fit_trains_on_ids_of_objects() -> None:

@@ -122,14 +122,6 @@ def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: An
         HeadEnsemble.from_heads([*heads, other])
 
 
-@pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
-    heads = [summing("patch_mean", seed) for seed in range(4)]
-    bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
-    bare.load_state_dict(heads.pop().state_dict())
-    check(HeadEnsemble([*heads, bare], reduce=reduce).predict(TOKENS))
-
-
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_parts_of_a_tiled_image_add_up_to_its_total(
@@ -145,6 +137,7 @@ def test_parts_of_a_tiled_image_add_up_to_its_total(
         assert tiled["masses"] == pytest.approx(whole["masses"], rel=0.05), "shares of tiles are weighed by mass"
 
 
+@pytest.mark.slow
 def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
     head = head_of("dense", tasks=[SHARES, DENSITY, WEED, CELLS])
     export_head(

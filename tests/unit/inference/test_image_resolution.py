@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import map_coordinates
+from torch import Tensor
 from torch.nn import functional as F
 
-from dinoneck import Predictor, PyramidHead, SimplePyramid, Task, load_backbone
+from dinoneck import HeadEnsemble, MaskHead, Predictor, PyramidHead, SimplePyramid, Task, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.inference.resolution import UNSEEN, at_image_size
+from dinoneck.inference.tiles import VIEWS
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CROP = Preprocessing(16, resize="crop")
@@ -107,3 +110,59 @@ def test_an_image_and_its_turned_file_have_maps_of_one_size(head: PyramidHead, t
     for task in predictor.tasks:
         expected = at_image_size(cells["maps"][task.name], task, (70, 100), CROP)
         assert np.array_equal(expected, whole["maps"][task.name])
+
+
+def reference(outputs: dict[str, Tensor], where: np.ndarray) -> np.ndarray:
+    """Shares (K, H, W) in float64 by loops over queries: masks at the places, then sigmoid, sum, normalisation.
+
+    Args:
+        outputs: of a MaskHead for one image.
+        where: (2, H, W), row and column of every pixel in cells of the masks, 0 at the first centre.
+    """
+    masks, classes = (outputs[f"plant{kind}"][0].double().numpy() for kind in (".masks", ".classes"))
+    sums = np.zeros((classes.shape[1] - 1, *where.shape[1:]))
+    for mask, logits in zip(masks, classes, strict=True):
+        shares = np.exp(logits - logits.max())
+        at = map_coordinates(mask, where, order=1, mode="nearest")
+        sums += (shares / shares.sum())[:-1, None, None] / (1 + np.exp(-at))
+    return sums / sums.sum(axis=0)
+
+
+@pytest.mark.parametrize("case", [{"size": (64, 96)}, {"resize": "pad", "pad_to": "center"}, {"resize": "crop"}])
+@pytest.mark.parametrize("views", ["none", "flip4"])
+def test_masks_are_resampled_before_they_are_shares(case: dict[str, Any], views: Any) -> None:
+    torch.manual_seed(0)
+    tasks, backbone = [Task("plant", dim=3, kind="segmentation")], load_backbone("dinoneck_tiny", layers=2)
+    heads = [MaskHead(64, tasks, num_layers=2, num_queries=count, num_blocks=1, dim=32).eval() for count in (4, 5)]
+    for head in heads:
+        torch.nn.init.normal_(head.masks[-1].weight, std=0.5)  # masks with edges
+    image, recipe = np.random.RandomState(0).randint(0, 256, (83, 130, 3), np.uint8), Preprocessing(16, **case)
+    predictor = Predictor(HeadEnsemble(heads, weights=(1.0, 3.0)), backbone, views, preprocess=recipe)
+    [row] = predictor(image, maps="image", probabilities=True)
+    assert row.keys() == {"plant", "maps"}
+    place, prepared = recipe.placement((83, 130)), recipe(image)
+    axes = [
+        ((np.arange(side) + 0.5) * resized / side + corner) / 4 - 0.5
+        for side, resized, corner in zip((83, 130), place.resized, place.corner, strict=True)
+    ]
+    expected, all_views = np.zeros((3, 83, 130)), VIEWS[views]
+    for i in range(len(all_views)):
+        with torch.no_grad():
+            tokens = backbone(all_views.place(prepared, i))
+            found = [head(tokens) for head in heads]
+        for weight, outputs in zip((0.25, 0.75), found, strict=True):
+            upright = {**outputs, "plant.masks": all_views.undo(outputs["plant.masks"], i)}
+            expected += weight * reference(upright, np.stack(np.meshgrid(*axes, indexing="ij"))) / len(all_views)
+    limits = [  # at the border of the image, cells that show padding alone are left out
+        (4 * (max(corner, 0) // 16) + 1, -(-min(corner + resized, canvas) // 16) * 4 - 2)
+        for corner, resized, canvas in zip(place.corner, place.resized, place.canvas, strict=True)
+    ]
+    rows, cols = (np.flatnonzero((axis > low) & (axis < high)) for axis, (low, high) in zip(axes, limits, strict=True))
+    shares = row["maps"]["plant"].astype(np.float64)
+    assert np.abs(shares - expected)[:, rows[:, None], cols].max() < 2e-6
+    assert np.allclose(shares.sum(axis=0), 1.0, atol=1e-5)
+    [cells] = predictor(image, maps="patch")
+    other = at_image_size(cells["maps"]["plant"], tasks[0], (83, 130), recipe, probabilities=True)
+    assert np.abs(other - expected)[:, rows[:, None], cols].max() > 1e-3  # shares resampled as logits differ
+    [classes] = predictor(image, maps="image")
+    assert np.array_equal(classes["maps"]["plant"], row["maps"]["plant"].argmax(axis=0))

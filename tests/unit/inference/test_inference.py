@@ -13,7 +13,6 @@ from tests import kit
 
 from dinoneck import (
     Backbone,
-    CheckpointError,
     DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
@@ -22,7 +21,6 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_head,
-    wrap_backbone,
 )
 from dinoneck.inference import VIEWS
 
@@ -45,19 +43,6 @@ def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
     images = tiny.preprocess(image)
     each = [head.predict(tiny(VIEWS["d6"].place(images, i)))["a"].item() for i in range(6)]
     assert Predictor(head, tiny, tta="d6")(image)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
-
-
-def test_from_files_alone(tiny: Backbone, tmp_path: Path) -> None:
-    tasks = [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))]
-    heads = [kit.head(*tasks, seed=fold) for fold in range(3)]
-    files = [kit.saved_head(tmp_path / f"fold-{fold}.safetensors", head) for fold, head in enumerate(heads)]
-    [image] = kit.write_images(tmp_path, ["p.png"])
-    each = [head.predict(tiny(tiny.preprocess(image, size=kit.SIZE))) for head in heads]
-    for source in (tmp_path, str(tmp_path), files):
-        [result] = Predictor(source)(image)
-        assert list(result) == ["a", "s"]
-        for name, value in result.items():
-            assert np.allclose(value, np.mean([one[name][0].detach().numpy() for one in each], axis=0), rtol=1e-5)
 
 
 def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Path) -> None:
@@ -114,15 +99,3 @@ def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> 
     exact = Predictor(head, kit.backbone())(image)[0]["mass"]
     assert rebuilt(image)[0]["mass"] == pytest.approx(exact, abs=0.02)
     assert rebuilt(image) == Predictor(head, half)(image)
-
-
-def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
-    trained = wrap_backbone(kit.backbone(layers=[5, 2]).adapter.model, layers=[3])
-    head, image, other = kit.head(), kit.images(1)[0], kit.backbone(source="transformers")
-    file = kit.saved_head(tmp_path / "h.safetensors", head, backbone=trained)
-    with pytest.raises(CheckpointError, match="probe=True"):
-        Predictor(file, other)
-    [value] = Predictor(file, other, probe=True)(image)
-    assert value["mass"] == pytest.approx(Predictor(head, trained)(image)[0]["mass"], abs=1e-5)
-    with pytest.raises(CheckpointError, match="gives other outputs"):
-        Predictor(file, kit.backbone(seed=1), probe=True)

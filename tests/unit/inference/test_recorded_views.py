@@ -9,7 +9,6 @@ from tests import kit
 
 from dinoneck import Backbone, HeadCheckpoint, Predictor
 from dinoneck.checkpoint import model_card
-from dinoneck.errors import CheckpointError
 from dinoneck.inference import VIEWS
 
 
@@ -28,15 +27,3 @@ def test_every_way_to_predict_averages_the_recorded_views(views: str, tiny: Back
     ran = kit.cli("predict", image, "--heads", file.parent, "--out", tmp_path / "p.csv")
     assert float((tmp_path / "p.csv").read_text().splitlines()[1].split(",")[1]) == pytest.approx(expected, rel=1e-5)
     assert views in ran.out and f"`{views}`" in model_card(file, "user/name")
-
-
-def test_heads_that_record_different_views_need_a_choice(tmp_path: Path) -> None:
-    recorded = {"flip4": {"tta": "flip4"}, "d6": {"tta": "d6"}, "none": {}}
-    files = {
-        name: kit.saved_head(tmp_path / f"{name}.safetensors", kit.head(seed=i), **own)
-        for i, (name, own) in enumerate(recorded.items())
-    }
-    for named in ("d6", "none"):
-        with pytest.raises(CheckpointError, match=f"flip4 / {named}.*tta="):
-            Predictor([files["flip4"], files[named]])
-        assert Predictor([files["flip4"], files[named]], tta="flip4")(kit.images(1)[0])

@@ -21,7 +21,6 @@ from dinoneck import (
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
-    PyramidHead,
     TargetTransform,
     Task,
 )
@@ -93,20 +92,6 @@ def test_tiled_equals_whole(
     assert np.allclose([short["mass"], short["a"]], [tiled["mass"], tiled["a"]], rtol=1e-6)
 
 
-def test_every_cell_counts_once_even_where_tiles_differ(tiny: Backbone) -> None:
-    """With a backbone that sees the whole tile: the sum of the blended map, and single tiles where they are alone."""
-    head = DenseHead(64, TASKS[:1], hidden_dim=8, depth=1)
-    image = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
-    left, right = (Predictor(head, tiny)(image[..., cut], maps="patch")[0]["maps"]["mass"][0]
-                   for cut in (slice(0, 48), slice(32, 80)))  # fmt: skip
-    [tiled] = Predictor(head, tiny, tile=(32, 48))(image, maps="patch")
-    picture = tiled["maps"]["mass"][0]
-    assert np.allclose(picture[:, :2], left[:, :2], atol=1e-7)
-    assert np.allclose(picture[:, 3:], right[:, 1:], atol=1e-7)
-    assert np.allclose(picture[:, 2], (left[:, 2] + right[:, 0]) / 2, atol=1e-7)
-    assert tiled["mass"] == pytest.approx(float(picture.sum()), rel=1e-6)
-
-
 def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone) -> None:
     tasks = [Task("mass", transform=TargetTransform(log1p=True)), Task("kind", 2, kind="classification")]
     head = CLSGatingHead(64, tasks, mode="query", hidden_dim=8).eval()
@@ -147,14 +132,3 @@ def test_a_tile_is_brought_to_the_heads_size(
     [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
     assert kit.same(tiled["maps"], whole["maps"], 1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
-
-
-def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:
-    head = PyramidHead(64, [Task("h", kind="dense"), Task("m", kind="density")], {"type": "simple_pyramid"})
-    [whole] = Predictor(head, blind)(patchwork(4, 6), maps="patch")
-    [tiled] = Predictor(head, blind, tile=(64, 96))(patchwork(4, 6), maps="patch")
-    assert tiled["maps"]["h"].shape == (1, 16, 24)
-    assert np.array_equal(whole["maps"]["h"], tiled["maps"]["h"])
-    [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps="patch")
-    assert tiled["maps"]["h"].shape == (1, 16, 24)
-    assert tiled["m"] == pytest.approx(float(tiled["maps"]["m"].sum()), rel=1e-5)

@@ -10,13 +10,7 @@ import torch.nn.functional as F
 from tests.kit import same
 from torch import nn
 
-from dinoneck import (
-    Backbone,
-    ConfigError,
-    SimplePyramid,
-    SpatialTuningAdapter,
-    load_backbone,
-)
+from dinoneck import Backbone, ConfigError, SimplePyramid, SpatialTuningAdapter, load_backbone
 from dinoneck.interop import PyramidEncoder, find_encoder
 
 

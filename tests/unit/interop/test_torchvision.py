@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, RetinaNet
+from torch import nn
+from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import MultiScaleRoIAlign
 
 from dinoneck import SimplePyramid, load_backbone
-from dinoneck.interop import TorchvisionBackbone, find_encoder
+from dinoneck.interop import TorchvisionBackbone
 
 SIDES = (16, 32, 64, 128, 256)
 
@@ -36,24 +35,6 @@ def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0
 
 def retinanet(backbone: TorchvisionBackbone) -> nn.Module:
     return RetinaNet(backbone, anchor_generator=anchors(backbone), **look(backbone))
-
-
-def faster_rcnn(backbone: TorchvisionBackbone) -> nn.Module:
-    names = [str(level) for level in range(len(backbone.strides) - backbone.extra_levels)]
-    pool = MultiScaleRoIAlign(names, output_size=3, sampling_ratio=2)
-    return FasterRCNN(backbone, rpn_anchor_generator=anchors(backbone), box_roi_pool=pool, **look(backbone))
-
-
-DETECTORS = [retinanet, faster_rcnn]
-
-
-def scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    images = [torch.rand(3, 96, 128), torch.rand(3, 80, 112)]
-    targets = [
-        {"boxes": torch.tensor([[8.0, 8.0, 40.0, 60.0], [50.0, 20.0, 90.0, 70.0]]), "labels": torch.tensor([1, 2])},
-        {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)},
-    ]
-    return images, targets
 
 
 def test_images_arrive_as_the_backbone_wants_them() -> None:
@@ -88,24 +69,3 @@ def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None
         y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(cols) * stride, indexing="ij")
         torch.testing.assert_close(found[start : start + rows * cols], torch.stack((x, y), -1).reshape(-1, 2))
         start += rows * cols
-
-
-@pytest.mark.parametrize("build", DETECTORS)
-@pytest.mark.parametrize("extra_levels", [0, 2])
-def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
-    """Finite losses, a gradient for whatever is trainable and none for what is frozen; boxes in the image."""
-    detector = build(body(extra_levels)).train()
-    find_encoder(detector).backbone.unfreeze_last(1)
-    images, targets = scenes()
-    losses = detector(images, targets)
-    total = sum(losses.values())
-    assert torch.isfinite(total)
-    total.backward()
-    for name, parameter in detector.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, name
-    assert not find_encoder(detector).backbone.adapter.blocks[0].training
-    with torch.no_grad():
-        answers = detector.eval()(images)
-    for image, answer in zip(images, answers, strict=True):
-        assert torch.isfinite(answer["scores"]).all()
-        assert (answer["boxes"][:, 2] <= image.shape[-1]).all()

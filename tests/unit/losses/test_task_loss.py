@@ -135,6 +135,7 @@ def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> N
         assert gradient[1].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_it_compiles_whole_with_everything() -> None:
     outputs, targets, masks = a_batch(torch.float32)
     loss = TaskLoss(TASKS, [FIVE], UncertaintyWeighting(NAMES), [HELD])

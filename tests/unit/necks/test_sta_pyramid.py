@@ -98,26 +98,6 @@ def copying(**options: Any) -> STAPyramid:
     return neck
 
 
-@pytest.mark.parametrize("patch", [14, 16])
-def test_cells_lie_at_their_centres(patch: int) -> None:
-    neck, tokens = copying(upsample="bilinear", downsample="avgpool", patch_size=patch), places((10, 13), patch)
-    fine, middle, coarse = neck(tokens).maps
-    assert neck.strides == (patch / 2, patch, 2 * patch)
-    assert torch.equal(middle, tokens.maps()[0])
-    assert torch.equal(middle, centres(middle, patch))
-    inside = (..., slice(1, -1), slice(1, -1))
-    assert torch.allclose(fine[inside], centres(fine, patch / 2)[inside], rtol=0, atol=1e-10)
-    assert torch.allclose(coarse[..., :-1], centres(coarse, 2 * patch)[..., :-1], rtol=0, atol=1e-10)
-    assert torch.equal(coarse[0, 0, :, -1], middle[0, 0, ::2, -1])  # the 13th column has no partner
-
-
-def test_the_strided_convolution_is_a_quarter_cell_off() -> None:
-    coarse = copying(patch_size=16)(places((8, 12), 16)).maps[2]
-    inside = (..., slice(1, None), slice(1, None))
-    off = (coarse - centres(coarse, 32.0))[inside] / 32
-    assert torch.allclose(off, torch.tensor(-0.25, dtype=torch.float64), rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize(("grid", "patch"), [((1, 1), 14), ((1, 7), 20), ((23, 23), 14), ((46, 31), 16)])
 def test_asked_strides_are_exact_at_any_patch(grid: tuple[int, int], patch: int) -> None:
     neck = copying(upsample="bilinear", downsample="avgpool", strides=(8, 16, 32), patch_size=patch)

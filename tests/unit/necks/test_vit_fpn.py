@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.kit import WIDTH
 from tests.kit import tokens as tokens_of
-from torch import Tensor, nn
+from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from dinoneck import SpatialTuningAdapter, Tokens, ViTFPN
+from dinoneck import SpatialTuningAdapter, ViTFPN
 from dinoneck.layers import ConvBlock
 from dinoneck.necks import TopDown
 
@@ -65,54 +65,3 @@ def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
 def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
     for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
         assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {count}
-
-
-def coordinate_tokens(rows: int, cols: int, layers: int, prefix: int = 5) -> Tokens:
-    """Patch (r, c) holds r and c in its first two channels; the prefix holds a value that must not leak."""
-    x = torch.full((1, prefix + rows * cols, WIDTH), 1e6, dtype=DOUBLE)
-    x[:, prefix:] = 0.0
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).to(DOUBLE)
-    x[0, prefix:, :2] = places
-    return Tokens.from_sequence(
-        [x.clone() for _ in range(layers)], image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix
-    )
-
-
-def passing(neck: ViTFPN) -> ViTFPN:
-    """A neck that passes the first two channels on: identity projections, laterals and centre taps."""
-    with torch.no_grad():
-        for name, parameter in neck.named_parameters():
-            parameter.zero_()
-            if name.endswith(("linear.weight", "laterals.0.weight", "laterals.1.weight", "laterals.2.weight")):
-                parameter[:2, :2].copy_(torch.eye(2))
-            if "conv.weight" in name:
-                parameter[:2, :2, 1, 1].copy_(torch.eye(2))
-    return neck
-
-
-@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-def test_cells_stand_where_their_patches_stand(downsample: Any) -> None:
-    rows, cols = 8, 12
-    neck = passing(neck_of(3, downsample=downsample, norm=None, activation=None))
-    laterals = neck.top_down.laterals
-    with torch.no_grad():  # every level alone first: nothing comes down
-        for lateral in (laterals[1], laterals[2]):
-            lateral.weight.zero_()
-    r, c = torch.meshgrid(torch.arange(rows, dtype=DOUBLE), torch.arange(cols, dtype=DOUBLE), indexing="ij")
-    p2 = neck(coordinate_tokens(rows, cols, 3)).maps[0]
-    assert torch.equal(p2[0, 0], r)
-    assert torch.equal(p2[0, 1], c)
-    with torch.no_grad():
-        for lateral in (laterals[1], laterals[2]):
-            lateral.weight[:2, :2].copy_(torch.eye(2))
-    shift = 0.0 if downsample == "conv" else 0.5  # a stride-2 tap reads cells 0, 2, 4 ...; means stand between
-    p3 = r[::2, ::2] + shift
-    p4 = r[::4, ::4] + 3 * shift
-
-    def up(x: Tensor) -> Tensor:
-        return x.repeat_interleave(2, 0).repeat_interleave(2, 1)
-
-    maps = neck(coordinate_tokens(rows, cols, 3)).maps
-    assert torch.allclose(maps[2][0, 0], p4)
-    assert torch.allclose(maps[1][0, 0], p3 + up(p4))
-    assert torch.allclose(maps[0][0, 0], r + up(p3 + up(p4)))

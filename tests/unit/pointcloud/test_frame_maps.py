@@ -9,7 +9,6 @@ from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import room
 
 from dinoneck import Backbone, GridError
-from dinoneck.points import PointProjector, lift
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +26,3 @@ def test_maps_are_the_backbones_own(frames: Frames, tiny: Backbone) -> None:
     assert cameras.size == (96, 160) and torch.allclose(cameras.K, frames.cameras.resize((96, 160)).K)
     with pytest.raises(GridError):
         frame_maps(tiny, frames, size=(50, 64))
-
-
-def test_a_point_finds_its_place_at_any_size(frames: Frames) -> None:
-    """Maps that hold each cell's own place in the image: lifting gives a point's pixel, whatever the ViT saw."""
-    points = frames.cameras[:1].unproject(frames.depth[:1])[0, 12:36, 16:48].reshape(-1, 3)
-    expected, _ = frames.cameras[:1].project(points)
-    v, u = torch.meshgrid(torch.arange(8).double(), torch.arange(8).double(), indexing="ij")
-    place = torch.stack([(u + 0.5) / 8 * 64 - 0.5, (v + 0.5) / 8 * 48 - 0.5])[None]
-    for size in ((48, 64), (112, 112), (96, 160)):
-        feats, valid = lift(place, PointProjector()(points, frames.cameras[:1].resize(size)))
-        assert bool(valid.all())
-        assert torch.allclose(feats, expected[0], atol=1e-6)

@@ -6,57 +6,18 @@ import numpy as np
 import pytest
 import torch
 from examples.pointcloud.instances import AP_OF, LEAST_POINTS, Masks, connected_masks, instance_precision, true_masks
-from examples.pointcloud.room_batches import IGNORED
 from torch import Tensor
 
 from dinoneck.points import VoxelGrid
 
 NAMES = ("floor", "box", "chair")
 FLOOR, BOX, CHAIR = range(3)
-# corner, sides and class of every object; they stand apart, on a floor that is no object
-OBJECTS = (
-    ((0, 0, 1), (3, 3, 3), BOX),
-    ((6, 0, 1), (4, 3, 3), BOX),
-    ((0, 6, 1), (3, 4, 5), CHAIR),
-    ((12, 12, 1), (3, 3, 4), CHAIR),
-)
-
-
-def scene(objects: object = OBJECTS) -> tuple[VoxelGrid, Tensor, Tensor]:
-    """Return the voxels of a floor with objects on it, the class of each voxel and its object, -1 = none."""
-    cells: dict[tuple[int, int, int], tuple[int, int]] = {(x, y, 0): (FLOOR, -1) for x in range(16) for y in range(16)}
-    for number, (corner, sides, label) in enumerate(objects):  # type: ignore[arg-type, var-annotated]
-        for step in np.ndindex(*sides):
-            x, y, z = (a + b for a, b in zip(corner, step, strict=True))
-            cells[(x, y, z)] = (label, number)
-    coords, values = torch.tensor(list(cells)), torch.tensor(list(cells.values()))
-    grid = VoxelGrid.from_coords(coords)
-    order = torch.empty_like(grid.inverse)
-    order[grid.inverse] = torch.arange(len(coords))
-    return VoxelGrid.from_coords(grid.coords), values[order, 0], values[order, 1]
-
-
-def sure(labels: Tensor, probability: float = 0.9) -> Tensor:
-    shares = torch.full((len(labels), len(NAMES)), (1 - probability) / (len(NAMES) - 1))
-    return shares.scatter(1, labels[:, None], probability)
 
 
 def of(grid: VoxelGrid, probabilities: Tensor, labels: Tensor, instances: Tensor) -> dict[str, float | None]:
     found = instance_precision([(connected_masks(grid, probabilities), true_masks(labels, instances))], NAMES)
     assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}, "no object is a floor"
     return {name: found[name] for name in AP_OF}
-
-
-def test_a_perfect_prediction_has_ap_1_and_points_of_no_object_count_for_nothing() -> None:
-    grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))  # the last has too few points
-    for known, objects in (
-        (labels, instances),
-        (labels, instances.where(instances != 4, -1)),
-        (labels.where(instances != 3, IGNORED), instances),  # predicted all the same
-    ):
-        assert of(grid, sure(labels), known, objects) == {"AP": 1.0, "AP50": 1.0, "AP25": 1.0}
-    nothing = of(grid, sure(labels), labels, torch.full_like(instances, -1))
-    assert nothing == {"AP": None, "AP50": None, "AP25": None}
 
 
 def test_connected_voxels_are_those_of_dense_labels() -> None:

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from examples.pointcloud.res16unet import Res16UNet
-from examples.pointcloud.sparse_conv import SubmanifoldConv, sparse
 from torch import Tensor, nn
 
 from dinoneck.points import PlainSparse, VoxelGrid
-from dinoneck.points.keys import REACH
 
 C_IN = 3
 SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
@@ -129,14 +127,6 @@ def test_it_is_the_dense_network_with_zeros_outside() -> None:
     grads = (torch.autograd.grad((out * loss).sum(), weights) for out in (own, dense))
     for got, expected in zip(*grads, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
-    ends = torch.tensor([[-REACH, 0, 0], [REACH - 1, 0, 0], [REACH - 2, 0, 0], [0, -REACH, 5], [0, REACH - 1, 5]])
-    grid, conv = VoxelGrid.from_coords(ends), SubmanifoldConv(1, 1, 5)
-    nn.init.ones_(conv.weight)
-    out = conv(sparse(grid, torch.ones(5, 1))).feats.flatten()
-    assert out[grid.inverse].tolist() == [1, 2, 2, 1, 1]
 
 
 def test_the_defaults_are_res16unet34c() -> None:

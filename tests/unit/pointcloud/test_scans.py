@@ -11,7 +11,7 @@ import torch
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import CLASSES, Room, room
-from examples.pointcloud.scans import check_names, normals_of, read_cloud
+from examples.pointcloud.scans import check_names, read_cloud
 from PIL import Image
 
 from dinoneck import DataError, FeatureStore
@@ -92,10 +92,3 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
         assert torch.equal(cloud.labels, made.labels[rows] + 10) and torch.equal(cloud.instances, made.labels[rows])
     with pytest.raises(DataError, match="scene0000_00"):
         check_names(["scene0000_01"], ["scene0000_00", "scene0000_01", "office"])
-
-
-def test_normals_are_those_of_planes_towards_the_camera() -> None:
-    made = room(0, views=3, size=(12, 16), points=100_000)
-    cosine = (normals_of(made.points, made.frames.cameras) * made.normals).sum(1)
-    assert float((cosine > 0.99).double().mean()) > 0.7  # the others lie at edges
-    assert not normals_of(made.points[:2], made.frames.cameras).any()

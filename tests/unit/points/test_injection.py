@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.points.plain_unet import C_DINO, NAMES, UP, PlainUNet, cloud, halved, injection_of, pyramid_of
-from torch import Tensor, nn
+from tests.unit.points.plain_unet import C_DINO, NAMES, PlainUNet, cloud, halved, injection_of, pyramid_of
+from torch import Tensor
 
 from dinoneck import ConfigError
 from dinoneck.points import DecoderInjection, GatedFusion, PlainSparse
@@ -149,31 +149,7 @@ def test_the_network_inside_is_not_called_around_the_wrapper() -> None:
     assert level() is None  # nothing is held after inference
 
 
-def test_copies_are_whole_and_independent() -> None:
-    x, wrapped, pyramid = cloud(), injection_of().wrap(PlainUNet(), NAMES), pyramid_of(cloud())
-    before, twin = wrapped(x, pyramid=pyramid), copy.deepcopy(wrapped)
-    assert torch.equal(twin(x, pyramid=pyramid), before)
-    nn.init.ones_(twin.injection.levels["1"].proj.weight)
-    assert not torch.equal(twin(x, pyramid=pyramid), before)
-    assert torch.equal(wrapped(x, pyramid=pyramid), before)
-
-
 # -- stats and errors ---------------------------------------------------------------------------------------
-
-
-def test_stats_of_the_last_pass() -> None:
-    x, injection = cloud(), awake(injection_of())
-    pyramid = pyramid_of(x)
-    injection.wrap(PlainUNet(), NAMES)(x, pyramid=pyramid)
-    assert list(injection.stats) == [2, 1]
-    level = injection.stats[1]
-    assert (level.voxels, level.channels) == (len(x.coords), UP[1])
-    assert level.hit_rate == pytest.approx(float(pyramid[1].valid.float().mean()))
-    xs, f, valid = torch.randn(9, UP[1]), torch.randn(9, C_DINO), torch.arange(9) > 2
-    out = injection(xs, f, valid, stride=1)
-    assert injection.stats[1].ratio == pytest.approx(((out - xs).norm() / xs.norm()).item(), rel=1e-5)
-    injection(xs[:0], f[:0], valid[:0], stride=1)
-    assert (injection.stats[1].hit_rate, injection.stats[1].ratio) == (0.0, 0.0)
 
 
 def test_threads_do_not_see_each_others_pyramids() -> None:
@@ -219,16 +195,3 @@ def test_the_fusion_is_its_formula() -> None:
     assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": sum(gates) / len(gates)}, abs=1e-6)
     fusion(x3, x2, torch.zeros_like(valid))
     assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0}
-
-
-def test_unseen_points_keep_their_bits_and_teach_nothing() -> None:
-    fusion = GatedFusion(6, 5, 5)
-    x3, x2, valid = points(64)
-    x3[::7] = -0.0
-    x3.requires_grad_()
-    out = fusion(x3, x2, valid)
-    assert torch.equal(out[~valid].view(torch.int32), x3.detach()[~valid].view(torch.int32))
-    (gradient,) = torch.autograd.grad(out[~valid].sum(), x3)
-    assert torch.equal(gradient, (~valid).float()[:, None].expand_as(x3))
-    other = torch.where(valid[:, None], x2, torch.randn_like(x2))
-    assert torch.equal(fusion(x3, other, valid), out)

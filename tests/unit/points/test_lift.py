@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.kit import same, tokens_from
+from tests.kit import same
 from torch import Tensor, nn
 
 from dinoneck.points import Links, SparseFeatures, VoxelGrid, lift
@@ -145,16 +145,6 @@ def test_many_points_in_a_voxel_still_give_their_mean(dtype: torch.dtype) -> Non
     grid = VoxelGrid.from_coords(torch.zeros(count, 3).long())
     found = lift(torch.full((1, 2, 1, 1), 3.0, dtype=dtype), links, grid, "nearest").feats
     assert torch.allclose(found.double(), torch.tensor(3.0).double(), rtol=torch.finfo(dtype).eps)
-
-
-def test_maps_of_tokens_are_read_behind_cls_and_registers() -> None:
-    sequence = torch.randn(VIEWS, 3 + ROWS * COLS, CHANNELS)
-    sequence[:, :3] = torch.nan
-    (maps,) = tokens_from(sequence, ROWS, COLS, 3).maps()
-    for own in (maps, maps[1:2], maps[:, :, :1], maps.contiguous()):
-        links, grid = replace(drawn(views=len(own)), num_views=len(own)), voxels()
-        found, expected = lift(own, links, grid), lift(own.clone(memory_format=torch.contiguous_format), links, grid)
-        assert torch.allclose(found.feats, expected.feats, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])

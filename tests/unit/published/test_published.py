@@ -17,15 +17,7 @@ from tests.unit.published import official_files as official
 from tests.unit.published.narrow import PATCH, WIDTH, narrowed
 from torch import Tensor
 
-from dinoneck import (
-    BackboneError,
-    CheckpointError,
-    Predictor,
-    Tokens,
-    list_published,
-    load_backbone,
-    load_published,
-)
+from dinoneck import BackboneError, CheckpointError, Predictor, Tokens, list_published, load_backbone, load_published
 from dinoneck.data import Preprocessing
 from dinoneck.published import table
 from dinoneck.published.names import renamed, translated
@@ -82,7 +74,7 @@ def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid:
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.size > LARGE)) for row in ROWS]
+    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * ("chmv2" in row.name)) for row in ROWS]
 )
 def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_path: Path) -> None:
     shapes, form = official.shapes_of(row.name)
@@ -240,6 +232,7 @@ def test_the_table_settles_the_traps() -> None:
     assert all(len(row.build().tasks[0].labels) in (0, 21, 150, 1000) for row in ROWS)
 
 
+@pytest.mark.slow
 def test_files_of_transformers_give_the_same_head(tmp_path: Path) -> None:
     """Its modules with random weights are the peer: a classifier, DPT on DINOv2, and CHMv2 under its own names."""
     hf = pytest.importorskip("transformers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -45,20 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def file_backbone(folder: Path, name: str = "dinov2_vits14", pos_embed: str = "official") -> object:
     return load_backbone(name, checkpoint=folder / "backbone.safetensors", pos_embed=pos_embed)  # type: ignore[arg-type]
-
-
-def test_two_published_heads_share_one_pass(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heads = {name: load_published(name, weights=folder / f"{name}.pth") for name in (DEPTH, CLASSES)}
-    with caplog.at_level(logging.WARNING):
-        predictor = Predictor(heads, file_backbone(folder))  # type: ignore[arg-type]
-    assert "vit_small_patch14_dinov2" in caplog.text  # weights of a file cannot be compared
-    assert len(predictor.passes) == 1
-    assert predictor.preprocess.placement((70, 100)).canvas == (70, 112)
-    [rows] = predictor(folder / "image.png", maps="patch")
-    depth, classes = rows[DEPTH], rows[CLASSES]
-    assert 0.001 <= depth["depth"] <= 10.0
-    assert depth["maps"]["depth"].shape == (1, 20, 32)
-    assert classes["maps"]["class"].shape == (21, 5, 8)
 
 
 def test_other_backbones_are_refused(folder: Path) -> None:

@@ -28,17 +28,8 @@ from benchmarks.service import (
 )
 from PIL import Image
 from tests import kit
-from tests.unit.test_orientation import FORMS, folder_of, upright_of
 
-from dinoneck import (
-    ConfigError,
-    DinoneckError,
-    Predictor,
-    STAPyramid,
-    Task,
-    load_backbone,
-    save_head,
-)
+from dinoneck import ConfigError, DinoneckError, Predictor, STAPyramid, Task, load_backbone, save_head
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.serve import Settings, create_app, serve
 
@@ -265,19 +256,6 @@ def served(file: Path) -> Iterator[Served]:
 def free_service(free_head: Path) -> Iterator[Served]:
     with served(free_head) as service:
         yield service
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_predictions_are_those_of_the_upright_image(
-    form: str, free_service: Served, free_head: Path, tmp_path: Path
-) -> None:
-    predictor = Predictor(free_head)
-    for file in folder_of(tmp_path, form):
-        reply = free_service.predict((file.name, file.read_bytes()), query="?maps=lists")
-        assert reply.status == 200, (file.name, reply.json())
-        [expected], [image] = predictor(upright_of(file), maps="patch"), reply.json()["images"]
-        assert image["values"]["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
-        assert np.allclose(image["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
 
 
 @pytest.mark.parametrize("size", [(10, 40), (40, 10), (1, 1)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import shutil
@@ -82,7 +81,7 @@ def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path
     assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10] * 8), (6, [6] * 13 + [2]), (1, [1] * 80)])
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10] * 8), (6, [6] * 13 + [2])])
 def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
                                          sizes: list[int]) -> None:  # fmt: skip
     paths, backbone = write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)]), load_backbone("dinoneck_tiny")
@@ -111,16 +110,6 @@ def test_extraction_goes_on_where_it_stopped(images: Path, filled: FeatureStore,
     assert len(list((tmp_path / "s" / "data").iterdir())) == 3
     reopened = make(tmp_path / "s", two_layers)
     assert reopened.ids == filled.ids
-
-
-def test_shares_make_the_same_store(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    store = make(tmp_path / "s", two_layers)
-    assert store.extract(images, shard=(1, 2)).written == ["b"]
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert store.extract(images).written == ["a", "c"]
-    assert same(store, filled)
 
 
 def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
@@ -153,21 +142,6 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
         make(tmp_path / "s", two_layers).extract(first)
     (tmp_path / "s" / store.shard_of("a")).unlink()
     assert make(tmp_path / "s", two_layers).extract(first).written == ["a", "b"]
-
-
-def test_unusable_images_are_named_or_left_out(
-    tmp_path: Path, two_layers: Backbone, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_images(tmp_path, ["p/m.png"])
-    folder, store = tmp_path / "p", make(tmp_path / "s", two_layers)
-    (folder / "empty.png").touch()
-    (folder / "text.jpg").write_text("no picture")
-    with caplog.at_level(logging.WARNING, logger="dinoneck"):
-        done = store.extract(folder, skip_unusable=True)
-    assert set(done.unusable) == {"empty", "text"}
-    assert "text.jpg" in caplog.text
-    with pytest.raises(DataError, match="gone.png"):
-        store.extract([folder / "gone.png"], root=folder)
 
 
 def outlier_tokens() -> Tokens:

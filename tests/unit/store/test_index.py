@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import multiprocessing
 import os
-import pickle
-import re
 import shutil
 import sqlite3
 import threading
@@ -21,11 +17,8 @@ import pytest
 import torch
 from tests.unit.store.store_samples import make, same, write_images
 
-from dinoneck import Backbone, DataError, FeatureStore, StoreError, load_backbone
-from dinoneck.data import Views
-from dinoneck.errors import DinoneckError
-from dinoneck.store import image_ids, index
-from dinoneck.store.images import plan
+from dinoneck import Backbone, DataError, FeatureStore, StoreError
+from dinoneck.store import index
 
 OLD = 10**9
 
@@ -201,30 +194,6 @@ def test_an_index_replaced_under_an_open_store_is_noticed(root: Path, sound: Fea
         assert torch.equal(threads.submit(value, store, "3").result(), value(sound, "3"))
 
 
-def test_a_removed_store_stays_removed(root: Path) -> None:
-    store = FeatureStore.open(root)
-    shutil.rmtree(root)
-    with pytest.raises(DinoneckError, match="'0'"):
-        store["0"]
-    assert not root.exists()
-
-
-def test_two_stores_copied_over_each_other_are_one_store(
-    root: Path, sound: FeatureStore, tiny: Backbone, tmp_path: Path
-) -> None:
-    """Index and time of modification are those of the second store, as ``rsync -a`` and ``cp -a`` leave them."""
-    write_images(tmp_path / "more", ["0.png", "x.png"], seed=9)
-    other = make(tmp_path / "other", tiny, views="none")
-    other.extract(tmp_path / "more", shard_bytes=1)
-    aged(tmp_path / "other")
-    shutil.copytree(other.path, root, dirs_exist_ok=True)
-    store = FeatureStore.open(root)
-    assert store.ids == ("0", "1", "2", "3", "x")
-    assert torch.equal(value(store, "1"), value(sound, "1"))
-    with pytest.raises(StoreError, match="different images under the id '0'"):
-        store["0"]
-
-
 def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
     with changed(root) as database:
         database.execute("update image set id = 'z' where id = '1'")
@@ -266,31 +235,6 @@ def test_paths_of_all_kinds(sound: FeatureStore, images: Path, tiny: Backbone, t
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
-def test_a_relative_path_may_be_left(root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(root.parent)
-    store = FeatureStore.open("copy")
-    seen: list[tuple[str, ...]] = []
-    thread = threading.Thread(target=lambda: seen.append(store.ids))
-    monkeypatch.chdir("/")
-    thread.start()
-    thread.join()
-    assert seen == [sound.ids]
-
-
-def test_threads_and_copies_have_connections_of_their_own(root: Path, sound: FeatureStore) -> None:
-    store, together = FeatureStore.open(root), threading.Barrier(3)
-
-    def read(_: int) -> int:
-        together.wait(20)  # three threads at once
-        assert torch.equal(value(store, "2"), value(sound, "2"))
-        return id(store.entries._local.database)
-
-    with ThreadPoolExecutor(3) as threads:
-        assert len({*threads.map(read, range(3)), id(store.entries._local.__dict__.get("database"))}) == 4
-    assert same(pickle.loads(pickle.dumps(store)), sound)
-    assert pickle.loads(pickle.dumps(FeatureStore.open(root, check="never"))).check == "never"
-
-
 def test_threads_read_more_files_than_stay_open(
     root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,22 +251,6 @@ def test_threads_read_more_files_than_stay_open(
 
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(read, range(4)))
-
-
-def _read(store: FeatureStore, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
-    queue.put((store["1"].sequence[0].sum().item(), store.entries._local.process))
-
-
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_processes_have_connections_of_their_own(root: Path, method: str) -> None:
-    context = multiprocessing.get_context(method)
-    store, queue = FeatureStore.open(root), context.Queue()
-    expected = store["1"].sequence[0].sum().item()
-    process = context.Process(target=_read, args=(store, queue))
-    process.start()
-    assert queue.get(timeout=100) == (expected, process.pid)
-    process.join(20)
-    assert value(store, "2").isfinite().all()
 
 
 def test_an_index_that_cannot_be_kept_in_the_store_lies_in_the_cache(
@@ -366,15 +294,6 @@ def test_a_remote_store_fetches_its_index_once(
     assert fetched == ["index.sqlite"]
     assert same(store, sound)
     assert store.verify() == []
-
-
-def test_stores_are_joined_by_linking_shards(images: Path, tiny: Backbone, tmp_path: Path, sound: FeatureStore) -> None:
-    halves = [make(tmp_path / str(number), tiny, views="none") for number in range(2)]
-    for number, half in enumerate(halves):
-        half.extract(images, shard=(number, 2))
-    for path in shards(tmp_path / "1"):
-        (tmp_path / "0" / "data" / path.name).symlink_to(path)
-    assert same(FeatureStore.open(tmp_path / "0"), sound)
 
 
 @pytest.mark.parametrize("check", ["first", "always", "never"])
@@ -431,43 +350,6 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
     assert store.extract(images / "0.png", root=images).present == 1  # nothing is missing, so nothing is needed
     free[0] = 3 * 21_000
     assert len(store.extract(images).written) == 3
-
-
-FITS = re.compile(r"A new store of all fits with dtype='(\w+)', (\d) of 4 views, (\d) of 3 layers")
-
-
-@pytest.mark.parametrize("dtype", ["fp16", "int8"])
-def test_the_change_that_a_refusal_names_fits_and_keeps_most(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    free = [0]
-    monkeypatch.setattr("dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
-
-    def made(kind: str, views: int, layers: int) -> FeatureStore:
-        backbone = load_backbone("dinoneck_tiny", layers=[*range(layers)])
-        own = Views(Views.named("flips4").views[:views])
-        return make(tmp_path / f"{kind} {views} {layers}", backbone, views=own, image_size=(96, 96), dtype=kind)
-
-    stores = {key: made(*key) for key in itertools.product(("fp16", "int8"), (1, 2, 3, 4), (1, 2, 3))}
-
-    def refusal(key: tuple[str, int, int]) -> str:
-        try:
-            plan([*image_ids(images).items()], 4, stores[key].description, tmp_path)
-        except StoreError as error:
-            return str(error)
-        return ""
-
-    for room in (4_000, 10_000, 17_000, 30_000, 36_000):
-        free[0] = 4 * room
-        match = FITS.search(refusal((dtype, 4, 3)))
-        assert match is not None
-        named = match[1], int(match[2]), int(match[3])
-        fitting = [key for key in stores if key[0] in (dtype, "int8") and not refusal(key)]
-        assert named in fitting
-        assert named[1] * named[2] == max(views * layers for _, views, layers in fitting)
-        done = stores[named].extract(images)
-        assert len(done.written) + done.present == 4
-        assert sum(path.stat().st_size for path in shards(Path(stores[named].path))) <= free[0]
 
 
 def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, tiny: Backbone) -> None:

@@ -12,20 +12,9 @@ import pytest
 import torch
 from tests.unit.training.histories import mean_iou
 
-from dinoneck import (
-    DataError,
-    DenseHead,
-    Task,
-    Tokens,
-    load_backbone,
-)
+from dinoneck import DataError, DenseHead, Task, Tokens, load_backbone
 from dinoneck.data import Pasture
-from dinoneck.training import (
-    MemoryTokens,
-    Recipe,
-    TrainConfig,
-    r2,
-)
+from dinoneck.training import MemoryTokens, Recipe, TrainConfig, r2
 from dinoneck.training import fit as fit_by_default
 from dinoneck.training.scores import confusion_matrix
 from dinoneck.training.table import read_maps

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from dinoneck.training import group_folds
 from dinoneck.training.table import Fold, column_folds
@@ -58,8 +57,3 @@ def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[li
     folds = column_folds(labels)
     assert held_out(folds) == expected
     assert all(sorted([*train, *valid]) == list(range(len(labels))) for train, valid in folds)
-
-
-def test_tensors_are_labels() -> None:
-    expected, found = (group_folds(labels, 2, 0) for labels in ([0, 0, 1, 1], torch.tensor([0, 0, 1, 1])))  # type: ignore[arg-type]
-    assert str(found) == str(expected)

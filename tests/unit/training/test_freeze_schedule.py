@@ -71,17 +71,6 @@ def test_each_stage_moves_its_own_parts_and_nothing_else() -> None:
         assert all((p.grad is None) != p.requires_grad for p in model.parameters())
 
 
-def test_gradients_left_over_from_before_are_dropped() -> None:
-    model, schedule = Model(), FreezeSchedule({0: "last:1", 1: "all"})
-    optimizer = torch.optim.SGD(schedule.param_groups(model, lr=0.1))
-    schedule.start_epoch(0, model, optimizer)
-    model(batch(0)[0]).sum().backward()
-    before = state_of(model)
-    schedule.start_epoch(1, model, optimizer)
-    optimizer.step()
-    assert moved(model, before) == {"head"}
-
-
 def test_learning_rates() -> None:
     model = Model()
 

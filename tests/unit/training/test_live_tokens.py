@@ -15,23 +15,13 @@ from dinoneck import (
     BackboneError,
     FPNHead,
     PatchMeanHead,
-    Predictor,
     TargetTransform,
     Task,
     load_backbone,
     load_head,
     save_head,
 )
-from dinoneck.training import (
-    LiveTokens,
-    MemoryTokens,
-    Recipe,
-    cutmix,
-    engine,
-    fit,
-    manifold_mixup,
-    sources,
-)
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, cutmix, engine, fit, manifold_mixup, sources
 from dinoneck.training.engine import seed_all
 
 IMAGES = 8
@@ -75,18 +65,6 @@ def test_the_trainable_part_moves_and_the_frozen_part_does_not(lora: bool) -> No
     assert moved and moved <= trainable
     assert all("lora" in name for name in moved) == lora
     assert not source.backbone.training
-
-
-def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
-    head, source = a_head(), live()
-    learn(source, head)
-    expected = head.predict(source.batch(IDS))["level"][:, 0].detach()
-    save_head(tmp_path / "h.safetensors", head, backbone=source.backbone, preprocess=source.preprocess)
-    rows = Predictor(tmp_path / "h.safetensors")(PIXELS)
-    assert torch.allclose(torch.tensor([row["level"] for row in rows]).reshape(-1), expected, atol=1e-5)
-    plain = load_backbone("dinoneck_tiny")
-    without = head.predict(plain(source.preprocess(PIXELS)))["level"][:, 0]
-    assert not torch.allclose(without, expected, atol=1e-3), "the LoRA weights are part of the prediction"
 
 
 class Stopped(Exception):

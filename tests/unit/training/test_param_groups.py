@@ -120,16 +120,6 @@ def test_layer_decay_gives_timms_numbers(build: Callable[[], nn.Module]) -> None
         assert found[key]["weight_decay"] == decay
 
 
-def test_layers_are_counted_from_the_last_block_that_runs() -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[2])
-    names = {
-        group["name"]: group["lr"] for group in param_groups(backbone, lr=1.0, layer_decay=0.5, include_frozen=True)
-    }
-    rates = [names[f"backbone.{part}.decay"] for part in ("embeddings", "block0", "block1", "block2")]
-    assert rates == [0.125, 0.25, 0.5, 1.0]
-    assert names["backbone.norm.no_decay"] == 1.0
-
-
 @needs_peft
 def test_lora_weights_are_the_backbones() -> None:
     model = model_of(frozen=True)

@@ -191,17 +191,6 @@ def test_one_fold_is_one_head_on_all_images(meadow: Path, tmp_path: Path) -> Non
     assert transform is not None and transform.mean == pytest.approx(numbers(rows_of(meadow), "crop").mean())
 
 
-def test_values_stay_with_their_images_in_a_shuffled_table(meadow: Path, tmp_path: Path) -> None:
-    """With folds of a column, every image has its true value and fold, whatever the order of rows and columns."""
-    frame = pd.read_csv(meadow).sample(frac=1.0, random_state=3)
-    config = a_run(None, data={"images": str(meadow.parent), "targets": ["crop"]}, folds={"column": "part"})
-    trained(config, tmp_path / "frame", table=frame[sorted(frame.columns)])
-    trained(a_run(meadow, ["crop"], folds={"column": "part"}), tmp_path / "file")
-    found, plain = (pd.read_csv(tmp_path / name / "out_of_fold.csv", index_col="image") for name in ("frame", "file"))
-    assert [*found.index] == [*frame["image"]]
-    assert found[["crop", "fold"]].equals(plain.loc[found.index, ["crop", "fold"]])
-
-
 def test_held_out_images_and_values_change_no_head_and_no_baseline(meadow: Path, tmp_path: Path) -> None:
     """The pixels and values of the images that are held out are replaced; what they are predicted from is not."""
     rows, states = rows_of(meadow), []
@@ -271,18 +260,6 @@ def test_a_segmentation_reads_four_layers_into_a_pyramid(meadow: Path, tmp_path:
     assert report["backbone"]["layers"] == [0, 2, 3, 5]
     assert finite(report["scores"])
     assert {"head", "linear", "head + linear"} == {*report["scores"]["segmentation"]}
-
-
-@pytest.mark.parametrize(
-    "head", [{"type": "pyramid", "neck": {"type": "dpt_neck", "out_channels": 8}}, {"type": "vit_fpn", "fpn_dim": 8}]
-)
-def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any]) -> None:
-    config = a_run(meadow, ["crop", "kind"], head=head, optim={"epochs": 1}, folds={"only": 0})
-    report = trained(config, tmp_path / "run")
-    loaded = load_head(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert [task.name for task in loaded.tasks] == ["crop", "kind"]
-    assert loaded.config["neck"]["type"] == head.get("neck", head)["type"]
-    assert report["config"]["head"] == head
 
 
 def test_numbers_are_classes_where_the_task_is_a_classification(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def live_run(**changes: Any) -> Any:
     return a_run(None, ["GDM_g"], **{**changes, "backbone": {"name": "dinoneck_tiny", **changes.get("backbone", {})}})
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*(pytest.param(own, marks=pytest.mark.slow) for own in ("lora", "blocks")), "plan"])
 def test_files_hold_what_was_trained_along(name: str, tmp_path: Path) -> None:
     """The score of a fold's file is that of the report. An interrupted run gives the same files."""
     config = live_run(**RUNS[name])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 sys.modules["pandas"] = sys.modules["sklearn"] = None
@@ -29,6 +31,7 @@ for call in ("from dinoneck.data import read_table", "Pasture(size=(32, 32)).tab
 """
 
 
+@pytest.mark.slow
 def test_fit_and_prediction_need_no_pandas() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["4", "True", "True"], done.stderr

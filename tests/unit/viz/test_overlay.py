@@ -104,3 +104,11 @@ def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
         with rasterio.open(file) as written:
             assert (written.crs, written.transform) == (position["crs"], position["transform"])
             assert (written.read(1) == expected).all()
+
+
+def test_opencv_reads_the_colours_of_the_classes(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    mask = np.random.RandomState(0).randint(0, 3, (33, 65))
+    [file] = write_maps(tmp_path, "a", {"cover": mask}, [COVER])
+    colours = np.array([colour or (0, 0, 0) for colour in class_colours(LABELS)], np.uint8)
+    assert np.array_equal(cv2.imread(str(file))[..., ::-1], colours[mask])

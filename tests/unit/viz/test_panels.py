@@ -7,16 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from dinoneck import Tokens
 from dinoneck.data import Preprocessing
-from dinoneck.viz import (
-    boxes_panel,
-    heat,
-    pca_panels,
-    pca_rgb,
-)
+from dinoneck.viz import boxes_panel, heat, pca_panels, pca_rgb
+from dinoneck.viz.style import PALETTE
 
 WIDTH = 320  # of one picture
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
@@ -125,3 +121,25 @@ def test_known_boxes_show_on_any_ground() -> None:
         assert {(0, 0, 0), (255, 255, 255)} <= shades
         predicted = np.asarray(boxes_panel(image, BOXES[:1], BOXES[1:]))
         assert (predicted[300, 85:100] != known[300, 85:100]).any(), "predicted boxes look different"
+
+
+def edge(sheet: Image.Image, box: np.ndarray) -> np.ndarray:
+    """The pixels across the left edge of a box, (12 lines, 9 pixels around the edge, 3)."""
+    x0, y0 = box[:2].astype(int).tolist()
+    return np.asarray(sheet)[y0 + 40 : y0 + 72, x0 - 4 : x0 + 5].astype(int)
+
+
+def test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed() -> None:
+    image, far = np.full((540, 900, 3), 128, np.uint8), np.array([[400.0, 300.0, 500.0, 500.0]])
+    known = {"boxes": np.concatenate([BOXES, far]), "names": ["cell", "cell", "clot"]}
+    shifted = BOXES + 5.0  # an IoU above 0.9
+    sheet = boxes_panel(image, {"boxes": shifted, "names": ["cell", "clot"]}, known)
+    grey, shades = np.array([128, 128, 128]), [tuple(ImageColor.getrgb(colour)) for colour in PALETTE[:2]]
+    widths = [(edge(sheet, box) == shade).all(axis=-1).sum(axis=1) for box, shade in zip(shifted, shades, strict=True)]
+    assert (widths[0] == 3).all() and (widths[1] == 1).all(), "the clot is a cell: false"
+    missed = edge(sheet, far[0])[:, 5, 0]  # along the middle of the line
+    assert {*missed.tolist()} == {0, 255} and (np.diff(missed) != 0).sum() >= 3, "black dashes with white gaps"
+    assert (edge(sheet, BOXES[1]) == 0).all(axis=-1).any(), "the cell is missed too"
+    assert (edge(sheet, BOXES[0])[:, :4] == grey).all(), "what is found has no frame of its own"
+    plain = boxes_panel(image, {"boxes": shifted, "names": ["cell", "clot"]}, {"boxes": BOXES})
+    assert ((edge(plain, shifted[1]) == shades[1]).all(axis=-1).sum(axis=1) == 3).all(), "no classes are known"

@@ -11,10 +11,10 @@ import torch
 from dinoneck import Backbone, FPNHead, Predictor, Task
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
+from dinoneck.viz import style
 from dinoneck.viz.scales import outputs, scales, shown_cells
 
 SIZE = (2, 3)  # rows, cols of the maps below
-IMAGE = np.zeros((32, 48, 3), np.uint8)
 LABELS = ("soil", "crop", "weed")
 POSSIBLE = np.random.default_rng(0).dirichlet((8.0, 3.0, 1.0), SIZE).transpose(2, 0, 1)
 RAMP = np.linspace(0.187, 0.446, 6).reshape(1, *SIZE)
@@ -85,3 +85,10 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
     assert frame["soil"].tolist() == [result["soil"] for result in results]
     assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
+
+
+def test_letters_have_11_px_on_a_phone() -> None:
+    sheet = 2 * style.WIDTH_PX + 3 * style.GAP_PX
+    sizes = [(style.CAPTION_PX, style.OVERLAY_PX), (style.LABEL_PX, style.SIDE_PX), (style.FONT_PX, sheet)]
+    assert all(letters * 390 / width >= 11 for letters, width in sizes)
+    assert style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX
