@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
 from benchmarks.parity import PARTS, both_norms, difference
-from dinoneck import Predictor, list_published, load_backbone, load_published
+from dinoneck import DinoneckError, Predictor, list_published, load_backbone, load_published
 from dinoneck.points import PointProjector, lift
 
 # timm's and transformers' name -> entry of the official repository on torch.hub
@@ -71,13 +71,18 @@ def _official(repository: str, entry: str) -> nn.Module:
 
 
 def golden(options: Namespace) -> dict[str, Row]:
-    """Run each open published head on ten images: mean, deviation and largest of its predictions."""
+    """Run each open published head on ten images: mean, deviation and largest of its predictions; or why it did not."""
     images = sorted((options.data / "crop_cover" / "images").iterdir())[:10]
     table: dict[str, Row] = {}
     for head in list_published():
         if head.gated:
             continue
-        rows = Predictor(load_published(head.name), device=options.device)(images)
+        try:
+            rows = Predictor(load_published(head.name), device=options.device)(images)
+        except DinoneckError as error:  # a file is gone, or is another one: the others still run
+            print(f"{head.name}: {error}")
+            table[f"`{head.name}`"] = {"not run": type(error).__name__}
+            continue
         values = torch.stack([torch.cat([torch.as_tensor(x).flatten() for x in row.values()]) for row in rows]).float()
         table[f"`{head.name}`"] = {
             "mean": values.mean().item(),

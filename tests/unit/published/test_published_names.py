@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from pathlib import Path
 from unittest import mock
 
@@ -10,6 +11,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from benchmarks.results import read, write
 from PIL import Image
 from safetensors.torch import save_file
 from tests.hub_server import WRITER, Hub
@@ -173,6 +175,36 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=f"{ANYTHING} was not fetched"):
         load_published(ANYTHING)
+
+
+def test_golden_numbers_of_open_heads_are_stored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make evidence`` stores with the publishers' files; a head whose file is gone is named."""
+    pytest.importorskip("transformers")
+    from benchmarks.evidence import published
+
+    images = tmp_path / "crop_cover" / "images"
+    images.mkdir(parents=True)
+    for i in range(11):
+        shutil.copy(folder / "image.png", images / f"{i:02}.png")
+    rows = [table.row_named(name) for name in (DEPTH, CLASSES, "dinov2_vits14_kitti_linear", CANOPY)]
+
+    def download(url: str, file: str, **_: object) -> None:
+        if "kitti" in url:
+            raise OSError("404")
+        shutil.copy(folder / f"{DEPTH if 'nyu' in url else CLASSES}.pth", file)
+
+    monkeypatch.setattr(published, "list_published", lambda: rows)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: file_backbone(folder))
+    stored = published.golden(Namespace(data=tmp_path, device="cpu"))
+    write(tmp_path / "evidence.json", "evidence", "make evidence", {}, {"published": stored})
+    found = read(tmp_path / "evidence.json")["published"]["rows"]
+    assert [*found] == [f"`{row.name}`" for row in rows[:3]]
+    assert found.pop("`dinov2_vits14_kitti_linear`") == {"not run": "CheckpointError"}
+    assert all([*row] == ["mean", "deviation", "largest"] for row in found.values())
+    [depth] = Predictor(load_published(DEPTH), file_backbone(folder))(folder / "image.png")  # type: ignore[arg-type]
+    assert found[f"`{DEPTH}`"]["mean"] == pytest.approx(depth["depth"], rel=1e-5)
 
 
 def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
