@@ -64,18 +64,18 @@ def _pairs(truth: Array, found: Sequence[Mapping[str, Any]], classes: int) -> Ar
     """Of an image by class (3, K): the sum of the IoU of pairs, their number, and that of segments without a pair."""
     from pycocotools import mask
 
-    ids, places = np.unique(truth, return_inverse=True)
+    ids, places = np.unique(truth, return_inverse=True)  # m known ids, and that of every pixel by its place
     masks = [mask.decode(dict(own["segmentation"])).ravel() > 0 for own in found]
+    # (n, m): pixels that each predicted segment shares with each known id
     shared = np.array([np.bincount(places.ravel()[own], minlength=len(ids)) for own in masks]).reshape(-1, len(ids))
     labels, own_labels = np.abs(ids) // OBJECTS - 1, np.array([own["category_id"] for own in found], np.int64)
     same, areas = own_labels[:, None] == labels, shared.sum(axis=1)
     unknown, crowd = shared @ (ids == UNKNOWN), (shared * same) @ (ids < UNKNOWN)
     iou = shared / (areas[:, None] + np.bincount(places.ravel()) - shared - unknown[:, None])
+    # above 0.5 a segment has one partner at most
     iou = np.where(same & (ids > 0) & (iou > 0.5), iou, 0.0)
-    wrong, missed = (
-        (iou.max(axis=1, initial=0) == 0) & (2 * (unknown + crowd) <= areas),
-        iou.max(axis=0, initial=0) == 0,
-    )
+    wrong = (iou.max(axis=1, initial=0) == 0) & (2 * (unknown + crowd) <= areas)
+    missed = iou.max(axis=0, initial=0) == 0
     sums = np.zeros((3, classes))
     np.add.at(sums[0], own_labels, iou.sum(axis=1))
     np.add.at(sums[1], own_labels, (iou > 0).sum(axis=1))

@@ -198,6 +198,7 @@ class Pass:
             part = whole.places[begin : begin + self.batch_size]
             [tiles] = send([whole.cut(prepared.images, part)], self.device)
             shown = valid.to(tiles).expand(len(part), -1, -1, -1)
+            # without outputs of single members, "number:name": tiles are joined as cells
             averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
             whole.add(part, {name: output for name, output in averages.items() if ":" not in name[1]})
         outputs = whole.sums
@@ -240,6 +241,7 @@ class Pass:
                     found.setdefault((key, name), []).extend(
                         self.views.undo(*pair) if is_map else pair[0] for pair in pairs
                     )
+        # outputs of single members keep their views, the others are means over them
         joined = [
             torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0) for name, parts in found.items()
         ]

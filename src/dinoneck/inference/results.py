@@ -49,6 +49,7 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
         if maps:
             row["maps"] = {name: cells[i].numpy() for name, cells in pictures.items()}
             row |= {GATE: outputs[GATE][i, 0].numpy()} if GATE in outputs else {}
+            # "number:name" is the output of one member; names of tasks hold no colon
             raw = {name: output[i] for name, output in outputs.items() if ":" in name}
             row |= {RAW: raw} if raw else {}
         rows.append(row)

@@ -64,10 +64,10 @@ def load_published(
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
     tuned, record = backbone_of(state) if row.terms else None, backbone_record(row)
-    if tuned is not None:
-        record |= {"weights": {"kind": "file"}, "license": row.terms, "weights_sha256": state_digest(tuned)}
     if tuned == {}:
         raise CheckpointError(f"{file} lacks the weights of the backbone, tuned with {name}", step="tensors")
+    if tuned is not None:
+        record |= {"weights": {"kind": "file"}, "license": row.terms, "weights_sha256": state_digest(tuned)}
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": row.url, "sha256": seen}
     return HeadCheckpoint.from_module(
