@@ -34,6 +34,7 @@ FORMS = (
     "dinov3_vit7b16_synthmix_dpt",
     "dinov2_vits14_depth_anything_v2",
     "dinov2_vits14_depth_anything_v2_indoor",
+    "dinov3_vits16_coco_panoptic_pmt640",
 )
 
 

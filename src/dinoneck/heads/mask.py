@@ -93,7 +93,7 @@ class MaskHead(Head):
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
         lateral = (_mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers))
         self.lateral = nn.ModuleList(lateral)
-        self.scales = nn.Parameter(torch.ones(num_layers, embed_dim, **factory))
+        self.scales = nn.ParameterList(torch.ones(embed_dim, **factory) for _ in range(num_layers))
         self.narrow = nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
         self.queries = nn.Embedding(queries, width, **factory)
         options = {"qkv_fused": False, "mlp_ratio": 1.0, "num_prefix_tokens": 0, "init_values": 1.0, **factory}
@@ -108,7 +108,7 @@ class MaskHead(Head):
         """Re-initialise the weights."""
         super().reset_parameters()
         for name, scale in self.named_parameters():
-            if name == "scales" or ".gamma" in name:
+            if name.startswith("scales.") or ".gamma" in name:
                 nn.init.ones_(scale)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class MaskHead(Head):
         count = self.queries.num_embeddings
         x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
         # queries and prefix tokens have no place: they are not turned
-        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x.device).to(x.dtype)
+        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, exact(x)).to(x.dtype)
         for block in self.blocks:
             x = block(x, rope=rope)
         x = self.norm(x)
@@ -225,15 +225,17 @@ class _Up(nn.Module):
         return smoothed
 
 
-def rotary_positions(grid: GridSize, prefix: int, angles: int, device: torch.device | None = None) -> Tensor:
+def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> Tensor:
     """Return the rotary positions of ``prefix`` tokens without a place, and of the patches of a grid after them.
+
+    Their dtype and device are those of ``like``.
 
     A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 ** (-k / angles).
 
     Shape:
         (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
     """
-    on: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    on: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
     frequencies = 2 * math.pi * 100.0 ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))

@@ -20,7 +20,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.published.names import backbone_of, translated
-from dinoneck.published.table import PublishedHead, row_named
+from dinoneck.published.table import NOT_STATED, PublishedHead, row_named
 from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,15 @@ def load_published(
 
     Args:
         name: as in :func:`list_published`.
-        weights: a local file in the publisher's format, or in that of transformers; the only way for gated heads
-            without a Hub repository. A hash that the publisher states is compared for files of its own format.
+        weights: a local file in the publisher's format, or in that of transformers; the only way for heads without a
+            Hub repository that are gated or state no licence. A hash that the publisher states is compared for files of
+            its own format.
         revision: branch, tag or commit of the Hub repository with the same weights in safetensors, which is then loaded
             in place of the publisher's file.
 
     Raises:
         CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
-            has another hash, it cannot be fetched, or it is gated.
+            has another hash, it cannot be fetched, is gated, or states no licence.
     """
     row = row_named(name)
     if weights is not None and revision is not None:
@@ -63,7 +64,7 @@ def load_published(
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
-    tuned, record = backbone_of(state) if row.terms else None, backbone_record(row)
+    tuned, record = backbone_of(state) if row.tuned else None, backbone_record(row)
     if tuned == {}:
         raise CheckpointError(f"{file} lacks the weights of the backbone, tuned with {name}", step="tensors")
     if tuned is not None:
@@ -128,14 +129,14 @@ def _file(row: PublishedHead, revision: str | None) -> Path:
     """The local path of a row's file, downloaded once: the Hub's copy of a revision, else the publisher's.
 
     Raises:
-        CheckpointError: if it is gated, has no Hub repository, or cannot be fetched.
+        CheckpointError: if it is gated or without a licence, has no Hub repository, or cannot be fetched.
     """
-    if revision is not None or (row.hub and (row.gated or row.terms)):
+    if revision is not None or (row.hub and (row.gated or row.tuned)):
         return _from_hub(row, revision)
-    if row.gated:
+    if row.gated or row.licence == NOT_STATED:
+        why = f"is given only to people who accepted the terms of {row.licence}" if row.gated else "states no licence"
         raise CheckpointError(
-            f"{row.name} is given only to people who accepted the terms of {row.licence}: request {row.url} from its "
-            "publisher and pass the file, weights=FILE (--weights FILE)",
+            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights FILE)",
             step="hub",
         )
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)

@@ -18,6 +18,22 @@ Tensors = Mapping[str, Tensor]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 # names of publishers and of transformers -> ours, applied in this order
 _HEAD: Rules = (
+    (r"^network\.(decoder\.)?bn\.", "norms."),  # PMT's; its names follow
+    (r"^network\.(decoder\.)?", ""),
+    (r"^lateral_projections\.", "lateral."),
+    (r"^scalers\.", "scales."),
+    (r"^q\.", "queries."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.", ".attn."),
+    (r"\.layer_scale(\d)\.lambda1$", r".gamma_\1"),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    (r"^decoder_norm\.", "norm."),
+    (r"^class_head\.", "classes."),
+    (r"^mask_head\.", "masks."),
+    (r"^upscale\.(\d)\.conv1\.", r"up.\1.grow."),
+    (r"^upscale\.(\d)\.conv2\.", r"up.\1.smooth."),
+    (r"^upscale\.", "up."),
     (r"^(decode_head|neck|head)\.", ""),
     (r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.", r"neck.reassemble.\2.readout_linear."),
     (r"^reassemble_blocks\.projects\.(\d)\.conv\.", r"neck.reassemble.\1.project."),
@@ -40,8 +56,12 @@ _HEAD: Rules = (
     (r"^((classifier|conv_depth|conv_seg)\.)?(weight|bias)$", r"readouts.0.\3"),
     (r"^bn\.", "readouts.0.norm."),
 )
-# transformers stores the lateral unit of the coarsest block, and never calls it
-_UNUSED = re.compile(r"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*num_batches_tracked$")
+_COUNT = "num_batches_tracked"  # of a batch norm, which only its training reads
+# transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of attention are of its
+# training
+_UNUSED = re.compile(
+    rf"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*({_COUNT}|attn_mask_probs)$"
+)
 _BACKBONE: Rules = (
     (r"encoder\.layer\.", "blocks."),
     (r"layernorm\.", "norm."),
@@ -79,7 +99,8 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
     for theirs in state:
         if not _UNUSED.match(theirs) and given.setdefault(renamed(theirs), theirs) != theirs:
             unknown.append(theirs)
-    shapes = {name: tuple(x.shape) for name, x in own.items()}
+    counts = {name: torch.zeros((), dtype=torch.int64) for name in own if name.endswith(_COUNT)}
+    shapes = {name: tuple(x.shape) for name, x in own.items() if name not in counts}
     norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {
         name.rpartition(".")[0] for name in own
     }
@@ -106,7 +127,7 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
         weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         tensors[f"{layer}.weight"] = weight * scale
         tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
-    return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
+    return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()} | counts
 
 
 def backbone_of(state: Tensors) -> dict[str, Tensor]:

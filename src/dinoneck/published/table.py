@@ -26,6 +26,8 @@ _SPREAD = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # depth
 _CLASSES = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
 _WHOLE = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
 _DOUBLE = {"upsample": "double", "align_corners": True}
+_COCO_THINGS = 80
+NOT_STATED = "not stated"
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
@@ -35,7 +37,7 @@ class PublishedHead:
 
     Attributes:
         name: ``{backbone}_{data}_{form}``, as :func:`load_published`, Predictor and ``--heads`` take it.
-        task: ``classification``, ``depth``, ``canopy height`` or ``segmentation``.
+        task: ``classification``, ``depth``, ``canopy height``, ``segmentation``, ``instances`` or ``panoptic``.
         backbone: timm's name of the frozen backbone, with its tag.
         url: the publisher's file.
         layers: block indices that the head reads.
@@ -43,9 +45,9 @@ class PublishedHead:
         head: ``{"type", "config"}`` of the module; the labels of classes are filled in from ``labels``.
         norm: whether the final norm is applied to the layers.
         hub: a Hub repository with the same weights in safetensors; None if there is none.
-        labels: the classes, ``imagenet``, ``ade20k`` or ``voc2012``; empty for values.
-        terms: the licence, where it is not that of the backbone, whose weights then are in the file too: they were
-            tuned along.
+        labels: the classes, as for :func:`labels_of`; empty for values.
+        terms: the licence, where it is not that of the backbone.
+        tuned: whether the backbone was tuned along, so that its weights are in the file too.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PublishedHead:
     hub: str | None = None
     labels: str = ""
     terms: str = ""
+    tuned: bool = False
 
     @property
     def model(self) -> Known:
@@ -92,7 +95,9 @@ class PublishedHead:
 
         config = {**self.head["config"]}
         if self.labels:
-            config["tasks"] = [{**config["tasks"][0], "labels": labels_of(self.labels)}]
+            [task], labels = config["tasks"], labels_of(self.labels)
+            things = {"things": labels[:_COCO_THINGS]} if task["kind"] == "panoptic" else {}
+            config["tasks"] = [{**task, "labels": labels, **things}]
         with torch.device("meta"):
             return cast("Head", registry.resolve(self.head["type"]).from_config(config).eval())
 
@@ -141,17 +146,29 @@ def row_named(name: str) -> PublishedHead:
 
 
 def labels_of(data: str) -> list[str]:
-    """Return the classes of ``imagenet``, ``voc2012`` or ``ade20k``; a name of several is followed by its index."""
+    """Return the classes of a data set; a name of several classes is followed by its index.
+
+    Args:
+        data: ``imagenet``, ``voc2012``, ``ade20k``, ``coco`` (80 things) or ``coco_panoptic`` (and 53 of stuff).
+    """
+    if data == "coco_panoptic":
+        return [*labels_of("coco"), *_listed("coco_stuff")]
     if data == "ade20k":
-        return Path(__file__).with_name("ade20k.txt").read_text("utf-8").split("\n")[:-1]
+        return _listed(data)
     from torchvision import models
 
     weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
-    if data == "voc2012":
+    if data == "coco":
+        weights = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    elif data == "voc2012":
         weights = models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-    names = weights.meta["categories"]
+    names = [name for name in weights.meta["categories"] if data != "coco" or name not in ("__background__", "N/A")]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
+def _listed(data: str) -> list[str]:
+    return Path(__file__).with_name(f"{data}.txt").read_text("utf-8").split("\n")[:-1]
 
 
 def _task(name: str, kind: str = "dense", **fields: Any) -> dict[str, Any]:
@@ -259,12 +276,32 @@ def _depth_anything() -> Iterator[PublishedHead]:
             task, terms = _task("depth", activation="relu"), "Apache-2.0" if short == "s" else "CC-BY-NC-4.0"
             if far:
                 task = _task("depth", activation="sigmoid", unit="m", transform=_times(float(far)))
-                terms = "not stated"
+                terms = NOT_STATED
             hub = f"depth-anything/Depth-Anything-V2{data}-{_SIZES[short].capitalize()}-hf"
             yield PublishedHead(
                 f"dinov2_vit{short}14_depth_anything_v2{suffix}", "depth", timm, f"https://huggingface.co/{hub}",
-                _SPREAD[depth], inputs, _dpt(width, task, neck), hub=hub, terms=terms,
+                _SPREAD[depth], inputs, _dpt(width, task, neck), hub=hub, terms=terms, tuned=True,
             )  # fmt: skip
+
+
+_MASKS = {  # data -> ViTs and sides of the images in pixels, classes, task and queries
+    "coco_panoptic": ("s640 b640 l640 l1280", "coco_panoptic", _task("objects", "panoptic", dim=133), 200),
+    "coco_instance": ("l640 l1280", "coco", _task("objects", "instances", dim=80), 200),
+    "ade20k_semantic": ("l512", "ade20k", _task("class", "segmentation", dim=150), 100),
+}
+
+
+def _mask_heads() -> Iterator[PublishedHead]:
+    """PMT, masks by queries on frozen DINOv3; its pages state no licence, so its files are not downloaded."""
+    for data, (sizes, labels, task, queries) in _MASKS.items():
+        for short, pixels in ((size[0], int(size[1:])) for size in sizes.split()):
+            timm, width, depth = _backbone(f"dinov3_vit{short}16")
+            head = {"type": "mask", "config": {"embed_dim": width, "tasks": [task], "num_queries": queries}}
+            inputs = _WHOLE if labels == "ade20k" else {"size": (pixels, pixels), "resize": "pad"}
+            url = f"https://huggingface.co/tue-mps/{data}_pmt_{_SIZES[short]}_{pixels}_dinov3"
+            layers = _SPREAD[depth] if depth == 12 else (5, 11, 17, 23)
+            name, kind = f"dinov3_vit{short}16_{data}_pmt{pixels}", task["kind"]
+            yield PublishedHead(name, kind, timm, url, layers, inputs, head, labels=labels, terms=NOT_STATED)
 
 
 def _rows() -> Iterator[PublishedHead]:
@@ -274,6 +311,7 @@ def _rows() -> Iterator[PublishedHead]:
             yield from heads(base, size, *_backbone(base)[1:])
     yield from _dinov3_heads()
     yield from _depth_anything()
+    yield from _mask_heads()
 
 
 ROWS = {row.name: row for row in _rows()}

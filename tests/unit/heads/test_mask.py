@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.unit.published import official_files as official
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
@@ -27,11 +27,13 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.export import export_head
+from dinoneck.grid import GridSize
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss
 from dinoneck.losses.task_loss import known_masks
+from dinoneck.published.names import renamed
 from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
@@ -53,54 +55,12 @@ def tokens_of(rows: int, cols: int, prefix: int, **how: Any) -> Tokens:
 
 
 def plain(head: MaskHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Class and mask logits by the formula, with attention written out."""
-    own = dict(head.state_dict())
-    rows, cols = tokens.grid
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return x @ own[f"{name}.weight"].T + own.get(f"{name}.bias", 0.0)
-
-    def norm(x: Tensor, name: str, eps: float) -> Tensor:
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
-        return x * own[f"{name}.weight"] + own[f"{name}.bias"]
-
-    fused: Any = 0.0
-    for i, x in enumerate(tokens.sequence):
-        mean, var = own[f"norms.{i}.running_mean"], own[f"norms.{i}.running_var"]
-        x = (x - mean) / (var + 1e-5).sqrt() * own[f"norms.{i}.weight"] + own[f"norms.{i}.bias"]
-        fused = fused + (x + linear(F.gelu(linear(x, f"lateral.{i}.0")), f"lateral.{i}.2")) * own["scales"][i]
-    fused = linear(fused, "narrow") if "narrow.weight" in own else fused
-    x = torch.cat([own["queries.weight"].expand(len(fused), -1, -1), fused], 1)
-    count, width = x.shape[1] - rows * cols, x.shape[2]
-    d = width // 2 // 4  # two heads
-    angles = torch.zeros(x.shape[1], 4 * d, dtype=x.dtype)
-    for r, c in itertools.product(range(rows), range(cols)):
-        place = (2 * (r + 0.5) / rows - 1, 2 * (c + 0.5) / cols - 1)
-        turns = [2 * np.pi * at * 100 ** (-k / d) for at in place for k in range(d)]
-        angles[count + r * cols + c] = torch.tensor(turns * 2, dtype=x.dtype)
-
-    def turned(x: Tensor) -> Tensor:
-        half = torch.cat([-x[..., 2 * d :], x[..., : 2 * d]], -1)
-        return x * angles.cos() + half * angles.sin()
-
-    for i in range(2):
-        y = norm(x, f"blocks.{i}.norm1", 1e-5)
-        q, k, v = (linear(y, f"blocks.{i}.attn.{name}_proj").unflatten(-1, (2, -1)).transpose(1, 2) for name in "qkv")
-        share = (turned(q) @ turned(k).mT / (4 * d) ** 0.5).softmax(-1)
-        y = linear((share @ v).transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
-        x = x + y * own[f"blocks.{i}.gamma_1"]
-        y = norm(x, f"blocks.{i}.norm2", 1e-5)
-        x = x + linear(F.gelu(linear(y, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2") * own[f"blocks.{i}.gamma_2"]
-    x = norm(x, "norm", 1e-5)
-    queries, maps = x[:, :5], x[:, count:].mT.unflatten(-1, (rows, cols))
-    for i in range(2):
-        maps = F.gelu(F.conv_transpose2d(maps, own[f"up.{i}.grow.weight"], own[f"up.{i}.grow.bias"], 2))
-        maps = F.conv2d(maps, own[f"up.{i}.smooth.weight"], padding=1, groups=width)
-        maps = norm(maps.movedim(1, -1), f"up.{i}.norm", 1e-6).movedim(-1, 1)
-    embedded = queries
-    for name in ("masks.0", "masks.2"):
-        embedded = F.gelu(linear(embedded, name))
-    return linear(queries, "classes"), torch.einsum("bqd,bdhw->bqhw", linear(embedded, "masks.4"), maps)
+    """Class and mask logits by the formula of the published files, whose names are other ones."""
+    own, width = dict(head.state_dict()), head.queries.embedding_dim
+    names = official.mask_shapes(32, 3, 5, layers=2, blocks=2)
+    state = {name: own[renamed(name)] for name in names if renamed(name) in own}
+    state |= {name: x for name, x in own.items() if width != 32 and name.startswith("narrow.")}
+    return official.mask_logits(state, tokens, heads=2)
 
 
 @pytest.mark.parametrize(("rows", "cols", "prefix"), [(3, 5, 0), (5, 9, 1), (1, 4, 5), (1, 1, 1)])
@@ -112,10 +72,10 @@ def test_the_head_is_its_formula(rows: int, cols: int, prefix: int, dim: int | N
         norm.running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
     classes, masks = plain(head, tokens)
     found = head(tokens)
-    assert torch.allclose(found["plant.classes"], classes, atol=1e-6)  # positions are float32
-    assert torch.allclose(found["plant.masks"], masks, atol=1e-5)
+    assert torch.allclose(found["plant.classes"], classes, atol=1e-12)
+    assert torch.allclose(found["plant.masks"], masks, atol=1e-11)
     shares = (classes.softmax(-1)[..., :-1, None, None] * masks.sigmoid()[:, :, None]).sum(1)
-    assert torch.allclose(found["plant"].softmax(1), shares / shares.sum(1, keepdim=True), atol=1e-5)
+    assert torch.allclose(found["plant"].softmax(1), shares / shares.sum(1, keepdim=True), atol=1e-11)
     assert found["plant"].shape == (2, 3, 4 * rows, 4 * cols)
     assert torch.allclose(found["plant"].exp().sum(1), torch.ones(()).double())
 
@@ -124,7 +84,7 @@ def test_the_head_is_its_formula(rows: int, cols: int, prefix: int, dim: int | N
 def test_positions_are_those_of_dinov3(grid: tuple[int, int]) -> None:
     layers = pytest.importorskip("timm.layers")
     expected = layers.RotaryEmbeddingDinoV3(32, temperature=100.0, rotate_half=True).eval().get_embed(grid)
-    found = rotary_positions(grid, 2, 8)  # type: ignore[arg-type]
+    found = rotary_positions(GridSize(*grid), 2, 8, torch.empty(0))
     assert torch.allclose(found[2:], expected, atol=1e-6)
     assert torch.equal(found[:2], torch.cat([torch.zeros(2, 32), torch.ones(2, 32)], -1))
 

@@ -18,6 +18,8 @@ def narrowed(row: PublishedHead) -> tuple[PublishedHead, official.Shapes]:
         own = {"embed_dim": WIDTH, "hidden_sizes": list(HIDDEN), "out_channels": CHANNELS, "patch_size": PATCH}
         config["neck"] = {"type": "dpt_neck", "config": {**config["neck"]["config"], **own}}
         shapes = official.decoder_shapes(row.name, WIDTH, HIDDEN, CHANNELS)
+    elif row.head["type"] == "mask":
+        shapes = official.mask_shapes(WIDTH, config["tasks"][0]["dim"], config["num_queries"])
     else:
         full, _ = official.shapes_of(row.name)
         times = row.model.width // WIDTH

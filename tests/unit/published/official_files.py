@@ -121,12 +121,51 @@ def batch_norm(name: str, channels: int) -> Shapes:
     return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
 
 
+def mask_shapes(width: int, classes: int, queries: int, *, layers: int = 4, blocks: int = 6) -> Shapes:
+    """Names and shapes in a file of PMT: queries and fused tokens in ViT blocks, then classes and masks."""
+    found: Shapes = {}
+
+    def layer(name: str, *shape: int, bias: bool = True) -> None:
+        found[f"network.decoder.{name}.weight"] = shape
+        if bias:
+            found[f"network.decoder.{name}.bias"] = shape[:1]
+
+    layer("q", queries, width, bias=False)
+    for i in range(layers):
+        found |= batch_norm(f"network.bn.{i}", width) | {f"network.decoder.scalers.{i}": (width,)}
+        layer(f"lateral_projections.{i}.0", width // 2, width)
+        layer(f"lateral_projections.{i}.2", width, width // 2)
+    for i in range(blocks):
+        for part in "qkvo":
+            layer(f"blocks.{i}.attention.{part}_proj", width, width, bias=part != "k")
+        for part in ("up", "down"):
+            layer(f"blocks.{i}.mlp.{part}_proj", width, width)
+        for k in (1, 2):
+            layer(f"blocks.{i}.norm{k}", width)
+            found[f"network.decoder.blocks.{i}.layer_scale{k}.lambda1"] = (width,)
+    layer("decoder_norm", width)
+    layer("class_head", classes + 1, width)
+    for i in (0, 2, 4):
+        layer(f"mask_head.{i}", width, width)
+    for i in (0, 1):
+        found[f"network.decoder.upscale.{i}.conv1.weight"] = (width, width, 2, 2)
+        found[f"network.decoder.upscale.{i}.conv1.bias"] = (width,)
+        layer(f"upscale.{i}.conv2", width, 1, 3, 3, bias=False)
+        layer(f"upscale.{i}.norm", width)
+    return found | {"network.decoder.attn_mask_probs": (blocks,)}
+
+
+_MASKS = {"panoptic": (133, 200), "instance": (80, 200), "semantic": (150, 100)}  # classes and queries
+
+
 def shapes_of(name: str) -> tuple[Shapes, str]:
     """The names and shapes in the file of a published head, and its form."""
     if "depth_anything" in name:
         hidden, channels = ANYTHING[name[len("dinov2_vit")]]
         return decoder_shapes(name, WIDTHS[name[len("dinov2_vit")]], hidden, channels), "dpt"
     backbone, data, form = name.rsplit("_", 2)
+    if form.startswith("pmt"):
+        return mask_shapes(WIDTHS[backbone[len("dinov3_vit")]], *_MASKS[data]), "mask"
     if data == "imagenet":
         parts = 5 if form == "linear4" else 2
         width = 4096 if backbone == "dinov3_vit7b16" else WIDTHS[backbone[len("dinov2_vit")]]
@@ -206,6 +245,61 @@ def depth_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         maps.append(as_map(torch.cat([patches, cls[:, None].expand_as(patches)], dim=2), tokens))
     wide = F.interpolate(torch.cat(maps, dim=1), scale_factor=4, mode="bilinear", align_corners=False)
     return F.conv2d(wide, state["decode_head.conv_depth.weight"], state["decode_head.conv_depth.bias"])
+
+
+def mask_logits(state: Mapping[str, Tensor], tokens: Tokens, heads: int) -> tuple[Tensor, Tensor]:
+    """PMT's class logits (B, Q, K + 1) and mask logits (B, Q, 4 rows, 4 cols), with attention written out.
+
+    ``narrow`` in the state is a linear layer in front of the blocks, which published files do not have.
+    """
+    own = {re.sub(r"^network\.(decoder\.)?", "", name): value for name, value in state.items()}
+    rows, cols = tokens.grid
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ own[f"{name}.weight"].T + own.get(f"{name}.bias", 0.0)
+
+    def norm(x: Tensor, name: str, eps: float = 1e-5) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
+        return x * own[f"{name}.weight"] + own[f"{name}.bias"]
+
+    fused: Any = 0.0
+    for i, x in enumerate(tokens.sequence):
+        mean, var, gain, shift = (own[f"bn.{i}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        x = (x - mean) / (var + 1e-5).sqrt() * gain + shift
+        name = f"lateral_projections.{i}"
+        fused = fused + (x + linear(F.gelu(linear(x, f"{name}.0")), f"{name}.2")) * own[f"scalers.{i}"]
+    fused = linear(fused, "narrow") if "narrow.weight" in own else fused
+    x = torch.cat([own["q.weight"].expand(len(fused), -1, -1), fused], 1)
+    count, width = x.shape[1] - rows * cols, x.shape[2]
+    d = width // heads // 4
+    angles = torch.zeros(x.shape[1], 4 * d, dtype=x.dtype)
+    for place in range(rows * cols):
+        y, x_axis = 2 * (place // cols + 0.5) / rows - 1, 2 * (place % cols + 0.5) / cols - 1
+        turns = [2 * math.pi * at * 100 ** (-k / d) for at in (y, x_axis) for k in range(d)]
+        angles[count + place] = torch.tensor(turns * 2, dtype=x.dtype)
+
+    def turned(x: Tensor) -> Tensor:
+        half = torch.cat([-x[..., 2 * d :], x[..., : 2 * d]], -1)
+        return x * angles.cos() + half * angles.sin()
+
+    for block in (f"blocks.{i}" for i in range(6) if f"blocks.{i}.norm1.weight" in own):
+        y = norm(x, f"{block}.norm1")
+        q, k, v = (linear(y, f"{block}.attention.{p}_proj").unflatten(-1, (heads, -1)).transpose(1, 2) for p in "qkv")
+        share = (turned(q) @ turned(k).mT / (4 * d) ** 0.5).softmax(-1)
+        y = linear((share @ v).transpose(1, 2).flatten(2), f"{block}.attention.o_proj")
+        x = x + y * own[f"{block}.layer_scale1.lambda1"]
+        y = F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.up_proj"))
+        x = x + linear(y, f"{block}.mlp.down_proj") * own[f"{block}.layer_scale2.lambda1"]
+    x = norm(x, "decoder_norm")
+    queries, maps = x[:, : len(own["q.weight"])], x[:, count:].mT.unflatten(-1, (rows, cols))
+    for up in ("upscale.0", "upscale.1"):
+        maps = F.gelu(F.conv_transpose2d(maps, own[f"{up}.conv1.weight"], own[f"{up}.conv1.bias"], 2))
+        maps = F.conv2d(maps, own[f"{up}.conv2.weight"], padding=1, groups=width)
+        maps = norm(maps.movedim(1, -1), f"{up}.norm", 1e-6).movedim(-1, 1)
+    embedded = queries
+    for name in ("mask_head.0", "mask_head.2"):
+        embedded = F.gelu(linear(embedded, name))
+    return linear(queries, "class_head"), torch.einsum("bqd,bdhw->bqhw", linear(embedded, "mask_head.4"), maps)
 
 
 def linear_bins(logits: Tensor, far: float) -> Tensor:
