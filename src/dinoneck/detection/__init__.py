@@ -5,10 +5,17 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     detector=["Detector"],
-    evaluation=["coco_results", "evaluate_boxes", "evaluate_masks", "gather_predictions", "score_boxes", "score_masks"],
+    evaluation=[
+        "coco_results",
+        "evaluate_boxes",
+        "evaluate_masks",
+        "gather_predictions",
+        "score_boxes",
+        "score_masks",
+        "score_segments",
+    ],
     head=["DetectionHead"],
     objects=["train_instances"],
-    panoptic=["score_segments"],
     training=["train_detector"],
 )
 

@@ -7,7 +7,7 @@ from dinoneck.detection.evaluation import evaluate_masks as evaluate_masks
 from dinoneck.detection.evaluation import gather_predictions as gather_predictions
 from dinoneck.detection.evaluation import score_boxes as score_boxes
 from dinoneck.detection.evaluation import score_masks as score_masks
+from dinoneck.detection.evaluation import score_segments as score_segments
 from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.detection.objects import train_instances as train_instances
-from dinoneck.detection.panoptic import score_segments as score_segments
 from dinoneck.detection.training import train_detector as train_detector

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from dinoneck.atomic import write_text
-from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.cells import IMAGES
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.panoptic import UNKNOWN
-from dinoneck.detection.evaluation import known_objects, score_masks
-from dinoneck.detection.panoptic import counted, score_segments
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
+from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
-from dinoneck.training import folder as files
-from dinoneck.training import report as reports
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.folder import Callback
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Run, writes
+from dinoneck.training.run import Run
+from dinoneck.training.sources import LiveTokens, TokenSource
 from dinoneck.training.tasks import Problem, Scored
 
 TASK = "objects"
 FEWEST_STEPS = 500
 _QUERIES = (20, 100)  # at least and at most, of a mask head
-_UNUSED = [f"data.{name}" for name in ["csv", "labels", "boxes", "targets", "aux_targets", "tta", "unit", "minimum"]]
-_UNUSED += ["tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify"]
 _STRIDE = 4  # pixels of the prepared image per value of the targets
 _LEAST = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # scores of segments, of which the best one is taken
 
@@ -74,12 +67,8 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    for name in _UNUSED:
-        if (value := attrgetter(name)(config)) != attrgetter(name)(TrainConfig()):
-            raise ConfigError(f"{name} is {value!r}, and has no effect on heads of objects; leave it out")
+    check_used(config, with_table=True)
     data, optim = config.data, config.optim
-    if data.instances is not None and data.panoptic is not None:
-        raise ConfigError("data.instances and data.panoptic are both given; expected one of them")
     dataset = known_objects(data.objects, data.images, data.classes or None)
     head, most = config.head, max(dataset.numbers.values()) + len(dataset.stuff)
     if "type" not in head:
@@ -140,47 +129,31 @@ class _InstanceRun(Run):
         every = [{"min_score": least, **score_segments(dataset, own)} for least, own in self.objects.items()]
         return max(every, key=lambda scores: scores["PQ"] or 0.0)
 
-    def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
-        """Train and keep the head of a fold, and predict the objects that it has not seen."""
-        path, log, unfinished = self._paths(number)
-        task, facts = self.problem.tasks[0], {"fold": number}
+    def _trained(self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]) -> Head:
         if number is None:  # of all images; it is the last, when all objects are predicted by a head of another fold
-            min_score = self._scored(self.dataset)["min_score"]
-            self.heads[None] = self._new_head(self.problem._replace(tasks=[replace(task, minimum=min_score)]), None)
-            facts = {}
-        is_new, tokens, live = not path.exists(), self.source.load(), self._live(path)
-        head: Any = self._trained(number, live or tokens, callbacks)
+            task = replace(self.problem.tasks[0], minimum=self._scored(self.dataset)["min_score"])
+            self.heads[None] = self._new_head(self.problem._replace(tasks=[task]), None)
+        return super()._trained(number, source, callbacks)
+
+    def _predicted(
+        self, number: int | None, head: Any, tokens: TokenSource, live: LiveTokens | None
+    ) -> tuple[list[Head], Head, dict[str, Any]]:
+        """Predict the objects of the held-out images."""
         for row in self.folds[number][1].tolist():
             one = (live or tokens).batch([tokens.ids[row]]).to(next(head.parameters()).device)
             size = read_image_size(self.dataset.paths[row])
             for least, objects in self.objects.items():
-                found = objects_at_image_size(head, one, task, size, self.source.preprocess, least)
+                found = objects_at_image_size(head, one, self.problem.tasks[0], size, self.source.preprocess, least)
                 objects[self.dataset.ids[row]] = coco_objects(found)
-        if is_new and writes():
-            shutil.copyfile(unfinished / files.LOG, log)
-            self._save(head, path, facts, live)
-        if writes():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return [head]
+        return [head], head, {} if number is None else {"fold": number}
 
-    def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
-        """Score the held-out objects; write their numbers and, last, the report."""
+    def _report(self) -> dict[str, Any]:
+        """The scores of the held-out objects, and of their numbers."""
         held_out = [row for _, valid in self.folds.values() for row in valid.tolist()]  # folds.only trains one fold
         scores = self._scored(self.dataset.take(held_out)) if held_out else {}
         least = scores.get("min_score") or 0.0
         objects = self.objects.get(least if self.is_panoptic else 0.0, {})
         found = [[float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids]
         self.predictions = {HEAD: {TASK: np.array(found)}}
-        report = {**self.scores(self.predictions), "verdict": None, **self._facts(members[-1])}
-        report |= {"segments" if self.is_panoptic else "masks": {HEAD: scores}} if held_out else {}
-        text = json.dumps(report, indent=2, allow_nan=False)
-        if writes():
-            if None not in self.folds:
-                shutil.copyfile(self._paths(*self.folds)[0], self.folder / files.HEAD_FILE)
-            columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
-            rows = zip(*columns.values(), strict=True)
-            write_text(self.folder / files.PREDICTIONS, csv_text([*columns], rows))
-            write_text(self.folder / files.REPORT, text + "\n")
-            shutil.rmtree(self.folder / files.UNFINISHED)
-        plain: dict[str, Any] = json.loads(text)
-        return plain
+        report = {**self.scores(self.predictions), "verdict": None}
+        return report | ({"segments" if self.is_panoptic else "masks": {HEAD: scores}} if held_out else {})

@@ -27,7 +27,7 @@ from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.engine import Engine, Row, own_random_numbers
 from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
 from dinoneck.training.parameter_groups import FreezeSchedule
@@ -38,9 +38,6 @@ from dinoneck.version import versions
 DETECTOR = "detector.safetensors"
 NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
-_DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
-_OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "ema_decay", "amp"}
-_OPTIM |= {"clip_norm", "freeze", "layer_decay"}
 PLAN = {0: "all", 10: "last:4"}
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +70,9 @@ def train_detector(
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
     import_modules(config.imports)
-    check_config(config)
+    if config.data.boxes is None:
+        raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
+    check_used(config)
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     train, val = open_images(config)
@@ -222,28 +221,6 @@ class _Run:
             values[name] = {"ids": images.ids, "boxes_sha256": hashlib.sha256(boxes).hexdigest()}
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
-
-
-def check_config(config: TrainConfig) -> None:
-    """Refuse values that have no effect on detectors.
-
-    Raises:
-        ConfigError: naming them.
-    """
-    if config.data.boxes is None:
-        raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
-    groups: tuple[tuple[Any, set[str]], ...] = ((config.data, _DATA), (config.optim, _OPTIM), (config.folds, {"count"}))
-    given: list[tuple[Any, str]] = [(group, name) for group, used in groups for name in _changed(group) - used]
-    given += [(config.backbone, name) for name in _changed(config.backbone) & {"lora", "unfreeze_last"}]
-    given += [(config, name) for name in _changed(config) & {"tasks", "compositions", "losses"}]
-    for group, name in sorted(given, key=lambda pair: pair[1]):
-        raise ConfigError(f"{name} is {getattr(group, name)!r}; it has no effect on detectors: leave it out")
-
-
-def _changed(group: Any) -> set[str]:
-    """The fields of a config's group that differ from their defaults."""
-    default = type(group)()
-    return {name for name in group.__struct_fields__ if getattr(group, name) != getattr(default, name)}
 
 
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:

@@ -321,6 +321,11 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         """Whether every fold trains a backbone along with its head."""
         return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the heads of the folds make no ensemble, so that one head is trained on all images."""
+        return self.is_live or bool(self.data.objects)
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
         r"""Read a training file: YAML with the groups of this class.
@@ -341,39 +346,54 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_yaml(path), str(path))
 
 
+_LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
-    ("backbone.lora", "backbone.unfreeze_last", "optim.freeze"): (
-        "optim.cutmix_alpha",
-        "optim.backbone_lr",
-        "optim.layer_decay",
-    ),
-    ("data.labels", "data.instances", "data.panoptic"): ("data.classes",),
+    _LIVE: ("optim.cutmix_alpha",),
+    (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
+    ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
     ("data.labels",): ("data.nodata", "data.label_kind"),
     ("data.store",): ("data.views",),
     ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
     ("data.csv", "data.images"): ("data.labels",),
 }
+# what heads of images alone use; and heads of images or of objects alone
+_OF_IMAGES = [f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")]
+_OF_IMAGES += ["tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify"]
+_OF_HEADS = [f"data.{name}" for name in ("instances", "panoptic", "image_column", "store", "resize", "pad_to", "blur")]
+_OF_HEADS += ["data.interpolation", "data.pasture", "folds.only", "backbone.lora", "backbone.unfreeze_last"]
+_OF_HEADS += [f"optim.{name}" for name in ("optimizer", "rho", "standardise_tokens", "mixup_alpha", "mixup_off_last")]
+_OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
+_EXCLUDED = {  # this -> the options that have no effect with it
+    "data.boxes": _OF_IMAGES + _OF_HEADS,
+    "data.instances": ["data.panoptic", *_OF_IMAGES],
+    "data.panoptic": _OF_IMAGES,
+    **dict.fromkeys(_LIVE, ["data.store", "with_ridge"]),
+}
 
 
 def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
-    """Refuse values that a run of heads would leave unused.
+    """Refuse values that a run would leave unused.
 
     Args:
         config: the run.
         with_table: a table is given in the place of ``data.csv``.
 
     Raises:
-        ConfigError: naming the value, and what it needs.
+        ConfigError: naming the value, and what it needs or what excludes it.
     """
     default = TrainConfig()
-    if config.data.boxes is not None:
-        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
-    if config.is_live and (config.data.store is not None or config.with_ridge):
-        raise ConfigError("backbone.lora, backbone.unfreeze_last and optim.freeze exclude data.store and with_ridge")
-    for needed, options in _NEEDS.items():
-        is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
-        for option in () if is_there else options:
+
+    def given(name: str) -> bool:
+        return bool(attrgetter(name)(config) != attrgetter(name)(default))
+
+    for other, options in _EXCLUDED.items():
+        for option in (option for option in options if given(other) and given(option)):
+            raise ConfigError(
+                f"{option} is {attrgetter(option)(config)!r}, and has no effect with {other}; leave it out"
+            )
+    for needed, needing in _NEEDS.items():
+        is_there = (with_table and "data.csv" in needed) or any(map(given, needed))
+        for option in (option for option in needing if given(option) and not is_there):
             value, flags = attrgetter(option)(config), " or ".join(f"--{name.partition('.')[2]}" for name in needed)
-            if value != attrgetter(option)(default):
-                raise ConfigError(f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out")
+            raise ConfigError(f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out")

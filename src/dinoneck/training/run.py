@@ -72,8 +72,10 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects is not None:
+    if config.data.objects:
         raise ConfigError("data.instances and data.panoptic are trained with dinoneck.detection.train_instances")
+    if config.data.boxes is not None:
+        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
     return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 
@@ -104,7 +106,8 @@ class Run:
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
-        check_used(config, with_table=table is not None)
+        if not config.data.objects:  # train_instances has checked them
+            check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
         self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
@@ -119,7 +122,7 @@ class Run:
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
 
     def _learned(self) -> Problem:
-        """What the heads learn; a run of other targets replaces it, and ``_train_fold`` and ``_finish``."""
+        """What the heads learn; a run of other targets replaces it, and ``_predicted`` and ``_report``."""
         return problem_of(self.config, self.table, self.source.preprocess)
 
     def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
@@ -169,14 +172,28 @@ class Run:
             write_text(path, text)
 
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
-        """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble.
+        """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble."""
+        path, log, unfinished = self._paths(number)
+        is_new, tokens = not path.exists(), self.source.load()
+        # the images with the backbone that is trained along with the head of this file
+        live = live_tokens(self.config, self.source, self.table, path)
+        head = self._trained(number, live or tokens, callbacks)
+        members, kept, facts = self._predicted(number, head, tokens, live)
+        if is_new and writes():
+            shutil.copyfile(unfinished / files.LOG, log)
+            self._save(kept, path, facts, live)
+        if writes():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return members
+
+    def _predicted(
+        self, number: int | None, head: Head, tokens: TokenSource, live: LiveTokens | None
+    ) -> tuple[list[Head], Head, dict[str, Any]]:
+        """Predict the held-out images; return the members of the ensemble, the head to keep and facts for its file.
 
         With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
         """
         config, problem, (rows, valid) = self.config, self.problem, (side.tolist() for side in self.folds[number])
-        path, log, unfinished = self._paths(number)
-        is_new, tokens, live = not path.exists(), self.source.load(), self._live(path)
-        head = self._trained(number, live or tokens, callbacks)
         own, groups = problem.compositions, groups_of(self.table)
         linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
         heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
@@ -186,14 +203,10 @@ class Run:
         for method, each in heads.items():
             source = live if live is not None and method == HEAD else tokens
             reports.write_predictions(problem, source, each, valid, self.predictions[method])
-        if is_new and writes():
-            method = BOTH if config.with_ridge else HEAD
-            scores = reports.summary(self.table, problem.scored, {method: self.predictions[method]}, [valid])["scores"]
-            shutil.copyfile(unfinished / files.LOG, log)
-            self._save(heads[method], path, {"fold": number, "metrics": reports.fold_metrics(scores, method)}, live)
-        if writes():
-            shutil.rmtree(unfinished, ignore_errors=True)
-        return [head, linear] if config.with_ridge else [head]
+        method = BOTH if config.with_ridge else HEAD
+        scores = reports.summary(self.table, problem.scored, {method: self.predictions[method]}, [valid])["scores"]
+        facts = {"fold": number, "metrics": reports.fold_metrics(scores, method)}
+        return [head, linear] if config.with_ridge else [head], heads[method], facts
 
     def _loss(self, head: Head) -> TaskLoss:
         """The loss of a head, whose composed outputs count by the weights of the config."""
@@ -206,10 +219,6 @@ class Run:
                 )
             composed.append(CompositionLoss(own, tuple(weights[name] for name in own.names)) if weights else own)
         return TaskLoss(head.tasks, composed)
-
-    def _live(self, path: Path) -> LiveTokens | None:
-        """The images with the backbone that is trained along with the head of this file."""
-        return live_tokens(self.config, self.source, self.table, path)
 
     def _trained(self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]) -> Head:
         """The trained head of a fold, of its file where that is there."""
@@ -237,38 +246,34 @@ class Run:
         fit(head.to(local_device(config.device)), source, self.problem.targets, ids=train, val_ids=held_out, **options)
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
-        """Score all folds; write the ensemble, the predictions and, last, the report."""
-        config, scored, folder = self.config, self.problem.scored, self.folder
-        report: dict[str, Any] = {
-            **self.scores(self.predictions),
-            "loss_weights": self._learned_weights(),
-            **self._facts(members[0]),
+        """Score all folds; write the head of all, the predictions and, last, the report."""
+        config, folder = self.config, self.folder
+        report = self._report() | {
+            "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
+            "config": config.to_dict(),
+            "backbone": dict(self.source.record),
+            "inputs": self.source.preprocess.record(),
+            "versions": versions(),
         }
         text = json.dumps(report, indent=2, allow_nan=False)
         if writes():
             file = folder / files.HEAD_FILE
-            if not config.is_live:
+            if not config.is_alone:
                 whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
                 metrics = reports.fold_metrics(report["scores"], BOTH if config.with_ridge else HEAD)
                 self._save(whole, file, {"metrics": metrics})
-            elif len(self.folds) == 1:
+            elif None not in self.folds:
                 shutil.copyfile(self._paths(*self.folds)[0], file)
-            columns = reports.prediction_rows(self.table, scored, self.predictions, self.folds)
+            columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
             write_text(folder / files.PREDICTIONS, csv_text([*columns], zip(*columns.values(), strict=True)))
             write_text(folder / files.REPORT, text + "\n")
             shutil.rmtree(folder / files.UNFINISHED)
         plain: dict[str, Any] = json.loads(text)
         return plain
 
-    def _facts(self, head: Head) -> dict[str, Any]:
-        """What the report holds of the run itself."""
-        return {
-            "parameters": sum(parameter.numel() for parameter in head.parameters()),
-            "config": self.config.to_dict(),
-            "backbone": dict(self.source.record),
-            "inputs": self.source.preprocess.record(),
-            "versions": versions(),
-        }
+    def _report(self) -> dict[str, Any]:
+        """What the report holds of the predictions of all folds."""
+        return {**self.scores(self.predictions), "loss_weights": self._learned_weights()}
 
     def scores(self, predictions: reports.Methods) -> dict[str, Any]:
         """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""

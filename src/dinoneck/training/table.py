@@ -147,7 +147,7 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     if own.only is not None and own.only >= len(every):
         raise ConfigError(f"fold is {own.only} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
     folds: dict[int | None, Fold] = {number: x for number, x in enumerate(every) if own.only in (None, number)}
-    if (config.is_live or config.data.objects) and len(folds) > 1:  # heads of several backbones are no ensemble
+    if config.is_alone and len(folds) > 1:
         folds[None] = np.arange(count), np.arange(0)
     return folds
 
