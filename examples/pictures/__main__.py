@@ -1,9 +1,9 @@
-"""``python -m examples.pictures FOLDER [--data CROP_COVER] [--cells BLOOD_CELLS]``: draw pictures of README and docs.
+"""``python -m examples.pictures FOLDER``: draw pictures of README and docs; ``--help`` lists what each needs.
 
 With the images of crop_cover, a head is trained in four folds by group. Each image is predicted by the fold that held
 it out. Among images with both plants, those at four quantiles of the error are drawn. Their licence is CC BY-SA 4.0.
 Chromium, where it is installed, draws the report of the first fold. With the images of blood_cells, a detector is
-trained as in docs/explanation/detection.md and draws held-out images.
+trained as in docs/explanation/detection.md and draws held-out images. The frames of rgbd_room become a point cloud.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dinoneck import Predictor, load_backbone
 from dinoneck.cli.main import main as dinoneck
-from dinoneck.data import BoxImages, Pasture
+from dinoneck.data import BoxImages, DenseLabels, Pasture
 from dinoneck.detection import Detector
 from dinoneck.training import TrainConfig, train
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
+from examples.pictures.room import room
 
 PLANTS = ("crop", "weed")
 QUANTILES = (0.1, 0.3, 0.5, 0.7)  # of the summed error of both shares
@@ -51,15 +52,18 @@ def main() -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", type=Path, help="the folder of crop_cover, for hero.webp, what.svg and report.jpg")
+    parser.add_argument("--data", type=Path, help="the folder of crop_cover, for hero.webp, what.svg and others")
     parser.add_argument("--run", type=Path, help="the folder of a finished run; None = train: 3 CPU minutes")
     parser.add_argument("--cells", type=Path, help="the folder of blood_cells, for blood_cells.jpg")
     parser.add_argument("--detector", type=Path, help="the folder of a finished run; None = train: 8 CPU minutes")
+    parser.add_argument("--room", type=Path, help="the folder of rgbd_room, for rgbd_room.jpg")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
     if options.cells is not None:
         write(found_cells(options.cells, options.detector or trained(options)), options.folder / "blood_cells.jpg")
+    if options.room is not None:
+        write(room(options.room), options.folder / "rgbd_room.jpg", quality=85)
     if options.data is None:
         return
     if options.run is None:
@@ -68,6 +72,9 @@ def main() -> None:
         train(TrainConfig.from_dict({**CONFIG, "data": data}), options.run)
     images, overlays, rows = held_out(options.data, options.run)
     write(sheet(images, overlays, rows), options.folder / "hero.webp", quality=70)
+    write(
+        cover(options.data, options.run, [row["image"] for row in rows]), options.folder / "dense_cover.jpg", quality=80
+    )
     (options.folder / "what.svg").write_text(what_is_it(images[0], overlays[0], rows[0]), encoding="utf-8")
     if browser := shutil.which("chromium"):
         write(report(options.data, options.run, browser), options.folder / "report.jpg", quality=82)
@@ -134,8 +141,33 @@ def held_out(data: Path, run: Path) -> tuple[list[Image.Image], list[Image.Image
         overlay = overlay_panel(data / name, shown, tasks, predictor.preprocess)
         images.append(Image.open(data / name).convert("RGB"))
         overlays.append(overlay.crop((0, 0, overlay.width, overlay.width * images[-1].height // images[-1].width)))
-        rows.append({"predicted": dict(zip(PLANTS, row["cells"][1:].tolist(), strict=True)), "known": known})
+        rows.append(
+            {"image": name, "predicted": dict(zip(PLANTS, row["cells"][1:].tolist(), strict=True)), "known": known}
+        )
     return images, overlays, rows
+
+
+def cover(data: Path, run: Path, names: list[str]) -> Image.Image:
+    """Return held-out images, the cover of their patches by the masks, and the predicted one over the grey image."""
+    table, masks = pandas.read_csv(run / "out_of_fold.csv", index_col="image"), pandas.read_csv(data / "cover.csv")
+    picture = Image.new("RGB", (3 * (WIDTH + 8) - 8, 0), "white")
+    for name in names:
+        predictor = Predictor(run / "heads" / f"fold-{table['fold'][name]}.safetensors")
+        [row], [task] = predictor(data / name, maps="patch"), [t for t in predictor.tasks if t.name == "cells"]
+        mask = data / masks["mask"][masks["image"] == name].item()
+        image = Image.open(data / name).convert("RGB")
+        true, _ = DenseLabels(classes=task.dim).cells([mask], predictor.preprocess, [(image.height, image.width)])
+        shown = [fitted(image)]
+        for cells in (true[0].numpy(), row["maps"]["cells"]):
+            means = cells.mean(axis=(1, 2))
+            drawn = overlay_panel(image, {"cells": means, "maps": {"cells": cells}}, [task], predictor.preprocess)
+            shown.append(fitted(drawn))
+        taller = Image.new("RGB", (picture.width, picture.height + shown[1].height + 8), "white")
+        taller.paste(picture, (0, 0))
+        for place, panel in enumerate(shown):
+            taller.paste(panel, (place * (WIDTH + 8), picture.height))
+        picture = taller
+    return picture
 
 
 def sheet(images: list[Image.Image], overlays: list[Image.Image], rows: list[dict[str, Any]]) -> Image.Image:
