@@ -368,7 +368,7 @@ _EXCLUDED = {  # this -> the options that have no effect with it
     "data.boxes": _OF_IMAGES + _OF_HEADS,
     "data.instances": ["data.panoptic", *_OF_IMAGES],
     "data.panoptic": _OF_IMAGES,
-    **dict.fromkeys(_LIVE, ["data.store", "with_ridge"]),
+    **{name: ["data.store", "with_ridge"] for name in _LIVE},
 }
 
 
