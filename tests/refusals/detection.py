@@ -23,6 +23,7 @@ from tests.unit.detection.test_train_detector import config_of
 NECK, FAST = SpatialTuningAdapter(64, 32), "fasterrcnn"
 PARTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("dfine", SimplePyramid(64, 32), {}, "reads 3"),
+    ("fcos", SimplePyramid(64, 48), {}, "48"),
     ("dfine", None, {"features_at": 0.5, "size": (96, 160)}, "64x64"),
     ("rtdetrv2", None, {"queries": 300}, "252 cells"),
     ("fcos", None, {"queries": 30}, "fcos"),

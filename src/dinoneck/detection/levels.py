@@ -21,6 +21,7 @@ from dinoneck.tokens import FeaturePyramid
 
 Target = Mapping[str, Any]
 ASPECTS = (0.5, 1.0, 2.0)
+_GROUPS = 32  # of the group norms in torchvision's FCOS
 
 
 class Levels(nn.Module):
@@ -88,6 +89,8 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
         thirds = AnchorGenerator(octaves, (ASPECTS,) * len(strides))
         boxes = AnchorGenerator(tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides))
     if kind == "fcos":
+        if levels.out_channels % _GROUPS:
+            raise ConfigError(f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}")
         model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
     elif kind == "retinanet":
         model = RetinaNet(body, count, anchor_generator=thirds, **plain)
