@@ -178,3 +178,13 @@ def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_pat
     for truth in (file, (folder, file, file)):
         with pytest.raises(DataError, match="segments.json"):
             evaluate(tmp_path / "run", file.parent, truth)
+
+
+@pytest.mark.slow
+def test_six_scenes_are_learned_in_150_steps(tmp_path: Path) -> None:
+    folder, file = scenes(tmp_path / "s", 6)
+    words: list[object] = ["train", "--panoptic", folder, file, "--images", file.parent, "--out", tmp_path / "run"]
+    words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", "{num_blocks: 3, dim: 64}", "--folds", 1]
+    assert cli(*words, "--epochs", 150, "--batch-size", 6, "--lr", 2e-3, "--seed", 0).code == 0
+    scores = evaluate(tmp_path / "run", None, (folder, file))["segments"]["head"]
+    assert scores["PQ"] > 0.85 and scores["RQ"] == 1.0 and scores["count_error"] == 0.0
