@@ -49,7 +49,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         ConfigError: for views or batches of a detector, and for several files with a detector among them.
         DataError: if its prediction is not finite.
     """
-    checkpoints = cast("list[HeadCheckpoint]", opened(head)[""])
+    checkpoints = cast("list[HeadCheckpoint]", opened(head, weights=settings.weights)[""])
     is_detector = HEAD_TYPE in [checkpoint.head_type for checkpoint in checkpoints]
     if is_detector and len(checkpoints) > 1:
         raise ConfigError(

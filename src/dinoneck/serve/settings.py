@@ -15,7 +15,7 @@ _LEAST = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How the service runs, and its limits.
+    """What the service runs, how, and its limits.
 
     Attributes:
         max_upload_mb: size of a request's body, in millions of bytes.
@@ -28,6 +28,7 @@ class Settings:
         batch: images in a forward pass, gathered from several requests.
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
+        weights: the publisher's file of a published head.
 
     Raises:
         ConfigError: if a number is not finite or too small.
@@ -42,6 +43,7 @@ class Settings:
     batch: int = 1
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

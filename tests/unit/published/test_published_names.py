@@ -207,6 +207,17 @@ def test_golden_numbers_of_open_heads_are_stored(folder: Path, tmp_path: Path, m
     assert found[f"`{DEPTH}`"]["mean"] == pytest.approx(depth["depth"], rel=1e-5)
 
 
+def test_a_head_is_served_from_its_publishers_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    from dinoneck.serve import Settings
+    from dinoneck.serve.models import open_model
+
+    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: file_backbone(folder))
+    model = open_model(DEPTH, Settings(weights=str(folder / f"{DEPTH}.pth")))
+    assert [task["unit"] for task in model.facts["tasks"]] == ["m"]
+    assert 0.001 <= model.predict(torch.rand(3, 28, 42), "none")["values"]["depth"] <= 10.0
+
+
 def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
