@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -203,11 +203,6 @@ class CLSGatingHead(Head):
         self.norm = nn.LayerNorm(hidden_dim, **factory)
         self.dropout = nn.Dropout(dropout)
         self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
-
-    def calibrate(self, batches: Iterable[Tokens]) -> None:
-        """Measure the scale of the tokens, if that was not done yet."""
-        if not self.scale.is_measured:
-            self.scale.measure(batches)
 
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""

@@ -73,14 +73,10 @@ class DPTHead(Head):
     ) -> None:
         super().__init__()
         at_least(1, hidden_dim=hidden_dim)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        own_neck = checked_neck(neck, embed_dim, factory)
+        own_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(own_neck, DPTNeck):
             raise ConfigError(f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead")
         self.embed_dim, self.neck, self.bins = embed_dim, own_neck, bins
-        if isinstance(neck, Neck):  # the readouts are built where the neck is
-            weight = next(neck.parameters())
-            factory = {"device": weight.device, "dtype": weight.dtype}
         self._set_tasks(tasks, (), "dense", "segmentation")
         if bins is not None:
             bins.check(self.tasks)

@@ -73,6 +73,12 @@ class Head(Configured, nn.Module):
         for module in self.children():
             reset(module)
 
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Set what is measured on training tokens, if that was not done yet: the scale of the tokens."""
+        for module in self.children():
+            if isinstance(module, TokenScale) and not module.is_measured:
+                module.measure(batches)
+
     @functools.cached_property
     def predicted(self) -> tuple[Task, ...]:
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack, cast
 
 import torch
@@ -136,11 +136,6 @@ class PatchMeanHead(Head):
         self.mlps = nn.ModuleList()
         for task in self.tasks:
             self.mlps.append(PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory))
-
-    def calibrate(self, batches: Iterable[Tokens]) -> None:
-        """Measure the scale of the tokens, if that was not done yet."""
-        if not self.scale.is_measured:
-            self.scale.measure(batches)
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""

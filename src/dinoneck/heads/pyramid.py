@@ -84,11 +84,7 @@ class PyramidHead(Head):
         super().__init__()
         at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
-        factory = {"device": device, "dtype": dtype}
-        self.neck = checked_neck(neck, embed_dim, factory)
-        if isinstance(neck, Neck):  # the readouts are built where the neck is
-            weight = next(neck.parameters(), None)
-            factory = factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
+        self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
         self._set_tasks(tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic"))
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
@@ -177,8 +173,10 @@ class PyramidHead(Head):
         return tokens.select(self.layer_indices)
 
 
-def checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]) -> Neck:
-    """Return the module that is given, moved to the factory's device and dtype; of a dict, a new one.
+def checked_neck(
+    neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]
+) -> tuple[Neck, dict[str, Any]]:
+    """Return the module that is given, moved to the factory's device and dtype, or a new one; and its factory.
 
     Raises:
         ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
@@ -194,7 +192,8 @@ def checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, fact
         raise ConfigError(f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out")
     if neck.needs_images:
         raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given")
-    return neck
+    weight = next(neck.parameters(), None)  # what is built on it lies there too
+    return neck, factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
 
 def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:

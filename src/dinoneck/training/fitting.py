@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def _trained(
     objective: Objective, samples: Samples, path: Path | None, resume: bool, callbacks: Sequence[Callback]
 ) -> list[dict[str, float]]:
     """Train on samples; validate with the others, where there are some."""
-    recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
+    recipe, trained, head = objective.recipe, samples.trained, cast("Head", objective.trained["head"])
 
     def begin(epoch: int) -> None:
         if recipe.freeze:
@@ -119,11 +119,10 @@ def _trained(
         objective.eval()(*samples.read([0]), mixes=False)
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
-    calibrate = getattr(head, "calibrate", None)
-    if recipe.standardise_tokens and calibrate is not None and not engine.history:
+    if recipe.standardise_tokens and not engine.history:
         batches = in_batches(samples.ids[:trained], recipe.batch_size)
         with torch.no_grad():
-            calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
+            head.calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
     engine.run(
         lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
         (lambda: _validated(engine, objective, samples)) if len(samples.ids) > trained else None,
