@@ -33,4 +33,13 @@ PUBLISHED = (
            "unit/necks/test_dpt.py::test_it_is_transformers_neck"),
     Mutant("A published head takes a backbone with any weights.", "checkpoint/pairing.py", 'if kind != "file":',
            "if False:", "unit/published/test_published_names.py::test_other_backbones_are_refused"),
+    Mutant("PMT's heads on ViT-L read the blocks of DINOv2's depth heads.", "published/table.py",
+           "_SPREAD[depth] if depth == 12 else (5, 11, 17, 23)", "_SPREAD[depth]",
+           "unit/published/test_published.py::test_the_table_settles_the_traps"),
+    Mutant("A head whose page states no licence is downloaded.", "published/loading.py",
+           "if row.gated or row.licence == NOT_STATED:", "if row.gated:",
+           "unit/published/test_published.py::test_a_file_is_downloaded_once"),
+    Mutant("Rotary positions of a mask head turn by the column first.", "heads/mask.py",
+           "[down, across, down, across]", "[across, down, across, down]",
+           f"{_EVERY}[dinov3_vits16_coco_panoptic_pmt640]"),
 )  # fmt: skip

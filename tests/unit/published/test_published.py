@@ -230,6 +230,8 @@ def test_a_file_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert [call.args[0] for call in download.call_args_list] == [row.url] * 2
     with pytest.raises(CheckpointError, match="terms"):
         load_published("dinov3_vit7b16_imagenet_linear")
+    with pytest.raises(CheckpointError, match="licence"):
+        load_published("dinov3_vits16_coco_panoptic_pmt640")
     with pytest.raises(CheckpointError, match="revision"):
         load_published(row.name, revision="main")
 
@@ -238,6 +240,7 @@ def test_the_table_settles_the_traps() -> None:
     rows = {row.name: row for row in ROWS}
     assert rows["dinov2_vitl14_nyu_dpt"].layers == (4, 11, 17, 23)
     assert rows["dinov3_vitl16_sat_chmv2"].layers == (5, 11, 17, 23)
+    assert rows["dinov3_vitl16_ade20k_semantic_pmt512"].layers == (5, 11, 17, 23)
     assert not rows["dinov2_vits14_kitti_linear4"].norm
     assert rows["dinov2_vits14_ade20k_ms"].norm
     assert rows["dinov3_vitl16_sat_chmv2"].inputs["mean"][0] == 0.420
