@@ -206,7 +206,8 @@ def _written(
         if onnx is None:
             buffer = io.BytesIO()  # without example inputs, so without a pickle
             torch.export.save(traced.program, buffer, extra_files=texts)
-            write_whole(path, [buffer.getbuffer()])
+            with buffer.getbuffer() as content:  # released even where the write fails: Python 3.13 complains otherwise
+                write_whole(path, [content])
         else:
             files = onnx_file.write_onnx(Path(path), onnx, texts)
     except (OSError, ValueError) as error:
