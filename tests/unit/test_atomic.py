@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import kit
 
+from dinoneck import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DinoneckError,
+    FeatureStore,
+    HeadCheckpoint,
+    Predictor,
+    load_backbone,
+)
 from dinoneck.atomic import write_text, write_whole
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_table
+from dinoneck.training import TrainConfig
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -38,3 +55,111 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(options: Any, tmp_path:
         write_whole(path, **options)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+LIMIT_S = 20
+
+
+def make(path: Path, kind: str) -> list[int]:
+    """Make what is not a regular file; return what is held open for it."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):  # a socket's name is short
+            made.bind(path.name)
+    else:  # a terminal: reading from it waits for what is typed
+        ends = list(os.openpty())
+        path.symlink_to(os.ttyname(ends[1]))
+        return ends
+    return []
+
+
+def bounded(action: Callable[[], Any]) -> Any:
+    """Return what ``action`` returns or raises; fail if it takes longer than the limit."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(action())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    assert outcome, f"the call did not end within {LIMIT_S} s"
+    return outcome[0]
+
+
+def store_in(folder: Path) -> FeatureStore:
+    return FeatureStore.create(folder / "store", backbone=kit.backbone(), image_size=(32, 32))
+
+
+ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] = {
+    "image": ("a.png", lambda path: Preprocessing(16)(path), DataError),
+    "size of an image": ("a.tif", read_image_size, DataError),
+    "image to extract": ("a.png", lambda path: store_in(path.parent).extract([path]), DataError),
+    "label": ("a.png", lambda path: DenseLabels().cells(path, Preprocessing(1)), DataError),
+    "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
+    "boxes": ("a.json", BoxImages, DataError),
+    "settings": ("a.yaml", TrainConfig.read, ConfigError),
+    "weights": ("a.safetensors", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
+    "pickled weights": ("a.pth", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
+    "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),
+    "predictor": ("a.safetensors", Predictor, CheckpointError),
+}
+
+
+WITHOUT_FOLDERS = ("image to extract",)  # it is searched for images
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_what_is_not_a_regular_file_is_refused_at_once(entrance: str, kind: str, tmp_path: Path) -> None:
+    if kind == "folder" and entrance in WITHOUT_FOLDERS:
+        pytest.skip("a folder is expected too")
+    name, action, error = ENTRANCES[entrance]
+    ends = make(tmp_path / name, kind)
+    found = bounded(lambda: action(tmp_path / name))
+    for end in ends:
+        os.close(end)
+    assert isinstance(found, error), found
+    assert name in str(found)
+    assert "\n" not in str(found)
+
+
+def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
+    kit.write_images(tmp_path, ["real.png"])
+    (tmp_path / "real.csv").write_text("image,x\na.png,1\n")
+    for suffix in ("png", "csv"):
+        (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
+    assert Preprocessing(16, resize="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
+    assert read_table(tmp_path / "a.csv", tmp_path, ["x"])["x"].tolist() == [1.0]
+
+
+# Folders of images, and files of a store --------------------------------------------------------------------
+
+
+def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tmp_path: Path) -> None:
+    """It is treated as a damaged image is: refused by name, or left out and listed."""
+    kit.write_images(tmp_path, ["images/a.png", "images/c.png"])
+    make(tmp_path / "images" / "b.png", "pipe")
+    store = store_in(tmp_path)
+    refused = bounded(lambda: store.extract(tmp_path / "images"))
+    assert isinstance(refused, DataError) and "b.png" in str(refused), refused
+    done = bounded(lambda: store.extract(tmp_path / "images", skip_unusable=True))
+    assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
+
+
+def test_a_file_of_a_store_that_became_a_pipe_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kit.write_images(tmp_path, ["images/a.png"])
+    store = store_in(tmp_path)
+    store.extract(tmp_path / "images")
+    shard = tmp_path / "store" / store.shard_of("a")
+    shard.unlink()
+    make(shard, "pipe")
+    found = bounded(lambda: FeatureStore.open(tmp_path / "store").batch(["a"]))
+    assert isinstance(found, DataError) and "'a'" in str(found), found
+    assert shard.name in caplog.text  # the index goes on without it
