@@ -1,4 +1,4 @@
-"""Every code block of README and docs runs; every link leads somewhere; every docstring example holds."""
+"""Code blocks of README and docs run and are typed; links lead somewhere; the page of the commands is the help's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages show stored results: every mark names tables that exist, and what is stored keeps its promises."""
+"""Pages show stored results that keep their promises; the pages of the site name each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for every file of the package, checked on the files themselves."""
+"""Rules for every file of the package, for the list of mutants, and for the calls of a forward of a neck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What files import: no cycle of files, no dependency that is declared and unused or used and undeclared."""
+"""What files import and what the project declares; addresses and versions agree in all files."""
 
 from __future__ import annotations
 

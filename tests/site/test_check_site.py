@@ -1,4 +1,4 @@
-"""The look at the built site in a browser finds what it looks for."""
+"""The check of the built site finds its faults; links and buttons stand out in both colour schemes."""
 
 from __future__ import annotations
 

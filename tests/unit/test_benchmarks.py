@@ -1,4 +1,4 @@
-"""The entry of the benchmarks, and results that are out of date as soon as a measured source file differs."""
+"""The entry of the benchmarks, results that are out of date, and the rows of speed."""
 
 from __future__ import annotations
 

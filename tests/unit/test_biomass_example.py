@@ -1,4 +1,4 @@
-"""The biomass example: one command from images to a submission; called again it changes nothing."""
+"""The biomass example: its files, its published recipe, and one command from images to a submission."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TokenGrid: index images and exact maps, not shapes."""
+"""TokenGrid and Tokens: index images and exact maps, not shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in files mean classes in the table, and nothing else."""
+"""Names and configurations in files mean classes in the table; modules are given as arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three wiring examples: they run as they are printed, stay short, and their numbers are right."""
+"""The wiring examples and the NDVI example: they run as they are printed, and their numbers are right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbones: the right block, the right place, frozen for good."""
+"""Backbones: the right block, the right place; what is frozen, trained and checkpointed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same weights in timm and transformers are the same Tokens; every pitfall of the difference has its test."""
+"""The same weights in timm, transformers and the official code are the same Tokens."""
 
 from __future__ import annotations
 

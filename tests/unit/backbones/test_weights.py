@@ -1,4 +1,4 @@
-"""Official weight files: every key lands, and the features are the model's own, to the last bit."""
+"""Official weight files: every key lands, and the features are the model's own; hashes and probes of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HeadCheckpoint: bit-identical round trips, honest records, refusals on the way in and out."""
+"""HeadCheckpoint: bit-identical round trips, records, damaged files, files of schema 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dinoneck extract`` and ``dinoneck verify`` on stores."""
+"""``dinoneck extract``, ``dinoneck verify`` and ``dinoneck predict``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dinoneck doctor``: what is broken is reported with its remedy; no network is used."""
+"""``dinoneck doctor``, ``bench``, ``inspect`` and ``export``, and the text of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding, turning, resizing, normalising: what comes out is what lay in the file."""
+"""Images from files to tensors: decoding, resizing, normalising, views, and the memory that this takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of images: cells are read as they stand, and one rule decides which are missing, numbers or equal."""
+"""Tables of images: one rule decides which cells are missing, numbers or equal; the generated pasture."""
 
 from __future__ import annotations
 

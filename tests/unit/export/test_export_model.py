@@ -1,4 +1,4 @@
-"""Backbone and heads as one model: what a file answers is what the predictor answers."""
+"""Heads alone, and backbone and heads as one model: a file answers what the predictor answers."""
 
 from __future__ import annotations
 

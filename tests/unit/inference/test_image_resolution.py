@@ -1,4 +1,4 @@
-"""Maps at image resolution: every pixel has the prediction of its place, whatever the image was resized to."""
+"""Maps and objects in the pixels of the image, whatever the image was resized to."""
 
 from __future__ import annotations
 

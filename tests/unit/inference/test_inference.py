@@ -1,4 +1,4 @@
-"""Views, presets and the predictor."""
+"""The predictor: views, tiles, threads, and tables of its results."""
 
 from __future__ import annotations
 

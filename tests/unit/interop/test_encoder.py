@@ -1,4 +1,4 @@
-"""PyramidEncoder: what backbone and neck give by hand, sizes included."""
+"""PyramidEncoder and the parts for torchvision: sizes, strides and anchors."""
 
 from __future__ import annotations
 

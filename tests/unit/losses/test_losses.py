@@ -1,4 +1,4 @@
-"""Losses: what a mask hides counts for nothing, formulas are the textbook's; learned weights; the Gram anchor."""
+"""Losses of values, maps and compositions: their formulas, masks, learned weights; the Gram anchor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LayerGrouper: groups, fusion and the accumulating product against the plain formula in float64."""
+"""LayerGrouper and fused norms against plain formulas and the modules."""
 
 from __future__ import annotations
 

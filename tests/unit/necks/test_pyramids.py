@@ -1,4 +1,4 @@
-"""SimplePyramid against the published construction, written out with plain NCHW operations."""
+"""SimplePyramid, ViTFPN, STAPyramid and the spatial tuning adapter against plain constructions."""
 
 from __future__ import annotations
 

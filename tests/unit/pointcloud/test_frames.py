@@ -1,4 +1,4 @@
-"""Frames are read as they are written, and everything else is refused by name."""
+"""Frames, their maps and scans are read as they are written; everything else is refused by name."""
 
 from __future__ import annotations
 

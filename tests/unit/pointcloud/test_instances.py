@@ -1,4 +1,4 @@
-"""AP of instances: analytic scenes, plain re-formulations over sets and dense labels, and an untrained network."""
+"""AP of instances against plain formulas; training of the point cloud example."""
 
 from __future__ import annotations
 

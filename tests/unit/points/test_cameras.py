@@ -1,4 +1,4 @@
-"""Cameras: geometry against images that really were resized, cropped and padded; what is refused, and why."""
+"""Cameras: geometry against images that were resized, cropped and padded; the check of cameras."""
 
 from __future__ import annotations
 

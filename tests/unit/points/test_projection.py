@@ -1,4 +1,4 @@
-"""PointProjector against ray-traced truth, a plain loop, and images that hold their own place."""
+"""PointProjector and lift against ray-traced truth, plain loops, and images that hold their own place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys, voxels and look-ups against plain dictionaries and Python integers."""
+"""Keys, voxels, look-ups and sparse pyramids against plain dictionaries and dense grids."""
 
 from __future__ import annotations
 

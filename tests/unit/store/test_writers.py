@@ -1,4 +1,4 @@
-"""Several processes write one store."""
+"""Several processes write one store, also those of Ray."""
 
 from __future__ import annotations
 

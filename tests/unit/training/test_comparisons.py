@@ -1,4 +1,4 @@
-"""Several heads of one command are trained on the same tokens and folds as alone, and compared in one table."""
+"""Heads, folds and linear baselines that are compared on the same tokens."""
 
 from __future__ import annotations
 

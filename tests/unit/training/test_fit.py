@@ -1,4 +1,4 @@
-"""fit: it learns and repeats, keeps a log, takes its ids in any form, and another run does not continue a state."""
+"""fit: it learns and repeats, with values, maps, gaps and views; another run does not continue a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The freeze plan in two processes: ranks stay equal."""
+"""Training in two processes: ranks stay equal, also under a freeze plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training with the backbone in the loop: LoRA weights learn, frozen ones do not, and the file carries them."""
+"""Training with the backbone in the loop: views, freeze plans, LoRA weights, and the files that carry them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EMA against its recursion in float64."""
+"""EMA, SAM, mixup and groups of parameters against their formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table's images are found in a larger store; a store trains only the images that it was extracted from."""
+"""Sources of tokens: tables, stores, ids in any order, and no pandas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Panels: every cell lies over its patch in the colour of its value; boxes are drawn at their coordinates."""
+"""Panels, overlays and scales: every cell lies over its patch in the colour of its value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCA colours: planted directions become the colours, whatever the order, the batch or the registers."""
+"""PCA colours of planted directions, and the page of similarities."""
 
 from __future__ import annotations
 

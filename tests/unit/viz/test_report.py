@@ -1,4 +1,4 @@
-"""The HTML report: sound, closed to the outside, escaped, and its numbers and colours are the predictor's."""
+"""The HTML report: sound, closed to the outside, escaped; its numbers, boxes and charts are the predictor's."""
 
 from __future__ import annotations
 

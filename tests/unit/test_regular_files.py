@@ -1,4 +1,4 @@
-"""Whole files or none."""
+"""Files are written whole or not at all; pipes, devices and links are refused."""
 
 from __future__ import annotations
 
