@@ -1,4 +1,4 @@
-"""Every code block of README and docs runs; every link leads somewhere; every docstring example holds."""
+"""Code blocks of README and docs run and are typed; links lead somewhere; the page of the commands is the help's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.docs import sentences
+from tests.docs.command_line import MARK, PAGE, help_of, names, page
 from tests.hub_server import WRITER
 
 import dinoneck
+from dinoneck.cli.main import BROKEN_PIPE, INTERRUPTED, REFUSED, TERMINATED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")),
@@ -195,3 +199,44 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_no_page_is_unfinished() -> None:
     for page in PAGES:
         assert not re.search(r"^(TABLE|MACHINE)$|\b(TODO|TBD|FIXME)\b", page.read_text(), re.MULTILINE), page
+
+
+UNTYPED_TORCH = 'Call to untyped function "backward" in typed context  [no-untyped-call]'
+
+
+@pytest.mark.slow
+def test_the_first_blocks_of_a_user_are_typed(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    for name in ("README.md", "docs/quick-start.md"):
+        file = tmp_path / Path(name).with_suffix(".py").name.replace("-", "_")
+        file.write_text("\n".join(BLOCK.findall((ROOT / name).read_text())))
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line and not line.endswith(UNTYPED_TORCH)]
+    assert not errors and "error" not in done.stderr, done.stdout + done.stderr
+    assert "checked 2 source files" in done.stdout
+
+
+def words(text: str) -> list[str]:
+    """The words, which do not depend on how they are wrapped."""
+    return text.split()
+
+
+def test_the_page_is_that_of_the_help() -> None:
+    assert words(PAGE.read_text(encoding="utf-8")) == words(page()), "run: python -m tests.docs.command_line"
+
+
+def test_every_help_has_an_example_and_explains_every_argument() -> None:
+    for verb in names():
+        text = help_of(*verb)
+        assert verb in (("list",), ("viz",)) or f"Example: dinoneck {' '.join(verb)}" in text, verb
+        lines = text.splitlines()
+        for line, after in zip(lines, [*lines[1:], ""], strict=True):
+            if line.startswith("  -"):
+                assert re.search(r"\S {2,}\S", line.strip()) or after.startswith(" " * 6), (verb, line)
+
+
+def test_the_page_names_every_code() -> None:
+    intro = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", intro, re.MULTILINE)]
+    assert codes == [0, REFUSED, 2, INTERRUPTED, BROKEN_PIPE, TERMINATED]

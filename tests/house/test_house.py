@@ -1,4 +1,4 @@
-"""Rules for every file of the package, checked on the files themselves."""
+"""Rules for every file of the package, for the list of mutants, and for the calls of a forward of a neck."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
 import dinoneck
-from dinoneck import registry
+from dinoneck import ViTFPN, registry
 from dinoneck.configured import Configured, fields_of
 from tests.house.source import FILES, ROOT, SOURCE, name_of, tree_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
+from tests.mutants import MUTANTS, Mutant
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "core"}
@@ -218,3 +224,41 @@ if __name__ == "__main__":
     Path(__file__).with_name("public_api.txt").write_text(public_api())
     for package in lazy_packages():
         Path(importlib.import_module(package).__file__ or "").with_suffix(".pyi").write_text(stub(package))
+
+
+def test_the_list_of_sentences_does_not_shrink() -> None:
+    assert len({mutant.sentence for mutant in MUTANTS}) == len(MUTANTS) >= 64
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.old.strip()[:30]}")
+def test_a_mutant_changes_one_place_and_names_its_tests(mutant: Mutant) -> None:
+    sound = (SOURCE / mutant.file).read_text()
+    assert sound.count(mutant.old) == 1, "write this fault again, for the source as it is now"
+    assert ast.dump(ast.parse(sound.replace(mutant.old, mutant.new))) != ast.dump(ast.parse(sound))
+    assert mutant.tests
+    for name in mutant.tests.split():
+        file, _, function = name.partition("::")
+        assert f"def {function.partition('[')[0]}" in (ROOT / "tests" / file).read_text(), name
+
+
+MOST_CALLS, MOST_FILES = 60, 5
+
+
+@torch.no_grad()
+def test_a_forward_of_the_neck_makes_few_calls_in_few_files() -> None:
+    neck, tokens = ViTFPN(WIDTH, 4, 8).eval(), tokens_of(2, 6, 7, layers=4)
+    calls: Counter[str] = Counter()
+    package = Path(dinoneck.__file__).parent  # as imported: it may be installed from elsewhere
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(package):
+            calls[path.relative_to(package).as_posix()] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        neck(tokens)
+    finally:
+        sys.setprofile(before)
+    assert 0 < calls.total() <= MOST_CALLS and len(calls) <= MOST_FILES, calls

@@ -1,4 +1,4 @@
-"""What files import: no cycle of files, no dependency that is declared and unused or used and undeclared."""
+"""What files import and what the project declares; addresses and versions agree in all files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+import yaml
+
+from dinoneck.version import __version__
 from tests.house.source import FILES, ROOT, SOURCE, tree_of
+from tests.wheel import package_page, targets
 
 
 def modules() -> dict[str, Path]:
@@ -143,3 +148,58 @@ def test_declared_packages_are_imported() -> None:
     assert idle == NOT_IMPORTED.keys() | IMPORTED_BY_EXAMPLES.keys(), "add an entry with its reason, or remove one"
     for name, folder in IMPORTED_BY_EXAMPLES.items():
         assert not unused({name}, f"examples/{folder}"), f"examples/{folder} does not import {name}"
+
+
+HOME = "https://github.com/dinoneck/dinoneck"
+
+
+BLOB = f"{HOME}/blob/v{__version__}/"
+
+
+RAW = f"https://raw.githubusercontent.com/dinoneck/dinoneck/v{__version__}/"
+
+
+def test_every_link_of_the_package_page_is_absolute_and_leads_to_a_file() -> None:
+    page = package_page((ROOT / "README.md").read_text(), __version__)
+    assert targets(page)
+    assert not [target for target in targets(page) if not target.startswith(("https://", "http://", "mailto:"))]
+    here = [target.removeprefix(BLOB).removeprefix(RAW) for target in targets(page) if target.startswith((BLOB, RAW))]
+    assert not [path for path in here if not (ROOT / path.split("#")[0]).exists()]
+
+
+@pytest.mark.parametrize(
+    ("written", "built"),
+    [
+        ("[a](docs/x.md#y)", f"[a]({BLOB}docs/x.md#y)"),
+        ("[a](#install)", f"[a]({BLOB}README.md#install)"),
+        ("![a](docs/images/x.png)", f"![a]({RAW}docs/images/x.png)"),
+        ("[![a](docs/x.png)](docs/x.md)", f"[![a]({RAW}docs/x.png)]({BLOB}docs/x.md)"),
+        ('<img src="docs/x.png">', f'<img src="{RAW}docs/x.png">'),
+        ("heads[0](tokens)", "heads[0](tokens)"),
+    ],
+)
+def test_relative_targets_become_absolute_and_code_stays(written: str, built: str) -> None:
+    assert package_page(written, __version__) == built
+
+
+def test_all_files_name_the_same_addresses() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert urls["Homepage"] == urls["Repository"] == citation["repository-code"] == HOME
+    assert urls["Documentation"] == citation["url"]
+    assert f"repo_url: {HOME}\n" in site and f"site_url: {urls['Documentation']}/" in site
+    for page in ("SECURITY.md", ".github/ISSUE_TEMPLATE/config.yml"):
+        assert f"{HOME}/security/advisories/new" in (ROOT / page).read_text()
+
+
+# -- CITATION.cff names this version and this licence
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert all(reference["url"].startswith("https://arxiv.org/abs/") for reference in citation["references"])

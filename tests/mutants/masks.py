@@ -47,7 +47,7 @@ MASKS = (
     Mutant("Objects keep the places of the prepared image, padding included.", "inference/resolution.py",
            "round(side * scale) for side, scale in zip(placement.corner",
            "0 * round(side * scale) for side, scale in zip(placement.corner",
-           "unit/inference/test_objects.py::test_objects_lie_where_the_image_lies"),
+           "unit/inference/test_image_resolution.py::test_objects_lie_where_the_image_lies"),
     Mutant("The padding around an image is forgotten.", "inference/resolution.py", "* resized / pixels + corner",
            "* resized / pixels", _PLACES),
     Mutant("Probabilities are resampled in the place of logits.", "inference/resolution.py",

@@ -27,7 +27,7 @@ PUBLISHED = (
     Mutant("A value is bounded after the map was resized.", "heads/dpt.py",
            "resampled(task.predict_map(cells), tokens.image_size)",
            "task.predict_map(resampled(cells, tokens.image_size))",
-           "unit/heads/test_dpt_head.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares"),
+           "unit/heads/test_heads.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares"),
     Mutant("A doubled map keeps the size of the next level's own map.", "necks/dpt.py",
            'if levels and self.upsample == "next":', "if levels:",
            "unit/necks/test_dpt.py::test_it_is_transformers_neck"),

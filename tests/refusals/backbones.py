@@ -20,7 +20,7 @@ from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.backbones.test_weights import official_dinov3
-from tests.unit.test_configured import Example
+from tests.unit.test_registry import Example
 
 SMALL, TINY = "vit_small_patch16_dinov3", "vit_tiny_patch16_224"
 

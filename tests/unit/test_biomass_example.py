@@ -1,17 +1,31 @@
-"""The biomass example: one command from images to a submission; called again it changes nothing."""
+"""The biomass example: its files, its published recipe, and one command from images to a submission."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import io
+import json
+import math
+import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from examples.biomass import keys, layouts, pipeline
+from examples.biomass.published import cls_gating
+from examples.biomass.z_score import read_z_score
 from PIL import Image
+from tests import kit
+from torch import Tensor
 
+from dinoneck import TargetTransform, load_head, save_head
+from dinoneck.cli import main as cli
+from dinoneck.data import Views
 from dinoneck.data.tables import read_cells
 from dinoneck.training import TrainConfig
 
@@ -113,3 +127,103 @@ def test_keys_of_the_notebooks_are_translated() -> None:
         "Dry_Total_g": (1.0, False), "GDM_g": (0.6, False), "Dry_Dead_g": (0.25, True), "Dry_Clover_g": (0.25, True),
         "State": (0.3, True),
     }  # fmt: skip
+
+
+FILES = sorted(layouts.HERE.glob("*.yaml"))
+
+
+def commands(file: Path) -> list[list[str]]:
+    """The commands in the first comment of a file, as words."""
+    comment = file.read_text().partition("\n#\n")[0]
+    lines = re.sub(r"\\\n# *", "", comment).splitlines()
+    return [shlex.split(line.removeprefix("#")) for line in lines if re.match(r"#   (dinoneck|python) ", line)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(layouts.HERE.parents[1])
+    config, stated = TrainConfig.read(file), commands(file)
+    assert stated
+    for _, *words in stated:
+        if words[:3] == ["-m", "examples.biomass", "run"]:
+            options, _ = pipeline._parser().parse_known_args(words[3:])
+            assert options.config is None or Path(options.config).name == file.name
+            continue
+        if words[:3] == ["-m", "examples.biomass", "table"]:
+            continue
+        verb, *flags = words
+        values: dict[str, Any] = cli.command(verb, flags).keywords
+        if verb == "train":
+            assert flags[0] == f"examples/biomass/{file.name}"
+            assert (values["run"].data.store is not None) == (config.data.views is not None)
+        else:
+            size = config.data.size
+            assert values["size"] == ((size, size) if isinstance(size, int) else size)
+            names = values["backbone"].__struct_fields__
+            assert [getattr(values["backbone"], name) for name in names] == [
+                getattr(config.backbone, name) for name in names
+            ]
+            assert values["stored"].interpolation == config.data.interpolation
+            assert len(Views.named(values["stored"].views)) == config.data.views
+
+
+def test_z_scores_of_both_forms(tmp_path: Path) -> None:
+    path, both = tmp_path / "z_score.json", {"mean": [5.0, 2.5, 3], "std": [0.8, 1.5, 1.0]}
+    path.write_text(json.dumps({"reg3": both, "ndvi": {"mean": 0.6, "std": 0.2}}))
+    assert read_z_score(path) == {
+        "reg3": TargetTransform(mean=(5.0, 2.5, 3.0), std=(0.8, 1.5, 1.0)),
+        "ndvi": TargetTransform(mean=0.6, std=0.2),
+    }
+    own_area = read_z_score(path, area={"reg3": 0.21}, log1p=("reg3", "ndvi"))
+    assert (own_area["reg3"].area, own_area["ndvi"].area, own_area["ndvi"].log1p) == (0.21, None, True)
+
+
+WIDTH, PLACES, HIDDEN = 32, 15, 24
+
+
+def source_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A state dict with the source's names and shapes."""
+    torch.manual_seed(seed)
+    sizes = {
+        "gate_mlp.0": (WIDTH // 4, WIDTH),
+        "gate_mlp.2": (PLACES, WIDTH // 4),
+        "shared_mlp.0": (HIDDEN, 2 * WIDTH),
+        "main_head": (3, HIDDEN),
+        "state_head": (4, HIDDEN),
+        "height_head": (1, HIDDEN),
+        "aux_head": (2, HIDDEN),
+    }
+    state = {f"{name}.weight": torch.randn(shape) / math.sqrt(shape[1]) for name, shape in sizes.items()}
+    state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in sizes.items()}
+    state |= {"shared_mlp.1.weight": torch.rand(HIDDEN) + 0.5, "shared_mlp.1.bias": torch.randn(HIDDEN)}
+    return {name: value.to(dtype) for name, value in state.items()}
+
+
+def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> dict[str, Tensor]:
+    """What the source's module computes, in eval mode."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    attention = torch.softmax(linear(F.gelu(linear(cls_token, "gate_mlp.0")), "gate_mlp.2"), dim=-1)
+    pooled = (patches * attention.unsqueeze(-1)).sum(dim=1)
+    x = linear(torch.cat([cls_token, pooled], dim=-1), "shared_mlp.0")
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    x = F.gelu(x * w["shared_mlp.1.weight"] + w["shared_mlp.1.bias"])
+    predicted = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
+    return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
+
+
+def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
+    state, path = source_weights(), tmp_path / "head.pt"
+    torch.save(state, path)
+    head = cls_gating(path, embed_dim=WIDTH, num_patches=PLACES, hidden_dim=HIDDEN)
+    x = torch.randn(4, 20, WIDTH)
+    predicted, expected = head(kit.tokens_from(x, 3, 5)), source_forward(state, x[:, 0], x[:, 5:])
+    assert list(predicted) == ["main", "state", "height", "aux"]
+    for name, values in expected.items():
+        assert (predicted[name] - values).abs().max() <= 1e-6, name
+    predicted = head.predict(kit.tokens_from(x, 3, 5))
+    assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
+    save_head(tmp_path / "own", head)
+    assert torch.equal(load_head(tmp_path / "own")(kit.tokens_from(x, 3, 5))["main"], predicted["main"])

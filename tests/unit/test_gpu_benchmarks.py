@@ -11,7 +11,7 @@ from benchmarks.gpu import JOBS
 from benchmarks.speed import run
 from benchmarks.speed.rows import Row
 from tests.pretend_device import NAME, Graph, graph, pretend_device
-from tests.unit.test_speed_benchmark import HEAVY, tiny
+from tests.unit.test_benchmarks import HEAVY, tiny
 
 ROWS = [row for row in run.ROWS if not row.name.startswith("terratorch")]
 

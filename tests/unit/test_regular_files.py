@@ -1,7 +1,4 @@
-"""Only regular files are opened: a pipe, a device, a socket or a folder in the place of a file is refused at once.
-
-Every call runs in a thread with a limit of time, so that one that waits fails its test and does not hold up the others.
-"""
+"""Files are written whole or not at all; pipes, devices and links are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,38 @@ from dinoneck import (
     Predictor,
     load_backbone,
 )
+from dinoneck.atomic import write_text, write_whole
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_table
 from dinoneck.training import TrainConfig
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a b ü.txt"
+    write_text(path, "eins")
+    write_whole(path, [b"zw", memoryview(b"ei")])
+    assert path.read_text() == "zwei"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def broken() -> Iterator[bytes]:
+    yield b"new"
+    raise ValueError("unsound")
+
+
+def refuse(written: Path) -> None:
+    assert written.read_text() == "new"
+    raise ValueError("unsound")
+
+
+@pytest.mark.parametrize("options", [{"chunks": broken()}, {"chunks": b"new", "check": refuse}])
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(options: Any, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+    with pytest.raises(ValueError, match="unsound"):
+        write_whole(path, **options)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
 
 LIMIT_S = 20
 
@@ -83,6 +110,8 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
     "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),
     "predictor": ("a.safetensors", Predictor, CheckpointError),
 }
+
+
 WITHOUT_FOLDERS = ("image to extract",)  # it is searched for images
 
 

@@ -1,21 +1,45 @@
-"""HeadCheckpoint: bit-identical round trips, honest records, refusals on the way in and out."""
+"""HeadCheckpoint: bit-identical round trips, records, damaged files, files of schema 1."""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
+import shutil
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from safetensors.torch import load_file
 from tests import kit
+from tests.faults.signed import Change, forged
+from tests.schema_1 import DTYPES, EXPECTED, FOLDER, built, lora, outputs
 
-from dinoneck import CheckpointError, HeadCheckpoint, Predictor, load_head, save_head, wrap_backbone
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    FeatureStore,
+    HeadCheckpoint,
+    PatchMeanHead,
+    PatchMeanMLP,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_head,
+    registry,
+    save_head,
+    wrap_backbone,
+)
 from dinoneck.checkpoint.contents import check_finite
+from dinoneck.checkpoint.format import canonical
+from dinoneck.errors import BackboneError
+from dinoneck.heads import Head
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -122,3 +146,161 @@ def test_a_checkpoint_and_the_modules_of_it_share_nothing() -> None:
             value.zero_()
     for module in (built[0], checkpoint.build()):
         assert all(torch.equal(module.state_dict()[key], value) for key, value in expected.items())
+
+
+@pytest.fixture
+def head() -> HeadCheckpoint:
+    torch.manual_seed(0)
+    return HeadCheckpoint.from_module(PatchMeanHead(8, [Task("total", unit="g")], hidden_dim=4))
+
+
+def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
+    """Every 7th bit of a small file."""
+    HeadCheckpoint.from_module(PatchMeanMLP(2, 1, 1)).save(tmp_path / "h")
+    content = (tmp_path / "h").read_bytes()
+    for bit in range(0, len(content) * 8, 7):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "h").write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            HeadCheckpoint.load(tmp_path / "h")
+
+
+def large(meta: dict[str, Any], state: dict[str, torch.Tensor], *shape: int) -> None:
+    """List an empty tensor with sides that no empty tensor can have."""
+    meta["tensors"].append(["zz", "F32", [*shape]])
+    state["zz"] = torch.empty(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "named"),
+    [
+        (lambda meta, state: meta.pop("extra"), "schema", "extra"),
+        (lambda meta, state: meta.update(versions={"patch_mean": 1}), "schema", "versions"),
+        (lambda meta, state: meta.update(schema=2), "schema", "schema 2"),
+        (lambda meta, state: meta.update(schema=0), "schema", "schema"),
+        (lambda meta, state: meta.update(schema=7, created_by={"dinoneck": "9.8.7"}), "schema", "9.8.7"),
+        (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
+        (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
+        (lambda meta, state: large(meta, state, 0, 1 << 47, 1 << 47), "tensors", "zz"),
+        (lambda meta, state: large(meta, state, 1 << 30, 0, 1 << 31), "tensors", "zz"),
+    ],
+)
+def test_forged_files_are_refused(change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path) -> None:
+    """The digest and the spelling of each are valid."""
+    (tmp_path / "h").write_bytes(forged(head, change))
+    with pytest.raises(CheckpointError) as caught:
+        HeadCheckpoint.load(tmp_path / "h")
+    assert caught.value.step == step
+    assert named in str(caught.value)
+
+
+def test_numbers_and_text_have_one_spelling(tmp_path: Path) -> None:
+    """The digest covers the text of the header, so another spelling of a number would be another file."""
+    values = {"a": [1e-06, 3e-05, 1e16, -0.0, 0.1, 2.0, 2], "é": "grün\u2028"}
+    assert canonical(values) == '{"a":[1e-06,3e-05,1e+16,-0.0,0.1,2.0,2],"é":"grün\u2028"}'.encode()
+    tasks = [Task("grün", unit="g/m²", transform=TargetTransform(mean=-0.0, std=3e-05), weight=1e16)]
+    written = HeadCheckpoint.from_module(PatchMeanHead(8, tasks, hidden_dim=2), extra=values)
+    written.save(tmp_path / "one")
+    loaded = HeadCheckpoint.load(tmp_path / "one")
+    assert repr(loaded.meta) == repr(json.loads(canonical(written.meta)))
+    assert repr(loaded.meta["tasks"][0]["transform"]["mean"]) == "-0.0"
+    loaded.save(tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_own_entries_of_a_record_may_hold_any_text(tmp_path: Path) -> None:
+    weights = {"kind": "file", "note": "a\tb", "base": {"note": "\x1b"}}
+    record = {"name": "mine", "layers": [0], "norm": True, "note": "a\nb", "weights": weights}
+    checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(4), backbone=record)
+    checkpoint.save(tmp_path / "h")
+    assert HeadCheckpoint.load(tmp_path / "h").meta["backbone"] == record
+
+
+def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> None:
+    open_record = {"name": "unknown", "patch_size": [16, 16], "embed_dim": 64, "layers": None, "norm": None}
+    save_head(tmp_path / "h", kit.head(), backbone=open_record)
+    tokens = kit.backbone()(torch.rand(1, 3, 32, 32))
+    assert load_head(tmp_path / "h").predict(tokens)["mass"].shape == (1, 1)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Predictor(tmp_path / "h", kit.backbone())
+
+
+def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    with pytest.warns(UserWarning, match="saved without backbone=") as caught:
+        kit.head().save_pretrained(tmp_path / "a")
+        save_head(tmp_path / "h", kit.head())
+    assert {one.filename for one in caught} == {__file__}
+    with pytest.warns(UserWarning, match="does not state its backbone, so 'dinoneck_tiny' is used unchecked"):
+        Predictor(tmp_path / "h", backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_head(tmp_path / "mlp", PatchMeanMLP(8))
+        save_head(tmp_path / "h", kit.head(), backbone=backbone)
+        Predictor(tmp_path / "h", backbone)
+        Predictor(kit.head(), backbone)
+
+
+@pytest.mark.parametrize("make", [lambda b: b, lambda b: b.unfreeze_last(1), lambda b: b.add_lora(2)])
+def test_a_predictor_notices_weights_that_change(make: Callable[[Backbone], Backbone]) -> None:
+    backbone = make(kit.backbone())
+    predictor = Predictor(kit.head(), backbone)
+    image = torch.rand(3, 32, 32)
+    before = predictor(image)
+    assert predictor(image) == predictor(image) == before
+    learning = [p for p in backbone.parameters() if p.requires_grad] or list(backbone.parameters())
+    with torch.no_grad():
+        learning[-1].add_(0.1)
+    for _ in range(2):
+        with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+            predictor(image)
+        backbone.freeze()
+
+
+def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    save_head(tmp_path / "h", kit.head(), backbone=backbone)
+    loaded = load_head(tmp_path / "h")
+    other = kit.backbone(layers=[2], norm=False)(torch.rand(1, 3, 64, 64))
+    for kept in (loaded, copy.deepcopy(loaded), HeadCheckpoint.load(tmp_path / "h").build()):
+        with pytest.raises(
+            BackboneError, match=r"normed.*trained on True, got False; layers: trained on \(5,\), got \(2,\)"
+        ):
+            kept.predict(other)
+    compiled = torch.compile(loaded, backend="eager", fullgraph=True)
+    assert compiled(backbone(torch.rand(1, 3, 64, 64)))["mass"].shape == (1, 1)
+
+
+CASES = {case.name: case for case, _ in built()}
+
+
+WITH_BACKBONE = FOLDER / "with_backbone.safetensors"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_head_of_schema_1_computes_what_it_computed(name: str) -> None:
+    expected, head = load_file(EXPECTED), load_head(FOLDER / f"{name}.safetensors")
+    found = outputs(head, [expected[f"{name}/tokens/{i}"] for i in range(CASES[name].layers)], CASES[name])
+    kept = {own: x for own, x in expected.items() if own.startswith(f"{name}/") and "/tokens/" not in own}
+    assert kit.same({f"{name}/{own}": x for own, x in sorted(found.items())}, dict(sorted(kept.items())), atol=1e-5)
+    assert {f"{name}/{own}" for own in found} == {*kept}
+
+
+def test_every_head_type_has_a_file_of_schema_1() -> None:
+    there = {HeadCheckpoint.load(file).head_type for file in FOLDER.glob("*.safetensors") if file != EXPECTED}
+    every = {name for name in registry.names() if issubclass(registry.resolve(name), Head)}
+    assert every <= there
+
+
+def test_a_file_with_its_backbone_and_lora_weights_predicts(tmp_path: Path) -> None:
+    again = kit.saved_head(tmp_path / "head.safetensors", kit.randomised(kit.head()), backbone=lora())
+    assert kit.same(Predictor(WITH_BACKBONE)(kit.images(1)), Predictor(again)(kit.images(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_store_of_schema_1_holds_what_it_held(dtype: str, tmp_path: Path) -> None:
+    """A copy of it: an opening may write the index again."""
+    store = FeatureStore.open(shutil.copytree(FOLDER / f"store_{dtype}", tmp_path / "store"))
+    assert not store.verify()
+    assert kit.same(store.batch(store.ids).sequence[0], load_file(EXPECTED)[f"store_{dtype}"])

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests import kit
+from tests.unit.necks.test_dpt import small
+from torch import nn
 
 from dinoneck import (
     Bins,
@@ -17,6 +19,7 @@ from dinoneck import (
     ConfigError,
     DataError,
     DenseHead,
+    DPTHead,
     FPNHead,
     HeadEnsemble,
     LinearHead,
@@ -259,3 +262,19 @@ def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
     assert not scale.is_measured
     with pytest.raises(DataError, match="not finite"):
         scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])
+
+
+def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() -> None:
+    tokens, classes = kit.tokens(1, 3, 5, layers=4), Task("class", dim=3, kind="segmentation")
+    free = DPTHead(kit.WIDTH, [Task("depth", kind="dense"), classes], small(upsample="double")).eval()
+    with torch.no_grad():
+        depth, logits = free.logits(tokens)
+        middle = depth.median().item()
+        head = DPTHead(kit.WIDTH, [Task("depth", kind="dense", maximum=middle), classes], free.neck).eval()
+        head.load_state_dict(free.state_dict())
+        found = head.predict(tokens)
+    size = (48, 80)
+    bounded = nn.functional.interpolate(depth.clamp_max(middle), size=size, mode="bilinear")
+    shares = nn.functional.interpolate(logits, size=size, mode="bilinear").softmax(dim=1)
+    assert (found["depth"] - bounded).norm() <= 1e-5 * (bounded - bounded.mean()).norm()
+    assert torch.allclose(found["class"], shares, atol=1e-6)

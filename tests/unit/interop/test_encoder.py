@@ -1,17 +1,20 @@
-"""PyramidEncoder: what backbone and neck give by hand, sizes included."""
+"""PyramidEncoder and the parts for torchvision: sizes, strides and anchors."""
 
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tests.kit import same
 from torch import nn
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from dinoneck import Backbone, ConfigError, SimplePyramid, SpatialTuningAdapter, load_backbone
-from dinoneck.interop import PyramidEncoder, find_encoder
+from dinoneck.interop import PyramidEncoder, TorchvisionBackbone, find_encoder
 
 
 def pyramid(**changed: object) -> SimplePyramid:
@@ -49,3 +52,61 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
         find_encoder(nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="2 encoders; pass one of 0, 1"):
         find_encoder(nn.Sequential(encoder, PyramidEncoder(tiny, pyramid())))
+
+
+SIDES = (16, 32, 64, 128, 256)
+
+
+def body(extra_levels: int = 0, **options: Any) -> TorchvisionBackbone:
+    return TorchvisionBackbone(
+        load_backbone("dinoneck_tiny"), SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5)), extra_levels, **options
+    )
+
+
+def look(backbone: TorchvisionBackbone) -> dict[str, Any]:
+    preprocess = backbone.backbone.preprocess
+    own = {"image_mean": preprocess.mean, "image_std": preprocess.std, "size_divisible": backbone.size_divisible}
+    return {**own, "min_size": 96, "max_size": 160, "num_classes": 3}
+
+
+def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)) -> AnchorGenerator:
+    count = len(backbone.strides)
+    return AnchorGenerator(tuple((side,) for side in SIDES[:count]), (ratios,) * count)
+
+
+def retinanet(backbone: TorchvisionBackbone) -> nn.Module:
+    return RetinaNet(backbone, anchor_generator=anchors(backbone), **look(backbone))
+
+
+def test_images_arrive_as_the_backbone_wants_them() -> None:
+    """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
+    detector, seen = retinanet(body()).eval(), []
+    detector.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
+    image = torch.rand(3, 96, 128)
+    with torch.no_grad():
+        detector([image])
+    wanted = detector.backbone.backbone.preprocess(image[None])  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(seen[0][..., :96, :128], wanted, atol=1e-5, rtol=1e-5)
+    assert seen[0].shape[-1] % 32 == seen[0].shape[-2] % 32 == 0
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+@pytest.mark.parametrize("extra_levels", [0, 2])
+def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None:
+    """At any image padded to size_divisible torchvision's strides are ours, at every level."""
+    name = "dinoneck_tiny" if patch == 16 else "vit_small_patch14_dinov2"
+    backbone = load_backbone(name, layers=[0], pretrained=False)
+    neck = SimplePyramid(backbone.embed_dim, 8, scales=(2.0, 1.0, 0.5), patch_size=patch)
+    built = TorchvisionBackbone(backbone, neck, extra_levels)
+    assert built.size_divisible == (2 * patch if not extra_levels else 8 * patch)
+    padded = torch.zeros(1, 3, built.size_divisible, 3 * built.size_divisible)
+    maps = list(built(padded).values())
+    generator = anchors(built, ratios=(1.0,))
+    images = type("Images", (), {"tensors": padded, "image_sizes": [tuple(padded.shape[-2:])]})()
+    found = generator(images, maps)[0].reshape(-1, 2, 2).mean(1)  # centres (x, y)
+    start = 0
+    for level, stride in zip(maps, built.strides, strict=True):
+        rows, cols = level.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(cols) * stride, indexing="ij")
+        torch.testing.assert_close(found[start : start + rows * cols], torch.stack((x, y), -1).reshape(-1, 2))
+        start += rows * cols

@@ -1,17 +1,28 @@
-"""Losses: what a mask hides counts for nothing, formulas are the textbook's; learned weights; the Gram anchor."""
+"""Losses of values, maps and compositions: their formulas, masks, learned weights; the Gram anchor."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from dinoneck import Tokens
+from dinoneck import Composition, TargetTransform, Task, Tokens
+from dinoneck.codec import encode, normal
 from dinoneck.losses import (
+    CompositionLoss,
+    DensityRegulariser,
     GramAnchor,
+    TaskLoss,
     UncertaintyWeighting,
+    dense_masked_mse,
+    map_cross_entropy,
     masked_cross_entropy,
     masked_mse,
     masked_smooth_l1,
@@ -194,3 +205,191 @@ def test_a_reference_of_another_grid_is_resized(grid: tuple[int, int]) -> None:
     loss.backward()
     assert own.grad is not None
     assert patches.grad is None
+
+
+torch.manual_seed(0)
+
+
+PRED_MAPS = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+
+
+TRUE_MAPS = torch.randn(2, 3, 2, 4, dtype=torch.float64)
+
+
+WEIGHT = torch.rand(2, 2, 4, dtype=torch.float64) * 5
+
+
+WEIGHT[0, 1, 2] = WEIGHT[1, 0, 0] = 0.0
+
+
+def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
+    task = Task("a", dim=pred.shape[1], kind="dense", loss="smooth_l1", beta=beta)
+    return TaskLoss([task])({"a": pred}, {"a": target}, {} if weight is None else {"a": weight})[0]
+
+
+def plain_mean(weight: Tensor, error: Callable[[float], float]) -> float:
+    """Cell by cell, in Python."""
+    above = below = 0.0
+    for b, k, r, c in itertools.product(range(2), range(3), range(2), range(4)):
+        w = float(weight[b, r, c])
+        above += w * error(float(PRED_MAPS[b, k, r, c] - TRUE_MAPS[b, k, r, c]))
+        below += w
+    return above / below
+
+
+def huber(beta: float) -> Callable[[float], float]:
+    return lambda x: 0.5 * x * x / beta if abs(x) < beta else abs(x) - 0.5 * beta
+
+
+@pytest.mark.parametrize("weight", [WEIGHT, WEIGHT > 1.5, None])
+def test_dense_losses_are_the_weighted_mean(weight: Tensor | None) -> None:
+    own, weight = weight, torch.ones(2, 2, 4) if weight is None else weight
+    assert dense_masked_mse(PRED_MAPS, TRUE_MAPS, own).item() == pytest.approx(
+        plain_mean(weight, lambda x: x * x), rel=1e-12
+    )
+    for beta in (0.4, 1.0, 3.0):
+        loss = dense_masked_smooth_l1(PRED_MAPS, TRUE_MAPS, weight, beta)
+        assert loss.item() == pytest.approx(plain_mean(weight, huber(beta)), rel=1e-12)
+    assert torch.allclose(
+        dense_masked_mse(PRED_MAPS, TRUE_MAPS, 7 * weight),
+        dense_masked_mse(PRED_MAPS, TRUE_MAPS, weight),
+    )
+
+
+@pytest.mark.parametrize("loss", [dense_masked_mse, dense_masked_smooth_l1])
+@pytest.mark.parametrize("nothing", [torch.nan, torch.inf])
+def test_cells_without_weight_count_for_nothing(loss: Callable[..., Tensor], nothing: float) -> None:
+    empty = (WEIGHT == 0)[:, None].expand_as(PRED_MAPS)
+    pred = torch.where(empty, nothing, PRED_MAPS).requires_grad_()
+    total = loss(pred, torch.where(empty, nothing, TRUE_MAPS), WEIGHT)
+    assert torch.allclose(total, loss(PRED_MAPS, TRUE_MAPS, WEIGHT))
+    total.backward()
+    assert (pred.grad[empty] == 0).all()  # type: ignore[index]
+    assert pred.grad[~empty].abs().min() > 0  # type: ignore[index]
+    assert loss(pred, TRUE_MAPS, torch.ones(2, 2, 4)).isfinite().item() is False
+
+
+def test_cross_entropy_of_cells_is_torchs() -> None:
+    labels = torch.randint(0, 3, (2, 2, 4))
+    assert torch.allclose(map_cross_entropy(PRED_MAPS, labels), F.cross_entropy(PRED_MAPS, labels))
+    shares = TRUE_MAPS.softmax(dim=1)
+    assert torch.allclose(map_cross_entropy(PRED_MAPS, shares), F.cross_entropy(PRED_MAPS, shares))
+
+
+def test_regularisers_are_means_over_cells_and_pairs() -> None:
+    pairs = [
+        float(PRED_MAPS[b, k, r, c] - PRED_MAPS[b, k, r + i, c + j]) ** 2
+        for b, k, r, c, (i, j) in itertools.product(range(2), range(3), range(2), range(4), ((0, 1), (1, 0)))
+        if r + i < 2 and c + j < 4
+    ]
+    values = PRED_MAPS.flatten().tolist()
+    parts = DensityRegulariser("m", 1.0, 2.0, 3.0).parts(PRED_MAPS)
+    assert parts["m.smoothness"].item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
+    assert parts["m.sparsity"].item() == pytest.approx(2 * sum(map(abs, values)) / len(values), rel=1e-12)
+    assert parts["m.negativity"].item() == pytest.approx(3 * sum(max(-v, 0) for v in values) / len(values), rel=1e-12)
+    one = torch.full((2, 3, 1, 1), -2.0)
+    assert [part.item() for part in DensityRegulariser("m", 1.0, 1.0, 1.0).parts(one).values()] == [0, 2, 2]
+
+
+torch.manual_seed(0)
+
+
+MEAN, STD = 210.0, 130.0
+
+
+# the transform, its inverse without the area, and what an error is divided by
+UNITS: dict[str, tuple[TargetTransform, Callable[[float], float], float]] = {
+    "area": (TargetTransform(area=0.21, mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
+    "no area": (TargetTransform(mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
+    "no scale": (TargetTransform(), lambda x: x, 1.0),
+    "log": (TargetTransform(0.21, True, 5.0, 0.7), lambda x: math.expm1(x * 0.7 + 5.0), 0.7 * math.exp(5.0)),
+}
+
+
+OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}
+
+
+TARGETS = {
+    "total": torch.randn(4, 1, dtype=torch.float64),
+    "ratio": torch.randn(4, 3, dtype=torch.float64).softmax(dim=1),
+}
+
+
+PARTS, SUMS = ("clover", "dead", "green"), {"GDM": ("clover", "green"), "total": ("clover", "dead", "green")}
+
+
+FIVE = Composition(PARTS, SUMS, "five", "total", "ratio")  # type: ignore[arg-type]
+
+
+WEIGHTS = (0.1, 0.1, 0.1, 0.2, 0.5)
+
+
+def five(total: float, shares: list[float]) -> list[float]:
+    """Clover, dead, green, GDM, total."""
+    clover, dead, green = (total * share for share in shares)
+    return [clover, dead, green, clover + green, clover + dead + green]
+
+
+def plain_composed(loss: CompositionLoss, units: str, target: list[list[float]] | None = None) -> float:
+    """Sample by sample, in Python; grams per square metre."""
+    result, (_, natural, scale) = 0.0, UNITS[units]
+    for k in range(5):
+        errors = []
+        for b in range(4):
+            logits = OUTPUTS["ratio"][b].tolist()
+            whole = sum(map(math.exp, logits))
+            pred = five(natural(OUTPUTS["total"][b].item()), [math.exp(x) / whole for x in logits])
+            true = five(natural(TARGETS["total"][b].item()), TARGETS["ratio"][b].tolist())
+            x = (pred[k] - (true if target is None else target[b])[k]) / scale
+            if loss.loss == "mse":
+                errors.append(x * x)
+            else:
+                errors.append(0.5 * x * x / loss.beta if abs(x) < loss.beta else abs(x) - 0.5 * loss.beta)
+        result += (loss.weights or (0.2,) * 5)[k] * sum(errors) / len(errors)
+    return result
+
+
+def run(own: CompositionLoss, units: str, **targets: torch.Tensor) -> torch.Tensor:
+    tasks = Task("total", transform=UNITS[units][0]), Task("ratio", dim=3, kind="ratio")
+    return TaskLoss(tasks, [own])(OUTPUTS, TARGETS | targets)[1][own.name]
+
+
+def test_the_five_outputs_add_up_in_their_order() -> None:
+    composition = FIVE
+    assert composition.names == ("clover", "dead", "green", "GDM", "total")
+    total, logits = torch.rand(6, 1, dtype=torch.float64) * 185, torch.randn(6, 3, dtype=torch.float64)
+    composed = composition(total, logits)
+    for b in range(6):
+        assert composed[b].tolist() == pytest.approx(five(total[b].item(), logits[b].softmax(0).tolist()), rel=1e-12)
+    single = composition(torch.tensor([[60.0]]), torch.tensor([[0.0, math.log(2), math.log(3)]]))
+    assert single.tolist()[0] == pytest.approx([10.0, 20.0, 30.0, 40.0, 60.0])
+    assert torch.equal(composition.of_shares(total, logits.softmax(dim=1)), composed)
+    assert torch.autograd.gradcheck(composition, (total.requires_grad_(), logits.requires_grad_()))
+
+
+def test_any_parts_and_sums_and_their_forms() -> None:
+    as_dict = Composition(parts=["a", "b"], sums={"both": ["b", "a"], "second": ("b",)})  # type: ignore[arg-type, dict-item]
+    assert as_dict == Composition(parts=("a", "b"), sums=(("both", ("b", "a")), ("second", ("b",))))
+    assert as_dict(torch.tensor([[8.0]]), torch.zeros(1, 2)).tolist() == [[4.0, 4.0, 8.0, 4.0]]
+    loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1")
+    for value in (as_dict, FIVE, loss):
+        assert normal(type(value), json.loads(json.dumps(encode(value), sort_keys=True)), "value") == value
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weights": WEIGHTS}, {"loss": "smooth_l1"}, {"weights": WEIGHTS, "loss": "smooth_l1", "beta": 0.3}],
+)  # fmt: skip
+@pytest.mark.parametrize("units", UNITS)
+def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(units: str, options: dict[str, Any]) -> None:
+    loss = CompositionLoss(FIVE, **options)
+    assert run(loss, units).item() == pytest.approx(plain_composed(loss, units), rel=1e-10)
+    own = torch.rand(4, 5, dtype=torch.float64) * 300
+    assert run(loss, units, five=own).item() == pytest.approx(plain_composed(loss, units, own.tolist()), rel=1e-10)
+
+
+def test_parts_that_match_a_total_keep_their_shares() -> None:
+    composed = FIVE.of_shares(torch.tensor([[10.0], [0.0]]), torch.tensor([[0.2, 0.3, 0.5]] * 2))
+    matched = FIVE.rescaled_to(composed, torch.tensor([[40.0], [0.0]]))
+    assert matched.tolist()[0] == pytest.approx([8.0, 12.0, 20.0, 28.0, 40.0])
+    assert matched.tolist()[1] == [0.0] * 5

@@ -1,22 +1,42 @@
-"""fit: it learns and repeats, keeps a log, takes its ids in any form, and another run does not continue a state."""
+"""fit: it learns and repeats, with values, maps, gaps and views; another run does not continue a state."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from tests.unit.training.histories import without_times
+from tests.unit.training.histories import mean_iou, without_times
 from tests.unit.training.small_fit import IDS, Y, flat, head, run, tokens
 from torch import nn
 
-from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+)
+from dinoneck.data import Pasture, Views
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import MemoryTokens, Recipe, fit, r2
+from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
+from dinoneck.training import fit as fit_by_default
 from dinoneck.training.engine import TIMES
+from dinoneck.training.scores import confusion_matrix
+from dinoneck.training.sources import Samples
+from dinoneck.training.table import read_maps
+from dinoneck.training.tasks import fitted, problem_of
 
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
 
@@ -141,3 +161,211 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_returned(clip_norm: fl
     with pytest.raises(DataError, match=r"loss is nan in epoch 0.* lr 0\.001"):
         run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=Recipe(clip_norm=clip_norm), out=tmp_path)
     assert not (tmp_path / "state.pt").exists()
+
+
+ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
+
+
+fit_for_40 = partial(fit_by_default, epochs=40, batch_size=8, lr=1e-3, recipe=Recipe(ema_decay=None))
+
+
+def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:
+    """Images whose cells hold a value that their tokens show, next to a large common part; (n, 1, rows, cols)."""
+    random = np.random.RandomState(0)
+    values = random.rand(IMAGES, ROWS * COLS, 1)
+    common, own = 3.0 * random.randn(WIDTH), random.randn(WIDTH)
+    shown = common + values * own + 0.02 * random.randn(IMAGES, ROWS * COLS, WIDTH)
+    patches = [torch.tensor(shown, dtype=torch.float32)] * layers
+    tokens = Tokens.from_patches(patches, grid=(ROWS, COLS), patch_size=16, layers=range(layers))
+    return MemoryTokens([str(i) for i in range(IMAGES)], tokens), values.reshape(IMAGES, 1, ROWS, COLS)
+
+
+def dense_head(*tasks: Task) -> DenseHead:
+    torch.manual_seed(0)
+    return DenseHead(WIDTH, tasks or (Task("ndvi", kind="dense"),), hidden_dim=8, depth=1)
+
+
+def predicted(head: Any, source: MemoryTokens, name: str = "ndvi") -> np.ndarray:
+    return head.predict(source.batch(source.ids))[name].numpy()
+
+
+def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() -> None:
+    source, values = cells()
+    weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
+    poisoned = np.where(weight[:, None] > 0, values, 1e9)
+    head, clean = dense_head(), dense_head()
+    fit_for_40(
+        head, source, {"ndvi": poisoned}, weights={"ndvi": weight}, target_ids=source.ids, ids=source.ids[:16], lr=1e-2
+    )
+    assert r2(values[16:].ravel(), predicted(head, source)[16:].ravel()) > 0.9
+    holes = np.where(weight[:, None] > 0, values, np.nan)
+    fit_for_40(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert np.array_equal(predicted(head, source), predicted(clean, source)), "NaN and weight 0 are the same"
+
+
+def test_weights_pull_towards_heavy_cells() -> None:
+    source, values = cells()
+    constant = replace(source.tokens, sequence=(torch.zeros_like(source.tokens.sequence[0]),))
+    flat = MemoryTokens(source.ids, constant)
+    values[:, :, 0, 0] = 2.0
+    weight = np.ones((IMAGES, ROWS, COLS), np.float32)
+    weight[:, 0, 0] = 50.0
+    head = DenseHead(WIDTH, [Task("ndvi", kind="dense")], 4, depth=0)
+    fit_for_40(
+        head, flat, targets={"ndvi": values}, weights={"ndvi": weight}, target_ids=source.ids, epochs=200, lr=3e-2
+    )
+    wanted = (values[:, 0] * weight).sum() / weight.sum()
+    assert predicted(head, flat).mean() == pytest.approx(wanted, abs=0.05)
+    assert abs(values.mean() - wanted) > 0.5
+
+
+def test_segmentation_from_pixels_and_from_shares() -> None:
+    source, values = cells()
+    classes = (values[:, 0] > 0.5).astype(np.int64)
+    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+    pixels[:, :2] = -1
+    task = Task("class", dim=2, kind="segmentation")
+    head = dense_head(task)
+    fit_for_40(head, source, targets={"class": pixels}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert (predicted(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
+    shares = np.concatenate([1 - values, values], axis=1)
+    shares[0, :, 0, 0] = np.nan
+    soft = dense_head(task)
+    fit_for_40(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
+    assert r2(values[16:].ravel(), predicted(soft, source, "class")[16:, 1].ravel()) > 0.9
+
+
+def test_validation_scores_masks_by_their_mean_iou() -> None:
+    """The last row agrees with a confusion matrix of the predictions, of labels of pixels and of shares."""
+    source, values = cells()
+    classes = (values[:, 0] > 0.5).astype(np.int64)
+    pixels = classes.repeat(4, axis=1).repeat(4, axis=2)
+    pixels[:, 0, 0] = 2  # one of the pixels of a cell: the class of the cell stays
+    pixels[18, 4:8, :4] = 2  # a cell without any pixel that counts
+    shares = np.stack([classes == 0, classes == 1], axis=1) * 1.0
+    shares[18, :, 1, 0] = np.nan
+    task = Task("class", dim=2, kind="segmentation", ignore_index=2)
+    for targets in (pixels, shares):
+        head = dense_head(task)
+        options: dict[str, Any] = {"ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1, "lr": 1e-3}
+        row = fit_for_40(head, source, targets={"class": targets}, target_ids=source.ids, **options)[-1]
+        true = pixels[16:] if targets is pixels else np.where(np.isnan(shares[16:, 0]), 2, classes[16:])
+        true = np.where(true == 2, -1, true)
+        maps = torch.tensor(predicted(head, source, "class")[16:])
+        found = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear").argmax(dim=1)
+        matrix = confusion_matrix(true, found, num_classes=2)
+        assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
+
+
+def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:
+    return TrainConfig.from_dict({"data": {"labels": "labels", "classes": list(classes)}, **groups})
+
+
+def test_maps_of_a_table_are_shares_of_its_masks() -> None:
+    table = Pasture(seed=0, size=(32, 64)).table(range(3))
+    preprocess = load_backbone("dinoneck_tiny").preprocess
+    config = run_of_masks(("soil", "clover", "dead", "green"))
+    labels, values, weight, pixels = read_maps(config.data, table, preprocess)
+    assert (labels, values.shape) == (config.data.classes, (3, 4, 2, 4))
+    assert weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
+    first = table["labels"].iloc[0]
+    assert values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
+    assert pixels(0)[0].tolist() == first.tolist()
+    [task] = [task for task in fitted(problem_of(config, table, preprocess), np.array([0, 1])) if task.kind == "dense"]
+    assert task.transform is not None
+    assert task.transform.mean == pytest.approx(values[:2].double().mean(dim=(0, 2, 3)).tolist())
+    wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
+    with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
+        read_maps(config.data, wrong, preprocess)
+
+
+def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A share in per cent is not that mean, nor is one that the config predicts from the map already."""
+    masks = [(np.arange(32)[:, None] < 4 * i).repeat(32, axis=1).astype(np.uint8) for i in range(8)]
+    share = np.array([mask.mean() for mask in masks])
+    columns = {"images": [np.zeros((32, 32, 3), np.uint8)] * 8, "labels": masks, "soil": 100 * (1 - share)}
+    table = pd.DataFrame({**columns, "crop": share}, index=[f"{i}" for i in range(8)])
+    preprocess = load_backbone("dinoneck_tiny").preprocess
+
+    def crop(data: pd.DataFrame = table, **own: Any) -> Task:
+        config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
+        problem = problem_of(config, data, preprocess)
+        return next(task for task in problem.tasks if task.name == "crop")
+
+    assert crop().from_map is None
+    [record] = caplog.records
+    assert "'crop'" in record.getMessage()
+    some = table.assign(labels=[*masks[:7], None])
+    for data, own, weight in ((table, {}, (0.0,)), (some, {}, (1.0,)), (table, {"weight": 0.5}, 0.5)):
+        task = crop(data, from_map="cells", **own)
+        assert (task.from_map, task.weight) == ("cells", weight)
+    assert len(caplog.records) == 1
+
+
+def test_missing_values_count_for_nothing_in_the_loss() -> None:
+    """With all samples in one step, training is that of the known samples alone."""
+    recipe = Recipe(ema_decay=None, standardise_tokens=False)
+    source, known = MemoryTokens(IDS, tokens()), [0, 1, 3, 5]
+    gaps = np.where(np.isin(range(6), known), Y, np.nan)
+    whole, part = head(), head()
+    one = run(whole, source, targets={"y": gaps}, batch_size=6, epochs=3, recipe=recipe)
+    other = run(part, source, ids=[IDS[i] for i in known], batch_size=4, epochs=3, recipe=recipe)
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in other], rel=1e-5)
+    for x, y in zip(whole.parameters(), part.parameters(), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+VIEW_ROWS, VIEW_COLS, VIEW_WIDTH, VIEW_IMAGES = 2, 3, 4, 6
+
+
+class Flipped:
+    """A store in small: index images, every cell's token holds its place; the views flip them."""
+
+    def __init__(self) -> None:
+        cells = torch.arange(VIEW_IMAGES * VIEW_ROWS * VIEW_COLS, dtype=torch.float32).reshape(
+            VIEW_IMAGES, 1, VIEW_ROWS, VIEW_COLS
+        )
+        self.cells = cells / cells.numel()
+        self.ids = tuple(f"p{i}" for i in range(VIEW_IMAGES))
+        self.views = Views.named("flips4")
+        self.asked: list[list[int]] = []
+
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        views = [0] * len(ids) if views is None else list(views)
+        self.asked.append(views)
+        maps = []
+        for image_id, view in zip(ids, views, strict=True):
+            horizontal, vertical = self.views.flips(view)
+            axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
+            maps.append(self.cells[self.ids.index(image_id)].flip(axes))
+        values = torch.stack(maps).reshape(len(ids), VIEW_ROWS * VIEW_COLS, 1)
+        tokens = values * torch.tensor([1.0, 0.0, -1.0, 0.5]) + torch.tensor([0.0, 1.0, 0.0, -1.0])
+        return Tokens.from_patches(tokens, grid=(VIEW_ROWS, VIEW_COLS), patch_size=16)
+
+
+def test_labels_of_a_cell_follow_the_image() -> None:
+    source = Flipped()
+    pixels = torch.arange(VIEW_IMAGES * 4 * 6).reshape(VIEW_IMAGES, 4, 6)
+    values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
+    values["map.weight"] = source.cells[:, 0]
+    labels = Samples(source, source.ids, VIEW_IMAGES, {"map", "mask", "map.weight"}, values, torch.device("cpu"))
+    tokens, wanted = labels.read([4, 1, 0, 5], [3, 1, 0, 2], is_training=True)
+    shown = tokens.maps()[-1]
+    assert torch.equal(wanted["map"][:, 0], shown[:, 0])
+    assert torch.equal(wanted["map.weight"], shown[:, 0])
+    expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
+    assert torch.equal(wanted["mask"], torch.stack(expected))
+    assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
+
+
+def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validation() -> None:
+    source = Flipped()
+    torch.manual_seed(0)
+    head = PatchMeanHead(VIEW_WIDTH, [Task("x")], hidden_dim=4)
+    recipe = Recipe(standardise_tokens=False)
+    split = {"target_ids": source.ids, "ids": source.ids[:4], "val_ids": source.ids[4:]}
+    fit(head, source, {"x": np.arange(VIEW_IMAGES) * 1.0}, epochs=30, batch_size=4, recipe=recipe, **split)
+    trained = [views for views in source.asked if len(views) == 4]
+    for place in range(4):
+        assert {views[place] for views in trained} == {0, 1, 2, 3}
+    assert all(views == [0, 0] for views in source.asked if len(views) == 2)

@@ -1,13 +1,16 @@
-"""A table's images are found in a larger store; a store trains only the images that it was extracted from."""
+"""Sources of tokens: tables, stores, ids in any order, and no pandas."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +18,7 @@ from tests.unit.store.store_samples import SIZE, make, write_images
 
 from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, Tokens, load_backbone
 from dinoneck.data import Views, read_table
-from dinoneck.training import DataConfig, TrainConfig, fit
+from dinoneck.training import DataConfig, MemoryTokens, TrainConfig, fit
 from dinoneck.training.run import Run
 from dinoneck.training.source import TableTokens
 from dinoneck.training.tasks import problem_of
@@ -154,3 +157,87 @@ def test_shares_of_negative_values_are_refused() -> None:
     config = TrainConfig.from_dict({"data": {"csv": "t.csv", "targets": ["a", "b"]}, "tasks": {"t": task}})
     with pytest.raises(DataError, match=r"a, b.*negative"):
         problem_of(config, table, load_backbone("dinoneck_tiny").preprocess)
+
+
+IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
+
+
+Y = np.linspace(0.0, 1.0, 12) ** 2
+
+
+ORDER = np.random.RandomState(0).permutation(12)
+
+
+SHUFFLED, VALUES = [IDS[i] for i in ORDER], Y[ORDER]
+
+
+FRAME = pd.DataFrame({"y": VALUES}, index=SHUFFLED)
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "frame": {"targets": FRAME},
+    "series": {"targets": {"y": FRAME["y"]}},
+    "dict of dicts": {"targets": {"y": dict(zip(SHUFFLED, VALUES, strict=True))}},
+    "array": {"targets": {"y": VALUES}, "target_ids": SHUFFLED},
+    "tensor": {"targets": {"y": torch.tensor(VALUES)[:, None]}, "target_ids": SHUFFLED},
+    "suffixes": {"targets": FRAME.set_axis([f"{name}.JPG" for name in SHUFFLED])},
+}
+
+
+def source(order: Any = range(12)) -> MemoryTokens:
+    """Images whose tokens carry the value of their own id, in any order."""
+    patches = torch.randn(12, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.1
+    patches[:, :, 0] += torch.tensor(Y, dtype=torch.float32)[:, None]
+    rows = list(order)
+    return MemoryTokens([IDS[i] for i in rows], Tokens.from_patches(patches[rows], grid=(2, 3), patch_size=16))
+
+
+def weights(tokens: MemoryTokens, **given: Any) -> torch.Tensor:
+    torch.manual_seed(0)
+    head = PatchMeanHead(8, [Task("y")], hidden_dim=4)
+    fit(head, tokens, epochs=3, batch_size=4, lr=1e-2, **given)
+    return torch.cat([parameter.detach().flatten() for parameter in head.parameters()])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_shuffled_table_trains_the_same_weights_bit_for_bit(form: str) -> None:
+    ordered, given = {"targets": {"y": dict(zip(IDS, Y, strict=True))}}, FORMS[form]
+    for chosen in ({}, {"ids": IDS[3:9], "val_ids": IDS[:3]}):
+        assert torch.equal(
+            weights(source(range(11, -1, -1)), **given, **chosen), weights(source(), **ordered, **chosen)
+        )
+
+
+def test_positions_are_no_ids() -> None:
+    with pytest.raises(DataError, match=r"12 ids without tokens in the source: 0, 1, 10 and"):
+        weights(source(), targets=FRAME.reset_index())
+
+
+SCRIPT = """
+import sys
+sys.modules["pandas"] = sys.modules["sklearn"] = None
+import numpy as np
+import torch
+from dinoneck import PatchMeanHead, Predictor, Task, Tokens, load_backbone
+from dinoneck.training import MemoryTokens, fit
+
+torch.manual_seed(0)
+backbone = load_backbone("dinoneck_tiny")
+images = [np.full((32, 48, 3), 30 * i, np.uint8) for i in range(4)]
+source = MemoryTokens.extract(backbone, images, list("abcd"))
+head = PatchMeanHead(backbone.embed_dim, [Task("y")], hidden_dim=4)
+fit(head, source, targets={"y": np.arange(4.0)}, target_ids=list("abcd"), epochs=1)
+fit(head, source, targets={"y": dict(zip("abcd", range(4)))}, epochs=1)
+print(len(Predictor(head, backbone)(images)))
+for call in ("from dinoneck.data import read_table", "Pasture(size=(32, 32)).table(range(1))"):
+    try:
+        exec("from dinoneck.data import Pasture\\n" + call)
+    except ImportError as error:
+        print("dinoneck[train]" in str(error))
+"""
+
+
+@pytest.mark.slow
+def test_fit_and_prediction_need_no_pandas() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["4", "True", "True"], done.stderr

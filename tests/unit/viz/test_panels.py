@@ -1,7 +1,8 @@
-"""Panels: every cell lies over its patch in the colour of its value; boxes are drawn at their coordinates."""
+"""Panels, overlays and scales: every cell lies over its patch in the colour of its value."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 import torch
 from PIL import Image, ImageColor, ImageDraw
 
-from dinoneck import Tokens
-from dinoneck.data import Preprocessing
-from dinoneck.viz import boxes_panel, heat, pca_panels, pca_rgb
-from dinoneck.viz.style import PALETTE
+from dinoneck import Backbone, FPNHead, Predictor, Task, Tokens
+from dinoneck.data import DenseLabels, Preprocessing
+from dinoneck.inference import to_frame
+from dinoneck.inference.results import table_row
+from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
+from dinoneck.viz.scales import outputs, scales, shown_cells
+from dinoneck.viz.style import CLASSES, NODATA, PALETTE, class_colours
 
 WIDTH = 320  # of one picture
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
@@ -143,3 +147,192 @@ def test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed() -> None:
     assert (edge(sheet, BOXES[0])[:, :4] == grey).all(), "what is found has no frame of its own"
     plain = boxes_panel(image, {"boxes": shifted, "names": ["cell", "clot"]}, {"boxes": BOXES})
     assert ((edge(plain, shifted[1]) == shades[1]).all(axis=-1).sum(axis=1) == 3).all(), "no classes are known"
+
+
+LABELS = ("soil", "crop", "weed")
+
+
+COVER = Task("cover", dim=3, kind="segmentation", labels=LABELS)
+
+
+RECIPE = Preprocessing(16)
+
+
+GREY = np.full((32, 64, 3), 100, np.uint8)
+
+
+def left_crop_right_weed() -> np.ndarray:
+    cells = np.zeros((3, 2, 4))
+    cells[1, :, :2], cells[2, :, 2:] = 1, 1
+    return cells
+
+
+def drawn(
+    task: Task, cells: np.ndarray, recipe: Preprocessing = RECIPE, image: Any = GREY, **options: Any
+) -> np.ndarray:
+    values = cells.mean(axis=(1, 2))
+    result = {task.name: values if task.dim > 1 else float(values[0]), "maps": {task.name: cells}}
+    return np.asarray(overlay_panel(image, result, [task], recipe, **options))
+
+
+def test_classes_have_their_colours_and_the_ground_has_none() -> None:
+    picture = drawn(COVER, left_crop_right_weed())
+    assert picture.shape[1] == 1200
+    assert picture.shape[0] > 600, "the legend is below"
+    ground = 100 * 0.8 + 40
+    for x, colour in ((100, CLASSES[0]), (1100, CLASSES[1])):
+        expected = ground + 0.85 * (np.array(ImageColor.getrgb(colour)) - ground)
+        assert np.abs(picture[300, x] - expected).max() <= 1
+    soil = np.zeros((3, 2, 4))
+    soil[0] = 1
+    assert (drawn(COVER, soil)[:600] == 120).all()
+
+
+def test_amounts_start_at_zero_and_pixels_that_were_not_seen_are_hatched() -> None:
+    recipe = Preprocessing(16, size=(32, 32), resize="crop")
+    picture = drawn(
+        Task("mass", kind="density", unit="g"), np.ones((1, 2, 2)), recipe, np.zeros((32, 320, 3), np.uint8)
+    )
+    assert (picture[:120, :400] == NODATA).all(axis=2).mean() > 0.4
+    assert not (picture[:120, 560:640] == NODATA).all(axis=2).any()
+    assert len(np.unique(picture[:120, 560:640].reshape(-1, 3), axis=0)) == 1, "one amount has one colour"
+
+
+def test_an_image_without_maps_has_its_numbers() -> None:
+    picture = np.asarray(overlay_panel(GREY, {"mass": 3.0}, [Task("mass", unit="g")], RECIPE, known={"mass": 4.0}))
+    assert picture[600:].min() < 100
+    assert picture.shape[0] > 600
+
+
+def test_classes_are_written_as_a_palette_png(tmp_path: Path) -> None:
+    mask = np.random.RandomState(0).randint(-1, 3, (33, 65))
+    [file] = write_maps(tmp_path, "a/1", {"cover": mask}, [COVER])
+    assert file == tmp_path / "a" / "1.png"
+    with Image.open(file) as image:
+        assert image.mode == "P"
+        stored, colours = np.asarray(image), np.asarray(image.convert("RGB"))
+    assert np.array_equal(stored, np.where(mask == -1, 255, mask))
+    for index, colour in enumerate(class_colours(LABELS)):
+        assert (colours[mask == index] == (colour or (0, 0, 0))).all()
+    assert np.array_equal(DenseLabels(classes=3, nodata=255).indices(file, Preprocessing(1))[0], mask)
+
+
+def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
+    depth = np.random.RandomState(0).rand(1, 33, 65).astype(np.float32)
+    depth[0, 0, 0] = np.nan
+    [file] = write_maps(tmp_path / "one", "b", {"depth": depth}, [Task("depth", kind="dense")])
+    assert np.array_equal(np.asarray(Image.open(file)), depth[0], equal_nan=True)
+    tasks = [Task("depth", kind="dense"), Task("cover/x", dim=2, kind="dense", labels=("a", "b"))]
+    shares = np.stack([depth[0], 1 - depth[0]])
+    files = write_maps(tmp_path / "two", "b", {"depth": depth, "cover/x": shares}, tasks)
+    assert [file.relative_to(tmp_path / "two").as_posix() for file in files] == [
+        "depth/b.tif", "cover_x/a/b.tif", "cover_x/b/b.tif",
+    ]  # fmt: skip
+    assert np.array_equal(np.asarray(Image.open(files[2])), shares[1], equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    position = {"crs": "EPSG:25832", "transform": rasterio.transform.from_origin(500_000, 5_600_000, 0.1, 0.1)}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=32, width=64, count=3, dtype="uint8", **position
+    ):
+        pass
+    maps = {"cover": np.zeros((32, 64), np.int64), "depth": np.ones((1, 32, 64), np.float32)}
+    tasks = [COVER, Task("depth", kind="dense")]
+    for file, expected in zip(write_maps(tmp_path / "out", "a", maps, tasks, tmp_path / "a.tif"), (0, 1), strict=True):
+        with rasterio.open(file) as written:
+            assert (written.crs, written.transform) == (position["crs"], position["transform"])
+            assert (written.read(1) == expected).all()
+
+
+def test_opencv_reads_the_colours_of_the_classes(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    mask = np.random.RandomState(0).randint(0, 3, (33, 65))
+    [file] = write_maps(tmp_path, "a", {"cover": mask}, [COVER])
+    colours = np.array([colour or (0, 0, 0) for colour in class_colours(LABELS)], np.uint8)
+    assert np.array_equal(cv2.imread(str(file))[..., ::-1], colours[mask])
+
+
+SIZE = (2, 3)  # rows, cols of the maps below
+
+
+POSSIBLE = np.random.default_rng(0).dirichlet((8.0, 3.0, 1.0), SIZE).transpose(2, 0, 1)
+
+
+RAMP = np.linspace(0.187, 0.446, 6).reshape(1, *SIZE)
+
+
+def shares_task(*labels: str) -> Task:
+    """The task that masks of classes give."""
+    return Task("cells", len(labels), kind="dense", labels=labels, shares=True)
+
+
+def result(task: Task, cells: np.ndarray, **numbers: float) -> dict[str, Any]:
+    means = cells.mean(axis=(1, 2))
+    return {**numbers, task.name: means if task.dim > 1 else float(means[0]), "maps": {task.name: cells}}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [shares_task(*LABELS), Task("kind", 3, kind="segmentation", labels=LABELS),
+     Task("parts", 3, kind="ratio", labels=LABELS)],
+    ids=lambda task: task.kind,
+)  # fmt: skip
+def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_ones(task: Task) -> None:
+    members = outputs([task])
+    assert scales(members, [result(task, POSSIBLE)]) == {task.name: (0.0, 1.0, "")}
+    assert shown_cells(members, POSSIBLE) == pytest.approx(POSSIBLE)
+    cells = POSSIBLE.copy()
+    cells[:, 0, 0], cells[:, 1, 2] = (1.01, -0.043, -0.014), (0.9, 0.6, -0.1)
+    predicted = result(task, cells)
+    kept, row = cells.copy(), table_row(predicted, [task])
+    assert scales(members, [predicted]) == {task.name: (0.0, 1.0, " (clipped, normalised)")}
+    shown = shown_cells(members, cells)
+    assert shown.sum(axis=0) == pytest.approx(np.ones(SIZE))
+    assert shown[:, 0, 0] == pytest.approx([1.0, 0.0, 0.0]) and shown[:, 1, 2] == pytest.approx([0.6, 0.4, 0.0])
+    assert shown[:, 0, 1] == pytest.approx(cells[:, 0, 1]), "possible shares stay"
+    assert (cells == kept).all() and table_row(predicted, [task]) == row, "predictions stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("task", "cells", "span"),
+    [
+        (Task("mass", kind="density"), RAMP, (0.0, 0.446)),
+        (Task("mass", kind="density", minimum=0, aggregate="mean"), RAMP, (0.0, 0.446)),
+        (Task("mass", kind="dense", minimum=0), RAMP, (0.0, 0.446)),
+        (Task("mass", kind="dense", minimum=0), 0 * RAMP, (0.0, 1.0)),
+        (Task("ndvi", kind="dense"), RAMP, (0.187, 0.446)),
+        # cells of a sum are not clipped at the minimum of the sum
+        (Task("mass", kind="density", minimum=5), np.linspace(-1.0, 4.0, 6).reshape(1, *SIZE), (0.0, 4.0)),
+        (Task("bands", 2, kind="dense"), np.stack([RAMP[0] - 2, RAMP[0] + 7]), (-1.813, 7.446)),
+    ],
+)
+def test_amounts_start_at_0_and_other_numbers_keep_their_ends(
+    task: Task, cells: np.ndarray, span: tuple[float, float]
+) -> None:
+    """One scale for all outputs of a task and all images."""
+    low, high, note = scales(outputs([task]), [result(task, cells), result(task, cells)])[task.name]
+    assert (low, high) == pytest.approx(span)
+    assert bool(note) == (cells.min() < 0 and task.kind == "density")
+
+
+def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None:
+    """In tables, pictures and reports: one column per class, called as the class is."""
+    pytest.importorskip("pandas")
+    tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), shares_task(*LABELS)]
+    torch.manual_seed(0)
+    predictor = Predictor(FPNHead(64, tasks, 1, fpn_dim=8, tower_depth=1), tiny)
+    results = predictor([np.full((32, 48, 3), shade, np.uint8) for shade in (40, 160)], maps="patch")
+    frame = to_frame(results, predictor.tasks)
+    assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
+    assert frame["soil"].tolist() == [result["soil"] for result in results]
+    assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
+
+
+def test_letters_have_11_px_on_a_phone() -> None:
+    sheet = 2 * style.WIDTH_PX + 3 * style.GAP_PX
+    sizes = [(style.CAPTION_PX, style.OVERLAY_PX), (style.LABEL_PX, style.SIDE_PX), (style.FONT_PX, sheet)]
+    assert all(letters * 390 / width >= 11 for letters, width in sizes)
+    assert style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX

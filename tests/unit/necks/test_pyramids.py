@@ -1,0 +1,287 @@
+"""SimplePyramid, ViTFPN, STAPyramid and the spatial tuning adapter against plain constructions."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.kit import WIDTH, randomised
+from tests.kit import tokens as tokens_of
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from dinoneck import SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
+from dinoneck.layers import ConvBlock
+from dinoneck.layers.resampling import at_stride, resampled
+from dinoneck.necks import TopDown
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean = x.mean(dim=1, keepdim=True)
+    variance = (x - mean).square().mean(dim=1, keepdim=True)
+    return (x - mean) / (variance + 1e-6).sqrt() * weight[:, None, None] + bias[:, None, None]
+
+
+def published(level: Any, scale: float, maps: Tensor) -> Tensor:
+    """One level of the published pyramid from an NCHW map."""
+    if scale >= 2:
+        maps = F.conv_transpose2d(maps, level.ups[0].weight, level.ups[0].bias, stride=2)
+    if scale == 4:
+        maps = F.gelu(norm(maps, level.up_norm.weight, level.up_norm.bias))
+        maps = F.conv_transpose2d(maps, level.ups[1].weight, level.ups[1].bias, stride=2)
+    if scale == 0.5:
+        maps = F.max_pool2d(maps, 2, 2)
+    maps = F.conv2d(maps, level.project.weight[..., None, None])
+    maps = norm(maps, level.project_norm.weight, level.project_norm.bias)
+    maps = F.conv2d(maps, level.smooth.weight, padding=1)
+    return norm(maps, level.smooth_norm.weight, level.smooth_norm.bias)
+
+
+def test_it_is_the_published_pyramid() -> None:
+    neck = randomised(SimplePyramid(WIDTH, 40), 0.1).double()
+    tokens = tokens_of(2, 6, 10, layers=2, dtype=torch.float64)
+    maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+    for level, scale, found in zip(neck.levels, neck.scales, neck(tokens).maps, strict=True):
+        assert torch.allclose(found, published(level, scale, maps), rtol=0, atol=1e-12)
+
+
+DOUBLE = torch.float64
+
+
+def neck_of(layers: int = 3, seed: int = 0, **options: Any) -> ViTFPN:
+    """A float64 neck whose zero-initialised weights are awake."""
+    torch.manual_seed(seed)
+    neck = ViTFPN(**{"embed_dim": WIDTH, "num_layers": layers, "fpn_dim": 16, **options}).double().eval()
+    with torch.no_grad():
+        for name, parameter in neck.named_parameters():
+            if "gains" in name or "fusion_weights" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    return neck
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (4, 4)])
+def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
+    channels, width = [6, 10, 8], 16
+    peer = FeaturePyramidNetwork(channels, width).double()
+    own = TopDown(channels, width, dtype=DOUBLE)
+    with torch.no_grad():
+        for place in range(3):
+            own.laterals[place].weight.copy_(peer.inner_blocks[place][0].weight[:, :, 0, 0])
+            own.laterals[place].bias.copy_(peer.inner_blocks[place][0].bias)
+            own.smooth[place].conv.load_state_dict(peer.layer_blocks[place][0].state_dict())
+    maps = [torch.randn(2, c, grid[0] // 2**i, grid[1] // 2**i, dtype=DOUBLE) for i, c in enumerate(channels)]
+    wanted = peer({str(i): level for i, level in enumerate(maps)})
+    for a, b in zip(own(maps), wanted.values(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])
+@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
+@pytest.mark.parametrize("extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}])
+def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
+    grid: tuple[int, int], downsample: Any, extras: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokens_of(2, *grid, layers=4, dtype=DOUBLE)
+    neck = neck_of(4, downsample=downsample, norm=None, activation=None, **extras)
+    wanted = torch.cat([level.mean(dim=(2, 3)) for level in neck(tokens).maps], dim=1)
+    called: list[nn.Module] = []
+    own = ConvBlock.forward
+    monkeypatch.setattr(ConvBlock, "forward", lambda self, maps: (called.append(self), own(self, maps))[1])
+    assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
+    assert not set(called) & set(neck.top_down.smooth)
+
+
+@pytest.mark.parametrize(("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)])
+def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
+    for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
+        assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {count}
+
+
+GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
+
+
+OPTIONS = list(itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool")))
+
+
+def plain(neck: STAPyramid, tokens: Tokens) -> list[Tensor]:
+    """The published construction on an NCHW map: everything at full width, the 1x1 convolutions last."""
+    maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+    if neck.norm is not None:
+        mean, variance = maps.mean(dim=1, keepdim=True), maps.var(dim=1, keepdim=True, correction=0)
+        maps = (maps - mean) / (variance + 1e-6).sqrt()
+        maps = maps * neck.norm.weight[:, None, None] + neck.norm.bias[:, None, None]
+    if neck.places is not None:
+        maps = maps + F.interpolate(neck.places[None], tokens.grid, mode="bilinear", align_corners=False)
+
+    def one(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.conv2d(x, layer.weight[..., None, None], layer.bias)
+
+    doubled = F.interpolate(maps, scale_factor=2, mode=neck.upsample)
+    if neck.downsample == "conv":
+        coarse = neck.p32(maps)
+    else:
+        rows, cols = tokens.grid
+        even = F.pad(maps, (0, cols % 2, 0, rows % 2), mode="replicate")
+        coarse = one(neck.p32, F.avg_pool2d(even, 2))  # type: ignore[arg-type]
+    return [one(neck.p8, doubled), one(neck.p16, maps), coarse]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_it_is_the_plain_construction(grid: tuple[int, int], options: tuple[Any, ...]) -> None:
+    neck = randomised(STAPyramid(WIDTH, 8, *options).double(), 0.3)
+    tokens = tokens_of(2, *grid, layers=2, dtype=torch.float64)
+    pyramid = neck(tokens)
+    rows, cols = grid
+    sizes = [(2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))]
+    assert [tuple(level.shape) for level in pyramid.maps] == [(2, 8, *size) for size in sizes]
+    for ours, theirs in zip(pyramid.maps, plain(neck, tokens), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+        assert ours.stride(1) == 1
+
+
+def centres(level: Tensor, stride: float) -> Tensor:
+    """What the two channels of a level should be: (x, y) of its cells' centres in pixels."""
+    rows, cols = level.shape[-2:]
+    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    return torch.stack((xs, ys)).double()[None] * stride
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(14, 8), (14, 16), (16, 8), (16, 16), (14, 32)])
+def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
+    maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
+    for mode in ("nearest", "bilinear"):
+        found = at_stride(maps, patch, stride, mode)  # type: ignore[arg-type]
+        xy = centres(found, stride)[0].permute(1, 2, 0)
+        span = torch.tensor([14, 9], dtype=torch.float64) * patch
+        places = (xy / span * 2 - 1)[None].expand(2, -1, -1, -1)
+        expected = F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
+        if mode == "nearest":
+            column, row = (xy // patch).long().movedim(-1, 0)
+            expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def places(grid: tuple[int, int], patch: int) -> Tokens:
+    """Tokens whose first two channels are the x and y of the patch centre in pixels; prefix tokens far off."""
+    rows, cols = grid
+    x = torch.full((1, 5 + rows * cols, 2), -1e6, dtype=torch.float64)
+    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    x[0, 5:] = torch.stack((xs, ys), dim=-1).flatten(0, 1) * patch
+    return Tokens.from_sequence(x, image_size=(rows * patch, cols * patch), patch_size=patch, num_prefix_tokens=5)
+
+
+def copying(**options: Any) -> STAPyramid:
+    """Weights that hand the two channels on; the 3x3 kernel is a mean."""
+    neck = STAPyramid(2, 2, **options).double()
+    with torch.no_grad():
+        for layer in (neck.p8, neck.p16, neck.p32):
+            layer.bias.zero_()  # type: ignore[union-attr,operator]
+            eye = torch.eye(2, dtype=torch.float64)
+            layer.weight.copy_(eye if layer.weight.ndim == 2 else (eye / 9)[..., None, None].expand(2, 2, 3, 3))  # type: ignore[union-attr,operator,arg-type]
+    return neck
+
+
+@pytest.mark.parametrize(("grid", "patch"), [((1, 1), 14), ((1, 7), 20), ((23, 23), 14), ((46, 31), 16)])
+def test_asked_strides_are_exact_at_any_patch(grid: tuple[int, int], patch: int) -> None:
+    neck = copying(upsample="bilinear", downsample="avgpool", strides=(8, 16, 32), patch_size=patch)
+    pyramid = neck(places(grid, patch))
+    assert pyramid.strides == neck.strides == (8.0, 16.0, 32.0)
+    height, width = (side * patch for side in grid)
+    for level, stride in zip(pyramid.maps, (8, 16, 32), strict=True):
+        assert tuple(level.shape[-2:]) == (-(-height // stride), -(-width // stride))
+        last = [[width - patch / 2], [height - patch / 2]]  # the last token's centre: nothing lies beyond
+        bounds = [torch.tensor(v, dtype=torch.float64)[None, ..., None] for v in ([[patch / 2]] * 2, last)]
+        inside = centres(level, stride)
+        sure = (inside - stride / 2 >= bounds[0]) & (inside + stride / 2 <= bounds[1])  # every read is inside
+        assert torch.allclose(level[sure], inside[sure], rtol=0, atol=1e-9)
+    for level, stride in zip(pyramid.maps[:2], (8, 16), strict=True):  # and the border clamps
+        expected = torch.maximum(torch.minimum(centres(level, stride), bounds[1]), bounds[0])
+        assert torch.allclose(level, expected, rtol=0, atol=1e-9)
+
+
+STA_GRIDS = [(20, 20), (21, 29), (1, 1), (1, 7), (2, 3)]
+
+
+def build(seed: int = 0, **options: Any) -> SpatialTuningAdapter:
+    torch.manual_seed(seed)
+    return randomised(
+        SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options})
+    ).eval()
+
+
+def fed(rows: int = 5, cols: int = 7, *, cell: int = 16, seed: int = 1, **how: Any) -> tuple[Tokens, Tensor]:
+    torch.manual_seed(seed)
+    tokens = tokens_of(2, rows, cols, **{"layers": 3, **how})
+    return tokens, torch.randn(2, 3, rows * cell, cols * cell).to(tokens.sequence[0])
+
+
+def batch_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    scale = norm.weight / (norm.running_var + 1e-5).sqrt()  # type: ignore[operator]
+    return x * scale[:, None, None] + (norm.bias - norm.running_mean * scale)[:, None, None]  # type: ignore[operator]
+
+
+def plain_detail(branch: nn.Module, images: Tensor) -> list[Tensor]:
+    """The branch with NCHW operations, odd sides filled with zeros."""
+    height, width = images.shape[-2:]
+    x = F.conv2d(F.pad(images, (0, -width % 4, 0, -height % 4)), branch.stem.conv.weight, stride=4)
+    x, levels = batch_norm(x, branch.stem.norm), []
+    for step in branch.steps:
+        x = F.gelu(x)
+        x = F.conv2d(F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)), step.conv.weight, stride=2)
+        x = batch_norm(x + F.conv2d(x, step.around.weight, padding=1, groups=x.shape[1]), step.norm)
+        levels.append(x)
+    return levels
+
+
+def plain_maps(neck: SpatialTuningAdapter, tokens: Tokens, images: Tensor) -> list[Tensor]:
+    """Resize, concatenate, 1x1, norm: the formulation that nothing is folded or reordered in."""
+    maps = [x.contiguous() for x in tokens.maps()]
+    if neck.mix is not None:
+        maps = [sum(w * x for w, x in zip(row.softmax(0), maps, strict=True)) for row in neck.mix]  # type: ignore[misc]
+    fine, same, coarse = maps if len(maps) == 3 else maps * 3
+    rows, cols = tokens.grid
+    repeated = F.pad(coarse, (0, cols % 2, 0, rows % 2), mode="replicate")
+    semantic = [
+        F.interpolate(fine, scale_factor=2.0, mode="bilinear", align_corners=False),
+        same,
+        F.interpolate(repeated, scale_factor=0.5, mode="bilinear", align_corners=False),
+    ]
+    levels = []
+    details = plain_detail(neck.detail, images) if neck.detail is not None else [same[:, :0]] * 3
+    for place, (one, other) in enumerate(zip(semantic, details, strict=True)):
+        stacked = one if neck.detail is None else torch.cat([one, other], dim=1)
+        weight = neck.project[place].weight[..., None, None]
+        levels.append(batch_norm(F.conv2d(stacked, weight), neck.norms[place]))
+    return levels
+
+
+@pytest.mark.parametrize("detail", ["aligned", None])
+@pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
+def test_maps_equal_the_plain_formulation(detail: Any, num_layers: int) -> None:
+    neck = build(detail=detail, num_layers=num_layers).double()
+    for rows, cols in STA_GRIDS:
+        tokens, images = fed(rows, cols, layers=num_layers, dtype=torch.float64)
+        found = neck(tokens, images)
+        assert [tuple(x.shape[-2:]) for x in found.maps] == [
+            (2 * rows, 2 * cols), (rows, cols), ((rows + 1) // 2, (cols + 1) // 2)
+        ]  # fmt: skip
+        for a, b in zip(found.maps, plain_maps(neck, tokens, images), strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-11)
+            assert a.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("pixels", [640, 330, 333])
+def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) -> None:
+    """Tokens that hold their own place in pixels give cells that hold theirs, also where the stride does not divide."""
+    length, cells = 20, -(-pixels // stride)
+    places = (torch.arange(length, dtype=torch.float64) + 0.5) * pixels / length
+    maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
+    found = resampled(maps, (cells, cells), (pixels, pixels), stride)
+    wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(places[0], places[-1])
+    assert torch.allclose(found[0, 0, :, 0], wanted, atol=1e-9)
+    assert torch.allclose(found[0, 1, 0], wanted, atol=1e-9)
