@@ -65,7 +65,7 @@ matrix: $(VENV)/installed-matrix
 $(VENV)/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dinoneck needs Python 3.11 or newer; set PYTHON=')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv
+	-$(BIN)/python -m pip install --quiet uv
 	touch $@
 
 $(VENV)/installed: $(VENV)/python pyproject.toml
