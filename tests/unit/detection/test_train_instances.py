@@ -208,7 +208,7 @@ def easy_scenes(folder: Path, count: int) -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("head", "epochs", "lr", "least"),
-    [({"type": "dpt_neck", "out_channels": 32}, 8, 2e-3, 0.95), ({"type": "mask"}, 20, 1e-3, 0.6)],
+    [({"type": "dpt_neck", "out_channels": 32}, 14, 2e-3, 0.95), ({"type": "mask"}, 20, 1e-3, 0.6)],
     ids=["maps", "mask"],
 )
 def test_objects_of_held_out_scenes_are_found_and_counted(
