@@ -59,12 +59,12 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     row, shapes = narrowed(row_named(name))
     state, head = official.random_state(shapes), cast("Any", row.build())
     head.load_state_dict(translated(state, head.state_dict(), name, dtype), assign=True)
-    backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm).to(dtype)
+    backbone = load_backbone("dinoneck_tiny", layers=range(6 - len(row.layers), 6), norm=row.norm).to(dtype)
     runs = {"formula": partial(official.logits, name, state), **peers.logits_of(name, state, dtype)}
     given, prefix = dict[str, Tokens](), backbone.num_prefix_tokens
     for rows, cols in GRIDS:
         draw = torch.Generator().manual_seed(rows)
-        sequence = torch.randn(head.num_layers, 1, prefix + rows * cols, WIDTH, generator=draw).to(dtype)
+        sequence = torch.randn(len(row.layers), 1, prefix + rows * cols, WIDTH, generator=draw).to(dtype)
         given[f"{rows}×{cols}"] = kit.tokens_from(list(sequence), rows, cols, prefix, PATCH)
     image = torch.rand(3, *IMAGE, generator=torch.Generator().manual_seed(1))
     prepare = Preprocessing(patch_size=PATCH, resize="pad", pad_to="center")
@@ -72,7 +72,8 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     table: dict[str, Row] = {peer: Row() for peer in runs}
     head.bins = None  # which leaves the logits
     for title, tokens in given.items():
-        found = head.logits(tokens)[0] if hasattr(head, "logits") else next(iter(head(tokens).values()))
+        outputs = head.logits(tokens)[:1] if hasattr(head, "logits") else head(tokens).values()
+        found = torch.cat([output.flatten(1) for output in outputs], dim=1)
         for peer, run in runs.items():
             table[peer][title] = _difference(found, run(tokens))
     return table

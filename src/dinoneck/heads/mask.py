@@ -121,7 +121,7 @@ class MaskHead(Head):
         count = self.queries.num_embeddings
         x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
         # queries and prefix tokens have no place: they are not turned
-        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, exact(x)).to(x.dtype)
+        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x).to(x.dtype)
         for block in self.blocks:
             x = block(x, rope=rope)
         x = self.norm(x)
@@ -228,14 +228,14 @@ class _Up(nn.Module):
 def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> Tensor:
     """Return the rotary positions of ``prefix`` tokens without a place, and of the patches of a grid after them.
 
-    Their dtype and device are those of ``like``.
+    They are in float32, or float64 where ``like`` is, on its device.
 
     A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 ** (-k / angles).
 
     Shape:
         (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
     """
-    on: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+    on: dict[str, Any] = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
     frequencies = 2 * math.pi * 100.0 ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))

@@ -176,7 +176,9 @@ class PyramidHead(Head):
 def checked_neck(
     neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]
 ) -> tuple[Neck, dict[str, Any]]:
-    """Return the module that is given, moved to the factory's device and dtype, or a new one; and its factory.
+    """Return the module that is given, moved to the factory's device and dtype, or of a dict a new one.
+
+    The second value is the factory of what is built on it: the device and dtype of its weights.
 
     Raises:
         ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
@@ -192,7 +194,7 @@ def checked_neck(
         raise ConfigError(f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out")
     if neck.needs_images:
         raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given")
-    weight = next(neck.parameters(), None)  # what is built on it lies there too
+    weight = next(neck.parameters(), None)
     return neck, factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
 

@@ -74,8 +74,6 @@ def train(
     """
     if config.data.objects:
         raise ConfigError("data.instances and data.panoptic are trained with dinoneck.detection.train_instances")
-    if config.data.boxes is not None:
-        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
     return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 
@@ -106,6 +104,8 @@ class Run:
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
+        if config.data.boxes is not None:
+            raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
         if not config.data.objects:  # train_instances has checked them
             check_used(config, with_table=table is not None)
         import_modules(config.imports)

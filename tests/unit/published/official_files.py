@@ -223,6 +223,9 @@ def logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     """The last layer's output of a published head, in float64."""
     forms = {"classifier": classifier, "segmentation": segmentation, "depth": depth_logits, "dpt": dpt_logits}
     exact = {key: value.double() for key, value in state.items()}
+    if shapes_of(name)[1] == "mask":  # of classes and masks, one after the other
+        both = mask_logits(exact, tokens.to(dtype=torch.float64), tokens.sequence[0].shape[-1] // 64)
+        return torch.cat([x.flatten(1) for x in both], dim=1)
     return forms[shapes_of(name)[1]](exact, tokens.to(dtype=torch.float64))
 
 

@@ -136,7 +136,7 @@ def test_images_of_several_sizes_share_one_page() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_a_browser_draws_the_patch_of_the_address(tmp_path: Path) -> None:
     """Two tokens: every second patch is one of them, so that the most similar one is known."""
     pair = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
