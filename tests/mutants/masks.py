@@ -61,7 +61,7 @@ MASKS = (
     Mutant("Stuff is counted as objects.", "data/boxes.py", "(x.crowd or x.label in self.stuff)", "x.crowd", _TRUE),
     Mutant("All things of a class are one.", "data/boxes.py", "counts[own.label] += not (own.crowd or",
            "counts[own.label] *= not (own.crowd or", _TRUE),
-    Mutant("Colours of segments are read from blue to red.", "data/panoptic.py", "np.array([1, 256, 256**2])",
+    Mutant("Colours of segments are read from blue to red.", "data/coco.py", "np.array([1, 256, 256**2])",
            "np.array([256**2, 256, 1])", _QUALITY),
     Mutant("Segments that hardly overlap are pairs.", "detection/evaluation.py", "(iou > 0.5)", "(iou > 0.3)",
            _QUALITY),

@@ -5,8 +5,8 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
+    coco=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
-    panoptic=["PanopticImages"],
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],

@@ -6,33 +6,29 @@ augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.coco import BBOX, CocoBox, chosen_classes, decoded, read_coco, shape_of
-from dinoneck.data.decoding import read_image_size, read_pixels, to_uint8
+from dinoneck.data.coco import BBOX, CocoBox, Ids, ListedImages, decoded, read_coco, shape_of
+from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
-from dinoneck.tasks import OBJECTS
+from dinoneck.errors import ConfigError, DataError, ShapeError
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
-Ids = np.ndarray[Any, Any]
 Flip = Literal["horizontal", "both"]
 
 _MOST_OVER = 0.1  # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
@@ -49,71 +45,6 @@ class _Box(NamedTuple):
     label: int
     crowd: bool
     shape: Any
-
-
-class ListedImages(Dataset[Any]):
-    """Images of a COCO JSON, and the objects that it lists for each.
-
-    Attributes:
-        classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order, to write results with.
-        stuff: labels whose objects have no number of their own.
-    """
-
-    stuff: frozenset[int] = frozenset()
-    _boxes: Sequence[Sequence[Any]]  # of every image: its objects, which have a label, and are a crowd region or not
-
-    def __init__(self, coco: Any, file: Path, images: str | os.PathLike[str] | None, classes: Any) -> None:
-        self.file, chosen = file, chosen_classes(coco, classes, file)
-        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
-        self._entries = tuple(coco.images)
-        self._folder = folder_of(file, images, [entry.file_name for entry in self._entries])
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The images' ids, in the order of the JSON."""
-        return tuple(entry.id for entry in self._entries)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.file_name for entry in self._entries)
-
-    @property
-    def numbers(self) -> dict[int, int]:
-        """Image id -> number of its objects, without crowd regions and stuff."""
-        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._boxes)
-        return dict(zip(self.ids, counted, strict=True))
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def take(self, rows: Iterable[int]) -> Self:
-        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
-        part, rows = copy.copy(self), list(rows)
-        part._entries = tuple(self._entries[row] for row in rows)
-        part._boxes = [self._boxes[row] for row in rows]
-        return part
-
-    def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """The (height, width) of an image, which is that in the JSON."""
-        entry, path = self._entries[i], self.paths[i]
-        height, width = read_image_size(path) if size is None else size
-        if (height, width) != (entry.height, entry.width):
-            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
-            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
-        return height, width
-
-    def _numbered(self, i: int) -> list[int]:
-        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
-        ids, counts = list[int](), Counter[int]()
-        for own in self._boxes[i]:
-            first = OBJECTS * (own.label + 1)
-            ids.append(-first if own.crowd else first + counts[own.label])
-            counts[own.label] += not (own.crowd or own.label in self.stuff)
-        if max(counts.values(), default=0) >= OBJECTS:
-            raise DataError(f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class")
-        return ids
 
 
 class BoxImages(ListedImages):
@@ -246,11 +177,10 @@ class BoxImages(ListedImages):
     def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[_Box]]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
         entry_of = {entry.id: entry for entry in self._entries}
-        label_of = {category: label for label, category in enumerate(self.category_ids)}
         kept: dict[int, list[_Box]] = {image_id: [] for image_id in entry_of}
         self.skipped, self.clipped, over, lost, count = Counter[str](), 0, 0, 0, 0
         for i, box in enumerate(boxes):
-            entry, label = entry_of.get(box.image_id), label_of.get(box.category_id)
+            entry, label = entry_of.get(box.image_id), self._label_of.get(box.category_id)
             if label is None or entry is None:
                 self.skipped["other class" if label is None else "unknown image"] += 1
                 continue
@@ -280,17 +210,6 @@ def _why_unusable(box: CocoBox, corners: tuple[float, float, float, float]) -> s
     if min(box.bbox[2:]) < _SHORTEST_PX:
         return "too small"
     return "outside" if min(right - left, bottom - top) < _SHORTEST_PX else ""
-
-
-def folder_of(file: Path, images: str | os.PathLike[str] | None, names: Sequence[str], what: str = "images") -> Path:
-    """Return the folder of these files, where all of them have content."""
-    folder = file.parent if images is None else Path(images)
-    if images is None and not (folder / names[0]).is_file():
-        folder = folder / "images"
-    if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
-        counts = f"{len(missing)} of the {len(names)} {what} of {file}"
-        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass their folder")
-    return folder
 
 
 def box_transforms(

@@ -1,20 +1,30 @@
-"""COCO JSON: one typed conversion with ids, references and boxes checked, and its masks by pycocotools."""
+"""COCO JSON: one typed conversion with ids, references and boxes checked, masks by pycocotools, panoptic segments."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
+from torch.utils.data import Dataset
 
-from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of
+from dinoneck.data.decoding import read_image_size
+from dinoneck.data.labels import all_stored
+from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
+from dinoneck.tasks import OBJECTS
+
+Ids = np.ndarray[Any, Any]
+UNKNOWN = -1  # id of pixels of which nothing is known
 
 Side = Annotated[int, Meta(ge=1)]
 Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=6)]  # NaN is refused too
@@ -172,3 +182,158 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
     runs: Any = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
     is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
     return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))
+
+
+def folder_of(file: Path, images: str | os.PathLike[str] | None, names: Sequence[str], what: str = "images") -> Path:
+    """Return the folder of these files, where all of them have content."""
+    folder = file.parent if images is None else Path(images)
+    if images is None and not (folder / names[0]).is_file():
+        folder = folder / "images"
+    if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
+        counts = f"{len(missing)} of the {len(names)} {what} of {file}"
+        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass their folder")
+    return folder
+
+
+class ListedImages(Dataset[Any]):
+    """Images of a COCO JSON, and the objects that it lists for each.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        category_ids: their ids in the JSON, in the same order, to write results with.
+        stuff: labels whose objects have no number of their own.
+    """
+
+    stuff: frozenset[int] = frozenset()
+    _boxes: Sequence[Sequence[Any]]  # of every image: its objects, which have a label, and are a crowd region or not
+
+    def __init__(self, coco: Any, file: Path, images: str | os.PathLike[str] | None, classes: Any) -> None:
+        self.file, chosen = file, chosen_classes(coco, classes, file)
+        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
+        self._label_of = {category: label for label, category in enumerate(self.category_ids)}
+        self._entries = tuple(coco.images)
+        self._folder = folder_of(file, images, [entry.file_name for entry in self._entries])
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The images' ids, in the order of the JSON."""
+        return tuple(entry.id for entry in self._entries)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The images' files, in the order of :attr:`ids`."""
+        return tuple(self._folder / entry.file_name for entry in self._entries)
+
+    @property
+    def numbers(self) -> dict[int, int]:
+        """Image id -> number of its objects, without crowd regions and stuff."""
+        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._boxes)
+        return dict(zip(self.ids, counted, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def take(self, rows: Iterable[int]) -> Self:
+        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
+        part, rows = copy.copy(self), list(rows)
+        part._entries = tuple(self._entries[row] for row in rows)
+        part._boxes = [self._boxes[row] for row in rows]
+        return part
+
+    def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """The (height, width) of an image, which is that in the JSON."""
+        entry, path = self._entries[i], self.paths[i]
+        height, width = read_image_size(path) if size is None else size
+        if (height, width) != (entry.height, entry.width):
+            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
+            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
+        return height, width
+
+    def _numbered(self, i: int) -> list[int]:
+        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
+        ids, counts = list[int](), Counter[int]()
+        for own in self._boxes[i]:
+            first = OBJECTS * (own.label + 1)
+            ids.append(-first if own.crowd else first + counts[own.label])
+            counts[own.label] += not (own.crowd or own.label in self.stuff)
+        if max(counts.values(), default=0) >= OBJECTS:
+            raise DataError(f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class")
+        return ids
+
+
+class _Segment(NamedTuple):
+    """A segment of a class that was chosen: its id in the PNG, and whether it is a crowd region."""
+
+    id: int
+    label: int
+    crowd: bool
+
+
+class PanopticImages(ListedImages):
+    """Images with segments in COCO's panoptic form: a JSON, and a PNG per image whose colours are ids of segments.
+
+    The id of a pixel is red + 256 green + 65536 blue, 0 = unknown.
+
+    Args:
+        annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG, ``segments_info`` with
+            id, category_id, iscrowd) and ``categories`` (id, name, isthing).
+        folder: of the PNG files.
+        images: as of :class:`dinoneck.data.BoxImages`.
+        classes: as of :class:`dinoneck.data.BoxImages`; pixels of others are unknown. None = all.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        category_ids: their ids in the JSON, in the same order.
+        stuff: labels whose segments have no number of their own, by ``isthing``.
+
+    Raises:
+        DataError: if the JSON or a file cannot be used, or an image has no PNG.
+    """
+
+    def __init__(
+        self,
+        annotations: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        images: str | os.PathLike[str] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        coco = read_coco(Path(annotations), Panoptic)
+        super().__init__(coco, Path(annotations), images, classes)
+        stored = {entry.id: entry for entry in coco.annotations}
+        if missing := [image_id for image_id in self.ids if image_id not in stored]:
+            raise DataError(f"{self.file} has no annotations of image {missing[0]}; expected one entry for each image")
+        names = [stored[image_id].file_name for image_id in self.ids]
+        self._stored, self._pngs = stored, folder_of(self.file, folder, names, "PNG files")
+        things = {category.id for category in coco.categories if category.isthing}
+        self.stuff = frozenset(label for category, label in self._label_of.items() if category not in things)
+        self._boxes = [
+            [
+                _Segment(own.id, self._label_of[own.category_id], bool(own.iscrowd))
+                for own in stored[image_id].segments_info
+                if own.category_id in self._label_of
+            ]
+            for image_id in self.ids
+        ]
+
+    def pixels(self, i: int) -> Ids:
+        """Return the ids of the pixels of an image (H, W), int64.
+
+        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 * (class + 1) in a
+        crowd region of the class, -1 where nothing is known.
+
+        Raises:
+            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of three colours or has
+                an id that is not listed, or there are 1000 segments of a class or more.
+        """
+        size, stored = self._size(i), self._stored[self.ids[i]]
+        [(colours, name)] = all_stored(self._pngs / stored.file_name, [size])
+        if colours.shape[2] != 3 or colours.dtype != np.uint8:
+            raise DataError(f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and blue")
+        found = colours.astype(np.int64) @ np.array([1, 256, 256**2])
+        if others := {*np.unique(found).tolist()} - {own.id for own in stored.segments_info} - {0}:
+            raise DataError(f"{name} has the ids {some_of(map(str, others), 3)}, which segments_info does not list")
+        ids = np.full(size, UNKNOWN, np.int64)
+        for segment, number in zip(self._boxes[i], self._numbered(i), strict=True):
+            ids[found == segment.id] = number
+        return ids

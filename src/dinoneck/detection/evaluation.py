@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.panoptic import UNKNOWN, PanopticImages
+from dinoneck.data.coco import UNKNOWN, PanopticImages
 from dinoneck.errors import DataError, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
+from dinoneck.data.coco import UNKNOWN
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.panoptic import UNKNOWN
 from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
