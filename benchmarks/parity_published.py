@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.measure import Row
 from dinoneck import Tokens, load_backbone
 from dinoneck.data import Preprocessing
-from dinoneck.published.names import translated
+from dinoneck.published.loading import translated
 from dinoneck.published.table import row_named
 
 GRIDS = ((7, 9), (8, 8), (16, 22), (1, 3))

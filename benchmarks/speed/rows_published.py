@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.speed.peers_detection import dpt_viewed
 from benchmarks.speed.rows import STEPS, Row, Setting, Variant
 from dinoneck import DPTHead, DPTNeck, LinearHead, Task
-from dinoneck.published.names import translated
+from dinoneck.published.loading import translated
 
 DEPTH = Task("depth", kind="dense")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
+from dinoneck.inference.sources import difference
 from dinoneck.weight_files import read_any
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
@@ -80,16 +81,11 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     return state
 
 
-def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str, prefix: str = "") -> None:
+def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
     """Refuse to resume from the state of another run.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    for name in {**here, **there}:
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            check_same(old, new, where, f"{prefix}{name}.")
-        elif old != new:
-            values = f"{prefix}{name} is {old!r} there and {new!r} here"
-            raise CheckpointError(f"{where} is of another run: {values}; {_REMEDY}", step="pairing")
+    if found := difference(dict(there), dict(here), ""):
+        raise CheckpointError(f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing")

@@ -18,7 +18,7 @@ from dinoneck.viz.drawing import Chart, agreement_charts, curves, draws_charts, 
 from dinoneck.viz.overlay import overlay_panel
 from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, corners_of, data_uri, partners
 from dinoneck.viz.scales import ReportEntry, outputs, scales
-from dinoneck.viz.score_tables import MOST_COLUMNS, ConfusionMatrix, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
 
 _SIDE = 700  # pixels of the width of a picture
 _GATE = "the gate"  # as a map
@@ -68,7 +68,6 @@ def html_report(
     sections = (_sections if tasks else _box_sections)(entries, tasks, training or {}, drawn)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
     page.filters["minus"] = minus
-    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
     return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
@@ -237,9 +236,7 @@ def _number(value: float | str, digits: int = 6) -> str:
 
 def _plain(value: Any) -> Any:
     """Text with control characters spelled out; the template escapes it."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return printable(value)
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:

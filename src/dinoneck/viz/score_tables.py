@@ -17,14 +17,12 @@ class ScoreTable(NamedTuple):
     Attributes:
         header: what the table shows, then the headings of the other columns.
         rows: of one cell per column, the first a name.
+        is_matrix: whether it is a confusion matrix, a row of counts per true class.
     """
 
     header: list[str]
     rows: list[list[str]]
-
-
-class ConfusionMatrix(ScoreTable):
-    """A table of counts, a row per true class."""
+    is_matrix: bool = False
 
 
 def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
@@ -134,7 +132,7 @@ def first_of(methods: Mapping[str, Any]) -> Any:
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:
     """Return a confusion matrix as a table, a row per true class."""
     rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
-    return ConfusionMatrix([name, *labels], rows)
+    return ScoreTable([name, *labels], rows, is_matrix=True)
 
 
 def _cells(score: Mapping[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss
 from dinoneck.losses.task_loss import known_masks
-from dinoneck.published.names import renamed
+from dinoneck.published.loading import renamed
 from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))

@@ -20,7 +20,7 @@ from torch import Tensor
 from dinoneck import BackboneError, CheckpointError, Predictor, Tokens, list_published, load_backbone, load_published
 from dinoneck.data import Preprocessing
 from dinoneck.published import table
-from dinoneck.published.names import renamed, translated
+from dinoneck.published.loading import renamed, translated
 
 SAFE_READER = Version(torch.__version__) >= Version("2.10")
 pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
