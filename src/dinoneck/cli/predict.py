@@ -15,6 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
+from dinoneck.data.cells import IMAGES, SUFFIXES, csv_text
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -95,8 +96,6 @@ def _of_store(path: Path, model: Any) -> dict[str, Any]:
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows, column -> value, as CSV."""
-    from dinoneck.data.cells import csv_text
-
     cells = [[cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows]
     write_text(out, csv_text([*rows[0]] if rows else _BOX, cells))
 
@@ -180,7 +179,6 @@ def known_values(
     """
     import pandas as pd
 
-    from dinoneck.data.cells import IMAGES
     from dinoneck.evaluation import truth_table
 
     if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
@@ -260,7 +258,6 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         DataError: if a head file does not exist.
     """
     from dinoneck.checkpoint.format import read_header
-    from dinoneck.data.cells import SUFFIXES
 
     found: dict[str, list[str]] = {}
     for word in words:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dinoneck.data.preprocessing import Preprocessing
 
-_EMPTY: tuple[Any, ...] = (None, "", [], (), {})
-
 
 def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Print a line, or a document as a line per entry that holds something.
@@ -72,7 +70,7 @@ def in_line(value: Any) -> str:
 
 
 def _filled(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in record.items() if value not in _EMPTY)
+    return ((key, value) for key, value in record.items() if value not in (None, "", [], (), {}))
 
 
 def file_size(size: int) -> str:
@@ -93,7 +91,7 @@ def show_scores(report: Mapping[str, Any]) -> None:
     from dinoneck.viz.score_tables import all_tables
 
     for each in all_tables(report):
-        print(table(*each))
+        print(table(each.header, each.rows))
     costs = report.get("cost", {})
     rows = [[name, *map(in_line, own.values())] for name, own in costs.items()]
     if rows:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,7 +54,7 @@ def train(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    if config is not None:  # from_file reads the file that comes first
+    if config is not None:  # the file that comes first is read before
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
     if out.is_file() or ((out / "report.json").exists() and not overwrite):
         raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
@@ -81,22 +79,12 @@ def train(
     return {"out": out, "report": report}
 
 
-def from_file(path: str) -> Callable[..., dict[str, Any]]:
-    """Return the verb with the values of a training file as the defaults of its flags.
-
-    Raises:
-        ConfigError: if the file cannot be used.
-    """
-    return partial(train, run=TrainConfig.read(path))
-
-
 def _check_names(run: TrainConfig) -> None:
     """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
     data, folds = run.data, run.folds
     check_backbone_name(run.backbone.name, run.backbone.source)
-    held_out = (data.val_boxes, data.val_images) if data.boxes is not None else ()
-    objects = (data.boxes, data.instances, *(data.panoptic or ()))
-    files = (data.images, data.store, *objects, run.backbone.file, *held_out)
+    objects = (data.boxes, data.val_boxes, data.val_images, data.instances, *(data.panoptic or ()))
+    files = (data.images, data.store, *objects, run.backbone.file)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     if data.csv is None:

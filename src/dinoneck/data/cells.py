@@ -11,11 +11,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dinoneck.errors import DataError, counted, some_of
 
-LARGEST = float(np.finfo(np.float32).max)  # predictions are float32
+LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""

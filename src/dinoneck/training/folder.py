@@ -87,5 +87,5 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: naming the first difference.
     """
-    if found := difference(dict(there), dict(here), ""):
+    if found := difference(dict(there), dict(here), "run"):
         raise CheckpointError(f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing")
