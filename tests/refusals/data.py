@@ -204,6 +204,7 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),  # over the left edge
     *((segmented(wrong), "annotations[1]") for wrong in (
         None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, {"counts": [1200]}, [[1, 2]],
+        [[2, 3, 12, 3, 12, 11, 5]],
         *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
         [[1e300, 0, 1, 1, 0, 5]], [[math.nan] * 6])),
     (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]), ("'blu'", "'blue'")),
@@ -214,12 +215,15 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
 
 SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(content={"annotations": []}), "image 7"),
+    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content())).pixels(0), "masks=True"),
     (panoptic(entry={"image_id": 8}), "image 7"),
     (panoptic(entry={"segments_info": None}), "segments_info"),
     (panoptic(entry={"file_name": "../ids.png"}), "../ids.png"),
     (panoptic(entry={"file_name": "b.png"}), ("PNG files", "b.png")),
     (panoptic(segment={"category_id": 4}), "category_id 4"),
     (panoptic(segment={"iscrowd": 2}), "iscrowd"),
+    (panoptic(segment={"id": 0}), "id"),
+    (panoptic(entry={"segments_info": [{"id": 300, "category_id": 1}] * 2}), ("annotations[0]", "one id")),
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
     (panoptic(mode="RGBA"), ("ids.png", "4 bands")),

@@ -70,13 +70,13 @@ class BoxImages(ListedImages):
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
-        masks: also give the mask of every box (needs pycocotools, the extra ``detection``).
+        masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
 
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        skipped: reason -> boxes left out: ``outside``, ``not finite``, ``too small`` (a side in the image is shorter
-            than 1 px), ``crowd``, ``other class``, ``unknown image``.
+        skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image), ``not finite``,
+            ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``, ``unknown image``.
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
 
@@ -149,8 +149,11 @@ class BoxImages(ListedImages):
         the class, 0 where nothing is.
 
         Raises:
-            DataError: if the image has another size than in the JSON, or 1000 objects of a class or more.
+            DataError: without ``masks=True``, if the image has another size than in the JSON, or 1000 objects of a
+                class or more.
         """
+        if not self.masks:
+            raise DataError("the masks were not read; make the dataset with masks=True")
         size, numbers, boxes = self._size(i), self._numbered(i), self._boxes[i]
         ids, masks = np.zeros(size, np.int64), [decoded(box.shape, *size) > 0 for box in boxes]
         for place in sorted(range(len(boxes)), key=lambda k: (not boxes[k].crowd, -masks[k].sum())):
@@ -164,12 +167,14 @@ class BoxImages(ListedImages):
         by ``iscrowd``, since detections inside them count for nothing. With masks a box has its ``segmentation``.
         """
         listed: list[dict[str, Any]] = []
-        for image_id, boxes in zip(self.ids, self._boxes, strict=True):
+        for entry, boxes in zip(self._entries, self._boxes, strict=True):
+            image_id, size = entry.id, (entry.height, entry.width)
             for (left, top, right, bottom), label, crowd, shape in boxes:
                 about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
                 width, height = right - left, bottom - top
                 box = {"bbox": [left, top, width, height], "area": width * height}
-                box |= {"segmentation": msgspec.to_builtins(shape)} if self.masks else {}
+                if self.masks:
+                    box |= {"segmentation": msgspec.to_builtins(shape), "area": int(decoded(shape, *size).sum())}
                 listed.append({"id": len(listed) + 1, **about, **box})
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
         return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
@@ -239,7 +244,7 @@ def box_transforms(
         std: per channel, given or None together with ``mean``.
 
     Raises:
-        ConfigError: if a value is out of range.
+        ConfigError: if mean or std is given alone, or ``flip`` is another value.
 
     Examples:
         >>> from torchvision import tv_tensors

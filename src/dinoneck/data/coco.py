@@ -81,9 +81,9 @@ class Coco(Struct):
 
 
 class CocoSegment(Struct):
-    """One entry of ``segments_info``."""
+    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known."""
 
-    id: int
+    id: Annotated[int, Meta(ge=1, lt=256**3)]
     category_id: int
     iscrowd: Literal[0, 1] = 0
 
@@ -125,6 +125,8 @@ def read_coco(file: Path, kind: type[Any] = Coco) -> Any:
         for own in entry.segments_info if kind is Panoptic else [entry]:
             if own.category_id not in known:
                 raise DataError(f"{file}: annotations[{i}] has the category_id {own.category_id}, which is not listed")
+        if kind is Panoptic and len({own.id for own in entry.segments_info}) < len(entry.segments_info):
+            raise DataError(f"{file}: annotations[{i}] lists several segments with one id; give every one its own")
         if kind is Coco and min(entry.bbox[2:]) < 0:
             raise DataError(f"{file}: annotations[{i}] has the bbox {entry.bbox} with a negative side; {BBOX}")
     return coco
@@ -152,6 +154,8 @@ def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
     """Return the segmentation of an entry; a run-length code has the height and width of its image."""
     size = (image.height, image.width)
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
+    if isinstance(shape, list) and any(len(polygon) % 2 for polygon in shape):
+        raise DataError(f"{where} has a polygon with an odd number of coordinates; expected pairs of x and y")
     if isinstance(shape, CocoMask):
         runs = _runs(shape.counts) if isinstance(shape.counts, str) else shape.counts
         if shape.size != size or min(runs, default=-1) < 0 or sum(runs) != math.prod(size):
@@ -160,7 +164,7 @@ def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
 
 
 def _runs(text: str) -> list[int]:
-    """The run lengths in COCO's text; from the third run on it holds differences to the last run but one."""
+    """The run lengths in COCO's text; from the fourth run on it holds differences to the last run but one."""
     runs = list[int]()
     for number in re.findall(_NUMBER, text):
         value = sum((ord(sign) - 48 & 31) << 5 * i for i, sign in enumerate(number))
@@ -178,7 +182,7 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise missing_extra("pycocotools", "detection") from error
+        raise missing_extra("pycocotools", "masks") from error
     runs: Any = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
     is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
     return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))
@@ -234,7 +238,7 @@ class ListedImages(Dataset[Any]):
         return len(self._entries)
 
     def take(self, rows: Iterable[int]) -> Self:
-        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
+        """Return the dataset of these images, in this order; ``skipped`` and ``clipped`` stay as they are."""
         part, rows = copy.copy(self), list(rows)
         part._entries = tuple(self._entries[row] for row in rows)
         part._boxes = [self._boxes[row] for row in rows]
@@ -324,15 +328,16 @@ class PanopticImages(ListedImages):
 
         Raises:
             DataError: if the image or its PNG has another size than in the JSON, the PNG is not of three colours or has
-                an id that is not listed, or there are 1000 segments of a class or more.
+                other ids than are listed, or there are 1000 segments of a class or more.
         """
         size, stored = self._size(i), self._stored[self.ids[i]]
         [(colours, name)] = all_stored(self._pngs / stored.file_name, [size])
         if colours.shape[2] != 3 or colours.dtype != np.uint8:
             raise DataError(f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and blue")
         found = colours.astype(np.int64) @ np.array([1, 256, 256**2])
-        if others := {*np.unique(found).tolist()} - {own.id for own in stored.segments_info} - {0}:
-            raise DataError(f"{name} has the ids {some_of(map(str, others), 3)}, which segments_info does not list")
+        shown, listed = {*np.unique(found).tolist()} - {0}, {own.id for own in stored.segments_info}
+        if others := shown ^ listed:
+            raise DataError(f"{name} and its segments_info do not both have the ids {some_of(map(str, others), 3)}")
         ids = np.full(size, UNKNOWN, np.int64)
         for segment, number in zip(self._boxes[i], self._numbered(i), strict=True):
             ids[found == segment.id] = number

@@ -1,4 +1,4 @@
-"""From queries with classes and masks to instances and panoptic segments, as torchvision and COCO describe them."""
+"""From queries or centres to instances and panoptic segments, as torchvision and COCO describe them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
+from dinoneck.errors import ConfigError
 from dinoneck.losses.masked import exact
+from dinoneck.tasks import Task
 
 MOST_INSTANCES = 100
+LEAST_SCORE = 0.3  # of an instance, where neither the call nor the task states one
 _FAINT = 0.1  # value of a cell that may be a centre
 _SAME = 0.5  # IoU of two masks of a class above which the one with the lower score is a duplicate
 _SURE, _INSIDE = 0.8, 0.8  # of panoptic segments: probability of a query's class, and the share of its mask it keeps
 
 
+def task_of(tasks: Sequence[Task], kind: str) -> Task:
+    """Return the one task of a kind.
+
+    Raises:
+        ConfigError: if there is none, or several.
+    """
+    own = [task for task in tasks if task.kind == kind]
+    if len(own) != 1:
+        raise ConfigError(f"the head has {len(own)} tasks of kind {kind!r}; expected one")
+    return own[0]
+
+
 def decode_instances(
-    classes: Tensor, masks: Tensor, size: Sequence[int], min_score: float = 0.0
+    classes: Tensor, masks: Tensor, size: Sequence[int], min_score: float | None = None
 ) -> list[dict[str, Tensor]]:
-    """Return the instances of every image, the highest score first.
+    """Return the instances of every image, the highest score first, at most 100.
 
     A score is the probability of the class times the mean probability inside the mask.
 
@@ -29,22 +44,23 @@ def decode_instances(
         classes: (B, Q, K + 1) logits, the last one of no object.
         masks: (B, Q, h, w) logits, which are resampled to ``size`` before they are cut at 0.
         size: (height, width) of the masks that are returned.
-        min_score: leave out instances of a lower score.
+        min_score: leave out instances of a lower score; None = 0.3.
 
     Returns:
         Per image ``boxes`` (n, 4) float32 XYXY around the masks, ``labels`` (n,) int64, ``scores`` (n,) and ``masks``
         (n, height, width) bool; no two masks of a label have an IoU above 0.5.
     """
-    found = []
+    found, least = [], LEAST_SCORE if min_score is None else min_score
     for own, logits in zip(exact(classes).softmax(-1)[..., :-1], exact(masks), strict=True):
         scores, best = own.flatten().topk(min(MOST_INSTANCES, own.numel()))
+        best, scores = best[scores >= least], scores[scores >= least]  # the mask can only lower them
         queries, labels = best // own.shape[1], best % own.shape[1]
-        pixels = F.interpolate(logits[None, queries], tuple(size), mode="bilinear")[0]
+        pixels = F.interpolate(logits[queries, None], tuple(size), mode="bilinear")[:, 0]
         inside = pixels > 0
         areas = inside.sum(dim=(1, 2))
         scores = scores * (pixels.sigmoid() * inside).sum(dim=(1, 2)) / areas.clamp_min(1)
         order = scores.argsort(descending=True)
-        order = order[(areas[order] > 0) & (scores[order] >= min_score)]
+        order = order[(areas[order] > 0) & (scores[order] >= least)]
         kept = order[_first_of_duplicates(inside[order], labels[order])]
         own_masks = inside[kept]
         found.append(
@@ -65,27 +81,29 @@ def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(kept, dtype=torch.int64, device=masks.device)
 
 
-def decode_centres(maps: Tensor, size: Sequence[int], min_score: float = 0.3) -> list[dict[str, Tensor]]:
+def decode_centres(maps: Tensor, size: Sequence[int], min_score: float | None = None) -> list[dict[str, Tensor]]:
     """Return the instances of every image from centres and the ways to them.
 
-    A centre is a cell with a larger value than its eight neighbours. Every cell with an object belongs to the centre
-    that is nearest to where its way leads. A score is the centre's value times the mean probability of the class, the
-    most probable one of the cells together.
+    A centre is a cell with the largest value among it and its eight neighbours, the first of equal ones. Every cell
+    with an object belongs to the centre that is nearest to where its way leads. The class is the one with the highest
+    mean probability over the object's cells. The score is the centre's value times that mean.
 
     Args:
         maps: (B, K + 4, rows, cols): logits of no object and K classes, the centre, and the way (down, right) in cells.
         size: (height, width) of the masks that are returned.
-        min_score: leave out instances of a lower score.
+        min_score: leave out instances of a lower score; None = 0.3.
 
     Returns:
         As :func:`decode_instances`.
     """
-    found = []
+    found, least = [], LEAST_SCORE if min_score is None else min_score
     for own in exact(maps):
         shares, centre, way = own[:-3].softmax(dim=0), own[-3], own[-2:]
-        peaks = (centre == F.max_pool2d(centre[None], 3, 1, padding=1)[0]) & (centre > _FAINT)
-        places = peaks.nonzero().float()  # (n, 2) rows and columns
         rows, cols = centre.shape
+        _, highest = F.max_pool2d(centre[None], 3, 1, padding=1, return_indices=True)
+        numbers = torch.arange(rows * cols, device=centre.device).reshape(rows, cols)
+        peaks = (highest[0] == numbers) & (centre > _FAINT)
+        places = peaks.nonzero().float()  # (n, 2) rows and columns
         grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")).to(way)
         aims = (grid + way).flatten(1).T  # (cells, 2)
         owner = F.pad(torch.cdist(aims, places), (1, 0), value=torch.inf).argmin(dim=1)  # 0 = no centre
@@ -94,7 +112,7 @@ def decode_centres(maps: Tensor, size: Sequence[int], min_score: float = 0.3) ->
         share, labels = (objects.float() @ shares[1:].flatten(1).T / sizes[:, None].clamp_min(1)).max(dim=1)
         scores = centre[peaks].clamp(0, 1) * share
         order = scores.argsort(descending=True)
-        order = order[(sizes[order] > 0) & (scores[order] >= min_score)]
+        order = order[(sizes[order] > 0) & (scores[order] >= least)]
         masks = objects[order].reshape(-1, 1, rows, cols).float()
         pixels = F.interpolate(masks, tuple(size), mode="bilinear")[:, 0] > 0.5
         found.append({"boxes": _boxes_of(pixels), "labels": labels[order], "scores": scores[order], "masks": pixels})
@@ -137,11 +155,13 @@ def decode_panoptic(
         listed: list[dict[str, Any]] = []
         shares = F.interpolate(logits[sure][:, None], tuple(size), mode="bilinear")[:, 0].sigmoid()  # (n, H, W)
         weighed = shares * scores[sure, None, None]
+        winner = weighed.argmax(dim=0) if len(sure) else segments
         ids = dict[int, int]()  # class -> segment
         for place, label in enumerate(labels[sure].tolist()):
-            mask = (weighed.argmax(dim=0) == place) & (shares[place] >= 0.5)
+            inside = shares[place] >= 0.5
+            mask = (winner == place) & inside
             area = int(mask.sum())
-            if area > 0 and area >= _INSIDE * int((shares[place] >= 0.5).sum()):
+            if area > 0 and area >= _INSIDE * int(inside.sum()):
                 if label in things or label not in ids:
                     ids[label], score = len(listed) + 1, float(scores[sure[place]])
                     listed.append({"id": ids[label], "category_id": label, "isthing": label in things, "score": score})

@@ -16,14 +16,15 @@ from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head, Resample, resampled
-from dinoneck.heads.instances import decode_instances, decode_panoptic
+from dinoneck.heads.instances import decode_instances, decode_panoptic, task_of
 from dinoneck.layers.blocks import ChannelNorm
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import CLASSES, MASKS, Task
 
 SEMANTIC_QUERIES = 20
-_EPS = 1e-6
+_EPS = 1e-6  # of the normalisation of channels
+_LEAST_SHARE = 1e-6
 
 
 class MaskHead(Head):
@@ -83,9 +84,10 @@ class MaskHead(Head):
         if len(self.tasks) > 1 or (num_queries is None and self.tasks[0].is_masks):
             names = [task.name for task in self.tasks]
             raise ConfigError(f"tasks are {names}, num_queries {num_queries}; expected one task, for objects a number")
-        width, queries = dim or embed_dim, SEMANTIC_QUERIES if num_queries is None else num_queries
-        heads = num_heads or max(width // 64, 1)
-        at_least(1, embed_dim=embed_dim, num_layers=num_layers, num_queries=queries, num_blocks=num_blocks, dim=width)
+        width, queries = embed_dim if dim is None else dim, SEMANTIC_QUERIES if num_queries is None else num_queries
+        heads = max(width // 64, 1) if num_heads is None else num_heads
+        counts = {"num_layers": num_layers, "num_queries": queries, "num_blocks": num_blocks, "num_heads": heads}
+        at_least(1, embed_dim=embed_dim, dim=width, **counts)
         if width % (4 * heads):
             raise ConfigError(f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides")
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
@@ -148,7 +150,7 @@ class MaskHead(Head):
         task, outputs = self.tasks[0], {}
         if not task.is_masks:
             known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
-            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_EPS)
+            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_LEAST_SHARE)
             outputs[task.name] = (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)
         return {**outputs, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
 
@@ -169,11 +171,14 @@ class MaskHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.0.
+            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.3.
             **plain: of plain tensors, as for calling.
+
+        Raises:
+            ConfigError: if the task is not of instances.
         """
-        tokens, least = self._tokens(tokens, **plain), self.tasks[0].minimum or 0.0
-        least = least if min_score is None else min_score
+        task, tokens = task_of(self.tasks, "instances"), self._tokens(tokens, **plain)
+        least = task.minimum if min_score is None else min_score
         return decode_instances(*self._queries(self(tokens)), size or tokens.image_size, least)
 
     @torch.no_grad()
@@ -191,10 +196,13 @@ class MaskHead(Head):
             size: (height, width) of the segments; None = that of the images that the tokens are of.
             min_score: leave out queries of a lower score; None = the minimum of the task, without one 0.8.
             **plain: of plain tensors, as for calling.
+
+        Raises:
+            ConfigError: if the task is not panoptic.
         """
-        tokens, task = self._tokens(tokens, **plain), self.tasks[0]
-        things, least = [task.labels.index(label) for label in task.things], task.minimum
-        least = least if min_score is None else min_score
+        task, tokens = task_of(self.tasks, "panoptic"), self._tokens(tokens, **plain)
+        things = [task.labels.index(label) for label in task.things]
+        least = task.minimum if min_score is None else min_score
         return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things, least)
 
     def _layer(self, i: int, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least, encode
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
-from dinoneck.heads.instances import decode_centres
+from dinoneck.heads.instances import decode_centres, task_of
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -156,12 +156,9 @@ class PyramidHead(Head):
         Raises:
             ConfigError: if the head has no task of instances, or several.
         """
-        own = [task for task in self.tasks if task.is_masks]
-        if len(own) != 1:
-            raise ConfigError(f"the head has {len(own)} tasks of instances; expected one")
-        tokens, least = self._tokens(tokens, **plain), 0.3 if own[0].minimum is None else own[0].minimum
-        least = least if min_score is None else min_score
-        return decode_centres(self(tokens)[f"{own[0].name}{MAP}"], size or tokens.image_size, least)
+        task, tokens = task_of(self.tasks, "instances"), self._tokens(tokens, **plain)
+        least = task.minimum if min_score is None else min_score
+        return decode_centres(self(tokens)[f"{task.name}{MAP}"], size or tokens.image_size, least)
 
     def _reads_map(self, task: Task) -> bool:
         of_patches = task.kind == "ratio" and self.ratio_readout == "patch"

@@ -21,12 +21,13 @@ def mask_loss(
 ) -> Tensor:
     """Return the loss of classes, masks and dice, of each image's known masks and the queries that fit them best.
 
-    Cells of weight 0 count for nothing, whatever is predicted or known there. The result does not depend on chance.
+    Cells of weight 0 count for nothing, whatever is predicted there. The result does not depend on chance.
 
     Args:
         classes: (B, Q, K + 1) logits; the last one is that of no object.
         masks: (B, Q, h, w) logits.
-        known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1.
+        known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1; each mask has a share
+            in a cell that counts.
         weight: (B, h, w) of the cells; None = all count alike.
 
     Raises:
@@ -39,7 +40,7 @@ def mask_loss(
     if not (classes.isfinite().all() and masks.isfinite().all()):
         raise DataError("class or mask logits are not finite; lower the learning rate, or check the tokens")
     every = torch.ones_like(masks[:, 0]) if weight is None else weight
-    total, norm, rows, cells = classes.new_zeros(()), classes.new_zeros(()), classes.new_zeros(()), masks.sum() * 0.0
+    total, norm, count, shapes = *classes.new_zeros(3), exact(masks).sum() * 0.0
     for scores, logits, own, (labels, truth) in zip(exact(classes), exact(masks), every, known, strict=True):
         if truth.shape[1:] != logits.shape[1:] or len(truth) != len(labels):
             raise ShapeError(f"{len(labels)} classes and masks {tuple(truth.shape)}; expected (n, *{logits.shape[1:]})")
@@ -52,9 +53,9 @@ def mask_loss(
         wanted[queries] = labels[order]
         importance = torch.where(wanted == scores.shape[-1] - 1, NO_OBJECT, 1.0)
         total = total + (importance * F.cross_entropy(scores, wanted, reduction="none")).sum()
-        norm, rows = norm + importance.sum(), rows + len(labels)
-        cells = cells + (MASK * cross + DICE * dice)[queries, order].sum()
-    return CLASS * total / norm + cells / rows.clamp_min(1.0)
+        norm, count = norm + importance.sum(), count + len(labels)
+        shapes = shapes + (MASK * cross + DICE * dice)[queries, order].sum()
+    return CLASS * total / norm + shapes / count.clamp_min(1.0)
 
 
 def _pairs(logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,13 +87,13 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
-        known: per image classes (n,) and masks (n, rows, cols), shares of the cells.
+        known: per image classes (n,) and masks (n, rows, cols), shares of the cells; none is empty.
         weight: (B, rows, cols) of the cells.
 
     Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the object; ways are in
     cells.
     """
-    total, rows, cols = maps.sum() * 0.0, *maps.shape[-2:]
+    total, rows, cols = exact(maps).sum() * 0.0, *maps.shape[-2:]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     grid = torch.stack([y, x]).to(maps.device, torch.float32)
     for own, (labels, masks), cells in zip(exact(maps), known, weight, strict=True):

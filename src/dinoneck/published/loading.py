@@ -20,12 +20,13 @@ from packaging.version import Version
 from torch import Tensor
 
 from dinoneck.backbones.known import family_of
+from dinoneck.backbones.timm import build as timm_model
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError, some_of
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.published.table import NOT_STATED, PublishedHead, row_named
+from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
 from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ Tensors = Mapping[str, Tensor]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 # names of publishers and of transformers -> ours, applied in this order
 _HEAD: Rules = (
-    (r"^network\.(decoder\.)?bn\.", "norms."),  # PMT's; its names follow
+    (r"^network\.(decoder\.)?bn\.", "norms."),  # of PMT, to upscale
     (r"^network\.(decoder\.)?", ""),
     (r"^lateral_projections\.", "lateral."),
     (r"^scalers\.", "scales."),
@@ -102,27 +103,28 @@ def load_published(
 ) -> HeadCheckpoint:
     """Load a head that others published for a frozen backbone.
 
-    Every tensor of the file is checked by name and shape. The result names the backbone, its blocks, how images are
+    Every tensor of the file is checked by name and shape; files of the same ones cannot be told apart where their
+    publisher states no hash. The result names the backbone, its blocks, how images are
     prepared, the unit and the licence, so that ``Predictor(load_published(name))`` needs nothing else.
 
     Args:
         name: as in :func:`list_published`.
-        weights: a local file in the publisher's format, or in that of transformers; the only way for heads without a
-            Hub repository that are gated or state no licence. A hash that the publisher states is compared for files of
-            its own format.
+        weights: a local file in the publisher's format, or in that of transformers (Depth Anything: only that); the
+            only way for heads that state no licence, or are gated and without a Hub repository. A hash that the
+            publisher states is compared for files of its own format.
         revision: branch, tag or commit of the Hub repository with the same weights in safetensors, which is then loaded
             in place of the publisher's file.
 
     Raises:
         CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
-            has another hash, it cannot be fetched, is gated, or states no licence.
+            has the name or hash of another one, it cannot be fetched, is gated, or states no licence.
     """
     row = row_named(name)
     if weights is not None and revision is not None:
         raise CheckpointError(
             f"{name}: weights={str(weights)!r} and revision={revision!r}; give one of them", step="file"
         )
-    file = _file(row, revision) if weights is None else Path(weights)
+    file, url = _file(row, revision) if weights is None else (Path(weights), row.url)
     seen = _checked_hash(row, file)
     head = row.build()
     try:
@@ -131,16 +133,32 @@ def load_published(
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
-    tuned, record = backbone_of(state) if row.tuned else None, backbone_record(row)
-    if tuned == {}:
-        raise CheckpointError(f"{file} lacks the weights of the backbone, tuned with {name}", step="tensors")
-    if tuned is not None:
-        record |= {"weights": {"kind": "file"}, "license": row.terms, "weights_sha256": state_digest(tuned)}
+    licence = None if row.licence == NOT_STATED else row.licence
+    record, tuned = backbone_record(row), None
+    if row.tuned:
+        tuned = _tuned_backbone(row, state, file)
+        record |= {"weights": {"kind": "file"}, "license": licence, "weights_sha256": state_digest(tuned)}
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
-    origin = {"published": name, "url": row.url, "sha256": seen}
+    origin = {"published": name, "url": url, "sha256": seen}
     return HeadCheckpoint.from_module(
-        head, backbone=record, backbone_weights=tuned, preprocess=inputs, license=row.licence, extra=origin
+        head, backbone=record, backbone_weights=tuned, preprocess=inputs, license=licence, extra=origin
     )
+
+
+def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:
+    """The weights of the backbone that was tuned with a head, all of them by timm's names.
+
+    Raises:
+        CheckpointError: naming those that are missing, unknown, or of another shape.
+    """
+    with torch.device("meta"):
+        own = {name: x.shape for name, x in timm_model(row.backbone).state_dict().items()}
+    found = backbone_of(state)
+    given = {name: x.shape for name, x in found.items()}
+    if wrong := [name for name in {**own, **given} if own.get(name) != given.get(name)]:
+        names = some_of(wrong, _SHOWN)
+        raise CheckpointError(f"{file}: {names} of the backbone, tuned with {row.name}, do not fit", step="tensors")
+    return found
 
 
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
@@ -177,51 +195,61 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
         seen = hashlib.file_digest(opened, "sha256").hexdigest()
     if file.suffix == ".safetensors":
         return seen
+    owner = {Path(other.url).name: other.name for other in ROWS.values()}.get(file.name, row.name)
+    if owner != row.name:
+        raise CheckpointError(f"{file} has the name of the file of {owner}; expected that of {row.name}", step="file")
     if not seen.startswith(row.sha256):
         raise CheckpointError(
             f"{file} has the SHA-256 {seen[:16]}…; the publisher's file of {row.name} begins with {row.sha256}: it is "
             "damaged, or another file. Download it again",
             step="digest",
         )
-    if not row.sha256 and Version(torch.__version__) < _SAFE_READER:
-        raise CheckpointError(
-            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not read safely; install "
-            f"torch {_SAFE_READER} or later, or convert it to .safetensors elsewhere",
-            step="file",
-        )
+    _check_reader(row, str(file))
     return seen
 
 
-def _file(row: PublishedHead, revision: str | None) -> Path:
-    """The local path of a row's file, downloaded once: the Hub's copy of a revision, else the publisher's.
+def _check_reader(row: PublishedHead, file: str) -> None:
+    """Refuse a pickle without a known hash where torch does not read it safely, before it is downloaded."""
+    if not row.sha256 and Version(torch.__version__) < _SAFE_READER:
+        raise CheckpointError(
+            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not read safely; install "
+            f"torch {_SAFE_READER} or later, or take a .safetensors file (revision='main' where there is a Hub copy)",
+            step="file",
+        )
+
+
+def _file(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
+    """The local path of a row's file, downloaded once, and its address: the Hub's copy, else the publisher's.
 
     Raises:
         CheckpointError: if it is gated or without a licence, has no Hub repository, or cannot be fetched.
     """
-    if revision is not None or (row.hub and (row.gated or row.tuned)):
-        return _from_hub(row, revision)
-    if row.gated or row.licence == NOT_STATED:
+    from_hub = revision is not None or bool(row.hub and (row.gated or row.tuned))
+    if row.licence == NOT_STATED or (row.gated and not from_hub):
         why = f"is given only to people who accepted the terms of {row.licence}" if row.gated else "states no licence"
         raise CheckpointError(
             f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights FILE)",
             step="hub",
         )
+    if from_hub:
+        return _from_hub(row, revision)
+    _check_reader(row, row.url)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)
     if not file.exists():
         logger.warning("downloading %s, licence %s", row.url, row.licence)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(row.url, str(file), hash_prefix=row.sha256 or None)
+            torch.hub.download_url_to_file(row.url, str(file))
         except (URLError, OSError, RuntimeError) as error:
             raise CheckpointError(
                 f"{row.url} could not be downloaded ({type(error).__name__}: {error}). Try again, or fetch the file "
                 "elsewhere and pass it, weights=FILE (--weights FILE)",
                 step="hub",
             ) from None
-    return file
+    return file, row.url
 
 
-def _from_hub(row: PublishedHead, revision: str | None) -> Path:
+def _from_hub(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
     if row.hub is None:
         raise CheckpointError(f"{row.name} has no Hub repository; leave revision= out", step="hub")
     import huggingface_hub as hub
@@ -229,10 +257,11 @@ def _from_hub(row: PublishedHead, revision: str | None) -> Path:
     if row.gated:
         logger.warning("%s: the terms of %s hold for the file and what is made of it", row.hub, row.licence)
     try:
-        return Path(hub.hf_hub_download(row.hub, "model.safetensors", revision=revision))
+        file = Path(hub.hf_hub_download(row.hub, "model.safetensors", revision=revision))
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, row.hub, revision) or unreachable(error)
         raise CheckpointError(f"{row.name} was not fetched: {reason}", step="hub") from None
+    return file, f"https://huggingface.co/{row.hub}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
 
 
 def renamed(name: str, rules: Rules = _HEAD) -> str:
@@ -299,4 +328,4 @@ def backbone_of(state: Tensors) -> dict[str, Tensor]:
             name = renamed(key.removeprefix("backbone."), _BACKBONE)
             whole, _, part = name.rpartition(".") if ".qkv." in name else (name, "", "")
             found.setdefault(whole, {})[part] = value.float()
-    return {name: torch.cat([parts[part] for part in sorted(parts, key="qkv".find)]) for name, parts in found.items()}
+    return {name: torch.cat([parts[part] for part in ("", *"qkv") if part in parts]) for name, parts in found.items()}

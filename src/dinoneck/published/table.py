@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dinoneck import registry
-from dinoneck.backbones.known import LICENSES, SATELLITE_STD, Known, model_of, names_of, resolve_name
-from dinoneck.errors import CheckpointError, did_you_mean
+from dinoneck.backbones.known import KNOWN, LICENSES, SATELLITE_STD, Known, model_of, names_of, refuse
+from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.heads.head import Head
@@ -39,7 +39,7 @@ class PublishedHead:
         name: ``{backbone}_{data}_{form}``, as :func:`load_published`, Predictor and ``--heads`` take it.
         task: ``classification``, ``depth``, ``canopy height``, ``segmentation``, ``instances`` or ``panoptic``.
         backbone: timm's name of the frozen backbone, with its tag.
-        url: the publisher's file.
+        url: the publisher's file, or its page.
         layers: block indices that the head reads.
         inputs: fields of :class:`dinoneck.data.Preprocessing`.
         head: ``{"type", "config"}`` of the module; the labels of classes are filled in from ``labels``.
@@ -75,7 +75,7 @@ class PublishedHead:
 
     @property
     def gated(self) -> bool:
-        """Whether the publisher gives the file only to people who accepted its terms; pass it as ``weights=``."""
+        """Whether the publisher gives the file only to people who accepted its terms."""
         return self.licence == LICENSES["dinov3"]
 
     @property
@@ -108,9 +108,17 @@ def list_published(task: str | None = None, backbone: str | None = None) -> list
     Args:
         task: only those of this task.
         backbone: only those on this backbone, by any of its names.
+
+    Raises:
+        ConfigError: for a task that no row has.
+        BackboneError: for a backbone that is not known.
     """
-    wanted = None if backbone is None else resolve_name(backbone)
-    return [row for row in ROWS.values() if task in (None, row.task) and wanted in (None, row.backbone)]
+    if task is not None and task not in (tasks := dict.fromkeys(row.task for row in ROWS.values())):
+        raise ConfigError(f"task is {task!r}; expected one of {', '.join(tasks)}")
+    known = None if backbone is None else names_of(backbone)
+    if backbone is not None and known is None:
+        raise refuse(backbone, [model.name for model in KNOWN])
+    return [row for row in ROWS.values() if task in (None, row.task) and (known is None or row.backbone in known)]
 
 
 def is_published(source: object) -> bool:
@@ -123,7 +131,7 @@ def is_published(source: object) -> bool:
         return False
     exists = os.path.lexists(source)
     if source not in ROWS:
-        if not exists and "/" not in source and did_you_mean(source, ROWS):
+        if not exists and source.isidentifier() and did_you_mean(source, ROWS):
             row_named(source)
         return False
     if exists:

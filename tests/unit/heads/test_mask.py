@@ -145,6 +145,8 @@ def test_images_without_masks_have_a_finite_loss_and_every_parameter_a_gradient(
     loss = mask_loss(classes, masks, [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3)
     loss.backward()
     assert loss.isfinite() and masks.grad is not None
+    large = torch.full((1, 2, 300, 300), 20.0, dtype=torch.float16)  # whose sum float16 does not hold
+    assert mask_loss(torch.zeros(1, 2, 3), large, [(torch.tensor([0]), torch.ones(1, 300, 300))]).isfinite()
 
 
 def test_maps_become_known_masks_and_ignored_pixels_have_no_weight() -> None:
@@ -210,6 +212,8 @@ def test_duplicates_and_empty_queries_are_no_instances() -> None:
     assert found["boxes"].tolist() == [[0, 0, 6, 4], [6, 4, 12, 8]]
     assert torch.equal(found["masks"][1], F.interpolate(masks[None, 2:3], (8, 12))[0, 0] > 0)
     assert (found["scores"] > 0.99).all()
+    idle, blank = torch.tensor([0.0, 0.0, 1.0]).expand(1, 200, 3), torch.zeros(1, 200, 4, 6)
+    assert not len(decode_instances(9 * idle, blank + 1, (4, 6))[0]["labels"])  # all are sure that they are nothing
 
 
 def test_stuff_is_one_segment_and_things_are_several() -> None:
@@ -253,6 +257,11 @@ def test_objects_come_back_from_their_centres() -> None:
             [place] = [i for i, own in enumerate(found["masks"]) if torch.equal(own, mask)]
             assert found["labels"][place] == label
             assert torch.equal(found["boxes"][place], masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1]))
+    ways = torch.stack(torch.meshgrid(*[torch.tensor([1.5, 0.5, -0.5, -1.5])] * 2, indexing="ij"))
+    between = torch.cat([torch.full((1, 4, 4), -9.0), torch.ones(2, 4, 4), ways])  # a centre between four equal cells
+    between[1] = 9.0
+    between[2] = torch.exp(-ways.square().sum(dim=0))
+    assert len(decode_centres(between[None], (4, 4))[0]["labels"]) == 1
     [nothing] = decode_centres(torch.zeros(1, 6, 3, 4), (48, 64))
     assert {name: tuple(own.shape) for name, own in nothing.items()} == {
         "boxes": (0, 4), "labels": (0,), "scores": (0,), "masks": (0, 48, 64),

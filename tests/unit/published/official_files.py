@@ -411,3 +411,24 @@ def cut(cells: Tensor, placement: Placement) -> Tensor:
     rows, cols = torch.meshgrid(*places, indexing="ij")
     where = torch.stack([cols, rows], dim=-1)[None]  # (1, height, width, 2)
     return F.grid_sample(cells, where, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def backbone_shapes(width: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the DINOv2 backbone in a file of transformers, with patches of 14 px and images of 518 px."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.mask_token": (1, width),
+        "embeddings.position_embeddings": (1, 37 * 37 + 1, width),
+        "embeddings.patch_embeddings.projection.weight": (width, 3, 14, 14),
+        "embeddings.patch_embeddings.projection.bias": (width,),
+    }
+    layers = {f"attention.attention.{part}": (width, width) for part in ("query", "key", "value")}
+    layers |= {"attention.output.dense": (width, width), "mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    for block in range(depth):
+        own = f"encoder.layer.{block}."
+        shapes |= {f"{own}{name}.weight": shape for name, shape in layers.items()}
+        shapes |= {f"{own}{name}.bias": shape[:1] for name, shape in layers.items()}
+        shapes |= {f"{own}norm{i}.{part}": (width,) for i in (1, 2) for part in ("weight", "bias")}
+        shapes |= {f"{own}layer_scale{i}.lambda1": (width,) for i in (1, 2)}
+    shapes |= {f"layernorm.{part}": (width,) for part in ("weight", "bias")}
+    return {f"backbone.{name}": shape for name, shape in shapes.items()}

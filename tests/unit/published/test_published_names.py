@@ -156,12 +156,17 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
 ) -> None:
     """Depth Anything comes from the Hub, heads on DINOv3 with their terms, others by a revision."""
     state = official.random_state(official.shapes_of(ANYTHING)[0])
-    save_file(state | {"backbone.embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "model.safetensors")
+    state |= official.random_state(official.backbone_shapes(384, 12))
+    save_file(state, tmp_path / "model.safetensors")
     content = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
     hub.repo("depth-anything/Depth-Anything-V2-Small-hf", content)
-    assert load_published(ANYTHING).meta["license"] == "Apache-2.0"
+    found = load_published(ANYTHING).meta
+    assert found["license"] == "Apache-2.0"
     revision = hub.repos["depth-anything/Depth-Anything-V2-Small-hf"].branches["main"]
-    assert load_published(ANYTHING, revision=revision).meta["license"] == "Apache-2.0"
+    assert f"/{revision}/" in found["extra"]["url"]
+    assert load_published(ANYTHING, revision=revision).meta == found
+    with pytest.raises(CheckpointError, match="states no licence"):
+        load_published(f"{ANYTHING}_indoor", revision="main")
     hub.repo("facebook/dinov3-vitl16-chmv2-dpt-head", content, gated=True)
     hub.repo("facebook/dpt-dinov2-small-nyu", content)
     with pytest.raises(CheckpointError, match="facebook/dinov3-vitl16-chmv2-dpt-head.* is gated"):
