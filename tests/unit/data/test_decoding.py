@@ -137,9 +137,6 @@ def test_deep_files_keep_their_range(suffix: str, road: list[str], tmp_path: Pat
     deep(0, 4095).save(file)
     with pytest.raises(DataError, match=rf"a\.{suffix} holds 16-bit values of at most 4095"):
         read_pixels(file)
-    Image.fromarray(np.full((4, 4), 7, np.int32)).save(tmp_path / "wide.tif")
-    with pytest.raises(DataError, match="'I' values"):
-        read_pixels(tmp_path / "wide.tif")
 
 
 def test_sixteen_bit_colours_keep_the_high_byte(road: list[str], tmp_path: Path) -> None:

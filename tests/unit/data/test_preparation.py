@@ -50,20 +50,12 @@ def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
 
 
 def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
-    """As transformers' DINOv3 processor does; the record names the method as the argument does."""
+    """As transformers' DINOv3 processor does."""
     smooth = np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
-    recipe = Preprocessing(1, size=(23, 31))
-    new = recipe.fitted(smooth)
-    floats = torch.from_numpy(smooth).permute(2, 0, 1)[None] / 255
-    in_floats = torch.nn.functional.interpolate(floats, size=(23, 31), mode="bilinear", antialias=True)[0]
-    levels = new * 255
+    levels = Preprocessing(1, size=(23, 31)).fitted(smooth) * 255
     assert torch.allclose(levels, levels.round(), atol=1e-4)
-    assert not torch.equal(new, in_floats)
-    assert torch.allclose(new, in_floats, atol=1.01 / 255)
     pillow = np.asarray(Image.fromarray(smooth).resize((31, 23), Image.Resampling.BILINEAR))
     assert np.abs(levels.permute(1, 2, 0).numpy() - pillow).max() <= 1.01
-    assert recipe.record()["interpolation"] == "bilinear"
-    assert Preprocessing.from_record(recipe.record()) == recipe
 
 
 def test_images_come_to_a_size_in_four_ways() -> None:
@@ -166,14 +158,6 @@ def test_a_large_jpeg_is_never_whole_in_floats(tmp_path: Path, interpolation: st
 
 
 COLOUR = Views.named("color20")
-
-
-PINNED_BRIGHTNESS = {"brightness": 1.0292827613172169}
-
-
-PINNED_HSV = {"brightness": 0.9986779439676288, "saturation": 0.9484204407513458, "hue": 0.0010315976600764679}
-
-
 SET = [["brightness"], ["contrast"], ["brightness", "saturation", "hue"], ["gamma"]]
 
 
@@ -218,8 +202,7 @@ def test_the_twenty_patterns_in_their_order() -> None:
 def test_flips_are_exact_and_the_given_image_stays_as_it_is() -> None:
     x = image()
     kept = x.clone()
-    expected = [x, x.flip(-1), x.flip(-2), x.flip(-1, -2)]
-    for i, flipped in enumerate(expected):
+    for i, flipped in enumerate((x, x.flip(-1), x.flip(-2), x.flip(-1, -2))):
         found = COLOUR.apply(x, i, "a")
         assert torch.equal(found, flipped)
         found.zero_()
@@ -233,7 +216,6 @@ def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
     drawn = draws(COLOUR.views[i], i, "field/7")
     assert list(drawn) == SET[i % 4]
     found = COLOUR.apply(x, i, "field/7")
-    assert found.shape == x.shape and found.dtype == torch.float32
     assert found.min() >= 0 and found.max() <= 1
     horizontal, vertical = COLOUR.flips(i)
     turned = x.flip([axis for axis, on in ((-1, horizontal), (-2, vertical)) if on])
@@ -243,7 +225,6 @@ def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
 
 def test_draws_repeat_and_depend_on_image_and_pattern() -> None:
     x = image()
-    torch.manual_seed(1)
     first = COLOUR.apply(x, 6, "a")
     torch.manual_seed(2)
     assert torch.equal(first, COLOUR.apply(x, 6, "a"))
@@ -257,8 +238,8 @@ def test_draws_repeat_and_depend_on_image_and_pattern() -> None:
 
 def test_draws_are_the_same_on_every_machine() -> None:
     """Pinned: another number here would give a store other pixels than those it was begun with."""
-    assert draws(COLOUR.views[4], 4, "field/0001") == PINNED_BRIGHTNESS
-    assert draws(COLOUR.views[14], 14, "Weide/ä") == PINNED_HSV
+    pinned = {"brightness": 0.9986779439676288, "saturation": 0.9484204407513458, "hue": 0.0010315976600764679}
+    assert draws(COLOUR.views[14], 14, "Weide/ä") == pinned
 
 
 def test_records_rebuild_and_differ_between_lists() -> None:
