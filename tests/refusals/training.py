@@ -20,7 +20,6 @@ from tests.unit.training.test_source import tokens_of
 
 PASTURE = Pasture(size=(32, 64)).table(range(8))[["images", "GDM_g"]]
 GRAMS, N = PASTURE["GDM_g"].to_numpy(), len(PASTURE)
-SHARES = {"t": {"kind": "ratio", "columns": ["crop", "weed"]}}
 
 
 def text(content: str) -> Callable[[Path], Any]:
@@ -129,6 +128,8 @@ ROWS: list[Row] = [
     (run(lambda csv: with_columns(csv, site=[f"s{min(i, 6)}" for i in range(COUNT)]), data={"targets": ["site"]}),
      DataError, ("'site'", "7 classes", "12 images", "6 of them")),
     # targets that cannot be learned
+    (run(table=PASTURE.assign(a=[-1.0] * N, b=[-3.0] * N), tasks={"t": {"kind": "ratio", "columns": ["a", "b"]}}),
+     DataError, ("a, b", "negative")),
     (run(table=PASTURE.assign(GDM_g=np.where(np.arange(N) == 2, -1.5, GRAMS)), data={"minimum": 0.0}), DataError,
      ("'GDM_g'", "-1.5")),
     (run(table=PASTURE.assign(GDM_g=[1.0] * 4 + [4.0, 5.0, 6.0, 7.0], group=["one"] * 4 + ["other"] * 4)), DataError,
@@ -137,6 +138,7 @@ ROWS: list[Row] = [
     (gaps(crop=range(1, 12, 2), mask=range(COUNT)), DataError, ("fold 1", "'crop'")),
     (gaps(crop=(), mask=range(COUNT)), DataError, "'crop'"),
     # folds
+    (lambda: group_folds("aba", 3, 0), DataError, "2 groups"), (lambda: group_folds("ab", 1, 0), ConfigError, "1"),
     (lambda: group_folds("abc", 2, 0, stratify=[0.0, float("nan"), 1.0]), DataError, "row 1"),
     (lambda: group_folds("abc", 3, 0, stratify="abc"), DataError, "stratified"),
     (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "2 rows: row 1"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -89,12 +88,9 @@ def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
 
 
 WRONG = [
-    ("optim", "epochs", 0), ("optim", "epochs", 1.5), ("optim", "batch_size", 0), ("optim", "batch_size", -8),
-    ("optim", "lr", 0), ("optim", "lr", "fast"), ("optim", "lr", math.inf), ("optim", "seed", -1),
-    ("optim", "optimizer", "adam"), ("optim", "rho", 0), ("optim", "weight_decay", -1), ("optim", "warmup", 1.0),
-    ("optim", "ema_decay", 1.0), ("optim", "amp", "fp8"), ("optim", "clip_norm", 0), ("optim", "mixup_alpha", 0),
-    ("optim", "mixup_off_last", 2), ("optim", "cutmix_alpha", -1), ("optim", "patience", 0),
-    ("optim", "backbone_lr", 0), ("data", "views", 0), ("data", "resize", "squash"), ("data", "pad_to", "left"),
+    ("optim", "epochs", 0), ("optim", "lr", 0), ("optim", "amp", "fp8"), ("optim", "mixup_off_last", 2),
+    ("optim", "cutmix_alpha", -1), ("optim", "patience", 0), ("optim", "backbone_lr", 0), ("data", "views", 0),
+    ("data", "resize", "squash"), ("data", "pad_to", "left"),
     ("data", "interpolation", "cubic"), ("data", "blur", 0), ("data", "tta", "flip8"), ("data", "pasture", 0),
     ("data", "label_kind", "words"), ("backbone", "source", "keras"), ("backbone", "seed", -1),
     ("backbone", "lora", 0), ("folds", "count", 0), ("folds", "only", -1), ("losses", "weighting", "learned"),
