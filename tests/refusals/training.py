@@ -95,6 +95,8 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"tasks": {"crop": {"beta": 2.0}}}, ConfigError, ("beta 2", "smooth_l1")),
     ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, DataError, "'r'"),
     ({"tasks": {"m": {"kind": "dense"}}}, ConfigError, ("m ", "data.labels")),
+    ({"tasks": {"r": {"kind": "ratio", "columns": ["soil", "weed"]}, "total": {}}, "compositions":
+      {"g": {"total": "total", "ratio": "r", "weights": {"soil": 1.0}}}}, ConfigError, ("has soil;", "soil, weed")),
     ({"tasks": {"m": {"kind": "dense", "auxiliary": True}}, "data": {"labels": "mask"}}, ConfigError, "'m'"),
     ({"tasks": {"m": {"kind": "segmentation"}}, "data": {"labels": "mask", "label_kind": "numbers"}}, ConfigError,
      ("m ", "'numbers'")),

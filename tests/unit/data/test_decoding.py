@@ -29,24 +29,22 @@ def operator_of(road: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         return None
     if road == "torchcodec":
         pytest.importorskip("torchcodec.decoders")
-    hidden = {"torchcodec": None} if road == "torchvision" else {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in hidden.items():
-            patch.setitem(sys.modules, name, module)
+        if road == "torchvision":
+            patch.setitem(sys.modules, "torchcodec", None)
         return fast_decoder.__wrapped__()
 
 
 @pytest.fixture(params=ROADS)
 def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Decoding by one library; the list names what its operator decoded."""
-    used: list[str] = []
+    used, operator = list[str](), operator_of(request.param)
 
-    def chosen() -> Callable[[torch.Tensor], torch.Tensor] | None:
-        operator = operator_of(request.param)
-        return None if operator is None else lambda raw: used.append("jpeg") or operator(raw)  # type: ignore[func-returns-value]
+    def counted(raw: torch.Tensor) -> torch.Tensor:
+        used.append("jpeg")
+        return operator(raw)  # type: ignore[misc]
 
-    operator_of(request.param)  # skips where it is missing
-    monkeypatch.setattr(decoding, "fast_decoder", chosen)
+    monkeypatch.setattr(decoding, "fast_decoder", lambda: operator and counted)
     yield used
     assert used or request.param == "pillow" or request.node.originalname not in FAST_TESTS
 

@@ -195,16 +195,7 @@ def test_a_loaded_head_fits_the_backbone_that_was_trained_along(lora: bool, tmp_
         loaded(load_backbone("dinoneck_tiny")(source.images(IDS)))
 
 
-VIEW_IDS = ("a", "b", "c", "d")
-
-
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
-
-
-VIEW_IMAGES = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-
-
-BACKBONE = load_backbone("dinoneck_tiny")
 
 
 def stop(epoch: int, row: dict[str, float]) -> None:
@@ -217,29 +208,22 @@ def noisy(image: Tensor) -> Tensor:
     return (image * (level / 3)).to(torch.uint8)
 
 
-def learn_views(source: Any, **options: Any) -> Tensor:
-    torch.manual_seed(0)
-    head = PatchMeanHead(64, [Task("x")], hidden_dim=4)
-    targets = {"x": dict(zip(VIEW_IDS, (0.0, 1.0, 2.0, 4.0), strict=True))}
-    fit(head, source, targets=targets, epochs=3, batch_size=2, lr=1e-2, **options)
-    return flat(head)
-
-
 @pytest.mark.parametrize("transform", [JITTER, noisy])
 def test_training_transforms_images_and_resumes_bit_for_bit(
     transform: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Transforms draw from the generators of Python, NumPy and torch; the caller's are left alone."""
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
-    live, plain = (LiveTokens(BACKBONE, VIEW_IMAGES, VIEW_IDS, transform=own) for own in (transform, None))
+    frozen = load_backbone("dinoneck_tiny")
+    live, plain = (LiveTokens(frozen, PIXELS, IDS, transform=own) for own in (transform, None))
     before: Any = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
-    whole = learn_views(live, out=tmp_path / "whole")
+    whole = learn(live, out=tmp_path / "whole")
     assert random.getstate() == before[0] and np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
-    assert not torch.equal(whole, learn_views(plain))
-    assert torch.equal(live.batch(VIEW_IDS).sequence[0], plain.batch(VIEW_IDS).sequence[0])
+    assert not torch.equal(whole, learn(plain))
+    assert torch.equal(live.batch(IDS).sequence[0], plain.batch(IDS).sequence[0])
     with pytest.raises(Stopped):
-        learn_views(live, out=tmp_path / "parts", callbacks=[stop])
-    assert torch.equal(learn_views(live, out=tmp_path / "parts"), whole)
+        learn(live, out=tmp_path / "parts", callbacks=[stop])
+    assert torch.equal(learn(live, out=tmp_path / "parts"), whole)
 
 
 RUNS: dict[str, dict[str, Any]] = {
