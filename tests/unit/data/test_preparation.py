@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.data.test_labels import MODES, ramp
 from tests.unit.data.test_labels import PLAIN as UNSCALED
-from tests.unit.data.test_labels import ramp
 
 from dinoneck.data import Preprocessing, Views, to_image_pixels
 from dinoneck.data.decoding import read_pixels, to_unit_range
@@ -25,13 +25,9 @@ RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def save(path: Path, image: Image.Image, **options: object) -> Path:
-    image.save(path, **options)
-    return path
-
-
 def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
-    file = save(tmp_path / "a.png", Image.fromarray(RGB))
+    file = tmp_path / "a.png"
+    Image.fromarray(RGB).save(file)
     expected = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255
     forms = [file, str(file), Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1), expected,
              expected.numpy().transpose(1, 2, 0)]  # fmt: skip
@@ -113,13 +109,14 @@ def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) ->
 
 
 @pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
-@pytest.mark.parametrize("resize", ["stretch", "keep", "crop", "pad", "center"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
 @pytest.mark.parametrize("interpolation", ["area", "bilinear"])
-def test_every_pixel_shows_its_place(size: Any, resize: Any, shape: tuple[int, int], interpolation: Any) -> None:
-    if (size, resize) == (None, "keep"):
+def test_every_pixel_shows_its_place(
+    size: Any, mode: dict[str, Any], shape: tuple[int, int], interpolation: Any
+) -> None:
+    if (size, mode["resize"]) == (None, "keep"):
         pytest.skip("a remainder is refused")
-    mode: dict[str, Any] = {"resize": "pad", "pad_to": "center"} if resize == "center" else {"resize": resize}
     recipe = Preprocessing(16, size=size, interpolation=interpolation, **UNSCALED, **mode)
     image = recipe(ramp(*shape))[0]
     rows, cols = image.shape[1:]

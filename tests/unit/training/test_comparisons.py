@@ -92,7 +92,6 @@ def test_stratified_folds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     ("labels", "expected"),
     [
         (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]),
-        ([3, 1, 1], [[1, 2], [0]]),
         (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
         (["b", "a", "10"], [[2], [1], [0]]),
     ],
