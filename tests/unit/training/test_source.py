@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.process_group import ROOT
 from tests.unit.store.store_samples import SIZE, make, write_images
 from tests.unit.training.small_fit import flat
 
@@ -196,18 +197,12 @@ def test_a_shuffled_table_trains_the_same_weights_bit_for_bit(form: str) -> None
 SCRIPT = """
 import sys
 sys.modules["pandas"] = sys.modules["sklearn"] = None
-import numpy as np
-import torch
-from dinoneck import PatchMeanHead, Predictor, Task, Tokens, load_backbone
-from dinoneck.training import MemoryTokens, fit
+from dinoneck import Predictor
+from tests import kit
+from tests.unit.training.small_fit import IDS, Y, run
 
-torch.manual_seed(0)
-backbone = load_backbone("dinoneck_tiny")
-images = [np.full((32, 48, 3), 30 * i, np.uint8) for i in range(4)]
-source = MemoryTokens.extract(backbone, images, list("abcd"))
-head = PatchMeanHead(backbone.embed_dim, [Task("y")], hidden_dim=4)
-fit(head, source, targets={"y": dict(zip("abcd", range(4)))}, epochs=1)
-print(len(Predictor(head, backbone)(images)))
+run(targets={"y": dict(zip(IDS, Y))})
+print(len(Predictor(kit.head(), kit.backbone())(list(kit.images(4)))))
 for call in ("from dinoneck.data import read_table", "Pasture(size=(32, 32)).table(range(1))"):
     try:
         exec("from dinoneck.data import Pasture\\n" + call)
@@ -218,5 +213,6 @@ for call in ("from dinoneck.data import read_table", "Pasture(size=(32, 32)).tab
 
 @pytest.mark.slow
 def test_fit_and_prediction_need_no_pandas() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.split() == ["4", "True", "True"], done.stderr
