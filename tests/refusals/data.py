@@ -62,11 +62,6 @@ def column(*cells: str, **options: Any) -> Call:
     return table("image,y\n" + rows, **{"targets": "y", **options})
 
 
-def frame(values: Any, **options: Any) -> Any:
-    own = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "crop": values})
-    return lambda: read_table(own, targets="crop", **options)
-
-
 def folders(*names: str) -> Call:
     return lambda folder: read_folders(touched(folder, *names))
 
@@ -140,15 +135,10 @@ def spoilt(name: str, content: bytes | Image.Image) -> Call:
     return call
 
 
-def written(content: str | bytes, length: int | None = None) -> Call:
-    """Open a JSON of this content, of which only the first bytes are there."""
-
-    def call(folder: Path) -> Any:
-        raw = content if isinstance(content, bytes) else content.encode()
-        (folder / "boxes.json").write_bytes(raw[:length])
-        return BoxImages(folder / "boxes.json")
-
-    return call
+def truncated(folder: Path) -> Any:
+    """Open a JSON of which only the first part is there."""
+    (folder / "boxes.json").write_text(json.dumps(box_samples.content())[:97])
+    return BoxImages(folder / "boxes.json")
 
 
 def cells(label: Any, **options: Any) -> Callable[[], Any]:
@@ -163,54 +153,39 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
-WHOLE = json.dumps(box_samples.content())
 GREY = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
 SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
 POINT = torch.zeros(2)
 MISFITS = [  # cells of a column of numbers or words, and the one that is named
-    (["1", "2", "wheat"], "'wheat'"), (["oats", "3", "wheat"], "'3'"), (["oats", "2-3", "wheat"], "'2-3'"),
-    (["1,5", "2,5", "3,5"], "'1,5'"), (["1", "٣", "2"], "'٣'"), (["1", "0x10", "2"], "'0x10'"),
-    (["oats", "oats", "oats"], "'oats'"), (["", "", "nan"], "'y'"),
-    (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
-    (["1", "2", "NA"], "'NA'"),
-]  # fmt: skip
-FOREIGN = [
-    (pd.to_timedelta([1, 2], "D"), "Timedelta"), (pd.period_range("2020-01", periods=2, freq="M"), "Period"),
-    (pd.to_datetime(["2020-01-01", "2020-01-02"]), "Timestamp"),
+    (["1", "2", "wheat"], "'wheat'"), (["oats", "3", "wheat"], "'3'"),
+    (["1,5", "2,5", "3,5"], "'1,5'"), (["1", "٣", "2"], "'٣'"), (["1", "2", "NA"], "'NA'"),
+    (["oats", "oats", "oats"], "'oats'"), (["", "", "nan"], "'y'"), (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
 ]  # fmt: skip
 ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
-    (coco(images=[]), "images"), (coco(images={"a": 1}), "images"), (coco(categories=[]), "categories"),
-    (coco(images=["a.png"]), "images[0]"), (boxes("images", 1, id=None), "images[1]"),
-    (boxes("annotations", 2, bbox=None), "annotations[2]"), (boxes("images", 1, id="11"), "images[1].id"),
+    (coco(images=[]), "images"), (coco(categories=[]), "categories"), (boxes("images", 1, id=None), "images[1]"),
     (boxes("images", 1, width=0), "images[1].width"), (boxes("images", 1, id=10), ("images", "10")),
     (boxes("annotations", 1, id=0), ("annotations", "0")), (boxes("categories", 1, id=5), ("categories", "5")),
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
-    (boxes("annotations", 1, bbox="1 2 3 4"), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
     (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"),
     (boxes("images", 1, file_name="9.png"), "9.png"), (boxes("images", 1, file_name="./0.png"), "0.png"),
     (boxes("annotations", 1, iscrowd=2), "annotations[1].iscrowd"),
-    *((written(WHOLE, length), "boxes.json") for length in (0, 97, 388, len(WHOLE) - 2)),
-    (written(b"\xff\xfe" + WHOLE.encode()), "boxes.json"), (lambda folder: BoxImages(folder / "no.json"), "no.json"),
-    *((lambda folder, name=name: BoxImages(folder / name), "") for name in (".", "a\0.json", "a" * 5000)),
+    (truncated, "boxes.json"), (lambda folder: BoxImages(folder / "no.json"), "no.json"),
     (spoilt("0.png", Image.new("RGB", (30, 40))), ("0.png", "40x30", "30x40")),
     (spoilt("1.png", b"no picture"), "1.png"),
     (many(*([[9000, 9000, 5, 5]] * 4)), "4 of 4"),  # nothing is left
     (many(*([2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60))), "60 of 60"),  # over the lower edge
     (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),  # over the left edge
     *((segmented(wrong), "annotations[1]") for wrong in (
-        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, {"counts": [1200]}, [[1, 2]],
+        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, [[1, 2]], [[math.nan] * 6],
         [[2, 3, 12, 3, 12, 11, 5]],
-        *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
-        [[1e300, 0, 1, 1, 0, 5]], [[math.nan] * 6])),
+        *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")))),
     (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]), ("'blu'", "'blue'")),
-    *((lambda folder, own=own: BoxImages(box_samples.write(folder, box_samples.content()), classes=own), "classes")
-      for own in ([],)),
-    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), folder / "nowhere"), "nowhere"),
+    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=[]), "classes"),
 ]  # fmt: skip
 
 SEGMENTS: list[tuple[Call, Any]] = [
@@ -235,35 +210,29 @@ ROWS: list[Row] = [
     *((call, DataError, named) for call, named in SEGMENTS),
     # tables
     *((column(*cells), DataError, named) for cells, named in MISFITS),
-    *((frame(values, **options), DataError, ("crop", kind)) for values, kind in FOREIGN
-      for options in ({}, {"classes": {"crop": ["1", "2"]}})),
+    (lambda: read_table(FRAME.assign(y=pd.to_timedelta([1, 2, 3], "D")), targets="y"), DataError, ("y", "Timedelta")),
     (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
     (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
     (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),
-    (table(GOOD.replace("b.jpg", "./a.jpg"), ("a.jpg", "c.jpg")), DataError, "'./a.jpg'"),
+    (table(GOOD.replace("b.jpg", "d/../a.jpg"), ("a.jpg", "c.jpg", "d/b.jpg")), DataError, "'d/../a.jpg'"),
     (table(GOOD.replace("b.jpg", " ")), DataError, "row 3"),
     (table("image,crop\n"), DataError, "t.csv"),
     (table(GOOD + "c.jpg,1\n"), DataError, "row 5"),
     (table(GOOD.replace("weed", "crop")), DataError, ("2", "'crop'")),
     (table(GOOD, group="site"), DataError, "'site'"),
-    *((table(GOOD.replace("f1,1", f"{cell},1"), **{role: "field"}), DataError, ("'field'", "a.jpg"))
-      for cell in ("",) for role in ("group", "fold_column")),
+    (table(GOOD.replace("f1,1", ",1"), group="field"), DataError, ("'field'", "a.jpg")),
     (table(GOOD, targets=[]), DataError, "target"),
     (table("image,images\na.jpg,1\n", targets="images"), DataError, "'images'"),
     (table(GOOD, classes={"site": ("p", "q")}), DataError, "'site'"),
     (table("image,mask\na,\nb,nan\n", targets=(), labels="mask"), DataError, "'mask'"),
     (table("image,größe\n".encode("latin-1")), DataError, "UTF-8"),
     *((column("oats", "wheat", classes={"y": names}), DataError, named) for names, named in (
-        (("oats", "rye"), "'wheat'"), ("oats", "o, a, t, s"), (("oats", "nan"), "y"), (("oats", ""), "y"))),
-    *((table(text), DataError, "'") for text in (  # commas that may mean something else
-        "image;crop\na;1,5\nb;2.5\n", "image;crop\na;1.000,5\nb;2,5\n",)),
+        (("oats", "rye"), "'wheat'"), (("oats", "nan"), "y"))),
+    (table("image;crop\na;1,5\nb;2.5\n"), DataError, "'1,5'"),  # the comma may mean something else
     (lambda folder: read_table(folder / "no.csv", targets="y"), DataError, "no.csv"),
     (lambda folder: read_table(FRAME, folder / "no", "y"), DataError, "no"),
     (lambda: read_table({"image": ["a"]}, None, "y"), DataError, "dict"),
     (lambda: read_table(FRAME.drop(columns="image"), targets="y"), DataError, "'image'"),
-    (lambda: read_table(FRAME.assign(y=["1", "2", "oops"]), targets="y"), DataError, ("'c.jpg'", "'oops'")),
-    (lambda: read_table(pd.concat([FRAME, FRAME[["y"]]], axis=1), targets="y"), DataError, "'y'"),
-    (lambda: read_table(FRAME.iloc[:0], targets="y"), DataError, "no rows"),
     # folders
     (folders("a/1.jpg", "b/1.jpg", "2.jpg"), DataError, "2.jpg"),
     (folders("a/1.jpg"), DataError, "a"),
@@ -283,14 +252,11 @@ ROWS: list[Row] = [
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
     # masks
     *((lambda own=own: DenseLabels(**own), ConfigError, named) for own, named in (
-        ({"scale": 0}, "scale is 0"), ({"offset": math.nan}, "offset"), ({"nodata": "255"}, "'255'"),
-        ({"classes": 0}, "classes is 0"),)),
+        ({"scale": 0}, "scale is 0"), ({"nodata": "255"}, "'255'"), ({"classes": 0}, "classes is 0"))),
     (cells("missing.png"), DataError, "missing.png"),
     (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
     (cells(np.full((2, 2), np.inf)), DataError, "4"),
-    (cells([3]), DataError, "int"),
     (cells([np.zeros((16, 32)), np.zeros((32, 32))]), DataError, "1x1x2, 1x2x2"),
-    (cells([np.zeros((16, 32)), np.zeros((16, 32, 3))]), DataError, "1x1x2, 3x1x2"),
     (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("(16, 32)", "(32, 16)")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
@@ -301,34 +267,26 @@ ROWS: list[Row] = [
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
-    (lambda: count_classes([np.zeros((4, 6, 3), np.uint8)]), DataError, "3 bands"),
-    (lambda: count_classes([np.full((2, 2), -1)]), DataError, "-1"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
     # images and their preparation
     *((lambda image=image: read_pixels(image), DataError, named) for image, named in (
         ("missing.jpg", "missing.jpg"), ("", "folder"), (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
-        (np.full((4, 4, 3), 2.0), "2 ... 2"), (3, "int"),
-        (Image.new("I", (2, 2)), "'I'"), (np.array([["a"]]), "<U1"),
-        )),
+        (np.full((4, 4, 3), 2.0), "2 ... 2"), (3, "int"), (Image.new("I", (2, 2)), "'I'"))),
     *((lambda own=own: Preprocessing(**own), ConfigError, next(iter(own))) for own in (
-        {"resize": "squash"}, {"pad_to": "x"}, {"pad_to": "center"}, {"interpolation": "nearest"}, {"mean": (1, 2)},
-        {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4},
+        {"resize": "squash"}, {"pad_to": "center"}, {"mean": (1, 2)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"blur": 4},
         {"patch_size": 0})),
-    *((lambda own=own: Preprocessing.from_record(own), ConfigError, "") for own in (
-        {}, Preprocessing().record() | {"blur": {"kernel": 5}})),
+    (lambda: Preprocessing.from_record({}), ConfigError, "record"),
     (lambda: Preprocessing(2)([np.zeros((6, 8, 3)), np.zeros((4, 8, 3))]), DataError, "4x8, 6x8"),
     (lambda: Preprocessing(2)([]), DataError, "no images"),
     (lambda: Preprocessing(2)(3), DataError, "int"),
     (lambda: to_image_pixels(torch.zeros(4, 3), Preprocessing(), (16, 16)), ShapeError, "(4, 3)"),
     (lambda: to_image_pixels(torch.zeros(2).long(), Preprocessing(), (16, 16)), DataError, "int64"),
-    *((lambda size=size: to_image_pixels(POINT, Preprocessing(), size), DataError, str(size))
-      for size in ((10,),)),
+    (lambda: to_image_pixels(POINT, Preprocessing(), (10,)), DataError, "(10,)"),
     (lambda folder: to_image_pixels(POINT, Preprocessing(), folder / "no.jpg"), DataError, "no.jpg"),
     # views and the pasture
     *((lambda own=own: Views(own), ConfigError, named) for own, named in (
         ([{"brightnes": [0, 1]}], "brightnes"), ([View(gamma=(-1, 1))], "gamma"), ([{"hue": [0, 1]}], "hue"),
-        ([], "length >= 1"), (["horizontal"], "horizontal"), ([{"hue": 10}], "hue"), ([{"turns": 4}], "turns"),
-        ("flips4", "flips4"), ([object()], "object"))),
+        ([], "length >= 1"), ([object()], "object"))),
     (lambda: Views.named("color21"), ConfigError, ("'color21'", "color20")),
     *((lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i)) for i in (-1, 20)),
     (lambda: Views.named("d6").flips(4), ConfigError, ("view 4", "90")),

@@ -44,9 +44,6 @@ GROUPS: list[tuple[dict[str, dict[str, Any]], str]] = [
     ({"data": {"boxes": None}}, "data.boxes"),
     ({"data": {"csv": "a.csv"}}, "csv is 'a.csv'"),
     ({"optim": {"optimizer": "sam"}}, "optimizer is 'sam'"),
-    ({"losses": {"aux_weight": 0.2}}, "losses"),
-    ({"optim": {"freeze": ["all"]}}, "freeze"),
-    ({"optim": {"freeze": ["0=all", "0=none"]}}, "0=none"),
     ({"head": {"type": "patch_mean", "out_channels": 32}}, "Neck"),
 ]
 
@@ -93,6 +90,5 @@ ROWS: list[Row] = [
     (objects, DataError, ("2 objects", "num_queries")),
     (lambda folder: objects(folder, mask=0), DataError, ("boxes.json", "0 objects")),
     (lambda folder: objects(folder, panoptic=["a", "b"]), ConfigError, ("data.instances", "data.panoptic")),
-    (lambda folder: objects(folder, csv="a.csv"), ConfigError, ("data.csv", "'a.csv'")),
     *((lambda folder, own=own: trained(folder, own), ConfigError, named) for own, named in GROUPS),
 ]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.refusals.data import many
 from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
-from torchvision.ops import box_iou
 
 from dinoneck.data import BoxImages, Preprocessing, box_transforms, collate_boxes, to_original
 
@@ -52,24 +52,15 @@ def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
     _, empty = data[2]
     assert (empty["boxes"].shape, empty["labels"].shape) == ((0, 4), (0,))
     assert data[-1][1]["image_id"] == 12
-    with pytest.raises(IndexError):
-        data[3]
     seen = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
     assert seen[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])
     assert seen.original(1)[1].tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
 
 
-@pytest.mark.parametrize(
-    ("bbox", "reason"),
-    [
-        ([5, 5, 0, 10], "too small"),
-        ([40, 5, 10, 10], "outside"),
-        ([math.nan, 5, 10, 10], "not finite"),
-        ([5, 5, math.inf, 10], "not finite"),
-        ([5, 5, 0.5, 10], "too small"),
-        ([39.5, 5, 5, 10], "outside"),
-    ],
-)
+UNUSABLE = [([5, 5, math.inf, 10], "not finite"), ([5, 5, 0.5, 10], "too small"), ([39.5, 5, 5, 10], "outside")]
+
+
+@pytest.mark.parametrize(("bbox", "reason"), UNUSABLE)
 def test_boxes_that_show_nothing_are_left_out_and_counted(bbox: list[float], reason: str, tmp_path: Path) -> None:
     data = made(tmp_path, lambda c: c["annotations"][0].update(bbox=bbox))
     assert (data.skipped, data.clipped, data[0][1]["labels"].tolist()) == ({reason: 1}, 0, [0])
@@ -114,12 +105,6 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     assert shown.paths[0] == tmp_path / "d" / "0.png"
 
 
-def many(*bboxes: list[float]) -> Change:
-    """Replace the boxes by these, in the first image of 40x30 px (width x height)."""
-    boxes = [{"id": i, "image_id": 10, "category_id": 5, "bbox": bbox} for i, bbox in enumerate(bboxes)]
-    return lambda content: content.update(annotations=boxes)
-
-
 @pytest.mark.parametrize(
     "bboxes",
     [
@@ -130,7 +115,8 @@ def many(*bboxes: list[float]) -> Change:
     ],
 )
 def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
-    assert len(made(tmp_path, many(*bboxes))[0][1]["labels"]) == len(bboxes)
+    """In an image of 40x30 px (width x height)."""
+    assert len(many(*bboxes)(tmp_path)[0][1]["labels"]) == len(bboxes)
 
 
 def segmented(c: dict[str, Any]) -> None:
@@ -217,6 +203,4 @@ def test_boxes_find_the_way_back_from_a_batch() -> None:
     back = to_original(targets[1]["boxes"], (64, 224), targets[1]["size"])
     assert type(back) is torch.Tensor
     assert torch.allclose(back, torch.tensor(BOXES), atol=1e-5)
-    assert box_iou(back, torch.tensor(BOXES)).diagonal().min() > 0.9999
-    assert to_original(torch.zeros(0, 4), (64, 224), (80, 100)).shape == (0, 4)
     assert to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))[1, 2].tolist() == [7, 5, 7, 5]

@@ -29,24 +29,22 @@ def operator_of(road: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
         return None
     if road == "torchcodec":
         pytest.importorskip("torchcodec.decoders")
-    hidden = {"torchcodec": None} if road == "torchvision" else {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in hidden.items():
-            patch.setitem(sys.modules, name, module)
+        if road == "torchvision":
+            patch.setitem(sys.modules, "torchcodec", None)
         return fast_decoder.__wrapped__()
 
 
 @pytest.fixture(params=ROADS)
 def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Decoding by one library; the list names what its operator decoded."""
-    used: list[str] = []
+    used, operator = list[str](), operator_of(request.param)
 
-    def chosen() -> Callable[[torch.Tensor], torch.Tensor] | None:
-        operator = operator_of(request.param)
-        return None if operator is None else lambda raw: used.append("jpeg") or operator(raw)  # type: ignore[func-returns-value]
+    def counted(raw: torch.Tensor) -> torch.Tensor:
+        used.append("jpeg")
+        return operator(raw)  # type: ignore[misc]
 
-    operator_of(request.param)  # skips where it is missing
-    monkeypatch.setattr(decoding, "fast_decoder", chosen)
+    monkeypatch.setattr(decoding, "fast_decoder", lambda: operator and counted)
     yield used
     assert used or request.param == "pillow" or request.node.originalname not in FAST_TESTS
 
@@ -137,9 +135,6 @@ def test_deep_files_keep_their_range(suffix: str, road: list[str], tmp_path: Pat
     deep(0, 4095).save(file)
     with pytest.raises(DataError, match=rf"a\.{suffix} holds 16-bit values of at most 4095"):
         read_pixels(file)
-    Image.fromarray(np.full((4, 4), 7, np.int32)).save(tmp_path / "wide.tif")
-    with pytest.raises(DataError, match="'I' values"):
-        read_pixels(tmp_path / "wide.tif")
 
 
 def test_sixteen_bit_colours_keep_the_high_byte(road: list[str], tmp_path: Path) -> None:

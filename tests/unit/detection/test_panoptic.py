@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.kit import cli
+from tests.unit.training.meadow import rows_of
 
 from dinoneck import DataError, HeadCheckpoint, evaluate
 from dinoneck.data import PanopticImages
@@ -137,6 +137,15 @@ def test_true_segments_are_perfect_and_missing_classes_count_for_nothing(tmp_pat
         score_segments(data, {99: every})
 
 
+def trained(folder: Path, count: int, blocks: str, *flags: object) -> tuple[Path, tuple[Path, Path]]:
+    """Train on scenes; return the folder of the run, and that of the PNG files with the COCO file."""
+    segments, file = scenes(folder / "s", count)
+    words: list[object] = ["train", "--panoptic", segments, file, "--images", file.parent, "--out", folder / "run"]
+    words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", blocks, *flags]
+    assert cli(*words).code == 0
+    return folder / "run", (segments, file)
+
+
 def scenes(folder: Path, count: int) -> Any:
     """Red discs and blue squares on soil; an edge of every image is unknown."""
     rng, maps, listed, pictures = np.random.default_rng(0), [], [], []
@@ -155,36 +164,28 @@ def scenes(folder: Path, count: int) -> Any:
 
 
 def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_path: Path) -> None:
-    folder, file = scenes(tmp_path / "s", 4)
-    words: list[object] = ["train", "--panoptic", folder, file, "--images", file.parent, "--out", tmp_path / "run"]
-    words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", "{num_blocks: 1, dim: 32}", "--folds", 2]
-    assert cli(*words, "--epochs", 2, "--batch-size", 2, "--lr", 3e-3).code == 0
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    scores = report["segments"]["head"]
+    flags = ("--folds", 2, "--epochs", 2, "--batch-size", 2, "--lr", 3e-3)
+    run, (folder, file) = trained(tmp_path, 4, "{num_blocks: 1, dim: 32}", *flags)
+    scores = json.loads((run / "report.json").read_text())["segments"]["head"]
     assert scores["images"] == 4 and 0.3 <= scores["min_score"] <= 0.9
-    meta = HeadCheckpoint.load(tmp_path / "run").meta
+    meta = HeadCheckpoint.load(run).meta
     [task], head = meta["tasks"], meta["config"]
     assert (task["kind"], task["things"], task["minimum"]) == ("panoptic", ["disc", "square"], scores["min_score"])
     assert head["num_queries"] == 20, "the fewest"
-    with (tmp_path / "run" / "out_of_fold.csv").open(newline="") as lines:
-        assert {row["image"]: int(float(row["objects"])) for row in csv.DictReader(lines)} == {
-            f"{i}.png": 1 + i % 2 for i in range(4)
-        }
-    found = evaluate(tmp_path / "run", None, (folder, file))["segments"]["head"]
+    counts = {row["image"]: int(float(row["objects"])) for row in rows_of(run / "out_of_fold.csv")}
+    assert counts == {f"{i}.png": 1 + i % 2 for i in range(4)}
+    found = evaluate(run, None, (folder, file))["segments"]["head"]
     assert found.keys() == scores.keys() - {"min_score"}
-    words = ["evaluate", file.parent, "--heads", tmp_path / "run", "--truth", folder, file]
-    shown = cli(*words, "--at-least", "PQ=1.1")
+    shown = cli("evaluate", file.parent, "--heads", run, "--truth", folder, file, "--at-least", "PQ=1.1")
     assert shown.code == 1 and "held-out segments" in shown.out and "PQ of head" in shown.out + shown.err
     for truth in (file, (folder, file, file)):
         with pytest.raises(DataError, match="segments.json"):
-            evaluate(tmp_path / "run", file.parent, truth)
+            evaluate(run, file.parent, truth)
 
 
 @pytest.mark.slow
 def test_six_scenes_are_learned_in_150_steps(tmp_path: Path) -> None:
-    folder, file = scenes(tmp_path / "s", 6)
-    words: list[object] = ["train", "--panoptic", folder, file, "--images", file.parent, "--out", tmp_path / "run"]
-    words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", "{num_blocks: 3, dim: 64}", "--folds", 1]
-    assert cli(*words, "--epochs", 150, "--batch-size", 6, "--lr", 2e-3, "--seed", 0).code == 0
-    scores = evaluate(tmp_path / "run", None, (folder, file))["segments"]["head"]
+    flags = ("--folds", 1, "--epochs", 150, "--batch-size", 6, "--lr", 2e-3, "--seed", 0)
+    run, truth = trained(tmp_path, 6, "{num_blocks: 3, dim: 64}", *flags)
+    scores = evaluate(run, None, truth)["segments"]["head"]
     assert scores["PQ"] > 0.85 and scores["RQ"] == 1.0 and scores["count_error"] == 0.0

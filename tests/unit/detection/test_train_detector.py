@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests import kit
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
@@ -70,8 +69,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(boxes: Path, tmp_path: Path, m
     assert contents(cut)["detector.safetensors"] == contents(whole)["detector.safetensors"]
     scores = evaluate_boxes(Detector.load(whole / "detector.safetensors"), boxes)
     assert {key: scores[key] for key in SCORES} == pytest.approx({key: report["best"][key] for key in SCORES}, abs=1e-6)
-    with pytest.raises(DataError, match="results of an earlier run"):
-        train_detector(config, cut)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -106,16 +103,6 @@ def test_an_interrupted_overwrite_keeps_the_earlier_results(
     assert after.keys() == whole.keys() and not (tmp_path / "run" / "unfinished").exists()
     assert after["detector.safetensors"] == whole["detector.safetensors"]
     assert logged(tmp_path / "run" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nan = torch.tensor(float("nan"), requires_grad=True)
-    forward = Detector.forward
-    monkeypatch.setattr(
-        Detector, "forward", lambda self, x, targets=None: forward(self, x) if targets is None else {"box": nan * 1}
-    )
-    with pytest.raises(DataError, match="loss is nan in epoch 0"):
-        train_detector(config_of(boxes), tmp_path)
 
 
 def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from tests.kit import cli
+from tests.unit.training.meadow import rows_of
 
-from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor, evaluate
+from dinoneck import DataError, HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import BoxImages
 from dinoneck.detection import score_masks, train_instances
 from dinoneck.inference import coco_objects
@@ -24,30 +24,43 @@ pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [ma
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 HEIGHT, WIDTH = 96, 128
 COLOURS = ((220, 40, 40), (40, 60, 220))
+Array = np.ndarray[Any, Any]
+
+
+Shape = tuple[int, int, int, int]  # kind, centre x and y, radius
+
+
+def written(folder: Path, pictures: list[Array], shapes: list[list[Shape]], names: dict[int, str]) -> Path:
+    """Draw the shapes of every picture, whose ids begin with 5; squares are the kind of that name. Return the JSON."""
+    folder.mkdir(parents=True)
+    entries, objects, ids = [], list[dict[str, Any]](), [*names]
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    for i, (picture, own) in enumerate(zip(pictures, shapes, strict=True)):
+        image = Image.fromarray(picture)
+        for kind, x, y, r in own:
+            corners = [(x + r * np.cos(a), y + r * np.sin(a)) for a in angles]
+            if names[ids[kind]] == "square":
+                corners = [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
+            ImageDraw.Draw(image).polygon(corners, fill=COLOURS[kind])
+            about = {"id": len(objects) + 1, "image_id": i + 5, "category_id": ids[kind], "iscrowd": 0}
+            outline = np.ravel(corners).tolist()
+            objects.append({**about, "bbox": [x - r, y - r, 2 * r, 2 * r], "segmentation": [outline]})
+        image.save(folder / f"{i}.png")
+        entries.append({"id": i + 5, "file_name": f"{i}.png", "width": image.width, "height": image.height})
+    categories = [{"id": number, "name": name} for number, name in names.items()]
+    file = folder / "objects.json"
+    file.write_text(json.dumps({"images": entries, "annotations": objects, "categories": categories}))
+    return file
 
 
 def scenes(folder: Path, count: int) -> Path:
-    """Write images of red discs and blue squares, and their COCO file."""
-    folder.mkdir(parents=True)
-    rng, entries, objects = np.random.default_rng(0), [], []
+    """Write images of 1 to 3 red discs and blue squares, and their COCO file."""
+    rng, pictures, shapes = np.random.default_rng(0), [], []
     for i in range(count):
-        image = Image.fromarray(rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-        for k in range(1 + i % 3):
-            kind, x, y, r = int(rng.integers(2)), 22 + 40 * k, int(rng.integers(24, 72)), int(rng.integers(10, 16))
-            corners = [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
-            if kind == 0:
-                angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-                corners = [(x + r * np.cos(a), y + r * np.sin(a)) for a in angles]
-            ImageDraw.Draw(image).polygon(corners, fill=COLOURS[kind])
-            about = {"id": len(objects) + 1, "image_id": i + 5, "category_id": (9, 4)[kind], "iscrowd": 0}
-            polygon = np.ravel(corners).tolist()
-            objects.append({**about, "bbox": [x - r, y - r, 2 * r, 2 * r], "segmentation": [polygon]})
-        image.save(folder / f"{i}.png")
-        entries.append({"id": i + 5, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT})
-    names = [{"id": 9, "name": "disc"}, {"id": 4, "name": "square"}]
-    file = folder / "objects.json"
-    file.write_text(json.dumps({"images": entries, "annotations": objects, "categories": names}))
-    return file
+        pictures.append(rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8))
+        draws = [(rng.integers(2), rng.integers(24, 72), rng.integers(10, 16)) for _ in range(1 + i % 3)]
+        shapes.append([(int(kind), 22 + 40 * k, int(y), int(r)) for k, (kind, y, r) in enumerate(draws)])
+    return written(folder, pictures, shapes, {9: "disc", 4: "square"})
 
 
 def config_of(file: Path, epochs: int = 2, **changes: Any) -> TrainConfig:
@@ -87,32 +100,12 @@ def test_a_run_has_scored_folds_and_a_head_of_all_images(head: dict[str, Any] | 
     [task] = HeadCheckpoint.load(out).meta["tasks"]
     assert (task["kind"], task["labels"]) == ("instances", ["square", "disc"]), "by ascending category id"
     assert task["minimum"] == scores["min_score"] and not (out / "unfinished").exists()
-    with (out / "out_of_fold.csv").open(newline="") as lines:
-        rows = [*csv.DictReader(lines)]
+    rows = rows_of(out / "out_of_fold.csv")
     assert {row["image"]: int(float(row["objects"])) for row in rows} == {f"{i}.png": 1 + i % 3 for i in range(6)}
     errors = [abs(float(row["objects"]) - float(row["objects (head)"])) for row in rows]
     assert np.mean(errors) == pytest.approx(scores["count_error"])
     for kept in Predictor(out)([file.parent / "0.png", file.parent / "2.png"]):
         assert all(score >= (task["minimum"] or 0.0) for score in kept["objects"]["scores"].tolist())
-
-
-def test_a_fold_that_is_finished_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, real, calls = config_of(scenes(tmp_path / "s", 4)), run.fit, list[int]()
-    whole = train_instances(config, tmp_path / "a")
-
-    def stops(*given: Any, **settings: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return real(*given, **settings)
-
-    monkeypatch.setattr(run, "fit", stops)
-    with pytest.raises(KeyboardInterrupt):
-        train_instances(config, tmp_path / "b")
-    assert train_instances(config, tmp_path / "b")["masks"] == whole["masks"]
-    assert len(calls) == 4, "the first fold once, the second twice, all images once"
-    one, two = (HeadCheckpoint.load(tmp_path / name).state_dict for name in ("a", "b"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
@@ -128,12 +121,9 @@ def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
 
 
 def test_one_fold_is_scored_on_its_own_images(tmp_path: Path) -> None:
-    report = train_instances(
-        config_of(scenes(tmp_path / "s", 4), epochs=1, folds=FoldsConfig(count=2, only=1)), tmp_path / "r"
-    )
-    with (tmp_path / "r" / "out_of_fold.csv").open(newline="") as lines:
-        rows = [*csv.DictReader(lines)]
-    scores = report["masks"]["head"]
+    config = config_of(scenes(tmp_path / "s", 4), epochs=1, folds=FoldsConfig(count=2, only=1))
+    scores = train_instances(config, tmp_path / "r")["masks"]["head"]
+    rows = rows_of(tmp_path / "r" / "out_of_fold.csv")
     assert scores["images"] == len(rows) == 2
     errors = [abs(float(row["objects"]) - float(row["objects (head)"])) for row in rows]
     assert scores["count_error"] == pytest.approx(np.mean(errors))
@@ -170,38 +160,18 @@ def test_small_objects_lie_on_top_and_crowd_regions_are_unknown(
     assert found["AP50"] == 1.0 and found["F1"] == 1.0, "the last one lies in the crowd region"
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"with_ridge": True}, "with_ridge"), ({"data": DataConfig(instances="s", csv="t.csv")}, "data.csv")],
-)
-def test_options_without_effect_are_refused(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=named):
-        train_instances(config_of(tmp_path, **changes), tmp_path / "run")
-
-
 def easy_scenes(folder: Path, count: int) -> Path:
     """Write images of 1 to 5 discs of two colours that do not touch, and their COCO file."""
-    folder.mkdir(parents=True)
-    rng, entries, objects = np.random.default_rng(0), [], list[dict[str, Any]]()
-    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    for i in range(count):
-        image, placed = Image.fromarray(rng.integers(60, 140, (128, 128, 3), dtype=np.uint8)), []
+    rng, pictures, shapes = np.random.default_rng(0), [], list[list[Shape]]()
+    for _ in range(count):
+        pictures.append(rng.integers(60, 140, (128, 128, 3), dtype=np.uint8))
+        shapes.append([])
         for _ in range(int(rng.integers(1, 6))):
             kind, r = int(rng.integers(2)), int(rng.integers(7, 19))
             x, y = (int(place) for place in rng.integers(r + 1, 127 - r, 2))
-            if all((x - a) ** 2 + (y - b) ** 2 >= (r + c + 3) ** 2 for a, b, c in placed):
-                placed.append((x, y, r))
-                corners = [(x + r * np.cos(a), y + r * np.sin(a)) for a in angles]
-                ImageDraw.Draw(image).polygon(corners, fill=COLOURS[kind])
-                about = {"id": len(objects) + 1, "image_id": i, "category_id": kind + 1, "iscrowd": 0}
-                outline = np.ravel(corners).tolist()
-                objects.append({**about, "bbox": [x - r, y - r, 2 * r, 2 * r], "segmentation": [outline]})
-        image.save(folder / f"{i}.png")
-        entries.append({"id": i, "file_name": f"{i}.png", "width": 128, "height": 128})
-    names = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
-    file = folder / "objects.json"
-    file.write_text(json.dumps({"images": entries, "annotations": objects, "categories": names}))
-    return file
+            if all((x - a) ** 2 + (y - b) ** 2 >= (r + c + 3) ** 2 for _, a, b, c in shapes[-1]):
+                shapes[-1].append((kind, x, y, r))
+    return written(folder, pictures, shapes, {1: "red", 2: "blue"})
 
 
 @pytest.mark.slow
@@ -224,7 +194,6 @@ def test_objects_of_held_out_scenes_are_found_and_counted(
     scores = train_instances(config, out)["masks"]["head"]
     print(scores)
     assert scores["images"] == 60 and scores["AP50"] >= least
-    with (out / "out_of_fold.csv").open(newline="") as lines:
-        rows = [*csv.DictReader(lines)]
+    rows = rows_of(out / "out_of_fold.csv")
     single = [float(row["objects (head)"]) for row in rows if float(row["objects"]) == 1]
     assert len(single) >= 5 and np.mean(np.equal(single, 1)) >= (1.0 if least > 0.9 else 0.8)

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dinoneck.training.engine import TIMES
 
 
@@ -20,12 +18,3 @@ def without_times(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def logged(path: Path) -> list[dict[str, Any]]:
     """The rows of a log, without times."""
     return without_times(map(json.loads, path.read_text().splitlines()))
-
-
-def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
-    """The mean IoU and that of each class of a confusion matrix; None where a class occurs nowhere."""
-    counts = np.asarray(matrix, float)
-    right = np.diagonal(counts)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - right
-    each = [own / whole if whole else None for own, whole in zip(right, union, strict=True)]
-    return float(np.mean([score for score in each if score is not None])), each

@@ -1,4 +1,4 @@
-"""A backbone and a head, small enough to train in a test; importable by the processes that tests start."""
+"""A backbone with a head and steps of its training; importable by the processes that tests start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import load_backbone
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, 3, 32, 32, generator=generator), torch.randn(2, 2, generator=generator)
+
+
+def learn(model: nn.Module, optimizer: torch.optim.Optimizer, *seeds: int) -> None:
+    """Take one step on the batches of these seeds together."""
+    model.train()
+    images, target = (torch.cat(part) for part in zip(*map(batch, seeds), strict=True))
+    optimizer.zero_grad()
+    (model(images) - target).square().mean().backward()
+    optimizer.step()
 
 
 class Model(nn.Module):

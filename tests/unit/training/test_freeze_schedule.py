@@ -8,26 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.training.small_model import Model
+from tests.unit.training.small_model import Model, learn
 from torch import Tensor, nn
 
 from dinoneck import ConfigError
 from dinoneck.training import FreezeSchedule, cosine_with_warmup
-
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
-
-
-def batch(number: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(number)
-    return torch.randn(2, 3, 32, 32, generator=generator), torch.randn(2, 2, generator=generator)
-
-
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
-    model.train()
-    images, target = batch(number)
-    optimizer.zero_grad()
-    (model(images) - target).square().mean().backward()
-    optimizer.step()
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -66,7 +51,7 @@ def test_each_stage_moves_its_own_parts_and_nothing_else() -> None:
         assert same_model is model
         assert same is optimizer
         for step in range(2):
-            train(model, optimizer, 10 * epoch + step)
+            learn(model, optimizer, 10 * epoch + step)
         assert moved(model, before) == parts
         assert all((p.grad is None) != p.requires_grad for p in model.parameters())
 
@@ -85,22 +70,18 @@ def test_learning_rates() -> None:
     assert rates(layer_decay=0.5)["backbone.block4.decay"] == pytest.approx(0.05)
 
 
-def begun(model: Model, schedule: FreezeSchedule) -> tuple[torch.optim.Optimizer, Any]:
-    optimizer = torch.optim.AdamW(schedule.param_groups(model, lr=1e-2, layer_decay=0.8))
-    return optimizer, cosine_with_warmup(optimizer, 10)
-
-
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does() -> None:
     schedule = FreezeSchedule({0: "all", 2: "last:1", 3: "last:3", 4: "none"})
 
     def run(model: Model, epochs: range, saved: Any = None) -> Any:
-        parts = (model, *begun(model, schedule))
+        optimizer = torch.optim.AdamW(schedule.param_groups(model, lr=1e-2, layer_decay=0.8))
+        parts = (model, optimizer, cosine_with_warmup(optimizer, 10))
         for part, state in zip(parts, saved or (), strict=False):
             part.load_state_dict(state)
         for epoch in epochs:
             schedule.start_epoch(epoch, model, parts[1])
             for step in range(2):
-                train(model, parts[1], 10 * epoch + step)
+                learn(model, parts[1], 10 * epoch + step)
                 parts[2].step()
         return copy.deepcopy([part.state_dict() for part in parts])
 
@@ -116,7 +97,7 @@ def test_parameters_that_the_optimizer_lacks_are_refused() -> None:
         schedule.start_epoch(1, model, optimizer)
 
 
-@needs_peft
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
 def test_lora_learns_in_every_stage() -> None:
     model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1"})
     model.backbone.add_lora(2)
@@ -129,6 +110,6 @@ def test_lora_learns_in_every_stage() -> None:
     assert all(p.requires_grad for p in lora)
     before = state_of(model)
     for step in range(2):
-        train(model, optimizer, step)
+        learn(model, optimizer, step)
     assert moved(model, before) == {"head", "norm", *"012345"}
     assert sum(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if ".lora_" in k) == len(lora)

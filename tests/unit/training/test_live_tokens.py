@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.training.meadow import a_run, rows_of
+from tests.unit.training.small_fit import flat
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -60,7 +61,7 @@ def learn(source: Any, head: PatchMeanHead | None = None, **arguments: Any) -> T
     given = {"target_ids": IDS, "epochs": 4, "batch_size": 4, "lr": 3e-3, "recipe": Recipe(backbone_lr=3e-3)}
     fit(module, source, {"level": Y}, **{**given, **arguments})
     parts = [module, *([source.backbone] if isinstance(source, LiveTokens) else [])]
-    return torch.cat([parameter.detach().flatten() for part in parts for parameter in part.parameters()])
+    return torch.cat([flat(part) for part in parts])
 
 
 @pytest.mark.parametrize("lora", [True, False])
@@ -69,8 +70,9 @@ def test_the_trainable_part_moves_and_the_frozen_part_does_not(lora: bool) -> No
     before = {name: p.detach().clone() for name, p in source.backbone.named_parameters()}
     trainable = {name for name, p in source.backbone.named_parameters() if p.requires_grad}
     rows: list[Any] = []
-    learn(source, callbacks=[lambda epoch, row: rows.append(row)])
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    learn(source, callbacks=[lambda *row: rows.append(row)])
+    assert [epoch for epoch, _ in rows] == [0, 1, 2, 3]
+    assert rows[-1][1]["loss"] < rows[0][1]["loss"]
     moved = {name for name, p in source.backbone.named_parameters() if not torch.equal(p, before[name])}
     assert moved and moved <= trainable
     assert all("lora" in name for name in moved) == lora
@@ -82,21 +84,15 @@ class Stopped(Exception):
 
 
 class Interrupted(list[np.ndarray]):
-    """Images of which the last one that may be read raises."""
+    """Images of which the last one that may be read, in the third epoch, raises."""
 
-    reads = 0
+    reads = 30
 
     def __getitem__(self, row: Any) -> Any:
         self.reads -= 1
         if self.reads == 0:
             raise Stopped
         return super().__getitem__(row)
-
-
-def interrupted(reads: int) -> LiveTokens:
-    images = Interrupted(PIXELS)
-    images.reads = reads
-    return live(images=images)
 
 
 def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +125,7 @@ def test_an_interrupted_run_leaves_no_thread_and_resumes_bit_for_bit(
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
     whole, before = learn(live(), out=tmp_path / "whole", recipe=MIXED), set(threading.enumerate())
     with pytest.raises(Stopped):
-        learn(interrupted(30), out=tmp_path / "parts", recipe=MIXED)  # in the third epoch
+        learn(live(images=Interrupted(PIXELS)), out=tmp_path / "parts", recipe=MIXED)
     assert not [thread for thread in set(threading.enumerate()) - before if "dinoneck" in thread.name]
     assert (tmp_path / "parts/state.pt").exists()
     assert torch.equal(learn(live(), out=tmp_path / "parts", recipe=MIXED), whole)
@@ -181,7 +177,7 @@ def test_cutmix_pastes_maps_as_the_images(mixup: float | None) -> None:
 def test_a_frozen_backbone_gives_what_memory_gives() -> None:
     backbone, heads = load_backbone("dinoneck_tiny"), [a_head(), a_head()]
     learn(LiveTokens(backbone, PIXELS, IDS), heads[0])
-    learn(MemoryTokens.extract(backbone, PIXELS, IDS, dtype=torch.float32), heads[1])
+    learn(MemoryTokens.extract(backbone, PIXELS, IDS, dtype=torch.float32, batch_size=3), heads[1])
     for one, two in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-4)
 
@@ -199,16 +195,7 @@ def test_a_loaded_head_fits_the_backbone_that_was_trained_along(lora: bool, tmp_
         loaded(load_backbone("dinoneck_tiny")(source.images(IDS)))
 
 
-VIEW_IDS = ("a", "b", "c", "d")
-
-
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
-
-
-VIEW_IMAGES = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-
-
-BACKBONE = load_backbone("dinoneck_tiny")
 
 
 def stop(epoch: int, row: dict[str, float]) -> None:
@@ -221,37 +208,22 @@ def noisy(image: Tensor) -> Tensor:
     return (image * (level / 3)).to(torch.uint8)
 
 
-def learn_views(source: Any, **options: Any) -> Tensor:
-    torch.manual_seed(0)
-    head = PatchMeanHead(64, [Task("x")], hidden_dim=4)
-    targets = {"x": dict(zip(VIEW_IDS, (0.0, 1.0, 2.0, 4.0), strict=True))}
-    fit(head, source, targets=targets, epochs=3, batch_size=2, lr=1e-2, **options)
-    return torch.cat([parameter.detach().flatten() for parameter in head.parameters()])
-
-
 @pytest.mark.parametrize("transform", [JITTER, noisy])
 def test_training_transforms_images_and_resumes_bit_for_bit(
     transform: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Transforms draw from the generators of Python, NumPy and torch; the caller's are left alone."""
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
-    live, plain = (LiveTokens(BACKBONE, VIEW_IMAGES, VIEW_IDS, transform=own) for own in (transform, None))
+    frozen = load_backbone("dinoneck_tiny")
+    live, plain = (LiveTokens(frozen, PIXELS, IDS, transform=own) for own in (transform, None))
     before: Any = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
-    whole = learn_views(live, out=tmp_path / "whole")
+    whole = learn(live, out=tmp_path / "whole")
     assert random.getstate() == before[0] and np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
-    assert not torch.equal(whole, learn_views(plain))
-    assert torch.equal(live.batch(VIEW_IDS).sequence[0], plain.batch(VIEW_IDS).sequence[0])
+    assert not torch.equal(whole, learn(plain))
+    assert torch.equal(live.batch(IDS).sequence[0], plain.batch(IDS).sequence[0])
     with pytest.raises(Stopped):
-        learn_views(live, out=tmp_path / "parts", callbacks=[stop])
-    assert torch.equal(learn_views(live, out=tmp_path / "parts"), whole)
-
-
-def test_one_row_per_epoch_reaches_the_callbacks(tmp_path: Path) -> None:
-    source, rows = MemoryTokens.extract(BACKBONE, VIEW_IMAGES, VIEW_IDS), []
-    for _ in range(2):  # the resumed run has no new epoch
-        learn_views(source, out=tmp_path, callbacks=[lambda *row: rows.append(row)], val_ids=["d"], ids=VIEW_IDS[:3])
-    assert [epoch for epoch, _ in rows] == [0, 1, 2]
-    assert set(rows[0][1]) >= {"loss", "val_loss"}
+        learn(live, out=tmp_path / "parts", callbacks=[stop])
+    assert torch.equal(learn(live, out=tmp_path / "parts"), whole)
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -312,8 +284,7 @@ def test_a_plan_trains_the_blocks_of_its_epoch_at_decayed_rates() -> None:
     states = []
 
     def keep(epoch: int, row: object) -> None:
-        blocks = backbone.adapter.blocks
-        states.append([torch.cat([x.detach().flatten() for x in block.parameters()]).clone() for block in blocks])
+        states.append([flat(block) for block in backbone.adapter.blocks])
 
     recipe = Recipe(epochs=2, batch_size=8, freeze=("1=last:2",), layer_decay=0.1, warmup=0.0, weight_decay=0.0)
     keep(-1, None)

@@ -76,7 +76,7 @@ def test_buffers_are_copied_and_frozen_weights_join_when_they_are_unfrozen() -> 
     assert all(torch.equal(value, other.values[name]) for name, value in average.values.items())
 
 
-def closure_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def closure_of(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = loss()
@@ -105,29 +105,24 @@ def test_it_follows_the_published_rule_over_many_steps() -> None:
         return ((x @ w[0].T + w[1]).tanh() @ w[2].T + w[3] - y).square().mean()
 
     for _ in range(10):
-        sam.step(closure_of(model, sam, lambda: (model(x) - y).square().mean()))
+        sam.step(closure_of(sam, lambda: (model(x) - y).square().mean()))
         weights = published(weights, plain, 0.3, 0.05)
     for own, wanted in zip(model.parameters(), weights, strict=True):
         assert torch.allclose(own, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_weights_come_back_after_an_error_in_the_second_pass() -> None:
-    model, calls = nn.Linear(2, 1), [0]
+    model = nn.Linear(2, 1)
     before = model.weight.detach().clone()
     sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
 
-    def closure() -> Tensor:
-        calls[0] += 1
-        if calls[0] == 2:
-            assert not torch.equal(model.weight, before)
+    def loss() -> Tensor:
+        if not torch.equal(model.weight, before):
             raise RuntimeError("interrupted")
-        sam.zero_grad()
-        loss = model(torch.ones(1, 2)).square().sum()
-        loss.backward()
-        return loss
+        return model(torch.ones(1, 2)).square().sum()
 
     with pytest.raises(RuntimeError, match="interrupted"):
-        sam.step(closure)
+        sam.step(closure_of(sam, loss))
     assert torch.equal(model.weight, before)
 
 
@@ -138,7 +133,7 @@ def test_batch_statistics_count_once_and_those_of_the_first_pass() -> None:
     twin.load_state_dict(model.state_dict())
     x = torch.randn(8, 3)
     sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=1.0)
-    sam.step(closure_of(model, sam, lambda: (model(x) - 1).square().mean()))
+    sam.step(closure_of(sam, lambda: (model(x) - 1).square().mean()))
     twin(x)
     for name, buffer in twin.named_buffers():
         assert torch.equal(dict(model.named_buffers())[name], buffer), name
@@ -153,7 +148,7 @@ def test_dropout_draws_the_same_masks_in_both_passes() -> None:
         return (model(torch.ones(1, 4)) * masks[-1]).square().mean()
 
     for _ in range(2):
-        sam.step(closure_of(model, sam, loss))
+        sam.step(closure_of(sam, loss))
     assert torch.equal(masks[0], masks[1]) and torch.equal(masks[2], masks[3])
     assert not torch.equal(masks[0], masks[2])
 
@@ -163,24 +158,8 @@ def test_a_gradient_that_is_not_finite_is_refused_and_moves_nothing() -> None:
     before = model.weight.detach().clone()
     sam = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(DataError, match="nan"):
-        sam.step(closure_of(model, sam, lambda: (model(torch.zeros(1, 2)) * torch.nan).sum()))
+        sam.step(closure_of(sam, lambda: (model(torch.zeros(1, 2)) * torch.nan).sum()))
     assert torch.equal(model.weight, before)
-
-
-def test_only_the_model_is_moved_and_all_parameters_step() -> None:
-    """Parameters of the loss are in the base optimizer alone: not moved in between, stepped after."""
-    model, own, seen = nn.Linear(1, 1, bias=False).double(), nn.Parameter(torch.tensor(2.0).double()), []
-    nn.init.ones_(model.weight)
-    sam = SAM(model, torch.optim.SGD([*model.parameters(), own], lr=0.1), rho=0.5)
-
-    def loss() -> Tensor:
-        seen.append((model.weight.item(), own.item()))
-        return (own * model.weight.square()).sum()
-
-    sam.step(closure_of(model, sam, loss))
-    assert seen[1] == (pytest.approx(1.5, rel=1e-9), 2.0)
-    assert own.item() == pytest.approx(2.0 - 0.1 * 1.5**2)
-    assert model.weight.item() == pytest.approx(1.0 - 0.1 * 2 * 2.0 * 1.5)
 
 
 B = 5
@@ -262,8 +241,6 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])
 
 
-needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
-
 todays_timm = pytest.mark.skipif(
     tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit()) < (1, 0, 31),
     reason="an older timm takes register tokens for the last layer and lets them decay",
@@ -304,16 +281,11 @@ def test_every_parameter_is_in_one_group_and_frozen_ones_only_on_request(layer_d
 
 
 def test_what_weight_decay_leaves_alone() -> None:
+    """Outside the blocks; those are compared with timm."""
     model = model_of()
     found = members(param_groups(model, lr=1.0, weight_decay=0.3, include_frozen=True))
     exempt = {name for name, p in model.named_parameters() if found[id(p)]["weight_decay"] == 0.0}
-    stem = "backbone.adapter.model."
-    own = [name.removeprefix(stem + "blocks.0.") for name in exempt if name.startswith(stem + "blocks.0.")]
-    assert sorted(own) == [
-        *("attn.proj.bias", "gamma_1", "gamma_2", "mlp.fc1.bias", "mlp.fc2.bias"),
-        *("norm1.bias", "norm1.weight", "norm2.bias", "norm2.weight"),
-    ]
-    outside = {name.removeprefix(stem) for name in exempt if "blocks." not in name}
+    outside = {name.removeprefix("backbone.adapter.model.") for name in exempt if "blocks." not in name}
     assert outside == {
         *("cls_token", "reg_token", "patch_embed.proj.bias", "norm.weight", "norm.bias", "head.bias"),
         *("backbone_neck.0.bias", "backbone_neck.1.weight", "backbone_neck.1.bias"),
@@ -367,7 +339,7 @@ def test_layer_decay_gives_timms_numbers(build: Callable[[], nn.Module]) -> None
         assert found[key]["weight_decay"] == decay
 
 
-@needs_peft
+@pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
 def test_lora_weights_are_the_backbones() -> None:
     model = model_of(frozen=True)
     backbone = model.backbone

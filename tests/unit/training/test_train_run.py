@@ -33,9 +33,9 @@ def pasture() -> pd.DataFrame:
     return table
 
 
-def stop_at(step: int) -> Any:
-    """An optimizer's step that ends the run when it is called so often."""
-    whole, calls = torch.optim.AdamW.step, []
+def stop_at(step: int, whole: Any = torch.optim.AdamW.step) -> Any:
+    """A function, an optimizer's step if none is given, that ends the run when it is called so often."""
+    calls: list[None] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append(None)
@@ -44,10 +44,6 @@ def stop_at(step: int) -> Any:
         return whole(*arguments, **options)
 
     return counted
-
-
-def broken(*_: Any, **__: Any) -> Any:
-    raise Stopped
 
 
 def test_a_stopped_run_continues_to_the_same_files(
@@ -96,13 +92,16 @@ def test_another_config_or_other_data_do_not_continue_a_run(
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
+    """Files of others stay in the folder."""
+    (tmp_path / ".keep").touch()
     train(a_run(meadow, ["crop"], folds={"count": 3}), tmp_path)
+    (tmp_path / "notes.txt").write_text("kept")
     before = files_of(tmp_path)
     with pytest.raises(DataError, match=r"report\.json.*overwrite=True"):
         train(a_run(meadow, ["weed"]), tmp_path)
     assert files_of(tmp_path) == before
     train(a_run(meadow, ["weed"]), tmp_path, overwrite=True)
-    assert sorted(files_of(tmp_path)) == FILES
+    assert sorted(files_of(tmp_path)) == sorted([*FILES, ".keep", "notes.txt"])
 
 
 @pytest.mark.parametrize("step", ["scores_of", "fold_metrics", "prediction_rows"])
@@ -111,13 +110,8 @@ def test_a_report_that_fails_costs_no_training(
 ) -> None:
     whole = train(a_run(None), tmp_path / "undisturbed", table=pasture)
     with monkeypatch.context() as patch:
-        real, calls = getattr(run.reports, step), []
-
-        def last_call_broken(*arguments: Any, **options: Any) -> Any:
-            calls.append(None)
-            return broken() if len(calls) > 2 or step == "prediction_rows" else real(*arguments, **options)
-
-        patch.setattr(run.reports, step, last_call_broken)  # each fold calls it, and the report
+        last = 1 if step == "prediction_rows" else 3  # the others are called for each fold, then for the report
+        patch.setattr(run.reports, step, stop_at(last, getattr(run.reports, step)))
         with pytest.raises(Stopped):
             train(a_run(None), tmp_path / "run", table=pasture)
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: pytest.fail("it is trained again"))
@@ -152,16 +146,3 @@ def test_heads_are_not_written_into_a_folder_of_images(tmp_path: Path) -> None:
         assert files_of(tmp_path) == before
     with pytest.raises(DataError, match=r"t\.csv"):
         train(config, tmp_path / "t.csv" / "run")
-
-
-def test_new_empty_hidden_and_earlier_folders_are_used(meadow: Path, tmp_path: Path) -> None:
-    config = a_run(meadow, ["crop"], optim={"epochs": 1}, folds={"only": 0})
-    (tmp_path / "hidden").mkdir()
-    (tmp_path / "hidden" / ".keep").touch()
-    for name in ("new", "hidden"):
-        train(config, tmp_path / name)
-        (tmp_path / name / "notes.txt").write_text("kept")
-        with pytest.raises(DataError, match=r"report\.json"):
-            train(config, tmp_path / name)
-        train(config, tmp_path / name, overwrite=True)
-        assert (tmp_path / name / "notes.txt").read_text() == "kept"
