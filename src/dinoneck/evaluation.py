@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
+from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
@@ -121,7 +122,7 @@ def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: 
     maps = LABELS in table and any(task.is_map for task in one.tasks)
     found = predict_many(partial(one, maps="patch" if maps else None), list(table[IMAGES]), at_once=4 * one.batch_size)
     rows = [*found.values()]
-    return _values(one, table, rows, scored) | (_matrices(one, table[LABELS], rows, nodata, scored) if maps else {})
+    return _values(one, table, rows, scored) | (_matrices(one, table, rows, nodata, scored) if maps else {})
 
 
 def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, S
 
 
 def _matrices(
-    one: Predictor, masks: Sequence[Any], rows: Sequence[Any], nodata: tuple[float, ...], scored: dict[str, Scored]
+    one: Predictor, table: Any, rows: Sequence[Any], nodata: tuple[float, ...], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
     own: dict[str, Any] = {}
@@ -148,10 +149,10 @@ def _matrices(
         how = DenseLabels(nodata=nodata, classes=task.dim)
         scored.setdefault(task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels))
         own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        for i, (file, row) in enumerate(zip(masks, rows, strict=True)):
+        for i, (image, file, row) in enumerate(zip(table[IMAGES], table[LABELS], rows, strict=True)):
             if not is_missing(file):
-                maps = torch.as_tensor(row["maps"][task.name])[None]
-                own[task.name][i] = map_confusion(how.indices([file], one.preprocess), maps)
+                maps, size = torch.as_tensor(row["maps"][task.name])[None], read_image_size(image)
+                own[task.name][i] = map_confusion(how.indices([file], one.preprocess, [size]), maps)
     return own
 
 

@@ -88,7 +88,7 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     except (OSError, ValueError) as error:
         raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(file)
         _check_unpacked(file)
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
-from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, Task, evaluate
+from dinoneck import Backbone, DataError, DenseHead, PatchMeanHead, Predictor, Task, evaluate
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
 
@@ -76,6 +76,10 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
     assert scores["confusion_matrix"] == expected.tolist()
     iou = metrics.jaccard_score(np.ravel(masks), np.ravel(predicted), average="macro", labels=[0, 1, 2])
     assert scores["mean_iou"]["pooled"] == pytest.approx(iou, abs=1e-9)
+    turned = tmp_path / "masks" / rows[0]["image"]
+    Image.fromarray(np.rot90(masks[0])).save(turned)
+    with pytest.raises(DataError, match=turned.name):
+        evaluate(own, tmp_path / "images", tmp_path / "masks")
 
 
 def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -> None:

@@ -202,10 +202,10 @@ def check_output(out: Path, inputs: Iterable[str | Path | None], suffixes: Seque
     Raises:
         ConfigError: naming it.
     """
-    if suffixes and out.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
     if out.is_dir():
         raise ConfigError(f"--out {out} is a folder; name a file")
+    if suffixes and out.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
     check_place("--out", out)
     for given in (Path(path) for path in inputs if path is not None and out.exists()):
         files = given.glob("*.safetensors") if given.is_dir() else [given]

@@ -53,7 +53,7 @@ def export(
         backbone: with backbone: where its weights come from.
         words: the command line.
     """
-    check_output(out, [file, backbone.backbone_file])
+    check_output(out, [file, backbone.backbone_file, backbone.weights])
     from dinoneck.export import export_head
     from dinoneck.inference.sources import opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -64,8 +65,9 @@ def predict(
         cli.refuse_unused("a feature store", words)
     named = {str(file): file for file in cli.list_images(images)} if images else {}
     sources = _by_key([*chain(*heads)])
-    cli.check_output(out, [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file], (".csv",))
-    places = _places(named, {"--maps": maps, "--overlay": overlay})
+    inputs = [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file, truth]
+    cli.check_output(out, inputs, (".csv",))
+    places = _places(named, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused("predictions without --overlay", words)
     model, predicting, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
@@ -236,13 +238,15 @@ def _boxes_of(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
     return {"boxes": corners, "names": names}
 
 
-def _places(named: Mapping[str, Path], folders: Mapping[str, Path | None]) -> dict[str, Path]:
+def _places(named: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]) -> dict[str, Path]:
     """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
     given = {option: folder for option, folder in folders.items() if folder is not None}
     for option, folder in given.items():
         cli.check_place(option, folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+        if inside := [each for each in images if each.is_dir() and folder.resolve().is_relative_to(each.resolve())]:
+            raise ConfigError(f"{option} {folder} is inside {inside[0]}, whose files are images; name another place")
     names = cli.names_below([*named.values()]) if given else []
     places = [Path(name).with_suffix("") for name in names]
     if twice := [place for place, count in Counter(places).items() if count > 1]:
@@ -345,6 +349,8 @@ def evaluate(
         words: the command line.
     """
     least = dict(_asked(word) for word in at_least)
+    if len({*heads}) < len(heads):
+        raise ConfigError(f"--heads {' '.join(heads)} names a head twice; give each once")
     if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     from dinoneck.evaluation import evaluate as scored
@@ -352,7 +358,7 @@ def evaluate(
     models = {word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads}
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata)
-    show_scores(found if len(models) > 1 else {**found, "verdict": None})
+    show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]
     for line in low:
         show(line)
@@ -362,7 +368,9 @@ def evaluate(
 def _asked(word: str) -> tuple[str, float]:
     target, sign, value = word.rpartition("=")
     try:
-        return target, float(value if sign and target else "no number")
+        if math.isfinite(least := float(value if sign and target else "no number")):
+            return target, least
+        raise ValueError
     except ValueError:
         raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3") from None
 

@@ -86,12 +86,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
 
 
-def show_scores(report: Mapping[str, Any]) -> None:
-    """Print the scores and the verdict of a report of a training or of :func:`dinoneck.evaluate`, and its costs."""
+def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
+    """Print the scores and the verdict of a report of a training or of :func:`dinoneck.evaluate`, and its costs.
+
+    Args:
+        report: as they return it.
+        held_out: whether the images are known to be held out, which the headings then state.
+    """
     from dinoneck.viz.score_tables import all_tables
 
     for each in all_tables(report):
-        print(table(each.header, each.rows))
+        title, *columns = each.header
+        title = title if held_out else title.replace("held-out ", "").replace(" held out", "")
+        print(table([title, *columns], each.rows))
     costs = report.get("cost", {})
     rows = [[name, *map(in_line, own.values())] for name, own in costs.items()]
     if rows:

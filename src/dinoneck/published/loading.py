@@ -193,7 +193,7 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
         raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")
     with file.open("rb") as opened:
         seen = hashlib.file_digest(opened, "sha256").hexdigest()
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         return seen
     owner = {Path(other.url).name: other.name for other in ROWS.values()}.get(file.name, row.name)
     if owner != row.name:

@@ -337,9 +337,16 @@ def start_from(module: nn.Module, path: str) -> None:
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if no tensor matches.
+        ConfigError: if no tensor matches, the file is of several heads, or a task of both stands in another place.
     """
-    earlier, own = HeadCheckpoint.load(path).state_dict, module.state_dict()
+    kept = HeadCheckpoint.load(path)
+    if kept.head_type == "ensemble":
+        raise ConfigError(f"init is {path}, which averages several heads; name one of the run's folder heads")
+    places = {task["name"]: place for place, task in enumerate(kept.meta["tasks"])}
+    moved = [task.name for i, task in enumerate(getattr(module, "tasks", ())) if places.get(task.name, i) != i]
+    if moved:
+        raise ConfigError(f"init is {path}, whose tasks are {', '.join(places)}; give {moved[0]!r} the same place")
+    earlier, own = kept.state_dict, module.state_dict()
     taken = {name: x for name, x in earlier.items() if name in own and own[name].shape == x.shape}
     others = sorted({*earlier, *own} - {*taken})
     if not taken:

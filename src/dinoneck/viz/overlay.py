@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image, ImageDraw
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import printable
+from dinoneck.errors import ConfigError, printable, some_of
 from dinoneck.inference.resolution import UNSEEN, at_image_size
 from dinoneck.tasks import Task
 from dinoneck.viz import style
@@ -27,6 +28,7 @@ Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
 
 _HATCH_PX = 12
+_MOST_CLASSES = 12  # in a legend
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _DEEPEST = 65535
 _GEO_KEYS = 34735  # the tag GeoKeyDirectory
@@ -78,14 +80,25 @@ def overlay_panel(
         pixels = at_image_size(cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width))
         if task.is_share:
             colours = style.class_colours(task.labels or [task.name] * task.dim)
-            parts += [_shares_over(ground, pixels, colours), _legend(own, colours, result, truth, width)]
+            legend = _legend(_largest(own, result), colours, result, truth, width)
+            parts += [_shares_over(ground, pixels, colours), legend]
             continue
         for output in own:
             parts += [_heat_over(ground, pixels[output.channel], drawn), _bar(output, drawn, result, truth, width)]
-    rest = [output for output in listed if output.map.name not in maps]
+    rest = _largest([output for output in listed if output.map.name not in maps], result)
     if rest or not parts:
         parts += [*([] if parts else [grey]), _legend(rest, [], result, truth, width)]
     return Image.fromarray(np.concatenate([np.asarray(part) for part in parts]))
+
+
+def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
+    """The outputs; of a task with many classes those of the largest shares."""
+    found = list[Output]()
+    for _, own in groupby(listed, key=lambda output: output.task.name):
+        outputs = [*own]
+        many = len(outputs) > _MOST_CLASSES
+        found += sorted(outputs, key=lambda output: -output.value(result))[:_MOST_CLASSES] if many else outputs
+    return found
 
 
 def _shown(picture: Image.Image) -> tuple[int, int]:
@@ -180,6 +193,7 @@ def write_maps(
         The files.
 
     Raises:
+        ConfigError: if two maps have one file name.
         OSError: if a file cannot be written.
     """
     planes: dict[tuple[str, ...], tuple[Task, Array]] = {}
@@ -190,9 +204,13 @@ def write_maps(
             planes[task.name,] = task, found
         for label, plane in zip(labels, found, strict=True) if found.ndim == 3 else ():
             planes[(task.name, label) if task.dim > 1 else (task.name,)] = task, plane
+    places = {parts: Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts)) for parts in planes}
+    if len({*places.values()}) < len(places):
+        names = some_of(map("/".join, places), 9)
+        raise ConfigError(f"two of the maps {names} have one file name; rename a task or a label")
     position, files = None if image is None else _position(image), list[Path]()
     for parts, (task, plane) in planes.items():
-        inside = folder.joinpath(*(re.sub(r"[^\w.\- ]", "_", part) for part in parts)) if len(planes) > 1 else folder
+        inside = folder / places[parts] if len(planes) > 1 else folder
         stored, palette = _stored(plane, task)
         as_png = plane.dtype.kind == "i" and position is None
         file = inside / f"{name}{'.png' if as_png else '.tif'}"

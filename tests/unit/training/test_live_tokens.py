@@ -312,6 +312,9 @@ def test_a_head_starts_from_an_earlier_one(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         train(live_run(init=first, **own), tmp_path / "third", table=table[["images", "GDM_g", "other"]])
     assert "mlps.1.out.weight" in caplog.text.partition("without a match")[2]
+    other = table[["images", "other", "GDM_g"]]
+    with pytest.raises(ConfigError, match="'GDM_g' the same place"):
+        train(live_run(init=first, **own | {"tasks": {"other": {}, "GDM_g": {}}}), tmp_path / "moved", table=other)
     save_head(tmp_path / "linear.safetensors", LinearHead(64, [Task("x")]), backbone=load_backbone("dinoneck_tiny"))
     with pytest.raises(ConfigError, match="readouts"):
         train(live_run(init=str(tmp_path / "linear.safetensors")), tmp_path / "fourth", table=TABLE)

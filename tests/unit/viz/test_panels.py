@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor, ImageDraw
 
-from dinoneck import Backbone, FPNHead, Predictor, Task, Tokens
+from dinoneck import Backbone, ConfigError, FPNHead, Predictor, Task, Tokens
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
@@ -202,6 +202,9 @@ def test_an_image_without_maps_has_its_numbers() -> None:
     picture = np.asarray(overlay_panel(GREY, {"mass": 3.0}, [Task("mass", unit="g")], RECIPE, known={"mass": 4.0}))
     assert picture[600:].min() < 100
     assert picture.shape[0] > 600
+    shares = np.eye(1000)[5]  # of many classes the legend has the largest shares
+    many = overlay_panel(GREY, {"kind": shares}, [Task("kind", dim=1000, kind="classification")], RECIPE)
+    assert many.height < 1000
 
 
 def test_classes_are_written_as_a_palette_png(tmp_path: Path) -> None:
@@ -229,6 +232,12 @@ def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
         "depth/b.tif", "cover_x/a/b.tif", "cover_x/b/b.tif",
     ]  # fmt: skip
     assert np.array_equal(np.asarray(Image.open(files[2])), shares[1], equal_nan=True)
+    outside = Task("..", dim=2, kind="dense", labels=("..", "b"))
+    files = write_maps(tmp_path / "three", "b", {"..": shares}, [outside])
+    assert [file.relative_to(tmp_path / "three").as_posix() for file in files] == ["_/_/b.tif", "_/b/b.tif"]
+    with pytest.raises(ConfigError, match="a%"):
+        write_maps(tmp_path / "four", "b", {"x": shares}, [Task("x", dim=2, kind="dense", labels=("a%", "a+"))])
+    assert not (tmp_path / "four").exists()
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
