@@ -13,7 +13,6 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from dinoneck import load_backbone
-from dinoneck.backbones import timm as adapter
 from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_name
 from dinoneck.backbones.timm import TimmAdapter, names
 
@@ -41,13 +40,10 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_names_lead_to_each_other() -> None:
-    full, hub = "vit_small_patch16_dinov3.lvd1689m", "facebook/dinov3-vits16-pretrain-lvd1689m"
-    assert names_of(hub) == names_of(full) == names_of("vit_small_patch16_dinov3") == (full, hub)
-    assert names_of("facebook/dinov2-base") == ("vit_base_patch14_dinov2.lvd142m", "facebook/dinov2-base")
+    short, hub = "vit_small_patch16_dinov3", "facebook/dinov3-vits16-pretrain-lvd1689m"
+    assert names_of(hub) == names_of(SMALL) == names_of(short) == (SMALL, hub)
     assert names_of("mine") is None
-    assert (
-        architecture_of(hub) == architecture_of("vit_small_patch16_dinov3_qkvb.lvd1689m") == "vit_small_patch16_dinov3"
-    )
+    assert architecture_of(hub) == architecture_of(f"{short}_qkvb.lvd1689m") == short
 
 
 def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
@@ -60,7 +56,6 @@ def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
-        ("facebook/dinov3-vits16-pretrain-lvd1689m", SMALL),
         (f"timm/{SMALL}", SMALL),
         ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
         ("me/my-own-model", "me/my-own-model"),
@@ -79,13 +74,10 @@ def test_every_name_in_torch_hub_is_resolved() -> None:
             assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
 
 
-ALL = adapter.names()
-
-
 def test_the_list_is_timms_list() -> None:
     vits = [name for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*") if name.startswith("vit_")]
-    assert sorted(ALL) == sorted(set(vits))
-    assert len(ALL) >= 19
+    assert sorted(names()) == sorted(set(vits))
+    assert len(vits) >= 19
 
 
 def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
