@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.docs import sentences
+from tests.house.source import ROOT, imports
 from tests.docs.command_line import MARK, PAGE, help_of, names, page
 from tests.hub_server import WRITER
 
 import dinoneck
 from dinoneck.cli.main import BROKEN_PIPE, INTERRUPTED, REFUSED, TERMINATED
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")),
          *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]  # fmt: skip
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -65,14 +65,6 @@ def named(page: Path) -> str:
 def marks(page: Path) -> list[pytest.MarkDecorator]:
     filters = [pytest.mark.filterwarnings(line) for line in FILTERS.get(named(page), ())]
     return [pytest.mark.slow] * (named(page) in SLOW_PAGES) + filters
-
-
-def imported(block: str) -> set[str]:
-    """The top-level packages that a block imports."""
-    nodes = list(ast.walk(ast.parse(block)))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-    return {name.split(".")[0] for name in names}
 
 
 @pytest.fixture
@@ -122,7 +114,7 @@ def test_code_blocks_run_in_order(
     space: dict[str, Any] = {"__name__": "__main__"}
     capsys.readouterr()
     for number, (block, shown) in enumerate(SHOWN.findall(text)):
-        for name in sorted(imported(block) & OPTIONAL):
+        for name in sorted({module.split(".")[0] for module, _ in imports(ast.parse(block))} & OPTIONAL):
             pytest.importorskip(name, reason=f"{named(page)}, block {number + 1} needs {name}, which is not installed")
         exec(compile(block, f"{named(page)}, block {number + 1}", "exec"), space)
         printed = capsys.readouterr().out
@@ -174,8 +166,7 @@ def test_the_first_screen_of_the_readme_installs_predicts_and_trains() -> None:
     assert [line.split()[1:3] for line in first.group(1).splitlines()][:3] == [
         ["pip", "install"], ["dinoneck", "predict"], ["dinoneck", "train"],
     ]  # fmt: skip
-    assert "make demo" in text
-    assert "make test" in text
+    assert "make demo" in text and "make test" in text
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 70
 
 
@@ -217,13 +208,9 @@ def test_the_first_blocks_of_a_user_are_typed(tmp_path: Path) -> None:
     assert "checked 2 source files" in done.stdout
 
 
-def words(text: str) -> list[str]:
-    """The words, which do not depend on how they are wrapped."""
-    return text.split()
-
-
 def test_the_page_is_that_of_the_help() -> None:
-    assert words(PAGE.read_text(encoding="utf-8")) == words(page()), "run: python -m tests.docs.command_line"
+    """Word by word: lines may be wrapped otherwise."""
+    assert PAGE.read_text(encoding="utf-8").split() == page().split(), "run: python -m tests.docs.command_line"
 
 
 def test_every_help_has_an_example_and_explains_every_argument() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import math
@@ -21,6 +20,7 @@ from examples.biomass.published import cls_gating
 from examples.biomass.z_score import read_z_score
 from PIL import Image
 from tests import kit
+from tests.unit.training.meadow import rows_of
 from torch import Tensor
 
 from dinoneck import TargetTransform, load_head, save_head
@@ -39,11 +39,6 @@ def ran(*arguments: object) -> tuple[int, str]:
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
         code = pipeline.main([str(part) for part in arguments])
     return code, shown.getvalue()
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as table:
-        return list(csv.DictReader(table))
 
 
 def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
