@@ -145,9 +145,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     _route(self, hub, body, authorization)
             except _Refusal as no:
                 headers = {"X-Error-Code": no.code, "X-Error-Message": no.message}
-                self.send(
-                    no.status, json.dumps(no.body).encode(), {key: value for key, value in headers.items() if value}
-                )
+                self.send(no.status, json.dumps(no.body).encode(), headers)
 
         do_GET = do_HEAD = do_POST = do_PUT = answer
 
@@ -265,10 +263,9 @@ def _branch(request: Any, hub: Hub, body: bytes, authorization: str | None, name
 def _validate(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
     content = json.loads(body)["content"]
     block = re.match(r"\A---\n(.*?)\n---\n", content, re.DOTALL)
-    if block is None or not isinstance(yaml.safe_load(block.group(1)), dict):
-        request.json({"errors": [{"message": "no front matter"}], "warnings": []}, 400)
-    else:
-        request.json({"errors": [], "warnings": []})
+    sound = block is not None and isinstance(yaml.safe_load(block.group(1)), dict)
+    errors = [] if sound else [{"message": "no front matter"}]
+    request.json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
 def _is_large(name: str) -> bool:

@@ -176,8 +176,7 @@ LayerLike = nn.Module
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_OWN", {})
+def registered() -> None:
     dinoneck.register(Halved)
     dinoneck.register(Several)
 

@@ -30,14 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 TASKS = [Task("mass", unit="g", activation="softplus"), Task("state", dim=2, kind="classification", labels=("a", "b"))]
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    new_process(monkeypatch)
-
-
-def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def new_process() -> None:
     """Nothing of one's own is registered."""
-    monkeypatch.setattr(registry, "_OWN", {})
+    registry._OWN.clear()
 
 
 def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> None:
@@ -71,15 +66,13 @@ def a_model(cls: type[Any]) -> Any:
 
 @pytest.mark.parametrize("remote", [False, True], ids=["folder", "hub"])
 @pytest.mark.parametrize("cls", [Mine, Wrapping])
-def test_next_to_the_hubs_mixin(
-    cls: type[Any], remote: bool, writer: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_next_to_the_hubs_mixin(cls: type[Any], remote: bool, writer: Hub, tmp_path: Path) -> None:
     model = a_model(cls).eval()
     if remote:
         model.push_to_hub("me/model")
     else:
         model.save_pretrained(tmp_path / "model")
-    new_process(monkeypatch)
+    new_process()
     again, tokens = cls.from_pretrained("me/model" if remote else tmp_path / "model"), kit.tokens(width=64, layers=2)
     assert type(again) is cls
     assert kit.same(again(tokens), model(tokens))
@@ -87,9 +80,9 @@ def test_next_to_the_hubs_mixin(
         assert again.config == model.config
 
 
-def test_a_class_of_ones_own_is_registered_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_ones_own_is_registered_on_the_way(tmp_path: Path) -> None:
     a_model(Mine).save_pretrained(tmp_path)
-    new_process(monkeypatch)
+    new_process()
     with pytest.raises(CheckpointError, match=r"'mine' is not registered.*dinoneck\.register"):
         load_head(tmp_path / "head.safetensors")
     assert isinstance(Mine.from_pretrained(tmp_path), Mine)
