@@ -8,21 +8,16 @@ import inspect
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
-import torch
 
 import dinoneck
-from dinoneck import ViTFPN, registry
+from dinoneck import registry
 from dinoneck.configured import Configured, fields_of
 from tests.house.source import FILES, ROOT, SOURCE, lazy_packages, name_of, tree_of
-from tests.kit import WIDTH
-from tests.kit import tokens as tokens_of
 from tests.mutants import MUTANTS, Mutant
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -226,26 +221,3 @@ def test_a_mutant_changes_one_place_and_names_its_tests(mutant: Mutant) -> None:
     for name in mutant.tests.split():
         file, _, function = name.partition("::")
         assert f"def {function.partition('[')[0]}" in (ROOT / "tests" / file).read_text(), name
-
-
-MOST_CALLS, MOST_FILES = 60, 5
-
-
-@torch.no_grad()
-def test_a_forward_of_the_neck_makes_few_calls_in_few_files() -> None:
-    neck, tokens = ViTFPN(WIDTH, 4, 8).eval(), tokens_of(2, 6, 7, layers=4)
-    calls: Counter[str] = Counter()
-    package = Path(dinoneck.__file__).parent  # as imported: it may be installed from elsewhere
-
-    def count(frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(package):
-            calls[path.relative_to(package).as_posix()] += 1
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        neck(tokens)
-    finally:
-        sys.setprofile(before)
-    assert 0 < calls.total() <= MOST_CALLS and len(calls) <= MOST_FILES, calls

@@ -334,10 +334,7 @@ def plain_composed(loss: CompositionLoss, units: str, target: list[list[float]] 
             pred = five(natural(OUTPUTS["total"][b].item()), [math.exp(x) / whole for x in logits])
             true = five(natural(TARGETS["total"][b].item()), TARGETS["ratio"][b].tolist())
             x = (pred[k] - (true if target is None else target[b])[k]) / scale
-            if loss.loss == "mse":
-                errors.append(x * x)
-            else:
-                errors.append(0.5 * x * x / loss.beta if abs(x) < loss.beta else abs(x) - 0.5 * loss.beta)
+            errors.append(x * x if loss.loss == "mse" else huber(loss.beta)(x))
         result += (loss.weights or (0.2,) * 5)[k] * sum(errors) / len(errors)
     return result
 

@@ -122,19 +122,13 @@ def test_it_is_the_plain_construction(grid: tuple[int, int], options: tuple[Any,
     assert same_tensors(neck(tokens).maps, plain(neck, tokens), 1e-12)
 
 
-def centres(level: Tensor, stride: float) -> Tensor:
-    """What the two channels of a level should be: (x, y) of its cells' centres in pixels."""
-    rows, cols = level.shape[-2:]
-    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
-    return torch.stack((xs, ys)).double()[None] * stride
-
-
 @pytest.mark.parametrize(("patch", "stride"), [(14, 8), (14, 16), (16, 8), (16, 16), (14, 32)])
 def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
     maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
     for mode in ("nearest", "bilinear"):
         found = at_stride(maps, patch, stride, mode)  # type: ignore[arg-type]
-        xy = centres(found, stride)[0].permute(1, 2, 0)
+        y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in found.shape[-2:]), indexing="ij")
+        xy = torch.stack((x, y), dim=-1).double() * stride
         span = torch.tensor([14, 9], dtype=torch.float64) * patch
         places = (xy / span * 2 - 1)[None].expand(2, -1, -1, -1)
         expected = F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
