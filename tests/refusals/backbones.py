@@ -34,10 +34,6 @@ def with_peft() -> Any:
     return peft.inject_adapter_in_model(config, kit.backbone().adapter.model)
 
 
-def lora(*arguments: Any, **options: Any) -> Any:
-    return kit.backbone().add_lora(*arguments, **options)
-
-
 def lacking_patch_size() -> Any:
     model = Dinov2Like()
     del model.patch_size
@@ -114,10 +110,10 @@ ROWS: list[Row] = [
     (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
     (lacking_patch_size, BackboneError, "patch_size"),
     (lambda: kit.backbone().unfreeze_last(0), BackboneError, "0"),
-    (lambda: lora(0), BackboneError, "0"),
-    (lambda: lora(2, alpha=-1), BackboneError, "-1"),
-    (lambda: lora(2, targets="mlp"), ConfigError, "'mlp'"),
-    (lambda: lora(2).add_lora(2), BackboneError, "LoRA"),
+    (lambda: kit.backbone().add_lora(0), BackboneError, "0"),
+    (lambda: kit.backbone().add_lora(2, alpha=-1), BackboneError, "-1"),
+    (lambda: kit.backbone().add_lora(2, targets="mlp"), ConfigError, "'mlp'"),
+    (lambda: kit.backbone().add_lora(2).add_lora(2), BackboneError, "LoRA"),
     (lambda: kit.backbone().merge_lora(), BackboneError, "LoRA"),
     (lambda folder: kit.backbone().save_weights(folder / "no" / "x.safetensors"), BackboneError, "x.safetensors"),
     (lambda folder: read_state(folder / "no.pth"), BackboneError, "no.pth"),

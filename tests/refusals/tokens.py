@@ -58,18 +58,15 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (X[0], {"grid": (3, 5)}, ShapeError, "(15, 8)"),
     (patches(), {"grid": (3, 5)}, ShapeError, "grid"),
 ]
+LOG = TargetTransform(log1p=True)
 TASKS: list[dict[str, Any]] = [
     {"name": ""}, {"name": "gate"}, {"dim": 0}, {"kind": "regresion"},
     {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
     {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
+    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "dense", "aggregate": "mean"},
     {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
     *({"dim": 3, "kind": "classification", **given}
       for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
-]  # fmt: skip
-LOG = TargetTransform(log1p=True)
-DENSITIES: list[dict[str, Any]] = [
-    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "density", "aggregate": "men"},
-    {"kind": "dense", "aggregate": "mean"},
 ]  # fmt: skip
 TRANSFORMS: list[dict[str, Any]] = [
     {"area": 0.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"mean": NAN}, {"log1p": 1},
@@ -79,7 +76,6 @@ TRANSFORMS: list[dict[str, Any]] = [
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
     *((lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1]) for wrong in TASKS),
-    *((lambda wrong=wrong: Task("m", **wrong), ConfigError, list(wrong)[-1]) for wrong in DENSITIES),
     (lambda: Task("a", dim=3, kind="segmentation").natural_map(MAPS[0]), ShapeError, "(batch, 3, rows, cols)"),
     (lambda: LOG.inverse(MAPS, parts=4), ConfigError, "4"),
     *((lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1]) for wrong in TRANSFORMS),

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.hub_server import READER, WRITER, Hub
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, list_heads, load_head
@@ -26,14 +27,8 @@ FILES = {".gitattributes", HEAD, "config.json", "README.md"}
 
 
 @pytest.fixture
-def checkpoint(tiny: Backbone) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny)
-
-
-@pytest.fixture
-def head(checkpoint: HeadCheckpoint, tmp_path: Path) -> Path:
-    checkpoint.save(tmp_path / "spring.safetensors")
-    return tmp_path / "spring.safetensors"
+def head(tmp_path: Path) -> Path:
+    return kit.saved_head(tmp_path / "spring.safetensors", PatchMeanHead(64, [Task("total", unit="g")]))
 
 
 def refusal(repo_id: str, revision: str | None = None) -> str:
@@ -187,9 +182,8 @@ def test_local_names_are_not_repositories(tmp_path: Path, monkeypatch: pytest.Mo
         HeadCheckpoint.load("runs/gone")
 
 
-def test_pushed_then_loaded_gives_the_same_in_one_commit(
-    writer: Hub, checkpoint: HeadCheckpoint, head: Path, tmp_path: Path
-) -> None:
+def test_pushed_then_loaded_gives_the_same_in_one_commit(writer: Hub, head: Path, tmp_path: Path) -> None:
+    checkpoint = HeadCheckpoint.load(head)
     Image.new("RGB", (4, 4), "green").save(tmp_path / "gate_map.png")
     pushed = checkpoint.push_to_hub("me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"])
     repo = writer.repos["me/one"]

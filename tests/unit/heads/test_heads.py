@@ -150,7 +150,6 @@ def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: flo
 
 
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
-    torch.manual_seed(0)
     return FPNHead(kit.WIDTH, tasks, layers, fpn_dim=8, **options).eval()
 
 

@@ -68,18 +68,12 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
     assert same(one, two, 1e-10)
 
 
-@pytest.mark.parametrize(("count", "groups"), [(1, 1), (12, 3), (7, 3), (29, 5), (3, 5)])
-def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
-    found = LayerGrouper(C, count, D, groups).groups
-    assert len(found) == groups
-    flat = [layer for group in found for layer in group]
-    assert flat == sorted(flat)
-    assert set(flat) == set(range(count))
-    if count >= groups:
-        assert flat == list(range(count))
-        assert max(map(len, found)) - min(map(len, found)) <= 1
-    else:
-        assert all(len(group) == 1 for group in found)
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (12, [4, 4, 4]), (7, [3, 2, 2]), (29, [6, 6, 6, 6, 5])])
+def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, sizes: list[int]) -> None:
+    found = LayerGrouper(C, count, D, len(sizes)).groups
+    assert [len(group) for group in found] == sizes
+    assert [layer for group in found for layer in group] == list(range(count))
+    assert LayerGrouper(C, 3, D, 5).groups == ((0,), (0,), (1,), (1,), (2,)), "layers are read again where they are few"
 
 
 @pytest.mark.parametrize("separate", [True, False])
