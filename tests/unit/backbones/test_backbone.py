@@ -69,11 +69,9 @@ def test_frozen_is_frozen_for_good() -> None:
     assert not any(module.training for module in backbone.modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert backbone.trainable_blocks == ()
-    images = torch.randn(2, 3, 32, 32)
-    tokens = backbone(images)
-    assert torch.equal(tokens.sequence[0], backbone(images).sequence[0])
-    assert not tokens.sequence[0].requires_grad
-    assert not tokens.sequence[0].is_inference()
+    tokens = backbone(IMAGES).sequence[0]
+    assert torch.equal(tokens, backbone(IMAGES).sequence[0])
+    assert not tokens.requires_grad and not tokens.is_inference()
 
 
 def test_low_precision_keeps_the_periods() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from dinoneck import load_backbone
+from dinoneck import Backbone, load_backbone
 from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_name
 from dinoneck.backbones.timm import TimmAdapter, names
 
@@ -46,13 +45,6 @@ def test_names_lead_to_each_other() -> None:
     assert architecture_of(hub) == architecture_of(f"{short}_qkvb.lvd1689m") == short
 
 
-def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
-    """Both take about as long as torch; a process that reads a store, or a head on transformers, needs neither."""
-    script = "import sys; from dinoneck import FeatureStore, Predictor; print({'timm', 'torchvision'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
-
-
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
@@ -80,16 +72,19 @@ def test_the_list_is_timms_list() -> None:
     assert len(vits) >= 19
 
 
-def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors.torch import save_file
-
-    source = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, seed=9)
-    model = tmp_path / "models--timm--vit_small_patch16_dinov3_qkvb.lvd1689m"
+def cached(folder: Path, name: str) -> Backbone:
+    """Write random weights of a model into a cache of the Hub, as its commit "aa...", and return the model."""
+    source, model = load_backbone(name, pretrained=False, seed=9), folder / f"models--timm--{name}"
     snapshot = model / "snapshots" / ("a" * 40)
-    for folder in (snapshot, model / "refs"):
-        folder.mkdir(parents=True)
+    for made in (snapshot, model / "refs"):
+        made.mkdir(parents=True)
     (model / "refs" / "main").write_text("a" * 40)
     save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
+    return source
+
+
+def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = cached(tmp_path, "vit_small_patch16_dinov3_qkvb.lvd1689m")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     loaded = load_backbone("vit_small_patch16_dinov3_qkvb")
     assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]

@@ -68,18 +68,6 @@ def value(store: FeatureStore, image_id: str) -> torch.Tensor:
     return store[image_id].sequence[0]
 
 
-def test_a_trusted_time_saves_the_listing(root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("the shards were listed")
-
-    aged(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(index.Shards, "sizes", refuse)
-        store = FeatureStore.open(root)
-    assert store.ids == sound.ids
-    assert same(store, sound)
-
-
 @pytest.mark.parametrize(("age", "trusted"), [(1.0, False), (3.0, True)])
 def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float, trusted: bool) -> None:
     probe = root / "probe"
