@@ -47,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
     stem = getattr(module, "stem", lambda _: name)(options)
-    path = (
-        folder / f"{stem}_{torch.device(options.device).type}.json"
-        if is_gpu(options.device)
-        else folder / f"{stem}.json"
-    )
+    path = folder / f"{stem}{f'_{torch.device(options.device).type}' if is_gpu(options.device) else ''}.json"
     command, tables = shlex.join(["python", "-m", "benchmarks", *words]), {}
     for title, table in module.measure(options):  # what was measured is kept if a later part fails
         tables[title] = table

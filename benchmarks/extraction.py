@@ -13,14 +13,13 @@ import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks.images import SIZE, generated, script_of
-from benchmarks.measure import Row, cpu, ratios, turns, wall
+from benchmarks.measure import Row, cpu, ratios, turns
 from dinoneck import Backbone, FeatureStore, load_backbone
 
 ROUNDS = 5
@@ -60,21 +59,15 @@ def compared(name: str, paths: Sequence[Path], rounds: int) -> dict[str, Row]:
         "plain script, batch 16": functools.partial(plain, backbone, paths, 16),
         "FeatureStore.extract": functools.partial(ours, backbone, paths),
     }
-    spent: list[float] = []
+    spent: dict[str, list[float]] = {variant: [] for variant in runs}
 
-    def in_new_folder(run: Callable[[Path], None]) -> None:
+    def in_new_folder(variant: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            spent.append(cpu(lambda: run(Path(folder))))
+            spent[variant].append(cpu(lambda: runs[variant](Path(folder))))
 
-    def both(run: Callable[[], Any]) -> float:
-        seconds = wall(run)
-        spent_by[run].append(spent.pop())
-        return seconds
-
-    variants = {variant: functools.partial(in_new_folder, run) for variant, run in runs.items()}
-    spent_by: dict[Any, list[float]] = {run: [] for run in variants.values()}
-    rows = ratios(turns(variants, rounds=rounds, timer=both), PEER, f"× {PEER}")
-    by_cpu = ratios({variant: spent_by[run] for variant, run in variants.items()}, PEER, "× by CPU time")
+    variants = {variant: functools.partial(in_new_folder, variant) for variant in runs}
+    rows = ratios(turns(variants, rounds=rounds), PEER, f"× {PEER}")
+    by_cpu = ratios({variant: own[-rounds:] for variant, own in spent.items()}, PEER, "× by CPU time")
     return {variant: {**row, "× by CPU time": by_cpu[variant]["× by CPU time"]} for variant, row in rows.items()}
 
 

@@ -55,9 +55,8 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
         print(f"== {name}", flush=True)
         words = [*JOBS[name], "--device", options.device, "--out", str(options.out or RESULTS)]
         try:
-            status = subprocess.run(
-                [sys.executable, "-m", "benchmarks", *words], timeout=max(0.0, end - begin), check=False
-            ).returncode
+            command = [sys.executable, "-m", "benchmarks", *words]
+            status = subprocess.run(command, timeout=max(0.0, end - begin), check=False).returncode
             result = "ok" if status == 0 else f"failed with exit status {status}"
         except subprocess.TimeoutExpired:
             result = "not run to its end: the time was up"

@@ -36,7 +36,7 @@ from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
 ROUNDS = 1
-PARTS = ("patches", "cls", "registers")
+PARTS = {"patches": "patches", "cls": "cls_token", "registers": "registers"}  # title -> attribute of Tokens
 PAIRS = ("timm - transformers", "official - timm", "official - transformers")
 EXPORTED = ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_patch14_dinov2")
 GRIDS = ((1, 14, 14), (2, 7, 21), (1, 37, 37))  # batch, rows, cols
@@ -194,16 +194,11 @@ def difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, floa
     """Largest differences over layers and norms; registers None where the model has none."""
     result: dict[str, float | None] = {}
     for part in PARTS:
-        what = "cls_token" if part == "cls" else part
-        pairs = [pair for a, b in zip(one, other, strict=True) for pair in zip(*_parts(what, a, b), strict=True)]
-        gaps = [(a - b).abs().max() for a, b in pairs if a.numel()]
+        first, second = ([x for own in tokens for x in getattr(own, PARTS[part])] for tokens in (one, other))
+        gaps = [(a - b).abs().max() for a, b in zip(first, second, strict=True) if a.numel()]
         result[part] = torch.stack(gaps).max().item() if gaps else None
     result["scale"] = max(x.abs().max().item() for tokens in one for x in tokens.sequence)
     return result
-
-
-def _parts(what: str, *both: Tokens) -> list[Sequence[Tensor]]:
-    return [getattr(tokens, what) for tokens in both]
 
 
 @torch.no_grad()

@@ -107,8 +107,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, list):
-        ends = list(dict.fromkeys(map(shown, value)))
-        return " … ".join(ends)
+        return " … ".join(dict.fromkeys(map(shown, value)))
     if isinstance(value, str | int):
         return f"{value:,}" if isinstance(value, int) else value
     if value and abs(value) < 0.005:

@@ -226,12 +226,10 @@ def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
         optimizer.step()
         wait()
 
-    prepare_images = store.preprocess
-
     def live() -> int:
         paths = sorted(files.images.iterdir())
         with torch.no_grad():
-            tokens = backbone(prepare_images(paths).to(device))
+            tokens = backbone(store.preprocess(paths).to(device))
         step(tokens)
         return len(paths)
 

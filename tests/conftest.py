@@ -112,6 +112,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     assert not any(thread.is_alive() for thread in left), left
 
 
+@pytest.fixture
+def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub on loopback, with someone logged in who may write."""
+    from tests.hub_server import WRITER
+
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    return hub
+
+
 @pytest.fixture(scope="session")
 def crop_cover() -> Path:
     """The folder of real crop images; tests that need it are skipped without."""

@@ -145,9 +145,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     _route(self, hub, body, authorization)
             except _Refusal as no:
                 headers = {"X-Error-Code": no.code, "X-Error-Message": no.message}
-                self.send(
-                    no.status, json.dumps(no.body).encode(), {key: value for key, value in headers.items() if value}
-                )
+                self.send(no.status, json.dumps(no.body).encode(), headers)
 
         do_GET = do_HEAD = do_POST = do_PUT = answer
 
@@ -172,6 +170,8 @@ def _route(request: Any, hub: Hub, body: bytes, authorization: str | None) -> No
         if request.command in method and (match := re.fullmatch(pattern, path)):
             if "/cdn/" not in path and "/upload/" not in path:
                 _check_token(authorization)
+            if serve in _WRITING:
+                _may_write(authorization)
             return serve(request, hub, body, authorization, *match.groups())
     raise _Refusal(404, "", f"no such endpoint: {path}")
 
@@ -244,7 +244,6 @@ def _list(request: Any, hub: Hub, body: bytes, authorization: str | None) -> Non
 
 
 def _create(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
-    _may_write(authorization)
     asked = json.loads(body)
     name = f"{asked['organization']}/{asked['name']}"
     if name in hub.repos:
@@ -254,7 +253,6 @@ def _create(request: Any, hub: Hub, body: bytes, authorization: str | None) -> N
 
 
 def _branch(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str) -> None:
-    _may_write(authorization)
     repo = _find(hub, name, authorization)
     if branch in repo.branches:
         raise _Refusal(409, "", "Reference already exists")
@@ -265,10 +263,9 @@ def _branch(request: Any, hub: Hub, body: bytes, authorization: str | None, name
 def _validate(request: Any, hub: Hub, body: bytes, authorization: str | None) -> None:
     content = json.loads(body)["content"]
     block = re.match(r"\A---\n(.*?)\n---\n", content, re.DOTALL)
-    if block is None or not isinstance(yaml.safe_load(block.group(1)), dict):
-        request.json({"errors": [{"message": "no front matter"}], "warnings": []}, 400)
-    else:
-        request.json({"errors": [], "warnings": []})
+    sound = block is not None and isinstance(yaml.safe_load(block.group(1)), dict)
+    errors = [] if sound else [{"message": "no front matter"}]
+    request.json({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
 def _is_large(name: str) -> bool:
@@ -276,7 +273,6 @@ def _is_large(name: str) -> bool:
 
 
 def _preupload(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str) -> None:
-    _may_write(authorization)
     repo = _find(hub, name, authorization)
     held = repo.commits[_commit_of(repo, revision)]
     files = []
@@ -291,7 +287,6 @@ def _preupload(request: Any, hub: Hub, body: bytes, authorization: str | None, n
 
 
 def _batch(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str) -> None:
-    _may_write(authorization)
     objects = []
     for item in json.loads(body)["objects"]:
         entry = {"oid": item["oid"], "size": item["size"]}
@@ -311,7 +306,6 @@ def _upload(request: Any, hub: Hub, body: bytes, authorization: str | None, oid:
 
 
 def _commit(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str) -> None:
-    _may_write(authorization)
     repo = _find(hub, name, authorization)
     lines = [json.loads(line) for line in body.splitlines()]
     header = next(line["value"] for line in lines if line["key"] == "header")
@@ -352,6 +346,7 @@ def _cdn(request: Any, hub: Hub, body: bytes, authorization: str | None, oid: st
     request.send(200, hub.blobs[oid], {})
 
 
+_WRITING = (_create, _branch, _preupload, _batch, _commit)
 _NAME = r"([\w.\-]+/[\w.\-]+)"
 _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET",), r"/api/models", _list),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,8 +132,8 @@ class Ran:
         return json.loads(self.out)
 
 
-def cli(*words: object) -> Ran:
-    """Run ``dinoneck WORDS`` in this process."""
+def cli(*words: object, main: Callable[[list[str]], int] = main) -> Ran:
+    """Run ``dinoneck WORDS``, or another program, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -43,14 +43,12 @@ class PretendDevice:
     Attributes:
         events: ``"to device"``, ``"to host"``, ``"read"`` (of a value) and ``"wait"`` (of the host) -> how often.
         places: (event, line of code) -> how often.
-        kernels: operation -> how often it ran on the device.
         capturing: a graph is being captured.
     """
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self.places: Counter[tuple[str, str]] = Counter()
-        self.kernels: Counter[str] = Counter()
         self.capturing = False
         self.pinned: set[int] = set()
 
@@ -83,9 +81,6 @@ class PretendTensor(torch.Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendTensor({tuple(self.shape)}, {self.dtype})"
-
-    def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return ["elem"], None
 
     def tolist(self) -> Any:
         """Read all values."""
@@ -170,7 +165,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if ours and (name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None)):
         _now.record("read", name)
     if ours and name in INDEXING:
-        args = _indexed(args)
+        _record_indices(args[1])
     elif ours and (strange := [x for x in given if not isinstance(x, PretendTensor) and x.ndim > 0]):
         shapes = [tuple(x.shape) for x in strange]
         raise RuntimeError(f"{name} has tensors on {NAME} and on the CPU {shapes} at {_caller()}")
@@ -179,8 +174,6 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     result_is_ours = stays or _is_ours(device)
     if device is not None:
         kwargs = {**kwargs, "device": "cpu" if _is_ours(device) else device}
-    if result_is_ours:
-        _now.kernels[name] += 1
     result = func(*tree_map(_plain, args), **tree_map(_plain, {**kwargs, **_unpinned(kwargs)}))
     if kwargs.get("pin_memory"):
         _now.pinned.add(result.untyped_storage().data_ptr())
@@ -217,16 +210,13 @@ def _filled(target: Tensor, source: Tensor) -> Tensor:
     return target
 
 
-def _indexed(args: Any) -> Any:
-    """Arguments of an indexing operation, whose indices may lie on the host."""
-    indices = []
-    for index in args[1]:
+def _record_indices(indices: Any) -> None:
+    """Count what the indices of an operation cost: masks are read, those on the host are copied."""
+    for index in indices:
         if index is not None and index.dtype in (torch.bool, torch.uint8):
             _now.record("read", "boolean mask")
         if index is not None and not isinstance(index, PretendTensor):
             _now.record("to device", "index")
-        indices.append(index)
-    return (args[0], indices, *args[2:])
 
 
 def _unpinned(kwargs: dict[str, Any]) -> dict[str, Any]:

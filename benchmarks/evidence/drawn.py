@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from benchmarks.evidence.real import spread
@@ -21,7 +22,7 @@ from dinoneck import Backbone, FPNHead, PatchMeanHead, TargetTransform, Task, To
 from dinoneck.data import Pasture
 from dinoneck.heads import Head
 from dinoneck.losses import GramAnchor
-from dinoneck.training import MemoryTokens, fit, knn_probe, r2, ridge_probe
+from dinoneck.training import MemoryTokens, Recipe, fit, knn_probe, r2, ridge_probe
 
 SIZE_PX = (80, 160)
 TRAIN, HELD_OUT, BATCH = 96, 64, 16
@@ -155,16 +156,7 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def stands(plots: np.ndarray) -> int:
     """Connected groups of plants (four neighbours)."""
-    left, count = {tuple(place) for place in np.argwhere(plots)}, 0
-    while left:
-        count += 1
-        front = [left.pop()]
-        while front:
-            row, col = front.pop()
-            near = {(row + 1, col), (row - 1, col), (row, col + 1), (row, col - 1)} & left
-            left -= near
-            front += near
-    return count
+    return int(ndimage.label(plots)[1])
 
 
 def edge_length(plots: np.ndarray) -> int:
@@ -196,17 +188,8 @@ def arrangement(options: Namespace) -> dict[str, Row]:
         tasks = [Task(t, transform=TargetTransform().fit(own[train])) for t, own in values.items()]
         torch.manual_seed(seed)
         head = make(tasks)
-        fit(
-            head,
-            source,
-            values,
-            target_ids=ids,
-            ids=[ids[i] for i in train],
-            epochs=epochs,
-            batch_size=16,
-            lr=lr,
-            seed=seed,
-        )
+        recipe = Recipe(epochs=epochs, batch_size=16, lr=lr, seed=seed)
+        fit(head, source, values, target_ids=ids, ids=[ids[i] for i in train], recipe=recipe)
         predictions = [head.eval().predict(source.batch([ids[i]])) for i in rows]
         return {t: r2(values[t][rows], np.array([float(one[t]) for one in predictions])) for t in TARGETS}
 

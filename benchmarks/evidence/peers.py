@@ -23,7 +23,7 @@ from dinoneck import FeaturePyramid, FPNHead, PyramidHead, Task, Tokens, load_ba
 from dinoneck.data import DenseLabels, read_table
 from dinoneck.heads import Head
 from dinoneck.necks.neck import Neck
-from dinoneck.training import MemoryTokens, fit, group_folds
+from dinoneck.training import MemoryTokens, Recipe, fit, group_folds
 
 SIZE, EPOCHS, BATCH, RATES = (128, 160), 8, 8, (1e-3, 3e-3)
 HIDDEN, WIDTH = (32, 32, 64, 64), 32  # of every DPT decoder
@@ -144,18 +144,9 @@ def heads(options: Namespace) -> dict[str, Row]:
     def trained(make: Callable[[int], Head], lr: float, seed: int) -> tuple[Head, float]:
         torch.manual_seed(seed)
         head, begin = make(backbone.embed_dim), time.process_time()
-        fit(
-            head,
-            source,
-            {TASK.name: masks},
-            target_ids=source.ids,
-            ids=[source.ids[row] for row in train],
-            epochs=1 if options.short else EPOCHS,
-            batch_size=BATCH,
-            lr=lr,
-            seed=seed,
-            ema_decay=None,
-        )
+        recipe = Recipe(epochs=1 if options.short else EPOCHS, batch_size=BATCH, lr=lr, seed=seed, ema_decay=None)
+        known = [source.ids[row] for row in train]
+        fit(head, source, {TASK.name: masks}, target_ids=source.ids, ids=known, recipe=recipe)
         return head, (time.process_time() - begin) / 60
 
     found: dict[str, Row] = {}

@@ -75,12 +75,15 @@ def config_of(options: Namespace, seed: int, **changes: Any) -> TrainConfig:
     )
 
 
+def scores_of(options: Namespace, seed: int, out: str, **changes: Any) -> dict[str, Any]:
+    """Train on crop_cover and return the scores of the report."""
+    scores: dict[str, Any] = train(config_of(options, seed, **changes), options.runs / out, overwrite=True)["scores"]
+    return scores
+
+
 def cover(options: Namespace) -> dict[str, Row]:
     """Return R² of the cover of images held out by group: PatchMeanHead, ridge regression, their average."""
-    runs = [
-        train(config_of(options, seed), options.runs / "cover" / str(seed), overwrite=True)["scores"]
-        for seed in range(options.rounds)
-    ]
+    runs = [scores_of(options, seed, f"cover/{seed}") for seed in range(options.rounds)]
     return {
         method: {name: spread([run[name][method]["r2"]["pooled"] for run in runs]) for name in CLASSES}
         for method in runs[0][CLASSES[0]]
@@ -94,14 +97,8 @@ def cells(options: Namespace) -> dict[str, Row]:
     for title, (head, last_only) in CELLS.items():
         layers = layers_of(options.backbone)[-1 if last_only else 0 :]
         data = {"labels": "mask", "classes": CLASSES}
-        runs = [
-            train(
-                config_of(options, seed, layers=layers, data=data, head=head, tasks=tasks),
-                options.runs / "cells" / f"{title}-{seed}",
-                overwrite=True,
-            )["scores"]
-            for seed in range(options.rounds)
-        ]
+        changes = {"layers": layers, "data": data, "head": head, "tasks": tasks}
+        runs = [scores_of(options, seed, f"cells/{title}-{seed}", **changes) for seed in range(options.rounds)]
         targets = [name for name in runs[0] if name.split()[-1] in CLASSES]
         table[title] = {name: spread([run[name]["head"]["r2"]["pooled"] for run in runs]) for name in targets}
     return table

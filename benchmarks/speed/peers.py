@@ -40,11 +40,8 @@ class Projections(nn.Module):
             return maps[0]
         if self.scalars is None:
             return sum(maps[1:], maps[0]) / len(maps)
-        shares = self.scalars.softmax(dim=0)
-        total = shares[0] * maps[0]
-        for share, found in zip(shares[1:], maps[1:], strict=True):
-            total = total + share * found
-        return total
+        weighted = [share * found for share, found in zip(self.scalars.softmax(dim=0), maps, strict=True)]
+        return sum(weighted[1:], weighted[0])
 
 
 def conv1x1(linear: nn.Linear, fixed: bool) -> nn.Conv2d:
@@ -137,11 +134,8 @@ def _block(block: nn.Module, form: str) -> nn.Sequential:
 
 
 def _blocks(level: nn.Module, form: str) -> nn.Sequential:
-    return (
-        nn.Sequential(*(_block(block, form) for block in level))
-        if isinstance(level, nn.Sequential)
-        else nn.Sequential()
-    )
+    blocks = level if isinstance(level, nn.Sequential) else ()
+    return nn.Sequential(*(_block(block, form) for block in blocks))
 
 
 class PlainPyramid(nn.Module):

@@ -22,7 +22,6 @@ class Source(nn.Module):
         super().__init__()
         self.p8, self.p16 = nn.Conv2d(width, out, 1), nn.Conv2d(width, out, 1)
         self.p32 = nn.Conv2d(width, out, 3, 2, padding=1)
-        self.maps: Tensor | None = None
 
     def forward(self, maps: Tensor) -> Sequence[Tensor]:
         """Levels of a token map."""

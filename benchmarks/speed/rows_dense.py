@@ -24,9 +24,8 @@ def dpt(setting: Setting) -> dict[str, Variant]:
     torch.manual_seed(0)
     published = stirred(dpt_neck(setting.channels, widths(setting), setting.out).to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
-    neck = DPTNeck(setting.channels, out_channels=setting.out, readout="project", hidden_sizes=widths(setting)).to(
-        **setting.like
-    )
+    form = {"out_channels": setting.out, "readout": "project", "hidden_sizes": widths(setting)}
+    neck = DPTNeck(setting.channels, **form, **setting.like)
     dpt_weights(published, neck)
     tokens = setting.tokens(prefix=1)  # transformers' neck knows no registers
     given, (rows, cols) = list(tokens.sequence), setting.grid
@@ -48,8 +47,7 @@ def smp(setting: Setting, given: list[Tensor]) -> dict[str, Variant]:
     """The decoder of segmentation_models_pytorch: another function (batch norms in the residual units)."""
     from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 
-    strides = [16] * 4
-    made = DPTDecoder([setting.channels] * 4, strides, True, "cat", list(widths(setting)), setting.out)
+    made = DPTDecoder([setting.channels] * 4, [16] * 4, True, "cat", list(widths(setting)), setting.out)
     published = stirred(made.to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
 

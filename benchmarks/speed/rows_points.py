@@ -25,13 +25,18 @@ STRIDES = (2, 4, 8, 16)
 NOTHING = nn.Module()
 
 
-def scene(setting: Setting) -> tuple[Tensor, Links]:
-    """Points on the walls of a box of 5 x 4 x 3 m, and for each view those around one of them."""
-    draw, count, views = torch.Generator().manual_seed(0), setting.points, setting.batch
+def on_walls(count: int, draw: torch.Generator) -> Tensor:
+    """Points on the walls of a box of 5 x 4 x 3 m around the origin."""
     points = torch.rand(count, 3, generator=draw)
     wall = torch.randint(6, (count,), generator=draw)
     points[torch.arange(count), wall // 2] = (wall % 2).float()
-    points = (points - 0.5) * torch.tensor([5.0, 4.0, 3.0])
+    return (points - 0.5) * torch.tensor([5.0, 4.0, 3.0])
+
+
+def scene(setting: Setting) -> tuple[Tensor, Links]:
+    """Points on the walls of a box of 5 x 4 x 3 m, and for each view those around one of them."""
+    draw, count, views = torch.Generator().manual_seed(0), setting.points, setting.batch
+    points = on_walls(count, draw)
     view, point = [], []
     for at in torch.randint(count, (views,), generator=draw).tolist():
         near = (points - points[at]).norm(dim=1).topk(round(SHARE * count), largest=False).indices
@@ -146,9 +151,6 @@ def keys(setting: Setting) -> dict[str, Variant]:
     batch = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     coords = torch.cat((batch[:, None], grid.coords[grid.inverse]), dim=1)
 
-    def whole(make: Callable[[], VoxelGrid]) -> Callable[[], Tensor]:
-        return lambda: make().coords
-
     return {
         "unique(dim=0) of batch and coordinates": variant(
             "published", lambda: torch.unique(coords, dim=0, return_inverse=True)[0].sum(0), coords
@@ -158,7 +160,7 @@ def keys(setting: Setting) -> dict[str, Variant]:
             "ours", lambda: F.pad(VoxelGrid.from_coords(coords[:, 1:], batch).coords.sum(0), (1, 0)), coords
         ),
         "VoxelGrid.from_points": variant(
-            "option", whole(lambda: VoxelGrid.from_points(points, VOXEL_M, 0.0, batch)), points, same=False
+            "option", lambda: VoxelGrid.from_points(points, VOXEL_M, 0.0, batch).coords, points, same=False
         ),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,19 @@ from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, nchw, nhwc, sti
 from dinoneck import SimplePyramid, ViTFPN
 
 
-def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
-    """P2, P3, P4 of groups of layers; linear: without norm and activation."""
+def three_forms(setting: Setting, linear: bool) -> tuple[ViTFPN, PlainFPN, PlainFPN]:
+    """Return ours, and the plain FPN of its weights as published and with its layout fixed."""
     torch.manual_seed(0)
     options = {"norm": None, "activation": None} if linear else {}
     neck = ViTFPN(setting.channels, setting.layers, setting.out, **options).to(**setting.like)  # type: ignore[arg-type]
     stirred(neck)
-    published, fixed, tokens = PlainFPN(neck, fixed=False), PlainFPN(neck, fixed=True), setting.tokens()
+    return neck, PlainFPN(neck, fixed=False), PlainFPN(neck, fixed=True)
+
+
+def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
+    """P2, P3, P4 of groups of layers; linear: without norm and activation."""
+    neck, published, fixed = three_forms(setting, linear)
+    tokens = setting.tokens()
     given = tokens.sequence
 
     def recomputed() -> list[Tensor]:
@@ -35,17 +42,10 @@ def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
     }
 
 
-def vit_fpn_default(setting: Setting) -> dict[str, Variant]:
-    """With the norms and activations that are on by default."""
-    return vit_fpn(setting, linear=False)
-
-
 def pooled(setting: Setting) -> dict[str, Variant]:
     """The linear FPN averaged over its cells: one vector per image."""
-    torch.manual_seed(0)
-    neck = ViTFPN(setting.channels, setting.layers, setting.out, norm=None, activation=None).to(**setting.like)
-    stirred(neck)
-    published, fixed, tokens = PlainFPN(neck, fixed=False), PlainFPN(neck, fixed=True), setting.tokens()
+    neck, published, fixed = three_forms(setting, linear=True)
+    tokens = setting.tokens()
     given = tokens.sequence
 
     def means(module: PlainFPN) -> Tensor:
@@ -131,12 +131,10 @@ class TerraNecks(nn.Module):
             ReshapeTokensToImage,
         )
 
-        scales = LearnedInterpolateToPyramidal([channels] * 4)
+        self.scales = LearnedInterpolateToPyramidal([channels] * 4)
         self.to_maps = ReshapeTokensToImage([channels] * 4, remove_cls_token=False, h=rows)
-        self.scales = scales
-        self.pyramid = FeaturePyramidNetworkNeck(
-            scales.process_channel_list([channels] * 4), out, output_ordered_dict=False
-        )
+        sizes = self.scales.process_channel_list([channels] * 4)
+        self.pyramid = FeaturePyramidNetworkNeck(sizes, out, output_ordered_dict=False)
 
     def forward(self, layers: list[Tensor]) -> list[Tensor]:
         """Four (B, N, C) -> four levels."""
@@ -166,7 +164,7 @@ def terratorch_necks(setting: Setting) -> dict[str, Variant]:
 SETTINGS = [Setting(2, (30, 60), 384, 3), Setting(1, (60, 60), 768, 6)]
 ROWS = [
     Row("ViT-FPN, linear", vit_fpn, [*SETTINGS, Setting(1, (60, 60), 1280, 6)], neck=True),
-    Row("ViT-FPN, norms and GELU", vit_fpn_default, SETTINGS, neck=True),
+    Row("ViT-FPN, norms and GELU", partial(vit_fpn, linear=False), SETTINGS, neck=True),
     Row("ViT-FPN, linear, pooled vector", pooled, SETTINGS, neck=True),
     Row("ViT-FPN on pooled maps", pooled_maps, SETTINGS, neck=True),
     Row("SimplePyramid", simple_pyramid, [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)], neck=True),

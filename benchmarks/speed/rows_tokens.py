@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,21 +36,6 @@ def grouped(setting: Setting, norm: bool = False, fusion: str = "softmax") -> di
     }
 
 
-def averaged(setting: Setting) -> Mapping[str, Variant]:
-    """Fused by the mean."""
-    return grouped(setting, fusion="mean")
-
-
-def normed(setting: Setting) -> Mapping[str, Variant]:
-    """With a LayerNorm per layer in front."""
-    return grouped(setting, norm=True)
-
-
-def normed_averaged(setting: Setting) -> Mapping[str, Variant]:
-    """With a LayerNorm per layer in front, fused by the mean."""
-    return grouped(setting, norm=True, fusion="mean")
-
-
 def channel_norm(setting: Setting) -> dict[str, Variant]:
     """LayerNorm of a map."""
     torch.manual_seed(0)
@@ -69,11 +54,12 @@ def channel_norm(setting: Setting) -> dict[str, Variant]:
 
 SMALL, WIDE = Setting(4, (60, 60), 384), Setting(2, (60, 60), 1280)
 FOUR, SIX, TWELVE = Setting(2, (30, 60), 384, 4), Setting(1, (60, 60), 1280, 6), Setting(1, (30, 60), 768, 12)
+NORMED = partial(grouped, norm=True)
 ROWS = [
     Row("tokens → map → 1×1", grouped, [SMALL, WIDE], "parts", neck=True),
     Row("LayerGrouper, learned scalars", grouped, [FOUR, SIX, TWELVE], "parts", neck=True),
-    Row("LayerGrouper, mean", averaged, [FOUR, TWELVE], "parts", neck=True),
-    Row("LayerGrouper, LayerNorm, learned scalars", normed, [FOUR, SIX, TWELVE], "parts", neck=True),
-    Row("LayerGrouper, LayerNorm, mean", normed_averaged, [FOUR, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, mean", partial(grouped, fusion="mean"), [FOUR, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, LayerNorm, learned scalars", NORMED, [FOUR, SIX, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, LayerNorm, mean", partial(NORMED, fusion="mean"), [FOUR, TWELVE], "parts", neck=True),
     Row("LayerNorm of a map", channel_norm, [Setting(2, (60, 60), 384)], "parts"),
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, resident
-from benchmarks.speed.rows_points import IMAGE, VOXEL_M
+from benchmarks.speed.rows_points import IMAGE, VOXEL_M, on_walls
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, lift
 
 GRID = (30, 40)
@@ -21,9 +21,7 @@ def room(points: int, views: int) -> tuple[Tensor, Cameras, Tensor]:
     """Points on the walls of a box of 5 x 4 x 3 m, cameras inside it, and the exact depth of every pixel."""
     draw = torch.Generator().manual_seed(0)
     half = torch.tensor([2.5, 2.0, 1.5])
-    cloud = torch.rand(points, 3, generator=draw) * 2 - 1
-    wall = torch.randint(6, (points,), generator=draw)
-    cloud[torch.arange(points), wall // 2] = (wall % 2) * 2.0 - 1
+    cloud = on_walls(points, draw)
     pose = torch.eye(4).repeat(views, 1, 1)
     pose[:, :3, :3] = torch.linalg.qr(torch.randn(views, 3, 3, generator=draw))[0]
     pose[:, :3, 2] *= torch.linalg.det(pose[:, :3, :3])[:, None]
@@ -35,7 +33,7 @@ def room(points: int, views: int) -> tuple[Tensor, Cameras, Tensor]:
     for i, to_world in enumerate(pose):
         along = rays @ to_world[:3, :3].T
         depth[i] = ((half * along.sign() - to_world[:3, 3]) / along).amin(-1)
-    return cloud * half, Cameras(k.repeat(views, 1, 1), pose, IMAGE), depth
+    return cloud, Cameras(k.repeat(views, 1, 1), pose, IMAGE), depth
 
 
 @torch.no_grad()

@@ -144,9 +144,22 @@ def injection(**options: Any) -> Callable[..., nn.Module]:
     )
 
 
-def adapter(**options: Any) -> Callable[..., nn.Module]:
-    return lambda **f: SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options, **f})
+def sta(**options: Any) -> Callable[..., nn.Module]:
+    return lambda **f: STAPyramid(WIDTH, 8, **options, **f)
 
+
+def mask(name: str, kind: Any, *more: int) -> Callable[..., nn.Module]:
+    return lambda **f: MaskHead(WIDTH, [Task(name, dim=3, kind=kind)], 2, 5, 1, 2, *more, **f)
+
+
+def adapter(name: str, layers: int, cell_px: int = 16, takes: str = "tokens+images", **options: Any) -> Case:
+    small = {"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options}
+    name = f"spatial_tuning_adapter{name}"
+    return Case(name, lambda **f: SpatialTuningAdapter(**small, **f), takes, layers, smallest=3, cell_px=cell_px)
+
+
+BILINEAR = {"upsample": "bilinear", "downsample": "avgpool"}
+EVERYTHING = {"fusion": "pixel", "downsample": "pool", "residual_init": "zero", "use_coords": True}
 
 CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
@@ -160,18 +173,8 @@ CASES = [
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
     Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
-    Case(
-        "mask",
-        lambda **f: MaskHead(WIDTH, [Task("class", dim=3, kind="segmentation")], 2, 5, 1, 2, 8, **f),
-        layers=2,
-        registers=True,
-    ),
-    Case(
-        "mask-instances",
-        lambda **f: MaskHead(WIDTH, [Task("leaf", dim=3, kind="instances")], 2, 5, 1, 2, **f),
-        layers=2,
-        registers=True,
-    ),
+    Case("mask", mask("class", "segmentation", 8), layers=2, registers=True),
+    Case("mask-instances", mask("leaf", "instances"), layers=2, registers=True),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
     Case(
         "layer_grouper-shared-softmax",
@@ -186,15 +189,7 @@ CASES = [
     Case("vit_fpn-linear", fpn(norm=None, activation=None, use_separate_bottlenecks=False), layers=4, smallest=5),
     Case(
         "vit_fpn-everything",
-        fpn(
-            num_levels=4,
-            fusion="pixel",
-            downsample="pool",
-            residual_init="zero",
-            use_coords=True,
-            use_cls_context=True,
-            num_layers=5,
-        ),
+        fpn(num_levels=4, num_layers=5, use_cls_context=True, **EVERYTHING),
         layers=5,
         smallest=9,
     ),
@@ -207,33 +202,13 @@ CASES = [
         layers=3,
         smallest=3,
     ),
-    Case("sta_pyramid", lambda **f: STAPyramid(WIDTH, 8, **f), smallest=3),
-    Case(
-        "sta_pyramid-everything", lambda **f: STAPyramid(WIDTH, 8, True, True, "bilinear", "avgpool", **f), smallest=3
-    ),
-    Case(
-        "sta_pyramid-strides",
-        lambda **f: STAPyramid(WIDTH, 8, upsample="bilinear", downsample="avgpool", strides=(10, 20, 40), **f),
-        smallest=5,
-    ),
-    Case("spatial_tuning_adapter", adapter(), "tokens+images", 3, smallest=3),
-    Case("spatial_tuning_adapter-no-detail", adapter(detail=None, norm="layer", num_layers=1), smallest=3),
-    Case(
-        "spatial_tuning_adapter-image",
-        adapter(norm="group", num_layers=4, grid_from="image"),
-        "tokens+images",
-        4,
-        smallest=3,
-        cell_px=32,
-    ),
-    Case(
-        "spatial_tuning_adapter-resized",
-        adapter(norm="layer", num_layers=2),
-        "tokens+images",
-        2,
-        smallest=3,
-        cell_px=24,
-    ),
+    Case("sta_pyramid", sta(), smallest=3),
+    Case("sta_pyramid-everything", sta(pre_norm=True, pos_embed=True, **BILINEAR), smallest=3),
+    Case("sta_pyramid-strides", sta(strides=(10, 20, 40), **BILINEAR), smallest=5),
+    adapter("", 3),
+    adapter("-no-detail", 1, takes="tokens", detail=None, norm="layer", num_layers=1),
+    adapter("-image", 4, 32, norm="group", num_layers=4, grid_from="image"),
+    adapter("-resized", 2, 24, norm="layer", num_layers=2),
     Case("decoder_injection", injection(), "points"),
     Case("decoder_injection-scalar", injection(norm=None, gate="scalar"), "points"),
     Case("decoder_injection-channel", injection(gate="channel"), "points"),

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 from benchmarks.__main__ import NAMES
+from tests.house.source import ROOT, SOURCE
 from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if MARK.search(page.read_text())]
 
 
@@ -98,11 +98,6 @@ def test_every_benchmark_names_sources_that_exist() -> None:
 
 
 DOCS = ROOT / "docs"
-
-
-SOURCE = ROOT / "src" / "dinoneck"
-
-
 ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import yaml
 
 from dinoneck.version import __version__
-from tests.house.source import FILES, ROOT, SOURCE, tree_of
+from tests.house.source import FILES, ROOT, SOURCE, imports, lazy_packages, tree_of
 from tests.wheel import package_page, targets
 
 
@@ -28,24 +26,6 @@ def modules() -> dict[str, Path]:
         for path in sorted(folder.rglob("*.py"))
         if path.name != "__init__.py"
     }
-
-
-def re_exports() -> dict[str, str]:
-    """Public name, with its package -> the module that defines it."""
-    packages = [
-        ".".join(("dinoneck", *path.parent.relative_to(SOURCE).parts)) for path in FILES if path.stem == "__init__"
-    ]
-    tables = {package: getattr(importlib.import_module(package), "_HOMES", {}) for package in packages}
-    return {f"{package}.{name}": home for package, table in tables.items() for name, home in table.items()}
-
-
-def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Modules and ``module.name`` that a file imports, also in functions and for annotations alone."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from ((node.module, f"{node.module}.{alias.name}") for alias in node.names)
 
 
 def cycles_in(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
@@ -61,10 +41,12 @@ def cycles_in(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
 
 
 def test_files_do_not_import_each_other_in_circles() -> None:
-    files, homes = modules(), re_exports()
+    files = modules()
+    # public names, with their packages -> the modules that define them
+    homes = {f"{name}.{own}": home for name, module in lazy_packages().items() for own, home in module._HOMES.items()}
     graph = {}
     for name, path in files.items():
-        found = ({homes.get(full, full), module} for module, full in imported(tree_of(path)))
+        found = ({homes.get(full, full), module} for module, full in imports(tree_of(path)))
         graph[name] = set().union(*found) & files.keys() - {name}
     assert cycles_in(graph) == []
 
@@ -95,13 +77,7 @@ MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv
 
 def external_imports(path: Path) -> set[str]:
     """Packages from elsewhere that a file imports."""
-    modules = set()
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules.add(node.module)
-    return {name.split(".")[0] for name in modules} - {"dinoneck"}
+    return {module.split(".")[0] for module, _ in imports(tree_of(path))} - {"dinoneck"}
 
 
 def required(lines: Iterable[str]) -> set[str]:

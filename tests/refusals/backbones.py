@@ -34,10 +34,6 @@ def with_peft() -> Any:
     return peft.inject_adapter_in_model(config, kit.backbone().adapter.model)
 
 
-def lora(*arguments: Any, **options: Any) -> Any:
-    return kit.backbone().add_lora(*arguments, **options)
-
-
 def lacking_patch_size() -> Any:
     model = Dinov2Like()
     del model.patch_size
@@ -87,17 +83,10 @@ class Trap:
 
 
 MISTYPED: list[tuple[dict[str, Any], str]] = [
-    ({"width": "4"}, "'4'"), ({"width": 4.0}, "4.0"), ({"rate": float("nan")}, "nan"), ({"mode": "c"}, "'c'"),
-    ({"wide": 1}, "wide"), ({"sizes": [1, "2"]}, "[1]"), ({"levels": [[8, "a"], [8, "b"]]}, "levels"),
-    ({"either": (1, 2, 3)}, "either"), ({"tasks": [{"name": "a"}]}, "Task"),
+    ({"width": 4.0}, "4.0"), ({"rate": float("nan")}, "nan"), ({"mode": "c"}, "'c'"), ({"wide": 1}, "wide"),
+    ({"sizes": [1, "2"]}, "[1]"), ({"levels": [[8, "a"], [8, "b"]]}, "levels"), ({"tasks": [{"name": "a"}]}, "Task"),
     ({"tasks": [{"$": "Task", "name": "a", "colour": 1}]}, "'colour'"), ({"anything": object()}, "anything"),
-    ({"anything": [float("inf")]}, "inf"),
 ]  # fmt: skip
-LIMITS = [
-    {name: value}
-    for name in ("concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch")
-    for value in (-1,)
-]
 
 ROWS: list[Row] = [
     (lambda: seen(dtype=torch.uint8), DataError, "uint8"),
@@ -107,7 +96,6 @@ ROWS: list[Row] = [
     (lambda: kit.backbone()([1, 2]), ShapeError, "list"),  # type: ignore[arg-type]
     *((lambda wrong=wrong: kit.backbone(layers=wrong), BackboneError, "layers") for wrong in (0, [])),
     (lambda: load_backbone(f"{SMALL}.lvd9", pretrained=False), BackboneError, ("lvd9", f"{SMALL}.lvd1689m")),
-    (lambda: load_backbone("dinov3_small", pretrained=False), BackboneError, "'dinov3_small'"),
     (lambda: load_backbone("vit_smal_patch16_dinov3", pretrained=False), BackboneError, SMALL),
     (lambda: load_backbone("vit_base_patch16_224", pretrained=False), BackboneError, "wrap_backbone"),
     (lambda: load_backbone("dinov2_vits14", source="official"), BackboneError, "'official'"),  # type: ignore[arg-type]
@@ -122,10 +110,10 @@ ROWS: list[Row] = [
     (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
     (lacking_patch_size, BackboneError, "patch_size"),
     (lambda: kit.backbone().unfreeze_last(0), BackboneError, "0"),
-    (lambda: lora(0), BackboneError, "0"),
-    (lambda: lora(2, alpha=-1), BackboneError, "-1"),
-    (lambda: lora(2, targets="mlp"), ConfigError, "'mlp'"),
-    (lambda: lora(2).add_lora(2), BackboneError, "LoRA"),
+    (lambda: kit.backbone().add_lora(0), BackboneError, "0"),
+    (lambda: kit.backbone().add_lora(2, alpha=-1), BackboneError, "-1"),
+    (lambda: kit.backbone().add_lora(2, targets="mlp"), ConfigError, "'mlp'"),
+    (lambda: kit.backbone().add_lora(2).add_lora(2), BackboneError, "LoRA"),
     (lambda: kit.backbone().merge_lora(), BackboneError, "LoRA"),
     (lambda folder: kit.backbone().save_weights(folder / "no" / "x.safetensors"), BackboneError, "x.safetensors"),
     (lambda folder: read_state(folder / "no.pth"), BackboneError, "no.pth"),
@@ -134,7 +122,6 @@ ROWS: list[Row] = [
     (official(**{"norm.weight": torch.ones(3)}), BackboneError, ("norm.weight", "(3,)", "(384,)")),
     (official(**{"norm.weight": torch.full((384,), torch.nan)}), BackboneError, "not finite"),
     (official("module."), BackboneError, "module."),
-    (written(b""), BackboneError, "w.pth"),
     (written(b"<html>"), BackboneError, "w.pth"),
     (written({"weight": Trap()}), BackboneError, "w.pth"),
     (written([1, 2]), BackboneError, "list"),
@@ -144,7 +131,10 @@ ROWS: list[Row] = [
     (lambda: configured(neck_config={"chanels": 3}), ConfigError, "chanels"),
     (lambda: configured(out_indices=[3]), ConfigError, "level2"),
     (lambda: configured(layers="1,3,5"), ConfigError, "'1,3,5'"),
-    *((lambda own=own: Settings(**own), ConfigError, (*own, str(*own.values()))) for own in LIMITS),
+    *(
+        (lambda name=name: Settings(**{name: -1}), ConfigError, (name, "-1"))
+        for name in ("concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch")
+    ),
     *((lambda own=own: Example.from_config({"width": 4, **own}), ConfigError, named) for own, named in MISTYPED),
     (lambda: Example.from_config({"widht": 4}), ConfigError, ("'widht'", "'width'")),
     (lambda: Example.from_config({"rate": 1.0}), ConfigError, "width"),

@@ -107,7 +107,7 @@ ROWS: list[Row] = [
     (lambda folder: save(folder, on_meta()), CheckpointError, "meta"),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
     *((lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra") for meta in (
-        {"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}, {"note": "x" * 20000})),
+        {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}, {"note": "x" * 20000})),
     (lambda folder: save(folder, preprocess={"size": 3}), CheckpointError, "inputs.size"),
     (lambda folder: save(folder, preprocess={**Preprocessing().record(), "std": None}), CheckpointError, "std is None"),
     (lambda folder: save(folder, backbone="tiny"), CheckpointError, "backbone"),
@@ -134,24 +134,21 @@ ROWS: list[Row] = [
     *((lambda own=own: checked(own), CheckpointError, str(*own.values())) for own in (
         {"embed_dim": 65}, {"patch_size": [14, 14]}, {"num_registers": 4}, {"num_cls": 0}, {"depth": 12},
         {"pos_embed": "official"})),
-    *((lambda read=read: read(""), error, "''") for read, error in (
-        (head_files, CheckpointError),
-        (FeatureStore.open, StoreError))),
+    (lambda: head_files(""), CheckpointError, "''"),
+    (lambda: FeatureStore.open(""), StoreError, "''"),
     *((lambda folder, own=own: imported(folder, **own), CheckpointError, named) for own, named in (
         ({"module.x": torch.zeros(1)}, "module.x"), ({"more": torch.zeros(1)}, "more"),
         ({BIAS: torch.zeros(1, 9)}, "(1, 9)"), ({BIAS: torch.zeros(1).half()}, "float16"),
         ({BIAS: torch.zeros(1).long()}, "int64"), ({BIAS: torch.tensor([torch.nan])}, BIAS), ({BIAS: None}, BIAS),
         ({"x": print}, "print"), ({"content": [1, 2]}, "list"), ({"content": nn.Linear(2, 2)}, "Linear"),
         ({"content": {"weights": {}, "epoch": 3}}, "weights"), ({"rename": {"nothing.": ""}}, "'nothing.'"))),
-    *((lambda folder, own=own: imported(folder, rename=own), CheckpointError, "rename is")
-      for own in ([("a.", "b.")], str.lower)),
+    (lambda folder: imported(folder, rename=[("a.", "b.")]), CheckpointError, "rename is"),
     (lambda folder: import_weights(kit.head(), folder / "no.pth"), CheckpointError, "no.pth"),
     (lambda: import_weights("w.pth", kit.head()), CheckpointError, "str"),  # type: ignore[type-var, arg-type]
     (shared, BackboneError, "409600"),
-    *((lambda folder, own=own: pushed(folder, own), CheckpointError, repr(own))
-      for own in ("one", "me/..", "../x")),
+    *((lambda folder, own=own: pushed(folder, own), CheckpointError, repr(own)) for own in ("one", "me/..")),
     *((lambda folder, own=own: pushed(folder, "me/one", *own), CheckpointError, own[-1].rpartition("/")[2])
-      for own in (["b.png"], ["x](y).png"], ["d.png"], ["a.png", "in/a.png"])),
+      for own in (["b.png"], ["x](y).png"], ["a.png", "in/a.png"])),
     (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
     (lambda folder: pushed(folder, terms=folder / "no.txt"), CheckpointError, "no.txt"),
     (lambda: push_to_hub("gone.safetensors", "me/one"), CheckpointError, "gone.safetensors"),

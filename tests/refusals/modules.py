@@ -101,7 +101,6 @@ ROWS: list[Row] = [
     (lambda: DPTHead(24, [DEPTH], SimplePyramid(24, 8)), ConfigError, "SimplePyramid"),
     (lambda: DPTHead(24, [DEPTH], DPTNeck(24, 4, 8), hidden_dim=0), ConfigError, "hidden_dim"),
     (lambda: HeadEnsemble([]), ConfigError, "members"),
-    (lambda: HeadEnsemble([{"type": "patch_mean"}]), ConfigError, "{'type': 'patch_mean'}"),
     (lambda: HeadEnsemble([MEMBER | {"type": "patch_maen"}]), ConfigError, ("'patch_maen'", "'patch_mean'")),
     (lambda: HeadEnsemble([MEMBER, PatchMeanHead(9, [A])]), ConfigError, "[8, 9]"),
     # grams on 0.25 m2 and grams on 1 m2 have no mean
@@ -115,7 +114,6 @@ ROWS: list[Row] = [
     (lambda: LinearHead(8, [STATE], pool=None), ConfigError, "classification"),
     (lambda: mask_head(dim=18), ConfigError, "18"),
     (lambda: mask_head(num_queries=-1), ConfigError, "-1"),
-    (lambda: mask_head(num_layers=0), ConfigError, "num_layers"),
     (lambda: mask_head(dim=0), ConfigError, "dim is 0"),
     (lambda: mask_head(num_heads=0), ConfigError, "num_heads is 0"),
     (lambda: mask_head().predict_instances(tokens(layers=2)), ConfigError, "instances"),
@@ -151,7 +149,6 @@ ROWS: list[Row] = [
     (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.ones(3)), ShapeError, "mask"),
     # NaN in a mask of numbers decides nothing
     (lambda: masked_mse(X[0], X[0], X[0] / 0 * 0), DataError, "NaN"),
-    (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.full((2,), torch.nan)), DataError, "NaN"),
     (lambda: masked_cross_entropy(X[:, 0, :3], torch.tensor([0, 3])), ShapeError, "3"),
     (lambda: masked_smooth_l1(X, X, beta=0), ConfigError, "beta"),
     (lambda: scale_invariant_log(torch.ones(4), torch.ones(4)), ShapeError, "(4,)"),
@@ -162,7 +159,6 @@ ROWS: list[Row] = [
     (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), torch.nan)), DataError, "nan"),
     (lambda: DensityRegulariser("m", smoothness=1.0).parts(MAPS[0]), ShapeError, "(3, 2, 4)"),
     (lambda: CLSGating(16, 20)(X[:, 0], X), ShapeError, ("12", "20")),
-    (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "(5, 4)")),
     (lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)), ShapeError, ("12", "5 rows x 4 cols")),
     (lambda: CLSGating(16, 12)(X[:, 0], X[:, :, :8]), ShapeError, "(2, 12, 8)"),
     (lambda: CLSGatingHead(16, [A], "query", dropout=1.0), ConfigError, "1.0"),

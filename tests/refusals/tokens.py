@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -53,25 +52,21 @@ def plain(x: Any, **more: Any) -> list[Any]:
 INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (X, {}, ShapeError, "grid=(rows, cols)"),
     (X, {"grid": (3, 4)}, GridError, ("15", "3 rows x 4 cols")),
-    (X, {"grid": (3, 5), "num_prefix_tokens": 1}, GridError, "15"),
     (X, {"grid": (2, 7), "num_prefix_tokens": 1, "cls_token": CLS}, ShapeError, "cls_token"),
     (MAPS, {"grid": (5, 3)}, ShapeError, ("3 rows x 5 cols", "(5, 3)")),
     ([torch.zeros(2, 8, 2, 6), torch.zeros(2, 8, 3, 4)], {}, ShapeError, ("2x6", "3x4")),
     (X[0], {"grid": (3, 5)}, ShapeError, "(15, 8)"),
     (patches(), {"grid": (3, 5)}, ShapeError, "grid"),
 ]
+LOG = TargetTransform(log1p=True)
 TASKS: list[dict[str, Any]] = [
     {"name": ""}, {"name": "gate"}, {"dim": 0}, {"kind": "regresion"},
     {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
     {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
+    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "dense", "aggregate": "mean"},
     {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
-    *({"dim": 3, "kind": kind, **given} for kind in ("classification",)
+    *({"dim": 3, "kind": "classification", **given}
       for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
-]  # fmt: skip
-LOG, MAP_CALLS = TargetTransform(log1p=True), ("natural_map", "predict_map", "natural")
-DENSITIES: list[dict[str, Any]] = [
-    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "density", "aggregate": "men"},
-    {"kind": "dense", "aggregate": "mean"},
 ]  # fmt: skip
 TRANSFORMS: list[dict[str, Any]] = [
     {"area": 0.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"mean": NAN}, {"log1p": 1},
@@ -81,9 +76,7 @@ TRANSFORMS: list[dict[str, Any]] = [
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
     *((lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1]) for wrong in TASKS),
-    *((lambda wrong=wrong: Task("m", **wrong), ConfigError, list(wrong)[-1]) for wrong in DENSITIES),
-    *((lambda wrong=wrong, name=name: getattr(Task("a", dim=3, kind="segmentation"), name)(wrong), ShapeError,
-       "(batch, 3, rows, cols)") for wrong in (MAPS[0],) for name in MAP_CALLS),
+    (lambda: Task("a", dim=3, kind="segmentation").natural_map(MAPS[0]), ShapeError, "(batch, 3, rows, cols)"),
     (lambda: LOG.inverse(MAPS, parts=4), ConfigError, "4"),
     *((lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1]) for wrong in TRANSFORMS),
     (lambda: CLSGatingHead(8, [Task("mass")], mode="query")(X, grid=(3, 5)), ShapeError, "cls_token="),
@@ -126,18 +119,15 @@ ROWS: list[Row] = [
     (lambda: TargetTransform(log1p=True).fit([1.0, -2.0]), DataError, "-2"),
     (lambda: TargetTransform().fit([0.1] * 7), DataError, "equal"),
     (lambda: TargetTransform().fit([]), DataError, ""),
-    *((lambda own=own: TargetTransform().fit(own), DataError, "no numbers")
-      for own in (["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0])),
+    (lambda: TargetTransform().fit(["1", "2"]), DataError, "no numbers"),
     (lambda: TargetTransform(mean=(1.0, 2.0)).forward(torch.zeros(4, 3)), ShapeError, "2"),
     (lambda: check_tasks([], kinds=KINDS, owner="H"), ConfigError, "H"),
     (lambda: check_tasks([Task("a"), Task("a")], kinds=KINDS, owner="H"), ConfigError, "'a'"),
     (lambda: check_tasks([Task("a", kind="dense")], kinds=KINDS, owner="H"), ConfigError, "'dense'"),
     (lambda: registry.resolve("patch_maen"), RegistryError, ("patch_maen", "patch_mean")),
     (lambda: registry.resolve(None), RegistryError, "None"),
-    (lambda: registry.resolve("dinoneck.heads.patch_mean:PatchMeanHead"), RegistryError, "PatchMeanHead"),
     (lambda: registry.name_of(Mine), RegistryError, "dinoneck.register(cls)"),
     (lambda: registry.register(Mine, name="9a"), RegistryError, "9a"),
-    (lambda: registry.register(Mine, name="x" * 65), RegistryError, "xxx"),
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]

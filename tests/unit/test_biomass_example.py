@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
 import math
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from examples.biomass.published import cls_gating
 from examples.biomass.z_score import read_z_score
 from PIL import Image
 from tests import kit
+from tests.unit.training.meadow import rows_of
 from torch import Tensor
 
 from dinoneck import TargetTransform, load_head, save_head
@@ -31,19 +30,7 @@ from dinoneck.training import TrainConfig
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
 TRAIN, TEST = 12, 3
-
-
-def ran(*arguments: object) -> tuple[int, str]:
-    """Run the command in this process; return its exit code and what it prints."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-        code = pipeline.main([str(part) for part in arguments])
-    return code, shown.getvalue()
-
-
-def rows_of(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as table:
-        return list(csv.DictReader(table))
+example = partial(kit.cli, main=pipeline.main)
 
 
 def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -67,8 +54,8 @@ def check_masses(file: Path) -> None:
 
 @pytest.mark.slow
 def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
-    code, shown = ran("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
-    assert code == 0, shown
+    done = example("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
+    assert done.code == 0, done
     rows, wanted = rows_of(tmp_path / "submission.csv"), read_cells(tmp_path / "pasture" / "test.csv")
     assert list(rows[0]) == ["sample_id", "target"]
     assert [row["sample_id"] for row in rows] == list(wanted["sample_id"])
@@ -93,8 +80,8 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
     """Held images are predicted, groups of them are whole, and none was learnt from; called again nothing changes."""
     folder, out = tmp_path / "data", tmp_path / "out"
     write_cover(folder, groups=4, each=3)
-    code, shown = ran("--data", folder, "--out", out, *QUICK)
-    assert code == 0, shown
+    done = example("--data", folder, "--out", out, *QUICK)
+    assert done.code == 0, done
     held, learnt = rows_of(out / "tables" / "held.csv"), rows_of(out / "tables" / "train.csv")
     assert held and sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(folder / "cover.csv")
     assert not {row["group"] for row in held} & {row["group"] for row in learnt}
@@ -104,7 +91,7 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
     judged = {row["image"] for row in rows_of(out / "run" / "out_of_fold.csv")}
     assert judged == {row["image"] for row in learnt}
     before = every_file(out)
-    assert ran("--data", folder, "--out", out, *QUICK)[0] == 0
+    assert example("--data", folder, "--out", out, *QUICK).code == 0
     assert every_file(out) == before
 
 

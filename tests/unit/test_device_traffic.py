@@ -15,7 +15,7 @@ from tests.pretend_device import NAME, pretend_device
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import without_times
 
-from dinoneck import DataError, FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
 from dinoneck.detection import train_detector
 from dinoneck.heads.head import Head
 from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
@@ -146,23 +146,6 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
 
 
-def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(
-    stores: dict[str, FeatureStore], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    finite = TaskLoss.forward
-    calls = []
-
-    def forward(self: TaskLoss, *arguments: Any) -> Any:
-        calls.append(arguments)
-        total, parts = finite(self, *arguments)
-        return (total * float("nan") if len(calls) == 3 else total), parts
-
-    monkeypatch.setattr(TaskLoss, "forward", forward)
-    with pretend_device(), pytest.raises(DataError, match="loss is nan in epoch 0"):
-        trained(stores["fp16"], patch_mean(MASS), Recipe(epochs=2, batch_size=1), device=NAME, out=tmp_path)
-    assert not (tmp_path / "state.pt").exists()  # what diverged is not saved
-
-
 def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
     boxes = coloured_boxes.write(tmp_path / "images")
@@ -176,5 +159,5 @@ def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
     })  # fmt: skip
     with pretend_device() as device:
         train_detector(config, tmp_path / "run")
-    copies = Counter({place: n for (event, place), n in device.places.items() if event == "to device"})
-    assert sum(n for place, n in copies.items() if "devices.py" in place) == 3
+    copies = [n for (event, place), n in device.places.items() if event == "to device" and "devices.py" in place]
+    assert sum(copies) == 3

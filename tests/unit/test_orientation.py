@@ -74,13 +74,6 @@ def write(file: Path, pixels: Pixels, orientation: int | None, options: dict[str
     return file
 
 
-def folder_of(folder: Path, form: str) -> list[Path]:
-    """One scene in eight files, ``1`` to ``8``."""
-    folder.mkdir(exist_ok=True)
-    suffix, options, _ = FORMS[form]
-    return [write(folder / f"{i}.{suffix}", scene(), i, options) for i in ORIENTATIONS]
-
-
 def upright_of(file: Path) -> Pixels:
     """The upright image that a file shows, by the definitions above, of its pixels read without the tag."""
     turn = {6: STORED[8], 8: STORED[6]}.get(int(file.stem), STORED[int(file.stem)])
@@ -92,7 +85,10 @@ def upright_of(file: Path) -> Pixels:
 
 @pytest.fixture(params=("JPEG", "TIFF"))  # tests/unit/data/test_decoding reads every form
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
-    return folder_of(tmp_path / "images", request.param)
+    """One scene in eight files, ``1`` to ``8``."""
+    (tmp_path / "images").mkdir()
+    suffix, options, _ = FORMS[request.param]
+    return [write(tmp_path / "images" / f"{i}.{suffix}", scene(), i, options) for i in ORIENTATIONS]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
@@ -161,10 +157,7 @@ def predicted(backbone: Backbone, images: list[Any], **options: Any) -> Any:
     """Numbers, maps and pictures of a head."""
     predictor = Predictor(kit.head(), backbone, **options)
     rows = predictor(images, maps="patch")
-    return [
-        (row["mass"], torch.as_tensor(row["maps"]["mass"]), predictor.picture(image))
-        for row, image in zip(rows, images, strict=True)
-    ]
+    return [(row["mass"], row["maps"]["mass"]) for row in rows], [predictor.picture(image) for image in images]
 
 
 def detected(images: list[Any]) -> Any:

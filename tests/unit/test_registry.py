@@ -127,13 +127,6 @@ def test_the_body_sees_normal_forms() -> None:
     assert type(module.got[1]) is float
 
 
-def test_factory_arguments_travel_outside_the_config() -> None:
-    module = Example.from_config({"width": 4}, device="meta", dtype=torch.float64)
-    assert module.layer.weight.is_meta
-    assert module.layer.weight.dtype == torch.float64
-    assert module.config == Example(4).config
-
-
 class Child(Example):
     """A thin preset with its own signature."""
 
@@ -176,8 +169,7 @@ LayerLike = nn.Module
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_OWN", {})
+def registered() -> None:
     dinoneck.register(Halved)
     dinoneck.register(Several)
 

@@ -15,13 +15,9 @@ NAME = "biomass_wiring"
 del registry._OWN[NAME]  # the example registers its head when it is imported; other tests see the package's own heads
 
 
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._OWN, NAME, biomass.BiomassHead)
-
-
 @pytest.mark.slow
-def test_biomass_learns_and_its_file_predicts_the_same(registered: None) -> None:
+def test_biomass_learns_and_its_file_predicts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OWN, NAME, biomass.BiomassHead)
     numbers = biomass.main()
     assert numbers["last_loss"] < numbers["first_loss"] / 4
     assert numbers["error"] < numbers["constant"]  # on held-out images

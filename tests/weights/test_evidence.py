@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 from benchmarks.evidence.run import STEPS, push
 from benchmarks.results import read
 from tests.conftest import DATA, ROOT
-from tests.hub_server import WRITER, Hub
+from tests.hub_server import Hub
+from tests.unit.backbones.test_known import cached
 
 from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, STAPyramid, Task, load_backbone
 from dinoneck.detection import DetectionHead, Detector
@@ -54,12 +54,7 @@ class TestWithRandomWeights:
 
     def test_a_folder_of_weights_is_read_without_a_network(self, tmp_path: Path) -> None:
         name = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
-        model = tmp_path / "cache" / f"models--timm--{name}"
-        (model / "refs").mkdir(parents=True)
-        (model / "refs" / "main").write_text("0" * 40)
-        (model / "snapshots" / ("0" * 40)).mkdir(parents=True)
-        state = load_backbone(name, pretrained=False).adapter.model.state_dict()
-        safetensors.torch.save_file(state, model / "snapshots" / ("0" * 40) / "model.safetensors")
+        cached(tmp_path / "cache", name)
         [points] = run(tmp_path, str(tmp_path / "cache"), "--only", "points", "--backbone", name)["points"].values()
         assert points["found"] > points["by chance"]
 
@@ -75,8 +70,7 @@ class TestWithPublishedWeights:
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's client
-def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", WRITER)
+def test_push_sends_what_was_trained(writer: Hub, tmp_path: Path) -> None:
     head = HeadCheckpoint.from_module(PatchMeanHead(8, [Task("crop"), Task("weed")]))
     for folder in ("cover/0", "boxes/FCOS-adapter-0"):
         (tmp_path / folder).mkdir(parents=True)
@@ -84,4 +78,4 @@ def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pyte
     detector = Detector(DetectionHead("fcos", ("a",), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96))
     detector.save(tmp_path / "boxes" / "FCOS-adapter-0" / "detector.safetensors")
     push(tmp_path, "me")
-    assert hub.repos.keys() == {"me/dinoneck-crop-cover", "me/dinoneck-blood-cells"}
+    assert writer.repos.keys() == {"me/dinoneck-crop-cover", "me/dinoneck-blood-cells"}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from dinoneck import load_backbone
-from dinoneck.backbones import timm as adapter
+from dinoneck import Backbone, load_backbone
 from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_name
 from dinoneck.backbones.timm import TimmAdapter, names
 
@@ -41,26 +39,15 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_names_lead_to_each_other() -> None:
-    full, hub = "vit_small_patch16_dinov3.lvd1689m", "facebook/dinov3-vits16-pretrain-lvd1689m"
-    assert names_of(hub) == names_of(full) == names_of("vit_small_patch16_dinov3") == (full, hub)
-    assert names_of("facebook/dinov2-base") == ("vit_base_patch14_dinov2.lvd142m", "facebook/dinov2-base")
+    short, hub = "vit_small_patch16_dinov3", "facebook/dinov3-vits16-pretrain-lvd1689m"
+    assert names_of(hub) == names_of(SMALL) == names_of(short) == (SMALL, hub)
     assert names_of("mine") is None
-    assert (
-        architecture_of(hub) == architecture_of("vit_small_patch16_dinov3_qkvb.lvd1689m") == "vit_small_patch16_dinov3"
-    )
-
-
-def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
-    """Both take about as long as torch; a process that reads a store, or a head on transformers, needs neither."""
-    script = "import sys; from dinoneck import FeatureStore, Predictor; print({'timm', 'torchvision'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    assert architecture_of(hub) == architecture_of(f"{short}_qkvb.lvd1689m") == short
 
 
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
-        ("facebook/dinov3-vits16-pretrain-lvd1689m", SMALL),
         (f"timm/{SMALL}", SMALL),
         ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
         ("me/my-own-model", "me/my-own-model"),
@@ -79,25 +66,25 @@ def test_every_name_in_torch_hub_is_resolved() -> None:
             assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
 
 
-ALL = adapter.names()
-
-
 def test_the_list_is_timms_list() -> None:
     vits = [name for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*") if name.startswith("vit_")]
-    assert sorted(ALL) == sorted(set(vits))
-    assert len(ALL) >= 19
+    assert sorted(names()) == sorted(set(vits))
+    assert len(vits) >= 19
+
+
+def cached(folder: Path, name: str) -> Backbone:
+    """Write random weights of a model into a cache of the Hub, as its commit "aa...", and return the model."""
+    source, model = load_backbone(name, pretrained=False, seed=9), folder / f"models--timm--{name}"
+    snapshot = model / "snapshots" / ("a" * 40)
+    for made in (snapshot, model / "refs"):
+        made.mkdir(parents=True)
+    (model / "refs" / "main").write_text("a" * 40)
+    save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
+    return source
 
 
 def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors.torch import save_file
-
-    source = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, seed=9)
-    model = tmp_path / "models--timm--vit_small_patch16_dinov3_qkvb.lvd1689m"
-    snapshot = model / "snapshots" / ("a" * 40)
-    for folder in (snapshot, model / "refs"):
-        folder.mkdir(parents=True)
-    (model / "refs" / "main").write_text("a" * 40)
-    save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
+    source = cached(tmp_path, "vit_small_patch16_dinov3_qkvb.lvd1689m")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     loaded = load_backbone("vit_small_patch16_dinov3_qkvb")
     assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]

@@ -42,11 +42,8 @@ def on(meta: dict[str, Any], **changes: Any) -> Any:
     """This header with changes; ``backbone__name=`` reaches into a record."""
     changed = copy.deepcopy(meta)
     for key, value in changes.items():
-        outer, _, inner = key.partition("__")
-        if inner:
-            changed[outer][inner] = value
-        else:
-            changed[outer] = value
+        *outer, inner = key.split("__")
+        (changed[outer[0]] if outer else changed)[inner] = value
     return changed
 
 
@@ -54,9 +51,7 @@ def front(page: str) -> dict[str, Any]:
     """The front matter, as the hub finds it."""
     block = re.match(r"^(\s*---[\r\n]+)([\S\s]*?)([\r\n]+---(\r\n|\n|$))", page)
     assert block is not None
-    loaded = yaml.safe_load(block.group(2))
-    assert isinstance(loaded, dict)
-    return loaded
+    return yaml.safe_load(block.group(2))  # type: ignore[no-any-return]
 
 
 def section(page: str, title: str) -> str:
@@ -90,9 +85,11 @@ def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pyte
     assert space["predict"] is not None
 
 
-@pytest.mark.parametrize(("family", "name"), [("dinov3", "DINOv3"), ("dinov2", "DINOv2")])
-def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, name: str) -> None:
-    licence = {"dinov3": "dinov3-license", "dinov2": "apache-2.0"}[family]
+@pytest.mark.parametrize(
+    ("family", "licence", "stated"),
+    [("dinov3", "dinov3-license", "**DINOv3 notice.**"), ("dinov2", "apache-2.0", "Apache License 2.0")],
+)
+def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, licence: str, stated: str) -> None:
     weights = {"kind": "hub", "repo": "timm/vit_small_patch16_dinov3.lvd1689m", "revision": "0" * 40}
     given = {"backbone__family": family, "licences": {"backbone": licence}, "backbone__weights": weights}
     page = model_card(on(meta, **given))
@@ -100,16 +97,12 @@ def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, nam
     assert front_matter["base_model"] == "timm/vit_small_patch16_dinov3.lvd1689m"
     assert front_matter["base_model_relation"] == "adapter"
     assert family in front_matter["tags"]
-    assert f"{name} " in section(page, "Licence")
+    assert stated in section(page, "Licence")
     if family == "dinov3":
         assert (front_matter["license"], front_matter["license_name"]) == ("other", licence)
-        assert front_matter["license_link"].startswith("https://ai.meta.com/")
-        assert "**DINOv3 notice.**" in section(page, "Licence")
         assert front_matter["license_link"] in section(page, "Licence")
     else:
-        assert front_matter["license"] == "apache-2.0"
-        assert "Apache License 2.0" in section(page, "Licence")
-        assert "notice" not in page
+        assert front_matter["license"] == licence and "notice" not in page
 
 
 def check_outside_of_code(body: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from safetensors.torch import load_file
 from tests import kit
@@ -55,8 +54,6 @@ def test_a_head_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_head(tmp_path / name, kit.head())
-    loaded = safetensors.torch.load_file(tmp_path / "a")
-    assert all(torch.equal(loaded[key], value) for key, value in kit.head().state_dict().items())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -89,10 +86,10 @@ def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path) -> 
     assert str(Predictor(tmp_path / "h")(images[0])) == str(Predictor(tmp_path / "h", tuned)(images[0]))
     loaded.save(tmp_path / "again")
     assert (tmp_path / "h").read_bytes() == (tmp_path / "again").read_bytes()
-    other = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
-    nan = {key: value * torch.nan if value.is_floating_point() else value for key, value in weights.items()}
+    first = next(key for key, value in weights.items() if value.is_floating_point())
     more = {**weights, "more": torch.zeros(1)}
-    less = dict([*weights.items()][1:])
+    less = {key: value for key, value in weights.items() if key != first}
+    other, nan = weights | {first: weights[first] + 1}, weights | {first: weights[first] * torch.nan}
     for wrong, step in ((other, "tensors"), (more, "tensors"), (less, "tensors"), (nan, "finite")):
         with pytest.raises(CheckpointError) as caught:
             HeadCheckpoint.from_module(kit.head(), backbone=tuned, backbone_weights=wrong)
@@ -108,7 +105,7 @@ def test_a_copy_saves_and_builds(copied: Callable[[HeadCheckpoint], HeadCheckpoi
     other.save(tmp_path / "h")
     assert other.config == kit.head().config
     for module in (other.build(), other.build(), load_head(tmp_path / "h")):
-        assert all(torch.equal(value, one.state_dict[key]) for key, value in module.state_dict().items())
+        assert kit.same(module.state_dict(), kit.head().state_dict())
 
 
 def test_what_is_read_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
@@ -145,7 +142,7 @@ def test_a_checkpoint_and_the_modules_of_it_share_nothing() -> None:
         for value in module.state_dict().values():
             value.zero_()
     for module in (built[0], checkpoint.build()):
-        assert all(torch.equal(module.state_dict()[key], value) for key, value in expected.items())
+        assert kit.same(module.state_dict(), expected)
 
 
 @pytest.fixture
@@ -166,9 +163,9 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
             HeadCheckpoint.load(tmp_path / "h")
 
 
-def large(meta: dict[str, Any], state: dict[str, torch.Tensor], *shape: int) -> None:
+def large(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
     """List an empty tensor with sides that no empty tensor can have."""
-    meta["tensors"].append(["zz", "F32", [*shape]])
+    meta["tensors"].append(["zz", "F32", [1 << 30, 0, 1 << 31]])
     state["zz"] = torch.empty(0)
 
 
@@ -182,8 +179,7 @@ def large(meta: dict[str, Any], state: dict[str, torch.Tensor], *shape: int) -> 
         (lambda meta, state: meta.update(schema=7, created_by={"dinoneck": "9.8.7"}), "schema", "9.8.7"),
         (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
         (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
-        (lambda meta, state: large(meta, state, 0, 1 << 47, 1 << 47), "tensors", "zz"),
-        (lambda meta, state: large(meta, state, 1 << 30, 0, 1 << 31), "tensors", "zz"),
+        (large, "tensors", "zz"),
     ],
 )
 def test_forged_files_are_refused(change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.hub_server import READER, WRITER, Hub
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, list_heads, load_head
@@ -26,20 +27,8 @@ FILES = {".gitattributes", HEAD, "config.json", "README.md"}
 
 
 @pytest.fixture
-def checkpoint(tiny: Backbone) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=tiny)
-
-
-@pytest.fixture
-def head(checkpoint: HeadCheckpoint, tmp_path: Path) -> Path:
-    checkpoint.save(tmp_path / "spring.safetensors")
-    return tmp_path / "spring.safetensors"
-
-
-@pytest.fixture
-def writer(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    return hub
+def head(tmp_path: Path) -> Path:
+    return kit.saved_head(tmp_path / "spring.safetensors", PatchMeanHead(64, [Task("total", unit="g")]))
 
 
 def refusal(repo_id: str, revision: str | None = None) -> str:
@@ -193,9 +182,8 @@ def test_local_names_are_not_repositories(tmp_path: Path, monkeypatch: pytest.Mo
         HeadCheckpoint.load("runs/gone")
 
 
-def test_pushed_then_loaded_gives_the_same_in_one_commit(
-    writer: Hub, checkpoint: HeadCheckpoint, head: Path, tmp_path: Path
-) -> None:
+def test_pushed_then_loaded_gives_the_same_in_one_commit(writer: Hub, head: Path, tmp_path: Path) -> None:
+    checkpoint = HeadCheckpoint.load(head)
     Image.new("RGB", (4, 4), "green").save(tmp_path / "gate_map.png")
     pushed = checkpoint.push_to_hub("me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"])
     repo = writer.repos["me/one"]
@@ -205,7 +193,6 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert pushed.url == f"{writer.url}/me/one/commit/{pushed.commit}"
     loaded = HeadCheckpoint.load("me/one")
     assert (loaded.revision, loaded.meta) == (pushed.commit, checkpoint.meta)
-    assert all(torch.equal(loaded.state_dict[key], value) for key, value in checkpoint.state_dict.items())
     assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
     assert files["README.md"].decode() == model_card(checkpoint.meta, "me/one", figures=["figures/gate_map.png"])
     assert files[HEAD] == head.read_bytes(), "byte for byte"
@@ -213,15 +200,21 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
 
 
+def test_a_push_to_a_branch_leaves_main_alone(writer: Hub, head: Path) -> None:
+    repo = writer.repo("me/one")
+    main = repo.branches["main"]
+    assert repo.branches == {"v2": push_to_hub(head, "me/one", revision="v2").commit, "main": main}
+    assert HeadCheckpoint.load("me/one", revision="v2").revision != main
+
+
 def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, tiny: Backbone, tmp_path: Path) -> None:
     record = tiny.record() | {"license": "dinov3-license"}
     head = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=record)
     terms = tmp_path / "dinov3.txt"
-    for content in (None, " \n"):
-        if content is not None:
-            terms.write_text(content)
+    terms.write_text(" \n")
+    for given in (None, terms):
         with pytest.raises(CheckpointError, match="dinov3-license.*--terms"):
-            head.push_to_hub("me/three", terms=None if content is None else terms)
+            head.push_to_hub("me/three", terms=given)
     assert "me/three" not in writer.repos
     terms.write_text("the agreement")
     pushed = head.push_to_hub("me/three", terms=terms)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests import kit
 from torch import Tensor, nn
 
-from dinoneck import CheckpointError, PatchMeanHead, Task, Tokens, import_weights, load_head, save_head
+from dinoneck import CheckpointError, PatchMeanHead, Task, import_weights, load_head, save_head
 
 WIDTH, HIDDEN = 12, 8
 NAMES = {"network.0.": "mlps.0.hidden.", "network.2.": "mlps.0.out."}
@@ -26,10 +27,6 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.network(x)).mean(dim=(1, 2))
-
-
-def tokens_of(x: Tensor) -> Tokens:
-    return Tokens.from_patches(x, grid=(2, 3), patch_size=14)
 
 
 def head(**options: Any) -> PatchMeanHead:
@@ -47,9 +44,9 @@ def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Pat
     own = head()
     found = import_weights(own, path, NAMES)
     assert found is own and not found.training
-    assert torch.allclose(found(tokens_of(x))["mass"][:, 0], source(x), atol=1e-6)
+    assert torch.allclose(found(x, grid=(2, 3))["mass"][:, 0], source(x), atol=1e-6)
     save_head(tmp_path / "own.safetensors", found)
-    assert torch.equal(load_head(tmp_path / "own.safetensors")(tokens_of(x))["mass"], found(tokens_of(x))["mass"])
+    assert kit.same(load_head(tmp_path / "own.safetensors")(x, grid=(2, 3)), found(x, grid=(2, 3)))
 
 
 def test_packed_files_are_refused(tmp_path: Path) -> None:

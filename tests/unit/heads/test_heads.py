@@ -150,7 +150,6 @@ def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: flo
 
 
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
-    torch.manual_seed(0)
     return FPNHead(kit.WIDTH, tasks, layers, fpn_dim=8, **options).eval()
 
 
@@ -226,34 +225,31 @@ def test_members_that_no_tokens_suit_are_refused() -> None:
         HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3)])
 
 
-C, LAYERS = 16, 2
+C = 16
 
 
-def tokens_of(*layers: torch.Tensor) -> Tokens:
-    return Tokens.from_sequence(list(layers), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
-
-
-def layers(seed: int = 0) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(4, 11, C, generator=generator, dtype=torch.float64) * (i + 2) + 3 * i for i in range(LAYERS)]
+def tokens_of(seed: int = 0) -> Tokens:
+    """Two layers of different scales."""
+    x = torch.randn(4, 11, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return kit.tokens_from([x, 3 * x + 3], 2, 3)
 
 
 @pytest.mark.parametrize("make", [PatchMeanHead, partial(CLSGatingHead, mode="query")])
 def test_a_measured_head_sees_standardised_channels(make: Any) -> None:
     head = make(C, [Task("mass")]).double().eval()
-    batches = [tokens_of(*layers(seed)) for seed in range(3)]
+    batches = [tokens_of(seed) for seed in range(3)]
     patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
     mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
-    expected = head(tokens_of((batches[0].sequence[-1] - mean) / std))["mass"]
+    expected = head(kit.tokens_from((batches[0].sequence[-1] - mean) / std, 2, 3))["mass"]
     head.calibrate(iter(batches))
     assert torch.allclose(head.scale.mean, mean) and torch.allclose(head.scale.std, std)
     assert torch.allclose(head(batches[0])["mass"], expected, atol=1e-12)
-    head.calibrate(iter([tokens_of(*layers(9))]))
+    head.calibrate(iter([tokens_of(9)]))
     assert torch.allclose(head.scale.mean, mean), "a head that has a scale keeps it"
 
 
 def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
-    scale, tokens = TokenScale(C), tokens_of(*(x.float() for x in layers()))
+    scale, tokens = TokenScale(C), tokens_of().to(torch.float32)
     assert not scale.is_measured
     assert torch.equal(scale(tokens).sequence[0], tokens.sequence[-1])
     scale.measure([tokens])
@@ -261,7 +257,7 @@ def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
     scale.reset_parameters()
     assert not scale.is_measured
     with pytest.raises(DataError, match="not finite"):
-        scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])
+        scale.measure([kit.tokens_from(torch.full((1, 11, C), torch.nan), 2, 3)])
 
 
 def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() -> None:

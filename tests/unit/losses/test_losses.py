@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import kit
 from torch import Tensor
 
 from dinoneck import Composition, TargetTransform, Task, Tokens
@@ -176,21 +177,13 @@ def plain(tokens: torch.Tensor, reference: torch.Tensor) -> float:
     return sum(errors) / len(errors)
 
 
-def make(patches: torch.Tensor, grid: tuple[int, int], prefix: float | None = None) -> Tokens:
-    if prefix is None:
-        return Tokens.from_patches(patches, grid=grid, patch_size=16)
-    batch, _, width = patches.shape
-    others = patches.new_full((batch, 3, width), prefix)
-    return Tokens.from_patches(
-        patches, grid=grid, patch_size=16, cls_token=others[:, 0], registers=others[:, 1:].contiguous()
-    )
-
-
 def test_it_is_the_plain_formula() -> None:
-    loss = GramAnchor()(OWN, REFERENCE)
-    assert loss.shape == ()
-    assert loss.dtype == torch.float64
-    assert abs(loss.item() - plain(OWN, REFERENCE)) < 1e-12 * loss.item()
+    assert GramAnchor()(OWN, REFERENCE).item() == pytest.approx(plain(OWN, REFERENCE), rel=1e-12)
+
+
+def with_prefix(patches: torch.Tensor, grid: tuple[int, int]) -> Tokens:
+    others = torch.randn(2, 3, patches.shape[-1], dtype=patches.dtype)
+    return kit.tokens_from(torch.cat([others, patches], dim=1), *grid, 3)
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 2), (5, 7)])
@@ -198,7 +191,7 @@ def test_a_reference_of_another_grid_is_resized(grid: tuple[int, int]) -> None:
     rows, cols = grid
     patches = torch.randn(2, rows * cols, 8, dtype=torch.float64, requires_grad=True)
     own = OWN.clone().requires_grad_()
-    loss = GramAnchor()(make(own, (2, 3), 1.0), make(patches, grid, 2.0))
+    loss = GramAnchor()(with_prefix(own, (2, 3)), with_prefix(patches, grid))
     maps = patches.detach().reshape(2, rows, cols, 8).permute(0, 3, 1, 2)
     by_hand = F.interpolate(maps, size=(2, 3), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).reshape(2, 6, 8)
     assert abs(loss.item() - plain(OWN, by_hand)) < 1e-12
@@ -341,10 +334,7 @@ def plain_composed(loss: CompositionLoss, units: str, target: list[list[float]] 
             pred = five(natural(OUTPUTS["total"][b].item()), [math.exp(x) / whole for x in logits])
             true = five(natural(TARGETS["total"][b].item()), TARGETS["ratio"][b].tolist())
             x = (pred[k] - (true if target is None else target[b])[k]) / scale
-            if loss.loss == "mse":
-                errors.append(x * x)
-            else:
-                errors.append(0.5 * x * x / loss.beta if abs(x) < loss.beta else abs(x) - 0.5 * loss.beta)
+            errors.append(x * x if loss.loss == "mse" else huber(loss.beta)(x))
         result += (loss.weights or (0.2,) * 5)[k] * sum(errors) / len(errors)
     return result
 

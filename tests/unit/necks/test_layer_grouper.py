@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from tests.kit import randomised
+from tests.kit import randomised, same
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -62,26 +62,18 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
     leaves = [*xs, *grouper.parameters()]
     found, wanted = grouper(xs), plain(grouper, xs, norm == "layer", fusion)
     weights = [torch.randn_like(y) for y in wanted]
-    for a, b in zip(found, wanted, strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    assert same(found, wanted, 1e-12)
     one = torch.autograd.grad(sum((y * w).sum() for y, w in zip(found, weights, strict=True)), leaves)
     two = torch.autograd.grad(sum((y * w).sum() for y, w in zip(wanted, weights, strict=True)), leaves)
-    for a, b in zip(one, two, strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-10)
+    assert same(one, two, 1e-10)
 
 
-@pytest.mark.parametrize(("count", "groups"), [(1, 1), (12, 3), (7, 3), (29, 5), (3, 5)])
-def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
-    found = LayerGrouper(C, count, D, groups).groups
-    assert len(found) == groups
-    flat = [layer for group in found for layer in group]
-    assert flat == sorted(flat)
-    assert set(flat) == set(range(count))
-    if count >= groups:
-        assert flat == list(range(count))
-        assert max(map(len, found)) - min(map(len, found)) <= 1
-    else:
-        assert all(len(group) == 1 for group in found)
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (12, [4, 4, 4]), (7, [3, 2, 2]), (29, [6, 6, 6, 6, 5])])
+def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, sizes: list[int]) -> None:
+    found = LayerGrouper(C, count, D, len(sizes)).groups
+    assert [len(group) for group in found] == sizes
+    assert [layer for group in found for layer in group] == list(range(count))
+    assert LayerGrouper(C, 3, D, 5).groups == ((0,), (0,), (1,), (1,), (2,)), "layers are read again where they are few"
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -102,21 +94,14 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
 B, TOKENS, WIDE, NARROW = 2, 70, 24, 5
 
 
-def parts(dtype: torch.dtype = torch.float64) -> tuple[nn.LayerNorm, nn.Linear]:
-    torch.manual_seed(0)
-    norm, linear = nn.LayerNorm(WIDE, eps=1e-6, dtype=dtype), nn.Linear(WIDE, NARROW, dtype=dtype)
-    for parameter in norm.parameters():
-        nn.init.normal_(parameter)
-    return norm, linear
-
-
 @pytest.mark.parametrize("rows", [1, 33, 10_000])  # per block: one, a part of a sample, all
 @pytest.mark.parametrize("learns", [False, True])
 def test_values_and_gradients_are_those_of_the_modules(
     rows: int, learns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fused.BLOCK_BYTES, "cpu", rows * WIDE * 8)
-    norm, linear = parts()
+    norm = randomised(nn.LayerNorm(WIDE, eps=1e-6, dtype=torch.float64), 1.0)
+    linear = nn.Linear(WIDE, NARROW, dtype=torch.float64)
     x = torch.randn(B, TOKENS, WIDE, dtype=torch.float64, requires_grad=learns)
     share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     leaves = [*norm.parameters(), *linear.parameters(), share, *([x] if learns else [])]
@@ -124,8 +109,7 @@ def test_values_and_gradients_are_those_of_the_modules(
     for run in (lambda: fused.norm_linear(x, norm, linear, share), lambda: share * linear(norm(x))):
         y = run()
         results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-    for ours, expected in zip(*results, strict=True):
-        assert (ours - expected).abs().max() < 1e-10
+    assert same(*results, 1e-10)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
@@ -40,12 +41,23 @@ def filled(images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPath
     return store
 
 
+@pytest.fixture(scope="module")
+def int8(images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    store = make(tmp_path_factory.mktemp("store") / "s", two_layers, dtype="int8")
+    store.extract(images)
+    return store
+
+
+def views_of(path: Path, backbone: Backbone) -> torch.Tensor:
+    """The four flipped views of an image."""
+    image = backbone.preprocess.changed(size=SIZE)(path)
+    return torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
+
+
 def test_stored_tokens_are_the_backbones_bit_for_bit(filled: FeatureStore, images: Path, two_layers: Backbone) -> None:
-    prepare = two_layers.preprocess.changed(size=SIZE)
     for image_id in filled.ids:
-        image = prepare(images / f"{image_id}.png")
-        views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
-        for pattern, expected in enumerate(two_layers(views)[i] for i in range(4)):
+        views = two_layers(views_of(images / f"{image_id}.png", two_layers))
+        for pattern, expected in enumerate(views):
             given = filled[image_id, pattern]
             assert given.layers == expected.layers == (0, two_layers.depth - 1)
             assert (given.grid, given.normed, given.num_cls, given.num_registers) == (GridSize(2, 3), True, 1, 2)
@@ -154,14 +166,9 @@ def outlier_tokens() -> Tokens:
 
 def quantised(tokens: Tokens) -> QuantisedTokens:
     scale = channel_rms([tokens])
-    pairs = [quantise(x, s) for x, s in zip(tokens.patches, scale, strict=True)]
-    return QuantisedTokens(
-        tuple(q for q, _ in pairs),
-        tuple(s for _, s in pairs),
-        tuple(x[:, :3] for x in tokens.sequence),
-        tuple(scale),
-        replace(tokens, sequence=()),
-    )
+    values, scales = zip(*map(quantise, tokens.patches, scale), strict=True)
+    prefix = tuple(x[:, :3] for x in tokens.sequence)
+    return QuantisedTokens(values, scales, prefix, tuple(scale), replace(tokens, sequence=()))
 
 
 def test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone() -> None:
@@ -195,32 +202,24 @@ def test_int8_is_pooled_as_it_is() -> None:
     assert packed.pool()[0].dtype == torch.float32
 
 
-def test_an_int8_store(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", two_layers, dtype="int8")
-    store.extract(images)
-    prepare = two_layers.preprocess.changed(size=SIZE)
-    image = prepare(images / "b.png")
-    views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
-    expected = two_layers(views)[0]
-    given, packed = store["b", 0], store.quantised(["b"], 0)
+def test_an_int8_store(images: Path, int8: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
+    expected = two_layers(views_of(images / "b.png", two_layers))[0]
+    given, packed = int8["b", 0], int8.quantised(["b"], 0)
     for layer, (x, y) in enumerate(zip(given.patches, expected.patches, strict=True)):
         assert ((x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]).all()
     assert torch.equal(given.cls_token[0], expected.cls_token[0])
     split = make(tmp_path / "split", two_layers, dtype="int8")
     for share in ((1, 2), (0, 2)):
         split.extract(images, shard=share)
-    assert same(store, split)
+    assert same(int8, split)
 
 
-def test_in_memory_it_gives_the_same(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
-    int8 = make(tmp_path / "s", two_layers, dtype="int8")
-    int8.extract(images)
+def test_in_memory_it_gives_the_same(filled: FeatureStore, int8: FeatureStore) -> None:
     for store in (filled, int8):
         kept = MemoryStore(store)
         assert kept.ids == store.ids
         one, two = kept.batch(["c", "a"], [3, 1]), store.batch(["c", "a"], [3, 1])
-        assert all(torch.equal(x, y) for x, y in zip(one.sequence, two.sequence, strict=True))
-        assert one.layers == two.layers
+        assert kit.same(one, two) and one.layers == two.layers
     assert torch.equal(MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0])
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.process_group import ROOT, printed_by
@@ -33,9 +32,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def extracted(path: Path, images: Path, backbone: Backbone, dtype: str) -> FeatureStore:
+def extracted(path: Path, images: Path, backbone: Backbone, dtype: str, **options: Any) -> FeatureStore:
     store = make(path, backbone, dtype=dtype)
-    store.extract(images)
+    store.extract(images, **options)
     return store
 
 
@@ -90,31 +89,15 @@ def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
     """Two actors, each with a writer of its own; what was stored before is not extracted again."""
     write_images(tmp_path, [f"p/{i:03}.png" for i in range(100)])
     (tmp_path / "p" / "x.png").write_text("no picture")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "s"), str(tmp_path / "p")],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    late = False
+    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
     try:
-        shown, _ = process.communicate(timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        late = True
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        if late:
-            shown, _ = process.communicate(timeout=30)
-    if late or "started" not in shown:
-        pytest.skip(f"Ray did not finish within {LIMIT_S} s on this machine: {shown[-300:]}")
+        shown = printed_by([sys.executable, "-c", SCRIPT, tmp_path / "s", tmp_path / "p"], LIMIT_S, environment)
+    except (subprocess.TimeoutExpired, AssertionError) as error:
+        if isinstance(error, AssertionError) and "started" in str(error):
+            raise
+        pytest.skip(f"Ray did not start, or not finish within {LIMIT_S} s, on this machine: {error}")
     assert "done 100 ['x'] 100 2" in shown, shown[-3000:]
-    expected = make(tmp_path / "expected", tiny, dtype="int8")
-    expected.extract(tmp_path / "p", skip_unusable=True)
+    expected = extracted(tmp_path / "expected", tmp_path / "p", tiny, "int8", skip_unusable=True)
     assert same(FeatureStore.open(tmp_path / "s"), expected)
 
 
