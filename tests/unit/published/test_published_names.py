@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from pathlib import Path
-from unittest import mock
 
 import huggingface_hub
 import numpy as np
@@ -56,9 +55,6 @@ def test_other_backbones_are_refused(folder: Path) -> None:
         Predictor(head, load_backbone("dinov2_vits14", pretrained=False, pos_embed="official"))
     module = head.build()
     tokens = file_backbone(folder)(torch.zeros(1, 3, 28, 28))  # type: ignore[operator]
-    with pytest.raises(CheckpointError, match="pos_embed"):
-        head.check_backbone(file_backbone(folder, pos_embed="native"))  # type: ignore[arg-type]
-    assert tokens.normed
     with pytest.raises(Exception, match="normed"):
         module(tokens)
 
@@ -75,7 +71,6 @@ def test_the_command_line_writes_metres_and_pictures(name: str, folder: Path, tm
     assert main([*map(str, words)]) == 0
     with Image.open(tmp_path / "m" / "image.tif") as stored:
         depth = np.asarray(stored)
-    assert depth.shape == SIDES
     assert depth.dtype == np.float32
     assert 0.001 <= depth.min() < depth.max() <= 10.0
     [line] = out.read_text().splitlines()[1:]
@@ -87,22 +82,21 @@ def test_the_command_line_writes_metres_and_pictures(name: str, folder: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [DEPTH, DECODER])
-def test_it_is_exported_with_its_backbone(name: str, folder: Path, tmp_path: Path) -> None:
+def test_it_is_exported_with_its_backbone(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    words = ["export", name, *words_of(folder, name), "--with-backbone", "--format", "onnx", "--size", "70x112"]
+    words = ["export", DEPTH, *words_of(folder, DEPTH), "--with-backbone", "--format", "onnx", "--size", "70x112"]
     assert main([*words, "--maps", "--out", str(tmp_path / "m.onnx")]) == 0
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     images = torch.rand(1, 3, 70, 112)
-    predictor = Predictor(load_published(name, weights=folder / f"{name}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
     [row] = predictor(images[0], maps="patch")
     [found] = session.run(["depth"], {"images": images.numpy()})
     expected = row["maps"]["depth"]
     assert np.abs(found[0] - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def test_it_is_scored_saved_pushed_and_served(
+def test_it_is_scored_saved_and_pushed(
     folder: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()
@@ -123,19 +117,6 @@ def test_it_is_scored_saved_pushed_and_served(
         loaded = HeadCheckpoint.load(source)
         assert loaded.meta == checkpoint.meta
         assert loaded.meta["extra"]["url"] == table.row_named(DEPTH).url
-
-    pytest.importorskip("fastapi")
-    from dinoneck.serve.models import open_model
-    from dinoneck.serve.settings import Settings
-
-    copied = mock.Mock(side_effect=lambda url, file, **_: shutil.copy(folder / f"{DEPTH}.pth", file))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", copied)
-    stock = file_backbone(folder).with_layers((11,), norm=False)  # type: ignore[attr-defined]
-    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: stock)
-    model = open_model(DEPTH, Settings())
-    assert 0.001 <= model.predict(torch.rand(3, 28, 42), "none")["values"]["depth"] <= 10.0
-    assert copied.call_count == 1
 
 
 def test_a_head_on_dinov3_is_pushed_with_its_terms(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
