@@ -25,7 +25,7 @@ from dinoneck.points.keys import BATCHES
 from tests.refusals import Row
 from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
 
-ONE, FOUR, EMPTY = torch.zeros(1).long(), torch.zeros(4).long(), torch.zeros(0)
+ONE, FOUR = torch.zeros(1).long(), torch.zeros(4).long()
 K = torch.tensor([[[50.0, 0.0, 31.5], [0.0, 52.0, 23.5], [0.0, 0.0, 1.0]]])
 
 
@@ -93,7 +93,7 @@ VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
 ]
 GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
 ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GRID), dtype=torch.bool))
-FLIPPED, TWICE = [x.flip(0) for x in ROWS_OF], [x[:1].expand(2, *x.shape[1:]) for x in ROWS_OF]
+FLIPPED = [x.flip(0) for x in ROWS_OF]
 COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
 INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
 CLOUD = cloud()
