@@ -58,11 +58,8 @@ PREDICT = "predict images --heads"
 FAST = {
     "usage": """
         --version
-        extrct
         serve
-        serve none.safetensors
         serve head.safetensors --queue -1
-        inspect
         inspect head.safetensors --colour red
         extract images --out s --size 32 --batch-size 0
         train --out r --head patch_maen
@@ -71,7 +68,6 @@ FAST = {
     "head files": """
         inspect head.safetensors
         inspect heads
-        inspect none.safetensors
         inspect damaged.safetensors
         inspect table.csv
         verify head.safetensors
@@ -92,7 +88,6 @@ FAST = {
         {EXTRACT} --out s --dtype int8
         extract broken {TINY} --size 32x64 --out t
         extract broken {TINY} --size 32x64 --out t --skip-unusable
-        extract none {TINY} --size 32x64 --out u
         extract images {TINY} --size 8x64 --out v --resize crop
         extract images {TINY} --size 30x64 --out v
         {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
@@ -103,15 +98,12 @@ FAST = {
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
         predict images/0000.jpg --heads heads --out q.csv --maps maps --overlay pictures --tta flip4
-        {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
         predict broken --heads head.safetensors --out b.csv --skip-unusable
         {PREDICT} bare.safetensors --out n.csv
         {PREDICT} damaged.safetensors --out n.csv
-        {PREDICT} head.safetensors --out none/p.csv
         predict none --heads head.safetensors --out n.csv
         {PREDICT} head.safetensors --out t.csv --tile 32x32 --overlap 8
-        predict --heads head.safetensors --out n.csv
         {PREDICT} head.safetensors other.safetensors --out n.csv
         {PREDICT} head.safetensors --out k.csv --probe
     """,
@@ -120,7 +112,6 @@ FAST = {
         evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9
         evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
         evaluate . --heads head.safetensors --truth table.csv
-        evaluate . --heads none.safetensors --truth truth.csv
         evaluate . --heads head.safetensors --truth none.csv
     """,
     "hub": f"""
@@ -144,7 +135,6 @@ SLOW = {
         {TABLE} --labels mask --head dense --fold 1 --out d
         {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --optimizer sam --size 32 --out f
         {TABLE} --targets cover --store none --out n
-        train --csv none.csv --out n {QUICK}
         train run.yaml --out e
         train wrong.yaml --out n
         train none.yaml --out n
@@ -158,7 +148,6 @@ SLOW = {
         viz report head.safetensors images --out r.html
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
-        viz report none images --out n.html
         viz tokens images {TINY} --size 32x64 --out t.png
     """,
     "timing": f"""
