@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw
 from tests.kit import cli, saved_head
 from tests.unit.inference.test_image_resolution import head_of
 from tests.unit.store.store_samples import make, same, write_images
+from tests.unit.training.meadow import rows_of
 
 from dinoneck import DenseHead, FeatureStore, HeadCheckpoint, LinearHead, Predictor, Task, load_backbone, save_head
 from dinoneck.backbones.known import DINOV3_SMALL
@@ -76,11 +76,6 @@ def test_options_change_the_store(tmp_path: Path) -> None:
         assert not torch.equal(own.sequence[0], plain.sequence[0]), name
 
 
-def records_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with images of two sizes and the heads of two folds."""
@@ -98,7 +93,7 @@ def job(place: Path, *options: object, heads: Path | None = None) -> list[object
 
 def predicted(place: Path, *options: object, heads: Path | None = None) -> list[float]:
     assert cli(*job(place, *options, heads=heads)).code == 0
-    return [float(row["mass"]) for row in records_of(place / "out.csv")]
+    return [float(row["mass"]) for row in rows_of(place / "out.csv")]
 
 
 def test_options_reach_the_predictor_and_pictures_change_no_value(place: Path) -> None:
@@ -189,7 +184,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path) -> None
     printed = cli(*job(place, "--skip-unusable", "--json", "--batch-size", "2"))
     assert sorted(Path(name).name for name in printed.json["unusable"]) == ["a.png", "m.png"]
     assert "left out: 2 files of other formats (.gif, .heic)" in printed.err
-    assert [Path(row["image"]).stem for row in records_of(place / "out.csv")] == ["large", "small"]
+    assert [Path(row["image"]).stem for row in rows_of(place / "out.csv")] == ["large", "small"]
 
 
 def test_heads_get_the_backbone_of_their_file(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,15 @@ from tests.kit import cli, saved_head
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
 from dinoneck.checkpoint import read_header
 from dinoneck.cli import backbone as verbs
-from dinoneck.cli.main import main
 from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, method_scores
 
-Findings = dict[str, dict[str, str]]
 
-
-def findings(capsys: pytest.CaptureFixture[str], code: int) -> Findings:
-    """The findings of ``doctor --json`` by name."""
-    capsys.readouterr()
-    assert main(["doctor", "--json"]) == code
-    document = json.loads(capsys.readouterr().out)
-    assert (document["broken"] > 0) == (code == 1)
-    return {finding["name"]: finding for finding in document["findings"]}
+def findings() -> dict[str, dict[str, str]]:
+    """The findings of ``doctor --json`` by name, where something is broken."""
+    found = cli("doctor", "--json")
+    assert found.code == 1 and found.json["broken"] > 0
+    return {finding["name"]: finding for finding in found.json["findings"]}
 
 
 @pytest.fixture
@@ -40,11 +33,9 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *lines: monkeypatch.setattr(checkup.metadata, "requires", lambda name: list(lines))
 
 
-def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(
-    capsys: pytest.CaptureFixture[str], declare: Any
-) -> None:
+def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: Any) -> None:
     declare("torch>=2.6", "timm>=99", "no-such-package>=1", 'transformers>=99; extra == "hf"')
-    found = findings(capsys, 1)
+    found = findings()
     states = {"torch": "ok", "timm": "broken", "no-such-package": "broken", "transformers (hf)": "missing"}
     assert {name: found[name]["state"] for name in states} == states
     assert metadata.version("timm") in found["timm"]["text"] and ">=99" in found["timm"]["text"]
@@ -53,7 +44,7 @@ def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(
 
 
 def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_noted(
-    capsys: pytest.CaptureFixture[str], declare: Any, monkeypatch: pytest.MonkeyPatch
+    declare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = importlib.import_module
 
@@ -66,7 +57,7 @@ def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_not
     monkeypatch.setattr(checkup.importlib, "import_module", fail)
     monkeypatch.setattr(torch.version, "cuda", "99.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = findings(capsys, 1)
+    found = findings()
     vision, cuda = found["torchvision"], found["cuda"]
     assert vision["state"] == "broken" and "operator torchvision::nms does not exist" in vision["text"]
     assert "torch torchvision" in vision["remedy"]
@@ -113,11 +104,10 @@ def extra(meta: dict[str, Any], state: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [tensor, extra])
-def test_nothing_that_is_quoted_steers_a_terminal(change: Callable[..., None], tiny: Backbone, tmp_path: Path) -> None:
+def test_nothing_that_is_quoted_steers_a_terminal(change: Change, tiny: Backbone, tmp_path: Path) -> None:
     module = PatchMeanHead(64, [Task("a")], hidden_dim=2)
-    head, own = HeadCheckpoint.from_module(module, backbone=tiny, preprocess=tiny.preprocess), change
-    typed: Change = own
-    (tmp_path / "bad.safetensors").write_bytes(forged(head, typed))
+    head = HeadCheckpoint.from_module(module, backbone=tiny, preprocess=tiny.preprocess)
+    (tmp_path / "bad.safetensors").write_bytes(forged(head, change))
     for verb in ("inspect", "verify"):
         found = cli(verb, tmp_path / "bad.safetensors")
         for line in (found.out + found.err).splitlines():

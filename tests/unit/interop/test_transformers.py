@@ -69,14 +69,6 @@ def detector(kind: str, config: DinoneckBackboneConfig | None = None, **changed:
     return of_model(of_config(backbone_config=config, **{**SMALL, **DETECTORS[kind][1], **fixed, **changed}))
 
 
-def labels() -> list[dict[str, Tensor]]:
-    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.3], [0.3, 0.6, 0.1, 0.2]])
-    return [
-        {"class_labels": torch.tensor([0, 2]), "boxes": boxes},
-        {"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)},
-    ]
-
-
 def outputs(model: Any) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         found = model.eval()(torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)))

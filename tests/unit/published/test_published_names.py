@@ -62,10 +62,9 @@ def words_of(folder: Path, name: str) -> list[str]:
     return ["--weights", str(folder / f"{name}.pth"), "--backbone-file", str(folder / "backbone.safetensors")]
 
 
-@pytest.mark.parametrize("name", [DEPTH, pytest.param(DECODER, marks=pytest.mark.slow)])
-def test_the_command_line_writes_metres_and_pictures(name: str, folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_writes_metres_and_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "depth.csv"
-    words = ["predict", folder / "image.png", "--heads", name, *words_of(folder, name), "--out", out]
+    words = ["predict", folder / "image.png", "--heads", DEPTH, *words_of(folder, DEPTH), "--out", out]
     words += ["--maps", tmp_path / "m", "--overlay", tmp_path / "o"]
     assert main([*map(str, words)]) == 0
     with Image.open(tmp_path / "m" / "image.tif") as stored:
@@ -75,7 +74,7 @@ def test_the_command_line_writes_metres_and_pictures(name: str, folder: Path, tm
     [line] = out.read_text().splitlines()[1:]
     assert 0.001 <= float(line.split(",")[1]) <= 10.0
     assert (tmp_path / "o" / "image.jpg").is_file()
-    predictor = Predictor(load_published(name, weights=folder / f"{name}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
     [row] = predictor(folder / "image.png", maps="image")
     assert np.allclose(depth, row["maps"]["depth"][0], rtol=0, atol=1e-5)
 
