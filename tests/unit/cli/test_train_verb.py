@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.kit import cli
-from tests.unit.training.meadow import HEIGHT, WIDTH, rows_of, write_rows
+from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_rows
 
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
@@ -140,10 +140,6 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "t.csv"
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["train", "--csv", table, "--targets", "green", *TINY, "--out", run]
@@ -161,11 +157,11 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
         own = [(float(row["green"]), float(row["green (head)"])) for row in rows if row["fold"] == fold]
         recorded = HeadCheckpoint.load(run / "heads" / f"fold-{fold}.safetensors").meta["training"]["metrics"]
         assert recorded["R2 green"] == pytest.approx(r2(*np.array(own).T), rel=1e-3, abs=1e-4)
-    before, image = contents(run), (tmp_path / "3.png").read_bytes()
+    before, image = files_of(run), (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(image[:40])
     for more in ([], ["--overwrite", "--seed", "1"]):
         assert cli(*words, *more).code == 1
-        assert contents(run) == before, "a run that is refused keeps the earlier one"
+        assert files_of(run) == before, "a run that is refused keeps the earlier one"
     (tmp_path / "3.png").write_bytes(image)
     assert cli(*words, "--overwrite", "--size", 32).code == 0
     assert json.loads((run / "report.json").read_text())["inputs"]["size"] == [32, 32]

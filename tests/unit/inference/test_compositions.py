@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +111,8 @@ def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: An
 
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
-def test_parts_of_a_tiled_image_add_up_to_its_total(
-    kind: str, tta: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
-) -> None:
-    image = patchwork(7, 5)
+def test_parts_of_a_tiled_image_add_up_to_its_total(kind: str, tta: Any, blind: Backbone) -> None:
+    image = kit.patchwork(7, 5)
     [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(image)
     [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(image)
     check(whole)
@@ -165,11 +162,9 @@ def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> 
 
 @pytest.mark.parametrize("tta", ["none", "d6"])
 @pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_the_mean_over_views_and_tiles(
-    blind: Backbone, patchwork: Callable[[int, int], Tensor], tta: Any, reduce: Any
-) -> None:
+def test_the_mean_over_views_and_tiles(blind: Backbone, tta: Any, reduce: Any) -> None:
     heads = [mapped("dense"), kit.randomised(mapped("dense", CROP, CELLS, WEED))]
-    image, both = patchwork(7, 5), HeadEnsemble(heads, reduce=reduce)
+    image, both = kit.patchwork(7, 5), HeadEnsemble(heads, reduce=reduce)
     [whole] = Predictor(both, blind, tta)(image, maps="patch")
     [tiled] = Predictor(both, blind, tta, tile=(48, 64), overlap=16, batch_size=3)(image, maps="patch")
     for result in (whole, tiled):

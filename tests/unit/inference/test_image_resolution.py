@@ -158,9 +158,6 @@ def test_masks_are_resampled_before_they_are_shares(case: dict[str, Any], views:
     rows, cols = (np.flatnonzero((axis > low) & (axis < high)) for axis, (low, high) in zip(axes, limits, strict=True))
     shares = row["maps"]["plant"].astype(np.float64)
     assert np.abs(shares - expected)[:, rows[:, None], cols].max() < 2e-6
-    [cells] = predictor(image, maps="patch")
-    other = at_image_size(cells["maps"]["plant"], tasks[0], (83, 130), recipe, probabilities=True)
-    assert np.abs(other - expected)[:, rows[:, None], cols].max() > 1e-3  # shares resampled as logits differ
     [classes] = predictor(image, maps="image")
     assert np.array_equal(classes["maps"]["plant"], row["maps"]["plant"].argmax(axis=0))
 
