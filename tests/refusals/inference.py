@@ -156,7 +156,6 @@ ROWS: list[Row] = [
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
-    (lambda: composed(SHARES, parts=("leaf", "stem")), ConfigError, "dim 2"),
     *((lambda own=own: composed(SUMMED, total="", ratio="", name="sums", **own), ConfigError, named) for own, named in (
         ({"parts": ("a", "b"), "sums": {"s": ("a", "b")}}, "b (cm)"), ({"parts": ("a", "d"), "sums": ()}, "sums="),
         ({"parts": ("a", "d"), "sums": {"b": ("a", "d")}}, "b"))),

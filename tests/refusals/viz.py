@@ -10,7 +10,6 @@ import torch
 
 from dinoneck import ConfigError, DataError, ShapeError, Task, Tokens
 from dinoneck.viz import PCABasis, ReportEntry, boxes_panel, heat, html_report, pca_panels, pca_rgb, similarity_page
-from dinoneck.viz.drawing import agreement_charts
 from tests.refusals import Row
 
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
@@ -48,8 +47,6 @@ ROWS: list[Row] = [
     (lambda: pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9), DataError, "0.9"),
     (lambda: similarity_page(TOKENS, [IMAGE] * 2), DataError, ("1 samples", "2 images")),
     (lambda: similarity_page(HOLED, IMAGE), DataError, "not finite"),
-    (lambda: agreement_charts("mass", [], [], "g"), ShapeError, "mass"),
-    (lambda: agreement_charts("mass", [np.nan, 1.0], [1.0, 1.0], "g"), DataError, "nan"),
     (lambda: html_report([], [Task("a")]), DataError, "one image at least"),
     (lambda: page(known={"a": math.nan}), DataError, "known values of 'a' hold nan"),
     (lambda: page(known={"a": "heavy"}), DataError, ("'a'", "heavy")),

@@ -60,7 +60,6 @@ FAST = {
         --version
         serve
         serve head.safetensors --queue -1
-        inspect head.safetensors --colour red
         extract images --out s --size 32 --batch-size 0
         train --out r --head patch_maen
         viz
@@ -73,8 +72,6 @@ FAST = {
         verify head.safetensors
         verify heads
         verify head.safetensors damaged.safetensors
-        verify none.safetensors
-        list
         list backbones
         list backbones dinov3
         list backbones nothing
@@ -112,7 +109,6 @@ FAST = {
         evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9
         evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
         evaluate . --heads head.safetensors --truth table.csv
-        evaluate . --heads head.safetensors --truth none.csv
     """,
     "hub": f"""
         push head.safetensors me/one --private --message spring
@@ -137,10 +133,8 @@ SLOW = {
         {TABLE} --targets cover --store none --out n
         train run.yaml --out e
         train wrong.yaml --out n
-        train none.yaml --out n
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
         train --csv csiro/table.csv --targets GDM_g --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
-        inspect g/heads
         predict csiro/test --heads g/heads --out held.csv
     """,
     "figures": f"""
@@ -153,8 +147,6 @@ SLOW = {
     "timing": f"""
         bench {TINY} --size 32x64
         bench head.safetensors --batch-size 2
-        bench {TINY}
-        bench damaged.safetensors
     """,
     "exports": """
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -46,13 +46,7 @@ def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: A
 def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_noted(
     declare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = importlib.import_module
-
-    def fail(name: str, *rest: Any) -> Any:
-        if name == "torchvision":
-            raise RuntimeError("operator torchvision::nms does not exist\nmore")
-        return original(name, *rest)
-
+    fail = mock.Mock(side_effect=RuntimeError("operator torchvision::nms does not exist\nmore"))
     declare("torchvision>=0.1")
     monkeypatch.setattr(checkup.importlib, "import_module", fail)
     monkeypatch.setattr(torch.version, "cuda", "99.1")

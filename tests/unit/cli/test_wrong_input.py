@@ -51,7 +51,6 @@ REFUSED = [
     (f"{PREDICT} images/0.png", "images/0.png", "before the options"),
     (f"predict --out p.csv --heads {GOOD}", "name images", "--store"),
     (f"{PREDICT} --store s", "--store", "no images"),
-    (f"{PREDICT} --min-score 0.5", "--min-score", "leave out"),
     (f"{PREDICT} --out x.jpg", "x.jpg", "ends in .csv"),
     (f"{PREDICT} --maps images/0.png", "images/0.png", "name a new folder"),
     (f"{PREDICT} --overlay no/images", "no/images", "create it first"),
@@ -70,7 +69,6 @@ REFUSED = [
     (f"{EXTRACT} --shard 2/2", "'2/2'", "0/4"),
     (f"{EXTRACT} --shard 0/2 --engine ray", "--shard", "one of them"),
     (f"{REPORT} --out truth.html --truth truth.html", "truth.html", "one of the inputs"),
-    (f"{TOKENS} t.svg", "t.svg", "ends in .png"),
 ]
 """The same with exit code 1."""
 

@@ -46,11 +46,6 @@ def fed(size: tuple[int, int] | None = SIZE, **changes: Any) -> Preprocessing:
     return Preprocessing(patch_size=16, size=size, **changes)
 
 
-def run_program(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
-    run: Callable[[Tensor], dict[str, Tensor]] = torch.export.load(path).module()
-    return run
-
-
 def run_onnx(path: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[str, str]]:
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
@@ -98,7 +93,7 @@ def test_a_model_predicts_one_view_and_names_those_of_its_heads(one_block: Backb
         done = export_model(file, tmp_path / "m.pt2", format="pt2", size=SIZE)
     assert done.description["views"] == {"exported": "none", "recorded": ["flip4"]}
     images = torch.rand(2, 3, *SIZE)
-    found = run_program(tmp_path / "m.pt2")(images)
+    found = torch.export.load(tmp_path / "m.pt2").module()(images)
     assert_answers(found, Predictor(file, tta="none"), images)
     averaged = [row["mass"] for row in Predictor(file)(list(images))]
     assert not np.allclose(found["mass"].ravel().tolist(), averaged, rtol=1e-4)
@@ -191,7 +186,7 @@ def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     export_model(checkpoint, tmp_path / "m.pt2", format="pt2", backbone=tuned, size=SIZE)
     assert tuned.adapter.lora is not None  # a copy was merged
     images = torch.rand(2, 3, *SIZE)
-    found = run_program(tmp_path / "m.pt2")(images)
+    found = torch.export.load(tmp_path / "m.pt2").module()(images)
     assert_answers(found, Predictor(checkpoint), images)
     with tuned.lora_disabled():
         plain = Predictor(checkpoint.build(), tuned)(list(images))

@@ -230,10 +230,8 @@ def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
 def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     position = {"crs": "EPSG:25832", "transform": rasterio.transform.from_origin(500_000, 5_600_000, 0.1, 0.1)}
-    with rasterio.open(
-        tmp_path / "a.tif", "w", driver="GTiff", height=32, width=64, count=3, dtype="uint8", **position
-    ):
-        pass
+    size = {"height": 32, "width": 64, "count": 3}
+    rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", **size, **position).close()
     maps = {"cover": np.zeros((32, 64), np.int64), "depth": np.ones((1, 32, 64), np.float32)}
     tasks = [COVER, Task("depth", kind="dense")]
     for file, expected in zip(write_maps(tmp_path / "out", "a", maps, tasks, tmp_path / "a.tif"), (0, 1), strict=True):
