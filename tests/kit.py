@@ -27,6 +27,12 @@ Module = TypeVar("Module", bound=nn.Module)
 MASS = Task("mass", unit="g", activation="softplus")
 
 
+def patchwork(rows: int, cols: int) -> Tensor:
+    """An image (3, H, W) of rows x cols patches of 16 px, each with a colour of its own."""
+    colours = torch.rand(3, rows, cols, generator=torch.Generator().manual_seed(rows * 100 + cols))
+    return colours.repeat_interleave(16, dim=1).repeat_interleave(16, dim=2)
+
+
 def backbone(**options: Any) -> Backbone:
     """The built-in backbone: 64 channels, patch 16, CLS and 2 registers, 6 blocks."""
     return load_backbone("dinoneck_tiny", **options)

@@ -12,6 +12,7 @@ import torch
 import torch._dynamo.testing
 from tests.contract.cases import CASES, Case
 from tests.kit import leaves as outputs
+from tests.kit import same
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -24,7 +25,6 @@ SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 2, 2), (2, 15, 31), (5, 4, 3)]
 OPTIONS = {"", "everything", "maps", "pixel", "query", "resized", "token"}
 SKIPPED = {"mask"}  # minutes
 COMPILED = [case for case in CASES if case.name.partition("-")[2] in OPTIONS and case.name not in SKIPPED]
-each = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def shapes(case: Case) -> list[tuple[int, int, int]]:
@@ -42,11 +42,6 @@ def built(case: Case) -> nn.Module:
     return case.build().eval()
 
 
-def assert_same(one: Any, other: Any, atol: float) -> None:
-    for a, b in zip(outputs(one), outputs(other), strict=True):
-        assert torch.allclose(torch.as_tensor(a), b, atol=atol)
-
-
 @pytest.mark.parametrize("case", COMPILED, ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()
@@ -54,7 +49,7 @@ def test_inductor_forward_and_backward(case: Case) -> None:
     # inductor raises InductorError ("expected [s49] to have been codegen-ed")
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=False)
-    assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
+    assert same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
     sum(tensor.square().sum() for tensor in outputs(compiled(*case.args(inputs)))).backward()  # type: ignore[union-attr]
     found = [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
     module.zero_grad()
@@ -82,7 +77,7 @@ def dynamic(case: Case, inputs: Any) -> Any:
     return each_argument[case.takes]
 
 
-@each
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_programs_and_onnx_give_the_same_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
     """The program, a copy from disk and ONNX Runtime."""
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -99,7 +94,7 @@ def test_programs_and_onnx_give_the_same_at_unseen_sizes(case: Case, tmp_path: P
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
         feeds = {entry.name: named[entry.name] for entry in session.get_inputs()}
         for found in (*(exported(*case.args(other)) for exported in programs), session.run(None, feeds)):
-            assert_same(found, expected, 1e-5)
+            assert same(found, expected, 1e-5)
 
 
 SIZES = [(32, 48), (48, 32), (64, 64), (48, 80), (32, 96)]
@@ -120,8 +115,7 @@ def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(make: Cal
         other = backbone(images)
         assert isinstance(one, Tokens)
         assert (one.grid, one.layers) == (other.grid, other.layers)
-        for a, b in zip(one.sequence, other.sequence, strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
+        assert same(one.sequence, other.sequence, 1e-5)
 
 
 def test_a_dinov2_of_timm_is_one_graph_for_all_sizes() -> None:
@@ -149,14 +143,8 @@ def test_a_dinov2_of_timm_is_one_graph_for_all_sizes() -> None:
 SIX_SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 4, 6), (2, 15, 31), (5, 4, 3)]
 
 
-HEADS_AND_NECKS = [case for case in CASES if case.takes != "points"]
-
-
-MOST = 2
-
-
 @pytest.mark.parametrize("trains", [False, True])
-@pytest.mark.parametrize("case", HEADS_AND_NECKS, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.takes != "points"], ids=str)
 def test_six_sizes_take_at_most_two_graphs(case: Case, trains: bool) -> None:
     torch.manual_seed(0)
     torch._dynamo.reset()
@@ -169,5 +157,5 @@ def test_six_sizes_take_at_most_two_graphs(case: Case, trains: bool) -> None:
             found = outputs(compiled(*case.args(inputs)))
             if trains:
                 sum(x.square().sum() for x in found).backward()  # type: ignore[union-attr]
-    assert counter.frame_count <= MOST
+    assert counter.frame_count <= 2
     torch._dynamo.reset()

@@ -25,7 +25,7 @@ from dinoneck.points.keys import BATCHES
 from tests.refusals import Row
 from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
 
-ONE, FOUR, EMPTY = torch.zeros(1).long(), torch.zeros(4).long(), torch.zeros(0)
+ONE, FOUR = torch.zeros(1).long(), torch.zeros(4).long()
 K = torch.tensor([[[50.0, 0.0, 31.5], [0.0, 52.0, 23.5], [0.0, 0.0, 1.0]]])
 
 
@@ -52,28 +52,22 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
     ({"cam_to_world": unit(r03=-math.inf)}, DataError, "cam_to_world of view 0"),
     ({"K": lens(r20=31.5)}, DataError, "K.mT"),
-    ({"K": lens(r22=2.0)}, DataError, "last entry"),
     ({"K": lens(r11=-50.0)}, DataError, "[50.0, -50.0]"),
     ({"K": lens(r00=0.8, r11=1.1, r02=0.5)}, DataError, "48x64"),
-    ({"K": lens(r00=math.nan)}, DataError, "K of view 0"),
     ({"K": K[0]}, ShapeError, "(3, 3)"),
     ({"K": K.long()}, ShapeError, "torch.int64"),
     ({"K": [[1.0]]}, ShapeError, "list"),
-    ({"cam_to_world": torch.eye(4)[None, :3]}, ShapeError, "(1, 3, 4)"),
     ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 views"),
     ({"sample": torch.zeros(2).long()}, ShapeError, "(2,)"),
-    ({"sample": 0}, ShapeError, "int"),
     ({"size": (48, 64.0)}, GridError, "64.0"),
 ]
 POINTS = torch.zeros(4, 3)
 PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"points": torch.zeros(4, 2)}, ShapeError, "(4, 2)"),
-    ({"points": POINTS.long()}, ShapeError, "torch.int64"),
     ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
     ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
     ({"depth": torch.ones(1, 6, 8).int()}, ShapeError, "torch.int32"),
     ({"batch": FOUR}, ShapeError, "batch"),
-    ({"cameras": BATCHED}, ShapeError, "sample"),
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
 ]
 LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
@@ -83,8 +77,6 @@ LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
     ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
     ({"sampling": "cubic"}, ConfigError, "'cubic'"),
-    ({"reduce": "sum"}, ConfigError, "'sum'"),
-    ({"chunk": 0}, ConfigError, "chunk is 0"),
     ({"views": "first"}, ConfigError, "'first'"),
     ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential"),
     ({"links": BACKWARDS}, DataError, "sorted"),
@@ -93,19 +85,15 @@ TWO = torch.zeros(2, 3)
 VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, "points[1] = [0.0, nan"),
     ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, "[200000, 0, 0]"),
-    *(((torch.tensor([[x, 0, 0]]), 0.5), DataError, "coords[0]") for x in (1e30, -1e30)),
+    ((torch.tensor([[-1e30, 0, 0]]), 0.5), DataError, "coords[0]"),
     ((TWO[:, :2], 1.0), ShapeError, "(2, 2)"),
     *(((TWO, size), ConfigError, f"size is {size}") for size in (0.0, (1.0, 1.0))),
-    ((TWO, 1.0, math.inf), ConfigError, "origin is inf"),
     ((TWO, 1.0, 0.0, FOUR[:3]), ShapeError, "3 entries"),
     ((TWO, 1.0, 0.0, torch.zeros(2)), ShapeError, "torch.float32"),
 ]
-COORDS: list[tuple[list[list[int]], list[int] | None, str]] = [
-    ([[0, 0, 0], [1, 1, 1]], [3, BATCHES], f"batch[1] is {BATCHES}"),
-]
 GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
 ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GRID), dtype=torch.bool))
-FLIPPED, TWICE = [x.flip(0) for x in ROWS_OF], [x[:1].expand(2, *x.shape[1:]) for x in ROWS_OF]
+FLIPPED = [x.flip(0) for x in ROWS_OF]
 COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
 INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
 CLOUD = cloud()
@@ -133,7 +121,6 @@ ROWS: list[Row] = [
     (lambda: Cameras.from_world_to_cam(K, unit(r03=1.0).mT, (48, 64)), DataError, "world_to_cam.mT"),
     (lambda: SCENE[5], IndexError, "5"),
     (lambda: SCENE.unproject(torch.ones(2, 48, 64)), ShapeError, "(2, 48, 64)"),
-    (lambda: SCENE.unproject(torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
     (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
@@ -151,27 +138,20 @@ ROWS: list[Row] = [
         for own, error, named in LIFTED
     ),
     *((lambda own=own: VoxelGrid.from_points(*own), error, named) for own, error, named in VOXELS),
-    *(
-        (lambda at=at, of=of: VoxelGrid.from_coords(torch.tensor(at), of and torch.tensor(of)), DataError, named)
-        for at, of, named in COORDS
-    ),
+    (lambda: VoxelGrid.from_coords(torch.zeros(2, 3).long(), torch.tensor([3, BATCHES])), DataError, f"is {BATCHES}"),
     *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63")
-      for at in range(4)),
+      for at in (0, 3)),
     (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
-    *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in
-      ((), (3,),)),
-    (lambda: SparsePyramid(reduce="sum"), ConfigError, "'sum'"),
+    *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in ((), (3,))),
     (lambda: SparsePyramid((2, 8))(COARSE), ConfigError, ("stride 4", "(2, 8)")),
-    (lambda: SparsePyramid((8,))(SparseFeatures(*FLIPPED)), DataError, "sorted"),
     (lambda: INJECTION(X, F, SEEN), ConfigError, "2, 1"),
     (lambda: INJECTION(X, F, SEEN, stride=8), ConfigError, "stride 8"),
     (lambda: INJECTION(X[:, :8], F, SEEN, stride=2), ShapeError, "8 channels"),
     (lambda: INJECTION(X, F[:3], SEEN, stride=2), ShapeError, "bool"),
-    (lambda: INJECTION(X, F, SEEN.float(), stride=2), ShapeError, "torch.float32"),
     (lambda: INJECTION.inject(X, SparseFeatures(*ROWS_OF, 2), GRID.coords[:1], GRID.batch[:1]), ShapeError, "(1, 3)"),
-    *((lambda own=own: passed(own), ConfigError, named) for own, named in (
-        ({2: "blocks2", 1: "block1"}, ("'blocks2'", "'block2'")), ({2: "", 1: "block1"}, "''"), ({2: "block2"}, "2, 1"),
-        ({2: "block2", 1: "block1", 4: "enc4"}, "2, 1, 4"), ({2: "block1", 1: "block1"}, "'block1'"))),
+    (lambda: passed({2: "blocks2", 1: "block1"}), ConfigError, ("'blocks2'", "'block2'")),
+    (lambda: passed({2: "block2"}), ConfigError, "2, 1"),
+    (lambda: passed({2: "block1", 1: "block1"}), ConfigError, "'block1'"),
     (lambda: passed(pyramid={1: PYRAMID[1], 4: PYRAMID[4]}), ConfigError, ("stride 2", "1, 4")),
     (lambda: passed(pyramid={1: PYRAMID[1], 2: PYRAMID[1]}), ConfigError, ("entry 2", "stride 1")),
     (lambda: passed(pyramid=pyramid_of(CLOUD, channels=5)), ShapeError, ("5 channels", "6")),
@@ -184,6 +164,5 @@ ROWS: list[Row] = [
     (lambda: GatedFusion(6, 5, 4), ConfigError, "c_out is 4"),
     (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
     (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),
-    (lambda: FUSION(X[:, :5], F[:3], SEEN), ShapeError, "bool"),
     (lambda: FUSION(X[:, :5], F, SEEN.long()), ShapeError, "torch.int64"),
 ]  # fmt: skip

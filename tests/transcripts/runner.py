@@ -33,7 +33,7 @@ FILE = Path(__file__).with_name("transcripts.json")
 DEPTH = 3
 PER_MACHINE = ("versions", "machine", "checks")
 """Entries whose keys depend on what is installed: they are listed without what they hold."""
-NO_JSON = ("viz", "list")
+NO_JSON = ("viz",)
 WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
 """Part of the names of a store's files: which process wrote them."""
 

@@ -58,12 +58,8 @@ PREDICT = "predict images --heads"
 FAST = {
     "usage": """
         --version
-        extrct
         serve
-        serve none.safetensors
         serve head.safetensors --queue -1
-        inspect
-        inspect head.safetensors --colour red
         extract images --out s --size 32 --batch-size 0
         train --out r --head patch_maen
         viz
@@ -71,14 +67,11 @@ FAST = {
     "head files": """
         inspect head.safetensors
         inspect heads
-        inspect none.safetensors
         inspect damaged.safetensors
         inspect table.csv
         verify head.safetensors
         verify heads
         verify head.safetensors damaged.safetensors
-        verify none.safetensors
-        list
         list backbones
         list backbones dinov3
         list backbones nothing
@@ -92,7 +85,6 @@ FAST = {
         {EXTRACT} --out s --dtype int8
         extract broken {TINY} --size 32x64 --out t
         extract broken {TINY} --size 32x64 --out t --skip-unusable
-        extract none {TINY} --size 32x64 --out u
         extract images {TINY} --size 8x64 --out v --resize crop
         extract images {TINY} --size 30x64 --out v
         {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
@@ -103,15 +95,12 @@ FAST = {
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
         predict images/0000.jpg --heads heads --out q.csv --maps maps --overlay pictures --tta flip4
-        {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
         predict broken --heads head.safetensors --out b.csv --skip-unusable
         {PREDICT} bare.safetensors --out n.csv
         {PREDICT} damaged.safetensors --out n.csv
-        {PREDICT} head.safetensors --out none/p.csv
         predict none --heads head.safetensors --out n.csv
         {PREDICT} head.safetensors --out t.csv --tile 32x32 --overlap 8
-        predict --heads head.safetensors --out n.csv
         {PREDICT} head.safetensors other.safetensors --out n.csv
         {PREDICT} head.safetensors --out k.csv --probe
     """,
@@ -120,8 +109,6 @@ FAST = {
         evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9
         evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
         evaluate . --heads head.safetensors --truth table.csv
-        evaluate . --heads none.safetensors --truth truth.csv
-        evaluate . --heads head.safetensors --truth none.csv
     """,
     "hub": f"""
         push head.safetensors me/one --private --message spring
@@ -144,13 +131,10 @@ SLOW = {
         {TABLE} --labels mask --head dense --fold 1 --out d
         {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --optimizer sam --size 32 --out f
         {TABLE} --targets cover --store none --out n
-        train --csv none.csv --out n {QUICK}
         train run.yaml --out e
         train wrong.yaml --out n
-        train none.yaml --out n
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
         train --csv csiro/table.csv --targets GDM_g --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
-        inspect g/heads
         predict csiro/test --heads g/heads --out held.csv
     """,
     "figures": f"""
@@ -158,14 +142,11 @@ SLOW = {
         viz report head.safetensors images --out r.html
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
-        viz report none images --out n.html
         viz tokens images {TINY} --size 32x64 --out t.png
     """,
     "timing": f"""
         bench {TINY} --size 32x64
         bench head.safetensors --batch-size 2
-        bench {TINY}
-        bench damaged.safetensors
     """,
     "exports": """
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2

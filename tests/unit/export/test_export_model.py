@@ -20,13 +20,11 @@ from dinoneck import (
     Backbone,
     CheckpointError,
     CLSGatingHead,
-    FPNHead,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
     TargetTransform,
     Task,
-    Tokens,
     load_backbone,
     save_head,
 )
@@ -46,11 +44,6 @@ def one_block() -> Backbone:
 
 def fed(size: tuple[int, int] | None = SIZE, **changes: Any) -> Preprocessing:
     return Preprocessing(patch_size=16, size=size, **changes)
-
-
-def run_program(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
-    run: Callable[[Tensor], dict[str, Tensor]] = torch.export.load(path).module()
-    return run
 
 
 def run_onnx(path: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[str, str]]:
@@ -100,7 +93,7 @@ def test_a_model_predicts_one_view_and_names_those_of_its_heads(one_block: Backb
         done = export_model(file, tmp_path / "m.pt2", format="pt2", size=SIZE)
     assert done.description["views"] == {"exported": "none", "recorded": ["flip4"]}
     images = torch.rand(2, 3, *SIZE)
-    found = run_program(tmp_path / "m.pt2")(images)
+    found = torch.export.load(tmp_path / "m.pt2").module()(images)
     assert_answers(found, Predictor(file, tta="none"), images)
     averaged = [row["mass"] for row in Predictor(file)(list(images))]
     assert not np.allclose(found["mass"].ravel().tolist(), averaged, rtol=1e-4)
@@ -193,7 +186,7 @@ def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     export_model(checkpoint, tmp_path / "m.pt2", format="pt2", backbone=tuned, size=SIZE)
     assert tuned.adapter.lora is not None  # a copy was merged
     images = torch.rand(2, 3, *SIZE)
-    found = run_program(tmp_path / "m.pt2")(images)
+    found = torch.export.load(tmp_path / "m.pt2").module()(images)
     assert_answers(found, Predictor(checkpoint), images)
     with tuned.lora_disabled():
         plain = Predictor(checkpoint.build(), tuned)(list(images))
@@ -265,51 +258,22 @@ def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exp
         assert torch.allclose(run(images)["mass"].flatten(), expected, rtol=5e-3, atol=5e-3)
 
 
-TASKS = [
-    Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
-    Task("state", dim=4, kind="classification"),
-]
-
-
-def tokens_of(rows: int, cols: int, batch: int = 2, layers: tuple[int, ...] = (5,)) -> Tokens:
-    sequence = [torch.randn(batch, 3 + rows * cols, 64) for _ in layers]
-    return kit.tokens_from(sequence, rows, cols, 3, layers=layers, normed=True)
-
-
-def saved(head: Any, backbone: Backbone) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(kit.randomised(head), backbone=backbone)
-
-
-@pytest.mark.slow
-def test_a_program_predicts_the_same_on_other_grids(tmp_path: Path) -> None:
-    tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
-    checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), kit.backbone(layers=[1, 3]))
-    export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
-    extra = {"dinoneck": ""}
-    program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
-    assert json.loads(extra["dinoneck"]) == checkpoint.meta
-    for rows, cols in ((5, 9), (12, 7)):
-        tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
-        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
-        found = program(tokens)
-        assert found.keys() == wanted.keys()
-        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
-
-
 def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    checkpoint = saved(CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8), tiny)
+    head = randomised(CLSGatingHead(64, [STATE], num_patches=6, hidden_dim=8))
+    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny)
     export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
     done = export_head(checkpoint, tmp_path / "h.onnx", grid=(2, 3))
     assert done.parity is not None and done.parity.largest < 1e-5  # in ONNX Runtime
-    tokens = tokens_of(2, 3, batch=5)
-    wanted = checkpoint.build().predict(tokens)["state"]  # type: ignore[operator]
-    program = torch.export.load(tmp_path / "h.pt2").module()
+    tokens = kit.tokens_from(torch.randn(5, 3 + 6, 64), 2, 3, 3, layers=(5,), normed=True)
+    wanted, extra = checkpoint.build().predict(tokens)["state"], {"dinoneck": ""}  # type: ignore[operator]
+    program = torch.export.load(tmp_path / "h.pt2", extra_files=extra).module()
+    assert json.loads(extra["dinoneck"]) == checkpoint.meta
     assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
 
 
 def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
-    head = CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8)
+    head = CLSGatingHead(64, [STATE], num_patches=6, hidden_dim=8)
     checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
     with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
         done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")

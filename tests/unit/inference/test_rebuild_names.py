@@ -13,8 +13,6 @@ from tests import kit
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, Predictor
 
-REVISION = "0" * 40
-
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -29,7 +27,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def record_of(tiny: Backbone, name: str, repo: str) -> dict[str, Any]:
     changed = {"name": name, "source": "transformers", "family": "other", "layers": [0], "depth": 1}
-    weights = {"kind": "hub", "repo": repo, "revision": REVISION}
+    weights = {"kind": "hub", "repo": repo, "revision": "0" * 40}
     return {**tiny.record(), **changed, "weights": weights, "weights_sha256": None}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from dinoneck import Backbone, ConfigError, SimplePyramid, SpatialTuningAdapter,
 from dinoneck.interop import PyramidEncoder, TorchvisionBackbone, find_encoder
 
 
-def pyramid(**changed: object) -> SimplePyramid:
-    return SimplePyramid(64, 32, **{"scales": (2.0, 1.0, 0.5), **changed})  # type: ignore[arg-type]
+def pyramid() -> SimplePyramid:
+    return SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5))
 
 
 def test_the_backbone_may_see_smaller_images() -> None:
@@ -57,36 +56,22 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
 SIDES = (16, 32, 64, 128, 256)
 
 
-def body(extra_levels: int = 0, **options: Any) -> TorchvisionBackbone:
-    return TorchvisionBackbone(
-        load_backbone("dinoneck_tiny"), SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5)), extra_levels, **options
-    )
-
-
-def look(backbone: TorchvisionBackbone) -> dict[str, Any]:
-    preprocess = backbone.backbone.preprocess
-    own = {"image_mean": preprocess.mean, "image_std": preprocess.std, "size_divisible": backbone.size_divisible}
-    return {**own, "min_size": 96, "max_size": 160, "num_classes": 3}
-
-
 def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)) -> AnchorGenerator:
     count = len(backbone.strides)
     return AnchorGenerator(tuple((side,) for side in SIDES[:count]), (ratios,) * count)
 
 
-def retinanet(backbone: TorchvisionBackbone) -> nn.Module:
-    return RetinaNet(backbone, anchor_generator=anchors(backbone), **look(backbone))
-
-
-def test_images_arrive_as_the_backbone_wants_them() -> None:
+def test_images_arrive_as_the_backbone_wants_them(tiny: Backbone) -> None:
     """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
-    detector, seen = retinanet(body()).eval(), []
+    body, prepare = TorchvisionBackbone(tiny, pyramid()), tiny.preprocess
+    own = {"image_mean": prepare.mean, "image_std": prepare.std, "size_divisible": body.size_divisible}
+    size = {"min_size": 96, "max_size": 160}
+    detector, seen = RetinaNet(body, 3, anchor_generator=anchors(body), **size, **own).eval(), []  # type: ignore[arg-type]
     detector.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
     image = torch.rand(3, 96, 128)
     with torch.no_grad():
         detector([image])
-    wanted = detector.backbone.backbone.preprocess(image[None])  # type: ignore[union-attr,operator]
-    torch.testing.assert_close(seen[0][..., :96, :128], wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen[0][..., :96, :128], prepare(image[None]), atol=1e-5, rtol=1e-5)
     assert seen[0].shape[-1] % 32 == seen[0].shape[-2] % 32 == 0
 
 

@@ -12,24 +12,14 @@ import pytest
 import torch
 from examples.pointcloud import training
 from examples.pointcloud.__main__ import main
-from examples.pointcloud.instances import AP_OF, LEAST_POINTS, Masks, connected_masks, instance_precision, true_masks
+from examples.pointcloud.instances import AP_OF, LEAST_POINTS, Masks, connected_masks, instance_precision
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, rooms_of
 from tests import kit
-from torch import Tensor
 
 from dinoneck.points import VoxelGrid
-
-NAMES = ("floor", "box", "chair")
-FLOOR, BOX, CHAIR = range(3)
-
-
-def of(grid: VoxelGrid, probabilities: Tensor, labels: Tensor, instances: Tensor) -> dict[str, float | None]:
-    found = instance_precision([(connected_masks(grid, probabilities), true_masks(labels, instances))], NAMES)
-    assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}, "no object is a floor"
-    return {name: found[name] for name in AP_OF}
 
 
 def test_connected_voxels_are_those_of_dense_labels() -> None:

@@ -15,17 +15,12 @@ C_IN = 3
 SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
 
 
-def cloud(seed: int = 0, share: float = 0.3, shift: tuple[int, int, int] = (0, 0, 0)) -> VoxelGrid:
+def cloud() -> VoxelGrid:
     """Extents 13, 7 and 5 around 0; half the places of sample 1 are those of sample 0."""
-    made = torch.Generator().manual_seed(seed)
-    taken = torch.rand(2, 13, 7, 5, generator=made) < share
+    taken = torch.rand(2, 13, 7, 5) < 0.3
     taken[1, ::2] = taken[0, ::2]
     places = taken.nonzero()
-    return VoxelGrid.from_coords(places[:, 1:] - torch.tensor([7, 3, 2]) + torch.tensor(shift), places[:, 0])
-
-
-def features(grid: VoxelGrid, channels: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(len(grid), channels, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return VoxelGrid.from_coords(places[:, 1:] - torch.tensor([7, 3, 2]), places[:, 0])
 
 
 class Dense:
@@ -120,7 +115,7 @@ class Masked:
 def test_it_is_the_dense_network_with_zeros_outside() -> None:
     """Values, and the gradients of all weights: of every kind of convolution, at every stride."""
     net, grid = small().eval(), cloud()
-    x = net.sparse(grid, features(grid, C_IN))
+    x = net.sparse(grid, torch.randn(len(grid), C_IN, dtype=torch.float64))
     own, dense = net(x), Masked(net, grid)(x)
     torch.testing.assert_close(own, dense, rtol=0, atol=1e-11)
     weights, loss = list(net.parameters()), torch.randn_like(own)

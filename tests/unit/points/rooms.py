@@ -78,9 +78,3 @@ def depth(cameras: Cameras, size: tuple[int, int] | None = None) -> Tensor:
         rays = pixels @ torch.linalg.inv(K).T @ pose[:3, :3].T  # one metre along z each, so that t is z
         found.append(first_hit(pose[:3, 3], rays))
     return torch.stack(found)
-
-
-def seen(points: Tensor, cameras: Cameras) -> Tensor:
-    """Return bool (V, N): nothing stands between camera and point (whether or not it is in the image)."""
-    eyes = cameras.positions[:, None]
-    return first_hit(eyes, points - eyes) > 1 - 1e-9

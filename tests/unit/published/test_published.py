@@ -118,21 +118,6 @@ def is_idle(name: str) -> bool:
     return "layers.0.residual_layer1" in name or name.endswith("attn_mask_probs")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.PublishedHead) -> None:
-    shapes, own = official.shapes_of(row.name)[0], row.build().state_dict()
-    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    needed = [name for name in state if not is_idle(name) and not name.endswith("num_batches_tracked")]
-    for name in (needed[0], needed[len(needed) // 2], needed[-1]):
-        short = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(CheckpointError, match=re.escape(renamed(name))):
-            translated(short, own, "the file")
-        with pytest.raises(CheckpointError, match=re.escape(name)):
-            translated(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
-    with pytest.raises(CheckpointError, match="aux_head"):
-        translated(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
-
-
 DECODERS = ["dinov3_vit7b16_synthmix_dpt", "dinov2_vits14_nyu_dpt", "dinov3_vitl16_sat_chmv2", ANYTHING[0].name]
 
 
@@ -171,17 +156,10 @@ def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> N
     assert near(torch.as_tensor(found)[None], expected.softmax(dim=1) if classes else expected, 1e-4)
 
 
-SMALL = [
-    "dinov2_vits14_imagenet_linear",
-    "dinov2_vits14_nyu_linear",
-    "dinov2_vits14_voc2012_linear",
-    "dinov2_vits14_nyu_dpt",
-]
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("head", ["imagenet_linear", "nyu_linear", "voc2012_linear", "nyu_dpt"])
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape", "counts"])
-def test_files_that_do_not_fit_are_refused_by_name(name: str, change: str, tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused_by_name(head: str, change: str, tmp_path: Path) -> None:
+    name = f"dinov2_vits14_{head}"
     state = official.random_state(official.shapes_of(name)[0])
     tensor = next(key for key in state if key.endswith("weight"))
     if change == "missing":
@@ -257,50 +235,31 @@ def test_the_table_settles_the_traps() -> None:
     assert all(len(row.build().tasks[0].labels) in (0, 21, 80, 133, 150, 1000) for row in ROWS)
 
 
-@pytest.mark.slow
-def test_files_of_transformers_give_the_same_head(tmp_path: Path) -> None:
-    """Its modules with random weights are the peer: a classifier, DPT on DINOv2, and CHMv2 under its own names."""
-    hf = pytest.importorskip("transformers")
-    with torch.device("meta"):
-        small_vit = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12}
-        out = ["stage3", "stage6", "stage9", "stage12"]
-        stages = hf.Dinov2Config(**small_vit, out_features=out, reshape_hidden_states=False)
-        small = {"neck_hidden_sizes": [48, 96, 192, 384], "readout_type": "project", "add_projection": True}
-        dpt = hf.DPTConfig(backbone_config=stages, is_hybrid=False, use_bias_in_fusion_residual=False, **small)
-        peers = {
-            "dinov2_vits14_imagenet_linear": hf.Dinov2ForImageClassification(
-                hf.Dinov2Config(**small_vit, num_labels=1000)
-            ),
-            "dinov2_vits14_kitti_dpt": hf.DPTForDepthEstimation(dpt),
-            "dinov3_vitl16_sat_chmv2": hf.CHMv2ForDepthEstimation(hf.CHMv2Config()),
-        }
-    for name, peer in peers.items():
-        shapes = {key: tuple(value.shape) for key, value in peer.state_dict().items()}
-        backbone = ("backbone.", "dinov2.")  # in the file too, and not read
-        state = official.random_state({key: shape for key, shape in shapes.items() if not key.startswith(backbone)})
-        state |= {next(key for key in shapes if key.startswith(backbone)): torch.zeros(3)}
-        file = tmp_path / "model.safetensors"
-        save_file(state, file)
-        head: Any = load_published(name, weights=file).build(dtype=torch.float64)
-        tokens = tokens_of(table.row_named(name))
-        exact = {key: value.double() for key, value in state.items()}
-        if name.endswith("imagenet_linear"):
-            x = torch.cat([tokens.cls_token[0], tokens.patches[0].mean(dim=1)], dim=1)
-            expected = x @ exact["classifier.weight"].T + exact["classifier.bias"]
-            assert near(head(tokens)["class"], expected, 1e-10)
-            continue
-        heads = [peer.neck, peer.head] if hasattr(peer, "neck") else [peer.head]
-        for part, prefix in zip(heads, ("neck.", "head.") if len(heads) == 2 else ("head.",), strict=True):
-            own = {key.removeprefix(prefix): value for key, value in exact.items() if key.startswith(prefix)}
-            part.to_empty(device="cpu").double().load_state_dict(own, strict=True)
-        plain = [torch.cat([cls[:, None], x], dim=1) for cls, x in zip(tokens.cls_token, tokens.patches, strict=True)]
-        with torch.no_grad():
-            if len(heads) == 2:
-                expected = peer.head(peer.neck(plain, *tokens.grid))[:, None]  # after ReLU
-                assert near(head.logits(tokens)[0].relu(), expected, 1e-10)
-            else:
-                pairs = list(zip(tokens.maps(), tokens.cls_token, strict=True))
-                assert near(head.logits(tokens)[0], peer.head(pairs, *tokens.grid), 1e-10)
+IN_TRANSFORMERS = {
+    "dinov2_vits14_imagenet_linear": "dinov2",
+    "dinov2_vits14_nyu_dpt": "dpt",
+    "dinov3_vitl16_sat_chmv2": "chmv2",
+    ANYTHING[0].name: "depth_anything",
+}
+
+
+@pytest.mark.parametrize("name", IN_TRANSFORMERS)
+def test_files_of_transformers_give_the_same_head(name: str) -> None:
+    """Its modules are the peer: they load exactly the names that are translated here."""
+    pytest.importorskip("transformers")
+    from tests.unit.published import peers
+
+    row, shapes = narrowed(table.row_named(name))
+    state, head, model = official.random_state(shapes), row.build(), IN_TRANSFORMERS[name]
+    theirs = {"backbone.norm": torch.zeros(3)}  # in the file too, and not read
+    for key, value in state.items():
+        own = official.transformers_name(key.removeprefix("decode_head."), model)
+        theirs[f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own] = value
+    head.load_state_dict(translated(theirs, head.state_dict(), "the file", torch.float64), assign=True)
+    tokens = kit.tokens(1, 5, 9, width=WIDTH, layers=len(row.layers), dtype=torch.float64)
+    expected = peers.logits_of(name, state, torch.float64)["transformers"](tokens)
+    [found] = head.logits(tokens) if hasattr(head, "logits") else head(tokens).values()
+    assert near(found, expected, 1e-10)
 
 
 def depth_anything(row: table.PublishedHead) -> Any:
@@ -316,15 +275,6 @@ def depth_anything(row: table.PublishedHead) -> Any:
     config = hf.DepthAnythingConfig(backbone_config=stages, reassemble_hidden_size=width, **sizes, **metric)
     with torch.device("meta"):
         return hf.DepthAnythingForDepthEstimation(config).eval()
-
-
-@pytest.mark.parametrize("row", ANYTHING, ids=lambda row: row.name)
-def test_the_names_and_shapes_of_depth_anything(row: table.PublishedHead) -> None:
-    state, head = depth_anything(row).state_dict(), row.build()
-    assert translated(state, head.state_dict(), "the file").keys() == head.state_dict().keys()
-    assert sum(x.numel() for key, x in state.items() if key.startswith(("neck.", "head."))) - row.size == sum(
-        x.numel() for key, x in state.items() if "layers.0.residual_layer1" in key
-    )
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -75,8 +74,7 @@ def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str,
     path, own = tmp_path / "head.safetensors", kit.backbone()
     changes = {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
     save_head(path, kit.head(), backbone=own, preprocess=own.preprocess.changed(**changes))
-    with contextlib.ExitStack() as stack:
-        service = stack.enter_context(running(path, "--max-pixels", "1000000"))
+    with running(path, "--max-pixels", "1000000") as service:
         assert service.predict(("a.png", scene("PNG", 160, 120))).status == 200
         for width, height in ((40_000, 1), (60_000, 60_000), (1001, 1000)):
             reply = service.predict(("a.png", png(width, height)))

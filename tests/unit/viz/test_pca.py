@@ -43,8 +43,6 @@ def stretched(values: np.ndarray) -> np.ndarray:
 def test_two_planted_directions_come_out_as_red_and_green(channels: int) -> None:
     tokens, down, along = planted(channels=channels)
     colours = pca_rgb(tokens)
-    assert colours.shape == (2, 6, 9, 3)
-    assert colours.dtype == np.float64
     np.testing.assert_allclose(colours[..., 0], stretched(down), atol=1e-9)
     np.testing.assert_allclose(colours[..., 1], stretched(along), atol=1e-9)
     np.testing.assert_array_equal(colours[..., 2], 0.5)  # nothing is left for the third
@@ -122,8 +120,6 @@ def test_the_page_holds_the_cosines_of_the_tokens_and_states_its_error() -> None
     assert error.fill_diagonal_(0).max() <= stated + 0.005
     assert [image["name"] for image in data_of(page)["images"]] == ["a.jpg", "<b>.jpg"]
     assert "<b>" not in page
-    one = similarity_page(tokens[:1], images[:1])
-    assert len(one) < 300_000
 
 
 def test_images_of_several_sizes_share_one_page() -> None:
@@ -131,7 +127,6 @@ def test_images_of_several_sizes_share_one_page() -> None:
     page = similarity_page(parts, [smooth(3, 4, 0), smooth(5, 2, 1)])
     data = data_of(page)
     assert [(image["rows"], image["cols"]) for image in data["images"]] == [(3, 4), (5, 2)]
-    assert len(data["scales"]) == 64
     assert len(stored_cosines(page)) == 22
 
 

@@ -245,8 +245,6 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
 
 
-pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
-
 A, B, FAR = [10.0, 10.0, 30.0, 30.0], [12.0, 10.0, 32.0, 30.0], [60.0, 5.0, 70.0, 9.0]  # the IoU of A and B is 0.82
 
 
@@ -306,9 +304,6 @@ def test_classes_stay_text() -> None:
     hostile = html_report([entry("a", [(A, MARKED, 0.5)], [(A, MARKED)])], ())
     assert "<img src=x" not in hostile
     assert MARKED in Page(hostile).by_tag["th"]
-
-
-pytest.importorskip("matplotlib", reason="figures need matplotlib, the extra [viz]")
 
 
 TRUE, PREDICTED = np.array([10.0, 20.0, 30.0]), np.array([12.0, 17.0, 31.0])
