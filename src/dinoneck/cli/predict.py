@@ -71,14 +71,13 @@ def predict(
     if overlay is None:
         cli.refuse_unused("predictions without --overlay", words)
     model, predicting, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
-    left_out, tasks = dict[str, str](), getattr(model, "tasks", None)
+    tasks = getattr(model, "tasks", None)
     values = {} if truth is None else known_values(truth, "image", [*named.values()], tasks)
-    if store is None:
-        results, left_out = predict_named(predicting, named, skip_unusable)
-        drawn = [(named[name], places[name], row) for name, row in results.items() if places]
-        _draw(model, drawn, values, maps, overlay)
-    else:
-        results = _of_store(store, model)
+    results, left_out = (
+        predict_named(predicting, named, skip_unusable) if store is None else (_of_store(store, model), {})
+    )
+    drawn = [(named[name], places[name], row) for name, row in results.items() if places]
+    _draw(model, drawn, values, maps, overlay)
     rows = _boxes(results) if tasks is None else _values(results, tasks)
     _write(out, rows)
     document = {"predictions": rows} if tasks is None else _described(rows, results, tasks)

@@ -20,7 +20,6 @@ from packaging.version import Version
 from torch import Tensor
 
 from dinoneck.backbones.known import family_of
-from dinoneck.backbones.timm import build as timm_model
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
@@ -151,8 +150,10 @@ def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str,
     Raises:
         CheckpointError: naming those that are missing, unknown, or of another shape.
     """
+    from dinoneck.backbones import timm  # a heavy library
+
     with torch.device("meta"):
-        own = {name: x.shape for name, x in timm_model(row.backbone).state_dict().items()}
+        own = {name: x.shape for name, x in timm.build(row.backbone).state_dict().items()}
     found = backbone_of(state)
     given = {name: x.shape for name, x in found.items()}
     if wrong := [name for name in {**own, **given} if own.get(name) != given.get(name)]:

@@ -118,6 +118,21 @@ def is_idle(name: str) -> bool:
     return "layers.0.residual_layer1" in name or name.endswith("attn_mask_probs")
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.PublishedHead) -> None:
+    shapes, own = official.shapes_of(row.name)[0], row.build().state_dict()
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    needed = [name for name in state if not is_idle(name) and not name.endswith("num_batches_tracked")]
+    for name in (needed[0], needed[len(needed) // 2], needed[-1]):
+        short = {key: value for key, value in state.items() if key != name}
+        with pytest.raises(CheckpointError, match=re.escape(renamed(name))):
+            translated(short, own, "the file")
+        with pytest.raises(CheckpointError, match=re.escape(name)):
+            translated(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
+    with pytest.raises(CheckpointError, match="aux_head"):
+        translated(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
+
+
 DECODERS = ["dinov3_vit7b16_synthmix_dpt", "dinov2_vits14_nyu_dpt", "dinov3_vitl16_sat_chmv2", ANYTHING[0].name]
 
 
