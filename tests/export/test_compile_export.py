@@ -12,7 +12,6 @@ import torch
 import torch._dynamo.testing
 from tests.contract.cases import CASES, Case
 from tests.kit import leaves as outputs
-from tests.kit import same
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -42,6 +41,11 @@ def built(case: Case) -> nn.Module:
     return case.build().eval()
 
 
+def assert_same(one: Any, other: Any, atol: float) -> None:
+    for a, b in zip(outputs(one), outputs(other), strict=True):
+        assert torch.allclose(torch.as_tensor(a), b, atol=atol)
+
+
 @pytest.mark.parametrize("case", COMPILED, ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     module, inputs = built(case), case.inputs()
@@ -49,7 +53,7 @@ def test_inductor_forward_and_backward(case: Case) -> None:
     # inductor raises InductorError ("expected [s49] to have been codegen-ed")
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=False)
-    assert same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
+    assert_same(compiled(*case.args(inputs)), module(*case.args(inputs)), 1e-5)
     sum(tensor.square().sum() for tensor in outputs(compiled(*case.args(inputs)))).backward()  # type: ignore[union-attr]
     found = [parameter.grad.clone() for parameter in module.parameters()]  # type: ignore[union-attr]
     module.zero_grad()
@@ -94,7 +98,7 @@ def test_programs_and_onnx_give_the_same_at_unseen_sizes(case: Case, tmp_path: P
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
         feeds = {entry.name: named[entry.name] for entry in session.get_inputs()}
         for found in (*(exported(*case.args(other)) for exported in programs), session.run(None, feeds)):
-            assert same(found, expected, 1e-5)
+            assert_same(found, expected, 1e-5)
 
 
 SIZES = [(32, 48), (48, 32), (64, 64), (48, 80), (32, 96)]
@@ -115,7 +119,7 @@ def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(make: Cal
         other = backbone(images)
         assert isinstance(one, Tokens)
         assert (one.grid, one.layers) == (other.grid, other.layers)
-        assert same(one.sequence, other.sequence, 1e-5)
+        assert_same(one.sequence, other.sequence, 1e-5)
 
 
 def test_a_dinov2_of_timm_is_one_graph_for_all_sizes() -> None:

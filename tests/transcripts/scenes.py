@@ -109,6 +109,7 @@ FAST = {
         evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9
         evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
         evaluate . --heads head.safetensors --truth table.csv
+        evaluate . --heads head.safetensors --truth none.csv
     """,
     "hub": f"""
         push head.safetensors me/one --private --message spring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -53,7 +52,6 @@ def entry(page: str, term: str) -> str:
 def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     assert cli("viz", "report", heads, images, "--out", out, "--tta", "flip4").code == 0
-    assert os.listdir(tmp_path) == ["report.html"]
     page, results = out.read_text(), Predictor(heads, tta="flip4")(sorted(images.iterdir()))
     expected = [minus(f"{result[name]:.6g}") for result in results for name in ("mass", "cover")]
     assert cells(page, "td")[: 2 * IMAGES] == expected

@@ -136,8 +136,7 @@ def test_health_and_facts(service: Service) -> None:
         ("parts", "", ["a", "b", "c"]),
     ]
     assert facts["size"] == [48, 64] and facts["digests"][0].startswith("sha256:")
-    assert facts["limits"]["max_upload_bytes"] == MAX_UPLOAD_MB * 1_000_000
-    assert facts["limits"]["max_pixels"] == 4_000_000
+    assert facts["limits"].items() >= {"max_upload_bytes": MAX_UPLOAD_MB * 1_000_000, "max_pixels": 4_000_000}.items()
 
 
 def test_a_full_queue_is_503_with_the_time_to_retry(service: Service) -> None:
