@@ -159,6 +159,7 @@ ROWS: list[Row] = [
     (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), torch.nan)), DataError, "nan"),
     (lambda: DensityRegulariser("m", smoothness=1.0).parts(MAPS[0]), ShapeError, "(3, 2, 4)"),
     (lambda: CLSGating(16, 20)(X[:, 0], X), ShapeError, ("12", "20")),
+    (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "(5, 4)")),
     (lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)), ShapeError, ("12", "5 rows x 4 cols")),
     (lambda: CLSGating(16, 12)(X[:, 0], X[:, :, :8]), ShapeError, "(2, 12, 8)"),
     (lambda: CLSGatingHead(16, [A], "query", dropout=1.0), ConfigError, "1.0"),

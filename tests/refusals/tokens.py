@@ -128,6 +128,7 @@ ROWS: list[Row] = [
     (lambda: registry.resolve(None), RegistryError, "None"),
     (lambda: registry.name_of(Mine), RegistryError, "dinoneck.register(cls)"),
     (lambda: registry.register(Mine, name="9a"), RegistryError, "9a"),
+    (lambda: registry.register(Mine, name="x" * 65), RegistryError, "xxx"),
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]

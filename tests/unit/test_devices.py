@@ -32,7 +32,6 @@ def test_a_rank_that_is_no_number_is_refused(gpus: list[torch.device], monkeypat
     monkeypatch.setenv("LOCAL_RANK", "x")
     with pytest.raises(ConfigError, match="LOCAL_RANK x"):
         local_device("cuda")
-    assert gpus == []
 
 
 @pytest.mark.parametrize("name", ["nonsense", "meta"])

@@ -7,7 +7,6 @@ import argparse
 import pytest
 import torch
 from benchmarks import measure
-from benchmarks.gpu import JOBS
 from benchmarks.speed import run
 from benchmarks.speed.rows import Row
 from tests.pretend_device import NAME, Graph, graph, pretend_device
@@ -54,7 +53,3 @@ def test_a_row_is_measured_on_the_device(name: str) -> None:
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(SystemExit, match="torch .* sees no xpu device here"):
         measure.gpu("xpu")
-
-
-def test_every_job_is_a_benchmark() -> None:
-    assert {words[0] for words in JOBS.values()} == {"speed", "store"}
