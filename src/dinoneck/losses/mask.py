@@ -55,7 +55,8 @@ def mask_loss(
         total = total + (importance * F.cross_entropy(scores, wanted, reduction="none")).sum()
         norm, count = norm + importance.sum(), count + len(labels)
         shapes = shapes + (MASK * cross + DICE * dice)[queries, order].sum()
-    return CLASS * total / norm + shapes / count.clamp_min(1.0)
+    loss: Tensor = CLASS * total / norm + shapes / count.clamp_min(1.0)
+    return loss
 
 
 def _pairs(logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
