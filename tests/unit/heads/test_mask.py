@@ -296,6 +296,23 @@ def test_a_trained_head_predicts_the_same_after_loading(options: dict[str, Any],
         assert torch.equal(loaded(tokens)[name], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_six_scenes_are_learned_in_100_steps() -> None:
+    scenes, names = [discs(seed) for seed in range(6)], [str(i) for i in range(6)]
+    backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
+    source = MemoryTokens(names, backbone(torch.stack([scene[0] for scene in scenes])))
+    torch.manual_seed(0)
+    head = MaskHead(384, [Task("disc", dim=2, kind="instances", labels=("a", "b"))], num_queries=20, dim=128)
+    ids = {name: scene[1] for name, scene in zip(names, scenes, strict=True)}
+    fit(head, source, {"disc": ids}, epochs=100, batch_size=6, lr=1e-3)
+    for found, (_, _, truth) in zip(head.eval().predict_instances(source.tokens, (128, 128), 0.5), scenes, strict=True):
+        assert len(found["labels"]) == len(truth["labels"]), "the number is exact"
+        for mask, label in zip(truth["masks"], truth["labels"], strict=True):
+            iou = (found["masks"] & mask).sum((1, 2)) / (found["masks"] | mask).sum((1, 2))
+            assert iou.max() > 0.5 and found["labels"][iou.argmax()] == label
+
+
 def test_fit_trains_on_ids_of_objects() -> None:
     """Flipped views flip the ids along; CutMix would join objects of two images."""
     torch.manual_seed(0)

@@ -249,6 +249,14 @@ def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
             assert (written.read(1) == expected).all()
 
 
+def test_opencv_reads_the_colours_of_the_classes(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed")
+    mask = np.random.RandomState(0).randint(0, 3, (33, 65))
+    [file] = write_maps(tmp_path, "a", {"cover": mask}, [COVER])
+    colours = np.array([colour or (0, 0, 0) for colour in class_colours(LABELS)], np.uint8)
+    assert np.array_equal(cv2.imread(str(file))[..., ::-1], colours[mask])
+
+
 SIZE = (2, 3)  # rows, cols of the maps below
 
 
@@ -323,3 +331,10 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
     assert frame["soil"].tolist() == [result["soil"] for result in results]
     assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
+
+
+def test_letters_have_11_px_on_a_phone() -> None:
+    sheet = 2 * style.WIDTH_PX + 3 * style.GAP_PX
+    sizes = [(style.CAPTION_PX, style.OVERLAY_PX), (style.LABEL_PX, style.SIDE_PX), (style.FONT_PX, sheet)]
+    assert all(letters * 390 / width >= 11 for letters, width in sizes)
+    assert style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX
