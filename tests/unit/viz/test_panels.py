@@ -14,7 +14,7 @@ from dinoneck import Backbone, ConfigError, FPNHead, Predictor, Task, Tokens
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
-from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, write_maps
+from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
 from dinoneck.viz.scales import outputs, scales, shown_cells
 from dinoneck.viz.style import CLASSES, NODATA, PALETTE, class_colours
 
