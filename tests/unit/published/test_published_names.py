@@ -130,7 +130,6 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
     assert found["license"] == "Apache-2.0"
     revision = hub.repos["depth-anything/Depth-Anything-V2-Small-hf"].branches["main"]
     assert f"/{revision}/" in found["extra"]["url"]
-    assert load_published(ANYTHING, revision=revision).meta == found
     with pytest.raises(CheckpointError, match="states no licence"):
         load_published(f"{ANYTHING}_indoor", revision="main")
     hub.repo("facebook/dinov3-vitl16-chmv2-dpt-head", content, gated=True)
