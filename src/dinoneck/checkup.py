@@ -63,7 +63,7 @@ def _package(needed: Requirement, extra: str) -> Finding:
     if not needed.specifier.contains(version, prereleases=True):
         return Finding(name, bad, f"{version}; expected {needed.specifier}", remedy)
     try:
-        importlib.import_module(_MODULES.get(needed.name.lower(), needed.name.replace("-", "_")))
+        importlib.import_module(_MODULES.get(needed.name.lower(), needed.name.replace("-", "_")))  # noqa: TID251
     except (Exception, SystemExit) as error:  # a binary that was built for another version of torch raises anything
         text = f"{version}, and its import fails: {type(error).__name__}: {first_line(error)}"
         return Finding(name, "broken", text, f"pip install --upgrade --force-reinstall torch {needed.name}")

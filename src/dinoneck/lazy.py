@@ -21,10 +21,10 @@ def attach(
 
     def __getattr__(name: str) -> Any:
         if name in packages:
-            return importlib.import_module(f"{package}.{name}")
+            return importlib.import_module(f"{package}.{name}")  # noqa: TID251 - names of our own tables
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(homes[name]), name)
+        value = getattr(importlib.import_module(homes[name]), name)  # noqa: TID251 - names of our own tables
         setattr(sys.modules[package], name, value)
         return value
 

@@ -7,7 +7,7 @@ path is ever taken from a file.
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.util  # noqa: TID251 - a file that the user names
 import re
 import sys
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def resolve(head_type: Any) -> type[Any]:
     if isinstance(known, type):
         return known
     module, _, name = known.partition(":")
-    return cast("type[Any]", getattr(importlib.import_module(module), name))
+    return cast("type[Any]", getattr(importlib.import_module(module), name))  # noqa: TID251 - of our own table
 
 
 def name_of(cls: type) -> str:
@@ -142,11 +142,11 @@ def import_modules(names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            spec = importlib.util.spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None
+            spec = importlib.util.spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None  # noqa: TID251
             if spec is None or spec.loader is None:
-                importlib.import_module(name)
+                importlib.import_module(name)  # noqa: TID251
                 continue
-            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # noqa: TID251
             spec.loader.exec_module(module)
         except (ImportError, OSError) as error:
             raise ConfigError(f"{name} cannot be imported: {error}") from error

@@ -91,7 +91,7 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         if file.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(file)
         _check_unpacked(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything

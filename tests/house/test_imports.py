@@ -184,13 +184,10 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_conda_recipe_builds_this_version_with_the_requirements_of_the_package() -> None:
     recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    conda = {"torch": "pytorch", "xxhash": "python-xxhash"}  # the name on conda-forge, where it is another one
-    needed = [f"python {project['project']['requires-python']}"]
-    for line in project["project"]["dependencies"]:
-        name = re.match(r"[\w-]+", line)
-        assert name is not None
-        needed.append(f"{conda.get(name[0], name[0])} {line.removeprefix(name[0])}")
-    assert sorted(recipe["requirements"]["run"]) == sorted(needed)
+    names = {"pytorch": "torch", "python-xxhash": "xxhash"}  # on conda-forge -> on the index of Python
+    run = [[names.get(name, name), bounds] for name, bounds in map(str.split, recipe["requirements"]["run"])]
+    needed = [re.findall(r"[\w-]+|[<>=].*", line) for line in project["project"]["dependencies"]]
+    assert sorted(run) == sorted([["python", project["project"]["requires-python"]], *needed])
     assert recipe["context"]["version"] == __version__
     tools = [line.replace(">=", " >=") for line in project["build-system"]["requires"]]
     assert {*tools} <= {*recipe["requirements"]["host"]}

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib import import_module
+from importlib import import_module  # noqa: TID251 - verbs of our own list
 from typing import Any
 
 from dinoneck.errors import DinoneckError, did_you_mean, first_line, printable

@@ -126,7 +126,7 @@ def to_frame(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names:
         {'mass': 3.5, 'soil': 'dry', 'soil:wet': 0.2, 'soil:dry': 0.8}
     """
     rows = [table_row(result, tasks) for result in results]
-    return importlib.import_module("pandas").DataFrame(rows, index=names)  # not a dependency: users install pandas
+    return importlib.import_module("pandas").DataFrame(rows, index=names)  # noqa: TID251 - users install pandas
 
 
 def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:

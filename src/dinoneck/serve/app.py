@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-import socket
+import socket  # noqa: TID251 - the service listens
 from collections.abc import Callable
 from typing import Any
 

@@ -50,7 +50,7 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
             grid = maps.shape[1:]
             patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
         else:
-            with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
+            with open_regular(path) as file, np.load(file, allow_pickle=False) as content:  # noqa: TID251
                 count = sum(name.startswith("patches_") for name in content.files)
                 patches = _stacked(content, "patches", count)  # (B, N, C)
                 cls_token = _stacked(content, "cls", count) if "cls_0" in content.files else None  # (B, C)

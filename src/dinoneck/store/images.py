@@ -46,7 +46,7 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     tops = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
     files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
     if not files:
-        raise DataError("there are no images to extract tokens from")
+        raise DataError(f"there are no images in {some_of(map(str, tops), 3) or given}; name images, or their folders")
     folders = tops if len(tops) == 1 and tops[0].is_dir() else [file.parent for file in files]
     base = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
     found: dict[str, Path] = {}
