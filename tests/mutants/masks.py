@@ -73,6 +73,6 @@ MASKS = (
            "2 * (unknown + crowd) <= areas", "unknown + crowd == 0", _QUALITY),
     Mutant("Panoptic segments of low scores are kept.", "heads/instances.py", "(scores >= least)", "(scores >= 0.0)",
            f"{_HEAD}test_stuff_is_one_segment_and_things_are_several"),
-    Mutant("The way to the centre counts outside objects.", "losses/mask.py", "inside = (owner > 0) * cells",
+    Mutant("The offset to the centre counts outside objects.", "losses/mask.py", "inside = (owner > 0) * cells",
            "inside = cells", f"{_HEAD}test_the_loss_of_centres_is_least_where_the_maps_are_true"),
 )  # fmt: skip

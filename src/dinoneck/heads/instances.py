@@ -82,14 +82,15 @@ def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
 
 
 def decode_centres(maps: Tensor, size: Sequence[int], min_score: float | None = None) -> list[dict[str, Tensor]]:
-    """Return the instances of every image from centres and the ways to them.
+    """Return the instances of every image from centres and the offsets to them.
 
     A centre is a cell with the largest value among it and its eight neighbours, the first of equal ones. Every cell
-    with an object belongs to the centre that is nearest to where its way leads. The class is the one with the highest
-    mean probability over the object's cells. The score is the centre's value times that mean.
+    with an object belongs to the centre that is nearest to where its offset leads. The class is the one with the
+    highest mean probability over the object's cells. The score is the centre's value times that mean.
 
     Args:
-        maps: (B, K + 4, rows, cols): logits of no object and K classes, the centre, and the way (down, right) in cells.
+        maps: (B, K + 4, rows, cols): logits of no object and K classes, the centre, and the offset (down, right), in
+            cells.
         size: (height, width) of the masks that are returned.
         min_score: leave out instances of a lower score; None = 0.3.
 
@@ -98,14 +99,14 @@ def decode_centres(maps: Tensor, size: Sequence[int], min_score: float | None = 
     """
     found, least = [], LEAST_SCORE if min_score is None else min_score
     for own in exact(maps):
-        shares, centre, way = own[:-3].softmax(dim=0), own[-3], own[-2:]
+        shares, centre, offset = own[:-3].softmax(dim=0), own[-3], own[-2:]
         rows, cols = centre.shape
         _, highest = F.max_pool2d(centre[None], 3, 1, padding=1, return_indices=True)
         numbers = torch.arange(rows * cols, device=centre.device).reshape(rows, cols)
         peaks = (highest[0] == numbers) & (centre > _FAINT)
         places = peaks.nonzero().float()  # (n, 2) rows and columns
-        grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")).to(way)
-        aims = (grid + way).flatten(1).T  # (cells, 2)
+        grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")).to(offset)
+        aims = (grid + offset).flatten(1).T  # (cells, 2)
         owner = F.pad(torch.cdist(aims, places), (1, 0), value=torch.inf).argmin(dim=1)  # 0 = no centre
         objects = (owner == 1 + torch.arange(len(places), device=owner.device)[:, None]) & (shares[0] < 0.5).flatten()
         sizes = objects.sum(dim=1)  # cells of the n centres

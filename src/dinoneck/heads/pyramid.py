@@ -32,7 +32,7 @@ class PyramidHead(Head):
     each, or take the mean over a map's cells (``Task.from_map``). Dense, density and segmentation tasks read the
     finest level through a 3x3 tower each: ``dense`` a value and ``segmentation`` class logits per cell, ``density`` a
     map whose cells sum (or average, see ``Task.aggregate``) to the image's value. ``instances`` have a class, a centre
-    and the way to it per cell, which :meth:`predict_instances` joins to objects.
+    and the offset to it per cell, which :meth:`predict_instances` joins to objects.
 
     Args:
         embed_dim: channels of the tokens; None = those of the neck module.
@@ -51,8 +51,8 @@ class PyramidHead(Head):
     Shape:
         Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; next to the
         value of a density (or patch-wise ratio) its map in normalised units as ``"task.map"``; of instances
-        ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no object and the classes, the centre, and the way to
-        it (down, right) in cells. rows x cols are those of the finest level.
+        ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no object and the classes, the centre, and the offset
+        to it (down, right) in cells. rows x cols are those of the finest level.
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.

@@ -12,7 +12,7 @@ from dinoneck.errors import DataError, ShapeError, missing_extra
 from dinoneck.losses.masked import exact
 
 CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the parts
-CENTRE, WAY = 20.0, 0.2  # weights of the parts of centres
+CENTRE, OFFSET = 20.0, 0.2  # weights of the parts of centres
 NO_OBJECT = 0.1  # weight of queries without a mask in the class loss
 
 
@@ -80,18 +80,18 @@ def _best(costs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:
-    """Return the loss of a class, a centre and the way to it per cell.
+    """Return the loss of a class, a centre and the offset to it per cell.
 
-    The centre is compared with a bell over every object, as wide as a sixth of it, by squared differences; the way to
-    the centre of gravity counts inside objects only, by smooth L1; the class by cross-entropy over all cells and, since
-    few cells have an object, over those with one again.
+    The centre is compared with a bell over every object, as wide as a sixth of it, by squared differences. The offset
+    to the centre of gravity counts inside objects only, by smooth L1. The class has a cross-entropy over all cells and,
+    since few cells have an object, one over those with an object.
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
         known: per image classes (n,) and masks (n, rows, cols), shares of the cells; none is empty.
         weight: (B, rows, cols) of the cells.
 
-    Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the object; ways are in
+    Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the object; offsets are in
     cells.
     """
     total, rows, cols = exact(maps).sum() * 0.0, *maps.shape[-2:]
@@ -100,9 +100,9 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     for own, (labels, masks), cells in zip(exact(maps), known, weight, strict=True):
         area = masks.sum(dim=(1, 2)).clamp_min(1e-6)
         middle = (masks[:, None] * grid).sum(dim=(2, 3)) / area[:, None]  # (n, 2)
-        ways = middle[:, :, None, None] - grid
+        offsets = middle[:, :, None, None] - grid
         width = (area / 3.14159).sqrt() / 3 + 0.5
-        bells = torch.exp(-ways.square().sum(dim=1) / (2 * width.square())[:, None, None])
+        bells = torch.exp(-offsets.square().sum(dim=1) / (2 * width.square())[:, None, None])
         heights = torch.cat([masks.new_full((1, rows, cols), 0.5), masks])
         owner = heights.argmax(dim=0)  # 0 = no object
         classes = torch.cat([labels.new_zeros(1), labels + 1])[owner]
@@ -113,7 +113,7 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         total = total + (cross * cells).sum() / count + (cross * inside).sum() / objects
         centre = torch.cat([bells, bells.new_zeros(1, rows, cols)]).amax(dim=0)
         total = total + CENTRE * ((own[-3] - centre).square() * cells).sum() / count
-        aim = torch.cat([ways.new_zeros(1, 2, rows, cols), ways])[owner, :, y, x].movedim(-1, 0)
+        aim = torch.cat([offsets.new_zeros(1, 2, rows, cols), offsets])[owner, :, y, x].movedim(-1, 0)
         errors = F.smooth_l1_loss(own[-2:], aim, reduction="none").sum(dim=0)
-        total = total + WAY * (errors * inside).sum() / objects
+        total = total + OFFSET * (errors * inside).sum() / objects
     return total / len(maps)

@@ -227,16 +227,16 @@ def test_stuff_is_one_segment_and_things_are_several() -> None:
 
 
 def drawn_centres(truth: dict[str, Tensor], count: int) -> Tensor:
-    """The maps that a perfect head gives: classes, the centre of gravity, and the way to it."""
+    """The maps that a perfect head gives: classes, the centre of gravity, and the offset to it."""
     masks, labels = truth["masks"].float(), truth["labels"]
     grid = torch.stack(torch.meshgrid(*(torch.arange(side) for side in masks.shape[1:]), indexing="ij")).float()
     maps = torch.zeros(count + 4, *masks.shape[1:])
     maps[0] = 9.0
     for mask, label in zip(masks, labels, strict=True):
         middle = (mask * grid).sum((1, 2)) / mask.sum()
-        ways = middle[:, None, None] - grid
-        maps[-3] = torch.maximum(maps[-3], torch.exp(-ways.square().sum(0) / 8))
-        maps[-2:] = torch.where(mask > 0, ways, maps[-2:])
+        offsets = middle[:, None, None] - grid
+        maps[-3] = torch.maximum(maps[-3], torch.exp(-offsets.square().sum(0) / 8))
+        maps[-2:] = torch.where(mask > 0, offsets, maps[-2:])
         maps[0] -= 18 * mask
         maps[1 + label] += 9 * mask
     return maps
@@ -251,10 +251,10 @@ def test_objects_come_back_from_their_centres() -> None:
             [place] = [i for i, own in enumerate(found["masks"]) if torch.equal(own, mask)]
             assert found["labels"][place] == label
             assert torch.equal(found["boxes"][place], masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1]))
-    ways = torch.stack(torch.meshgrid(*[torch.tensor([1.5, 0.5, -0.5, -1.5])] * 2, indexing="ij"))
-    between = torch.cat([torch.full((1, 4, 4), -9.0), torch.ones(2, 4, 4), ways])  # a centre between four equal cells
+    offsets = torch.stack(torch.meshgrid(*[torch.tensor([1.5, 0.5, -0.5, -1.5])] * 2, indexing="ij"))
+    between = torch.cat([torch.full((1, 4, 4), -9.0), torch.ones(2, 4, 4), offsets])  # its centre is between cells
     between[1] = 9.0
-    between[2] = torch.exp(-ways.square().sum(dim=0))
+    between[2] = torch.exp(-offsets.square().sum(dim=0))
     assert len(decode_centres(between[None], (4, 4))[0]["labels"]) == 1
     [nothing] = decode_centres(torch.zeros(1, 6, 3, 4), (48, 64))
     assert {name: tuple(own.shape) for name, own in nothing.items()} == {
