@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePath
@@ -70,12 +71,10 @@ def predict(
     places = _places(named, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused("predictions without --overlay", words)
-    model, predicting, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
+    model, call, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
     tasks = getattr(model, "tasks", None)
     values = {} if truth is None else known_values(truth, "image", [*named.values()], tasks)
-    results, left_out = (
-        predict_named(predicting, named, skip_unusable) if store is None else (_of_store(store, model), {})
-    )
+    results, left_out = predict_named(call, named, skip_unusable) if store is None else (_of_store(store, model), {})
     drawn = [(named[name], places[name], row) for name, row in results.items() if places]
     _draw(model, drawn, values, maps, overlay)
     rows = _boxes(results) if tasks is None else _values(results, tasks)
@@ -365,13 +364,11 @@ def evaluate(
 
 
 def _asked(word: str) -> tuple[str, float]:
-    target, sign, value = word.rpartition("=")
-    try:
-        if math.isfinite(least := float(value if sign and target else "no number")):
-            return target, least
-        raise ValueError
-    except ValueError:
-        raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3") from None
+    target, _, value = word.rpartition("=")
+    with suppress(ValueError):
+        if target and math.isfinite(float(value)):
+            return target, float(value)
+    raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3")
 
 
 def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
