@@ -7,10 +7,10 @@ path is ever taken from a file.
 from __future__ import annotations
 
 import importlib
-import importlib.util  # noqa: TID251 - a file that the user names
 import re
 import sys
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location  # noqa: TID251 - of a file that the user names
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -142,11 +142,11 @@ def import_modules(names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            spec = importlib.util.spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None  # noqa: TID251
+            spec = spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None
             if spec is None or spec.loader is None:
                 importlib.import_module(name)  # noqa: TID251
                 continue
-            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # noqa: TID251
+            sys.modules[spec.name] = module = module_from_spec(spec)
             spec.loader.exec_module(module)
         except (ImportError, OSError) as error:
             raise ConfigError(f"{name} cannot be imported: {error}") from error

@@ -102,7 +102,7 @@ def load_published(
 ) -> HeadCheckpoint:
     """Load a head that others published for a frozen backbone.
 
-    Every tensor of the file is checked by name and shape; files of the same ones cannot be told apart where their
+    Every tensor of the file is checked by name and shape; files of the same ones cannot be distinguished where their
     publisher states no hash. The result names the backbone, its blocks, how images are
     prepared, the unit and the licence, so that ``Predictor(load_published(name))`` needs nothing else.
 
