@@ -151,8 +151,9 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
 
     function = load(verb)
     if verb == "train" and words and not words[0].startswith("-"):
-        config = import_module("dinoneck.training.config").TrainConfig.read(words[0])
-        function, words = partial(function, run=config), words[1:]
+        from dinoneck.training.config import TrainConfig
+
+        function, words = partial(function, run=TrainConfig.read(words[0])), words[1:]
     return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
 
 

@@ -95,10 +95,8 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
     """
     from dinoneck.viz.score_tables import all_tables
 
-    for each in all_tables(report):
-        title, *columns = each.header
-        title = title if held_out else title.replace("held-out ", "").replace(" held out", "")
-        print(table([title, *columns], each.rows))
+    for each in all_tables(report, held_out):
+        print(table(each.header, each.rows))
     costs = report.get("cost", {})
     rows = [[name, *map(in_line, own.values())] for name, own in costs.items()]
     if rows:

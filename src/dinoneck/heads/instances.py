@@ -55,7 +55,7 @@ def decode_instances(
         scores, best = own.flatten().topk(min(MOST_INSTANCES, own.numel()))
         best, scores = best[scores >= least], scores[scores >= least]  # the mask can only lower them
         queries, labels = best // own.shape[1], best % own.shape[1]
-        pixels = F.interpolate(logits[queries, None], tuple(size), mode="bilinear")[:, 0]
+        pixels = F.interpolate(logits[queries, None], tuple(size), mode="bilinear")[:, 0]  # (n, height, width)
         inside = pixels > 0
         areas = inside.sum(dim=(1, 2))
         scores = scores * (pixels.sigmoid() * inside).sum(dim=(1, 2)) / areas.clamp_min(1)

@@ -103,8 +103,8 @@ def load_published(
     """Load a head that others published for a frozen backbone.
 
     Every tensor of the file is checked by name and shape; files of the same ones cannot be distinguished where their
-    publisher states no hash. The result names the backbone, its blocks, how images are
-    prepared, the unit and the licence, so that ``Predictor(load_published(name))`` needs nothing else.
+    publisher states no hash. The result names the backbone, its blocks, how images are prepared, the unit and the
+    licence, so that ``Predictor(load_published(name))`` needs nothing else.
 
     Args:
         name: as in :func:`list_published`.
@@ -188,7 +188,8 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
     """The SHA-256 of a file, compared with the publisher's where it states one; safetensors are other bytes.
 
     Raises:
-        CheckpointError: for another hash, a missing file, or a pickle without a known hash and an unsafe reader.
+        CheckpointError: for another hash, the name of another file of the table, a missing file, or a pickle without a
+            known hash and an unsafe reader.
     """
     if not file.is_file():
         raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")

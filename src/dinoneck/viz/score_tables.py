@@ -25,27 +25,31 @@ class ScoreTable(NamedTuple):
     is_matrix: bool = False
 
 
-def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
+def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
     """Return the tables of a ``report.json`` or of :func:`dinoneck.evaluate`: of values, classes, masks and boxes.
+
+    Args:
+        report: as they return it.
+        held_out: whether the images are known to be held out, which the headings then state.
 
     Raises:
         DataError: if it is not such a report.
     """
     try:
-        found = value_tables(report) if "scores" in report else []
+        found = value_tables(report, held_out) if "scores" in report else []
         for name, methods in report.get("scores", {}).items():
-            found += class_tables(name, methods) if "confusion_matrix" in first_of(methods) else []
+            found += class_tables(name, methods, held_out) if "confusion_matrix" in first_of(methods) else []
         if "best" in report:
             best = report["best"]
             found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
         for key in ("boxes", "masks", "segments"):
-            found += box_tables(report[key], key) if key in report else []
+            found += box_tables(report[key], key, held_out) if key in report else []
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
 
 
-def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
+def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
     """Return the table of R² with the mean absolute errors, and that of the differences where intervals are known.
 
     A row is a method, a column a target of numbers; auxiliary targets come last. A report without numbers has none.
@@ -61,7 +65,7 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
             row.append(_worst(scores["overall"].get(method, {}).get("r2")))
     mean = "overall (weighted)" if report.get("target_weights") else "overall (mean)"
     columns = [f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name) for name in names]
-    header = ["held-out R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
+    header = [f"{'held-out ' * held_out}R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
     rows.append(["images", *(str(first_of(scores[name])["images"]) for name in names)])
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
     minus = [
@@ -90,18 +94,19 @@ def _minus(score: Mapping[str, Any] | None) -> Sequence[float] | None:
     return ends
 
 
-def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterator[ScoreTable]:
+def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True) -> Iterator[ScoreTable]:
     """Return the scores over all classes, those of each class, and of a classification the head's confusion matrix.
 
     Args:
         name: of the target.
         methods: method -> its scores by :mod:`dinoneck.training.scores`.
+        held_out: as of :func:`all_tables`.
     """
     head, order = first_of(methods), [*methods]
     scores = {key: heading for key, heading in SCORES.items() if key in head}
     columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
     rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
-    yield ScoreTable([f"{name}, {counted(head['images'], 'image')} held out", *columns], rows)
+    yield ScoreTable([f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}", *columns], rows)
     each = "f1" if "f1" in head else "iou"
     true = [sum(row) for row in head["confusion_matrix"]]
     by_class = [
@@ -114,14 +119,14 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
         yield matrix_table(name, head["labels"], head["confusion_matrix"])
 
 
-def box_tables(boxes: Mapping[str, Mapping[str, Any]], what: str = "boxes") -> list[ScoreTable]:
+def box_tables(boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True) -> list[ScoreTable]:
     """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
     of_each = ["AP", "AP50"] if "AP" in first_of(boxes) else ["PQ", "SQ", "RQ"]
     keys = of_each + (["AP75", "AR100"] if "AP" in of_each else ["PQ_things", "PQ_stuff"])
     every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
     rows = [[name, *(_number(own[key]) for key in of_each)] for name, own in first_of(boxes)["per_class"].items()]
     header = [key.replace("_", " ") for key in keys]
-    return [ScoreTable([f"held-out {what}", *header], every), ScoreTable(["class", *of_each], rows)]
+    return [ScoreTable([f"{'held-out ' * held_out}{what}", *header], every), ScoreTable(["class", *of_each], rows)]
 
 
 def first_of(methods: Mapping[str, Any]) -> Any:
