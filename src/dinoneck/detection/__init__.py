@@ -9,7 +9,6 @@ _HOMES = homes(
         "coco_results",
         "evaluate_boxes",
         "evaluate_masks",
-        "gather_predictions",
         "score_boxes",
         "score_masks",
         "score_segments",

@@ -4,7 +4,6 @@ from dinoneck.detection.detector import Detector as Detector
 from dinoneck.detection.evaluation import coco_results as coco_results
 from dinoneck.detection.evaluation import evaluate_boxes as evaluate_boxes
 from dinoneck.detection.evaluation import evaluate_masks as evaluate_masks
-from dinoneck.detection.evaluation import gather_predictions as gather_predictions
 from dinoneck.detection.evaluation import score_boxes as score_boxes
 from dinoneck.detection.evaluation import score_masks as score_masks
 from dinoneck.detection.evaluation import score_segments as score_segments

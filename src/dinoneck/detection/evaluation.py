@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
@@ -316,18 +315,6 @@ def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> l
             category = dataset.category_ids[label]
             entries.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
     return entries
-
-
-def gather_predictions(own: Mapping[int, Prediction]) -> dict[int, Prediction]:
-    """Return the predictions of all processes, the same in each.
-
-    An image of several processes is taken from the first. Their tensors must be on the CPU.
-    """
-    shares: list[Any] = [own]
-    if dist.is_available() and dist.is_initialized():
-        shares *= dist.get_world_size()
-        dist.all_gather_object(shares, own)
-    return {image_id: prediction for share in reversed(shares) for image_id, prediction in share.items()}
 
 
 def _table(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,14 +21,14 @@ from dinoneck.atomic import write_text
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
-from dinoneck.detection.evaluation import gather_predictions, score_boxes
+from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig, check_used
-from dinoneck.training.engine import Engine, Row, own_random_numbers
+from dinoneck.training.engine import Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
 from dinoneck.training.parameter_groups import FreezeSchedule
 from dinoneck.training.source import open_backbone
@@ -203,7 +203,8 @@ class _Run:
                 best = best_of(detections, MOST_BOXES)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 found[target["image_id"]] = {**best, "boxes": boxes}
-        return score_boxes(self.val, gather_predictions(found))
+        every = {image_id: own for share in gathered(found) for image_id, own in share.items()}
+        return score_boxes(self.val, every)
 
     def _log(self, epoch: int, row: Row) -> None:
         values = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items() if key != "per_class"}

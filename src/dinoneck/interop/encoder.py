@@ -103,11 +103,6 @@ class PyramidEncoder(nn.Module):
                 f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * down}x{cols * down} px"
             )
 
-    def extra_repr(self) -> str:
-        """Show channels and strides."""
-        strides = ", ".join(f"{stride:g}" for stride in self.strides)
-        return f"out_channels={self.out_channels}, strides=({strides}), features_at={self.features_at:g}"
-
 
 @dataclass(frozen=True)
 class EncoderByName:

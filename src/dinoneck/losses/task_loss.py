@@ -93,10 +93,6 @@ class UncertaintyWeighting(Configured, nn.Module):
         s = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         return dict(zip(self.names, (0.5 * torch.exp(-s)).unbind(), strict=True))
 
-    def extra_repr(self) -> str:
-        """Show the names."""
-        return ", ".join(self.names)
-
     def forward(self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None) -> Tensor:
         """Return the weighted sum.
 

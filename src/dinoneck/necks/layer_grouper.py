@@ -198,13 +198,6 @@ class LayerGrouper(Configured, nn.Module):
             part.set_norm(mean, (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR))
         return bool(sums)
 
-    def layer_weights(self) -> list[Tensor]:
-        """Return, per group, how much each of its layers counts: (len(group),), for ``mean`` and ``softmax``."""
-        if self.fusion == "pixel":
-            raise ConfigError("fusion='pixel' weighs the layers of every cell separately; a layer has no single weight")
-        like = next(self.parameters())
-        return [self._weights(place, len(group), like).detach() for place, group in enumerate(self.groups)]
-
     def _weights(self, place: int, count: int, like: Tensor) -> Tensor:
         if str(place) in self.fusion_weights:
             own = self.fusion_weights[str(place)]
