@@ -1,5 +1,6 @@
-"""Whole files or none: write next to the target, flush to disk, rename, flush the folder.
+"""Files are written whole or not at all, and read only where they are regular files.
 
+A file is written next to the target, flushed to disk and renamed; then the folder is flushed.
 A reader sees the old file or the new one, never a part; a failure leaves the old file as it was and
 removes what was begun. Temporary files that a killed process left behind are cleared by the next write
 to the same target once they are an hour old.
@@ -11,8 +12,10 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable
+from io import BufferedReader
 from pathlib import Path
 
 STALE_AFTER_S = 3600.0
@@ -115,3 +118,32 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file for reading; symbolic links are followed. A pipe may block, and a device may never end.
+
+    Raises:
+        OSError: if the file does not exist, cannot be opened, or it is a folder, pipe, socket or device; at once.
+    """
+    check_regular(path)  # before it is opened: opening alone makes some devices act, and a pipe waits
+    return Path(path).open("rb")
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a regular file; with the errors of :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what is not a regular file, for readers that open a file by its name themselves.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+    """
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path))

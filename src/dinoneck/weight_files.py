@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dinoneck.atomic import check_regular
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
-from dinoneck.regular_files import check_regular
 
 _PREFIXES, _WRAPPERS = ("module.", "_orig_mod."), ("model", "state_dict")
 _SHOWN = 8

@@ -12,8 +12,8 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from dinoneck.atomic import read_regular
 from dinoneck.errors import ConfigError, reason_of
-from dinoneck.regular_files import read_regular
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 

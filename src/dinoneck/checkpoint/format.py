@@ -20,10 +20,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from dinoneck.atomic import open_regular
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import HeadFile
 from dinoneck.errors import CheckpointError, reason_of, some_of
-from dinoneck.regular_files import open_regular
 
 METADATA_KEY = "dinoneck"
 HEAD_NAME = "head.safetensors"

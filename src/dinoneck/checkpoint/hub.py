@@ -11,12 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dinoneck.atomic import read_regular
 from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import DINOV3, REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.regular_files import read_regular
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:

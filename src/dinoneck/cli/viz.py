@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
 from dinoneck.errors import ConfigError, counted
-from dinoneck.regular_files import read_regular
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import numpy as np
 from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 
+from dinoneck.atomic import read_regular
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import all_stored
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
-from dinoneck.regular_files import read_regular
 from dinoneck.tasks import OBJECTS
 
 Ids = np.ndarray[Any, Any]

@@ -16,8 +16,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from dinoneck.atomic import open_regular
 from dinoneck.errors import DataError, reason_of
-from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor

@@ -22,10 +22,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from dinoneck.atomic import read_regular
 from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, images_below, is_missing, is_number, label_of
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
-from dinoneck.regular_files import read_regular
 
 try:
     import pandas as pd

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.atomic import open_regular
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
-from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description, named_views
 from dinoneck.store.encoding import StoreDtype, encode
 from dinoneck.store.images import check_unchanged, image_file

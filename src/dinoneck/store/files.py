@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import flush_folder, write_whole
+from dinoneck.atomic import check_regular, flush_folder, read_regular, write_whole
 from dinoneck.errors import StoreError
-from dinoneck.regular_files import check_regular, read_regular
 
 MOST_OPEN_FILES = 128
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from dinoneck.atomic import open_regular
 from dinoneck.data.cells import images_below
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
 from dinoneck.grid import patch_pair
-from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile

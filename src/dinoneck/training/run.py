@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.atomic import write_text
+from dinoneck.atomic import read_regular, write_text
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
@@ -23,7 +23,6 @@ from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
-from dinoneck.regular_files import read_regular
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
