@@ -62,7 +62,7 @@ class Engine:
         self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
         self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
