@@ -16,6 +16,7 @@ from dinoneck.training.targets import as_array, by_id
 Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 _Array = np.ndarray[Any, Any]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+RESAMPLES = 1000
 FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 _Score = Callable[[_Array], _Array]  # sums over rows (..., *terms) -> scores (...)
 _Terms = tuple[list[_Floats], _Array, dict[str, _Score]]  # of each method; rows that count; scores
@@ -213,15 +214,15 @@ class Split:
         """The rows that a fold held out, ascending."""
         return np.sort(np.concatenate([np.asarray(rows, np.int64) for rows in self.folds]))
 
-    def draws(self, terms: _Floats, rows: _Array, resamples: int = 1000) -> _Floats | None:
-        """Return sums of the rows' terms over groups drawn with replacement, (resamples, ...); None for few groups."""
+    def draws(self, terms: _Floats, rows: _Array) -> _Floats | None:
+        """Return 1000 sums of the rows' terms over groups drawn with replacement, (1000, ...); None for few groups."""
         labels = [self.groups[row] for row in rows]
         number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
         if len(number) < FEWEST_GROUPS:
             return None
         sums = np.zeros((len(number), *terms.shape[1:]))
         np.add.at(sums, np.array([number[label] for label in labels]), terms[rows])
-        draws = np.random.default_rng(0).multinomial(len(number), np.full(len(number), 1 / len(number)), resamples)
+        draws = np.random.default_rng(0).multinomial(len(number), np.full(len(number), 1 / len(number)), RESAMPLES)
         found: _Floats = np.einsum("rg,g...->r...", draws, sums)
         return found
 

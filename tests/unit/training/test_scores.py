@@ -14,10 +14,12 @@ import torch
 from sklearn import metrics
 
 from dinoneck.training import r2, weighted_r2
+from dinoneck.training import scores as own_scores
 from dinoneck.training.report import fold_metrics, scores_of, verdict
 from dinoneck.training.scores import Split, class_counts, class_f1, class_iou, confusion_matrix, method_scores
 from dinoneck.training.tasks import Scored
 
+RESAMPLES = 100
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
 RANDOM = np.random.default_rng(0)
 GROUPS = [f"g{row // 5}" for row in range(N)]
@@ -26,10 +28,15 @@ HELD_OUT = np.arange(55)
 Score = Callable[[Any, Any], float]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_scores, "RESAMPLES", RESAMPLES)
+
+
 def interval(rows: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
     """The interval of a score that is computed on the rows of one draw at a time."""
     names = list(dict.fromkeys(GROUPS[row] for row in rows))
-    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), 1000)
+    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
     by_group = [[row for row in rows if GROUPS[row] == name] for name in names]
     chosen = [np.concatenate([by_group[i] * n for i, n in enumerate(draw) if n]).astype(int) for draw in draws]
     return np.quantile([score(each) for each in chosen], (0.025, 0.975)).tolist()
