@@ -113,7 +113,7 @@ ROWS: list[Row] = [
     (lambda: predictor(preprocess=Preprocessing(14, size=(112, 112))), CheckpointError, ("14x14", "16x16")),
     *((lambda device=device: predictor(device=device), ConfigError, device) for device in ("gpu0", "meta")),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
-    (lambda: predictor(PatchMeanHead(64, [Task("maps")]))(IMAGE, maps="patch"), ConfigError, "'maps'"),
+    (lambda: Task("maps"), ConfigError, "'maps'"),
     *((lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
       for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})),
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
