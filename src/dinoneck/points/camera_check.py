@@ -47,8 +47,6 @@ class CameraCheck:
 
     Attributes:
         scores: reading -> share of projected pixels, of known depth, where depth agrees with the point; 0 to 1.
-        in_bounds: reading -> share of pairs that land in an image, for comparison: it misleads, a wrong reading often
-            has the higher one.
         best: the reading that fits best, at the scale that fits best; ``camera_to_world`` is how the cameras given are
             read.
         factor: what to multiply, ``"depth"``, ``"focal length"`` or ``"K"`` (all of it: it belongs to images of another
@@ -57,7 +55,6 @@ class CameraCheck:
     """
 
     scores: Mapping[Reading, float]
-    in_bounds: Mapping[Reading, float]
     best: Reading
     factor: tuple[str, float] | None = None
     reached: float = 0.0
@@ -234,7 +231,6 @@ def _verdict(sample: _Sample) -> CameraCheck:
     most = max(known for _, _, _, known, _ in counts.values())
     check = CameraCheck(
         scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in counts.items()},
-        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in counts.items()},
         best="camera_to_world",
     )
     check = replace(check, best=max(READINGS, key=check.scores.__getitem__))

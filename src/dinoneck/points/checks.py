@@ -67,15 +67,24 @@ def check_finite(points: Tensor) -> None:
         )
 
 
-def check_depth_sides(depth: Tensor, size: tuple[int, int]) -> None:
-    """Refuse depth (V, rows, cols) that is transposed to images of ``size``; warn of any other aspect.
+def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
+    """Refuse anything but floating depth (views, rows, cols) m, and depth transposed to ``size``; warn of its aspect.
 
     Depth may have any size that shows the images' field of view, each axis scaled by itself: another aspect can be
     right. The images' own aspect the other way round comes from exchanged axes.
 
     Raises:
-        ShapeError: naming both sizes.
+        ShapeError: naming shape and dtype, or both sizes.
     """
+    check_tensor("depth", depth)
+    if depth.ndim != 3 or len(depth) != views or (views and not depth.numel()):
+        raise ShapeError(f"depth has shape {tuple(depth.shape)}; expected ({views} views, rows, cols)")
+    if not depth.is_floating_point():
+        raise ShapeError(
+            f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
+        )
+    if not depth.numel():
+        return
     (rows, cols), (height, width) = depth.shape[1:], size
     same, turned = (_same_aspect(rows, cols, *sides) for sides in (size, size[::-1]))
     if (rows, cols) != size and ((cols, rows) == size or (turned and not same)):
