@@ -134,6 +134,7 @@ ROWS: list[Row] = [
     (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
     (twice, CheckpointError, "h.safetensors"),
+    (lambda folder: two(folder, lambda own: detector_of("fcos").save(own / "b.safetensors")), ConfigError, "2 heads"),
     (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
     (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
         area=0.5))))), ConfigError, "'mass'"),

@@ -126,8 +126,6 @@ def open_model(
     if is_detector:
         from dinoneck.detection import Detector
 
-        if len(checkpoints) > 1:
-            raise ConfigError(f"--heads names {len(checkpoints)} files and the first is a detector; name one detector")
         detector = Detector.from_checkpoint(first, own, device)
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints

@@ -122,7 +122,8 @@ def opened(
     Raises:
         CheckpointError: if there are none, one cannot be read, a revision is given for a path, or ``weights`` and there
             is not one published head.
-        ConfigError: for keys that are not texts, and for what is neither a head nor a list.
+        ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a detector among
+            several.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
     if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
@@ -131,7 +132,11 @@ def opened(
     published = [source for own in sources.values() for source in own if is_published(source)]
     if weights is not None and len(published) != 1:
         raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
-    return {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
+    read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
+    types = [getattr(one, "head_type", "") for own in read.values() for one in own]
+    if "detector" in types and len(types) > 1:
+        raise ConfigError(f"{len(types)} heads are named, one of them a detector; expected one detector, or none")
+    return read
 
 
 def _listed(heads: Any) -> list[HeadSource]:

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
-from dinoneck.points.checks import check_choice, check_tensor
+from dinoneck.points.checks import check_tensor
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
@@ -301,7 +301,7 @@ def read_as(cameras: Cameras, reading: Reading) -> Cameras:
     Raises:
         ConfigError: for an unknown reading.
     """
-    check_choice("reading", reading, Reading)
+    normal(Reading, reading, "reading")
     poses = cameras.cam_to_world
     if reading == "inverse":
         return replace(cameras, cam_to_world=cameras.world_to_cam)

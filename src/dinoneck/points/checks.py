@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
@@ -103,16 +102,6 @@ def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
 def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
     """Whether both sizes have one ratio of sides, up to a share and a pixel of each side of the first."""
     return abs(rows * width - cols * height) <= _SAME_ASPECT * rows * width + width + height
-
-
-def check_choice(name: str, value: object, literal: Any) -> None:
-    """Refuse a value that is not one of a ``Literal``.
-
-    Raises:
-        ConfigError: listing them.
-    """
-    if value not in get_args(literal):
-        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(literal))}")
 
 
 def checked(name: str, matrices: Tensor, shapes: tuple[str, ...]) -> Tensor:

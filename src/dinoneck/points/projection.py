@@ -12,16 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.checks import (
-    check_choice,
-    check_depth,
-    check_finite,
-    check_index,
-    check_tensor,
-)
+from dinoneck.points.checks import check_depth, check_finite, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +159,7 @@ class PointProjector:
         for name in ("depth_abs", "depth_rel"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        check_choice("unknown_depth", self.unknown_depth, UnknownDepth)
+        normal(UnknownDepth, self.unknown_depth, "unknown_depth")
         at_least(1, chunk=self.chunk)
 
     @torch.no_grad()

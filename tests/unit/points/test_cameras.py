@@ -175,8 +175,7 @@ def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     depth = rooms.depth(cameras)
     lost = check_cameras(points + 50.0, cameras, depth, max_points=500)
     assert not lost.clear and "no reading fits" in str(lost)
-    scores = {**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}
-    close = CameraCheck(scores, best="opengl")
+    close = CameraCheck({**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}, best="opengl")
     assert not close.clear and "inverse 0.40, opengl 0.50" in str(close)
 
 
