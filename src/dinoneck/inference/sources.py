@@ -135,7 +135,7 @@ def opened(
     read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
     types = [getattr(one, "head_type", "") for own in read.values() for one in own]
     if "detector" in types and len(types) > 1:
-        raise ConfigError(f"{len(types)} heads are named, one of them a detector; expected one detector, or none")
+        raise ConfigError(f"{len(types)} heads are given, a detector among them; expected a detector alone, or none")
     return read
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -109,18 +110,8 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
     @property
     def recipe(self) -> EncoderByName:
         """The backbone and neck to build."""
-        return EncoderByName(
-            backbone=self.backbone,
-            source=self.backbone_source,
-            layers=self.layers,
-            norm=self.norm,
-            frozen=self.frozen,
-            pretrained=self.pretrained,
-            seed=self.seed,
-            neck=self.neck,
-            neck_config=self.neck_config,
-            features_at=self.features_at,
-        )
+        same = {field.name: getattr(self, field.name) for field in fields(EncoderByName) if field.name != "source"}
+        return EncoderByName(**same, source=self.backbone_source)
 
     @property
     def channels(self) -> list[int]:
