@@ -57,6 +57,7 @@ class Task:
     Args:
         name: the key of the head's output and its column in tables: 1 to 64 printable characters, such as
             ``"crop cover (%)"``, without blanks at its ends and without ``:``, which separates a column's label.
+            ``gate`` and ``maps`` are reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
             ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``;
@@ -127,7 +128,7 @@ class Task:
         weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
         fits = name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME and ":" not in name
         yield "name", fits, f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends"
-        yield "name", name != GATE and not name.endswith((MAP, CLASSES, MASKS)), "another name than a map's or a gate's"
+        yield "name", name not in (GATE, "maps") and not name.endswith((MAP, CLASSES, MASKS)), "an unreserved name"
         yield "dim", self.dim >= 1, "1 or more"
         yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
         yield "weight", all(weight >= 0 for weight in weights), "numbers of 0 or more"

@@ -37,7 +37,7 @@ MASKS = (
            "                if label in things or label not in ids:", "                if label not in ids:",
            f"{_HEAD}test_stuff_is_one_segment_and_things_are_several"),
     Mutant("Masks of mirrored views stay mirrored.", "inference/passes.py",
-           "(name in raw and output.ndim == 4)", "False", f"{_SIZE}test_masks_are_resampled_before_they_are_shares"),
+           "(\":\" in name and output.ndim == 4)", "False", f"{_SIZE}test_masks_are_resampled_before_they_are_shares"),
     Mutant("Shares of masks are resampled to the image, not masks.", "inference/predictor.py",
            " if RAW in row else None", " if False else None",
            f"{_SIZE}test_masks_are_resampled_before_they_are_shares"),

@@ -113,7 +113,7 @@ ROWS: list[Row] = [
     (lambda: predictor(preprocess=Preprocessing(14, size=(112, 112))), CheckpointError, ("14x14", "16x16")),
     *((lambda device=device: predictor(device=device), ConfigError, device) for device in ("gpu0", "meta")),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
-    (lambda: predictor(PatchMeanHead(64, [Task("maps")]))(IMAGE, maps="patch"), ConfigError, "'maps'"),
+    (lambda: Task("maps"), ConfigError, "'maps'"),
     *((lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
       for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})),
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
@@ -134,6 +134,7 @@ ROWS: list[Row] = [
     (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
     (twice, CheckpointError, "h.safetensors"),
+    (lambda folder: two(folder, lambda own: detector_of("fcos").save(own / "b.safetensors")), ConfigError, "2 heads"),
     (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
     (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
         area=0.5))))), ConfigError, "'mass'"),

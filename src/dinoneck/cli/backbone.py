@@ -162,7 +162,7 @@ def _opened(head: str | None, backbone: FrozenBackbone, device: str | None) -> t
         alone = open_backbone(backbone, device)
         return {"backbone": alone}, alone.preprocess
     checkpoint = HeadCheckpoint.load(head)
-    own = cli.HeadBackbone(backbone.file, backbone.random).given(checkpoint) or checkpoint.load_backbone()
+    own = checkpoint.load_backbone(backbone.file, random=backbone.random)
     checkpoint.check_backbone(own)
     return {"backbone": own, "head": checkpoint.build()}, checkpoint.preprocess or own.preprocess
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,9 +14,6 @@ from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
-
-if TYPE_CHECKING:
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
 def export(
@@ -65,7 +62,11 @@ def export(
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if head.head_type == "detector":
         refuse_unused("the export of a detector", words)
-        _export_detector(head, out, backbone, format, size=size, check=check)
+        from dinoneck.detection import Detector
+
+        if format != "onnx":
+            raise ConfigError(f"--format is {format}; a detector is exported as onnx")
+        Detector.from_checkpoint(head, backbone.given(head)).export_onnx(out, size=size, check=check)
     elif with_backbone:
         refuse_unused("the export of a whole model", words)
         document |= _export_model(head, out, backbone=backbone.given(head), size=size, maps=maps, **settings)
@@ -74,15 +75,6 @@ def export(
         document["files"] = [*export_head(head, out, grid=grid, **settings).files]
     show({"written": ", ".join(map(str, document["files"]))})
     return document
-
-
-def _export_detector(head: HeadCheckpoint, out: Path, backbone: HeadBackbone, format: str, **settings: Any) -> None:
-    """Write a detector with its backbone."""
-    from dinoneck.detection import Detector
-
-    if format != "onnx":
-        raise ConfigError(f"--format is {format}; a detector is exported as onnx")
-    Detector.from_checkpoint(head, backbone.given(head)).export_onnx(out, **settings)
 
 
 def _export_model(*given: Any, **settings: Any) -> dict[str, Any]:

@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(sys.argv[1:] if arguments is None else list(arguments))
         finally:
             sys.stdout.flush()  # here a closed pipe can still be distinguished from other errors
-    except BrokenPipeError:  # the reader closed the pipe
-        _drop_stdout()
-        return BROKEN_PIPE
     except OSError as error:  # those of a verb are printed by _run
-        _drop_stdout()
+        # what is left in the buffer goes nowhere, so that it raises no error at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader closed the pipe
+            return BROKEN_PIPE
         print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt as end:
@@ -155,11 +155,6 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
 
         function, words = partial(function, run=TrainConfig.read(words[0])), words[1:]
     return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
-
-
-def _drop_stdout() -> None:
-    """Send what is left in the buffer nowhere, so that it raises no error at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refusal(error: Exception) -> str | None:

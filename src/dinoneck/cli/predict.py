@@ -78,7 +78,8 @@ def predict(
     drawn = [(named[name], places[name], row) for name, row in results.items() if places]
     _draw(model, drawn, values, maps, overlay)
     rows = _boxes(results) if tasks is None else _values(results, tasks)
-    _write(out, rows)
+    cells = [[cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows]
+    write_text(out, csv_text([*rows[0]] if rows else _BOX, cells))
     document = {"predictions": rows} if tasks is None else _described(rows, results, tasks)
     written = [path for path in (out, maps, overlay) if path is not None]
     averaged = "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
@@ -92,12 +93,6 @@ def _of_store(path: Path, model: Any) -> dict[str, Any]:
 
     store = FeatureStore.open(path)
     return dict(zip(store.ids, model.predict(store), strict=True))
-
-
-def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows, column -> value, as CSV."""
-    cells = [[cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows]
-    write_text(out, csv_text([*rows[0]] if rows else _BOX, cells))
 
 
 def open_model(
@@ -131,8 +126,6 @@ def open_model(
     if is_detector:
         from dinoneck.detection import Detector
 
-        if len(checkpoints) > 1:
-            raise ConfigError(f"--heads names {len(checkpoints)} files and the first is a detector; name one detector")
         detector = Detector.from_checkpoint(first, own, device)
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
@@ -256,8 +249,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     """The heads of a command line by their keys; those without a key under the empty one.
 
     Raises:
+        CheckpointError: if a head file does not exist, or is none.
         ConfigError: if one is an image, or some have a key and some have none.
-        DataError: if a head file does not exist.
     """
     from dinoneck.checkpoint.format import read_header
 
@@ -267,10 +260,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         key, source = match.groups() if match else ("", word)
         if Path(source).suffix.lower() in SUFFIXES:
             raise ConfigError(f"--heads lists {source}, which is an image; images stand before the options")
-        if source.endswith(".safetensors") and not Path(source).exists():
-            raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
         if source.endswith(".safetensors"):
-            read_header(source)  # other files are refused before torch is imported
+            read_header(source)  # missing and other files are refused before torch is imported
         found.setdefault(key, []).append(source)
     if "" in found and len(found) > 1:
         raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")

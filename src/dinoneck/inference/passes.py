@@ -16,7 +16,6 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
@@ -193,11 +192,10 @@ class Pass:
         prepared = self._prepared(pixels)
         by_cells = {key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()}
         whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
-        valid = torch.ones(1, 1, whole.rows.length, whole.cols.length)
         for begin in range(0, len(whole.places), self.batch_size):
             part = whole.places[begin : begin + self.batch_size]
             [tiles] = send([whole.cut(prepared.images, part)], self.device)
-            shown = valid.to(tiles).expand(len(part), -1, -1, -1)
+            shown = tiles.new_ones(len(part), 1, whole.rows.length, whole.cols.length)
             # without outputs of single members, "number:name": tiles are joined as cells
             averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
             whole.add(part, {name: output for name, output in averages.items() if ":" not in name[1]})
@@ -232,10 +230,9 @@ class Pass:
             for key, reading in self.readings.items():
                 reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
                 own = reading.tokens(self.backbone, tokens)
-                raw = reading.head.unreduced(own) if maps and isinstance(reading.head, HeadEnsemble) else {}
-                for name, output in {**reading.outputs(own, maps), **raw}.items():
-                    is_map = name.endswith(MAP) or name == GATE or (name in raw and output.ndim == 4)
-                    is_mean = is_map or name in raw or output.ndim == 2
+                for name, output in reading.outputs(own, maps).items():
+                    is_map = name.endswith(MAP) or name == GATE or (":" in name and output.ndim == 4)
+                    is_mean = is_map or ":" in name or output.ndim == 2
                     parts = (output if is_mean else _mean_of_cells(output, valid)).chunk(len(views))
                     pairs = zip(parts, views, strict=True)
                     found.setdefault((key, name), []).extend(

@@ -31,13 +31,10 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
         count: B, the images.
 
     Raises:
-        ConfigError: if maps are asked for and a task is named as their entries are.
         DataError: if a value is not finite.
     """
     values = {name: value for name, value in outputs.items() if value.ndim == 2}
     pictures = {name.removesuffix(MAP): cells for name, cells in outputs.items() if name.endswith(MAP)}
-    if maps and "maps" in values:
-        raise ConfigError("a task is named 'maps', as an entry of results with maps; rename it, or maps=False")
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise DataError(
@@ -152,7 +149,6 @@ def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[s
 def predict_many(
     predict: Callable[[list[Path]], list[dict[str, Any]]],
     images: Sequence[Path],
-    places: Sequence[int] | None = None,
     *,
     at_once: int = 32,
     unusable: dict[int, str] | None = None,
@@ -162,31 +158,26 @@ def predict_many(
     Args:
         predict: a predictor or detector, which splits images into batches and decodes ahead of the model.
         images: files.
-        places: which of them; None = all.
         at_once: images per call; if one of them cannot be used, they are predicted one by one.
         unusable: place -> why the image cannot be used, filled in by this call; None = such an image is an error.
 
     Raises:
         DinoneckError: the first unusable image, if ``unusable`` is None.
     """
-    places = range(len(images)) if places is None else places
     results: dict[int, dict[str, Any]] = {}
-    if not places:
-        return results
-    bar = progress(total=len(places), desc="images", unit="image")
-    for begin in range(0, len(places), at_once):
-        batch = places[begin : begin + at_once]
-        try:
-            results |= dict(zip(batch, predict([images[place] for place in batch]), strict=True))
-        except (DinoneckError, OSError):
-            if unusable is None:
-                raise
-            logger.info("an image of %d cannot be used; they are predicted one by one", len(batch), exc_info=True)
-            for place in batch:
-                try:
-                    results[place] = predict([images[place]])[0]
-                except (DinoneckError, OSError) as error:
-                    unusable[place] = printable(str(error))
-        bar.update(len(batch))
-    bar.close()
+    with progress(total=len(images), desc="images", unit="image") as bar:
+        for begin in range(0, len(images), at_once):
+            batch = [*images[begin : begin + at_once]]
+            try:
+                results |= enumerate(predict(batch), begin)
+            except (DinoneckError, OSError):
+                if unusable is None:
+                    raise
+                logger.info("an image of %d cannot be used; they are predicted one by one", len(batch), exc_info=True)
+                for place, image in enumerate(batch, begin):
+                    try:
+                        [results[place]] = predict([image])
+                    except (DinoneckError, OSError) as error:
+                        unusable[place] = printable(str(error))
+            bar.update(len(batch))
     return results

@@ -75,17 +75,16 @@ class Reading(NamedTuple):
 
         Args:
             tokens: as :meth:`tokens` gives them.
-            maps: with ``"task.map"`` of every task that has one, and ``"gate"`` (B, 1, rows, cols).
+            maps: with ``"task.map"`` of every task that has one, ``"gate"`` (B, 1, rows, cols), and
+                :meth:`dinoneck.HeadEnsemble.unreduced`.
         """
-        if isinstance(self.head, HeadEnsemble):
-            outputs = self.head.averaged(tokens)
-            gate = self.head.gate(tokens) if maps else None
-        else:
-            outputs = self.head.natural(tokens) if len(self.head.tasks) > 1 else {}  # next to the objects
-            gate = None
+        mapped = {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()} if maps else {}
+        if not isinstance(self.head, HeadEnsemble):  # it predicts objects, and what stands next to them
+            return (self.head.natural(tokens) if len(self.head.tasks) > 1 else {}) | mapped
         if maps:
-            outputs |= {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()}
-        return outputs if gate is None else outputs | {GATE: gate[:, None]}
+            gate = self.head.gate(tokens)
+            mapped |= self.head.unreduced(tokens) | ({} if gate is None else {GATE: gate[:, None]})
+        return self.head.averaged(tokens) | mapped
 
     def check_grid(self, seen: GridSize, turned: bool) -> None:
         """Refuse a view whose patches have other places than those that the head scores.
@@ -123,7 +122,8 @@ def opened(
     Raises:
         CheckpointError: if there are none, one cannot be read, a revision is given for a path, or ``weights`` and there
             is not one published head.
-        ConfigError: for keys that are not texts, and for what is neither a head nor a list.
+        ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a detector among
+            several.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
     if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
@@ -132,7 +132,11 @@ def opened(
     published = [source for own in sources.values() for source in own if is_published(source)]
     if weights is not None and len(published) != 1:
         raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
-    return {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
+    read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
+    types = [getattr(one, "head_type", "") for own in read.values() for one in own]
+    if "detector" in types and len(types) > 1:
+        raise ConfigError(f"{len(types)} heads are given, a detector among them; expected a detector alone, or none")
+    return read
 
 
 def _listed(heads: Any) -> list[HeadSource]:
@@ -172,14 +176,13 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
     if not isinstance(module, Head):
         hint = "; load a detector with dinoneck.detection.Detector" if getattr(module, "classes", ()) else ""
         raise CheckpointError(f"{type(module).__name__} has no tasks to predict{hint}", step="pairing")
-    reading = Reading(module, getattr(module, "layer_indices", None))
+    own: dict[str, Any] = {"layers": getattr(module, "layer_indices", None)}
     if not isinstance(source, HeadCheckpoint):
-        return reading
+        return Reading(module, **own)
     module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
     record, views = source.meta["backbone"], (source.meta["tta"] or {"ops": "none"})["ops"]
-    if record is not None:
-        reading = reading._replace(layers=record.get("layers"), norm=record.get("norm"), backbone=record)
-    return reading._replace(inputs=source.preprocess, views=views, checkpoint=source)
+    own = own if record is None else {key: record.get(key) for key in ("layers", "norm")}
+    return Reading(module, **own, backbone=record, inputs=source.preprocess, views=views, checkpoint=source)
 
 
 def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:

@@ -119,33 +119,25 @@ class Tiling:
         ]
         return recipe.changed(size=(sides[0], sides[1]), resize="stretch", pad_to="corner")
 
-    def axes(self, grid: GridSize, recipe: Preprocessing) -> tuple[TileAxis, TileAxis]:
+    def axes(self, grid: GridSize, recipe: Preprocessing) -> list[TileAxis]:
         """Return where tiles lie on the patch grid of a prepared image; ``recipe`` is the heads'."""
-        lengths, overlaps = self._lengths(recipe)
-        rows, cols = (
+        return [
             TileAxis(total, min(length, total), _starts(total, length, overlap))
-            for total, length, overlap in zip(grid, lengths, overlaps, strict=True)
-        )
-        return rows, cols
+            for total, length, overlap in zip(grid, *self._lengths(recipe), strict=True)
+        ]
 
-    def _lengths(self, recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _lengths(self, recipe: Preprocessing) -> tuple[GridSize, list[int]]:
         """(rows, cols) of a tile, and of its overlap, in patches."""
-        canvas = recipe.placement(recipe.size or self.tile).canvas
-        lengths = TokenGrid(recipe.patch_size).size(canvas)
+        lengths = TokenGrid(recipe.patch_size).size(recipe.placement(recipe.size or self.tile).canvas)
         shares = [self.overlap / side if isinstance(self.overlap, int) else self.overlap for side in self.tile]
-        rows, cols = (
-            math.ceil(share * length - 1e-9)  # 0.3 * 10 is 3, despite the last bit
-            for share, length in zip(shares, lengths, strict=True)
-        )
-        return (lengths.rows, lengths.cols), (rows, cols)
+        # 0.3 * 10 is 3, despite the last bit
+        return lengths, [math.ceil(share * length - 1e-9) for share, length in zip(shares, lengths, strict=True)]
 
 
 def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
     """Evenly spread starts of as few tiles as cover ``total`` cells with at least this overlap."""
-    if total <= length:
-        return (0,)
-    gaps = math.ceil((total - length) / (length - overlap))
-    return tuple((2 * i * (total - length) + gaps) // (2 * gaps) for i in range(gaps + 1))
+    gaps = max(0, math.ceil((total - length) / (length - overlap)))
+    return tuple((2 * i * (total - length) + gaps) // max(1, 2 * gaps) for i in range(gaps + 1))
 
 
 class Assembly:
@@ -194,11 +186,8 @@ class Assembly:
 
     def _draw(self, name: Any, cells: Tensor, i: int, j: int) -> None:
         """Add a tile's map (dim, rows, cols) to the image's, weighted."""
-        (down, rest), (across, rest_across) = (
-            divmod(cells.shape[1], self.rows.length),
-            divmod(cells.shape[2], self.cols.length),
-        )
-        if rest or rest_across or not down or not across:
+        down, across = cells.shape[1] // self.rows.length, cells.shape[2] // self.cols.length
+        if cells.shape[1:] != (self.rows.length * down, self.cols.length * across):
             raise ShapeError(
                 f"the map of {name[-1]!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile of "
                 f"{self.rows.length}x{self.cols.length} patches; tiles are put together from whole cells per patch. "

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.load import Source, load_backbone
+from dinoneck.codec import normal
 from dinoneck.configured import fields_of
 from dinoneck.errors import ConfigError, GridError
 from dinoneck.grid import patch_pair
@@ -150,7 +151,7 @@ class EncoderByName:
         backbone = load_backbone(
             self.backbone,
             source=self.source,
-            pretrained=self.pretrained if weights else False,
+            pretrained=weights and self.pretrained,
             layers=self.layers,
             norm=self.norm,
             frozen=self.frozen,
@@ -201,14 +202,12 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
     """
     modules = model.named_modules() if isinstance(model, nn.Module) else ()
     encoders = {name: module for name, module in modules if isinstance(module, PyramidEncoder)}
-    if len(encoders) == 1:
-        return next(iter(encoders.values()))
-    if not encoders:
+    if len(encoders) != 1:
         raise ConfigError(
-            f"{type(model).__name__} holds no PyramidEncoder; build the detector on TorchvisionBackbone, "
-            "DinoneckBackboneConfig or attach_to_detr"
+            f"{type(model).__name__} holds {len(encoders)} encoders: {', '.join(encoders) or 'none'}; expected one: "
+            "a detector built on TorchvisionBackbone, DinoneckBackboneConfig or attach_to_detr, or one of these parts"
         )
-    raise ConfigError(f"{type(model).__name__} holds {len(encoders)} encoders; pass one of {', '.join(encoders)}")
+    return next(iter(encoders.values()))
 
 
 def _check_pair(backbone: Backbone, neck: Neck) -> None:
@@ -216,26 +215,20 @@ def _check_pair(backbone: Backbone, neck: Neck) -> None:
         raise ConfigError(
             f"neck is {neck!r:.80}; expected a neck such as SimplePyramid(embed_dim={backbone.embed_dim})"
         )
-    name = type(neck).__name__
-    wrong = []
-    if neck.embed_dim != backbone.embed_dim:
-        wrong.append(f"embed_dim={backbone.embed_dim} (it has {neck.embed_dim})")
-    if patch_pair(neck.patch_size) != patch_pair(backbone.patch_size):
-        wrong.append(f"patch_size={backbone.patch_size} (it has {neck.patch_size})")
-    if neck.num_layers not in (None, len(backbone.layers)):
-        wrong.append(
-            f"num_layers={len(backbone.layers)} (it has {neck.num_layers}; the backbone gives {backbone.layers})"
-        )
+    own = {"embed_dim": neck.embed_dim, "patch_size": patch_pair(neck.patch_size), "num_layers": neck.num_layers}
+    needed = {"embed_dim": backbone.embed_dim, "patch_size": patch_pair(backbone.patch_size)}
+    needed |= {"num_layers": len(backbone.layers)}
+    wrong = [f"{key}={value} (it has {own[key]})" for key, value in needed.items() if own[key] not in (None, value)]
     if wrong:
         raise ConfigError(
-            f"this {name} was built for another backbone than {backbone.name}; it would need {', '.join(wrong)}"
+            f"this {type(neck).__name__} was built for another backbone than {backbone.name}, which gives blocks "
+            f"{backbone.layers}; it would need {', '.join(wrong)}"
         )
 
 
 def _ratio(features_at: float) -> Fraction:
     """Return the factor as a fraction, so that sizes are integer arithmetic on the tensors' shapes."""
-    is_number = isinstance(features_at, int | float) and not isinstance(features_at, bool)
-    if not is_number or not 0 < features_at <= 1:
+    if not 0 < normal(float, features_at, "features_at") <= 1:
         raise ConfigError(f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5")
     ratio = Fraction(features_at).limit_denominator(_FINEST_RATIO)
     if abs(float(ratio) - features_at) > 1e-6:

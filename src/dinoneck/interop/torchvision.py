@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.interop.encoder import PyramidEncoder
@@ -57,11 +57,9 @@ class TorchvisionBackbone(nn.Module):
 
     def __init__(self, backbone: Backbone, neck: Neck, extra_levels: int = 0, features_at: float = 1.0) -> None:
         super().__init__()
-        if not isinstance(extra_levels, int):
-            raise ConfigError(f"extra_levels is {extra_levels!r}; expected a number of levels, 0 or more")
-        at_least(0, extra_levels=extra_levels)
         self.encoder = PyramidEncoder(backbone, neck, features_at)
-        self.extra_levels = extra_levels
+        self.extra_levels = normal(int, extra_levels, "extra_levels")
+        at_least(0, extra_levels=self.extra_levels)
         self.out_channels = self.encoder.out_channels
         coarsest = self.encoder.strides[-1]
         self.strides = self.encoder.strides + tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))

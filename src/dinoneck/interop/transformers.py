@@ -7,11 +7,10 @@ rules. So transformers only puts tensors in place, and :class:`DinoneckBackbone`
 
 from __future__ import annotations
 
-import json
-import numbers
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import dimensions_of
 from dinoneck.backbones.load import Source
+from dinoneck.codec import encode, normal
 from dinoneck.errors import ConfigError, missing_extra
 from dinoneck.interop.encoder import DeferredEncoder, EncoderByName, PyramidEncoder
 from dinoneck.necks.neck import Neck
@@ -91,9 +91,10 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         **kwargs: Any,
     ) -> None:
         self.backbone, self.backbone_source = backbone, backbone_source
-        self.layers = _plain_layers(layers)
-        self.neck, self.neck_config = neck, _plain_arguments(neck_config)
-        self.pretrained, self.seed = pretrained, _plain_number(seed)
+        # as a JSON file gives them back
+        self.layers = encode(normal(int | Sequence[int] | None, layers, "layers"))
+        self.neck, self.neck_config = neck, normal(dict[str, Any] | None, neck_config, "neck_config") or {}
+        self.pretrained, self.seed = pretrained, normal(int | None, seed, "seed")
         self.features_at, self.norm, self.frozen = features_at, norm, frozen
         sketch = self.recipe.sketch()
         self.stage_names = [f"level{number}" for number in range(len(sketch.strides))]
@@ -109,18 +110,8 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
     @property
     def recipe(self) -> EncoderByName:
         """The backbone and neck to build."""
-        return EncoderByName(
-            backbone=self.backbone,
-            source=self.backbone_source,
-            layers=self.layers,
-            norm=self.norm,
-            frozen=self.frozen,
-            pretrained=self.pretrained,
-            seed=self.seed,
-            neck=self.neck,
-            neck_config=self.neck_config,
-            features_at=self.features_at,
-        )
+        same = {field.name: getattr(self, field.name) for field in fields(EncoderByName) if field.name != "source"}
+        return EncoderByName(**same, source=self.backbone_source)
 
     @property
     def channels(self) -> list[int]:
@@ -300,62 +291,23 @@ class MaskedLevels(nn.Module):
         return list(zip(maps, masks, strict=True))
 
 
-def _plain_number(value: Any) -> Any:
-    """Return an integer of NumPy as one of Python, which JSON can hold; anything else unchanged."""
-    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
-
-
-def _plain_layers(layers: Any) -> Any:
-    """Return layers as they would be read back from a JSON file.
-
-    Raises:
-        ConfigError: if ``load_backbone`` does not take their type.
-    """
-    if isinstance(layers, Sequence) and not isinstance(layers, str):
-        return [_plain_number(layer) for layer in layers]
-    if layers is not None and not isinstance(layers, numbers.Real):
-        raise ConfigError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
-    return _plain_number(layers)
-
-
-def _plain_arguments(neck_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a neck's arguments as they would be read back from a JSON file.
-
-    Raises:
-        ConfigError: if they are not a dict of plain values.
-    """
-    if not isinstance(neck_config, Mapping | None):
-        raise ConfigError(f"neck_config is {neck_config!r}; expected a dict of the neck's arguments")
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(neck_config or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"neck_config is {neck_config!r}; expected plain values: {error}") from None
-    return plain
-
-
 def _resolve_levels(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
     """Return the output levels by name and by number."""
-    listed = None if indices is None else _listed(indices, len(names))
+    listed = normal(Sequence[int] | None, indices, "out_indices")
     if features is not None:
         numbers = [names.index(name) if name in names else -len(names) - 1 for name in features]
     else:
         numbers = list(range(len(names)) if listed is None else listed)
     numbers = [number + len(names) if -len(names) <= number < 0 else number for number in numbers]
     wrong = not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= len(names)
-    if wrong or (None not in (features, listed) and listed != numbers):
+    if wrong or (None not in (features, listed) and [*listed] != numbers):
         raise ConfigError(
             f"out_features={features}, out_indices={indices}; expected one of them, or both for the same "
             f"levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"
         )
     return [names[number] for number in numbers], numbers
-
-
-def _listed(indices: Any, count: int) -> list[int]:
-    """Return the indices; anything but a list of integers becomes an index out of range."""
-    numbers: list[Any] = [_plain_number(index) for index in indices] if isinstance(indices, Sequence) else [None]
-    return numbers if all(isinstance(number, int) for number in numbers) else [count]
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
-from dinoneck.points.checks import check_choice, check_tensor
+from dinoneck.points.checks import check_tensor
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
@@ -47,8 +47,6 @@ class CameraCheck:
 
     Attributes:
         scores: reading -> share of projected pixels, of known depth, where depth agrees with the point; 0 to 1.
-        in_bounds: reading -> share of pairs that land in an image, for comparison: it misleads, a wrong reading often
-            has the higher one.
         best: the reading that fits best, at the scale that fits best; ``camera_to_world`` is how the cameras given are
             read.
         factor: what to multiply, ``"depth"``, ``"focal length"`` or ``"K"`` (all of it: it belongs to images of another
@@ -57,7 +55,6 @@ class CameraCheck:
     """
 
     scores: Mapping[Reading, float]
-    in_bounds: Mapping[Reading, float]
     best: Reading
     factor: tuple[str, float] | None = None
     reached: float = 0.0
@@ -234,7 +231,6 @@ def _verdict(sample: _Sample) -> CameraCheck:
     most = max(known for _, _, _, known, _ in counts.values())
     check = CameraCheck(
         scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in counts.items()},
-        in_bounds={name: inside / max(offered, 1) for name, (offered, _, inside, _, _) in counts.items()},
         best="camera_to_world",
     )
     check = replace(check, best=max(READINGS, key=check.scores.__getitem__))
@@ -305,7 +301,7 @@ def read_as(cameras: Cameras, reading: Reading) -> Cameras:
     Raises:
         ConfigError: for an unknown reading.
     """
-    check_choice("reading", reading, Reading)
+    normal(Reading, reading, "reading")
     poses = cameras.cam_to_world
     if reading == "inverse":
         return replace(cameras, cam_to_world=cameras.world_to_cam)

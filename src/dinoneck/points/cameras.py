@@ -15,11 +15,10 @@ from torch import Tensor
 
 from dinoneck.errors import GridError, ShapeError
 from dinoneck.points.checks import (
-    check_depth_sides,
+    check_depth,
     check_index,
     check_intrinsics,
     check_poses,
-    check_tensor,
     checked,
     looks_swapped,
 )
@@ -193,13 +192,7 @@ class Cameras:
         finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud. Depth beyond 100 m is logged: a cloud
         made of millimetres agrees with its own depth, and nothing later can tell.
         """
-        check_tensor("depth", depth)
-        if depth.ndim != 3 or len(depth) != len(self) or not depth.is_floating_point():
-            raise ShapeError(
-                f"depth has shape {tuple(depth.shape)} and dtype {depth.dtype}; expected ({len(self)}, rows, cols) in "
-                "floating metres"
-            )
-        check_depth_sides(depth, self.size)
+        check_depth(depth, len(self), self.size)
         if (median := looks_like_millimetres(depth)) is not None:
             logger.warning("depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)", median)
         rows, cols = depth.shape[1:]

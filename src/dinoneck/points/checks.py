@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
@@ -67,15 +66,24 @@ def check_finite(points: Tensor) -> None:
         )
 
 
-def check_depth_sides(depth: Tensor, size: tuple[int, int]) -> None:
-    """Refuse depth (V, rows, cols) that is transposed to images of ``size``; warn of any other aspect.
+def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
+    """Refuse anything but floating depth (views, rows, cols) m, and depth transposed to ``size``; warn of its aspect.
 
     Depth may have any size that shows the images' field of view, each axis scaled by itself: another aspect can be
     right. The images' own aspect the other way round comes from exchanged axes.
 
     Raises:
-        ShapeError: naming both sizes.
+        ShapeError: naming shape and dtype, or both sizes.
     """
+    check_tensor("depth", depth)
+    if depth.ndim != 3 or len(depth) != views or (views and not depth.numel()):
+        raise ShapeError(f"depth has shape {tuple(depth.shape)}; expected ({views} views, rows, cols)")
+    if not depth.is_floating_point():
+        raise ShapeError(
+            f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
+        )
+    if not depth.numel():
+        return
     (rows, cols), (height, width) = depth.shape[1:], size
     same, turned = (_same_aspect(rows, cols, *sides) for sides in (size, size[::-1]))
     if (rows, cols) != size and ((cols, rows) == size or (turned and not same)):
@@ -94,16 +102,6 @@ def check_depth_sides(depth: Tensor, size: tuple[int, int]) -> None:
 def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
     """Whether both sizes have one ratio of sides, up to a share and a pixel of each side of the first."""
     return abs(rows * width - cols * height) <= _SAME_ASPECT * rows * width + width + height
-
-
-def check_choice(name: str, value: object, literal: Any) -> None:
-    """Refuse a value that is not one of a ``Literal``.
-
-    Raises:
-        ConfigError: listing them.
-    """
-    if value not in get_args(literal):
-        raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(literal))}")
 
 
 def checked(name: str, matrices: Tensor, shapes: tuple[str, ...]) -> Tensor:

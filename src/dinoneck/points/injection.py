@@ -182,11 +182,9 @@ class DecoderInjection(Configured, nn.Module):
         """
         if stride is None:
             if len(self.channels) > 1:
-                raise ConfigError(f"there are levels at strides {self._known()}; pass stride=")
+                raise ConfigError(f"there are levels at strides {self.strides}; pass stride=")
             (stride,) = self.strides
-        level = self._level(stride)
-        self._check(x, level)
-        self._check_features(features)
+        level = self._level(stride, x, features)
         if valid.dtype != torch.bool or not x.shape[:-1] == features.shape[:-1] == valid.shape:
             raise ShapeError(
                 f"x is {tuple(x.shape)}, features {tuple(features.shape)}, valid {tuple(valid.shape)} {valid.dtype}; "
@@ -203,9 +201,7 @@ class DecoderInjection(Configured, nn.Module):
             coords: (M, 3) int64, base voxel units.
             batch: (M,) int64.
         """
-        level = self._level(features.stride)
-        self._check(x, level)
-        self._check_features(features.feats)
+        level = self._level(features.stride, x, features.feats)
         if x.shape[:-1] != coords.shape[:1]:
             raise ShapeError(
                 f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, 3), a row per voxel"
@@ -240,7 +236,6 @@ class DecoderInjection(Configured, nn.Module):
 
         Raises:
             ConfigError: if the pyramid lacks a stride.
-            ShapeError: if its features have another width.
         """
         self.check_pyramid(pyramid)
         with self._slot.running(pyramid, keep=False):
@@ -260,7 +255,7 @@ class DecoderInjection(Configured, nn.Module):
         return InjectedUNet(unet, self, names, adapter)
 
     def check_pyramid(self, pyramid: Pyramid | None) -> None:
-        """Refuse a pyramid that lacks a stride or has features of another width."""
+        """Refuse a pyramid that lacks a stride."""
         if pyramid is None:
             return
         for stride in self.strides:
@@ -271,7 +266,6 @@ class DecoderInjection(Configured, nn.Module):
                 )
             if pyramid[stride].stride != stride:
                 raise ConfigError(f"the pyramid's entry {stride} holds features of stride {pyramid[stride].stride}")
-            self._check_features(pyramid[stride].feats)
 
     def _added(self, x: Tensor, projected: Tensor, valid: Tensor, level: LevelInjection, stride: int) -> Tensor:
         added = level.gated(x, projected).to(x.dtype)
@@ -282,21 +276,15 @@ class DecoderInjection(Configured, nn.Module):
             self._last[stride] = (valid.numel(), valid.sum(), *norms)
         return torch.where(valid[..., None], x + added, x)
 
-    def _level(self, stride: int) -> LevelInjection:
+    def _level(self, stride: int, x: Tensor, features: Tensor) -> LevelInjection:
+        """The level of a stride, which fits the channels of x and of the features."""
         if stride not in self.channels:
-            raise ConfigError(f"stride {stride} is not injected; levels has {self._known()}")
-        return cast(LevelInjection, self.levels[str(stride)])
-
-    def _check(self, x: Tensor, level: LevelInjection) -> None:
-        if x.shape[-1] != level.channels:
-            raise ShapeError(f"x has {x.shape[-1]} channels; this level adds {level.channels}")
-
-    def _check_features(self, features: Tensor) -> None:
+            raise ConfigError(f"stride {stride} is not injected; levels has {self.strides}")
+        if x.shape[-1] != self.channels[stride]:
+            raise ShapeError(f"x has {x.shape[-1]} channels; this level adds {self.channels[stride]}")
         if features.shape[-1] != self.c_dino:
             raise ShapeError(f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}")
-
-    def _known(self) -> str:
-        return ", ".join(map(str, self.strides))
+        return cast(LevelInjection, self.levels[str(stride)])
 
 
 class InjectedUNet(nn.Module):

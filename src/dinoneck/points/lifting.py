@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 import torch
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.checks import check_choice, check_tensor
+from dinoneck.points.checks import check_tensor
 from dinoneck.points.projection import Links
 from dinoneck.points.pyramid import Reduce
 from dinoneck.points.reductions import cell_max, weighted_bags
@@ -262,9 +262,9 @@ def _check(
         raise ShapeError(
             f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
         )
-    check_choice("sampling", sampling, Sampling)
-    check_choice("views", views, Views)
-    check_choice("reduce", reduce, Reduce)
+    normal(Sampling, sampling, "sampling")
+    normal(Views, views, "views")
+    normal(Reduce, reduce, "reduce")
     at_least(1, chunk=chunk)
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")

@@ -12,16 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.checks import (
-    check_choice,
-    check_depth_sides,
-    check_finite,
-    check_index,
-    check_tensor,
-)
+from dinoneck.points.checks import check_depth, check_finite, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +159,7 @@ class PointProjector:
         for name in ("depth_abs", "depth_rel"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        check_choice("unknown_depth", self.unknown_depth, UnknownDepth)
+        normal(UnknownDepth, self.unknown_depth, "unknown_depth")
         at_least(1, chunk=self.chunk)
 
     @torch.no_grad()
@@ -262,8 +256,6 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     if not isinstance(cameras, Cameras):
         raise ShapeError(f"cameras is a {type(cameras).__name__}; expected dinoneck.points.Cameras")
     check_tensor("points", points)
-    if depth is not None:
-        check_tensor("depth", depth)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
             f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 (points, 3) in metres "
@@ -275,14 +267,7 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     if batch is not None:
         check_index("batch", batch, len(points))
     if depth is not None:
-        if depth.ndim != 3 or len(depth) != len(cameras) or (len(cameras) and not depth.numel()):
-            raise ShapeError(f"depth has shape {tuple(depth.shape)}; expected ({len(cameras)} views, rows, cols)")
-        if not depth.is_floating_point():
-            raise ShapeError(
-                f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
-            )
-        if depth.numel():
-            check_depth_sides(depth, cameras.size)
+        check_depth(depth, len(cameras), cameras.size)
     check_finite(points)
 
 

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.checks import check_choice
 from dinoneck.points.keys import at_stride, decode
 from dinoneck.points.reductions import cell_max, weighted_bags
 from dinoneck.points.voxels import SparseFeatures, check_stride
@@ -61,7 +61,7 @@ class SparsePyramid(nn.Module):
             check_stride("a stride", stride)
         if not strides or any(fine >= coarse for fine, coarse in pairwise(strides)):
             raise ConfigError(f"strides is {tuple(strides)}; expected one or more powers of two, strictly rising")
-        check_choice("reduce", reduce, Reduce)
+        normal(Reduce, reduce, "reduce")
         self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
 
     def forward(self, features: SparseFeatures) -> dict[int, SparseFeatures]:

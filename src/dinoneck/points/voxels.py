@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.checks import check_finite, check_integers, check_tensor
 from dinoneck.points.keys import MAX_STRIDE, at_stride, decode, distinct, encode
@@ -118,11 +117,11 @@ class VoxelGrid:
 
 def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
     given: object = value.tolist() if hasattr(value, "tolist") else value  # tensors and arrays
-    sides = given if isinstance(given, Sequence) else (given,) * 3
-    numbers = tuple(float(x) for x in sides if isinstance(x, Real) and not isinstance(x, bool))
-    if len(sides) != 3 or len(numbers) != 3 or not all(math.isfinite(x) for x in numbers):
+    numbers = normal(float | Sequence[float], given, name)
+    sides = numbers if isinstance(numbers, tuple) else (numbers,) * 3
+    if len(sides) != 3:
         raise ConfigError(f"{name} is {value!r}; expected a finite number, or three of them")
-    return numbers
+    return sides
 
 
 @dataclass(frozen=True, eq=False)

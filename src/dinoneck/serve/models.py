@@ -50,11 +50,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         DataError: if its prediction is not finite.
     """
     checkpoints = cast("list[HeadCheckpoint]", opened(head, weights=settings.weights)[""])
-    is_detector = HEAD_TYPE in [checkpoint.head_type for checkpoint in checkpoints]
-    if is_detector and len(checkpoints) > 1:
-        raise ConfigError(
-            f"{head} holds {len(checkpoints)} files, one of them a detector; expected one detector, or heads"
-        )
+    is_detector = checkpoints[0].head_type == HEAD_TYPE
     model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
     model.facts.update(size=model.preprocess.size, digests=[checkpoint.meta["digest"] for checkpoint in checkpoints])
     rows, cols = patch_pair(model.preprocess.patch_size)

@@ -6,17 +6,13 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError, printable
 from dinoneck.viz.style import DPI, PALETTE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
@@ -89,11 +85,11 @@ def minus(text: str) -> str:
     return re.sub(r"(?<![^\s(])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches."""
+def new_axes(width: float, height: float) -> Any:
+    """Return the axes of an empty figure of this size in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained").subplots()
 
 
 def draws_charts() -> bool:
@@ -105,20 +101,16 @@ def draws_charts() -> bool:
     return True
 
 
-def describe(axes: Axes, x: str, y: str) -> None:
-    """Set axis labels; dollar signs are text."""
-    axes.set_xlabel(printable(x)[:_LONGEST], **_TEXT)
-    axes.set_ylabel(printable(y)[:_LONGEST], **_TEXT)
-    axes.tick_params(labelsize=8.0)
-
-
-def chart(figure: Figure, name: str, what: str) -> Chart:
-    """Return a figure as SVG: text stays text, black is the colour of the page's text, ids are unique in the page."""
+def chart(axes: Any, name: str, what: str, x: str, y: str) -> Chart:
+    """Return axes with their labels as SVG: text stays text, black is the colour of the page's text, ids are unique."""
     from matplotlib import rc_context
 
+    axes.set_xlabel(printable(x)[:_LONGEST], **_TEXT)  # dollar signs are text
+    axes.set_ylabel(printable(y)[:_LONGEST], **_TEXT)
+    axes.tick_params(labelsize=8.0)
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        axes.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
     content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
     return {"name": name, "what": what, "svg": re.sub("#000000|#4d4d4d", "currentColor", content)}
@@ -131,12 +123,10 @@ def agreement_charts(
     truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
     charts = []
     for what, heights in (("predicted", values), ("residual", values - truth)) if draws_charts() else ():
-        figure = new_figure(3.2, 3.2)
-        axes = figure.subplots()
+        axes = new_axes(3.2, 3.2)
         axes.scatter(truth, heights, urls=links, rasterized=len(truth) > _MANY, **_DOTS)
         axes.axline((truth[0], truth[0] if heights is values else 0.0), slope=float(heights is values), **_LINE)
-        describe(axes, f"true {unit}", f"{what} {unit}")
-        charts.append(chart(figure, name, f"{what} over known"))
+        charts.append(chart(axes, name, f"{what} over known", f"true {unit}", f"{what} {unit}"))
     return charts
 
 
@@ -144,14 +134,12 @@ def curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Return the charts of the training loss and the held-out AP of every epoch."""
     charts = []
     for name, keys in _CURVES.items() if log and draws_charts() else ():
-        figure = new_figure(3.2, 2.4)
-        axes = figure.subplots()
+        axes = new_axes(3.2, 2.4)
         for colour, key in zip(PALETTE, keys, strict=False):
             points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]
             axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=".", label=key)
         axes.locator_params(axis="x", integer=True)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8.0, framealpha=0.0)
-        describe(axes, "epoch", name)
-        charts.append(chart(figure, name, "by epoch"))
+        charts.append(chart(axes, name, "by epoch", "epoch", name))
     return charts

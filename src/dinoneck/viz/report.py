@@ -24,6 +24,7 @@ _SIDE = 700  # pixels of the width of a picture
 _GATE = "the gate"  # as a map
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
+Compared = tuple[list[ScoreTable], list[Chart], ScoreTable]  # tables and charts of scores, and the table of all images
 
 
 def html_report(
@@ -65,7 +66,9 @@ def html_report(
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
     drawn = [place for place in worst_first(entries, tasks) if entries[place].image is not None]
-    sections = (_sections if tasks else _box_sections)(entries, tasks, training or {}, drawn)
+    run, (tables, charts, listed) = training or {}, (_of_numbers if tasks else _of_boxes)(entries, tasks, drawn)
+    sections = {"Held-out scores": (all_tables(run), _held_out(run, tasks)), "Against known values": (tables, charts)}
+    sections["Predictions"] = [listed], []
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
     page.filters["minus"] = minus
     return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
@@ -75,7 +78,7 @@ def html_report(
         count=len(entries),
         unread=unread or {},
         sections={h: s for h, s in sections.items() if s[1] or any(table.rows for table in s[0])},
-        remarks=[*(training or {}).get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
+        remarks=[*run.get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
         articles=[*_articles([entries[place] for place in drawn], drawn, tasks)],
         of_boxes=not tasks,
         drawn=drawn,
@@ -93,9 +96,14 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
     """
+    found = dict[str, dict[str, Any]]()
     if not tasks:
-        return {**agreement_of_boxes(entries)}
-    rows, classes, found = _rows(entries, tasks), _classes(tasks), dict[str, dict[str, Any]]()
+        objects = [pair for entry in entries for pair in pairs(entry)]
+        for name in _box_classes(entries) if objects else ():
+            known, predicted = (sum(pair[side] == name for pair in objects) for side in (0, 1))
+            found[name] = {"known": known, "predicted": predicted, "found": objects.count((name, name))}
+        return found
+    rows, classes = _rows(entries, tasks), _classes(tasks)
     for name in rows[0]:
         both = [(e.known[name], row[name]) for e, row in zip(entries, rows, strict=True) if name in e.known]
         if both and name not in classes:
@@ -156,15 +164,19 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[st
     return rows
 
 
-def _sections(
-    entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], drawn: Sequence[int]
-) -> dict[str, tuple[list[ScoreTable], list[Chart]]]:
-    """Heading -> tables and charts, of every section but that of the images."""
+def _held_out(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]:
+    """The epochs of a detector, or the predictions of held-out images over their known values."""
+    units = {output.key: output.task.unit for output in outputs(tasks)}
+    charts = curves(training.get("log", []))
+    for name, (known, predicted) in training.get("held_out", {}).items():
+        charts += agreement_charts(f"{name}, held out", known, predicted, units.get(name, ""))
+    return charts
+
+
+def _of_numbers(entries: Sequence[ReportEntry], tasks: Sequence[Task], drawn: Sequence[int]) -> Compared:
+    """What compares numbers and classes with known values, and the table of all of them."""
     rows, units = _rows(entries, tasks), {output.key: output.task.unit for output in outputs(tasks)}
     headings = {name: f"{name} ({unit})" for name, unit in units.items() if unit}
-    held_out: list[Chart] = []
-    for name, (known, predicted) in training.get("held_out", {}).items():
-        held_out += agreement_charts(f"{name}, held out", known, predicted, units.get(name, ""))
     compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
     tables, charts, found = [compared], list[Chart](), agreement(entries, tasks)
     for name, row in found.items():
@@ -184,11 +196,7 @@ def _sections(
             cells.append(_number(row[name]))
             if name in found:
                 cells.append(_number(entry.known.get(name, math.nan)))
-    return {
-        "Held-out scores": (all_tables(training), held_out),
-        "Against known values": (tables, charts),
-        "Predictions": ([listed], []),
-    }
+    return tables, charts, listed
 
 
 def _articles(entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
@@ -253,26 +261,11 @@ def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
 
 
-def agreement_of_boxes(entries: Sequence[ReportEntry]) -> dict[str, dict[str, int]]:
-    """Return class -> how many of its boxes are known, predicted, and found, in images with known boxes."""
-    objects = [pair for entry in entries for pair in pairs(entry)]
-    return {
-        name: {
-            "known": sum(known == name for known, _ in objects),
-            "predicted": sum(predicted == name for _, predicted in objects),
-            "found": objects.count((name, name)),
-        }
-        for name in (_box_classes(entries) if objects else ())
-    }
-
-
-def _box_sections(
-    entries: Sequence[ReportEntry], tasks: Any, training: Mapping[str, Any], drawn: Sequence[int]
-) -> dict[str, tuple[list[ScoreTable], list[Chart]]]:
-    """Return heading -> tables and charts of the sections of a detector's report."""
+def _of_boxes(entries: Sequence[ReportEntry], tasks: Any, drawn: Sequence[int]) -> Compared:
+    """The same of a detector's boxes."""
     objects = [pair for entry in entries for pair in pairs(entry)]
     by_class = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
-    for name, count in agreement_of_boxes(entries).items():
+    for name, count in agreement(entries, tasks).items():
         shares = [f"{count['found'] / count[of]:.2f}" if count[of] else "–" for of in ("known", "predicted")]
         by_class.rows.append([name, *map(str, count.values()), *shares])
     tables, labels = [by_class], [*_box_classes(entries), None]  # None: the box is missing on that side
@@ -283,11 +276,7 @@ def _box_sections(
     for entry in entries:
         counts = map(str, _counts(entry)) if "boxes" in entry.known else "–––––"
         by_image.rows.append([entry.name, str(len(entry.result["names"])), *counts])
-    return {
-        "Held-out scores": (all_tables(training), curves(training.get("log", []))),
-        "Against known values": (tables, []),
-        "Predictions": ([by_image], []),
-    }
+    return tables, [], by_image
 
 
 def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:

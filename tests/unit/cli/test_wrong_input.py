@@ -47,7 +47,7 @@ REFUSED = [
     ("train --epochs 1 run.yaml --out r", "run.yaml", "stands first"),
     ("train --csv t.csv --targets cover --out r --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     ("predict images --out p.csv --heads lfs.safetensors", "lfs.safetensors", "git lfs pull"),
-    ("predict images --out p.csv --heads none.safetensors", "none.safetensors", "does not exist"),
+    ("predict images --out p.csv --heads none.safetensors", "none.safetensors", "cannot be opened"),
     (f"{PREDICT} images/0.png", "images/0.png", "before the options"),
     (f"predict --out p.csv --heads {GOOD}", "name images", "--store"),
     (f"{PREDICT} --store s", "--store", "no images"),

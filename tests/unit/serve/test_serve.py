@@ -194,7 +194,7 @@ def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     for name in "ab":
         detector = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
         Detector(detector, load_backbone("dinoneck_tiny"), (64, 96)).save(tmp_path / f"{name}.safetensors")
-    with pytest.raises(ConfigError, match="2 files"):
+    with pytest.raises(ConfigError, match="2 heads are given"):
         create_app(tmp_path)
     with pytest.raises(ConfigError, match="batch is 4"):
         create_app(tmp_path / "a.safetensors", settings=Settings(batch=4))
