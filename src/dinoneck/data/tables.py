@@ -15,8 +15,7 @@ import io
 import math
 import os
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -78,7 +77,7 @@ def read_table(
         raise DataError(f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary")
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = existing_files(rows[image_column], images, f"images named in {name}")
+    files = cells.existing_files(rows[image_column], images, f"images named in {name}")
     table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
@@ -87,14 +86,15 @@ def read_table(
         table[column] = values
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            table[role] = _labels(rows[[*named]], role)
+            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
+            if len(each) > 1:
+                each = [[str(label).replace("|", "||") for label in labels] for labels in each]
+            table[role] = [" | ".join(map(str, row)) for row in zip(*each, strict=True)]
     for column in masks:
-        known = {row: value for row, value in rows[column].items() if not is_missing(value)}
-        if not known:
+        if rows[column].map(is_missing).all():
             raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
-        found = existing_files(known.values(), images, f"labels named in column {column!r} of {name}")
-        file_of = dict(zip(known, found, strict=True))
-        table[LABELS] = pd.Series([file_of.get(row) for row in rows.index], rows.index, dtype=object)
+        found = cells.existing_files(rows[column], images, f"labels named in column {column!r} of {name}")
+        table[LABELS] = pd.Series(found, rows.index, dtype=object)
     return table
 
 
@@ -115,10 +115,9 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=header_line.count)
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        expected = "expected a CSV file in UTF-8, or a pandas DataFrame"
+        raise DataError(f"{path} cannot be read as a table: {reason_of(error)}; {expected}") from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
@@ -130,34 +129,15 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
     """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
-    if isinstance(source, str | os.PathLike):
-        frame = read_cells(source)
-    elif isinstance(source, pd.DataFrame):
-        frame = source.rename(columns=str)
-        if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
-            frame[image_column] = frame.index.map(str)
-    else:
-        raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
+    frame = source.rename(columns=str) if isinstance(source, pd.DataFrame) else read_cells(source)
+    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+        frame[image_column] = frame.index.map(str)
     _check_header(name, frame, (image_column, *columns))
     ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
         raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
-    _once(ids, f"{name}: the {image_column}", "keep one row for each image")
+    cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
     return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
-
-
-def _labels(columns: pd.DataFrame, role: str) -> list[str]:
-    """One label per row from one or more columns."""
-    each = [cells.same_labels(columns[name], columns.index, f"{role} in column {name!r}") for name in columns]
-    if len(each) == 1:
-        return [str(label) for label in each[0]]
-    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
-
-
-def _once(names: Sequence[str], what: str, remedy: str) -> None:
-    is_repeated = pd.Index(names, dtype=object).duplicated()
-    if is_repeated.any():
-        raise DataError(f"{what} {names[is_repeated.argmax()]!r} stands more than once; {remedy}")
 
 
 def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -216,30 +196,6 @@ def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
     return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
 
 
-def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
-    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
-
-    A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange.
-
-    Raises:
-        DataError: if the folder or a file does not exist, or two names are one file.
-    """
-    texts = [str(name).strip() for name in names]
-    if folder is None:
-        return [Path(text) for text in texts]
-    root, files, first = _folder(folder), dict[str, Path](), dict[Path, str]()
-    for text in texts:
-        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
-        if file := next((root / name for name in spellings if (root / name).is_file()), None):
-            files[text] = file
-            if (other := first.setdefault(file.resolve(), text)) != text:
-                raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
-    if missing := [repr(text) for text in texts if text not in files]:
-        shown = some_of(missing, _SHOWN)
-        raise DataError(f"{len(missing)} of {len(texts)} {what} are not in {folder}: {shown}; names are relative to it")
-    return [files[text] for text in texts]
-
-
 def _listed(names: Names | None) -> tuple[str, ...]:
     return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
@@ -279,8 +235,6 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
         DataError: if an image has no mask, a mask has no image, or two files differ in their suffix alone.
     """
     image_root, label_root = _folder(images), _folder(labels)
-    if image_root == label_root:
-        raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
     if unpaired := image_of.keys() ^ mask_of.keys():
         names = f"{some_of(unpaired, _SHOWN)}; an image and its mask have one relative path without suffix"
@@ -293,9 +247,9 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
     files = [path for path in images_below(root) if other not in path.parents or other in root.parents]
     if not files:
-        raise DataError(f"the folder {root} holds no images")
+        raise DataError(f"{root} holds no images outside of {other}; put images and masks into a folder each")
     stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
-    _once(stems, f"{root}: the name without its suffix", "keep one of the files")
+    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
     return dict(zip(stems, files, strict=True))
 
 
