@@ -19,7 +19,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.coco import BBOX, Classes, Coco, CocoBox, Ids, Listed, ListedImages, PathLike, decoded, shape_of
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco import BBOX, Classes, Coco, CocoBox, Ids, Listed, ListedImages, decoded, shape_of
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError, DataError, ShapeError
@@ -101,8 +102,7 @@ class BoxImages(ListedImages):
         self.transform, self.masks = transform, masks
         self._objects = self._sorted(self._open(annotations, Coco[CocoBox], images, classes).annotations)
         if self.skipped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", self.file, counts)
+            logger.warning("%s: boxes skipped: %s", self.file, dict(self.skipped))
 
     @property
     def without_boxes(self) -> int:
@@ -158,8 +158,7 @@ class BoxImages(ListedImages):
         for entry, boxes in zip(self._entries, self._objects, strict=True):
             for label, crowd, shape, (left, top, right, bottom) in boxes:
                 about = {"image_id": entry.id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
-                width, height = right - left, bottom - top
-                box = {"bbox": [left, top, width, height], "area": width * height}
+                box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
                 if self.masks:
                     area = int(decoded(shape, entry.height, entry.width).sum())
                     box |= {"segmentation": msgspec.to_builtins(shape), "area": area}
@@ -180,13 +179,9 @@ class BoxImages(ListedImages):
             x, y, width, height = box.bbox
             corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
             cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
-            reason = ""  # why it shows nothing
-            if not all(map(math.isfinite, box.bbox)):
-                reason = "not finite"
-            elif min(width, height) < _SHORTEST_PX:
-                reason = "too small"
-            elif min(corners[2] - corners[0], corners[3] - corners[1]) < _SHORTEST_PX:
-                reason = "outside"
+            reason = "outside" if min(corners[2] - corners[0], corners[3] - corners[1]) < _SHORTEST_PX else ""
+            reason = "too small" if min(width, height) < _SHORTEST_PX else reason
+            reason = reason if all(map(math.isfinite, box.bbox)) else "not finite"
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
                 shape = shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None

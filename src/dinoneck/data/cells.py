@@ -13,8 +13,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError, some_of
 
+PathLike = str | os.PathLike[str]
 LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
@@ -33,7 +34,7 @@ def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     return sorted(path for path in files if not path.is_dir())
 
 
-def existing_files(names: Iterable[Any], folder: str | os.PathLike[str] | None, what: str) -> list[Any]:
+def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Any]:
     """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
 
     A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange. A missing name
@@ -128,8 +129,7 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
     """
     every = list(labels)
     if missing := [str(place) for place, label in zip(places, every, strict=True) if is_missing(label)]:
-        rows = f"{counted(len(missing), 'row')}: {some_of(missing, 5)}"
-        raise DataError(f"the {what} is missing in {rows}. Fill it in, or remove the rows")
+        raise DataError(f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows")
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
     return [*map(label_of, texts)] if are_numbers else texts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 
-from dinoneck.data.cells import check_unique, existing_files, is_missing
+from dinoneck.data.cells import PathLike, check_unique, existing_files, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import all_stored
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
@@ -25,7 +24,6 @@ from dinoneck.regular_files import read_regular
 from dinoneck.tasks import OBJECTS
 
 Entry = TypeVar("Entry")
-PathLike = str | os.PathLike[str]
 Classes = Sequence[str] | None
 Ids = np.ndarray[Any, Any]
 UNKNOWN = -1  # id of pixels of which nothing is known
@@ -202,11 +200,10 @@ class ListedImages(Dataset[Any]):
         coco = read_coco(self.file, kind)
         id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda own: own.id)}
         self.classes = tuple(id_of if classes is None else classes)
-        if not self.classes or len({*self.classes}) < len(self.classes):
-            raise DataError(f"classes is {classes!r}; expected one or more names, each once, of {', '.join(id_of)}")
-        for name in sorted({*self.classes}.difference(id_of)):
-            hint = did_you_mean(name, id_of)
-            raise DataError(f"{self.file} has no category {name!r}; it has {', '.join(id_of)}.{hint}")
+        unknown = [name for name in self.classes if name not in id_of]
+        if unknown or not self.classes or len({*self.classes}) < len(self.classes):
+            known = f"{', '.join(id_of)} of {self.file}.{did_you_mean(''.join(unknown[:1]), id_of)}"
+            raise DataError(f"classes is {classes!r}; expected one or more names, each once, of {known}")
         self.category_ids = tuple(id_of[name] for name in self.classes)
         self._label_of = {category: label for label, category in enumerate(self.category_ids)}
         self._entries, names = tuple(coco.images), [entry.file_name for entry in coco.images]
@@ -285,8 +282,7 @@ class PanopticImages(ListedImages):
         stored, label_of = [self._stored[image_id] for image_id in self.ids], self._label_of
         pngs = existing_files([entry.file_name for entry in stored], folder, f"PNG files of {self.file}")
         self._pngs = dict(zip(self.ids, pngs, strict=True))
-        things = {category.id for category in coco.categories if category.isthing}
-        self.stuff = frozenset(label for category, label in label_of.items() if category not in things)
+        self.stuff = frozenset(label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of)
         shown = [[own for own in entry.segments_info if own.category_id in label_of] for entry in stored]
         self._objects = [[Listed(label_of[x.category_id], bool(x.iscrowd), x.id) for x in own] for own in shown]
 

@@ -114,8 +114,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
-        remedy = "check the folder and the file name, or replace the file"
-        raise DataError(f"the {noun} {path} cannot be decoded: {reason_of(error)}; {remedy}") from error
+        raise DataError(f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it") from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -125,9 +124,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
     """
     operator = fast_decoder()
     if operator is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        file: Any = image.fp  # type: ignore[attr-defined]
-        file.seek(0)
-        raw = np.fromfile(file, np.uint8)
+        raw = np.fromfile(name, np.uint8)
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
         is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP

@@ -148,8 +148,7 @@ class DenseLabels:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
         with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
             marked: Any = [raw == value for value in self.nodata]  # type: ignore[union-attr]
-        unlabelled: Raw = np.any([np.isnan(raw), *marked], axis=(0, 3))
-        return unlabelled
+        return np.any([np.isnan(raw), *marked], axis=(0, 3))  # type: ignore[no-any-return]
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
@@ -214,8 +213,7 @@ def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     placement = recipe.placement((plane.shape[0], plane.shape[1]))
     how: Interpolation = "area" if recipe.interpolation == "area" else "bilinear"
     x = placement.on_canvas(resample(plane.double()[None, None], placement.resized, how))
-    patch = patch_pair(recipe.patch_size)
-    return F.avg_pool2d(x, patch)[0, 0] * (patch[0] * patch[1])
+    return F.avg_pool2d(x, patch_pair(recipe.patch_size), divisor_override=1)[0, 0]
 
 
 def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:

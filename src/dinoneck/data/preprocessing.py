@@ -121,9 +121,10 @@ class Preprocessing:
         )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
-        if min(self.size or (1,)) < 1 or (self.blur is not None and (self.blur < 1 or self.blur % 2 == 0)):
-            sides = f"size is {size}; expected None or (height, width) in pixels, each 1 or more"
-            raise ConfigError(f"{sides}; blur is {self.blur}; expected None or an odd kernel size such as 5")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 or more")
+        if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
+            raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
         if self.pad_to != "corner" and self.resize != "pad":
             raise ConfigError(f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave pad_to out")
 
@@ -198,8 +199,8 @@ class Preprocessing:
             DataError: if there are none, or they come to different sizes.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        pads = self.resize == "pad"  # all else is whole patches already
-        placements = [self.placement(size) if pads else Placement(size, size, (0, 0)) for size in sizes]
+        # images that are not padded are whole patches already
+        placements = [self.placement(x) if self.resize == "pad" else Placement(x, x, (0, 0)) for x in sizes]
         canvases = sorted({placement.canvas for placement in placements})
         if len(canvases) != 1:
             shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5]) or "there are no images"

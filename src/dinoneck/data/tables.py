@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data import cells
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, images_below, is_missing, is_number, label_of
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, PathLike, cell_text, images_below, is_missing, is_number
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
 
@@ -32,8 +32,6 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-PathLike = str | os.PathLike[str]
-_SHOWN = 5
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -115,9 +113,10 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=header_line.count)
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        expected = "expected a CSV file in UTF-8, or a pandas DataFrame"
-        raise DataError(f"{path} cannot be read as a table: {reason_of(error)}; {expected}") from error
+        raise DataError(f"{path} cannot be read; expected a CSV file in UTF-8: {reason_of(error)}") from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
@@ -145,8 +144,7 @@ def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> Non
     for column in columns:
         if (count := header.count(column) or "no") != 1:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            shown = ", ".join(header) or "no header"
-            raise DataError(f"{name} has {count} columns named {column!r}, expected one.{hint} It has: {shown}")
+            raise DataError(f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}")
     if table.empty:
         raise DataError(f"{name} has no rows")
 
@@ -178,10 +176,10 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
 
 def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
     """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
-    same = label_of if all(map(is_number, texts)) else str
+    same = cells.label_of if all(map(is_number, texts)) else str
     labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
-    size_of = {text: float(text) if is_number(text) else math.inf for text in occurring}  # numbers before words
-    names = list(map(str, listed or ())) or sorted(occurring, key=lambda text: (size_of[text], text))
+    names = list(map(str, listed or ()))  # else numbers before words
+    names = names or sorted(occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text))
     name_of = {same(cell_text(name)): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
@@ -214,14 +212,13 @@ def read_folders(images: PathLike) -> pd.DataFrame:
     names = {cell_text(path.name) for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
     if loose := [name for name in files if "/" not in name]:
-        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, _SHOWN)}; move each into one")
+        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into one")
     if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
-        found = ", ".join(sorted(names)) or "none"
-        raise DataError(f"the folders of {root} are {found}; expected two or more, one per class, and no parts")
+        raise DataError(f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and no parts")
     kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
     table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
     if empty := names.difference(table["class"]):
-        raise DataError(f"{root}: no images of the class {some_of(empty, _SHOWN)}; add some or remove the folder")
+        raise DataError(f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder")
     return table.astype({"class": pd.CategoricalDtype(sorted(names))})
 
 
@@ -237,7 +234,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     image_root, label_root = _folder(images), _folder(labels)
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
     if unpaired := image_of.keys() ^ mask_of.keys():
-        names = f"{some_of(unpaired, _SHOWN)}; an image and its mask have one relative path without suffix"
+        names = f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
         raise DataError(f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: {names}")
     pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
     return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
