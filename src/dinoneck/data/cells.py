@@ -56,7 +56,7 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
                 raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one of them")
     if missing := [repr(text) for text in texts if text and text not in files]:
         counts = f"{len(missing)} of {len(texts)} {what} are missing or empty in {folder}"
-        raise DataError(f"{counts}: {some_of(missing, 5)}; names are relative to this folder")
+        raise DataError(f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder")
     return [files.get(text) for text in texts]
 
 

@@ -116,7 +116,7 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read; expected a CSV file in UTF-8: {reason_of(error)}") from error
+        raise DataError(f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}") from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
