@@ -143,9 +143,9 @@ ROWS: list[Row] = [
     (lambda: group_folds("aba", 3, 0), DataError, "2 groups"), (lambda: group_folds("ab", 1, 0), ConfigError, "1"),
     (lambda: group_folds("abc", 2, 0, stratify=[0.0, float("nan"), 1.0]), DataError, "row 1"),
     (lambda: group_folds("abc", 3, 0, stratify="abc"), DataError, "stratified"),
-    (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "2 rows: row 1"),
+    (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "row 1, row 3"),
     (lambda: column_folds(["a", "a"]), DataError, "2 rows"),
-    (lambda: column_folds(["a", " ", None, "b"]), DataError, "2 rows: row 1, row 2"),
+    (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads
     (lambda: tokens_of(["plot"], ["plot.v1.jpg", "plot.v2.jpg"]), DataError, "'plot.v1.jpg'"),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, "'c.jpg'"),

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -21,7 +19,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.coco import BBOX, CocoBox, Ids, ListedImages, decoded, read_coco, shape_of
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco import BBOX, Classes, Coco, CocoBox, Ids, Listed, ListedImages, decoded, shape_of
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError, DataError, ShapeError
@@ -36,15 +35,6 @@ _FEWEST = 10
 _MOST_LOST = 0.99  # of the boxes may show nothing; else they are of another form, such as shares of the sides
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _SHORTEST_PX = 1  # side of a box
-
-
-class _Box(NamedTuple):
-    """A box that was kept: left, top, right, bottom; whether it is a crowd region; its mask."""
-
-    corners: tuple[float, float, float, float]
-    label: int
-    crowd: bool
-    shape: Any
 
 
 class BoxImages(ListedImages):
@@ -86,6 +76,7 @@ class BoxImages(ListedImages):
 
     Examples:
         >>> import json, tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (40, 30)).save(folder / "a.png")
@@ -101,31 +92,28 @@ class BoxImages(ListedImages):
 
     def __init__(
         self,
-        annotations: str | os.PathLike[str],
-        images: str | os.PathLike[str] | None = None,
+        annotations: PathLike,
+        images: PathLike | None = None,
         *,
         transform: Callable[[Any, Target], Any] | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Classes = None,
         masks: bool = False,
     ) -> None:
         self.transform, self.masks = transform, masks
-        coco = read_coco(Path(annotations))
-        super().__init__(coco, Path(annotations), images, classes)
-        self._boxes = self._sorted(coco.annotations)
+        self._objects = self._sorted(self._open(annotations, Coco[CocoBox], images, classes).annotations)
         if self.skipped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", self.file, counts)
+            logger.warning("%s: boxes skipped: %s", self.file, dict(self.skipped))
 
     @property
     def without_boxes(self) -> int:
         """How many images have no box."""
-        return sum(all(box.crowd for box in boxes) for boxes in self._boxes)
+        return sum(all(box.crowd for box in boxes) for boxes in self._objects)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        size, kept = boxes.canvas_size, [box for box in self._boxes[i] if not box.crowd]
+        size, kept = boxes.canvas_size, [box for box in self._objects[i] if not box.crowd]
         labels = torch.tensor([box.label for box in kept], dtype=torch.int64)
-        target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
+        target: Target = {"boxes": boxes, "labels": labels, "image_id": self.ids[i], "size": size}
         if self.masks:
             planes = [torch.from_numpy(decoded(box.shape, *size))[None] for box in kept]
             target["masks"] = tv_tensors.Mask(torch.cat([image.new_zeros(0, *size), *planes]))
@@ -137,7 +125,7 @@ class BoxImages(ListedImages):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        kept, image = [box.corners for box in self._boxes[i] if not box.crowd], to_uint8(read_pixels(self.paths[i]))
+        kept, image = [box.corners for box in self._objects[i] if not box.crowd], to_uint8(read_pixels(self.paths[i]))
         size = self._size(i, (image.shape[-2], image.shape[-1]))
         boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
@@ -154,7 +142,7 @@ class BoxImages(ListedImages):
         """
         if not self.masks:
             raise DataError("the masks were not read; make the dataset with masks=True")
-        size, numbers, boxes = self._size(i), self._numbered(i), self._boxes[i]
+        size, numbers, boxes = self._size(i), self._numbered(i), self._objects[i]
         ids, masks = np.zeros(size, np.int64), [decoded(box.shape, *size) > 0 for box in boxes]
         for place in sorted(range(len(boxes)), key=lambda k: (not boxes[k].crowd, -masks[k].sum())):
             ids[masks[place]] = numbers[place]
@@ -167,22 +155,21 @@ class BoxImages(ListedImages):
         by ``iscrowd``, since detections inside them count for nothing. With masks a box has its ``segmentation``.
         """
         listed: list[dict[str, Any]] = []
-        for entry, boxes in zip(self._entries, self._boxes, strict=True):
-            image_id, size = entry.id, (entry.height, entry.width)
-            for (left, top, right, bottom), label, crowd, shape in boxes:
-                about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
-                width, height = right - left, bottom - top
-                box = {"bbox": [left, top, width, height], "area": width * height}
+        for entry, boxes in zip(self._entries, self._objects, strict=True):
+            for label, crowd, shape, (left, top, right, bottom) in boxes:
+                about = {"image_id": entry.id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
+                box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
                 if self.masks:
-                    box |= {"segmentation": msgspec.to_builtins(shape), "area": int(decoded(shape, *size).sum())}
+                    area = int(decoded(shape, entry.height, entry.width).sum())
+                    box |= {"segmentation": msgspec.to_builtins(shape), "area": area}
                 listed.append({"id": len(listed) + 1, **about, **box})
         categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
         return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
 
-    def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[_Box]]:
+    def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[Listed]]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
         entry_of = {entry.id: entry for entry in self._entries}
-        kept: dict[int, list[_Box]] = {image_id: [] for image_id in entry_of}
+        kept: dict[int, list[Listed]] = {image_id: [] for image_id in self.ids}
         self.skipped, self.clipped, over, lost, count = Counter[str](), 0, 0, 0, 0
         for i, box in enumerate(boxes):
             entry, label = entry_of.get(box.image_id), self._label_of.get(box.category_id)
@@ -192,11 +179,13 @@ class BoxImages(ListedImages):
             x, y, width, height = box.bbox
             corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
             cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
-            reason = _why_unusable(box, corners)
+            reason = "outside" if min(corners[2] - corners[0], corners[3] - corners[1]) < _SHORTEST_PX else ""
+            reason = "too small" if min(width, height) < _SHORTEST_PX else reason
+            reason = reason if all(map(math.isfinite, box.bbox)) else "not finite"
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
                 shape = shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
-                kept[entry.id].append(_Box(corners, label, bool(box.iscrowd), shape))
+                kept[entry.id].append(Listed(label, bool(box.iscrowd), shape, corners))
             if reason or box.iscrowd:
                 self.skipped["crowd" if box.iscrowd else reason] += 1
             elif cut > 0:
@@ -205,16 +194,6 @@ class BoxImages(ListedImages):
             counts = f"{over} of {count} boxes leave their image and {lost} show nothing"
             raise DataError(f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at the edge")
         return [*kept.values()]
-
-
-def _why_unusable(box: CocoBox, corners: tuple[float, float, float, float]) -> str:
-    """Why a box shows nothing; empty where it shows something."""
-    left, top, right, bottom = corners
-    if not all(map(math.isfinite, box.bbox)):
-        return "not finite"
-    if min(box.bbox[2:]) < _SHORTEST_PX:
-        return "too small"
-    return "outside" if min(right - left, bottom - top) < _SHORTEST_PX else ""
 
 
 def box_transforms(
@@ -257,16 +236,11 @@ def box_transforms(
     """
     if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
         raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
-    steps: list[Any] = []
-    if train and flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if train and flip == "both":
-        steps.append(v2.RandomVerticalFlip())
-    steps.append(v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True))
-    if train and photometric:
-        steps.append(v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)]))
-    if train:
-        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    resize = v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True)
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()][: (None, *get_args(Flip)).index(flip)]
+    colours = [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])] if photometric else []
+    whole = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    steps: list[Any] = [*flips, resize, *colours, *whole] if train else [resize]
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if mean is not None and std is not None:
         steps.append(v2.Normalize(list(mean), list(std)))
@@ -288,7 +262,6 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
 
     Raises:
         ShapeError: if the last axis has another length than 4.
-        DataError: if boxes are integers.
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
@@ -296,10 +269,8 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
     """
     if not boxes.ndim or boxes.shape[-1] != 4:
         raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
-    if not boxes.is_floating_point():
-        raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
     x, y = original[1] / size[1], original[0] / size[0]
-    plain = boxes.as_subclass(Tensor)
+    plain = boxes.as_subclass(Tensor) * 1.0  # integers become floats
     return plain * plain.new_tensor([x, y, x, y])
 
 

@@ -1,18 +1,21 @@
-"""What single cells of a table mean, and the images of a folder. Neither pandas nor torch is imported."""
+"""What single cells of a table mean, and the files of a table or folder. Neither pandas nor torch is imported."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 import unicodedata
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError, some_of
 
+PathLike = str | os.PathLike[str]
 LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
@@ -29,6 +32,39 @@ def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
         return [top]
     files = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
     return sorted(path for path in files if not path.is_dir())
+
+
+def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Any]:
+    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
+
+    A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange. A missing name
+    has the file None.
+
+    Raises:
+        DataError: if a file does not exist or is empty, or two names are one file.
+    """
+    texts = ["" if is_missing(name) else str(name).strip() for name in names]
+    if folder is None:
+        return [Path(text) if text else None for text in texts]
+    files, first = dict[str, Path](), dict[Path, str]()
+    for text in filter(None, texts):
+        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        places = (Path(folder, name) for name in spellings)
+        if file := next((file for file in places if file.is_file() and file.stat().st_size), None):
+            files[text] = file
+            if (other := first.setdefault(file.resolve(), text)) != text:
+                raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one of them")
+    if missing := [repr(text) for text in texts if text and text not in files]:
+        counts = f"{len(missing)} of {len(texts)} {what} are missing or empty in {folder}"
+        raise DataError(f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder")
+    return [files.get(text) for text in texts]
+
+
+def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
+    """Refuse a name that occurs several times; ``what`` calls it in the message."""
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise DataError(f"{what} {name!r} stands more than once; {remedy}")
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -93,8 +129,7 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
     """
     every = list(labels)
     if missing := [str(place) for place, label in zip(places, every, strict=True) if is_missing(label)]:
-        rows = f"{counted(len(missing), 'row')}: {some_of(missing, 5)}"
-        raise DataError(f"the {what} is missing in {rows}. Fill it in, or remove the rows")
+        raise DataError(f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows")
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
     return [*map(label_of, texts)] if are_numbers else texts

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,11 +17,14 @@ from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 
 from dinoneck.atomic import read_regular
+from dinoneck.data.cells import PathLike, check_unique, existing_files, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import all_stored
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.tasks import OBJECTS
 
+Entry = TypeVar("Entry")
+Classes = Sequence[str] | None
 Ids = np.ndarray[Any, Any]
 UNKNOWN = -1  # id of pixels of which nothing is known
 
@@ -72,11 +74,11 @@ class CocoMask(Struct):
 Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
 
 
-class Coco(Struct):
+class Coco(Struct, Generic[Entry]):
     """What is read of a COCO JSON; other entries are ignored."""
 
     images: Annotated[list[CocoImage], Meta(min_length=1)]
-    annotations: list[CocoBox]
+    annotations: list[Entry]
     categories: Annotated[list[CocoCategory], Meta(min_length=1)]
 
 
@@ -96,39 +98,40 @@ class CocoSegments(Struct):
     segments_info: list[CocoSegment]
 
 
-class Panoptic(Coco):
-    """What is read of a COCO JSON of panoptic segments."""
+class Listed(NamedTuple):
+    """An object of an image: its class, whether it is a crowd region, its mask or the id that it has in its PNG.
 
-    annotations: list[CocoSegments]  # type: ignore[assignment]
+    A box has corners: left, top, right, bottom.
+    """
+
+    label: int
+    crowd: bool
+    shape: Any
+    corners: tuple[float, ...] = ()
 
 
-def read_coco(file: Path, kind: type[Any] = Coco) -> Any:
+def read_coco(file: Path, kind: Any) -> Any:
     """Read and check a COCO JSON: types, ids, references and names of files."""
     try:
         content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
     coco: Any = _converted(content, kind, str(file))
-    pictures = [*coco.images, *(coco.annotations if kind is Panoptic else [])]
-    for entry in pictures:
-        path = PureWindowsPath(entry.file_name)  # knows both separators
-        if not entry.file_name.strip() or "\0" in entry.file_name or path.anchor or ".." in path.parts:
-            named = f"the file_name of image {entry.id} is {entry.file_name[:60]!r}"
-            raise DataError(f"{file}: {named}; expected a path in the folder")
-        entry.file_name = str(PurePath(entry.file_name))  # ./a.png is a.png
-    for name, key in map(str.split, _UNIQUE):
-        for value, count in Counter(getattr(entry, key) for entry in getattr(coco, name)).most_common(1):
-            if count > 1:
-                raise DataError(f"{file}: {name}: the {key} {value!r} is given several times; give every entry its own")
+    for entry in (own for own in (*coco.images, *coco.annotations) if not isinstance(own, CocoBox)):
+        name, path = entry.file_name, PureWindowsPath(entry.file_name)  # knows both separators
+        if is_missing(name) or "\0" in name or path.anchor or ".." in path.parts:
+            raise DataError(f"{file}: image {entry.id} has the file_name {name[:60]!r}; expected a path in the folder")
+    for part, key in map(str.split, _UNIQUE):
+        names = (getattr(entry, key) for entry in getattr(coco, part))
+        check_unique(names, f"{file}: {part}: the {key}", "give every entry its own")
     known = {category.id for category in coco.categories}
     for i, entry in enumerate(coco.annotations):
-        for own in entry.segments_info if kind is Panoptic else [entry]:
-            if own.category_id not in known:
-                raise DataError(f"{file}: annotations[{i}] has the category_id {own.category_id}, which is not listed")
-        if kind is Panoptic and len({own.id for own in entry.segments_info}) < len(entry.segments_info):
-            raise DataError(f"{file}: annotations[{i}] lists several segments with one id; give every one its own")
-        if kind is Coco and min(entry.bbox[2:]) < 0:
-            raise DataError(f"{file}: annotations[{i}] has the bbox {entry.bbox} with a negative side; {BBOX}")
+        where, own = f"{file}: annotations[{i}]", getattr(entry, "segments_info", [entry])
+        check_unique((each.id for each in own), f"{where}: the id", "give every segment its own")
+        if unknown := {each.category_id for each in own} - known:
+            raise DataError(f"{where} has the category_id {min(unknown)}, which is not listed")
+        if isinstance(entry, CocoBox) and min(entry.bbox[2:]) < 0:
+            raise DataError(f"{where} has the bbox {entry.bbox} with a negative side; {BBOX}")
     return coco
 
 
@@ -137,17 +140,6 @@ def _converted(content: Any, kind: Any, name: str) -> Any:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{name}: {error}") from None
-
-
-def chosen_classes(coco: Any, wanted: Sequence[str] | None, file: Path) -> dict[str, int]:
-    """Return name -> id of the classes, in the order of labels."""
-    id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda category: category.id)}
-    names = tuple(id_of if wanted is None else wanted)
-    if not names or len(set(names)) < len(names):
-        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, of {', '.join(id_of)}")
-    for name in sorted({*names}.difference(id_of)):
-        raise DataError(f"{file} has no category {name!r}; it has {', '.join(id_of)}.{did_you_mean(name, id_of)}")
-    return {name: id_of[name] for name in names}
 
 
 def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
@@ -188,50 +180,44 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
     return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))
 
 
-def folder_of(file: Path, images: str | os.PathLike[str] | None, names: Sequence[str], what: str = "images") -> Path:
-    """Return the folder of these files, where all of them have content."""
-    folder = file.parent if images is None else Path(images)
-    if images is None and not (folder / names[0]).is_file():
-        folder = folder / "images"
-    if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
-        counts = f"{len(missing)} of the {len(names)} {what} of {file}"
-        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass their folder")
-    return folder
-
-
 class ListedImages(Dataset[Any]):
     """Images of a COCO JSON, and the objects that it lists for each.
 
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
+        ids: of the images, in the order of the JSON.
+        paths: their files, in the same order.
         stuff: labels whose objects have no number of their own.
     """
 
     stuff: frozenset[int] = frozenset()
-    _boxes: Sequence[Sequence[Any]]  # of every image: its objects, which have a label, and are a crowd region or not
+    _objects: Sequence[Sequence[Listed]]  # of every image
 
-    def __init__(self, coco: Any, file: Path, images: str | os.PathLike[str] | None, classes: Any) -> None:
-        self.file, chosen = file, chosen_classes(coco, classes, file)
-        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
+    def _open(self, annotations: PathLike, kind: Any, images: PathLike | None, classes: Classes) -> Any:
+        """Read the JSON, choose its classes and find its images; ``images`` is their folder."""
+        self.file = Path(annotations)
+        coco = read_coco(self.file, kind)
+        id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda own: own.id)}
+        self.classes = tuple(id_of if classes is None else classes)
+        unknown = [name for name in self.classes if name not in id_of]
+        if unknown or not self.classes or len({*self.classes}) < len(self.classes):
+            known = f"{', '.join(id_of)} of {self.file}.{did_you_mean(''.join(unknown[:1]), id_of)}"
+            raise DataError(f"classes is {classes!r}; expected one or more names, each once, of {known}")
+        self.category_ids = tuple(id_of[name] for name in self.classes)
         self._label_of = {category: label for label, category in enumerate(self.category_ids)}
-        self._entries = tuple(coco.images)
-        self._folder = folder_of(file, images, [entry.file_name for entry in self._entries])
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The images' ids, in the order of the JSON."""
-        return tuple(entry.id for entry in self._entries)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.file_name for entry in self._entries)
+        self._entries, names = tuple(coco.images), [entry.file_name for entry in coco.images]
+        self.ids = tuple(entry.id for entry in coco.images)
+        folder = self.file.parent if images is None else Path(images)
+        if images is None and not (folder / names[0]).is_file():
+            folder /= "images"
+        self.paths = tuple(existing_files(names, folder, f"images of {self.file}"))
+        return coco
 
     @property
     def numbers(self) -> dict[int, int]:
         """Image id -> number of its objects, without crowd regions and stuff."""
-        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._boxes)
+        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._objects)
         return dict(zip(self.ids, counted, strict=True))
 
     def __len__(self) -> int:
@@ -240,8 +226,8 @@ class ListedImages(Dataset[Any]):
     def take(self, rows: Iterable[int]) -> Self:
         """Return the dataset of these images, in this order; ``skipped`` and ``clipped`` stay as they are."""
         part, rows = copy.copy(self), list(rows)
-        part._entries = tuple(self._entries[row] for row in rows)
-        part._boxes = [self._boxes[row] for row in rows]
+        for name in ("ids", "paths", "_entries", "_objects"):
+            setattr(part, name, tuple(getattr(self, name)[row] for row in rows))
         return part
 
     def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -256,21 +242,13 @@ class ListedImages(Dataset[Any]):
     def _numbered(self, i: int) -> list[int]:
         """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
         ids, counts = list[int](), Counter[int]()
-        for own in self._boxes[i]:
+        for own in self._objects[i]:
             first = OBJECTS * (own.label + 1)
             ids.append(-first if own.crowd else first + counts[own.label])
             counts[own.label] += not (own.crowd or own.label in self.stuff)
         if max(counts.values(), default=0) >= OBJECTS:
             raise DataError(f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class")
         return ids
-
-
-class _Segment(NamedTuple):
-    """A segment of a class that was chosen: its id in the PNG, and whether it is a crowd region."""
-
-    id: int
-    label: int
-    crowd: bool
 
 
 class PanopticImages(ListedImages):
@@ -295,30 +273,18 @@ class PanopticImages(ListedImages):
     """
 
     def __init__(
-        self,
-        annotations: str | os.PathLike[str],
-        folder: str | os.PathLike[str],
-        images: str | os.PathLike[str] | None = None,
-        *,
-        classes: Sequence[str] | None = None,
+        self, annotations: PathLike, folder: PathLike, images: PathLike | None = None, *, classes: Classes = None
     ) -> None:
-        coco = read_coco(Path(annotations), Panoptic)
-        super().__init__(coco, Path(annotations), images, classes)
-        stored = {entry.id: entry for entry in coco.annotations}
-        if missing := [image_id for image_id in self.ids if image_id not in stored]:
+        coco = self._open(annotations, Coco[CocoSegments], images, classes)
+        self._stored = {entry.id: entry for entry in coco.annotations}
+        if missing := [image_id for image_id in self.ids if image_id not in self._stored]:
             raise DataError(f"{self.file} has no annotations of image {missing[0]}; expected one entry for each image")
-        names = [stored[image_id].file_name for image_id in self.ids]
-        self._stored, self._pngs = stored, folder_of(self.file, folder, names, "PNG files")
-        things = {category.id for category in coco.categories if category.isthing}
-        self.stuff = frozenset(label for category, label in self._label_of.items() if category not in things)
-        self._boxes = [
-            [
-                _Segment(own.id, self._label_of[own.category_id], bool(own.iscrowd))
-                for own in stored[image_id].segments_info
-                if own.category_id in self._label_of
-            ]
-            for image_id in self.ids
-        ]
+        stored, label_of = [self._stored[image_id] for image_id in self.ids], self._label_of
+        pngs = existing_files([entry.file_name for entry in stored], folder, f"PNG files of {self.file}")
+        self._pngs = dict(zip(self.ids, pngs, strict=True))
+        self.stuff = frozenset(label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of)
+        shown = [[own for own in entry.segments_info if own.category_id in label_of] for entry in stored]
+        self._objects = [[Listed(label_of[x.category_id], bool(x.iscrowd), x.id) for x in own] for own in shown]
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64.
@@ -330,15 +296,15 @@ class PanopticImages(ListedImages):
             DataError: if the image or its PNG has another size than in the JSON, the PNG is not of three colours or has
                 other ids than are listed, or there are 1000 segments of a class or more.
         """
-        size, stored = self._size(i), self._stored[self.ids[i]]
-        [(colours, name)] = all_stored(self._pngs / stored.file_name, [size])
+        size, image_id = self._size(i), self.ids[i]
+        [(colours, name)] = all_stored(self._pngs[image_id], [size])
         if colours.shape[2] != 3 or colours.dtype != np.uint8:
             raise DataError(f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and blue")
         found = colours.astype(np.int64) @ np.array([1, 256, 256**2])
-        shown, listed = {*np.unique(found).tolist()} - {0}, {own.id for own in stored.segments_info}
+        shown, listed = {*np.unique(found).tolist()} - {0}, {own.id for own in self._stored[image_id].segments_info}
         if others := shown ^ listed:
             raise DataError(f"{name} and its segments_info do not both have the ids {some_of(map(str, others), 3)}")
         ids = np.full(size, UNKNOWN, np.int64)
-        for segment, number in zip(self._boxes[i], self._numbered(i), strict=True):
-            ids[found == segment.id] = number
+        for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
+            ids[found == segment.shape] = number
         return ids

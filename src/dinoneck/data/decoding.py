@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +42,11 @@ def in_threads(
         return
     workers = workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
-    waiting: deque[Future[T]] = deque()
+    rest = iter(items)
+    waiting = deque(pool.submit(function, item) for item in itertools.islice(rest, max(workers, ahead)))
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > max(workers, ahead):
-                yield waiting.popleft().result()
         while waiting:
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -55,9 +54,7 @@ def in_threads(
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
     """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        return list(images)
-    if isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray):
+    if isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray) and getattr(images, "ndim", 3) != 4:
         return [images]
     if not isinstance(images, Iterable):
         raise DataError(f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors")
@@ -114,12 +111,10 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     try:
         with open_regular(path) as file, Image.open(file) as image:
             return read(image, str(path))
-    except FileNotFoundError:
-        raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
-        raise DataError(f"the {noun} {path} cannot be decoded: {reason_of(error)}; remove or replace it") from error
+        raise DataError(f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it") from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -129,9 +124,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
     """
     operator = fast_decoder()
     if operator is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        file: Any = image.fp  # type: ignore[attr-defined]
-        file.seek(0)
-        raw = np.fromfile(file, np.uint8)
+        raw = np.fromfile(name, np.uint8)
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
         is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
@@ -181,9 +174,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # not known once it is decoded
-    is_png = image.format == "PNG"
     image = upright(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and is_png):  # older Pillow: 16 bit as I
+    if image.mode.startswith("I;16"):
         return _from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name)
     if image.mode in ("I", "F"):
         raise DataError(f"{name} holds 32-bit {image.mode!r} values; scale them to 0 ... 1 and pass an array")

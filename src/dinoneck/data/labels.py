@@ -116,8 +116,6 @@ class DenseLabels:
             DataError: as :meth:`cells`.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        if self.classes is None:
-            raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
         return _batch([_nearest(self._index(*own), preprocess) for own in all_stored(labels, image_sizes)])
 
     def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
@@ -127,7 +125,7 @@ class DenseLabels:
             return (index == k for k in range(self.classes)), index >= 0
         valid = ~self._is_unlabelled(raw)
         with np.errstate(over="ignore", invalid="ignore"):
-            exact = np.where(valid[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
+            exact = raw.astype(np.float64) * self.scale + self.offset
             values = np.where(valid[..., None], exact, 0.0).astype(np.float32)
         if broken := np.isinf(values).sum():
             raise DataError(f"{name} holds {broken} values that are infinite in float32; name what it stores as nodata")
@@ -135,12 +133,13 @@ class DenseLabels:
 
     def _index(self, raw: Raw, name: str) -> Tensor:
         """Class indices (H, W), int64; -1 where invalid."""
-        classes: Any = self.classes
-        expected = f"expected one band of class indices 0 ... {classes - 1}"
+        if self.classes is None:
+            raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
+        expected = f"expected one band of class indices 0 ... {self.classes - 1}"
         if raw.shape[2] != 1:
             raise DataError(f"{name} holds {raw.shape[2]} bands; {expected}: turn a mask of colours into numbers first")
         unlabelled, raw = self._is_unlabelled(raw), raw[..., 0]
-        if (wrong := ~unlabelled & ~((raw >= 0) & (raw < classes) & (raw == np.floor(raw)))).any():
+        if (wrong := ~unlabelled & ~((raw >= 0) & (raw < self.classes) & (raw == np.floor(raw)))).any():
             found = some_of([f"{value:.12g}" for value in np.unique(raw[wrong]).tolist()], 5)
             raise DataError(f"{name} holds the class {found} ({wrong.sum()} pixels); {expected}, or name it as nodata")
         return torch.from_numpy(np.where(unlabelled, 0, raw).astype(np.int64) - unlabelled)
@@ -149,8 +148,7 @@ class DenseLabels:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
         with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
             marked: Any = [raw == value for value in self.nodata]  # type: ignore[union-attr]
-        unlabelled: Raw = np.any([np.isnan(raw), *marked], axis=(0, 3))
-        return unlabelled
+        return np.any([np.isnan(raw), *marked], axis=(0, 3))  # type: ignore[no-any-return]
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
@@ -182,15 +180,13 @@ def all_stored(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iter
     if not single or len(sizes) != len(single):
         raise DataError(f"there are {len(single)} labels and {len(sizes)} image sizes; expected one for each")
     for label, size in zip(single, sizes, strict=True):
-        name = str(label) if isinstance(label, str | os.PathLike) else f"a label {type(label).__name__}"
+        name, raw = f"a label {type(label).__name__}", label
         if isinstance(label, str | os.PathLike):
-            raw = read_picture(Path(label), _from_pil, "label")
+            name, raw = str(label), read_picture(Path(label), _from_pil, "label")
         elif isinstance(label, Image.Image):
             raw = _from_pil(label, name)
-        elif isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
-            raw = label
-        else:
-            held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
+        if not (isinstance(raw, np.ndarray) and raw.ndim in (2, 3) and raw.size and raw.dtype.kind in "buif"):
+            held = f"{getattr(raw, 'shape', raw)!s:.60} {getattr(raw, 'dtype', '')}"
             raise DataError(f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)")
         if size is not None and raw.shape[:2] != tuple(size):
             raise DataError(f"the label {name} has the size {raw.shape[:2]} (height, width), its image {tuple(size)}")
@@ -217,8 +213,7 @@ def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     placement = recipe.placement((plane.shape[0], plane.shape[1]))
     how: Interpolation = "area" if recipe.interpolation == "area" else "bilinear"
     x = placement.on_canvas(resample(plane.double()[None, None], placement.resized, how))
-    patch = patch_pair(recipe.patch_size)
-    return F.avg_pool2d(x, patch)[0, 0] * (patch[0] * patch[1])
+    return F.avg_pool2d(x, patch_pair(recipe.patch_size), divisor_override=1)[0, 0]
 
 
 def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:

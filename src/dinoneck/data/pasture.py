@@ -8,9 +8,8 @@ other, so even perfect eyes cannot weigh what lies under the canopy.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -31,11 +30,9 @@ _COLOURS = np.array(((58.0, 128.0, 48.0), (168.0, 146.0, 92.0), (84.0, 138.0, 52
 
 _Array = np.ndarray[Any, Any]
 _Size = tuple[int, int]
-_Pens = tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw]  # of the image and of what is visible
 
 
-@dataclass(frozen=True)
-class PastureSample:
+class PastureSample(NamedTuple):
     """One drawn image with everything that is known about it.
 
     Attributes:
@@ -154,7 +151,7 @@ def _draw(
         each_kinds.append(np.full(count, kind))
     places, kinds = np.concatenate(each_places), np.concatenate(each_kinds)
     image, seen = Image.fromarray(_soil(random, size)), Image.new("L", size[::-1])
-    pens = ImageDraw.Draw(image), ImageDraw.Draw(seen)
+    pens = ImageDraw.Draw(image), ImageDraw.Draw(seen)  # of the image and of what is visible
     depth = random.uniform(size=len(kinds)) + np.array((0.25, -0.35, 0.0))[kinds]
     turns = random.uniform(0.0, 2 * np.pi, len(kinds))
     bends = random.normal(0.0, 0.5, len(kinds))
@@ -166,7 +163,14 @@ def _draw(
     for i in np.argsort(depth, kind="stable"):
         colour = tuple(colours[i])
         if kinds[i] == 0:
-            _clover(pens, places[i], turns[i], 5.2 * scale, colour)
+            radius, pale = 5.2 * scale, tuple(min(255, value + 38) for value in colour)
+            for angle in (turns[i], turns[i] + 2.0944, turns[i] + 4.1888):  # three round leaflets with a pale bar
+                along = np.array((np.cos(angle), np.sin(angle))) * radius
+                centre, across = places[i] + along * 0.85, along[::-1] * (-0.4, 0.4)
+                box = (*(centre - radius * 0.75), *(centre + radius * 0.75))
+                pens[0].ellipse(box, fill=colour)
+                pens[1].ellipse(box, fill=1)
+                pens[0].line((*(centre - across), *(centre + across)), fill=pale, width=1)
             continue
         angles = turns[i] + bends[i] * np.arange(3)  # of a curved blade of three segments
         steps = length / 3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -177,22 +181,9 @@ def _draw(
     return np.asarray(image) * light, np.array(seen)
 
 
-def _clover(pens: _Pens, place: _Array, turn: float, radius: float, colour: tuple[int, ...]) -> None:
-    """Three round leaflets with a pale bar."""
-    pale = tuple(min(255, value + 38) for value in colour)
-    for angle in (turn, turn + 2.0944, turn + 4.1888):
-        along = np.array((np.cos(angle), np.sin(angle))) * radius
-        centre, across = place + along * 0.85, along[::-1] * (-0.4, 0.4)
-        box = (*(centre - radius * 0.75), *(centre + radius * 0.75))
-        pens[0].ellipse(box, fill=colour)
-        pens[1].ellipse(box, fill=1)
-        pens[0].line((*(centre - across), *(centre + across)), fill=pale, width=1)
-
-
 def _soil(random: np.random.RandomState, size: _Size) -> _Array:
     base = np.array((112.0, 88.0, 66.0)) + random.normal(0.0, 8.0, 3)
-    scales = [px for px in (64, 16, 4) if size[0] >= px]
-    relief = sum(_smooth(random, (size[0] // px, size[1] // px), 1, size) for px in scales)
+    relief = sum(_smooth(random, (size[0] // px, size[1] // px), 1, size) for px in (64, 16, 4) if size[0] >= px)
     return np.clip(base * (1.0 + 0.09 * np.asarray(relief)[..., None]), 0, 255).astype(np.uint8)
 
 

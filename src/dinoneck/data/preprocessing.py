@@ -7,7 +7,7 @@ as they were for training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -52,11 +52,7 @@ def _scaled(image: Size, size: Size, inside: bool) -> Size:
     """The image's sides times the factor by which it fits inside ``size``, or covers it."""
     ratios = size[0] / image[0], size[1] / image[1]
     scale = min(ratios) if inside else max(ratios)
-    height, width = (
-        limit if ratio == scale else max(1, round(side * scale))
-        for side, limit, ratio in zip(image, size, ratios, strict=True)
-    )
-    return height, width
+    return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
 
 
 def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
@@ -65,7 +61,9 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     if (height, width) == size:
         return x
     if interpolation == "area" and size[0] <= height and size[1] <= width:
-        return _area(x, size)
+        # equal to F.interpolate(to_unit_range(x), size, mode="area") bit for bit, without the whole image as floats
+        windows = (x[..., row * height // size[0] : -(-(row + 1) * height // size[0]), :] for row in range(size[0]))
+        return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)
     if interpolation != "bilinear":
         x = to_unit_range(x)
     mode = "bicubic" if interpolation == "bicubic" else "bilinear"
@@ -74,13 +72,6 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
         # where the width stays 1: they are resized as columns
         x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, antialias=True).mT
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode, antialias=True)
-
-
-def _area(x: Tensor, size: Size) -> Tensor:
-    """Equal ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole image as floats."""
-    height, rows = x.shape[-2], size[0]
-    windows = (x[..., row * height // rows : -(-(row + 1) * height // rows), :] for row in range(rows))
-    return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)
 
 
 @dataclass(frozen=True)
@@ -128,10 +119,10 @@ class Preprocessing:
             size=(size, size) if isinstance(size, int) else size,
             resize=self.resize or ("keep" if size is None else "stretch"),
         )
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 or more")
         if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
             raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
         if self.pad_to != "corner" and self.resize != "pad":
@@ -170,14 +161,13 @@ class Preprocessing:
         if resize == "keep" and size is not None:
             size, resize = _scaled(image_size, size, inside=True), "stretch"
         rows, cols = TokenGrid(self.patch_size, _REMAINDER[resize]).size(size or image_size)
-        canvas = (rows * down, cols * across)
-        if resize in ("stretch", "keep"):
-            return Placement(canvas, canvas, (0, 0))
-        resized = image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
-        free = (canvas[0] - resized[0], canvas[1] - resized[1])
-        if resize == "crop":
-            return Placement(resized, canvas, (-(-free[0] // 2), -(-free[1] // 2)))
-        return Placement(resized, canvas, (free[0] // 2, free[1] // 2) if self.pad_to == "center" else (0, 0))
+        resized = canvas = (rows * down, cols * across)
+        if resize in ("crop", "pad"):
+            resized = image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
+        if resize == "pad" and self.pad_to == "corner":
+            return Placement(resized, canvas, (0, 0))
+        top, left = (int((whole - side) / 2) for whole, side in zip(canvas, resized, strict=True))
+        return Placement(resized, canvas, (top, left))
 
     def grid(self) -> GridSize | None:
         """Return the patch grid of every prepared image; None where it depends on the image.
@@ -209,22 +199,25 @@ class Preprocessing:
             DataError: if there are none, or they come to different sizes.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        pads = self.resize == "pad"  # all else is whole patches already
-        placements = [self.placement(size) if pads else Placement(size, size, (0, 0)) for size in sizes]
+        # images that are not padded are whole patches already
+        placements = [self.placement(x) if self.resize == "pad" else Placement(x, x, (0, 0)) for x in sizes]
         canvases = sorted({placement.canvas for placement in placements})
         if len(canvases) != 1:
             shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5]) or "there are no images"
             raise DataError(f"the images come to different sizes: {shown}; pass size=(height, width) (--size)")
-        pairs = zip(images, placements, strict=True)
-        batch = torch.stack([placement.on_canvas(self._normalised(image)) for image, placement in pairs])
-        prepared = TokenGrid(self.patch_size).prepare(batch)
-        if not pads:
-            return prepared
-        shows = torch.stack([placement.on_canvas(batch.new_ones(1, *placement.resized)) for placement in placements])
+        mean, std = (images[0].new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        every = [(image - mean) / std for image in images]
+        if self.blur is not None:
+            from torchvision.transforms.v2.functional import gaussian_blur  # it takes as long to import as torch
+
+            sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
+            every = [gaussian_blur(x, [self.blur] * 2, [sigma] * 2) for x in every]
+        batch = torch.stack([own.on_canvas(x) for own, x in zip(placements, every, strict=True)])
+        shows = torch.stack([own.on_canvas(batch.new_ones(1, *own.resized)) for own in {*placements}])
         corners = {placement.corner for placement in placements}
         top, left = corners.pop() if len(corners) == 1 else (float("nan"), float("nan"))
         valid = F.max_pool2d(shows.amax(dim=0), patch_pair(self.patch_size))[0] > 0
-        return replace(prepared, valid=valid, offset=(float(left), float(top)))
+        return replace(TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=(float(left), float(top)))
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
@@ -253,21 +246,9 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(record, Mapping) or record.keys() != known:
-            raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
+        if record.keys() != cls.__dataclass_fields__.keys():
+            raise ConfigError(f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is {record!r}")
         return cls(**record)
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        """Normalise and blur one fitted (3, h, w) image."""
-        mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        x = (image - mean) / std
-        if self.blur is not None:
-            from torchvision.transforms.v2.functional import gaussian_blur  # it takes as long to import as torch
-
-            sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
-            x = gaussian_blur(x, [self.blur] * 2, [sigma] * 2)
-        return x
 
 
 def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
@@ -279,14 +260,14 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
         image: the image, or its (height, width) in pixels when upright.
 
     Returns:
-        The points in pixels of the upright image, of xy's dtype; those of padding lie outside of it.
+        The points in pixels of the upright image, as floats; those of padding lie outside of it.
 
     Shape:
         (..., 2) -> (..., 2).
 
     Raises:
         ShapeError: if the last axis has another length than 2.
-        DataError: if points are integers, or it is not an image.
+        DataError: if it is not an image.
         GridError: if the patch leaves a remainder that ``keep`` refuses.
 
     Examples:
@@ -296,11 +277,9 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
     """
     if not xy.ndim or xy.shape[-1] != 2:
         raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
-    if not xy.is_floating_point():
-        raise DataError(f"points are {xy.dtype}; expected floating-point pixels, which scaling does not round")
     size = image if isinstance(image, tuple | list) else read_image_size(image)  # type: ignore[arg-type]
     if len(size) != 2 or min(size) < 1:
         raise DataError(f"the image's size is {size}; expected (height, width) in pixels, each positive")
-    placement = preprocess.placement((size[0], size[1]))
+    xy, placement = xy * 1.0, preprocess.placement((size[0], size[1]))  # integers become floats
     scale = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
     return (xy - xy.new_tensor(placement.corner[::-1])) * xy.new_tensor(scale[::-1])

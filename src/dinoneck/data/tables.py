@@ -15,8 +15,7 @@ import io
 import math
 import os
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from dinoneck.atomic import read_regular
 from dinoneck.data import cells
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, images_below, is_missing, is_number, label_of
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, PathLike, cell_text, images_below, is_missing, is_number
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 
 try:
@@ -33,8 +32,6 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-PathLike = str | os.PathLike[str]
-_SHOWN = 5
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -78,7 +75,7 @@ def read_table(
         raise DataError(f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary")
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = existing_files(rows[image_column], images, f"images named in {name}")
+    files = cells.existing_files(rows[image_column], images, f"images named in {name}")
     table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
@@ -87,14 +84,15 @@ def read_table(
         table[column] = values
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            table[role] = _labels(rows[[*named]], role)
+            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
+            if len(each) > 1:
+                each = [[str(label).replace("|", "||") for label in labels] for labels in each]
+            table[role] = [" | ".join(map(str, row)) for row in zip(*each, strict=True)]
     for column in masks:
-        known = {row: value for row, value in rows[column].items() if not is_missing(value)}
-        if not known:
+        if rows[column].map(is_missing).all():
             raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
-        found = existing_files(known.values(), images, f"labels named in column {column!r} of {name}")
-        file_of = dict(zip(known, found, strict=True))
-        table[LABELS] = pd.Series([file_of.get(row) for row in rows.index], rows.index, dtype=object)
+        found = cells.existing_files(rows[column], images, f"labels named in column {column!r} of {name}")
+        table[LABELS] = pd.Series(found, rows.index, dtype=object)
     return table
 
 
@@ -117,8 +115,8 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}") from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
@@ -130,34 +128,15 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
     """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
-    if isinstance(source, str | os.PathLike):
-        frame = read_cells(source)
-    elif isinstance(source, pd.DataFrame):
-        frame = source.rename(columns=str)
-        if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
-            frame[image_column] = frame.index.map(str)
-    else:
-        raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
+    frame = source.rename(columns=str) if isinstance(source, pd.DataFrame) else read_cells(source)
+    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+        frame[image_column] = frame.index.map(str)
     _check_header(name, frame, (image_column, *columns))
     ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
         raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
-    _once(ids, f"{name}: the {image_column}", "keep one row for each image")
+    cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
     return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
-
-
-def _labels(columns: pd.DataFrame, role: str) -> list[str]:
-    """One label per row from one or more columns."""
-    each = [cells.same_labels(columns[name], columns.index, f"{role} in column {name!r}") for name in columns]
-    if len(each) == 1:
-        return [str(label) for label in each[0]]
-    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
-
-
-def _once(names: Sequence[str], what: str, remedy: str) -> None:
-    is_repeated = pd.Index(names, dtype=object).duplicated()
-    if is_repeated.any():
-        raise DataError(f"{what} {names[is_repeated.argmax()]!r} stands more than once; {remedy}")
 
 
 def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -165,8 +144,7 @@ def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> Non
     for column in columns:
         if (count := header.count(column) or "no") != 1:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            shown = ", ".join(header) or "no header"
-            raise DataError(f"{name} has {count} columns named {column!r}, expected one.{hint} It has: {shown}")
+            raise DataError(f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}")
     if table.empty:
         raise DataError(f"{name} has no rows")
 
@@ -198,10 +176,10 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
 
 def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
     """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
-    same = label_of if all(map(is_number, texts)) else str
+    same = cells.label_of if all(map(is_number, texts)) else str
     labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
-    size_of = {text: float(text) if is_number(text) else math.inf for text in occurring}  # numbers before words
-    names = list(map(str, listed or ())) or sorted(occurring, key=lambda text: (size_of[text], text))
+    names = list(map(str, listed or ()))  # else numbers before words
+    names = names or sorted(occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text))
     name_of = {same(cell_text(name)): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
@@ -214,30 +192,6 @@ def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence
 
 def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
     return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
-
-
-def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
-    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
-
-    A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange.
-
-    Raises:
-        DataError: if the folder or a file does not exist, or two names are one file.
-    """
-    texts = [str(name).strip() for name in names]
-    if folder is None:
-        return [Path(text) for text in texts]
-    root, files, first = _folder(folder), dict[str, Path](), dict[Path, str]()
-    for text in texts:
-        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
-        if file := next((root / name for name in spellings if (root / name).is_file()), None):
-            files[text] = file
-            if (other := first.setdefault(file.resolve(), text)) != text:
-                raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
-    if missing := [repr(text) for text in texts if text not in files]:
-        shown = some_of(missing, _SHOWN)
-        raise DataError(f"{len(missing)} of {len(texts)} {what} are not in {folder}: {shown}; names are relative to it")
-    return [files[text] for text in texts]
 
 
 def _listed(names: Names | None) -> tuple[str, ...]:
@@ -258,14 +212,13 @@ def read_folders(images: PathLike) -> pd.DataFrame:
     names = {cell_text(path.name) for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
     if loose := [name for name in files if "/" not in name]:
-        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, _SHOWN)}; move each into one")
+        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into one")
     if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
-        found = ", ".join(sorted(names)) or "none"
-        raise DataError(f"the folders of {root} are {found}; expected two or more, one per class, and no parts")
+        raise DataError(f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and no parts")
     kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
     table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
     if empty := names.difference(table["class"]):
-        raise DataError(f"{root}: no images of the class {some_of(empty, _SHOWN)}; add some or remove the folder")
+        raise DataError(f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder")
     return table.astype({"class": pd.CategoricalDtype(sorted(names))})
 
 
@@ -279,11 +232,9 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
         DataError: if an image has no mask, a mask has no image, or two files differ in their suffix alone.
     """
     image_root, label_root = _folder(images), _folder(labels)
-    if image_root == label_root:
-        raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
     if unpaired := image_of.keys() ^ mask_of.keys():
-        names = f"{some_of(unpaired, _SHOWN)}; an image and its mask have one relative path without suffix"
+        names = f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
         raise DataError(f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: {names}")
     pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
     return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
@@ -293,9 +244,9 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
     files = [path for path in images_below(root) if other not in path.parents or other in root.parents]
     if not files:
-        raise DataError(f"the folder {root} holds no images")
+        raise DataError(f"{root} holds no images outside of {other}; put images and masks into a folder each")
     stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
-    _once(stems, f"{root}: the name without its suffix", "keep one of the files")
+    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
     return dict(zip(stems, files, strict=True))
 
 

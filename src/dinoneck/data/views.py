@@ -165,8 +165,8 @@ class Views:
         """
         low, high = (bound.item() for bound in torch.aminmax(image))
         if not (0 <= i < len(self) and image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
-            known = f"there are {len(self)} views, and values are floats in 0 ... 1"
-            raise DataError(f"view {i} of an image with {image.dtype} values {low:g} ... {high:g}; {known}")
+            got = f"view {i} and {image.dtype} values {low:g} ... {high:g}"
+            raise DataError(f"expected one of {len(self)} views and floats in 0 ... 1, got {got}")
         from torchvision.transforms.v2 import functional
 
         x = self.place(image, i)
