@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
@@ -62,9 +61,11 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
     """Refuse a name that occurs several times; ``what`` calls it in the message."""
-    for name, count in Counter(names).most_common(1):
-        if count > 1:
+    seen = set[Any]()
+    for name in names:
+        if name in seen:
             raise DataError(f"{what} {name!r} stands more than once; {remedy}")
+        seen.add(name)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
