@@ -110,8 +110,8 @@ def load_published(
 
     Raises:
         CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
-            has the name or hash of another one, it cannot be fetched, is gated, states no licence, or there is no Hub
-            repository for a revision.
+            has the name or hash of another one, it cannot be fetched, is gated, states no licence, or lacks the Hub
+            repository that a revision is of.
     """
     row = row_named(name)
     file, url = _file(row, weights, revision)
@@ -188,8 +188,9 @@ def _file(row: PublishedHead, weights: str | os.PathLike[str] | None, revision: 
     """The local path of a row's file, downloaded once, and its address: the Hub's copy, else the publisher's.
 
     Raises:
-        CheckpointError: if it is to be fetched and is gated, without a licence, or cannot be; for a revision of no Hub
-            repository; for a pickle without a known hash and an unsafe reader, before it is downloaded.
+        CheckpointError: if it is to be fetched, and it is gated, has no licence or does not arrive; if a revision is
+            given with a local file or without a Hub repository; before it is downloaded, if it is a pickle without a
+            known hash and torch's reader is not safe.
     """
     if revision is not None and (weights is not None or row.hub is None):
         raise CheckpointError(
