@@ -82,9 +82,7 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured there, during which no value can be read."""
-    if device.type == "cpu":
-        return False
-    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
+    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)  # None on a CPU
     return asked is not None and bool(asked())
 
 

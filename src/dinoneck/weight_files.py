@@ -83,8 +83,6 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
     try:
         check_regular(file)
-    except FileNotFoundError:
-        raise BackboneError(f"the weights file {file} does not exist") from None
     except (OSError, ValueError) as error:
         raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
     try:

@@ -14,7 +14,7 @@ MASKS = (
     Mutant("Columns of patches get the positions of rows.", "heads/mask.py", "    across = x[None, :, None].expand",
            "    across = x.flip(0)[None, :, None].expand", f"{_HEAD}test_positions_are_those_of_dinov3"),
     Mutant("Queries are turned like the first patch.", "heads/mask.py",
-           "torch.cat([torch.zeros(prefix, 4 * angles, **on)", "torch.cat([torch.ones(prefix, 4 * angles, **on)",
+           "nn.functional.pad(angle, (0, 0, prefix, 0))", "torch.cat([angle[:1].expand(prefix, -1), angle])",
            f"{_HEAD}test_the_head_is_its_formula"),
     Mutant("The shares of classes do not add up to one.", "heads/mask.py",
            "(sums / sums.sum(dim=1, keepdim=True)).log()", "sums.log()", f"{_HEAD}test_the_head_is_its_formula"),

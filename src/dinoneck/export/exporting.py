@@ -226,7 +226,6 @@ def _written(
 
 def _description(model: Model, traced: Traced, measured: program.Parity | None, form: Format) -> dict[str, Any]:
     """The JSON-able record of a file, with which it runs without dinoneck."""
-    smallest = model.size_of(GridSize(traced.smallest, traced.smallest))
     packages = ["torch", "timm", *(["onnx", "onnxscript"] if form == "onnx" else [])]
     size = None if traced.grid is None else model.size_of(traced.grid)
     return {
@@ -236,7 +235,7 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
             "batch": "free",
             "patch_size": [*model.patch],
             "size": size,
-            "smallest": smallest if size is None else None,
+            "smallest": model.size_of(GridSize(traced.smallest, traced.smallest)) if size is None else None,
         },
         "preprocess": None if model.recipe is None else model.recipe.record(),
         "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],

@@ -65,9 +65,8 @@ class DenseHead(Head):
         at_least(0, depth=depth)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        self._own = [task for task in tasks if task.from_map is None]
-        check_tasks(self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self._set_tasks(tasks, compositions)
+        check_tasks(self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self._own)

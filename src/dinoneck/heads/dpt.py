@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,7 +75,7 @@ class DPTHead(Head):
         own_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(own_neck, DPTNeck):
             raise ConfigError(f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead")
-        self.embed_dim, self.neck, self.bins = embed_dim, own_neck, bins
+        self.embed_dim, self.num_layers, self.neck, self.bins = embed_dim, own_neck.num_layers, own_neck, bins
         self._set_tasks(tasks, (), "dense", "segmentation")
         if bins is not None:
             bins.check(self.tasks)
@@ -84,15 +83,6 @@ class DPTHead(Head):
         self.mix = nn.Conv2d(width, width, 3, padding=1, **factory) if add_projection else None
         dims = [task.dim if bins is None else bins.count for task in self.tasks]
         self.readouts = nn.ModuleList(_Readout(width, hidden_dim, dim, **factory) for dim in dims)
-
-    @property
-    def _patch_size(self) -> int:
-        return self.neck.patch_size
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the tokens it reads."""
-        return self.neck.num_layers
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
@@ -109,21 +99,16 @@ class DPTHead(Head):
             for task, cells in self._cells(tokens)
         }
 
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows * patch, cols * patch)}`` in original units."""
-        return self.natural(tokens, **plain)
+    predict_maps = Head.predict  # all tasks are maps
 
-    def logits(self, tokens: TokensLike, **plain: Unpack[Plain]) -> list[Tensor]:
+    def logits(self, tokens: Tokens) -> list[Tensor]:
         """Return the last layer's output of every task, (B, dim or bins, rows, cols) at the decoder's cells."""
-        tokens = self._tokens(tokens, **plain)
-        size = [side * self.neck.patch_size for side in tokens.grid]
-        finest = self.neck(tokens).maps[0]
+        finest = self.neck(tokens).maps[0]  # checks the tokens
         # the level's own result, upsampled as inside the neck: (B, D, 2 rows, 2 cols) of its cells
         maps = F.interpolate(finest, scale_factor=2.0, mode="bilinear", align_corners=self.neck.align_corners)
         if self.mix is not None:
             maps = F.relu(self.mix(maps))
-        return [cast("_Readout", readout)(maps, self.neck, size) for readout in self.readouts]
+        return [cast("_Readout", readout)(maps, self.neck, tokens.image_size) for readout in self.readouts]
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""

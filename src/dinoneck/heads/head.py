@@ -53,11 +53,9 @@ class Head(Configured, nn.Module):
     def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
         """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
+        self._own = [task for task in self.tasks if task.from_map is None]  # with a readout
         self.compositions = tuple(compositions)
-        if compositions:
-            self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
-        else:
-            self.predicted = self.tasks
+        self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
@@ -122,8 +120,8 @@ class Head(Configured, nn.Module):
 
     @property
     def _patch_size(self) -> PatchSize:
-        """Pixels per patch of plain tensors."""
-        return (self.trained_on.patch_size if self.trained_on else None) or 16
+        """Pixels per patch of plain tensors: those of the neck, without one those of the file."""
+        return getattr(getattr(self, "neck", self.trained_on), "patch_size", None) or 16
 
     def _tokens(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""

@@ -89,19 +89,15 @@ class Bins(Configured, nn.Module):
                     "expected 'dense' and 1"
                 )
 
-    def values(self, like: Tensor) -> Tensor:
-        """Return the bins (count,) in the dtype and on the device of a tensor."""
-        share = torch.linspace(0.0, 1.0, self.count, dtype=like.dtype, device=like.device)
-        linear = self.low + (self.high - self.low) * share
-        if self.spacing == "linear":
-            return linear
-        log = self.low * (self.high / self.low) ** share
-        return log if self.spacing == "log" else (1.0 - share) * log + share * linear
-
     def forward(self, logits: Tensor) -> Tensor:
         """Return the weighted mean of the bins in every cell."""
         weights = exact(logits).relu() + self.eps  # (B, count, rows, cols)
-        total = (weights * self.values(weights)[:, None, None]).sum(dim=1, keepdim=True)  # (B, 1, rows, cols)
+        share = torch.linspace(0.0, 1.0, self.count, dtype=weights.dtype, device=weights.device)
+        values = self.low + (self.high - self.low) * share  # (count,)
+        if self.spacing != "linear":
+            log = self.low * (self.high / self.low) ** share
+            values = log if self.spacing == "log" else (1.0 - share) * log + share * values
+        total = (weights * values[:, None, None]).sum(dim=1, keepdim=True)  # (B, 1, rows, cols)
         return total / weights.sum(dim=1, keepdim=True)
 
 
@@ -168,16 +164,15 @@ class LinearHead(Head):
             raise ConfigError(f"pool is {pool!r}; use_cls, upsample and bins are for maps: pass pool=None with them")
         self.embed_dim, self.pool, self.use_cls, self.upsample, self.bins = embed_dim, pool, use_cls, upsample, bins
         self.num_layers = self._takes_layers = num_layers
-        own = [task for task in tasks if task.from_map is None or pool is not None]
-        maps, values = ("dense", "density", "segmentation", "ratio"), ("regression", "ratio", "classification")
-        check_tasks(own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})")
         self._set_tasks(tasks, compositions)
+        maps, values = ("dense", "density", "segmentation", "ratio"), ("regression", "ratio", "classification")
+        check_tasks(self._own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})")
         if bins is not None:
-            bins.check(own)
+            bins.check(self._own)
         parts = {None: num_layers * (1 + use_cls), "cls": num_layers, "mean": 1, "cls+mean": num_layers + 1}[pool]
-        widths = (task.dim if bins is None else bins.count for task in own)
+        widths = (task.dim if bins is None else bins.count for task in self._own)
         layers = (nn.Linear(parts * embed_dim, width, device=device, dtype=dtype) for width in widths)
-        self._own, self.readouts = own, nn.ModuleList(layers)
+        self.readouts = nn.ModuleList(layers)
         self._start()
 
     def reset_parameters(self) -> None:

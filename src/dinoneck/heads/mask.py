@@ -93,8 +93,7 @@ class MaskHead(Head):
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
-        lateral = (_mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers))
-        self.lateral = nn.ModuleList(lateral)
+        self.lateral = nn.ModuleList(_mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers))
         self.scales = nn.ParameterList(torch.ones(embed_dim, **factory) for _ in range(num_layers))
         self.narrow = nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
         self.queries = nn.Embedding(queries, width, **factory)
@@ -250,6 +249,5 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> 
     down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)
     across = x[None, :, None].expand(rows, cols, 1) * frequencies
     angle = torch.cat([down, across, down, across], dim=-1).flatten(0, 1)  # (N, 4 * angles)
-    placed = torch.cat([angle.sin(), angle.cos()], dim=-1)
-    still = torch.cat([torch.zeros(prefix, 4 * angles, **on), torch.ones(prefix, 4 * angles, **on)], dim=-1)
-    return torch.cat([still, placed])
+    angle = nn.functional.pad(angle, (0, 0, prefix, 0))  # (prefix + N, 4 * angles): an angle of 0 turns nothing
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -85,12 +85,11 @@ class PyramidHead(Head):
         at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
         self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
-        self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
+        self.embed_dim, self.num_layers, self.ratio_readout = self.neck.embed_dim, self.neck.num_layers, ratio_readout
         self._set_tasks(tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic"))
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        own = [task for task in self.tasks if task.from_map is None]
-        self._scalar = [task for task in own if not self._reads_map(task)]
+        self._scalar = [task for task in self._own if not self._reads_map(task)]
         self._mapped = [task for task in self.tasks if self._reads_map(task)]
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
         self.light = nn.ModuleList(Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar)
@@ -105,15 +104,6 @@ class PyramidHead(Head):
         """The constructor arguments, with every argument of the neck."""
         own = super().config
         return own | {"neck": encode(self.neck)} if "neck" in own else own  # a preset such as FPNHead has none
-
-    @property
-    def _patch_size(self) -> int:
-        return self.neck.patch_size
-
-    @property
-    def num_layers(self) -> int | None:
-        """Layers of the tokens it reads; None = the last one of however many."""
-        return self.neck.num_layers
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""

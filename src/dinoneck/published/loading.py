@@ -9,10 +9,9 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from dinoneck.backbones.known import family_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import BackboneError, CheckpointError, some_of
+from dinoneck.errors import BackboneError, CheckpointError, first_line, some_of
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
 from dinoneck.weight_files import read_state
@@ -38,26 +37,31 @@ _SHOWN = 5
 _EPS = 1e-5  # of the publishers' batch norms
 _NORM = ("weight", "bias", "running_mean", "running_var")
 Tensors = Mapping[str, Tensor]
-Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 # names of publishers and of transformers -> ours, applied in this order
-_HEAD: Rules = (
-    (r"^network\.(decoder\.)?bn\.", "norms."),  # of PMT, to upscale
-    (r"^network\.(decoder\.)?", ""),
+_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    # of the backbone in a file of transformers; query, key and value are parts of one tensor
+    (r"^encoder\.layer(.*?)attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(.*)", r"blocks\1attn.qkv.\4:\2"),
+    (r"^encoder\.layer(.*)layer_scale(\d)\.lambda1$", r"blocks\1ls\2.gamma"),
+    (r"^encoder\.layer", "blocks"),
+    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^embeddings\.position_embeddings", "pos_embed"),
+    (r"^embeddings\.", ""),
+    (r"^(network|decode_head|neck|head)\.(decoder\.)?", ""),
+    (r"^bn\.(\d)\.", r"norms.\1."),  # of PMT, to upscale
     (r"^lateral_projections\.", "lateral."),
     (r"^scalers\.", "scales."),
     (r"^q\.", "queries."),
-    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.attention\.", ".attn."),
     (r"\.layer_scale(\d)\.lambda1$", r".gamma_\1"),
     (r"\.mlp\.up_proj\.", ".mlp.fc1."),
     (r"\.mlp\.down_proj\.", ".mlp.fc2."),
-    (r"^decoder_norm\.", "norm."),
+    (r"^(decoder_|layer)norm\.", "norm."),
     (r"^class_head\.", "classes."),
     (r"^mask_head\.", "masks."),
     (r"^upscale\.(\d)\.conv1\.", r"up.\1.grow."),
     (r"^upscale\.(\d)\.conv2\.", r"up.\1.smooth."),
     (r"^upscale\.", "up."),
-    (r"^(decode_head|neck|head)\.", ""),
     (r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.", r"neck.reassemble.\2.readout_linear."),
     (r"^reassemble_blocks\.projects\.(\d)\.conv\.", r"neck.reassemble.\1.project."),
     (r"^reassemble_stage\.layers\.(\d)\.projection\.", r"neck.reassemble.\1.project."),
@@ -83,17 +87,7 @@ _COUNT = "num_batches_tracked"  # of a batch norm, which only its training reads
 # transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of attention are of its
 # training
 _UNUSED = re.compile(
-    rf"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*({_COUNT}|attn_mask_probs)$"
-)
-_BACKBONE: Rules = (
-    (r"encoder\.layer\.", "blocks."),
-    (r"layernorm\.", "norm."),
-    (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"attention\.(output\.dense|o_proj)", "attn.proj"),
-    (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
-    (r"attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(weight|bias)$", r"attn.qkv.\3.\1"),
+    rf"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*({_COUNT}|mask_token|attn_mask_probs)$"
 )
 
 
@@ -116,14 +110,11 @@ def load_published(
 
     Raises:
         CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
-            has the name or hash of another one, it cannot be fetched, is gated, or states no licence.
+            has the name or hash of another one, it cannot be fetched, is gated, states no licence, or lacks the Hub
+            repository that a revision is of.
     """
     row = row_named(name)
-    if weights is not None and revision is not None:
-        raise CheckpointError(
-            f"{name}: weights={str(weights)!r} and revision={revision!r}; give one of them", step="file"
-        )
-    file, url = _file(row, revision) if weights is None else (Path(weights), row.url)
+    file, url = _file(row, weights, revision)
     seen = _checked_hash(row, file)
     head = row.build()
     try:
@@ -135,31 +126,17 @@ def load_published(
     licence = None if row.licence == NOT_STATED else row.licence
     record, tuned = backbone_record(row), None
     if row.tuned:
-        tuned = _tuned_backbone(row, state, file)
+        from dinoneck.backbones import timm  # a heavy library
+
+        with torch.device("meta"):
+            own = timm.build(row.backbone).state_dict()
+        tuned = translated(backbone_of(state), own, f"the backbone in {file}")
         record |= {"weights": {"kind": "file"}, "license": licence, "weights_sha256": state_digest(tuned)}
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": url, "sha256": seen}
     return HeadCheckpoint.from_module(
         head, backbone=record, backbone_weights=tuned, preprocess=inputs, license=licence, extra=origin
     )
-
-
-def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:
-    """The weights of the backbone that was tuned with a head, all of them by timm's names.
-
-    Raises:
-        CheckpointError: naming those that are missing, unknown, or of another shape.
-    """
-    from dinoneck.backbones import timm  # a heavy library
-
-    with torch.device("meta"):
-        own = {name: x.shape for name, x in timm.build(row.backbone).state_dict().items()}
-    found = backbone_of(state)
-    given = {name: x.shape for name, x in found.items()}
-    if wrong := [name for name in {**own, **given} if own.get(name) != given.get(name)]:
-        names = some_of(wrong, _SHOWN)
-        raise CheckpointError(f"{file}: {names} of the backbone, tuned with {row.name}, do not fit", step="tensors")
-    return found
 
 
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
@@ -179,7 +156,6 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "pos_embed": "official" if family == "dinov2" and not model.registers else "native",
         "dtype": "float32",
         "weights": {"kind": "hub", "repo": f"timm/{row.backbone}"},
-        "weights_sha256": None,
         "license": model.license,
     }
 
@@ -188,8 +164,7 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
     """The SHA-256 of a file, compared with the publisher's where it states one; safetensors are other bytes.
 
     Raises:
-        CheckpointError: for another hash, the name of another file of the table, a missing file, or a pickle without a
-            known hash and an unsafe reader.
+        CheckpointError: for another hash, the name of another file of the table, or a missing file.
     """
     if not file.is_file():
         raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")
@@ -206,69 +181,63 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
             "damaged, or another file. Download it again",
             step="digest",
         )
-    _check_reader(row, str(file))
     return seen
 
 
-def _check_reader(row: PublishedHead, file: str) -> None:
-    """Refuse a pickle without a known hash where torch does not read it safely, before it is downloaded."""
-    if not row.sha256 and Version(torch.__version__) < _SAFE_READER:
-        raise CheckpointError(
-            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not read safely; install "
-            f"torch {_SAFE_READER} or later, or take a .safetensors file (revision='main' where there is a Hub copy)",
-            step="file",
-        )
-
-
-def _file(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
+def _file(row: PublishedHead, weights: str | os.PathLike[str] | None, revision: str | None) -> tuple[Path, str]:
     """The local path of a row's file, downloaded once, and its address: the Hub's copy, else the publisher's.
 
     Raises:
-        CheckpointError: if it is gated or without a licence, has no Hub repository, or cannot be fetched.
+        CheckpointError: if it is to be fetched, and it is gated, has no licence or does not arrive; if a revision is
+            given with a local file or without a Hub repository; before it is downloaded, if it is a pickle without a
+            known hash and torch's reader is not safe.
     """
-    from_hub = revision is not None or bool(row.hub and (row.gated or row.tuned))
-    if row.licence == NOT_STATED or (row.gated and not from_hub):
+    if revision is not None and (weights is not None or row.hub is None):
+        raise CheckpointError(
+            f"revision={revision!r} is for a Hub copy; {row.name} has {row.hub or 'none'}, and weights is {weights!r}. "
+            "Leave revision= out",
+            step="hub",
+        )
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
+    file = file if weights is None else Path(weights)
+    from_hub = weights is None and (revision is not None or bool(row.hub and (row.gated or row.tuned)))
+    if weights is None and (row.licence == NOT_STATED or (row.gated and not from_hub)):
         why = f"is given only to people who accepted the terms of {row.licence}" if row.gated else "states no licence"
         raise CheckpointError(
             f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights FILE)",
             step="hub",
         )
-    if from_hub:
-        return _from_hub(row, revision)
-    _check_reader(row, row.url)
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
-    if not file.exists():
-        logger.warning("downloading %s, licence %s", row.url, row.licence)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(row.url, str(file))  # noqa: TID251 - addresses of our own table
-        except (URLError, OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{row.url} could not be downloaded ({type(error).__name__}: {error}). Try again, or fetch the file "
-                "elsewhere and pass it, weights=FILE (--weights FILE)",
-                step="hub",
-            ) from None
-    return file, row.url
-
-
-def _from_hub(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
-    if row.hub is None:
-        raise CheckpointError(f"{row.name} has no Hub repository; leave revision= out", step="hub")
-    import huggingface_hub as hub
-
-    if row.gated:
-        logger.warning("%s: the terms of %s hold for the file and what is made of it", row.hub, row.licence)
+    is_known = from_hub or row.sha256 or file.suffix.lower() == ".safetensors"
+    if not is_known and Version(torch.__version__) < _SAFE_READER:
+        raise CheckpointError(
+            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not read safely; install "
+            f"torch {_SAFE_READER} or later, or take a .safetensors file (revision='main' where there is a Hub copy)"
+        )
+    if weights is not None or (file.exists() and not from_hub):
+        return file, row.url
+    url = f"https://huggingface.co/{row.hub}" if from_hub else row.url
+    logger.warning("fetching %s: the terms of %s hold for it and what is made of it", url, row.licence)
     try:
-        file = Path(hub.hf_hub_download(row.hub, "model.safetensors", revision=revision))
-    except Exception as error:  # the client raises many unrelated types
-        reason = refusal(error, row.hub, revision) or unreachable(error)
-        raise CheckpointError(f"{row.name} was not fetched: {reason}", step="hub") from None
-    return file, f"https://huggingface.co/{row.hub}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
+        if from_hub:
+            from huggingface_hub import hf_hub_download
+
+            file = Path(hf_hub_download(str(row.hub), "model.safetensors", revision=revision))
+            return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file))  # noqa: TID251 - addresses of our own table
+    except Exception as error:  # the clients raise many unrelated types
+        reason = refusal(error, str(row.hub), revision) or unreachable(error) if from_hub else first_line(error)
+        raise CheckpointError(
+            f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file elsewhere and pass it, "
+            "weights=FILE (--weights FILE)",
+            step="hub",
+        ) from None
+    return file, url
 
 
-def renamed(name: str, rules: Rules = _HEAD) -> str:
+def renamed(name: str) -> str:
     """Return our name of a file's tensor."""
-    for pattern, ours in rules:
+    for pattern, ours in _RULES:
         name = re.sub(pattern, ours, name)
     return name
 
@@ -300,8 +269,8 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
     missing, unknown = shapes.keys() - given.keys(), [*unknown, *(given[name] for name in given.keys() - shapes.keys())]
     if missing or unknown:
         raise CheckpointError(
-            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of this head, and holds "
-            f"{some_of(unknown, _SHOWN) or 'nothing'} that it does not have: it is the file of another head",
+            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'}, and holds {some_of(unknown, _SHOWN) or 'nothing'} "
+            "in addition: it is the file of another head",
             step="tensors",
         )
     tensors = {name: state[theirs] for name, theirs in given.items()}
@@ -324,10 +293,9 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
 
 def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        if key.startswith("backbone.") and not key.endswith("mask_token"):
-            name = renamed(key.removeprefix("backbone."), _BACKBONE)
-            whole, _, part = name.rpartition(".") if ".qkv." in name else (name, "", "")
-            found.setdefault(whole, {})[part] = value.float()
+        if key.startswith("backbone."):
+            whole, _, part = renamed(key.removeprefix("backbone.")).partition(":")
+            found.setdefault(whole, {})[part] = value
     return {name: torch.cat([parts[part] for part in ("", *"qkv") if part in parts]) for name, parts in found.items()}

@@ -81,8 +81,7 @@ class PublishedHead:
     @property
     def sha256(self) -> str:
         """The first digits of the file's hash, which its publisher states in its name; empty if it does not."""
-        stated = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
-        return stated[1] if stated else ""
+        return "".join(re.findall(r"-([0-9a-f]{8})\.pth$", self.url))
 
     @property
     def size(self) -> int:
@@ -159,10 +158,9 @@ def labels_of(data: str) -> list[str]:
     Args:
         data: ``imagenet``, ``voc2012``, ``ade20k``, ``coco`` (80 things) or ``coco_panoptic`` (and 53 of stuff).
     """
-    if data == "coco_panoptic":
-        return [*labels_of("coco"), *_listed("coco_stuff")]
-    if data == "ade20k":
-        return _listed(data)
+    if data in ("ade20k", "coco_panoptic"):
+        listed = Path(__file__).with_name(f"{data}.txt").read_text("utf-8").split("\n")[:-1]
+        return [*(labels_of("coco") if data == "coco_panoptic" else ()), *listed]
     from torchvision import models
 
     weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
@@ -173,10 +171,6 @@ def labels_of(data: str) -> list[str]:
     names = [name for name in weights.meta["categories"] if data != "coco" or name not in ("__background__", "N/A")]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-
-
-def _listed(data: str) -> list[str]:
-    return Path(__file__).with_name(f"{data}.txt").read_text("utf-8").split("\n")[:-1]
 
 
 def _task(name: str, kind: str = "dense", **fields: Any) -> dict[str, Any]:
@@ -208,47 +202,43 @@ def _backbone(name: str) -> tuple[str, int, int]:
 
 def _dinov2(base: str, form: str, task: str, layers: Sequence[int], head: Any, **more: Any) -> PublishedHead:
     """A row of the files of DINOv2."""
-    file = f"{base.removesuffix('_reg')}/{base.replace('_reg', '_reg4')}_{more.pop('file', form)}_head.pth"
+    file = f"{base.removesuffix('_reg')}/{base.replace('_reg', '_reg4')}_{form.removeprefix('imagenet_')}_head.pth"
     fields = {"inputs": _WHOLE, **more}
     return PublishedHead(
         f"{base}_{form}", task, _backbone(base)[0], f"{_FILES}/dinov2/{file}", tuple(layers), head=head, **fields
     )
 
 
-def _classifiers(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
-    """DINOv2's linear classifiers: CLS of one or four layers and the mean patch of the last."""
-    task = _task("class", "classification", dim=1000)
-    for backbone in (base, f"{base}_reg"):
-        for form, count in (("linear", 1), ("linear4", 4)):
-            head = _linear(width, task, num_layers=count, pool="cls+mean")
-            more: dict[str, Any] = {"inputs": _CLASSES, "labels": "imagenet", "file": form}
-            if count == 1 and backbone == base:
-                more["hub"] = f"facebook/dinov2-{size}-imagenet1k-1-layer"
-            layers = range(depth - count, depth)
-            yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
-
-
-def _depth_heads(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
-    """DINOv2's depth heads, which read blocks before the final norm. The range is that of the training data."""
-    widths = [width // 8, width // 4, width // 2, width]
-    neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
-    for data, far in (("nyu", 10.0), ("kitti", 80.0)):
-        bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
-        metres = _task("depth", activation="relu", transform=_times(1.0, mean=0.001), **bounds)
-        head, hub = _dpt(width, metres, neck, add_projection=True), f"facebook/dpt-dinov2-{size}-{data}"
-        yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
-        for form, layers in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
-            cells = {"num_layers": len(layers), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
-            head = _linear(width, _task("depth", **bounds), **cells)
-            yield _dinov2(base, f"{data}_{form}", "depth", layers, head, norm=False)
-
-
-def _segmentation_heads(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
-    """DINOv2's linear segmentation of one and of four layers."""
-    for data, classes in (("voc2012", 21), ("ade20k", 150)):
-        for form, count in (("linear", 1), ("ms", 4)):
-            head = _linear(width, _task("class", "segmentation", dim=classes), num_layers=count, pool=None)
-            yield _dinov2(base, f"{data}_{form}", "segmentation", range(depth - count, depth), head, labels=data)
+def _dinov2_heads() -> Iterator[PublishedHead]:
+    """DINOv2's linear classifiers, depth heads and linear segmentation, one backbone after the other."""
+    for short, size in _SIZES.items():
+        base = f"dinov2_vit{short}14"
+        _, width, depth = _backbone(base)
+        # CLS of one or four layers and the mean patch of the last
+        task = _task("class", "classification", dim=1000)
+        for backbone in (base, f"{base}_reg"):
+            for form, count in (("linear", 1), ("linear4", 4)):
+                head = _linear(width, task, num_layers=count, pool="cls+mean")
+                hub = f"facebook/dinov2-{size}-imagenet1k-1-layer" if count == 1 and backbone == base else None
+                layers = range(depth - count, depth)
+                more: dict[str, Any] = {"inputs": _CLASSES, "labels": "imagenet", "hub": hub}
+                yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
+        # blocks before the final norm; the range is that of the training data
+        widths = [width // 8, width // 4, width // 2, width]
+        neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
+        for data, far in (("nyu", 10.0), ("kitti", 80.0)):
+            bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
+            metres = _task("depth", activation="relu", transform=_times(1.0, mean=0.001), **bounds)
+            head, hub = _dpt(width, metres, neck, add_projection=True), f"facebook/dpt-dinov2-{size}-{data}"
+            yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
+            for form, blocks in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
+                cells = {"num_layers": len(blocks), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
+                head = _linear(width, _task("depth", **bounds), **cells)
+                yield _dinov2(base, f"{data}_{form}", "depth", blocks, head, norm=False)
+        for data, classes in (("voc2012", 21), ("ade20k", 150)):
+            for form, count in (("linear", 1), ("ms", 4)):
+                head = _linear(width, _task("class", "segmentation", dim=classes), num_layers=count, pool=None)
+                yield _dinov2(base, f"{data}_{form}", "segmentation", range(depth - count, depth), head, labels=data)
 
 
 def _dinov3_heads() -> Iterator[PublishedHead]:
@@ -312,15 +302,5 @@ def _mask_heads() -> Iterator[PublishedHead]:
             yield PublishedHead(name, kind, timm, url, layers, inputs, head, labels=labels, terms=NOT_STATED)
 
 
-def _rows() -> Iterator[PublishedHead]:
-    bases = [(f"dinov2_vit{short}14", size) for short, size in _SIZES.items()]
-    for heads in (_classifiers, _depth_heads, _segmentation_heads):
-        for base, size in bases:
-            yield from heads(base, size, *_backbone(base)[1:])
-    yield from _dinov3_heads()
-    yield from _depth_anything()
-    yield from _mask_heads()
-
-
-ROWS = {row.name: row for row in _rows()}
+ROWS = {row.name: row for heads in (_dinov2_heads, _dinov3_heads, _depth_anything, _mask_heads) for row in heads()}
 """Name -> row."""
