@@ -287,5 +287,4 @@ ROWS: list[Row] = [
         ([], "length >= 1"), ([object()], "object"))),
     (lambda: Views.named("color21"), ConfigError, ("'color21'", "color20")),
     *((lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i)) for i in (-1, 20)),
-    (lambda: Views.named("d6").flips(4), ConfigError, ("view 4", "90")),
 ]  # fmt: skip

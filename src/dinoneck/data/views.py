@@ -87,8 +87,8 @@ class Views:
 
     Examples:
         >>> views = Views.named("color20")
-        >>> len(views), views.flips(6), views.flips(11)
-        (20, (False, False), (True, False))
+        >>> len(views), views.views[6].flipped, views.views[11].flipped
+        (20, [], [-1])
         >>> image = torch.rand(3, 32, 48)
         >>> torch.equal(views.apply(image, 1, "field/0001"), image.flip(-1))
         True
@@ -128,18 +128,6 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.views)
-
-    def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether view i flips (left and right, top and bottom), which labels per cell follow.
-
-        Raises:
-            ConfigError: if it turns, which labels per cell do not follow.
-        """
-        view = self.views[i]
-        if view.turns:
-            turned = f"view {i} turns images by {90 * view.turns} degrees"
-            raise ConfigError(f"{turned}; maps follow flips alone: train tasks with maps on views without turns")
-        return view.horizontal, view.vertical
 
     def place(self, x: Tensor, i: int) -> Tensor:
         """Flip and turn (..., H, W) as view i does; the result is a copy."""

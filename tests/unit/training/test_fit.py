@@ -323,9 +323,7 @@ class Flipped:
         self.asked.append(views)
         maps = []
         for image_id, view in zip(ids, views, strict=True):
-            horizontal, vertical = self.views.flips(view)
-            axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
-            maps.append(self.cells[self.ids.index(image_id)].flip(axes))
+            maps.append(self.cells[self.ids.index(image_id)].flip([[], [-1], [-2], [-1, -2]][view]))
         values = torch.stack(maps).reshape(len(ids), 6, 1)
         tokens = values * torch.tensor([1.0, 0.0, -1.0, 0.5]) + torch.tensor([0.0, 1.0, 0.0, -1.0])
         return Tokens.from_patches(tokens, grid=(2, 3), patch_size=16)
