@@ -12,7 +12,7 @@ PIPELINES = (
            "checkpoint/contents.py", "if tuple(value.shape) != entry.shape or not alike:", "if not alike:",
            "unit/checkpoint/test_head_checkpoint.py::test_forged_files_are_refused"),
     Mutant("Horizontal and vertical flips of stored views are exchanged.", "data/views.py",
-           "return view.horizontal, view.vertical", "return view.vertical, view.horizontal",
+           "(-1, self.horizontal), (-2, self.vertical)", "(-2, self.horizontal), (-1, self.vertical)",
            "unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"),
     Mutant("Every image draws the same changes of colour.", "data/views.py", 'f"{i}\\0{image_id}"', 'f"{i}\\0"',
            "unit/data/test_preparation.py::test_draws_repeat_and_depend_on_image_and_pattern"),

@@ -47,6 +47,7 @@ class DPTHead(Head):
         ShapeError: if the tokens do not fit the neck.
 
     Examples:
+        >>> import torch
         >>> neck = DPTNeck(64, out_channels=16, hidden_sizes=(8, 8, 8, 8))
         >>> task = Task("depth", kind="dense", activation="relu", unit="m")
         >>> head = DPTHead(64, [task], neck, hidden_dim=8)
