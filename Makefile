@@ -5,6 +5,8 @@ BIN = $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest
 # two workers with one torch thread each suit two cores; change with WORKERS=...
 WORKERS ?= 2
+# uv installs sources alone: without this, where a container forbids it, every process compiles what it imports again
+unexport PYTHONDONTWRITEBYTECODE
 # the package with some extras, by uv, which takes a sixth of pip's time; by pip where uv finds no packages
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[$(1)]" || $(BIN)/python -m pip install --quiet -e ".[$(1)]"
 
