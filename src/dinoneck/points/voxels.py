@@ -93,7 +93,6 @@ class VoxelGrid:
             ShapeError: if shapes do not fit, or ``coords`` are no integers.
             DataError: for a coordinate or a sample out of range.
         """
-        check_integers("coords", coords, 3)
         keys, inverse = distinct(coords, batch)
         return cls(keys, *decode(keys), inverse)
 
