@@ -164,11 +164,6 @@ class Adapter(nn.Module):
         """CLS and registers."""
         return self.num_cls + self.num_registers
 
-    @property
-    def has_final_norm(self) -> bool:
-        """Whether the model ends in a norm of the token sequence."""
-        return bool(self.norms)
-
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm to a whole sequence."""
         return cast("Tensor", self.norms[0](x))

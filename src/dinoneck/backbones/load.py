@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinoneck.backbones import official, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
@@ -72,7 +72,8 @@ def load_backbone(
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
     _check_plain(source, pos_embed)
-    name = _resolved(name, source)
+    if source == "timm" or not (name.startswith("facebook/") or Path(name).is_dir()):
+        name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} applies to random weights only; pass pretrained=False with it")
@@ -136,12 +137,6 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a DINO model of "
         f"transformers, or an object of the dinov2 or dinov3 repositories"
     )
-
-
-def _resolved(name: str, source: Source) -> str:
-    """Return the name in timm; with source="transformers", folders and that library's own names are kept."""
-    is_own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
-    return name if is_own else resolve_name(name)
 
 
 def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
@@ -219,7 +214,7 @@ def _check_plain(source: object, pos_embed: object) -> None:
 SCHEME = "philox-uniform-1"
 _LAYER_SCALE = (0.1, 0.3)
 _NORM_WEIGHT = (0.9, 1.1)
-_SMALL_STD = 0.02
+_SMALL = 0.02 * math.sqrt(3.0)
 
 
 def fill_seeded(model: nn.Module, seed: int) -> None:
@@ -232,21 +227,11 @@ def fill_seeded(model: nn.Module, seed: int) -> None:
     }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.is_meta:
-                parameter.copy_(_values(name, parameter, seed, is_norm=name in norms))
-
-
-def _values(name: str, parameter: Tensor, seed: int, *, is_norm: bool) -> Tensor:
-    unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
-    last = name.rsplit(".", 1)[-1]
-    if last.startswith("gamma"):
-        low, high = _LAYER_SCALE
-    elif is_norm and last == "weight":
-        low, high = _NORM_WEIGHT
-    elif parameter.ndim >= 2 and last == "weight":
-        high = math.sqrt(3.0 / parameter[0].numel())
-        low = -high
-    else:
-        high = _SMALL_STD * math.sqrt(3.0)
-        low = -high
-    return torch.from_numpy(unit * np.float32(high - low) + np.float32(low))
+            if parameter.is_meta:
+                continue
+            last, is_matrix = name.rsplit(".", 1)[-1], parameter.ndim >= 2
+            bound = math.sqrt(3.0 / parameter[0].numel()) if is_matrix and last == "weight" else _SMALL
+            low, high = _NORM_WEIGHT if name in norms and last == "weight" else (-bound, bound)
+            low, high = _LAYER_SCALE if last.startswith("gamma") else (low, high)
+            unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
+            parameter.copy_(torch.from_numpy(unit * np.float32(high - low) + np.float32(low)))
