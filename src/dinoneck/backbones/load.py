@@ -143,7 +143,7 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
     """Build a timm model with seeded weights, those of a file, or the published ones."""
     adapter = _empty(name, pos_embed)
     if seed is not None:
-        return adapter, _seeded(adapter, seed)
+        return adapter, _seeded(adapter.model, seed)
     if checkpoint is not None:
         weights.load_file(adapter.model, checkpoint)
         return adapter, {"kind": "file"}
@@ -178,7 +178,7 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
 def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
     donor = _empty(name, pos_embed)
-    origin = {"kind": "file"} if seed is None else _seeded(donor, seed)
+    origin = {"kind": "file"} if seed is None else _seeded(donor.model, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if checkpoint is not None:
@@ -193,11 +193,6 @@ def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
 
     with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
         return timm.TimmAdapter(timm.build(name), pos_embed)
-
-
-def _seeded(adapter: Adapter, seed: int) -> dict[str, Any]:
-    fill_seeded(adapter.model, seed)
-    return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
 
 
 def _check_plain(source: object, pos_embed: object) -> None:
@@ -217,8 +212,8 @@ _NORM_WEIGHT = (0.9, 1.1)
 _SMALL = 0.02 * math.sqrt(3.0)
 
 
-def fill_seeded(model: nn.Module, seed: int) -> None:
-    """Overwrite every parameter of ``model`` with seeded random values; meta tensors are left alone."""
+def _seeded(model: nn.Module, seed: int) -> dict[str, Any]:
+    """Overwrite every parameter with seeded random values, meta tensors excepted; return the record of the weights."""
     norms = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
@@ -235,3 +230,4 @@ def fill_seeded(model: nn.Module, seed: int) -> None:
             low, high = _LAYER_SCALE if last.startswith("gamma") else (low, high)
             unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
             parameter.copy_(torch.from_numpy(unit * np.float32(high - low) + np.float32(low)))
+    return {"kind": "seeded", "seed": seed, "scheme": SCHEME}

@@ -155,7 +155,7 @@ def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None
     except ImportError as error:
         raise missing_extra("peft", "lora") from error
     exactly = "|".join(re.escape(name) for name in names)  # a list would match the ends of names
-    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})", lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
+    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
     if set(_layers(adapter)) != set(names):
