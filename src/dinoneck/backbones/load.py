@@ -143,7 +143,7 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
     """Build a timm model with seeded weights, those of a file, or the published ones."""
     adapter = _empty(name, pos_embed)
     if seed is not None:
-        return adapter, _seeded(adapter.model, seed)
+        return adapter, fill_seeded(adapter.model, seed)
     if checkpoint is not None:
         weights.load_file(adapter.model, checkpoint)
         return adapter, {"kind": "file"}
@@ -178,7 +178,7 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
 def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
     donor = _empty(name, pos_embed)
-    origin = {"kind": "file"} if seed is None else _seeded(donor.model, seed)
+    origin = {"kind": "file"} if seed is None else fill_seeded(donor.model, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if checkpoint is not None:
@@ -212,7 +212,7 @@ _NORM_WEIGHT = (0.9, 1.1)
 _SMALL = 0.02 * math.sqrt(3.0)
 
 
-def _seeded(model: nn.Module, seed: int) -> dict[str, Any]:
+def fill_seeded(model: nn.Module, seed: int) -> dict[str, Any]:
     """Overwrite every parameter with seeded random values, meta tensors excepted; return the record of the weights."""
     norms = {
         f"{name}.{own}" if name else own
