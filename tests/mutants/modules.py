@@ -22,7 +22,7 @@ MODULES = (
            "device=cells.device) + 1) * stride", "device=cells.device)) * stride",
            "unit/necks/test_pyramids.py::test_reading_at_a_stride_is_grid_sample"),
     Mutant("The DPT neck enlarges its maps with align_corners=True.", "necks/dpt.py",
-           "align_corners=self.align_corners, **to", "align_corners=True, **to",
+           "align_corners=self.align_corners)", "align_corners=True)",
            "unit/necks/test_dpt.py::test_it_is_transformers_neck"),
     Mutant("Extra maps are lost in the pyramid's top-down path.", "necks/vit_fpn.py", "level = level + extra[index]",
            "level = level + 0 * extra[index]", f"{GOLDEN}[vit_fpn-everything]"),

@@ -130,7 +130,7 @@ ROWS: list[Row] = [
     (lambda: FPNHead(16, [A], 2, (0, 7))(tokens(layers=2)), ConfigError, "[7]"),
     (lambda: FPNHead(16, [A], 2)(tokens(layers=4)), ShapeError, "4"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1]]), ConfigError, ("2", "3")),
-    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "2"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "()"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "1"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, "4"),
     (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "a"),

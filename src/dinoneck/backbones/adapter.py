@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
 
-# of timm; of the official objects
+# modules that do not contribute to features, of timm and of the official objects: classifiers, poolers, other norms
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
@@ -106,7 +106,7 @@ class Adapter(nn.Module):
         self.asked_mode = False
         self.lora_off = self.has_other_recipe = False
         self.hashes: WeightHashes | None = None
-        self.cast: tuple[str | None, str | None] | None = None
+        self.cast: tuple[str | None, str | None] = (None, None)
         self.origin: dict[str, Any] = {"kind": "object"}
         self.origin_sha256: str | None = None
 
@@ -134,12 +134,6 @@ class Adapter(nn.Module):
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
 
     @property
-    def unused(self) -> Sequence[nn.Module]:
-        """Modules that do not contribute to features: classifiers, poolers, norms of the training recipe."""
-        modules = (getattr(self.model, name, None) for name in _UNUSED)
-        return [module for module in modules if isinstance(module, nn.Module)]
-
-    @property
     def rotary(self) -> nn.Module | None:
         """The module of rotary positions, whose training mode would move them at random."""
         return None
@@ -163,11 +157,6 @@ class Adapter(nn.Module):
     def num_prefix_tokens(self) -> int:
         """CLS and registers."""
         return self.num_cls + self.num_registers
-
-    @property
-    def has_final_norm(self) -> bool:
-        """Whether the model ends in a norm of the token sequence."""
-        return bool(self.norms)
 
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm to a whole sequence."""
@@ -221,7 +210,8 @@ class Adapter(nn.Module):
         """Make everything trainable that contributes to the output of the first ``runs`` blocks."""
         self.requires_grad_(True)
         self.hashes = None
-        for part in [*self.blocks[runs:], *self.unused, *(() if norm else self.norms)]:
+        unused = [part for name in _UNUSED if isinstance(part := getattr(self.model, name, None), nn.Module)]
+        for part in [*self.blocks[runs:], *unused, *(() if norm else self.norms)]:
             part.requires_grad_(False)
         for name, parameter in self.named_parameters():
             if name.endswith("mask_token"):  # stands in for masked patches, of which there are none

@@ -62,7 +62,7 @@ class Backbone(nn.Module):
         origin: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if norm and not adapter.has_final_norm:
+        if norm and not adapter.norms:
             raise BackboneError(f"{name} has no final norm of its token sequence; pass norm=False")
         self.adapter = adapter
         self.name = name

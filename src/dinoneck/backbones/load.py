@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinoneck.backbones import official, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
@@ -72,7 +72,8 @@ def load_backbone(
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
     _check_plain(source, pos_embed)
-    name = _resolved(name, source)
+    if source == "timm" or not (name.startswith("facebook/") or Path(name).is_dir()):
+        name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} applies to random weights only; pass pretrained=False with it")
@@ -138,17 +139,11 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     )
 
 
-def _resolved(name: str, source: Source) -> str:
-    """Return the name in timm; with source="transformers", folders and that library's own names are kept."""
-    is_own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
-    return name if is_own else resolve_name(name)
-
-
 def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build a timm model with seeded weights, those of a file, or the published ones."""
     adapter = _empty(name, pos_embed)
     if seed is not None:
-        return adapter, _seeded(adapter, seed)
+        return adapter, fill_seeded(adapter.model, seed)
     if checkpoint is not None:
         weights.load_file(adapter.model, checkpoint)
         return adapter, {"kind": "file"}
@@ -183,7 +178,7 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
 def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
     donor = _empty(name, pos_embed)
-    origin = {"kind": "file"} if seed is None else _seeded(donor, seed)
+    origin = {"kind": "file"} if seed is None else fill_seeded(donor.model, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if checkpoint is not None:
@@ -200,11 +195,6 @@ def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
         return timm.TimmAdapter(timm.build(name), pos_embed)
 
 
-def _seeded(adapter: Adapter, seed: int) -> dict[str, Any]:
-    fill_seeded(adapter.model, seed)
-    return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
-
-
 def _check_plain(source: object, pos_embed: object) -> None:
     """Refuse unknown libraries and recipes of positions."""
     if pos_embed not in get_args(PosEmbed):
@@ -219,11 +209,11 @@ def _check_plain(source: object, pos_embed: object) -> None:
 SCHEME = "philox-uniform-1"
 _LAYER_SCALE = (0.1, 0.3)
 _NORM_WEIGHT = (0.9, 1.1)
-_SMALL_STD = 0.02
+_SMALL = 0.02 * math.sqrt(3.0)
 
 
-def fill_seeded(model: nn.Module, seed: int) -> None:
-    """Overwrite every parameter of ``model`` with seeded random values; meta tensors are left alone."""
+def fill_seeded(model: nn.Module, seed: int) -> dict[str, Any]:
+    """Overwrite every parameter with seeded random values, meta tensors excepted; return the record of the weights."""
     norms = {
         f"{name}.{own}" if name else own
         for name, module in model.named_modules()
@@ -232,21 +222,12 @@ def fill_seeded(model: nn.Module, seed: int) -> None:
     }
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.is_meta:
-                parameter.copy_(_values(name, parameter, seed, is_norm=name in norms))
-
-
-def _values(name: str, parameter: Tensor, seed: int, *, is_norm: bool) -> Tensor:
-    unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
-    last = name.rsplit(".", 1)[-1]
-    if last.startswith("gamma"):
-        low, high = _LAYER_SCALE
-    elif is_norm and last == "weight":
-        low, high = _NORM_WEIGHT
-    elif parameter.ndim >= 2 and last == "weight":
-        high = math.sqrt(3.0 / parameter[0].numel())
-        low = -high
-    else:
-        high = _SMALL_STD * math.sqrt(3.0)
-        low = -high
-    return torch.from_numpy(unit * np.float32(high - low) + np.float32(low))
+            if parameter.is_meta:
+                continue
+            last, is_matrix = name.rsplit(".", 1)[-1], parameter.ndim >= 2
+            bound = math.sqrt(3.0 / parameter[0].numel()) if is_matrix and last == "weight" else _SMALL
+            low, high = _NORM_WEIGHT if name in norms and last == "weight" else (-bound, bound)
+            low, high = _LAYER_SCALE if last.startswith("gamma") else (low, high)
+            unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
+            parameter.copy_(torch.from_numpy(unit * np.float32(high - low) + np.float32(low)))
+    return {"kind": "seeded", "seed": seed, "scheme": SCHEME}

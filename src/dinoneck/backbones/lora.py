@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -150,9 +150,12 @@ def base_name(key: str) -> str | None:
 
 
 def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:
-    peft = _library()
+    try:
+        import peft
+    except ImportError as error:
+        raise missing_extra("peft", "lora") from error
     exactly = "|".join(re.escape(name) for name in names)  # a list would match the ends of names
-    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})", lora_dropout=0.0, bias="none")
+    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
     if set(_layers(adapter)) != set(names):
@@ -214,11 +217,3 @@ def _layers(adapter: Adapter) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in adapter.model.named_modules() if isinstance(module, LoraLayer)}
-
-
-def _library() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise missing_extra("peft", "lora") from error
-    return cast("Any", peft)

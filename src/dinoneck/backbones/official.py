@@ -53,7 +53,8 @@ class OfficialAdapter(Adapter):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order, whether or not they are stored in chunks."""
-        return _flat(self.model.blocks)
+        chunks = [block if isinstance(block, nn.ModuleList) else [block] for block in self.model.blocks]
+        return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]  # without padding
 
     @property
     def norms(self) -> Sequence[nn.Module]:
@@ -89,12 +90,3 @@ class OfficialAdapter(Adapter):
             return cast("Tensor", self.model.norm(x))
         count = self.num_prefix_tokens
         return torch.cat((self.model.cls_norm(x[:, :count]), self.model.norm(x[:, count:])), dim=1)
-
-
-def _flat(blocks: Any) -> list[nn.Module]:
-    """Blocks in order; chunks are opened, their padding is left out."""
-    flat: list[nn.Module] = []
-    for block in blocks:
-        inner = list(block) if isinstance(block, nn.ModuleList) else [block]
-        flat.extend(one for one in inner if not isinstance(one, nn.Identity))
-    return flat

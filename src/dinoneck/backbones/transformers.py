@@ -141,9 +141,8 @@ def from_folder(folder: Path) -> nn.Module:
     if kind not in _CLASSES:
         raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}")
     try:
-        model, report = getattr(
-            library, _CLASSES[kind]
-        ).from_pretrained(  # no Auto class: those may run a folder's code
+        cls = getattr(library, _CLASSES[kind])  # no Auto class: those may run a folder's code
+        model, report = cls.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,

@@ -55,25 +55,24 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
         parameters: those of the adapter, where the caller has listed them already.
     """
     parameters = list(adapter.parameters()) if parameters is None else parameters
-    if (known := _known(adapter, parameters)) is not None:
-        return _as_run(adapter, known)
-    sha256, added = digest(adapter.model), lora.record(adapter)
-    buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
-    full, state = _float32_hash(adapter, sha256), _state(adapter, parameters, buffers)
-    adapter.hashes = WeightHashes(
-        state,
-        buffers,
-        sha256,
-        full,
-        added,
-        _fingerprint(full, added, adapter.has_other_recipe),
-        base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
-    )
-    return _as_run(adapter, adapter.hashes)
-
-
-def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
-    """Return the hashes of what runs at the moment: of the base alone while LoRA weights are switched off."""
+    hashes = _known(adapter, parameters)
+    if hashes is None:
+        sha256, added = digest(adapter.model), lora.record(adapter)
+        buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
+        # of the float32 weights that these are or were cast from; None if it is not known
+        full = sha256
+        if adapter.weight.dtype != torch.float32:
+            full = adapter.cast[1] if adapter.cast[0] == sha256 else None
+        hashes = adapter.hashes = WeightHashes(
+            _state(adapter, parameters, buffers),
+            buffers,
+            sha256,
+            full,
+            added,
+            _fingerprint(full, added, adapter.has_other_recipe),
+            base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
+        )
+    # what runs while LoRA weights are switched off is the base alone
     return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
 
 
@@ -153,13 +152,6 @@ def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, 
     if len(known) < len(hashes):
         return None
     return known[0][:_LENGTH] if len(known) == 1 else hashlib.sha256("|".join(known).encode()).hexdigest()[:_LENGTH]
-
-
-def _float32_hash(adapter: Adapter, sha256: str | None) -> str | None:
-    """Return the hash of the float32 weights that these are or were cast from; None if it is not known."""
-    if adapter.weight.dtype == torch.float32:
-        return sha256
-    return adapter.cast[1] if adapter.cast is not None and adapter.cast[0] == sha256 else None
 
 
 def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | None:

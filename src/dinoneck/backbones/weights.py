@@ -149,9 +149,15 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
                 key = pattern.sub(replacement, key)
         result[key] = value
     if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
-        _place_registers(result)
-    if rotary is not None and "rope_embed.periods" in state:
-        _copy_periods(rotary, state["rope_embed.periods"])
+        # timm adds position embeddings to patches only: the official one of CLS is added to the token
+        result["reg_token"], position = result.pop("register_tokens"), result["pos_embed"]
+        result["cls_token"], result["pos_embed"] = result["cls_token"] + position[:, :1], position[:, 1:]
+    if rotary is not None and (periods := state.get("rope_embed.periods")) is not None:
+        own = getattr(rotary, "periods", None)
+        if not isinstance(own, Tensor) or own.shape != periods.shape:
+            raise BackboneError(f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it")
+        with torch.no_grad():
+            own.copy_(periods)
     return result
 
 
@@ -176,19 +182,3 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
             "ends in '_qkvb', or its features would be wrong"
         )
     return {}
-
-
-def _place_registers(result: dict[str, Tensor]) -> None:
-    """Add the official position embedding of CLS to the token: timm adds position embeddings to patches only."""
-    result["reg_token"] = result.pop("register_tokens")
-    position = result["pos_embed"]
-    result["cls_token"] = result["cls_token"] + position[:, :1]
-    result["pos_embed"] = position[:, 1:]
-
-
-def _copy_periods(rotary: nn.Module, periods: Tensor) -> None:
-    own = getattr(rotary, "periods", None)
-    if not isinstance(own, Tensor) or own.shape != periods.shape:
-        raise BackboneError(f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it")
-    with torch.no_grad():
-        own.copy_(periods)

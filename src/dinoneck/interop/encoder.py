@@ -89,20 +89,17 @@ class PyramidEncoder(nn.Module):
         up, down = self.ratio.numerator, self.ratio.denominator
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
         if not torch.compiler.is_compiling():
-            self._check_size(images, height, width)
+            rows, cols = patch_pair(self.backbone.patch_size)
+            exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
+            if not exact or not height or not width or height % rows or width % cols:
+                raise GridError(
+                    f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is not a "
+                    f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * down}x"
+                    f"{cols * down} px"
+                )
         wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
         resized = F.interpolate(wide, (height, width), mode="bilinear", align_corners=False, antialias=True)
         return resized.to(images.dtype)
-
-    def _check_size(self, images: Tensor, height: int, width: int) -> None:
-        up, down = self.ratio.numerator, self.ratio.denominator
-        rows, cols = patch_pair(self.backbone.patch_size)
-        exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
-        if not exact or not height or not width or height % rows or width % cols:
-            raise GridError(
-                f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is not a "
-                f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * down}x{cols * down} px"
-            )
 
 
 @dataclass(frozen=True)
@@ -169,18 +166,12 @@ class EncoderByName:
 
     def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
         cls = neck_named(self.neck)
-        geometry = {"embed_dim": embed_dim, "num_layers": self._count, "patch_size": patch_size}
+        count = len(self.layers) if isinstance(self.layers, Sequence) else self.layers or 1
+        geometry = {"embed_dim": embed_dim, "num_layers": count, "patch_size": patch_size}
         known = fields_of(cls)
         arguments = {key: value for key, value in geometry.items() if key in known} | dict(self.neck_config)
         neck: Neck = cls.from_config(arguments, device=device)
         return neck
-
-    @property
-    def _count(self) -> int:
-        """The number of layers that the neck gets; the backbone checks whether they exist."""
-        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
-            return len(self.layers)
-        return self.layers if isinstance(self.layers, int) else 1
 
 
 def find_encoder(model: nn.Module) -> PyramidEncoder:

@@ -23,7 +23,6 @@ from dinoneck.backbones.load import Source
 from dinoneck.codec import encode, normal
 from dinoneck.errors import ConfigError, missing_extra
 from dinoneck.interop.encoder import DeferredEncoder, EncoderByName, PyramidEncoder
-from dinoneck.necks.neck import Neck
 
 try:
     from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -163,11 +162,6 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         """The DINO backbone."""
         return self.encoder.backbone
 
-    @property
-    def neck(self) -> Neck:
-        """The neck."""
-        return self.encoder.neck
-
     def get_input_embeddings(self) -> nn.Module:
         """Return the patch embedding's layer."""
         weight = self.backbone.adapter.weight
@@ -219,9 +213,9 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
     def _warn_of_frozen_norms(self) -> None:
         self._unwarned = False
-        if _frozen_norms(self.neck):
+        if _frozen_norms(self.encoder.neck):
             warnings.warn(
-                f"the detector has replaced the batch norms of {type(self.neck).__name__} by frozen ones with "
+                f"the detector has replaced the batch norms of {type(self.encoder.neck).__name__} by frozen ones with "
                 "untrained statistics. Build it with freeze_backbone_batch_norms=False, or, where it has no such "
                 'argument, give the neck norm="group" (neck_config)',
                 stacklevel=2,

@@ -69,7 +69,8 @@ class ConvBlock(nn.Sequential):
     ) -> None:
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
         after = map_norm(norm, out_channels, device=device, dtype=dtype)
-        super().__init__(OrderedDict(conv=conv, norm=after, activation=activation_layer(activation)))
+        act = nn.Identity() if activation is None else _ACTIVATIONS[activation]()
+        super().__init__(OrderedDict(conv=conv, norm=after, activation=act))
 
 
 def map_norm(
@@ -97,11 +98,6 @@ def map_norm(
     most = max(channels // MIN_GROUP_CHANNELS, 1)
     groups = next(count for count in range(most, 0, -1) if channels % count == 0)
     return nn.GroupNorm(groups, channels, device=device, dtype=dtype)
-
-
-def activation_layer(name: ActivationName | None) -> nn.Module:
-    """Return the activation by name; None is the identity."""
-    return nn.Identity() if name is None else _ACTIVATIONS[name]()
 
 
 def reset(module: nn.Module) -> None:

@@ -104,12 +104,15 @@ class Composition:
 
     def __call__(self, total: Tensor, ratio_logits: Tensor) -> Tensor:
         """Return the outputs (B, parts + sums) in the order of :attr:`names`."""
-        self._check(total, ratio_logits)
         return self.of_shares(total, shares(ratio_logits))
 
     def of_shares(self, total: Tensor, ratio: Tensor) -> Tensor:
         """Return the outputs (B, parts + sums) of a total (B, 1) and the parts' shares (B, parts), not logits."""
-        self._check(total, ratio)
+        if total.ndim != 2 or total.shape[1] != 1 or ratio.shape != (total.shape[0], len(self.parts)):
+            raise ShapeError(
+                f"the total is {tuple(total.shape)} and the ratio {tuple(ratio.shape)}; expected (batch, 1) and "
+                f"(batch, {len(self.parts)}) for the parts {', '.join(self.parts)}"
+            )
         return self._with_sums(exact(total) * exact(ratio))
 
     def of(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -184,13 +187,6 @@ class Composition:
     def _sums(self, parts: Tensor) -> Tensor:
         rows = [[self.parts.index(part) for part in members] for _, members in self._pairs]
         return torch.stack([torch.stack([parts[:, i] for i in row], dim=1).sum(dim=1) for row in rows], dim=1)
-
-    def _check(self, total: Tensor, ratio: Tensor) -> None:
-        if total.ndim != 2 or total.shape[1] != 1 or ratio.shape != (total.shape[0], len(self.parts)):
-            raise ShapeError(
-                f"the total is {tuple(total.shape)} and the ratio {tuple(ratio.shape)}; expected (batch, 1) and "
-                f"(batch, {len(self.parts)}) for the parts {', '.join(self.parts)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -321,8 +317,11 @@ class CompositionLoss:
         known = keep.any(dim=1, keepdim=True)  # masked NaN must not come back through the product's gradient
         total = transform.inverse(torch.where(known, exact(outputs[self.composition.total]), 0.0))
         pred = self.composition(total, torch.where(known, outputs[self.composition.ratio], 0.0))
-        target = self._target(transform, targets).to(pred)
-        difference = torch.where(keep, pred - target, 0.0) / self.divisor(transform)
+        target = targets.get(self.name)
+        if target is None:
+            whole, ratio = (targets[name] for name in self.composition.inputs)
+            target = self.composition.of_shares(transform.inverse(exact(whole)), ratio)
+        difference = torch.where(keep, pred - target.to(pred), 0.0) / self.divisor(transform)
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
         count = len(self.composition.names)
         weights = constants(self.weights or (1.0 / count,) * count, pred)
@@ -338,9 +337,3 @@ class CompositionLoss:
             return known[self.name]
         both = (known[total].all(dim=1) & known[ratio].all(dim=1))[:, None]
         return full_mask(masks.get(self.name), both.expand(-1, len(self.composition.names))) & both
-
-    def _target(self, transform: TargetTransform, targets: Table) -> Tensor:
-        if self.name in targets:
-            return targets[self.name]
-        total, ratio = (targets[name] for name in self.composition.inputs)
-        return self.composition.of_shares(transform.inverse(exact(total)), ratio)

@@ -186,8 +186,7 @@ def smooth_l1(difference: Tensor, beta: float) -> Tensor:
     """
     if beta <= 0:
         raise ConfigError(f"beta is {beta}; expected a positive number")
-    size = difference.abs()
-    return torch.where(size < beta, 0.5 * size.square() / beta, size - 0.5 * beta)
+    return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
 
 
 def _mean(values: Tensor, keep: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ class UncertaintyWeighting(Configured, nn.Module):
         >>> weighting = UncertaintyWeighting(["mass", "state"])
         >>> weighting({"mass": torch.tensor(4.0), "state": torch.tensor(1.0)})
         tensor(1.6931, grad_fn=<SumBackward0>)
-        >>> {name: round(s, 4) for name, s in weighting.log_variances.items()}
-        {'mass': 1.3863, 'state': 0.0}
+        >>> {name: round(factor.item(), 4) for name, factor in weighting.weights().items()}
+        {'mass': 0.125, 'state': 0.5}
 
     Reference: Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
     Deviations: the same ½ for classes as for values; s is bounded and begins at ln L; a loss in which nothing counts is
@@ -82,12 +82,6 @@ class UncertaintyWeighting(Configured, nn.Module):
         nn.init.zeros_(self.log_variance)
         self.is_set.zero_()
 
-    @property
-    def log_variances(self) -> dict[str, float]:
-        """The bounded s of each loss, for logs."""
-        values = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND).tolist()
-        return dict(zip(self.names, values, strict=True))
-
     def weights(self) -> dict[str, Tensor]:
         """Return the factor ½ exp(-s) of each loss, on the device and without a gradient."""
         s = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
@@ -109,18 +103,14 @@ class UncertaintyWeighting(Configured, nn.Module):
             initial = torch.where(known, first, 1.0).log().to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
             self.is_set.logical_or_(counted)
-        s = self._bounded()
+            # through .data, so that an earlier forward of the same step can still go backward
+            self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        s = exact(self.log_variance)
+        s = s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()  # the gradient passes: s can return
         if keep is None:
             return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
         values = torch.where(keep, values, 0.0)
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
-
-    def _bounded(self) -> Tensor:
-        """Return the log-variances within their bound; the gradient passes through, so that they can return."""
-        if self.training:  # through .data, so that an earlier forward of the same step can still go backward
-            self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
-        s = exact(self.log_variance)
-        return s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
 
     def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
         if set(scalars) != set(self.names):
@@ -203,9 +193,24 @@ class TaskLoss(nn.Module):
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
         self._names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
-        self._check_names()
-        self._check_weighting()
-        self._check_regularisers()
+        names = self._names + [name for own in self.regularisers for name in own.names]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"TaskLoss has several parts named {name!r}; names are keys and must differ")
+        if weighting is not None and set(weighting.names) != set(self._names):
+            raise ConfigError(
+                f"the weighting is built for {list(weighting.names)}; the tasks and compositions are {self._names}"
+            )
+        for task in self.tasks if weighting is not None else ():
+            if not isinstance(task.weight, tuple) and task.weight != 1.0:
+                raise ConfigError(
+                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: use one "
+                    "of them (a weight per output is allowed with both)"
+                )
+        known = {task.name: task.kind for task in self.tasks}
+        for own in self.regularisers:
+            if known.get(own.task) != "density":
+                raise ConfigError(f"a DensityRegulariser names task {own.task!r}; expected a density task of {known}")
 
     def forward(
         self,
@@ -231,16 +236,12 @@ class TaskLoss(nn.Module):
             total = torch.stack(list(parts.values())).sum()
         else:
             total = self.weighting(parts, {name: counts for name, (_, counts) in losses.items()})
-        penalties = self._penalties(outputs)
-        return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
-
-    def _penalties(self, outputs: Table) -> dict[str, Tensor]:
-        parts: dict[str, Tensor] = {}
-        for own in (own for own in self.regularisers if own.names):
-            if own.task + MAP not in outputs:
+        penalties: dict[str, Tensor] = {}
+        for own in self.regularisers:
+            if own.names and own.task + MAP not in outputs:
                 raise ShapeError(f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold {[*outputs]}")
-            parts |= own.parts(outputs[own.task + MAP])
-        return parts
+            penalties |= own.parts(outputs[own.task + MAP]) if own.names else {}
+        return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
         if unknown := set(masks) - set(self._names):
@@ -256,32 +257,6 @@ class TaskLoss(nn.Module):
             if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
                 expected = f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
                 raise ShapeError(f"the output of task {task.name!r} is {shape}; expected {expected}")
-
-    def _check_names(self) -> None:
-        names = self._names + [name for own in self.regularisers for name in own.names]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"TaskLoss has several parts named {name!r}; names are keys and must differ")
-
-    def _check_weighting(self) -> None:
-        if self.weighting is None:
-            return
-        if set(self.weighting.names) != set(self._names):
-            raise ConfigError(
-                f"the weighting is built for {list(self.weighting.names)}; the tasks and compositions are {self._names}"
-            )
-        for task in self.tasks:
-            if not isinstance(task.weight, tuple) and task.weight != 1.0:
-                raise ConfigError(
-                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: use one "
-                    "of them (a weight per output is allowed with both)"
-                )
-
-    def _check_regularisers(self) -> None:
-        known = {task.name: task.kind for task in self.tasks}
-        for own in self.regularisers:
-            if known.get(own.task) != "density":
-                raise ConfigError(f"a DensityRegulariser names task {own.task!r}; expected a density task of {known}")
 
 
 def _objects_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

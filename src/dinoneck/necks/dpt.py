@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,7 +12,7 @@ from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
@@ -124,18 +123,10 @@ class DPTNeck(Neck):
             _Fusion(out_channels, unit_bias, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
         )
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the pyramid of fused maps, see :meth:`Neck.forward`; ``images`` are not needed."""
         # plain tensors are converted and checked: one (B, P + N, C) per layer
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         cls_tokens = (None,) * self.num_layers if self.readout == "ignore" else tokens.cls_token
         # every layer to its own scale and the common width: (B, D, rows * scale, cols * scale)
@@ -147,16 +138,13 @@ class DPTNeck(Neck):
         levels: list[Tensor] = []
         for fusion, own in zip(reversed(self.fusion), reversed(maps), strict=True):
             coarser = None
-            if levels and self.upsample == "next":
-                coarser = self._resized(levels[-1], size=own.shape[-2:])  # (B, D, rows, cols) of the level's own map
-            elif levels:
-                coarser = self._resized(levels[-1], scale_factor=2.0)  # (B, D, 2 rows, 2 cols) of the coarser level
-                own = F.interpolate(own, size=coarser.shape[-2:], mode="bilinear", align_corners=False)
+            if levels:  # (B, D, rows, cols) of the level's own map, or (B, D, 2 rows, 2 cols) of the coarser level
+                to: dict[str, Any] = {"size": own.shape[-2:]} if self.upsample == "next" else {"scale_factor": 2.0}
+                coarser = F.interpolate(levels[-1], **to, mode="bilinear", align_corners=self.align_corners)
+                if self.upsample == "double":
+                    own = F.interpolate(own, size=coarser.shape[-2:], mode="bilinear", align_corners=False)
             levels.append(fusion(own, coarser))
         return FeaturePyramid(tuple(levels[::-1]), self.strides)
-
-    def _resized(self, maps: Tensor, **to: Any) -> Tensor:
-        return F.interpolate(maps, mode="bilinear", align_corners=self.align_corners, **to)
 
 
 class _Reassemble(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -14,20 +15,6 @@ from dinoneck.layers.resampling import widened
 STRIDES = (8, 16, 32)
 WIDENING = (2, 4, 4)
 SHARE_AROUND = 1 / 9
-
-
-class _Stem(nn.Module):
-    """A 4x4 convolution with stride 4, without bias, then a norm."""
-
-    def __init__(self, width: int, norm: BatchNormName, **factory: Any) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, width, 4, 4, bias=False, **factory)
-        self.norm = map_norm(norm, width, **factory)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 4 rows, 4 cols) -> (B, width, rows, cols)."""
-        normed: Tensor = self.norm(self.conv(images))
-        return normed
 
 
 class _CellStep(nn.Module):
@@ -83,10 +70,11 @@ class AlignedDetail(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"norm": norm, "device": device, "dtype": dtype}
-        self.stem = _Stem(width, **options)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        conv = nn.Conv2d(3, width, 4, 4, bias=False, **factory)
+        self.stem = nn.Sequential(OrderedDict(conv=conv, norm=map_norm(norm, width, **factory)))
         widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(_CellStep(narrow, wide, **options) for narrow, wide in pairwise(widths))
+        self.steps = nn.ModuleList(_CellStep(narrow, wide, norm, **factory) for narrow, wide in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of strides 8, 16 and 32, before any activation."""

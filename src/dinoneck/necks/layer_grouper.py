@@ -36,12 +36,6 @@ class Bottleneck(nn.Module):
         norm = self.norm
         return isinstance(norm, nn.LayerNorm) and bool((norm.weight == 1).all()) and not bool(norm.bias.any())
 
-    def set_norm(self, mean: Tensor, std: Tensor) -> None:
-        """Set scale and shift so that a result of this mean and standard deviation per channel gets 0 and 1."""
-        if isinstance(self.norm, nn.LayerNorm):
-            self.norm.weight.copy_(1.0 / std)
-            self.norm.bias.copy_(-mean / std)
-
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, D), times ``share``."""
         # while gradients are recorded: the same value, without keeping norm(x) for the backward pass
@@ -112,9 +106,19 @@ class LayerGrouper(Configured, nn.Module):
         if max(num_layers, num_groups) > MAX_LAYERS:
             raise ConfigError(f"num_layers is {num_layers} and num_groups {num_groups}; expected {MAX_LAYERS} or fewer")
         self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = embed_dim, num_layers, fpn_dim, fusion
-        self.groups = auto_groups(num_layers, num_groups) if layer_groups == "auto" else _tuples(layer_groups)
-        if layer_groups != "auto":
-            _check_groups(self.groups, num_layers, num_groups)
+        self.groups: Groups
+        if layer_groups == "auto":
+            self.groups = auto_groups(num_layers, num_groups)
+        else:
+            self.groups = tuple(tuple(group) for group in layer_groups)
+            read = [*chain.from_iterable(self.groups)]
+            covers = len(self.groups) == num_groups and all(self.groups)
+            if not covers or len({*read}) < len(read) or not {*read} <= {*range(num_layers)}:
+                raise ConfigError(
+                    f"layer_groups is {self.groups}, {len(self.groups)} groups; expected {num_groups}, one per level, "
+                    f"of one or more of the positions 0 ... {num_layers - 1} in the list of layers (these are not "
+                    "block indices), each position once at most"
+                )
         factory = {"device": device, "dtype": dtype}
         used = sorted(set(chain.from_iterable(self.groups)))
         self._place = {layer: str(layer) if use_separate_bottlenecks else "shared" for layer in used}
@@ -195,7 +199,10 @@ class LayerGrouper(Configured, nn.Module):
                 sums[part] = [old + new for old, new in zip(sums[part], found, strict=True)] if part in sums else found
         for part, (count, total, square) in sums.items():
             mean = total / count
-            part.set_norm(mean, (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR))
+            std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
+            scale, shift = part.norm.parameters()
+            scale.copy_(1.0 / std)
+            shift.copy_(-mean / std)
         return bool(sums)
 
     def _weights(self, place: int, count: int, like: Tensor) -> Tensor:
@@ -237,26 +244,3 @@ def auto_groups(num_layers: int, num_groups: int) -> Groups:
     size, left = divmod(num_layers, num_groups)
     begins = [place * size + min(place, left) for place in range(num_groups + 1)]
     return tuple(tuple(range(begin, end)) for begin, end in pairwise(begins))
-
-
-def _tuples(groups: Sequence[Sequence[int]]) -> Groups:
-    return tuple(tuple(group) for group in groups)
-
-
-def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
-    where = f"layer_groups is {groups}"
-    if len(groups) != num_groups:
-        raise ConfigError(f"{where}: {len(groups)} groups; expected {num_groups}, one per level")
-    seen: set[int] = set()
-    for place, group in enumerate(groups):
-        if not group:
-            raise ConfigError(f"{where}: group {place} is empty; every level needs a layer")
-        for layer in group:
-            if not 0 <= layer < num_layers:
-                raise ConfigError(
-                    f"{where}: position {layer} does not exist; the {num_layers} layers have the positions 0 ... "
-                    f"{num_layers - 1} in the list (these are not block indices)"
-                )
-            if layer in seen:
-                raise ConfigError(f"{where}: position {layer} appears twice; a layer belongs to one group")
-            seen.add(layer)

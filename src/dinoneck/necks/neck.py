@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
@@ -12,7 +11,7 @@ from dinoneck import registry
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.layers.blocks import reset
-from dinoneck.layers.inputs import TokensLike
+from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.tokens import FeaturePyramid
 
 
@@ -36,24 +35,15 @@ class Neck(Configured, nn.Module, ABC):
     needs_images: bool = False
 
     @abstractmethod
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the pyramid of a batch.
 
         Args:
             tokens: Tokens of a backbone; (B, P + N, C) with ``grid``; maps (B, C, rows, cols); or a list of tensors,
                 one per layer. A neck that reads one layer (``num_layers`` None) takes the last.
             images: normalised images (B, 3, height, width) that the tokens were made of, where the neck needs them.
-            grid: (rows, cols) of plain (B, P + N, C) tensors.
-            num_prefix_tokens: P tokens before the patches of plain tensors: CLS, then registers.
-            cls_token: (B, C), or one per layer, for plain tensors that do not contain it.
+            **plain: of plain tensors ``grid``, ``num_prefix_tokens`` and ``cls_token``, see
+                :func:`dinoneck.layers.inputs.as_tokens`.
         """
 
     def reset_parameters(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Unpack
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.layers.blocks import ChannelNorm, MapLinear
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
@@ -75,7 +74,11 @@ class SimplePyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        _check_scales(scales)
+        if not scales or not {*scales} <= {*SCALES} or any(coarse >= fine for fine, coarse in pairwise(scales)):
+            raise ConfigError(
+                f"scales is {scales}; expected one or more of {', '.join(f'{scale:g}' for scale in SCALES)}, strictly "
+                "falling (levels go from fine to coarse)"
+            )
         at_least(1, out_channels=out_channels, patch_size=patch_size)
         at_least(max(1, int(scales[0])), embed_dim=embed_dim)
         self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
@@ -85,18 +88,10 @@ class SimplePyramid(Neck):
             _Level(embed_dim, out_channels, scale, device=device, dtype=dtype) for scale in scales
         )
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
         # plain tensors are converted and checked; of several layers the last is read: (B, N, C)
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         patches = tokens.patches[-1]
         # patch tokens are a raster-ordered map, (B, N, C) -> (B, C, rows, cols): a channels-last view
@@ -132,14 +127,3 @@ class _Level(nn.Module):
         maps = self.project_norm(self.project(maps))  # (B, D, rows * scale, cols * scale)
         level: Tensor = self.smooth_norm(self.smooth(maps))
         return level
-
-
-def _check_scales(scales: tuple[float, ...]) -> None:
-    allowed = ", ".join(f"{scale:g}" for scale in SCALES)
-    if not scales or any(scale not in SCALES for scale in scales):
-        raise ConfigError(f"scales is {scales}; expected one or more of {allowed}")
-    if any(coarse >= fine for fine, coarse in pairwise(scales)):
-        raise ConfigError(
-            f"scales is {scales}; expected them strictly falling (levels go from fine to coarse): "
-            f"{tuple(sorted(set(scales), reverse=True))}"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail
 from dinoneck.necks.neck import Neck
@@ -128,18 +128,10 @@ class SpatialTuningAdapter(Neck):
         super().reset_parameters()
         self._init_mix()
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` may have another size than the backbone's."""
         # plain tensors become Tokens: tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
         # the tokens that each level reads: 3 x (B, P + N, C)
@@ -209,8 +201,17 @@ class SpatialTuningAdapter(Neck):
             raise ShapeError(
                 f"there are {images.shape[0]} images and tokens of {tokens.sequence[0].shape[0]}; expected one batch"
             )
-        if not torch.compiler.is_compiling():
-            _check_same_scene((images.shape[-2], images.shape[-1]), tokens.grid, self.patch_size)
+        if torch.compiler.is_compiling():
+            return images
+        (height, width), grid = images.shape[-2:], tokens.grid
+        if min(height, width) < self.patch_size:
+            raise ShapeError(f"the images are {height}x{width} px, smaller than a patch of {self.patch_size} px")
+        rows, cols = height * grid.cols / width, width * grid.rows / height
+        if min(abs(rows - grid.rows), abs(cols - grid.cols)) >= 1:  # another aspect ratio, by a token or more
+            raise ShapeError(
+                f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: their aspect "
+                "ratios differ; pass the images that the backbone got (TokenGrid.prepare().images), or a resized copy"
+            )
         return images
 
     def _resize_images(self, images: Tensor, grid: GridSize) -> Tensor:
@@ -242,16 +243,3 @@ class SpatialTuningAdapter(Neck):
 def _project(maps: Tensor, weight: Tensor) -> Tensor:
     """(B, C, rows, cols) -> (B, D, rows, cols), a 1x1 convolution."""
     return F.linear(maps.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
-
-
-def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) -> None:
-    """Refuse images that cannot be the tokens': smaller than a patch, or another aspect ratio by a token or more."""
-    height, width = size
-    if min(size) < patch_size:
-        raise ShapeError(f"the images are {height}x{width} px, smaller than a patch of {patch_size} px")
-    rows, cols = height * grid.cols / width, width * grid.rows / height
-    if min(abs(rows - grid.rows), abs(cols - grid.cols)) >= 1:
-        raise ShapeError(
-            f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: their aspect "
-            "ratios differ. Pass the images that the backbone got (TokenGrid.prepare(...).images), or a resized copy"
-        )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
+from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
@@ -101,7 +100,11 @@ class STAPyramid(Neck):
         if strides == "native" or (strides[1] == 2 * strides[0] == patch_size and strides[2] == 2 * patch_size):
             self.strides, self._resample = (patch_size / 2, float(patch_size), 2.0 * patch_size), None
         else:
-            _check_strides(strides)
+            if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+                raise ConfigError(
+                    f"strides is {strides}; expected 'native' or three positive integers, each twice the one before, "
+                    "such as (8, 16, 32)"
+                )
             self.strides, self._resample = tuple(float(stride) for stride in strides), strides[:2]
         factory = {"device": device, "dtype": dtype}
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory) if pre_norm else None
@@ -120,17 +123,9 @@ class STAPyramid(Neck):
         if self.places is not None:
             nn.init.zeros_(self.places)
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the three levels, see :meth:`Neck.forward`; ``images`` are not needed."""
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C) of the last layer
         rows, cols = tokens.grid
@@ -155,11 +150,3 @@ class STAPyramid(Neck):
         # (B, D, ceil(rows / 2), ceil(cols / 2)): 3x3 convolution with stride 2, or 2x2 means and 1x1
         p32 = self.p32(maps if self.downsample == "conv" else halved(maps))
         return FeaturePyramid((p8, p16, p32), self.strides)
-
-
-def _check_strides(strides: tuple[int, int, int]) -> None:
-    if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-        raise ConfigError(
-            f"strides is {strides}; expected 'native' or three positive integers, each twice the one before, such as "
-            "(8, 16, 32)"
-        )

@@ -125,19 +125,11 @@ class ViTFPN(Neck):
         for gain in self.gains:
             nn.init.zeros_(gain)
 
-    def forward(
-        self,
-        tokens: TokensLike,
-        images: Tensor | None = None,
-        *,
-        grid: Sequence[int] | None = None,
-        num_prefix_tokens: int = 0,
-        cls_token: Tensor | Sequence[Tensor] | None = None,
-    ) -> FeaturePyramid:
+    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
         # plain tensors become Tokens. L layers, P prefix tokens (CLS, registers), N = rows * cols patches:
         # tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
-        tokens = as_tokens(tokens, grid, num_prefix_tokens, cls_token, patch_size=self.patch_size, owner=self)
+        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
         check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
         # norm and linear layer C -> D per layer, fused to one group of layers per level, as maps:
         # num_levels x (B, D, rows, cols)

@@ -93,7 +93,13 @@ class BlockHook:
             raise ConfigError(f"{self.name!r} was called without positional arguments; the first one is injected into")
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
-        self._check_level(coords)
+        if self.stride > 1 and not torch.compiler.is_compiling():
+            odd = (coords & (self.stride - 1)).any(dim=1)  # engines that count cells of their level cannot tell
+            if odd.any():
+                raise ConfigError(
+                    f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of {self.stride}: it "
+                    "runs at a finer stride; name the block behind the concatenation at that stride"
+                )
         pyramid = self.slot.pyramid_of(self.name)
         if pyramid is None:
             return None
@@ -108,17 +114,6 @@ class BlockHook:
         parts = list(torch.split(feats, sizes, dim=-1))
         parts[own] = self.injection.inject(parts[own], pyramid[self.stride], coords, batch)
         return adapter.with_features(args[0], torch.cat(parts, dim=-1)), *args[1:]
-
-    def _check_level(self, coords: Tensor) -> None:
-        """Refuse a block of a finer level; engines that count cells of their level cannot tell."""
-        if torch.compiler.is_compiling() or self.stride == 1:
-            return
-        odd = (coords & (self.stride - 1)).any(dim=1)
-        if odd.any():
-            raise ConfigError(
-                f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of {self.stride}: it "
-                "runs at a finer stride; name the block behind the concatenation at that stride"
-            )
 
 
 class Attached:

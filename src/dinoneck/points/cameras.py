@@ -74,8 +74,8 @@ class Cameras:
 
     def __post_init__(self) -> None:
         size = _pair("size", self.size)
-        intrinsics = checked("K", self.K, ("3x3",))
-        poses = checked("cam_to_world", self.cam_to_world, ("4x4",))
+        intrinsics = checked("K", self.K, 3)
+        poses = checked("cam_to_world", self.cam_to_world, 4)
         views = len(intrinsics)
         if len(poses) != views:
             raise ShapeError(f"K has {views} views and cam_to_world {len(poses)}; expected one pose per camera")
@@ -99,14 +99,14 @@ class Cameras:
         cls, K: Tensor, world_to_cam: Tensor, size: Sequence[int], sample: Tensor | None = None
     ) -> Cameras:
         """Make cameras of extrinsics (V, 4, 4) that lead from the world to the camera (OpenCV, COLMAP, nuScenes)."""
-        poses = checked("world_to_cam", world_to_cam, ("4x4",))
+        poses = checked("world_to_cam", world_to_cam, 4)
         check_poses("world_to_cam", poses)
         return cls(K, _inverse(poses), _pair("size", size), sample)
 
     @classmethod
     def from_opengl(cls, K: Tensor, cam_to_world: Tensor, size: Sequence[int], sample: Tensor | None = None) -> Cameras:
         """Make cameras of poses (V, 4, 4) whose camera axes are x right, y up, z backward (OpenGL, Blender, NeRF)."""
-        poses = checked("cam_to_world", cam_to_world, ("4x4",))
+        poses = checked("cam_to_world", cam_to_world, 4)
         return cls(K, poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]), _pair("size", size), sample)
 
     def __len__(self) -> int:

@@ -104,12 +104,11 @@ def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
     return abs(rows * width - cols * height) <= _SAME_ASPECT * rows * width + width + height
 
 
-def checked(name: str, matrices: Tensor, shapes: tuple[str, ...]) -> Tensor:
-    """Return the matrices in float64; refuse another shape (``"3x4"``), kind or values that are not finite."""
+def checked(name: str, matrices: Tensor, side: int) -> Tensor:
+    """Return matrices (V, side, side) in float64; refuse another shape, kind or values that are not finite."""
     check_tensor(name, matrices)
-    if matrices.ndim != 3 or f"{matrices.shape[1]}x{matrices.shape[2]}" not in shapes:
-        expected = " or ".join(f"(views, {shape.replace('x', ', ')})" for shape in shapes)
-        raise ShapeError(f"{name} has shape {tuple(matrices.shape)}; expected {expected}")
+    if matrices.shape[1:] != (side, side):
+        raise ShapeError(f"{name} has shape {tuple(matrices.shape)}; expected (views, {side}, {side})")
     if not matrices.is_floating_point():
         raise ShapeError(f"{name} is {matrices.dtype}; expected a floating dtype")
     matrices = matrices.detach().double()

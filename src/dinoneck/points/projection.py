@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -92,15 +92,6 @@ class Links:
         """Return the links on a device."""
         parts = {name: getattr(self, name).to(device) for name in ("view", "point", "uv", "z")}
         return replace(self, **parts, counts=None if self.counts is None else self.counts.to(device))
-
-
-class _Part(NamedTuple):
-    """Links of one block of points."""
-
-    view: Tensor
-    point: Tensor
-    uv: Tensor
-    z: Tensor
 
 
 @dataclass(frozen=True)
@@ -189,7 +180,7 @@ class PointProjector:
         steps = 3 if depth is None else 5
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
         none = points.new_zeros(0, dtype=torch.int64)
-        parts = [_Part(none, none, points.new_zeros(0, 2), points.new_zeros(0))]
+        parts = [(none, none, points.new_zeros(0, 2), points.new_zeros(0))]
         for rows, views in _samples(points, cameras, batch):
             parts += self._parts(points, cameras, depth, rows, views, counts)
         columns = [list(column) for column in zip(*parts, strict=True)]
@@ -202,7 +193,7 @@ class PointProjector:
 
     def _parts(
         self, points: Tensor, cameras: Cameras, depth: Tensor | None, rows: Tensor | None, views: Tensor, counts: Tensor
-    ) -> Iterator[_Part]:
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Link one sample's points and views, block by block of points: what comes is sorted as it is found."""
         if not len(views):
             return
@@ -221,29 +212,31 @@ class PointProjector:
             counts[views, 0] += len(seen)
             counts[views, 1] += front.sum(0)
             counts[views, 2] += inside.sum(0)
-            point, view = inside.nonzero().unbind(1)
-            place = point * seen.shape[1] + view
+            point, column = inside.nonzero().unbind(1)
+            place = point * seen.shape[1] + column
             x, y, z = (seen.flatten()[place + k * len(views)] for k in range(3))
-            uv = torch.stack([x, y], 1) / z[:, None] - 0.5
-            part = _Part(views[view], point + start if rows is None else rows[point + start], uv, z)
+            uv, view = torch.stack([x, y], 1) / z[:, None] - 0.5, views[column]
+            point = point + start if rows is None else rows[point + start]
             if depth is not None:
-                part = self._visible(part, depth, cameras.size, counts)
-            yield _Part(part.view, part.point, part.uv.to(points.dtype), part.z.to(points.dtype))
+                keep = self._visible(view, uv, z, depth, cameras.size, counts)
+                view, point, uv, z = view[keep], point[keep], uv[keep], z[keep]
+            yield view, point, uv.to(points.dtype), z.to(points.dtype)
 
-    def _visible(self, part: _Part, depth: Tensor, size: tuple[int, int], counts: Tensor) -> _Part:
-        """Keep what lies at the depth measured at its pixel, and count it."""
+    def _visible(
+        self, view: Tensor, uv: Tensor, z: Tensor, depth: Tensor, size: tuple[int, int], counts: Tensor
+    ) -> Tensor:
+        """Return a mask of what lies at the depth measured at its pixel, and count it."""
         rows, cols = depth.shape[1:]
-        scale = part.uv.new_tensor([cols / size[1], rows / size[0]])
+        scale = uv.new_tensor([cols / size[1], rows / size[0]])
         # a pixel spans +-0.5 around its integer, so its place in depth of another size is the floor of (uv + 0.5) s
-        cell = ((part.uv + 0.5) * scale).floor().long()
+        cell = ((uv + 0.5) * scale).floor().long()
         col, row = cell[:, 0].clamp(0, cols - 1), cell[:, 1].clamp(0, rows - 1)
-        measured = depth[part.view, row, col].double()
+        measured = depth[view, row, col].double()
         known = measured.isfinite() & (measured > 0)
-        agree = known & ((measured - part.z).abs() <= (self.depth_rel * part.z).clamp_min(self.depth_abs))
-        counts[:, 3] += torch.bincount(part.view[known], minlength=len(counts))
-        counts[:, 4] += torch.bincount(part.view[agree], minlength=len(counts))
-        keep = agree | ~known if self.unknown_depth == "accept" else agree
-        return _Part(part.view[keep], part.point[keep], part.uv[keep], part.z[keep])
+        agree = known & ((measured - z).abs() <= (self.depth_rel * z).clamp_min(self.depth_abs))
+        counts[:, 3] += torch.bincount(view[known], minlength=len(counts))
+        counts[:, 4] += torch.bincount(view[agree], minlength=len(counts))
+        return agree | ~known if self.unknown_depth == "accept" else agree
 
 
 def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> None:

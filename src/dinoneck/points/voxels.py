@@ -93,7 +93,6 @@ class VoxelGrid:
             ShapeError: if shapes do not fit, or ``coords`` are no integers.
             DataError: for a coordinate or a sample out of range.
         """
-        check_integers("coords", coords, 3)
         keys, inverse = distinct(coords, batch)
         return cls(keys, *decode(keys), inverse)
 
@@ -117,11 +116,8 @@ class VoxelGrid:
 
 def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
     given: object = value.tolist() if hasattr(value, "tolist") else value  # tensors and arrays
-    numbers = normal(float | Sequence[float], given, name)
-    sides = numbers if isinstance(numbers, tuple) else (numbers,) * 3
-    if len(sides) != 3:
-        raise ConfigError(f"{name} is {value!r}; expected a finite number, or three of them")
-    return sides
+    numbers = normal(float | tuple[float, float, float], given, name)
+    return numbers if isinstance(numbers, tuple) else (numbers,) * 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,8 @@ def overlay_panel(
         ShapeError: if a map is not (outputs, rows, cols).
     """
     picture, listed = as_image(image), outputs(tasks)
-    size, (width, height) = (picture.height, picture.width), _shown(picture)
+    size, ratio = (picture.height, picture.width), style.OVERLAY_PX / max(picture.size)
+    width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
     ground = np.asarray(grey, np.float64) * 0.8 + 40.0
     own_scales, maps, truth = scale or scales(listed, [result]), result.get("maps") or {}, known or {}
@@ -99,12 +100,6 @@ def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output
         many = len(outputs) > _MOST_CLASSES
         found += sorted(outputs, key=lambda output: -output.value(result))[:_MOST_CLASSES] if many else outputs
     return found
-
-
-def _shown(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) of the drawn image."""
-    scale = style.OVERLAY_PX / max(picture.size)
-    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
 
 
 def _shares_over(ground: np.ndarray, shares: np.ndarray, colours: Sequence[style.RGB | None]) -> Image.Image:
@@ -259,7 +254,7 @@ def _is_geotiff(image: Image.Image, _: str) -> bool:
 def _geotiff(stored: Array, position: dict[str, Any]) -> bytes:
     import rasterio
 
-    nodata = {"f": float("nan"), "u": np.iinfo(stored.dtype).max if stored.dtype.kind == "u" else 0}[stored.dtype.kind]
+    nodata = np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max
     shape = {"height": stored.shape[0], "width": stored.shape[1], "count": 1, "dtype": stored.dtype.name}
     with rasterio.MemoryFile() as memory:
         with memory.open(driver="GTiff", compress="deflate", nodata=nodata, **shape, **position) as file:
