@@ -133,8 +133,9 @@ class PatchMeanHead(Head):
         self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
         factory = {"device": device, "dtype": dtype}
         self.scale = TokenScale(embed_dim, **factory)
-        mlps = (PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory) for task in self.tasks)
-        self.mlps = nn.ModuleList(mlps)
+        self.mlps = nn.ModuleList()
+        for task in self.tasks:
+            self.mlps.append(PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory))
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
