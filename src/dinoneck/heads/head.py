@@ -55,8 +55,10 @@ class Head(Configured, nn.Module):
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
         self._own = [task for task in self.tasks if task.from_map is None]  # with a readout
         self.compositions = tuple(compositions)
-        if compositions:  # refused here where they do not fit
+        if compositions:
             self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+        else:
+            self.predicted = self.tasks
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
