@@ -52,13 +52,11 @@ class Head(Configured, nn.Module):
 
     def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
         """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
-        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
+        owner = type(self).__name__
+        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=owner)
         self._own = [task for task in self.tasks if task.from_map is None]  # with a readout
         self.compositions = tuple(compositions)
-        if compositions:
-            self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
-        else:
-            self.predicted = self.tasks
+        self.predicted = outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
