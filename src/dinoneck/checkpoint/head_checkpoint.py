@@ -224,11 +224,7 @@ class HeadCheckpoint:
                 step="pairing",
             )
         own = pairing.plain_backbone(backbone)
-        if not isinstance(own, Backbone | Mapping):
-            raise CheckpointError(
-                f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
-            )
-        given = own.record() if isinstance(own, Backbone) else _plain(own, "backbone") or {}
+        given: Any = own.record() if isinstance(own, Backbone) else _plain(own, "backbone")
         schema.check_backbone_record(given, "the record")
         pairing.check_records(trained, given, weights=not probe)
         if not probe:

@@ -157,10 +157,7 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
     Raises:
         CheckpointError: naming both.
     """
-    try:
-        one, other = patch_pair(inputs), patch_pair(backbone)
-    except ConfigError as error:
-        raise CheckpointError(str(error), step="pairing") from None
+    one, other = patch_pair(inputs), patch_pair(backbone)
     if one != other:
         raise CheckpointError(
             f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "

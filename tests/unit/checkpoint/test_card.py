@@ -127,10 +127,6 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
         backbone__source=evil,
         backbone__weights={"kind": "hub", "repo": evil, "revision": evil},
     )
-    if not evil.isprintable():
-        with pytest.raises(CheckpointError, match="printable"):
-            model_card(source, "me/pasture")
-        return
     page = model_card(source, "me/pasture")
     front_matter = front(page)
     assert set(front_matter) == {"library_name", "license", "license_name", "pipeline_tag", "tags"}
