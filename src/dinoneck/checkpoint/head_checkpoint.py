@@ -151,7 +151,7 @@ class HeadCheckpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> hub.Pushed:
+    def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
 
         Args:

@@ -215,7 +215,7 @@ def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     logger.warning(
         "the backbone's weights are of a file, and the head's file states no hash of those that it was trained on: "
-        "make sure that they are the published weights of %s",
+        "make sure that they are the published weights of %r",
         trained.get("name"),
     )
     return []

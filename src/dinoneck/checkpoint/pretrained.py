@@ -14,7 +14,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, warn_without_bac
 from dinoneck.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub import Pushed
+    from dinoneck.checkpoint.hub import CommitInfo
 
 _RECORD = ("preprocess", "extra", "training", "license", "tta")
 
@@ -32,7 +32,7 @@ def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, rec
     checkpoint.save(path)
 
 
-def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> Pushed:
+def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> CommitInfo:
     """Publish the module with its page in one commit."""
     record = {name: options.pop(name) for name in _RECORD if name in options}
     return _checkpoint(module, backbone, record).push_to_hub(repo_id, **options)

@@ -196,7 +196,6 @@ class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     extra: dict[str, Any]
 
 
-
 def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     """Check the metadata of a file and return it as a struct.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
 from dinoneck.checkpoint import model_card
 from dinoneck.checkpoint.card import config_json
 
