@@ -141,7 +141,8 @@ def push_to_hub(
     """Publish a head file in a Hub repository: its page, figures and terms in one commit.
 
     The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
-    from its header and replace those in the repository.
+    from its header and replace those in the repository. The result has ``oid``, the revision that always gives this
+    head, and ``commit_url``.
 
     Args:
         file: the head file, or a folder with one.
@@ -154,10 +155,6 @@ def push_to_hub(
         terms: a text file with the licence of the backbone's weights, which becomes LICENSE.txt; required where that
             is the DINOv3 License, which asks for a copy of itself.
         token: an access token that may write; None = the stored login.
-
-    Returns:
-        What huggingface_hub knows of the commit: ``oid``, the ``revision=`` that always gives this head, and
-        ``commit_url``, its page.
 
     Raises:
         CheckpointError: if the head, a figure or the terms cannot be used, or the Hub refuses.
