@@ -141,8 +141,7 @@ def push_to_hub(
     """Publish a head file in a Hub repository: its page, figures and terms in one commit.
 
     The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
-    from its header and replace those in the repository. The result has ``oid``, the revision that always gives this
-    head, and ``commit_url``.
+    from its header and replace those there. ``oid`` of the result is the revision that always gives this head.
 
     Args:
         file: the head file, or a folder with one.
