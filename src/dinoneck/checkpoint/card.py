@@ -74,7 +74,8 @@ def model_card(
     for name in figures:
         if not _FIGURE.fullmatch(name):
             raise CheckpointError(f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'", step="hub")
-    meta = _meta(meta_or_path)
+    meta = meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
+    check(meta, "the header")
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
     licence = meta["licences"].get("backbone")
@@ -99,15 +100,11 @@ def model_card(
     return f"{card}\n"
 
 
-def config_json(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> str:
+def config_json(meta: Mapping[str, Any]) -> str:
     """Return the config.json next to a head on the Hub: the file by whose requests the Hub counts downloads.
 
     Nothing reads it to build the head.
-
-    Raises:
-        CheckpointError: if the file is not a sound head file.
     """
-    meta = _meta(meta_or_path)
     copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
     return json.dumps({"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -148,14 +145,6 @@ def _line(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _meta(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
-    """The checked metadata."""
-    if not isinstance(meta_or_path, Mapping):
-        return read_header(meta_or_path).meta
-    check(meta_or_path, "the header")
-    return meta_or_path
 
 
 def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
