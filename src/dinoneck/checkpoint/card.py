@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ def model_card(
     check(meta, "the header")
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
-    licence = meta["licences"].get("backbone")
+    licence, metrics = meta["licences"].get("backbone"), ((meta["training"] or {}).get("metrics") or {}).items()
     card = ModelCard.from_template(
         _front_matter(meta),
         template_path=str(_TEMPLATE),
@@ -89,7 +89,7 @@ def model_card(
         file_name=HEAD_NAME,
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
-        metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
+        metrics={name: f"{x['mean']} (sd {x['sd']})" if isinstance(x, Mapping) else x for name, x in metrics},
         licence=licence,
         family=family if licence in (None, family.get("license")) else {},
         base_model=base_model(meta),
@@ -180,10 +180,3 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     links = {family["license"]: family["link"] for family in _FAMILIES.values()}
     link = links.get(name) or (f"https://huggingface.co/{base}" if base and not own else None)
     return {"license": "other", "license_name": _line(name), "license_link": link}
-
-
-def _metrics(meta: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
-    """Name, number or mean, and standard deviation (or None) of every metric."""
-    for name, value in sorted(((meta["training"] or {}).get("metrics") or {}).items()):
-        number, sd = (value["mean"], value["sd"]) if isinstance(value, Mapping) else (value, None)
-        yield name, float(number), sd

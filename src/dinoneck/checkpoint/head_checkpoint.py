@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import warnings
@@ -54,20 +53,12 @@ class HeadCheckpoint:
 
     def __init__(self, checked: Contents, source: str = "", revision: str | None = None) -> None:
         self.meta, module, self.preprocess, tensors = checked
+        self.head_type: str = self.meta["head_type"]
+        self.config: dict[str, Any] = self.meta["config"]
         self.state_dict, self.adapter_state = tensors.head, tensors.adapter
         self.backbone_weights = tensors.backbone or None
         self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
-
-    @property
-    def head_type(self) -> str:
-        """The registered name of the module's class."""
-        return cast("str", self.meta["head_type"])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The module's constructor arguments in JSON-able form."""
-        return cast("dict[str, Any]", copy.deepcopy(self.meta["config"]))
 
     @classmethod
     def from_module(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".safetensors"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
@@ -58,7 +57,7 @@ def list_heads(search: str | None = None) -> list[ModelInfo]:
 def names_a_repo(path_or_repo: str | os.PathLike[str]) -> bool:
     """Whether this is ``user/name`` and nothing local: no file or folder, no name of a head file in a local folder."""
     text = str(path_or_repo)
-    if not REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
+    if not REPO_ID.fullmatch(text) or text.endswith(".safetensors"):
         return False
     # os.path returns False for what may not be looked at, where Path raises; opening it gives the reason
     return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
@@ -75,8 +74,6 @@ def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -
         CheckpointError: if it is not a path, a folder holds no head or several, a revision is given for a path, or as
             :func:`download`.
     """
-    if revision is not None and not isinstance(revision, str):
-        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
     if names_a_repo(path_or_repo):
         path = download(os.fspath(path_or_repo), revision)
         return path, path.parent.name
