@@ -23,7 +23,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
 from dinoneck.version import __version__
 
-_RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
+RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
 
 class HeadCheckpoint:
@@ -298,7 +298,7 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
     """
     warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
-    known = {key: meta.pop(key) for key in _RECORDS if key in meta}
+    known = {key: meta.pop(key) for key in RECORDS if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 

@@ -13,7 +13,6 @@ Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -26,7 +25,6 @@ from dinoneck.errors import CheckpointError
 FORMAT = "dinoneck.head"
 SCHEMA = 1
 MAX_TEXT_BYTES = 16 << 10  # of the records `training` and `extra`
-MAX_AREA_PX = 1 << 26  # of an image that a file asks for
 VIEWS = ("none", "flip4", "d6")
 """The sets of views known here; a file may name one of a later version."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
@@ -43,6 +41,7 @@ _AGAIN = ". Save the head again with the backbone= and preprocess= of its traini
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
+Side = Annotated[int, Meta(ge=1, le=1 << 13)]  # of an image that a file asks for, in pixels
 Pair = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
 Means = Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=3, max_length=3)]
 Deviations = Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length=3, max_length=3)]
@@ -102,7 +101,7 @@ class BackboneRecord(Struct):
 class Inputs(Struct):
     """How images are prepared, see :class:`dinoneck.data.Preprocessing`."""
 
-    size: Pair | None = None
+    size: Annotated[list[Side], Meta(min_length=2, max_length=2)] | None = None
     patch_size: Positive | Pair | None = None
     blur: int | None = None
     resize: str | None = None
@@ -202,8 +201,6 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     Raises:
         CheckpointError: naming the entry, its value, what was expected and the remedy.
     """
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"{name}: format is {_shown(meta.get('format'))}, expected {FORMAT!r}", step="schema")
     schema = meta.get("schema")
     if type(schema) is int and schema > SCHEMA:
         made = meta.get("created_by")
@@ -216,12 +213,6 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     record: HeadFile = _converted(meta, HeadFile, name)
     if record.backbone is not None:
         _check_known(record.backbone, meta["backbone"], f"{name}: backbone")
-    size = None if record.inputs is None else record.inputs.size
-    if size is not None and math.prod(size) > MAX_AREA_PX:
-        raise CheckpointError(
-            f"{name}: inputs.size is {size}; expected [height, width] with a product of at most {MAX_AREA_PX}{_AGAIN}",
-            step="schema",
-        )
     for key in ("training", "extra"):
         content = json.dumps(meta[key], ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(content) > MAX_TEXT_BYTES:
