@@ -19,7 +19,7 @@ from dinoneck.codec import encode, normal
 from dinoneck.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub import Pushed
+    from dinoneck.checkpoint.hub import CommitInfo
 
 _FACTORY_ARGUMENTS = frozenset({"self", "device", "dtype"})
 
@@ -82,7 +82,7 @@ class Configured:
 
         pretrained.save(self, folder_or_file, backbone, record)
 
-    def push_to_hub(self, repo_id: str, *, backbone: Any = None, **options: Any) -> Pushed:
+    def push_to_hub(self, repo_id: str, *, backbone: Any = None, **options: Any) -> CommitInfo:
         """Publish the module, with its page, in one commit of a hub repository.
 
         Args:

@@ -7,7 +7,7 @@ _HOMES = homes(
     card=["model_card"],
     format=["read_header"],
     head_checkpoint=["HeadCheckpoint", "load_head", "save_head"],
-    hub=["HubHead", "Pushed", "push_to_hub"],
+    hub=["push_to_hub"],
     importing=["import_weights"],
 )
 

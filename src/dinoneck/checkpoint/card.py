@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +74,11 @@ def model_card(
     for name in figures:
         if not _FIGURE.fullmatch(name):
             raise CheckpointError(f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'", step="hub")
-    meta = _meta(meta_or_path)
+    meta = meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
+    check(meta, "the header")
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
-    licence = meta["licences"].get("backbone")
+    licence, metrics = meta["licences"].get("backbone"), ((meta["training"] or {}).get("metrics") or {}).items()
     card = ModelCard.from_template(
         _front_matter(meta),
         template_path=str(_TEMPLATE),
@@ -88,7 +89,7 @@ def model_card(
         file_name=HEAD_NAME,
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
-        metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
+        metrics={name: f"{x['mean']} (sd {x['sd']})" if isinstance(x, Mapping) else x for name, x in metrics},
         licence=licence,
         family=family if licence in (None, family.get("license")) else {},
         base_model=base_model(meta),
@@ -99,15 +100,11 @@ def model_card(
     return f"{card}\n"
 
 
-def config_json(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> str:
+def config_json(meta: Mapping[str, Any]) -> str:
     """Return the config.json next to a head on the Hub: the file by whose requests the Hub counts downloads.
 
     Nothing reads it to build the head.
-
-    Raises:
-        CheckpointError: if the file is not a sound head file.
     """
-    meta = _meta(meta_or_path)
     copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
     return json.dumps({"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -150,14 +147,6 @@ def _line(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _meta(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
-    """The checked metadata."""
-    if not isinstance(meta_or_path, Mapping):
-        return read_header(meta_or_path).meta
-    check(meta_or_path, "the header")
-    return meta_or_path
-
-
 def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
     """Return what the Hub's search and widgets read."""
     from huggingface_hub import ModelCardData
@@ -191,10 +180,3 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     links = {family["license"]: family["link"] for family in _FAMILIES.values()}
     link = links.get(name) or (f"https://huggingface.co/{base}" if base and not own else None)
     return {"license": "other", "license_name": _line(name), "license_link": link}
-
-
-def _metrics(meta: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
-    """Name, number or mean, and standard deviation (or None) of every metric."""
-    for name, value in sorted(((meta["training"] or {}).get("metrics") or {}).items()):
-        number, sd = (value["mean"], value["sd"]) if isinstance(value, Mapping) else (value, None)
-        yield name, float(number), sd

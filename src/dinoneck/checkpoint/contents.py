@@ -19,22 +19,14 @@ from dinoneck import registry
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.format import Content, spelling
 from dinoneck.checkpoint.pairing import check_lora
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, TensorEntry
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+_FLOATS, _OTHERS = ("float64", "float32", "float16", "bfloat16"), ("int64", "int32", "uint8", "bool")
+TORCH_DTYPES = {name: getattr(torch, word) for name, word in zip(DTYPE_BYTES, _FLOATS + _OTHERS, strict=True)}
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5
 _CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
@@ -95,7 +87,12 @@ def check(content: Content) -> Contents:
     check_finite(state, name)
     values = by_part(state)
     if values.backbone:
-        _check_backbone(values.backbone, meta["backbone"], name)
+        known, found = (meta["backbone"] or {}).get("weights_sha256"), state_digest(values.backbone)
+        if known != found:
+            raise CheckpointError(
+                f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone record states {known}",
+                step="tensors",
+            )
     return Contents(meta, module, preprocess, values)
 
 
@@ -185,16 +182,6 @@ def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: s
             )
 
 
-def _check_backbone(weights: Mapping[str, Tensor], record: Mapping[str, Any] | None, name: str) -> None:
-    """Compare the weights of a backbone that was tuned along, their names, shapes and dtypes with its record's hash."""
-    known, found = (record or {}).get("weights_sha256"), state_digest(weights)
-    if known != found:
-        raise CheckpointError(
-            f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone record states {known}",
-            step="tensors",
-        )
-
-
 def check_finite(state: Mapping[str, Tensor], name: str) -> None:
     """Refuse NaN and infinite values."""
     for key, value in state.items():
@@ -233,10 +220,9 @@ def named(module: nn.Module) -> str:
             step="write",
         )
     try:
-        name = registry.name_of(type(module))
+        return registry.name_of(type(module))
     except RegistryError as error:
         raise CheckpointError(f"{error}. Of a wrapped module, save the one inside it.", step="registry") from None
-    return name
 
 
 def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:

@@ -46,13 +46,11 @@ class Header:
         meta: the metadata.
         record: the metadata as a struct, with the stored tensors in file order.
         sizes: the bytes of each tensor.
-        data_start: where the tensors' bytes begin.
     """
 
     meta: dict[str, Any]
     record: HeadFile
     sizes: tuple[int, ...]
-    data_start: int = 0
 
     def start(self, text: str | None = None) -> bytes:
         """Return the length and header bytes that belong to the metadata, whose canonical text may be given."""
@@ -96,7 +94,7 @@ def digest(meta: Mapping[str, Any], chunks: Iterable[Any]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def header_of(meta: dict[str, Any], name: str, data_start: int = 0) -> Header:
+def header_of(meta: dict[str, Any], name: str) -> Header:
     """Check the metadata of the file ``name``, and return the header that belongs to it.
 
     Raises:
@@ -104,7 +102,7 @@ def header_of(meta: dict[str, Any], name: str, data_start: int = 0) -> Header:
     """
     record = schema.check(meta, name)
     sizes = [math.prod(entry.shape) * schema.DTYPE_BYTES[entry.dtype] for entry in record.tensors]
-    return Header(meta, record, tuple(sizes), data_start)
+    return Header(meta, record, tuple(sizes))
 
 
 def packed(meta: dict[str, Any], buffers: list[Any], name: str) -> Content:
@@ -128,11 +126,9 @@ def read(path: Path) -> Content:
         raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones")
     with opened(path) as file:
         header = _header(file, str(path))
-        buffers = []
-        for entry, size in zip(header.record.tensors, header.sizes, strict=True):
-            buffers.append(bytearray(size))
-            if file.readinto(buffers[-1]) != size:
-                raise CheckpointError(f"{path} ended while {entry.name} was read", step="tensors")
+        buffers = [bytearray(size) for size in header.sizes]
+        for buffer in buffers:
+            file.readinto(buffer)  # a file that is cut short meanwhile does not match its digest
     return Content(str(path), header, buffers, digest(header.meta, buffers))
 
 
@@ -235,8 +231,6 @@ def _header(file: BufferedReader, name: str) -> Header:
     size = os.fstat(file.fileno()).st_size
     if size > MAX_FILE_BYTES:
         raise CheckpointError(f"{name} has {size} bytes; a head file has at most {MAX_FILE_BYTES}")
-    if size < 8:
-        raise CheckpointError(f"{name} has {size} bytes: too few for a head file, it is cut short", step="header")
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
@@ -247,10 +241,10 @@ def _header(file: BufferedReader, name: str) -> Header:
         )
     raw = file.read(length)
     meta, text = _metadata(raw, name)
-    header = header_of(meta, name, 8 + length)
+    header = header_of(meta, name)
     if header.start(text) != start + raw:
         raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
-    announced = header.data_start + sum(header.sizes)
+    announced = 8 + length + sum(header.sizes)
     if size != announced:
         raise CheckpointError(
             f"{name} has {size} bytes; its header announces {announced}: it is cut short or something was appended",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import warnings
@@ -24,7 +23,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
 from dinoneck.version import __version__
 
-_RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
+RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
 
 class HeadCheckpoint:
@@ -54,20 +53,12 @@ class HeadCheckpoint:
 
     def __init__(self, checked: Contents, source: str = "", revision: str | None = None) -> None:
         self.meta, module, self.preprocess, tensors = checked
+        self.head_type: str = self.meta["head_type"]
+        self.config: dict[str, Any] = self.meta["config"]
         self.state_dict, self.adapter_state = tensors.head, tensors.adapter
         self.backbone_weights = tensors.backbone or None
         self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
-
-    @property
-    def head_type(self) -> str:
-        """The registered name of the module's class."""
-        return cast("str", self.meta["head_type"])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The module's constructor arguments in JSON-able form."""
-        return cast("dict[str, Any]", copy.deepcopy(self.meta["config"]))
 
     @classmethod
     def from_module(
@@ -151,7 +142,7 @@ class HeadCheckpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> hub.Pushed:
+    def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
 
         Args:
@@ -224,11 +215,7 @@ class HeadCheckpoint:
                 step="pairing",
             )
         own = pairing.plain_backbone(backbone)
-        if not isinstance(own, Backbone | Mapping):
-            raise CheckpointError(
-                f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
-            )
-        given = own.record() if isinstance(own, Backbone) else _plain(own, "backbone") or {}
+        given: Any = own.record() if isinstance(own, Backbone) else _plain(own, "backbone")
         schema.check_backbone_record(given, "the record")
         pairing.check_records(trained, given, weights=not probe)
         if not probe:
@@ -311,7 +298,7 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
     """
     warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
-    known = {key: meta.pop(key) for key in _RECORDS if key in meta}
+    known = {key: meta.pop(key) for key in RECORDS if key in meta}
     extra = {**dict(meta.pop("extra", None) or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 

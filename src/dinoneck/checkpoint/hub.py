@@ -7,9 +7,8 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint import contents
@@ -20,44 +19,21 @@ from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import CommitInfo as CommitInfo
+    from huggingface_hub import HfApi, ModelInfo
 
 logger = logging.getLogger(__name__)
 
-_SUFFIX = ".safetensors"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 
 
-class HubHead(NamedTuple):
-    """A Hub repository that holds a head.
-
-    Attributes:
-        repo_id: ``user/name``, as ``load_head`` and ``Predictor`` take it.
-        last_modified: the time of its last commit; None if the Hub does not give it.
-        downloads: of the last 30 days, as the Hub counts them.
-    """
-
-    repo_id: str
-    last_modified: datetime | None
-    downloads: int
-
-
-class Pushed(NamedTuple):
-    """The commit of a push.
-
-    Attributes:
-        commit: its id; ``HeadCheckpoint.load(repo_id, revision=commit)`` always gives this head.
-        url: the page of the commit.
-    """
-
-    commit: str
-    url: str
-
-
-def list_heads(search: str | None = None) -> list[HubHead]:
+def list_heads(search: str | None = None) -> list[ModelInfo]:
     """Return the Hub repositories with the tag ``dinoneck``, the last changed first.
+
+    Each is a ``ModelInfo`` of huggingface_hub with ``id``, as :func:`load_head` takes it, ``last_modified`` and
+    ``downloads`` of the last 30 days.
 
     :func:`dinoneck.checkpoint.push_to_hub` writes the tag. Private repositories that you may see are included if you
     are logged in.
@@ -75,14 +51,13 @@ def list_heads(search: str | None = None) -> list[HubHead]:
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, "models") or unreachable(error)  # the Hub's page /models is that list
         raise CheckpointError(f"the heads on the hub cannot be listed: {reason}", step="hub") from None
-    heads = [HubHead(model.id, model.last_modified, model.downloads or 0) for model in models]
-    return sorted(heads, key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0, reverse=True)
+    return sorted(models, key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0, reverse=True)
 
 
-def names_a_repo(path_or_repo: object) -> bool:
+def names_a_repo(path_or_repo: str | os.PathLike[str]) -> bool:
     """Whether this is ``user/name`` and nothing local: no file or folder, no name of a head file in a local folder."""
-    text = os.fspath(path_or_repo) if isinstance(path_or_repo, str | os.PathLike) else None
-    if not isinstance(text, str) or not REPO_ID.fullmatch(text) or text.endswith(_SUFFIX):
+    text = str(path_or_repo)
+    if not REPO_ID.fullmatch(text) or text.endswith(".safetensors"):
         return False
     # os.path returns False for what may not be looked at, where Path raises; opening it gives the reason
     return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
@@ -99,8 +74,6 @@ def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -
         CheckpointError: if it is not a path, a folder holds no head or several, a revision is given for a path, or as
             :func:`download`.
     """
-    if revision is not None and not isinstance(revision, str):
-        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
     if names_a_repo(path_or_repo):
         path = download(os.fspath(path_or_repo), revision)
         return path, path.parent.name
@@ -161,11 +134,11 @@ def push_to_hub(
     figures: Iterable[str | os.PathLike[str]] = (),
     terms: str | os.PathLike[str] | None = None,
     token: str | None = None,
-) -> Pushed:
+) -> CommitInfo:
     """Publish a head file in a Hub repository: its page, figures and terms in one commit.
 
     The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
-    from its header and replace those in the repository.
+    from its header and replace those there. ``oid`` of the result is the revision that always gives this head.
 
     Args:
         file: the head file, or a folder with one.
@@ -210,7 +183,7 @@ def push_to_hub(
         )
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s is in commit %s of %s", message, done.oid, repo_id)
-    return Pushed(done.oid, done.commit_url)
+    return done
 
 
 def _commit(

@@ -157,10 +157,7 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
     Raises:
         CheckpointError: naming both.
     """
-    try:
-        one, other = patch_pair(inputs), patch_pair(backbone)
-    except ConfigError as error:
-        raise CheckpointError(str(error), step="pairing") from None
+    one, other = patch_pair(inputs), patch_pair(backbone)
     if one != other:
         raise CheckpointError(
             f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "
@@ -218,7 +215,7 @@ def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
         return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     logger.warning(
         "the backbone's weights are of a file, and the head's file states no hash of those that it was trained on: "
-        "make sure that they are the published weights of %s",
+        "make sure that they are the published weights of %r",
         trained.get("name"),
     )
     return []

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck import registry
 from dinoneck.checkpoint.format import HEAD_NAME
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, warn_without_backbone
+from dinoneck.checkpoint.head_checkpoint import RECORDS, HeadCheckpoint, warn_without_backbone
 from dinoneck.errors import CheckpointError, RegistryError
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub import Pushed
-
-_RECORD = ("preprocess", "extra", "training", "license", "tta")
+    from dinoneck.checkpoint.hub import CommitInfo
 
 
 def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, record: Mapping[str, Any]) -> None:
@@ -32,9 +30,9 @@ def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, rec
     checkpoint.save(path)
 
 
-def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> Pushed:
+def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> CommitInfo:
     """Publish the module with its page in one commit."""
-    record = {name: options.pop(name) for name in _RECORD if name in options}
+    record = {name: options.pop(name) for name in (*RECORDS, "extra") if name in options}
     return _checkpoint(module, backbone, record).push_to_hub(repo_id, **options)
 
 

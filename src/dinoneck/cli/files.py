@@ -201,7 +201,7 @@ def push(
 
     options = {"private": private, "revision": revision, "commit_message": message, "figures": figure, "terms": terms}
     pushed = push_to_hub(file, repo, **options)  # type: ignore[arg-type]
-    document = {"pushed": file, "repo": repo, "commit": pushed.commit, "page": pushed.url}
+    document = {"pushed": file, "repo": repo, "commit": pushed.oid, "page": pushed.commit_url}
     show(document)
     return document
 

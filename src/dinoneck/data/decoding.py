@@ -178,7 +178,7 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     if image.mode.startswith("I;16"):
         return _from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name)
     if image.mode in ("I", "F"):
-        raise DataError(f"{name} holds 32-bit {image.mode!r} values; scale them to 0 ... 1 and pass an array")
+        raise DataError(f"{name} holds 32-bit {image.mode!r} values; expected 8 or 16 bits, or an array in 0 ... 1")
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = torch.from_numpy(np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB")))
     if is_deep:  # the low bytes are lost

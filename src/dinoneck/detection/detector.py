@@ -23,7 +23,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.hub import Pushed
+    from dinoneck.checkpoint.hub import CommitInfo
 
 HEAD_TYPE = "detector"
 MOST_BOXES = 100
@@ -191,7 +191,7 @@ class Detector(nn.Module):
         """
         self.checkpoint(**record).save(path)
 
-    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
         """Publish the detector with its page in one commit, see :meth:`dinoneck.HeadCheckpoint.push_to_hub`.
 
         Args:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from dinoneck.errors import ConfigError
+from msgspec import Meta
 
-_LEAST = {
-    "max_upload_mb": 0.01, "max_images": 1, "max_pixels": 1, "concurrency": 1, "queue": 0, "timeout": 0.01, "batch": 1
-}  # fmt: skip
+from dinoneck.training.recipe import Config, Count
+
+Least = Annotated[float, Meta(ge=0.01)]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Config, frozen=True, kw_only=True):
     """What the service runs, how, and its limits.
 
     Attributes:
@@ -31,25 +28,19 @@ class Settings:
         weights: the publisher's file of a published head.
 
     Raises:
-        ConfigError: if a number is not finite or too small.
+        ConfigError: if a value is of another type, too small or not finite.
     """
 
-    max_upload_mb: float = 20.0
-    max_images: int = 8
-    max_pixels: int | None = None
-    concurrency: int = 4
-    queue: int = 32
-    timeout: float = 30.0
-    batch: int = 1
+    max_upload_mb: Least = 20.0
+    max_images: Count = 8
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    concurrency: Count = 4
+    queue: Annotated[int, Meta(ge=0)] = 32
+    timeout: Least = 30.0
+    batch: Count = 1
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ConfigError(f"{name} is {value}; expected a number of {least} or more")
 
     @property
     def max_upload_bytes(self) -> int:

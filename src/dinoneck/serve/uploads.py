@@ -91,11 +91,6 @@ def _too_large(length: str, most: int) -> Refusal:
     return Refusal(413, "too_large", f"{found}. Send fewer images at once, or smaller ones")
 
 
-def default_limit(recipe: Preprocessing) -> int:
-    """Return the largest number of pixels of an image; attention costs the square of those that are not resized."""
-    return MAX_PIXELS if recipe.size is not None else MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
-
-
 def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Image.Image:
     """Return the image with its header read and checked; its pixels are still compressed.
 
@@ -113,9 +108,6 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
         raise Refusal(422, "not_an_image", f"{name} cannot be read; {expected}. Convert it") from None
     if is_animated:
         raise Refusal(422, "animated", f"{name} has several frames or pages; expected one image. Send a single frame")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
-        found = f"{name} holds 32-bit values ({image.mode}) of unknown range"
-        raise Refusal(422, "unfit", f"{found}; expected 8 or 16 bits per channel. Save it with 8 bits")
     sides = image.size
     prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))  # EXIF may turn it
     if max(math.prod(sides), prepared) > max_pixels:
@@ -142,8 +134,8 @@ def decode(image: Image.Image, upload: UploadFile) -> Tensor:
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
         return read_pixels(image)
-    except DataError as error:
-        raise Refusal(422, "unfit", f"{name}: {error}") from None
+    except DataError:  # the worker names the image
+        raise
     except Exception as error:  # decoders raise many types of errors on damaged bytes
         reason = quoted(first_line(error))
         found = f"{name} cannot be decoded: {reason}; expected a complete image"

@@ -16,7 +16,7 @@ from dinoneck.errors import DataError, GridError, Refusal
 from dinoneck.grid import patch_pair
 from dinoneck.serve.models import Model
 from dinoneck.serve.settings import Settings
-from dinoneck.serve.uploads import MAX_PIXELS, decode, default_limit, open_image, quoted, received_files
+from dinoneck.serve.uploads import MAX_PATCHES, MAX_PIXELS, decode, open_image, quoted, received_files
 
 RETRY_AFTER_S = 1
 _UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches
@@ -34,7 +34,9 @@ class Worker:
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
-        self.max_pixels = settings.max_pixels or default_limit(model.preprocess)
+        recipe = model.preprocess  # attention costs the square of the pixels that are not resized
+        most = MAX_PIXELS if recipe.size is not None else MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
+        self.max_pixels = settings.max_pixels or most
         self._model, self._settings = model, settings
         self._count = max(settings.concurrency, settings.batch)  # each thread gives one image to a batch
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")

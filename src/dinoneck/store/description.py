@@ -173,11 +173,9 @@ def read_description(files: Files) -> Description:
         described = Description(content["backbone"], prepare, views, content["dtype"])
         if content.keys() != described.content().keys() or content["digest"] != described.digest:
             raise ValueError("its digest does not fit its content")
-    except OSError as error:
-        raise StoreError(f"{files} is not the folder of a feature store: {FILE} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DinoneckError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise StoreError(f"{files}/{FILE} does not describe a feature store, or is damaged: {problem}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DinoneckError) as error:
+        problem = f"its {FILE} is missing or damaged ({type(error).__name__}: {error})"
+        raise StoreError(f"{files} is not the folder of a feature store: {problem}") from error
     return described
 
 

@@ -107,7 +107,7 @@ class Extractor:
     skip_unusable: bool
     workers: int | None
     shard_bytes: int
-    known: Collection[str] = ()
+    known: Collection[str]
 
     def extract(self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str) -> Extracted:
         """Store the images of a share that the store lacks.
@@ -129,21 +129,18 @@ class Extractor:
             raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
         share = units if engine == "ray" else units[part::count]
         remove_leftovers(folder)
-        reader.refresh()
-        known = frozenset(reader.ids)
-        check_unchanged((item for unit in share for item in unit if item[0] in known), reader.entries)
-        own = replace(self, known=known)
-        if lacking := own._new(items):
+        check_unchanged((item for unit in share for item in unit if item[0] in self.known), reader.entries)
+        if lacking := self._new(items):
             announce(plan(items, lacking, reader.description, folder))
         if reader.description.dtype == "int8" and reader.scale is None:
             write_scale(reader.files, self.measure_scale(items))
             reader.refresh()
-        units = [unit for unit in share if own._new(unit)]
+        units = [unit for unit in share if self._new(unit)]
         try:
-            done = Extracted() if not units else own.run_on_ray(units) if engine == "ray" else own.run(units)
+            done = Extracted() if not units else self.run_on_ray(units) if engine == "ray" else self.run(units)
         finally:
             reader.refresh(write=True)
-        done.present = sum(len(unit) - own._new(unit) for unit in share)
+        done.present = sum(len(unit) - self._new(unit) for unit in share)
         return done
 
     def run(self, units: Sequence[Unit]) -> Extracted:

@@ -174,7 +174,9 @@ class FeatureStore(Reader):
         if self._backbone is None:
             raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
         self.description.check_equal(replace(self.description, backbone=self._backbone.record()), self.path)
-        extractor = Extractor(self, self._backbone, batch_size, skip_unusable, workers, shard_bytes)
+        self.refresh()
+        known = frozenset(self.ids)
+        extractor = Extractor(self, self._backbone, batch_size, skip_unusable, workers, shard_bytes, known)
         return extractor.extract(list(image_ids(paths, root).items()), shard, engine)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tokens:

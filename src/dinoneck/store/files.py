@@ -107,10 +107,6 @@ class RemoteFiles:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to this machine; FileNotFoundError if it is not there."""
-        self._fs.get_file(f"{self._root}/{name}", str(target))
-
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the names in a folder and their sizes in bytes, without hidden files."""
         try:

@@ -8,7 +8,6 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -145,23 +144,21 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
         folder: of the store.
 
     Raises:
-        StoreError: if they do not fit on the disk, naming the change with which a new store of all of them does.
+        StoreError: if they do not fit on the disk.
     """
     # 600 bytes of an image are in the header of its shard and in the index
     views, patches = len(description.views), _typical_patches(items, description)
-    size, free = _bytes(description, patches) * views + 600, shutil.disk_usage(folder).free
+    size = sum(part.nbytes for part in description.parts(patches)) * views + 600
+    free = shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
         f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(description.num_layers, 'layer')} in "
         f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(description, patches, free // len(items) - 600)}")
+        remedy = "make room, or a new store on a larger disk, with dtype='int8', fewer views or fewer layers"
+        raise StoreError(f"{text}, too little; {remedy}")
     return text
-
-
-def _bytes(description: Description, patches: int) -> int:
-    return sum(part.nbytes for part in description.parts(patches))
 
 
 def _typical_patches(items: Sequence[Item], description: Description) -> int:
@@ -175,14 +172,3 @@ def _typical_patches(items: Sequence[Item], description: Description) -> int:
             height, width = prepare.placement(read_image_size(path)).canvas
             counts.append(height // down * (width // across))
     return -(-sum(counts) // max(1, len(counts)))
-
-
-def _smaller(description: Description, patches: int, most: int) -> str:
-    """What makes an image as small as this and keeps most layers and views; int8 only where they are more with it."""
-    layers, views = description.num_layers, len(description.views)
-    kinds = itertools.product(range(layers, 0, -1), range(views, 0, -1), (description.dtype, "int8"))
-    for depth, kept, dtype in sorted(kinds, key=lambda kind: -kind[0] * kind[1]):
-        smaller = replace(description, backbone={**description.backbone, "layers": range(depth)}, dtype=dtype)
-        if _bytes(smaller, patches) * kept <= most:
-            return f"A new store of all fits with dtype={dtype!r}, {kept} of {views} views, {depth} of {layers} layers"
-    return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

@@ -249,7 +249,7 @@ def _kept(files: Files) -> Iterator[Path | None]:
         fetched = cached.with_name(f".{cached.name}.{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):  # there is none, or it cannot be kept
             cached.parent.mkdir(parents=True, exist_ok=True)
-            files.fetch(FILE, fetched)
+            fetched.write_bytes(files.read(FILE))
             fetched.replace(cached)
             yield cached
     yield None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
 from dinoneck.checkpoint import model_card
 from dinoneck.checkpoint.card import config_json
 
@@ -127,10 +127,6 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
         backbone__source=evil,
         backbone__weights={"kind": "hub", "repo": evil, "revision": evil},
     )
-    if not evil.isprintable():
-        with pytest.raises(CheckpointError, match="printable"):
-            model_card(source, "me/pasture")
-        return
     page = model_card(source, "me/pasture")
     front_matter = front(page)
     assert set(front_matter) == {"library_name", "license", "license_name", "pipeline_tag", "tags"}

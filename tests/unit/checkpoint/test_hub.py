@@ -123,11 +123,11 @@ def test_heads_on_the_hub_are_listed(hub: Hub, head: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HF_TOKEN", WRITER)
     hub.repos["you/new"].commit({"notes.txt": b"x"})
     heads = list_heads()
-    assert [row.repo_id for row in heads] == ["you/new", "me/old", "me/private"]
+    assert [row.id for row in heads] == ["you/new", "me/old", "me/private"]
     assert (heads[0].last_modified, heads[0].downloads) == (datetime(2026, 1, 2, tzinfo=UTC), 3)
-    assert [row.repo_id for row in list_heads("me/")] == ["me/old", "me/private"]
+    assert [row.id for row in list_heads("me/")] == ["me/old", "me/private"]
     monkeypatch.delenv("HF_TOKEN")
-    assert [row.repo_id for row in list_heads()] == ["you/new", "me/old"]
+    assert [row.id for row in list_heads()] == ["you/new", "me/old"]
 
 
 def test_damage_on_the_hub_and_in_the_cache_is_refused_with_its_place(hub: Hub, head: Path) -> None:
@@ -162,7 +162,7 @@ def test_no_token_in_messages_and_logs(
         writer.down = None
         texts += [no_push(head, token=token) for token in (READER, "hf_wrongwrong")]
         assert "(401)" in texts[-1]
-        assert push_to_hub(head, "me/one", token=WRITER).commit in caplog.text
+        assert push_to_hub(head, "me/one", token=WRITER).oid in caplog.text
     texts.append(redacted_line(f"\n403 for {WRITER} at https://x/y?X-Sign=s3cr3t\nmore"))
     assert texts[-1] == "403 for <secret> at https://x/y"
     texts.append(redacted_line("bad header Authorization: Bearer abc", token="abc"))
@@ -188,22 +188,22 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(writer: Hub, head: Path
     pushed = checkpoint.push_to_hub("me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"])
     repo = writer.repos["me/one"]
     assert repo.messages == ["", "spring"], "the first commit of the repository, and ours"
-    files = repo.commits[pushed.commit]
+    files = repo.commits[pushed.oid]
     assert set(files) == FILES | {"figures/gate_map.png"}
-    assert pushed.url == f"{writer.url}/me/one/commit/{pushed.commit}"
+    assert pushed.commit_url == f"{writer.url}/me/one/commit/{pushed.oid}"
     loaded = HeadCheckpoint.load("me/one")
-    assert (loaded.revision, loaded.meta) == (pushed.commit, checkpoint.meta)
+    assert (loaded.revision, loaded.meta) == (pushed.oid, checkpoint.meta)
     assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
     assert files["README.md"].decode() == model_card(checkpoint.meta, "me/one", figures=["figures/gate_map.png"])
     assert files[HEAD] == head.read_bytes(), "byte for byte"
     first, again = (push_to_hub(head, "me/two") for _ in range(2))
-    assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
+    assert first.oid == again.oid, "nothing has changed, so both pushes are one commit"
 
 
 def test_a_push_to_a_branch_leaves_main_alone(writer: Hub, head: Path) -> None:
     repo = writer.repo("me/one")
     main = repo.branches["main"]
-    assert repo.branches == {"v2": push_to_hub(head, "me/one", revision="v2").commit, "main": main}
+    assert repo.branches == {"v2": push_to_hub(head, "me/one", revision="v2").oid, "main": main}
     assert HeadCheckpoint.load("me/one", revision="v2").revision != main
 
 
@@ -218,7 +218,7 @@ def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, ti
     assert "me/three" not in writer.repos
     terms.write_text("the agreement")
     pushed = head.push_to_hub("me/three", terms=terms)
-    assert writer.repos["me/three"].commits[pushed.commit]["LICENSE.txt"] == b"the agreement"
+    assert writer.repos["me/three"].commits[pushed.oid]["LICENSE.txt"] == b"the agreement"
 
 
 def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:

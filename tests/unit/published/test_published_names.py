@@ -109,7 +109,7 @@ def test_it_is_scored_saved_and_pushed(
     checkpoint.save(tmp_path / "head.safetensors")
     monkeypatch.setenv("HF_TOKEN", WRITER)
     pushed = checkpoint.push_to_hub("me/depth")
-    card = hub.repos["me/depth"].commits[pushed.commit]["README.md"].decode()
+    card = hub.repos["me/depth"].commits[pushed.oid]["README.md"].decode()
     assert "license: apache-2.0" in card
     for source in (tmp_path / "head.safetensors", "me/depth"):
         loaded = HeadCheckpoint.load(source)
