@@ -44,7 +44,7 @@ OPEN = {
         "NoneType dict": "training, tta, inputs, backbone, transform, metrics, data",
         "NoneType str": "license, kind, scheme, weights_sha256, data.name, data.revision, activation",
         "NoneType float": "area, mean, std",
-        "NoneType int float": "minimum",
+        "NoneType int float": "minimum, maximum",
         "NoneType int": "ignore_index, seed, folds, fold, epochs, blur",
         "NoneType list": "layer_indices",
         "NoneType int list": "num_patches, size",
