@@ -56,7 +56,7 @@ def objects(folder: Path, mask: int = 1, **data: Any) -> None:
     """Train a mask head of two queries; ``mask`` = 0: no image has an object."""
     entries = [{**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask]
     file = write(folder, content() | {"annotations": entries})
-    head = {"type": "mask", "num_queries": 1}
+    head = {"type": "mask", "num_queries": 20 if data else 1}
     train_instances(TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}), folder / "run")
 
 

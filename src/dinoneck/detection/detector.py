@@ -17,10 +17,11 @@ from dinoneck.codec import at_least
 from dinoneck.data.boxes import to_original
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.head import DETRS, DetectionHead
+from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
+from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import Pushed
@@ -131,9 +132,7 @@ class Detector(nn.Module):
             DataError: if an image cannot be read.
         """
         at_least(1, max_boxes=max_boxes, batch_size=batch_size)
-        min_score = self.min_score if min_score is None else min_score
-        if not 0 <= min_score <= 1:
-            raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
+        min_score = converted("min_score", self.min_score if min_score is None else min_score, Share)
         self.eval()
         listed, found = as_list(images), []
         ready = in_threads(self._ready, listed)
@@ -225,11 +224,11 @@ class Detector(nn.Module):
         """
         from dinoneck.detection.onnx import export
 
-        kind, size = self.head.detector, self.size if size is None else size
-        if kind == "fasterrcnn":
+        if self.head.detector == "fasterrcnn":
             raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
+        size = self.size if size is None else size
         self.head.check_size(size, patch_pair(self.backbone.patch_size))
-        export(_OneImage(self.eval()), path, classes=self.classes, size=size, detector=kind, check=check)
+        export(self.eval(), path, size, check=check)
 
     @classmethod
     def load(
@@ -285,24 +284,3 @@ def best_of(detections: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     best = detections["scores"].argsort(descending=True)[:count]
     kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
     return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}
-
-
-class _OneImage(nn.Module):
-    """A detector on one image, with outputs of fixed shapes."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
-        head, normalised = self.detector.head, self.detector.normalised(image)
-        if head.detector in DETRS:
-            from dinoneck.detection.detr import ranked
-
-            outputs: Any = head.model(pixel_values=normalised)
-            boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-            return boxes[0], scores[0], labels[0]
-        from dinoneck.detection.onnx import dense_detections
-
-        return dense_detections(head.model, normalised)

@@ -15,6 +15,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from dinoneck.detection.detector import Detector
+from dinoneck.detection.head import DETRS
 from dinoneck.errors import CheckpointError, first_line, missing_extra
 from dinoneck.export.onnx_file import write_onnx
 from dinoneck.version import __version__
@@ -24,34 +26,33 @@ KEY = "dinoneck_detector"
 _SCORE, _BOX_PX, _SCORE_GAP = 0.05, 0.1, 1e-3
 
 
-def export(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    classes: Sequence[str],
-    size: tuple[int, int],
-    detector: str,
-    check: bool = True,
-) -> None:
-    """Write a module that detects objects in one image as an ONNX file, see :meth:`Detector.export_onnx`.
-
-    Args:
-        model: in eval mode; takes an image (1, 3, H, W) and returns boxes (n, 4), scores (n,) and labels (n,).
-        path: the file.
-        classes: names of the labels.
-        size: (height, width) of the image in pixels.
-        detector: which one it is, for people.
-        check: compare ONNX Runtime with the module on random images before anything is written.
-
-    Raises:
-        CheckpointError: if the export fails, or the check finds other boxes.
-        ImportError: if the extra ``export`` is missing.
-    """
+def export(detector: Detector, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool) -> None:
+    """Write a detector in eval mode as an ONNX file, see :meth:`dinoneck.detection.Detector.export_onnx`."""
+    model = _OneImage(detector)
     proto = _proto(model, size)
     if check:
         _compare(model, proto, size)
-    facts = {"classes": classes, "size": size, "detector": detector, "dinoneck": __version__}
+    facts = {"classes": detector.classes, "size": size, "detector": detector.head.detector, "dinoneck": __version__}
     write_onnx(Path(path), proto, {KEY: json.dumps(facts)})
+
+
+class _OneImage(nn.Module):
+    """A detector on one image, with outputs of fixed shapes."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
+        head, normalised = self.detector.head, self.detector.normalised(image)
+        if head.detector not in DETRS:
+            return dense_detections(head.model, normalised)
+        from dinoneck.detection.detr import ranked
+
+        outputs: Any = head.model(pixel_values=normalised)
+        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
+        return boxes[0], scores[0], labels[0]
 
 
 def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.engine import Engine, Row, gathered, own_random_numbers
-from dinoneck.training.parameter_groups import FreezeSchedule
+from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
 from dinoneck.training.tasks import start_from
 from dinoneck.version import versions
@@ -45,8 +45,8 @@ def train_detector(
     """Train a detector and write it with its scores.
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for :meth:`Detector.load`),
-    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same call after a kill continues the run, and writes
-    what it would have written. Under ``torchrun`` each process computes its share of every batch.
+    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same call after a kill continues the run, and
+    writes what it would have written. Under ``torchrun`` each process computes its share of every batch.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
@@ -79,19 +79,17 @@ def train_detector(
     history = run.engine.history
     if files.writes():
         (folder / files.UNFINISHED / files.LOG).replace(folder / files.LOG)
-    return files.finish(
-        folder,
-        {
-            "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
-            "untrained": run.engine.extra["untrained"],
-            "images": {"train": len(train), "val": len(val)},
-            "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
-            "parameters": sum(parameter.numel() for parameter in detector.parameters()),
-            "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
-            "config": config.to_dict(),
-            "versions": versions(),
-        },
-    )
+    report = {
+        "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
+        "untrained": run.engine.extra["untrained"],
+        "images": {"train": len(train), "val": len(val)},
+        "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
+        "parameters": sum(parameter.numel() for parameter in detector.parameters()),
+        "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
+        "config": config.to_dict(),
+        "versions": versions(),
+    }
+    return files.finish(folder, report)
 
 
 class _Losses(nn.Module):
@@ -121,11 +119,9 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
         self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
         optim = config.optim
-        self.schedule = FreezeSchedule(optim.plan or PLAN, backbone_lr=optim.backbone_lr)
+        self.schedule = FreezeSchedule(optim.plan or PLAN)
         self.schedule.apply(detector, 0)
-        groups = self.schedule.param_groups(
-            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
-        )
+        groups = param_groups(detector, **optim.rates(), include_frozen=True)
         self.engine = Engine(detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size))
         if optim.batch_size % self.engine.count:
             raise ConfigError(

@@ -71,8 +71,8 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects:
-        raise ConfigError("data.instances and data.panoptic are trained with dinoneck.detection.train_instances")
+    if config.data.objects or config.data.boxes:
+        raise ConfigError("the config has data.boxes, instances or panoptic; take train_detector or train_instances")
     return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 
@@ -103,10 +103,7 @@ class Run:
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
-        if config.data.boxes is not None:
-            raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
-        if not config.data.objects:  # train_instances has checked them
-            check_used(config, with_table=table is not None)
+        check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
         self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
