@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.head import DETRS
 from dinoneck.errors import CheckpointError, first_line, missing_extra
-from dinoneck.export.onnx_file import write_onnx
+from dinoneck.export.onnx_file import onnx_runner, write_onnx
 from dinoneck.version import __version__
 
 OUTPUTS = ("boxes", "scores", "labels")
@@ -115,18 +116,14 @@ def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
 
     Rows are compared as sets, since equal scores may change places.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "export") from error
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
-    for _ in range(2):
-        image = torch.rand(1, 3, *size, generator=draw)
-        own = [each.cpu().double().numpy() for each in model(image.to(device))]
-        gap = unmatched(own, session.run(None, {"image": image.numpy()}))
-        if gap is not None:
-            raise CheckpointError(f"the ONNX file gives other boxes than the detector: {gap}", step="config")
+    inputs: Any = SimpleNamespace(values=lambda image: [image])
+    with onnx_runner(proto, inputs) as run:
+        for _ in range(2):
+            image = torch.rand(1, 3, *size, generator=draw)
+            own = [each.cpu().double().numpy() for each in model(image.to(device))]
+            if (gap := unmatched(own, [x.numpy() for x in run(image).values()])) is not None:
+                raise CheckpointError(f"the ONNX file gives other boxes than the detector: {gap}", step="config")
 
 
 def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
-from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
+from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
@@ -183,7 +183,7 @@ class _Run:
         own = Subset(self.val, range(engine.rank, len(self.val), engine.count))
         for images, targets in self._loader(own, batch_size=self.config.optim.batch_size // engine.count):
             for detections, target in zip(self.detector(images.to(engine.device)), targets, strict=True):
-                best = best_of(detections, MOST_BOXES)
+                best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 found[target["image_id"]] = {**best, "boxes": boxes}
         every = {image_id: own for share in gathered(found) for image_id, own in share.items()}
