@@ -23,6 +23,7 @@ from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError
 
 TAG = "$"
+LARGEST_SIDE = 8192  # pixels of an image that a file or a call asks for
 _EXACT = (str, int, types.NoneType)  # values that are their own normal form
 
 

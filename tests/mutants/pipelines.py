@@ -129,7 +129,7 @@ PIPELINES = (
            "rows |= dict(zip(range(len(rows), len(images)), found, strict=False))",
            "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order"),
     Mutant("Average precision leaves out the boxes below the score threshold of predictions.",
-           "detection/evaluation.py", "min_score=0.0, batch_size=batch_size)", "batch_size=batch_size)",
+           "detection/evaluation.py", "for i in rows], min_score=0.0)", "for i in rows])",
            "unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"),
     Mutant("An exported model that differs from the eager model is written without an error.", "export/program.py",
            "if not parity.largest <= tolerance:", "if parity.largest != parity.largest:",

@@ -56,7 +56,7 @@ def objects(folder: Path, mask: int = 1, **data: Any) -> None:
     """Train a mask head of two queries; ``mask`` = 0: no image has an object."""
     entries = [{**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask]
     file = write(folder, content() | {"annotations": entries})
-    head = {"type": "mask", "num_queries": 1}
+    head = {"type": "mask", "num_queries": 20 if data else 1}
     train_instances(TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}), folder / "run")
 
 
@@ -76,7 +76,7 @@ ROWS: list[Row] = [
         (lambda kind=kind, neck=neck, own=own: detector_of(kind, neck, **own), ConfigError, named)
         for kind, neck, own, named in PARTS
     ),
-    *((predicted(**{name: 0}), ConfigError, f"{name} is 0") for name in ("max_boxes", "batch_size")),
+    (predicted(batch_size=0), ConfigError, "batch_size is 0"),
     (predicted(min_score=30), ConfigError, "min_score is 30"),
     (lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)), ConfigError, "Detector"),
     (lambda folder: loaded(folder, kit.saved_head), CheckpointError, "'patch_mean'"),

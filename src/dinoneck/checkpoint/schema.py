@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from dinoneck.codec import LARGEST_SIDE
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
@@ -41,7 +42,7 @@ _AGAIN = ". Save the head again with the backbone= and preprocess= of its traini
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
-Side = Annotated[int, Meta(ge=1, le=1 << 13)]  # of an image that a file asks for, in pixels
+Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
 Pair = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
 Means = Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=3, max_length=3)]
 Deviations = Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length=3, max_length=3)]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields
+from dinoneck.codec import LARGEST_SIDE, normalize_fields
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels, to_unit_range
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
@@ -121,8 +121,8 @@ class Preprocessing:
         )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 or more")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE}")
         if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
             raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
         if self.pad_to != "corner" and self.resize != "pad":

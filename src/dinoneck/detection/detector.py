@@ -17,10 +17,11 @@ from dinoneck.codec import at_least
 from dinoneck.data.boxes import to_original
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.head import DETRS, DetectionHead
+from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
+from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
@@ -109,7 +110,6 @@ class Detector(nn.Module):
         images: ImageInput | Sequence[ImageInput],
         *,
         min_score: float | None = None,
-        max_boxes: int = MOST_BOXES,
         batch_size: int = 8,
     ) -> list[dict[str, Any]]:
         """Detect objects in images of any size; the detector is put into eval mode.
@@ -118,29 +118,25 @@ class Detector(nn.Module):
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
             min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS gives none below 0.2,
                 RetinaNet and Faster R-CNN none below 0.05.
-            max_boxes: per image, those of the highest scores; FCOS and Faster R-CNN give 100 at most, RetinaNet 300,
-                DETRs as many as they have queries.
             batch_size: images in a forward pass.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag), ``scores`` (n,),
-            ``labels`` (n,) and ``names``, by falling score, on the CPU.
+            ``labels`` (n,) and ``names``, by falling score, at most 100, on the CPU.
 
         Raises:
-            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
+            ConfigError: if ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
-        at_least(1, max_boxes=max_boxes, batch_size=batch_size)
-        min_score = self.min_score if min_score is None else min_score
-        if not 0 <= min_score <= 1:
-            raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
+        at_least(1, batch_size=batch_size)
+        min_score = converted("min_score", self.min_score if min_score is None else min_score, Share)
         self.eval()
         listed, found = as_list(images), []
         ready = in_threads(self._ready, listed)
         while batch := list(islice(ready, batch_size)):
             images_in, sizes = torch.stack([image for image, _ in batch]), [size for _, size in batch]
             for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
-                found.append(self._named(best_of(detections, max_boxes), size, min_score))
+                found.append(self._named(best_of(detections), size, min_score))
         return found
 
     def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
@@ -225,11 +221,11 @@ class Detector(nn.Module):
         """
         from dinoneck.detection.onnx import export
 
-        kind, size = self.head.detector, self.size if size is None else size
-        if kind == "fasterrcnn":
+        if self.head.detector == "fasterrcnn":
             raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
+        size = self.size if size is None else size
         self.head.check_size(size, patch_pair(self.backbone.patch_size))
-        export(_OneImage(self.eval()), path, classes=self.classes, size=size, detector=kind, check=check)
+        export(self.eval(), path, size, check=check)
 
     @classmethod
     def load(
@@ -280,29 +276,8 @@ class Detector(nn.Module):
         return detector if device is None else detector.to(device)
 
 
-def best_of(detections: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Return the ``count`` boxes of the highest scores, float32 on the CPU."""
-    best = detections["scores"].argsort(descending=True)[:count]
+def best_of(detections: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the 100 boxes of the highest scores, float32 on the CPU."""
+    best = detections["scores"].argsort(descending=True)[:MOST_BOXES]
     kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
     return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}
-
-
-class _OneImage(nn.Module):
-    """A detector on one image, with outputs of fixed shapes."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
-        head, normalised = self.detector.head, self.detector.normalised(image)
-        if head.detector in DETRS:
-            from dinoneck.detection.detr import ranked
-
-            outputs: Any = head.model(pixel_values=normalised)
-            boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-            return boxes[0], scores[0], labels[0]
-        from dinoneck.detection.onnx import dense_detections
-
-        return dense_detections(head.model, normalised)

@@ -23,36 +23,17 @@ from dinoneck.interop.transformers import DinoneckBackboneConfig, MaskedLevels, 
 _MODELS = {"dfine": (DFineConfig, DFineForObjectDetection), "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection)}
 _LEVELS = 3
 # D-FINE-L as published has 17.0 million parameters next to ViT and neck, the others 3.1 and 1.9
-_SMALL = {"width": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "scale": 0.34}
+_SMALL = {"d_model": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "depth_mult": 0.34, "hidden_expansion": 0.34}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "stock": {"width": 256, "decoder_layers": 6, "decoder_ffn_dim": 1024, "scale": 1.0},
+    "stock": {},
     "25m": _SMALL,
-    "tiny": {**_SMALL, "width": 128, "decoder_ffn_dim": 256, "encoder_ffn_dim": 256, "num_queries": 100},
+    "tiny": {**_SMALL, "d_model": 128, "decoder_ffn_dim": 256, "encoder_ffn_dim": 256, "num_queries": 100},
 }
-
-
-def dfine_arguments(variant: str) -> dict[str, Any]:
-    """Return the arguments of ``transformers.DFineConfig`` for a variant; backbone and labels are the caller's."""
-    own = dict(VARIANTS[variant])
-    width, scale = own.pop("width"), own.pop("scale")
-    return {
-        "encoder_in_channels": [width] * _LEVELS,
-        "feat_strides": [8, 16, 32],
-        "encoder_hidden_dim": width,
-        "encoder_ffn_dim": 1024,
-        "hidden_expansion": scale,
-        "depth_mult": scale,
-        "decoder_in_channels": [width] * _LEVELS,
-        "d_model": width,
-        "decoder_n_points": [3, 6, 3],
-        "num_queries": 300,
-        **own,
-    }
 
 
 def width_of(kind: str, variant: str) -> int:
     """Return the channels of the hybrid encoder, which a neck of as many channels fits best."""
-    return int(dfine_arguments(variant)["d_model"]) if kind == "dfine" else 256
+    return int(VARIANTS[variant].get("d_model", 256)) if kind == "dfine" else 256
 
 
 def build_detr(
@@ -70,7 +51,11 @@ def build_detr(
             "before: change the neck's arguments"
         )
     register()
-    own = dfine_arguments(variant) if kind == "dfine" else {}
+    own: dict[str, Any] = {}
+    if kind == "dfine":
+        width = width_of(kind, variant)
+        own = {"encoder_hidden_dim": width, "decoder_in_channels": [width] * _LEVELS, "decoder_n_points": [3, 6, 3]}
+        own |= VARIANTS[variant]
     own |= {"num_queries": queries} if queries is not None else {}
     own |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
     # a backbone is part of their constructors: a tiny one, which the levels replace
@@ -82,8 +67,7 @@ def build_detr(
         **{**own, "encoder_in_channels": [levels.out_channels] * _LEVELS},
         backbone_config=stub,
         freeze_backbone_batch_norms=False,
-        id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
+        num_labels=len(classes),
     )
     model: Any = model_class(config)
     model.model.backbone = MaskedLevels(levels)

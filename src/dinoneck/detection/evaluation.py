@@ -18,6 +18,7 @@ from dinoneck.data.coco import UNKNOWN, PanopticImages
 from dinoneck.errors import DataError, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS
+from dinoneck.training.sources import in_batches
 
 if TYPE_CHECKING:
     from dinoneck.detection.detector import Detector
@@ -35,8 +36,6 @@ def evaluate_boxes(
     detector: Detector,
     coco_json: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
-    *,
-    batch_size: int = 8,
 ) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the boxes with those of the file.
 
@@ -44,7 +43,6 @@ def evaluate_boxes(
         detector: of classes that the file has.
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
-        batch_size: images in a forward pass.
 
     Returns:
         As :func:`score_boxes`.
@@ -55,9 +53,8 @@ def evaluate_boxes(
     """
     dataset = BoxImages(coco_json, images, classes=detector.classes)
     predictions: dict[int, Prediction] = {}
-    for begin in range(0, len(dataset), batch_size):
-        rows = range(begin, min(begin + batch_size, len(dataset)))
-        found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0, batch_size=batch_size)
+    for rows in in_batches(range(len(dataset)), 8):
+        found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0)
         predictions |= zip((dataset.ids[i] for i in rows), found, strict=True)
     return score_boxes(dataset, predictions)
 
@@ -83,10 +80,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    truth, found = dataset.ground_truth(), coco_results(predictions, dataset)
-    for box in found:
-        box["area"] = box["bbox"][2] * box["bbox"][3]
-    return _scores(dataset, truth, found, "bbox")
+    return _scores(dataset, coco_results(predictions, dataset), "bbox")
 
 
 def known_objects(truth: Any, images: Any = None, classes: Sequence[str] | None = None) -> Any:
@@ -148,11 +142,11 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
     if unknown := [*objects.keys() - {*dataset.ids}]:
         raise DataError(f"there are objects of image {unknown[0]!r}, which is not in {dataset.file}")
     entries = [
-        {**own, "image_id": image_id, "category_id": dataset.category_ids[own["category_id"]], "area": 0.0}
+        {**own, "image_id": image_id, "category_id": dataset.category_ids[own["category_id"]]}
         for image_id, every in objects.items()
         for own in every
     ]
-    found = _scores(dataset, dataset.ground_truth(), entries, "segm")
+    found = _scores(dataset, entries, "segm")
     return {**found, "count_error": count_error(dataset, objects, found["min_score"] or 0.0)}
 
 
@@ -236,23 +230,22 @@ def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
     return sum(own["score"] >= min_score and own.get("isthing", True) for own in objects)
 
 
-def _scores(dataset: BoxImages, truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+def _scores(dataset: BoxImages, found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     """The scores of results, COCO's ``bbox`` or ``segm``."""
-    coco, coco_eval = _pycocotools()
-    if all(box["iscrowd"] for box in truth["annotations"]):
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise missing_extra("pycocotools", "detection") from error
+    truth = COCO()
+    truth.dataset = dataset.ground_truth()
+    if all(box["iscrowd"] for box in truth.dataset["annotations"]):
         raise DataError(
             f"none of the {len(dataset)} images of {dataset.file} has a box or a mask; there is nothing to compare with"
         )
-    for number, box in enumerate(found):
-        box.update(id=number + 1, iscrowd=0)
     with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for boxes in (truth["annotations"], found):
-            side = coco()
-            side.dataset = {**truth, "annotations": boxes}
-            side.createIndex()
-            sides.append(side)
-        test = coco_eval(*sides, kind)
+        truth.createIndex()
+        test = COCOeval(truth, truth.loadRes(found) if found else COCO(), kind)
         test.params.imgIds = list(dataset.ids)
         test.params.catIds = list(dataset.category_ids)
         test.params.maxDets = list(_MOST_BOXES)
@@ -282,15 +275,14 @@ def _best_threshold(test: Any) -> dict[str, float | None]:
     kept = [~np.asarray(row["dtIgnore"][0], bool) for row in every]
     scores = np.concatenate([np.asarray(row["dtScores"])[own] for row, own in zip(every, kept, strict=True)])
     found = np.concatenate([np.asarray(row["dtMatches"][0])[own] > 0 for row, own in zip(every, kept, strict=True)])
-    if not scores.size:
-        return {"F1": 0.0, "min_score": None}
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are taken together
     f1 = 2 * np.cumsum(found[order])[ends] / (ends + 1 + counts)
-    best = int(f1.argmax())
-    if f1[best] == 0:
-        return {"F1": 0.0, "min_score": None}
-    return {"F1": float(f1[best]), "min_score": float(scores[order][ends[best]])}
+    best = int(f1.argmax()) if f1.any() else None
+    return {
+        "F1": 0.0 if best is None else float(f1[best]),
+        "min_score": None if best is None else float(scores[order][ends[best]]),
+    }
 
 
 def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
@@ -338,12 +330,3 @@ def _mean(values: Array) -> float | None:
     """The mean over what is defined; pycocotools marks a class without boxes by -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else None
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise missing_extra("pycocotools", "detection") from error
-    return COCO, COCOeval

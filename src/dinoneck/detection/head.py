@@ -15,6 +15,7 @@ from dinoneck.configured import Configured
 from dinoneck.detection.levels import Levels, Target, build_torchvision
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
+from dinoneck.training.recipe import Share, converted
 
 Kind = Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"]
 DETRS = ("dfine", "rtdetrv2")
@@ -82,8 +83,7 @@ class DetectionHead(Configured, nn.Module):
         super().__init__()
         if not classes or len(set(classes)) < len(classes):
             raise ConfigError(f"classes are {classes}; expected one name or more, each once")
-        if not 0 <= min_score <= 1:
-            raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
+        converted("min_score", min_score, Share)
         self.detector, self.classes, self.embed_dim = detector, classes, neck.embed_dim
         levels = Levels(neck, features_at)
         with nullcontext() if device is None else torch.device(device):

@@ -21,7 +21,7 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import Callback
 from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
@@ -67,7 +67,6 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    check_used(config, with_table=True)
     data, optim = config.data, config.optim
     dataset = known_objects(data.objects, data.images, data.classes or None)
     head, most = config.head, max(dataset.numbers.values()) + len(dataset.stuff)

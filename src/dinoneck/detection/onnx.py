@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from dinoneck.detection.head import DETRS
 from dinoneck.errors import CheckpointError, first_line, missing_extra
-from dinoneck.export.onnx_file import write_onnx
+from dinoneck.export.onnx_file import onnx_runner, write_onnx
 from dinoneck.version import __version__
 
 OUTPUTS = ("boxes", "scores", "labels")
@@ -24,34 +26,33 @@ KEY = "dinoneck_detector"
 _SCORE, _BOX_PX, _SCORE_GAP = 0.05, 0.1, 1e-3
 
 
-def export(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    classes: Sequence[str],
-    size: tuple[int, int],
-    detector: str,
-    check: bool = True,
-) -> None:
-    """Write a module that detects objects in one image as an ONNX file, see :meth:`Detector.export_onnx`.
-
-    Args:
-        model: in eval mode; takes an image (1, 3, H, W) and returns boxes (n, 4), scores (n,) and labels (n,).
-        path: the file.
-        classes: names of the labels.
-        size: (height, width) of the image in pixels.
-        detector: which one it is, for people.
-        check: compare ONNX Runtime with the module on random images before anything is written.
-
-    Raises:
-        CheckpointError: if the export fails, or the check finds other boxes.
-        ImportError: if the extra ``export`` is missing.
-    """
+def export(detector: Any, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool) -> None:
+    """Write a detector in eval mode as an ONNX file, see :meth:`dinoneck.detection.Detector.export_onnx`."""
+    model = _OneImage(detector)
     proto = _proto(model, size)
     if check:
         _compare(model, proto, size)
-    facts = {"classes": classes, "size": size, "detector": detector, "dinoneck": __version__}
+    facts = {"classes": detector.classes, "size": size, "detector": detector.head.detector, "dinoneck": __version__}
     write_onnx(Path(path), proto, {KEY: json.dumps(facts)})
+
+
+class _OneImage(nn.Module):
+    """A detector on one image, with outputs of fixed shapes."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
+        head, normalised = self.detector.head, self.detector.normalised(image)
+        if head.detector not in DETRS:
+            return dense_detections(head.model, normalised)
+        from dinoneck.detection.detr import ranked
+
+        outputs: Any = head.model(pixel_values=normalised)
+        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
+        return boxes[0], scores[0], labels[0]
 
 
 def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,18 +115,14 @@ def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
 
     Rows are compared as sets, since equal scores may change places.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "export") from error
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
-    for _ in range(2):
-        image = torch.rand(1, 3, *size, generator=draw)
-        own = [each.cpu().double().numpy() for each in model(image.to(device))]
-        gap = unmatched(own, session.run(None, {"image": image.numpy()}))
-        if gap is not None:
-            raise CheckpointError(f"the ONNX file gives other boxes than the detector: {gap}", step="config")
+    inputs: Any = SimpleNamespace(values=lambda image: [image])
+    with onnx_runner(proto, inputs) as run:
+        for _ in range(2):
+            image = torch.rand(1, 3, *size, generator=draw)
+            own = [each.cpu().double().numpy() for each in model(image.to(device))]
+            if (gap := unmatched(own, [x.numpy() for x in run(image).values()])) is not None:
+                raise CheckpointError(f"the ONNX file gives other boxes than the detector: {gap}", step="config")
 
 
 def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
@@ -17,25 +16,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from dinoneck.atomic import write_text
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
-from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
+from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
+from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.engine import Engine, Row, gathered, own_random_numbers
-from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
-from dinoneck.training.parameter_groups import FreezeSchedule
+from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
 from dinoneck.training.tasks import start_from
 from dinoneck.version import versions
 
-DETECTOR = "detector.safetensors"
 NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
 PLAN = {0: "all", 10: "last:4"}
@@ -48,14 +45,13 @@ def train_detector(
     """Train a detector and write it with its scores.
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for :meth:`Detector.load`),
-    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. Until then ``unfinished`` holds the state and the best
-    detector, and the results of an earlier run stay. The same call after a kill continues the run, and writes what it
-    would have written. Under ``torchrun`` each process computes its share of every batch.
+    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same call after a kill continues the run, and
+    writes what it would have written. Under ``torchrun`` each process computes its share of every batch.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
         out: the folder: a new or empty one, or that of an earlier run.
-        overwrite: replace the results of an earlier run in ``out``.
+        overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
 
     Returns:
@@ -74,13 +70,15 @@ def train_detector(
         raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
     check_used(config)
     folder = Path(out)
-    check_folder(folder, overwrite=overwrite)
+    files.check_folder(folder, overwrite=overwrite)
     train, val = open_images(config)
     detector = build_detector(config, train.classes).to(local_device(config.device))
     with own_random_numbers():
         run = _Run(config, folder, detector, train, val)
         run.run(resume=resume)
     history = run.engine.history
+    if files.writes():
+        (folder / files.UNFINISHED / files.LOG).replace(folder / files.LOG)
     report = {
         "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
         "untrained": run.engine.extra["untrained"],
@@ -91,21 +89,7 @@ def train_detector(
         "config": config.to_dict(),
         "versions": versions(),
     }
-    if run.engine.rank == 0:
-        _replace(folder, report, overwrite=overwrite)
-    return report
-
-
-def _replace(folder: Path, report: dict[str, Any], *, overwrite: bool) -> None:
-    """Replace the results of an earlier run; its report goes first and the new one comes last."""
-    check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
-    new = folder / UNFINISHED
-    write_text(new / REPORT, json.dumps(report, indent=2) + "\n")
-    (folder / REPORT).unlink(missing_ok=True)
-    for name in (DETECTOR, LOG, REPORT):
-        if (new / name).exists():  # a run that was ended here has moved its detector
-            (new / name).replace(folder / name)
-    shutil.rmtree(new)
+    return files.finish(folder, report)
 
 
 class _Losses(nn.Module):
@@ -135,11 +119,9 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
         self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
         optim = config.optim
-        self.schedule = FreezeSchedule(optim.plan or PLAN, backbone_lr=optim.backbone_lr)
+        self.schedule = FreezeSchedule(optim.plan or PLAN)
         self.schedule.apply(detector, 0)
-        groups = self.schedule.param_groups(
-            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
-        )
+        groups = param_groups(detector, **optim.rates(), include_frozen=True)
         self.engine = Engine(detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size))
         if optim.batch_size % self.engine.count:
             raise ConfigError(
@@ -148,8 +130,9 @@ class _Run:
 
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
-        engine, path, run = self.engine, self.folder / UNFINISHED / STATE, self._description()
-        engine.keep(path, run, resume=resume)
+        engine, identity = self.engine, self._identity()
+        files.begin(self.folder, identity, resume=resume)
+        engine.keep(self.folder / files.UNFINISHED / files.STATE, identity, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
@@ -189,7 +172,7 @@ class _Run:
         if self.engine.rank == 0 and scores["AP"] > best:
             metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
             self.detector.min_score = scores["min_score"] or self.detector.min_score
-            self.detector.save(self.folder / UNFINISHED / DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
+            self.detector.save(self.folder / files.DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
         return row | scores
 
     @torch.no_grad()
@@ -200,7 +183,7 @@ class _Run:
         own = Subset(self.val, range(engine.rank, len(self.val), engine.count))
         for images, targets in self._loader(own, batch_size=self.config.optim.batch_size // engine.count):
             for detections, target in zip(self.detector(images.to(engine.device)), targets, strict=True):
-                best = best_of(detections, MOST_BOXES)
+                best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 found[target["image_id"]] = {**best, "boxes": boxes}
         every = {image_id: own for share in gathered(found) for image_id, own in share.items()}
@@ -210,18 +193,12 @@ class _Run:
         values = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items() if key != "per_class"}
         _logger.info("epoch %d: %s", epoch, ", ".join(f"{key} {value}" for key, value in values.items()))
 
-    def _description(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
-        values = self.config.to_dict()
-        for key in ("imports", "device"):
-            del values[key]
-        for key in ("workers", "eval_every"):
-            del values["detector"][key]
-        for name, images in (("train", self.train), ("val", self.val)):
-            boxes = json.dumps(images.ground_truth()).encode()
-            values[name] = {"ids": images.ids, "boxes_sha256": hashlib.sha256(boxes).hexdigest()}
-        plain: dict[str, Any] = json.loads(json.dumps(values))
-        return plain
+        values = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
+        del values["detector"]["workers"]
+        images = [[*each.ids, each.ground_truth()] for each in (self.train, self.val)]
+        return values | {"hash of images and boxes": hashlib.sha256(json.dumps(images).encode()).hexdigest()}
 
 
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
@@ -240,7 +217,11 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     if data.val_boxes is not None:
         folder = data.val_images or data.images
         held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
-        _warn_of_shared(train, held_out)
+        if both := {path.resolve() for path in train.paths} & {path.resolve() for path in held_out.paths}:
+            line = "%d of the %d held-out images of %s are training images too: %s ...; their scores are too high"
+            _logger.warning(
+                f"{line}. Leave them out of one of the files", len(both), len(held_out), held_out.file, min(both)
+            )
         return train, held_out
     order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
     count = len(train) // config.folds.count
@@ -252,13 +233,6 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     val = train.take(sorted(order[:count]))
     val.transform = val_views
     return train.take(sorted(order[count:])), val
-
-
-def _warn_of_shared(train: BoxImages, val: BoxImages) -> None:
-    both = {path.resolve() for path in train.paths} & {path.resolve() for path in val.paths}
-    if both:
-        shown = f"{len(both)} of the {len(val)} held-out images of {val.file} are training images too: {min(both)} ..."
-        _logger.warning("%s; their scores are too high. Leave them out of one of the files", shown)
 
 
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:

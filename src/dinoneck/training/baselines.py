@@ -21,7 +21,6 @@ from dinoneck.heads.head import DENSITY_CELLS, Head
 from dinoneck.heads.linear import LinearHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
-from dinoneck.training.recipe import Count, converted
 from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.table import Fold, group_folds
 from dinoneck.training.targets import by_id, match_samples
@@ -77,11 +76,11 @@ def knn_probe(
     *,
     target_ids: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,
-    k: int | Sequence[int] = NEIGHBOURS,
 ) -> _Floats:
     """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
 
-    The nearest have the largest cosine between standardised features.
+    The nearest have the largest cosine between standardised features. Inner folds choose k of 1, 2, 4 ... 32 per fold
+    and target; more than there are training rows means all of them.
 
     Args:
         source: tokens by id.
@@ -89,18 +88,14 @@ def knn_probe(
         folds: ``(train, valid)`` rows, as in :func:`ridge_probe`.
         target_ids: one id per row of targets that are arrays.
         groups: of the inner folds, as in :func:`ridge_probe`.
-        k: neighbours, or several numbers of which inner folds choose one per fold and target; more than there are
-            training rows means all of them.
 
     Returns:
         Out-of-fold predictions (n, t), as :func:`ridge_probe`.
 
     Raises:
         DataError: as :func:`ridge_probe`.
-        ConfigError: for a k that is not a whole number of 1 or more.
     """
-    counts = [converted("k", each, Count) for each in ([k] if isinstance(k, int) else k)]
-    return _probed(source, targets, folds, target_ids, groups, lambda x, y, new: knn_path(x, y, new, counts))
+    return _probed(source, targets, folds, target_ids, groups, knn_path)
 
 
 def _probed(source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path) -> _Floats:
@@ -190,14 +185,14 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     return np.stack([read @ (s[:, None] / (s[:, None] ** 2 + alpha) * projected) + y.mean(axis=0) for alpha in ALPHAS])
 
 
-def knn_path(x: _Floats, y: _Floats, new: _Floats, counts: Sequence[int]) -> _Floats:
+def knn_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     """Return the means of the nearest by the cosine of standardised features, for all numbers of neighbours."""
     near, new = (
         rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR) for rows in _standardised(x, new)
     )
     order = np.argsort(-new @ near.T, axis=1, kind="stable")
-    sums = np.cumsum(y[order[:, : max(counts)]], axis=1)
-    return np.stack([sums[:, k - 1] / k for k in (min(k, len(x)) for k in counts)])
+    sums = np.cumsum(y[order[:, : max(NEIGHBOURS)]], axis=1)
+    return np.stack([sums[:, k - 1] / k for k in (min(k, len(x)) for k in NEIGHBOURS)])
 
 
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:

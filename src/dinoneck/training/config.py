@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.codec import LARGEST_SIDE
 from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
 from dinoneck.yaml_file import read_plain, read_yaml
@@ -119,8 +120,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         super().__post_init__()
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         force_setattr(self, "size", size)
-        if size is not None and not all(1 <= side <= 100_000 for side in size):
-            raise ConfigError(f"size is {size}; expected 1 ... 100000 pixels a side")
+        if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+            raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")

@@ -276,10 +276,7 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
     trained, recipe = objective.trained, objective.recipe
     if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
-        rate = FreezeSchedule.lr_scale * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
-        rates: dict[str, Any] = {"lr": recipe.lr, "backbone_lr": rate, "layer_decay": recipe.layer_decay}
-        frozen = bool(recipe.freeze)
-        return param_groups(objective, **rates, weight_decay=recipe.weight_decay, include_frozen=frozen)
+        return param_groups(objective, **recipe.rates(), include_frozen=bool(recipe.freeze))
     groups: dict[float, list[Tensor]] = {recipe.weight_decay: [], 0.0: []}
     for parameter in (p for module in (trained["head"], objective.loss) for p in module.parameters()):
         if parameter.requires_grad:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import write_whole
+from dinoneck.atomic import read_regular, write_text, write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
 from dinoneck.inference.sources import difference
 from dinoneck.weight_files import read_any
@@ -17,6 +19,7 @@ from dinoneck.weight_files import read_any
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
 UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
+DETECTOR = "detector.safetensors"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)  # what zipfile raises, also by a changed method
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
@@ -44,8 +47,40 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 def results_in(folder: Path) -> list[Path]:
     """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
-    patterns = (REPORT, HEAD_FILE, PREDICTIONS, f"{HEADS}/fold-*.safetensors", f"{LOGS}/fold-*.jsonl")
+    patterns = (REPORT, HEAD_FILE, PREDICTIONS, f"{HEADS}/fold-*.safetensors", f"{LOGS}/fold-*.jsonl", DETECTOR, LOG)
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def begin(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
+    """Keep what identifies the run of a config; remove the results of another one that is to be replaced.
+
+    Raises:
+        CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
+    """
+    path, text = folder / UNFINISHED / RUN, json.dumps(identity, indent=2) + "\n"
+    if resume and path.exists() and not (folder / REPORT).exists():
+        check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
+    elif writes():
+        for old_file in results_in(folder):
+            old_file.unlink()
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+
+
+def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the report, the last file of a run, and return its plain values."""
+    text = json.dumps(report, indent=2, allow_nan=False)
+    if writes():
+        write_text(folder / REPORT, text + "\n")
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    plain: dict[str, Any] = json.loads(text)
+    return plain
+
+
+def writes() -> bool:
+    """Whether this process writes: the first one under torchrun."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -172,7 +172,6 @@ class FreezeSchedule:
             if it is applied) or ``"none"`` (everything that takes part is trained). A stage holds until the next one;
             before the first it is ``"all"``. LoRA weights are trained in every stage.
         lr_scale: :meth:`param_groups` gives the backbone this times the head's learning rate.
-        backbone_lr: the backbone's learning rate; wins over ``lr_scale``.
 
     Raises:
         ConfigError: if an epoch, a stage or a number is not valid.
@@ -188,7 +187,6 @@ class FreezeSchedule:
 
     plan: Mapping[int, str]
     lr_scale: float = 0.1
-    backbone_lr: float | None = None
 
     def __post_init__(self) -> None:
         plan = converted("plan", self.plan, _Plan)
@@ -230,8 +228,8 @@ class FreezeSchedule:
     def param_groups(self, model: nn.Module, *, lr: float, **options: float | None) -> list[dict[str, Any]]:
         """Return :func:`dinoneck.training.param_groups` for the whole run: frozen parameters included.
 
-        The backbone's groups get ``backbone_lr`` if the schedule has one, else ``lr * lr_scale``, from the first
-        step on, so that learning-rate schedules see it when they are made.
+        The backbone's groups get ``lr * lr_scale`` from the first step on, so that learning-rate schedules see it when
+        they are made.
 
         Args:
             model: as for :meth:`apply`.
@@ -241,8 +239,8 @@ class FreezeSchedule:
         Raises:
             ConfigError: as ``param_groups`` does.
         """
-        rate, own = lr * self.lr_scale if self.backbone_lr is None else self.backbone_lr, dict[str, Any](options)
-        return param_groups(model, lr=lr, backbone_lr=rate, include_frozen=True, **own)
+        own: dict[str, Any] = {"lr": lr, "backbone_lr": lr * self.lr_scale, **options}
+        return param_groups(model, include_frozen=True, **own)
 
     def start_epoch(self, epoch: int, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Apply the epoch's stage; return the same model and optimizer.

@@ -178,3 +178,8 @@ class Recipe(Config, frozen=True, kw_only=True):
     def plan(self) -> dict[int, str]:
         """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
         return {int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)}
+
+    def rates(self) -> dict[str, Any]:
+        """Return what :func:`dinoneck.training.param_groups` takes of it."""
+        rate = 0.1 * self.lr if self.backbone_lr is None else self.backbone_lr
+        return {"lr": self.lr, "backbone_lr": rate, "weight_decay": self.weight_decay, "layer_decay": self.layer_decay}

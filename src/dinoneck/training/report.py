@@ -72,7 +72,7 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, fold
     if folds:
         split = Split(folds, groups)
         scores = scores_of(scored, predictions, split, weights)
-        line = verdict(scores, len({groups[row] for row in split.rows}), next(iter(predictions)))
+        line = verdict(scores, len({groups[row] for fold in folds for row in fold}), next(iter(predictions)))
     return {
         "images": len(table),
         "predicted": sum(map(len, folds)),

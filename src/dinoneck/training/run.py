@@ -71,8 +71,8 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects:
-        raise ConfigError("data.instances and data.panoptic are trained with dinoneck.detection.train_instances")
+    if config.data.objects or config.data.boxes:
+        raise ConfigError("the config has data.boxes, instances or panoptic; take train_detector or train_instances")
     return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 
@@ -103,10 +103,7 @@ class Run:
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
-        if config.data.boxes is not None:
-            raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
-        if not config.data.objects:  # train_instances has checked them
-            check_used(config, with_table=table is not None)
+        check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
         self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
@@ -151,24 +148,12 @@ class Run:
         return head
 
     def _begin(self, *, resume: bool) -> None:
-        """Keep what identifies the run; remove the results of another one that is to be replaced.
-
-        Raises:
-            CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
-        """
-        folder, path = self.folder, self.folder / files.UNFINISHED / files.RUN
+        """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
         identity = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
         identity |= {"backbone": self.source.record, "hash of images and targets": self._hash()}
-        text = json.dumps(identity, indent=2) + "\n"
-        if resume and path.exists() and not (folder / files.REPORT).exists():
-            files.check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
-        elif writes():
-            for old_file in files.results_in(folder):
-                old_file.unlink()
-            shutil.rmtree(folder / files.UNFINISHED, ignore_errors=True)
-            for name in (files.HEADS, files.LOGS, files.UNFINISHED):
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
+        files.begin(self.folder, identity, resume=resume)
+        for name in (files.HEADS, files.LOGS):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble."""
@@ -178,10 +163,10 @@ class Run:
         live = live_tokens(self.config, self.source, self.table, path)
         head = self._trained(number, live or tokens, callbacks)
         members, kept, facts = self._predicted(number, head, tokens, live)
-        if is_new and writes():
+        if is_new and files.writes():
             shutil.copyfile(unfinished / files.LOG, log)
             self._save(kept, path, facts, live)
-        if writes():
+        if files.writes():
             shutil.rmtree(unfinished, ignore_errors=True)
         return members
 
@@ -254,8 +239,7 @@ class Run:
             "inputs": self.source.preprocess.record(),
             "versions": versions(),
         }
-        text = json.dumps(report, indent=2, allow_nan=False)
-        if writes():
+        if files.writes():
             file = folder / files.HEAD_FILE
             if not config.is_alone:
                 whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
@@ -265,10 +249,7 @@ class Run:
                 shutil.copyfile(self._paths(*self.folds)[0], file)
             columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
             write_text(folder / files.PREDICTIONS, csv_text([*columns], zip(*columns.values(), strict=True)))
-            write_text(folder / files.REPORT, text + "\n")
-            shutil.rmtree(folder / files.UNFINISHED)
-        plain: dict[str, Any] = json.loads(text)
-        return plain
+        return files.finish(folder, report)
 
     def _report(self) -> dict[str, Any]:
         """What the report holds of the predictions of all folds."""
@@ -285,7 +266,7 @@ class Run:
 
     def _learned_weights(self) -> dict[str, dict[str, float]]:
         """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
-        learns = self.config.losses.weighting == "uncertainty" and writes()
+        learns = self.config.losses.weighting == "uncertainty" and files.writes()
         last = {name: rows[-1].items() for name, rows in (self.logs() if learns else {}).items()}
         return {
             name: {key.removeprefix("weight/"): x for key, x in row if key.startswith("weight/")}
@@ -353,10 +334,4 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
         cost[name] = {"parameters": report.pop("parameters"), "seconds": seconds}
     del report["config"]
     report |= run.scores({name: own.predictions[HEAD] for name, own in runs.items()}) | {"cost": cost}
-    write_text(out / files.REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return report
-
-
-def writes() -> bool:
-    """Whether this process writes: the first one under torchrun."""
-    return os.environ.get("RANK", "0") == "0"
+    return files.finish(out, report)

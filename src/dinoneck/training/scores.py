@@ -209,11 +209,6 @@ class Split:
     folds: Sequence[Any]
     groups: Sequence[Hashable]
 
-    @property
-    def rows(self) -> _Array:
-        """The rows that a fold held out, ascending."""
-        return np.sort(np.concatenate([np.asarray(rows, np.int64) for rows in self.folds]))
-
     def draws(self, terms: _Floats, rows: _Array) -> _Floats | None:
         """Return 1000 sums of the rows' terms over groups drawn with replacement, (1000, ...); None for few groups."""
         labels = [self.groups[row] for row in rows]

@@ -18,8 +18,8 @@ from tests.unit.training.meadow import a_run
 from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens, load_head
 from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
-from dinoneck.training import MemoryTokens, group_folds, knn_probe, ridge_probe, train
-from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, knn_path, ridge_path
+from dinoneck.training import MemoryTokens, baselines, group_folds, knn_probe, ridge_probe, train
+from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
 from dinoneck.training.scores import Split, method_scores
 from dinoneck.training.table import Fold, column_folds
 
@@ -169,14 +169,15 @@ def test_ridge_is_the_closed_form() -> None:
         np.testing.assert_allclose(found[30:], probe[30:], rtol=1e-4)
 
 
-def test_neighbours_are_the_nearest_by_cosine() -> None:
+def test_neighbours_are_the_nearest_by_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain double loop; the scale of a channel does not matter, since features are standardised."""
     x = MEANS * [1, 1, 1, 1, 1, 1000]
-    (found,) = knn_path(x[TRAIN], Y[TRAIN, None], x[30:], [3])
+    monkeypatch.setattr(baselines, "NEIGHBOURS", (3,))
+    (found,) = baselines.knn_path(x[TRAIN], Y[TRAIN, None], x[30:])
     for row, predicted in zip(Z[30:], found, strict=True):
         cosine = [row @ z / np.linalg.norm(row) / np.linalg.norm(z) for z in Z[TRAIN]]
         assert predicted[0] == pytest.approx(Y[np.argsort(cosine)[::-1][:3]].mean())
-    probe = knn_probe(source(), {"y": Y}, FOLDS, target_ids=source().ids, k=3)
+    probe = knn_probe(source(), {"y": Y}, FOLDS, target_ids=source().ids)
     np.testing.assert_allclose(probe[30:], found, rtol=1e-6)
 
 

@@ -66,7 +66,6 @@ def test_learning_rates() -> None:
 
     assert rates(lr_scale=0.25)["backbone.decay"] == 0.25 and rates()["head.decay"] == 1.0
     assert rates()["backbone.no_decay"] == pytest.approx(0.1)
-    assert rates(lr_scale=0.25, backbone_lr=3.0)["backbone.decay"] == 3.0
     assert rates(layer_decay=0.5)["backbone.block4.decay"] == pytest.approx(0.05)
 
 
