@@ -98,4 +98,4 @@ def push(runs: Path, user: str) -> None:
 
     for file, name in PUSHED.items():
         if (runs / file).exists():
-            print(push_to_hub(runs / file, f"{user}/dinoneck-{name}").url)
+            print(push_to_hub(runs / file, f"{user}/dinoneck-{name}").commit_url)
