@@ -107,7 +107,8 @@ class SourceIds:
         if missing := [repr(image_id) for image_id, own in found.items() if own is None]:
             raise DataError(
                 f"{counted(len(missing), 'id')} without tokens in the source: {some_of(missing, 3)}. The ids of the "
-                f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}"
+                f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below the "
+                "root of its extraction (--root)"
             )
         return [own for own in found.values() if own is not None]
 
