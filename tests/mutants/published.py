@@ -29,7 +29,7 @@ PUBLISHED = (
            "task.predict_map(resampled(cells, tokens.image_size))",
            "unit/heads/test_heads.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares"),
     Mutant("A doubled map keeps the size of the next level's own map.", "necks/dpt.py",
-           'if self.upsample == "next" else {"scale_factor": 2.0}', 'if self else {}',
+           'if self.upsample == "next" else {"scale_factor": 2.0}', 'if True else {}',
            "unit/necks/test_dpt.py::test_it_is_transformers_neck"),
     Mutant("A published head takes a backbone with any weights.", "checkpoint/pairing.py", 'if kind != "file":',
            "if False:", "unit/published/test_published_names.py::test_other_backbones_are_refused"),

@@ -156,7 +156,7 @@ class BoxImages(ListedImages):
         """
         listed: list[dict[str, Any]] = []
         for entry, boxes in zip(self._entries, self._objects, strict=True):
-            for label, crowd, shape, (left, top, right, bottom) in boxes:
+            for label, crowd, shape, (left, top, right, bottom), _ in boxes:
                 about = {"image_id": entry.id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
                 box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
                 if self.masks:
@@ -179,9 +179,10 @@ class BoxImages(ListedImages):
             x, y, width, height = box.bbox
             corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
             cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
-            reason = "outside" if min(corners[2] - corners[0], corners[3] - corners[1]) < _SHORTEST_PX else ""
-            reason = "too small" if min(width, height) < _SHORTEST_PX else reason
-            reason = reason if all(map(math.isfinite, box.bbox)) else "not finite"
+            shortest = min(corners[2] - corners[0], corners[3] - corners[1])  # of what is inside the image
+            reason = "" if all(map(math.isfinite, box.bbox)) else "not finite"
+            reason = reason or ("too small" if min(width, height) < _SHORTEST_PX else "")
+            reason = reason or ("outside" if shortest < _SHORTEST_PX else "")
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
                 shape = shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
@@ -237,7 +238,7 @@ def box_transforms(
     if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
         raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
     resize = v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True)
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()][: (None, *get_args(Flip)).index(flip)]
+    flips: list[Any] = [v2.RandomHorizontalFlip()] * bool(flip) + [v2.RandomVerticalFlip()] * (flip == "both")
     colours = [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])] if photometric else []
     whole = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
     steps: list[Any] = [*flips, resize, *colours, *whole] if train else [resize]

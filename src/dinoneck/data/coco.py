@@ -99,15 +99,17 @@ class CocoSegments(Struct):
 
 
 class Listed(NamedTuple):
-    """An object of an image: its class, whether it is a crowd region, its mask or the id that it has in its PNG.
+    """An object of an image: its class, and whether it is a crowd region.
 
-    A box has corners: left, top, right, bottom.
+    A box has a shape, the mask that the JSON has of it, and corners (left, top, right, bottom); a panoptic segment has
+    the id of its pixels in the PNG.
     """
 
     label: int
     crowd: bool
-    shape: Any
+    shape: Any = None
     corners: tuple[float, ...] = ()
+    png_id: int = 0
 
 
 def read_coco(file: Path, kind: Any) -> Any:
@@ -284,7 +286,7 @@ class PanopticImages(ListedImages):
         self._pngs = dict(zip(self.ids, pngs, strict=True))
         self.stuff = frozenset(label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of)
         shown = [[own for own in entry.segments_info if own.category_id in label_of] for entry in stored]
-        self._objects = [[Listed(label_of[x.category_id], bool(x.iscrowd), x.id) for x in own] for own in shown]
+        self._objects = [[Listed(label_of[x.category_id], bool(x.iscrowd), png_id=x.id) for x in own] for own in shown]
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64.
@@ -306,5 +308,5 @@ class PanopticImages(ListedImages):
             raise DataError(f"{name} and its segments_info do not both have the ids {some_of(map(str, others), 3)}")
         ids = np.full(size, UNKNOWN, np.int64)
         for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
-            ids[found == segment.shape] = number
+            ids[found == segment.png_id] = number
         return ids

@@ -43,8 +43,8 @@ def in_threads(
     workers = workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     rest = iter(items)
-    waiting = deque(pool.submit(function, item) for item in itertools.islice(rest, max(workers, ahead)))
     try:
+        waiting = deque(pool.submit(function, item) for item in itertools.islice(rest, max(workers, ahead)))
         while waiting:
             waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
             yield waiting.popleft().result()
@@ -124,7 +124,8 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
     """
     operator = fast_decoder()
     if operator is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        raw = np.fromfile(name, np.uint8)
+        image.fp.seek(0)  # type: ignore[attr-defined]
+        raw = np.fromfile(image.fp, np.uint8)  # type: ignore[attr-defined]
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
         is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP

@@ -166,6 +166,7 @@ class Preprocessing:
             resized = image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
         if resize == "pad" and self.pad_to == "corner":
             return Placement(resized, canvas, (0, 0))
+        # half of the free pixels, towards 0; those that crop cuts are negative
         top, left = (int((whole - side) / 2) for whole, side in zip(canvas, resized, strict=True))
         return Placement(resized, canvas, (top, left))
 
@@ -246,7 +247,7 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        if record.keys() != cls.__dataclass_fields__.keys():
+        if not isinstance(record, Mapping) or record.keys() != cls.__dataclass_fields__.keys():
             raise ConfigError(f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is {record!r}")
         return cls(**record)
 

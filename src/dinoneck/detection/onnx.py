@@ -116,7 +116,7 @@ def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
     Rows are compared as sets, since equal scores may change places.
     """
     draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
-    inputs: Any = SimpleNamespace(values=lambda image: [image])
+    inputs: Any = SimpleNamespace(values=lambda image: [image])  # all that the runner asks a model for
     with onnx_runner(proto, inputs) as run:
         for _ in range(2):
             image = torch.rand(1, 3, *size, generator=draw)

@@ -335,10 +335,9 @@ class TrainConfig(Config, frozen=True, kw_only=True):
             ConfigError: if the file cannot be read, a key is unknown or stands twice, or a value is wrong.
 
         Examples:
-            >>> from pathlib import Path
-            >>> import tempfile
+            >>> import pathlib, tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     path = Path(folder, "run.yaml")
+            ...     path = pathlib.Path(folder, "run.yaml")
             ...     _ = path.write_text("head: {type: fpn, fpn_dim: 64}\noptim: {epochs: 20, lr: 1e-4}\n")
             ...     config = TrainConfig.read(path)
             >>> config.head["fpn_dim"], config.optim.lr
