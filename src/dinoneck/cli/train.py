@@ -122,7 +122,7 @@ def _describe(run: Run) -> None:
     config, table, source = run.config, run.table, run.source
     targets, auxiliary = target_columns(config, table)
     masks = [task.name for task in run.problem.tasks if task.is_map]
-    groups, grid = len(set(groups_of(table) or table.index)), source.first.grid
+    groups, grid = len({*groups_of(table)}), source.first.grid
     more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
     print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")
     if source.backbone is None:

@@ -101,7 +101,7 @@ class _InstanceRun(Run):
         table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
         super().__init__(config, out, table=table, overwrite=overwrite)
 
-    def _learned(self) -> Problem:
+    def _problem(self) -> Problem:
         labels, stuff = self.dataset.classes, self.dataset.stuff
         task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
         if self.is_panoptic:
@@ -128,15 +128,15 @@ class _InstanceRun(Run):
         every = [{"min_score": least, **score_segments(dataset, own)} for least, own in self.objects.items()]
         return max(every, key=lambda scores: scores["PQ"] or 0.0)
 
-    def _trained(self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]) -> Head:
+    def _train_head(self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]) -> Head:
         if number is None:  # of all images; it is the last, when all objects are predicted by a head of another fold
             task = replace(self.problem.tasks[0], minimum=self._scored(self.dataset)["min_score"])
             self.heads[None] = self._new_head(self.problem._replace(tasks=[task]), None)
-        return super()._trained(number, source, callbacks)
+        return super()._train_head(number, source, callbacks)
 
-    def _predicted(
+    def _predict(
         self, number: int | None, head: Any, tokens: TokenSource, live: LiveTokens | None
-    ) -> tuple[list[Head], Head, dict[str, Any]]:
+    ) -> tuple[list[Head], dict[str, Any]]:
         """Predict the objects of the held-out images."""
         for row in self.folds[number][1].tolist():
             one = (live or tokens).batch([tokens.ids[row]]).to(next(head.parameters()).device)
@@ -144,7 +144,7 @@ class _InstanceRun(Run):
             for least, objects in self.objects.items():
                 found = objects_at_image_size(head, one, self.problem.tasks[0], size, self.source.preprocess, least)
                 objects[self.dataset.ids[row]] = coco_objects(found)
-        return [head], head, {} if number is None else {"fold": number}
+        return [head], {} if number is None else {"fold": number}
 
     def _report(self) -> dict[str, Any]:
         """The scores of the held-out objects, and of their numbers."""

@@ -223,8 +223,8 @@ def baseline_head(
     targets: Mapping[str, Tensor],
     rows: Sequence[int],
     tasks: Sequence[Task],
+    groups: Sequence[Hashable],
     compositions: Sequence[Composition] = (),
-    groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Head:
     """Return a linear head for the tasks, fitted to the training images; it may be averaged with the trained head.
@@ -239,27 +239,28 @@ def baseline_head(
         rows: of the training images.
         tasks: one or more, of images (regression, ratio, classification) or of patches (dense, density, segmentation,
             and regressions with ``from_map``). Activations are left out.
+        groups: a label per row of the source; inner folds keep groups whole.
         compositions: those whose tasks are of images are kept.
-        groups: a label per row of the source; inner folds keep groups whole. None = every image is its own group.
         seed: of the patches that are drawn.
 
     Returns:
         A :class:`dinoneck.heads.LinearHead`; where tasks are of both kinds, an ensemble of two.
     """
-    labels: list[Hashable] = [*range(len(rows))] if groups is None else [groups[row] for row in rows]
     of_images = [task for task in tasks if task.kind not in _MAPS and task.from_map is None]
     of_patches = [task for task in tasks if task not in of_images]
-    ids = [source.ids[row] for row in rows]
+    ids, labels = [source.ids[row] for row in rows], [groups[row] for row in rows]
     first = source.batch(ids[:1])
     grid, layers, width = (first.grid.rows, first.grid.cols), len(first.sequence), first.sequence[-1].shape[-1]
     means, patches, image, place = _features(source, ids, MOST_PATCHES if of_patches else 0, seed)
     heads = []
-    for own, pool in [(own, pool) for own, pool in ((of_images, "mean"), (of_patches, None)) if own]:
-        inside = [each for each in compositions if {*each.inputs} <= {task.name for task in own}]
-        linear = [replace(task, activation=None) for task in own]
+    for pool, its_tasks in (("mean", of_images), (None, of_patches)):
+        if not its_tasks:
+            continue
+        inside = [each for each in compositions if {*each.inputs} <= {task.name for task in its_tasks}]
+        linear = [replace(task, activation=None) for task in its_tasks]
         head = LinearHead(width, linear, layers, cast("Any", pool), compositions=inside)
         heads.append(head.eval())
-        for task, layer in zip([task for task in own if task.from_map is None], head.readouts, strict=True):
+        for task, readout in zip([task for task in its_tasks if task.from_map is None], head.readouts, strict=True):
             y = _fitted(task, torch.as_tensor(targets[task.name])[[*rows]], grid).numpy()
             is_share = task.is_categorical or task.kind == "ratio"
             path, error = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
@@ -268,7 +269,7 @@ def baseline_head(
             if task.kind == "density":  # the value is read from the mean token of the last layer
                 scale = DENSITY_CELLS / (grid[0] * grid[1]) if task.aggregate == "sum" else 1.0
                 weight, bias = np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale, bias * scale
-            layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+            readout.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
     return heads[0] if len(heads) == 1 else HeadEnsemble.from_heads(heads)
 
 
@@ -276,7 +277,10 @@ def baseline_head(
 def _features(
     source: TokenSource, ids: Sequence[str], most: int = 0, seed: int = 0
 ) -> tuple[_Floats, _Floats, Any, Any]:
-    """Mean tokens of the last layer (n, C); about ``most`` patches (m, L * C) with the numbers of image and place."""
+    """Mean tokens of the last layer (n, C); about ``most`` patches (m, L * C), the rows of their images and numbers.
+
+    Both numbers are (m,): the place of the image among ``ids``, and that of the patch in raster order.
+    """
     random, parts = np.random.default_rng(seed), []
     for numbers in in_batches(range(len(ids)), _BATCH):
         tokens = source.batch([ids[number] for number in numbers])

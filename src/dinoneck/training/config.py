@@ -323,8 +323,8 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
     @property
-    def is_alone(self) -> bool:
-        """Whether the heads of the folds make no ensemble, so that one head is trained on all images."""
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
         return self.is_live or bool(self.data.objects)
 
     @classmethod

@@ -66,7 +66,7 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, fold
         predictions: of the methods; the first is compared with the others.
         folds: the rows that each fold held out; where there are none, there are no scores.
     """
-    groups, folds = groups_of(table) or list(table.index), [valid for valid in folds if len(valid)]
+    groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
     weights = {name: own for name, own in table.attrs.get("weights", {}).items() if name in scored}
     scores, line = {}, "one head on all images; none is held out"
     if folds:

@@ -87,8 +87,8 @@ class Run:
         table: the images and what is known of them.
         source: their tokens, not loaded yet.
         problem: what the heads learn.
-        folds: ``(train, valid)`` rows of the table by number; None = all images, where backbones are trained along.
-        heads: of the folds; a finished one comes from its file.
+        folds: number -> ``(train, valid)`` rows of the table; None = all images, see :attr:`TrainConfig.trains_on_all`.
+        heads: fold number -> its new head.
         predictions: of the held-out images: method -> target -> values of all rows.
     """
 
@@ -108,8 +108,8 @@ class Run:
         head_type(config)  # a name that is not registered is refused before anything is read
         self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
         self.source = source or source_of(config, self.table)
-        live_tokens(config, self.source, self.table, self.folder / files.HEAD_FILE)  # refuses a rank that does not fit
-        problem = self._learned()
+        live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
+        problem = self._problem()
         self.folds = folds_of(config, self.table)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
@@ -117,27 +117,27 @@ class Run:
         methods = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
 
-    def _learned(self) -> Problem:
-        """What the heads learn; a run of other targets replaces it, and ``_predicted`` and ``_report``."""
+    def _problem(self) -> Problem:
+        """What the heads learn; a run of other targets replaces it, and ``_predict`` and ``_report``."""
         return problem_of(self.config, self.table, self.source.preprocess)
 
     def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
         """Train, predict, score and write; return the report, see :func:`train`."""
         self._begin(resume=resume)
         members = list[Head]()
-        for place, number in enumerate(self.folds, 1):
+        for finished, number in enumerate(self.folds, 1):
             try:
                 members += self._train_fold(number, callbacks)
             except DataError as error:
                 raise DataError(f"fold {number}: {error}") from error
-            note(f"fold {'all' if number is None else number} is trained, {place} of {len(self.folds)}")
+            note(f"fold {'all' if number is None else number} is trained, {finished} of {len(self.folds)}")
         return self._finish(members)
 
     def _new_head(self, problem: Problem, number: int | None) -> Head:
         """The head of a fold, which can learn the targets of its rows."""
         (rows, valid), optim = self.folds[number], self.config.optim
         both = np.concatenate([rows, valid])
-        targets, weights = ({name: x[both] for name, x in own.items()} for own in (problem.targets, problem.weights))
+        targets, weights = ({name: x[both] for name, x in of.items()} for of in (problem.targets, problem.weights))
         try:
             head = make_head(self.config, self.source.first, problem, rows, optim.seed + (number or 0))
             loss = self._loss(head)
@@ -161,73 +161,70 @@ class Run:
         is_new, tokens = not path.exists(), self.source.load()
         # the images with the backbone that is trained along with the head of this file
         live = live_tokens(self.config, self.source, self.table, path)
-        head = self._trained(number, live or tokens, callbacks)
-        members, kept, facts = self._predicted(number, head, tokens, live)
+        head = self._train_head(number, live or tokens, callbacks)
+        members, facts = self._predict(number, head, tokens, live)
         if is_new and files.writes():
             shutil.copyfile(unfinished / files.LOG, log)
-            self._save(kept, path, facts, live)
+            self._save(members, path, facts, live)
         if files.writes():
             shutil.rmtree(unfinished, ignore_errors=True)
         return members
 
-    def _predicted(
+    def _predict(
         self, number: int | None, head: Head, tokens: TokenSource, live: LiveTokens | None
-    ) -> tuple[list[Head], Head, dict[str, Any]]:
-        """Predict the held-out images; return the members of the ensemble, the head to keep and facts for its file.
+    ) -> tuple[list[Head], dict[str, Any]]:
+        """Predict the held-out images; return the heads that the fold's file averages, and facts for that file.
 
         With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
         """
         config, problem, (rows, valid) = self.config, self.problem, (side.tolist() for side in self.folds[number])
-        own, groups = problem.compositions, groups_of(self.table)
-        linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
+        groups, composed = groups_of(self.table), problem.compositions
+        linear = baseline_head(tokens, problem.targets, rows, head.tasks, groups, composed, config.optim.seed)
         heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
         if live is None:
             linear.trained_on = head.trained_on
             heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
-        for method, each in heads.items():
+        for method, predicting in heads.items():
             source = live if live is not None and method == HEAD else tokens
-            reports.write_predictions(problem, source, each, valid, self.predictions[method])
+            reports.write_predictions(problem, source, predicting, valid, self.predictions[method])
         method = BOTH if config.with_ridge else HEAD
         scores = reports.summary(self.table, problem.scored, {method: self.predictions[method]}, [valid])["scores"]
         facts = {"fold": number, "metrics": reports.fold_metrics(scores, method)}
-        return [head, linear] if config.with_ridge else [head], heads[method], facts
+        return [head, linear] if config.with_ridge else [head], facts
 
     def _loss(self, head: Head) -> TaskLoss:
-        """The loss of a head, whose composed outputs count by the weights of the config."""
+        """The loss of a head, whose tasks and composed outputs count by the weights of the config."""
         composed: list[Composition | CompositionLoss] = []
-        for own in head.compositions:
-            weights = self.config.compositions[own.name].weights
-            if weights and {*weights} != {*own.names}:
+        for made in head.compositions:
+            weights = self.config.compositions[made.name].weights
+            if weights and {*weights} != {*made.names}:
                 raise ConfigError(
-                    f"compositions.{own.name}.weights has {', '.join(weights)}; expected {', '.join(own.names)}"
+                    f"compositions.{made.name}.weights has {', '.join(weights)}; expected {', '.join(made.names)}"
                 )
-            composed.append(CompositionLoss(own, tuple(weights[name] for name in own.names)) if weights else own)
-        return TaskLoss(head.tasks, composed)
+            composed.append(CompositionLoss(made, tuple(weights[name] for name in made.names)) if weights else made)
+        loss = TaskLoss(head.tasks, composed)
+        if self.config.losses.weighting == "fixed":
+            return loss
+        names = [task.name for task in loss.tasks] + [made.name for made in loss.compositions]
+        return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
-    def _trained(self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]) -> Head:
-        """The trained head of a fold, of its file where that is there."""
-        path, head = self._paths(number)[0], self.heads[number]
-        if not path.exists():
-            self._fit(head, source, number, callbacks)
-            return head
-        kept: Any = HeadCheckpoint.load(path).build()
-        own: Head = kept.members[0] if self.config.with_ridge else kept
-        return own
-
-    def _fit(self, head: Head, source: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> None:
-        """Train the head of a fold."""
-        config, optim, loss = self.config, self.config.optim, self._loss(head)
-        if config.losses.weighting == "uncertainty":
-            names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
-            loss = TaskLoss(head.tasks, loss.compositions, UncertaintyWeighting(names))
+    def _train_head(self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]) -> Head:
+        """Return the trained head of a fold; where the file of a finished fold exists, the one in it."""
+        path, _, unfinished = self._paths(number)
+        if path.exists():
+            kept: Any = HeadCheckpoint.load(path).build()
+            finished: Head = kept.members[0] if self.config.with_ridge else kept
+            return finished
+        config, optim, head = self.config, self.config.optim, self.heads[number]
         # an earlier head has the token scale of its training
         scaled = optim.standardise_tokens and config.init is None
         patience = None if number is None else optim.patience  # of all images none is held out
         recipe = optim.changed(seed=optim.seed + (number or 0), standardise_tokens=scaled, patience=patience)
         train, held_out = ([source.ids[row] for row in rows] for rows in self.folds[number])
-        options: dict[str, Any] = {"recipe": recipe, "out": self._paths(number)[2], "weights": self.problem.weights}
-        options |= {"target_ids": source.ids, "loss": loss, "callbacks": callbacks}
+        options: dict[str, Any] = {"recipe": recipe, "out": unfinished, "weights": self.problem.weights}
+        options |= {"target_ids": source.ids, "loss": self._loss(head), "callbacks": callbacks}
         fit(head.to(local_device(config.device)), source, self.problem.targets, ids=train, val_ids=held_out, **options)
+        return head
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
         """Score all folds; write the head of all, the predictions and, last, the report."""
@@ -241,10 +238,9 @@ class Run:
         }
         if files.writes():
             file = folder / files.HEAD_FILE
-            if not config.is_alone:
-                whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
+            if not config.trains_on_all:
                 metrics = reports.fold_metrics(report["scores"], BOTH if config.with_ridge else HEAD)
-                self._save(whole, file, {"metrics": metrics})
+                self._save(members, file, {"metrics": metrics})
             elif None not in self.folds:
                 shutil.copyfile(self._paths(*self.folds)[0], file)
             columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
@@ -273,11 +269,16 @@ class Run:
             for name, row in last.items()
         }
 
-    def _save(self, head: Head, path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None) -> None:
-        """Write a head with the facts of its training, and the weights of the backbone that were trained along."""
+    def _save(
+        self, members: Sequence[Head], path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None
+    ) -> None:
+        """Write a head, or several as an ensemble, with the facts of the training.
+
+        Weights of the backbone of ``live`` that were trained along are written too.
+        """
         optim, source = self.config.optim, self.source
         HeadCheckpoint.from_module(
-            head,
+            members[0] if len(members) == 1 else HeadEnsemble.from_heads(members),
             backbone=live.backbone if live is not None else source.backbone or source.record,
             backbone_weights=None if live is None else trained_weights(self.config, live.backbone),
             preprocess=source.preprocess,

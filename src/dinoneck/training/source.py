@@ -152,19 +152,19 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
         logger.warning(line, len(there), len(images), store.path)
 
 
-def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
+def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path | None = None) -> LiveTokens | None:
     """Return the table's images with a copy of the backbone, which a fold trains in parts.
 
     Args:
         config: the run; None is returned where it keeps the backbone frozen.
         source: of the run.
         table: of the run.
-        file: of the fold's head; if it is there, it holds the trained weights.
+        file: of the fold's head; if it exists, it holds the trained weights. None = no weights are trained yet.
     """
     if not config.is_live or source.backbone is None:
         return None
     backbone, own = copy.deepcopy(source.backbone), config.backbone
-    kept = HeadCheckpoint.load(file) if file.exists() else None
+    kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
     if kept is not None and kept.backbone_weights is not None:
         backbone = kept.load_backbone().to(local_device(config.device))
     elif kept is not None:

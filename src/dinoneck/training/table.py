@@ -114,9 +114,9 @@ def class_names(table: Any, column: str) -> tuple[str, ...]:
     return tuple(table[column].cat.categories) if hasattr(table[column], "cat") else ()
 
 
-def groups_of(table: Any) -> list[str] | None:
-    """Return the group of every image; None = every image is its own."""
-    return list(table[GROUP]) if GROUP in table else None
+def groups_of(table: Any) -> list[Hashable]:
+    """Return the group of every image; without groups every image has its own, the number of its row."""
+    return list(table[GROUP]) if GROUP in table else [*range(len(table))]
 
 
 def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
@@ -132,24 +132,23 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
         ConfigError: if no fold has the number ``folds.only``, or ``folds.stratify`` is not a target.
         DataError: if there are fewer groups than folds.
     """
-    own, count = config.folds, len(table)
-    if own.column is not None:
-        every, groups = column_folds(table[FOLD]), np.array(groups_of(table) or range(count))
-        for number, (rows, valid) in enumerate(every):
-            if len(split := np.intersect1d(groups[rows], groups[valid])):
+    chosen, groups = config.folds, groups_of(table)
+    all_images: Fold = np.arange(len(table)), np.arange(0)
+    if chosen.column is not None:
+        every_fold, labels = column_folds(table[FOLD]), np.array(groups)
+        for number, (train, valid) in enumerate(every_fold):
+            if len(split := np.intersect1d(labels[train], labels[valid])):
                 line = "%d groups of fold %d are in other folds too, such as %r"
                 logger.warning(line, len(split), number, str(split[0]))
-    elif own.count == 1:
-        every = [(np.arange(count), np.arange(0))]
+    elif chosen.count == 1:
+        every_fold = [all_images]
     else:
-        stratify = None if own.stratify is None else _strata(table, own.stratify)
-        every = group_folds(groups_of(table) or range(count), own.count, config.optim.seed, stratify=stratify)
-    if own.only is not None and own.only >= len(every):
-        raise ConfigError(f"fold is {own.only} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
-    folds: dict[int | None, Fold] = {number: x for number, x in enumerate(every) if own.only in (None, number)}
-    if config.is_alone and len(folds) > 1:
-        folds[None] = np.arange(count), np.arange(0)
-    return folds
+        stratify = None if chosen.stratify is None else _strata(table, chosen.stratify)
+        every_fold = group_folds(groups, chosen.count, config.optim.seed, stratify=stratify)
+    if chosen.only is not None and chosen.only >= (count := len(every_fold)):
+        raise ConfigError(f"fold is {chosen.only} and there are {count} folds; expected 0 ... {count - 1}")
+    folds: dict[int | None, Fold] = {i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)}
+    return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
 
 
 def group_folds(

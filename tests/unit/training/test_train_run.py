@@ -92,7 +92,7 @@ def test_another_config_or_other_data_do_not_continue_a_run(
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
-    """Files of others stay in the folder."""
+    """Files of others stay in the folder. A run of LoRA weights does not read the replaced heads, which have none."""
     (tmp_path / ".keep").touch()
     train(a_run(meadow, ["crop"], folds={"count": 3}), tmp_path)
     (tmp_path / "notes.txt").write_text("kept")
@@ -102,6 +102,7 @@ def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> N
     assert files_of(tmp_path) == before
     train(a_run(meadow, ["weed"]), tmp_path, overwrite=True)
     assert sorted(files_of(tmp_path)) == sorted([*FILES, ".keep", "notes.txt"])
+    train(a_run(meadow, ["weed"], backbone={"lora": 2}), tmp_path, overwrite=True)
 
 
 @pytest.mark.parametrize("step", ["scores_of", "fold_metrics", "prediction_rows"])
