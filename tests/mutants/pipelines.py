@@ -36,7 +36,7 @@ PIPELINES = (
     Mutant("A run resumes from the state of another head, source or recipe.", "training/folder.py",
            'difference(dict(there), dict(here), "run")', 'difference(there.get("epochs"), here.get("epochs"), "run")',
            "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run"),
-    Mutant("A flipped image is trained with the labels of the image as it is.", "training/sources.py",
+    Mutant("A flipped image is trained with the labels of the image as it is.", "training/token_sources.py",
            "known_views.place(one, view) for", "one for",
            "unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"),
     Mutant("The maps of turned views are turned further instead of back.", "data/views.py",

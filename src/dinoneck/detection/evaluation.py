@@ -18,7 +18,7 @@ from dinoneck.data.coco import UNKNOWN, PanopticImages
 from dinoneck.errors import DataError, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS
-from dinoneck.training.sources import in_batches
+from dinoneck.training.token_sources import in_batches
 
 if TYPE_CHECKING:
     from dinoneck.detection.detector import Detector

@@ -25,8 +25,8 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import Callback
 from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
-from dinoneck.training.sources import LiveTokens, TokenSource
 from dinoneck.training.tasks import Problem, Scored
+from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
 FEWEST_STEPS = 500

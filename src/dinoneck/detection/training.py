@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
-from dinoneck.training.engine import Engine, Row, gathered, own_random_numbers
+from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
 from dinoneck.training.tasks import start_from
@@ -143,7 +142,7 @@ class _Run:
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
-    def _batches(self, epoch: int) -> Generator[tuple[int, Any], None, None]:
+    def _batches(self, epoch: int) -> Batches:
         """This process' batches of one epoch; the last is filled up from the start of the order."""
         size, rank, count = self.config.optim.batch_size, self.engine.rank, self.engine.count
         order = np.random.default_rng([self.config.optim.seed, epoch]).permutation(len(self.train))

@@ -18,11 +18,11 @@ _HOMES = homes(
     fitting=["fit"],
     optim=["EMA", "SAM", "cosine_with_warmup", "cutmix", "manifold_mixup"],
     parameter_groups=["FreezeSchedule", "param_groups"],
-    sources=["LiveTokens", "MemoryTokens", "TokenSource"],
     recipe=["Recipe"],
     run=["train"],
     scores=["r2", "weighted_r2"],
     table=["group_folds"],
+    token_sources=["LiveTokens", "MemoryTokens", "TokenSource"],
 )
 
 __all__ = [*_HOMES]

@@ -22,7 +22,7 @@ from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
 from dinoneck.training.scores import r2 as r2
 from dinoneck.training.scores import weighted_r2 as weighted_r2
-from dinoneck.training.sources import LiveTokens as LiveTokens
-from dinoneck.training.sources import MemoryTokens as MemoryTokens
-from dinoneck.training.sources import TokenSource as TokenSource
 from dinoneck.training.table import group_folds as group_folds
+from dinoneck.training.token_sources import LiveTokens as LiveTokens
+from dinoneck.training.token_sources import MemoryTokens as MemoryTokens
+from dinoneck.training.token_sources import TokenSource as TokenSource

@@ -21,9 +21,9 @@ from dinoneck.heads.head import DENSITY_CELLS, Head
 from dinoneck.heads.linear import LinearHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
-from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.table import Fold, group_folds
 from dinoneck.training.targets import by_id, match_samples
+from dinoneck.training.token_sources import TokenSource, in_batches
 
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the softmax regression, times the squared norm of the weights

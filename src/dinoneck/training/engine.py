@@ -30,8 +30,7 @@ from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.recipe import Recipe
 
 Row = dict[str, Any]
-Batch = tuple[int, Sequence[Any]]  # images of the batch in all processes, arguments of model
-Batches = Generator[Batch, None, None]
+Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of a batch in all processes, arguments of model
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -33,10 +33,10 @@ from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.source import compare_images
-from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
-from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, known, match_samples, training_targets
+from dinoneck.training.targets import WEIGHT, SourceIds, Tensors, by_id, known, match_samples, training_targets
+from dinoneck.training.token_sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 
-_Truths = list[tuple[float, Table]]  # targets, and the share by which their loss counts
+_Truths = list[tuple[float, Tensors]]  # targets, and the share by which their loss counts
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
@@ -153,7 +153,7 @@ class Objective(nn.Module):
         maps = [task.name for task in loss.tasks if task.is_map or task.is_masks]
         self.maps = {*maps, *(name + WEIGHT for name in maps)}
 
-    def forward(self, inputs: Any, targets: Table, mixes: bool) -> Table:
+    def forward(self, inputs: Any, targets: Tensors, mixes: bool) -> Tensors:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
 
         A loss may be the mean over what the samples are blended of.
@@ -182,11 +182,11 @@ class Objective(nn.Module):
         found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained["backbone"](inputs)
         return found
 
-    def outputs(self, tokens: Tokens) -> Table:
+    def outputs(self, tokens: Tokens) -> Tensors:
         """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
         return {name: exact(x) for name, x in self.trained["head"](tokens).items()}
 
-    def losses(self, outputs: Table, targets: Table) -> Table:
+    def losses(self, outputs: Tensors, targets: Tensors) -> Tensors:
         """Return ``loss`` and its parts; what is missing counts for nothing."""
         masks = {name: x >= 0 for name, x in targets.items() if not x.is_floating_point()}
         masks |= {name.removesuffix(WEIGHT): x for name, x in targets.items() if name.endswith(WEIGHT)}

@@ -11,9 +11,9 @@ import torch
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.scores import Split, map_confusion, method_scores
-from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.table import Fold, groups_of
 from dinoneck.training.tasks import Problem, Scored
+from dinoneck.training.token_sources import TokenSource, in_batches
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
 OVERALL = "overall"

@@ -30,10 +30,10 @@ from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
-from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.tasks import SEVERAL_LAYERS, Problem, head_type, make_head, problem_of, with_fine_maps
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.version import versions
 
 

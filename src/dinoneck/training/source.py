@@ -25,10 +25,10 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
-from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
 from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 

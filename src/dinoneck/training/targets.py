@@ -21,7 +21,7 @@ ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _ANY = "/"  # stands for any suffix: no id ends like this
 WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
 _Array = np.ndarray[Any, Any]
-Table = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
 def match_samples(
@@ -169,7 +169,7 @@ def training_targets(
     ids: Sequence[str],
     trained: int,
     needs_validation: bool = False,
-) -> Table:
+) -> Tensors:
     """Return the targets of a loss's tasks in normalised units.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
@@ -191,7 +191,7 @@ def training_targets(
     """
     if unknown := {*weights} - {task.name for task in loss.tasks if task.kind == "dense"}:
         raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
-    values = Table()
+    values = Tensors()
     for task in loss.tasks:
         x = _original(task, targets[task.name])
         if task.name in weights:

@@ -33,9 +33,9 @@ from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyW
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.engine import TIMES
 from dinoneck.training.scores import class_counts, class_iou, confusion_matrix
-from dinoneck.training.sources import Samples
 from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import fitted, problem_of
+from dinoneck.training.token_sources import Samples
 
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
 

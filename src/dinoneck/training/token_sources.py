@@ -18,11 +18,11 @@ from dinoneck.devices import send
 from dinoneck.errors import DataError, some_of
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
+from dinoneck.training.engine import Batches
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.targets import Table
+from dinoneck.training.targets import Tensors
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
-Batch = tuple[int, Sequence[Any]]  # images in all processes; inputs (tokens, or images of live tokens), targets, ...
 _Item = TypeVar("_Item")
 
 
@@ -233,14 +233,15 @@ class Samples:
     ids: Sequence[str]
     trained: int
     maps: Set[str]
-    targets: Table
+    targets: Tensors
     device: torch.device
 
-    def training(self, epoch: int, recipe: Recipe, rank: int, count: int) -> Generator[Batch, None, None]:
+    def training(self, epoch: int, recipe: Recipe, rank: int, count: int) -> Batches:
         """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, targets, mixes).
 
-        The order and the view of every sample follow from seed and epoch. Where the samples of a batch do not divide
-        among the processes, its first ones are repeated. ``mixes`` states whether the step blends samples.
+        Inputs are Tokens, or images of live tokens. The order and the view of every sample follow from seed and epoch.
+        Where the samples of a batch do not divide among the processes, its first ones are repeated. ``mixes`` states
+        whether the step blends samples.
         """
         random = np.random.default_rng([recipe.seed, epoch])
         order = random.permutation(self.trained)
@@ -254,7 +255,7 @@ class Samples:
         for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
             yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
 
-    def held_out(self, size: int) -> Generator[Batch, None, None]:
+    def held_out(self, size: int) -> Batches:
         """Yield the batches of the validation samples, as they are: images, and (inputs, targets)."""
         batches = [*in_batches(range(self.trained, len(self.ids)), size)]
         loaded = self._loaded([(rows, None) for rows in batches], is_training=False)
@@ -271,7 +272,7 @@ class Samples:
         in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
         ahead = (isinstance(self.source, LiveTokens) or is_stored(self.source)) and not (draws or in_place)
 
-        def read(batch: tuple[Any, Any]) -> tuple[Any, Table]:
+        def read(batch: tuple[Any, Any]) -> tuple[Any, Tensors]:
             with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
                 return self.read(*batch, is_training=is_training)
 
@@ -279,7 +280,7 @@ class Samples:
 
     def read(
         self, rows: Sequence[int], views: Sequence[int] | None = None, *, is_training: bool = False
-    ) -> tuple[Any, Table]:
+    ) -> tuple[Any, Tensors]:
         """Return inputs and targets of rows on the device, in one copy; maps are flipped as the images."""
         ids, source = [self.ids[row] for row in rows], self.source
         tensors: Sequence[Tensor]
