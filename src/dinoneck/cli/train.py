@@ -69,11 +69,11 @@ def train(
     else:
         from dinoneck.training.run import Run, prepare_heads, train_heads
 
-        own = with_width(run, hidden_dim)
-        one = None if heads else Run(own, out, overwrite=overwrite)
-        runs = prepare_heads(own, heads, out, overwrite=overwrite) if one is None else {"head": one}
-        _describe(next(iter(runs.values())))
-        report = train_heads(runs, out, resume=resume) if one is None else one.train(resume=resume)
+        run = with_width(run, hidden_dim)
+        runs = prepare_heads(run, heads, out, overwrite=overwrite) if heads else {}
+        first = next(iter(runs.values())) if heads else Run(run, out, overwrite=overwrite)
+        _describe(first)
+        report = train_heads(runs, out, resume=resume) if heads else first.train(resume=resume)
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}

@@ -131,13 +131,13 @@ class Detector(nn.Module):
         at_least(1, batch_size=batch_size)
         min_score = converted("min_score", self.min_score if min_score is None else min_score, Share)
         self.eval()
-        listed, found = as_list(images), []
-        ready = in_threads(self._ready, listed)
+        predictions = []
+        ready = in_threads(self._ready, as_list(images))
         while batch := list(islice(ready, batch_size)):
             images_in, sizes = torch.stack([image for image, _ in batch]), [size for _, size in batch]
             for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
-                found.append(self._named(best_of(detections), size, min_score))
-        return found
+                predictions.append(self._named(best_of(detections), size, min_score))
+        return predictions
 
     def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
         """Decode and resize an image; also return its own (height, width)."""
@@ -145,6 +145,7 @@ class Detector(nn.Module):
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def _named(self, best: dict[str, Tensor], size: tuple[int, int], min_score: float) -> dict[str, Any]:
+        """Boxes of this score or more, in pixels of the image of this (height, width) and inside it, with names."""
         kept = {key: value[best["scores"] >= min_score] for key, value in best.items()}
         boxes = to_original(kept["boxes"], self.size, size).clamp(min=0)
         limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])

@@ -51,20 +51,21 @@ def build_detr(
             "before: change the neck's arguments"
         )
     register()
-    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if kind == "dfine":
         width = width_of(kind, variant)
-        own = {"encoder_hidden_dim": width, "decoder_in_channels": [width] * _LEVELS, "decoder_n_points": [3, 6, 3]}
-        own |= VARIANTS[variant]
-    own |= {"num_queries": queries} if queries is not None else {}
-    own |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
+        options = {"encoder_hidden_dim": width, "decoder_in_channels": [width] * _LEVELS}
+        options |= {"decoder_n_points": [3, 6, 3], **VARIANTS[variant]}
+    options |= {"num_queries": queries} if queries is not None else {}
+    options |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
     # a backbone is part of their constructors: a tiny one, which the levels replace
     stub = DinoneckBackboneConfig(
         "dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5], "out_channels": levels.out_channels}
     )
     config_class, model_class = _MODELS[kind]
     config = config_class(
-        **{**own, "encoder_in_channels": [levels.out_channels] * _LEVELS},
+        **options,
+        encoder_in_channels=[levels.out_channels] * _LEVELS,
         backbone_config=stub,
         freeze_backbone_batch_norms=False,
         num_labels=len(classes),
@@ -79,8 +80,8 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
     height, width = images.shape[-2:]
     scale = images.new_tensor((width, height, width, height))
     labels = [
-        {"class_labels": each["labels"], "boxes": box_convert(each["boxes"].float() / scale, "xyxy", "cxcywh")}
-        for each in targets
+        {"class_labels": target["labels"], "boxes": box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")}
+        for target in targets
     ]
     losses: dict[str, Tensor] = {}
     for name, value in model(pixel_values=images, labels=labels).loss_dict.items():
@@ -93,8 +94,8 @@ def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]
     """Return as many boxes per image as there are queries, by falling score."""
     outputs = model(pixel_values=images)
     boxes, scores, labels = ranked(outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:])
-    rows = zip(boxes, scores, labels, strict=True)
-    return [{"boxes": b, "scores": s, "labels": n} for b, s, n in rows]
+    images_out = zip(boxes, scores, labels, strict=True)
+    return [{"boxes": b, "scores": s, "labels": n} for b, s, n in images_out]
 
 
 def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

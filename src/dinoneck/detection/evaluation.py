@@ -59,6 +59,12 @@ def evaluate_boxes(
     return score_boxes(dataset, predictions)
 
 
+def _check_images(dataset: Any, predictions: Mapping[int, Any]) -> None:
+    """Refuse predictions of images that a dataset does not have."""
+    if unknown := [*predictions.keys() - {*dataset.ids}]:
+        raise DataError(f"there is a prediction for image {unknown[0]!r}, which is not in {dataset.file}")
+
+
 def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> dict[str, Any]:
     """Compare the boxes of a dataset with the predictions of any detector.
 
@@ -139,15 +145,14 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
         DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    if unknown := [*objects.keys() - {*dataset.ids}]:
-        raise DataError(f"there are objects of image {unknown[0]!r}, which is not in {dataset.file}")
+    _check_images(dataset, objects)
     entries = [
         {**own, "image_id": image_id, "category_id": dataset.category_ids[own["category_id"]]}
         for image_id, every in objects.items()
         for own in every
     ]
-    found = _scores(dataset, entries, "segm")
-    return {**found, "count_error": count_error(dataset, objects, found["min_score"] or 0.0)}
+    scores = _scores(dataset, entries, "segm")
+    return {**scores, "count_error": count_error(dataset, objects, scores["min_score"] or 0.0)}
 
 
 def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
@@ -173,14 +178,13 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     Reference: Panoptic Segmentation (arXiv 1801.00868), as in panopticapi. Deviation: all crowd regions of a class
     count, not one.
     """
-    if unknown := [*objects.keys() - {*dataset.ids}]:
-        raise DataError(f"there are segments of image {unknown[0]!r}, which is not in {dataset.file}")
+    _check_images(dataset, objects)
     count = len(dataset.classes)
-    pairs = [_pairs(dataset.pixels(i), objects.get(image_id, ()), count) for i, image_id in enumerate(dataset.ids)]
-    iou, found, alone = np.sum(pairs, axis=0)  # (K,) each
+    sums = [_pair_sums(dataset.pixels(i), objects.get(image_id, ()), count) for i, image_id in enumerate(dataset.ids)]
+    iou, pairs, alone = np.sum(sums, axis=0)  # (K,) each
     with np.errstate(invalid="ignore"):
-        recognised: Array = found / (found + alone / 2)  # NaN of a class that is not there
-    scores = {"PQ": recognised * iou / found.clip(1), "SQ": iou / found.clip(1) + 0 * recognised, "RQ": recognised}
+        recognised: Array = pairs / (pairs + alone / 2)  # NaN of a class that is not there
+    scores = {"PQ": recognised * iou / pairs.clip(1), "SQ": iou / pairs.clip(1) + 0 * recognised, "RQ": recognised}
     is_stuff = np.isin(np.arange(count), [*dataset.stuff])
     return {
         **{name: _mean(values) for name, values in scores.items()},
@@ -195,16 +199,17 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     }
 
 
-def _pairs(truth: Array, found: Sequence[Mapping[str, Any]], classes: int) -> Array:
+def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], classes: int) -> Array:
     """Of an image by class (3, K): the sum of the IoU of pairs, their number, and that of segments without a pair."""
     from pycocotools import mask
 
     ids, places = np.unique(truth, return_inverse=True)  # m known ids, and that of every pixel by its place
-    masks = [mask.decode(dict(own["segmentation"])).ravel() > 0 for own in found]
+    masks = [mask.decode(dict(segment["segmentation"])).ravel() > 0 for segment in predicted]
     # (n, m): pixels that each predicted segment shares with each known id
-    shared = np.array([np.bincount(places.ravel()[own], minlength=len(ids)) for own in masks]).reshape(-1, len(ids))
-    labels, own_labels = np.abs(ids) // OBJECTS - 1, np.array([own["category_id"] for own in found], np.int64)
-    same, areas = own_labels[:, None] == labels, shared.sum(axis=1)
+    shared = np.array([np.bincount(places.ravel()[inside], minlength=len(ids)) for inside in masks])
+    shared = shared.reshape(-1, len(ids))  # also of no segments
+    labels, known_labels = np.array([x["category_id"] for x in predicted], np.int64), np.abs(ids) // OBJECTS - 1
+    same, areas = labels[:, None] == known_labels, shared.sum(axis=1)
     unknown, crowd = shared @ (ids == UNKNOWN), (shared * same) @ (ids < UNKNOWN)
     iou = shared / (areas[:, None] + np.bincount(places.ravel()) - shared - unknown[:, None])
     # above 0.5 a segment has one partner at most
@@ -212,10 +217,10 @@ def _pairs(truth: Array, found: Sequence[Mapping[str, Any]], classes: int) -> Ar
     wrong = (iou.max(axis=1, initial=0) == 0) & (2 * (unknown + crowd) <= areas)
     missed = iou.max(axis=0, initial=0) == 0
     sums = np.zeros((3, classes))
-    np.add.at(sums[0], own_labels, iou.sum(axis=1))
-    np.add.at(sums[1], own_labels, (iou > 0).sum(axis=1))
-    np.add.at(sums[2], own_labels[wrong], 1)
-    np.add.at(sums[2], labels[missed & (ids > 0)], 1)
+    np.add.at(sums[0], labels, iou.sum(axis=1))
+    np.add.at(sums[1], labels, (iou > 0).sum(axis=1))
+    np.add.at(sums[2], labels[wrong], 1)
+    np.add.at(sums[2], known_labels[missed & (ids > 0)], 1)
     return sums
 
 
@@ -230,8 +235,8 @@ def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
     return sum(own["score"] >= min_score and own.get("isthing", True) for own in objects)
 
 
-def _scores(dataset: BoxImages, found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """The scores of results, COCO's ``bbox`` or ``segm``."""
+def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The scores of COCO results; ``kind`` is ``bbox`` or ``segm``."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -245,7 +250,7 @@ def _scores(dataset: BoxImages, found: list[dict[str, Any]], kind: str) -> dict[
         )
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        test = COCOeval(truth, truth.loadRes(found) if found else COCO(), kind)
+        test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
         test.params.imgIds = list(dataset.ids)
         test.params.catIds = list(dataset.category_ids)
         test.params.maxDets = list(_MOST_BOXES)
@@ -270,14 +275,14 @@ def _scores(dataset: BoxImages, found: list[dict[str, Any]], kind: str) -> dict[
 
 def _best_threshold(test: Any) -> dict[str, float | None]:
     """The score from which boxes have the best F1 at an IoU of 0.50, of an evaluation by pycocotools."""
-    every = [row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]]
-    counts = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in every)
-    kept = [~np.asarray(row["dtIgnore"][0], bool) for row in every]
-    scores = np.concatenate([np.asarray(row["dtScores"])[own] for row, own in zip(every, kept, strict=True)])
-    found = np.concatenate([np.asarray(row["dtMatches"][0])[own] > 0 for row, own in zip(every, kept, strict=True)])
+    rows = [row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]]
+    known = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in rows)  # boxes
+    counted_in = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
+    scores = np.concatenate([row["dtScores"] for row in rows])[counted_in]
+    is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counted_in] > 0
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are taken together
-    f1 = 2 * np.cumsum(found[order])[ends] / (ends + 1 + counts)
+    f1 = 2 * np.cumsum(is_right[order])[ends] / (ends + 1 + known)
     best = int(f1.argmax()) if f1.any() else None
     return {
         "F1": 0.0 if best is None else float(f1[best]),
@@ -291,11 +296,10 @@ def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> l
     Raises:
         DataError: as :func:`score_boxes`.
     """
-    known, entries = set(dataset.ids), []
+    _check_images(dataset, predictions)
+    entries = []
     for image_id, prediction in predictions.items():
-        if image_id not in known:
-            raise DataError(f"there is a prediction for image {image_id!r}, which is not in {dataset.file}")
-        boxes, scores, labels = (x.tolist() for x in _table(prediction, f"the prediction for image {image_id}"))
+        boxes, scores, labels = (x.tolist() for x in _checked(prediction, f"the prediction for image {image_id}"))
         wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
         if wrong:
             raise DataError(
@@ -309,7 +313,7 @@ def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> l
     return entries
 
 
-def _table(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
     if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
         raise DataError(f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}")

@@ -105,7 +105,6 @@ class DetectionHead(Configured, nn.Module):
             return build_detr(self.detector, levels, self.classes, variant, queries, encoder_layers)
         if (queries, encoder_layers) != (None, None):
             raise ConfigError(f"queries and encoder_layers are arguments of {' and '.join(DETRS)}, not {self.detector}")
-
         return build_torchvision(self.detector, levels, len(self.classes))
 
     @property
@@ -144,9 +143,9 @@ class DetectionHead(Configured, nn.Module):
             return detr_detections(self.model, images) if targets is None else detr_losses(self.model, images, targets)
         first = 1 if self.detector == "fasterrcnn" else 0  # its label 0 is the background
         if targets is not None:
-            own = [{"boxes": each["boxes"].float(), "labels": each["labels"] + first} for each in targets]
-            return self.model(list(images), own)
-        return [{**each, "labels": each["labels"] - first} for each in self.model(list(images))]
+            shifted = [{"boxes": target["boxes"].float(), "labels": target["labels"] + first} for target in targets]
+            return self.model(list(images), shifted)
+        return [{**detections, "labels": detections["labels"] - first} for detections in self.model(list(images))]
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

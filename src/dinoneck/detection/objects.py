@@ -30,9 +30,9 @@ from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
 FEWEST_STEPS = 500
-_QUERIES = (20, 100)  # at least and at most, of a mask head
+_FEWEST_QUERIES, _MOST_QUERIES = 20, 100  # of a mask head
 _STRIDE = 4  # pixels of the prepared image per value of the targets
-_LEAST = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # scores of segments, of which the best one is taken
+_MIN_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of segments; the one with the best PQ is taken
 
 
 def train_instances(
@@ -73,7 +73,7 @@ def train_instances(
     if "type" not in head:
         head = ({"type": "dpt_neck", "out_channels": 64} if data.panoptic is None else {"type": "mask"}) | head
     if head["type"] == "mask":
-        head = {"num_queries": min(max(2 * most, _QUERIES[0]), _QUERIES[1])} | head
+        head = {"num_queries": min(max(2 * most, _FEWEST_QUERIES), _MOST_QUERIES)} | head
     if not 0 < most <= head.get("num_queries", most):
         queries = head.get("num_queries", "as many as you like")
         raise DataError(f"{dataset.file}: an image has up to {most} objects; expected 1 ... {queries} (num_queries)")
@@ -95,7 +95,7 @@ class _InstanceRun(Run):
         import pandas as pd
 
         self.dataset, self.is_panoptic = dataset, config.data.panoptic is not None
-        self.objects: dict[float, dict[int, Any]] = {least: {} for least in (_LEAST if self.is_panoptic else (0.0,))}
+        self.objects: dict[float, dict[int, Any]] = {x: {} for x in (_MIN_SCORES if self.is_panoptic else (0.0,))}
         shared = os.path.commonpath([path.parent for path in dataset.paths])
         names = [os.path.relpath(path, shared) for path in dataset.paths]
         table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
@@ -108,8 +108,8 @@ class _InstanceRun(Run):
             things = tuple(label for i, label in enumerate(labels) if i not in stuff)
             task = replace(task, kind="panoptic", things=things)
         ids = [self._ids(i) for i in range(len(self.dataset))]
-        for path, own in zip(self.dataset.paths, ids, strict=True):
-            if own.shape != ids[0].shape:
+        for path, image_ids in zip(self.dataset.paths, ids, strict=True):
+            if image_ids.shape != ids[0].shape:
                 raise DataError(f"{path} comes to another size than {self.dataset.paths[0]}; give one (size=, --size)")
         numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
         scored = {TASK: Scored("value", TASK, slice(None), numbers)}
@@ -125,7 +125,7 @@ class _InstanceRun(Run):
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
         if not self.is_panoptic:
             return score_masks(dataset, self.objects[0.0])
-        every = [{"min_score": least, **score_segments(dataset, own)} for least, own in self.objects.items()]
+        every = [{"min_score": x, **score_segments(dataset, objects)} for x, objects in self.objects.items()]
         return max(every, key=lambda scores: scores["PQ"] or 0.0)
 
     def _train_head(self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]) -> Head:
@@ -142,8 +142,8 @@ class _InstanceRun(Run):
             one = (live or tokens).batch([tokens.ids[row]]).to(next(head.parameters()).device)
             size = read_image_size(self.dataset.paths[row])
             for least, objects in self.objects.items():
-                found = objects_at_image_size(head, one, self.problem.tasks[0], size, self.source.preprocess, least)
-                objects[self.dataset.ids[row]] = coco_objects(found)
+                predicted = objects_at_image_size(head, one, self.problem.tasks[0], size, self.source.preprocess, least)
+                objects[self.dataset.ids[row]] = coco_objects(predicted)
         return [head], {} if number is None else {"fold": number}
 
     def _report(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class _InstanceRun(Run):
         scores = self._scored(self.dataset.take(held_out)) if held_out else {}
         least = scores.get("min_score") or 0.0
         objects = self.objects.get(least if self.is_panoptic else 0.0, {})
-        found = [[float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids]
-        self.predictions = {HEAD: {TASK: np.array(found)}}
+        numbers = [[float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids]
+        self.predictions = {HEAD: {TASK: np.array(numbers)}}
         report = {**self.scores(self.predictions), "verdict": None}
         return report | ({"segments" if self.is_panoptic else "masks": {HEAD: scores}} if held_out else {})

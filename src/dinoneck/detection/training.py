@@ -135,7 +135,7 @@ class _Run:
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
-        engine.run(self._batches, self._validated, begin=self._begin, callbacks=[self._log])
+        engine.run(self._batches, self._validate, begin=self._begin, callbacks=[self._log])
 
     def _begin(self, epoch: int) -> None:
         self.schedule.start_epoch(epoch, self.detector, self.engine.optimizer)
@@ -147,28 +147,28 @@ class _Run:
         size, rank, count = self.config.optim.batch_size, self.engine.rank, self.engine.count
         order = np.random.default_rng([self.config.optim.seed, epoch]).permutation(len(self.train))
         order = np.resize(order, -(-len(order) // size) * size)
-        own = [order[begin : begin + size][rank::count].tolist() for begin in range(0, len(order), size)]
-        for images, targets in self._loader(self.train, batch_sampler=own):
+        shares = [order[begin : begin + size][rank::count].tolist() for begin in range(0, len(order), size)]
+        for images, targets in self._loader(self.train, batch_sampler=shares):
             tensors = [x for target in targets for x in target.values() if isinstance(x, Tensor)]
-            moved = iter(send([images, *tensors], self.engine.device))
-            batch = next(moved)
+            images, *tensors = send([images, *tensors], self.engine.device)
+            moved = iter(tensors)
             on_device = [{key: next(moved) if isinstance(x, Tensor) else x for key, x in t.items()} for t in targets]
-            yield size, (batch, on_device)
+            yield size, (images, on_device)
 
     def _loader(self, images: Any, **options: Any) -> Any:
         workers = self.config.detector.workers
         return DataLoader(images, num_workers=workers, collate_fn=collate_boxes, **options)
 
-    def _validated(self) -> Row:
-        """The scores of the epochs that are scored; the best detector so far is written."""
+    def _validate(self) -> Row:
+        """Return the scores of an epoch that is scored; write the best detector so far."""
         epoch, optim = self.engine.epoch, self.config.optim
         rate = self.engine.optimizer.param_groups[-1]["lr"]
         row: Row = {"epoch": epoch, "stage": self.schedule.stage(epoch), "lr": rate}
         if epoch + 1 < optim.epochs and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()
-        best = max((before.get("AP", -1.0) for before in self.engine.history), default=-1.0)
-        if self.engine.rank == 0 and scores["AP"] > best:
+        best_before = max((earlier.get("AP", -1.0) for earlier in self.engine.history), default=-1.0)
+        if self.engine.rank == 0 and scores["AP"] > best_before:
             metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
             self.detector.min_score = scores["min_score"] or self.detector.min_score
             self.detector.save(self.folder / files.DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
@@ -176,17 +176,16 @@ class _Run:
 
     @torch.no_grad()
     def _scores(self) -> Row:
-        """Compare the held-out boxes, of which each process predicts its share."""
-        engine, found = self.engine, dict[int, dict[str, Tensor]]()
+        """Return the scores of the held-out images, of which each process predicts its share."""
+        engine, predictions = self.engine, dict[int, dict[str, Tensor]]()
         self.detector.eval()
-        own = Subset(self.val, range(engine.rank, len(self.val), engine.count))
-        for images, targets in self._loader(own, batch_size=self.config.optim.batch_size // engine.count):
+        share = Subset(self.val, range(engine.rank, len(self.val), engine.count))
+        for images, targets in self._loader(share, batch_size=self.config.optim.batch_size // engine.count):
             for detections, target in zip(self.detector(images.to(engine.device)), targets, strict=True):
                 best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
-                found[target["image_id"]] = {**best, "boxes": boxes}
-        every = {image_id: own for share in gathered(found) for image_id, own in share.items()}
-        return score_boxes(self.val, every)
+                predictions[target["image_id"]] = {**best, "boxes": boxes}
+        return score_boxes(self.val, {image_id: x for part in gathered(predictions) for image_id, x in part.items()})
 
     def _log(self, epoch: int, row: Row) -> None:
         values = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items() if key != "per_class"}
@@ -196,7 +195,7 @@ class _Run:
         """What must be equal in a run and its continuation."""
         values = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
         del values["detector"]["workers"]
-        images = [[*each.ids, each.ground_truth()] for each in (self.train, self.val)]
+        images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
         return values | {"hash of images and boxes": hashlib.sha256(json.dumps(images).encode()).hexdigest()}
 
 
@@ -217,10 +216,9 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
         folder = data.val_images or data.images
         held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
         if both := {path.resolve() for path in train.paths} & {path.resolve() for path in held_out.paths}:
-            line = "%d of the %d held-out images of %s are training images too: %s ...; their scores are too high"
-            _logger.warning(
-                f"{line}. Leave them out of one of the files", len(both), len(held_out), held_out.file, min(both)
-            )
+            line = "%d of the %d held-out images of %s are training images too: %s ...; their scores are too high. "
+            line += "Leave them out of one of the files"
+            _logger.warning(line, len(both), len(held_out), held_out.file, min(both))
         return train, held_out
     order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
     count = len(train) // config.folds.count
@@ -241,8 +239,7 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
         ConfigError: if its parts do not fit.
         BackboneError: if the backbone cannot be loaded.
     """
-    own = config.detector
-    arguments = dict(config.head)
+    spec, arguments = config.detector, dict(config.head)  # of the detection head, and of its neck
     cls = neck_named(arguments.pop("type", NECK))
     known = fields_of(cls)
     backbone = open_backbone(config.backbone, config.device)
@@ -252,18 +249,18 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
         backbone = backbone.with_layers([last - i * backbone.depth // (count + 1) for i in reversed(range(count))])
     geometry = {"embed_dim": backbone.embed_dim, "patch_size": backbone.patch_size, "num_layers": len(backbone.layers)}
     arguments = {**{key: value for key, value in geometry.items() if key in known}, **arguments}
-    if own.name in DETRS:
+    if spec.name in DETRS:
         from dinoneck.detection.detr import width_of
 
-        arguments.setdefault("fpn_dim" if "fpn_dim" in known else "out_channels", width_of(own.name, own.variant))
+        arguments.setdefault("fpn_dim" if "fpn_dim" in known else "out_channels", width_of(spec.name, spec.variant))
         if "scales" in known:
             arguments.setdefault("scales", (2.0, 1.0, 0.5))
     torch.manual_seed(config.optim.seed)
     neck: Neck = cls.from_config(arguments)
-    head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
+    head = DetectionHead(spec.name, classes, neck, spec.features_at, spec.variant, spec.queries, spec.encoder_layers)
     if config.init is not None:
         start_from(head, config.init)
     detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
-    if own.checkpointing:
+    if spec.checkpointing:
         backbone.set_grad_checkpointing()
     return detector

@@ -24,7 +24,6 @@ from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Path = Annotated[str, Meta(pattern=r"\S")]
-OFF = "none"
 
 
 def _size(words: list[str]) -> tuple[int, int]:
@@ -47,7 +46,7 @@ def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[An
     return PrimitiveConstructorSpec[Any](1, metavar, read, lambda value: True, lambda value: [write(value)])
 
 
-SIZE = _written("HEIGHTxWIDTH", _size, lambda size: OFF if size is None else "x".join(map(str, size)))
+SIZE = _written("HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size)))
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 

@@ -99,14 +99,14 @@ def fit(
     objective = Objective(head, source, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():
-        return _trained(objective, samples, None if out is None else Path(out) / STATE, resume, callbacks)
+        return _train(objective, samples, None if out is None else Path(out) / STATE, resume, callbacks)
 
 
-def _trained(
+def _train(
     objective: Objective, samples: Samples, path: Path | None, resume: bool, callbacks: Sequence[Callback]
 ) -> list[dict[str, float]]:
     """Train on samples; validate with the others, where there are some."""
-    recipe, trained, head = objective.recipe, samples.trained, cast("Head", objective.trained["head"])
+    recipe, count, head = objective.recipe, samples.train_count, cast("Head", objective.trained["head"])
 
     def begin(epoch: int) -> None:
         if recipe.freeze:
@@ -114,18 +114,18 @@ def _trained(
 
     seed_all(recipe.seed)
     begin(0)
-    engine = Engine(objective.trained, objective, _groups(objective), recipe, -(-trained // recipe.batch_size))
+    engine = Engine(objective.trained, objective, _groups(objective), recipe, -(-count // recipe.batch_size))
     with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
         objective.eval()(*samples.read([0]), mixes=False)
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
     if recipe.standardise_tokens and not engine.history:
-        batches = in_batches(samples.ids[:trained], recipe.batch_size)
+        batches = in_batches(samples.ids[:count], recipe.batch_size)
         with torch.no_grad():
             head.calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
     engine.run(
         lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-        (lambda: _validated(engine, objective, samples)) if len(samples.ids) > trained else None,
+        (lambda: _validate(engine, objective, samples)) if len(samples.ids) > count else None,
         begin=begin,
         callbacks=callbacks,
     )
@@ -165,22 +165,21 @@ class Objective(nn.Module):
             box, share = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
             inputs = pasted(inputs, box)
             # maps are pasted as the images, the other targets count by the area
-            own = {name: pasted(x, box) if name in self.maps else x for name, x in targets.items()}
-            truths = _with_partners([(1.0, own)], share, self.maps)
+            targets = {name: pasted(x, box) if name in self.maps else x for name, x in targets.items()}
+            truths = _with_partners([(1.0, targets)], share, self.maps)
         tokens = self.tokens(inputs)
         if mixup is not None:
             tokens, share = blended_tokens(tokens, mixup)
             truths = _with_partners(truths, share)
         outputs = self.outputs(tokens)
-        each = [(share, self.losses(outputs, own)) for share, own in truths]
-        losses: dict[str, Any] = {name: sum(share * own[name] for share, own in each) for name in each[0][1]}
+        parts = [(share, self.losses(outputs, truth)) for share, truth in truths]
+        losses: dict[str, Any] = {name: sum(share * part[name] for share, part in parts) for name in parts[0][1]}
         learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
         return losses | {f"weight/{name}": weight for name, weight in learned.items()}
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""
-        found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained["backbone"](inputs)
-        return found
+        return inputs if isinstance(inputs, Tokens) else cast("Tokens", self.trained["backbone"](inputs))
 
     def outputs(self, tokens: Tokens) -> Tensors:
         """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
@@ -202,8 +201,8 @@ def _with_partners(truths: _Truths, share: float, kept: Collection[str] = ()) ->
     return [(share * part, own) for part, own in truths] + rest
 
 
-def _validated(engine: Engine, objective: Objective, samples: Samples) -> dict[str, float]:
-    """The loss (the plain sum of its parts) and the scores of the validation samples."""
+def _validate(engine: Engine, objective: Objective, samples: Samples) -> dict[str, float]:
+    """Return the loss (the plain sum of its parts) and the scores of the validation samples."""
     predictions, tasks = list[list[Tensor]](), [task for task in objective.loss.tasks if not task.is_masks]
     for images, (inputs, targets) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
@@ -213,11 +212,11 @@ def _validated(engine: Engine, objective: Objective, samples: Samples) -> dict[s
         engine.note({"val_loss": total, **{f"val_{name}": x for name, x in parts}}, images)
         predictions.append([task.predict(outputs[task.name]) for task in tasks])
     row = engine.mean_losses()
-    joined = fetch([torch.cat(own).float() for own in zip(*predictions, strict=True)])
-    for task, output in zip(tasks, joined, strict=True):
-        row |= _score(task, output, samples.targets[task.name][samples.trained :])
-    each = [score for name, score in row.items() if name.startswith("val_r2/")]
-    return row | ({"val_r2": float(np.mean(each))} if each else {})
+    outputs_of_all = fetch([torch.cat(batches).float() for batches in zip(*predictions, strict=True)])
+    for task, output in zip(tasks, outputs_of_all, strict=True):
+        row |= _score(task, output, samples.targets[task.name][samples.train_count :])
+    r2_scores = [score for name, score in row.items() if name.startswith("val_r2/")]
+    return row | ({"val_r2": float(np.mean(r2_scores))} if r2_scores else {})
 
 
 def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
@@ -291,7 +290,7 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     """
     head, loss, source = objective.trained["head"], objective.loss, samples.source
     first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
-    data = hashlib.sha256(repr([samples.trained, *map(str, samples.ids)]).encode())
+    data = hashlib.sha256(repr([samples.train_count, *map(str, samples.ids)]).encode())
     for name, x in [*sorted(samples.targets.items()), *(("tokens", x) for x in first)]:
         data.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
     plain: dict[str, Any] = json.loads(json.dumps({

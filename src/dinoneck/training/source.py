@@ -70,7 +70,7 @@ class TableTokens:
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
         self.store, self.ids = store, SourceIds(store.ids).all_of(names)
-        if twice := [name for name, own in zip(names, self.ids, strict=True) if self.ids.count(own) > 1]:
+        if twice := [name for name, store_id in zip(names, self.ids, strict=True) if self.ids.count(store_id) > 1]:
             raise DataError(f"the images {some_of(twice, 3)} are one image of the store; keep one of them")
         if views is not None and views > len(store.views):
             raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
@@ -93,19 +93,20 @@ def source_of(config: TrainConfig, table: Any) -> Source:
         table: of :func:`dinoneck.training.table.table_of`.
 
     Raises:
-        ConfigError: if values contradict each other, or the store or backbone.
+        ConfigError: if values contradict each other, or what the store or backbone is.
         DataError: if the store lacks images of the table.
         StoreError: if the store cannot be opened, or images were replaced since the extraction.
         BackboneError: if the backbone cannot be loaded.
     """
-    own, ids, images = config.data, list(table.index), list(table[IMAGES])
-    if own.store is not None:
+    data, ids, images = config.data, list(table.index), list(table[IMAGES])
+    if data.store is not None:
         return _from_store(config, table)
-    backbone, maps = open_backbone(config.backbone, config.device), own.labels and map_task(config, table)[1]
-    if head_type(config, maps) in SEVERAL_LAYERS and config.backbone.layers is None:
+    backbone = open_backbone(config.backbone, config.device)
+    map_kind = None if data.labels is None else map_task(config, table)[1]
+    if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
         backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
-    changes = {name: getattr(own, name) for name in ("size", "pad_to", "interpolation", "blur")}
-    resize = own.resize or ("crop" if own.size is None else None)
+    changes = {name: getattr(data, name) for name in ("size", "pad_to", "interpolation", "blur")}
+    resize = data.resize or ("crop" if data.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
     load = cache(partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess))
@@ -114,17 +115,17 @@ def source_of(config: TrainConfig, table: Any) -> Source:
 
 def _from_store(config: TrainConfig, table: Any) -> Source:
     """The tokens of a store, which must be what the config asks for."""
-    data, own = config.data, config.backbone
+    data, backbone = config.data, config.backbone
     store = FeatureStore.open(str(data.store))
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(tokens.ids[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
         raise ConfigError(f"the store {data.store} names no backbone and no layers; use training.fit")
-    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
+    both = {"backbone": (backbone.name, record.get("name")), "layers": (backbone.layers, tuple(record["layers"]))}
     names = ("size", "interpolation", "blur", "resize", "pad_to")
-    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
-    for name, (value, stored) in asked.items():
+    both |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
+    for name, (value, stored) in both.items():
         if value is not None and value != stored:
             raise ConfigError(f"the store {data.store} was made with {name} {stored}, not {value}; leave it out")
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
@@ -144,12 +145,13 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
         StoreError: naming the images that were replaced.
         DataError: if a file cannot be read.
     """
-    named = [(own, Path(image)) for own, image in images.items() if isinstance(image, str | Path)]
-    there = [(own, file) for own, file in named if file.is_file() and store.backbone_record.get("layers") is not None]
-    check_unchanged(there, store.entries)
-    if len(there) < len(images):
+    is_extracted = store.backbone_record.get("layers") is not None  # imported tokens come without hashes of images
+    files = [(image_id, Path(x)) for image_id, x in images.items() if isinstance(x, str | Path) and is_extracted]
+    files = [(image_id, file) for image_id, file in files if file.is_file()]
+    check_unchanged(files, store.entries)
+    if len(files) < len(images):
         line = "%d of %d images were compared with the store %s; name their folder (--images)"
-        logger.warning(line, len(there), len(images), store.path)
+        logger.warning(line, len(files), len(images), store.path)
 
 
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path | None = None) -> LiveTokens | None:
@@ -163,17 +165,17 @@ def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path | No
     """
     if not config.is_live or source.backbone is None:
         return None
-    backbone, own = copy.deepcopy(source.backbone), config.backbone
+    backbone, rank, blocks = copy.deepcopy(source.backbone), config.backbone.lora, config.backbone.unfreeze_last
     kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
     if kept is not None and kept.backbone_weights is not None:
         backbone = kept.load_backbone().to(local_device(config.device))
     elif kept is not None:
         kept.apply_adapter(backbone)
     else:
-        if own.lora is not None:
-            backbone.add_lora(own.lora, seed=config.optim.seed)
-        if own.unfreeze_last is not None:
-            backbone.unfreeze_last(own.unfreeze_last)
+        if rank is not None:
+            backbone.add_lora(rank, seed=config.optim.seed)
+        if blocks is not None:
+            backbone.unfreeze_last(blocks)
     return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
 
 
@@ -185,11 +187,11 @@ def trained_weights(config: TrainConfig, backbone: Backbone) -> dict[str, Tensor
     return {name: x for name, x in named.items() if name is not None}
 
 
-def open_backbone(own: FrozenBackbone, device: str | None = None, *, norm: bool = True) -> Backbone:
+def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = True) -> Backbone:
     """Load the backbone that a config describes.
 
     Args:
-        own: its description.
+        config: its description.
         device: such as cuda:1; None = a GPU if there is one, else the CPU.
         norm: whether the final norm is applied to the tokens.
 
@@ -197,7 +199,7 @@ def open_backbone(own: FrozenBackbone, device: str | None = None, *, norm: bool 
         ConfigError: if the description contradicts itself, or the device cannot be used.
         BackboneError: if the weights cannot be loaded.
     """
-    name = own.name or DINOV3_SMALL
-    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers, "norm": norm}
-    place = local_device(device)
-    return load_backbone(name, source=own.source or "timm", pretrained=not own.random, **options).to(place)
+    options: dict[str, Any] = {"checkpoint": config.file, "seed": config.seed, "layers": config.layers, "norm": norm}
+    options |= {"source": config.source or "timm", "pretrained": not config.random}
+    torch_device = local_device(device)  # refused before the weights are read
+    return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)

@@ -52,7 +52,7 @@ def match_samples(
     columns = source.columns(targets, target_ids, names)
     cells = {} if weights is None else source.columns(weights, target_ids, weights)
     # the order of a set differs between processes
-    chosen, valid = (sorted(own) if isinstance(own, set | frozenset) else own for own in (ids, val_ids))
+    chosen, valid = (sorted(x) if isinstance(x, set | frozenset) else x for x in (ids, val_ids))
     valid = [] if valid is None else source.all_of(valid)
     if chosen is None:
         every = {image_id for column in columns.values() for image_id in column}
@@ -62,7 +62,7 @@ def match_samples(
     if both := {*train} & {*valid}:
         raise DataError(f"{counted(len(both), 'id')} for training and for validation: {some_of(map(repr, both), 3)}")
     used = [*train, *valid]
-    values, counts = ({name: _rows(name, x, used) for name, x in own.items()} for own in (columns, cells))
+    values, counts = ({name: _rows(name, x, used) for name, x in of.items()} for of in (columns, cells))
     return train, valid, values, counts
 
 
@@ -103,14 +103,14 @@ class SourceIds:
         Raises:
             DataError: naming those that have no tokens.
         """
-        found = {image_id: self.find(image_id) for image_id in ids}
-        if missing := [repr(image_id) for image_id, own in found.items() if own is None]:
+        spelt = {image_id: self.find(image_id) for image_id in ids}
+        if missing := [repr(image_id) for image_id, spelling in spelt.items() if spelling is None]:
             raise DataError(
                 f"{counted(len(missing), 'id')} without tokens in the source: {some_of(missing, 3)}. The ids of the "
                 f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below the "
                 "root of its extraction (--root)"
             )
-        return [own for own in found.values() if own is not None]
+        return [spelling for spelling in spelt.values() if spelling is not None]
 
     def columns(self, table: Any, ids: Sequence[Any] | None, names: Collection[str]) -> dict[str, dict[Any, Any]]:
         """Return column -> id -> value for the columns of these names.
@@ -122,11 +122,11 @@ class SourceIds:
             raise DataError(f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: value}}")
         if absent := [name for name in names if name not in table]:
             raise DataError(f"there are no targets for {absent[0]!r}; given: {', '.join(map(str, table)) or 'none'}")
-        return {name: by_id(table[name], repr(name), ids, lambda own: self.find(own) or own) for name in names}
+        return {name: by_id(table[name], repr(name), ids, lambda key: self.find(key) or key) for name in names}
 
 
 def by_id(
-    values: Any, name: str, ids: Sequence[Any] | None, spelling: Callable[[Any], Any] = lambda own: own
+    values: Any, name: str, ids: Sequence[Any] | None, spelling: Callable[[Any], Any] = lambda key: key
 ) -> dict[Any, Any]:
     """Return id -> value of a mapping, a Series (of classes their indices, -1 = missing), or values with such ids.
 
@@ -167,7 +167,7 @@ def training_targets(
     targets: Mapping[str, Any],
     weights: Mapping[str, Any],
     ids: Sequence[str],
-    trained: int,
+    train_count: int,
     needs_validation: bool = False,
 ) -> Tensors:
     """Return the targets of a loss's tasks in normalised units.
@@ -179,7 +179,7 @@ def training_targets(
         targets: name -> (n, ...) values in original units.
         weights: dense task -> (n, rows, cols).
         ids: of the n samples.
-        trained: the first so many samples are trained on.
+        train_count: the first so many samples are trained on.
         needs_validation: some validation sample must have a value.
 
     Returns:
@@ -198,8 +198,8 @@ def training_targets(
             values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
             x = x.where(weight[:, None] > 0, torch.nan)
         values[task.name] = _normalised(task, x, ids)
-        _check_learnable(task, values[task.name][:trained])
-    if needs_validation and not any(known(task, values[task.name][trained:]).any() for task in loss.tasks):
+        _check_learnable(task, values[task.name][:train_count])
+    if needs_validation and not any(known(task, values[task.name][train_count:]).any() for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
     return values
 
@@ -254,7 +254,7 @@ def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
 
 def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
     """Targets as the loss compares them, int64, or float32 in normalised units; values that cannot be are refused."""
-    found, shown = x.float() if x.is_floating_point() else x, x
+    normalised, shown = x.float() if x.is_floating_point() else x, x
     if task.is_masks:
         expected = f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 for unknown"
         fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
@@ -269,12 +269,12 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
         least = -torch.inf if task.minimum is None else task.minimum
         expected = f"a number of {least:g} or more that is finite in normalised units"
         if task.transform is not None:
-            found = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1).float()
-        fits = x.isnan() | (found.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
+            normalised = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1).float()
+        fits = x.isnan() | (normalised.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
     if not bool(fits.all()):
-        place = tuple((~fits).nonzero()[0].tolist())
-        raise DataError(f"{task.name!r} is {shown[place].tolist()} for {ids[place[0]]!r}; expected {expected}")
-    return found
+        index = tuple((~fits).nonzero()[0].tolist())
+        raise DataError(f"{task.name!r} is {shown[index].tolist()} for {ids[index[0]]!r}; expected {expected}")
+    return normalised
 
 
 def _check_learnable(task: Task, values: Tensor) -> None:

@@ -31,6 +31,7 @@ from dinoneck.training.targets import known
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
 SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")  # heads and necks that read four layers where the config names none
+_DEFAULT_HEADS = {None: "patch_mean", "dense": "dense", "segmentation": "dpt_neck"}  # by the kind of the masks' task
 _DEFAULTS: dict[str, dict[str, Any]] = {  # a mask head is narrow: a few hundred images do not fill the published one
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
@@ -268,18 +269,18 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     return problem
 
 
-def head_type(config: TrainConfig, maps: str | None = None) -> str:
+def head_type(config: TrainConfig, map_kind: str | None = None) -> str:
     """Return the head's name; where the config has none, the default.
 
     Args:
         config: the run.
-        maps: the kind of its masks' task. The default is a pyramid head on ``dpt_neck`` for a segmentation, ``dense``
-            for a dense task, else ``patch_mean``.
+        map_kind: the kind of its masks' task, ``segmentation`` (the default is a pyramid head on ``dpt_neck``) or
+            ``dense`` (``dense``); None = it has no masks (``patch_mean``).
 
     Raises:
         RegistryError: if the name is not registered.
     """
-    name = str(config.head.get("type") or {"segmentation": "dpt_neck", "dense": "dense"}.get(str(maps), "patch_mean"))
+    name = str(config.head.get("type") or _DEFAULT_HEADS[map_kind])
     registry.resolve(name)
     return name
 
@@ -294,19 +295,18 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
         DataError: if a task cannot be fitted.
     """
-    tasks, maps = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]
-    name = head_type(config, *maps)
+    tasks, map_kinds = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]  # one or none
+    name = head_type(config, *map_kinds)
     if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
     options = {key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"}
-    found = registry.resolve(name)
-    cls = found if issubclass(found, Head) else PyramidHead  # on the neck of that name
-    if cls is not found:
-        options = {"neck": {"type": name, **options}}
+    cls = registry.resolve(name)
+    if not issubclass(cls, Head):  # a neck, which a pyramid head stands on
+        cls, options = PyramidHead, {"neck": {"type": name, **options}}
     if issubclass(cls, DenseHead):
         readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
         tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
-    given: dict[str, Any] = {
+    derived: dict[str, Any] = {
         "embed_dim": tokens.sequence[0].shape[-1],
         "tasks": tasks,
         "num_layers": len(tokens.sequence),
@@ -315,10 +315,10 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
         "compositions": problem.compositions,
     }
-    if maps:
-        given["pool"] = None  # of a linear head: a prediction per patch
+    if map_kinds:
+        derived["pool"] = None  # of a linear head: a prediction per patch
     if isinstance(neck := options.get("neck"), Mapping) and "type" in neck:
-        options["neck"] = {**_taken(registry.resolve(neck["type"]), given), **neck}
+        options["neck"] = {**_accepted(registry.resolve(neck["type"]), derived), **neck}
     if problem.compositions and "compositions" not in fields_of(cls):
         names = ", ".join(name for own in problem.compositions for name in own.names)
         raise ConfigError(f"{cls.__name__} takes no compositions, which {names} need; take another head, such as fpn")
@@ -326,7 +326,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         raise ConfigError(f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = cls.from_config({**_taken(cls, given), **options})
+        head = cls.from_config({**_accepted(cls, derived), **options})
     if config.init is not None:
         start_from(head, config.init)
     return head
@@ -355,6 +355,6 @@ def start_from(module: nn.Module, path: str) -> None:
     logger.warning("init %s: taken are %s; without a match are %s", path, ", ".join(taken), ", ".join(others) or "none")
 
 
-def _taken(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the constructor takes of what is given."""
-    return {name: value for name, value in given.items() if name in fields_of(cls)}
+def _accepted(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the constructor of a class has."""
+    return {name: value for name, value in arguments.items() if name in fields_of(cls)}

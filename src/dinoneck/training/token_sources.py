@@ -218,12 +218,12 @@ class LiveTokens(_ById):
 
 @dataclass
 class Samples:
-    """The samples of a run; the first ``trained`` of them are trained on, the others validate.
+    """The samples of a run; the first ``train_count`` of them are trained on, the others validate.
 
     Attributes:
         source: of tokens.
         ids: of the samples, n.
-        trained: how many are training samples.
+        train_count: how many are training samples.
         maps: names of the targets that are maps.
         targets: name -> (n, ...) in normalised units.
         device: where batches are sent.
@@ -231,7 +231,7 @@ class Samples:
 
     source: TokenSource
     ids: Sequence[str]
-    trained: int
+    train_count: int
     maps: Set[str]
     targets: Tensors
     device: torch.device
@@ -244,10 +244,10 @@ class Samples:
         whether the step blends samples.
         """
         random = np.random.default_rng([recipe.seed, epoch])
-        order = random.permutation(self.trained)
+        order = random.permutation(self.train_count)
         count_views = len(getattr(self.source, "views", None) or ())
-        views = random.integers(0, count_views, self.trained) if count_views > 1 else None
-        batches = [*in_batches(range(self.trained), recipe.batch_size)]
+        views = random.integers(0, count_views, self.train_count) if count_views > 1 else None
+        batches = [*in_batches(range(self.train_count), recipe.batch_size)]
         own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]
         last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
         drawn = [(order[places], None if views is None else views[places].tolist()) for places in own]
@@ -257,7 +257,7 @@ class Samples:
 
     def held_out(self, size: int) -> Batches:
         """Yield the batches of the validation samples, as they are: images, and (inputs, targets)."""
-        batches = [*in_batches(range(self.trained, len(self.ids)), size)]
+        batches = [*in_batches(range(self.train_count, len(self.ids)), size)]
         loaded = self._loaded([(rows, None) for rows in batches], is_training=False)
         yield from zip(map(len, batches), loaded, strict=True)
 
