@@ -162,7 +162,7 @@ class Engine:
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
         rows = gathered(self.mean_losses())
-        row = {name: sum(own[name] for own in rows) / len(rows) for name in rows[0]}
+        row = {name: sum(process[name] for process in rows) / len(rows) for name in rows[0]}
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
@@ -286,9 +286,9 @@ def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     """
     frozen = nn.ParameterList(parameter for parameter in parameters if not parameter.requires_grad)
     frozen.requires_grad_(True)  # the wrapper only knows parameters that are trainable now
-    found = DistributedDataParallel(model, find_unused_parameters=True)
+    parallel = DistributedDataParallel(model, find_unused_parameters=True)
     frozen.requires_grad_(False)
-    return found
+    return parallel
 
 
 def gathered(value: Any) -> list[Any]:

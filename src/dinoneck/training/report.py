@@ -53,7 +53,7 @@ def write_predictions(
 
 
 def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
-    """Return room for the predictions of all rows by a method."""
+    """Return target -> the predictions of all rows by a method, of which none is known yet."""
     return {name: np.full_like(target.truth, _UNKNOWN[target.kind]) for name, target in scored.items()}
 
 
@@ -67,7 +67,7 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, fold
         folds: the rows that each fold held out; where there are none, there are no scores.
     """
     groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
-    weights = {name: own for name, own in table.attrs.get("weights", {}).items() if name in scored}
+    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
     scores, line = {}, "one head on all images; none is held out"
     if folds:
         split = Split(folds, groups)
@@ -100,26 +100,26 @@ def scores_of(
     """
     first, every = next(iter(predictions)), {**scored}
     values = [name for name, target in scored.items() if target.kind == "value" and not target.auxiliary]
-    tables = {method: {**own} for method, own in predictions.items()}
-    for own in tables.values() if values else ():
-        if own.keys() >= {*values}:
-            own[OVERALL] = np.concatenate([own[name] for name in values], axis=1)
+    methods = {method: {**arrays} for method, arrays in predictions.items()}
+    for arrays in methods.values() if values else ():
+        if arrays.keys() >= {*values}:
+            arrays[OVERALL] = np.concatenate([arrays[name] for name in values], axis=1)
             truth = np.concatenate([scored[name].truth for name in values], axis=1)
             every[OVERALL] = Scored("value", OVERALL, slice(None), truth)
     shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
+    scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
     for name, target in every.items():
-        for method in (method for method, own in tables.items() if name in own):
-            found[name][method] = method_scores(
+        for method in (method for method, arrays in methods.items() if name in arrays):
+            scores[name][method] = method_scores(
                 target.kind,
                 None if target.kind == "mask" else target.truth,
-                tables[method][name],
+                methods[method][name],
                 split,
                 labels=target.labels,
                 weights=shares if name == OVERALL else None,
-                head=None if method == first else tables[first].get(name),
+                head=None if method == first else methods[first].get(name),
             )
-    return found
+    return scores
 
 
 def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) -> dict[str, float]:
@@ -142,8 +142,8 @@ def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = H
     """
     target = OVERALL if OVERALL in scores else next(iter(scores))
     methods = scores[target]
-    metric = next(name for name in _MAIN for own in methods.values() if name in own)
-    pooled = {name: own[metric]["pooled"] for name, own in methods.items() if own[metric]["pooled"] is not None}
+    metric = next(name for name in _MAIN for held in methods.values() if name in held)
+    pooled = {name: held[metric]["pooled"] for name, held in methods.items() if held[metric]["pooled"] is not None}
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
     best, second, *_ = sorted(pooled, key=pooled.__getitem__, reverse=True)
@@ -169,8 +169,8 @@ def prediction_rows(
     columns = {"image": [table.index[row] for row in rows], "fold": [fold_of[row] for row in rows]}
     for name, target in scored.items():
         if target.kind in ("value", "class") and not target.auxiliary:
-            own = {f"{name} ({method})": found[name] for method, found in predictions.items() if name in found}
-            for key, values in {name: target.truth, **own}.items():
+            by_method = {f"{name} ({method})": x[name] for method, x in predictions.items() if name in x}
+            for key, values in {name: target.truth, **by_method}.items():
                 columns[key] = [_cell(target, value) for value in values[rows]]
     return columns
 

@@ -263,10 +263,9 @@ class Run:
     def _learned_weights(self) -> dict[str, dict[str, float]]:
         """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
         learns = self.config.losses.weighting == "uncertainty" and files.writes()
-        last = {name: rows[-1].items() for name, rows in (self.logs() if learns else {}).items()}
         return {
-            name: {key.removeprefix("weight/"): x for key, x in row if key.startswith("weight/")}
-            for name, row in last.items()
+            name: {key.removeprefix("weight/"): x for key, x in rows[-1].items() if key.startswith("weight/")}
+            for name, rows in (self.logs() if learns else {}).items()
         }
 
     def _save(
@@ -315,8 +314,8 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
     runs, source = dict[str, Run](), None
     for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):  # all read the layers of the first
-        own = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(own, out / name, overwrite=overwrite, source=source)
+        with_head = config.changed(head={**config.head, "type": name})
+        runs[name] = Run(with_head, out / name, overwrite=overwrite, source=source)
         source = runs[name].source
     return runs
 
@@ -334,5 +333,5 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
         seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
         cost[name] = {"parameters": report.pop("parameters"), "seconds": seconds}
     del report["config"]
-    report |= run.scores({name: own.predictions[HEAD] for name, own in runs.items()}) | {"cost": cost}
+    report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}
     return files.finish(out, report)

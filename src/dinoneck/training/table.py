@@ -66,7 +66,9 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        classes={c: () for own in column_tasks(config).values() if own.kind == "classification" for c in own.columns},
+        classes={
+            c: () for task in column_tasks(config).values() for c in task.columns if task.kind == "classification"
+        },
     )
 
 
@@ -84,13 +86,13 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     Raises:
         ConfigError: if a task has the name of a target and predicts other columns.
     """
-    own = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
-    tasks = {name: task.changed(columns=task.columns or (name,)) for name, task in own.items()}
+    of_columns = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
+    tasks = {name: task.changed(columns=task.columns or (name,)) for name, task in of_columns.items()}
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for made in config.compositions.values() for column in made.sums}
     auxiliary = config.data.aux_targets
     for column in (*_targets(config, table), *auxiliary):
-        if column in own and column not in covered:
+        if column in of_columns and column not in covered:
             raise ConfigError(f"task {column!r} predicts other columns than the target {column!r}; rename one of them")
         if column not in covered:
             tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary)
@@ -298,9 +300,9 @@ def read_maps(
         if len(labels) < 2:
             raise DataError(f"the masks hold the class {labels[0]} alone; expected two classes or more")
         how = DenseLabels(classes=len(labels), nodata=data.nodata)
-    own, counts = how.cells(masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows])
-    values, weight = (torch.full((len(table), *x.shape[1:]), empty) for x, empty in ((own, torch.nan), (counts, 0.0)))
-    values[rows], weight[rows] = own.masked_fill(counts[:, None] == 0, torch.nan), counts
+    mean, counts = how.cells(masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows])
+    values, weight = (torch.full((len(table), *x.shape[1:]), empty) for x, empty in ((mean, torch.nan), (counts, 0.0)))
+    values[rows], weight[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan), counts
 
     def pixels(row: int) -> Tensor:
         return how.indices([label_of[row]], preprocess) if row in label_of else torch.full((1, 1, 1), -1)

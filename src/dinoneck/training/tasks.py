@@ -37,7 +37,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # a mask head is narrow: a few hundred
     "mask": {"dim": 128},
 }
 logger = logging.getLogger(__name__)
-Described = Mapping[str, TaskConfig]
+Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
 
 
@@ -89,136 +89,138 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         ConfigError: if a task or a composition names what is not there, or columns of another kind.
         DataError: if values or masks cannot be used.
     """
-    described, (masks, kind), weight, pixels = _described(config, table), map_task(config, table), None, None
-    learned = {name: _values(own, table) for name, own in described.items()}
+    specs, (map_name, map_kind), weight, pixels = _column_specs(config, table), map_task(config, table), None, None
+    learned = {name: _values(spec, table) for name, spec in specs.items()}  # task -> its labels and values
     if config.data.labels is not None:
-        described[masks] = own = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
-        if own.columns or own.auxiliary:
-            raise ConfigError(f"the targets of task {masks!r} are masks; leave out columns and auxiliary")
+        specs[map_name] = spec = config.tasks.get(map_name, TaskConfig()).changed(kind=map_kind)
+        if spec.columns or spec.auxiliary:
+            raise ConfigError(f"the targets of task {map_name!r} are masks; leave out columns and auxiliary")
         labels, values, weight, pixels = read_maps(config.data, table, preprocess)
-        learned[masks] = labels, values
-    if not described:
+        learned[map_name] = labels, values
+    if not specs:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    tasks = [_task(config, name, described, *own, weight) for name, own in learned.items()]
+    tasks = [_task(config, name, specs, labels, values, weight) for name, (labels, values) in learned.items()]
     targets = {name: values for name, (_, values) in learned.items()}
     _check_known(tasks, targets, table.index)
-    weights = {masks: weight} if weight is not None and kind == "dense" else {}
+    weights = {map_name: weight} if weight is not None and map_kind == "dense" else {}
     for name, patches in weights.items():
-        _propose_from_map(described, learned[name][0], targets, name, patches)
+        _propose_from_map(specs, learned[name][0], targets, name, patches)
     scored, compositions = dict[str, Scored](), list[Composition]()
     for name, made in config.compositions.items():
         parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))
-        parts = described[made.ratio].columns if made.ratio in described else parts
+        parts = specs[made.ratio].columns if made.ratio in specs else parts
         compositions.append(Composition(parts, made.sums, name, made.total, made.ratio))
         for i, column in enumerate(compositions[-1].names):
             if column in table:
                 truth = np.asarray(table[column], np.float64)[:, None]
                 scored[column] = Scored("value", name, slice(i, i + 1), truth)
     for task in tasks:
-        each = _scored(task, described[task.name], targets[task.name])
-        scored = each | scored if task.kind == "ratio" else scored | each  # of a column a ratio predicts the share only
+        its_targets = _scored(task, specs[task.name], targets[task.name])
+        # of a column a ratio predicts the share only: what else predicts it is scored
+        scored = its_targets | scored if task.kind == "ratio" else scored | its_targets
     numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
     return Problem(tasks, targets, weights, compositions, {name: scored[name] for name in numbers} | scored, pixels)
 
 
-def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
-    """The tasks of the table's columns, which must exist and be alike, with their kinds."""
+def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
+    """The tasks of the table's columns, which must exist and hold values of the task's kind; all kinds are set."""
     tasks, taken = column_tasks(config, table), set[str]()
-    every = [name for name in table.columns if name not in OWN_COLUMNS]
-    for name, own in tasks.items():
-        if missing := [column for column in own.columns if column not in every]:
-            hint = did_you_mean(missing[0], every)
-            raise ConfigError(f"task {name!r} needs column {missing[0]!r}; there are {', '.join(every)}.{hint}")
-        columns, alone = ", ".join(own.columns), {*own.columns} if own.kind != "ratio" else set()
-        if len({*own.columns}) < len(own.columns) or taken & alone:
+    existing = [name for name in table.columns if name not in OWN_COLUMNS]
+    for name, spec in tasks.items():
+        if missing := [column for column in spec.columns if column not in existing]:
+            hint = did_you_mean(missing[0], existing)
+            raise ConfigError(f"task {name!r} needs column {missing[0]!r}; there are {', '.join(existing)}.{hint}")
+        columns, alone = ", ".join(spec.columns), {*spec.columns} if spec.kind != "ratio" else set()
+        if len({*spec.columns}) < len(spec.columns) or taken & alone:
             raise ConfigError(f"task {name!r} has columns {columns}; name each once, and in one task")
-        kind = own.kind or ("classification" if class_names(table, own.columns[0]) else "regression")
-        for column in own.columns:
+        kind = spec.kind or ("classification" if class_names(table, spec.columns[0]) else "regression")
+        for column in spec.columns:
             words = class_names(table, column)
-            if bool(words) != (kind == "classification") or (words and len(own.columns) > 1):
+            if bool(words) != (kind == "classification") or (words and len(spec.columns) > 1):
                 held = f"the classes {', '.join(words[:5])}" if words else "numbers"
                 raise ConfigError(
                     f"task {name!r} is of kind {kind!r} and has columns {columns}; {column!r} holds {held}"
                 )
         taken |= alone
-        tasks[name] = own.changed(kind=kind)
+        tasks[name] = spec.changed(kind=kind)
     return tasks
 
 
-def _values(own: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
+def _values(spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
     """The labels of a task, and its values of all images: (n,) or (n, outputs), or class indices (n,)."""
-    if own.kind == "classification":
-        indices = np.asarray(table[own.columns[0]].cat.codes, np.int64)
-        return class_names(table, own.columns[0]), torch.tensor(indices)
-    values = np.stack([np.asarray(table[column], np.float64) for column in own.columns], axis=1)
-    if own.kind == "ratio":
+    if spec.kind == "classification":
+        indices = np.asarray(table[spec.columns[0]].cat.codes, np.int64)
+        return class_names(table, spec.columns[0]), torch.tensor(indices)
+    values = np.stack([np.asarray(table[column], np.float64) for column in spec.columns], axis=1)
+    if spec.kind == "ratio":
         if (values < 0).any():  # the shares of two negative values would be positive
-            raise DataError(f"a ratio of {', '.join(own.columns)}, which hold negative values; correct them")
+            raise DataError(f"a ratio of {', '.join(spec.columns)}, which hold negative values; correct them")
         with np.errstate(divide="ignore", invalid="ignore"):  # of nothing the shares are unknown, 0 / 0
             values = values / values.sum(axis=1, keepdims=True)
-    return (own.columns, torch.from_numpy(values)) if len(own.columns) > 1 else ((), torch.from_numpy(values[:, 0]))
+    return (spec.columns, torch.from_numpy(values)) if len(spec.columns) > 1 else ((), torch.from_numpy(values[:, 0]))
 
 
-def _task(config: TrainConfig, name: str, described: Described, labels: Any, values: Tensor, weight: Any) -> Task:
+def _task(config: TrainConfig, name: str, specs: Specs, labels: Any, values: Tensor, weight: Any) -> Task:
     """A task as it is described, with defaults for what is not; its transform is not fitted yet.
 
     ``weight`` states how much the patches of all images count, None without masks.
     """
-    own, data = described[name], config.data
-    if own.beta is not None and own.loss != "smooth_l1":
-        raise ConfigError(f"task {name!r} has beta {own.beta:g}, which belongs to loss: smooth_l1; write both")
+    spec, data = specs[name], config.data
+    if spec.beta is not None and spec.loss != "smooth_l1":
+        raise ConfigError(f"task {name!r} has beta {spec.beta:g}, which belongs to loss: smooth_l1; write both")
     defaults: dict[str, Any] = {"dim": values.shape[1] if values.ndim > 1 else max(len(labels), 1)}
-    if weight is not None and own.from_map is not None:
+    if weight is not None and spec.from_map is not None:
         alone = values.reshape(len(values), -1)[:, 0].isfinite() & ~weight.flatten(1).any(dim=1)
         # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
         defaults["weight"] = (float(alone.any()),)
-    elif own.auxiliary and config.losses.weighting == "fixed":
-        defaults["weight"] = config.losses.aux_weight / sum(task.auxiliary for task in described.values())
-    if own.kind in ("regression", "density") and not own.auxiliary:
+    elif spec.auxiliary and config.losses.weighting == "fixed":
+        defaults["weight"] = config.losses.aux_weight / sum(task.auxiliary for task in specs.values())
+    if spec.kind in ("regression", "density") and not spec.auxiliary:
         defaults |= {"unit": data.unit, "minimum": data.minimum}
-    elif own.kind == "dense":
-        is_averaged = name in [each.from_map for each in described.values()]  # a mean of clipped patches is too high
+    elif spec.kind == "dense":
+        is_averaged = name in [each.from_map for each in specs.values()]  # a mean of clipped patches is too high
         defaults |= {"shares": len(labels) > 0, "minimum": None if is_averaged else data.minimum}
     fields = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
-    given = {field: getattr(own, field) for field in fields if getattr(own, field) is not None}
-    if (own.area, own.log1p) != (None, False):
-        given["transform"] = TargetTransform(area=own.area, log1p=own.log1p)
-    return Task(name, labels=labels, **{**defaults, **given})
+    options = {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
+    if (spec.area, spec.log1p) != (None, False):
+        options["transform"] = TargetTransform(area=spec.area, log1p=spec.log1p)
+    return Task(name, labels=labels, **{**defaults, **options})
 
 
-def _propose_from_map(described: Described, labels: Sequence[str], targets: Any, masks: str, weight: Tensor) -> None:
+def _propose_from_map(specs: Specs, labels: Sequence[str], targets: Any, map_name: str, weight: Tensor) -> None:
     """State which numbers are the mean over the map of their name, and are not described so."""
-    means = (targets[masks].nan_to_num().double() * weight[:, None]).sum(dim=(2, 3)) / weight.sum(dim=(1, 2))[:, None]
+    sums = (targets[map_name].nan_to_num().double() * weight[:, None]).sum(dim=(2, 3))  # (n, K)
+    means = sums / weight.sum(dim=(1, 2))[:, None]
     for name, mean in zip(labels, means.numpy().T, strict=False):  # maps of numbers may have no labels
-        if name not in described or described[name].from_map is not None or targets[name].ndim > 1:
+        if name not in specs or specs[name].from_map is not None or targets[name].ndim > 1:
             continue
         true = targets[name].numpy()
         rows = np.isfinite(true) & np.isfinite(mean)
         if len({*true[rows]}) > 1 and r2(true[rows], mean[rows]) >= FOLLOWS_R2:
-            logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, masks)
+            logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, map_name)
 
 
-def _scored(task: Task, own: TaskConfig, values: Tensor) -> dict[str, Scored]:
+def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
     """The targets of a task that are scored, and where their predictions are."""
-    name, truth, every = task.name, values.numpy(), slice(None)
+    name, truth, whole = task.name, values.numpy(), slice(None)
     if task.kind == "classification":
-        key = name if own.auxiliary else own.columns[0]
-        return {key: Scored("class", name, every, truth, task.labels, own.auxiliary)}
+        key = name if spec.auxiliary else spec.columns[0]
+        return {key: Scored("class", name, whole, truth, task.labels, spec.auxiliary)}
     if task.kind == "segmentation":
-        return {name: Scored("mask", name, every, np.zeros((len(truth), task.dim, task.dim), np.int64), task.labels)}
+        return {name: Scored("mask", name, whole, np.zeros((len(truth), task.dim, task.dim), np.int64), task.labels)}
     if task.kind == "dense":
         keys = [name] if task.dim == 1 else [f"{name} {label}" for label in task.labels or range(task.dim)]
         return {key: Scored("map", name, slice(i, i + 1), truth[:, i, None]) for i, key in enumerate(keys)}
     truth = truth.reshape(len(truth), -1)
-    if own.auxiliary:
-        return {name: Scored("value", name, every, truth, (), True)}
-    return {column: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1]) for i, column in enumerate(own.columns)}
+    if spec.auxiliary:
+        return {name: Scored("value", name, whole, truth, (), True)}
+    return {key: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1]) for i, key in enumerate(spec.columns)}
 
 
 def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any) -> None:
     """Refuse images of which nothing is known, and classes that no head can learn."""
-    masks = [known(task, targets[task.name]) for task in tasks]
-    present = [mask.reshape(len(mask), -1).any(dim=1).numpy() for mask in masks]
+    known_values = [known(task, targets[task.name]) for task in tasks]
+    present = [x.reshape(len(x), -1).any(dim=1).numpy() for x in known_values]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
         names = some_of([repr(ids[row]) for row in nothing], 3)
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
@@ -264,7 +266,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         if name in problem.weights:
             raise ConfigError(f"the head's map of {name!r} is {tuple(size)}, and the labels are per patch; take dense")
         pixels = (problem.pixels(row)[None].float() for row in range(len(problem.targets[name])))
-        indices = torch.cat([F.interpolate(own, size, mode="nearest-exact")[0].long() for own in pixels])
+        indices = torch.cat([F.interpolate(classes, size, mode="nearest-exact")[0].long() for classes in pixels])
         problem = problem._replace(targets={**problem.targets, name: indices})
     return problem
 
@@ -320,7 +322,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     if isinstance(neck := options.get("neck"), Mapping) and "type" in neck:
         options["neck"] = {**_accepted(registry.resolve(neck["type"]), derived), **neck}
     if problem.compositions and "compositions" not in fields_of(cls):
-        names = ", ".join(name for own in problem.compositions for name in own.names)
+        names = ", ".join(name for made in problem.compositions for name in made.names)
         raise ConfigError(f"{cls.__name__} takes no compositions, which {names} need; take another head, such as fpn")
     if any(name == "tasks" and x.annotation is x.empty for name, x in fields_of(cls).items()):
         raise ConfigError(f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept")
@@ -342,16 +344,16 @@ def start_from(module: nn.Module, path: str) -> None:
     kept = HeadCheckpoint.load(path)
     if kept.head_type == "ensemble":
         raise ConfigError(f"init is {path}, which averages several heads; name one of the run's folder heads")
-    places = {task["name"]: place for place, task in enumerate(kept.meta["tasks"])}
-    moved = [task.name for i, task in enumerate(getattr(module, "tasks", ())) if places.get(task.name, i) != i]
+    place_of = {task["name"]: place for place, task in enumerate(kept.meta["tasks"])}
+    moved = [task.name for i, task in enumerate(getattr(module, "tasks", ())) if place_of.get(task.name, i) != i]
     if moved:
-        raise ConfigError(f"init is {path}, whose tasks are {', '.join(places)}; give {moved[0]!r} the same place")
-    earlier, own = kept.state_dict, module.state_dict()
-    taken = {name: x for name, x in earlier.items() if name in own and own[name].shape == x.shape}
-    others = sorted({*earlier, *own} - {*taken})
+        raise ConfigError(f"init is {path}, whose tasks are {', '.join(place_of)}; give {moved[0]!r} the same place")
+    earlier, new = kept.state_dict, module.state_dict()
+    taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
+    others = sorted({*earlier, *new} - {*taken})
     if not taken:
         raise ConfigError(f"init is {path}, and none of its tensors fits {type(module).__name__}: {some_of(others, 5)}")
-    module.load_state_dict({**own, **taken})
+    module.load_state_dict({**new, **taken})
     logger.warning("init %s: taken are %s; without a match are %s", path, ", ".join(taken), ", ".join(others) or "none")
 
 
