@@ -32,7 +32,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Pasture
-from dinoneck.training import LiveTokens, MemoryTokens, Recipe, cutmix, engine, fit, manifold_mixup, sources, train
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, cutmix, engine, fit, manifold_mixup, train
 from dinoneck.training.engine import seed_all
 
 IMAGES = 8
@@ -115,7 +115,7 @@ def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypa
     ahead = {transform: trained(transform) for transform in (None, brightened)}
     assert threads == {threading.main_thread().name}
     assert not torch.equal(ahead[None], ahead[brightened])
-    monkeypatch.setattr(sources, "in_threads", lambda function, items, workers=None: (function(item) for item in items))
+    monkeypatch.setattr("dinoneck.training.token_sources.in_threads", lambda read, items, **_: map(read, items))
     assert all(torch.equal(result, trained(transform)) for transform, result in ahead.items())
 
 
