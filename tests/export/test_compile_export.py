@@ -21,21 +21,9 @@ from dinoneck import Backbone, Tokens, load_backbone, wrap_backbone
 pytestmark = pytest.mark.slow
 SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 2, 2), (2, 15, 31), (5, 4, 3)]
 # generating code takes long: means and MLPs, attention, a pyramid, pixels with tokens, points, upsampling
-GENERATED = {
-    *("patch_mean", "cls_gating_pool-query", "vit_fpn-everything"),
-    *("spatial_tuning_adapter", "decoder_injection-token", "dpt"),
-}
-COMPILED = [case for case in CASES if case.name in GENERATED]
-
-
-def shapes(case: Case) -> list[tuple[int, int, int]]:
-    """Six (batch, rows, cols) that the case is tried at."""
-    return [(batch, max(rows, case.smallest), max(cols, case.smallest)) for batch, rows, cols in SHAPES]
-
-
-def traced(case: Case) -> Any:
-    """The inputs a case is exported with."""
-    return case.inputs(batch=3, rows=max(4, case.smallest), cols=max(5, case.smallest + 1))
+GENERATED = "patch_mean cls_gating_pool-query vit_fpn-one-layer spatial_tuning_adapter decoder_injection-token dpt"
+# the first case of a class, and those of options that have code of their own
+MAIN = [case for case in CASES if case.name.partition("-")[2] in ("", "maps", "pixel", "query", "resized", "token")]
 
 
 def built(case: Case) -> nn.Module:
@@ -48,12 +36,11 @@ def assert_same(one: Any, other: Any, atol: float) -> None:
         assert torch.allclose(torch.as_tensor(a), b, atol=atol)
 
 
-def gradients(module: nn.Module, result: Any) -> list[torch.Tensor]:
-    """The gradients of the sum of squares of all outputs, which are taken from the module."""
-    sum(tensor.square().sum() for tensor in outputs(result)).backward()  # type: ignore[union-attr]
-    found = [parameter.grad for parameter in module.parameters()]
+def gradients(module: nn.Module, result: Any) -> Any:
+    """The gradients of the sum of squares of all outputs."""
     module.zero_grad()
-    return found  # type: ignore[return-value]
+    sum(tensor.square().sum() for tensor in outputs(result)).backward()  # type: ignore[union-attr]
+    return [parameter.grad for parameter in module.parameters()]
 
 
 def assert_gradients(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
@@ -63,10 +50,9 @@ def assert_gradients(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> N
         assert torch.allclose(a, b, rtol=1e-3, atol=2e-6 * scale)
 
 
-@pytest.mark.parametrize("case", COMPILED, ids=str)
+@pytest.mark.parametrize("case", [{x.name: x for x in CASES}[name] for name in GENERATED.split()], ids=str)
 def test_inductor_forward_and_backward(case: Case) -> None:
     """One module of each kind of operation; the graphs and gradients of all are compared below, without inductor."""
-    assert len(COMPILED) == len(GENERATED)
     module, args = built(case), case.args(case.inputs())
     # fixed sizes: after another test's sizes in this process they would be symbols, for whose backward torch 2.15's
     # inductor raises InductorError ("expected [s49] to have been codegen-ed")
@@ -97,14 +83,14 @@ def dynamic(case: Case, inputs: Any) -> Any:
 def test_programs_and_onnx_give_the_same_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
     """The program, a copy from disk and ONNX Runtime."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    module, inputs = built(case), traced(case)
+    module, inputs = built(case), case.inputs(batch=3, rows=max(4, case.smallest), cols=max(5, case.smallest + 1))
     program = torch.export.export(module, case.args(inputs), dynamic_shapes=dynamic(case, inputs))
     torch.export.save(program, tmp_path / "m.pt2")
     programs = program.module(), torch.export.load(tmp_path / "m.pt2").module()
     torch.onnx.export(program, f=tmp_path / "m.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    for batch, rows, cols in shapes(case):
-        other = case.inputs(batch=batch, rows=rows, cols=cols)
+    for batch, rows, cols in SHAPES:
+        other = case.inputs(batch=batch, rows=max(rows, case.smallest), cols=max(cols, case.smallest))
         expected = module(*case.args(other))
         leaves = [np.asarray(leaf) for leaf in torch.utils._pytree.tree_leaves(other)]
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
@@ -159,17 +145,12 @@ def test_a_dinov2_of_timm_is_one_graph_for_all_sizes() -> None:
 SIX_SHAPES = [(2, 3, 5), (3, 5, 7), (2, 9, 16), (4, 4, 6), (2, 15, 31), (5, 4, 3)]
 
 
-# the first case of a class, and those of options that have code of their own
-OPTIONS = {"", "maps", "pixel", "query", "resized", "token"}
-MODES = [(case, True) for case in CASES] + [(case, False) for case in CASES if case.name.partition("-")[2] in OPTIONS]
-
-
-@pytest.mark.parametrize(("case", "trains"), MODES, ids=str)
+@pytest.mark.parametrize(("case", "trains"), [(x, True) for x in CASES] + [(x, False) for x in MAIN], ids=str)
 def test_six_sizes_take_at_most_two_graphs_and_give_the_same(case: Case, trains: bool) -> None:
     """Outputs and, in training, gradients: in AOT graphs for the main options, as captured for the others."""
     torch._dynamo.reset()
-    module, main = built(case).train(trains), case.name.partition("-")[2] in OPTIONS
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager" if trains and main else "eager")
+    module = built(case).train(trains)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager" if trains and case in MAIN else "eager")
     compiled = torch.compile(module, backend=counter, fullgraph=True, dynamic=True)
     for seed, (batch, rows, cols) in enumerate(SIX_SHAPES):
         args = case.args(case.inputs(batch=batch, rows=max(rows, case.smallest), cols=max(cols, case.smallest)))
