@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from benchmarks.__main__ import NAMES
-from tests.house.source import ROOT, SOURCE
 from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
+from tests.house.source import ROOT, SOURCE
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if MARK.search(page.read_text())]
 

@@ -49,7 +49,7 @@ ROWS: list[Row] = [
     (model(backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16)), ConfigError, "bfloat16"),
     (model(name="no/m.pt2", format="pt2", check=False, size=(32, 32)), CheckpointError, "m.pt2"),
     (model(kit.head().half(), half=True), ConfigError, "float16"),
-    (model(heavy(), half=True), CheckpointError, "1e+06"),
+    (model(heavy(), half=True, size=(32, 32)), CheckpointError, "1e+06"),
     (model(GATE, format="pt2"), CheckpointError, "size="),
     (lambda folder: export_head([kit.head(), kit.head(Task("b"))], folder / "m"), ConfigError, "2 heads"),  # type: ignore
     (alone(PatchMeanMLP(4, 2)), CheckpointError, "PatchMeanMLP"),

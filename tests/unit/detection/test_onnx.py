@@ -35,7 +35,8 @@ def test_the_form_without_shapes_that_depend_on_data_is_torchvisions(kind: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fcos", "retinanet", "dfine", "rtdetrv2"])
 def test_boxes_are_equal_on_unseen_images_and_at_another_size(kind: str, tmp_path: Path) -> None:
-    for size, cells in (((96, 128), 252), ((64, 160), 210)):
+    """Each export has one size: both sizes for one detector of torchvision and one of transformers."""
+    for size, cells in (((64, 160), 210), ((96, 128), 252))[: 2 if kind in ("fcos", "dfine") else 1]:
         # untrained scores are near ties: with as many queries as cells, no choice among them decides
         detector = detector_of(kind, queries=cells) if kind == "rtdetrv2" else detector_of(kind)
         detector.export_onnx(tmp_path / f"{size[0]}.onnx", size=size)

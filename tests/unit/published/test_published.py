@@ -28,7 +28,7 @@ ROWS = list_published()
 ANYTHING = [row for row in ROWS if row.tuned]  # Depth Anything
 
 
-SLOW = "chmv2|vit[bl]16.*pmt|vit[lg]14.*dpt"  # large files
+SLOW = "chmv2|vit[bl]16.*pmt|vit[blg]14.*dpt|vitl14.*anything"  # large files
 
 
 def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
