@@ -240,7 +240,7 @@ def _scores(dataset: BoxImages, found: list[dict[str, Any]], kind: str) -> dict[
     truth = COCO()
     truth.dataset = dataset.ground_truth()
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise DataError(f"no image of {dataset.file} has a box or a mask; there is nothing to compare with")
+        raise DataError(f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare with")
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         test = COCOeval(truth, truth.loadRes(found) if found else COCO(), kind)
