@@ -87,9 +87,7 @@ def check_target(target: Path) -> int | None:
         raise OSError(f"{target} is a folder, device or pipe; only regular files are written")
     mode = target.stat().st_mode & 0o777
     if not mode & 0o222 or not os.access(target, os.W_OK):  # the first also for those whom no bit stops
-        raise PermissionError(
-            f"{target} is write-protected; make it writable (chmod u+w), remove it or choose another name"
-        )
+        raise PermissionError(f"{target} is write-protected; make it writable (chmod u+w), or choose another name")
     return mode
 
 

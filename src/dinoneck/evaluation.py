@@ -22,10 +22,11 @@ from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
-from dinoneck.tasks import columns_of
+from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names
+from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
 
@@ -77,19 +78,28 @@ def evaluate(
         return _of_objects("boxes", every, lambda one: evaluate_boxes(one, truth, images))
     if 0 < len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
-    tasks = {task.name: task for one in models.values() for task in one.tasks}
     if is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
         return _of_objects("segments" if is_pair else "masks", every, lambda one: evaluate_masks(one, truth, images))
+    tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():
         begin = time.perf_counter()
         predictions[name] = _predictions(one, table, tuple(nodata), scored)
-        seconds = time.perf_counter() - begin
-        cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
+        cost[name] = _cost(one, begin, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
     return summary(table, scored, predictions, [range(len(table))]) | {"cost": cost, "versions": versions()}
+
+
+def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
+    """The tasks of all models by name, each of which has the same classes in all; masks hold their numbers."""
+    tasks = dict[str, Task]()
+    for task in (task for one in models.values() for task in one.tasks):
+        first, other = (own.labels for own in (tasks.setdefault(task.name, task), task))
+        if {*first} != {*other} or (first != other and task.kind == "segmentation"):
+            raise DataError(f"two heads predict the classes {first} and {other} of {task.name}; score them apart")
+    return tasks
 
 
 def _opened(model: Any) -> Predictor | Detector:
@@ -130,9 +140,10 @@ def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, S
     own: dict[str, Any] = {}
     for column, task, place in columns_of(one.tasks):
         if task.kind == "classification" and place == 0 and task.name in table:
-            truths = np.asarray(table[task.name].cat.codes)
-            scored.setdefault(task.name, Scored("class", task.name, slice(None), truths, task.labels))
-            own[task.name] = np.array([int(np.argmax(row[task.name])) for row in rows])
+            truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
+            first = scored.setdefault(task.name, Scored("class", task.name, slice(None), truths, task.labels))
+            order = [*map(first.labels.index, task.labels)] or range(task.dim)  # another head may number them otherwise
+            own[task.name] = np.array([order[int(np.argmax(row[task.name]))] for row in rows])
         elif task.kind != "classification" and column in table and not class_names(table, column):
             truths = np.asarray(table[column], np.float64)[:, None]
             scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
@@ -161,15 +172,13 @@ def _of_objects(key: str, models: Mapping[str, Any], score: Callable[[Any], dict
     for name, one in models.items():
         begin = time.perf_counter()
         found[name] = score(one)
-        seconds = time.perf_counter() - begin
-        own = one if key == "boxes" else one.passes[0]
-        modules = [one] if key == "boxes" else own.modules[1:]
-        cost[name] = _cost(own.backbone, modules, seconds, found[name]["images"])
+        cost[name] = _cost(one, begin, found[name]["images"])
     return {key: found, "cost": cost, "versions": versions()}
 
 
-def _cost(backbone: Any, modules: Sequence[torch.nn.Module], seconds: float, images: int) -> dict[str, float]:
-    inside = {id(parameter) for parameter in backbone.parameters()}
+def _cost(one: Any, begin: float, images: int) -> dict[str, float]:
+    backbone, *modules = (one.backbone, one) if isinstance(one, Detector) else one.passes[0].modules
+    inside = {id(x): x.numel() for x in backbone.parameters()}
     own = sum(x.numel() for module in modules for x in module.parameters() if id(x) not in inside)
-    every = sum(x.numel() for x in backbone.parameters())
-    return {"seconds_per_image": seconds / images, "parameters": own, "backbone_parameters": every}
+    seconds = (time.perf_counter() - begin) / images
+    return {"seconds_per_image": seconds, "parameters": own, "backbone_parameters": sum(inside.values())}

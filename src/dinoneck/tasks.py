@@ -222,9 +222,7 @@ class Task:
             ShapeError: if the map has another shape.
         """
         if output.ndim != 4 or output.shape[1] != self.dim:
-            raise ShapeError(
-                f"the map of task {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, rows, cols)"
-            )
+            raise ShapeError(f"map of {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, rows, cols)")
         cells = output.shape[-2] * output.shape[-1] if self.kind == "density" and self.aggregate == "sum" else 1
         return self._natural(output.movedim(1, -1), cells).movedim(-1, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
 from dinoneck import Backbone, DataError, DenseHead, PatchMeanHead, Predictor, Task, evaluate
+from dinoneck.data import read_table
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
 
@@ -53,6 +55,19 @@ def test_two_models_are_compared_over_groups(meadow: Path, tiny: Backbone) -> No
     one, rows = predictor(tiny, TASKS[:1]), pd.read_csv(meadow).assign(place=range(COUNT))
     found = evaluate({"a": one, "b": one}, meadow.parent, rows, group=["place"])
     assert found["scores"]["soil"]["b"]["head_minus"]["r2"] == [0.0, 0.0]
+
+
+def test_classes_are_matched_by_their_names(meadow: Path, tiny: Backbone) -> None:
+    """Heads may number them in another order, and a table may lack some; masks hold the numbers of one order."""
+    heads = {"a": predictor(tiny), "b": predictor(tiny, [replace(TASKS[1], labels=KINDS[::-1])])}
+    both = evaluate(heads, meadow.parent, meadow)["scores"]["kind"]
+    alone = {name: evaluate(one, meadow.parent, meadow)["scores"]["kind"]["head"] for name, one in heads.items()}
+    assert all(both[name]["accuracy"] == own["accuracy"] for name, own in alone.items())
+    one, where, rows = heads["a"], meadow.parent, pd.read_csv(meadow).query("kind != 'bare'")[["image", "kind"]]
+    assert evaluate(one, None, read_table(rows, where, "kind"))["scores"] == evaluate(one, where, rows)["scores"]
+    tasks = [replace(TASKS[1], kind="segmentation", labels=labels) for labels in (KINDS, KINDS[::-1])]
+    with pytest.raises(DataError, match="score them apart"):
+        evaluate({own.labels[0]: Predictor(DenseHead(64, [own]), tiny) for own in tasks}, meadow.parent, meadow)
 
 
 def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
@@ -97,7 +112,7 @@ def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
-                                                     ("sol=0", 1, "sol"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
+                                                     ("sol=0", 1, "one of"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
 def test_a_score_that_is_too_low_is_exit_code_1(meadow: Path, tmp_path: Path, least: str, code: int, word: str) -> None:
     file = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS))
     ran = kit.cli("evaluate", meadow.parent, "--heads", file, "--truth", meadow, "--at-least", least, "--json")

@@ -23,6 +23,7 @@ from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
+_OF_ALL = ("AP", "AP50", "AP75", "AR100", "F1", "PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "overall")
 _BOX = ("image", "name", "score", "x0", "y0", "x1", "y1")
 
 
@@ -343,8 +344,13 @@ def evaluate(
     if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     from dinoneck.evaluation import evaluate as scored
+    from dinoneck.tasks import columns_of
 
     models = {word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads}
+    every = [getattr(one, "tasks", ()) for one in models.values()]
+    targets = {*_OF_ALL, *(own.name for tasks in every for own in (*tasks, *columns_of(tasks)))}
+    if wrong := least.keys() - targets:
+        raise ConfigError(f"--at-least names {min(wrong)!r}; expected one of {', '.join(sorted(targets))}")
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata)
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)

@@ -56,8 +56,6 @@ def train(
     """
     if config is not None:  # the file that comes first is read before
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
-    if out.is_file() or ((out / "report.json").exists() and not overwrite):
-        raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
     _check_names(run)
     if objects := run.data.boxes or run.data.objects:
         if heads:

@@ -245,9 +245,7 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
     truth = COCO()
     truth.dataset = dataset.ground_truth()
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise DataError(
-            f"none of the {len(dataset)} images of {dataset.file} has a box or a mask; there is nothing to compare with"
-        )
+        raise DataError(f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare with")
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)

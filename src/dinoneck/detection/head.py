@@ -130,10 +130,7 @@ class DetectionHead(Configured, nn.Module):
         cells = sum(int(size[0] / stride) * int(size[1] / stride) for stride in strides)
         queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
         if cells < queries:
-            raise ConfigError(
-                f"size {size[0]}x{size[1]} gives {cells} cells, fewer than the {queries} queries: take a larger size "
-                "or fewer queries"
-            )
+            raise ConfigError(f"size {size[0]}x{size[1]} gives {cells} cells; expected {queries} (queries) or more")
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return losses by name with targets, else the detections of each image."""

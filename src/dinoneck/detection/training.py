@@ -76,8 +76,9 @@ def train_detector(
         run = _Run(config, folder, detector, train, val)
         run.run(resume=resume)
     history = run.engine.history
-    if files.writes():
-        (folder / files.UNFINISHED / files.LOG).replace(folder / files.LOG)
+    for own in (folder / files.UNFINISHED / name for name in (files.LOG, files.DETECTOR) if files.writes()):
+        if own.exists():  # a run may stop between here and its report
+            own.replace(folder / own.name)
     report = {
         "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
         "untrained": run.engine.extra["untrained"],
@@ -123,9 +124,7 @@ class _Run:
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
         self.engine = Engine(detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size))
         if optim.batch_size % self.engine.count:
-            raise ConfigError(
-                f"batch_size is {optim.batch_size} for {self.engine.count} processes; expected a multiple"
-            )
+            raise ConfigError(f"batch_size is {optim.batch_size} for {self.engine.count} processes; take a multiple")
 
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
@@ -169,9 +168,10 @@ class _Run:
         scores = self._scores()
         best_before = max((earlier.get("AP", -1.0) for earlier in self.engine.history), default=-1.0)
         if self.engine.rank == 0 and scores["AP"] > best_before:
-            metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
+            training = {"epochs": epoch + 1, "metrics": {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}}
             self.detector.min_score = scores["min_score"] or self.detector.min_score
-            self.detector.save(self.folder / files.DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
+            # the folder of a run holds a finished detector or none
+            self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
         return row | scores
 
     @torch.no_grad()

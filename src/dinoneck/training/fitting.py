@@ -90,7 +90,7 @@ def fit(
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
-    names, device = [task.name for task in head.tasks], next(head.parameters()).device
+    names, device = {task.name: task.labels for task in head.tasks}, next(head.parameters()).device
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     if composed := [own.name for own in loss.compositions if own.name in targets]:
         raise ConfigError(f"targets hold {composed[0]!r}, which the loss computes from its tasks; leave it out")

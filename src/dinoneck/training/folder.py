@@ -33,11 +33,11 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
-    last = (REPORT,) if (folder / UNFINISHED).is_dir() else (REPORT, HEAD_FILE)  # a run may stop before its report
-    finished = [path for path in results_in(folder) if path.name in last]
+    results, begun = results_in(folder), (folder / UNFINISHED).is_dir()
+    finished = [path for path in results if path.name == REPORT or not begun]  # a run may stop before its report
     if finished and not overwrite:
-        raise DataError(f"{folder} holds results of an earlier run ({finished[0].name}); overwrite=True replaces them")
-    own = finished or results_in(folder) or (folder / UNFINISHED).is_dir()
+        raise DataError(f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces them")
+    own = results or begun
     if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
         raise DataError(f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty folder")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())

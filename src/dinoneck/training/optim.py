@@ -341,7 +341,5 @@ def _random(alpha: float, generator: torch.Generator | None) -> np.random.Genera
 def _blended_targets(targets: Mapping[str, Tensor], share: float, samples: int) -> dict[str, Tensor]:
     for name, x in targets.items():
         if not x.is_floating_point() or len(x) != samples:
-            raise ShapeError(
-                f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected one_hot floats of {samples} samples"
-            )
+            raise ShapeError(f"targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected {samples} one_hot floats")
     return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

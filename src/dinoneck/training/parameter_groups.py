@@ -86,9 +86,7 @@ def param_groups(
             group = {"params": [], "lr": own_lr, "weight_decay": weight_decay if decays else 0.0, "name": name}
             groups.setdefault(name, group)["params"].append(parameter)
     if not groups:
-        raise ConfigError(
-            "the model has no trainable parameters; call backbone.unfreeze_last(n), or pass include_frozen=True"
-        )
+        raise ConfigError("no parameter is trainable; call backbone.unfreeze_last(n), or pass include_frozen=True")
     return list(groups.values())
 
 
@@ -270,9 +268,7 @@ class FreezeSchedule:
                 )
         self.apply(model, epoch)
         if missing := _trainable(backbone) - {p for group in optimizer.param_groups for p in group["params"]}:
-            raise ConfigError(
-                f"the optimizer lacks {len(missing)} backbone parameters of epoch {epoch}; pass include_frozen=True"
-            )
+            raise ConfigError(f"the optimizer lacks {len(missing)} weights of epoch {epoch}; pass include_frozen=True")
         return model, optimizer
 
 

@@ -42,9 +42,7 @@ def write_predictions(
         for name, target in problem.scored.items():
             x: Any = outputs[target.output][:, target.places]
             if not bool(x.isfinite().all()):
-                raise DataError(
-                    f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, --lr)"
-                )
+                raise DataError(f"the predictions of {name} are not finite: training diverged; lower lr (--lr)")
             if target.kind == "mask":
                 x = [map_confusion(problem.pixels(row), each[None]) for row, each in zip(rows, x, strict=True)]
             elif target.kind == "class":

@@ -123,6 +123,10 @@ class Run:
 
     def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
         """Train, predict, score and write; return the report, see :func:`train`."""
+        return files.finish(self.folder, self.trained(resume=resume, callbacks=callbacks))
+
+    def trained(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
+        """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
         members = list[Head]()
         for finished, number in enumerate(self.folds, 1):
@@ -227,7 +231,7 @@ class Run:
         return head
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
-        """Score all folds; write the head of all, the predictions and, last, the report."""
+        """Score all folds; write the head of all and the predictions; return the report."""
         config, folder = self.config, self.folder
         report = self._report() | {
             "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
@@ -245,7 +249,7 @@ class Run:
                 shutil.copyfile(self._paths(*self.folds)[0], file)
             columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
             write_text(folder / files.PREDICTIONS, csv_text([*columns], zip(*columns.values(), strict=True)))
-        return files.finish(folder, report)
+        return report
 
     def _report(self) -> dict[str, Any]:
         """What the report holds of the predictions of all folds."""
@@ -312,6 +316,7 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
+    files.check_folder(out, overwrite=overwrite)
     runs, source = dict[str, Run](), None
     for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):  # all read the layers of the first
         with_head = config.changed(head={**config.head, "type": name})
@@ -326,12 +331,15 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
     The first head is compared with each other one, by intervals over groups. ``cost``: head -> seconds of training and
     parameters.
     """
-    cost, report = dict[str, Any](), dict[str, Any]()
+    cost, done = dict[str, Any](), dict[str, dict[str, Any]]()
+    files.begin(out, {"heads": [*runs]}, resume=resume)
     for name, run in runs.items():
         note(f"head {name}")
-        report = run.train(resume=resume)
+        done[name] = run.trained(resume=resume)
         seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
-        cost[name] = {"parameters": report.pop("parameters"), "seconds": seconds}
-    del report["config"]
+        cost[name] = {"parameters": done[name]["parameters"], "seconds": seconds}
+    for name, run in runs.items():  # none is finished before all are, so that the same command continues
+        report = files.finish(run.folder, done[name])
+    del report["config"], report["parameters"]
     report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}
     return files.finish(out, report)

@@ -28,7 +28,7 @@ def match_samples(
     source_ids: Sequence[str],
     targets: Any,
     weights: Any,
-    names: Sequence[str],
+    names: Collection[str],
     ids: Iterable[str] | None = None,
     val_ids: Iterable[str] | None = None,
     target_ids: Sequence[Any] | None = None,
@@ -40,7 +40,7 @@ def match_samples(
         targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a Series, or values that
             ``target_ids`` gives the ids of.
         weights: as ``targets``; None = none.
-        names: the columns that are used.
+        names: the columns that are used; of a mapping the values are their classes in order.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
         val_ids: validation ids; None = none.
         target_ids: the ids of values that carry none.
@@ -122,18 +122,34 @@ class SourceIds:
             raise DataError(f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: value}}")
         if absent := [name for name in names if name not in table]:
             raise DataError(f"there are no targets for {absent[0]!r}; given: {', '.join(map(str, table)) or 'none'}")
-        return {name: by_id(table[name], repr(name), ids, lambda key: self.find(key) or key) for name in names}
+        classes = names if isinstance(names, dict) else {}
+        columns = {name: class_codes(table[name], name, classes.get(name, ())) for name in names}
+        return {name: by_id(x, repr(name), ids, lambda key: self.find(key) or key) for name, x in columns.items()}
+
+
+def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
+    """Return the classes of a Series as their indices in ``classes``, none = its own, -1 = missing; others as they are.
+
+    Raises:
+        DataError: for a class that is not one of them.
+    """
+    if not hasattr(values, "cat"):
+        return values
+    names = [*(classes or values.cat.categories)]
+    if unknown := {*values.dropna()} - {*names}:
+        raise DataError(f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of {', '.join(names)}")
+    return values.cat.set_categories(names).cat.codes
 
 
 def by_id(
     values: Any, name: str, ids: Sequence[Any] | None, spelling: Callable[[Any], Any] = lambda key: key
 ) -> dict[Any, Any]:
-    """Return id -> value of a mapping, a Series (of classes their indices, -1 = missing), or values with such ids.
+    """Return id -> value of a mapping, a Series (as :func:`class_codes`), or values with such ids.
 
     Raises:
         DataError: for values without ids, another number of ids, or an id with several values.
     """
-    values = values.cat.codes if hasattr(values, "cat") else values
+    values = class_codes(values, name, ())
     if hasattr(values, "items"):
         ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
     if ids is None or len(ids) != len(values):
@@ -289,6 +305,4 @@ def _check_learnable(task: Task, values: Tensor) -> None:
         raise DataError(f"the targets of {task.name!r} are {low[0]:g} (normalised) for all images")
     least, most = low.min(), high.max()
     if task.activation is not None and (least < 0 or (task.activation == "sigmoid" and most > 1)):
-        raise DataError(
-            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {least:.4g} ... {most:.4g}"
-        )
+        raise DataError(f"task {task.name!r}: {task.activation!r} cannot reach targets of {least:.4g} ... {most:.4g}")

@@ -138,9 +138,7 @@ def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
             words = class_names(table, column)
             if bool(words) != (kind == "classification") or (words and len(spec.columns) > 1):
                 held = f"the classes {', '.join(words[:5])}" if words else "numbers"
-                raise ConfigError(
-                    f"task {name!r} is of kind {kind!r} and has columns {columns}; {column!r} holds {held}"
-                )
+                raise ConfigError(f"task {name!r} of kind {kind!r} has columns {columns}; {column!r} holds {held}")
         taken |= alone
         tasks[name] = spec.changed(kind=kind)
     return tasks
@@ -229,9 +227,7 @@ def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any)
         counts = np.unique(classes[classes >= 0], return_counts=True)[1]
         if len(counts) < 2 or counts.sum() < 2 * len(counts):
             held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
-            raise DataError(
-                f"the target {task.name!r} has {held}; expected two or more, and 2 images a class on average"
-            )
+            raise DataError(f"target {task.name!r} has {held}; expected two or more, and 2 images a class on average")
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:

@@ -64,9 +64,7 @@ class _ById:
         self.ids = tuple(ids)
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
         if not len(self._rows) == len(self.ids) == count > 0:
-            raise DataError(
-                f"there are {len(self.ids)} ids ({len(self._rows)} different) for {count} images; expected one id each"
-            )
+            raise DataError(f"{len(self.ids)} ids ({len(self._rows)} different), {count} images; expected one id each")
 
     def rows(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[int]:
         """Return the row numbers of these ids.

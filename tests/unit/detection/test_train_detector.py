@@ -89,12 +89,15 @@ def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(_Run, "_log", interrupted)
         train_detector(second, tmp_path / "run", overwrite=True)
-    assert contents(tmp_path / "run").keys() == {"detector.safetensors"}
+    assert not contents(tmp_path / "run")  # a detector there is that of a finished run
     train_detector(second, tmp_path / "run")
     after, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
     assert after.keys() == whole.keys() and not (tmp_path / "run" / "unfinished").exists()
     assert after["detector.safetensors"] == whole["detector.safetensors"]
     assert logged(tmp_path / "run" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
+    (tmp_path / "run" / "report.json").unlink()
+    with pytest.raises(DataError, match=r"detector\.safetensors.*overwrite=True"):
+        train_detector(second, tmp_path / "run")
 
 
 def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:

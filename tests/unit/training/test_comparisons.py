@@ -46,14 +46,24 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path
     assert "patch_mean" in report["verdict"]
 
 
+def test_an_interrupted_comparison_goes_on(meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder has no head of an earlier run; a head that is trained already is kept."""
+    train(a_run(meadow, ["soil"]), tmp_path)
+    words = f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --epochs 1 --out {tmp_path} --heads".split()
+    with monkeypatch.context() as patch:
+        patch.setattr(LinearHead, "calibrate", None)
+        assert main([*words, *NAMES, "--overwrite"]) == 1 and not (tmp_path / "head.safetensors").exists()
+    file = tmp_path / NAMES[0] / "heads" / "fold-0.safetensors"
+    before = file.stat().st_mtime_ns
+    assert main([*words, *NAMES]) == 0 and file.stat().st_mtime_ns == before
+
+
 def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
-    words = (
-        f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 --hidden-dim 8 --heads".split()
-    )
-    assert main(["train", *words, "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]) == 0
+    words = f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 --hidden-dim 8".split()
+    assert main(["train", *words, "--heads", "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]) == 0
     for name in ("patch_mean", "cls_gating"):
         assert load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"] == 8
-    assert main(["train", *words, *NAMES, "--out", str(tmp_path / "refused")]) == 1, "a linear head has no width"
+    assert main(["train", *words, "--heads", *NAMES, "--out", str(tmp_path / "no")]) == 1, "a linear head has no width"
 
 
 N = 120
@@ -70,7 +80,6 @@ def held_out(folds: Sequence[Fold]) -> list[list[int]]:
 
 
 def test_stratified_folds_share_every_class_and_keep_groups_whole() -> None:
-    pytest.importorskip("sklearn")
     for seed in range(5):
         folds = group_folds(GROUPS, 4, seed, stratify=CLASSES)
         assert sorted(row for rows in held_out(folds) for row in rows) == list(range(N))
@@ -88,14 +97,9 @@ def test_stratified_folds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
         group_folds(GROUPS, 4, 0, stratify=CLASSES)
 
 
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]),
-        (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
-        (["b", "a", "10"], [[2], [1], [0]]),
-    ],
-)
+@pytest.mark.parametrize(("labels", "expected"), [
+    (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]), (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
+    (["b", "a", "10"], [[2], [1], [0]])])  # fmt: skip
 def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[list[int]]) -> None:
     folds = column_folds(labels)
     assert held_out(folds) == expected

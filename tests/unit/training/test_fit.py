@@ -355,3 +355,9 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
     for place in range(4):
         assert {views[place] for views in trained} == {0, 1, 2, 3}
     assert all(views == [0, 0] for views in source.asked if len(views) == 2)
+
+
+def test_classes_of_a_table_are_those_of_the_head() -> None:
+    table = pd.DataFrame({"y": pd.Categorical(["no", "yes", "?"] * 2)}, index=IDS)
+    with pytest.raises(DataError, match=r"has the class '\?'; expected one of yes, no"):
+        run(head(Task("y", dim=2, kind="classification", labels=("yes", "no"))), targets=table, target_ids=None)

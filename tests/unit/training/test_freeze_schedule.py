@@ -92,7 +92,7 @@ def test_parameters_that_the_optimizer_lacks_are_refused() -> None:
     model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1"})
     optimizer = torch.optim.AdamW(model.head.parameters())
     schedule.start_epoch(0, model, optimizer)
-    with pytest.raises(ConfigError, match="lacks 15 backbone parameters.*include_frozen=True"):
+    with pytest.raises(ConfigError, match="lacks 15 weights.*include_frozen=True"):
         schedule.start_epoch(1, model, optimizer)
 
 
