@@ -28,12 +28,10 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # a block, and what it prints where the page shows it: "..." stands for anything
 SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
 SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
-    *("docs/how-to/choose-layers.md", "docs/how-to/export.md", "docs/how-to/fine-tune.md", "docs/how-to/pictures.md"),
-    *("docs/tutorials/classify.md", "docs/tutorials/detect.md", "docs/tutorials/segment.md"),
-    *("docs/how-to/detectors.md", "docs/tutorials/count.md", "docs/tutorials/point-cloud.md"),
-    *("docs/tutorials/regress.md", "docs/tutorials/feature-store.md", "docs/integrations/training-loops.md"),
-    *("docs/how-to/report.md", "docs/how-to/own-images.md", "docs/how-to/extract.md", "docs/how-to/long-runs.md"),
-    *("docs/how-to/from-your-notebook.md", "docs/integrations/vits.md", "docs/integrations/decoders.md"),
+    *(f"docs/tutorials/{page}.md" for page in "classify count detect feature-store point-cloud regress segment".split()),
+    *(f"docs/integrations/{page}.md" for page in ("training-loops", "vits", "decoders")),
+    *(f"docs/how-to/{page}.md" for page in "choose-layers detectors export extract fine-tune long-runs".split()),
+    *(f"docs/how-to/{page}.md" for page in "from-your-notebook own-images pictures report".split()),
     "examples/biomass/README.md",
 }
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback

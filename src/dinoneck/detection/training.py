@@ -194,6 +194,7 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
         values = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
+        values["backbone record"] = self.detector.record
         del values["detector"]["workers"]
         images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
         return values | {"hash of images and boxes": hashlib.sha256(json.dumps(images).encode()).hexdigest()}

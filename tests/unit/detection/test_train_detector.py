@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tests import kit
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
 
-from dinoneck import CheckpointError, DataError
+from dinoneck import Backbone, CheckpointError, DataError
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
 from dinoneck.detection.training import _Run
 from dinoneck.training import TrainConfig, engine
@@ -50,15 +51,15 @@ def test_a_killed_run_goes_on_to_the_same_numbers(boxes: Path, tmp_path: Path, m
     assert sorted(contents(whole)) == ["detector.safetensors", "log.jsonl", "report.json"]
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
 
-    def cut_short(run: _Run, epoch: int, row: dict[str, Any]) -> None:
-        if epoch == 1:
-            raise DataError("no power")
-
     with monkeypatch.context() as patch, pytest.raises(DataError, match="no power"):
-        patch.setattr(_Run, "_log", cut_short)
+        patch.setattr(_Run, "_log", Mock(side_effect=[None, DataError("no power")]))  # after the second epoch
         train_detector(config, cut)
     with pytest.raises(CheckpointError, match=r"optim.lr: 0.001 / 0.01"):
         train_detector(config_of(boxes, detector=own, optim={**optim, "lr": 1e-2}), cut)
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"backbone record\.weights_sha256"):
+        recorded = Backbone.record
+        patch.setattr(Backbone, "record", lambda own: recorded(own) | {"weights_sha256": "of another file"})
+        train_detector(config, cut)
     content = boxes.read_text()
     boxes.write_text(content.replace("[8, 10, 40, 30]", "[8, 10, 20, 30]"))
     with pytest.raises(CheckpointError, match="hash of images and boxes"):
@@ -82,12 +83,8 @@ def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path, monkeypat
     first, second = config_of(boxes), config_of(boxes, optim={"lr": 3e-3})
     train_detector(first, tmp_path / "run")
     train_detector(second, tmp_path / "whole")
-
-    def interrupted(*_: Any) -> Any:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Run, "_log", interrupted)
+        patch.setattr(_Run, "_log", Mock(side_effect=KeyboardInterrupt))
         train_detector(second, tmp_path / "run", overwrite=True)
     assert not contents(tmp_path / "run")  # a detector there is that of a finished run
     train_detector(second, tmp_path / "run")
