@@ -238,7 +238,8 @@ def test_pixels_without_a_label_count_for_nothing(tmp_path: Path) -> None:
         mask[24:] = 255
         Image.fromarray(mask).save(path)
         labels.append(mask)
-    report = trained(a_run(None, data={**data, "nodata": [255]}, optim={"epochs": 1}), tmp_path / "run")
+    run = a_run(None, head={"type": "dense"}, data={**data, "nodata": [255]}, optim={"epochs": 1})
+    report = trained(run, tmp_path / "run")
     whole = np.bincount(np.concatenate([mask[mask < 255] for mask in labels]), minlength=3)
     for own in report["scores"]["segmentation"].values():
         assert np.sum(own["confusion_matrix"], axis=1).tolist() == whole.tolist()
