@@ -56,6 +56,8 @@ def train(
     """
     if config is not None:  # the file that comes first is read before
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
+    if out.is_file() or ((out / "report.json").exists() and not overwrite):  # before torch is imported
+        raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
     _check_names(run)
     if objects := run.data.boxes or run.data.objects:
         if heads:
@@ -85,12 +87,11 @@ def _check_names(run: TrainConfig) -> None:
     files = (data.images, data.store, *objects, run.backbone.file)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
-    if data.csv is None:
-        return
-    from dinoneck.data.tables import read_cells
+    if data.csv is not None:
+        from dinoneck.data.tables import read_cells
 
-    named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
-    read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
+        named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
+        read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
 
 
 def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:

@@ -37,8 +37,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     finished = [path for path in results if path.name == REPORT or not begun]  # a run may stop before its report
     if finished and not overwrite:
         raise DataError(f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces them")
-    own = results or begun
-    if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
+    if not (results or begun) and (names := [path.name for path in folder.glob("[!.]*")]):
         raise DataError(f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty folder")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):

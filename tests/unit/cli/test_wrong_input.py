@@ -38,7 +38,7 @@ USAGE = [
 
 REFUSED = [
     (f"{TRAIN} covr", "'covr'", "'cover'"),
-    (f"{TRAIN} cover --out t.csv", "t.csv", "not a folder"),
+    (f"{TRAIN} cover --out t.csv", "--out t.csv", "is a file"),
     (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
     (f"train --csv gone.csv --targets cover {TINY} --out r", "'images/9.png'", "names are relative"),
