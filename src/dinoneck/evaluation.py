@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,13 @@ def evaluate(
     """
     every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
-    is_pair = isinstance(truth, list | tuple)
-    if not models and not is_pair:
-        return _of_objects("boxes", every, lambda one: evaluate_boxes(one, truth, images))
     if 0 < len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
-    if is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
-        return _of_objects("segments" if is_pair else "masks", every, lambda one: evaluate_masks(one, truth, images))
+    is_pair = isinstance(truth, list | tuple)
+    if not models or is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
+        if group or labels or nodata:
+            raise ConfigError("group, labels and nodata are of tables and folders of masks; leave them out for objects")
+        return _of_objects("segments" if is_pair else "masks" if models else "boxes", every, truth, images)
     tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
@@ -104,6 +104,8 @@ def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
 
 def _opened(model: Any) -> Predictor | Detector:
     if isinstance(model, Predictor | Detector):
+        if isinstance(keyed := getattr(model, "tasks", ()), Mapping):
+            raise ConfigError(f"the model has the keys {', '.join(keyed)}; give {{name: model}} with a head each")
         return model
     [read] = opened(model).values()
     first: Any = read[0]
@@ -167,11 +169,11 @@ def _matrices(
     return own
 
 
-def _of_objects(key: str, models: Mapping[str, Any], score: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    found, cost = {}, {}
+def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:
+    found, cost, score = {}, {}, evaluate_boxes if key == "boxes" else evaluate_masks
     for name, one in models.items():
         begin = time.perf_counter()
-        found[name] = score(one)
+        found[name] = score(one, truth, images)
         cost[name] = _cost(one, begin, found[name]["images"])
     return {key: found, "cost": cost, "versions": versions()}
 

@@ -70,13 +70,8 @@ def dynamic(case: Case, inputs: Any) -> Any:
         return ([*[one] * case.layers, None, None] if case.grid else inputs.dynamic_spec(),)
     if case.takes == "tokens+images":
         return (inputs[0].dynamic_spec(), {0: free, 2: free, 3: free})
-    each_argument = {
-        "patches": (one,),
-        "layers": ([one] * case.layers,),
-        "pair": ({0: free}, one),
-        "points": (one,) * 3,
-    }
-    return each_argument[case.takes]
+    each = {"patches": (one,), "layers": ([one] * case.layers,), "pair": ({0: free}, one), "points": (one,) * 3}
+    return each[case.takes]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

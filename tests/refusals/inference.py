@@ -30,13 +30,14 @@ from dinoneck import (
 )
 from dinoneck.data import Preprocessing
 from dinoneck.inference import MicroBatcher, to_frame
+from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
 from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
-WEED = Task("weed", from_map="cells")
+WEED, KIND = Task("weed", from_map="cells"), Task("kind", 2, kind="classification", labels=("a", "b"))
 PARTS = {"parts": ("leaf", "stem", "root"), "sums": (), "name": "masses", "total": "total", "ratio": "shares"}
 SHARES = [Task("shares", dim=3, kind="ratio"), Task("total", unit="g")]
 SUMMED = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
@@ -154,6 +155,10 @@ ROWS: list[Row] = [
     (lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]), ConfigError, "p:a"),
     (lambda folder: scored(folder, predictor(kit.head(Task("biomass")))), DataError, "biomass"),
     (lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}), ConfigError, "detectors"),
+    (lambda folder: scored(folder, {"m": predictor({"k": kit.head()})}), ConfigError, "keys k"),
+    (lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]), ConfigError, "group"),
+    (lambda folder: start_from(kit.head(replace(KIND, labels=("b", "a"))), str(file(folder, kit.head(KIND)))),
+     ConfigError, "'b'"),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),

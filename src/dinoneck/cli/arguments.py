@@ -31,8 +31,7 @@ NO_EFFECT = {
     "a feature store": "--maps --overlay --truth --skip-unusable --tile --overlap",
     "heads": "--min-score",
     "predictions without --overlay": "--truth",
-    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens --store"
-    " --group --labels --nodata",
+    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens --store",
     "the export of a head without --with-backbone": "--size --maps --backbone-file --random-backbone",
     "the export of a whole model": "--grid",
     "the export of a detector": "--grid --maps --half",

@@ -128,8 +128,11 @@ class _Run:
 
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
-        engine, identity = self.engine, self._identity()
-        files.begin(self.folder, identity, resume=resume)
+        engine, values = self.engine, self.config.to_dict()
+        del values["detector"]["workers"]
+        images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
+        values["hash of images and boxes"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+        identity = files.begin(self.folder, values | {"backbone record": self.detector.record}, resume=resume)
         engine.keep(self.folder / files.UNFINISHED / files.STATE, identity, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
@@ -190,14 +193,6 @@ class _Run:
     def _log(self, epoch: int, row: Row) -> None:
         values = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items() if key != "per_class"}
         _logger.info("epoch %d: %s", epoch, ", ".join(f"{key} {value}" for key, value in values.items()))
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be equal in a run and its continuation."""
-        values = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
-        values["backbone record"] = self.detector.record
-        del values["detector"]["workers"]
-        images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
-        return values | {"hash of images and boxes": hashlib.sha256(json.dumps(images).encode()).hexdigest()}
 
 
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:

@@ -50,12 +50,21 @@ def results_in(folder: Path) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
-def begin(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
-    """Keep what identifies the run of a config; remove the results of another one that is to be replaced.
+def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """Keep what identifies a run; remove the results of another one that is to be replaced.
+
+    Args:
+        folder: of the run.
+        values: its config and what else must be equal in a continuation; imports and the device may differ.
+        resume: continue an unfinished run.
+
+    Returns:
+        The values that must be equal.
 
     Raises:
         CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
     """
+    identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
     path, text = folder / UNFINISHED / RUN, json.dumps(identity, indent=2) + "\n"
     if resume and path.exists() and not (folder / REPORT).exists():
         check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
@@ -65,6 +74,7 @@ def begin(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
+    return identity
 
 
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:

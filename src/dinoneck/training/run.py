@@ -153,9 +153,8 @@ class Run:
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        identity = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
-        identity |= {"backbone record": self.source.record, "hash of images and targets": self._hash()}
-        files.begin(self.folder, identity, resume=resume)
+        data = {"backbone record": self.source.record, "hash of images and targets": self._hash()}
+        files.begin(self.folder, self.config.to_dict() | data, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 

@@ -335,15 +335,18 @@ def start_from(module: nn.Module, path: str) -> None:
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if no tensor matches, the file is of several heads, or a task of both stands in another place.
+        ConfigError: if no tensor matches, the file is of several heads, or a task or class of both has another place.
     """
     kept = HeadCheckpoint.load(path)
     if kept.head_type == "ensemble":
         raise ConfigError(f"init is {path}, which averages several heads; name one of the run's folder heads")
-    place_of = {task["name"]: place for place, task in enumerate(kept.meta["tasks"])}
-    moved = [task.name for i, task in enumerate(getattr(module, "tasks", ())) if place_of.get(task.name, i) != i]
-    if moved:
-        raise ConfigError(f"init is {path}, whose tasks are {', '.join(place_of)}; give {moved[0]!r} the same place")
+    tasks, labels = getattr(module, "tasks", ()), {task["name"]: task["labels"] for task in kept.meta["tasks"]}
+    orders = [(labels.get(task.name, ()), task.labels) for task in tasks]
+    orders.append((kept.config.get("classes", ()), getattr(module, "classes", ())))  # of detectors
+    orders = [(before, now) for before, now in orders if len(before) == len(now)]
+    for before, now in (*orders, ([*labels], [task.name for task in tasks])):
+        if moved := [name for place, name in enumerate(now) if name in before and before.index(name) != place]:
+            raise ConfigError(f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same place")
     earlier, new = kept.state_dict, module.state_dict()
     taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
     others = sorted({*earlier, *new} - {*taken})

@@ -75,9 +75,8 @@ def overlay_panel(
     for task in {output.map.name: output.map for output in listed if output.map.name in maps}.values():
         own, drawn = [output for output in listed if output.map is task], own_scales[task.name]
         cells = shown_cells(own, np.asarray(maps[task.name], np.float64))
-        per_patch = (
-            replace(task, kind="dense", aggregate="sum") if task.kind == "density" else task
-        )  # amounts of a patch, not of a pixel
+        # amounts of a patch, not of a pixel
+        per_patch = replace(task, kind="dense", aggregate="sum") if task.kind == "density" else task
         pixels = at_image_size(cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width))
         if task.is_share:
             colours = style.class_colours(task.labels or [task.name] * task.dim)
@@ -236,7 +235,9 @@ def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
 
 def _position(image: Path) -> dict[str, Any] | None:
     """The coordinate system and the transform of a GeoTIFF; None for other images."""
-    if image.suffix.lower() not in (".tif", ".tiff") or not read_picture(image, _is_geotiff):
+    if image.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    if not read_picture(image, lambda picture, _: _GEO_KEYS in getattr(picture, "tag_v2", ())):
         return None
     try:
         import rasterio
@@ -245,10 +246,6 @@ def _position(image: Path) -> dict[str, Any] | None:
         return None
     with rasterio.open(image) as file:
         return {"crs": file.crs, "transform": file.transform}
-
-
-def _is_geotiff(image: Image.Image, _: str) -> bool:
-    return _GEO_KEYS in getattr(image, "tag_v2", ())
 
 
 def _geotiff(stored: Array, position: dict[str, Any]) -> bytes:
