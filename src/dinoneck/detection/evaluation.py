@@ -243,7 +243,7 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
     except ImportError as error:
         raise missing_extra("pycocotools", "detection") from error
     truth = COCO()
-    truth.dataset = dataset.ground_truth()
+    truth.dataset = {"info": {}, **dataset.ground_truth()}  # pycocotools 2.0.10 fails without "info"
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
         raise DataError(f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare with")
     with contextlib.redirect_stdout(io.StringIO()):
