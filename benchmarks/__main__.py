@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
     stem = getattr(module, "stem", lambda _: name)(options)
     path = folder / f"{stem}{f'_{torch.device(options.device).type}' if is_gpu(options.device) else ''}.json"
-    command, tables = shlex.join(["python", "-m", "benchmarks", *words]), {}
+    named = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]  # the last part of an absolute path
+    command, tables = shlex.join(["python", "-m", "benchmarks", *named]), {}
     for title, table in module.measure(options):  # what was measured is kept if a later part fails
         tables[title] = table
         print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
