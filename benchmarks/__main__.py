@@ -19,7 +19,7 @@ import torch
 from benchmarks.measure import is_gpu, machine
 from benchmarks.results import RESULTS, markdown, write
 
-NAMES = ("images", "extraction", "training_loop", "store", "speed", "gpu", "service", "parity", "size", "evidence")
+NAMES = ("images", "extraction", "training_loop", "store", "speed", "gpu", "service", "parity", "evidence")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,6 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
-    "size": (".",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),
 }
