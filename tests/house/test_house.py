@@ -17,8 +17,7 @@ import pytest
 import dinoneck
 from dinoneck import registry
 from dinoneck.configured import Configured, fields_of
-from tests.house.source import FILES, ROOT, SOURCE, lazy_packages, name_of, tree_of
-from tests.mutants import MUTANTS, Mutant
+from tests.house.source import FILES, ROOT, lazy_packages, name_of, tree_of
 
 
 def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
@@ -164,17 +163,6 @@ def test_texts_name_no_machine() -> None:
         if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".json", ".cff", ""} and path.name != "test_house.py":
             found = wrong.search(path.read_text(errors="ignore"))
             assert not found, f"{name}: {found}"
-
-
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.old.strip()[:30]}")
-def test_a_mutant_changes_one_place_and_names_its_tests(mutant: Mutant) -> None:
-    sound = (SOURCE / mutant.file).read_text()
-    assert sound.count(mutant.old) == 1, "write this fault again, for the source as it is now"
-    assert ast.dump(ast.parse(sound.replace(mutant.old, mutant.new))) != ast.dump(ast.parse(sound))
-    assert mutant.tests
-    for name in mutant.tests.split():
-        file, _, function = name.partition("::")
-        assert f"def {function.partition('[')[0]}" in (ROOT / "tests" / file).read_text(), name
 
 
 if __name__ == "__main__":
