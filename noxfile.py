@@ -1,9 +1,10 @@
 """``make matrix``: the first test tier on every supported Python, with the oldest and the newest dependencies.
 
-uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct dependency that has a
-wheel for the Python, *newest* the highest. Interpreters are found on the machine; those that are missing are left out.
-Each cell writes its row of ``benchmarks/results/matrix.json``, of which the page's table is made. Rows of another
-version of dinoneck are dropped.
+uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct
+dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
+machine; those that are missing are left out. Each cell writes its row of
+``benchmarks/results/matrix.json``, of which the page's table is made. Rows of another version of
+dinoneck are dropped.
 """
 
 from __future__ import annotations
@@ -36,24 +37,64 @@ def matrix(session: nox.Session, dependencies: str) -> None:
     """Install one end of the supported versions and run the first tier; arguments after -- go to pytest."""
     wanted = Path(session.create_tmp()) / f"{dependencies}.txt"
     python = str(Path(session.bin) / "python")
-    session.run("uv", "pip", "compile", "pyproject.toml", "--extra", "test", "--quiet", "--only-binary", ":all:",
-                "--resolution", RESOLUTIONS[dependencies], "--python", python, "--output-file", str(wanted),
-                external=True)  # fmt: skip
+    session.run(
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--extra",
+        "test",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "--resolution",
+        RESOLUTIONS[dependencies],
+        "--python",
+        python,
+        "--output-file",
+        str(wanted),
+        external=True,
+    )
     session.install("--requirement", str(wanted))
     session.install("--no-deps", "--editable", ".")
     report = Path(session.create_tmp(), f"{dependencies}.xml").resolve()
     # the stored table is judged once every cell has written its row
-    session.run("python", "-m", "pytest", "-n", "2", "-m", "not slow", f"--deselect={STORED}", f"--junitxml={report}",
-                *session.posargs, env={"OMP_NUM_THREADS": "1"}, success_codes=[0, 1])  # fmt: skip
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-m",
+        "not slow",
+        f"--deselect={STORED}",
+        f"--junitxml={report}",
+        *session.posargs,
+        env={"OMP_NUM_THREADS": "1"},
+        success_codes=[0, 1],
+    )
     found, name = versions(wanted), f"Python {session.python}, {dependencies}"
     row = {library: found[library] for library in SHOWN} | counts(report)
-    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()}
-    own = session.run("python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True)
+    machine = {
+        "cpu": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "system": platform.system(),
+    }
+    own = session.run(
+        "python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True
+    )
     machine["versions"] = {"dinoneck": str(own).strip()}
     path = RESULTS / "matrix.json"
     stored = read(path).get("first tier") if path.exists() else None
     rows = stored["rows"] if stored and stored["machine"]["versions"] == machine["versions"] else {}
-    write(path, "matrix", "make matrix", machine, {"first tier": dict(sorted({**rows, name: row}.items()))})
+    write(
+        path,
+        "matrix",
+        "make matrix",
+        machine,
+        {"first tier": dict(sorted({**rows, name: row}.items()))},
+    )
     if row["failed"]:
         session.error(f"{name}: {row['failed']} tests failed")
 

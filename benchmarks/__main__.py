@@ -1,7 +1,7 @@
 """``python -m benchmarks NAME [--short]``: measure, print the tables, and write the JSON of that name.
 
-``--short`` checks the code with few rounds and small sizes and writes to bench-results, everything else to
-benchmarks/results. ``python -m benchmarks NAME --help`` lists the options of a benchmark.
+``--short`` checks the code with few rounds and small sizes and writes to bench-results, everything
+else to benchmarks/results. ``python -m benchmarks NAME --help`` lists the options of a benchmark.
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ import torch
 from benchmarks.measure import is_gpu, machine
 from benchmarks.results import RESULTS, markdown, write
 
-NAMES = ("images", "extraction", "training_loop", "store", "speed", "gpu", "service", "parity", "evidence")
+NAMES = (
+    "images",
+    "extraction",
+    "training_loop",
+    "store",
+    "speed",
+    "gpu",
+    "service",
+    "parity",
+    "evidence",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=sys.modules[module.measure.__module__].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--short", action="store_true", help="few rounds and small sizes: checks the code")
+    parser.add_argument(
+        "--short", action="store_true", help="few rounds and small sizes: checks the code"
+    )
     parser.add_argument("--rounds", type=int, help="turns of every variant")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--device", default="cpu")
@@ -48,8 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
     stem = getattr(module, "stem", lambda _: name)(options)
-    path = folder / f"{stem}{f'_{torch.device(options.device).type}' if is_gpu(options.device) else ''}.json"
-    named = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]  # the last part of an absolute path
+    path = (
+        folder
+        / f"{stem}{f'_{torch.device(options.device).type}' if is_gpu(options.device) else ''}.json"
+    )
+    # the last part of an absolute path
+    named = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]
     command, tables = shlex.join(["python", "-m", "benchmarks", *named]), {}
     for title, table in module.measure(options):  # what was measured is kept if a later part fails
         tables[title] = table

@@ -2,8 +2,9 @@
 
     python -m benchmarks extraction [--images FOLDER] [--count 64] [--rounds 5]
 
-Images are generated ones of 0.2 and 12 megapixels, unless FOLDER is given. The script runs image by image, as most do,
-or in batches of 16. Ratios are of the wall clock and of the CPU time of the process, with one thread of torch.
+Images are generated ones of 0.2 and 12 megapixels, unless FOLDER is given. The script runs image by
+image, as most do, or in batches of 16. Ratios are of the wall clock and of the CPU time of the
+process, with one thread of torch.
 """
 
 from __future__ import annotations
@@ -67,8 +68,13 @@ def compared(name: str, paths: Sequence[Path], rounds: int) -> dict[str, Row]:
 
     variants = {variant: functools.partial(in_new_folder, variant) for variant in runs}
     rows = ratios(turns(variants, rounds=rounds), PEER, f"× {PEER}")
-    by_cpu = ratios({variant: own[-rounds:] for variant, own in spent.items()}, PEER, "× by CPU time")
-    return {variant: {**row, "× by CPU time": by_cpu[variant]["× by CPU time"]} for variant, row in rows.items()}
+    by_cpu = ratios(
+        {variant: own[-rounds:] for variant, own in spent.items()}, PEER, "× by CPU time"
+    )
+    return {
+        variant: {**row, "× by CPU time": by_cpu[variant]["× by CPU time"]}
+        for variant, row in rows.items()
+    }
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:

@@ -2,11 +2,12 @@
 
     python -m benchmarks gpu [--device cuda] [--minutes 8] [--only NAME ...] [--out FOLDER]
 
-``make bench-gpu`` calls it. Each job is a process of its own; if one fails, the next begins, and the exit status names
-those that failed. When the time is up, the one that runs is stopped and the others are listed as not run: the most
-important come first. Needs torch, timm, einops and what dinoneck itself depends on; rows whose peer is not installed
-(transformers, segmentation_models_pytorch) are skipped and listed. Results lie in benchmarks/results as
-``*_cuda.json``, with the GPU's name, the commit and all versions.
+``make bench-gpu`` calls it. Each job is a process of its own; if one fails, the next begins, and
+the exit status names those that failed. When the time is up, the one that runs is stopped and the
+others are listed as not run: the most important come first. Needs torch, timm, einops and what
+dinoneck itself depends on; rows whose peer is not installed
+(transformers, segmentation_models_pytorch) are skipped and listed. Results lie in
+benchmarks/results as ``*_cuda.json``, with the GPU's name, the commit and all versions.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from benchmarks.measure import Row, gpu
 from benchmarks.results import RESULTS
 
 ROUNDS = 5
-# job -> command. Estimated seconds on one H100, 385 in all, none of them measured yet; each job takes about 6 to import
-# torch. necks and heads: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds:
-# 9 s a row, and 25 for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
+# job -> command. Estimated seconds on one H100, 385 in all, none of them measured yet; each job
+# takes about 6 to import torch. necks and heads: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each
+# called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25 for whole backbones. Forwards alone
+# as graphs in one dtype: 3 s a row.
 SHORT = ("speed", "--short", "--rounds", "5", "--only", "necks", "heads", "parts", "detection")
 JOBS = {
     "speed": SHORT,  # 205

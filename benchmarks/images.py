@@ -2,9 +2,10 @@
 
     python -m benchmarks images [--image FILE] [--batch 32] [--rounds 7]
 
-Both sides resize to 224 x 224 px and run ViT-S with the same seeded random weights; the script keeps PIL's bicubic
-resize of timm's configuration. Images are generated, of 12 and of 2 megapixels, unless FILE is given. Ratios are of the
-wall clock, with one thread of torch and with one per core. dinoneck decodes in one thread per core either way.
+Both sides resize to 224 x 224 px and run ViT-S with the same seeded random weights; the script
+keeps PIL's bicubic resize of timm's configuration. Images are generated, of 12 and of 2 megapixels,
+unless FILE is given. Ratios are of the wall clock, with one thread of torch and with one per core.
+dinoneck decodes in one thread per core either way.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def generated(path: Path, width: int, height: int) -> Path:
     """Write a JPEG with coarse and fine structure."""
     drawn = np.random.default_rng(0)
-    coarse = Image.fromarray(drawn.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((width, height))
+    coarse = Image.fromarray(drawn.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize(
+        (width, height)
+    )
     fine = drawn.normal(0, 12, (height, width, 1))
-    Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(
+        path, quality=90
+    )
     return path
 
 
@@ -78,8 +83,14 @@ def rows_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
             "Preprocessing": lambda: recipe(image),
             "Preprocessing, area": lambda: area(image),
         },
-        "one image to prediction": {PEER: lambda: script([image]), "Predictor": lambda: predictor(image)},
-        f"{batch} images to predictions": {PEER: lambda: script(many), "Predictor": lambda: predictor(many)},
+        "one image to prediction": {
+            PEER: lambda: script([image]),
+            "Predictor": lambda: predictor(image),
+        },
+        f"{batch} images to predictions": {
+            PEER: lambda: script(many),
+            "Predictor": lambda: predictor(many),
+        },
     }
 
 
@@ -98,5 +109,9 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
                 table: dict[str, Row] = {}
                 for title, variants in rows.items():
                     found = ratios(turns(variants, rounds=options.rounds), PEER, f"× {PEER}")
-                    table |= {f"{title}: {variant}": row for variant, row in found.items() if variant != PEER}
+                    table |= {
+                        f"{title}: {variant}": row
+                        for variant, row in found.items()
+                        if variant != PEER
+                    }
                 yield f"{megapixels:.0f} megapixels, {threads} threads", table

@@ -19,8 +19,17 @@ from dinoneck.version import versions
 Variants = Mapping[str, Callable[[], Any]]
 Timer = Callable[[Callable[[], Any]], float]
 Row = dict[str, Any]
-PEERS = ("torchvision", "transformers", "segmentation_models_pytorch", "onnxruntime", "fastapi", "uvicorn", "pillow",
-         "lmdb", "datasets")  # fmt: skip
+PEERS = (
+    "torchvision",
+    "transformers",
+    "segmentation_models_pytorch",
+    "onnxruntime",
+    "fastapi",
+    "uvicorn",
+    "pillow",
+    "lmdb",
+    "datasets",
+)
 FLUSH_BYTES = 256 << 20
 GPU_WARMUP, WARMUP_S = 25, 0.5
 
@@ -47,12 +56,17 @@ def per_sample(run: Callable[[], int]) -> float:
 
 
 def turns(
-    variants: Variants, *, rounds: int, timer: Timer = wall, warmup: int = 1, before: Callable[[], Any] | None = None
+    variants: Variants,
+    *,
+    rounds: int,
+    timer: Timer = wall,
+    warmup: int = 1,
+    before: Callable[[], Any] | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of every variant in every round; ``before`` runs untimed before each.
 
-    The order of each round is drawn: in one that never changes a variant gains from what always the same one before it
-    leaves in the caches.
+    The order of each round is drawn: in one that never changes a variant gains from what always the
+    same one before it leaves in the caches.
     """
     for _ in range(warmup):
         for run in variants.values():
@@ -80,7 +94,9 @@ def ratios(seconds: Mapping[str, list[float]], peer: str, label: str = "× peer"
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers are measured on; a GPU by its name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None
+    )
     found = {
         "cpu": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -116,7 +132,9 @@ def gpu(device: str) -> Any:
     kind = torch.device(device).type
     module = getattr(torch, kind, None)
     if module is None or not module.is_available():
-        raise SystemExit(f"torch {torch.__version__} sees no {kind} device here; leave --device out for the CPU")
+        raise SystemExit(
+            f"torch {torch.__version__} sees no {kind} device here; leave --device out for the CPU"
+        )
     return module
 
 

@@ -2,11 +2,12 @@
 
     python -m benchmarks parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--only MODEL ...]
 
-DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one seeded set of
-weights by name; for the official code, the repository's own model is filled at random, its state dict saved,
-and that file loaded through ``checkpoint=``. Compared are layers 11, 2, 5, 5 in this order, with and without the
-final norm. Then common slips, and exported models next to the eager ones: ONNX in float32 and half, at sizes that the
-export never saw, relative to the largest prediction of a patch. Exit code 1 if a row is above its bound.
+DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one
+seeded set of weights by name; for the official code, the repository's own model is filled at
+random, its state dict saved, and that file loaded through ``checkpoint=``. Compared are layers 11,
+2, 5, 5 in this order, with and without the final norm. Then common slips, and exported models next
+to the eager ones: ONNX in float32 and half, at sizes that the export never saw, relative to the
+largest prediction of a patch. Exit code 1 if a row is above its bound.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
 ROUNDS = 1
-PARTS = {"patches": "patches", "cls": "cls_token", "registers": "registers"}  # title -> attribute of Tokens
+# title -> attribute of Tokens
+PARTS = {"patches": "patches", "cls": "cls_token", "registers": "registers"}
 PAIRS = ("timm - transformers", "official - timm", "official - transformers")
 EXPORTED = ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_patch14_dinov2")
 GRIDS = ((1, 14, 14), (2, 7, 21), (1, 37, 37))  # batch, rows, cols
@@ -49,7 +51,8 @@ class Case(NamedTuple):
 
     Attributes:
         name: built with seeded weights.
-        factory: in the repository's ``hub.backbones``; or the settings of its class, where blocks are cut.
+        factory: in the repository's ``hub.backbones``; or the settings of its class, where blocks
+            are cut.
         sizes: images, (height, width).
         official: the name that official weights load under, where it is another one.
         depth: blocks kept; None = all.
@@ -100,7 +103,12 @@ GIANT = {
     "interpolate_offset": 0.0,
 }
 CASES = (
-    Case("vit_small_patch16_dinov3", "dinov3_vits16", SIZES_16, official="vit_small_patch16_dinov3_qkvb"),
+    Case(
+        "vit_small_patch16_dinov3",
+        "dinov3_vits16",
+        SIZES_16,
+        official="vit_small_patch16_dinov3_qkvb",
+    ),
     Case("vit_small_plus_patch16_dinov3_qkvb", "dinov3_vits16plus", SIZES_16),
     Case("vit_small_patch14_reg4_dinov2", "dinov2_vits14_reg", SIZES_14),
     Case("vit_giant_patch14_reg4_dinov2", GIANT, ((224, 224), (126, 336)), depth=3),
@@ -130,7 +138,9 @@ def official(case: Case, checkout: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # xFormers is not there; it changes speed only
         if isinstance(case.factory, str):
-            model = getattr(importlib.import_module(f"{family}.hub.backbones"), case.factory)(pretrained=False)
+            model = getattr(importlib.import_module(f"{family}.hub.backbones"), case.factory)(
+                pretrained=False
+            )
         else:
             module = importlib.import_module(f"{family}.models.vision_transformer")
             block = partial(module.Block, attn_class=module.MemEffAttention)
@@ -148,7 +158,9 @@ def _libraries(case: Case, name: str, file: Path | None) -> dict[str, nn.Module]
         given = {"pretrained": False} if file is None else {"checkpoint": file}
         model = load_backbone(name, **given).adapter.model
         return {"timm": model, "transformers": transformers.from_timm(model)}
-    cut = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth)
+    cut = timm.create_model(
+        name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth
+    )
     if file is None:
         fill_seeded(cut, 0)
     else:
@@ -156,26 +168,46 @@ def _libraries(case: Case, name: str, file: Path | None) -> dict[str, nn.Module]
     return {"timm": cut, "transformers": transformers.from_timm(cut)}
 
 
-def _compare(case: Case, models: dict[str, nn.Module], first: str | None = None) -> Iterator[dict[str, Any]]:
+def _compare(
+    case: Case, models: dict[str, nn.Module], first: str | None = None
+) -> Iterator[dict[str, Any]]:
     for size in case.sizes:
-        images = torch.randn(1 if size[0] > 500 else 2, 3, *size, generator=torch.Generator().manual_seed(2))
+        images = torch.randn(
+            1 if size[0] > 500 else 2, 3, *size, generator=torch.Generator().manual_seed(2)
+        )
         for recipe in case.recipes(size):
-            found = {key: both_norms(model, case.layers, recipe, images) for key, model in models.items()}
+            found = {
+                key: both_norms(model, case.layers, recipe, images) for key, model in models.items()
+            }
             if first is not None:
                 _check_wrapper(models[first], found[first], images)
             for one, other in combinations(models, 2):
                 if first in (None, one):
                     pair = f"{one} - {other}"
-                    row = {"model": case.shown(pair), "size": list(size), "pair": pair, "pos_embed": recipe}
+                    row = {
+                        "model": case.shown(pair),
+                        "size": list(size),
+                        "pair": pair,
+                        "pos_embed": recipe,
+                    }
                     row |= difference(found[one], found[other])
                     bound = case.bound(size, recipe)
                     # written so that NaN does not hold
-                    holds = None if bound is None else all(row[p] is None or row[p] <= bound for p in PARTS)
+                    holds = (
+                        None
+                        if bound is None
+                        else all(row[p] is None or row[p] <= bound for p in PARTS)
+                    )
                     yield row | {"bound": bound, "holds": holds}
 
 
-def both_norms(model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor) -> list[Tokens]:
-    return [wrap_backbone(model, layers=layers, norm=norm, pos_embed=recipe)(images) for norm in (True, False)]
+def both_norms(
+    model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor
+) -> list[Tokens]:
+    return [
+        wrap_backbone(model, layers=layers, norm=norm, pos_embed=recipe)(images)
+        for norm in (True, False)
+    ]
 
 
 @torch.no_grad()
@@ -185,16 +217,23 @@ def _check_wrapper(model: Any, found: Sequence[Tokens], images: Tensor) -> None:
         wanted = sorted(set(tokens.layers or ()))
         rows = model.get_intermediate_layers(images, n=wanted, return_class_token=True, norm=norm)
         own = dict(zip(wanted, rows, strict=True))
-        for layer, patches, cls_token in zip(tokens.layers or (), tokens.patches, tokens.cls_token, strict=True):
+        for layer, patches, cls_token in zip(
+            tokens.layers or (), tokens.patches, tokens.cls_token, strict=True
+        ):
             if not (torch.equal(patches, own[layer][0]) and torch.equal(cls_token, own[layer][1])):
-                raise SystemExit(f"layer {layer}, norm={norm}: other than get_intermediate_layers of the repository")
+                raise SystemExit(
+                    f"layer {layer}, norm={norm}: other than get_intermediate_layers of the "
+                    "repository"
+                )
 
 
 def difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, float | None]:
     """Largest differences over layers and norms; registers None where the model has none."""
     result: dict[str, float | None] = {}
     for part in PARTS:
-        first, second = ([x for own in tokens for x in getattr(own, PARTS[part])] for tokens in (one, other))
+        first, second = (
+            [x for own in tokens for x in getattr(own, PARTS[part])] for tokens in (one, other)
+        )
         gaps = [(a - b).abs().max() for a, b in zip(first, second, strict=True) if a.numel()]
         result[part] = torch.stack(gaps).max().item() if gaps else None
     result["scale"] = max(x.abs().max().item() for tokens in one for x in tokens.sequence)
@@ -216,7 +255,9 @@ def slips(case: Case) -> Row:
         return max((a - b).abs().max().item() for a, b in zip(wrong, right, strict=True))
 
     return {
-        "`hidden_states[i + 1]` (right)": off([states[i + 1][:, prefix:] for i in layers], raw.patches),
+        "`hidden_states[i + 1]` (right)": off(
+            [states[i + 1][:, prefix:] for i in layers], raw.patches
+        ),
         "`hidden_states[i]`": off([states[i][:, prefix:] for i in layers], raw.patches),
         "no final norm": off(raw.patches, normed.patches),
         "registers taken as patches": off(shifted, normed.patches) if prefix > 1 else None,
@@ -236,16 +277,25 @@ def exported(name: str) -> Row:
     for half in (False, True):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            done = export_model(head, Path(folder, "m.onnx"), backbone=backbone, maps=True, half=half)
-            session = onnxruntime.InferenceSession(done.files[0], providers=["CPUExecutionProvider"])
+            done = export_model(
+                head, Path(folder, "m.onnx"), backbone=backbone, maps=True, half=half
+            )
+            session = onnxruntime.InferenceSession(
+                done.files[0], providers=["CPUExecutionProvider"]
+            )
             size = sum(file.stat().st_size for file in done.files)
         gaps = []
         for batch, rows, cols in GRIDS:
             draw = torch.Generator().manual_seed(rows)
             images = torch.rand(batch, 3, rows * side, cols * side, generator=draw)
             found = torch.tensor(session.run(["mass.map"], {"images": images.numpy()})[0])
-            each = [torch.as_tensor(one["maps"]["mass"]) for one in predictor(list(images), maps="patch")]
-            gaps.append(float((found - torch.stack(each)).abs().max() / torch.stack(each).abs().max()))
+            each = [
+                torch.as_tensor(one["maps"]["mass"])
+                for one in predictor(list(images), maps="patch")
+            ]
+            gaps.append(
+                float((found - torch.stack(each)).abs().max() / torch.stack(each).abs().max())
+            )
         title = "half" if half else "float32"
         row |= {f"{title}, MB": size / 1e6, f"{title}, difference": max(gaps)}
     return row
@@ -257,7 +307,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
     for row in rows:
         name = f"`{row['model']}`, {row['pos_embed']}{'' if row['bound'] is not None else ', free'}"
         line = table.setdefault(
-            name, {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]}
+            name,
+            {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]},
         )
         size = "x".join(map(str, row["size"]))
         if size not in line["images"]:
@@ -291,13 +342,20 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
         raise SystemExit(f"above the bound: {'; '.join(failed)}")
 
 
-def _backbones(options: argparse.Namespace) -> Generator[tuple[str, dict[str, Row]], None, list[str]]:
+def _backbones(
+    options: argparse.Namespace,
+) -> Generator[tuple[str, dict[str, Row]], None, list[str]]:
     """Yield the tables of backbones, and return the rows above their bound."""
     given = {"dinov2": options.official_dinov2, "dinov3": options.official_dinov3}
     checkouts = {family: path.resolve() for family, path in given.items() if path}
-    cases = [case for case in CASES if not options.only or case.name in options.only][: 1 if options.short else None]
+    cases = [case for case in CASES if not options.only or case.name in options.only][
+        : 1 if options.short else None
+    ]
     found = [row for case in cases for row in rows(case, checkouts)]
     yield "differences", table_of(found)
     yield "slips", {f"`{case.name}`": slips(case) for case in cases if case.depth is None}
-    yield "exports", {f"`{name}`": exported(name) for name in EXPORTED[: 1 if options.short else None]}
+    yield (
+        "exports",
+        {f"`{name}`": exported(name) for name in EXPORTED[: 1 if options.short else None]},
+    )
     return [f"{row['model']}, {row['pair']}" for row in found if row["holds"] is False]

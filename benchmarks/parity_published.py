@@ -51,7 +51,11 @@ def tables() -> Iterator[tuple[str, dict[str, Row]]]:
 
 def above(table: Mapping[str, Row]) -> list[str]:
     """Return the rows with a difference above their bound, which NaN is too."""
-    return [name for name, row in table.items() if not all(value <= row["bound"] for value in row.values())]
+    return [
+        name
+        for name, row in table.items()
+        if not all(value <= row["bound"] for value in row.values())
+    ]
 
 
 def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
@@ -59,12 +63,16 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     row, shapes = narrowed(row_named(name))
     state, head = official.random_state(shapes), cast("Any", row.build())
     head.load_state_dict(translated(state, head.state_dict(), name, dtype), assign=True)
-    backbone = load_backbone("dinoneck_tiny", layers=range(6 - len(row.layers), 6), norm=row.norm).to(dtype)
+    backbone = load_backbone(
+        "dinoneck_tiny", layers=range(6 - len(row.layers), 6), norm=row.norm
+    ).to(dtype)
     runs = {"formula": partial(official.logits, name, state), **peers.logits_of(name, state, dtype)}
     given, prefix = dict[str, Tokens](), backbone.num_prefix_tokens
     for rows, cols in GRIDS:
         draw = torch.Generator().manual_seed(rows)
-        sequence = torch.randn(len(row.layers), 1, prefix + rows * cols, WIDTH, generator=draw).to(dtype)
+        sequence = torch.randn(len(row.layers), 1, prefix + rows * cols, WIDTH, generator=draw).to(
+            dtype
+        )
         given[f"{rows}×{cols}"] = kit.tokens_from(list(sequence), rows, cols, prefix, PATCH)
     image = torch.rand(3, *IMAGE, generator=torch.Generator().manual_seed(1))
     prepare = Preprocessing(patch_size=PATCH, resize="pad", pad_to="center")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.results
 
-lists every stored CPU result whose sources differ from those that it measured; the exit status is then 1.
-A result holds ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``, ``commit``, ``machine``,
-``sources`` (the hash of the measured modules) and ``rows``: row -> column -> number, text, or [low, high]. The tables
-of the documentation are made of it.
+lists every stored CPU result whose sources differ from those that it measured; the exit status is
+then 1. A result holds ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``,
+``commit``, ``machine``, ``sources`` (the hash of the measured modules) and ``rows``: row -> column
+-> number, text, or [low, high]. The tables of the documentation are made of it.
 """
 
 from __future__ import annotations
@@ -46,22 +46,42 @@ def source_hash(name: str) -> str:
     for part in sorted(SOURCES[name]):
         place = ROOT / "src" / "dinoneck" / part
         if not place.exists():
-            raise FileNotFoundError(f"benchmarks/results.py names {part} for {name}, which is not in src/dinoneck")
+            raise FileNotFoundError(
+                f"benchmarks/results.py names {part} for {name}, which is not in src/dinoneck"
+            )
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            total.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+            total.update(
+                file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0"
+            )
     return total.hexdigest()
 
 
 def commit() -> str | None:
     """Return the commit that is checked out, with a plus if files differ from it; None outside of a clone."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
 
 
-def write(path: Path, name: str, command: str, machine: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
+def write(
+    path: Path, name: str, command: str, machine: Mapping[str, Any], tables: Mapping[str, Table]
+) -> None:
     """Write tables, in place of those of the same title that are stored."""
-    about = {"command": command, "date": date.today().isoformat(), "commit": commit(), "machine": dict(machine)}
+    about = {
+        "command": command,
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "machine": dict(machine),
+    }
     about["sources"] = source_hash(name)
     stored = read(path) if path.exists() else {}
     new = {title: {**about, "rows": rows} for title, rows in tables.items()}
@@ -112,7 +132,9 @@ def shown(value: Any) -> str:
     if value and abs(value) < 0.005:
         return f"{value:.1e}"
     size = abs(value)
-    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or not size else 3}f}"
+    return (
+        f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or not size else 3}f}"
+    )
 
 
 def caption(table: Mapping[str, Any]) -> str:
@@ -121,11 +143,14 @@ def caption(table: Mapping[str, Any]) -> str:
     place = f"{machine['gpu']}, commit {table['commit']}" if "gpu" in machine else machine["cpu"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     text = (
-        f"`{table['command']}`, {table['date']}: {place}, cores: {machine['cores']}, threads: {machine['threads']}; "
-        f"{machine['system']}, {versions}."
+        f"`{table['command']}`, {table['date']}: {place}, cores: {machine['cores']}, threads: "
+        f"{machine['threads']}; {machine['system']}, {versions}."
     )
     if is_stale(table):
-        text += f" **The code has changed since: these are numbers of dinoneck {machine['versions']['dinoneck']}.**"
+        text += (
+            " **The code has changed since: these are numbers of dinoneck "
+            f"{machine['versions']['dinoneck']}.**"
+        )
     return f"*{text}*"
 
 
@@ -134,13 +159,17 @@ def section(stem: str, titles: str | None = None, folder: Path = RESULTS) -> str
     path = folder / f"{stem}.json"
     if not path.exists():
         name = stem.split("_cuda")[0]
-        return f"*Not measured yet: `{'make bench-gpu' if name != stem else f'python -m benchmarks {name}'}`.*"
+        return (
+            "*Not measured yet: "
+            f"`{'make bench-gpu' if name != stem else f'python -m benchmarks {name}'}`.*"
+        )
     tables, blocks = read(path), []
     chosen = titles.split("; ") if titles else list(tables)
     for title, after in zip(chosen, [*chosen[1:], None], strict=True):
         table, text = tables[title], markdown(tables[title]["rows"])
         blocks.append(f"**{title[0].upper()}{title[1:]}**\n\n{text}" if len(chosen) > 1 else text)
-        if after is None or caption(tables[after]) != caption(table):  # once below several of one run
+        # once below several of one run
+        if after is None or caption(tables[after]) != caption(table):
             blocks.append(caption(table))
     return "\n\n".join(blocks)
 
@@ -157,7 +186,10 @@ def chart(stem: str, title: str, column: str, folder: Path = RESULTS) -> str:
     ]
     width, height = LABEL + PIXELS * max(rows.values()) + 60, BAR * len(rows) + 4
     line = f'<path d="M{LABEL + PIXELS} 0V{height}"/>'
-    size = f'viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{html.escape(title)}: {html.escape(column)}"'
+    size = (
+        f'viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{html.escape(title)}: '
+        f'{html.escape(column)}"'
+    )
     return f'<div class="chart"><svg {size}>{"".join(bars)}{line}</svg></div>'
 
 

@@ -1,7 +1,8 @@
 """A thousand requests at once, and bad uploads, while 200 connections idle: ``python -m benchmarks service``.
 
-The service is a process of its own; the clients are threads of this process, on the same machine. Predictions are
-compared with those of the same head in this process. Meanwhile ``/health`` is requested again and again.
+The service is a process of its own; the clients are threads of this process, on the same machine.
+Predictions are compared with those of the same head in this process. Meanwhile ``/health`` is
+requested again and again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ ROUNDS = 1
 BOUNDARY = "a-boundary-that-no-image-holds"
 HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 VIT = "vit_small_patch16_dinov3.lvd1689m"
-RUNS = (("dinoneck_tiny", (64, 64), 1), ("dinoneck_tiny", (64, 64), 8), (VIT, (224, 224), 1), (VIT, (224, 224), 8))
+RUNS = (
+    ("dinoneck_tiny", (64, 64), 1),
+    ("dinoneck_tiny", (64, 64), 8),
+    (VIT, (224, 224), 1),
+    (VIT, (224, 224), 8),
+)
 MAX_UPLOAD_MB, MAX_IMAGES, IDLE = 2, 4, 200
 PROBE = """
 import http.client, sys, time
@@ -52,7 +58,14 @@ while True:
     connection.close()
     time.sleep(0.05)
 """
-LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_MB), "--max-images", str(MAX_IMAGES), "--max-pixels", "4000000")
+LIMITS = (
+    "--max-upload-mb",
+    str(MAX_UPLOAD_MB),
+    "--max-images",
+    str(MAX_IMAGES),
+    "--max-pixels",
+    "4000000",
+)
 
 
 class Reply(NamedTuple):
@@ -94,11 +107,17 @@ class Service:
             raise RuntimeError(f"the service does not listen: {''.join(self.log)}")
         self.address = found[1], int(found[2])
 
-    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = HEADERS) -> Reply:
+    def request(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = HEADERS
+    ) -> Reply:
         """Send one request over a connection of its own."""
-        with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=600)) as connection:
+        with contextlib.closing(
+            http.client.HTTPConnection(*self.address, timeout=600)
+        ) as connection:
             with contextlib.suppress(BrokenPipeError):  # refused before the end of its body
-                connection.request(method, path, body, dict(headers), encode_chunked="Transfer-Encoding" in headers)
+                connection.request(
+                    method, path, body, dict(headers), encode_chunked="Transfer-Encoding" in headers
+                )
             return _reply(connection.getresponse())
 
     def get(self, path: str) -> Reply:
@@ -127,7 +146,11 @@ class Service:
 
 
 def _reply(response: http.client.HTTPResponse) -> Reply:
-    return Reply(response.status, response.read(), {name.lower(): value for name, value in response.getheaders()})
+    return Reply(
+        response.status,
+        response.read(),
+        {name.lower(): value for name, value in response.getheaders()},
+    )
 
 
 def received(connection: socket.socket) -> Reply:
@@ -150,9 +173,10 @@ def running(head: Path, *options: str, **environment: str) -> Iterator[Service]:
 def multipart(*files: tuple[str, bytes], end: str = f"--{BOUNDARY}--\r\n") -> bytes:
     """Return a multipart body of files."""
     line = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name="
-    return b"".join(f'{line}"image"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n" for name, data in files) + (
-        end.encode()
-    )
+    return b"".join(
+        f'{line}"image"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+        for name, data in files
+    ) + (end.encode())
 
 
 def half_upload(image: bytes) -> tuple[bytes, bytes]:
@@ -163,11 +187,15 @@ def half_upload(image: bytes) -> tuple[bytes, bytes]:
     return head + body[:100], body[100:]
 
 
-def scene(suffix: str = "JPEG", width: int = 640, height: int = 480, seed: int = 0, **options: Any) -> bytes:
+def scene(
+    suffix: str = "JPEG", width: int = 640, height: int = 480, seed: int = 0, **options: Any
+) -> bytes:
     """Return a smooth coloured image as a file, which has the size of a photograph's."""
     drawn = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     file = io.BytesIO()
-    Image.fromarray(drawn).resize((width, height), Image.Resampling.BICUBIC).save(file, suffix, **options)
+    Image.fromarray(drawn).resize((width, height), Image.Resampling.BICUBIC).save(
+        file, suffix, **options
+    )
     return file.getvalue()
 
 
@@ -177,7 +205,8 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", head), *chunks, (b"IDAT", rows), (b"IEND", b"")]
     packed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
@@ -198,7 +227,9 @@ def bad_requests() -> list[Bad]:
     frames = [Image.new("L", (16, 16), shade) for shade in (0, 255)]
     animation = io.BytesIO()
     frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
-    field = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--{BOUNDARY}--\r\n'.encode()
+    field = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--{BOUNDARY}--\r\n'
+    ).encode()
     chunked = {**HEADERS, "Transfer-Encoding": "chunked"}
     files = {
         "0 bytes": (422, "not_an_image", b""),
@@ -208,21 +239,47 @@ def bad_requests() -> list[Bad]:
         "truncated PNG": (422, "broken_image", scene("PNG")[:-5000]),
         "PNG bomb": (413, "too_many_pixels", png(60_000, 60_000)),
         "thin PNG": (413, "too_many_pixels", png(60_000, 1)),
-        "zTXt bomb": (422, "not_an_image", png(16, 16, (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 40_000_000)))),
+        "zTXt bomb": (
+            422,
+            "not_an_image",
+            png(16, 16, (b"zTXt", b"Comment\0\0" + zlib.compress(b"a" * 40_000_000))),
+        ),
         "animation": (422, "animated", animation.getvalue()),
     }
     return [
-        *(Bad(kind, status, code, multipart(("a.jpg", data))) for kind, (status, code, data) in files.items()),
+        *(
+            Bad(kind, status, code, multipart(("a.jpg", data)))
+            for kind, (status, code, data) in files.items()
+        ),
         Bad("oversized, by its Content-Length", 413, "too_large", multipart(("a.jpg", large))),
         Bad("oversized, streamed", 413, "too_large", [multipart(("a.jpg", large))], chunked),
-        Bad("too many files", 413, "too_many_images", multipart(*[("a.jpg", image)] * (MAX_IMAGES + 1))),
+        Bad(
+            "too many files",
+            413,
+            "too_many_images",
+            multipart(*[("a.jpg", image)] * (MAX_IMAGES + 1)),
+        ),
         Bad("JSON", 415, "not_multipart", b"{}", {"Content-Type": "application/json"}),
         Bad("text field", 422, "no_image", field),
-        Bad("no last boundary", 400, "malformed_upload", multipart(("a.jpg", image), ("b.jpg", image), end="")),
-        Bad("cut within a file", 400, "malformed_upload", multipart(("a.jpg", image), ("b.jpg", image))[:-2000]),
+        Bad(
+            "no last boundary",
+            400,
+            "malformed_upload",
+            multipart(("a.jpg", image), ("b.jpg", image), end=""),
+        ),
+        Bad(
+            "cut within a file",
+            400,
+            "malformed_upload",
+            multipart(("a.jpg", image), ("b.jpg", image))[:-2000],
+        ),
         Bad("no multipart inside", 400, "malformed_upload", b"\0garbage" * 50),
         Bad(
-            "no boundary", 400, "malformed_upload", multipart(("a.jpg", image)), {"Content-Type": "multipart/form-data"}
+            "no boundary",
+            400,
+            "malformed_upload",
+            multipart(("a.jpg", image)),
+            {"Content-Type": "multipart/form-data"},
         ),
     ]
 
@@ -232,7 +289,12 @@ def saved_head(folder: Path, name: str, size: tuple[int, int]) -> Path:
     torch.manual_seed(0)
     backbone = load_backbone(name, pretrained=False, seed=0)
     head = PatchMeanHead(backbone.embed_dim, [Task("mass", unit="g", activation="softplus")])
-    save_head(folder / "head.safetensors", head, backbone=backbone, preprocess=backbone.preprocess.changed(size=size))
+    save_head(
+        folder / "head.safetensors",
+        head,
+        backbone=backbone,
+        preprocess=backbone.preprocess.changed(size=size),
+    )
     return folder / "head.safetensors"
 
 
@@ -271,7 +333,9 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     def good(number: int) -> None:
         reply, own = service.predict(("a.jpg", images[number % 20])), expected[number % 20]
         values = reply.json()["images"][0]["values"] if reply.status == 200 else {}
-        if values != own and (batch == 1 or not np.allclose(values.get("mass", np.nan), own["mass"])):
+        if values != own and (
+            batch == 1 or not np.allclose(values.get("mass", np.nan), own["mass"])
+        ):
             wrong.append(f"image {number}: {reply.status} {reply.body[:200]!r}")
 
     def refused(one: Bad) -> None:
@@ -290,10 +354,15 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
                 task.result()
             took = time.perf_counter() - begin
         peak = next(
-            line for line in Path(f"/proc/{service.process.pid}/status").read_text().splitlines() if "HWM" in line
+            line
+            for line in Path(f"/proc/{service.process.pid}/status").read_text().splitlines()
+            if "HWM" in line
         )
     health = {"asked": len(seconds), "p50_ms": 1e3 * statistics.median(seconds)}
-    health |= {"p95_ms": 1e3 * statistics.quantiles(seconds, n=20)[-1], "max_ms": 1e3 * max(seconds)}
+    health |= {
+        "p95_ms": 1e3 * statistics.quantiles(seconds, n=20)[-1],
+        "max_ms": 1e3 * max(seconds),
+    }
     return {
         "images": count,
         "refused": 5 * len(bad),
@@ -308,7 +377,10 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
 
 def late_upload(head: Path) -> tuple[int, str]:
     """Return the status and the code for an upload that stops, with a timeout of 2 s."""
-    with running(head, "--timeout", "2") as service, service.connect(half_upload(scene())[0]) as connection:
+    with (
+        running(head, "--timeout", "2") as service,
+        service.connect(half_upload(scene())[0]) as connection,
+    ):
         reply = received(connection)
         return reply.status, reply.json()["code"]
 

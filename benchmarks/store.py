@@ -1,17 +1,19 @@
 """The feature store: size, reads, loaders, rounding and training next to npz files; its index and openings as it grows.
 
-    python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
-    python -m benchmarks store --only growth batches [--growth 10000 100000 1000000] [--records 320 2000]
+    python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu] python -m
+    benchmarks store --only growth batches [--growth 10000 100000 1000000] [--records 320 2000]
 
-The same features (3600 patches of 1280 channels, four views per image; ``store_files`` has them) lie in compressed
-float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16 and an int8 store. Reads are one
-random view of one random image, and every byte that comes back is summed up; their CPU time is that of the process.
-"as stored" is ``batch(..., dtype=None)`` or ``quantised(...)``. Growth: images of one patch x 8 channels, 34 in a
-shard, written directly. A process opens the store without an index and builds it, others open it later; memory is what
-the opening adds to the process. Batches: 16 random images (4 layers x 605 tokens x 384, fp16) from the page cache, by
-a ``DataLoader`` with so many workers, next to LMDB and HF datasets where they are installed (``pip install lmdb
-datasets``); with check="first" the reads of an image after the first one in a process are not compared.
-With --device cuda batches of the loaders go there, and the training runs there; the rest is the host's and left out.
+The same features (3600 patches of 1280 channels, four views per image; ``store_files`` has them)
+lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a
+float16 and an int8 store. Reads are one random view of one random image, and every byte that comes
+back is summed up; their CPU time is that of the process. "as stored" is ``batch(..., dtype=None)``
+or ``quantised(...)``. Growth: images of one patch x 8 channels, 34 in a shard, written directly. A
+process opens the store without an index and builds it, others open it later; memory is what the
+opening adds to the process. Batches: 16 random images (4 layers x 605 tokens x 384, fp16) from the
+page cache, by a ``DataLoader`` with so many workers, next to LMDB and HF datasets where they are
+installed (``pip install lmdb datasets``); with check="first" the reads of an image after the first
+one in a process are not compared. With --device cuda batches of the loaders go there, and the
+training runs there; the rest is the host's and left out.
 """
 
 from __future__ import annotations
@@ -35,7 +37,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.measure import Row, cpu, is_gpu, per_sample, ratios, turns, waiting
-from benchmarks.store_files import CHANNELS, GRID, PATTERNS, Files, NpzDataset, large, prepare, write_store
+from benchmarks.store_files import (
+    CHANNELS,
+    GRID,
+    PATTERNS,
+    Files,
+    NpzDataset,
+    large,
+    prepare,
+    write_store,
+)
 from benchmarks.store_peers import PEERS, ReadBatch, from_store
 from dinoneck import CLSGatingHead, FeatureStore, PatchMeanHead, Task, Tokens, load_backbone
 from dinoneck.store import MemoryStore, StoreDataset
@@ -75,8 +86,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")
-    parser.add_argument("--growth", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="numbers of ids")
-    parser.add_argument("--records", type=int, nargs="*", default=[320, 2000], help="images of the random batches")
+    parser.add_argument(
+        "--growth", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="numbers of ids"
+    )
+    parser.add_argument(
+        "--records", type=int, nargs="*", default=[320, 2000], help="images of the random batches"
+    )
 
 
 def sizes(files: Files) -> Rows:
@@ -88,14 +103,22 @@ def sizes(files: Files) -> Rows:
         "int8 store": files.root / "int8",
     }
     count = len(files.ids) * PATTERNS
-    total = {k: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for k, folder in folders.items()}
-    return {name: {"MiB": size / count / 2**20, "times smaller": total[PEER] / size} for name, size in total.items()}
+    total = {
+        k: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        for k, folder in folders.items()
+    }
+    return {
+        name: {"MiB": size / count / 2**20, "times smaller": total[PEER] / size}
+        for name, size in total.items()
+    }
 
 
 def touch(arrays: Iterable[Any]) -> int:
     """Read every byte."""
     raw = [a.numpy() if isinstance(a, Tensor) else a for a in arrays]
-    return sum(int(a.reshape(-1).view(np.uint64 if a.nbytes % 8 == 0 else np.uint8).sum()) for a in raw)
+    return sum(
+        int(a.reshape(-1).view(np.uint64 if a.nbytes % 8 == 0 else np.uint8).sum()) for a in raw
+    )
 
 
 def readers(files: Files) -> dict[str, Read]:
@@ -135,7 +158,12 @@ def reads(files: Files, rounds: int, *, cold: bool) -> Rows:
     if not cold:
         return ratios(turns(variants, rounds=rounds, timer=cpu), PEER, LABEL)
     os.sync()
-    every = [p for name in ("npz", "npz16", "fp16", "int8") for p in (files.root / name).rglob("*") if p.is_file()]
+    every = [
+        p
+        for name in ("npz", "npz16", "fp16", "int8")
+        for p in (files.root / name).rglob("*")
+        if p.is_file()
+    ]
     return ratios(turns(variants, rounds=rounds, before=lambda: forget(every)), PEER, LABEL)
 
 
@@ -182,7 +210,11 @@ def loaders(files: Files, workers: int, size: int, rounds: int, device: str = "c
             part.to(device)
         wait()
 
-    return rates({name: functools.partial(seen_by, loader, sent) for name, loader in chosen.items()}, PEER, rounds)
+    return rates(
+        {name: functools.partial(seen_by, loader, sent) for name, loader in chosen.items()},
+        PEER,
+        rounds,
+    )
 
 
 @torch.no_grad()
@@ -192,8 +224,14 @@ def rounding(files: Files) -> Rows:
     exact = large(files.small)
     pairs = [(image_id, pattern) for image_id in files.ids for pattern in range(PATTERNS)]
     q, scale = quantise(exact.patches[0], torch.ones(CHANNELS))
-    naive = Tokens.from_patches(q * scale[..., None], grid=GRID, patch_size=16, cls_token=exact.cls_token)
-    kinds = {"fp16 store": files.store("fp16"), "int8 store": files.store("int8"), "int8 per token only": naive}
+    naive = Tokens.from_patches(
+        q * scale[..., None], grid=GRID, patch_size=16, cls_token=exact.cls_token
+    )
+    kinds = {
+        "fp16 store": files.store("fp16"),
+        "int8 store": files.store("int8"),
+        "int8 per token only": naive,
+    }
     tasks = [Task("mass", dim=16)]
     errors: dict[str, dict[str, list[float]]] = {}
     for seed in range(3):
@@ -201,7 +239,11 @@ def rounding(files: Files) -> Rows:
         gate = CLSGatingHead(CHANNELS, tasks, num_patches=GRID[0] * GRID[1]).eval()
         mean = PatchMeanHead(CHANNELS, tasks).eval()
         for kind, source in kinds.items():
-            read = source if isinstance(source, Tokens) else source.batch([i for i, _ in pairs], [p for _, p in pairs])
+            read = (
+                source
+                if isinstance(source, Tokens)
+                else source.batch([i for i, _ in pairs], [p for _, p in pairs])
+            )
             given = {
                 "tokens": (read.patches[0], exact.patches[0]),
                 "CLS gating": (gate(read)["mass"], gate(exact)["mass"]),
@@ -209,8 +251,12 @@ def rounding(files: Files) -> Rows:
                 "patch map": (mean.predict_maps(read)["mass"], mean.predict_maps(exact)["mass"]),
             }
             for what, (a, b) in given.items():
-                errors.setdefault(kind, {}).setdefault(what, []).append(float((a - b).norm() / b.norm()))
-    return {kind: {what: max(values) for what, values in row.items()} for kind, row in errors.items()}
+                errors.setdefault(kind, {}).setdefault(what, []).append(
+                    float((a - b).norm() / b.norm())
+                )
+    return {
+        kind: {what: max(values) for what, values in row.items()} for kind, row in errors.items()
+    }
 
 
 def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
@@ -236,8 +282,12 @@ def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
     ids = [image_id for _ in range(4 * BATCH) for image_id in store.ids][: 4 * BATCH]
     passes: dict[str, Callable[[], int]] = {"live backbone": live}
     for workers in (0, 2):
-        loader = StoreDataset(store, ids).loader(BATCH, num_workers=workers, persistent_workers=workers > 0)
-        passes[f"fp16 store, {workers} workers"] = functools.partial(seen_by, loader, lambda batch: step(batch[0]))
+        loader = StoreDataset(store, ids).loader(
+            BATCH, num_workers=workers, persistent_workers=workers > 0
+        )
+        passes[f"fp16 store, {workers} workers"] = functools.partial(
+            seen_by, loader, lambda batch: step(batch[0])
+        )
     kept = MemoryStore(store, device=device)
 
     def from_memory() -> int:
@@ -251,7 +301,9 @@ def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
 
 def opened(folder: Path) -> dict[str, float]:
     """Open a store in a process of its own."""
-    shown = subprocess.run([sys.executable, "-c", _OPENED, folder], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", _OPENED, folder], capture_output=True, text=True, check=True
+    ).stdout
     return dict(json.loads(shown))
 
 
@@ -305,15 +357,26 @@ def batches(folder: Path, count: int, rounds: int) -> Rows:
         else:
             reads[name] = functools.partial(read, folder / name, LARGE)
     rows: Rows = {}
-    for workers in (1, 2, 4, 0):  # last in this process: what it opens, a worker cannot open again after a fork
-        options: dict[str, Any] = {"batch_size": None, "num_workers": workers, "persistent_workers": workers > 0}
-        loaders = {name: DataLoader(Batches(read, count), **options) for name, read in reads.items()}  # type: ignore[arg-type]
+    # last in this process: what it opens, a worker cannot open again after a fork
+    for workers in (1, 2, 4, 0):
+        options: dict[str, Any] = {
+            "batch_size": None,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+        }
+        loaders = {
+            name: DataLoader(Batches(read, count), **options) for name, read in reads.items()
+        }  # type: ignore[arg-type]
         passes = {
-            name: functools.partial(lambda loader: sum(1 for _ in loader), loader) for name, loader in loaders.items()
+            name: functools.partial(lambda loader: sum(1 for _ in loader), loader)
+            for name, loader in loaders.items()
         }
         seconds = turns(passes, rounds=rounds, timer=per_sample, warmup=3)
         for name, row in ratios(seconds, 'check="first"', "×").items():
-            rates = {f"{workers} workers, batches / s": 1e3 / row["ms"], f"× first, {workers}": row["×"]}
+            rates = {
+                f"{workers} workers, batches / s": 1e3 / row["ms"],
+                f"× first, {workers}": row["×"],
+            }
             rows.setdefault(name, {}).update(rates)
     return rows
 
@@ -321,8 +384,12 @@ def batches(folder: Path, count: int, rounds: int) -> Rows:
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """Yield a table per stage."""
     device, rounds = options.device, options.rounds
-    images, size = (1, "96x96") if options.short and not is_gpu(device) else (options.images, options.size)
-    batch, counts, records = (2, [3000], [20]) if options.short else (options.batch, options.growth, options.records)
+    images, size = (
+        (1, "96x96") if options.short and not is_gpu(device) else (options.images, options.size)
+    )
+    batch, counts, records = (
+        (2, [3000], [20]) if options.short else (options.batch, options.growth, options.records)
+    )
     stages: dict[str, Callable[[Files], Rows]] = {
         "size": sizes,
         "CPU of a read": lambda files: reads(files, rounds, cold=False),
@@ -333,7 +400,9 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
         "training": lambda files: training(files, 2, device),
     }
     host = ("size", "CPU of a read", "cold read", "rounding") if is_gpu(device) else ()
-    wanted = options.only or [title for title in (*stages, "growth", "batches") if title not in host]
+    wanted = options.only or [
+        title for title in (*stages, "growth", "batches") if title not in host
+    ]
     if any(title in stages for title in wanted):
         backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
         height, width = (int(x) for x in size.split("x"))

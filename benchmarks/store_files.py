@@ -1,8 +1,9 @@
 """What ``benchmarks.store`` reads: the same features in every layout, and stores of many made-up images.
 
-Their size is that of a published pipeline (3600 patches of 1280 channels); their values are a stand-in for those of a
-large backbone: a seeded, untrained ViT-S sees generated pasture images, the patches of four views make one image,
-and its 384 channels are turned into 1280 whose scales are log-normal, six of them twelve times larger.
+Their size is that of a published pipeline (3600 patches of 1280 channels); their values are a
+stand-in for those of a large backbone: a seeded, untrained ViT-S sees generated pasture images, the
+patches of four views make one image, and its 384 channels are turned into 1280 whose scales are
+log-normal, six of them twelve times larger.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def prepare(root: Path, backbone: Backbone, count: int, size: tuple[int, int]) -
     folder = root / "images"
     folder.mkdir()
     for i in range(count):
-        Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(folder / f"p{i:03d}.png")
+        Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(
+            folder / f"p{i:03d}.png"
+        )
     small = FeatureStore.create(root / "small", backbone=backbone, views="flips4", image_size=size)
     small.extract(folder)
     files = Files(root, backbone, folder, small, small.ids)
@@ -79,13 +82,17 @@ def large(small: FeatureStore) -> Tokens:
     pairs = [(image_id, pattern) for image_id in small.ids for pattern in range(PATTERNS)]
     views = small.batch([i for i, _ in pairs], [p for _, p in pairs])
     width, chance = views.sequence[0].shape[2], torch.Generator().manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(CHANNELS, width, generator=chance))[0].T * (CHANNELS / width) ** 0.5
+    turn = (
+        torch.linalg.qr(torch.randn(CHANNELS, width, generator=chance))[0].T
+        * (CHANNELS / width) ** 0.5
+    )
     scale = torch.exp(0.5 * torch.randn(CHANNELS, generator=chance))
     scale[torch.randperm(CHANNELS, generator=chance)[:6]] *= 12
     patches, cls_token = views.patches[0] @ (turn * scale), views.cls_token[0] @ (turn * scale)
     need, per = GRID[0] * GRID[1], views.grid.count
     shown = [
-        torch.cat([patches[(v + j) % len(pairs)] for j in range(-(-need // per))])[:need] for v in range(len(pairs))
+        torch.cat([patches[(v + j) % len(pairs)] for j in range(-(-need // per))])[:need]
+        for v in range(len(pairs))
     ]
     return Tokens.from_patches(torch.stack(shown), grid=GRID, patch_size=PATCH, cls_token=cls_token)
 
@@ -101,7 +108,10 @@ def write_npz(files: Files) -> None:
             arrays[f"cls_{i}"] = tokens.cls_token[0][n * PATTERNS + i].numpy()
             arrays[f"patches_{i}"] = tokens.patches[0][n * PATTERNS + i].numpy()
         np.savez_compressed(files.npz / f"{image_id}.npz", **arrays)
-        np.savez(files.half / f"{image_id}.npz", **{key: value.astype(np.float16) for key, value in arrays.items()})
+        np.savez(
+            files.half / f"{image_id}.npz",
+            **{key: value.astype(np.float16) for key, value in arrays.items()},
+        )
 
 
 def write_int8(files: Files) -> None:
@@ -147,14 +157,21 @@ def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_byt
     """Write a store of made-up tokens, without flushing every file to the disk."""
     own, (layers, tokens, channels) = description(shape), shape
     make_folder(folder, own)
-    writer = shards.Writer(shards.Shards(LocalFiles(folder), own.digest, own.parts), "/", shard_bytes)
+    writer = shards.Writer(
+        shards.Shards(LocalFiles(folder), own.digest, own.parts), "/", shard_bytes
+    )
     safe = shards.write_whole
     shards.write_whole = lambda path, content, check=None: Path(path).write_bytes(content)  # type: ignore[assignment]
     try:
         for number in range(count):
             x = torch.full((1, layers, tokens, channels), number % 1000, dtype=torch.float16)
             grid = GridSize(1, tokens - 5 * (tokens > 1))
-            writer.add(f"images/{number:09d}", {"tokens": x}, grid, (f"{number:032x}", 900_000, 10**18 + number))
+            writer.add(
+                f"images/{number:09d}",
+                {"tokens": x},
+                grid,
+                (f"{number:032x}", 900_000, 10**18 + number),
+            )
         writer.flush()
     finally:
         shards.write_whole = safe

@@ -32,7 +32,10 @@ def opened(open_it: Callable[..., Any], *arguments: Any) -> Any:
 def records(count: int, shape: Shape) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and values."""
     for number in range(count):
-        yield f"{number:09d}".encode(), torch.full(shape, number % 1000, dtype=torch.float16).numpy().tobytes()
+        yield (
+            f"{number:09d}".encode(),
+            torch.full(shape, number % 1000, dtype=torch.float16).numpy().tobytes(),
+        )
 
 
 def filled(raws: Sequence[Any], shape: Shape) -> list[Tensor]:
@@ -47,7 +50,10 @@ def write_lmdb(root: Path, count: int, shape: Shape) -> None:
     """Write one value per image."""
     import lmdb
 
-    with lmdb.open(str(root), map_size=1 << 40) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(root), map_size=1 << 40) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         for key, raw in records(count, shape):
             transaction.put(key, raw)
 

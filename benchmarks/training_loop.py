@@ -2,11 +2,12 @@
 
     python -m benchmarks training_loop [--rounds 9]
 
-Both train the same head on the same float16 tokens in memory, batches of 32, AdamW with a cosine: ``plain`` casts and
-standardises each batch, as ``fit`` does; ``float32`` keeps a standardised copy, twice as large, and only picks rows.
-An epoch is the median of a run's epochs but the first. The counts are those of the pretend device of the tests, per
-step of an epoch; ``wait`` is how often the host waits. ``live`` is an epoch of JPEG files through a backbone at every
-step, whose images are decoded ahead, next to one whose images are decoded within the step.
+Both train the same head on the same float16 tokens in memory, batches of 32, AdamW with a cosine:
+``plain`` casts and standardises each batch, as ``fit`` does; ``float32`` keeps a standardised copy,
+twice as large, and only picks rows. An epoch is the median of a run's epochs but the first. The
+counts are those of the pretend device of the tests, per step of an epoch; ``wait`` is how often the
+host waits. ``live`` is an epoch of JPEG files through a backbone at every step, whose images are
+decoded ahead, next to one whose images are decoded within the step.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def plain(tokens: Tensor, targets: Tensor, *, in_float32: bool) -> list[float]:
     kept = (wide - mean) / std if in_float32 else patches
     del wide
     heads = nn.ModuleList(
-        [nn.Sequential(nn.Linear(CHANNELS, 128), nn.LeakyReLU(), nn.Linear(128, 1)) for _ in range(targets.shape[1])]
+        [
+            nn.Sequential(nn.Linear(CHANNELS, 128), nn.LeakyReLU(), nn.Linear(128, 1))
+            for _ in range(targets.shape[1])
+        ]
     )
     optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * IMAGES // BATCH)
@@ -69,14 +73,30 @@ def plain(tokens: Tensor, targets: Tensor, *, in_float32: bool) -> list[float]:
     return [end - begin for begin, end in itertools.pairwise(moments)]
 
 
-def fitted(source: TokenSource, targets: Tensor, epochs: int = EPOCHS, device: str = "cpu", **options: Any) -> Any:
+def fitted(
+    source: TokenSource, targets: Tensor, epochs: int = EPOCHS, device: str = "cpu", **options: Any
+) -> Any:
     """Return the seconds of the epochs of ``fit``."""
     width = source.batch(source.ids[:1]).sequence[0].shape[2]
-    tasks = [Task(f"t{k}", transform=TargetTransform().fit(column)) for k, column in enumerate(targets.T)]
-    values = {f"t{k}": dict(zip(source.ids, column.tolist(), strict=True)) for k, column in enumerate(targets.T)}
+    tasks = [
+        Task(f"t{k}", transform=TargetTransform().fit(column)) for k, column in enumerate(targets.T)
+    ]
+    values = {
+        f"t{k}": dict(zip(source.ids, column.tolist(), strict=True))
+        for k, column in enumerate(targets.T)
+    }
     moments: list[float] = []
-    head, recipe = PatchMeanHead(width, tasks).to(device), Recipe(epochs=epochs, **{"batch_size": BATCH, **options})
-    fit(head, source, targets=values, recipe=recipe, callbacks=[lambda *_: moments.append(time.perf_counter())])
+    head, recipe = (
+        PatchMeanHead(width, tasks).to(device),
+        Recipe(epochs=epochs, **{"batch_size": BATCH, **options}),
+    )
+    fit(
+        head,
+        source,
+        targets=values,
+        recipe=recipe,
+        callbacks=[lambda *_: moments.append(time.perf_counter())],
+    )
     return [end - begin for begin, end in itertools.pairwise(moments)]
 
 
@@ -87,7 +107,9 @@ def counts(source: MemoryTokens, targets: Tensor, **options: Any) -> dict[str, f
         with pretend_device() as device:
             fitted(source, targets, epochs, NAME, **options)
             events.append(Counter(device.events))
-    return {name: (events[1][name] - events[0][name]) / (IMAGES // BATCH) for name in sorted(events[1])}
+    return {
+        name: (events[1][name] - events[0][name]) / (IMAGES // BATCH) for name in sorted(events[1])
+    }
 
 
 class InTheStep:
@@ -99,16 +121,23 @@ class InTheStep:
 
 def live(folder: Path, rounds: int) -> dict[str, Row]:
     """Return the times of an epoch of live tokens of JPEG files, and of one that reads each batch in its step."""
-    generator, files = torch.Generator().manual_seed(0), [folder / f"{i}.jpg" for i in range(LIVE_IMAGES)]
+    generator, files = (
+        torch.Generator().manual_seed(0),
+        [folder / f"{i}.jpg" for i in range(LIVE_IMAGES)],
+    )
     for file in files:
         coarse = torch.randint(0, 256, (1, 3, 75, 100), generator=generator, dtype=torch.uint8)
         write_jpeg(F.interpolate(coarse, (1200, 1600), mode="bilinear")[0], str(file), quality=90)
     backbone = load_backbone("dinoneck_tiny")
-    source = LiveTokens(backbone, files, IDS[:LIVE_IMAGES], backbone.preprocess.changed(size=(224, 288)))
+    source = LiveTokens(
+        backbone, files, IDS[:LIVE_IMAGES], backbone.preprocess.changed(size=(224, 288))
+    )
     targets = torch.linspace(-1, 1, LIVE_IMAGES)[:, None]
     sources: dict[str, TokenSource] = {"in the step": InTheStep(source), "ahead": source}
     runs = {name: partial(fitted, read, targets, batch_size=4) for name, read in sources.items()}
-    return ratios(turns(runs, rounds=rounds, warmup=0, timer=median_epoch), "in the step", "× in the step")
+    return ratios(
+        turns(runs, rounds=rounds, warmup=0, timer=median_epoch), "in the step", "× in the step"
+    )
 
 
 def median_epoch(run: Callable[[], list[float]]) -> float:
@@ -119,7 +148,9 @@ def median_epoch(run: Callable[[], list[float]]) -> float:
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield the counts of a step, epochs on stored tokens and epochs on files."""
     whole = torch.randn(IMAGES, 1 + GRID[0] * GRID[1], CHANNELS).half()
-    source = MemoryTokens(IDS, Tokens.from_patches(whole[:, 1:], grid=GRID, patch_size=16, cls_token=whole[:, 0]))
+    source = MemoryTokens(
+        IDS, Tokens.from_patches(whole[:, 1:], grid=GRID, patch_size=16, cls_token=whole[:, 0])
+    )
     targets = whole[:, 1:].float().mean(dim=1)[:, :2] * 10
     targets = (targets - targets.mean(dim=0)) / targets.std(dim=0)
     # before any other gradient: autograd counts the kinds of devices when it starts
@@ -137,6 +168,11 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
         "fit": lambda: fitted(source, targets),
         "fit, ema_decay=0.997": lambda: fitted(source, targets, ema_decay=0.997),
     }
-    yield "an epoch", ratios(turns(variants, rounds=options.rounds, timer=median_epoch), "plain loop", "× plain loop")
+    yield (
+        "an epoch",
+        ratios(
+            turns(variants, rounds=options.rounds, timer=median_epoch), "plain loop", "× plain loop"
+        ),
+    )
     with tempfile.TemporaryDirectory() as folder:
         yield "an epoch of JPEG files", live(Path(folder), options.rounds)

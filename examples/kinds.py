@@ -35,7 +35,9 @@ def positive(text: str) -> float:
 def size(text: str) -> tuple[int, int]:
     """Parse ``HEIGHTxWIDTH`` or one number for both."""
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and 1 <= int(side) <= 100_000 for side in sides):
+    if len(sides) > 2 or not all(
+        side.isascii() and side.isdecimal() and 1 <= int(side) <= 100_000 for side in sides
+    ):
         raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH such as 480x960")
     return int(sides[0]), int(sides[-1])
 
@@ -52,10 +54,20 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     """Declare --backbone, --backbone-source, --random-backbone, --backbone-seed, --backbone-file."""
     group = parser.add_argument_group("backbone")
     group.add_argument("--backbone", metavar="NAME", help="name, see 'dinoneck list backbones'")
-    group.add_argument("--backbone-source", choices=("timm", "transformers"), help="library that provides the model")
-    group.add_argument("--random-backbone", action="store_true", help="seeded random weights, without download")
-    group.add_argument("--backbone-seed", type=whole, metavar="N", help="which random weights (default 0)")
-    group.add_argument("--backbone-file", metavar="FILE", help="official .pth or .safetensors weights on disk")
+    group.add_argument(
+        "--backbone-source",
+        choices=("timm", "transformers"),
+        help="library that provides the model",
+    )
+    group.add_argument(
+        "--random-backbone", action="store_true", help="seeded random weights, without download"
+    )
+    group.add_argument(
+        "--backbone-seed", type=whole, metavar="N", help="which random weights (default 0)"
+    )
+    group.add_argument(
+        "--backbone-file", metavar="FILE", help="official .pth or .safetensors weights on disk"
+    )
 
 
 def backbone_of(options: argparse.Namespace) -> Backbone:

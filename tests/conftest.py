@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes next to the tests' own workers
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")  # each worker its own
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")  # indexes of stores that are only read
+# no pool of compiler processes next to the tests' own workers
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+# each worker its own
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")
+# indexes of stores that are only read
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 
 import torch
 
@@ -29,8 +32,10 @@ from dinoneck import Backbone, load_backbone, registry
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
 ON_PRETEND_DEVICE = [
-    "unit/test_gpu_benchmarks.py", "unit/store/test_memory_on_device.py", "unit/test_device_traffic.py"
-]  # fmt: skip
+    "unit/test_gpu_benchmarks.py",
+    "unit/store/test_memory_on_device.py",
+    "unit/test_device_traffic.py",
+]
 # run by unit/test_pretend_device.py in a process of its own
 collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 
@@ -46,7 +51,9 @@ def pytest_unconfigure() -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Name a failure when it happens: a run that is stopped early prints no summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        print(f"\nfailed ({report.when}): {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True)
+        print(
+            f"\nfailed ({report.when}): {report.nodeid}\n{report.longreprtext[-2000:]}", flush=True
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +62,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
-        local = not isinstance(address, tuple) or str(address[0]) in ("127.0.0.1", "::1", "localhost")
+        local = not isinstance(address, tuple) or str(address[0]) in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        )
         if not local:
             raise AssertionError(f"a test tried to reach {address}")
         connect(self, address)  # type: ignore[arg-type]
@@ -106,7 +117,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     with Hub() as served:
         point_client_at(served, monkeypatch, tmp_path)
         yield served
-    left = [thread for thread in set(threading.enumerate()) - before if type(thread).__name__ != "TMonitor"]
+    left = [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if type(thread).__name__ != "TMonitor"
+    ]
     for thread in left:  # an answer may be on its way; tqdm's monitor lives as long as the process
         thread.join(5)
     assert not any(thread.is_alive() for thread in left), left
@@ -126,7 +141,10 @@ def crop_cover() -> Path:
     """The folder of real crop images; tests that need it are skipped without."""
     folder = DATA / "crop_cover"
     if not (folder / "cover.csv").is_file():
-        pytest.skip(f"the crop_cover images are not in {folder}; set DINONECK_DATA to the folder that holds them")
+        pytest.skip(
+            f"the crop_cover images are not in {folder}; set DINONECK_DATA to the folder that "
+            "holds them"
+        )
     return folder
 
 

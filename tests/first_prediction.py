@@ -1,8 +1,9 @@
 """``python -m tests.first_prediction FOLDER``: a newcomer's first hour, by script and outside the repository.
 
-The wheel is built and installed with all its dependencies into an empty environment. Then, from an empty folder:
-images with a table -> a trained head -> a prediction for a image it never saw, every command timed; the README's demo.
-``--data`` is a folder with ``cover.csv`` (image, soil, ..., group); without it the images are drawn.
+The wheel is built and installed with all its dependencies into an empty environment. Then, from an
+empty folder: images with a table -> a trained head -> a prediction for a image it never saw, every
+command timed; the README's demo. ``--data`` is a folder with ``cover.csv``
+(image, soil, ..., group); without it the images are drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Terminal:
 
     def __init__(self, folder: Path, environment: Path) -> None:
         self.folder, self.bin, self.seconds = folder, environment / "bin", dict[str, float]()
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
+        }
         self.environment["PATH"] = f"{self.bin}{os.pathsep}{self.environment['PATH']}"
 
     def run(self, step: str, *command: object) -> str:
@@ -43,10 +46,20 @@ class Terminal:
         words = [str(word) for word in command]
         print("$", " ".join(words), flush=True)
         begin = time.perf_counter()
-        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         self.seconds[step] = round(time.perf_counter() - begin, 1)
         if done.returncode:
-            sys.exit(f"{step} failed with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+            sys.exit(
+                f"{step} failed with "
+                f"{done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            )
         print(f"  {self.seconds[step]:.1f} s", flush=True)
         return done.stdout
 
@@ -56,10 +69,29 @@ def first_prediction(terminal: Terminal, data: Path | None) -> str:
     if data is None:
         terminal.run("draw images", "python", "-c", DRAW)
         own = terminal.folder / "mine" / "images" / "0000.jpg"
-        table = ["--csv", "drawn/table.csv", "--targets", "GDM_g", "--group", "sampling", "--minimum", "0"]
+        table = [
+            "--csv",
+            "drawn/table.csv",
+            "--targets",
+            "GDM_g",
+            "--group",
+            "sampling",
+            "--minimum",
+            "0",
+        ]
     else:
         own, table = _own_images(data, terminal.folder)
-    options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]
+    options = [
+        "--backbone",
+        BACKBONE,
+        "--random-backbone",
+        "--size",
+        "224x448",
+        "--folds",
+        "3",
+        "--epochs",
+        "20",
+    ]
     terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
     written = ["--out", "mine.csv", "--overlay", "mine"]
     terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", *written)
@@ -72,13 +104,26 @@ def _own_images(data: Path, folder: Path) -> tuple[Path, list[str]]:
     (folder / "table.csv").write_text("\n".join([header, *spread[:IMAGES]]) + "\n")
     own = folder / "my image.jpg"
     shutil.copyfile(data / spread[IMAGES].split(",")[header.split(",").index("image")], own)
-    return own, ["--csv", "table.csv", "--images", str(data), "--targets", "soil", "--group", "group"]
+    return own, [
+        "--csv",
+        "table.csv",
+        "--images",
+        str(data),
+        "--targets",
+        "soil",
+        "--group",
+        "group",
+    ]
 
 
 def main() -> None:
     """Do it all and store the times."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the wheel and the environment; emptied first")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", type=Path, help="for the wheel and the environment; emptied first"
+    )
     parser.add_argument("--data", type=Path, help="folder with cover.csv and its images")
     parser.add_argument("--store", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -87,11 +132,24 @@ def main() -> None:
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as outside:
         terminal = Terminal(Path(outside), folder / "env")
-        terminal.run("build", sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder / "dist", ROOT)
+        terminal.run(
+            "build",
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "-w",
+            folder / "dist",
+            ROOT,
+        )
         [wheel] = (folder / "dist").glob("*.whl")
         terminal.run("empty environment", sys.executable, "-m", "venv", folder / "env")
         terminal.run("install", "python", "-m", "pip", "install", "--quiet", wheel)
-        where = terminal.run("import", "python", "-c", "import dinoneck; print(dinoneck.__file__)").strip()
+        where = terminal.run(
+            "import", "python", "-c", "import dinoneck; print(dinoneck.__file__)"
+        ).strip()
         if not Path(where).is_relative_to(folder / "env"):
             sys.exit(f"dinoneck came from {where}, not from the wheel")
         answer = first_prediction(terminal, options.data and options.data.resolve())
@@ -101,7 +159,11 @@ def main() -> None:
     images = "drawn" if options.data is None else options.data.name
     found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "images": images}
     found["with_install_s"] = round(after + terminal.seconds["install"], 1)
-    found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    found["machine"] = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
     print(answer.strip(), "\n", f"first prediction {after:.0f} s after the install", sep="")
     if options.store:
         RESULT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")

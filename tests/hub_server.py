@@ -1,7 +1,8 @@
 """A hub on loopback: as much of its HTTP interface as pushing and loading heads needs, with state.
 
-Repositories hold commits, commits hold files, branches point at commits. Large files go through the LFS endpoints and
-are served by redirect from another origin, as on the real one. What was asked is kept in ``requests``.
+Repositories hold commits, commits hold files, branches point at commits. Large files go through the
+LFS endpoints and are served by redirect from another origin, as on the real one. What was asked is
+kept in ``requests``.
 
 ``python -m tests.hub_server`` serves an empty one until it is interrupted, to rehearse on.
 """
@@ -65,7 +66,9 @@ class Hub:
         self.down: int | None = None  # answer everything with this status
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
 
     @property
     def port(self) -> int:
@@ -83,7 +86,11 @@ class Hub:
 
     def fetched(self) -> set[str]:
         """The names of all files that were asked for."""
-        return {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in self.requests if "/resolve/" in path}
+        return {
+            path.partition("/resolve/")[2].partition("/")[2]
+            for _, path, _ in self.requests
+            if "/resolve/" in path
+        }
 
     def __enter__(self) -> Hub:
         self._thread.start()
@@ -103,7 +110,8 @@ class Hub:
 def point_client_at(served: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let the hub's client speak to this server, with an empty cache and no one logged in.
 
-    The client reads these names when it is called, so a process that has imported it already needs no more.
+    The client reads these names when it is called, so a process that has imported it already needs
+    no more.
     """
     settings = {
         "ENDPOINT": served.url,
@@ -116,7 +124,9 @@ def point_client_at(served: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) 
     for name, value in settings.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     # the client takes a 401 for 'no such repository' on https addresses only
-    monkeypatch.setattr(_http, "REPO_API_REGEX", re.compile(r"/api/models/(.+)|/(.+)/resolve/(.+)"), raising=False)
+    monkeypatch.setattr(
+        _http, "REPO_API_REGEX", re.compile(r"/api/models/(.+)|/(.+)/resolve/(.+)"), raising=False
+    )
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
@@ -197,7 +207,11 @@ def _find(hub: Hub, name: str, authorization: str | None, files: bool = False) -
             raise _Refusal(401, "", "Invalid username or password.")
         raise _Refusal(404, "RepoNotFound", "Repository not found")
     if files and repo.gated and not writer:
-        raise _Refusal(401 if authorization is None else 403, "GatedRepo", f"Access to model {name} is restricted.")
+        raise _Refusal(
+            401 if authorization is None else 403,
+            "GatedRepo",
+            f"Access to model {name} is restricted.",
+        )
     return repo
 
 
@@ -208,21 +222,45 @@ def _commit_of(repo: Repo, revision: str) -> str:
     return sha
 
 
-def _info(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str | None) -> None:
+def _info(
+    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str | None
+) -> None:
     repo = _find(hub, name, authorization)
     sha = _commit_of(repo, revision or "main")
     siblings = [{"rfilename": file} for file in repo.commits[sha]]
-    request.json({"id": name, "modelId": name, "sha": sha, "private": repo.private, "gated": repo.gated, "tags": [],
-                  "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
+    request.json(
+        {
+            "id": name,
+            "modelId": name,
+            "sha": sha,
+            "private": repo.private,
+            "gated": repo.gated,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": siblings,
+        }
+    )
 
 
-def _tree(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str) -> None:
+def _tree(
+    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str
+) -> None:
     repo = _find(hub, name, authorization)
     rows = []
     for file, content in repo.commits[_commit_of(repo, revision)].items():
-        row = {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        row = {
+            "type": "file",
+            "path": file,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
         if _is_large(file):
-            row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            row["lfs"] = {
+                "oid": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "pointerSize": 134,
+            }
         rows.append(row)
     request.json(rows)
 
@@ -235,7 +273,11 @@ def _list(request: Any, hub: Hub, body: bytes, authorization: str | None) -> Non
         front = yaml.safe_load(page.split("---\n")[1]) if page.startswith("---\n") else {}
         tags = {front.get("library_name"), *front.get("tags", ())}
         visible = not repo.private or authorization == f"Bearer {WRITER}"
-        if visible and set(asked.get("filter", ())) <= tags and asked.get("search", [""])[0] in name:
+        if (
+            visible
+            and set(asked.get("filter", ())) <= tags
+            and asked.get("search", [""])[0] in name
+        ):
             row = {"id": name, "modelId": name}
             if "lastModified" in asked.get("expand", ()):
                 row["lastModified"] = f"2026-01-{len(repo.messages):02}T00:00:00.000Z"
@@ -252,7 +294,9 @@ def _create(request: Any, hub: Hub, body: bytes, authorization: str | None) -> N
     request.json({"url": f"{hub.url}/{name}", "name": name})
 
 
-def _branch(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str) -> None:
+def _branch(
+    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str
+) -> None:
     repo = _find(hub, name, authorization)
     if branch in repo.branches:
         raise _Refusal(409, "", "Reference already exists")
@@ -272,7 +316,9 @@ def _is_large(name: str) -> bool:
     return name.endswith((".safetensors", ".png"))
 
 
-def _preupload(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str) -> None:
+def _preupload(
+    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str
+) -> None:
     repo = _find(hub, name, authorization)
     held = repo.commits[_commit_of(repo, revision)]
     files = []
@@ -280,7 +326,11 @@ def _preupload(request: Any, hub: Hub, body: bytes, authorization: str | None, n
         path, large = file["path"], _is_large(file["path"])
         entry = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
         if (content := held.get(path)) is not None:
-            sha = hashlib.sha256(content) if large else hashlib.sha1(b"blob %d\0" % len(content) + content)
+            sha = (
+                hashlib.sha256(content)
+                if large
+                else hashlib.sha1(b"blob %d\0" % len(content) + content)
+            )
             entry["oid"] = sha.hexdigest()
         files.append(entry)
     request.json({"files": files})
@@ -291,7 +341,11 @@ def _batch(request: Any, hub: Hub, body: bytes, authorization: str | None, name:
     for item in json.loads(body)["objects"]:
         entry = {"oid": item["oid"], "size": item["size"]}
         if item["oid"] not in hub.blobs:
-            entry["actions"] = {"upload": {"href": f"http://localhost:{hub.port}/upload/{item['oid']}?X-Sign=s3cr3t"}}
+            entry["actions"] = {
+                "upload": {
+                    "href": f"http://localhost:{hub.port}/upload/{item['oid']}?X-Sign=s3cr3t"
+                }
+            }
         objects.append(entry)
     request.json({"transfer": "basic", "objects": objects})
 
@@ -305,7 +359,9 @@ def _upload(request: Any, hub: Hub, body: bytes, authorization: str | None, oid:
     request.send(200, b"", {})
 
 
-def _commit(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str) -> None:
+def _commit(
+    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str
+) -> None:
     repo = _find(hub, name, authorization)
     lines = [json.loads(line) for line in body.splitlines()]
     header = next(line["value"] for line in lines if line["key"] == "header")
@@ -319,11 +375,19 @@ def _commit(request: Any, hub: Hub, body: bytes, authorization: str | None, name
         elif line["key"] == "lfsFile":
             files[value["path"]] = hub.blobs[value["oid"]]
     sha = repo.commit(files, branch, header["summary"])
-    request.json({"commitUrl": f"{hub.url}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None})
+    request.json(
+        {"commitUrl": f"{hub.url}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None}
+    )
 
 
 def _resolve(
-    request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str, file: str
+    request: Any,
+    hub: Hub,
+    body: bytes,
+    authorization: str | None,
+    name: str,
+    revision: str,
+    file: str,
 ) -> None:
     repo = _find(hub, name, authorization, files=True)
     sha = _commit_of(repo, revision)
@@ -332,12 +396,17 @@ def _resolve(
         raise _Refusal(404, "EntryNotFound", "Entry not found")
     headers = {"X-Repo-Commit": sha, "Content-Type": "application/octet-stream"}
     if not _is_large(file):
-        return request.send(200, content, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
+        return request.send(
+            200, content, headers | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
+        )
     oid = hashlib.sha256(content).hexdigest()
     hub.blobs[oid] = content
     headers |= {"X-Linked-ETag": f'"{oid}"', "X-Linked-Size": str(len(content))}
-    # the same machine under another name: to the client another origin, as the real hub's storage is
-    return request.send(302, b"", headers | {"Location": f"http://localhost:{hub.port}/cdn/{oid}?X-Sign=s3cr3t"})
+    # the same machine under another name: to the client another origin, as the real hub's storage
+    # is
+    return request.send(
+        302, b"", headers | {"Location": f"http://localhost:{hub.port}/cdn/{oid}?X-Sign=s3cr3t"}
+    )
 
 
 def _cdn(request: Any, hub: Hub, body: bytes, authorization: str | None, oid: str) -> None:

@@ -1,6 +1,7 @@
 """Parts that many tests share: the tiny backbone, tokens, images, heads, a short training, one run of the command line.
 
-Whatever is random is drawn from a seed of its own, or from the state that every test begins with (``conftest.seeded``).
+Whatever is random is drawn from a seed of its own, or from the state that every test begins with
+(``conftest.seeded``).
 """
 
 from __future__ import annotations
@@ -39,12 +40,19 @@ def backbone(**options: Any) -> Backbone:
 
 
 def tokens_from(
-    sequence: Tensor | Sequence[Tensor], rows: int, cols: int, prefix: int = 5, patch: int = 16, **record: Any
+    sequence: Tensor | Sequence[Tensor],
+    rows: int,
+    cols: int,
+    prefix: int = 5,
+    patch: int = 16,
+    **record: Any,
 ) -> Tokens:
     """Tokens of whole sequences (B, prefix + rows x cols, C), one per layer."""
     layers = [sequence] if isinstance(sequence, Tensor) else list(sequence)
     size = (rows * patch, cols * patch)
-    return Tokens.from_sequence(layers, image_size=size, patch_size=patch, num_prefix_tokens=prefix, **record)
+    return Tokens.from_sequence(
+        layers, image_size=size, patch_size=patch, num_prefix_tokens=prefix, **record
+    )
 
 
 def tokens(
@@ -60,7 +68,9 @@ def tokens(
 ) -> Tokens:
     """Random tokens of a grid: CLS, registers and rows x cols patches of every layer."""
     drawn = [torch.randn(batch, 1 + registers + rows * cols, width) for _ in range(layers)]
-    return tokens_from(drawn, rows, cols, 1 + registers, patch, layers=range(layers), normed=True).to(**to)
+    return tokens_from(
+        drawn, rows, cols, 1 + registers, patch, layers=range(layers), normed=True
+    ).to(**to)
 
 
 def images(count: int = 2, height: int = SIZE[0], width: int = SIZE[1], seed: int = 0) -> Tensor:
@@ -68,7 +78,9 @@ def images(count: int = 2, height: int = SIZE[0], width: int = SIZE[1], seed: in
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def write_images(folder: Path, names: Sequence[str], height: int = 40, width: int = 60, seed: int = 0) -> list[Path]:
+def write_images(
+    folder: Path, names: Sequence[str], height: int = 40, width: int = 60, seed: int = 0
+) -> list[Path]:
     """Write small random images and return their files; the ending of a name is its format."""
     paths = [folder / name for name in names]
     for i, path in enumerate(paths):
@@ -98,11 +110,19 @@ def head(*tasks: Task, width: int = 64, hidden_dim: int = 8, seed: int = 0) -> P
         return PatchMeanHead(width, tasks or [MASS], hidden_dim=hidden_dim).eval()
 
 
-def saved_head(path: Path, module: nn.Module | None = None, size: tuple[int, int] = SIZE, **options: Any) -> Path:
+def saved_head(
+    path: Path, module: nn.Module | None = None, size: tuple[int, int] = SIZE, **options: Any
+) -> Path:
     """Save a head (:func:`head` where none is given) with the tiny backbone and the size of its images."""
     own = options.pop("backbone", None) or backbone()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_head(path, module or head(), backbone=own, preprocess=own.preprocess.changed(size=size), **options)
+    save_head(
+        path,
+        module or head(),
+        backbone=own,
+        preprocess=own.preprocess.changed(size=size),
+        **options,
+    )
     return path
 
 
@@ -121,7 +141,9 @@ def _equal(a: Any, b: Any, atol: float) -> bool:
     if isinstance(a, str) or a is None:
         return bool(a == b)
     a, b = torch.as_tensor(a), torch.as_tensor(b)
-    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=atol, equal_nan=True)
+    return a.shape == b.shape and torch.allclose(
+        a.double(), b.double(), rtol=0, atol=atol, equal_nan=True
+    )
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """A pretend GPU: tensors with real values on the CPU whose ``device`` is ``pretend:0``.
 
-What a real GPU refuses, the pretend one refuses as well: tensors of two devices in one operation, ``numpy()``. Copies
-in either direction and reads of values (``item``, ``equal``, boolean masks ...) are counted, and how often the host
-waits: for every read and copy but a non-blocking one out of pinned memory.
-While a graph is captured each of these is an error, as it is on CUDA. ``torch.get_device_module("pretend")`` has the
-parts of ``torch.cuda`` that the benchmarks use, on the clock of the CPU.
+What a real GPU refuses, the pretend one refuses as well: tensors of two devices in one operation,
+``numpy()``. Copies in either direction and reads of values (``item``, ``equal``, boolean masks ...)
+are counted, and how often the host waits: for every read and copy but a non-blocking one out of
+pinned memory. While a graph is captured each of these is an error, as it is on CUDA.
+``torch.get_device_module("pretend")`` has the parts of ``torch.cuda`` that the benchmarks use, on
+the clock of the CPU.
 """
 
 from __future__ import annotations
@@ -29,19 +30,38 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "pretend"
 READS = {
-    "nonzero", "masked_select", "_unique2", "unique_consecutive", "unique_dim", "bincount", "equal", "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_consecutive",
+    "unique_dim",
+    "bincount",
+    "equal",
+    "is_nonzero",
     "_local_scalar_dense",
-}  # fmt: skip
+}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
-LIKE = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_empty",
-        "new_ones", "new_full", "new_empty_strided"}  # fmt: skip
+LIKE = {
+    "empty_like",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "new_zeros",
+    "new_empty",
+    "new_ones",
+    "new_full",
+    "new_empty_strided",
+}
 
 
 class PretendDevice:
     """What happened on the device since it was made.
 
     Attributes:
-        events: ``"to device"``, ``"to host"``, ``"read"`` (of a value) and ``"wait"`` (of the host) -> how often.
+        events: ``"to device"``, ``"to host"``, ``"read"`` (of a value) and ``"wait"`` (of the host)
+            -> how often.
         places: (event, line of code) -> how often.
         capturing: a graph is being captured.
     """
@@ -73,9 +93,13 @@ class PretendTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, elem: Tensor) -> PretendTensor:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, elem.size(), strides=elem.stride(), storage_offset=elem.storage_offset(), dtype=elem.dtype,
+            cls,
+            elem.size(),
+            strides=elem.stride(),
+            storage_offset=elem.storage_offset(),
+            dtype=elem.dtype,
             device=torch.device(NAME, 0),
-        )  # fmt: skip
+        )
         made.elem = elem
         return made
 
@@ -142,7 +166,11 @@ def _made(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def make(data: Any, *, device: Any = None, **options: Any) -> Tensor:
         if not _is_ours(device) or isinstance(data, PretendTensor):
-            return original(data, **options, **({} if _is_ours(device) or device is None else {"device": device}))
+            return original(
+                data,
+                **options,
+                **({} if _is_ours(device) or device is None else {"device": device}),
+            )
         _now.record("to device", original.__name__)
         return PretendTensor(original(data, **options))
 
@@ -162,11 +190,15 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return _filled(args[0], args[1])
     given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
     ours = any(isinstance(x, PretendTensor) for x in given)
-    if ours and (name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None)):
+    if ours and (
+        name in READS or (name == "repeat_interleave" and kwargs.get("output_size") is None)
+    ):
         _now.record("read", name)
     if ours and name in INDEXING:
         _record_indices(args[1])
-    elif ours and (strange := [x for x in given if not isinstance(x, PretendTensor) and x.ndim > 0]):
+    elif ours and (
+        strange := [x for x in given if not isinstance(x, PretendTensor) and x.ndim > 0]
+    ):
         shapes = [tuple(x.shape) for x in strange]
         raise RuntimeError(f"{name} has tensors on {NAME} and on the CPU {shapes} at {_caller()}")
     device = kwargs.get("device")
@@ -177,7 +209,8 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     result = func(*tree_map(_plain, args), **tree_map(_plain, {**kwargs, **_unpinned(kwargs)}))
     if kwargs.get("pin_memory"):
         _now.pinned.add(result.untyped_storage().data_ptr())
-    wrapped = {id(x.elem): x for x in given if isinstance(x, PretendTensor)}  # what is changed in place stays itself
+    # what is changed in place stays itself
+    wrapped = {id(x.elem): x for x in given if isinstance(x, PretendTensor)}
 
     def outside(x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -192,7 +225,9 @@ def _copied(func: Any, x: Tensor, kwargs: dict[str, Any]) -> Tensor:
     device, ours = kwargs.get("device"), isinstance(x, PretendTensor)
     goes = ours if device is None else _is_ours(device)
     if ours != goes:
-        waits = not (goes and kwargs.get("non_blocking") and x.untyped_storage().data_ptr() in _now.pinned)
+        waits = not (
+            goes and kwargs.get("non_blocking") and x.untyped_storage().data_ptr() in _now.pinned
+        )
         _now.record("to device" if goes else "to host", f"{x.nbytes} bytes", waits=waits)
     options = {**kwargs, **_unpinned(kwargs), "non_blocking": False}
     if device is not None:
@@ -205,7 +240,10 @@ def _filled(target: Tensor, source: Tensor) -> Tensor:
     """``target.copy_(source)``."""
     goes = isinstance(target, PretendTensor)
     if goes != isinstance(source, PretendTensor):
-        _now.record("to device" if goes else "to host", f"copy_ of {source.numel() * source.element_size()} bytes")
+        _now.record(
+            "to device" if goes else "to host",
+            f"copy_ of {source.numel() * source.element_size()} bytes",
+        )
     _plain(target).copy_(_plain(source))
     return target
 
@@ -226,7 +264,9 @@ def _unpinned(kwargs: dict[str, Any]) -> dict[str, Any]:
 def _caller() -> str:
     """The innermost line outside torch and this file."""
     frame = sys._getframe()
-    while frame.f_back is not None and (frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename):
+    while frame.f_back is not None and (
+        frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename
+    ):
         frame = frame.f_back
     return f"{'/'.join(frame.f_code.co_filename.split('/')[-3:])}:{frame.f_lineno}"
 
@@ -276,14 +316,26 @@ class Stream:
 def _module() -> types.ModuleType:
     """The parts of ``torch.cuda`` that are asked for."""
     parts: dict[str, Callable[..., Any]] = {
-        "Event": Event, "CUDAGraph": Graph, "graph": graph, "Stream": Stream, "current_stream": lambda *_: Stream(),
-        "stream": lambda _: contextlib.nullcontext(), "synchronize": lambda *_: None, "is_available": lambda: True,
-        "device_count": lambda: 1, "current_device": lambda: 0, "set_device": lambda _: None,
-        "get_device_name": lambda *_: "a pretend GPU", "_is_in_bad_fork": lambda: False,
-        "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16], "memory_allocated": lambda *_: 0,
-        "max_memory_allocated": lambda *_: 0, "reset_peak_memory_stats": lambda *_: None,
-        "manual_seed_all": lambda _: None, "is_current_stream_capturing": lambda: _now.capturing,
-    }  # fmt: skip
+        "Event": Event,
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "Stream": Stream,
+        "current_stream": lambda *_: Stream(),
+        "stream": lambda _: contextlib.nullcontext(),
+        "synchronize": lambda *_: None,
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda _: None,
+        "get_device_name": lambda *_: "a pretend GPU",
+        "_is_in_bad_fork": lambda: False,
+        "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
+        "memory_allocated": lambda *_: 0,
+        "max_memory_allocated": lambda *_: 0,
+        "reset_peak_memory_stats": lambda *_: None,
+        "manual_seed_all": lambda _: None,
+        "is_current_stream_capturing": lambda: _now.capturing,
+    }
     module = types.ModuleType(f"torch.{NAME}")
     for name, part in parts.items():
         setattr(module, name, part)
@@ -298,7 +350,8 @@ def _register() -> None:
     if setup is None:
         pytest.skip(f"torch {torch.__version__} cannot be given a device written in Python")
     setup(NAME, backend_module=_module())
-    autocast = torch.library.Library("_", "IMPL")  # autocast leaves this device's operations as they are
+    # autocast leaves this device's operations as they are
+    autocast = torch.library.Library("_", "IMPL")
     autocast.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     _libraries.append(autocast)
 
@@ -306,7 +359,9 @@ def _register() -> None:
 _libraries: list[torch.library.Library] = []
 
 
-def _submit(pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+def _submit(
+    pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **options: Any
+) -> Future[Any]:
     """``ThreadPoolExecutor.submit`` for threads that see the device too: modes belong to one thread."""
 
     def run() -> Any:
@@ -330,7 +385,16 @@ def pretend_device() -> Iterator[PretendDevice]:
     _register()
     _now = PretendDevice()
     # wrapped tensors have no views in inference mode; without autograd the work is the same
-    patches = [mock.patch.object(torch, name, _made(getattr(torch, name))) for name in ("tensor", "as_tensor")]
+    patches = [
+        mock.patch.object(torch, name, _made(getattr(torch, name)))
+        for name in ("tensor", "as_tensor")
+    ]
     patches.append(mock.patch.object(ThreadPoolExecutor, "submit", _submit))
-    with mock.patch.object(torch, "inference_mode", _without_autograd), patches[0], patches[1], patches[2], _Mode():
+    with (
+        mock.patch.object(torch, "inference_mode", _without_autograd),
+        patches[0],
+        patches[1],
+        patches[2],
+        _Mode(),
+    ):
         yield _now

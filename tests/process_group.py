@@ -12,7 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def printed_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str] | None = None) -> str:
+def printed_by(
+    command: Sequence[str | Path], limit_s: float, env: Mapping[str, str] | None = None
+) -> str:
     """Return what a command prints, run in the checkout; it must succeed."""
     process = subprocess.Popen(
         command,
@@ -29,5 +31,7 @@ def printed_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, 
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
-    assert process.returncode == 0, shown if len(shown) < 8000 else f"{shown[:4000]}\n...\n{shown[-4000:]}"
+    assert process.returncode == 0, (
+        shown if len(shown) < 8000 else f"{shown[:4000]}\n...\n{shown[-4000:]}"
+    )
     return shown

@@ -1,7 +1,7 @@
 """The files of schema 1 in ``tests/fixtures/schema_1``, which every later version reads: ``python -m tests.schema_1``.
 
-They are written once, with 0.3.0: a head of every type and two small stores, with what they gave then. A head type that
-is added later joins them; files that are there stay as they are.
+They are written once, with 0.3.0: a head of every type and two small stores, with what they gave
+then. A head type that is added later joins them; files that are there stay as they are.
 """
 
 from __future__ import annotations
@@ -55,15 +55,22 @@ def write() -> None:
             sequence = [x.contiguous() for x in case.inputs().sequence]
             HeadCheckpoint.from_module(head, backbone=None).save(file)
             expected |= {f"{case.name}/tokens/{i}": x for i, x in enumerate(sequence)}
-            expected |= {f"{case.name}/{name}": x for name, x in outputs(head, sequence, case).items()}
+            expected |= {
+                f"{case.name}/{name}": x for name, x in outputs(head, sequence, case).items()
+            }
     if not (FOLDER / "with_backbone.safetensors").exists():
-        kit.saved_head(FOLDER / "with_backbone.safetensors", kit.randomised(kit.head()), backbone=lora())
+        kit.saved_head(
+            FOLDER / "with_backbone.safetensors", kit.randomised(kit.head()), backbone=lora()
+        )
     for dtype in DTYPES:
         if not (FOLDER / f"store_{dtype}").exists():
             with tempfile.TemporaryDirectory() as images:
                 kit.write_images(Path(images), IMAGES)
                 store = FeatureStore.create(
-                    FOLDER / f"store_{dtype}", backbone=kit.backbone(layers=2), image_size=kit.SIZE, dtype=dtype
+                    FOLDER / f"store_{dtype}",
+                    backbone=kit.backbone(layers=2),
+                    image_size=kit.SIZE,
+                    dtype=dtype,
                 )
                 store.extract([images], images)
             expected[f"store_{dtype}"] = store.batch(store.ids).sequence[0]

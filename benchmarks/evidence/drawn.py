@@ -42,31 +42,40 @@ RATES, LAYERS = (3e-4, 1e-3, 3e-3, 1e-2), (2, 5, 8, 11)
 TARGETS = ("stands", "edge_length")
 METHODS: dict[str, Callable[[list[Task]], Head]] = {
     "PatchMean": lambda tasks: PatchMeanHead(384, tasks),
-    "FPN without non-linearity": lambda tasks: FPNHead(384, tasks, 4, fpn_dim=64, norm=None, activation=None),
+    "FPN without non-linearity": lambda tasks: FPNHead(
+        384, tasks, 4, fpn_dim=64, norm=None, activation=None
+    ),
     "FPN, last layer alone": lambda tasks: FPNHead(384, tasks, 1, LAYERS[-1:], fpn_dim=64),
     "FPN, four layers": lambda tasks: FPNHead(384, tasks, 4, fpn_dim=64),
 }
 PROBES = {"linear probe (ridge)": ridge_probe, "nearest neighbours (knn)": knn_probe}
 ROOMS = (
-    "compare --network small --random-backbone --rooms 24 --test-rooms 8 --steps 120 --pretrain-steps 160 "
-    "--blocks geometry stand-in colours"
+    "compare --network small --random-backbone --rooms 24 --test-rooms 8 --steps 120 "
+    "--pretrain-steps 160 --blocks geometry stand-in colours"
 )
 
 
 def gram(options: Namespace) -> dict[str, Row]:
     """Return the drift and the losses of fine-tuning with and without the anchor.
 
-    A backbone with seeded random weights learns the total mass of pasture images from its mean patch token, with a
-    strong learning rate. Everything is measured on held-out images, against the backbone before training. Every seed is
-    another pasture and other first weights.
+    A backbone with seeded random weights learns the total mass of pasture images from its mean
+    patch token, with a strong learning rate. Everything is measured on held-out images, against the
+    backbone before training. Every seed is another pasture and other first weights.
     """
-    runs: dict[str, list[Row]] = {name: [] for name in list(VARIANTS)[: 3 if options.short else None]}
+    runs: dict[str, list[Row]] = {
+        name: [] for name in list(VARIANTS)[: 3 if options.short else None]
+    }
     for seed in range(options.rounds):
         images = pasture("dinoneck_tiny", seed)
         for name, found in runs.items():
-            found.append(fine_tuned("dinoneck_tiny", *VARIANTS[name], images, 2 if options.short else 60, seed))
+            found.append(
+                fine_tuned(
+                    "dinoneck_tiny", *VARIANTS[name], images, 2 if options.short else 60, seed
+                )
+            )
     return {
-        name: {column: spread([one[column] for one in found]) for column in found[0]} for name, found in runs.items()
+        name: {column: spread([one[column] for one in found]) for column in found[0]}
+        for name, found in runs.items()
     }
 
 
@@ -80,7 +89,13 @@ def pasture(name: str, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def fine_tuned(
-    name: str, learns: str, lr: float, weight: float, images: tuple[Tensor, Tensor], steps: int, seed: int
+    name: str,
+    learns: str,
+    lr: float,
+    weight: float,
+    images: tuple[Tensor, Tensor],
+    steps: int,
+    seed: int,
 ) -> Row:
     """Train one variant and measure it."""
     torch.manual_seed(seed)
@@ -94,7 +109,9 @@ def fine_tuned(
         backbone.add_lora(8, targets="all", seed=seed)
     head = nn.Linear(backbone.embed_dim, 1)
     anchor = GramAnchor()
-    optimizer = torch.optim.AdamW([p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad], lr=lr)
+    optimizer = torch.optim.AdamW(
+        [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad], lr=lr
+    )
     backbone.train()
     for _ in range(steps):
         rows = torch.randperm(TRAIN)[:BATCH]
@@ -109,7 +126,9 @@ def fine_tuned(
 
 
 @torch.no_grad()
-def drift(backbone: Backbone, head: nn.Linear, pixels: Tensor, mass: Tensor, references: Tokens) -> Row:
+def drift(
+    backbone: Backbone, head: nn.Linear, pixels: Tensor, mass: Tensor, references: Tokens
+) -> Row:
     """Drift and spread on held-out images; task losses as shares of what the training images' mean mass costs."""
     tokens = backbone(pixels)
     held = slice(TRAIN, None)
@@ -117,8 +136,12 @@ def drift(backbone: Backbone, head: nn.Linear, pixels: Tensor, mass: Tensor, ref
     return {
         "Gram drift (RMS)": float((own - wanted).square().mean().sqrt()),
         "row correlation": float(F.cosine_similarity(centred(own), centred(wanted), dim=-1).mean()),
-        "task loss, training": float(task_loss(head, tokens[:TRAIN], mass[:TRAIN]) / mass[:TRAIN].square().mean()),
-        "task loss, held out": float(task_loss(head, tokens[held], mass[held]) / mass[held].square().mean()),
+        "task loss, training": float(
+            task_loss(head, tokens[:TRAIN], mass[:TRAIN]) / mass[:TRAIN].square().mean()
+        ),
+        "task loss, held out": float(
+            task_loss(head, tokens[held], mass[held]) / mass[held].square().mean()
+        ),
     }
 
 
@@ -149,7 +172,9 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
         if min(place) >= 0 and max(place) < SIDE and not plots[place]:
             plots[place] = True
             grown.append(place)
-    colours = np.where(plots[..., None], (0.25, 0.5, 0.15), (0.45, 0.35, 0.25)) * rng.uniform(0.8, 1.2)
+    colours = np.where(plots[..., None], (0.25, 0.5, 0.15), (0.45, 0.35, 0.25)) * rng.uniform(
+        0.8, 1.2
+    )
     picture = colours.repeat(PLOT_PX, 0).repeat(PLOT_PX, 1)
     return (picture + rng.normal(0, 0.05, picture.shape)).clip(0, 1), plots
 
@@ -167,12 +192,16 @@ def edge_length(plots: np.ndarray) -> int:
 def arrangement(options: Namespace) -> dict[str, Row]:
     """Return R² of heads and probes on scenes of equal cover, whose targets are how plants are arranged.
 
-    Every scene is 12 x 12 plots of 16 px, exactly 36 of them plants. All trained heads get the same scenes, epochs and
-    batches; each learning rate is the best of the same list on scenes used for nothing else.
+    Every scene is 12 x 12 plots of 16 px, exactly 36 of them plants. All trained heads get the same
+    scenes, epochs and batches; each learning rate is the best of the same list on scenes used for
+    nothing else.
     """
     count, epochs, rates = (42, 1, RATES[:1]) if options.short else (700, 30, RATES)
     made = [scene(seed) for seed in range(count)]
-    targets = {"stands": [stands(plots) for _, plots in made], "edge_length": [edge_length(plots) for _, plots in made]}
+    targets = {
+        "stands": [stands(plots) for _, plots in made],
+        "edge_length": [edge_length(plots) for _, plots in made],
+    }
     values = {name: np.array(own, float) for name, own in targets.items()}
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, layers=LAYERS)
     ids = [str(i) for i in range(count)]
@@ -181,21 +210,32 @@ def arrangement(options: Namespace) -> dict[str, Row]:
     table: dict[str, Row] = {}
     for name, probe in PROBES.items():
         fold = [(np.concatenate((train, choose)), test)]
-        found = {t: probe(source, own[:, None], fold, target_ids=ids)[test, 0] for t, own in values.items()}
+        found = {
+            t: probe(source, own[:, None], fold, target_ids=ids)[test, 0]
+            for t, own in values.items()
+        }
         table[name] = {t: spread([r2(values[t][test], own)]) for t, own in found.items()}
 
-    def scored(make: Callable[[list[Task]], Head], rows: Any, lr: float, seed: int) -> dict[str, float]:
+    def scored(
+        make: Callable[[list[Task]], Head], rows: Any, lr: float, seed: int
+    ) -> dict[str, float]:
         tasks = [Task(t, transform=TargetTransform().fit(own[train])) for t, own in values.items()]
         torch.manual_seed(seed)
         head = make(tasks)
         recipe = Recipe(epochs=epochs, batch_size=16, lr=lr, seed=seed)
         fit(head, source, values, target_ids=ids, ids=[ids[i] for i in train], recipe=recipe)
         predictions = [head.eval().predict(source.batch([ids[i]])) for i in rows]
-        return {t: r2(values[t][rows], np.array([float(one[t]) for one in predictions])) for t in TARGETS}
+        return {
+            t: r2(values[t][rows], np.array([float(one[t]) for one in predictions]))
+            for t in TARGETS
+        }
 
     for name, make in METHODS.items():
         tried = {rate: sum(scored(make, choose, rate, 0).values()) for rate in rates}
-        runs = [scored(make, test, max(tried, key=lambda rate: tried[rate]), seed) for seed in range(options.rounds)]
+        runs = [
+            scored(make, test, max(tried, key=lambda rate: tried[rate]), seed)
+            for seed in range(options.rounds)
+        ]
         table[name] = {t: spread([run[t] for run in runs]) for t in TARGETS}
     return table
 
@@ -205,15 +245,30 @@ def rooms(options: Namespace) -> dict[str, Row]:
     out = options.runs / "rooms"
     words = [*ROOMS.split(), "--out", str(out), "--seeds", *map(str, range(max(2, options.rounds)))]
     if options.short:
-        words += ["--rooms", "2", "--test-rooms", "1", "--steps", "2", "--pretrain-steps", "2", "--blocks", "geometry"]
+        words += [
+            "--rooms",
+            "2",
+            "--test-rooms",
+            "1",
+            "--steps",
+            "2",
+            "--pretrain-steps",
+            "2",
+            "--blocks",
+            "geometry",
+        ]
     subprocess.run([sys.executable, "-m", "examples.pointcloud", *words], cwd=ROOT, check=True)
     blocks = json.loads((out / "point_segmentation.json").read_text())["blocks"]
     table: dict[str, Row] = {}
     for block, found in blocks.items():
         rows: Mapping[str, Any] = found["summary"]["rows"]
         for name, row in rows.items():
-            table.setdefault(name, {})[block] = f"{row['miou']['mean']:.3f} ± {row['miou']['deviation']:.3f}"
+            table.setdefault(name, {})[block] = (
+                f"{row['miou']['mean']:.3f} ± {row['miou']['deviation']:.3f}"
+            )
         for name, one in found["summary"]["differences"].items():
             ends = [one["mean"] - one["half_width"], one["mean"] + one["half_width"]]
-            table.setdefault(name, {})[block] = f"{one['mean']:+.3f} ({ends[0]:+.3f} … {ends[1]:+.3f})"
+            table.setdefault(name, {})[block] = (
+                f"{one['mean']:+.3f} ({ends[0]:+.3f} … {ends[1]:+.3f})"
+            )
     return table

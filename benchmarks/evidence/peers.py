@@ -1,8 +1,8 @@
 """Heads of other libraries on the tokens of one frozen backbone, trained by the same ``fit``.
 
-The ViT runs once over all images of crop_cover at 128 x 160 px; every head has the same tokens, training images,
-epochs, batches, optimizer, schedule and loss. A row's learning rate is the one with the best score on the validation
-images, with the first seed.
+The ViT runs once over all images of crop_cover at 128 x 160 px; every head has the same tokens,
+training images, epochs, batches, optimizer, schedule and loss. A row's learning rate is the one
+with the best score on the validation images, with the first seed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def transformers_dpt(dim: int) -> tuple[nn.Module, Run]:
     parts = nn.ModuleList([DPTNeck(config), DPTSemanticSegmentationHead(config)])
 
     def run(tokens: Tokens) -> Tensor:
-        layers = [torch.cat((x[:, :1], x[:, tokens.num_prefix_tokens :]), dim=1) for x in tokens.sequence]
+        layers = [
+            torch.cat((x[:, :1], x[:, tokens.num_prefix_tokens :]), dim=1) for x in tokens.sequence
+        ]
         return parts[1](parts[0](layers, *tokens.grid))  # type: ignore[no-any-return]
 
     return parts, run
@@ -98,7 +100,9 @@ PEERS: dict[str, Callable[[int], Head]] = {
 class TorchvisionPyramid(Neck):
     """Torchvision's FPN on three scales of the three layers of a ViT, as its users build it."""
 
-    def __init__(self, embed_dim: int, out_channels: int = 256, num_layers: int = 3, patch_size: int = 16) -> None:
+    def __init__(
+        self, embed_dim: int, out_channels: int = 256, num_layers: int = 3, patch_size: int = 16
+    ) -> None:
         super().__init__()
         self.embed_dim, self.out_channels = embed_dim, out_channels
         self.num_layers, self.patch_size = num_layers, patch_size
@@ -114,7 +118,10 @@ class TorchvisionPyramid(Neck):
     def forward(self, tokens: Tokens, images: Tensor | None = None) -> FeaturePyramid:
         """Tokens -> three levels."""
         scales = zip(tokens.maps(), (2, 1, 0.5), strict=True)
-        maps = {str(i): F.interpolate(x, scale_factor=scale, mode="bilinear") for i, (x, scale) in enumerate(scales)}
+        maps = {
+            str(i): F.interpolate(x, scale_factor=scale, mode="bilinear")
+            for i, (x, scale) in enumerate(scales)
+        }
         return FeaturePyramid(tuple(self.fpn(maps).values()), self.strides)
 
 
@@ -123,11 +130,16 @@ def heads(options: Namespace) -> dict[str, Row]:
     folder = options.data / "crop_cover"
     table = read_table(folder / "cover.csv", folder, CLASSES, group="group", labels="mask")
     table = table.iloc[:: 20 if options.short else 1]
-    backbone = load_backbone(options.backbone, pretrained=not options.random, layers=layers_of(options.backbone))
+    backbone = load_backbone(
+        options.backbone, pretrained=not options.random, layers=layers_of(options.backbone)
+    )
     prepare = backbone.preprocess.changed(size=SIZE)
     masks = DenseLabels(classes=3).indices(table["labels"], prepare)
     source = MemoryTokens.extract(backbone, table["images"], table.index, preprocess=prepare)
-    folds = [torch.as_tensor(valid) for _, valid in group_folds(table["group"], 3 if options.short else 5, 0)]
+    folds = [
+        torch.as_tensor(valid)
+        for _, valid in group_folds(table["group"], 3 if options.short else 5, 0)
+    ]
     test, valid, train = folds[0], folds[1], torch.cat(folds[2:])
 
     def scored(head: Head, rows: Tensor) -> list[float]:
@@ -144,7 +156,13 @@ def heads(options: Namespace) -> dict[str, Row]:
     def trained(make: Callable[[int], Head], lr: float, seed: int) -> tuple[Head, float]:
         torch.manual_seed(seed)
         head, begin = make(backbone.embed_dim), time.process_time()
-        recipe = Recipe(epochs=1 if options.short else EPOCHS, batch_size=BATCH, lr=lr, seed=seed, ema_decay=None)
+        recipe = Recipe(
+            epochs=1 if options.short else EPOCHS,
+            batch_size=BATCH,
+            lr=lr,
+            seed=seed,
+            ema_decay=None,
+        )
         known = [source.ids[row] for row in train]
         fit(head, source, {TASK.name: masks}, target_ids=source.ids, ids=known, recipe=recipe)
         return head, (time.process_time() - begin) / 60
@@ -156,6 +174,8 @@ def heads(options: Namespace) -> dict[str, Row]:
         runs = [tried[best], *(trained(make, best, seed) for seed in range(1, options.rounds))]
         scores = [scored(head, test) for head, _ in runs]
         found[name] = {"mIoU": spread([own[0] for own in scores], digits=3)}
-        found[name] |= {each: fmean(own[place] for own in scores) for place, each in enumerate(CLASSES, 1)}
+        found[name] |= {
+            each: fmean(own[place] for own in scores) for place, each in enumerate(CLASSES, 1)
+        }
         found[name] |= {"CPU minutes": fmean(minutes for _, minutes in runs)}
     return found

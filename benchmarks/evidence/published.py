@@ -40,24 +40,40 @@ def parity(options: Namespace) -> dict[str, Row]:
         for library, load in _libraries(name, options.random):
             try:
                 models[library] = load()
-            except Exception as error:  # not installed, gated or not in the folder: the others are still compared
+            except (
+                Exception
+            ) as error:  # not installed, gated or not in the folder: the others are still compared
                 table[f"`{name}`, {library}"] = {"not compared": type(error).__name__}
         prepare = load_backbone(name, pretrained=False).preprocess
         patch = 14 if "patch14" in name else 16
-        images = prepare([options.data / "crop_cover" / "images" / "0001.jpg"], size=(14 * patch, 28 * patch))
-        tokens = {library: both_norms(model, [11, 2, 5], "native", images) for library, model in models.items()}
+        images = prepare(
+            [options.data / "crop_cover" / "images" / "0001.jpg"], size=(14 * patch, 28 * patch)
+        )
+        tokens = {
+            library: both_norms(model, [11, 2, 5], "native", images)
+            for library, model in models.items()
+        }
         for one, other in combinations(tokens, 2):
             gaps = difference(tokens[one], tokens[other])
-            relative = [gap / (gaps["scale"] or 1.0) for part in PARTS if (gap := gaps[part]) is not None]
+            relative = [
+                gap / (gaps["scale"] or 1.0) for part in PARTS if (gap := gaps[part]) is not None
+            ]
             if not all(value <= BOUND for value in relative):  # NaN does not hold
-                raise ValueError(f"{name}: {one} and {other} differ by {max(relative):.1e} of the largest value")
+                raise ValueError(
+                    f"{name}: {one} and {other} differ by {max(relative):.1e} of the largest value"
+                )
             table[f"`{name}`, {one} - {other}"] = {"difference / largest value": max(relative)}
     return table
 
 
 def _libraries(name: str, random: bool) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
     for source in ("timm", "transformers"):
-        yield source, lambda source=source: load_backbone(name, source=source, pretrained=not random).adapter.model
+        yield (
+            source,
+            lambda source=source: (
+                load_backbone(name, source=source, pretrained=not random).adapter.model
+            ),
+        )
     if not random:
         yield "official", lambda: _official(*PARITY[name])
 
@@ -66,7 +82,9 @@ def _official(repository: str, entry: str) -> nn.Module:
     """The official model; DINOv3's file is behind Meta's form and is looked for in the folder."""
     files = sorted(Path(WEIGHTS).glob(f"{entry}_pretrain*.pth"))
     given = {"weights": str(files[0])} if files else {}
-    model: nn.Module = torch.hub.load(repository, entry, trust_repo=True, skip_validation=True, **given)
+    model: nn.Module = torch.hub.load(
+        repository, entry, trust_repo=True, skip_validation=True, **given
+    )
     return model.eval()
 
 
@@ -83,7 +101,9 @@ def golden(options: Namespace) -> dict[str, Row]:
             print(f"{head.name}: {error}")
             table[f"`{head.name}`"] = {"not run": type(error).__name__}
             continue
-        values = torch.stack([torch.cat([torch.as_tensor(x).flatten() for x in row.values()]) for row in rows]).float()
+        values = torch.stack(
+            [torch.cat([torch.as_tensor(x).flatten() for x in row.values()]) for row in rows]
+        ).float()
         table[f"`{head.name}`"] = {
             "mean": values.mean().item(),
             "deviation": values.std().item(),
@@ -95,7 +115,8 @@ def golden(options: Namespace) -> dict[str, Row]:
 def points(options: Namespace) -> dict[str, Row]:
     """Lift tokens of two views of a room to its points and look for every point in the other view by its feature.
 
-    A point is found where the most similar feature of the other view belongs to a point within 20 cm.
+    A point is found where the most similar feature of the other view belongs to a point within 20
+    cm.
     """
     frames = read_frames(options.data / "rgbd_room")
     backbone = load_backbone(options.backbone, pretrained=not options.random).to(options.device)
@@ -119,4 +140,9 @@ def points(options: Namespace) -> dict[str, Row]:
         best = (a @ b.T).argmax(1)
         found.append(near[torch.arange(len(best)), best].double().mean().item())
         chance.append(near.double().mean().item())
-    return {"points of another view": {"found": sum(found) / len(found), "by chance": sum(chance) / len(chance)}}
+    return {
+        "points of another view": {
+            "found": sum(found) / len(found),
+            "by chance": sum(chance) / len(chance),
+        }
+    }

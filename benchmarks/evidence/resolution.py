@@ -37,10 +37,22 @@ def resolution(options: Namespace) -> dict[str, Row]:
     for size in [SHORT_SIZE] if options.short else SIZES:
         for title, head in HEADS.items():
             out = options.runs / "resolution" / f"{title}-{size[0]}"
-            data = {"labels": "mask", "classes": CLASSES, "targets": (), "minimum": None, "size": size}
+            data = {
+                "labels": "mask",
+                "classes": CLASSES,
+                "targets": (),
+                "minimum": None,
+                "size": size,
+            }
             optim = {"epochs": 6, "lr": 1e-3, "batch_size": 8}
-            config = config_of(options, 0, layers=layers_of(options.backbone), data=data, optim=optim, head=head)
-            train(config.changed(folds=FoldsConfig(count=2, group=("group",), only=0)), out, overwrite=True)
+            config = config_of(
+                options, 0, layers=layers_of(options.backbone), data=data, optim=optim, head=head
+            )
+            train(
+                config.changed(folds=FoldsConfig(count=2, group=("group",), only=0)),
+                out,
+                overwrite=True,
+            )
             table[f"{title}, {size[0]} × {size[1]}"] = scored(options, out)
     return table
 

@@ -1,12 +1,13 @@
 """Train and score on real data and generated images, store the tables, and push the heads if asked to.
 
     DINONECK_WEIGHTS=hub python -m benchmarks evidence [--data DATA] [--device cuda] [--push USER]
-    python -m benchmarks evidence --random [--only cover cells masks resolution boxes heads gram arrangement rooms]
-    python -m benchmarks evidence --random --short        # checks the code: few images and epochs
+    python -m benchmarks evidence --random [--only cover cells masks resolution boxes heads gram
+    arrangement rooms] python -m benchmarks evidence --random --short        # checks the code: few
+    images and epochs
 
-``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS`` is ``hub`` or a
-folder (see ``weights``). With --random weights are seeded random ones, and the result is evidence_random.json. A step
-that fails is named, and the others run.
+``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS``
+is ``hub`` or a folder (see ``weights``). With --random weights are seeded random ones, and the
+result is evidence_random.json. A step that fails is named, and the others run.
 """
 
 from __future__ import annotations
@@ -43,16 +44,25 @@ STEPS = {
     "rooms": rooms,
 }
 NEED_WEIGHTS, NEED_NONE = ("published",), ("gram", "arrangement", "rooms")
-PUSHED = {"cover/0/head.safetensors": "crop-cover", "boxes/FCOS-adapter-0/detector.safetensors": "blood-cells"}
+PUSHED = {
+    "cover/0/head.safetensors": "crop-cover",
+    "boxes/FCOS-adapter-0/detector.safetensors": "blood-cells",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--runs", type=Path, default=Path("bench-results/evidence"), help="folder of the trainings")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("bench-results/evidence"), help="folder of the trainings"
+    )
     parser.add_argument("--backbone", default="vit_small_patch16_dinov3.lvd1689m")
-    parser.add_argument("--random", action="store_true", help="seeded random weights instead of published ones")
-    parser.add_argument("--push", metavar="USER", help="publish the trained heads as USER/dinoneck-NAME on the Hub")
+    parser.add_argument(
+        "--random", action="store_true", help="seeded random weights instead of published ones"
+    )
+    parser.add_argument(
+        "--push", metavar="USER", help="publish the trained heads as USER/dinoneck-NAME on the Hub"
+    )
 
 
 def stem(options: argparse.Namespace) -> str:
@@ -71,7 +81,10 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
     if options.push and (options.random or options.short):
         raise SystemExit("--push is for heads that were trained in full with published weights")
     if not (options.data / "crop_cover" / "cover.csv").is_file():
-        raise SystemExit(f"{options.data} holds no crop_cover/cover.csv; pass --data with the folder of the data sets")
+        raise SystemExit(
+            f"{options.data} holds no crop_cover/cover.csv; pass --data with the folder of the "
+            "data sets"
+        )
     options.rounds = 1 if options.short else options.rounds
     left_out = NEED_WEIGHTS if options.random else NEED_NONE
     failed: list[str] = []

@@ -6,5 +6,6 @@ The folder is laid out as the Hub's cache (``hf download NAME --cache-dir FOLDER
 import os
 
 WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
-if WEIGHTS not in ("", "hub"):  # set here, as huggingface_hub reads its variables once, when it is imported
+# set here, as huggingface_hub reads its variables once, when it is imported
+if WEIGHTS not in ("", "hub"):
     os.environ |= {"HF_HUB_CACHE": WEIGHTS, "HF_HUB_OFFLINE": "1", "TORCH_HOME": WEIGHTS}

@@ -56,7 +56,9 @@ def _alike(variants: Mapping[str, Variant], bound: float, gradients: bool) -> No
             _compare(name, kind, found[kind], right, bound)
 
 
-def _compare(name: str, kind: str, found: Mapping[str, Tensor], right: Mapping[str, Tensor], bound: float) -> None:
+def _compare(
+    name: str, kind: str, found: Mapping[str, Tensor], right: Mapping[str, Tensor], bound: float
+) -> None:
     """Relative difference of every tensor, in the Frobenius norm."""
     if found.keys() != right.keys():
         raise Unequal(f"{name}: {len(found)} {kind} beside {len(right)}, not the same ones")
@@ -67,7 +69,9 @@ def _compare(name: str, kind: str, found: Mapping[str, Tensor], right: Mapping[s
             raise Unequal(f"{name}: {kind}, {key}: {tuple(got.shape)} beside {tuple(truth.shape)}")
         error = float((got - truth).norm()) / max(float(truth.norm()), least, 1e-300)
         if not error <= bound:
-            raise Unequal(f"{name}: {kind}, {key}: differs by {error:.1e}, at most {bound:.0e} is due")
+            raise Unequal(
+                f"{name}: {kind}, {key}: differs by {error:.1e}, at most {bound:.0e} is due"
+            )
 
 
 def evidence(variant: Variant, gradients: bool) -> Found:
@@ -81,8 +85,12 @@ def evidence(variant: Variant, gradients: bool) -> Found:
     weights = [x for x in variant.module.parameters() if x.requires_grad]
     inputs = [x for x in variant.inputs if x.requires_grad]
     results = tensors_of(variant.call())
-    given = torch.autograd.grad(results, [*inputs, *weights], directions(results), allow_unused=True)
-    of_inputs = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, given, strict=False)]
+    given = torch.autograd.grad(
+        results, [*inputs, *weights], directions(results), allow_unused=True
+    )
+    of_inputs = [
+        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, given, strict=False)
+    ]
     found["results in training"] = _numbered([x.detach() for x in results])
     found["gradients of tokens"] = _numbered(of_inputs)
     found[OF_WEIGHTS] = _by_value(weights, given[len(inputs) :])
@@ -105,6 +113,9 @@ def _by_value(weights: list[Tensor], gradients: tuple[Tensor | None, ...]) -> di
     for weight, gradient in zip(weights, gradients, strict=True):
         if gradient is not None:
             values = weight.detach().reshape(-1).double()
-            key = f"{len(values)} numbers beginning {float(values[0]):.12g}, {float(values.sum()):.6g} in all"
+            key = (
+                f"{len(values)} numbers beginning {float(values[0]):.12g}, "
+                f"{float(values.sum()):.6g} in all"
+            )
             found[key] = found[key] + gradient.detach().reshape(-1).double()
     return dict(found)

@@ -40,14 +40,18 @@ class Projections(nn.Module):
             return maps[0]
         if self.scalars is None:
             return sum(maps[1:], maps[0]) / len(maps)
-        weighted = [share * found for share, found in zip(self.scalars.softmax(dim=0), maps, strict=True)]
+        weighted = [
+            share * found for share, found in zip(self.scalars.softmax(dim=0), maps, strict=True)
+        ]
         return sum(weighted[1:], weighted[0])
 
 
 def conv1x1(linear: nn.Linear, fixed: bool) -> nn.Conv2d:
     """The 1x1 convolution of a linear layer."""
     like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=linear.bias is not None, **like)
+    conv = nn.Conv2d(
+        linear.in_features, linear.out_features, 1, bias=linear.bias is not None, **like
+    )
     with torch.no_grad():
         conv.weight.copy_(linear.weight[:, :, None, None])
         if linear.bias is not None and conv.bias is not None:
@@ -60,8 +64,9 @@ class ChannelNorms(nn.Module):
 
     Args:
         own: whose weights are taken.
-        form: ``formula``: mean and variance over axis 1 of NCHW, as in detectron2 and ConvNeXt; ``copy``: permuted,
-            normalised and copied back to NCHW; ``view``: permuted and normalised, the layout-fixed form.
+        form: ``formula``: mean and variance over axis 1 of NCHW, as in detectron2 and ConvNeXt;
+            ``copy``: permuted, normalised and copied back to NCHW; ``view``: permuted and
+            normalised, the layout-fixed form.
     """
 
     def __init__(self, own: nn.LayerNorm, form: str) -> None:
@@ -75,8 +80,13 @@ class ChannelNorms(nn.Module):
             mean = maps.mean(1, keepdim=True)
             centred = maps - mean
             variance = centred.pow(2).mean(1, keepdim=True)
-            return self.weight[:, None, None] * (centred / torch.sqrt(variance + self.eps)) + self.bias[:, None, None]
-        cells = F.layer_norm(maps.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+            return (
+                self.weight[:, None, None] * (centred / torch.sqrt(variance + self.eps))
+                + self.bias[:, None, None]
+            )
+        cells = F.layer_norm(
+            maps.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps
+        )
         maps = cells.permute(0, 3, 1, 2)
         return maps if self.form == "view" else maps.contiguous()
 
@@ -95,8 +105,12 @@ class PlainFPN(nn.Module):
         form = "view" if fixed else "formula"
         layers = [layer for group in self.groups for layer in group]
         parts = {layer: neck.grouper.bottleneck(layer) for layer in layers}
-        self.entrances = nn.ModuleDict({str(layer): copy.deepcopy(part.norm) for layer, part in parts.items()})
-        self.bottlenecks = nn.ModuleDict({str(layer): conv1x1(part.linear, fixed) for layer, part in parts.items()})
+        self.entrances = nn.ModuleDict(
+            {str(layer): copy.deepcopy(part.norm) for layer, part in parts.items()}
+        )
+        self.bottlenecks = nn.ModuleDict(
+            {str(layer): conv1x1(part.linear, fixed) for layer, part in parts.items()}
+        )
         self.down = nn.ModuleList(_blocks(level, form) for level in neck.down)
         self.laterals = nn.ModuleList(conv1x1(lateral, fixed) for lateral in neck.top_down.laterals)
         self.smooth = nn.ModuleList(_block(block, form) for block in neck.top_down.smooth)
@@ -109,14 +123,18 @@ class PlainFPN(nn.Module):
         maps = []
         for group, down in zip(self.groups, self.down, strict=True):
             projected = [
-                self.bottlenecks[str(i)](to_map(self.entrances[str(i)](tokens.sequence[i][:, PREFIX:]), tokens.grid))
+                self.bottlenecks[str(i)](
+                    to_map(self.entrances[str(i)](tokens.sequence[i][:, PREFIX:]), tokens.grid)
+                )
                 for i in group
             ]
             maps.append(down(self._mean(projected)))
         laterals = [lateral(level) for lateral, level in zip(self.laterals, maps, strict=True)]
         for place in range(len(laterals) - 2, -1, -1):
             size = laterals[place].shape[-2:]
-            laterals[place] = laterals[place] + F.interpolate(laterals[place + 1], size=size, mode="nearest")
+            laterals[place] = laterals[place] + F.interpolate(
+                laterals[place + 1], size=size, mode="nearest"
+            )
         return [block(level) for block, level in zip(self.smooth, laterals, strict=True)]
 
     def _mean(self, maps: list[Tensor]) -> Tensor:

@@ -25,7 +25,11 @@ class Source(nn.Module):
 
     def forward(self, maps: Tensor) -> Sequence[Tensor]:
         """Levels of a token map."""
-        return self.p8(F.interpolate(maps, scale_factor=2, mode="nearest")), self.p16(maps), self.p32(maps)
+        return (
+            self.p8(F.interpolate(maps, scale_factor=2, mode="nearest")),
+            self.p16(maps),
+            self.p32(maps),
+        )
 
 
 class Given(nn.Module):
@@ -40,7 +44,9 @@ class Given(nn.Module):
     def forward(self, pixel_values: Tensor) -> Given:
         """Ignore the images."""
         if self.tokens is not None and self.to_map is not None:
-            self.feature_maps = [self.to_map(x[:, PREFIX:], self.tokens.grid) for x in self.tokens.sequence]
+            self.feature_maps = [
+                self.to_map(x[:, PREFIX:], self.tokens.grid) for x in self.tokens.sequence
+            ]
         return self
 
 
@@ -49,8 +55,12 @@ def deim_encoder(width: int = WIDTH, out: int = OUT, detail: int = DETAIL) -> nn
     from transformers import Deimv2Config, DINOv3ViTConfig
     from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder
 
-    vit = DINOv3ViTConfig(hidden_size=width, num_hidden_layers=3, intermediate_size=8, out_indices=[1, 2, 3])
-    config = Deimv2Config(backbone_config=vit, encoder_hidden_dim=out, spatial_tuning_adapter_inplanes=detail)
+    vit = DINOv3ViTConfig(
+        hidden_size=width, num_hidden_layers=3, intermediate_size=8, out_indices=[1, 2, 3]
+    )
+    config = Deimv2Config(
+        backbone_config=vit, encoder_hidden_dim=out, spatial_tuning_adapter_inplanes=detail
+    )
     encoder = Deimv2DINOv3ConvEncoder(config)
     encoder.backbone = Given(vit)
     for module in encoder.modules():
@@ -82,7 +92,9 @@ def dpt_neck(channels: int, widths: Sequence[int], out: int) -> nn.Module:
 def dpt_viewed(neck: nn.Module, layers: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
     """What transformers' DPTNeck computes, from views of (B, 1 + N, C) in place of its NCHW copies."""
     stage, features = neck.reassemble_stage, []
-    for x, readout, layer, conv in zip(layers, stage.readout_projects, stage.layers, neck.convs, strict=True):  # type: ignore[union-attr,arg-type]
+    for x, readout, layer, conv in zip(
+        layers, stage.readout_projects, stage.layers, neck.convs, strict=True
+    ):  # type: ignore[union-attr,arg-type]
         patches = x[:, 1:]
         read = readout(torch.cat((patches, x[:, :1].expand_as(patches)), dim=-1))
         features.append(conv(layer(nhwc(read, grid))))
@@ -103,12 +115,20 @@ def dpt_weights(peer: nn.Module, neck: nn.Module) -> None:
         if parts[0] == "convs":
             key = f"reassemble.{parts[1]}.widen.weight"
         elif parts[:2] == ["fusion_stage", "layers"]:
-            key = ".".join(["fusion", str(last - int(parts[2])), *(renamed.get(part, part) for part in parts[3:])])
+            key = ".".join(
+                [
+                    "fusion",
+                    str(last - int(parts[2])),
+                    *(renamed.get(part, part) for part in parts[3:]),
+                ]
+            )
         elif parts[1] == "readout_projects":
             key = f"reassemble.{parts[2]}.readout_linear.{parts[-1]}"
         else:
             resize = "up" if int(parts[2]) < 2 else "down"
-            key = ".".join(["reassemble", parts[2], {"resize": resize}.get(parts[3], "project"), parts[-1]])
+            key = ".".join(
+                ["reassemble", parts[2], {"resize": resize}.get(parts[3], "project"), parts[-1]]
+            )
         found[key] = value
     for name, target in own.items():
         target.copy_(found[name].reshape(target.shape))

@@ -14,7 +14,8 @@ from dinoneck import Tokens
 
 Form = Literal["published", "fixed", "ours", "option"]
 PREFIX, PATCH = 5, 16
-STEPS = ("forward", "forward + backward")  # without autograd; in train mode, on frozen or stored tokens
+# without autograd; in train mode, on frozen or stored tokens
+STEPS = ("forward", "forward + backward")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Setting:
         out: channels of the results, where the work has a choice.
         dtype: of weights and tokens.
         device: where.
-        learns: tokens need gradients, as when the backbone is tuned; False = they are frozen, or stored.
+        learns: tokens need gradients, as when the backbone is tuned; False = they are frozen, or
+            stored.
         points: of a cloud, where the work has one; the batch is then its views.
     """
 
@@ -64,9 +66,15 @@ class Setting:
         """Draw tokens with prefix tokens in front, the same for the same sizes."""
         rows, cols = self.grid
         shape = (self.batch, prefix + rows * cols, self.channels)
-        sequence = [x.to(self.dtype).requires_grad_(self.learns) for x in drawn([shape] * self.layers, 1, self.device)]
+        sequence = [
+            x.to(self.dtype).requires_grad_(self.learns)
+            for x in drawn([shape] * self.layers, 1, self.device)
+        ]
         return Tokens.from_sequence(
-            sequence, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH, num_prefix_tokens=prefix
+            sequence,
+            image_size=(rows * PATCH, cols * PATCH),
+            patch_size=PATCH,
+            num_prefix_tokens=prefix,
         )
 
     def images(self) -> Tensor:
@@ -81,14 +89,18 @@ class Variant:
     """One formulation.
 
     Attributes:
-        form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead of copies), ``ours``;
-            an ``option`` of ours is shown and held against no goal.
+        form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead
+            of copies), ``ours``; an ``option`` of ours is shown and held against no goal.
         call: does the work; returns tensors.
         module: what holds the weights.
-        inputs: tensors that the call is given, tokens first; they do not count as kept for the backward pass.
-        same: gives the results of the first published one; False = other weights or another function, shown apart.
-        own_weights: the same function by weights of other values, whose gradients are not those of the peer's.
-        capturable: its forward can be captured as a CUDA graph: it neither copies from the host nor reads a value.
+        inputs: tensors that the call is given, tokens first; they do not count as kept for the
+            backward pass.
+        same: gives the results of the first published one; False = other weights or another
+            function, shown apart.
+        own_weights: the same function by weights of other values, whose gradients are not those of
+            the peer's.
+        capturable: its forward can be captured as a CUDA graph: it neither copies from the host nor
+            reads a value.
     """
 
     form: Form
@@ -106,8 +118,8 @@ class Row:
 
     Attributes:
         name: of the work.
-        build: setting -> variants by name; the first ``published`` one is the peer, the first ``fixed`` one its
-            layout-fixed form. They share weights and tokens.
+        build: setting -> variants by name; the first ``published`` one is the peer, the first
+            ``fixed`` one its layout-fixed form. They share weights and tokens.
         settings: sizes to measure.
         group: of the tables: parts, necks, heads, published, detection, backbones or points.
         steps: what is timed; see ``STEPS``.
@@ -129,7 +141,11 @@ class Row:
         """Sizes to measure on a device, each once."""
         if device == "cpu" or self.gpu_batch is None:
             return [setting.of(device=device) for setting in self.settings]
-        return list(dict.fromkeys(setting.of(device=device, batch=self.gpu_batch) for setting in self.settings))
+        return list(
+            dict.fromkeys(
+                setting.of(device=device, batch=self.gpu_batch) for setting in self.settings
+            )
+        )
 
 
 def drawn(shapes: Sequence[Sequence[int]], seed: int, device: str | torch.device) -> list[Tensor]:
@@ -170,5 +186,6 @@ def stirred(module: nn.Module) -> nn.Module:
         x.add_(0.1 * (noise.abs() if name.endswith("running_var") else noise))
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.momentum = 0.0  # batch statistics are used and not kept: train mode changes nothing
+            # batch statistics are used and not kept: train mode changes nothing
+            part.momentum = 0.0
     return module

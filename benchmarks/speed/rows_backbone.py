@@ -18,7 +18,8 @@ MODEL, TINY = "vit_small_patch16_dinov3", 64
 def frozen(setting: Setting, source: str, early: bool = False) -> Backbone:
     """Return the backbone with evenly spaced blocks, the last one among them, or with the first two of those.
 
-    The widths that ``setting`` may ask for are those of a ViT-S and, for quick checks, of the built-in tiny model.
+    The widths that ``setting`` may ask for are those of a ViT-S and, for quick checks, of the
+    built-in tiny model.
     """
     name = "dinoneck_tiny" if setting.channels == TINY else MODEL
     made = load_backbone(name, source=source, pretrained=False, dtype=setting.dtype)  # type: ignore[arg-type]
@@ -42,7 +43,9 @@ def timm(setting: Setting, early: bool = False) -> dict[str, Variant]:
 
     def viewed(stop_early: bool) -> Sequence[Tensor]:
         options: dict[str, Any] = {"norm": True, "output_fmt": "NLC", "intermediates_only": True}
-        found = model.forward_intermediates(images, indices=layers, stop_early=stop_early, **options)  # type: ignore[operator]
+        found = model.forward_intermediates(
+            images, indices=layers, stop_early=stop_early, **options
+        )  # type: ignore[operator]
         return [nhwc(x, grid) for x in found]
 
     runs = {"timm, plain": plain, "timm, layout fixed": partial(viewed, False)}
@@ -69,9 +72,15 @@ def transformers(setting: Setting, early: bool = False) -> dict[str, Variant]:
 
     plain, viewed = partial(states, nchw), partial(states, nhwc)
     return {
-        "transformers, plain": Variant("published", without_autograd(plain), own, [images], capturable=False),
-        "transformers, layout fixed": Variant("fixed", without_autograd(viewed), own, [images], capturable=False),
-        "dinoneck": Variant("ours", without_autograd(lambda: own(images).maps()), own, [images], capturable=False),
+        "transformers, plain": Variant(
+            "published", without_autograd(plain), own, [images], capturable=False
+        ),
+        "transformers, layout fixed": Variant(
+            "fixed", without_autograd(viewed), own, [images], capturable=False
+        ),
+        "dinoneck": Variant(
+            "ours", without_autograd(lambda: own(images).maps()), own, [images], capturable=False
+        ),
     }
 
 

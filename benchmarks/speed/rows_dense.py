@@ -31,12 +31,18 @@ def dpt(setting: Setting) -> dict[str, Variant]:
     given, (rows, cols) = list(tokens.sequence), setting.grid
 
     def ours() -> Tensor:
-        return F.interpolate(neck(tokens).maps[0], scale_factor=2, mode="bilinear", align_corners=False)
+        return F.interpolate(
+            neck(tokens).maps[0], scale_factor=2, mode="bilinear", align_corners=False
+        )
 
     name = "transformers' DPTNeck"
     variants = {
-        f"{name}, as published": Variant("published", lambda: published(given, rows, cols)[-1], published, given),
-        f"{name}, layout fixed": Variant("fixed", lambda: dpt_viewed(fixed, given, setting.grid), fixed, given),
+        f"{name}, as published": Variant(
+            "published", lambda: published(given, rows, cols)[-1], published, given
+        ),
+        f"{name}, layout fixed": Variant(
+            "fixed", lambda: dpt_viewed(fixed, given, setting.grid), fixed, given
+        ),
     }
     if find_spec("segmentation_models_pytorch") is not None:
         variants |= smp(setting, given)
@@ -47,7 +53,9 @@ def smp(setting: Setting, given: list[Tensor]) -> dict[str, Variant]:
     """The decoder of segmentation_models_pytorch: another function (batch norms in the residual units)."""
     from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 
-    made = DPTDecoder([setting.channels] * 4, [16] * 4, True, "cat", list(widths(setting)), setting.out)
+    made = DPTDecoder(
+        [setting.channels] * 4, [16] * 4, True, "cat", list(widths(setting)), setting.out
+    )
     published = stirred(made.to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
 
@@ -58,7 +66,9 @@ def smp(setting: Setting, given: list[Tensor]) -> dict[str, Variant]:
 
     name = "segmentation_models_pytorch's DPTDecoder"
     return {
-        f"{name}, as published": Variant("published", lambda: run(published, nchw), published, given, same=False),
+        f"{name}, as published": Variant(
+            "published", lambda: run(published, nchw), published, given, same=False
+        ),
         f"{name}, NHWC views": Variant("fixed", lambda: run(fixed, nhwc), fixed, given, same=False),
     }
 

@@ -28,7 +28,9 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
         "avgpool": STAPyramid(setting.channels, setting.out, downsample="avgpool", **setting.like),
     }
     flat = ("p8.weight", "p16.weight")
-    neck.load_state_dict({k: v.flatten(1) if k in flat else v for k, v in published.state_dict().items()})
+    neck.load_state_dict(
+        {k: v.flatten(1) if k in flat else v for k, v in published.state_dict().items()}
+    )
     tokens = setting.tokens()
     given, grid = tokens.sequence, tokens.grid
 
@@ -36,11 +38,15 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
         return list(module(to_map(given[-1][:, PREFIX:], grid)))  # type: ignore[operator]
 
     return {
-        "plain pyramid, as published": Variant("published", lambda: run(published, nchw), published, given),
+        "plain pyramid, as published": Variant(
+            "published", lambda: run(published, nchw), published, given
+        ),
         "plain pyramid, layout fixed": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
         "STAPyramid": Variant("ours", lambda: neck(tokens).maps, neck, given),
         **{
-            f"STAPyramid, {name}": Variant("option", lambda own=own: own(tokens).maps, own, given, same=False)
+            f"STAPyramid, {name}": Variant(
+                "option", lambda own=own: own(tokens).maps, own, given, same=False
+            )
             for name, own in others.items()
         },
     }
@@ -59,19 +65,25 @@ def aligned(setting: Setting) -> dict[str, Variant]:
         module.backbone.tokens, module.backbone.to_map = tokens, to_map  # type: ignore[union-attr,assignment]
     given, name = tokens.sequence, "transformers' DEIMv2 neck"
     return {
-        f"{name}, as published": Variant("published", lambda: published(images), published, (*given, images)),
+        f"{name}, as published": Variant(
+            "published", lambda: published(images), published, (*given, images)
+        ),
         f"{name}, layout fixed": Variant("fixed", lambda: fixed(last), fixed, (*given, last)),
         'SpatialTuningAdapter(detail="aligned")': Variant(
             "ours", lambda: neck(tokens, images).maps, neck, (*given, images), same=False
         ),
-        "SpatialTuningAdapter(detail=None)": Variant("option", lambda: plain(tokens).maps, plain, given, same=False),
+        "SpatialTuningAdapter(detail=None)": Variant(
+            "option", lambda: plain(tokens).maps, plain, given, same=False
+        ),
     }
 
 
 def end_to_end(setting: Setting) -> dict[str, Variant]:
     """One image through ViT-S and adapter, the ViT alone, the neck alone, and the ViT at half the size."""
     torch.manual_seed(0)
-    backbone = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(setting.device)
+    backbone = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(
+        setting.device
+    )
     backbone = backbone.with_layers(list(range(backbone.depth))[-setting.layers :])
     sizes = (setting.channels, setting.out, setting.layers, "aligned", DETAIL)
     neck = SpatialTuningAdapter(*sizes, **setting.like)
@@ -81,7 +93,9 @@ def end_to_end(setting: Setting) -> dict[str, Variant]:
     tokens = backbone(images)
 
     def parts(work: Callable[[], Any], module: nn.Module, form: Form = "option") -> Variant:
-        return Variant(form, lambda: list(work()), module, [images], same=form == "published", capturable=False)
+        return Variant(
+            form, lambda: list(work()), module, [images], same=form == "published", capturable=False
+        )
 
     return {
         "ViT and adapter": parts(lambda: whole(images), whole, "published"),

@@ -42,8 +42,12 @@ def gate_pool(setting: Setting) -> dict[str, Variant]:
         return gate(sequence[:, 0], sequence[:, PREFIX:], tokens.grid)[0]
 
     return {
-        "weights × patches, summed": Variant("published", lambda: published(sequence), published, given),
-        "batched product with the sliced patches": Variant("fixed", lambda: fixed(sequence), fixed, given),
+        "weights × patches, summed": Variant(
+            "published", lambda: published(sequence), published, given
+        ),
+        "batched product with the sliced patches": Variant(
+            "fixed", lambda: fixed(sequence), fixed, given
+        ),
         "CLSGating": Variant("ours", ours, gate, given),
     }
 
@@ -65,9 +69,15 @@ def ensemble(setting: Setting) -> dict[str, Variant]:
     """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on every view of one image (the batch)."""
     torch.manual_seed(0)
     one = [[Task(name, activation="relu", unit="g")] for name in TARGETS]
-    heads = [PatchMeanHead(setting.channels, tasks, **setting.like) for tasks in one for _ in range(FOLDS)]
+    heads = [
+        PatchMeanHead(setting.channels, tasks, **setting.like)
+        for tasks in one
+        for _ in range(FOLDS)
+    ]
     own = HeadEnsemble.from_heads(heads)
-    networks = [nn.Sequential(head.mlps[0].hidden, nn.LeakyReLU(), head.mlps[0].out) for head in heads]  # type: ignore[arg-type]
+    networks = [
+        nn.Sequential(head.mlps[0].hidden, nn.LeakyReLU(), head.mlps[0].out) for head in heads
+    ]  # type: ignore[arg-type]
     published, fixed = Loop(networks), Loop(networks)
     tokens = setting.tokens(prefix=1)
     given = tokens.sequence
@@ -79,13 +89,20 @@ def ensemble(setting: Setting) -> dict[str, Variant]:
         return torch.stack(list(own(tokens).values())).mean(dim=1)[:, 0]
 
     return {
-        "loop over heads, as published": Variant("published", lambda: published(given[0][:, 1:]), published, given),
+        "loop over heads, as published": Variant(
+            "published", lambda: published(given[0][:, 1:]), published, given
+        ),
         "loop over heads, patches copied once": Variant("fixed", copied, fixed, given),
         "HeadEnsemble": Variant("ours", ours, own, given),
     }
 
 
 ROWS = [
-    Row("CLS gate pool", gate_pool, [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)], "heads"),
+    Row(
+        "CLS gate pool",
+        gate_pool,
+        [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)],
+        "heads",
+    ),
     Row("25 heads × 6 views", ensemble, [Setting(6, (16, 16), 1536)], "heads", gpu_batch=None),
 ]

@@ -1,9 +1,10 @@
 """Rows of points: from tokens to voxels by dinoneck.points and by common formulations, on a cloud as a room has it.
 
-Points lie on walls of a box; every view (the batch) sees a patch of them. Lift, tokens to the mean of each voxel:
-grid_sample of all points in every view, as it is mostly written; grid_sample of those that a view sees; both then
-summed per voxel with index_add. Keys: torch.unique(dim=0) of voxel coordinates with their batch index. Pyramid, maxima
-and means: unique(dim=0) of halved coordinates and scatter_reduce, level by level. Look-up: a dictionary.
+Points lie on walls of a box; every view (the batch) sees a patch of them. Lift, tokens to the mean
+of each voxel: grid_sample of all points in every view, as it is mostly written; grid_sample of
+those that a view sees; both then summed per voxel with index_add. Keys: torch.unique(dim=0) of
+voxel coordinates with their batch index. Pyramid, maxima and means: unique(dim=0) of halved
+coordinates and scatter_reduce, level by level. Look-up: a dictionary.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def scene(setting: Setting) -> tuple[Tensor, Links]:
 def sampled(maps: Tensor, uv: Tensor) -> Tensor:
     """(1, C, rows, cols) at (L, 2) -> (L, C)."""
     place = (uv.to(maps) + 0.5) / maps.new_tensor((IMAGE[1], IMAGE[0])) * 2 - 1
-    read = F.grid_sample(maps, place[None, None], mode="bilinear", padding_mode="border", align_corners=False)
+    read = F.grid_sample(
+        maps, place[None, None], mode="bilinear", padding_mode="border", align_corners=False
+    )
     return read[0, :, 0].T
 
 
@@ -86,7 +89,9 @@ def onto_voxels(feats: Tensor, links: Links, grid: VoxelGrid) -> Tensor:
     return total / torch.bincount(rows, minlength=len(grid)).clamp(min=1)[:, None]
 
 
-def scattered(coords: Tensor, feats: Tensor, valid: Tensor, reduce: str) -> list[tuple[Tensor, Tensor]]:
+def scattered(
+    coords: Tensor, feats: Tensor, valid: Tensor, reduce: str
+) -> list[tuple[Tensor, Tensor]]:
     """Levels by unique(dim=0) and scatter_reduce: (batch and coords, feats) of all cells, zeros where unseen."""
     lowest = -torch.inf if reduce == "max" else 0.0
     level = feats.masked_fill(~valid[:, None], lowest)
@@ -98,7 +103,9 @@ def scattered(coords: Tensor, feats: Tensor, valid: Tensor, reduce: str) -> list
         coords, inverse = torch.unique(cell, dim=0, return_inverse=True)
         index = inverse[:, None].expand_as(level)
         how = "amax" if reduce == "max" else "sum"
-        level = level.new_zeros(len(coords), level.shape[1]).scatter_reduce(0, index, level, how, include_self=False)
+        level = level.new_zeros(len(coords), level.shape[1]).scatter_reduce(
+            0, index, level, how, include_self=False
+        )
         count = count.new_zeros(len(coords)).scatter_add(0, inverse, count)
         if reduce == "max":
             levels.append((coords, level.masked_fill(count[:, None] == 0, 0.0)))
@@ -155,12 +162,19 @@ def keys(setting: Setting) -> dict[str, Variant]:
         "unique(dim=0) of batch and coordinates": variant(
             "published", lambda: torch.unique(coords, dim=0, return_inverse=True)[0].sum(0), coords
         ),
-        "distinct keys": variant("option", lambda: distinct(coords[:, 1:], batch)[0], coords, same=False),
+        "distinct keys": variant(
+            "option", lambda: distinct(coords[:, 1:], batch)[0], coords, same=False
+        ),
         "VoxelGrid.from_coords": variant(
-            "ours", lambda: F.pad(VoxelGrid.from_coords(coords[:, 1:], batch).coords.sum(0), (1, 0)), coords
+            "ours",
+            lambda: F.pad(VoxelGrid.from_coords(coords[:, 1:], batch).coords.sum(0), (1, 0)),
+            coords,
         ),
         "VoxelGrid.from_points": variant(
-            "option", lambda: VoxelGrid.from_points(points, VOXEL_M, 0.0, batch).coords, points, same=False
+            "option",
+            lambda: VoxelGrid.from_points(points, VOXEL_M, 0.0, batch).coords,
+            points,
+            same=False,
         ),
     }
 
@@ -178,10 +192,15 @@ def pyramid(setting: Setting, reduce: str) -> dict[str, Variant]:
             raise SystemExit(f"pyramid, {reduce}: other cells or features")
     return {
         "unique(dim=0), scatter_reduce": variant(
-            "published", lambda: [x for _, x in scattered(rows, voxels.feats, voxels.valid, reduce)], voxels.feats
+            "published",
+            lambda: [x for _, x in scattered(rows, voxels.feats, voxels.valid, reduce)],
+            voxels.feats,
         ),
         "SparsePyramid": variant(
-            "ours", lambda: [level.feats for level in make(voxels).values()], voxels.feats, same=False
+            "ours",
+            lambda: [level.feats for level in make(voxels).values()],
+            voxels.feats,
+            same=False,
         ),
     }
 
@@ -203,7 +222,15 @@ def look_up(setting: Setting) -> dict[str, Variant]:
 
 SETTINGS = [Setting(8, (30, 40), 384, points=100_000)]
 ROWS = [
-    Row(f"points: {name}", build, SETTINGS, "points", steps=("forward",), gpu_batch=None, only_float32=True)
+    Row(
+        f"points: {name}",
+        build,
+        SETTINGS,
+        "points",
+        steps=("forward",),
+        gpu_batch=None,
+        only_float32=True,
+    )
     for name, build in {
         "lift": lifting,
         "keys": keys,

@@ -21,7 +21,9 @@ def decoder(setting: Setting) -> dict[str, Variant]:
     from tests.unit.published import peers  # needs transformers
 
     name, hidden = "dinov2_vits14_nyu_dpt", tuple(setting.channels // part for part in (8, 4, 2, 1))
-    state = official_files.random_state(official_files.decoder_shapes(name, setting.channels, hidden, setting.out))
+    state = official_files.random_state(
+        official_files.decoder_shapes(name, setting.channels, hidden, setting.out)
+    )
     published = peers.decoder(name, state, setting.channels, hidden, setting.out).to(**setting.like)
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
     form = {"readout": "project", "upsample": "double", "align_corners": True, "unit_bias": False}
@@ -34,10 +36,16 @@ def decoder(setting: Setting) -> dict[str, Variant]:
     title = "transformers' DPT depth"
     return {
         f"{title}, as published": Variant(
-            "published", lambda: published["head"](published["neck"](given, *grid))[:, None], published, given
+            "published",
+            lambda: published["head"](published["neck"](given, *grid))[:, None],
+            published,
+            given,
         ),
         f"{title}, layout fixed": Variant(
-            "fixed", lambda: fixed["head"]([dpt_viewed(fixed["neck"], given, grid)])[:, None], fixed, given
+            "fixed",
+            lambda: fixed["head"]([dpt_viewed(fixed["neck"], given, grid)])[:, None],
+            fixed,
+            given,
         ),
         "DPTHead": Variant("ours", lambda: head.logits(tokens)[0], head, given),
     }
@@ -49,7 +57,10 @@ def linear(setting: Setting) -> dict[str, Variant]:
     shape = {"num_layers": setting.layers, "pool": None, "use_cls": True, "upsample": 4}
     head = LinearHead(setting.channels, [task], **shape).to(**setting.like)  # type: ignore[arg-type]
     own = head.readouts[0]
-    state = {"decode_head.conv_depth.weight": own.weight[..., None, None], "decode_head.conv_depth.bias": own.bias}
+    state = {
+        "decode_head.conv_depth.weight": own.weight[..., None, None],
+        "decode_head.conv_depth.bias": own.bias,
+    }
     tokens = setting.tokens(prefix=1)
     given = tokens.sequence
 
@@ -65,4 +76,7 @@ def linear(setting: Setting) -> dict[str, Variant]:
 SMALL = [Setting(1, (16, 16), 384, 4), Setting(1, (24, 24), 384, 4)]
 LARGE = [Setting(1, (37, 49), 1024, 4)]
 FORM = {"group": "published", "steps": STEPS[:1], "gpu_batch": 8, "only_float32": True}
-ROWS = [Row("DPT depth of ViT-S", decoder, SMALL, **FORM), Row("linear depth of ViT-L", linear, LARGE, **FORM)]
+ROWS = [
+    Row("DPT depth of ViT-S", decoder, SMALL, **FORM),
+    Row("linear depth of ViT-L", linear, LARGE, **FORM),
+]

@@ -52,7 +52,9 @@ def pooled(setting: Setting) -> dict[str, Variant]:
         return torch.cat([level.mean(dim=(2, 3)) for level in module(tokens)], dim=1)
 
     return {
-        "as published, then the mean": Variant("published", lambda: means(published), published, given),
+        "as published, then the mean": Variant(
+            "published", lambda: means(published), published, given
+        ),
         "layout fixed, then the mean": Variant("fixed", lambda: means(fixed), fixed, given),
         "ViTFPN.pooled": Variant("ours", lambda: neck.pooled(tokens), neck, given),
     }
@@ -85,7 +87,9 @@ def pooled_maps(setting: Setting) -> dict[str, Variant]:
 
     name, own = "torchvision's FeaturePyramidNetwork", 'ViTFPN(downsample="pool"'
     return {
-        f"{name} on NCHW copies": Variant("published", lambda: run(published, nchw), published, given),
+        f"{name} on NCHW copies": Variant(
+            "published", lambda: run(published, nchw), published, given
+        ),
         f"{name} on NHWC views": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
         f"{own}, use_separate_bottlenecks=False)": Variant(
             "ours", lambda: neck(tokens).maps, neck, given, own_weights=True
@@ -111,10 +115,16 @@ def simple_pyramid(setting: Setting) -> dict[str, Variant]:
     """Scales 2, 1, 1/2 of the last map."""
     torch.manual_seed(0)
     neck = stirred(SimplePyramid(setting.channels, setting.out, (2.0, 1.0, 0.5)).to(**setting.like))
-    published, fixed, tokens = PlainPyramid(neck, fixed=False), PlainPyramid(neck, fixed=True), setting.tokens()  # type: ignore[arg-type]
+    published, fixed, tokens = (
+        PlainPyramid(neck, fixed=False),
+        PlainPyramid(neck, fixed=True),
+        setting.tokens(),
+    )  # type: ignore[arg-type]
     given = tokens.sequence
     return {
-        "ViTDet's pyramid, as published": Variant("published", lambda: published(tokens), published, given),
+        "ViTDet's pyramid, as published": Variant(
+            "published", lambda: published(tokens), published, given
+        ),
         "ViTDet's pyramid, layout fixed": Variant("fixed", lambda: fixed(tokens), fixed, given),
         "SimplePyramid": Variant("ours", lambda: neck(tokens).maps, neck, given),
     }
@@ -156,7 +166,9 @@ def terratorch_necks(setting: Setting) -> dict[str, Variant]:
 
     return {
         "terratorch's necks": Variant("published", lambda: views(patches()), views, given),
-        "terratorch's necks, channels-last weights": Variant("fixed", lambda: fixed(patches()), fixed, given),
+        "terratorch's necks, channels-last weights": Variant(
+            "fixed", lambda: fixed(patches()), fixed, given
+        ),
         "SimplePyramid": Variant("ours", lambda: neck(tokens).maps, neck, given, same=False),
     }
 
@@ -167,6 +179,11 @@ ROWS = [
     Row("ViT-FPN, norms and GELU", partial(vit_fpn, linear=False), SETTINGS, neck=True),
     Row("ViT-FPN, linear, pooled vector", pooled, SETTINGS, neck=True),
     Row("ViT-FPN on pooled maps", pooled_maps, SETTINGS, neck=True),
-    Row("SimplePyramid", simple_pyramid, [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)], neck=True),
+    Row(
+        "SimplePyramid",
+        simple_pyramid,
+        [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)],
+        neck=True,
+    ),
     Row("terratorch's necks", terratorch_necks, [Setting(1, (40, 40), 384, 4)]),
 ]

@@ -19,7 +19,9 @@ def grouped(setting: Setting, norm: bool = False, fusion: str = "softmax") -> di
     torch.manual_seed(0)
     entrance = "layer" if norm else None
     fusion = fusion if setting.layers > 1 else "mean"  # one layer has nothing to weigh
-    grouper = LayerGrouper(setting.channels, setting.layers, setting.out, 1, norm=entrance, fusion=fusion)  # type: ignore[arg-type]
+    grouper = LayerGrouper(
+        setting.channels, setting.layers, setting.out, 1, norm=entrance, fusion=fusion
+    )  # type: ignore[arg-type]
     stirred(grouper.to(**setting.like))
     published, fixed = Projections(grouper, fixed=False), Projections(grouper, fixed=True)
     tokens = setting.tokens()
@@ -45,21 +47,37 @@ def channel_norm(setting: Setting) -> dict[str, Variant]:
     view = nhwc(tokens.sequence[0].detach()[:, PREFIX:], tokens.grid).requires_grad_(setting.learns)
     copy = view.detach().contiguous().requires_grad_(setting.learns)
     return {
-        "mean and variance over axis 1, NCHW": Variant("published", lambda: formula(copy), formula, [copy]),
-        "permuted, normalised, copied back": Variant("published", lambda: copied(copy), copied, [copy]),
+        "mean and variance over axis 1, NCHW": Variant(
+            "published", lambda: formula(copy), formula, [copy]
+        ),
+        "permuted, normalised, copied back": Variant(
+            "published", lambda: copied(copy), copied, [copy]
+        ),
         "permuted view, normalised": Variant("fixed", lambda: viewed(view), viewed, [view]),
         "ChannelNorm": Variant("ours", lambda: own(view), own, [view]),
     }
 
 
 SMALL, WIDE = Setting(4, (60, 60), 384), Setting(2, (60, 60), 1280)
-FOUR, SIX, TWELVE = Setting(2, (30, 60), 384, 4), Setting(1, (60, 60), 1280, 6), Setting(1, (30, 60), 768, 12)
+FOUR, SIX, TWELVE = (
+    Setting(2, (30, 60), 384, 4),
+    Setting(1, (60, 60), 1280, 6),
+    Setting(1, (30, 60), 768, 12),
+)
 NORMED = partial(grouped, norm=True)
 ROWS = [
     Row("tokens → map → 1×1", grouped, [SMALL, WIDE], "parts", neck=True),
     Row("LayerGrouper, learned scalars", grouped, [FOUR, SIX, TWELVE], "parts", neck=True),
     Row("LayerGrouper, mean", partial(grouped, fusion="mean"), [FOUR, TWELVE], "parts", neck=True),
-    Row("LayerGrouper, LayerNorm, learned scalars", NORMED, [FOUR, SIX, TWELVE], "parts", neck=True),
-    Row("LayerGrouper, LayerNorm, mean", partial(NORMED, fusion="mean"), [FOUR, TWELVE], "parts", neck=True),
+    Row(
+        "LayerGrouper, LayerNorm, learned scalars", NORMED, [FOUR, SIX, TWELVE], "parts", neck=True
+    ),
+    Row(
+        "LayerGrouper, LayerNorm, mean",
+        partial(NORMED, fusion="mean"),
+        [FOUR, TWELVE],
+        "parts",
+        neck=True,
+    ),
     Row("LayerNorm of a map", channel_norm, [Setting(2, (60, 60), 384)], "parts"),
 ]

@@ -1,15 +1,17 @@
 """Necks, heads, backbones and points next to the usual formulations of the same work.
 
-    python -m benchmarks speed [--only necks heads ...] [--dtypes float32 bfloat16] [--steps forward] [--graphs]
+    python -m benchmarks speed [--only necks heads ...] [--dtypes float32 bfloat16] [--steps
+    forward] [--graphs]
                                [--threads 1] [--device cpu] [--rounds 15]
 
-Variants of a row share weights and tokens and take turns, in another order each round. Before anything is timed their
-results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is
-timed by CPU time, several by the wall clock, a GPU by events with the second-level cache overwritten before each turn.
-Ratios are medians, of the peer as published and of the peer with its layout fixed. Rows whose peer is not installed
-are skipped and listed. "% of roofline" is the least time for a forward at the measured ceilings: its operations, or its
-weights, inputs and results moved once.
-With --graphs a GPU replays forwards as CUDA graphs (to speed_graphs_cuda).
+Variants of a row share weights and tokens and take turns, in another order each round. Before
+anything is timed their results and gradients are checked equal in float64 (1e-9), and their results
+in the dtype measured. One CPU thread is timed by CPU time, several by the wall clock, a GPU by
+events with the second-level cache overwritten before each turn. Ratios are medians, of the peer as
+published and of the peer with its layout fixed. Rows whose peer is not installed are skipped and
+listed. "% of roofline" is the least time for a forward at the measured ceilings: its operations, or
+its weights, inputs and results moved once. With --graphs a GPU replays forwards as CUDA graphs (to
+speed_graphs_cuda).
 """
 
 from __future__ import annotations
@@ -58,7 +60,11 @@ ROWS = [
 ]
 COPY_BYTES, SIDE = 1 << 28, 1536
 GPU_COPY_BYTES, GPU_SIDE = 1 << 30, 8192
-BACKBONES = {384: "vit_small_patch16_dinov3", 768: "vit_base_patch16_dinov3", 1280: "vit_huge_plus_patch16_dinov3"}
+BACKBONES = {
+    384: "vit_small_patch16_dinov3",
+    768: "vit_base_patch16_dinov3",
+    1280: "vit_huge_plus_patch16_dinov3",
+}
 PEERS = {"published": "× published", "fixed": "× layout fixed"}
 SUMMARY = (
     (STEPS[0], "float32", "published"),
@@ -70,9 +76,13 @@ SUMMARY = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"]
+    )
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS)
-    parser.add_argument("--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs")
+    parser.add_argument(
+        "--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs"
+    )
 
 
 def stem(options: argparse.Namespace) -> str:
@@ -110,7 +120,9 @@ def summary(table: Mapping[str, Numbers]) -> Numbers:
     found: Numbers = {}
     for step, dtype, form in SUMMARY:
         column = f"{step}, {PEERS[form]}"
-        ours = [row for name, row in table.items() if name.startswith("ours") and f", {dtype}: " in name]
+        ours = [
+            row for name, row in table.items() if name.startswith("ours") and f", {dtype}: " in name
+        ]
         values = [row[column] for row in ours if row.get(column) is not None]
         title = f"{step}, {PEERS[form] if form == 'fixed' else dtype}"
         if values:
@@ -130,7 +142,9 @@ def measured(
         check_rounding(variants, setting)
         runs = {name: prepared(variant, step) for name, variant in variants.items()}
         replayed = options.graphs and step == STEPS[0]
-        graphs = {runs[name] for name, variant in variants.items() if replayed and variant.capturable}
+        graphs = {
+            runs[name] for name, variant in variants.items() if replayed and variant.capturable
+        }
         seconds = turns(runs, rounds=options.rounds, timer=timer_of(setting.device, graphs))
         for name, own in seconds.items():
             found.setdefault(name, {})[f"{step}, ms"] = statistics.median(own) * 1e3
@@ -145,9 +159,14 @@ def measured(
         if variant.form == "ours" and ms is not None:
             found[name]["% of roofline"] = 100 * floor_ms(variant, setting, limits) / ms
             if is_gpu(setting.device) and row.neck and setting.channels in BACKBONES:
-                found[name]["% of its backbone"] = 100 * ms / backbone_ms(setting.of(layers=1, out=1, learns=False))
+                found[name]["% of its backbone"] = (
+                    100 * ms / backbone_ms(setting.of(layers=1, out=1, learns=False))
+                )
     dtype = str(setting.dtype).removeprefix("torch.")
-    return {_title(variant, f"{setting.title}, {dtype}: {name}"): found[name] for name, variant in variants.items()}
+    return {
+        _title(variant, f"{setting.title}, {dtype}: {name}"): found[name]
+        for name, variant in variants.items()
+    }
 
 
 def _title(variant: Variant, name: str) -> str:
@@ -192,7 +211,11 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count its results; a view of another tensor makes none."""
         result = func(*args, **(kwargs or {}))
-        old = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        old = {
+            x.untyped_storage().data_ptr()
+            for x in tree_leaves((args, kwargs))
+            if isinstance(x, Tensor)
+        }
         for x in tree_leaves(result):
             if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in old:
                 self.live[StorageWeakRef(x.untyped_storage())] = x.untyped_storage().nbytes()
@@ -228,7 +251,9 @@ def memory_of(variant: Variant, step: str, run: Callable[[], Any], device: str) 
     variant.module.train()
     with saved_tensors_hooks(pack, lambda x: x):
         _results = variant.call()
-    found["saved MiB"] = sum(storage.nbytes() for place, storage in kept.items() if place not in own) / 2**20
+    found["saved MiB"] = (
+        sum(storage.nbytes() for place, storage in kept.items() if place not in own) / 2**20
+    )
     return found
 
 
@@ -251,7 +276,10 @@ def floor_ms(variant: Variant, setting: Setting, limits: Mapping[str, float]) ->
     variant.module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         results = tensors_of(variant.call())
-    moved = sum(x.numel() * x.element_size() for x in (*results, *variant.inputs, *variant.module.parameters()))
+    moved = sum(
+        x.numel() * x.element_size()
+        for x in (*results, *variant.inputs, *variant.module.parameters())
+    )
     product = limits[f"{str(setting.dtype).removeprefix('torch.')}, GFLOP/s"]
     return 1e3 * max(counter.get_total_flops() / product, moved / limits["copy, GB/s"])
 
@@ -259,11 +287,15 @@ def floor_ms(variant: Variant, setting: Setting, limits: Mapping[str, float]) ->
 @cache  # many rows have tokens of one ViT
 def backbone_ms(setting: Setting) -> float:
     """Return the milliseconds of the whole ViT that gives tokens of this width, batch and grid."""
-    model = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(setting.device)
+    model = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(
+        setting.device
+    )
     images = setting.images()
 
     def run() -> None:
         with torch.inference_mode():
             model(images)
 
-    return 1e3 * statistics.median(turns({"whole": run}, rounds=5, timer=timer_of(setting.device))["whole"])
+    return 1e3 * statistics.median(
+        turns({"whole": run}, rounds=5, timer=timer_of(setting.device))["whole"]
+    )

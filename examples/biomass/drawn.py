@@ -40,7 +40,11 @@ def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, te
             if part == "test":
                 test_rows.append(row)
                 continue
-            measured = [f"{NDVI[sample.classes].mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
+            measured = [
+                f"{NDVI[sample.classes].mean():.2f}",
+                f"{sample.height_cm:.1f}",
+                f"{grams:.4f}",
+            ]
             train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
     write_text(root / "train.csv", csv_text(TRAIN_COLUMNS, train_rows))
     write_text(root / "test.csv", csv_text(TEST_COLUMNS, test_rows))
@@ -52,4 +56,9 @@ def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, te
 
 def _species(sample: PastureSample) -> str:
     plants = {"Clover": sample.grams["Dry_Clover_g"], "Ryegrass": sample.grams["Dry_Green_g"]}
-    return "_".join(name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0) or "Mixed"
+    return (
+        "_".join(
+            name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0
+        )
+        or "Mixed"
+    )

@@ -1,6 +1,7 @@
 """Translate training files with the keys of two published notebooks to those of ``TrainConfig``.
 
-``python -m examples.biomass.keys OLD.yaml > NEW.yaml``. What the file leaves out gets the second notebook's values.
+``python -m examples.biomass.keys OLD.yaml > NEW.yaml``. What the file leaves out gets the second
+notebook's values.
 """
 
 from __future__ import annotations
@@ -41,8 +42,15 @@ RENAMED: Mapping[str, str] = {
     "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
 }
 """Key of the old file -> key of the new one, where the value stays."""
-UNUSED = ("experiment.name", "backbone.hidden_dim", "backbone.num_patches", "trainer.num_workers", "model.head.type",
-          "model.head.layer_grouping", "optimization.ema_start_ratio")  # fmt: skip
+UNUSED = (
+    "experiment.name",
+    "backbone.hidden_dim",
+    "backbone.num_patches",
+    "trainer.num_workers",
+    "model.head.type",
+    "model.head.layer_grouping",
+    "optimization.ema_start_ratio",
+)
 """Keys that are not read: widths and grids come from the tokens, and the average begins with the first step."""
 DEFAULTS = {"epochs": 200, "batch_size": 32, "lr": 1e-4, "ema_decay": 0.997}
 _TTA = {"[0]": "none", "[0, 1, 2, 3]": "flip4"}
@@ -56,7 +64,8 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         values: of the old file, nested or with dotted keys.
 
     Raises:
-        ConfigError: if a key is unknown, asks for what a training file cannot do, or a value is wrong.
+        ConfigError: if a key is unknown, asks for what a training file cannot do, or a value is
+            wrong.
     """
     old = flat(values)
     new: dict[str, Any] = {"data": {}, "optim": {**DEFAULTS}, "head": _head(old), "tasks": {}}
@@ -76,7 +85,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 
@@ -85,8 +98,9 @@ def _head(old: dict[str, Any]) -> dict[str, Any]:
     head = {"type": "fpn" if any(key.startswith("model.") for key in old) else "cls_gating"}
     if old.pop("model.head.ndvi_dense", False):
         raise ConfigError(
-            "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key and name the column of "
-            "the maps in the new file: data: {labels: COLUMN, label_kind: numbers}"
+            "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key "
+            "and name the column of the maps in the new file: data: {labels: COLUMN, label_kind: "
+            "numbers}"
         )
     return head
 
@@ -94,19 +108,28 @@ def _head(old: dict[str, Any]) -> dict[str, Any]:
 def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Keys whose value is written in another way."""
     if old.pop("backbone.freeze", True) is False:
-        raise ConfigError("backbone.freeze is false; a run from a file trains heads on a frozen backbone")
+        raise ConfigError(
+            "backbone.freeze is false; a run from a file trains heads on a frozen backbone"
+        )
     if old.pop("backbone.pretrained", True) is False:
         _put(new, "backbone.random", True)
     if method := old.pop("dataset.resize_method", None):
         _put(new, "data.interpolation", _METHODS.get(method, method))
-    enabled, layers = (old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices"))
+    enabled, layers = (
+        old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices")
+    )
     if enabled:
         _put(new, "backbone.layers", layers)
     if (indices := old.pop("inference.tta_indices", None)) is not None:
         if str(indices) not in _TTA:
-            raise ConfigError(f"inference.tta_indices is {indices}; expected one of {', '.join(_TTA)}")
+            raise ConfigError(
+                f"inference.tta_indices is {indices}; expected one of {', '.join(_TTA)}"
+            )
         _put(new, "data.tta", _TTA[str(indices)])
-    for key, name in (("augmentation.mixup.enabled", "mixup_alpha"), ("optimization.use_ema", "ema_decay")):
+    for key, name in (
+        ("augmentation.mixup.enabled", "mixup_alpha"),
+        ("optimization.use_ema", "ema_decay"),
+    ):
         if old.pop(key, True) is False:
             new["optim"][name] = None
     if old.pop("trainer.use_amp", False):
@@ -117,22 +140,38 @@ def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Targets, and how each is trained: for CLS gating, the second notebook's tasks where the file names none."""
-    targets, helping = (_listed(old.pop(f"dataset.{name}_cols", None)) for name in ("target", "aux_target"))
+    targets, helping = (
+        _listed(old.pop(f"dataset.{name}_cols", None)) for name in ("target", "aux_target")
+    )
     in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= WEIGHTS.keys()
     weights = old.pop("loss.main_weights", None)
     if in_grams and not targets:
-        targets, helping = ["Dry_Total_g", "GDM_g", "Dry_Green_g"], helping or ["Dry_Dead_g", "Dry_Clover_g"]
+        targets, helping = (
+            ["Dry_Total_g", "GDM_g", "Dry_Green_g"],
+            helping or ["Dry_Dead_g", "Dry_Clover_g"],
+        )
     if in_grams and weights is None:
-        weights = [{"Dry_Total_g": 1.0, "GDM_g": 0.6, "Dry_Green_g": 0.3}.get(name, 1.0) for name in targets]
+        weights = [
+            {"Dry_Total_g": 1.0, "GDM_g": 0.6, "Dry_Green_g": 0.3}.get(name, 1.0)
+            for name in targets
+        ]
     if weights is not None and len(weights) != len(targets):
-        raise ConfigError(f"loss.main_weights has {len(weights)} numbers for {len(targets)} targets")
+        raise ConfigError(
+            f"loss.main_weights has {len(weights)} numbers for {len(targets)} targets"
+        )
     own: dict[str, Any] = {"activation": "softplus"} if in_grams else {}
     if (beta := old.pop("loss.beta", None)) is not None or in_grams:
         own |= {"loss": "smooth_l1", "beta": float(beta or 1.0)}
-    tasks = {name: {**own, **({} if weights is None else {"weight": weights[i]})} for i, name in enumerate(targets)}
+    tasks = {
+        name: {**own, **({} if weights is None else {"weight": weights[i]})}
+        for i, name in enumerate(targets)
+    }
     shared = _number(old.pop("loss.aux_weight", None)) / max(len(helping), 1)
     tasks |= {name: {**own, "auxiliary": True, "weight": shared} for name in helping}
-    for name, column, task in (("state", "State", {}), ("height", "Height_Ave_cm", {**own, "unit": "cm"})):
+    for name, column, task in (
+        ("state", "State", {}),
+        ("height", "Height_Ave_cm", {**own, "unit": "cm"}),
+    ):
         weight = old.pop(f"loss.{name}_weight", None)
         if weight or (weight is None and in_grams):
             tasks[column] = {**task, "auxiliary": True, "weight": _number(weight)}

@@ -57,10 +57,13 @@ def find(data: Path | None, run: Path) -> Layout:
     if (data / COVER).is_file():
         return Layout(*tables, data, HERE / "cover.yaml", COVER_TARGETS)
     for name in ("train.csv", "test.csv"):
-        if not (data / name).is_file() or not {*TEST_COLUMNS}.issubset(read_cells(data / name).columns):
+        if not (data / name).is_file() or not {*TEST_COLUMNS}.issubset(
+            read_cells(data / name).columns
+        ):
             raise DataError(
-                f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, image_path, target_name). For a "
-                "table of your own take the verbs dinoneck extract, train and predict; or leave --data out"
+                f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, "
+                "image_path, target_name). For a table of your own take the verbs dinoneck "
+                "extract, train and predict; or leave --data out"
             )
     return Layout(*tables, data, HERE / "cls_gating.yaml", tuple(WEIGHTS))
 
@@ -74,7 +77,8 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.Da
         pasture: how many training images; a fourth of it more is drawn to be predicted. None = 120.
 
     Returns:
-        The true values of the images to predict, in the order of the test table; None where they are not known.
+        The true values of the images to predict, in the order of the test table; None where they
+        are not known.
 
     Raises:
         ConfigError: if another number of images was drawn before.
@@ -84,7 +88,9 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.Da
     if layout.config.stem == "pasture":
         truth = _pasture(layout, size, PASTURE_IMAGES if pasture is None else pasture)
     elif pasture is not None:
-        raise ConfigError("--pasture is the number of images to draw; there are images in --data already")
+        raise ConfigError(
+            "--pasture is the number of images to draw; there are images in --data already"
+        )
     if layout.config.stem == "cover":
         return _cover(layout)
     write(layout.train, wide(layout.images / "train.csv"))
@@ -99,7 +105,9 @@ def _pasture(layout: Layout, size: tuple[int, int], count: int) -> pd.DataFrame:
         write_csiro(drawn, layout.images, count, test)
     found = sum(1 for _ in (layout.images / "train").iterdir())
     if found != count:
-        raise ConfigError(f"{layout.images} holds {found} training images, not {count}; choose another --out")
+        raise ConfigError(
+            f"{layout.images} holds {found} training images, not {count}; choose another --out"
+        )
     return drawn.table(range(count, count + test))
 
 
@@ -117,19 +125,29 @@ def _cover(layout: Layout) -> pd.DataFrame:
 def wide(file: Path) -> pd.DataFrame:
     """Return a table with a row per image and target as one with a row per image.
 
-    Its columns are ``image``, what the rows of an image share, and the targets, where their values are known.
+    Its columns are ``image``, what the rows of an image share, and the targets, where their values
+    are known.
 
     Raises:
         DataError: if an image lacks a target, has one twice, or its rows differ in another column.
     """
     rows = read_cells(file, TEST_COLUMNS)
-    shared = [column for column in rows if column not in ("sample_id", "image_path", "target_name", "target")]
+    shared = [
+        column
+        for column in rows
+        if column not in ("sample_id", "image_path", "target_name", "target")
+    ]
     for image, own in rows.groupby("image_path", sort=False):
         if sorted(own["target_name"]) != sorted(WEIGHTS) or (own[shared].nunique() > 1).any():
-            raise DataError(f"{file}: {image} has the rows {own.values.tolist()}; expected one for each of five masses")
+            raise DataError(
+                f"{file}: {image} has the rows {own.values.tolist()}; expected one for each of "
+                "five masses"
+            )
     table = rows.drop_duplicates("image_path").set_index("image_path")[shared].rename_axis("image")
     if "target" in rows:
-        table = table.join(rows.pivot(index="image_path", columns="target_name", values="target")[[*WEIGHTS]])
+        table = table.join(
+            rows.pivot(index="image_path", columns="target_name", values="target")[[*WEIGHTS]]
+        )
     return table.reset_index()
 
 
@@ -153,4 +171,6 @@ def submission(predictions: Path, test: Path) -> str:
     value = read_cells(predictions, [*rows["target_name"].unique()]).set_index("image")
     value.index = [image.removeprefix(f"{test.parent}/") for image in value.index]
     asked = rows[[*TEST_COLUMNS]].itertuples(index=False)
-    return csv_text(["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked])
+    return csv_text(
+        ["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked]
+    )

@@ -1,7 +1,7 @@
 """``python -m examples.biomass run``: images -> feature store -> five folds -> one ensemble -> submission.
 
-Every step is a verb of ``dinoneck`` and is printed before it runs, so that it can be called alone. A step that is
-finished is not done again: the same command takes up a run that was stopped.
+Every step is a verb of ``dinoneck`` and is printed before it runs, so that it can be called alone.
+A step that is finished is not done again: the same command takes up a run that was stopped.
 """
 
 from __future__ import annotations
@@ -66,20 +66,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.biomass run",
         description=__doc__,
-        epilog="All other options are those of 'dinoneck train', such as --backbone NAME, --random-backbone, --size, "
-        "--epochs or --device; they win over the training file.",
+        epilog="All other options are those of 'dinoneck train', such as --backbone NAME, "
+        "--random-backbone, --size, --epochs or --device; they win over the training file.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to go on")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="CSIRO layout, or images with a cover.csv; default: a pasture"
+        "--out", type=Path, required=True, help="folder of the run; give it again to go on"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="training file; default: the one for the data")
     parser.add_argument(
-        "--views", choices=PATTERNS.values(), help="augmentation of the store; default: as the training file counts"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="CSIRO layout, or images with a cover.csv; default: a pasture",
     )
-    parser.add_argument("--pasture", type=kinds.count, metavar="N", help="training images to draw (default 120)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="training file; default: the one for the data"
+    )
+    parser.add_argument(
+        "--views",
+        choices=PATTERNS.values(),
+        help="augmentation of the store; default: as the training file counts",
+    )
+    parser.add_argument(
+        "--pasture", type=kinds.count, metavar="N", help="training images to draw (default 120)"
+    )
     return parser
 
 
@@ -93,13 +104,23 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     begin = time.perf_counter()
     layout, out = layouts.find(options.data, options.out), options.out
     command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
-    command += ["--images", str(layout.images), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
+    command += [
+        "--images",
+        str(layout.images),
+        "--store",
+        str(out / "store"),
+        "--out",
+        str(out / "run"),
+        *rest,
+    ]
     count = next((count for count, name in PATTERNS.items() if name == options.views), None)
     command += [] if count is None else ["--views", str(count)]
     given = cli.command("train", command[1:]).keywords
     config = train.with_width(given["run"], given["hidden_dim"])
     if not isinstance(config.data.size, tuple):
-        raise ConfigError("a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH")
+        raise ConfigError(
+            "a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH"
+        )
     truth = layouts.prepare(layout, config.data.size, options.pasture)
 
     verb(extraction(layout, config, options.views, out / "store"))
@@ -108,8 +129,14 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     else:
         verb(command)
     if layout.targets == tuple(WEIGHTS):
-        print(f"Weighted R² of held-out images: {weighted_score(out / 'run' / 'out_of_fold.csv'):.3f}")
-    predictions, file, report = out / "predictions.csv", out / layout.answer, out / "run" / "report.json"
+        print(
+            f"Weighted R² of held-out images: {weighted_score(out / 'run' / 'out_of_fold.csv'):.3f}"
+        )
+    predictions, file, report = (
+        out / "predictions.csv",
+        out / layout.answer,
+        out / "run" / "report.json",
+    )
     if not file.exists() or file.stat().st_mtime_ns < report.stat().st_mtime_ns:
         verb(prediction(layout, config, out / "run" / HEAD_FILE, predictions))
         if file != predictions:
@@ -118,7 +145,9 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
         print(scores_of(truth, layouts.answers(layout, predictions)))
     compare(out / "run" / HEAD_FILE, config)
     seconds = time.perf_counter() - begin
-    print(f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
+    print(
+        f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    )
 
 
 def verb(command: Sequence[str]) -> None:
@@ -134,7 +163,9 @@ def verb(command: Sequence[str]) -> None:
     print(f"({command[0]}: {time.perf_counter() - begin:.0f} s)", flush=True)
 
 
-def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, store: Path) -> list[str]:
+def extraction(
+    layout: layouts.Layout, config: TrainConfig, views: str | None, store: Path
+) -> list[str]:
     """Return the command that brings the table's images into the store, as the training will read them.
 
     Raises:
@@ -144,7 +175,9 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
     if count not in PATTERNS:
         raise ConfigError(f"data.views is {count}; expected one of {', '.join(map(str, PATTERNS))}")
     if data.blur is not None:
-        raise ConfigError(f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'")
+        raise ConfigError(
+            f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'"
+        )
     folders = sorted({str((layout.images / name).parent) for name in table_of(config).index})
     flags: dict[str, Any] = {
         "--backbone": backbone.name or DINOV3_SMALL,
@@ -159,7 +192,15 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
         "--views": views or PATTERNS[count],
         "--device": config.device,
     }
-    command = ["extract", *folders, "--root", str(layout.images), "--out", str(store), *_flags(flags)]
+    command = [
+        "extract",
+        *folders,
+        "--root",
+        str(layout.images),
+        "--out",
+        str(store),
+        *_flags(flags),
+    ]
     is_random = backbone.random and backbone.name != TINY
     return [*command, "--random-backbone"] if is_random else command
 
@@ -196,10 +237,17 @@ def finished(folder: Path, config: TrainConfig) -> bool:
         return False
     stored = json.loads(report.read_text(encoding="utf-8"))
     before, now = flat(stored["config"]), flat(json.loads(json.dumps(config.to_dict())))
-    differ = [name for name in {**before, **now} if name not in _PLACES and before.get(name) != now.get(name)]
+    differ = [
+        name
+        for name in {**before, **now}
+        if name not in _PLACES and before.get(name) != now.get(name)
+    ]
     if differ:
         shown = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in differ)
-        raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
+        raise DataError(
+            f"{folder} holds a run with {shown}. Choose another --out, or replace it with "
+            "--overwrite"
+        )
     show_scores(stored)
     return True
 
@@ -229,12 +277,19 @@ def compare(head: Path, config: TrainConfig) -> dict[str, float]:
     Raises:
         DataError: if a difference is beyond 1e-3 of the target's standard deviation.
     """
-    images = {name: Path(str(config.data.images)) / name for name in table_of(config).index[:COMPARED]}
+    images = {
+        name: Path(str(config.data.images)) / name for name in table_of(config).index[:COMPARED]
+    }
     found = differences(head, config, images)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
-    print(f"\nFrom images and from the store, {len(images)} images, largest difference in standard deviations: {shown}")
+    print(
+        f"\nFrom images and from the store, {len(images)} images, largest difference in standard "
+        f"deviations: {shown}"
+    )
     if max(found.values()) > TOLERANCE:
-        raise DataError(f"{config.data.store} and the images give other predictions, beyond {TOLERANCE:g}")
+        raise DataError(
+            f"{config.data.store} and the images give other predictions, beyond {TOLERANCE:g}"
+        )
     return found
 
 
@@ -248,7 +303,8 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
         images: table id -> file.
 
     Returns:
-        Column -> the difference over the standard deviation of its values; for classes, of probabilities.
+        Column -> the difference over the standard deviation of its values; for classes, of
+        probabilities.
 
     Raises:
         ConfigError: if the run reads images, not a store.
@@ -260,10 +316,15 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
     tokens, file = source.load(), config.backbone.file
     patterns = getattr(tokens, "views", ())
     views: TTA = "flip4" if len(patterns) >= len(VIEWS["flip4"]) else "none"
-    predictor = Predictor(head, None if file is None else rebuild(source.record, file), views, config.device)
+    predictor = Predictor(
+        head, None if file is None else rebuild(source.record, file), views, config.device
+    )
     live = [table_row(result, predictor.tasks) for result in predictor(list(images.values()))]
     own = load_head(head).eval()
-    parts = [own.predict(tokens.batch(tokens.ids[: len(images)], [i] * len(images))) for i in range(len(VIEWS[views]))]
+    parts = [
+        own.predict(tokens.batch(tokens.ids[: len(images)], [i] * len(images)))
+        for i in range(len(VIEWS[views]))
+    ]
     means = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
     stored = [
         table_row({name: values[i].numpy() for name, values in means.items()}, predictor.tasks)
@@ -274,6 +335,10 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
     for name in (*targets, *auxiliary):
         columns = [f"{name}:{label}" for label in class_names(frame, name)]
         spread = 1.0 if columns else float(np.nanstd(frame[name]))
-        pairs = [(a[column], b[column]) for a, b in zip(live, stored, strict=True) for column in columns or [name]]
+        pairs = [
+            (a[column], b[column])
+            for a, b in zip(live, stored, strict=True)
+            for column in columns or [name]
+        ]
         largest[name] = max(abs(float(a) - float(b)) for a, b in pairs) / spread
     return largest

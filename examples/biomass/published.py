@@ -24,7 +24,14 @@ GATING_NAMES = {
 }
 _GRAMS = {"activation": "softplus", "loss": "smooth_l1"}
 GATING_TASKS = (
-    Task("main", 3, weight=(1.0, 0.6, 0.3), unit="g", labels=("Dry_Total_g", "GDM_g", "Dry_Green_g"), **_GRAMS),
+    Task(
+        "main",
+        3,
+        weight=(1.0, 0.6, 0.3),
+        unit="g",
+        labels=("Dry_Total_g", "GDM_g", "Dry_Green_g"),
+        **_GRAMS,
+    ),
     Task("state", 4, kind="classification", weight=0.1, labels=("Tas", "NSW", "WA", "Vic")),
     Task("height", weight=0.1, unit="cm", labels=("Height_Ave_cm",), **_GRAMS),
     Task("aux", 2, weight=0.1, unit="g", labels=("Dry_Dead_g", "Dry_Clover_g"), **_GRAMS),
@@ -44,7 +51,8 @@ def patch_mlps(
 
     Args:
         folder: with one file per target and fold, and no other weights.
-        pattern: their names, with ``{target}`` (an index) or ``{name}`` (of the target), and ``{fold}``.
+        pattern: their names, with ``{target}`` (an index) or ``{name}`` (of the target), and
+            ``{fold}``.
         targets: in the order of the indices.
         folds: how many per target, counted from 0.
         embed_dim: of the tokens.
@@ -60,17 +68,26 @@ def patch_mlps(
     }
     others = sorted({*Path(folder).glob("*.pt*")} - files.keys())
     if len(files) != len(targets) * folds or others:
-        raise CheckpointError(f"{pattern!r} names {len(files)} files and leaves out {[file.name for file in others]}; "
-                              f"expected one file for each of {len(targets)} targets and {folds} folds")  # fmt: skip
+        raise CheckpointError(
+            f"{pattern!r} names {len(files)} files and leaves out "
+            f"{[file.name for file in others]}; expected one file for each of {len(targets)} "
+            f"targets and {folds} folds"
+        )
     heads = []
     for file, name in files.items():
-        head = PatchMeanHead(embed_dim, [Task(name, unit="g", activation="relu")], hidden_dim=hidden_dim)
+        head = PatchMeanHead(
+            embed_dim, [Task(name, unit="g", activation="relu")], hidden_dim=hidden_dim
+        )
         heads.append(import_weights(head, file, MLP_NAMES))
     return HeadEnsemble.from_heads(heads)
 
 
 def cls_gating(
-    file: str | os.PathLike[str], *, embed_dim: int = 1280, num_patches: int = 3600, hidden_dim: int = 512
+    file: str | os.PathLike[str],
+    *,
+    embed_dim: int = 1280,
+    num_patches: int = 3600,
+    hidden_dim: int = 512,
 ) -> CLSGatingHead:
     """Return the head with the weights and the tasks of the published CLS gating module.
 

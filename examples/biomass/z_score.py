@@ -25,19 +25,23 @@ def read_z_score(
 ) -> dict[str, TargetTransform]:
     """Read ``{"reg3": {"mean": ..., "std": ...}, ...}``, or one flat ``{"mean": ..., "std": ...}``.
 
-    The file holds the statistics alone; state what was done to the values before by ``area`` and ``log1p``.
+    The file holds the statistics alone; state what was done to the values before by ``area`` and
+    ``log1p``.
 
     Args:
-        path: the JSON file. A mean and its std are one number each, or lists of equal length with one per output.
-        area: what values were divided by before: one number for every entry, or ``{name: number}`` for some.
+        path: the JSON file. A mean and its std are one number each, or lists of equal length with
+            one per output.
+        area: what values were divided by before: one number for every entry, or ``{name: number}``
+            for some.
         log1p: names of the entries whose values went through log(1 + x) before.
 
     Returns:
         ``{name: transform}`` in the file's order; a flat file has the name ``"target"``.
 
     Raises:
-        DataError: if there is no such file, it is not JSON of that form, a key is given twice, a value is not a finite
-            number, a std is not positive, or ``area`` or ``log1p`` name an entry that is not there.
+        DataError: if there is no such file, it is not JSON of that form, a key is given twice, a
+            value is not a finite number, a std is not positive, or ``area`` or ``log1p`` name an
+            entry that is not there.
         ConfigError: if an area is not positive.
     """
     content = _json(path)
@@ -51,7 +55,10 @@ def read_z_score(
         for name in named:
             if name not in content:
                 hint = did_you_mean(name, content)
-                raise DataError(f"{path} has no entry {name!r} (in {what}=); it has {some_of(content, _SHOWN)}.{hint}")
+                raise DataError(
+                    f"{path} has no entry {name!r} (in {what}=); it has "
+                    f"{some_of(content, _SHOWN)}.{hint}"
+                )
     transforms = {}
     for name, entry in content.items():
         mean, std = _statistics(entry, f"{path}: {name!r}")
@@ -69,7 +76,9 @@ def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=refusing_repeats)
+        content = json.loads(
+            Path(path).read_text(encoding="utf-8"), object_pairs_hook=refusing_repeats
+        )
     except DataError:
         raise
     except OSError as error:
@@ -77,26 +86,36 @@ def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}; expected {{name: {{'mean': ..., 'std': ...}}}}")
+        raise DataError(
+            f"{path} holds a {type(content).__name__}; expected {{name: {{'mean': ..., 'std': "
+            "...}}"
+        )
     return content
 
 
-def _statistics(entry: Any, where: str) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
+def _statistics(
+    entry: Any, where: str
+) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:
     """Mean and std of one entry, checked against each other."""
     if not isinstance(entry, dict):
         raise DataError(f"{where} is {entry!r}; expected {{'mean': ..., 'std': ...}}")
     for key in _STATISTICS:
         if key not in entry:
-            raise DataError(f"{where} lacks {key!r}; it holds {some_of(entry, _SHOWN) or 'nothing'}")
+            raise DataError(
+                f"{where} lacks {key!r}; it holds {some_of(entry, _SHOWN) or 'nothing'}"
+            )
     if others := [key for key in entry if key not in _STATISTICS]:
         raise DataError(
-            f"{where} holds {some_of(others, _SHOWN)} next to mean and std; what else was done to the values goes into "
-            "area= and log1p=: remove it from the file"
+            f"{where} holds {some_of(others, _SHOWN)} next to mean and std; what else was done to "
+            "the values goes into area= and log1p=: remove it from the file"
         )
     mean, std = (_numbers(entry[key], f"{where} {key!r}") for key in _STATISTICS)
     lengths = [len(values) if isinstance(values, tuple) else None for values in (mean, std)]
     if lengths[0] != lengths[1]:
-        raise DataError(f"{where} has mean {entry['mean']!r} and std {entry['std']!r}; expected equally many numbers")
+        raise DataError(
+            f"{where} has mean {entry['mean']!r} and std {entry['std']!r}; expected equally many "
+            "numbers"
+        )
     if any(value <= 0 for value in (std if isinstance(std, tuple) else (std,))):
         raise DataError(f"{where} 'std' is {entry['std']!r}; expected positive numbers")
     return mean, std
@@ -110,9 +129,15 @@ def _numbers(value: Any, where: str) -> float | tuple[float, ...]:
 
 def _number(value: Any, where: str) -> float:
     try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+        number = (
+            math.nan
+            if isinstance(value, bool) or not isinstance(value, int | float)
+            else float(value)
+        )
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise DataError(f"{where} is {str(value)[:80]}; expected a finite number, or a list of them")
+        raise DataError(
+            f"{where} is {str(value)[:80]}; expected a finite number, or a list of them"
+        )
     return number

@@ -1,8 +1,8 @@
 """``python -m examples.dense_ndvi DATA``: NDVI per patch from a colour image, next to four baselines.
 
-The colours of one capture are what the backbone sees; its near infrared, which they do not show, makes the label.
-Heads learn on the left of the capture and are tested on the right, with a strip between. See README.md next to this
-file.
+The colours of one capture are what the backbone sees; its near infrared, which they do not show,
+makes the label. Heads learn on the left of the capture and are tested on the right, with a strip
+between. See README.md next to this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dinoneck import Backbone, DenseHead, FPNHead, HeadCheckpoint, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import (
+    Backbone,
+    DenseHead,
+    FPNHead,
+    HeadCheckpoint,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.heads import Head
@@ -69,12 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m examples.dense_ndvi", description=__doc__)
     parser.add_argument("data", type=Path, help="folder with IMG_0001_1.tif ... IMG_0001_5.tif")
-    parser.add_argument("--out", type=Path, default=Path("dense-ndvi"), help="folder for the head and the picture")
+    parser.add_argument(
+        "--out", type=Path, default=Path("dense-ndvi"), help="folder for the head and the picture"
+    )
     parser.add_argument("--backbone", default="vit_small_patch16_dinov3", metavar="NAME")
-    parser.add_argument("--pretrained", action="store_true", help="published weights instead of seeded random ones")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="published weights instead of seeded random ones"
+    )
     parser.add_argument("--epochs", type=kinds.count, default=15, metavar="N")
-    parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="first weights and order")
-    parser.add_argument("--tile", type=kinds.count, default=256, metavar="PX", help="side of a tile (default 256)")
+    parser.add_argument(
+        "--seed", type=kinds.whole, default=0, metavar="N", help="first weights and order"
+    )
+    parser.add_argument(
+        "--tile", type=kinds.count, default=256, metavar="PX", help="side of a tile (default 256)"
+    )
     options = parser.parse_args(arguments)
     try:
         run(options)
@@ -97,11 +114,15 @@ def run(options: argparse.Namespace) -> None:
 
     maps = baselines(train, test)
     torch.manual_seed(options.seed)
-    task = Task("ndvi", kind="dense", transform=TargetTransform().fit(train.ndvi[:, 0][train.weight > 0]))
+    task = Task(
+        "ndvi", kind="dense", transform=TargetTransform().fit(train.ndvi[:, 0][train.weight > 0])
+    )
     dense = DenseHead(backbone.embed_dim, [task], hidden_dim=FPN_DIM)
     last = train._replace(source=MemoryTokens(train.source.ids, train.source.tokens.last))
     maps["DenseHead, last layer"] = predicted(trained(dense, last, options), test.images, backbone)
-    fpn = FPNHead(backbone.embed_dim, [task], LAYERS, backbone.layers, fpn_dim=FPN_DIM, tower_depth=1)
+    fpn = FPNHead(
+        backbone.embed_dim, [task], LAYERS, backbone.layers, fpn_dim=FPN_DIM, tower_depth=1
+    )
     trained(fpn, train, options)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "ndvi.safetensors"
@@ -112,8 +133,14 @@ def run(options: argparse.Namespace) -> None:
     weight = known_cells(valid, prepare.patch_size)
     whole = {name: mosaic(own, split, prepare.patch_size) for name, own in maps.items()}
     print(table({name: score(own, truth[0], weight) for name, own in whole.items()}))
-    print(f"{backbone.name}, seed {options.seed}; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"{np.count_nonzero(weight)} of {weight.size} cells have a known NDVI; the FPN head is in {file}")
+    print(
+        f"{backbone.name}, seed {options.seed}; "
+        + ", ".join(f"{k} {v}" for k, v in versions().items())
+    )
+    print(
+        f"{np.count_nonzero(weight)} of {weight.size} cells have a known NDVI; the FPN head is in "
+        f"{file}"
+    )
     if find_spec("matplotlib") is None:
         print("no picture: matplotlib is missing; pip install 'dinoneck[viz]'")
         return
@@ -124,7 +151,8 @@ def run(options: argparse.Namespace) -> None:
 def split_capture(size: tuple[int, ...], tile: int, patch: Any) -> Split:
     """Cut the left for training, leave a strip as wide as a tile, and cover the rest with test tiles.
 
-    Training tiles overlap and come in four orientations; test tiles overlap only where they would not fit otherwise.
+    Training tiles overlap and come in four orientations; test tiles overlap only where they would
+    not fit otherwise.
 
     Raises:
         DataError: if the patch does not divide the tile, or the capture is too small for it.
@@ -133,11 +161,15 @@ def split_capture(size: tuple[int, ...], tile: int, patch: Any) -> Split:
     edge = int(width * TRAIN_SHARE)
     left = edge + tile
     if not isinstance(patch, int) or tile < patch or tile % patch:
-        raise DataError(f"tiles of {tile} px are no whole number of patches of {patch} px; choose another --tile")
+        raise DataError(
+            f"tiles of {tile} px are no whole number of patches of {patch} px; choose another "
+            "--tile"
+        )
     if height < tile or edge < tile or width - left < tile:
         raise DataError(
-            f"the capture is {height}x{width} px (height x width); tiles of {tile} px need {tile} px of height, and in "
-            f"the width {edge} px for training, {tile} px between and {tile} px for the test: choose a smaller --tile"
+            f"the capture is {height}x{width} px (height x width); tiles of {tile} px need {tile} "
+            f"px of height, and in the width {edge} px for training, {tile} px between and {tile} "
+            "px for the test: choose a smaller --tile"
         )
     stride = max(1, int(tile * STRIDE_SHARE))
     places = [(top, x) for top in starts(height, tile, stride) for x in starts(edge, tile, stride)]
@@ -162,18 +194,26 @@ def cut(picture: Array, tile: Tile, side: int) -> Array:
     return np.ascontiguousarray(np.flip(shown, axis=tile.flip))
 
 
-def read_part(bands: Bands, tiles: Sequence[Tile], side: int, backbone: Backbone, prepare: Preprocessing) -> Part:
+def read_part(
+    bands: Bands, tiles: Sequence[Tile], side: int, backbone: Backbone, prepare: Preprocessing
+) -> Part:
     """Extract the tokens of tiles, and bring labels and colours to their cells."""
     images = [cut(bands.rgb, tile, side) for tile in tiles]
     sizes = [image.shape[:2] for image in images]
-    ndvi, weight = DenseLabels().cells([cut(bands.ndvi, tile, side) for tile in tiles], prepare, sizes)
+    ndvi, weight = DenseLabels().cells(
+        [cut(bands.ndvi, tile, side) for tile in tiles], prepare, sizes
+    )
     colour, _ = DenseLabels().cells(images, prepare, sizes)
     height, width = bands.ndvi.shape
     rows = np.repeat(np.arange(height)[:, None], width, axis=1)
     row, _ = DenseLabels().cells([cut(rows, tile, side) for tile in tiles], prepare, sizes)
-    source = MemoryTokens.extract(backbone, images, [str(i) for i in range(len(images))], preprocess=prepare)
+    source = MemoryTokens.extract(
+        backbone, images, [str(i) for i in range(len(images))], preprocess=prepare
+    )
     fold = (row[:, 0].numpy() * BANDS_FOR_RIDGE / height).astype(int)
-    return Part(images, source, ndvi.numpy(), weight.numpy(), colour.permute(0, 2, 3, 1).numpy(), fold)
+    return Part(
+        images, source, ndvi.numpy(), weight.numpy(), colour.permute(0, 2, 3, 1).numpy(), fold
+    )
 
 
 def baselines(train: Part, test: Part) -> dict[str, Array]:
@@ -183,19 +223,23 @@ def baselines(train: Part, test: Part) -> dict[str, Array]:
     maps = {"mean of training": np.full(shape, np.average(truth, weights=weight))}
     features = {
         "colour ridge": (train.colour, test.colour),
-        "token ridge, last layer": tuple(part.source.tokens.last.patches[0].double().numpy() for part in (train, test)),
+        "token ridge, last layer": tuple(
+            part.source.tokens.last.patches[0].double().numpy() for part in (train, test)
+        ),
     }
     for name, (own, new) in features.items():
         d = own.shape[-1]
-        maps[name] = ridge(own.reshape(-1, d), truth, weight, fold, new.reshape(-1, d)).reshape(shape)
+        maps[name] = ridge(own.reshape(-1, d), truth, weight, fold, new.reshape(-1, d)).reshape(
+            shape
+        )
     return maps
 
 
 def ridge(x: Array, y: Array, weight: Array, fold: Array, x_new: Array) -> Array:
     """Predict y of new rows by weighted ridge regression on standardised features, with a free offset.
 
-    The strength is the one of ``ALPHAS`` with the least squared error over folds left out in turn. All of it is
-    computed from the weighted moments of (1, x, y), which add up over folds.
+    The strength is the one of ``ALPHAS`` with the least squared error over folds left out in turn.
+    All of it is computed from the weighted moments of (1, x, y), which add up over folds.
 
     Args:
         x: (n, d).
@@ -218,7 +262,9 @@ def ridge(x: Array, y: Array, weight: Array, fold: Array, x_new: Array) -> Array
         left = [np.append(_solved(whole - part, alpha), -1.0) for part in parts]
         errors.append(sum(beta @ part @ beta for beta, part in zip(left, parts, strict=True)))
     beta = _solved(whole, ALPHAS[int(np.argmin(errors))])
-    return np.column_stack([np.ones(len(x_new)), (np.asarray(x_new, np.float64) - mean) / std]) @ beta
+    return (
+        np.column_stack([np.ones(len(x_new)), (np.asarray(x_new, np.float64) - mean) / std]) @ beta
+    )
 
 
 def _solved(moments: Array, alpha: float) -> Array:
@@ -243,13 +289,18 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
         seed=options.seed,
         recipe=Recipe(ema_decay=None),
     )
-    print(f"{type(head).__name__}: training loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f}")
+    print(
+        f"{type(head).__name__}: training loss {history[0]['loss']:.3f} -> "
+        f"{history[-1]['loss']:.3f}"
+    )
     return head
 
 
 def predicted(head: Head | Path, images: list[Array], backbone: Backbone | None = None) -> Array:
     """Return NDVI maps (tiles, rows, cols); a file says itself which backbone and preparation it needs."""
-    return np.stack([result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps="patch")])
+    return np.stack(
+        [result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps="patch")]
+    )
 
 
 def mosaic(maps: Array, split: Split, patch: Any) -> Array:
@@ -257,7 +308,10 @@ def mosaic(maps: Array, split: Split, patch: Any) -> Array:
     rows, cols = ((own.stop - own.start) // patch for own in split.part)
     total, count = np.zeros((rows, cols)), np.zeros((rows, cols))
     for tile, own in zip(split.test, maps, strict=True):
-        top, left = (tile.top - split.part[0].start) // patch, (tile.left - split.part[1].start) // patch
+        top, left = (
+            (tile.top - split.part[0].start) // patch,
+            (tile.left - split.part[1].start) // patch,
+        )
         place = slice(top, top + own.shape[0]), slice(left, left + own.shape[1])
         total[place] += own
         count[place] += 1
@@ -280,7 +334,9 @@ def score(found: Array, truth: Array, weight: Array) -> tuple[float, float]:
 def table(scores: dict[str, tuple[float, float]]) -> str:
     """Return the scores as a table."""
     lines = ["| held-out cells | R² | RMSE (NDVI) |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {r2:.2f} | {rmse:.3f} |" for name, (r2, rmse) in scores.items())])
+    return "\n".join(
+        [*lines, *(f"| {name} | {r2:.2f} | {rmse:.3f} |" for name, (r2, rmse) in scores.items())]
+    )
 
 
 def draw(path: Path, image: Array, truth: Array, found: Array, weight: Array) -> None:
@@ -302,7 +358,11 @@ def draw(path: Path, image: Array, truth: Array, found: Array, weight: Array) ->
         ),
     ]
     height = 9.0
-    figure = Figure(figsize=(4 * height * image.shape[1] / image.shape[0] + 1.2, height), dpi=80, layout="constrained")
+    figure = Figure(
+        figsize=(4 * height * image.shape[1] / image.shape[0] + 1.2, height),
+        dpi=80,
+        layout="constrained",
+    )
     for axes, (title, label, picture, colours) in zip(figure.subplots(1, 4), panels, strict=True):
         axes.patch.set(facecolor="0.85", edgecolor="0.55", hatch="////")
         shown = axes.imshow(picture, interpolation="nearest", **colours)

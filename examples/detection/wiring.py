@@ -1,8 +1,8 @@
 """A detector with plain modules and a plain loop: DINO backbone, STAPyramid, torchvision's FCOS.
 
-``python -m examples.detection.wiring`` takes some seconds on a CPU and downloads nothing: the images are drawn
-rectangles, and the backbone is the built-in tiny one with seeded random weights. In the shapes, B is the batch and
-D = 32 the channels of the pyramid. Begin with ``detector_of``.
+``python -m examples.detection.wiring`` takes some seconds on a CPU and downloads nothing: the
+images are drawn rectangles, and the backbone is the built-in tiny one with seeded random weights.
+In the shapes, B is the batch and D = 32 the channels of the pyramid. Begin with ``detector_of``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ STEPS, BATCH_SIZE, LEARNING_RATE = 40, 4, 2e-3
 
 def build_detector(channels: int = 32) -> FCOS:
     """Build the detector: images in 0 ... 1 -> boxes in their pixels."""
-    # (B, 3, H, W) -> tokens of the last block, (B, 3 + rows * cols, 64), rows = H / 16, cols = W / 16
-    backbone = load_backbone("dinoneck_tiny")  # frozen; backbone.unfreeze_last(4) would train its last blocks too
-    # tokens -> (B, D, 2 rows, 2 cols), (B, D, rows, cols), (B, D, rows / 2, cols / 2): strides 8, 16, 32
+    # (B, 3, H, W) -> tokens of the last block, (B, 3 + rows * cols, 64), rows = H / 16, cols = W /
+    # 16
+    # frozen; backbone.unfreeze_last(4) would train its last blocks too
+    backbone = load_backbone("dinoneck_tiny")
+    # tokens -> (B, D, 2 rows, 2 cols), (B, D, rows, cols), (B, D, rows / 2, cols / 2): strides 8,
+    # 16, 32
     neck = STAPyramid(backbone.embed_dim, channels, patch_size=backbone.patch_size)
     # torchvision asks for {"0": map, "1": map, "2": map} and out_channels
     body = TorchvisionBackbone(backbone, neck)
     # FCOS has one square anchor per cell, as large as the stride of its level
-    anchors = AnchorGenerator(tuple((int(stride),) for stride in body.strides), ((1.0,),) * len(body.strides))
+    anchors = AnchorGenerator(
+        tuple((int(stride),) for stride in body.strides), ((1.0,),) * len(body.strides)
+    )
     return FCOS(
         body,
         num_classes=len(CLASSES),
@@ -49,7 +54,8 @@ def build_detector(channels: int = 32) -> FCOS:
 def draw(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Draw a red and a blue rectangle on grey noise: an image (3, H, W) in 0 ... 1 and what is in it.
 
-    ``boxes`` (2, 4) are left, top, right, bottom in pixels, ``labels`` (2,) positions in ``CLASSES``.
+    ``boxes`` (2, 4) are left, top, right, bottom in pixels, ``labels`` (2,) positions in
+    ``CLASSES``.
     """
     random = torch.Generator().manual_seed(seed)
     height, width = IMAGE_SIZE
@@ -106,15 +112,21 @@ def main() -> dict[str, float]:
     for image, target in drawn[TRAIN_IMAGES:]:
         detections = detect(detector, image)
         for label, box in zip(target["labels"], target["boxes"], strict=True):
-            best = detections["boxes"][detections["labels"] == label][:1]  # best of this class: (1, 4), or (0, 4)
+            # best of this class: (1, 4), or (0, 4)
+            best = detections["boxes"][detections["labels"] == label][:1]
             overlaps.append(float(box_iou(box[None], best).sum()))  # 0 if none
     iou = sum(overlaps) / len(overlaps)
-    print(f"{NEW_IMAGES} new images: overlap (IoU) of the best box per class with the drawn one, on average {iou:.2f}")
+    print(
+        f"{NEW_IMAGES} new images: overlap (IoU) of the best box per class with the drawn one, on "
+        f"average {iou:.2f}"
+    )
     image, target = drawn[-1]
     detections = detect(detector, image)
     for label, box in zip(target["labels"], target["boxes"], strict=True):
         print(f"  drawn {CLASSES[label]:4} at {box.int().tolist()} px")
-    for label, box, score in zip(*(detections[key][:2] for key in ("labels", "boxes", "scores")), strict=True):
+    for label, box, score in zip(
+        *(detections[key][:2] for key in ("labels", "boxes", "scores")), strict=True
+    ):
         print(f"  found {CLASSES[label]:4} at {box.round().int().tolist()} px, score {score:.2f}")
     return {"first_loss": first, "last_loss": last, "iou": iou}
 

@@ -1,7 +1,7 @@
 """Images as dinoneck prepares them, with NumPy and Pillow alone: decode, turn upright, resize, pad.
 
-Values stay RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise them. How images are prepared is the
-entry ``preprocess`` of the model's metadata.
+Values stay RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise them. How images
+are prepared is the entry ``preprocess`` of the model's metadata.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class ImageFileError(Exception):
 def read(path: Path) -> Pixels:
     """Return an image (height, width, 3), RGB uint8 or 16-bit values in 0 ... 1, turned upright by its EXIF tag."""
     try:
-        # an open file, not its name: Pillow 11 to 13 scrambles raw TIFFs that it maps and turns by 90 degrees
+        # an open file, not its name: Pillow 11 to 13 scrambles raw TIFFs that it maps and turns by
+        # 90 degrees
         with path.open("rb") as file, Image.open(file) as image:
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
@@ -66,7 +67,9 @@ def prepare(pixels: Pixels, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
         image = _blurred(image, kernel, 0.3 * ((kernel - 1) / 2 - 1) + 0.8)
     shown = np.ones((*image.shape[:2], 1), np.float32)
     if recipe["resize"] == "pad":
-        image, shown = (_padded(x, canvas, (top, left), fill) for x, fill in ((image, mean), (shown, 0)))
+        image, shown = (
+            _padded(x, canvas, (top, left), fill) for x, fill in ((image, mean), (shown, 0))
+        )
     rows, cols = canvas[0] // patch[0], canvas[1] // patch[1]
     cells = shown[..., 0].reshape(rows, patch[0], cols, patch[1]).max(axis=(1, 3)) > 0
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32), cells
@@ -83,17 +86,30 @@ def _placement(image: Sides, recipe: Mapping[str, Any], patch: Sides) -> tuple[S
         size, resize = _scaled(image, size, min), "stretch"
     target = tuple(size or image)
     if resize == "keep" and any(side % cell for side, cell in zip(target, patch, strict=True)):
-        raise ImageFileError(f"the image is {image[0]}x{image[1]} px; the sides must be multiples of {patch}")
-    whole = {"stretch": _nearest, "keep": _nearest, "crop": int.__floordiv__, "pad": lambda a, b: -(-a // b)}[resize]
+        raise ImageFileError(
+            f"the image is {image[0]}x{image[1]} px; the sides must be multiples of {patch}"
+        )
+    whole = {
+        "stretch": _nearest,
+        "keep": _nearest,
+        "crop": int.__floordiv__,
+        "pad": lambda a, b: -(-a // b),
+    }[resize]
     height, width = (whole(side, cell) * cell for side, cell in zip(target, patch, strict=True))
     if not height or not width:
-        raise ImageFileError(f"{target[0]}x{target[1]} px are smaller than a patch of {patch[0]}x{patch[1]}")
+        raise ImageFileError(
+            f"{target[0]}x{target[1]} px are smaller than a patch of {patch[0]}x{patch[1]}"
+        )
     if resize in ("stretch", "keep"):
         return (height, width), (height, width), (0, 0)
     chosen = max if resize == "crop" else min
     resized = image if size is None else _scaled(image, (height, width), chosen)
     if resize == "crop":
-        return resized, (height, width), (-((resized[0] - height) // 2), -((resized[1] - width) // 2))
+        return (
+            resized,
+            (height, width),
+            (-((resized[0] - height) // 2), -((resized[1] - width) // 2)),
+        )
     centred = ((height - resized[0]) // 2, (width - resized[1]) // 2)
     return resized, (height, width), centred if recipe["pad_to"] == "center" else (0, 0)
 
@@ -123,7 +139,8 @@ def _padded(image: Array, canvas: Sides, corner: Sides, fill: Any) -> Array:
 def _resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing.
 
-    Of ``bilinear`` on 8 bits, Pillow's form differs from torch's by one step of 255 in a few pixels of a thousand.
+    Of ``bilinear`` on 8 bits, Pillow's form differs from torch's by one step of 255 in a few pixels
+    of a thousand.
     """
     old = image.shape[:2]
     if old == (height, width):
@@ -133,7 +150,8 @@ def _resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixe
     image = _floats(image)
     if interpolation == "area":
         interpolation = "area" if height <= old[0] and width <= old[1] else "bilinear"
-    if width * old[0] < height * old[1]:  # first the side that shrinks more: what lies between stays small
+    # first the side that shrinks more: what lies between stays small
+    if width * old[0] < height * old[1]:
         return _along(_along(image, 1, width, interpolation), 0, height, interpolation)
     return _along(_along(image, 0, height, interpolation), 1, width, interpolation)
 
@@ -162,7 +180,9 @@ def _spans(old: int, new: int, interpolation: str) -> list[tuple[int, Array]]:
         centre = scale * np.float32(i + 0.5)
         start = max(int(centre - reach * wider + 0.5), 0)
         end = min(int(centre + reach * wider + 0.5), old)
-        weights = kernel((np.arange(start, end, dtype=np.float32) - centre + np.float32(0.5)) / wider)
+        weights = kernel(
+            (np.arange(start, end, dtype=np.float32) - centre + np.float32(0.5)) / wider
+        )
         spans.append((start, (weights / weights.sum()).astype(np.float32)))
     return spans
 
@@ -182,7 +202,9 @@ def _blurred(image: Array, kernel: int, sigma: float) -> Array:
     """A Gaussian blur with mirrored borders."""
     half = kernel // 2
     if half >= min(image.shape[:2]):
-        raise ImageFileError(f"a blur of {kernel} px does not fit an image of {image.shape[0]}x{image.shape[1]} px")
+        raise ImageFileError(
+            f"a blur of {kernel} px does not fit an image of {image.shape[0]}x{image.shape[1]} px"
+        )
     weights = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-half, half + 1)])
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):

@@ -2,8 +2,9 @@
 
     python examples/onnx_runtime/predict.py model.onnx image.jpg more.jpg --csv predictions.csv
 
-Needs numpy, pillow and onnxruntime. Exit code 0: all images answered; 1: some could not be read (they are named on
-stderr, the others are answered), the model is none or fails, or the CSV cannot be written.
+Needs numpy, pillow and onnxruntime. Exit code 0: all images answered; 1: some could not be read
+(they are named on stderr, the others are answered), the model is none or fails, or the CSV cannot
+be written.
 """
 
 from __future__ import annotations
@@ -31,33 +32,46 @@ class Model:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what fails is raised
-        self.session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        self.session = onnxruntime.InferenceSession(
+            path, options, providers=onnxruntime.get_available_providers()
+        )
         texts = self.session.get_modelmeta().custom_metadata_map
         if "dinoneck_export" not in texts:
             raise ValueError(f"{path} was not written by 'dinoneck export --with-backbone'")
         self.about: dict[str, Any] = json.loads(texts["dinoneck_export"])
         if self.about["format"] != FORMAT:
-            raise ValueError(f"{path} has format {self.about['format']}; this example reads {FORMAT}")
+            raise ValueError(
+                f"{path} has format {self.about['format']}; this example reads {FORMAT}"
+            )
         self.tasks = [output for output in self.about["outputs"] if output["of"] == "task"]
 
     def check_size(self, image: Array) -> None:
         """Refuse an image that the model does not take."""
         taken, seen = self.about["input"], list(image.shape[1:])
         if taken["size"] is not None and seen != taken["size"]:
-            raise ImageFileError(f"the image comes to {_size(seen)} px; this model takes {_size(taken['size'])} only")
-        if taken["size"] is None and any(side < least for side, least in zip(seen, taken["smallest"], strict=True)):
             raise ImageFileError(
-                f"the image comes to {_size(seen)} px; this model takes {_size(taken['smallest'])} or more"
+                f"the image comes to {_size(seen)} px; this model takes {_size(taken['size'])} only"
+            )
+        if taken["size"] is None and any(
+            side < least for side, least in zip(seen, taken["smallest"], strict=True)
+        ):
+            raise ImageFileError(
+                f"the image comes to {_size(seen)} px; this model takes "
+                f"{_size(taken['smallest'])} or more"
             )
 
-    def answers(self, images: Sequence[Array], shown: Sequence[Array]) -> list[dict[str, list[float]]]:
+    def answers(
+        self, images: Sequence[Array], shown: Sequence[Array]
+    ) -> list[dict[str, list[float]]]:
         """Answer for images of one size: a dict per image, task -> its numbers."""
         names = [task["name"] for task in self.tasks]
         found = self.session.run(names, {self.about["input"]["name"]: np.stack(images)})
         rows: list[dict[str, list[float]]] = [{} for _ in images]
         for name, values in zip(names, found, strict=True):
             if values.ndim == 4:  # an answer per cell: the mean over the cells that show the image
-                values = np.stack([_mean_of_cells(x, cells) for x, cells in zip(values, shown, strict=True)])
+                values = np.stack(
+                    [_mean_of_cells(x, cells) for x, cells in zip(values, shown, strict=True)]
+                )
             for row, numbers in zip(rows, values, strict=True):
                 row[name] = [float(number) for number in numbers]
         return rows
@@ -72,8 +86,13 @@ class Model:
         return found
 
 
-def batches(model: Model, paths: Sequence[Path], size: int, bad: list[str]) -> Iterator[list[Prepared]]:
-    """Prepare images one by one; give up to ``size`` at a time that came to one size. Bad ones go to ``bad``."""
+def batches(
+    model: Model, paths: Sequence[Path], size: int, bad: list[str]
+) -> Iterator[list[Prepared]]:
+    """Prepare images one by one; give up to ``size`` at a time that came to one size.
+
+    Bad ones go to ``bad``.
+    """
     waiting: dict[tuple[int, ...], list[Prepared]] = {}
     for path in paths:
         try:
@@ -105,7 +124,9 @@ def predict(
     return {path: found[path] for path in paths if path in found}, bad
 
 
-def write_csv(path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequence[float]]]) -> None:
+def write_csv(
+    path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequence[float]]]
+) -> None:
     """Write a row per image."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -117,11 +138,15 @@ def write_csv(path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequen
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path, help="an ONNX model of 'dinoneck export --with-backbone'")
+    parser.add_argument(
+        "model", type=Path, help="an ONNX model of 'dinoneck export --with-backbone'"
+    )
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--csv", type=Path, help="also write the answers to this file")
     parser.add_argument("--batch-size", type=int, default=4, help="images at once (default 4)")
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (default: one per core)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of ONNX Runtime (default: one per core)"
+    )
     options = parser.parse_args(arguments)
     try:
         model = Model(options.model, options.threads)
@@ -131,11 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found, bad = predict(model, list(dict.fromkeys(options.images)), max(1, options.batch_size))
     except Exception as error:  # such as too little memory
-        print(f"error: {options.model} failed: {error}; try a smaller --batch-size", file=sys.stderr)
+        print(
+            f"error: {options.model} failed: {error}; try a smaller --batch-size", file=sys.stderr
+        )
         return 1
     units = {task["name"]: task["unit"] for task in model.tasks}
     for path, row in found.items():
-        print(f"{path}: {', '.join(_told(name, numbers, units[name]) for name, numbers in row.items())}")
+        print(
+            f"{path}: "
+            f"{', '.join(_told(name, numbers, units[name]) for name, numbers in row.items())}"
+        )
     if options.csv is not None:
         try:
             write_csv(options.csv, model, found)

@@ -17,7 +17,8 @@ from examples.pointcloud.frames import read_frames
 
 SIZE = (290, 400)  # height and width of a view in pixels
 DOT = 3  # pixels of a point
-PLACES = ((0.0, 0.0, 0.0), (0.3, 1.4, 0.35))  # metres to the right and up from the first camera, and radians downwards
+# metres to the right and up from the first camera, and radians downwards
+PLACES = ((0.0, 0.0, 0.0), (0.3, 1.4, 0.35))
 
 
 def room(folder: Path) -> Image.Image:
@@ -34,7 +35,9 @@ def room(folder: Path) -> Image.Image:
     titles = ("colour", "PCA of features, random weights")
     picture = Image.new("RGB", (2 * SIZE[1] + 6, 2 * SIZE[0] + 46), "white")
     draw = ImageDraw.Draw(picture)
-    for column, (title, rgb) in enumerate(zip(titles, (colours, (255 * features).astype(np.uint8)), strict=True)):
+    for column, (title, rgb) in enumerate(
+        zip(titles, (colours, (255 * features).astype(np.uint8)), strict=True)
+    ):
         left = column * (SIZE[1] + 6)
         draw.text((left + 4, 8), title, "#1e1e1e", ImageFont.load_default(20))
         for row, place in enumerate(PLACES):
@@ -57,7 +60,9 @@ def seen(points: Tensor, colours: np.ndarray, camera: Cameras) -> np.ndarray:
     uv, z = camera.project(points)
     cols, rows = uv[0].round().long().unbind(-1)
     view = np.full((*SIZE, 3), 255, np.uint8)
-    inside = (z[0] > 0.1) & (rows >= 0) & (rows < SIZE[0] - DOT) & (cols >= 0) & (cols < SIZE[1] - DOT)
+    inside = (
+        (z[0] > 0.1) & (rows >= 0) & (rows < SIZE[0] - DOT) & (cols >= 0) & (cols < SIZE[1] - DOT)
+    )
     order = torch.nonzero(inside).flatten()[z[0][inside].argsort(descending=True)]
     for down in range(DOT):
         for across in range(DOT):

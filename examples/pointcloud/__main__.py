@@ -1,4 +1,7 @@
-"""``python -m examples.pointcloud VERB``: features of a tree's images, and the comparison. See README.md."""
+"""``python -m examples.pointcloud VERB``: features of a tree's images, and the comparison.
+
+See README.md.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,19 @@ def extract(
         device: such as cpu or cuda:1; a GPU if there is one.
     """
     tree = images_folder(root)
-    frames = [path for name in scene_names(root) for path in chosen((tree / name / "color").iterdir(), every)]
+    frames = [
+        path
+        for name in scene_names(root)
+        for path in chosen((tree / name / "color").iterdir(), every)
+    ]
     vit = load_backbone(backbone, pretrained=not random_backbone).to(local_device(device))
     size = input_size(read_image_size(frames[0]), vit.patch_size)
     store = FeatureStore.create(out, backbone=vit, image_size=size, dtype="fp16", resize="stretch")
     done = store.extract(frames, tree)
-    print(f"{len(frames)} frames: {len(done.written)} extracted, {done.present} were there; {pixels(size)} px, {store}")
+    print(
+        f"{len(frames)} frames: {len(done.written)} extracted, {done.present} were there; "
+        f"{pixels(size)} px, {store}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"extract": extract, "compare": compare}, prog="python -m examples.pointcloud", args=arguments
+            {"extract": extract, "compare": compare},
+            prog="python -m examples.pointcloud",
+            args=arguments,
         )
     except (DinoneckError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,8 +21,9 @@ _LARGER = 1.25  # at most, to keep the sides' ratio exactly
 def input_size(image: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
     """Return the size (height, width) at which a ViT sees images of a size: no smaller, in whole patches.
 
-    The sides' ratio is kept exactly where that takes no more than a quarter more (480x640 stays so for patches of 16
-    and becomes 504x672 for 14), otherwise to within half a patch; the cameras follow either way.
+    The sides' ratio is kept exactly where that takes no more than a quarter more (480x640 stays so
+    for patches of 16 and becomes 504x672 for 14), otherwise to within half a patch; the cameras
+    follow either way.
 
     Examples:
         >>> input_size((480, 640), 16), input_size((480, 640), 14), input_size((968, 1296), 16)
@@ -54,7 +55,8 @@ def frame_maps(
         batch: images at a time.
 
     Returns:
-        Maps (V, C, rows, cols) on the backbone's device, and the cameras of what it saw, on the CPU.
+        Maps (V, C, rows, cols) on the backbone's device, and the cameras of what it saw, on the
+        CPU.
 
     Raises:
         GridError: if the patch does not divide ``size``.
@@ -64,12 +66,16 @@ def frame_maps(
     device = next(backbone.parameters()).device
     maps = []
     for start in range(0, len(frames), batch):
-        images = backbone.preprocess(frames.images[start : start + batch], size=size, resize="stretch")
+        images = backbone.preprocess(
+            frames.images[start : start + batch], size=size, resize="stretch"
+        )
         maps.append(backbone(images.to(device)).last.maps()[0])
     return torch.cat(maps), frames.cameras.resize(size)
 
 
-def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> tuple[Tensor, Cameras]:
+def store_maps(
+    store: FeatureStore, names: Sequence[str], cameras: Cameras
+) -> tuple[Tensor, Cameras]:
     """Read the maps of frames from a feature store instead.
 
     Args:
@@ -88,9 +94,9 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
     prepare, seen = store.preprocess, tokens.image_size
     if prepare.placement(cameras.size).resized != seen:
         raise ConfigError(
-            f"{store} was extracted with resize={prepare.resize!r}: of images of {pixels(cameras.size)} px the ViT saw "
-            f"{pixels(seen)}, which is not the whole image; depth shows all of it. Extract whole images, as the verb "
-            "extract does"
+            f"{store} was extracted with resize={prepare.resize!r}: of images of "
+            f"{pixels(cameras.size)} px the ViT saw {pixels(seen)}, which is not the whole image; "
+            "depth shows all of it. Extract whole images, as the verb extract does"
         )
     return tokens.maps()[0], cameras.resize(seen)
 

@@ -1,8 +1,8 @@
 """RGB-D frames with known cameras, of one scene or of a tree of scenes.
 
-A tree is what ScanNet's exports are: ``2D/<scene>/color/<number>.jpg``. Frames are chosen by **number**, not by place:
-``every=200`` takes those whose number 200 divides, as ESAM (github.com/xuxw98/ESAM, 188fc6d) does. Places would mean
-other frames as soon as one is missing.
+A tree is what ScanNet's exports are: ``2D/<scene>/color/<number>.jpg``. Frames are chosen by
+**number**, not by place: ``every=200`` takes those whose number 200 divides, as ESAM
+(github.com/xuxw98/ESAM, 188fc6d) does. Places would mean other frames as soon as one is missing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Frames:
     Attributes:
         names: of the frames.
         images: uint8 (V, 3, height, width), RGB.
-        depth: float32 (V, rows, cols), metres along z; 0 = unknown. May have another size than the images.
+        depth: float32 (V, rows, cols), metres along z; 0 = unknown. May have another size than the
+            images.
         cameras: V of them, of the images' size.
     """
 
@@ -79,13 +80,17 @@ def chosen(paths: Iterable[Path], every: int) -> list[Path]:
     for path in sorted(paths):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             if not (path.stem.isascii() and path.stem.isdigit()):
-                raise DataError(f"{path}: images are named after their frame's number, such as 000020.jpg")
+                raise DataError(
+                    f"{path}: images are named after their frame's number, such as 000020.jpg"
+                )
             if int(path.stem) in images:
                 raise DataError(f"{path} and {images[int(path.stem)]} are the same frame; keep one")
             images[int(path.stem)] = path
     found = [path for number, path in sorted(images.items()) if number % every == 0]
     if not found:
-        raise DataError(f"no frame has a number that {every} divides; there are {list(images.values())[:5]} ...")
+        raise DataError(
+            f"no frame has a number that {every} divides; there are {list(images.values())[:5]} ..."
+        )
     return found
 
 
@@ -94,18 +99,20 @@ def read_frames(folder: str | Path, every: int = 1) -> Frames:
 
     Two forms are known:
 
-    * ``frames.json`` with ``intrinsics`` (fx, fy, cx, cy), ``image_size`` [height, width], ``depth_unit_m`` and
-      ``frames``, each with ``color``, ``depth`` (files), ``translation_m`` and ``quaternion_xyzw`` (camera to world);
-      a frame is named after its image;
-    * ScanNet's folders: ``color/<n>.jpg``, ``depth/<n>.png`` (16 bit, millimetres), ``pose/<n>.txt`` (camera to world)
-      and ``intrinsic/intrinsic_color.txt`` (or ``intrinsics.txt``, ``intrinsic.txt``) of the images; a frame is named
-      ``<folder>/color/<n>``, as in a feature store.
+    * ``frames.json`` with ``intrinsics`` (fx, fy, cx, cy), ``image_size`` [height, width],
+      ``depth_unit_m`` and ``frames``, each with ``color``, ``depth`` (files), ``translation_m`` and
+      ``quaternion_xyzw`` (camera to world); a frame is named after its image;
+    * ScanNet's folders: ``color/<n>.jpg``, ``depth/<n>.png`` (16 bit, millimetres),
+      ``pose/<n>.txt`` (camera to world) and ``intrinsic/intrinsic_color.txt`` (or
+      ``intrinsics.txt``, ``intrinsic.txt``) of the images; a frame is named ``<folder>/color/<n>``,
+      as in a feature store.
 
     Depth of 0 and 65535 is unknown. Frames whose pose is not finite are left out.
 
     Args:
         folder: of the scene.
-        every: take the frames whose number it divides (``frames.json`` has no numbers: each n-th in order).
+        every: take the frames whose number it divides (``frames.json`` has no numbers: each n-th in
+            order).
 
     Raises:
         DataError: naming the file that is missing or wrong.
@@ -118,21 +125,31 @@ def read_frames(folder: str | Path, every: int = 1) -> Frames:
     poses = {path: matrix(root / "pose" / f"{path.stem}.txt")[:4] for path in images}
     known = [path for path in images if poses[path].isfinite().all()]
     if len(known) < len(images):
-        _logger.info("%s: %d frames left out, whose poses are not finite", root, len(images) - len(known))
+        _logger.info(
+            "%s: %d frames left out, whose poses are not finite", root, len(images) - len(known)
+        )
     K = next((matrix(root / own) for own in INTRINSICS if (root / own).is_file()), None)
     if K is None or not known:
-        raise DataError(f"{root} has {len(known)} frames with a finite pose; expected some, and {INTRINSICS[0]}")
+        raise DataError(
+            f"{root} has {len(known)} frames with a finite pose; expected some, and {INTRINSICS[0]}"
+        )
     files = [(path, root / "depth" / f"{path.stem}.png") for path in known]
     names = [f"{name}/color/{path.stem}" for path in known]
-    return _frames(names, files, K[:3, :3], torch.stack([poses[path] for path in known]), _MILLIMETRE)
+    return _frames(
+        names, files, K[:3, :3], torch.stack([poses[path] for path in known]), _MILLIMETRE
+    )
 
 
 def _of_json(root: Path, every: int) -> Frames:
     try:
         table = json.loads((root / JSON).read_text(encoding="utf-8"))
         frames, own = table["frames"][::every], table["intrinsics"]
-        K = torch.tensor([[own["fx"], 0, own["cx"]], [0, own["fy"], own["cy"]], [0, 0, 1]], dtype=torch.float64)
-        poses = torch.stack([rigid(frame["translation_m"], frame["quaternion_xyzw"]) for frame in frames])
+        K = torch.tensor(
+            [[own["fx"], 0, own["cx"]], [0, own["fy"], own["cy"]], [0, 0, 1]], dtype=torch.float64
+        )
+        poses = torch.stack(
+            [rigid(frame["translation_m"], frame["quaternion_xyzw"]) for frame in frames]
+        )
         files = [(root / frame["color"], root / frame["depth"]) for frame in frames]
         size, unit = tuple(table["image_size"]), float(table["depth_unit_m"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -143,29 +160,44 @@ def _of_json(root: Path, every: int) -> Frames:
     return found
 
 
-def _frames(names: list[str], files: list[tuple[Path, Path]], K: Tensor, poses: Tensor, unit: float) -> Frames:
+def _frames(
+    names: list[str], files: list[tuple[Path, Path]], K: Tensor, poses: Tensor, unit: float
+) -> Frames:
     """Read the pictures, which have one size each."""
     images = [read_picture(colour, _colour) for colour, _ in files]
     depths = [read_picture(depth, _depth, "depth picture") for _, depth in files]
     for pictures in (images, depths):
-        other = next((place for place, picture in enumerate(pictures) if picture.shape != pictures[0].shape), 0)
+        other = next(
+            (place for place, picture in enumerate(pictures) if picture.shape != pictures[0].shape),
+            0,
+        )
         if other:
             shapes = tuple(pictures[other].shape), tuple(pictures[0].shape)
-            raise DataError(f"{files[other]}: {shapes[0]}; those of {files[0]} have {shapes[1]}: one size for all")
+            raise DataError(
+                f"{files[other]}: {shapes[0]}; those of {files[0]} have {shapes[1]}: one size for "
+                "all"
+            )
     cameras = Cameras(K.double().repeat(len(files), 1, 1), poses, tuple(images[0].shape[1:]))
     depth = torch.stack(depths)
-    return Frames(tuple(names), torch.stack(images), depth.where(depth != _NO_DEPTH, 0.0) * unit, cameras)
+    return Frames(
+        tuple(names), torch.stack(images), depth.where(depth != _NO_DEPTH, 0.0) * unit, cameras
+    )
 
 
 def _colour(image: Image.Image, name: str) -> Tensor:
     if image.getexif().get(_TURNED, 1) != 1:
-        raise DataError(f"{name} is turned by its EXIF tag; cameras belong to pixels as stored: remove the tag")
+        raise DataError(
+            f"{name} is turned by its EXIF tag; cameras belong to pixels as stored: remove the tag"
+        )
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def _depth(image: Image.Image, name: str) -> Tensor:
     if not image.mode.startswith("I"):
-        raise DataError(f"{name} is of PIL's mode {image.mode}; expected grey of 16 bit: 8 bit or JPEG lose the depth")
+        raise DataError(
+            f"{name} is of PIL's mode {image.mode}; expected grey of 16 bit: 8 bit or JPEG lose "
+            "the depth"
+        )
     return torch.from_numpy(np.array(image).astype(np.float32))
 
 

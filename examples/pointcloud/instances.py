@@ -53,7 +53,8 @@ def true_masks(labels: Tensor, instances: Tensor) -> Masks:
 def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     """Return connected voxels of one predicted class as instances of the grid's points.
 
-    Voxels are neighbours if they share a face, an edge or a corner. The score is the mean probability of the class.
+    Voxels are neighbours if they share a face, an edge or a corner. The score is the mean
+    probability of the class.
 
     Args:
         grid: M voxels of N points.
@@ -78,20 +79,24 @@ def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     return Masks(part[grid.inverse], classes, sums / part.bincount(minlength=count))
 
 
-def instance_precision(scenes: Sequence[tuple[Masks, Masks]], names: Sequence[str]) -> dict[str, Any]:
+def instance_precision(
+    scenes: Sequence[tuple[Masks, Masks]], names: Sequence[str]
+) -> dict[str, Any]:
     """Return AP, AP50 and AP25 of predicted instances, over classes and of each, after ScanNet's benchmark.
 
-    A prediction is right if its intersection over union (IoU) with a true instance of its class is above the
-    threshold; of several for one instance, the surest counts. AP is the mean over the thresholds 0.50, 0.55 ... 0.90.
-    Points of no instance, and of instances of fewer than ``LEAST_POINTS`` points, are ignored: a wrong prediction with
-    a larger share of them than the threshold does not count. Predictions of fewer points are left out.
+    A prediction is right if its intersection over union (IoU) with a true instance of its class is
+    above the threshold; of several for one instance, the surest counts. AP is the mean over the
+    thresholds 0.50, 0.55 ... 0.90. Points of no instance, and of instances of fewer than
+    ``LEAST_POINTS`` points, are ignored: a wrong prediction with a larger share of them than the
+    threshold does not count. Predictions of fewer points are left out.
 
     Args:
         scenes: predicted and true instances of the same points.
         names: of the classes.
 
     Returns:
-        ``AP``, ``AP50``, ``AP25`` (None without any true instance) and ``per_class`` with these of every class.
+        ``AP``, ``AP50``, ``AP25`` (None without any true instance) and ``per_class`` with these of
+        every class.
     """
     overlaps = [_overlap(predicted, true) for predicted, true in scenes]
     each = {
@@ -101,7 +106,10 @@ def instance_precision(scenes: Sequence[tuple[Masks, Masks]], names: Sequence[st
         }
         for k, name in enumerate(names)
     }
-    return {**{score: _mean(row[score] for row in each.values()) for score in AP_OF}, "per_class": each}
+    return {
+        **{score: _mean(row[score] for row in each.values()) for score in AP_OF},
+        "per_class": each,
+    }
 
 
 class _Overlap(NamedTuple):
@@ -129,7 +137,13 @@ def _overlap(predicted: Masks, true: Masks) -> _Overlap:
     both = shared[rows, 1:][:, counted]
     union = points[rows, None] + true_points[counted] - both
     ignored = (points[rows] - both.sum(1)) / points[rows]
-    return _Overlap(both / union, ignored, predicted.scores[rows], predicted.classes[rows], true.classes[counted])
+    return _Overlap(
+        both / union,
+        ignored,
+        predicted.scores[rows],
+        predicted.classes[rows],
+        true.classes[counted],
+    )
 
 
 def _class_precision(overlaps: Sequence[_Overlap], label: int, threshold: float) -> float | None:
@@ -139,7 +153,9 @@ def _class_precision(overlaps: Sequence[_Overlap], label: int, threshold: float)
         rows, columns = one.predicted == label, one.true == label
         free = torch.ones(int(columns.sum()), dtype=torch.bool)
         positives += len(free)
-        for iou, ignored, score in zip(one.iou[rows][:, columns], one.ignored[rows], one.scores[rows], strict=True):
+        for iou, ignored, score in zip(
+            one.iou[rows][:, columns], one.ignored[rows], one.scores[rows], strict=True
+        ):
             match = (iou * free).argmax() if len(free) else None
             hit = match is not None and bool((iou * free)[match] > threshold)
             if hit:

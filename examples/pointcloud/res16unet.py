@@ -38,7 +38,9 @@ class BasicBlock(nn.Module):
         self.first = ConvNormReLU(SubmanifoldConv(c_in, c_out), c_out)
         self.conv, self.norm = SubmanifoldConv(c_out, c_out), nn.BatchNorm1d(c_out)
         linear = nn.Linear(c_in, c_out, bias=False)
-        self.shortcut = nn.Identity() if c_in == c_out else nn.Sequential(linear, nn.BatchNorm1d(c_out))
+        self.shortcut = (
+            nn.Identity() if c_in == c_out else nn.Sequential(linear, nn.BatchNorm1d(c_out))
+        )
 
     def forward(self, x: PlainSparse) -> PlainSparse:
         """Return c_out channels on the same voxels."""
@@ -49,8 +51,9 @@ class BasicBlock(nn.Module):
 class Res16UNet(nn.Module):
     """Four levels down, four up; each level up sees [up, skip], which is where injections go.
 
-    The defaults are Res16UNet34C: 37.85 M parameters. Blocks take :class:`dinoneck.points.PlainSparse` with
-    coordinates in base units, so ``injection.wrap(net, net.BLOCKS)`` needs no adapter.
+    The defaults are Res16UNet34C: 37.85 M parameters. Blocks take
+    :class:`dinoneck.points.PlainSparse` with coordinates in base units, so
+    ``injection.wrap(net, net.BLOCKS)`` needs no adapter.
 
     Args:
         in_channels: of the voxels' features.
@@ -64,7 +67,8 @@ class Res16UNet(nn.Module):
         >>> net(net.sparse(grid, torch.rand(len(grid), 3))).shape == (len(grid), net.out_channels)
         True
 
-    Reference: shape of Res16UNet34C in SpatioTemporalSegmentation (Choy et al., arXiv 1904.08755), as used by ESAM.
+    Reference: shape of Res16UNet34C in SpatioTemporalSegmentation (Choy et al., arXiv 1904.08755),
+    as used by ESAM.
     """
 
     BLOCKS: ClassVar[dict[int, str]] = {8: "block5", 4: "block6", 2: "block7", 1: "block8"}
@@ -87,7 +91,9 @@ class Res16UNet(nn.Module):
                 self.add_module(f"up{i}", ConvNormReLU(UpConv(width, channels), channels))
                 width = channels + skips.pop()
             widths = [width] + [channels] * number
-            self.add_module(f"block{i}", nn.Sequential(*(BasicBlock(a, b) for a, b in pairwise(widths))))
+            self.add_module(
+                f"block{i}", nn.Sequential(*(BasicBlock(a, b) for a, b in pairwise(widths)))
+            )
             width = channels
 
     @property
@@ -103,7 +109,8 @@ class Res16UNet(nn.Module):
         """Return what the network takes.
 
         Args:
-            grid: voxels, anywhere within reach of their keys; of several samples, which never see each other.
+            grid: voxels, anywhere within reach of their keys; of several samples, which never see
+                each other.
             feats: (M, in_channels), rows as in the grid.
         """
         return sparse(grid, feats)

@@ -106,15 +106,19 @@ def scene(
         views: images.
         size: of the images, in pixels.
         points: to draw.
-        backbone: of the images' features; ``"labels"`` = a stand-in for one that is trained: :func:`label_maps`;
-            None = without images.
+        backbone: of the images' features; ``"labels"`` = a stand-in for one that is trained:
+            :func:`label_maps`; None = without images.
     """
     made = room(seed, views, size, points)
     if backbone is None:
         return Scene(made.points, made.normals, made.colours, made.labels)
     frames = made.frames
     # maps cover the whole images, whatever size the ViT saw them in: links need no resize
-    maps = label_maps(made, seed) if isinstance(backbone, str) else frame_maps(backbone, frames)[0].half().cpu()
+    maps = (
+        label_maps(made, seed)
+        if isinstance(backbone, str)
+        else frame_maps(backbone, frames)[0].half().cpu()
+    )
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
 
@@ -123,23 +127,30 @@ def label_maps(made: Room, seed: int) -> Tensor:
     """Features that a linear layer can read, as those of a trained backbone are and those of a random one are not.
 
     Returns:
-        float16 (V, C, rows, cols): the labels' shares of every patch, mixed into channels that stand for the same in
+        float16 (V, C, rows, cols): the labels' shares of every patch, mixed into channels that
+            stand for the same in
         all rooms, and as much noise again as makes a single patch unsure.
     """
     height, width = made.frames.cameras.size
     grid = (math.ceil(height / PATCH), math.ceil(width / PATCH))
-    shares = F.adaptive_avg_pool2d(F.one_hot(made.seen_labels, len(CLASSES)).movedim(-1, 1).float(), grid)
-    mixing = torch.randn(STAND_IN_CHANNELS, len(CLASSES), generator=torch.Generator().manual_seed(0))
+    shares = F.adaptive_avg_pool2d(
+        F.one_hot(made.seen_labels, len(CLASSES)).movedim(-1, 1).float(), grid
+    )
+    mixing = torch.randn(
+        STAND_IN_CHANNELS, len(CLASSES), generator=torch.Generator().manual_seed(0)
+    )
     maps = torch.einsum("ck,vkyx->vcyx", mixing, shares)
     noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(seed))
     return (maps + STAND_IN_NOISE * noise).half()
 
 
-def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator | None = None) -> Batch:
+def batch_of(
+    scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator | None = None
+) -> Batch:
     """Make voxels of scenes, each turned, mirrored, scaled and shifted its own way if there is a generator.
 
-    Cameras belong to the points as they were measured: who sees what was found before, on these, and deforming moves
-    only the voxels that the images' features are lifted to.
+    Cameras belong to the points as they were measured: who sees what was found before, on these,
+    and deforming moves only the voxels that the images' features are lifted to.
 
     Raises:
         ConfigError: if images are asked for and a scene has none.
@@ -149,7 +160,9 @@ def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator
         turn, scale, shift = _drawn(generator) if generator else _still()
         moved.append(one.points @ turn.mT * scale + shift)
         turned.append(one.normals @ turn.mT.float())
-    number = torch.repeat_interleave(torch.arange(len(scenes)), torch.tensor([len(one.points) for one in scenes]))
+    number = torch.repeat_interleave(
+        torch.arange(len(scenes)), torch.tensor([len(one.points) for one in scenes])
+    )
     grid = VoxelGrid.from_points(torch.cat(moved), voxels.size, batch=number)
     given = [torch.ones(len(number), 1), torch.cat(turned)]
     if voxels.point_colours:
@@ -160,15 +173,24 @@ def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator
     if not voxels.strides:
         return Batch(grid, feats, labels, None)
     # per scene: (N, C) features of its points, and which of them an image shows
-    parts = [lift(one.maps, one.links) for one in scenes if one.maps is not None and one.links is not None]
+    parts = [
+        lift(one.maps, one.links)
+        for one in scenes
+        if one.maps is not None and one.links is not None
+    ]
     seen = torch.cat([valid for _, valid in parts])
     if len(seen) < len(number):
-        raise ConfigError("this variant reads images and a scene has no maps; give scene() a backbone")
+        raise ConfigError(
+            "this variant reads images and a scene has no maps; give scene() a backbone"
+        )
     shown = torch.cat([own for own, _ in parts]).float()[seen]
     # the mean over a voxel's seen points: (M, C)
     voxel = grid.inverse[seen]
     count = voxel.bincount(minlength=len(grid))
-    means = shown.new_zeros(len(grid), shown.shape[1]).index_add_(0, voxel, shown) / count.clamp_min(1)[:, None]
+    means = (
+        shown.new_zeros(len(grid), shown.shape[1]).index_add_(0, voxel, shown)
+        / count.clamp_min(1)[:, None]
+    )
     lifted = SparseFeatures(grid.coords, grid.batch, means, count > 0)
     return Batch(grid, feats, labels, SparsePyramid(sorted({1, *voxels.strides}))(lifted))
 

@@ -1,8 +1,9 @@
 """Furnished rooms with exact answers, drawn from a seed: points, labels, images, depth and cameras. Needs no data.
 
-Images, depth and labels of pixels come from the same rays, so what an image shows at a point's pixel is the point's own
-label wherever depth agrees. Posters, boards and rugs are flat in walls and floors: points cannot tell them, images can.
-Colours are drawn for every room from wide ranges: a class is known by pattern and colours, never by one colour.
+Images, depth and labels of pixels come from the same rays, so what an image shows at a point's
+pixel is the point's own label wherever depth agrees. Posters, boards and rugs are flat in walls and
+floors: points cannot tell them, images can. Colours are drawn for every room from wide ranges: a
+class is known by pattern and colours, never by one colour.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Room:
     interior: Interior
 
 
-def room(seed: int, views: int = 6, size: tuple[int, int] = (120, 160), points: int = 60_000) -> Room:
+def room(
+    seed: int, views: int = 6, size: tuple[int, int] = (120, 160), points: int = 60_000
+) -> Room:
     """Draw a room.
 
     Args:
@@ -65,16 +68,22 @@ def room(seed: int, views: int = 6, size: tuple[int, int] = (120, 160), points: 
         ConfigError: for a number below 1.
     """
     if min(views, *size, points) < 1:
-        raise ConfigError(f"views is {views}, size {size}, points {points}; expected 1 or more of each")
+        raise ConfigError(
+            f"views is {views}, size {size}, points {points}; expected 1 or more of each"
+        )
     generator = torch.Generator().manual_seed(seed)
     interior = _furnished(generator)
     scan = interior.scatter(points, generator)
     labels, colours = interior.paint(scan)
     cameras = _around(interior.size, views, size, generator)
-    images, depth, seen = zip(*(_image(interior, cameras, view) for view in range(views)), strict=True)
+    images, depth, seen = zip(
+        *(_image(interior, cameras, view) for view in range(views)), strict=True
+    )
     names = tuple(f"room{seed}-view{view}" for view in range(views))
     frames = Frames(names, torch.stack(images), torch.stack(depth), cameras)
-    return Room(scan.xyz, scan.normals.float(), _bytes(colours), labels, frames, torch.stack(seen), interior)
+    return Room(
+        scan.xyz, scan.normals.float(), _bytes(colours), labels, frames, torch.stack(seen), interior
+    )
 
 
 def look_along(eye: Tensor, forward: Tensor) -> Tensor:
@@ -87,7 +96,9 @@ def look_along(eye: Tensor, forward: Tensor) -> Tensor:
     return pose
 
 
-def _around(extent: Tensor, views: int, size: tuple[int, int], generator: torch.Generator) -> Cameras:
+def _around(
+    extent: Tensor, views: int, size: tuple[int, int], generator: torch.Generator
+) -> Cameras:
     """Cameras at eye height, every other one tilted towards the floor."""
     poses = []
     turn = _uniform(generator, 0, 2 * math.pi)
@@ -99,17 +110,24 @@ def _around(extent: Tensor, views: int, size: tuple[int, int], generator: torch.
         fall = _uniform(generator, 0.0, 0.1) if view % 2 else _uniform(generator, 0.3, 0.45)
         poses.append(look_along(eye, across - fall * across.new_tensor([0.0, 0.0, 1.0])))
     height, width = size
-    K = torch.tensor([[FOCAL * width, 0, width / 2 - 0.5], [0, FOCAL * width, height / 2 - 0.5], [0, 0, 1]])
+    K = torch.tensor(
+        [[FOCAL * width, 0, width / 2 - 0.5], [0, FOCAL * width, height / 2 - 0.5], [0, 0, 1]]
+    )
     return Cameras(K.double().repeat(views, 1, 1), torch.stack(poses), size)
 
 
 def _image(interior: Interior, cameras: Cameras, view: int) -> tuple[Tensor, Tensor, Tensor]:
     """Trace a ray through the centre of every pixel: uint8 (3, H, W), float32 depth and int64 labels (H, W)."""
     height, width = cameras.size
-    v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
-    pixels = torch.stack([u.flatten(), v.flatten(), torch.ones(height * width, dtype=torch.float64)], 1)
+    v, u = torch.meshgrid(
+        torch.arange(height).double(), torch.arange(width).double(), indexing="ij"
+    )
+    pixels = torch.stack(
+        [u.flatten(), v.flatten(), torch.ones(height * width, dtype=torch.float64)], 1
+    )
     pose = cameras.cam_to_world[view]
-    rays = pixels @ torch.linalg.inv(cameras.K[view]).mT @ pose[:3, :3].mT  # one metre along z each: t is depth
+    # one metre along z each: t is depth
+    rays = pixels @ torch.linalg.inv(cameras.K[view]).mT @ pose[:3, :3].mT
     t, places = interior.trace(pose[:3, 3], rays)
     labels, colours = interior.paint(places)
     image = _bytes(colours).mT.reshape(3, height, width)
@@ -121,10 +139,18 @@ def _furnished(generator: torch.Generator) -> Interior:
     size = torch.tensor([_uniform(generator, *ends) for ends in ranges], dtype=torch.float64)
     wall = WALL, Pattern("plain", _palette(generator, 1, (0.0, 0.25), (0.6, 0.95)))
     wood = _palette(generator, 1, (0.2, 0.6), (0.4, 0.75), hue=(0.03, 0.13))
-    floor = FLOOR, Pattern("stripes", torch.cat([wood, 0.85 * wood]), _uniform(generator, 0.15, 0.25))
+    floor = (
+        FLOOR,
+        Pattern("stripes", torch.cat([wood, 0.85 * wood]), _uniform(generator, 0.15, 0.25)),
+    )
     ceiling = CEILING, Pattern("plain", _palette(generator, 1, (0.0, 0.1), (0.8, 1.0)))
-    faces = {(axis, end): wall for axis in (0, 1) for end in (0, 1)} | {(2, 0): floor, (2, 1): ceiling}
-    return Interior(size, faces, _furniture(size, generator), (*_rugs(size, generator), *_hung(size, generator)))
+    faces = {(axis, end): wall for axis in (0, 1) for end in (0, 1)} | {
+        (2, 0): floor,
+        (2, 1): ceiling,
+    }
+    return Interior(
+        size, faces, _furniture(size, generator), (*_rugs(size, generator), *_hung(size, generator))
+    )
 
 
 def _furniture(size: Tensor, generator: torch.Generator) -> tuple[Solid, ...]:
@@ -135,7 +161,9 @@ def _furniture(size: Tensor, generator: torch.Generator) -> tuple[Solid, ...]:
         extent = [_uniform(generator, 0.6, 1.6), _uniform(generator, 0.35, 0.5 if tall else 0.9)]
         if _integer(generator, 2):
             extent.reverse()
-        box = torch.tensor([*extent, _uniform(generator, 1.6, 2.1) if tall else _uniform(generator, 0.35, 1.1)])
+        box = torch.tensor(
+            [*extent, _uniform(generator, 1.6, 2.1) if tall else _uniform(generator, 0.35, 1.1)]
+        )
         low = _anywhere(generator, size - box)
         if tall or _integer(generator, 2):  # at the wall along its longer side
             across = int(extent[0] > extent[1])
@@ -144,7 +172,9 @@ def _furniture(size: Tensor, generator: torch.Generator) -> tuple[Solid, ...]:
         return low, low + box
 
     def made(low: Tensor, high: Tensor, _: int) -> Solid:
-        return Solid(low, high, FURNITURE, Pattern("plain", _palette(generator, 1, (0.0, 0.6), (0.25, 0.8))))
+        return Solid(
+            low, high, FURNITURE, Pattern("plain", _palette(generator, 1, (0.0, 0.6), (0.25, 0.8)))
+        )
 
     return _placed(4 + _integer(generator, 4), 0.2, drawn, made)
 
@@ -154,7 +184,9 @@ def _hung(size: Tensor, generator: torch.Generator) -> tuple[Decal, ...]:
 
     def drawn() -> tuple[Tensor, Tensor]:
         axis, end = _integer(generator, 2), _integer(generator, 2)
-        extent = torch.tensor([_uniform(generator, 0.7, 1.4)] * 2 + [_uniform(generator, 0.6, 1.0)]).double()
+        extent = torch.tensor(
+            [_uniform(generator, 0.7, 1.4)] * 2 + [_uniform(generator, 0.6, 1.0)]
+        ).double()
         extent[axis] = 0.0
         low = _anywhere(generator, size - extent)
         low[axis] = end * size[axis]
@@ -171,7 +203,9 @@ def _hung(size: Tensor, generator: torch.Generator) -> tuple[Decal, ...]:
 
 def _rugs(size: Tensor, generator: torch.Generator) -> tuple[Decal, ...]:
     def drawn() -> tuple[Tensor, Tensor]:
-        extent = torch.tensor([_uniform(generator, 1.0, 2.0), _uniform(generator, 0.9, 1.6), 0.0], dtype=torch.float64)
+        extent = torch.tensor(
+            [_uniform(generator, 1.0, 2.0), _uniform(generator, 0.9, 1.6), 0.0], dtype=torch.float64
+        )
         low = _anywhere(generator, size - extent)
         low[2] = 0.0
         return low, low + extent
@@ -179,13 +213,23 @@ def _rugs(size: Tensor, generator: torch.Generator) -> tuple[Decal, ...]:
     def made(low: Tensor, high: Tensor, _: int) -> Decal:
         dark = _palette(generator, 1, (0.4, 0.9), (0.15, 0.4), hue=(0.5, 1.1))
         light = _palette(generator, 1, (0.2, 0.7), (0.5, 1.0), hue=(0.5, 1.1))
-        return Decal(2, 0, low, high, RUG, Pattern("checks", torch.cat([dark, light]), _uniform(generator, 0.15, 0.25)))
+        return Decal(
+            2,
+            0,
+            low,
+            high,
+            RUG,
+            Pattern("checks", torch.cat([dark, light]), _uniform(generator, 0.15, 0.25)),
+        )
 
     return _placed(2 + _integer(generator, 2), 0.1, drawn, made)
 
 
 def _placed(
-    wanted: int, gap: float, drawn: Callable[[], tuple[Tensor, Tensor]], made: Callable[[Tensor, Tensor, int], _Thing]
+    wanted: int,
+    gap: float,
+    drawn: Callable[[], tuple[Tensor, Tensor]],
+    made: Callable[[Tensor, Tensor, int], _Thing],
 ) -> tuple[_Thing, ...]:
     """Draw corners until so many things stand ``gap`` metres apart, or no more find room."""
     placed: list[_Thing] = []
@@ -205,7 +249,9 @@ def _poster(generator: torch.Generator) -> Pattern:
 def _board(generator: torch.Generator) -> Pattern:
     """Light lines on a dark ground."""
     ground = _palette(generator, 1, (0.0, 0.7), (0.1, 0.35))
-    return Pattern("grid", torch.cat([ground, _palette(generator, 1, (0.0, 0.2), (0.7, 1.0))]), 0.12)
+    return Pattern(
+        "grid", torch.cat([ground, _palette(generator, 1, (0.0, 0.2), (0.7, 1.0))]), 0.12
+    )
 
 
 def _palette(
@@ -217,7 +263,8 @@ def _palette(
 ) -> Tensor:
     """Colours (count, 3) within ranges of hue (1 = full turn, 0 = red), saturation and value."""
     hues, strength, bright = (
-        ends[0] + (ends[1] - ends[0]) * torch.rand(count, 1, dtype=torch.float64, generator=generator)
+        ends[0]
+        + (ends[1] - ends[0]) * torch.rand(count, 1, dtype=torch.float64, generator=generator)
         for ends in (hue, saturation, value)
     )
     offsets = torch.tensor([0.0, 2 / 3, 1 / 3], dtype=torch.float64)

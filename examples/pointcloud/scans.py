@@ -1,6 +1,7 @@
 """Scans of your own as training scenes: a labelled cloud per scene, and the images that show it.
 
-Points and labels come from ``<scene>.npy``, ``<scene>.ply`` or ScanNet's ``<scene>_vh_clean_2.labels.ply``.
+Points and labels come from ``<scene>.npy``, ``<scene>.ply`` or ScanNet's
+``<scene>_vh_clean_2.labels.ply``.
 """
 
 from __future__ import annotations
@@ -21,9 +22,24 @@ from examples.pointcloud.frames import Frames
 from examples.pointcloud.room_batches import IGNORED, Scene
 
 _CELL_M = 0.1  # of points whose plane is a normal
-_PLY = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
-        "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
-        "float32": "f4", "float64": "f8"}  # fmt: skip
+_PLY = {
+    "char": "i1",
+    "uchar": "u1",
+    "short": "i2",
+    "ushort": "u2",
+    "int": "i4",
+    "uint": "u4",
+    "float": "f4",
+    "double": "f8",
+    "int8": "i1",
+    "uint8": "u1",
+    "int16": "i2",
+    "uint16": "u2",
+    "int32": "i4",
+    "uint32": "u4",
+    "float32": "f4",
+    "float64": "f8",
+}
 _CHECKED = 5000  # points that cameras are checked with
 _SHOWN = 5
 _ONE_CLASS = 0.9  # least share of an instance's labelled points that have its class
@@ -47,7 +63,9 @@ class Cloud:
     instances: Tensor | None = None
 
 
-def scan(name: str, frames: Frames, labels: Path, classes: Mapping[int, int], points: int, seed: int) -> Scene:
+def scan(
+    name: str, frames: Frames, labels: Path, classes: Mapping[int, int], points: int, seed: int
+) -> Scene:
     """Return a scene's labelled points and which image shows which of them, still without maps.
 
     Args:
@@ -59,19 +77,27 @@ def scan(name: str, frames: Frames, labels: Path, classes: Mapping[int, int], po
         seed: of the draw.
 
     Raises:
-        DataError: if cameras, depth and points do not fit, no drawn point has a label, or an instance has points of
-            several classes.
+        DataError: if cameras, depth and points do not fit, no drawn point has a label, or an
+            instance has points of several classes.
     """
     cloud = _labelled(labels, name, classes)
     check = check_cameras(cloud.points, frames.cameras, frames.depth, max_points=_CHECKED)
     if (check.clear and check.best != "camera_to_world") or not check.fits:
         raise DataError(f"{name}: {check}. The verb check shows more")
     normals = normals_of(cloud.points, frames.cameras)
-    colours = torch.full_like(cloud.points, 128, dtype=torch.uint8) if cloud.colours is None else cloud.colours
+    colours = (
+        torch.full_like(cloud.points, 128, dtype=torch.uint8)
+        if cloud.colours is None
+        else cloud.colours
+    )
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    drawn = torch.randperm(len(cloud.points), generator=torch.Generator().manual_seed(key + seed))[:points]
+    drawn = torch.randperm(len(cloud.points), generator=torch.Generator().manual_seed(key + seed))[
+        :points
+    ]
     if not (cloud.labels[drawn] != IGNORED).any():
-        raise DataError(f"{name}: none of {len(drawn)} points drawn has a label that is learned; raise --points")
+        raise DataError(
+            f"{name}: none of {len(drawn)} points drawn has a label that is learned; raise --points"
+        )
     links = PointProjector()(cloud.points[drawn], frames.cameras, frames.depth)
     instances = None if cloud.instances is None else cloud.instances[drawn]
     kept = (part[drawn] for part in (cloud.points, normals, colours, cloud.labels))
@@ -81,7 +107,9 @@ def scan(name: str, frames: Frames, labels: Path, classes: Mapping[int, int], po
 def _labelled(folder: Path, name: str, classes: Mapping[int, int]) -> Cloud:
     """Read a scene's cloud with the classes of its labels; other labels are ``IGNORED``."""
     endings = (".npy", ".ply", "_vh_clean_2.labels.ply")
-    path = next((folder / f"{name}{end}" for end in endings if (folder / f"{name}{end}").is_file()), None)
+    path = next(
+        (folder / f"{name}{end}" for end in endings if (folder / f"{name}{end}").is_file()), None
+    )
     if path is None:
         raise DataError(f"{folder} has none of {', '.join(f'{name}{end}' for end in endings)}")
     cloud = read_cloud(path)
@@ -90,7 +118,10 @@ def _labelled(folder: Path, name: str, classes: Mapping[int, int]) -> Cloud:
         known[cloud.labels == label] = place
     if not (known != IGNORED).any():
         ids = ", ".join(map(str, cloud.labels.unique().tolist()[:_SHOWN]))
-        raise DataError(f"{path} holds none of the labels {', '.join(map(str, classes))}; it has {ids} ...: --classes")
+        raise DataError(
+            f"{path} holds none of the labels {', '.join(map(str, classes))}; it has {ids} ...: "
+            "--classes"
+        )
     if cloud.instances is not None:
         _check_instances(cloud.instances, known, path)
     return replace(cloud, labels=known)
@@ -111,8 +142,8 @@ def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
     if mixed.any():
         number = int(ids[mixed][0])
         raise DataError(
-            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; an object has one. "
-            f"If {number} marks points without an object, write -1 there"
+            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; "
+            f"an object has one. If {number} marks points without an object, write -1 there"
         )
 
 
@@ -122,8 +153,8 @@ def read_cloud(path: Path) -> Cloud:
     Of a ``.ply`` x, y, z, red, green, blue, label and instance are taken, ascii or binary.
 
     Raises:
-        DataError: if the file has another form, a coordinate is not finite, colours are not 0 ... 255, or labels or
-            instances are not whole numbers.
+        DataError: if the file has another form, a coordinate is not finite, colours are not 0 ...
+            255, or labels or instances are not whole numbers.
     """
     try:
         table = _of_npy(path) if path.suffix == ".npy" else _of_ply(path)
@@ -137,7 +168,9 @@ def read_cloud(path: Path) -> Cloud:
 
     points, labels = columns("x", "y", "z"), columns("label")
     if points is None or labels is None or not len(points) or not bool(points.isfinite().all()):
-        raise DataError(f"{path} has {sorted(table)}; expected finite x, y, z and a label of some points")
+        raise DataError(
+            f"{path} has {sorted(table)}; expected finite x, y, z and a label of some points"
+        )
     colours, instances = columns("red", "green", "blue"), columns("instance")
     for what, values in (("colours", colours), ("labels", labels), ("instances", instances)):
         if values is not None and not torch.equal(values, values.long().double()):
@@ -155,7 +188,9 @@ def read_cloud(path: Path) -> Cloud:
 def _of_npy(path: Path) -> dict[str, np.ndarray]:
     table = np.load(path, allow_pickle=False)
     if table.ndim != 2 or table.shape[1] not in (4, 5):
-        raise ValueError(f"it is {table.shape}; expected (N, 4 or 5): x, y, z, label and perhaps instance")
+        raise ValueError(
+            f"it is {table.shape}; expected (N, 4 or 5): x, y, z, label and perhaps instance"
+        )
     return dict(zip(("x", "y", "z", "label", "instance"), table.T, strict=False))
 
 
@@ -164,7 +199,13 @@ def _of_ply(path: Path) -> dict[str, np.ndarray]:
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     forms = [words[1] for words in lines if words[:1] == ["format"]]
     starts = [place for place, words in enumerate(lines) if words[:1] == ["element"]]
-    if lines[:1] != [["ply"]] or not rest or not starts or lines[starts[0]][1] != "vertex" or not forms:
+    if (
+        lines[:1] != [["ply"]]
+        or not rest
+        or not starts
+        or lines[starts[0]][1] != "vertex"
+        or not forms
+    ):
         raise ValueError("expected a .ply whose first element is vertex")
     end = [*starts, len(lines)][1]
     properties = [words for words in lines[starts[0] : end] if words[0] == "property"]
@@ -173,7 +214,10 @@ def _of_ply(path: Path) -> dict[str, np.ndarray]:
     count = int(lines[starts[0]][2])
     if forms[0] == "ascii":
         rows = rest[0].decode("ascii").splitlines()[:count]
-        table = np.array([tuple(map(float, row.split())) for row in rows], [(name, "f8") for name in dtype.names or ()])
+        table = np.array(
+            [tuple(map(float, row.split())) for row in rows],
+            [(name, "f8") for name in dtype.names or ()],
+        )
     else:
         table = np.frombuffer(rest[0], dtype, count)
     if len(table) != count:
@@ -190,7 +234,9 @@ def normals_of(points: Tensor, cameras: Cameras) -> Tensor:
     number = cell.bincount().double()[:, None]
     mean = points.new_zeros(len(number), 3).index_add_(0, cell, points) / number
     off = points - mean[cell]
-    spread = points.new_zeros(len(number), 9).index_add_(0, cell, (off[:, :, None] * off[:, None]).flatten(1))
+    spread = points.new_zeros(len(number), 9).index_add_(
+        0, cell, (off[:, :, None] * off[:, None]).flatten(1)
+    )
     normals = torch.linalg.eigh(spread.view(-1, 3, 3)).eigenvectors[:, :, 0]
     eye = cameras.positions[torch.cdist(mean, cameras.positions).argmin(1)]
     facing = (normals * (eye - mean)).sum(1, keepdim=True)
@@ -205,16 +251,21 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
         DataError: naming them.
     """
     if missing := set(held_out) - set(names):
-        raise DataError(f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}")
+        raise DataError(
+            f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}"
+        )
     if not held_out or set(held_out) == set(names):
         raise DataError(
-            f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others to learn from"
+            f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others "
+            "to learn from"
         )
-    rooms = {match[1]: name for name in set(names) - set(held_out) if (match := _SCAN.fullmatch(name))}
+    rooms = {
+        match[1]: name for name in set(names) - set(held_out) if (match := _SCAN.fullmatch(name))
+    }
     for name in held_out:
         match = _SCAN.fullmatch(name)
         if match and match[1] in rooms:
             raise DataError(
-                f"--held-out names {name}, and {rooms[match[1]]}, which is learned from, is a scan of the same room; "
-                "hold out all scans of a room"
+                f"--held-out names {name}, and {rooms[match[1]]}, which is learned from, is a "
+                "scan of the same room; hold out all scans of a room"
             )

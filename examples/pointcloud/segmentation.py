@@ -34,13 +34,19 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self, unet: Res16UNet, classes: int, fusion: GatedFusion | None, injection: DecoderInjection | None
+        self,
+        unet: Res16UNet,
+        classes: int,
+        fusion: GatedFusion | None,
+        injection: DecoderInjection | None,
     ) -> None:
         super().__init__()
         self.unet, self.classifier = unet, nn.Linear(unet.out_channels, classes)
         self.fusion, self.injection = fusion, injection
         if injection is not None:
-            injection.attach(unet, {stride: Res16UNet.BLOCKS[stride] for stride in injection.strides})
+            injection.attach(
+                unet, {stride: Res16UNet.BLOCKS[stride] for stride in injection.strides}
+            )
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -48,7 +54,9 @@ class Segmenter(nn.Module):
         levels = () if self.injection is None else self.injection.strides
         return tuple(sorted({*levels, *(() if self.fusion is None else (1,))}))
 
-    def forward(self, grid: VoxelGrid, feats: Tensor, pyramid: Mapping[int, SparseFeatures] | None = None) -> Tensor:
+    def forward(
+        self, grid: VoxelGrid, feats: Tensor, pyramid: Mapping[int, SparseFeatures] | None = None
+    ) -> Tensor:
         """Return scores (M, classes) of the grid's voxels.
 
         Args:
@@ -69,11 +77,15 @@ class Segmenter(nn.Module):
         if self.fusion is not None:
             stats["fusion"] = self.fusion.stats
         if self.injection is not None:
-            stats["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
+            stats["injection"] = {
+                str(stride): vars(level) for stride, level in self.injection.stats.items()
+            }
         return stats
 
 
-def build(variant: Variant, *, network: str, in_channels: int, classes: int, c_dino: int) -> Segmenter:
+def build(
+    variant: Variant, *, network: str, in_channels: int, classes: int, c_dino: int
+) -> Segmenter:
     """Build a variant with fresh weights.
 
     Args:
@@ -106,5 +118,7 @@ def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
     state, own = read_state(path), model.state_dict()
     held = {name.partition(".")[0] for name in state}
     fresh = tuple(name for name, _ in model.named_children() if name not in held)
-    model.load_state_dict({**{name: own[name] for name in own if name.partition(".")[0] in fresh}, **state})
+    model.load_state_dict(
+        {**{name: own[name] for name in own if name.partition(".")[0] in fresh}, **state}
+    )
     return fresh

@@ -1,8 +1,8 @@
 """Convolutions on occupied voxels in plain PyTorch: per kernel position gather rows, multiply, add.
 
-A level is a list of cells sorted by Morton key; who neighbours whom is found by binary search once per level and kernel
-size, and shared by all convolutions of that level. It runs on any device, in float32; on GPUs it means many launches:
-training on large scans needs a library such as spconv.
+A level is a list of cells sorted by Morton key; who neighbours whom is found by binary search once
+per level and kernel size, and shared by all convolutions of that level. It runs on any device, in
+float32; on GPUs it means many launches: training on large scans needs a library such as spconv.
 """
 
 from __future__ import annotations
@@ -52,10 +52,14 @@ class Level:
     @cached_property
     def coarser(self) -> tuple[Level, Pairs]:
         """The cells of twice the stride and the pairs that lead there; positions are octants."""
-        keys, cell = torch.unique_consecutive(at_stride(self.keys, 2 * self.stride), return_inverse=True)
+        keys, cell = torch.unique_consecutive(
+            at_stride(self.keys, 2 * self.stride), return_inverse=True
+        )
         octant = self.keys >> 3 * (self.stride.bit_length() - 1) & 7
         children = [(octant == position).nonzero().squeeze(1) for position in range(8)]
-        entries = [(position, rows, cell[rows]) for position, rows in enumerate(children) if len(rows)]
+        entries = [
+            (position, rows, cell[rows]) for position, rows in enumerate(children) if len(rows)
+        ]
         return Level(keys, 2 * self.stride), Pairs(len(keys), entries)
 
     def _found(self, size: int) -> Pairs:
@@ -66,13 +70,18 @@ class Level:
         codes = [encode(places.clamp(-REACH, REACH - 1)) for places in moved]
         beyond = [(places < -REACH) | (places >= REACH) for places in moved]
         along = [
-            [torch.where(out[:, axis], -1, code & bits) for code, out in zip(codes, beyond, strict=True)]
+            [
+                torch.where(out[:, axis], -1, code & bits)
+                for code, out in zip(codes, beyond, strict=True)
+            ]
             for axis, bits in enumerate(_AXES)
         ]
         sample = self.keys >> 3 * AXIS_BITS << 3 * AXIS_BITS
-        for position in range(centre if rows else 0):  # the other half are the same pairs, the other way round
+        # the other half are the same pairs, the other way round
+        for position in range(centre if rows else 0):
             x, y, z = position // size**2, position // size % size, position % size
-            wanted = sample | along[0][x] | along[1][y] | along[2][z]  # -1, no key, where an axis leaves the range
+            # -1, no key, where an axis leaves the range
+            wanted = sample | along[0][x] | along[1][y] | along[2][z]
             source = torch.searchsorted(self.keys, wanted).clamp_(max=rows - 1)
             target = (self.keys[source] == wanted).nonzero().squeeze(1)
             if len(target):
@@ -114,7 +123,8 @@ class _Convolution(nn.Module):
 class SubmanifoldConv(_Convolution):
     """A convolution at the occupied voxels: what ``conv3d`` with zeros elsewhere gives, read there. No bias.
 
-    ``weight`` is (C_out, k, k, k, C_in), k odd, kernel axes in the order of the coordinates: spconv's own layout.
+    ``weight`` is (C_out, k, k, k, C_in), k odd, kernel axes in the order of the coordinates:
+    spconv's own layout.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int = 3) -> None:
@@ -126,7 +136,10 @@ class SubmanifoldConv(_Convolution):
 
 
 class DownConv(_Convolution):
-    """Kernel 2, stride 2: to all cells that hold a voxel. Even coordinates begin a cell, negative ones too."""
+    """Kernel 2, stride 2: to all cells that hold a voxel.
+
+    Even coordinates begin a cell, negative ones too.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 2)
@@ -146,5 +159,7 @@ class UpConv(_Convolution):
     def forward(self, x: LevelSparse, finer: LevelSparse) -> LevelSparse:
         """Return features on the voxels of ``finer``."""
         _, pairs = finer.level.coarser  # x is on these cells: DownConv made it of ``finer``
-        back = Pairs(len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries])
+        back = Pairs(
+            len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries]
+        )
         return replace(finer, feats=self.convolved(x.feats, back))

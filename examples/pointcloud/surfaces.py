@@ -19,8 +19,9 @@ class Pattern:
     """How a surface is painted.
 
     Attributes:
-        kind: ``plain`` (first colour), ``stripes`` and ``checks`` (of all colours in turn), ``grid`` (lines of the
-            second colour on the first) or ``mosaic`` (squares of all colours, mixed).
+        kind: ``plain`` (first colour), ``stripes`` and ``checks`` (of all colours in turn),
+            ``grid`` (lines of the second colour on the first) or ``mosaic`` (squares of all
+            colours, mixed).
         palette: float64 (K, 3), RGB in 0 ... 1.
         period: metres from one stripe, line or square to the next.
     """
@@ -41,7 +42,8 @@ class Pattern:
         elif self.kind == "grid":
             turn = ((plane / self.period - cell) < 0.25).any(1).long()
         else:
-            mixed = (cell[:, 0] * 73_856_093).bitwise_xor(cell[:, 1] * 19_349_663)  # a hash: no two squares alike
+            # a hash: no two squares alike
+            mixed = (cell[:, 0] * 73_856_093).bitwise_xor(cell[:, 1] * 19_349_663)
             turn = mixed.bitwise_xor(mixed >> 13).mul(1_274_126_177) >> 16
         return self.palette[turn % len(self.palette)]
 
@@ -151,7 +153,11 @@ class Interior:
             labels[where], colours[where] = label, pattern.colours(plane[where])
 
         for (axis, end), (label, pattern) in self.faces.items():
-            cover((places.solid == SHELL) & (places.axis == axis) & (places.end == end), label, pattern)
+            cover(
+                (places.solid == SHELL) & (places.axis == axis) & (places.end == end),
+                label,
+                pattern,
+            )
         for index, box in enumerate(self.solids):
             cover(places.solid == index, box.label, box.pattern)
         for decal in self.decals:

@@ -27,7 +27,9 @@ CLIP = 5.0
 _logger = logging.getLogger("examples.pointcloud")
 
 
-def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, device: str = "cpu") -> dict[str, Any]:
+def train(
+    plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Train a variant, test it on the held-out rooms and write all of it down.
 
     Args:
@@ -46,7 +48,11 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
     rooms = misled(rooms) if plan.wrong_images else rooms
-    fresh = tuple(name for name, _ in model.named_children()) if load_from is None else load_weights(model, load_from)
+    fresh = (
+        tuple(name for name, _ in model.named_children())
+        if load_from is None
+        else load_weights(model, load_from)
+    )
     model.to(device)
     untrained = measure(model, voxels, rooms.test, plan.names)
     losses = learn(model, voxels, rooms.train, plan)
@@ -56,7 +62,9 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     result = {
         "plan": plan.to_json(),
         "fresh": list(fresh),
-        "parameters": {name: sum(map(Tensor.numel, part.parameters())) for name, part in model.named_children()},
+        "parameters": {
+            name: sum(map(Tensor.numel, part.parameters())) for name, part in model.named_children()
+        },
         "untrained": untrained,
         "test": found,
         "loss": {"first": losses[0], "last": sum(losses[-10:]) / len(losses[-10:])},
@@ -72,9 +80,12 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
     Raises:
         DataError: if the loss is not finite.
     """
-    order = torch.Generator().manual_seed(plan.seed)  # of its own: the same rooms in the same order for all variants
+    # of its own: the same rooms in the same order for all variants
+    order = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.lr, total_steps=plan.steps + 1, pct_start=WARMUP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, plan.lr, total_steps=plan.steps + 1, pct_start=WARMUP
+    )
     model.train()
     losses: list[float] = []
     waiting: list[int] = []
@@ -82,13 +93,16 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
         while len(waiting) < plan.batch:
             waiting += torch.randperm(len(scenes), generator=order).tolist()
         now, waiting = waiting[: plan.batch], waiting[plan.batch :]
-        batch = batch_of([scenes[index] for index in now], voxels, order).to(model.classifier.weight.device)
+        batch = batch_of([scenes[index] for index in now], voxels, order).to(
+            model.classifier.weight.device
+        )
         scores = model(batch.grid, batch.feats, batch.pyramid)
         loss = F.cross_entropy(scores[batch.grid.inverse], batch.labels, ignore_index=IGNORED)
         losses.append(float(loss.detach()))
         if not torch.isfinite(loss):
             raise DataError(
-                f"the loss is {losses[-1]} in step {step + 1} of {plan.steps}; try a smaller --lr than {plan.lr}"
+                f"the loss is {losses[-1]} in step {step + 1} of {plan.steps}; try a smaller --lr "
+                f"than {plan.lr}"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,8 +118,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return IoU per class over all labelled points, and what fusion and injection did.
 
-    Classes of no labelled point have no IoU, whether they are predicted or not: all variants average the same ones.
-    With instance masks also ``instances``, the AP of predicted instances.
+    Classes of no labelled point have no IoU, whether they are predicted or not: all variants
+    average the same ones. With instance masks also ``instances``, the AP of predicted instances.
 
     Raises:
         ImportError: with instance masks and without scipy.
@@ -123,12 +137,16 @@ def measure(
         stats.append(model.stats())
         if one.instances is not None:
             grid, probabilities = batch.grid.to("cpu"), scores.softmax(1).cpu()
-            pairs.append((connected_masks(grid, probabilities), true_masks(one.labels, one.instances)))
+            pairs.append(
+                (connected_masks(grid, probabilities), true_masks(one.labels, one.instances))
+            )
     each = iou(confusion)
     known = confusion.sum(1) > 0
     result = {
         "miou": float(each[known].mean()),
-        "iou": {name: float(each[place]) if known[place] else None for place, name in enumerate(names)},
+        "iou": {
+            name: float(each[place]) if known[place] else None for place, name in enumerate(names)
+        },
         **_mean(stats),
     }
     if pairs:

@@ -41,8 +41,8 @@ class Plan:
         backbone: of the images' features, or ``labels``, a stand-in.
         random_backbone: seeded random weights instead of published ones.
         network: ``34c`` or ``small``.
-        wrong_images: every room is given the images' features of another one: a control that has all the parameters
-            and nothing to see.
+        wrong_images: every room is given the images' features of another one: a control that has
+            all the parameters and nothing to see.
         steps: optimizer steps.
         batch: rooms per step.
         lr: the highest learning rate; one cosine, AdamW.
@@ -50,7 +50,8 @@ class Plan:
         labels: folder of label files, <scene>.npy or .ply: x, y, z, label, instance.
         classes: of scans, ``ID=NAME`` with the label in the files.
         held_out: scenes to test on.
-        features: feature store of the scans' images, as ``extract`` writes it; empty = the backbone runs.
+        features: feature store of the scans' images, as ``extract`` writes it; empty = the backbone
+            runs.
         every: frames of a scan whose number it divides.
     """
 
@@ -92,12 +93,18 @@ class Plan:
         pairs = [re.fullmatch(r"(\d+)=(.+)", text, re.ASCII) for text in self.classes]
         found = {int(pair[1]): pair[2] for pair in pairs if pair}
         if len(found) < len(self.classes):
-            raise ConfigError(f"classes are {' '.join(self.classes)}; expected ID=NAME, such as 1=wall, each ID once")
+            raise ConfigError(
+                f"classes are {' '.join(self.classes)}; expected ID=NAME, such as 1=wall, each ID "
+                "once"
+            )
         return found
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,10 @@ def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
     shown = STAND_IN if images and backbone is None else backbone
     drawn = {"views": plan.views, "size": plan.image_size, "points": plan.points, "backbone": shown}
     first = plan.seed * _ROOMS_APART
-    train, test = range(first, first + plan.rooms), range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms)
+    train, test = (
+        range(first, first + plan.rooms),
+        range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms),
+    )
     return Rooms(*(tuple(scene(seed, **drawn) for seed in seeds) for seeds in (train, test)))
 
 
@@ -135,7 +145,10 @@ def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
         ConfigError: for scans without labels or classes.
     """
     if not (plan.labels and plan.classes):
-        raise ConfigError("--data needs --labels and --classes: labels of the files and names, such as 1=wall 2=floor")
+        raise ConfigError(
+            "--data needs --labels and --classes: labels of the files and names, such as 1=wall "
+            "2=floor"
+        )
     tree = Path(plan.data)
     names = scene_names(tree)
     check_names(plan.held_out, names)
@@ -147,7 +160,11 @@ def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
         one = scan(name, frames, Path(plan.labels), classes, plan.points, plan.seed)
         if store is not None:
             return replace(one, maps=store_maps(store, frames.names, frames.cameras)[0].half())
-        return one if backbone is None else replace(one, maps=frame_maps(backbone, frames)[0].half().cpu())
+        return (
+            one
+            if backbone is None
+            else replace(one, maps=frame_maps(backbone, frames)[0].half().cpu())
+        )
 
     scenes = {name: read(name) for name in names}
     learned = tuple(scenes[name] for name in names if name not in plan.held_out)
@@ -160,8 +177,13 @@ def misled(rooms: Rooms) -> Rooms:
     def moved(scenes: tuple[Scene, ...], rest: tuple[Scene, ...]) -> tuple[Scene, ...]:
         others = (*scenes[1:], scenes[0] if len(scenes) > 1 else rest[0])
         # as many views as the room has, again from the first where the other has fewer
-        places = [torch.arange(len(one.maps)) % len(other.maps) for one, other in zip(scenes, others, strict=True)]
-        return tuple(replace(a, maps=b.maps[at]) for a, b, at in zip(scenes, others, places, strict=True))
+        places = [
+            torch.arange(len(one.maps)) % len(other.maps)
+            for one, other in zip(scenes, others, strict=True)
+        ]
+        return tuple(
+            replace(a, maps=b.maps[at]) for a, b, at in zip(scenes, others, places, strict=True)
+        )
 
     return Rooms(moved(rooms.train, rooms.test), moved(rooms.test, rooms.train))
 
@@ -169,5 +191,11 @@ def misled(rooms: Rooms) -> Rooms:
 def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
     """Build a plan's model with fresh weights, and what makes its input."""
     channels, classes = Voxels(plan.voxel, plan.point_colours).channels, len(plan.names)
-    model = build(plan.variant, network=plan.network, in_channels=channels, classes=classes, c_dino=rooms.channels)
+    model = build(
+        plan.variant,
+        network=plan.network,
+        in_channels=channels,
+        classes=classes,
+        c_dino=rooms.channels,
+    )
     return model, Voxels(plan.voxel, plan.point_colours, model.strides)

@@ -1,9 +1,10 @@
 """DINO features in a 3D U-Net with plain modules and a plain loop: projection, lift, sparse pyramid, injection.
 
-``python -m examples.pointcloud.wiring`` takes some seconds on a CPU and downloads nothing: a furnished room is drawn
-with exact depth, and the backbone is the built-in tiny one with seeded random weights. In the shapes, V is the number
-of images, N of points, L of links (a point in an image), M of voxels; C = 64 are the channels of the backbone. The
-network knows the shape of the room only: flat posters, boards and rugs are visible in the images alone. Begin with
+``python -m examples.pointcloud.wiring`` takes some seconds on a CPU and downloads nothing: a
+furnished room is drawn with exact depth, and the backbone is the built-in tiny one with seeded
+random weights. In the shapes, V is the number of images, N of points, L of links (a point in an
+image), M of voxels; C = 64 are the channels of the backbone. The network knows the shape of the
+room only: flat posters, boards and rugs are visible in the images alone. Begin with
 ``lift_images``.
 """
 
@@ -38,11 +39,12 @@ def lift_images(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeat
     backbone = load_backbone("dinoneck_tiny")  # frozen
     images = backbone.preprocess(scene.frames.images)  # uint8 (V, 3, H, W) -> normalised floats
     [maps] = backbone(images).maps()  # tokens of the last block as maps: (V, C, H / 16, W / 16)
-    # points (N, 3) in metres -> links.point (L,), links.view (L,), links.xy (L, 2): which point, in which image, at
-    # which pixel. A point behind furniture has no link: its distance is not the depth (V, H, W) at its pixel
+    # points (N, 3) in metres -> links.point (L,), links.view (L,), links.xy (L, 2): which point, in
+    # which image, at which pixel. A point behind furniture has no link: its distance is not the
+    # depth (V, H, W) at its pixel
     links = PointProjector()(scene.points, scene.frames.cameras, scene.frames.depth)
-    # bilinear between cells, the mean over the views of a point, then over the points of a voxel: (M, C);
-    # valid (M,) is False, and the features are 0, where no camera looked
+    # bilinear between cells, the mean over the views of a point, then over the points of a voxel:
+    # (M, C); valid (M,) is False, and the features are 0, where no camera looked
     return maps, links, lift(maps, links, grid)
 
 
@@ -76,9 +78,11 @@ class UNet(nn.Module):
         coarse, cell4 = coarser(middle, 4)  # (M4, 32), (M2,)
         # back up: the coarse cell's features for each of its voxels, next to the skip connection
         up = self.up2(self.enc4(coarse).feats)[cell4]  # (M4, 64) -> (M2, 48)
-        middle = self.dec2(middle.with_feats(torch.cat((up, middle.feats), dim=1)))  # (M2, 48 + 32) -> (M2, 32)
+        # (M2, 48 + 32) -> (M2, 32)
+        middle = self.dec2(middle.with_feats(torch.cat((up, middle.feats), dim=1)))
         up = self.up1(middle.feats)[cell2]  # (M2, 32) -> (M, 24)
-        fine = self.dec1(fine.with_feats(torch.cat((up, fine.feats), dim=1)))  # (M, 24 + 16) -> (M, 32)
+        # (M, 24 + 16) -> (M, 32)
+        fine = self.dec1(fine.with_feats(torch.cat((up, fine.feats), dim=1)))
         return self.head(fine.feats)
 
 
@@ -89,8 +93,13 @@ def coarser(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
     return PlainSparse(coords, coords.new_zeros(len(coords)), sums / cell.bincount()[:, None]), cell
 
 
-def train(model: nn.Module, labels: Tensor, x: PlainSparse, **images: dict[int, SparseFeatures]) -> list[float]:
-    """Fit the model to labels (M,); ``images`` is empty or ``pyramid=``. Return the loss of every step."""
+def train(
+    model: nn.Module, labels: Tensor, x: PlainSparse, **images: dict[int, SparseFeatures]
+) -> list[float]:
+    """Fit the model to labels (M,); ``images`` is empty or ``pyramid=``.
+
+    Return the loss of every step.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     history = []
     for _ in range(STEPS):
@@ -107,38 +116,63 @@ def main() -> dict[str, float]:
     scene = room(seed=1, views=VIEWS, size=IMAGE_SIZE, points=POINTS)
     grid = VoxelGrid.from_points(scene.points, size=VOXEL_M)
     # one point of every voxel, (M,); grid.inverse (N,) is the voxel of every point
-    point = torch.zeros(len(grid), dtype=torch.int64).scatter_(0, grid.inverse, torch.arange(len(scene.points)))
+    point = torch.zeros(len(grid), dtype=torch.int64).scatter_(
+        0, grid.inverse, torch.arange(len(scene.points))
+    )
     labels = scene.labels[point]  # (M,)
-    geometry = torch.cat((grid.centers().float(), scene.normals[point]), dim=1)  # (M, 6): position and normal
-    voxels = PlainSparse(grid.coords, grid.batch, geometry)  # coordinates, sample of the batch, features
+    # (M, 6): position and normal
+    geometry = torch.cat((grid.centers().float(), scene.normals[point]), dim=1)
+    # coordinates, sample of the batch, features
+    voxels = PlainSparse(grid.coords, grid.batch, geometry)
 
     maps, links, features = lift_images(scene, grid)
-    print(f"{len(scene.points)} points, {len(grid)} voxels; {links.coverage:.0%} of the points are in an image")
-    # the check to do first on data of your own: a point in one image has the features of its pixel there
+    print(
+        f"{len(scene.points)} points, {len(grid)} voxels; {links.coverage:.0%} of the points are "
+        "in an image"
+    )
+    # the check to do first on data of your own: a point in one image has the features of its pixel
+    # there
     per_point, _ = lift(maps, links)  # (N, C)
-    at_pixels = TokenGrid(16).sample(maps, links.xy.float(), IMAGE_SIZE)  # (V, L, C): every pixel in every image
+    # (V, L, C): every pixel in every image
+    at_pixels = TokenGrid(16).sample(maps, links.xy.float(), IMAGE_SIZE)
     at_pixels = at_pixels[links.view, torch.arange(len(links))]  # (L, C): in its own
     once = links.n_views[links.point] == 1  # (L,)
     difference = (per_point[links.point] - at_pixels)[once].abs().max()
-    print(f"{int(once.sum())} points are in one: largest difference to the features of their pixel {difference:.1g}")
+    print(
+        f"{int(once.sum())} points are in one: largest difference to the features of their pixel "
+        f"{difference:.1g}"
+    )
 
-    pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)  # {1: (M, C), 2: (M2, C)} for the decoder
+    # {1: (M, C), 2: (M2, C)} for the decoder
+    pyramid = SparsePyramid(strides=(1, 2), reduce="mean")(features)
     torch.manual_seed(0)
     plain = UNet(geometry.shape[1], len(CLASSES))
     unet = copy.deepcopy(plain)
-    # where a camera saw the voxel: up + W norm(feature), W = 0 at the start. dec2 and dec1 are given (up, skip) as one
-    # tensor; the levels hold the channels of up
+    # where a camera saw the voxel: up + W norm(feature), W = 0 at the start. dec2 and dec1 are
+    # given (up, skip) as one tensor; the levels hold the channels of up
     injection = DecoderInjection(maps.shape[1], levels={2: 48, 1: 24})
-    model = injection.wrap(unet, {2: "dec2", 1: "dec1"})  # one module, called with pyramid=; UNet's code is unchanged
+    # one module, called with pyramid=; UNet's code is unchanged
+    model = injection.wrap(unet, {2: "dec2", 1: "dec1"})
     same = torch.equal(model(voxels, pyramid=pyramid), plain(voxels))
     print(f"before training, with the injection: {'the same logits' if same else 'other logits'}")
 
-    without, with_images = train(plain, labels, voxels), train(model, labels, voxels, pyramid=pyramid)
+    without, with_images = (
+        train(plain, labels, voxels),
+        train(model, labels, voxels, pyramid=pyramid),
+    )
     print(f"training loss without images: {without[0]:.2f} -> {without[-1]:.2f}")
     print(f"training loss with images:    {with_images[0]:.2f} -> {with_images[-1]:.2f}")
     for stride, level in injection.stats.items():
-        print(f"stride {stride}: {level.hit_rate:.0%} of {level.voxels} cells seen; added / own norm {level.ratio:.2f}")
-    return {"difference": float(difference), "same": same, "without": without[-1], "with_images": with_images[-1]}
+        print(
+            f"stride {stride}: {level.hit_rate:.0%} of {level.voxels} cells seen; added / own "
+            f"norm {level.ratio:.2f}"
+        )
+    return {
+        "difference": float(difference),
+        "same": same,
+        "without": without[-1],
+        "with_images": with_images[-1],
+    }
 
 
 if __name__ == "__main__":

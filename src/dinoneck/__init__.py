@@ -1,4 +1,7 @@
-"""Necks, heads and training for DINOv2/DINOv3 backbones. Public names only; each is imported on first use."""
+"""Necks, heads and training for DINOv2/DINOv3 backbones.
+
+Public names only; each is imported on first use.
+"""
 
 from pathlib import Path
 
@@ -13,9 +16,16 @@ _HOMES = {
     **homes("dinoneck.backbones", backbone=["Backbone"], load=["load_backbone", "wrap_backbone"]),
     **homes("dinoneck.checkpoint", head_checkpoint=["HeadCheckpoint", "load_head", "save_head"]),
     **homes("dinoneck.published", table=["list_published"], loading=["load_published"]),
-    **homes("dinoneck", evaluation=["evaluate"], registry=["register"], tasks=["TargetTransform", "Task"]),
     **homes(
-        "dinoneck", grid=["GridSize", "PreparedImages", "TokenGrid"], tokens=["FeaturePyramid", "Tokens", "collate"]
+        "dinoneck",
+        evaluation=["evaluate"],
+        registry=["register"],
+        tasks=["TargetTransform", "Task"],
+    ),
+    **homes(
+        "dinoneck",
+        grid=["GridSize", "PreparedImages", "TokenGrid"],
+        tokens=["FeaturePyramid", "Tokens", "collate"],
     ),
     "DetectionHead": "dinoneck.detection.head",
     "list_heads": "dinoneck.checkpoint.hub",

@@ -1,9 +1,9 @@
 """Files are written whole or not at all, and read only where they are regular files.
 
-A file is written next to the target, flushed to disk and renamed; then the folder is flushed.
-A reader sees the old file or the new one, never a part; a failure leaves the old file as it was and
-removes what was begun. Temporary files that a killed process left behind are cleared by the next write
-to the same target once they are an hour old.
+A file is written next to the target, flushed to disk and renamed; then the folder is flushed. A
+reader sees the old file or the new one, never a part; a failure leaves the old file as it was and
+removes what was begun. Temporary files that a killed process left behind are cleared by the next
+write to the same target once they are an hour old.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from pathlib import Path
 STALE_AFTER_S = 3600.0
 _MARK = ".dinoneck-tmp"
 _LONGEST_NAME_BYTES = 200
-_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
+_NOT_OFFERED = (
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EACCES,
+)
 
 
 def write_whole(
@@ -31,9 +38,9 @@ def write_whole(
 ) -> None:
     """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
 
-    A symbolic link is followed and stays a link; an existing file keeps its permission bits, where the file system
-    has any. A file that is write-protected, or not yours to write, is not replaced. The other names (hard links) of a
-    file keep its old content.
+    A symbolic link is followed and stays a link; an existing file keeps its permission bits, where
+    the file system has any. A file that is write-protected, or not yours to write, is not replaced.
+    The other names (hard links) of a file keep its old content.
 
     Args:
         path: the file to write; its folder must exist.
@@ -41,14 +48,16 @@ def write_whole(
         check: called with the finished temporary file; what it raises keeps the old file in place.
 
     Raises:
-        OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder, device, pipe or
-            write-protected, or the file system does not rename.
+        OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder,
+            device, pipe or write-protected, or the file system does not rename.
     """
     target = Path(os.path.realpath(path))
     mode = check_target(target)
     _clear_stale(target)
     temporary = target.parent / f"{_stem(target)}.{secrets.token_hex(8)}{_MARK}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             for chunk in (chunks,) if isinstance(chunks, bytes) else chunks:
@@ -58,7 +67,8 @@ def write_whole(
         if check is not None:
             check(temporary)
         if mode is not None:
-            with contextlib.suppress(OSError):  # without bits they are those it was made with: never more than before
+            # without bits they are those it was made with: never more than before
+            with contextlib.suppress(OSError):
                 temporary.chmod(mode)
         temporary.replace(target)
     except BaseException:
@@ -86,8 +96,11 @@ def check_target(target: Path) -> int | None:
     if not target.is_file():
         raise OSError(f"{target} is a folder, device or pipe; only regular files are written")
     mode = target.stat().st_mode & 0o777
-    if not mode & 0o222 or not os.access(target, os.W_OK):  # the first also for those whom no bit stops
-        raise PermissionError(f"{target} is write-protected; make it writable (chmod u+w), or choose another name")
+    # the first also for those whom no bit stops
+    if not mode & 0o222 or not os.access(target, os.W_OK):
+        raise PermissionError(
+            f"{target} is write-protected; make it writable (chmod u+w), or choose another name"
+        )
     return mode
 
 
@@ -97,7 +110,8 @@ def _stem(target: Path) -> str:
 
 
 def _clear_stale(target: Path) -> None:
-    with contextlib.suppress(OSError):  # of a folder that is not listed, or another writer is faster
+    # of a folder that is not listed, or another writer is faster
+    with contextlib.suppress(OSError):
         for path in target.parent.iterdir():
             is_own = path.name.startswith(_stem(target) + ".") and path.name.endswith(_MARK)
             if is_own and time.time() - path.stat().st_mtime > STALE_AFTER_S:
@@ -119,12 +133,16 @@ def flush_folder(folder: Path) -> None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a regular file for reading; symbolic links are followed. A pipe may block, and a device may never end.
+    """Open a regular file for reading; symbolic links are followed.
+
+    A pipe may block, and a device may never end.
 
     Raises:
-        OSError: if the file does not exist, cannot be opened, or it is a folder, pipe, socket or device; at once.
+        OSError: if the file does not exist, cannot be opened, or it is a folder, pipe, socket or
+            device; at once.
     """
-    check_regular(path)  # before it is opened: opening alone makes some devices act, and a pipe waits
+    # before it is opened: opening alone makes some devices act, and a pipe waits
+    check_regular(path)
     return Path(path).open("rb")
 
 
@@ -144,4 +162,6 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path))
+        raise OSError(
+            errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path)
+        )

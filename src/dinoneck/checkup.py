@@ -22,7 +22,8 @@ class Finding(NamedTuple):
 
     Attributes:
         name: what was checked.
-        state: ``ok``; ``note``: worth knowing; ``missing``: of an extra; ``broken``: dinoneck needs it.
+        state: ``ok``; ``note``: worth knowing; ``missing``: of an extra; ``broken``: dinoneck needs
+            it.
         text: the result.
         remedy: what to do about it; empty if nothing.
     """
@@ -39,7 +40,9 @@ def checkup() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            yield Finding(check.__name__.strip("_"), "broken", f"{type(error).__name__}: {first_line(error)}")
+            yield Finding(
+                check.__name__.strip("_"), "broken", f"{type(error).__name__}: {first_line(error)}"
+            )
 
 
 def _packages() -> Iterator[Finding]:
@@ -55,7 +58,11 @@ def _packages() -> Iterator[Finding]:
 def _package(needed: Requirement, extra: str) -> Finding:
     """Whether a package is installed, new enough, and can be imported."""
     name = f"{needed.name} ({extra})" if extra else needed.name
-    bad, remedy = ("missing", f"pip install 'dinoneck[{extra}]'") if extra else ("broken", f"pip install '{needed}'")
+    bad, remedy = (
+        ("missing", f"pip install 'dinoneck[{extra}]'")
+        if extra
+        else ("broken", f"pip install '{needed}'")
+    )
     try:
         version = metadata.version(needed.name)
     except metadata.PackageNotFoundError:
@@ -64,9 +71,14 @@ def _package(needed: Requirement, extra: str) -> Finding:
         return Finding(name, bad, f"{version}; expected {needed.specifier}", remedy)
     try:
         importlib.import_module(_MODULES.get(needed.name.lower(), needed.name.replace("-", "_")))  # noqa: TID251
-    except (Exception, SystemExit) as error:  # a binary that was built for another version of torch raises anything
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a binary that was built for another version of torch raises anything
         text = f"{version}, and its import fails: {type(error).__name__}: {first_line(error)}"
-        return Finding(name, "broken", text, f"pip install --upgrade --force-reinstall torch {needed.name}")
+        return Finding(
+            name, "broken", text, f"pip install --upgrade --force-reinstall torch {needed.name}"
+        )
     return Finding(name, "ok", version)
 
 
@@ -75,13 +87,27 @@ def _device() -> Iterator[Finding]:
 
     cuda = torch.version.cuda
     if torch.cuda.is_available():
-        yield Finding("cuda", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {cuda}")
+        yield Finding(
+            "cuda",
+            "ok",
+            f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {cuda}",
+        )
     elif cuda:
         text = f"torch is built for CUDA {cuda} and finds no device; everything runs on the CPU"
-        yield Finding("cuda", "note", text, "'nvidia-smi' shows whether the driver sees one, and its CUDA version")
+        yield Finding(
+            "cuda",
+            "note",
+            text,
+            "'nvidia-smi' shows whether the driver sees one, and its CUDA version",
+        )
     else:
-        text = f"this torch is built without CUDA; MPS is available: {torch.backends.mps.is_available()}"
-        yield Finding("cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA")
+        text = (
+            "this torch is built without CUDA; MPS is available: "
+            f"{torch.backends.mps.is_available()}"
+        )
+        yield Finding(
+            "cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA"
+        )
 
 
 def _head() -> Iterator[Finding]:
@@ -92,9 +118,19 @@ def _head() -> Iterator[Finding]:
     backbone, image = load_backbone("dinoneck_tiny"), torch.rand(3, 32, 48)
     head = PatchMeanHead(backbone.embed_dim, [Task("a")])
     with tempfile.TemporaryDirectory() as folder:
-        save_head(Path(folder) / "head.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
+        save_head(
+            Path(folder) / "head.safetensors",
+            head,
+            backbone=backbone,
+            preprocess=backbone.preprocess,
+        )
         [loaded] = Predictor(Path(folder) / "head.safetensors")(image)
     [saved] = Predictor(head, backbone)(image)
     same = loaded["a"] == saved["a"]
     text = f"a head predicts {saved['a']!r}, and {loaded['a']!r} after it was saved and loaded"
-    yield Finding("save, load, predict", "ok" if same else "broken", text, "" if same else "please report this")
+    yield Finding(
+        "save, load, predict",
+        "ok" if same else "broken",
+        text,
+        "" if same else "please report this",
+    )

@@ -1,9 +1,10 @@
 """Values of constructor arguments to their JSON form and back.
 
-``normal`` converts a value to the one normal form that its annotation allows: a list becomes a tuple, a NumPy integer
-an int. ``encode`` writes the normal form as JSON: tuples are lists, integer keys are text, a dataclass is a dict with
-its class name under ``"$"``, a module is ``{"type": its registered name, "config": {...}}``. ``normal`` reads that form
-too. Numbers that are not finite are refused.
+``normal`` converts a value to the one normal form that its annotation allows: a list becomes a
+tuple, a NumPy integer an int. ``encode`` writes the normal form as JSON: tuples are lists, integer
+keys are text, a dataclass is a dict with its class name under ``"$"``, a module is
+``{"type": its registered name, "config": {...}}``. ``normal`` reads that form too. Numbers that are
+not finite are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def encode(value: Any) -> Any:
     if hasattr(type(value), "from_config"):
         return {"type": registry.name_of(type(value)), "config": value.config}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        entries = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        entries = {
+            field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
         return {TAG: type(value).__name__, **entries}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -45,8 +48,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     """Bring ``value`` to the one normal form that ``annotation`` allows.
 
     Args:
-        annotation: a resolved type that msgspec converts, ``Sequence`` (which becomes a tuple), dataclasses, classes of
-            modules, or a union of these.
+        annotation: a resolved type that msgspec converts, ``Sequence`` (which becomes a tuple),
+            dataclasses, classes of modules, or a union of these.
         value: a Python value or its JSON form.
         where: what the value is, for messages.
 
@@ -56,7 +59,9 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     classes, plain, item_type, converted = _members(annotation)
     if type(value) in plain and isinstance(value, _EXACT):
         return value
-    if isinstance(value, classes) and (hasattr(value, "from_config") or dataclasses.is_dataclass(value)):
+    if isinstance(value, classes) and (
+        hasattr(value, "from_config") or dataclasses.is_dataclass(value)
+    ):
         return value
     if classes and isinstance(value, Mapping):
         for cls in classes:
@@ -72,7 +77,11 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
         keys = str if annotation is Any else str | numbers.Integral
         return msgspec.convert(_plain(value, where, keys), converted, str_keys=True)
     except msgspec.ValidationError as error:
-        expected = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+        expected = (
+            annotation.__name__
+            if isinstance(annotation, type)
+            else str(annotation).replace("typing.", "")
+        )
         raise ConfigError(f"{where} is {repr(value)[:80]}; expected {expected} ({error})") from None
 
 
@@ -81,7 +90,11 @@ def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, A
     """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
     is_union = typing.get_origin(annotation) in (Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
-    classes = [kind for kind in members if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)]
+    classes = [
+        kind
+        for kind in members
+        if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)
+    ]
     plain = [kind for kind in members if kind not in classes]
     items = [typing.get_args(kind)[0] for kind in plain if typing.get_origin(kind) is Sequence]
     union = Union[tuple(plain)] if plain else None  # noqa: UP007
@@ -102,12 +115,18 @@ def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> 
     cls: type = type(record)
     for name, annotation in _hints_of(cls).items():
         value = given.get(name, getattr(record, name))
-        object.__setattr__(record, name, normal(annotation, value, f"{where or cls.__name__}: {name}"))
+        object.__setattr__(
+            record, name, normal(annotation, value, f"{where or cls.__name__}: {name}")
+        )
 
 
 def is_part(value: Any) -> bool:
     """Whether this is the JSON form of a module."""
-    return isinstance(value, Mapping) and set(value) == {"type", "config"} and isinstance(value["config"], Mapping)
+    return (
+        isinstance(value, Mapping)
+        and set(value) == {"type", "config"}
+        and isinstance(value["config"], Mapping)
+    )
 
 
 def at_least(minimum: int, **values: int) -> None:
@@ -127,13 +146,19 @@ def _module(kind: type, part: Mapping[str, Any], where: str) -> Any:
     except RegistryError as error:
         raise ConfigError(f"{where}: {error}") from None
     if not issubclass(cls, kind):
-        raise ConfigError(f"{where} is {part['type']!r} ({cls.__name__}); expected a registered {kind.__name__}")
+        raise ConfigError(
+            f"{where} is {part['type']!r} ({cls.__name__}); expected a registered {kind.__name__}"
+        )
     return cls.from_config(part["config"])
 
 
 def _record(cls: type, value: Mapping[str, Any], where: str) -> Any:
     hints = _hints_of(cls)
-    fields = {key: normal(hints.get(key, Any), item, f"{where}.{key}") for key, item in value.items() if key != TAG}
+    fields = {
+        key: normal(hints.get(key, Any), item, f"{where}.{key}")
+        for key, item in value.items()
+        if key != TAG
+    }
     try:
         return cls(**fields)
     except TypeError as error:  # a field is unknown or missing
@@ -158,7 +183,12 @@ def _plain(value: Any, where: str, keys: Any = str) -> Any:
     if isinstance(value, Sequence):
         return [_plain(item, f"{where}[{i}]", keys) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, keys) for key in value):
-        return {_plain(key, where): _plain(item, f"{where}[{key!r}]", keys) for key, item in value.items()}
+        return {
+            _plain(key, where): _plain(item, f"{where}[{key!r}]", keys)
+            for key, item in value.items()
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return encode(value)
-    raise ConfigError(f"{where} is {repr(value)[:80]}; a plain value (number, string, list, dict) was expected")
+    raise ConfigError(
+        f"{where} is {repr(value)[:80]}; a plain value (number, string, list, dict) was expected"
+    )

@@ -1,8 +1,8 @@
 """A module remembers its constructor arguments: the signature is the schema of its configuration.
 
-Constructors of :class:`Configured` classes take plain values, plain dataclasses such as Task, and registered modules.
-Before the constructor's body runs, :mod:`dinoneck.codec` converts the arguments to one normal form by annotation.
-A value of another type is refused with the argument's name.
+Constructors of :class:`Configured` classes take plain values, plain dataclasses such as Task, and
+registered modules. Before the constructor's body runs, :mod:`dinoneck.codec` converts the arguments
+to one normal form by annotation. A value of another type is refused with the argument's name.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Configured:
         return copy.deepcopy(self._config)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, device: Any = None, dtype: Any = None) -> Self:
+    def from_config(
+        cls, config: Mapping[str, Any], *, device: Any = None, dtype: Any = None
+    ) -> Self:
         """Build the object that ``config`` describes.
 
         Raises:
@@ -58,25 +60,38 @@ class Configured:
         for key in config:
             if key not in known:
                 raise ConfigError(
-                    f"{cls.__name__} has no argument {key!r}.{did_you_mean(key, known)} It takes: {', '.join(known)}"
+                    f"{cls.__name__} has no argument {key!r}.{did_you_mean(key, known)} It takes: "
+                    f"{', '.join(known)}"
                 )
-        missing = [name for name, field in known.items() if field.default is field.empty and name not in config]
+        missing = [
+            name
+            for name, field in known.items()
+            if field.default is field.empty and name not in config
+        ]
         if missing:
             raise ConfigError(f"the configuration of {cls.__name__} lacks {', '.join(missing)}")
-        factory = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        factory = {
+            name: value
+            for name, value in (("device", device), ("dtype", dtype))
+            if value is not None
+        }
         return cls(**config, **factory)
 
-    def save_pretrained(self, folder_or_file: str | os.PathLike[str], *, backbone: Any = None, **record: Any) -> None:
+    def save_pretrained(
+        self, folder_or_file: str | os.PathLike[str], *, backbone: Any = None, **record: Any
+    ) -> None:
         """Save the module in one checked file, see :meth:`dinoneck.HeadCheckpoint.from_module`.
 
         Args:
-            folder_or_file: a folder, which then holds ``head.safetensors``; or a file that ends in ``.safetensors``.
+            folder_or_file: a folder, which then holds ``head.safetensors``; or a file that ends in
+                ``.safetensors``.
             backbone: the backbone it was trained on, or its record; a head without one warns.
             **record: ``preprocess``, ``training``, ``license``, ``tta`` and ``extra`` as there.
 
         Raises:
             CheckpointError: if the module cannot be saved, or the file cannot be written.
-            RegistryError: if the name of an unregistered class is taken, see :func:`dinoneck.register`.
+            RegistryError: if the name of an unregistered class is taken, see
+                :func:`dinoneck.register`.
         """
         from dinoneck.checkpoint import pretrained
 
@@ -88,7 +103,8 @@ class Configured:
         Args:
             repo_id: ``user/name``.
             backbone: as for :meth:`save_pretrained`.
-            **options: the record as there, and the options of :meth:`dinoneck.HeadCheckpoint.push_to_hub`.
+            **options: the record as there, and the options of
+                :meth:`dinoneck.HeadCheckpoint.push_to_hub`.
 
         Raises:
             CheckpointError: as there.
@@ -98,11 +114,14 @@ class Configured:
         return pretrained.push(self, repo_id, backbone, options)
 
     @classmethod
-    def from_pretrained(cls, path_or_repo: str | os.PathLike[str], revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls, path_or_repo: str | os.PathLike[str], revision: str | None = None
+    ) -> Self:
         """Load a module of this class, or of a subclass, in eval mode on the CPU; every byte of the file is checked.
 
         Args:
-            path_or_repo: a folder or file of :meth:`save_pretrained`, or a hub repository ``user/name``.
+            path_or_repo: a folder or file of :meth:`save_pretrained`, or a hub repository
+                ``user/name``.
             revision: branch, tag or commit of a hub repository.
 
         Raises:
@@ -137,11 +156,14 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
         hints, plain = annotations(), {}
         for name, value in bound.arguments.items():
             if name not in _FACTORY_ARGUMENTS:
-                plain[name] = bound.arguments[name] = normal(hints.get(name, Any), value, f"{owner}({name}=)")
+                plain[name] = bound.arguments[name] = normal(
+                    hints.get(name, Any), value, f"{owner}({name}=)"
+                )
         original(*bound.args, **bound.kwargs)
         if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
             object.__setattr__(self, "_config", encode(plain))
-            if hasattr(type(self), "_hub_mixin_config"):  # of huggingface_hub's ModelHubMixin, which saves it
+            # of huggingface_hub's ModelHubMixin, which saves it
+            if hasattr(type(self), "_hub_mixin_config"):
                 self._hub_mixin_config = self.config
 
     return __init__

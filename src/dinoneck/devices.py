@@ -15,11 +15,12 @@ from dinoneck.errors import ConfigError, first_line
 def local_device(device: torch.device | str | None) -> torch.device:
     """Return a device on which this process can make tensors.
 
-    ``cuda`` without a number is ``cuda:LOCAL_RANK`` where ``torchrun`` started this process, and becomes torch's
-    current device. A device with a number is kept.
+    ``cuda`` without a number is ``cuda:LOCAL_RANK`` where ``torchrun`` started this process, and
+    becomes torch's current device. A device with a number is kept.
 
     Args:
-        device: such as ``cpu``, ``cuda`` or ``cuda:1``; None = ``cuda`` if there is a GPU, else ``cpu``.
+        device: such as ``cpu``, ``cuda`` or ``cuda:1``; None = ``cuda`` if there is a GPU, else
+            ``cpu``.
 
     Raises:
         ConfigError: if the device does not exist here, or fewer GPUs than LOCAL_RANK needs.
@@ -35,8 +36,8 @@ def local_device(device: torch.device | str | None) -> torch.device:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
-            f"device {str(device)!r} cannot be used here (LOCAL_RANK {rank}, {torch.cuda.device_count()} GPUs): "
-            f"{first_line(error)}"
+            f"device {str(device)!r} cannot be used here (LOCAL_RANK {rank}, "
+            f"{torch.cuda.device_count()} GPUs): {first_line(error)}"
         ) from error
     if found.type == "meta":
         raise ConfigError("device 'meta' holds no values; use cpu or cuda")
@@ -68,13 +69,17 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [x.cpu() for x in tensors]
     joined = torch.cat([x.detach().contiguous().view(-1).view(torch.uint8) for x in tensors]).cpu()
     parts = torch.split(joined, [x.nbytes for x in tensors])
-    return [part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, tensors, strict=True)]
+    return [
+        part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, tensors, strict=True)
+    ]
 
 
 _ALIGNMENT = 16
 
 
-def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Tensor]) -> list[Tensor]:
+def _parts(
+    buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Tensor]
+) -> list[Tensor]:
     """Views of a uint8 buffer in the dtypes and shapes of other tensors."""
     spans = zip(places, like, strict=True)
     return [buffer[begin : begin + x.nbytes].view(x.dtype).view(x.shape) for (begin, _), x in spans]
@@ -82,7 +87,8 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured there, during which no value can be read."""
-    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)  # None on a CPU
+    # None on a CPU
+    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
     return asked is not None and bool(asked())
 
 

@@ -1,7 +1,8 @@
 """Everything dinoneck raises on purpose: one family, so that one ``except`` catches it.
 
-Each child also is a builtin exception, so code that knows nothing of dinoneck catches it too. A message
-states what was wrong (with the values), what was expected, which argument or file it came from and what to do.
+Each child also is a builtin exception, so code that knows nothing of dinoneck catches it too. A
+message states what was wrong (with the values), what was expected, which argument or file it came
+from and what to do.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class CheckpointError(DinoneckError, OSError):
     """A checkpoint cannot be written, or was refused while reading.
 
     Attributes:
-        step: the step of reading or writing that refused, one of ``file, header, json, schema, registry,
-            config, tensors, digest, finite, pairing, write, hub``.
+        step: the step of reading or writing that refused, one of ``file, header, json, schema,
+            registry, config, tensors, digest, finite, pairing, write, hub``.
     """
 
     def __init__(self, message: str, *, step: str = "file") -> None:
@@ -71,7 +72,9 @@ class Refusal(DinoneckError):
         retry_after: seconds after which the same request may succeed; None = never.
     """
 
-    def __init__(self, status: int, code: str, sentence: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, sentence: str, retry_after: int | None = None
+    ) -> None:
         super().__init__(sentence)
         self.status, self.code, self.retry_after = status, code, retry_after
 
@@ -86,7 +89,9 @@ class Refusal(DinoneckError):
 
 def missing_extra(package: str, extra: str) -> ImportError:
     """Return the error for a package that an extra brings and that is not installed."""
-    return ImportError(f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'")
+    return ImportError(
+        f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'"
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -102,7 +107,9 @@ def reason_of(error: BaseException) -> str:
 def some_of(names: Iterable[str], shown: int) -> str:
     """Return the first ``shown`` of the sorted names, and how many more there are."""
     ordered = sorted(names)
-    return ", ".join(ordered[:shown]) + (f" and {len(ordered) - shown} more" if len(ordered) > shown else "")
+    return ", ".join(ordered[:shown]) + (
+        f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
+    )
 
 
 def counted(number: int, what: str) -> str:
@@ -125,4 +132,6 @@ def _plain(message: str) -> str:
 
 def printable(text: str, keep: str = "") -> str:
     """Return a text with every sign spelled out that steers a terminal, or hides, but for those to keep."""
-    return "".join(sign if sign.isprintable() or sign in keep else ascii(sign)[1:-1] for sign in text)
+    return "".join(
+        sign if sign.isprintable() or sign in keep else ascii(sign)[1:-1] for sign in text
+    )

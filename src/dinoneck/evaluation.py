@@ -44,24 +44,27 @@ def evaluate(
     """Predict images and compare the predictions with the truth.
 
     Args:
-        model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a module), or a
-            mapping of names to these: the first is compared with each other one.
+        model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a
+            module), or a mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file.
-        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; a
-            COCO file of boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
-        group: columns of the table; intervals resample the images of a group together. None = every image is its own.
+        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
+            folder of masks; a COCO file of boxes, or of masks for instances; or ``(folder, file)``
+            of panoptic segments.
+        group: columns of the table; intervals resample the images of a group together. None = every
+            image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
         nodata: values in masks without a label.
 
     Returns:
-        What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
-        ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name -> scores. ``cost``: name -> seconds
-        per image, and parameters of heads and backbone.
+        What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
+        model the name is ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name
+        -> scores. ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed.
-        DataError: if the truth has nothing that a model predicts, or an image or label cannot be used.
+        DataError: if the truth has nothing that a model predicts, or an image or label cannot be
+            used.
         CheckpointError: if a model cannot be read.
 
     Examples:
@@ -71,15 +74,29 @@ def evaluate(
         >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
         8
     """
-    every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
+    every = {
+        name: _opened(one)
+        for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()
+    }
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
     if 0 < len(models) < len(every):
-        raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
+        raise ConfigError(
+            f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart"
+        )
     is_pair = isinstance(truth, list | tuple)
-    if not models or is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
+    if (
+        not models
+        or is_pair
+        or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
+    ):
         if group or labels or nodata:
-            raise ConfigError("group, labels and nodata are of tables and folders of masks; leave them out for objects")
-        return _of_objects("segments" if is_pair else "masks" if models else "boxes", every, truth, images)
+            raise ConfigError(
+                "group, labels and nodata are of tables and folders of masks; leave them out for "
+                "objects"
+            )
+        return _of_objects(
+            "segments" if is_pair else "masks" if models else "boxes", every, truth, images
+        )
     tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
@@ -88,8 +105,14 @@ def evaluate(
         predictions[name] = _predictions(one, table, tuple(nodata), scored)
         cost[name] = _cost(one, begin, len(table))
     if not scored:
-        raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
-    return summary(table, scored, predictions, [range(len(table))]) | {"cost": cost, "versions": versions()}
+        raise DataError(
+            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
+            f"{[*table.columns]}"
+        )
+    return summary(table, scored, predictions, [range(len(table))]) | {
+        "cost": cost,
+        "versions": versions(),
+    }
 
 
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
@@ -98,22 +121,36 @@ def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
     for task in (task for one in models.values() for task in one.tasks):
         first, other = (own.labels for own in (tasks.setdefault(task.name, task), task))
         if {*first} != {*other} or (first != other and task.kind == "segmentation"):
-            raise DataError(f"two heads predict the classes {first} and {other} of {task.name}; score them apart")
+            raise DataError(
+                f"two heads predict the classes {first} and {other} of {task.name}; score them "
+                "apart"
+            )
     return tasks
 
 
 def _opened(model: Any) -> Predictor | Detector:
     if isinstance(model, Predictor | Detector):
         if isinstance(keyed := getattr(model, "tasks", ()), Mapping):
-            raise ConfigError(f"the model has the keys {', '.join(keyed)}; give {{name: model}} with a head each")
+            raise ConfigError(
+                f"the model has the keys {', '.join(keyed)}; give {{name: model}} with a head each"
+            )
         return model
     [read] = opened(model).values()
     first: Any = read[0]
-    return Detector.from_checkpoint(first) if getattr(first, "head_type", "") == "detector" else Predictor(read)
+    return (
+        Detector.from_checkpoint(first)
+        if getattr(first, "head_type", "") == "detector"
+        else Predictor(read)
+    )
 
 
 def truth_table(
-    images: Any, truth: Any, tasks: Mapping[str, Any], group: Any = (), image_column: str = "image", labels: Any = None
+    images: Any,
+    truth: Any,
+    tasks: Mapping[str, Any],
+    group: Any = (),
+    image_column: str = "image",
+    labels: Any = None,
 ) -> Any:
     """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
@@ -121,30 +158,60 @@ def truth_table(
     if IMAGES in getattr(truth, "columns", ()):
         return truth
     held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
-    classes = {name: task.labels for name, task in tasks.items() if task.kind == "classification" and name in held}
-    names = [column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes]
+    classes = {
+        name: task.labels
+        for name, task in tasks.items()
+        if task.kind == "classification" and name in held
+    }
+    names = [
+        column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
+    ]
     targets = [*classes, *(name for name in names if name in held)]
     if not targets and labels is None:
-        raise DataError(f"the truth has none of what is predicted, {some_of(names, 5)}; it has {some_of(held, 5)}")
-    return read_table(truth, images, targets, group=group, image_column=image_column, labels=labels, classes=classes)
+        raise DataError(
+            f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
+            f"{some_of(held, 5)}"
+        )
+    return read_table(
+        truth,
+        images,
+        targets,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        classes=classes,
+    )
 
 
-def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]) -> dict[str, Any]:
+def _predictions(
+    one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]
+) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
     maps = LABELS in table and any(task.is_map for task in one.tasks)
-    found = predict_many(partial(one, maps="patch" if maps else None), list(table[IMAGES]), at_once=4 * one.batch_size)
+    found = predict_many(
+        partial(one, maps="patch" if maps else None),
+        list(table[IMAGES]),
+        at_once=4 * one.batch_size,
+    )
     rows = [*found.values()]
-    return _values(one, table, rows, scored) | (_matrices(one, table, rows, nodata, scored) if maps else {})
+    return _values(one, table, rows, scored) | (
+        _matrices(one, table, rows, nodata, scored) if maps else {}
+    )
 
 
-def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> dict[str, Any]:
+def _values(
+    one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
+) -> dict[str, Any]:
     """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
     own: dict[str, Any] = {}
     for column, task, place in columns_of(one.tasks):
         if task.kind == "classification" and place == 0 and task.name in table:
             truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
-            first = scored.setdefault(task.name, Scored("class", task.name, slice(None), truths, task.labels))
-            order = [*map(first.labels.index, task.labels)] or range(task.dim)  # another head may number them otherwise
+            first = scored.setdefault(
+                task.name, Scored("class", task.name, slice(None), truths, task.labels)
+            )
+            # another head may number them otherwise
+            order = [*map(first.labels.index, task.labels)] or range(task.dim)
             own[task.name] = np.array([order[int(np.argmax(row[task.name]))] for row in rows])
         elif task.kind != "classification" and column in table and not class_names(table, column):
             truths = np.asarray(table[column], np.float64)[:, None]
@@ -154,15 +221,23 @@ def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, S
 
 
 def _matrices(
-    one: Predictor, table: Any, rows: Sequence[Any], nodata: tuple[float, ...], scored: dict[str, Scored]
+    one: Predictor,
+    table: Any,
+    rows: Sequence[Any],
+    nodata: tuple[float, ...],
+    scored: dict[str, Scored],
 ) -> dict[str, Any]:
     """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
     own: dict[str, Any] = {}
     for task in (task for task in one.tasks if task.kind == "segmentation"):
         how = DenseLabels(nodata=nodata, classes=task.dim)
-        scored.setdefault(task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels))
+        scored.setdefault(
+            task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels)
+        )
         own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        for i, (image, file, row) in enumerate(zip(table[IMAGES], table[LABELS], rows, strict=True)):
+        for i, (image, file, row) in enumerate(
+            zip(table[IMAGES], table[LABELS], rows, strict=True)
+        ):
             if not is_missing(file):
                 maps, size = torch.as_tensor(row["maps"][task.name])[None], read_image_size(image)
                 own[task.name][i] = map_confusion(how.indices([file], one.preprocess, [size]), maps)
@@ -183,4 +258,8 @@ def _cost(one: Any, begin: float, images: int) -> dict[str, float]:
     inside = {id(x): x.numel() for x in backbone.parameters()}
     own = sum(x.numel() for module in modules for x in module.parameters() if id(x) not in inside)
     seconds = (time.perf_counter() - begin) / images
-    return {"seconds_per_image": seconds, "parameters": own, "backbone_parameters": sum(inside.values())}
+    return {
+        "seconds_per_image": seconds,
+        "parameters": own,
+        "backbone_parameters": sum(inside.values()),
+    }

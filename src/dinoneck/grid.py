@@ -1,8 +1,8 @@
 """Sizes and places: image pixels <-> patch grid, computed from the image size, never from a token count.
 
-Conventions of the whole library: ``(rows, cols)`` for grids, ``(height, width)`` for pixels, ``(x, y)`` for
-points; a pixel's centre lies at half-integers, so an image of width W spans x = 0 ... W
-(``align_corners=False``). Patch tokens are in raster order.
+Conventions of the whole library: ``(rows, cols)`` for grids, ``(height, width)`` for pixels,
+``(x, y)`` for points; a pixel's centre lies at half-integers, so an image of width W spans x = 0
+... W (``align_corners=False``). Patch tokens are in raster order.
 """
 
 from __future__ import annotations
@@ -43,14 +43,22 @@ class GridSize(NamedTuple):
 def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
     """Return ``(height, width)`` of a patch in pixels; refuse anything but positive integers."""
     pair = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
-    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
-        raise ConfigError(f"patch_size is {patch_size!r}; expected a positive integer or (height, width) of two")
+    if len(pair) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair
+    ):
+        raise ConfigError(
+            f"patch_size is {patch_size!r}; expected a positive integer or (height, width) of two"
+        )
     return pair
 
 
 def checked_grid(grid: Sequence[int]) -> GridSize:
     """Return (rows, cols), or raise GridError."""
-    if not isinstance(grid, Sequence) or len(grid) != 2 or any(isinstance(x, bool | float) or x < 1 for x in grid):
+    if (
+        not isinstance(grid, Sequence)
+        or len(grid) != 2
+        or any(isinstance(x, bool | float) or x < 1 for x in grid)
+    ):
         raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
     return GridSize(grid[0], grid[1])
 
@@ -93,19 +101,21 @@ class _Axis(NamedTuple):
 class TokenGrid(nn.Module):
     """The exact relation between an image and its patch grid. It has no parameters.
 
-    Every size is given; nothing is inferred from a number of tokens (a 16:9 image has as many patches as a
-    square one, and guessing scrambles it silently). Where the patch does not divide an image, ``on_remainder``
-    decides: ``"error"`` refuses, ``"crop"`` keeps the centre (the odd pixel is lost at the bottom or right),
-    ``"pad"`` adds zeros, ``"resize"`` resamples to the nearest multiple.
+    Every size is given; nothing is inferred from a number of tokens (a 16:9 image has as many
+    patches as a square one, and guessing scrambles it silently). Where the patch does not divide an
+    image, ``on_remainder`` decides: ``"error"`` refuses, ``"crop"`` keeps the centre (the odd pixel
+    is lost at the bottom or right), ``"pad"`` adds zeros, ``"resize"`` resamples to the nearest
+    multiple.
 
     Args:
         patch_size: pixels per patch, an integer or (height, width).
         on_remainder: ``"error"``, ``"crop"``, ``"pad"`` or ``"resize"``.
-        pad_to: where ``"pad"`` puts the image: ``"corner"`` adds zeros at the bottom and right, ``"center"`` around it
-            (the odd pixel at the bottom or right).
+        pad_to: where ``"pad"`` puts the image: ``"corner"`` adds zeros at the bottom and right,
+            ``"center"`` around it (the odd pixel at the bottom or right).
 
     Shape:
-        patches (B, N, C) with N = rows * cols -> maps (B, C, rows, cols), a zero-copy channels-last view.
+        patches (B, N, C) with N = rows * cols -> maps (B, C, rows, cols), a zero-copy channels-last
+        view.
 
     Raises:
         ConfigError: for an impossible patch size or an unknown word.
@@ -119,11 +129,21 @@ class TokenGrid(nn.Module):
         torch.Size([2, 384, 30, 60])
     """
 
-    def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error", pad_to: PadTo = "corner") -> None:
+    def __init__(
+        self,
+        patch_size: PatchSize = 16,
+        on_remainder: Remainder = "error",
+        pad_to: PadTo = "corner",
+    ) -> None:
         super().__init__()
-        for name, word, known in (("on_remainder", on_remainder, Remainder), ("pad_to", pad_to, PadTo)):
+        for name, word, known in (
+            ("on_remainder", on_remainder, Remainder),
+            ("pad_to", pad_to, PadTo),
+        ):
             if word not in get_args(known):
-                raise ConfigError(f"{name} is {word!r}; expected one of {', '.join(get_args(known))}")
+                raise ConfigError(
+                    f"{name} is {word!r}; expected one of {', '.join(get_args(known))}"
+                )
         self.patch_height, self.patch_width = patch_pair(patch_size)
         self.on_remainder: Remainder = on_remainder
         self.pad_to: PadTo = pad_to
@@ -132,8 +152,8 @@ class TokenGrid(nn.Module):
         """Return the patch grid of an image of ``(height, width)`` pixels.
 
         Raises:
-            GridError: if a remainder is refused and a side is not a multiple of the patch, or if no whole
-                patch is left.
+            GridError: if a remainder is refused and a side is not a multiple of the patch, or if no
+                whole patch is left.
         """
         rows, cols = self._axes(image_size)
         return GridSize(rows.cells, cols.cells)
@@ -150,17 +170,22 @@ class TokenGrid(nn.Module):
     def flatten(self, maps: Tensor) -> Tensor:
         """Turn maps (B, C, rows, cols) back into patch tokens (B, N, C): the exact inverse."""
         if maps.ndim != 4:
-            raise ShapeError(f"maps have shape {tuple(maps.shape)}; expected (batch, channels, rows, cols)")
+            raise ShapeError(
+                f"maps have shape {tuple(maps.shape)}; expected (batch, channels, rows, cols)"
+            )
         return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
     def prepare(self, images: Tensor) -> PreparedImages:
         """Bring images (B, C, H, W) to a size that the patch divides, as ``on_remainder`` states.
 
-        ``"resize"`` is bilinear with antialiasing and needs floating-point images; the other words keep
-        every dtype and every pixel value.
+        ``"resize"`` is bilinear with antialiasing and needs floating-point images; the other words
+        keep every dtype and every pixel value.
         """
         if images.ndim != 4:
-            raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, channels, height, width)")
+            raise ShapeError(
+                f"images have shape {tuple(images.shape)}; expected (batch, channels, height, "
+                "width)"
+            )
         height, width = images.shape[-2:]
         y, x = self._axes((height, width))
         grid = GridSize(y.cells, x.cells)
@@ -174,12 +199,18 @@ class TokenGrid(nn.Module):
             images = F.pad(images, (left, target[1] - width - left, top, target[0] - height - top))
         elif self.on_remainder == "resize" and target != (height, width):
             if not images.is_floating_point():
-                raise DataError(f"images are {images.dtype}; resizing needs floating point: convert them first")
-            resized = F.interpolate(exact(images), size=target, mode="bilinear", align_corners=False, antialias=True)
+                raise DataError(
+                    f"images are {images.dtype}; resizing needs floating point: convert them first"
+                )
+            resized = F.interpolate(
+                exact(images), size=target, mode="bilinear", align_corners=False, antialias=True
+            )
             images = resized.to(images.dtype)
         return PreparedImages(images, grid, valid, (x.scale, y.scale), (x.offset, y.offset))
 
-    def cell_centers(self, image_size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    def cell_centers(
+        self, image_size: Sequence[int], device: torch.device | str | None = None
+    ) -> Tensor:
         """Return the centres (N, 2) of all cells, (x, y) in pixels of the image given, in raster order."""
         y, x = self._axes(image_size)
         ys = ((torch.arange(y.cells, device=device) + 0.5) * self.patch_height - y.offset) / y.scale
@@ -195,23 +226,35 @@ class TokenGrid(nn.Module):
             image_size: (height, width) of that image.
 
         Returns:
-            (B, M, C) in the dtype of ``maps`` (weights are computed in at least float32); NaN where a
-            coordinate is NaN.
+            (B, M, C) in the dtype of ``maps`` (weights are computed in at least float32); NaN where
+            a coordinate is NaN.
         """
         y, x = self._axes(image_size)
         if maps.ndim != 4 or tuple(maps.shape[-2:]) != (y.cells, x.cells):
             raise GridError(
                 f"maps have shape {tuple(maps.shape)}; an image of {tuple(image_size)} px has "
-                f"{y.cells}x{x.cells} cells, so (batch, channels, {y.cells}, {x.cells}) was expected"
+                f"{y.cells}x{x.cells} cells, so (batch, channels, {y.cells}, {x.cells}) was "
+                "expected"
             )
-        if xy.ndim not in (2, 3) or xy.shape[-1] != 2 or (xy.ndim == 3 and xy.shape[0] != maps.shape[0]):
-            raise ShapeError(f"xy has shape {tuple(xy.shape)}; expected (M, 2) or ({maps.shape[0]}, M, 2)")
+        if (
+            xy.ndim not in (2, 3)
+            or xy.shape[-1] != 2
+            or (xy.ndim == 3 and xy.shape[0] != maps.shape[0])
+        ):
+            raise ShapeError(
+                f"xy has shape {tuple(xy.shape)}; expected (M, 2) or ({maps.shape[0]}, M, 2)"
+            )
         wide = exact(maps)
         spans = wide.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
-        prepared = xy.to(wide) * wide.new_tensor((x.scale, y.scale)) + wide.new_tensor((x.offset, y.offset))
+        prepared = xy.to(wide) * wide.new_tensor((x.scale, y.scale)) + wide.new_tensor(
+            (x.offset, y.offset)
+        )
         points = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
-        read = F.grid_sample(wide, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
-        nowhere = xy.isnan().any(dim=-1).expand(maps.shape[0], -1)[..., None]  # a point that is nowhere reads NaN
+        read = F.grid_sample(
+            wide, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False
+        )
+        # a point that is nowhere reads NaN
+        nowhere = xy.isnan().any(dim=-1).expand(maps.shape[0], -1)[..., None]
         return torch.where(nowhere, torch.nan, read.squeeze(2).transpose(1, 2)).to(maps.dtype)
 
     def reduce_labels(self, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -219,54 +262,73 @@ class TokenGrid(nn.Module):
 
         Args:
             labels: (B, K, H, W) of any dtype, at the size of the image as it is given.
-            mask: bool (B, H, W), True where a pixel counts; None = all. Values where it is False, NaN
-                included, count for nothing.
+            mask: bool (B, H, W), True where a pixel counts; None = all. Values where it is False,
+                NaN included, count for nothing.
 
         Returns:
-            values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is none), and
-            weight (B, rows, cols), how many pixels that were (a fraction where ``"resize"`` cuts pixels), in
-            at least float32.
+            values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is
+            none), and weight (B, rows, cols), how many pixels that were (a fraction where
+            ``"resize"`` cuts pixels), in at least float32.
 
         Raises:
             ShapeError: if shapes do not fit.
             DataError: if a label that counts is not finite, or the mask holds NaN.
         """
         if labels.ndim != 4:
-            raise ShapeError(f"labels have shape {tuple(labels.shape)}; expected (batch, K, height, width)")
+            raise ShapeError(
+                f"labels have shape {tuple(labels.shape)}; expected (batch, K, height, width)"
+            )
         batch, _, height, width = labels.shape
         if mask is not None and tuple(mask.shape) != (batch, height, width):
-            raise ShapeError(f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}")
-        keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool) if mask is None else as_mask(mask)[:, None]
+            raise ShapeError(
+                f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}"
+            )
+        keep = (
+            labels.new_ones((batch, 1, height, width), dtype=torch.bool)
+            if mask is None
+            else as_mask(mask)[:, None]
+        )
         y, x = self._axes((height, width))
         down = _overlaps(height, y, self.patch_height, labels.device)
         across = _overlaps(width, x, self.patch_width, labels.device).T
-        keep = keep & (down.sum(dim=0) > 0)[:, None] & (across.sum(dim=1) > 0)  # what is cropped off does not count
+        # what is cropped off does not count
+        keep = keep & (down.sum(dim=0) > 0)[:, None] & (across.sum(dim=1) > 0)
         counted = torch.where(keep, labels.double(), 0.0)
         if count := int((~counted.isfinite()).sum()):
-            raise DataError(f"{count} label values that count are not finite; mask them (mask=labels.isfinite())")
+            raise DataError(
+                f"{count} label values that count are not finite; mask them "
+                "(mask=labels.isfinite())"
+            )
         weight = down @ keep.double() @ across
         values = torch.where(weight > 0, down @ counted @ across / weight.clamp_min(1e-12), 0.0)
         like = labels if labels.is_floating_point() else labels.new_empty(0, dtype=torch.float32)
-        return values.to(like), weight[:, 0].to(exact(like[:0]))  # half precision cannot count to 2049
+        # half precision cannot count to 2049
+        return values.to(like), weight[:, 0].to(exact(like[:0]))
 
     def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
         whole = isinstance(image_size, Sequence) and all(_is_whole(side) for side in image_size)
         if not whole or len(image_size) != 2 or min(image_size) < 1:
-            raise GridError(f"image_size is {image_size!r}; expected (height, width) in whole pixels, both at least 1")
+            raise GridError(
+                f"image_size is {image_size!r}; expected (height, width) in whole pixels, both at "
+                "least 1"
+            )
         height, width = image_size
         down, across = self.patch_height, self.patch_width
         if self.on_remainder == "error" and (height % down or width % across):
             raise GridError(
-                f"the image is {height}x{width} px (height x width) and the patch {down}x{across} px: {height} % "
-                f"{down} = {height % down}, {width} % {across} = {width % across}. Pass an image whose sides are "
-                "multiples of the patch, or choose 'crop', 'pad', or for images resize='stretch'"
+                f"the image is {height}x{width} px (height x width) and the patch {down}x{across} "
+                f"px: {height} % {down} = {height % down}, {width} % {across} = {width % across}. "
+                "Pass an image whose sides are multiples of the patch, or choose 'crop', 'pad', "
+                "or for images resize='stretch'"
             )
         return self._axis(height, self.patch_height), self._axis(width, self.patch_width)
 
     def _axis(self, length: int, patch: int) -> _Axis:
         if self.on_remainder == "pad":
             cells = (length + patch - 1) // patch
-            return _Axis(cells, 1.0, float((cells * patch - length) // 2 if self.pad_to == "center" else 0))
+            return _Axis(
+                cells, 1.0, float((cells * patch - length) // 2 if self.pad_to == "center" else 0)
+            )
         if self.on_remainder == "resize":
             cells = max(1, (2 * length + patch) // (2 * patch))
             return _Axis(cells, cells * patch / length, 0.0)
@@ -274,7 +336,10 @@ class TokenGrid(nn.Module):
         if self.on_remainder == "error":
             return _Axis(cells, 1.0, 0.0)
         if cells < 1:
-            raise GridError(f"'crop' leaves nothing of a side of {length} px with patches of {patch} px; use 'pad'")
+            raise GridError(
+                f"'crop' leaves nothing of a side of {length} px with patches of {patch} px; use "
+                "'pad'"
+            )
         return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
 
 
@@ -286,12 +351,15 @@ def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
         GridError: if N is not rows * cols.
     """
     if patches.ndim != 3:
-        raise ShapeError(f"patches have shape {tuple(patches.shape)}; expected (batch, N, channels)")
+        raise ShapeError(
+            f"patches have shape {tuple(patches.shape)}; expected (batch, N, channels)"
+        )
     rows, cols = grid
     if patches.shape[1] != rows * cols:
         raise GridError(
-            f"{patches.shape[1]} patch tokens do not fill a grid of {rows} rows x {cols} cols = {rows * cols}; "
-            "check the image size, the patch size and that CLS and register tokens are split off"
+            f"{patches.shape[1]} patch tokens do not fill a grid of {rows} rows x {cols} cols = "
+            f"{rows * cols}; check the image size, the patch size and that CLS and register "
+            "tokens are split off"
         )
     spread: Tensor = patches.unflatten(1, (rows, cols))  # type: ignore[no-untyped-call]
     return spread.permute(0, 3, 1, 2)
@@ -306,22 +374,25 @@ def as_mask(mask: Tensor) -> Tensor:
     """Return a mask of any dtype as bool, True where a place counts.
 
     Raises:
-        DataError: for NaN. A GPU's mask is not read, since the host would wait: there NaN does not count.
+        DataError: for NaN. A GPU's mask is not read, since the host would wait: there NaN does not
+            count.
     """
     if not mask.is_floating_point():
         return mask != 0
     unknown = mask.isnan()
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(unknown.any()):
         raise DataError(
-            f"the mask holds {int(unknown.sum())} NaN among {mask.numel()} values; expected True or 1 where a value "
-            "counts, and False or 0 elsewhere"
+            f"the mask holds {int(unknown.sum())} NaN among {mask.numel()} values; expected True "
+            "or 1 where a value counts, and False or 0 elsewhere"
         )
     return (mask != 0) & ~unknown
 
 
 def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Tensor:
     """Matrix (cells, length): how much of each pixel lies in each cell, in pixels, float64."""
-    edges = (torch.arange(axis.cells + 1, dtype=torch.float64, device=device) * patch - axis.offset) / axis.scale
+    edges = (
+        torch.arange(axis.cells + 1, dtype=torch.float64, device=device) * patch - axis.offset
+    ) / axis.scale
     pixels = torch.arange(length, dtype=torch.float64, device=device)
     ends = torch.minimum(edges[1:, None], pixels + 1)
     return (ends - torch.maximum(edges[:-1, None], pixels)).clamp_min(0.0)

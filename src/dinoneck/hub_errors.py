@@ -17,17 +17,20 @@ _TRANSIENT = (None, 408, 429)
 _LOG_IN = "log in with an account that has access ('hf auth login')"
 
 
-def refusal(error: Exception, repo_id: str, revision: str | None = None, token: str | None = None) -> str | None:
+def refusal(
+    error: Exception, repo_id: str, revision: str | None = None, token: str | None = None
+) -> str | None:
     """Return why the hub refused a request; None when it could not be asked or was busy.
 
-    It distinguishes: no such repository, no such revision, private or not logged in, a token that is not accepted,
-    gated, no such file, a lost race between two commits.
+    It distinguishes: no such repository, no such revision, private or not logged in, a token that
+    is not accepted, gated, no such file, a lost race between two commits.
 
     Args:
         error: what the client raised.
         repo_id: ``user/name``.
         revision: what was asked for.
-        token: the access token in use, so that it can be kept out of the message; the stored one is known.
+        token: the access token in use, so that it can be kept out of the message; the stored one is
+            known.
     """
     import huggingface_hub as hub
     from huggingface_hub import errors
@@ -38,18 +41,35 @@ def refusal(error: Exception, repo_id: str, revision: str | None = None, token: 
         return f"{repo_id!r} is not a valid name of a hub repository: {line}"
     if not isinstance(error, errors.HfHubHTTPError) or status in _TRANSIENT or status >= 500:
         return None
-    has_login = bool(token or hub.get_token())  # without one the status of what is missing is 401 too
+    # without one the status of what is missing is 401 too
+    has_login = bool(token or hub.get_token())
     reasons = (
-        (errors.GatedRepoError, True, f"is gated: accept its owner's terms on that page, and {_LOG_IN}"),
-        (errors.RevisionNotFoundError, True, f"has no branch, tag or commit {revision or 'main'!r}"),
+        (
+            errors.GatedRepoError,
+            True,
+            f"is gated: accept its owner's terms on that page, and {_LOG_IN}",
+        ),
+        (
+            errors.RevisionNotFoundError,
+            True,
+            f"has no branch, tag or commit {revision or 'main'!r}",
+        ),
         (errors.EntryNotFoundError, True, f"does not have that file: {line}"),
         (
             Exception,
             status == 401 and not has_login,
             f"does not exist, or it is private and you are not logged in; {_LOG_IN}",
         ),
-        (Exception, status == 401, f"is not given: the hub does not accept your access token (401); {_LOG_IN}"),
-        (errors.RepositoryNotFoundError, True, "does not exist, or it is private and your account may not see it"),
+        (
+            Exception,
+            status == 401,
+            f"is not given: the hub does not accept your access token (401); {_LOG_IN}",
+        ),
+        (
+            errors.RepositoryNotFoundError,
+            True,
+            "does not exist, or it is private and your account may not see it",
+        ),
         (
             Exception,
             status in (409, 412),
@@ -70,7 +90,10 @@ def unreachable(error: Exception, token: str | None = None) -> str:
         return "HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online"
     if (status := _status(error)) is not None:
         return f"the hub is busy or down ({status}); try again later"
-    return f"the hub could not be reached ({type(error).__name__}: {redacted_line(error, token)}); check the network"
+    return (
+        f"the hub could not be reached ({type(error).__name__}: "
+        f"{redacted_line(error, token)}); check the network"
+    )
 
 
 def redacted_line(error: object, token: str | None = None) -> str:
@@ -92,5 +115,7 @@ def _inner(error: Exception) -> Exception:
     from huggingface_hub import errors
 
     cause = error.__cause__
-    wrapped = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(cause, Exception)
+    wrapped = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(
+        cause, Exception
+    )
     return cast("Exception", cause) if wrapped else error

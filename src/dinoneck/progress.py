@@ -31,12 +31,23 @@ def progress(
         hidden: show nothing, as in all but one of several processes.
     """
     if sys.stderr.isatty():
-        return tqdm(items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False)
+        return tqdm(
+            items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False
+        )
     return _Lines(
-        items, desc=desc, unit=unit, total=total, initial=initial, disable=hidden, leave=False,
-        delay=_SECONDS, mininterval=_SECONDS, maxinterval=_SECONDS, miniters=1,
+        items,
+        desc=desc,
+        unit=unit,
+        total=total,
+        initial=initial,
+        disable=hidden,
+        leave=False,
+        delay=_SECONDS,
+        mininterval=_SECONDS,
+        maxinterval=_SECONDS,
+        miniters=1,
         bar_format="{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left",
-    )  # fmt: skip
+    )
 
 
 def note(text: str) -> None:

@@ -1,7 +1,9 @@
-"""Which name in a checkpoint means which class. Imports no torch; a class is imported when first asked for.
+"""Which name in a checkpoint means which class.
 
-A file can only name what this table holds, or what the running program has registered with :func:`register`: no import
-path is ever taken from a file.
+Imports no torch; a class is imported when first asked for.
+
+A file can only name what this table holds, or what the running program has registered with
+:func:`register`: no import path is ever taken from a file.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ def resolve(head_type: Any) -> type[Any]:
     known = _known().get(head_type) if isinstance(head_type, str) else None
     if known is None:
         raise RegistryError(
-            f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} Registered: "
-            f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls) before loading"
+            f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} "
+            f"Registered: {', '.join(names())}. Register a class of your own with "
+            "dinoneck.register(cls) before loading"
         )
     if isinstance(known, type):
         return known
@@ -93,8 +96,8 @@ def name_of(cls: type) -> str:
         if known in (_home(cls), cls):
             return name
     raise RegistryError(
-        f"{_home(cls)} is not registered, so a file could not name it; registered: {', '.join(names())}. Register a "
-        "class of your own with dinoneck.register(cls)"
+        f"{_home(cls)} is not registered, so a file could not name it; registered: "
+        f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls)"
     )
 
 
@@ -108,28 +111,35 @@ def register(cls: _Class, /, *, name: str | None = None) -> _Class:
     Args:
         cls: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
             :class:`dinoneck.configured.Configured`.
-        name: lower snake case, a letter first, at most 64 characters, not taken; a package's name and a dot may stand
-            in front. None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
+        name: lower snake case, a letter first, at most 64 characters, not taken; a package's name
+            and a dot may stand in front. None = the class's name in snake case: ``MyHead`` becomes
+            ``my_head``.
 
     Returns:
-        The class. A class defined again under the same name, as in a notebook, replaces the earlier one.
+        The class. A class defined again under the same name, as in a notebook, replaces the earlier
+        one.
 
     Raises:
-        RegistryError: if the name is malformed or taken by another class, or the class records no configuration.
+        RegistryError: if the name is malformed or taken by another class, or the class records no
+            configuration.
     """
     if not (isinstance(cls, type) and hasattr(cls, "from_config") and hasattr(cls, "state_dict")):
         raise RegistryError(
-            f"{str(cls)[:60]} is not the class of a torch module that records its configuration; derive it from "
-            "dinoneck.heads.Head, dinoneck.necks.Neck, or dinoneck.configured.Configured and nn.Module"
+            f"{str(cls)[:60]} is not the class of a torch module that records its configuration; "
+            "derive it from dinoneck.heads.Head, dinoneck.necks.Neck, or "
+            "dinoneck.configured.Configured and nn.Module"
         )
     head_type = _WORDS.sub("_", cls.__name__.strip("_")).lower() if name is None else name
     if not _NAME.fullmatch(head_type):
         raise RegistryError(
-            f"{head_type!r} is not a valid head_type; expected lower snake case, a letter first, at most 64 characters"
+            f"{head_type!r} is not a valid head_type; expected lower snake case, a letter first, "
+            "at most 64 characters"
         )
     known = _known().get(head_type, cls)
     if isinstance(known, str) or _home(known) != _home(cls):
-        raise RegistryError(f"head_type {head_type!r} is taken by {known}; choose another one with name=")
+        raise RegistryError(
+            f"head_type {head_type!r} is taken by {known}; choose another one with name="
+        )
     _OWN[head_type] = cls
     return cls
 

@@ -1,8 +1,9 @@
 """What a head predicts: a Task, declared once and used by heads, losses, metrics and checkpoints.
 
-Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model space* is
-what a head outputs and a loss compares: original units after the task's :class:`TargetTransform`.
-``Task.predict`` converts normalised units to original units, ``Task.predict_map`` does so for maps.
+Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model
+space* is what a head outputs and a loss compares: original units after the task's
+:class:`TargetTransform`. ``Task.predict`` converts normalised units to original units,
+``Task.predict_map`` does so for maps.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
-Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation", "instances", "panoptic"]
+Kind = Literal[
+    "regression",
+    "ratio",
+    "classification",
+    "dense",
+    "density",
+    "segmentation",
+    "instances",
+    "panoptic",
+]
 Activation = Literal["relu", "softplus", "sigmoid"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy"]
 Aggregate = Literal["sum", "mean"]
@@ -36,13 +46,18 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "instances": ("cross_entropy",),
     "panoptic": ("cross_entropy",),
 }
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "sigmoid": torch.sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+}
 _LONGEST_NAME = 64
 OBJECTS = 1000  # objects of one class that ids can tell apart
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
 
-The names of tasks leave them free."""
+The names of tasks leave them free.
+"""
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -55,34 +70,40 @@ class Task:
     """One named prediction of a head.
 
     Args:
-        name: the key of the head's output and its column in tables: 1 to 64 printable characters, such as
-            ``"crop cover (%)"``, without blanks at its ends and without ``:``, which separates a column's label.
-            ``gate`` and ``maps`` are reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
+        name: the key of the head's output and its column in tables: 1 to 64 printable characters,
+            such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
+            separates a column's label. ``gate`` and ``maps`` are reserved, and names that end in
+            ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds).
-        kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
-            ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``;
-            ``instances`` (objects with class and mask); ``panoptic`` (segments of things and stuff).
+        kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
+            ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
+            image's value); ``segmentation``; ``instances`` (objects with class and mask);
+            ``panoptic`` (segments of things and stuff).
         activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units.
         loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
             cross_entropy).
-        weight: of the task in the total loss, or one per output (not for classes, which share one loss).
+        weight: of the task in the total loss, or one per output (not for classes, which share one
+            loss).
         beta: where ``smooth_l1`` turns from square to linear.
         transform: original units <-> normalised units.
         unit: of the natural values, for people (``"g"``).
         labels: names of the outputs or classes.
         ignore_index: a class label that counts for nothing.
-        minimum: predictions in original units are never below it (0 for a mass). It holds for images and for
-            ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up. Of ``instances`` it
-            is the smallest score of an object that is predicted.
-        maximum: predictions in original units are never above it; for the same values as ``minimum``.
+        minimum: predictions in original units are never below it (0 for a mass). It holds for
+            images and for ``dense`` cells, not for the cells of a ``density`` map, which would no
+            longer add up. Of ``instances`` it is the smallest score of an object that is predicted.
+        maximum: predictions in original units are never above it; for the same values as
+            ``minimum``.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
-        from_map: name of a dense or segmentation task of the same head: the image's value is the mean over that
-            map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
-            The map has no ``minimum`` or ``maximum``, since a mean of clipped cells is biased; this task may have them.
-        shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
-            Pictures draw them so; predictions are not clipped.
+        from_map: name of a dense or segmentation task of the same head: the image's value is the
+            mean over that map's cells of the output labelled with this task's name, in original
+            units; None = a readout of its own. The map has no ``minimum`` or ``maximum``, since a
+            mean of clipped cells is biased; this task may have them.
+        shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1
+            of one whole. Pictures draw them so; predictions are not clipped.
 
-        things: of a panoptic task, the labels whose objects are counted one by one; the others are stuff.
+        things: of a panoptic task, the labels whose objects are counted one by one; the others are
+            stuff.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -119,30 +140,69 @@ class Task:
         normalize_fields(self, where)
         for field, fits, expected in self._rules():
             if not fits:
-                raise ConfigError(f"{where}: {field} is {getattr(self, field)!r}; expected {expected}")
+                raise ConfigError(
+                    f"{where}: {field} is {getattr(self, field)!r}; expected {expected}"
+                )
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         """Which field must fulfil what, and what is expected of it."""
         kind, transform, largest = self.kind, self.transform, torch.finfo(torch.float32).max
         name, single = self.name, isinstance(self.weight, float)
         weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
-        fits = name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME and ":" not in name
-        yield "name", fits, f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends"
-        yield "name", name not in (GATE, "maps") and not name.endswith((MAP, CLASSES, MASKS)), "an unreserved name"
+        fits = (
+            name.isprintable()
+            and name == name.strip()
+            and 1 <= len(name) <= _LONGEST_NAME
+            and ":" not in name
+        )
+        yield (
+            "name",
+            fits,
+            f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends",
+        )
+        yield (
+            "name",
+            name not in (GATE, "maps") and not name.endswith((MAP, CLASSES, MASKS)),
+            "an unreserved name",
+        )
         yield "dim", self.dim >= 1, "1 or more"
-        yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
+        yield (
+            "loss",
+            self.loss in (None, *_LOSSES[kind]),
+            f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}",
+        )
         yield "weight", all(weight >= 0 for weight in weights), "numbers of 0 or more"
-        yield "weight", single or not self.is_categorical, "one number, since classes share one loss"
-        yield "weight", single or len(weights) == self.dim, f"one number, or {self.dim}: one for each output"
+        yield (
+            "weight",
+            single or not self.is_categorical,
+            "one number, since classes share one loss",
+        )
+        yield (
+            "weight",
+            single or len(weights) == self.dim,
+            f"one number, or {self.dim}: one for each output",
+        )
         yield "beta", self.beta > 0, "a positive number"
         yield "minimum", abs(self.minimum or 0.0) <= largest, "a number within float32"
         yield "maximum", abs(self.maximum or 0.0) <= largest, "a number within float32"
         if self.minimum is not None and self.maximum is not None:
             yield "minimum", self.minimum <= self.maximum, f"at most the maximum {self.maximum:g}"
-        yield "aggregate", kind == "density" or self.aggregate == "sum", "'sum': only kind 'density' aggregates a map"
+        yield (
+            "aggregate",
+            kind == "density" or self.aggregate == "sum",
+            "'sum': only kind 'density' aggregates a map",
+        )
         plain = kind == "regression" and self.dim == 1 and self.activation is None
-        yield "from_map", self.from_map is None or plain, "None, or a regression task of one output without activation"
-        yield "shares", kind == "dense" or not self.shares, f"False for kind {kind!r}, or kind 'dense'"
+        yield (
+            "from_map",
+            self.from_map is None or plain,
+            "None, or a regression task of one output without activation",
+        )
+        yield (
+            "shares",
+            kind == "dense" or not self.shares,
+            f"False for kind {kind!r}, or kind 'dense'",
+        )
         if transform is not None:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
@@ -150,13 +210,21 @@ class Task:
             yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
         of_numbers = ("transform", "activation", "minimum", "maximum")
         if self.is_masks:
-            yield "minimum", 0.0 <= (self.minimum or 0.0) <= 1.0, "the smallest score of an object, 0 to 1"
+            yield (
+                "minimum",
+                0.0 <= (self.minimum or 0.0) <= 1.0,
+                "the smallest score of an object, 0 to 1",
+            )
         for field in of_numbers if self.is_categorical or kind == "ratio" else ():
             fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
             yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
-        yield "labels", len(self.labels) in (0, self.dim), f"none, or one for each of {self.dim} outputs"
+        yield (
+            "labels",
+            len(self.labels) in (0, self.dim),
+            f"none, or one for each of {self.dim} outputs",
+        )
         known = kind == "panoptic" and {*self.things} <= {*self.labels}
         yield "things", known or not self.things, f"labels of a panoptic task, of {self.labels}"
 
@@ -194,7 +262,8 @@ class Task:
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
 
-        Class logits and ratio logits become probabilities; everything else goes through the inverse transform.
+        Class logits and ratio logits become probabilities; everything else goes through the inverse
+        transform.
 
         Args:
             output: (..., dim); (B, dim, rows, cols) where :attr:`is_map`.
@@ -210,20 +279,32 @@ class Task:
 
     def clamp(self, values: Tensor) -> Tensor:
         """Keep values in original units within ``minimum`` and ``maximum``."""
-        return values if self.minimum is None and self.maximum is None else values.clamp(self.minimum, self.maximum)
+        return (
+            values
+            if self.minimum is None and self.maximum is None
+            else values.clamp(self.minimum, self.maximum)
+        )
 
     def natural_map(self, output: Tensor) -> Tensor:
         """Turn a map (B, dim, rows, cols) in normalised units to original units, of the same shape.
 
-        The cells of a ``density`` task with ``aggregate="sum"`` add up to :meth:`natural` of their sum: the
-        transform's mean is shared out evenly over the cells. Every other cell stands for itself.
+        The cells of a ``density`` task with ``aggregate="sum"`` add up to :meth:`natural` of their
+        sum: the transform's mean is shared out evenly over the cells. Every other cell stands for
+        itself.
 
         Raises:
             ShapeError: if the map has another shape.
         """
         if output.ndim != 4 or output.shape[1] != self.dim:
-            raise ShapeError(f"map of {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, rows, cols)")
-        cells = output.shape[-2] * output.shape[-1] if self.kind == "density" and self.aggregate == "sum" else 1
+            raise ShapeError(
+                f"map of {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, "
+                "rows, cols)"
+            )
+        cells = (
+            output.shape[-2] * output.shape[-1]
+            if self.kind == "density" and self.aggregate == "sum"
+            else 1
+        )
         return self._natural(output.movedim(1, -1), cells).movedim(-1, 1)
 
     def predict_map(self, output: Tensor) -> Tensor:
@@ -249,12 +330,15 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
         raise ConfigError(f"{owner} has no tasks; pass at least one Task")
     for name, count in Counter(task.name for task in tasks).items():
         if count > 1:
-            raise ConfigError(f"{owner} has several tasks named {name!r}; names are keys and must differ")
+            raise ConfigError(
+                f"{owner} has several tasks named {name!r}; names are keys and must differ"
+            )
     for task in tasks:
         if task.kind not in kinds:
             raise ConfigError(
-                f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}. FPNHead and "
-                "PyramidHead serve all kinds: head: {type: fpn}, or --head fpn"
+                f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is "
+                f"{task.kind!r}. FPNHead and PyramidHead serve all kinds: head: {{type: fpn}}, or "
+                "--head fpn"
             )
         if task.from_map is not None:
             cell_output(task, tasks)
@@ -278,22 +362,27 @@ class Column(NamedTuple):
 def columns_of(tasks: Sequence[Task]) -> list[Column]:
     """Return what tables and pictures call the outputs of tasks, each number once.
 
-    The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``, ``segmentation``) has one
-    column per label, called by the label alone. It is called ``task label`` where the label is a number, or another
-    column has its name. An output that is another task's number (``from_map``) has no column of its own.
+    The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``,
+    ``segmentation``) has one column per label, called by the label alone. It is called
+    ``task label`` where the label is a number, or another column has its name. An output that is
+    another task's number (``from_map``) has no column of its own.
     """
     columns = []
     for task in tasks:
         labels = task.labels or tuple(map(str, range(task.dim)))
         means = [own.name for own in tasks if own.from_map == task.name]
-        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)) if not task.is_masks else ():
+        for place, (name, label) in (
+            enumerate(zip(task.columns, labels, strict=True)) if not task.is_masks else ()
+        ):
             if not means or (task.dim > 1 and label not in means):
                 columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
     names = Counter(column.name for column in columns)
     names.update(task.name for task in tasks if task.kind == "classification")
     return [
         column._replace(name=f"{column.task.name} {column.name}")
-        if column.task.is_map and column.task.dim > 1 and (names[column.name] > 1 or column.name.isdecimal())
+        if column.task.is_map
+        and column.task.dim > 1
+        and (names[column.name] > 1 or column.name.isdecimal())
         else column
         for column in columns
     ]
@@ -303,20 +392,24 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """Return the map task whose cells make a task's value (``from_map``), and the output of it.
 
     Raises:
-        ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or it has a bound.
+        ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or
+            it has a bound.
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_map))
     mean = f"task {task.name!r} is the mean over the cells of {task.from_map!r}"
     if cells is None or (cells.dim > 1 and cells.labels.count(task.name) != 1):
-        there = ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values()) or "none"
+        there = (
+            ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values())
+            or "none"
+        )
         raise ConfigError(
-            f"{mean}, which is not a dense or segmentation task of this head with one label {task.name!r}; there are: "
-            f"{there}"
+            f"{mean}, which is not a dense or segmentation task of this head with one label "
+            f"{task.name!r}; there are: {there}"
         )
     if cells.minimum is not None or cells.maximum is not None:
         raise ConfigError(
-            f"{mean}, whose minimum is {cells.minimum} and maximum {cells.maximum}: a mean of clipped cells is biased; "
-            f"give the bounds to {task.name!r} alone"
+            f"{mean}, whose minimum is {cells.minimum} and maximum {cells.maximum}: a mean of "
+            f"clipped cells is biased; give the bounds to {task.name!r} alone"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)

@@ -1,7 +1,8 @@
 """The two types on the wire: Tokens (what a backbone gives) and FeaturePyramid (what a neck gives).
 
-Both are registered pytrees, so they pass through ``torch.compile``, ``torch.export``, hooks and data loaders.
-Constructors check nothing (they run under tracing); ``from_sequence`` and ``from_patches`` check everything.
+Both are registered pytrees, so they pass through ``torch.compile``, ``torch.export``, hooks and
+data loaders. Constructors check nothing (they run under tracing); ``from_sequence`` and
+``from_patches`` check everything.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, checked_grid,
 class Tokens:
     """The tokens of a batch of images, from one or several blocks of a ViT.
 
-    The whole sequence of a block stays one tensor (CLS first, then registers, then patches in raster order):
-    slicing the prefix off before a projection would cost a hidden full-width copy, so modules project first
-    and slice after. ``patches``, ``cls_token`` and ``registers`` are views.
+    The whole sequence of a block stays one tensor (CLS first, then registers, then patches in
+    raster order): slicing the prefix off before a projection would cost a hidden full-width copy,
+    so modules project first and slice after. ``patches``, ``cls_token`` and ``registers`` are
+    views.
 
     Attributes:
         sequence: one (B, P + N, C) tensor per layer, P prefix tokens, N = grid.rows * grid.cols.
@@ -37,8 +39,9 @@ class Tokens:
         num_registers: register tokens after it.
         layers: 0-based block indices in the order asked, duplicates kept; None = unknown.
         normed: whether the backbone's final norm was applied; None = unknown.
-        source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded from a file
-            compares; None where it is not known, and while they train. Exported programs take tokens of any source.
+        source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded
+            from a file compares; None where it is not known, and while they train. Exported
+            programs take tokens of any source.
 
     Examples:
         >>> tokens = Tokens.from_sequence(
@@ -75,7 +78,8 @@ class Tokens:
             x_or_list: (B, P + N, C), or one such tensor per layer.
             image_size: (height, width) of the images that went in, in pixels.
             patch_size: pixels per patch.
-            num_prefix_tokens: tokens before the patches; the first one is CLS, the others are registers.
+            num_prefix_tokens: tokens before the patches; the first one is CLS, the others are
+                registers.
             layers: block indices of the tensors, in their order.
             normed: whether the backbone's final norm was applied.
             num_cls: CLS tokens among the prefix, 0 or 1; None = one, if there is a prefix.
@@ -85,24 +89,37 @@ class Tokens:
             ShapeError: if the tensors are not alike or ``layers`` has another length.
             GridError: if the patch does not divide the image or N does not fit.
         """
-        if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
-            raise ConfigError(f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0")
+        if (
+            isinstance(num_prefix_tokens, bool)
+            or not isinstance(num_prefix_tokens, int)
+            or num_prefix_tokens < 0
+        ):
+            raise ConfigError(
+                f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0"
+            )
         num_cls = min(1, num_prefix_tokens) if num_cls is None else num_cls
         if num_cls not in (0, 1) or num_cls > num_prefix_tokens:
-            raise ConfigError(f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1")
+            raise ConfigError(
+                f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1"
+            )
         sequence = _alike(x_or_list, "sequence")
         pair = patch_pair(patch_size)
         grid = TokenGrid(pair).size(image_size)
         if sequence[0].shape[1] != num_prefix_tokens + grid.rows * grid.cols:
             raise GridError(
-                f"a sequence of {sequence[0].shape[1]} tokens does not fit {image_size[0]}x{image_size[1]} px: "
-                f"{grid.rows} rows x {grid.cols} cols of patches, plus {num_prefix_tokens} prefix tokens"
+                f"a sequence of {sequence[0].shape[1]} tokens does not fit "
+                f"{image_size[0]}x{image_size[1]} px: {grid.rows} rows x {grid.cols} cols of "
+                f"patches, plus {num_prefix_tokens} prefix tokens"
             )
         if layers is not None and len(layers) != len(sequence):
-            raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {len(sequence)} tensors")
+            raise ShapeError(
+                f"layers names {len(layers)} blocks {tuple(layers)} for {len(sequence)} tensors"
+            )
         names = None if layers is None else tuple(map(operator.index, layers))
         patch = pair[0] if pair[0] == pair[1] else pair
-        return cls(sequence, grid, patch, num_cls, num_prefix_tokens - num_cls, names, normed, source)
+        return cls(
+            sequence, grid, patch, num_cls, num_prefix_tokens - num_cls, names, normed, source
+        )
 
     @classmethod
     def from_patches(
@@ -133,12 +150,23 @@ class Tokens:
             ShapeError: if shapes do not fit each other.
             GridError: if N is not rows * cols.
         """
-        patches, size, pair = _alike(x_or_list, "patches"), checked_grid(grid), patch_pair(patch_size)
-        single = [] if cls_token is None else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
+        patches, size, pair = (
+            _alike(x_or_list, "patches"),
+            checked_grid(grid),
+            patch_pair(patch_size),
+        )
+        single = (
+            []
+            if cls_token is None
+            else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
+        )
         several = [] if registers is None else _beside(registers, patches, 3, "registers")
         parts = [part for part in (single, several, patches) if part]
         return cls.from_sequence(
-            [torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True)],
+            [
+                torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+                for rows in zip(*parts, strict=True)
+            ],
             image_size=(size.rows * pair[0], size.cols * pair[1]),
             patch_size=patch_size,
             num_prefix_tokens=len(single[:1]) + (several[0].shape[1] if several else 0),
@@ -166,7 +194,10 @@ class Tokens:
             ShapeError: if these tokens carry none.
         """
         if not self.num_cls:
-            raise ShapeError("these tokens have no CLS token; pass cls_token=, or sequences with num_prefix_tokens=")
+            raise ShapeError(
+                "these tokens have no CLS token; pass cls_token=, or sequences with "
+                "num_prefix_tokens="
+            )
         return tuple(x[:, 0] for x in self.sequence)
 
     @property
@@ -197,10 +228,14 @@ class Tokens:
         """
         wanted = [layers] if isinstance(layers, int) else list(layers)
         if self.layers is None:
-            raise ConfigError("these tokens do not record which blocks they come from; build them with layers=")
+            raise ConfigError(
+                "these tokens do not record which blocks they come from; build them with layers="
+            )
         missing = [layer for layer in wanted if layer not in self.layers]
         if missing or not wanted:
-            raise ConfigError(f"blocks {missing or wanted} are not among these tokens' layers {self.layers}")
+            raise ConfigError(
+                f"blocks {missing or wanted} are not among these tokens' layers {self.layers}"
+            )
         return self._at([self.layers.index(layer) for layer in wanted])
 
     def __len__(self) -> int:
@@ -208,7 +243,9 @@ class Tokens:
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tokens:
         if index is None or isinstance(index, bool | tuple):
-            raise TypeError(f"Tokens are indexed along the batch: an integer, a slice or a list; not {index!r}")
+            raise TypeError(
+                f"Tokens are indexed along the batch: an integer, a slice or a list; not {index!r}"
+            )
         if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
             index = [operator.index(index)]
         return self._map(lambda x: x[index])
@@ -218,17 +255,24 @@ class Tokens:
         """Join batches along the batch axis; where some do not state their source, the result has none.
 
         Raises:
-            ShapeError: if there are none, or they differ in anything but their batch size and values.
+            ShapeError: if there are none, or they differ in anything but their batch size and
+                values.
         """
         if not parts:
             raise ShapeError("there are no Tokens to join")
         first = parts[0]
         for other in parts[1:]:
             if other._describe() != first._describe():
-                raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
+                raise ShapeError(
+                    f"Tokens that differ cannot be joined: {first._describe()} and "
+                    f"{other._describe()}"
+                )
         sources = {part.source for part in parts}
         if len(known := sorted(filter(None, sources))) > 1:
-            raise ShapeError(f"Tokens of different backbones, {', '.join(known[:5])}; extract them with one backbone")
+            raise ShapeError(
+                f"Tokens of different backbones, {', '.join(known[:5])}; extract them with one "
+                "backbone"
+            )
         sequence = tuple(map(torch.cat, zip(*(part.sequence for part in parts), strict=True)))
         return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 
@@ -254,13 +298,15 @@ class Tokens:
 
     def _at(self, places: list[int]) -> Tokens:
         layers = None if self.layers is None else tuple(self.layers[place] for place in places)
-        return replace(self, sequence=tuple(self.sequence[place] for place in places), layers=layers)
+        return replace(
+            self, sequence=tuple(self.sequence[place] for place in places), layers=layers
+        )
 
     def _describe(self) -> str:
         shapes = ", ".join(f"(batch, {x.shape[1]}, {x.shape[2]}) {x.dtype}" for x in self.sequence)
         return (
-            f"{shapes}, {self.grid}, patch {self.patch_size} px, {self.num_cls} CLS, {self.num_registers} registers, "
-            f"layers {self.layers}, normed {self.normed}"
+            f"{shapes}, {self.grid}, patch {self.patch_size} px, {self.num_cls} CLS, "
+            f"{self.num_registers} registers, layers {self.layers}, normed {self.normed}"
         )
 
     def __repr__(self) -> str:
@@ -298,7 +344,9 @@ class FeaturePyramid:
         return self.maps[level]
 
     def __repr__(self) -> str:
-        levels = ", ".join(f"{tuple(m.shape)} stride {s:g}" for m, s in zip(self.maps, self.strides, strict=True))
+        levels = ", ".join(
+            f"{tuple(m.shape)} stride {s:g}" for m, s in zip(self.maps, self.strides, strict=True)
+        )
         return f"FeaturePyramid({levels})"
 
 
@@ -306,7 +354,8 @@ def collate(batch: Sequence[Any]) -> Any:
     """Collate samples, or tuples, lists or dicts of them: Tokens are joined, the rest goes to ``default_collate``.
 
     Raises:
-        ShapeError: if there are none, or Tokens differ in form or source, see :meth:`dinoneck.Tokens.cat`.
+        ShapeError: if there are none, or Tokens differ in form or source, see
+            :meth:`dinoneck.Tokens.cat`.
     """
     if not batch:
         raise ShapeError("there are no samples to collate")
@@ -324,26 +373,41 @@ def collate(batch: Sequence[Any]) -> Any:
 def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
     tensors = (x_or_list,) if isinstance(x_or_list, Tensor) else tuple(x_or_list)
     if not tensors:
-        raise ShapeError(f"{name} is empty; expected one (batch, tokens, channels) tensor per layer")
+        raise ShapeError(
+            f"{name} is empty; expected one (batch, tokens, channels) tensor per layer"
+        )
     for x in tensors:
         if x.ndim != 3:
-            raise ShapeError(f"{name} has a tensor of shape {tuple(x.shape)}; expected (batch, tokens, channels)")
+            raise ShapeError(
+                f"{name} has a tensor of shape {tuple(x.shape)}; expected (batch, tokens, channels)"
+            )
         if x.shape != tensors[0].shape or x.dtype != tensors[0].dtype:
             one, other = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[0], x))
             raise ShapeError(f"the layers of {name} differ: {one} and {other}")
     return tensors
 
 
-def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str) -> list[Tensor]:
+def _beside(
+    given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str
+) -> list[Tensor]:
     """Tokens next to the patches: one tensor per layer, checked against batch and width."""
     tensors = [given] if isinstance(given, Tensor) else list(given)
     batch, _, width = patches[0].shape
     if len(tensors) != len(patches):
-        raise ShapeError(f"{name} has {len(tensors)} tensors; the patches have {len(patches)} layers")
+        raise ShapeError(
+            f"{name} has {len(tensors)} tensors; the patches have {len(patches)} layers"
+        )
     for x in tensors:
-        if x.ndim != ndim or x.shape[0] != batch or x.shape[-1] != width or x.dtype != patches[0].dtype:
+        if (
+            x.ndim != ndim
+            or x.shape[0] != batch
+            or x.shape[-1] != width
+            or x.dtype != patches[0].dtype
+        ):
             form = f"({batch}, {width})" if ndim == 2 else f"({batch}, R, {width})"
-            raise ShapeError(f"{name} is {tuple(x.shape)} {x.dtype}; expected {form} {patches[0].dtype}")
+            raise ShapeError(
+                f"{name} is {tuple(x.shape)} {x.dtype}; expected {form} {patches[0].dtype}"
+            )
     return tensors
 
 
@@ -353,15 +417,25 @@ Leaves = tuple[dict[str, Any], tuple[Any, ...]]
 def _flatten_tokens(tokens: Tokens) -> Leaves:
     """The leaves are the tensors and the two integers of the grid, so that grids may be dynamic."""
     tensors = {f"layer_{place}": x for place, x in enumerate(tokens.sequence)}
-    context = (tokens.patch_size, tokens.num_cls, tokens.num_registers, tokens.layers, tokens.normed)
+    context = (
+        tokens.patch_size,
+        tokens.num_cls,
+        tokens.num_registers,
+        tokens.layers,
+        tokens.normed,
+    )
     return {**tensors, "rows": tokens.grid.rows, "cols": tokens.grid.cols}, context
 
 
 def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
-    return {f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)}, pyramid.strides
+    return {
+        f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)
+    }, pyramid.strides
 
 
-def _register(cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]) -> None:
+def _register(
+    cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]
+) -> None:
     """Register ``cls`` with torch's pytrees: ``flatten`` decides which fields are leaves."""
 
     def with_keys(item: Any) -> tuple[list[tuple[Any, Any]], Any]:
@@ -389,5 +463,11 @@ def _hashable(stored: Any) -> Any:
     return tuple(_hashable(item) for item in stored) if isinstance(stored, list) else stored
 
 
-_register(Tokens, _flatten_tokens, lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context))
-_register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))
+_register(
+    Tokens,
+    _flatten_tokens,
+    lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context),
+)
+_register(
+    FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context)
+)

@@ -49,48 +49,81 @@ class TargetTransform:
         normalize_fields(self)
         for name, values in (("area", self.area), ("std", self.std)):
             if any(value <= 0 for value in each(values)):
-                raise ConfigError(f"TargetTransform: {name} is {values!r}; expected positive numbers")
+                raise ConfigError(
+                    f"TargetTransform: {name} is {values!r}; expected positive numbers"
+                )
         lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
         if len(lengths) > 1 or 0 in lengths:
-            raise ConfigError(f"TargetTransform: mean is {self.mean} and std {self.std}; expected one length, not 0")
+            raise ConfigError(
+                f"TargetTransform: mean is {self.mean} and std {self.std}; expected one length, "
+                "not 0"
+            )
 
     @property
     def outputs(self) -> int | None:
         """The number of outputs it was fitted on; None if one number serves all."""
-        return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
+        return next(
+            (len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None
+        )
 
     def fit(self, values: Any) -> TargetTransform:
         """Return a new transform whose mean and std are those of ``values`` (original units; NaN, masked = missing).
 
-        The standard deviation is the population's, at least 1e-6. Among several outputs, one that does not vary is only
-        centred (its standard deviation is 1), and a warning names it. Fit on the training fold only.
+        The standard deviation is the population's, at least 1e-6. Among several outputs, one that
+        does not vary is only centred (its standard deviation is 1), and a warning names it. Fit on
+        the training fold only.
 
         Args:
-            values: (n,) or (n, outputs), a tensor, a pandas Series or anything ``torch.as_tensor`` takes.
+            values: (n,) or (n, outputs), a tensor, a pandas Series or anything ``torch.as_tensor``
+                takes.
 
         Raises:
-            DataError: if an output has no finite value, a value is beyond float32, or no output varies.
+            DataError: if an output has no finite value, a value is beyond float32, or no output
+                varies.
         """
-        numbers = np.ma.asarray(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
+        numbers = np.ma.asarray(
+            values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        )
         if numbers.dtype.kind not in "biuf":
-            raise DataError(f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted")
+            raise DataError(
+                f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted"
+            )
         table = torch.tensor(np.ma.filled(numbers.astype(np.float64), np.nan))
         if not table.numel():
-            raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
+            raise DataError(
+                f"there are no target values (shape {tuple(table.shape)}); a transform cannot be "
+                "fitted"
+            )
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
         if (far := table[table.abs() > torch.finfo(torch.float32).max]).numel():
-            raise DataError(f"the target value {far[0].item():g} is beyond float32 (+-3.4e38); give it another unit")
+            raise DataError(
+                f"the target value {far[0].item():g} is beyond float32 (+-3.4e38); give it "
+                "another unit"
+            )
         spread = replace(self, mean=None, std=None).forward(table)
         mean = spread.nanmean(dim=0)
         if bool(mean.isnan().any()):
-            raise DataError("an output has no target value at all (every one is NaN); a transform cannot be fitted")
-        std = (spread - mean).square().nanmean(dim=0).sqrt().clamp_min(STD_FLOOR).where(_varying(spread), 1.0)
+            raise DataError(
+                "an output has no target value at all (every one is NaN); a transform cannot be "
+                "fitted"
+            )
+        std = (
+            (spread - mean)
+            .square()
+            .nanmean(dim=0)
+            .sqrt()
+            .clamp_min(STD_FLOOR)
+            .where(_varying(spread), 1.0)
+        )
         if len(mean) == 1:
             return replace(self, mean=mean.item(), std=std.item())
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Original units -> normalised units; the outputs are the last axis. Computed in float64, dtype kept."""
+        """Original units -> normalised units; the outputs are the last axis.
+
+        Computed in float64, dtype kept.
+        """
         x = _wide(values)
         if self.area is not None:
             x = x / self.area
@@ -102,18 +135,23 @@ class TargetTransform:
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
     def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
-        """Normalised units -> original units. Never clamps: the task's activation or ``minimum`` does.
+        """Normalised units -> original units.
+
+        Never clamps: the task's activation or ``minimum`` does.
 
         Args:
             values: (..., outputs).
-            parts: how many of the values add up to one. The mean is shared out over them, so that the natural
-                parts add up to the inverse of the sum of the values.
+            parts: how many of the values add up to one. The mean is shared out over them, so that
+                the natural parts add up to the inverse of the sum of the values.
 
         Raises:
-            ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
+            ConfigError: if there are parts and the transform has a logarithm, under which nothing
+                adds up.
         """
         if parts != 1 and self.log1p:
-            raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
+            raise ConfigError(
+                f"{parts} parts do not add up after log1p; use a transform without it"
+            )
         x = _wide(values)
         x = x * self._row(self.std, x, 1.0) + self._row(self.mean, x, 0.0) / parts
         if self.log1p:
@@ -122,25 +160,35 @@ class TargetTransform:
             x = x * self.area
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
-    def _row(self, numbers: float | tuple[float, ...] | None, like: Tensor, default: float) -> Tensor:
+    def _row(
+        self, numbers: float | tuple[float, ...] | None, like: Tensor, default: float
+    ) -> Tensor:
         if not isinstance(numbers, tuple):
             return like.new_full((), default if numbers is None else numbers)
         if like.shape[-1] != len(numbers):
-            raise ShapeError(f"values have shape {tuple(like.shape)}; it was fitted on {len(numbers)} outputs")
+            raise ShapeError(
+                f"values have shape {tuple(like.shape)}; it was fitted on {len(numbers)} outputs"
+            )
         return constants(numbers, like)
 
 
 def _varying(table: Tensor) -> Tensor:
     """Which outputs of (n, outputs) vary, (outputs,) bool; NaN = missing."""
-    lowest, highest = table.nan_to_num(nan=math.inf).amin(dim=0), table.nan_to_num(nan=-math.inf).amax(dim=0)
+    lowest, highest = (
+        table.nan_to_num(nan=math.inf).amin(dim=0),
+        table.nan_to_num(nan=-math.inf).amax(dim=0),
+    )
     constant = (lowest == highest).nonzero().flatten().tolist()
     if len(constant) == len(lowest):
         raise DataError(
-            f"all {len(table)} target values are equal ({lowest[0].item():g} before the z-score); a standard deviation "
-            "cannot be fitted: leave the target out, or fit on rows in which it varies"
+            f"all {len(table)} target values are equal ({lowest[0].item():g} before the z-score); "
+            "a standard deviation cannot be fitted: leave the target out, or fit on rows in which "
+            "it varies"
         )
     if constant:
-        logger.warning("outputs %s do not vary among %d rows; they are only centred", constant, len(table))
+        logger.warning(
+            "outputs %s do not vary among %d rows; they are only centred", constant, len(table)
+        )
     return lowest != highest
 
 

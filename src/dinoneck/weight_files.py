@@ -29,8 +29,13 @@ def without_wrapper(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str
         The tensors under their own names, and what was taken away, ``""`` if nothing.
     """
     found, taken = dict(state), ""
-    while prefix := next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in found)), None):
-        found, taken = {key.removeprefix(prefix): value for key, value in found.items()}, taken + prefix
+    while prefix := next(
+        (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in found)), None
+    ):
+        found, taken = (
+            {key.removeprefix(prefix): value for key, value in found.items()},
+            taken + prefix,
+        )
     return found, taken
 
 
@@ -43,24 +48,34 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         path: the file; a dict that holds the state dict under ``model`` or ``state_dict`` is fine.
 
     Raises:
-        BackboneError: if the file is missing, damaged, compressed, a pickle that would run code, or holds something
-            else than named tensors with values of their own.
+        BackboneError: if the file is missing, damaged, compressed, a pickle that would run code, or
+            holds something else than named tensors with values of their own.
     """
     file, loaded = Path(path), read_any(path)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise BackboneError(f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors")
-    strange = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and _is_dense(value))]
+        raise BackboneError(
+            f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors"
+        )
+    strange = [
+        str(key) for key, value in loaded.items() if not (isinstance(key, str) and _is_dense(value))
+    ]
     if strange:
-        raise BackboneError(f"{file}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict")
+        raise BackboneError(
+            f"{file}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
+        )
     _check_held(loaded, str(file))
     return dict(loaded)
 
 
 def _is_dense(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_nested)
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_nested)
+    )
 
 
 def _check_held(state: Mapping[str, Tensor], where: str) -> None:
@@ -71,8 +86,9 @@ def _check_held(state: Mapping[str, Tensor], where: str) -> None:
     if asked > _SHARES * held:
         largest = max(state, key=lambda key: state[key].numel())
         raise BackboneError(
-            f"{where}: its tensors, such as {largest}, have {asked} bytes and share {held} of them; expected tensors "
-            "with values of their own: save {key: value.clone() for key, value in state.items()}"
+            f"{where}: its tensors, such as {largest}, have {asked} bytes and share {held} of "
+            "them; expected tensors with values of their own: save {key: value.clone() for key, "
+            "value in state.items()}"
         )
 
 
@@ -80,11 +96,15 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
     file = Path(path)
     if file == Path():
-        raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
+        raise BackboneError(
+            "the path of the weights file is empty or the current folder; pass a file of weights"
+        )
     try:
         check_regular(file)
     except (OSError, ValueError) as error:
-        raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
+        raise BackboneError(
+            f"the weights file {file} cannot be read: {reason_of(error)}"
+        ) from error
     try:
         if file.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -96,8 +116,8 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         code = _CODE.findall(str(error))  # torch's own message advises to run the file after all
         reason = f"{code[-1]}: it may be code, and nothing of it ran" if code else first_line(error)
         raise BackboneError(
-            f"{file} cannot be read as weights ({type(error).__name__}: {reason}); expected .safetensors, or a .pth "
-            "state dict of tensors only"
+            f"{file} cannot be read as weights ({type(error).__name__}: {reason}); expected "
+            ".safetensors, or a .pth state dict of tensors only"
         ) from error
 
 
@@ -107,4 +127,7 @@ def _check_unpacked(file: Path) -> None:
         with zipfile.ZipFile(file) as listing:
             unpacked = sum(entry.file_size for entry in listing.infolist())
         if unpacked > file.stat().st_size:
-            raise BackboneError(f"{file} is a compressed zip file of {unpacked} bytes, which torch.save does not write")
+            raise BackboneError(
+                f"{file} is a compressed zip file of {unpacked} bytes, which torch.save does not "
+                "write"
+            )

@@ -23,15 +23,18 @@ _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")  # YAML 1.1 reads 010 as 8 and 2
 class PlainLoader(yaml.SafeLoader):
     """PyYAML's safe loader without anchors and repeated keys, and with the numbers of YAML 1.2.
 
-    ``1e-4`` is a number and ``010`` is text. Anchors are refused because ten lines of aliases merged into each other
-    fill any memory.
+    ``1e-4`` is a number and ``010`` is text. Anchors are refused because ten lines of aliases
+    merged into each other fill any memory.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node, unless it defines or uses an anchor."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if (name := getattr(event, "anchor", None)) is not None:
-            problem = f"anchors and aliases (&{name}, *{name}) are not read; write the value out where it is needed"
+            problem = (
+                f"anchors and aliases (&{name}, *{name}) are not read; write the value out "
+                "where it is needed"
+            )
             raise ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
@@ -67,14 +70,20 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file of settings.
 
     Raises:
-        ConfigError: if the file cannot be read, is not valid YAML, a key stands twice, or it holds no mapping.
+        ConfigError: if the file cannot be read, is not valid YAML, a key stands twice, or it holds
+            no mapping.
     """
     try:
         values = read_plain(read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {reason_of(error)}; expected a YAML file in UTF-8") from error
+        raise ConfigError(
+            f"{path} cannot be read: {reason_of(error)}; expected a YAML file in UTF-8"
+        ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        mark, problem = (
+            getattr(error, "problem_mark", None),
+            getattr(error, "problem", None) or error,
+        )
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line} is not valid YAML: {problem}") from error
     if not isinstance(values, dict):

@@ -58,11 +58,13 @@ class Case:
 
     name: str
     build: Callable[..., nn.Module]
-    # "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches; "tokens+images": both;
-    # "points": features of N points (B, N, 8), tokens (B, N, C) at the same points and which of them count (B, N)
+    # "patches": a (B, N, C) tensor; "layers": a list of them; "pair": CLS (B, C) and patches;
+    # "tokens+images": both; "points": features of N points (B, N, 8), tokens (B, N, C) at the same
+    # points and which of them count (B, N)
     takes: str = "tokens"
     layers: int = 1
-    # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
+    # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the
+    # coarsest level has more
     smallest: int = 1
     grid: tuple[int, int] | None = None  # the only one that the module takes; None = any
     cell_px: int = 16  # pixels of the images per token, where images are taken
@@ -83,7 +85,11 @@ class Case:
             return (tokens.cls_token[0].contiguous(), patches[0])
         if self.takes == "points":
             points = torch.arange(tokens.grid.count).expand(len(tokens), -1)
-            return torch.randn(*points.shape, POINT_WIDTH).to(patches[0]), patches[0], points % 3 != 1
+            return (
+                torch.randn(*points.shape, POINT_WIDTH).to(patches[0]),
+                patches[0],
+                points % 3 != 1,
+            )
         return patches if self.takes == "layers" else patches[0]
 
     def args(self, inputs: Any) -> tuple[Any, ...]:
@@ -113,7 +119,10 @@ def member(seed: int) -> dict[str, Any]:
 
 
 def gated(mode: str, num_patches: Any = None) -> dict[str, Any]:
-    return {"type": "cls_gating", "config": CLSGatingHead(WIDTH, TASKS, mode, num_patches, 8).config}  # type: ignore[arg-type]
+    return {
+        "type": "cls_gating",
+        "config": CLSGatingHead(WIDTH, TASKS, mode, num_patches, 8).config,
+    }  # type: ignore[arg-type]
 
 
 def awake(module: nn.Module) -> nn.Module:
@@ -126,15 +135,26 @@ def awake(module: nn.Module) -> nn.Module:
 
 
 def fpn(**options: Any) -> Callable[..., nn.Module]:
-    return lambda **f: awake(ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f}))
+    return lambda **f: awake(
+        ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f})
+    )
 
 
 def dpt_neck(**options: Any) -> Callable[..., nn.Module]:
     return lambda **f: DPTNeck(**{"embed_dim": WIDTH, "out_channels": 8, **options, **f})
 
 
-def dpt(tasks: Sequence[Task], bins: Bins | None = None, mix: bool = False, **neck: Any) -> Callable[..., nn.Module]:
-    small = {"type": "dpt_neck", "num_layers": 2, "out_channels": 8, "hidden_sizes": (4, 4), "patch_size": 16, **neck}
+def dpt(
+    tasks: Sequence[Task], bins: Bins | None = None, mix: bool = False, **neck: Any
+) -> Callable[..., nn.Module]:
+    small = {
+        "type": "dpt_neck",
+        "num_layers": 2,
+        "out_channels": 8,
+        "hidden_sizes": (4, 4),
+        "patch_size": 16,
+        **neck,
+    }
     return lambda **f: DPTHead(WIDTH, tasks, small, 4, bins, mix, **f)
 
 
@@ -152,10 +172,19 @@ def mask(name: str, kind: Any, *more: int) -> Callable[..., nn.Module]:
     return lambda **f: MaskHead(WIDTH, [Task(name, dim=3, kind=kind)], 2, 5, 1, 2, *more, **f)
 
 
-def adapter(name: str, layers: int, cell_px: int = 16, takes: str = "tokens+images", **options: Any) -> Case:
+def adapter(
+    name: str, layers: int, cell_px: int = 16, takes: str = "tokens+images", **options: Any
+) -> Case:
     small = {"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options}
     name = f"spatial_tuning_adapter{name}"
-    return Case(name, lambda **f: SpatialTuningAdapter(**small, **f), takes, layers, smallest=3, cell_px=cell_px)
+    return Case(
+        name,
+        lambda **f: SpatialTuningAdapter(**small, **f),
+        takes,
+        layers,
+        smallest=3,
+        cell_px=cell_px,
+    )
 
 
 BILINEAR = {"upsample": "bilinear", "downsample": "avgpool"}
@@ -169,10 +198,15 @@ CASES = [
     Case("cls_gating", lambda **f: CLSGatingHead(WIDTH, TASKS, "mlp", 15, 8, **f), grid=(3, 5)),
     Case("cls_gating-query", lambda **f: CLSGatingHead(WIDTH, TASKS, "query", hidden_dim=8, **f)),
     Case("cls_gating-resized", lambda **f: CLSGatingHead(WIDTH, TASKS, "resized", (3, 4), 8, **f)),
-    Case("ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f)),
+    Case(
+        "ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f)
+    ),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
     Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
-    Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
+    Case(
+        "ensemble-weighted",
+        lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f),
+    ),
     Case("mask", mask("class", "segmentation", 8), layers=2, registers=True),
     Case("mask-instances", mask("leaf", "instances"), layers=2, registers=True),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
@@ -182,11 +216,26 @@ CASES = [
         "layers",
         3,
     ),
-    Case("layer_grouper-pixel", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, fusion="pixel", **f), "layers", 4),
+    Case(
+        "layer_grouper-pixel",
+        lambda **f: LayerGrouper(WIDTH, 4, 8, 2, fusion="pixel", **f),
+        "layers",
+        4,
+    ),
     Case("vit_fpn", fpn(), layers=4, smallest=5),
     Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3),
-    Case("vit_fpn-two-layers", fpn(num_layers=2, downsample="interpolate", activation="relu"), layers=2, smallest=5),
-    Case("vit_fpn-linear", fpn(norm=None, activation=None, use_separate_bottlenecks=False), layers=4, smallest=5),
+    Case(
+        "vit_fpn-two-layers",
+        fpn(num_layers=2, downsample="interpolate", activation="relu"),
+        layers=2,
+        smallest=5,
+    ),
+    Case(
+        "vit_fpn-linear",
+        fpn(norm=None, activation=None, use_separate_bottlenecks=False),
+        layers=4,
+        smallest=5,
+    ),
     Case(
         "vit_fpn-everything",
         fpn(num_levels=4, num_layers=5, use_cls_context=True, **EVERYTHING),
@@ -194,11 +243,22 @@ CASES = [
         smallest=9,
     ),
     Case("simple_pyramid", lambda **f: dinoneck.SimplePyramid(WIDTH, 8, **f), smallest=3),
-    Case("dpt_neck", dpt_neck(num_layers=4, readout="project", hidden_sizes=(4, 6, 8, 10)), layers=4, smallest=3),
+    Case(
+        "dpt_neck",
+        dpt_neck(num_layers=4, readout="project", hidden_sizes=(4, 6, 8, 10)),
+        layers=4,
+        smallest=3,
+    ),
     Case("dpt_neck-ignore", dpt_neck(num_layers=2, hidden_sizes=(6, 8)), layers=2, smallest=3),
     Case(
         "dpt_neck-double",
-        dpt_neck(num_layers=3, hidden_sizes=(6, 8, 8), upsample="double", align_corners=True, unit_bias=False),
+        dpt_neck(
+            num_layers=3,
+            hidden_sizes=(6, 8, 8),
+            upsample="double",
+            align_corners=True,
+            unit_bias=False,
+        ),
         layers=3,
         smallest=3,
     ),
@@ -213,7 +273,9 @@ CASES = [
     Case("decoder_injection-scalar", injection(norm=None, gate="scalar"), "points"),
     Case("decoder_injection-channel", injection(gate="channel"), "points"),
     Case("decoder_injection-token", injection(gate="token", target="skip"), "points"),
-    Case("gated_fusion", lambda **f: GatedFusion(WIDTH, POINT_WIDTH, POINT_WIDTH, 6, **f), "points"),
+    Case(
+        "gated_fusion", lambda **f: GatedFusion(WIDTH, POINT_WIDTH, POINT_WIDTH, 6, **f), "points"
+    ),
     Case("linear", lambda **f: LinearHead(WIDTH, TASKS, 2, **f), layers=2),
     Case("linear-cls", lambda **f: LinearHead(WIDTH, TASKS, 2, "cls", **f), layers=2),
     Case("linear-mean", lambda **f: LinearHead(WIDTH, TASKS, 2, "mean", **f), layers=2),
@@ -226,14 +288,26 @@ CASES = [
     ),
     Case("dpt", dpt(MAPS[3:]), layers=2, smallest=3),
     Case(
-        "dpt-bins", dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True), layers=2, smallest=3
+        "dpt-bins",
+        dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True),
+        layers=2,
+        smallest=3,
     ),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
     Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5),
     Case(
         "fpn-maps",
         lambda **f: FPNHead(
-            WIDTH, (*TASKS, *MAPS), 2, (0, 1), 8, 2, tower_depth=1, hidden_dim=6, ratio_readout="patch", **f
+            WIDTH,
+            (*TASKS, *MAPS),
+            2,
+            (0, 1),
+            8,
+            2,
+            tower_depth=1,
+            hidden_dim=6,
+            ratio_readout="patch",
+            **f,
         ),
         layers=2,
         smallest=3,
@@ -241,13 +315,18 @@ CASES = [
     Case(
         "pyramid",
         lambda **f: PyramidHead(
-            WIDTH, (TASKS[0], MAPS[0]), {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]}, **f
+            WIDTH,
+            (TASKS[0], MAPS[0]),
+            {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]},
+            **f,
         ),
         smallest=2,
     ),
     Case(
         "ensemble-of-pyramids",
-        lambda **f: HeadEnsemble([member(0), {"type": "dense", "config": DenseHead(WIDTH, MAPS, 8, 0).config}], **f),
+        lambda **f: HeadEnsemble(
+            [member(0), {"type": "dense", "config": DenseHead(WIDTH, MAPS, 8, 0).config}], **f
+        ),
         smallest=2,
     ),
 ]

@@ -29,7 +29,8 @@ def built(case: Case, **factory: object) -> nn.Module:
 
 
 def test_every_registered_class_has_a_case() -> None:
-    own = {"bins", "detector"}  # no parameters: tests/unit/heads; images and an attached backbone: tests/unit/detection
+    # no parameters: tests/unit/heads; images and an attached backbone: tests/unit/detection
+    own = {"bins", "detector"}
     assert {registry.name_of(type(case.build())) for case in CASES} == set(registry._HOMES) - own
 
 
@@ -38,12 +39,16 @@ def test_every_registered_class_has_a_case() -> None:
 @pytest.mark.parametrize("registers", [0, 4])
 def test_any_grid_gives_finite_outputs(case: Case, grid: tuple[int, int], registers: int) -> None:
     module = built(case)
-    for tensor in outputs(module(*case.args(case.inputs(rows=grid[0], cols=grid[1], registers=registers)))):
+    for tensor in outputs(
+        module(*case.args(case.inputs(rows=grid[0], cols=grid[1], registers=registers)))
+    ):
         assert tensor.shape[0] == 2
         assert tensor.isfinite().all()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.build(), Neck)], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if isinstance(case.build(), Neck)], ids=str
+)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_levels_of_a_pyramid_cover_the_image(case: Case, grid: tuple[int, int]) -> None:
     """A level of stride s has ceil(side / s) cells, and its channels lie next to each other."""
@@ -51,10 +56,15 @@ def test_levels_of_a_pyramid_cover_the_image(case: Case, grid: tuple[int, int]) 
     args = case.args(case.inputs(rows=grid[0], cols=grid[1]))
     pyramid = neck(*args)
     assert pyramid.strides == neck.strides
-    size = args[1].shape[-2:] if getattr(neck, "grid_from", "") == "image" else [16 * side for side in grid]
+    size = (
+        args[1].shape[-2:]
+        if getattr(neck, "grid_from", "") == "image"
+        else [16 * side for side in grid]
+    )
     for level, stride in zip(pyramid.maps, pyramid.strides, strict=True):
         cells = tuple(math.ceil(side / stride) for side in size)
-        assert level.shape[2:] == cells or getattr(neck, "upsample", "") == "double"  # as published: even sides
+        # as published: even sides
+        assert level.shape[2:] == cells or getattr(neck, "upsample", "") == "double"
         assert level.shape[1] == neck.out_channels
         assert level.stride(1) == 1
 
@@ -84,8 +94,11 @@ def test_config_and_state_rebuild_the_module(case: Case, tmp_path: Path) -> None
 @each
 def test_gradients_reach_every_parameter(case: Case) -> None:
     module = built(case).train()
-    inputs = case.inputs(rows=max(3, case.smallest), cols=max(5, case.smallest))  # one cell has no place: x = y = 0
-    total = sum((tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(*case.args(inputs))))
+    # one cell has no place: x = y = 0
+    inputs = case.inputs(rows=max(3, case.smallest), cols=max(5, case.smallest))
+    total = sum(
+        (tensor * torch.randn_like(tensor)).sum() for tensor in outputs(module(*case.args(inputs)))
+    )
     total.backward()  # type: ignore[union-attr]
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
@@ -101,7 +114,8 @@ def test_gradients_are_right(case: Case) -> None:
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(outputs(module(*case.args(inputs))))
 
-    assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4, fast_mode=True)  # along random directions
+    # along random directions
+    assert torch.autograd.gradcheck(run, tuple(leaves), atol=1e-4, fast_mode=True)
 
 
 @each
@@ -110,7 +124,9 @@ def test_low_precision_stays_near(case: Case) -> None:
     exact = outputs(module(*case.args(inputs)))
     with torch.autocast("cpu", torch.bfloat16):
         cast = outputs(module(*case.args(inputs)))
-    low = outputs(copy.deepcopy(module).to(torch.bfloat16)(*case.args(case.cast(inputs, torch.bfloat16))))
+    low = outputs(
+        copy.deepcopy(module).to(torch.bfloat16)(*case.args(case.cast(inputs, torch.bfloat16)))
+    )
     for a, b in zip(exact * 2, cast + low, strict=True):
         assert (a - b.float()).abs().max() <= 0.05 * (1 + a.abs().max())
 
@@ -169,24 +185,37 @@ def test_no_buffer_is_hidden_from_the_file(case: Case) -> None:
     assert {name for name, _ in module.named_buffers()} <= set(module.state_dict())
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.takes.startswith("tokens")], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.takes.startswith("tokens")], ids=str
+)
 def test_plain_tensors_give_what_tokens_give(case: Case) -> None:
     module = built(case)
     tokens, *images = case.args(case.inputs())
     expected = module(tokens, *images)
     many = module(list(tokens.sequence), *images, grid=tuple(tokens.grid), num_prefix_tokens=5)
     assert same(many, expected)
-    split = module(list(tokens.patches), *images, grid=tokens.grid, cls_token=list(tokens.cls_token))
+    split = module(
+        list(tokens.patches), *images, grid=tokens.grid, cls_token=list(tokens.cls_token)
+    )
     assert same(split, expected, atol=1e-5) or case.registers
-    maps = module([x.contiguous() for x in tokens.maps()], *images, cls_token=list(tokens.cls_token))
+    maps = module(
+        [x.contiguous() for x in tokens.maps()], *images, cls_token=list(tokens.cls_token)
+    )
     assert same(maps, expected, atol=1e-5) or case.registers
     if case.layers == 1:
-        assert same(module(tokens.patches[0], *images, grid=tokens.grid, cls_token=tokens.cls_token[0]), expected, 1e-5)
+        assert same(
+            module(tokens.patches[0], *images, grid=tokens.grid, cls_token=tokens.cls_token[0]),
+            expected,
+            1e-5,
+        )
     with pytest.raises(ShapeError, match=r"grid=\(rows, cols\)"):
         module(list(tokens.patches), *images)
     if isinstance(module, Head):
         plain = {"grid": tokens.grid, "num_prefix_tokens": 5}
         values = module.predict(tokens)
         assert same(module.predict(list(tokens.sequence), **plain), values) or not values
-        got, expected_maps = module.predict_maps(list(tokens.sequence), **plain), module.predict_maps(tokens)
+        got, expected_maps = (
+            module.predict_maps(list(tokens.sequence), **plain),
+            module.predict_maps(tokens),
+        )
         assert same(got, expected_maps) or not expected_maps

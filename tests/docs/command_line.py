@@ -1,6 +1,7 @@
 """Writes the verbs of docs/reference/command-line.md from their help: ``python -m tests.docs.command_line``.
 
-The page keeps what stands above its mark; below it come the options of several verbs, then a section per verb.
+The page keeps what stands above its mark; below it come the options of several verbs, then a
+section per verb.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def plain(text: str) -> str:
     text = re.sub(r"^ (\S.*)$", r"\1:", text, flags=re.MULTILINE)
     text = re.sub(r"\s*\(default:\s*(None|none|False|True|''|'\{\}')?\)", "", text)
     text = re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
-    return "\n".join(textwrap.fill(line, WIDTH) if line[:1] not in ("", " ") else line for line in text.splitlines())
+    return "\n".join(
+        textwrap.fill(line, WIDTH) if line[:1] not in ("", " ") else line
+        for line in text.splitlines()
+    )
 
 
 def names() -> Iterator[tuple[str, ...]]:
@@ -61,7 +65,11 @@ def options(text: str) -> dict[str, str]:
 def shared(texts: Mapping[tuple[str, ...], str]) -> list[str]:
     """The options that several verbs have with the same help, ``--help`` first; not those that are required."""
     counts = Counter(option for text in texts.values() for option in options(text))
-    return [option for option, count in counts.items() if count >= SEVERAL and "(required)" not in option]
+    return [
+        option
+        for option, count in counts.items()
+        if count >= SEVERAL and "(required)" not in option
+    ]
 
 
 def section(words: tuple[str, ...], text: str, common: list[str]) -> str:
@@ -71,8 +79,14 @@ def section(words: tuple[str, ...], text: str, common: list[str]) -> str:
     for option in common:
         text = text.replace(found.get(option, "\0"), "")
     text = EMPTY_GROUP.sub("", text).rstrip()
-    also = " ".join(option.split()[0] for option in common if option in found and not option.startswith("-h"))
-    text += "\n\n" + textwrap.fill(f"and, as above: {also}", WIDTH, break_on_hyphens=False) if also else ""
+    also = " ".join(
+        option.split()[0] for option in common if option in found and not option.startswith("-h")
+    )
+    text += (
+        "\n\n" + textwrap.fill(f"and, as above: {also}", WIDTH, break_on_hyphens=False)
+        if also
+        else ""
+    )
     return f"{'#' * (1 + len(words))} dinoneck {' '.join(words)}\n\n```text\n{text}\n```\n"
 
 
@@ -80,8 +94,12 @@ def wrapped(lines: str) -> str:
     """An option with its help in one column for all."""
     flag, help_text = re.split(r"\s{2,}", lines.strip(), maxsplit=1)
     indent = " " * COLUMN
-    text = textwrap.fill(" ".join(help_text.split()), WIDTH, initial_indent=indent, subsequent_indent=indent)
-    return f"  {flag}\n{text}" if len(flag) > COLUMN - 4 else f"  {flag}".ljust(COLUMN) + text.lstrip()
+    text = textwrap.fill(
+        " ".join(help_text.split()), WIDTH, initial_indent=indent, subsequent_indent=indent
+    )
+    return (
+        f"  {flag}\n{text}" if len(flag) > COLUMN - 4 else f"  {flag}".ljust(COLUMN) + text.lstrip()
+    )
 
 
 def page() -> str:
@@ -90,7 +108,10 @@ def page() -> str:
     common = shared(texts)
     lines = {option: lines for text in texts.values() for option, lines in options(text).items()}
     block = "\n".join(wrapped(lines[option]) for option in common)
-    sections = [f"{SHARED}\n\n```text\n{block}\n```\n", *(section(*item, common) for item in texts.items())]
+    sections = [
+        f"{SHARED}\n\n```text\n{block}\n```\n",
+        *(section(*item, common) for item in texts.items()),
+    ]
     return PAGE.read_text(encoding="utf-8").split(MARK)[0] + MARK + "\n" + "\n".join(sections)
 
 

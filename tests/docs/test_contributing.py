@@ -27,7 +27,18 @@ assert torch.equal(dinoneck.TokenMap.from_pretrained("neck")(tokens).maps[0], ne
 assert main(["bench", "head/head.safetensors", "--size", "32x48"]) == 0
 """
 USE = ["-c", SCRIPT]
-BATTERY = ["-m", "pytest", "-n", "0", "-q", "-m", "", "tests/contract", "-k", "token_map or every_registered"]
+BATTERY = [
+    "-m",
+    "pytest",
+    "-n",
+    "0",
+    "-q",
+    "-m",
+    "",
+    "tests/contract",
+    "-k",
+    "token_map or every_registered",
+]
 
 
 def inserted(path: Path, before: str, line: str) -> None:
@@ -43,17 +54,33 @@ def test_one_file_and_three_lines(arguments: list[str], tmp_path: Path) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (source,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     lines = dict(re.findall(r"^\| `([\w/.]+)` \| `(.*)` \|$", page, re.MULTILINE))
-    assert list(lines) == ["src/dinoneck/registry.py", "tests/contract/cases.py", "docs/reference/necks.md"]
+    assert list(lines) == [
+        "src/dinoneck/registry.py",
+        "tests/contract/cases.py",
+        "docs/reference/necks.md",
+    ]
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests" / "contract", tmp_path / "tests" / "contract")
     for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/kit.py"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "src/dinoneck/necks/token_map.py").write_text(source)
-    inserted(tmp_path / "src/dinoneck/registry.py", "_HOMES: dict[str, str] = {\n", lines["src/dinoneck/registry.py"])
+    inserted(
+        tmp_path / "src/dinoneck/registry.py",
+        "_HOMES: dict[str, str] = {\n",
+        lines["src/dinoneck/registry.py"],
+    )
     inserted(tmp_path / "tests/contract/cases.py", "CASES = [\n", lines["tests/contract/cases.py"])
     assert re.fullmatch(r"::: dinoneck\.\w+", lines["docs/reference/necks.md"])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path / "src"), str(tmp_path)))}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(tmp_path / "src"), str(tmp_path))),
+    }
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

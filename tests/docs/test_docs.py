@@ -21,24 +21,57 @@ from tests.hub_server import WRITER
 import dinoneck
 from dinoneck.cli.main import BROKEN_PIPE, INTERRUPTED, REFUSED, TERMINATED
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")),
-         *sorted((ROOT / "examples").rglob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]  # fmt: skip
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # a block, and what it prints where the page shows it: "..." stands for anything
-SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
+SHOWN = re.compile(
+    BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE
+)
 SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
-    *(f"docs/tutorials/{page}.md" for page in "classify count detect feature-store point-cloud regress segment".split()),
+    *(
+        f"docs/tutorials/{page}.md"
+        for page in [
+            "classify",
+            "count",
+            "detect",
+            "feature-store",
+            "point-cloud",
+            "regress",
+            "segment",
+        ]
+    ),
     *(f"docs/integrations/{page}.md" for page in ("training-loops", "vits", "decoders")),
-    *(f"docs/how-to/{page}.md" for page in "choose-layers detectors export extract fine-tune long-runs".split()),
-    *(f"docs/how-to/{page}.md" for page in "from-your-notebook own-images pictures report".split()),
+    *(
+        f"docs/how-to/{page}.md"
+        for page in ["choose-layers", "detectors", "export", "extract", "fine-tune", "long-runs"]
+    ),
+    *(
+        f"docs/how-to/{page}.md"
+        for page in ["from-your-notebook", "own-images", "pictures", "report"]
+    ),
     "examples/biomass/README.md",
 }
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
-# packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
-OPTIONAL = {"accelerate", "lightning", "prometheus_client", "segmentation_models_pytorch", "sklearn", "supervision"}
+# packages of the test extra that no test needs: without them a page is skipped from the block on
+# that imports them
+OPTIONAL = {
+    "accelerate",
+    "lightning",
+    "prometheus_client",
+    "segmentation_models_pytorch",
+    "sklearn",
+    "supervision",
+}
 # warnings of other packages
 FILTERS = {
-    "docs/tutorials/count.md": ("ignore:__array__ implementation:DeprecationWarning",),  # pycocotools with NumPy 2
+    # pycocotools with NumPy 2
+    "docs/tutorials/count.md": ("ignore:__array__ implementation:DeprecationWarning",),
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
     "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",
@@ -60,7 +93,11 @@ def marks(page: Path) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=named(page), marks=marks(page)) for page in PAGES if BLOCK.search(page.read_text())],
+    [
+        pytest.param(page, id=named(page), marks=marks(page))
+        for page in PAGES
+        if BLOCK.search(page.read_text())
+    ],
 )
 def test_code_blocks_run_in_order(
     page: Path,
@@ -77,18 +114,27 @@ def test_code_blocks_run_in_order(
     space: dict[str, Any] = {"__name__": "__main__"}
     capsys.readouterr()
     for number, (block, shown) in enumerate(SHOWN.findall(text)):
-        for name in sorted({module.split(".")[0] for module, _ in imports(ast.parse(block))} & OPTIONAL):
-            pytest.importorskip(name, reason=f"{named(page)}, block {number + 1} needs {name}, which is not installed")
+        for name in sorted(
+            {module.split(".")[0] for module, _ in imports(ast.parse(block))} & OPTIONAL
+        ):
+            pytest.importorskip(
+                name,
+                reason=f"{named(page)}, block {number + 1} needs {name}, which is not installed",
+            )
         exec(compile(block, f"{named(page)}, block {number + 1}", "exec"), space)
         printed = capsys.readouterr().out
         if shown and not doctest.OutputChecker().check_output(shown, printed, doctest.ELLIPSIS):
             pytest.fail(f"{named(page)}, block {number + 1} prints\n{printed}and not\n{shown}")
-    assert text.count('```text title="prints"') == sum(bool(shown) for _, shown in SHOWN.findall(text))
+    assert text.count('```text title="prints"') == sum(
+        bool(shown) for _, shown in SHOWN.findall(text)
+    )
     assert "dinoneck" in text
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "docs/quick-start.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))], ids=named
+    "page",
+    [ROOT / "docs/quick-start.md", *sorted((ROOT / "docs/tutorials").glob("*.md"))],
+    ids=named,
 )
 def test_tutorials_can_be_pasted_line_by_line(page: Path) -> None:
     """Python's prompt wants an empty line behind an indented block, and none inside it."""
@@ -112,7 +158,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [m.name for m in pkgutil.walk_packages(dinoneck.__path__, "dinoneck.") if "__main__" not in m.name]
+    "name",
+    [
+        m.name
+        for m in pkgutil.walk_packages(dinoneck.__path__, "dinoneck.")
+        if "__main__" not in m.name
+    ],
 )
 def test_docstring_examples(name: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(name))
@@ -124,8 +175,10 @@ def test_the_first_commands_of_the_readme_install_predict_and_train() -> None:
     first = re.search(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert first is not None
     assert [line.split()[1:3] for line in first.group(1).splitlines()][:3] == [
-        ["pip", "install"], ["dinoneck", "predict"], ["dinoneck", "train"],
-    ]  # fmt: skip
+        ["pip", "install"],
+        ["dinoneck", "predict"],
+        ["dinoneck", "train"],
+    ]
     assert "make demo" in text and "make test" in text
 
 
@@ -143,7 +196,9 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_no_page_is_unfinished() -> None:
     for file in PAGES:
-        assert not re.search(r"^(TABLE|MACHINE)$|\b(TODO|TBD|FIXME)\b", file.read_text(), re.MULTILINE), file
+        assert not re.search(
+            r"^(TABLE|MACHINE)$|\b(TODO|TBD|FIXME)\b", file.read_text(), re.MULTILINE
+        ), file
 
 
 UNTYPED_TORCH = 'Call to untyped function "backward" in typed context  [no-untyped-call]'
@@ -155,16 +210,30 @@ def test_the_first_blocks_of_a_user_are_typed(tmp_path: Path) -> None:
     for name in ("README.md", "docs/quick-start.md"):
         file = tmp_path / Path(name).with_suffix(".py").name.replace("-", "_")
         file.write_text("\n".join(BLOCK.findall((ROOT / name).read_text())))
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "."]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        ".",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    errors = [line for line in done.stdout.splitlines() if ": error: " in line and not line.endswith(UNTYPED_TORCH)]
+    errors = [
+        line
+        for line in done.stdout.splitlines()
+        if ": error: " in line and not line.endswith(UNTYPED_TORCH)
+    ]
     assert not errors and "error" not in done.stderr, done.stdout + done.stderr
     assert "checked 2 source files" in done.stdout
 
 
 def test_the_page_is_that_of_the_help() -> None:
     """Word by word: lines may be wrapped otherwise."""
-    assert PAGE.read_text(encoding="utf-8").split() == page().split(), "run: python -m tests.docs.command_line"
+    assert PAGE.read_text(encoding="utf-8").split() == page().split(), (
+        "run: python -m tests.docs.command_line"
+    )
 
 
 def test_every_help_has_an_example_and_explains_every_argument() -> None:
@@ -174,7 +243,10 @@ def test_every_help_has_an_example_and_explains_every_argument() -> None:
         lines = text.splitlines()
         for line, after in zip(lines, [*lines[1:], ""], strict=True):
             if line.startswith("  -"):
-                assert re.search(r"\S {2,}\S", line.strip()) or after.startswith(" " * 6), (verb, line)
+                assert re.search(r"\S {2,}\S", line.strip()) or after.startswith(" " * 6), (
+                    verb,
+                    line,
+                )
 
 
 def test_the_page_names_every_code() -> None:

@@ -44,7 +44,11 @@ def test_pages_become_tables_with_machine_cores_and_threads(page: Path) -> None:
 
 def test_commands_on_pages_name_a_benchmark() -> None:
     files = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md")]
-    commands = [word for file in files for word in re.findall(r"-m benchmarks[ .]\$?(\w+)", file.read_text())]
+    commands = [
+        word
+        for file in files
+        for word in re.findall(r"-m benchmarks[ .]\$?(\w+)", file.read_text())
+    ]
     assert commands and {*commands} <= {*NAMES, "NAME", "name"}
 
 
@@ -60,12 +64,16 @@ def test_stored_tokens_are_within_their_bounds() -> None:
 
 
 def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:
-    tables = {title: table["rows"] for title, table in read(RESULTS / "parity.json").items() if "published" in title}
+    tables = {
+        title: table["rows"]
+        for title, table in read(RESULTS / "parity.json").items()
+        if "published" in title
+    }
     for title, bound in (("float32", 1e-5), ("float64", 1e-12)):
         rows = tables[f"published heads, {title}"]
-        assert rows and all(0 < value <= bound == row["bound"] for row in rows.values() for value in row.values()), (
-            title
-        )
+        assert rows and all(
+            0 < value <= bound == row["bound"] for row in rows.values() for value in row.values()
+        ), title
     assert sum(name.endswith("transformers") for name in tables["published heads, float64"]) == 5
 
 
@@ -79,7 +87,9 @@ def test_the_matrix_is_of_the_supported_pythons_and_without_a_failure() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pythons = [line.split()[-1] for line in project["classifiers"] if "Python :: 3." in line]
     rows = read(RESULTS / "matrix.json")["first tier"]["rows"]
-    assert [*rows] == [f"Python {python}, {end}" for python in pythons for end in ("newest", "oldest")]
+    assert [*rows] == [
+        f"Python {python}, {end}" for python in pythons for end in ("newest", "oldest")
+    ]
     assert all(row["passed"] > 0 and row["failed"] == 0 for row in rows.values())
 
 
@@ -107,7 +117,11 @@ SECTIONS = ("integrations", "explanation", "reference")  # those with a page of 
 def in_nav(entry: object) -> list[str]:
     if isinstance(entry, str):
         return [entry]
-    return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in in_nav(part)]  # type: ignore[attr-defined]
+    return [
+        page
+        for part in (entry.values() if isinstance(entry, dict) else entry)
+        for page in in_nav(part)
+    ]  # type: ignore[attr-defined]
 
 
 def test_every_page_is_in_the_nav_once() -> None:
@@ -131,9 +145,15 @@ def test_the_drawing_has_every_room_and_so_has_the_list_of_imports() -> None:
 
 
 def answers() -> list[tuple[str, str, str]]:
-    rows = re.findall(r"^\| \d+ \| .+? \| `(\w+)/` \| (.+?) \|$", (DOCS / "explanation/data-flow.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| \d+ \| .+? \| `(\w+)/` \| (.+?) \|$",
+        (DOCS / "explanation/data-flow.md").read_text(),
+        re.M,
+    )
     return [
-        (room, file, named) for room, cell in rows for file, named in re.findall(r"`(\w+\.py)`(?:: `(\w+)`)?", cell)
+        (room, file, named)
+        for room, cell in rows
+        for file, named in re.findall(r"`(\w+\.py)`(?:: `(\w+)`)?", cell)
     ]
 
 
@@ -141,7 +161,11 @@ def answers() -> list[tuple[str, str, str]]:
 def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named: str) -> None:
     assert (SOURCE / room / file).is_file()
     if named:
-        homes = [path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if named in defined(path)]
+        homes = [
+            path.relative_to(SOURCE).as_posix()
+            for path in SOURCE.rglob("*.py")
+            if named in defined(path)
+        ]
         assert homes == [f"{room}/{file}"]
     else:
         assert [path.parent.name for path in SOURCE.rglob(file)] == [room]
@@ -150,7 +174,11 @@ def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named:
 @cache
 def defined(path: Path) -> set[str]:
     """Classes and functions that stand at the top of a file."""
-    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    return {
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
 
 
 def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
@@ -158,6 +186,8 @@ def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
     claims = [part for part in re.split(r"\n(?=\|)|\n\n", text) if re.search(r"\b0\.\d", part)]
     assert len(claims) > 12
     for claim in claims:
-        shown = "".join(filled((DOCS / page).read_text()) for page in re.findall(r"\]\(([\w/-]+\.md)", claim))
+        shown = "".join(
+            filled((DOCS / page).read_text()) for page in re.findall(r"\]\(([\w/-]+\.md)", claim)
+        )
         for number in re.findall(r"(?<![\w.])0\.\d+", claim):
             assert number in shown, f"{number} is on none of the pages that this links: {claim}"

@@ -32,7 +32,11 @@ assert np.abs(boxes[: len(prediction["boxes"])] - prediction["boxes"].numpy()).m
 
 
 def cells(path: Path, kind: str) -> list[str]:
-    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(path.read_text())["cells"]
+        if cell["cell_type"] == kind
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -41,7 +45,9 @@ def test_notebooks_are_short_and_stored_without_outputs(path: Path) -> None:
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     assert content["metadata"]["kernelspec"]["name"] == "python3"
     assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
-    assert not [cell for cell in content["cells"] if cell.get("outputs") or cell.get("execution_count")]
+    assert not [
+        cell for cell in content["cells"] if cell.get("outputs") or cell.get("execution_count")
+    ]
     assert len(cells(path, "code")) <= 15
     assert len(" ".join(cells(path, "markdown")).split()) <= 350
 
@@ -51,17 +57,28 @@ def test_notebooks_are_short_and_stored_without_outputs(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     sources = json.dumps([*cells(path, "code"), CHECKS[path.stem]])
-    script = "import json, sys\nnames = {}\nfor source in json.load(sys.stdin):\n    exec(source, names)"
+    script = (
+        "import json, sys\nnames = {}\nfor source in json.load(sys.stdin):\n    exec(source, names)"
+    )
     no_display = {**os.environ, "MPLBACKEND": "Agg"}
     (tmp_path / "run").mkdir()  # of the quick start, perhaps
     (tmp_path / "run" / "report.json").write_text("{}")
-    subprocess.run([sys.executable, "-c", script], input=sources, cwd=tmp_path, env=no_display, text=True, check=True)
+    subprocess.run(
+        [sys.executable, "-c", script],
+        input=sources,
+        cwd=tmp_path,
+        env=no_display,
+        text=True,
+        check=True,
+    )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.json"]
     assert (tmp_path / "notebook-run" / "report.json").is_file()
 
 
 def test_the_page_links_every_notebook() -> None:
-    page, site = ((ROOT / name).read_text() for name in ("docs/tutorials/notebooks.md", "mkdocs.yml"))
+    page, site = (
+        (ROOT / name).read_text() for name in ("docs/tutorials/notebooks.md", "mkdocs.yml")
+    )
     [name] = re.findall(r"^repo_url: https://github.com/(\S+)$", site, re.MULTILINE)
     paths = {f"github/{name}/blob/main/examples/notebooks/{path.name}" for path in NOTEBOOKS}
     assert paths == set(re.findall(r"colab\.research\.google\.com/(\S+?)\)", page)) != set()

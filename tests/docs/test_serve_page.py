@@ -34,7 +34,8 @@ from benchmarks.service import (
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "serve.md"
 USER = {"Authorization": f"Basic {base64.b64encode(b'farm:secret').decode()}"}
 needs_service = pytest.mark.skipif(
-    None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
+    None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")),
+    reason="the extra serve is not installed",
 )
 
 
@@ -61,9 +62,19 @@ def proxy(service: Service) -> Iterator[str]:
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         folders = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
         user = "user root;\n" if os.geteuid() == 0 else ""
-        page = f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
+        page = (
+            f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
+        )
         (folder / "nginx.conf").write_text(page)
-        options = [nginx, "-p", name, "-c", f"{folder}/nginx.conf", "-g", "daemon off; error_log stderr;"]
+        options = [
+            nginx,
+            "-p",
+            name,
+            "-c",
+            f"{folder}/nginx.conf",
+            "-g",
+            "daemon off; error_log stderr;",
+        ]
         subprocess.run([*options, "-t"], check=True, capture_output=True)
         process = subprocess.Popen(options, stderr=subprocess.DEVNULL)
         try:
@@ -110,13 +121,17 @@ def test_the_proxy_of_the_page_guards_the_service(tmp_path: Path) -> None:
         connected(path) as slow_head,
     ):
         begin, rest = half_upload(image)
-        authorized = begin.replace(b"\r\nHost:", f"\r\nAuthorization: {USER['Authorization']}\r\nHost:".encode(), 1)
+        authorized = begin.replace(
+            b"\r\nHost:", f"\r\nAuthorization: {USER['Authorization']}\r\nHost:".encode(), 1
+        )
         slow_body.sendall(authorized)
         slow_head.sendall(b"POST /predict HTTP/1.1\r\nX-")
         reply = post(path, body, {**HEADERS, **USER})
         assert reply.json()["images"] == [{"name": "a.jpg", "values": expected}]
         assert post(path, body, HEADERS).status == 401
-        assert post(path, multipart(("a.jpg", b"x" * 22_000_000)), {**HEADERS, **USER}).status == 413
+        assert (
+            post(path, multipart(("a.jpg", b"x" * 22_000_000)), {**HEADERS, **USER}).status == 413
+        )
         slow_body.sendall(rest)
         assert received(slow_body).json()["images"] == reply.json()["images"]
         assert slow_head.recv(1000)[:12] in (b"", b"HTTP/1.1 408")
@@ -125,14 +140,20 @@ def test_the_proxy_of_the_page_guards_the_service(tmp_path: Path) -> None:
 @needs_service
 def test_the_page_s_metrics_count_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = pytest.importorskip("prometheus_client")
-    registry = client.CollectorRegistry()  # the page uses the one of the process, which has a name once
+    # the page uses the one of the process, which has a name once
+    registry = client.CollectorRegistry()
     monkeypatch.setattr(client, "Histogram", partial(client.Histogram, registry=registry))
     monkeypatch.setattr(client, "make_asgi_app", partial(client.make_asgi_app, registry))
     testclient = pytest.importorskip("fastapi.testclient")
     monkeypatch.chdir(tmp_path)
     saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    [block] = [block for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-               if "prometheus_client" in block]  # fmt: skip
+    [block] = [
+        block
+        for block in re.findall(
+            r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE
+        )
+        if "prometheus_client" in block
+    ]
     space: dict[str, Any] = {}
     exec(block, space)
     service = testclient.TestClient(space["app"])

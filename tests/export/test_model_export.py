@@ -44,7 +44,9 @@ NAMES_INSIDE = [Task(name) for name in ("images", "mean", "linear", "add", "view
 HEADS: dict[str, Callable[[], list[nn.Module]]] = {
     "resized gate": lambda: [CLSGatingHead(64, [MASS, STATE], "resized", (4, 6), 8)],
     "dense": lambda: [DenseHead(64, [*MAPS, PARTS], 8)],
-    "fpn": lambda: [FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)],
+    "fpn": lambda: [
+        FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)
+    ],
     "pyramid": lambda: [PyramidHead(64, [MASS, PARTS, *MAPS], NECK, tower_depth=1)],
     "several": lambda: [
         HeadEnsemble.from_heads(
@@ -64,12 +66,19 @@ BACKBONES = {
     "DINOv3, transformers": ("vit_small_patch16_dinov3", "transformers", "native", True),
     "DINOv2, timm": ("vit_small_patch14_dinov2", "timm", "native", True),
     "DINOv2, transformers": ("vit_small_patch14_dinov2", "transformers", "native", True),
-    "DINOv2 with registers, transformers": ("vit_small_patch14_reg4_dinov2", "transformers", "native", False),
+    "DINOv2 with registers, transformers": (
+        "vit_small_patch14_reg4_dinov2",
+        "transformers",
+        "native",
+        False,
+    ),
     "DINOv2, official positions": ("vit_small_patch14_dinov2", "timm", "official", False),
 }
 
 
-def assert_same(run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: list[Any]) -> None:
+def assert_same(
+    run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: list[Any]
+) -> None:
     """At images of the predictor's patches, which keep their own size."""
     height, width = predictor.backbone.adapter.patch_size
     for batch, rows, cols in grids:
@@ -86,7 +95,11 @@ def test_every_head(name: str, tmp_path: Path) -> None:
     for form in ("pt2", "onnx"):
         done = export_model(heads, tmp_path / form, format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
         assert done.size is None and done.parity is not None and done.parity.largest < 1e-4
-        run = run_onnx(tmp_path / form)[0] if form == "onnx" else torch.export.load(tmp_path / form).module()
+        run = (
+            run_onnx(tmp_path / form)[0]
+            if form == "onnx"
+            else torch.export.load(tmp_path / form).module()
+        )
         assert_same(run, predictor, GRIDS)
 
 
@@ -108,9 +121,16 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
     patch = backbone.adapter.patch_size[0]
     own = Preprocessing(patch_size=patch, size=(5 * patch, 8 * patch))
     checkpoint = HeadCheckpoint.from_module(head, backbone=backbone, preprocess=own)
-    with contextlib.nullcontext() if free else pytest.warns(UserWarning, match="only: .* plain numbers"):
+    with (
+        contextlib.nullcontext()
+        if free
+        else pytest.warns(UserWarning, match="only: .* plain numbers")
+    ):
         done = export_model(checkpoint, tmp_path / "m.onnx", backbone=backbone)
     assert done.size == (None if free else own.size)
-    grids = [*GRIDS, (2, 37, 37)] if free else [(1, 5, 8), (4, 5, 8)]  # 37 x 37: DINOv2's trained grid
+    # 37 x 37: DINOv2's trained grid
+    grids = [*GRIDS, (2, 37, 37)] if free else [(1, 5, 8), (4, 5, 8)]
     unsized = Preprocessing(patch_size=patch)
-    assert_same(run_onnx(tmp_path / "m.onnx")[0], Predictor(head, backbone, preprocess=unsized), grids)
+    assert_same(
+        run_onnx(tmp_path / "m.onnx")[0], Predictor(head, backbone, preprocess=unsized), grids
+    )

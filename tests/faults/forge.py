@@ -1,13 +1,15 @@
 """A property test over the schema: every hostile value at every place of a header, behind a valid digest.
 
-For every path of the metadata of every sound file (objects, lists and the values in them) the campaign puts each value
-of :data:`HOSTILE`, the values that other sound files have at this path, removes it, adds a key, and spells it
-twice. Where other places hold the same value under the same key (a task stands in the configuration and in the list of
-tasks), the value is also put into all of them, so that a comparison of two places cannot hide what the reader does with
-the value. Then the header is spelled canonically, the digest is computed, and :mod:`tests.faults.judge` judges.
+For every path of the metadata of every sound file (objects, lists and the values in them) the
+campaign puts each value of :data:`HOSTILE`, the values that other sound files have at this path,
+removes it, adds a key, and spells it twice. Where other places hold the same value under the same
+key (a task stands in the configuration and in the list of tasks), the value is also put into all of
+them, so that a comparison of two places cannot hide what the reader does with the value. Then the
+header is spelled canonically, the digest is computed, and :mod:`tests.faults.judge` judges.
 
-A value of another JSON type than the sound one has to be refused, except where :data:`OPEN` lists that the format keeps
-any value, or null. A float field takes whole numbers that are spelled as integers; an integer field takes no float.
+A value of another JSON type than the sound one has to be refused, except where :data:`OPEN` lists
+that the format keeps any value, or null. A float field takes whole numbers that are spelled as
+integers; an integer field takes no float.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ GONE, TWICE, MORE = object(), object(), object()
 HOSTILE: dict[str, Any] = {
     **{f"number {x}": x for x in (0, -1, 1, 1 << 40, 1 << 63, 0.5, -0.0, 4.0, 1e308)},
     **{f"literal {text}": signed.RAW + text for text in ("NaN", "1e999", "1" * 21, '"\\ud800"')},
-    **{f"text {x!r}": x for x in ("", "NaN", "4", "\x1b[2J\x00\n", "\u202eexe.", "\ud800", "../../etc/passwd")},
+    **{
+        f"text {x!r}": x
+        for x in ("", "NaN", "4", "\x1b[2J\x00\n", "\u202eexe.", "\ud800", "../../etc/passwd")
+    },
     **{f"text {x!r}": x for x in ("os.system", "$(id)")},
     **{f"value {x}": x for x in (None, True, False, [], {}, [1, 2], [None], {"a": 1})},
     "a long text": "x" * 100_000,
@@ -42,7 +47,8 @@ OPEN = {
     for kinds, keys in {
         "*": "extra",
         "NoneType dict": "training, tta, inputs, backbone, transform, metrics, data",
-        "NoneType str": "license, kind, scheme, weights_sha256, data.name, data.revision, activation",
+        "NoneType str": "license, kind, scheme, weights_sha256, data.name, data.revision, "
+        "activation",
         "NoneType float": "area, mean, std",
         "NoneType int float": "minimum, maximum",
         "NoneType int": "ignore_index, seed, folds, fold, epochs, blur",
@@ -59,9 +65,17 @@ OPEN = {
 
 def paths(value: Any, before: Place = ()) -> Iterator[Place]:
     """Every place in nested objects and lists, containers too; of the list of tensors the first row and the last."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
-        if (*before, key) == ("digest",) or (before == ("tensors",) and key not in (0, len(value) - 1)):
+        if (*before, key) == ("digest",) or (
+            before == ("tensors",) and key not in (0, len(value) - 1)
+        ):
             continue
         yield (*before, key)
         yield from paths(inner, (*before, key))
@@ -100,7 +114,11 @@ def mirrors(meta: Any, path: Place) -> list[Place]:
     if isinstance(value, dict | list):
         return [path]
     same = signed.canonical(value)
-    return [other for other in paths(meta) if other[-1] == path[-1] and signed.canonical(at(meta, other)) == same]
+    return [
+        other
+        for other in paths(meta)
+        if other[-1] == path[-1] and signed.canonical(at(meta, other)) == same
+    ]
 
 
 def fits(path: Place, old: Any, new: Any) -> bool:
@@ -118,7 +136,11 @@ def forgeries(name: str) -> Iterator[tuple[str, list[Place], Any]]:
     others = {f"of {other}": signed.read(raw)[0] for other, raw in files().items() if other != name}
     for path in paths(meta):
         found = {case: at(other, path) for case, other in others.items()}
-        theirs = {case: value for case, value in found.items() if value is not GONE and value != at(meta, path)}
+        theirs = {
+            case: value
+            for case, value in found.items()
+            if value is not GONE and value != at(meta, path)
+        }
         everywhere = mirrors(meta, path)
         for case, value in (HOSTILE | theirs).items():
             where = ".".join(map(str, path))
@@ -133,7 +155,9 @@ def judged(judge: Judge, name: str, places: list[Place], value: Any) -> str:
     meta = copy.deepcopy(sound)
     for place in sorted(places, key=str, reverse=True):  # of a list the last first
         put(meta, place, value)
-    verdict = judge.verdict(signed.write(meta, chunks), name, frozenset(place[0] for place in places))
+    verdict = judge.verdict(
+        signed.write(meta, chunks), name, frozenset(place[0] for place in places)
+    )
     if verdict == HARMLESS and not all(fits(place, at(sound, place), value) for place in places):
         return "a value of another type was accepted"
     return verdict

@@ -1,18 +1,21 @@
 """The verdict on one damaged or forged head file. The judge predicts.
 
-* **refused**: ``HeadCheckpoint.load`` raises a ``CheckpointError`` of a known step with one printable line, and
-  ``read_header`` agrees with it.
-* **harmless**: it loads, and what was loaded is what the file states. Precisely: the metadata is the file's, value for
-  value and type for type; the head that it builds, described again from its own attributes, has the same class,
-  configuration, tasks, tensors and records; and it predicts, bit for bit, what a head made by hand from the file's
-  configuration and tensors predicts. If nothing that a prediction depends on was changed (:data:`INERT`), this is
-  also the prediction of the original file, from tokens and from an image. A digest is not a signature: who
-  writes another configuration or other weights and computes a valid digest has written a sound file of another head.
-* Anything else is a **fault**, a sentence: it loads and is not harmless; another error than a ``CheckpointError``
-  while it is read, or than a ``DinoneckError`` while it predicts; more than 2 s of processor time; more than 96 MiB.
+* **refused**: ``HeadCheckpoint.load`` raises a ``CheckpointError`` of a known step with one
+  printable line, and ``read_header`` agrees with it.
+* **harmless**: it loads, and what was loaded is what the file states. Precisely: the metadata is
+  the file's, value for value and type for type; the head that it builds, described again from its
+  own attributes, has the same class, configuration, tasks, tensors and records; and it predicts,
+  bit for bit, what a head made by hand from the file's configuration and tensors predicts. If
+  nothing that a prediction depends on was changed (:data:`INERT`), this is also the prediction of
+  the original file, from tokens and from an image. A digest is not a signature: who writes another
+  configuration or other weights and computes a valid digest has written a sound file of another
+  head.
+* Anything else is a **fault**, a sentence: it loads and is not harmless; another error than a
+  ``CheckpointError`` while it is read, or than a ``DinoneckError`` while it predicts; more than 2 s
+  of processor time; more than 96 MiB.
 
-Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for byte is a fault:
-no byte of a head file is free.
+Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for
+byte is a fault: no byte of a head file is free.
 """
 
 from __future__ import annotations
@@ -34,13 +37,26 @@ from tests.faults import signed
 from torch import Tensor, nn
 
 import dinoneck
-from dinoneck import CheckpointError, DinoneckError, HeadCheckpoint, PatchMeanHead, PatchMeanMLP, TargetTransform, Task
+from dinoneck import (
+    CheckpointError,
+    DinoneckError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    PatchMeanMLP,
+    TargetTransform,
+    Task,
+)
 from dinoneck.checkpoint import read_header
 
 METRICS = {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}}
 DATA = {"name": "pasture", "revision": "2024-10"}
 TRAINING = {"seed": 7, "folds": 5, "fold": 0, "epochs": 40, "data": DATA, "metrics": METRICS}
-TOTAL = Task("total", unit="g", minimum=0.0, transform=TargetTransform(area=0.25, log1p=True, mean=2.0, std=0.5))
+TOTAL = Task(
+    "total",
+    unit="g",
+    minimum=0.0,
+    transform=TargetTransform(area=0.25, log1p=True, mean=2.0, std=0.5),
+)
 SHARES = Task("shares", dim=3, kind="ratio", labels=("clover", "dead", "grün"))
 CLASSES = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"))
 
@@ -49,7 +65,12 @@ def recorded(head: nn.Module, layers: list[int]) -> HeadCheckpoint:
     """A head with everything that a file can record."""
     backbone = kit.backbone(layers=layers)
     preprocess = backbone.preprocess.changed(size=(32, 64), resize="crop", blur=5)
-    records = {"training": TRAINING, "license": "Apache-2.0", "tta": "flip4", "extra": {"note": ["spring", 1, None]}}
+    records = {
+        "training": TRAINING,
+        "license": "Apache-2.0",
+        "tta": "flip4",
+        "extra": {"note": ["spring", 1, None]},
+    }
     return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=preprocess, **records)
 
 
@@ -63,7 +84,9 @@ def with_lora() -> HeadCheckpoint:
     for parameter in backbone.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.1)
-    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")], hidden_dim=2), backbone=backbone)
+    return HeadCheckpoint.from_module(
+        PatchMeanHead(64, [Task("total")], hidden_dim=2), backbone=backbone
+    )
 
 
 FPN = {"layer_indices": (1, 3), "fpn_dim": 4, "num_levels": 2}
@@ -73,7 +96,9 @@ MADE: dict[str, Callable[[], HeadCheckpoint]] = {
     "smallest": lambda: HeadCheckpoint.from_module(PatchMeanMLP(2, 1, 1)),
     "all records": lambda: recorded(PatchMeanHead(64, [TOTAL, SHARES], hidden_dim=2), [2]),
     "fpn": lambda: recorded(dinoneck.FPNHead(64, DENSE, num_layers=2, **FPN), [1, 3]),
-    "cls_gating": lambda: recorded(dinoneck.CLSGatingHead(64, [TOTAL, CLASSES], mode="query", hidden_dim=2), [5]),
+    "cls_gating": lambda: recorded(
+        dinoneck.CLSGatingHead(64, [TOTAL, CLASSES], mode="query", hidden_dim=2), [5]
+    ),
     "ensemble": lambda: recorded(ensemble(), [5]),
     "LoRA": with_lora,
     "pyramid": lambda: HeadCheckpoint.from_module(dinoneck.PyramidHead(8, [TOTAL], neck=PYRAMID)),
@@ -95,7 +120,10 @@ def files() -> dict[str, bytes]:
 @functools.cache
 def _tokens(width: int, layers: tuple[int, ...] | None, count: int) -> dinoneck.Tokens:
     """(B, 3 + 2 * 4, D) per layer, always the same; their source is unknown."""
-    values = [torch.sin(torch.arange(2 * 11 * width) * (1.0 + i)).reshape(2, 11, width) for i in range(count)]
+    values = [
+        torch.sin(torch.arange(2 * 11 * width) * (1.0 + i)).reshape(2, 11, width)
+        for i in range(count)
+    ]
     return kit.tokens_from(values, 2, 4, 3, layers=layers)
 
 
@@ -122,7 +150,18 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 REFUSED, NOTICED, HARMLESS = OUTCOMES = ("refused", "noticed", "harmless")
-STEPS = ("file", "header", "json", "schema", "registry", "config", "tensors", "digest", "finite", "pairing")
+STEPS = (
+    "file",
+    "header",
+    "json",
+    "schema",
+    "registry",
+    "config",
+    "tensors",
+    "digest",
+    "finite",
+    "pairing",
+)
 SECONDS, KIB, LONGEST = 2.0, 96 << 10, 2200
 INERT = frozenset({"created_by", "extra", "license", "training"})
 """Top-level keys that no prediction depends on."""
@@ -149,7 +188,9 @@ class Judge:
             self._original[name] = predict(head.build(check_backbone=False)), rows
         return self._original[name]
 
-    def verdict(self, content: bytes, name: str | None = None, changed: frozenset[str] = frozenset()) -> str:
+    def verdict(
+        self, content: bytes, name: str | None = None, changed: frozenset[str] = frozenset()
+    ) -> str:
         """Judge a file whose digest was left alone, or one with a valid digest.
 
         Args:
@@ -168,7 +209,11 @@ class Judge:
         except Exception as error:  # whatever escapes is what is looked for
             return f"{type(error).__name__}: {str(error)[:200]}"
         seconds, memory = time.process_time() - seconds, _memory() - memory
-        return found if seconds <= SECONDS and memory <= KIB else f"it takes {seconds:.1f} s and {memory} KiB"
+        return (
+            found
+            if seconds <= SECONDS and memory <= KIB
+            else f"it takes {seconds:.1f} s and {memory} KiB"
+        )
 
     def _read(self, content: bytes, name: str | None, changed: frozenset[str]) -> str:
         step = None
@@ -188,7 +233,11 @@ class Judge:
         if name is None:
             return HARMLESS if content in files().values() else "it loads with other bytes"
         misstated = self._misstated(head, module, content)
-        return misstated or self._mispredicted(module, content, name, inert=changed <= INERT) or HARMLESS
+        return (
+            misstated
+            or self._mispredicted(module, content, name, inert=changed <= INERT)
+            or HARMLESS
+        )
 
     def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes) -> str:
         """Compare what was loaded with the file, and with the module's own description."""
@@ -209,9 +258,13 @@ class Judge:
         try:
             found = predict(module)
             if not kit.same(found, predict(by_hand(module, content))):
-                return "it predicts something else than a head made from its configuration and tensors"
+                return (
+                    "it predicts something else than a head made from its configuration and tensors"
+                )
             seen = None if rows is None else rows_of(self.path)
-        except DinoneckError as error:  # a head of another geometry than the fixed tokens, or of another backbone
+        except (
+            DinoneckError
+        ) as error:  # a head of another geometry than the fixed tokens, or of another backbone
             return f"it no longer predicts: {error}" if inert else ""
         changed = inert and not (kit.same(found, tokens) and seen == rows)
         return "it predicts something else than the original" if changed else ""
@@ -220,12 +273,18 @@ class Judge:
 def _refusal(error: CheckpointError) -> str:
     text = str(error)
     sound = error.step in STEPS and len(text) <= LONGEST and text.isprintable()
-    return REFUSED if sound else f"it is refused by {error.step!r}, or not in one printable line: {text[:100]!r}"
+    return (
+        REFUSED
+        if sound
+        else f"it is refused by {error.step!r}, or not in one printable line: {text[:100]!r}"
+    )
 
 
 def by_hand(module: nn.Module, content: bytes) -> nn.Module:
     """The head that a file states: the class called with the file's configuration, the file's tensors copied in."""
     made: nn.Module = type(module).from_config(signed.read(content)[0]["config"])
     state = safetensors.torch.load(content)
-    made.load_state_dict({key: value for key, value in state.items() if not key.startswith("adapter/")}, assign=True)
+    made.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith("adapter/")}, assign=True
+    )
     return made.eval()

@@ -1,10 +1,11 @@
 """Kill a save, an extraction and a training, or fill the disk; each must go on as if nothing had happened.
 
-Each run is a process of its own. It is killed before a disk call (create, rename, link, remove, flush ...), or within a
-write: the kernel ends a process that writes past a limit, with exactly so many bytes written. With the same limit and
-the signal ignored the write fails instead, as on a full disk; the run must then raise an error of dinoneck. Afterwards
-the files are looked at, and the run is made again: in every fourth case it is killed once more before it may finish.
-The result must be that of a run which nothing disturbed.
+Each run is a process of its own. It is killed before a disk call (create, rename, link, remove,
+flush ...), or within a write: the kernel ends a process that writes past a limit, with exactly so
+many bytes written. With the same limit and the signal ignored the write fails instead, as on a full
+disk; the run must then raise an error of dinoneck. Afterwards the files are looked at, and the run
+is made again: in every fourth case it is killed once more before it may finish. The result must be
+that of a run which nothing disturbed.
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ class Extract:
         write_images(self.images, [f"{i:02d}.png" for i in range(12)])
 
     def run(self, root: Path) -> None:
-        options: dict[str, Any] = {"backbone": self.backbone, "views": "flips4", "image_size": (32, 64)}
+        options: dict[str, Any] = {
+            "backbone": self.backbone,
+            "views": "flips4",
+            "image_size": (32, 64),
+        }
         store = FeatureStore.create(root / "store", dtype="int8", **options)
         store.extract(self.images, batch_size=8, workers=1, shard_bytes=15_000)
 
@@ -81,11 +86,16 @@ class Extract:
         store, sound = (FeatureStore.open(folder / "store") for folder in (root, whole))
         found, expected = content(store), content(sound)
         shards = [path.read_bytes() for path in (root / "store" / "data").glob("*.safetensors")]
-        headers = [json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"] for raw in shards]
+        headers = [
+            json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+            for raw in shards
+        ]
         stored = [row[0] for header in headers for row in json.loads(header["images"])]
         if (finished and sorted(stored) != list(sound.ids)) or len(stored) != len(set(stored)):
             yield "images are missing or stored twice"
-        if not found.keys() <= expected.keys() or not all(torch.equal(found[key], expected[key]) for key in found):
+        if not found.keys() <= expected.keys() or not all(
+            torch.equal(found[key], expected[key]) for key in found
+        ):
             yield "records have other bits"
         yield from (f"verify() names {name}" for name in store.verify())
         for name in ("store.json", "channel_scale.safetensors") if finished else ():
@@ -93,7 +103,11 @@ class Extract:
                 yield f"{name} differs"
 
 
-RECIPES = {"adamw": Recipe(mixup_alpha=0.5, patience=8), "sam": Recipe(optimizer="sam"), "bf16": Recipe(amp="bf16")}
+RECIPES = {
+    "adamw": Recipe(mixup_alpha=0.5, patience=8),
+    "sam": Recipe(optimizer="sam"),
+    "bf16": Recipe(amp="bf16"),
+}
 
 
 class Train:
@@ -106,8 +120,18 @@ class Train:
         engine.SAVE_EVERY_S = 0.0
         for name, recipe in RECIPES.items():
             head, ids = noisy_head(), self.source.ids
-            given: dict[str, Any] = {"targets": {"x": np.linspace(0, 1, len(ids))}, "target_ids": ids, "lr": 1e-2}
-            given |= {"ids": ids[:11], "val_ids": ids[11:], "epochs": 4, "batch_size": 3, "recipe": recipe}
+            given: dict[str, Any] = {
+                "targets": {"x": np.linspace(0, 1, len(ids))},
+                "target_ids": ids,
+                "lr": 1e-2,
+            }
+            given |= {
+                "ids": ids[:11],
+                "val_ids": ids[11:],
+                "epochs": 4,
+                "batch_size": 3,
+                "recipe": recipe,
+            }
             fit(head, self.source, out=root / name, **given)
             torch.save(head.state_dict(), root / name / "head")
 
@@ -128,7 +152,11 @@ def count_calls(root: Path, act: Callable[[int], None]) -> None:
     numbers, flush = itertools.count(), os.fsync
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        writes = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if (writes or event in CALLS) and str(root) in str(arguments):
             act(next(numbers))
 
@@ -142,7 +170,9 @@ def count_calls(root: Path, act: Callable[[int], None]) -> None:
 
 def killed_before(root: Path, call: int) -> None:
     """Let this process die before its n-th disk call."""
-    count_calls(root, lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == call else None)
+    count_calls(
+        root, lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == call else None
+    )
 
 
 def without_space(handler: Any, size: int) -> None:
@@ -176,7 +206,10 @@ def forked(work: Act, prepare: Act = int) -> int:
 JOBS = {"save": Save, "extract": Extract, "train": Train}
 HOWS = ("killed before a disk call", "killed within a write", "the disk is full")
 CODES = (-signal.SIGKILL, -signal.SIGXFSZ, FULL)
-MODES = (*(f"{job}: {how}" for job in JOBS for how in HOWS), "save: four writers and two readers at once")
+MODES = (
+    *(f"{job}: {how}" for job in JOBS for how in HOWS),
+    "save: four writers and two readers at once",
+)
 
 
 class Campaign:
@@ -186,7 +219,10 @@ class Campaign:
         self.folder, self.job, self.whole = folder, JOBS[job](folder), folder / "whole"
         self._begin(self.whole)
         self.calls = FORK.Value("i")
-        assert forked(lambda: self.job.run(self.whole), lambda: count_calls(self.whole, self._count)) == DONE
+        assert (
+            forked(lambda: self.job.run(self.whole), lambda: count_calls(self.whole, self._count))
+            == DONE
+        )
         self.largest = max(path.stat().st_size for path in self.whole.rglob("*") if path.is_file())
 
     def _begin(self, root: Path) -> None:
@@ -218,7 +254,10 @@ class Campaign:
                 os.utime(path, (time.time() - 2 * STALE_AFTER_S,) * 2)
             code = forked(run, prepare)
         problems += [f"run again it ends with {code}"] * (code != DONE)
-        problems += [*self.job.problems(root, self.whole, finished=True), *(str(path) for path in root.rglob(".*"))]
+        problems += [
+            *self.job.problems(root, self.whole, finished=True),
+            *(str(path) for path in root.rglob(".*")),
+        ]
         shutil.rmtree(root)
         return "; ".join(problems) or (REFUSED if how == HOWS[2] else HARMLESS)
 
@@ -236,7 +275,9 @@ def writers(folder: Path, saves: int) -> Iterator[str]:
 
     def read() -> None:
         for _ in range(2 * saves):
-            if HeadCheckpoint.load(path).meta["digest"] not in [head.meta["digest"] for head in heads]:
+            if HeadCheckpoint.load(path).meta["digest"] not in [
+                head.meta["digest"] for head in heads
+            ]:
                 raise ValueError("another head is read")
 
     processes = [begun(partial(write, head)) for head in heads] + [begun(read), begun(read)]

@@ -16,13 +16,30 @@ from tests.faults import signed
 from tests.faults.judge import MADE, REFUSED, Judge, files
 
 MUTATIONS = 150_000  # of every file
-JSON = (b" ", b"\n", b"0", b"1", b"[]", b"{}", b",", b'"', b"null", b"true", b"1e9", b"\\u0000", b"\xc3\xa9", b"\xff")
+JSON = (
+    b" ",
+    b"\n",
+    b"0",
+    b"1",
+    b"[]",
+    b"{}",
+    b",",
+    b'"',
+    b"null",
+    b"true",
+    b"1e9",
+    b"\\u0000",
+    b"\xc3\xa9",
+    b"\xff",
+)
 
 
 def place(rng: Random, content: bytes) -> int:
     """Anywhere; more often in the length, in the header, or at the edge between header and tensors."""
     body, end = min(signed.body_at(content), len(content)), len(content)
-    first, last = rng.choice(((0, end), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, end)))
+    first, last = rng.choice(
+        ((0, end), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, end))
+    )
     return max(0, min(rng.randrange(first, max(first + 1, last)), end))
 
 
@@ -49,7 +66,12 @@ def bits(every: int) -> Iterator[tuple[str, bytes]]:
     """Every n-th bit of the smallest file turned over, and every n-th length that it can be cut to."""
     content = files()["smallest"]
     for bit in range(0, 8 * len(content), every):
-        yield f"bit {bit}", content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+        yield (
+            f"bit {bit}",
+            content[: bit // 8]
+            + bytes([content[bit // 8] ^ 1 << bit % 8])
+            + content[bit // 8 + 1 :],
+        )
     for length in range(0, len(content), every):
         yield f"length {length}", content[:length]
 
@@ -58,12 +80,33 @@ def others(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Files of other formats, a bomb, and headers that announce or nest too much."""
     sound, saved = files()["smallest"], io.BytesIO()
     torch.save({"weight": torch.zeros(2)}, saved)
-    evil = f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()  # a pickle that makes a folder when it is loaded
-    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 80496\n"
+    # a pickle that makes a folder when it is loaded
+    evil = f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()
+    lfs = (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+        + b"4d7a" * 16
+        + b"\nsize 80496\n"
+    )
     page, bomb = b"<!DOCTYPE html>\n<html>404</html>\n", gzip.compress(bytes(64 << 20), 1)
-    formats = {"pickle": evil, "torch.save": saved.getvalue(), "LFS": lfs, "web page": page, "gzip": bomb}
+    formats = {
+        "pickle": evil,
+        "torch.save": saved.getvalue(),
+        "LFS": lfs,
+        "web page": page,
+        "gzip": bomb,
+    }
     yield from formats.items()
-    for length in (0, 1, 10_000, (1 << 20) + 1, 101_000_000, 1 << 32, (1 << 53) + 1, 1 << 63, (1 << 64) - 8):
+    for length in (
+        0,
+        1,
+        10_000,
+        (1 << 20) + 1,
+        101_000_000,
+        1 << 32,
+        (1 << 53) + 1,
+        1 << 63,
+        (1 << 64) - 8,
+    ):
         yield f"header of {length} bytes", length.to_bytes(8, "little") + sound[8:]
     nested = "[" * 100_000, '{"a":' * 100_000 + "0" + "}" * 100_000
     for text in (*nested, "[]", "3", '{"__metadata__":{"dinoneck":"{}"}}'):

@@ -21,7 +21,8 @@ HEADS: dict[str, Callable[[], Any]] = {
     "dense": lambda: DenseHead(64, [Task("mass", kind="dense")], hidden_dim=8, depth=0),
     "ensemble": lambda: HeadEnsemble.from_heads([kit.head(), kit.head(seed=1)]),
 }
-# name -> whether they are taken, arguments of load_backbone, changes to its tokens; heads are trained on layers=[5]
+# name -> whether they are taken, arguments of load_backbone, changes to its tokens; heads are
+# trained on layers=[5]
 TOKENS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "another seed": (REFUSED, {"seed": 1}, {}),
     "another layer": (REFUSED, {"layers": [2]}, {}),
@@ -60,7 +61,9 @@ def judged(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
 def on_tokens(path: Path, options: dict[str, Any], changes: dict[str, Any]) -> Iterator[str]:
     """Predict with every head on these tokens."""
     images, trained = kit.images(2, 64, 64), kit.backbone(layers=[5])
-    tokens = replace(kit.backbone(**{"layers": [5], **options})(images).to(torch.float32), **changes)
+    tokens = replace(
+        kit.backbone(**{"layers": [5], **options})(images).to(torch.float32), **changes
+    )
     for make in HEADS.values():
         save_head(path, make(), backbone=trained)
         right = load_head(path).predict(trained(images))["mass"]
@@ -74,15 +77,23 @@ def with_record(path: Path, key: str) -> Iterator[str]:
         save_head(path, kit.head(), backbone=trained)
         right = Predictor(path, trained)(images)
         meta, chunks = signed.read(path.read_bytes())
-        path.write_bytes(signed.write({**meta, "backbone": {**meta["backbone"], key: value}}, chunks))
+        path.write_bytes(
+            signed.write({**meta, "backbone": {**meta["backbone"], key: value}}, chunks)
+        )
         yield judged(lambda: Predictor(path, trained)(images), right)
 
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
     """Judge all cases of one mode; another outcome than the expected one is a fault."""
     if mode == MODES[0]:
-        cases = [(name, expected, on_tokens(folder / "head", *how)) for name, (expected, *how) in TOKENS.items()]
+        cases = [
+            (name, expected, on_tokens(folder / "head", *how))
+            for name, (expected, *how) in TOKENS.items()
+        ]
     else:
         cases = [(key, REFUSED, with_record(folder / "head", key)) for key in RECORDS]
     for name, expected, found in cases:
-        yield from (outcome if outcome == expected else f"{name}: {outcome}, not {expected}" for outcome in found)
+        yield from (
+            outcome if outcome == expected else f"{name}: {outcome}, not {expected}"
+            for outcome in found
+        )

@@ -1,9 +1,10 @@
 """Head files spelled from the format's description alone, so that a forgery has a canonical header and a valid digest.
 
-Nothing here uses the library's writer or reader: the campaigns judge them, and must not share a fault with them. A
-file is the header's length (8 bytes, little endian), a JSON header and the tensors' bytes. The header's
-``__metadata__`` holds one key, ``dinoneck``: the metadata as JSON with sorted keys and no spaces. The digest is SHA-256
-over the metadata without its digest, a zero byte, and the tensors' bytes.
+Nothing here uses the library's writer or reader: the campaigns judge them, and must not share a
+fault with them. A file is the header's length (8 bytes, little endian), a JSON header and the
+tensors' bytes. The header's ``__metadata__`` holds one key, ``dinoneck``: the metadata as JSON with
+sorted keys and no spaces. The digest is SHA-256 over the metadata without its digest, a zero byte,
+and the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from dinoneck import HeadCheckpoint
 Meta = dict[str, Any]
 Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-TWICE, RAW = "\ue000", "\ue001"  # a second key of this name; a value that is spelled as exactly the text behind it
+# a second key of this name; a value that is spelled as exactly the text behind it
+TWICE, RAW = "\ue000", "\ue001"
 _RAW = re.compile(rf'"{RAW}((?:[^"\\]|\\.)*)"')
 
 
@@ -36,7 +38,9 @@ def canonical(value: Any) -> str:
 
 def digest(meta: Meta, chunks: dict[str, bytes]) -> str:
     """The digest that belongs to this content."""
-    text = canonical({key: value for key, value in meta.items() if key != "digest"}).encode("utf-8", "surrogatepass")
+    text = canonical({key: value for key, value in meta.items() if key != "digest"}).encode(
+        "utf-8", "surrogatepass"
+    )
     return f"sha256:{hashlib.sha256(text + bytes(1) + b''.join(chunks.values())).hexdigest()}"
 
 
@@ -81,8 +85,14 @@ def read(content: bytes) -> tuple[Meta, dict[str, bytes]]:
 
 def forged(head: HeadCheckpoint, change: Change, *, sign: bool = True) -> bytes:
     """The file of a checkpoint without an adapter after ``change(meta, state)``."""
-    meta, state = copy.deepcopy(head.meta), {key: value.clone() for key, value in head.state_dict.items()}
+    meta, state = (
+        copy.deepcopy(head.meta),
+        {key: value.clone() for key, value in head.state_dict.items()},
+    )
     change(meta, state)
     rows = [row[0] for row in meta["tensors"] if row[0] in state]
-    chunks = {name: state[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for name in rows}
+    chunks = {
+        name: state[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for name in rows
+    }
     return write(meta, chunks, sign=sign)

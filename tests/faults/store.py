@@ -1,7 +1,7 @@
 """What is done to a feature store or its images, and what comes of it: the judge predicts with the tokens it reads.
 
-Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image), *harmless* (the predictions of
-all images are the right ones, bit for bit) or a fault, which no case may be.
+Every case is *refused* (an error of dinoneck), *noticed* (``verify`` names an image), *harmless*
+(the predictions of all images are the right ones, bit for bit) or a fault, which no case may be.
 """
 
 from __future__ import annotations
@@ -40,10 +40,17 @@ class World:
         self.right = self.predictions(sound)
         os.utime(folder / "sound" / "data", OLD)
 
-    def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
+    def extracted(
+        self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any
+    ) -> FeatureStore:
         """Extract what is missing of a folder of images."""
         views = Views(Views.named("flips4").views[:2])
-        options = {"backbone": self.backbone, "views": views, "image_size": (16, 32), "dtype": "int8"}
+        options = {
+            "backbone": self.backbone,
+            "views": views,
+            "image_size": (16, 32),
+            "dtype": "int8",
+        }
         store = make(root, **(options | changes))
         store.extract(images, workers=1, shard_bytes=shard_bytes)
         return store
@@ -51,7 +58,9 @@ class World:
     def predictions(self, store: FeatureStore) -> dict[str, list[float]]:
         """Predict from every view of every image that the store lists, and of every image that was stored."""
         ids = sorted({*store.ids, *(Path(name).stem for name in NAMES)})
-        return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
+        return {
+            i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids
+        }
 
     def copy(self) -> Path:
         """Return the store, sound again and trusted by its times."""
@@ -60,7 +69,9 @@ class World:
         FeatureStore.open(self.root).refresh(rebuild=True)
         return self.root
 
-    def outcome(self, extract: Path | None = None, right: dict[str, list[float]] | None = None) -> str:
+    def outcome(
+        self, extract: Path | None = None, right: dict[str, list[float]] | None = None
+    ) -> str:
         """Extract a folder of images, if one is given, then read everything, predict and judge."""
         try:
             if extract is not None:
@@ -74,12 +85,16 @@ class World:
         return HARMLESS if predicted == (right or self.right) else "the predictions are others"
 
 
-def flips(world: World, files: str, most: int, part: str = "all", index_lost: bool = False) -> Iterator[str]:
+def flips(
+    world: World, files: str, most: int, part: str = "all", index_lost: bool = False
+) -> Iterator[str]:
     """Flip one bit at a time of the files, at most so many; ``part`` of a shard: its header or its records."""
     for path in sorted(world.copy().glob(files)):
         raw = path.read_bytes()
         header = 8 + int.from_bytes(raw[:8], "little")
-        begin, end = {"all": (0, len(raw)), "header": (0, header), "records": (header, len(raw))}[part]
+        begin, end = {"all": (0, len(raw)), "header": (0, header), "records": (header, len(raw))}[
+            part
+        ]
         bits = range(8 * begin, 8 * end)
         for bit in random.Random(0).sample(bits, min(len(bits), max(5, round(world.share * most)))):
             damaged = bytearray(raw)
@@ -101,10 +116,15 @@ def rows(world: World, *changes: str) -> Iterator[str]:
         yield world.outcome()
 
 
-EXCHANGED = "update image set {0} = (select {0} from image as i where i.id = iif(image.id = :one, :other, :one))"
+EXCHANGED = (
+    "update image set {0} = (select {0} from image as i where i.id = iif(image.id = :one, "
+    ":other, :one))"
+)
 EXCHANGED += " where id in (:one, :other)"
 RENAMED = "update image set id = {} where id = {}"
-IDS = [RENAMED.format(*pair) for pair in ((":none", ":one"), (":one", ":other"), (":other", ":none"))]
+IDS = [
+    RENAMED.format(*pair) for pair in ((":none", ":one"), (":one", ":other"), (":other", ":none"))
+]
 
 
 def moved(world: World) -> Iterator[str]:
@@ -117,7 +137,11 @@ def moved(world: World) -> Iterator[str]:
         "remove": lambda one, other, spare: one.unlink(),
         "rename": lambda one, other, spare: one.rename(spare),
         "duplicate": lambda one, other, spare: shutil.copy(one, spare),
-        "exchange": lambda one, other, spare: [one.rename(spare), other.rename(one), spare.rename(other)],
+        "exchange": lambda one, other, spare: [
+            one.rename(spare),
+            other.rename(one),
+            spare.rename(other),
+        ],
         "replace": lambda one, other, spare: shutil.copy(other, one),
     }
     for first, second in itertools.permutations(range(3), 2):
@@ -142,13 +166,21 @@ def replaced(world: World) -> Iterator[str]:
             moment = (world.images / name).stat().st_mtime_ns if same_times else 10**18
             os.utime(images / name, ns=(moment, moment))
         world.copy()
-        yield world.outcome(images, world.predictions(world.extracted(world.folder / f"fresh-{number}", images)))
+        yield world.outcome(
+            images, world.predictions(world.extracted(world.folder / f"fresh-{number}", images))
+        )
 
 
 def another_store(world: World) -> Iterator[str]:
     """Copy a store of other images, or of another backbone, type, size or views too, or its parts, over the store."""
     turned = Views([View(turns=1), View(turns=3)])
-    changes = ({}, {"backbone": kit.backbone(seed=1)}, {"dtype": "fp16"}, {"image_size": (32, 32)}, {"views": turned})
+    changes = (
+        {},
+        {"backbone": kit.backbone(seed=1)},
+        {"dtype": "fp16"},
+        {"image_size": (32, 32)},
+        {"views": turned},
+    )
     for number, change in enumerate(changes):
         other = Path(world.extracted(world.folder / f"other-{number}", world.other, **change).path)
         for part in (".", "data", "store.json", "channel_scale.safetensors", "index.sqlite"):
@@ -172,7 +204,10 @@ MODES: dict[str, tuple[Any, ...]] = {
     "a bit of the channel scale is flipped": (flips, "channel_scale.safetensors", 800),
     "two index rows exchange their ids": (rows, *IDS),
     "two index rows exchange records": (rows, *map(EXCHANGED.format, ("shard", "offsets"))),
-    "the grid of an index row is turned": (rows, "update image set rows = cols, cols = rows where id = :one"),
+    "the grid of an index row is turned": (
+        rows,
+        "update image set rows = cols, cols = rows where id = :one",
+    ),
     "an index row is removed": (rows, "delete from image where id = :one"),
     "the index is removed; shards are cut, moved or replaced": (moved,),
     "images are replaced by others of the same size, and extract is called": (replaced,),

@@ -33,7 +33,9 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
         assert judge.verdict(raw, name) == judge.verdict(raw) == HARMLESS, name
 
 
-@pytest.mark.parametrize(("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])])
+@pytest.mark.parametrize(
+    ("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])]
+)
 def test_foreign_files_and_tokens_are_refused(part: Any, mode: str, tmp_path: Path) -> None:
     assert REFUSED in set(part.outcomes(mode, 1.0, tmp_path)) <= {REFUSED, HARMLESS}
 
@@ -59,7 +61,9 @@ def without_digest(path: Path, **options: str) -> HeadCheckpoint:
         return load(path, **options)
 
 
-def test_the_judge_sees_a_reader_with_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_sees_a_reader_with_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tests.faults.judge.read_header", lambda path: None)
     monkeypatch.setattr(HeadCheckpoint, "load", forgetful)
     assert "metadata" in Judge(tmp_path).verdict(files()["all records"], "all records")

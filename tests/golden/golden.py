@@ -1,9 +1,9 @@
 """Recorded outputs and gradients of every module in ``tests/contract/cases.py``, in float64.
 
-``python -m tests.golden.golden CASE ...`` records the named cases and leaves the others as they are: see README.md.
-``golden.json`` keeps, per case, the configuration, name, dtype and shape of every tensor, and summaries of outputs and
-gradients. Weights, inputs and projections are functions of a name and a shape, so no tensor is stored and the order of
-random draws does not matter.
+``python -m tests.golden.golden CASE ...`` records the named cases and leaves the others as they
+are: see README.md. ``golden.json`` keeps, per case, the configuration, name, dtype and shape of
+every tensor, and summaries of outputs and gradients. Weights, inputs and projections are functions
+of a name and a shape, so no tensor is stored and the order of random draws does not matter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ RENAMED: dict[str, str] = {}
 """Recorded names of tensors -> present names, where a tensor was renamed."""
 
 
-def uniform(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> np.ndarray[Any, np.dtype[np.float64]]:
+def uniform(
+    name: str, *shape: int, low: float = -1.0, high: float = 1.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Numbers in [low, high) that depend on name and shape alone, the same on every machine."""
     key = int.from_bytes(hashlib.sha256(f"{name} {shape}".encode()).digest()[:16], "little")
     raw = np.random.Philox(key=key).random_raw(math.prod(shape)) >> np.uint64(11)
@@ -57,8 +59,15 @@ def build(case: dict[str, Any]) -> nn.Module:
     """The module of a recorded case in float64 and eval mode, with its weights."""
     part = case["module"]
     module: nn.Module = registry.resolve(part["type"]).from_config(part["config"])  # type: ignore[attr-defined]
-    state = {RENAMED.get(name, name): weight(name, shape, dtype) for name, (dtype, shape) in case["tensors"].items()}
-    scale = {name: x for name, x in module.state_dict().items() if name.rpartition(".")[0].endswith("scale")}
+    state = {
+        RENAMED.get(name, name): weight(name, shape, dtype)
+        for name, (dtype, shape) in case["tensors"].items()
+    }
+    scale = {
+        name: x
+        for name, x in module.state_dict().items()
+        if name.rpartition(".")[0].endswith("scale")
+    }
     module.load_state_dict({**state, **scale})  # tokens pass a head's scale unchanged
     return module.double().eval()
 
@@ -67,7 +76,9 @@ def leaf(name: str, *shape: int) -> Tensor:
     return torch.from_numpy(uniform(name, *shape, low=-1.7, high=1.7)).requires_grad_()
 
 
-def inputs(case: dict[str, Any], rows: int, cols: int, registers: int) -> tuple[list[Tensor], tuple[Any, ...]]:
+def inputs(
+    case: dict[str, Any], rows: int, cols: int, registers: int
+) -> tuple[list[Tensor], tuple[Any, ...]]:
     """The tensors that gradients are taken of, and what the module is called with."""
     takes, count = case["takes"], rows * cols
     if takes in ("patches", "layers", "pair", "points"):
@@ -80,9 +91,17 @@ def inputs(case: dict[str, Any], rows: int, cols: int, registers: int) -> tuple[
             leaves = [leaf("points", BATCH, count, POINT_WIDTH), *leaves]
             return leaves, (*leaves, torch.arange(count).expand(BATCH, -1) % 3 != 1)
         return leaves, tuple(leaves)
-    leaves = [leaf(f"tokens {i}", BATCH, 1 + registers + count, WIDTH) for i in range(case["layers"])]
-    tokens = Tokens.from_sequence(leaves, image_size=(rows * PATCH, cols * PATCH), patch_size=PATCH,
-                                  num_prefix_tokens=1 + registers, layers=range(len(leaves)), normed=True)  # fmt: skip
+    leaves = [
+        leaf(f"tokens {i}", BATCH, 1 + registers + count, WIDTH) for i in range(case["layers"])
+    ]
+    tokens = Tokens.from_sequence(
+        leaves,
+        image_size=(rows * PATCH, cols * PATCH),
+        patch_size=PATCH,
+        num_prefix_tokens=1 + registers,
+        layers=range(len(leaves)),
+        normed=True,
+    )
     if takes == "tokens":
         return leaves, (tokens,)
     leaves.append(leaf("images", BATCH, 3, rows * case["cell_px"], cols * case["cell_px"]))
@@ -96,11 +115,16 @@ def summary(value: Tensor) -> list[float]:
     return [float(flat.norm()), *(float(flat @ axis) for axis in axes)]
 
 
-def measure(module: nn.Module, case: dict[str, Any], rows: int, cols: int, registers: int) -> dict[str, Any]:
+def measure(
+    module: nn.Module, case: dict[str, Any], rows: int, cols: int, registers: int
+) -> dict[str, Any]:
     """Summaries of outputs and of the gradients of their projections, by name."""
     leaves, arguments = inputs(case, rows, cols, registers)
     results = pytree.tree_leaves(module(*arguments))
-    target = sum((y * torch.from_numpy(uniform(f"target {i}", *y.shape))).sum() for i, y in enumerate(results))
+    target = sum(
+        (y * torch.from_numpy(uniform(f"target {i}", *y.shape))).sum()
+        for i, y in enumerate(results)
+    )
     named = [(f"gradient of input {i}", value) for i, value in enumerate(leaves)]
     named += [(f"gradient of {name}", value) for name, value in module.named_parameters()]
     gradients = torch.autograd.grad(target, [value for _, value in named], allow_unused=True)  # type: ignore[arg-type]
@@ -113,7 +137,11 @@ def measure(module: nn.Module, case: dict[str, Any], rows: int, cols: int, regis
 def grids_of(case: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
     """The odd grids, or the one that the module takes."""
     only = case["grid"]
-    return ((rows, cols, registers) for (rows, cols), registers in GRIDS.items() if only in (None, [rows, cols]))
+    return (
+        (rows, cols, registers)
+        for (rows, cols), registers in GRIDS.items()
+        if only in (None, [rows, cols])
+    )
 
 
 def record(case: Any) -> dict[str, Any]:
@@ -131,7 +159,10 @@ def record(case: Any) -> dict[str, Any]:
         },
     }
     module = build(recorded)
-    grids = {f"{r}x{c}": measure(module, recorded, r, c, registers) for r, c, registers in grids_of(recorded)}
+    grids = {
+        f"{r}x{c}": measure(module, recorded, r, c, registers)
+        for r, c, registers in grids_of(recorded)
+    }
     return {**recorded, "grids": grids}
 
 
@@ -141,9 +172,15 @@ def main(names: list[str]) -> None:
 
     cases = {case.name: case for case in CASES}
     if not names or (unknown := sorted(set(names) - cases.keys())):
-        sys.exit(f"name the cases to record{f'; there is no {unknown[0]!r}' if names else ''}: {', '.join(cases)}")
+        sys.exit(
+            f"name the cases to record{f'; there is no {unknown[0]!r}' if names else ''}: "
+            f"{', '.join(cases)}"
+        )
     stored = json.loads(FILE.read_text()) | {name: record(cases[name]) for name in names}
-    lines = [f"{json.dumps(name)}:{json.dumps(case, separators=(',', ':'))}" for name, case in stored.items()]
+    lines = [
+        f"{json.dumps(name)}:{json.dumps(case, separators=(',', ':'))}"
+        for name, case in stored.items()
+    ]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -43,5 +43,7 @@ def test_outputs_and_gradients_are_those_recorded(name: str) -> None:
         compare(measured, stored)
         with torch.inference_mode():
             results = pytree.tree_leaves(module(*inputs(case, rows, cols, registers)[1]))
-        compare({f"output {i}": [list(y.shape), summary(y)] for i, y in enumerate(results)},
-                {key: value for key, value in stored.items() if key.startswith("output")})  # fmt: skip
+        compare(
+            {f"output {i}": [list(y.shape), summary(y)] for i, y in enumerate(results)},
+            {key: value for key, value in stored.items() if key.startswith("output")},
+        )

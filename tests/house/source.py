@@ -33,7 +33,9 @@ def lazy_packages() -> dict[str, Any]:
     """The packages whose names are imported on first use, by name."""
     folders = [path.parent for path in FILES if path.name == "__init__.py"]
     names = [".".join(("dinoneck", *folder.relative_to(SOURCE).parts)) for folder in folders]
-    return {name: module for name in names if hasattr(module := importlib.import_module(name), "_HOMES")}
+    return {
+        name: module for name in names if hasattr(module := importlib.import_module(name), "_HOMES")
+    }
 
 
 def name_of(path: Path) -> str:

@@ -35,7 +35,9 @@ def test_everything_public_is_documented() -> None:
             missing.append(str(path))
         for node in outside_functions(tree_of(path)):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-                signature_only = any(getattr(how, "id", "") == "overload" for how in node.decorator_list)
+                signature_only = any(
+                    getattr(how, "id", "") == "overload" for how in node.decorator_list
+                )
                 if not signature_only and not ast.get_docstring(node):
                     missing.append(f"{path}:{node.name}")
     assert not missing
@@ -48,7 +50,11 @@ SPECIAL = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.I
 
 
 def test_general_parts_name_no_single_data_set() -> None:
-    files = [path for path in FILES if name_of(path) in GENERAL_FILES or name_of(path).split("/")[0] in GENERAL]
+    files = [
+        path
+        for path in FILES
+        if name_of(path) in GENERAL_FILES or name_of(path).split("/")[0] in GENERAL
+    ]
     assert len(files) > len(GENERAL) + len(GENERAL_FILES)
     assert not [name_of(path) for path in files if SPECIAL.search(path.read_text(encoding="utf-8"))]
 
@@ -59,7 +65,9 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
     written = Path(module.__file__ or "").with_suffix(".pyi")
     assert written.read_text() == stub(package), "write it again: python -m tests.house.test_house"
     submodules = {path.stem for path in Path(module.__file__ or "").parent.glob("*.py")}
-    assert not submodules & set(module._HOMES), "a name that a submodule has too would give the submodule"
+    assert not submodules & set(module._HOMES), (
+        "a name that a submodule has too would give the submodule"
+    )
     for name in module._HOMES:
         assert getattr(getattr(module, name), "__name__", name) == name
         assert name in dir(module)
@@ -87,13 +95,16 @@ def test_subpackages_are_attributes_of_the_package() -> None:
     ("statement", "heavy"),
     [
         ("import dinoneck.cli.main, dinoneck.registry", {"torch", "numpy", "timm"}),
-        # a process that reads a store, or a head on transformers, needs neither: both take about as long as torch
+        # a process that reads a store, or a head on transformers, needs neither: both take about as
+        # long as torch
         ("from dinoneck import FeatureStore, Predictor", {"timm", "torchvision"}),
     ],
 )
 def test_imports_are_light(statement: str, heavy: set[str]) -> None:
     script = f"import sys; {statement}; print({heavy} & {{*sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "set()\n"
 
 
@@ -112,7 +123,13 @@ def public_api() -> str:
                     if own.startswith("_"):
                         continue
                     function = getattr(value, "__func__", value)
-                    kind = "" if inspect.isfunction(function) else ": property" if isinstance(value, property) else None
+                    kind = (
+                        ""
+                        if inspect.isfunction(function)
+                        else ": property"
+                        if isinstance(value, property)
+                        else None
+                    )
                     if kind is not None:
                         lines.append(f"{package}.{name}.{own}{kind or signature(function)}")
     return "\n".join(lines) + "\n"
@@ -145,22 +162,36 @@ def test_every_registered_class_is_configured_and_has_no_hidden_buffers() -> Non
         assert issubclass(cls, Configured)
         home = importlib.import_module(cls.__module__.rpartition(".")[0])
         if home.__name__ != "dinoneck.points":  # whose names stay in their package
-            assert getattr(dinoneck, cls.__name__, None) is cls, f"{name}: add {cls.__name__} to dinoneck/__init__.py"
-        assert getattr(home, cls.__name__, None) is cls, f"{name}: add {cls.__name__} to {home.__name__}"
+            assert getattr(dinoneck, cls.__name__, None) is cls, (
+                f"{name}: add {cls.__name__} to dinoneck/__init__.py"
+            )
+        assert getattr(home, cls.__name__, None) is cls, (
+            f"{name}: add {cls.__name__} to {home.__name__}"
+        )
         for parameter in fields_of(cls).values():
-            assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), (name, parameter)
+            assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), (
+                name,
+                parameter,
+            )
             assert parameter.annotation is not parameter.empty, (name, parameter)
 
 
 def test_texts_name_no_machine() -> None:
     """No registry host, no path of a machine, in anything that git tracks."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
     if not tracked:
         pytest.skip("not a git checkout")
-    wrong = re.compile(r"/(?:home|root|work|farm|mnt)/\w|pypi\.org|pythonhosted|index-url|/simple/|--[\w-]+[ =]/")
+    wrong = re.compile(
+        r"/(?:home|root|work|farm|mnt)/\w|pypi\.org|pythonhosted|index-url|/simple/|--[\w-]+[ =]/"
+    )
     for name in tracked:
         path = ROOT / name
-        if path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".json", ".cff", ""} and path.name != "test_house.py":
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yml", ".txt", ".json", ".cff", ""}
+            and path.name != "test_house.py"
+        ):
             found = wrong.search(path.read_text(errors="ignore"))
             assert not found, f"{name}: {found}"
 

@@ -37,13 +37,23 @@ def cycles_in(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
             new = graph[waiting.pop()] - reached[name]
             reached[name] |= new
             waiting += new
-    return sorted({tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph} - {()})
+    return sorted(
+        {
+            tuple(sorted(other for other in reached[name] if name in reached[other]))
+            for name in graph
+        }
+        - {()}
+    )
 
 
 def test_files_do_not_import_each_other_in_circles() -> None:
     files = modules()
     # public names, with their packages -> the modules that define them
-    homes = {f"{name}.{own}": home for name, module in lazy_packages().items() for own, home in module._HOMES.items()}
+    homes = {
+        f"{name}.{own}": home
+        for name, module in lazy_packages().items()
+        for own, home in module._HOMES.items()
+    }
     graph = {}
     for name, path in files.items():
         found = ({homes.get(full, full), module} for module, full in imports(tree_of(path)))
@@ -51,9 +61,11 @@ def test_files_do_not_import_each_other_in_circles() -> None:
     assert cycles_in(graph) == []
 
 
-# -- dependencies -----------------------------------------------------------------------------------------
+# -- dependencies
+# -----------------------------------------------------------------------------------------
 
-DEVELOPERS = ("bench", "docs", "lint", "test")  # extras of those who work on dinoneck; dev is their sum
+# extras of those who work on dinoneck; dev is their sum
+DEVELOPERS = ("bench", "docs", "lint", "test")
 # declared for users and imported by an example, with the folder that imports it
 IMPORTED_BY_EXAMPLES: dict[str, str] = {}
 # declared and imported by no file, with the reason
@@ -88,13 +100,19 @@ def required(lines: Iterable[str]) -> set[str]:
 
 def unused(names: Iterable[str], *folders: str) -> set[str]:
     """Those of the packages that no Python file of these folders imports."""
-    texts = {path: path.read_text(encoding="utf-8") for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    texts = {
+        path: path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+    }
     modules = {name: MODULES.get(name, name.replace("-", "_")) for name in names}
     return {
         name
         for name, module in modules.items()
         # only files that name it are parsed: docstrings name packages too
-        if not any(module in external_imports(path) for path, text in texts.items() if module in text)
+        if not any(
+            module in external_imports(path) for path, text in texts.items() if module in text
+        )
     }
 
 
@@ -114,14 +132,20 @@ def test_imports_are_declared() -> None:
     core, users, _ = declared()
     owner = metadata.packages_distributions()
     foreign = set().union(*map(external_imports, FILES)) - sys.stdlib_module_names
-    assert {owner.get(name, [name])[0].lower().replace("_", "-") for name in foreign} <= core | users
+    assert {
+        owner.get(name, [name])[0].lower().replace("_", "-") for name in foreign
+    } <= core | users
 
 
 def test_declared_packages_are_imported() -> None:
     """Core and users' extras by the package itself, developers' extras by what they work with."""
     core, users, developers = declared()
-    idle = unused(core | users, "src") | unused(developers - core - users, "tests", "docs", "examples", "benchmarks")
-    assert idle == NOT_IMPORTED.keys() | IMPORTED_BY_EXAMPLES.keys(), "add an entry with its reason, or remove one"
+    idle = unused(core | users, "src") | unused(
+        developers - core - users, "tests", "docs", "examples", "benchmarks"
+    )
+    assert idle == NOT_IMPORTED.keys() | IMPORTED_BY_EXAMPLES.keys(), (
+        "add an entry with its reason, or remove one"
+    )
     for name, folder in IMPORTED_BY_EXAMPLES.items():
         assert not unused({name}, f"examples/{folder}"), f"examples/{folder} does not import {name}"
 
@@ -138,8 +162,16 @@ RAW = f"https://raw.githubusercontent.com/dinoneck/dinoneck/v{__version__}/"
 def test_every_link_of_the_package_page_is_absolute_and_leads_to_a_file() -> None:
     page = package_page((ROOT / "README.md").read_text(), __version__)
     assert targets(page)
-    assert not [target for target in targets(page) if not target.startswith(("https://", "http://", "mailto:"))]
-    here = [target.removeprefix(BLOB).removeprefix(RAW) for target in targets(page) if target.startswith((BLOB, RAW))]
+    assert not [
+        target
+        for target in targets(page)
+        if not target.startswith(("https://", "http://", "mailto:"))
+    ]
+    here = [
+        target.removeprefix(BLOB).removeprefix(RAW)
+        for target in targets(page)
+        if target.startswith((BLOB, RAW))
+    ]
     assert not [path for path in here if not (ROOT / path.split("#")[0]).exists()]
 
 
@@ -178,14 +210,21 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["license"] == "Apache-2.0"
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
-    assert all(reference["url"].startswith("https://arxiv.org/abs/") for reference in citation["references"])
+    assert all(
+        reference["url"].startswith("https://arxiv.org/abs/")
+        for reference in citation["references"]
+    )
 
 
 def test_the_conda_recipe_builds_this_version_with_the_requirements_of_the_package() -> None:
     recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    names = {"pytorch": "torch", "python-xxhash": "xxhash"}  # on conda-forge -> on the index of Python
-    run = [[names.get(name, name), bounds] for name, bounds in map(str.split, recipe["requirements"]["run"])]
+    # on conda-forge -> on the index of Python
+    names = {"pytorch": "torch", "python-xxhash": "xxhash"}
+    run = [
+        [names.get(name, name), bounds]
+        for name, bounds in map(str.split, recipe["requirements"]["run"])
+    ]
     needed = [re.findall(r"[\w-]+|[<>=].*", line) for line in project["project"]["dependencies"]]
     assert sorted(run) == sorted([["python", project["project"]["requires-python"]], *needed])
     assert recipe["context"]["version"] == __version__

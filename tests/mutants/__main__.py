@@ -1,7 +1,7 @@
 """``python -m tests.mutants [WORD]``: put every fault into a copy of ``src`` and run its tests.
 
-Exits 1 if a fault survives, if its old text does not stand there exactly once, or if the tests fail without any fault.
-WORD chooses the faults whose sentence, file, text or tests contain it.
+Exits 1 if a fault survives, if its old text does not stand there exactly once, or if the tests fail
+without any fault. WORD chooses the faults whose sentence, file, text or tests contain it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(source: Path, tests: list[str]) -> int:
-    """The exit code of pytest on a copy of src: 0 passed, 1 failed. A fork, so that torch is imported once."""
+    """The exit code of pytest on a copy of src: 0 passed, 1 failed.
+
+    A fork, so that torch is imported once.
+    """
     log = source.parent / "log.txt"
     child = os.fork()
     if not child:
@@ -45,7 +48,10 @@ def survives(mutant: Mutant, source: Path) -> bool:
     path = source / "dinoneck" / mutant.file
     sound = path.read_text()
     if sound.count(mutant.old) != 1:
-        sys.exit(f"{mutant.file}: {mutant.old!r} stands there {sound.count(mutant.old)} times; expected once")
+        sys.exit(
+            f"{mutant.file}: {mutant.old!r} stands there {sound.count(mutant.old)} times; "
+            "expected once"
+        )
     path.write_text(sound.replace(mutant.old, mutant.new))
     try:
         return run(source, mutant.tests.split()) == 0
@@ -67,7 +73,10 @@ def main(word: str) -> int:
         for mutant in chosen:
             if survives(mutant, source):
                 left.append(mutant)
-            print(f"{'SURVIVES' if mutant in left else 'killed  '} {mutant.file}: {mutant.sentence}", flush=True)
+            print(
+                f"{'SURVIVES' if mutant in left else 'killed  '} {mutant.file}: {mutant.sentence}",
+                flush=True,
+            )
     seconds = time.monotonic() - began
     print(f"{len(chosen) - len(left)} of {len(chosen)} faults are noticed ({seconds:.0f} s)")
     return 1 if left else 0

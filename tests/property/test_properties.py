@@ -26,10 +26,14 @@ def test_prepared_points_come_back(height: int, width: int, patch: object, polic
         prepared.grid.rows * grid.patch_height,
         prepared.grid.cols * grid.patch_width,
     )
-    points = torch.tensor([[0.0, 0.0], [width, height], [width / 3, height / 7]], dtype=torch.float64)
+    points = torch.tensor(
+        [[0.0, 0.0], [width, height], [width / 3, height / 7]], dtype=torch.float64
+    )
     assert torch.allclose(prepared.to_original(prepared.to_prepared(points)), points, atol=1e-9)
     if policy == "resize":
-        corner = torch.tensor([prepared.images.shape[-1], prepared.images.shape[-2]], dtype=torch.float64)
+        corner = torch.tensor(
+            [prepared.images.shape[-1], prepared.images.shape[-2]], dtype=torch.float64
+        )
         assert torch.allclose(prepared.to_prepared(points[1]), corner)
 
 

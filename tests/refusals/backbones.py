@@ -12,7 +12,15 @@ import timm
 import torch
 from torch import nn
 
-from dinoneck import BackboneError, ConfigError, DataError, GridError, ShapeError, load_backbone, wrap_backbone
+from dinoneck import (
+    BackboneError,
+    ConfigError,
+    DataError,
+    GridError,
+    ShapeError,
+    load_backbone,
+    wrap_backbone,
+)
 from dinoneck.interop import DinoneckBackboneConfig
 from dinoneck.serve import Settings
 from dinoneck.weight_files import read_state
@@ -69,7 +77,10 @@ def official(prefix: str = "", **changed: Any) -> Any:
 
     def call(folder: Path) -> Any:
         state = official_state() | changed
-        torch.save({prefix + key: value for key, value in state.items() if value is not None}, folder / "w.pth")
+        torch.save(
+            {prefix + key: value for key, value in state.items() if value is not None},
+            folder / "w.pth",
+        )
         return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / "w.pth")
 
     return call
@@ -83,10 +94,16 @@ class Trap:
 
 
 MISTYPED: list[tuple[dict[str, Any], str]] = [
-    ({"width": 4.0}, "4.0"), ({"rate": float("nan")}, "nan"), ({"mode": "c"}, "'c'"), ({"wide": 1}, "wide"),
-    ({"sizes": [1, "2"]}, "[1]"), ({"levels": [[8, "a"], [8, "b"]]}, "levels"), ({"tasks": [{"name": "a"}]}, "Task"),
-    ({"tasks": [{"$": "Task", "name": "a", "colour": 1}]}, "'colour'"), ({"anything": object()}, "anything"),
-]  # fmt: skip
+    ({"width": 4.0}, "4.0"),
+    ({"rate": float("nan")}, "nan"),
+    ({"mode": "c"}, "'c'"),
+    ({"wide": 1}, "wide"),
+    ({"sizes": [1, "2"]}, "[1]"),
+    ({"levels": [[8, "a"], [8, "b"]]}, "levels"),
+    ({"tasks": [{"name": "a"}]}, "Task"),
+    ({"tasks": [{"$": "Task", "name": "a", "colour": 1}]}, "'colour'"),
+    ({"anything": object()}, "anything"),
+]
 
 ROWS: list[Row] = [
     (lambda: seen(dtype=torch.uint8), DataError, "uint8"),
@@ -94,18 +111,37 @@ ROWS: list[Row] = [
     (lambda: seen(3, 32, 32), ShapeError, "(3, 32, 32)"),
     (lambda: seen(1, 3, 33, 32), GridError, "33 % 16 = 1"),
     (lambda: kit.backbone()([1, 2]), ShapeError, "list"),  # type: ignore[arg-type]
-    *((lambda wrong=wrong: kit.backbone(layers=wrong), BackboneError, "layers") for wrong in (0, [])),
-    (lambda: load_backbone(f"{SMALL}.lvd9", pretrained=False), BackboneError, ("lvd9", f"{SMALL}.lvd1689m")),
+    *(
+        (lambda wrong=wrong: kit.backbone(layers=wrong), BackboneError, "layers")
+        for wrong in (0, [])
+    ),
+    (
+        lambda: load_backbone(f"{SMALL}.lvd9", pretrained=False),
+        BackboneError,
+        ("lvd9", f"{SMALL}.lvd1689m"),
+    ),
     (lambda: load_backbone("vit_smal_patch16_dinov3", pretrained=False), BackboneError, SMALL),
-    (lambda: load_backbone("vit_base_patch16_224", pretrained=False), BackboneError, "wrap_backbone"),
+    (
+        lambda: load_backbone("vit_base_patch16_224", pretrained=False),
+        BackboneError,
+        "wrap_backbone",
+    ),
     (lambda: load_backbone("dinov2_vits14", source="official"), BackboneError, "'official'"),  # type: ignore[arg-type]
     (lambda: load_backbone(SMALL, seed=3), ConfigError, "seed=3"),
     (lambda: load_backbone("dinoneck_tiny", checkpoint=""), BackboneError, "empty"),
     (lambda: kit.backbone(pos_embed="antialias"), ConfigError, "'antialias'"),
     (lambda: wrap_backbone(nn.Linear(1, 1)), BackboneError, "Linear"),
     (lambda: wrap_backbone(kit.backbone()), BackboneError, "Backbone"),  # type: ignore[arg-type]
-    (lambda: wrap_backbone(timm.create_model(TINY, global_pool="avg")), BackboneError, "no final norm"),
-    (lambda: wrap_backbone(timm.create_model(TINY))(torch.zeros(1, 3, 224, 240)), BackboneError, "(224, 224)"),
+    (
+        lambda: wrap_backbone(timm.create_model(TINY, global_pool="avg")),
+        BackboneError,
+        "no final norm",
+    ),
+    (
+        lambda: wrap_backbone(timm.create_model(TINY))(torch.zeros(1, 3, 224, 240)),
+        BackboneError,
+        "(224, 224)",
+    ),
     (lambda: wrap_backbone(with_peft()), BackboneError, "peft"),
     (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
     (lacking_patch_size, BackboneError, "patch_size"),
@@ -115,7 +151,11 @@ ROWS: list[Row] = [
     (lambda: kit.backbone().add_lora(2, targets="mlp"), ConfigError, "'mlp'"),
     (lambda: kit.backbone().add_lora(2).add_lora(2), BackboneError, "LoRA"),
     (lambda: kit.backbone().merge_lora(), BackboneError, "LoRA"),
-    (lambda folder: kit.backbone().save_weights(folder / "no" / "x.safetensors"), BackboneError, "x.safetensors"),
+    (
+        lambda folder: kit.backbone().save_weights(folder / "no" / "x.safetensors"),
+        BackboneError,
+        "x.safetensors",
+    ),
     (lambda folder: read_state(folder / "no.pth"), BackboneError, "no.pth"),
     (official(**{"norm.weight": None}), BackboneError, "missing from the file: norm.weight"),
     (official(**{"extra.weight": torch.zeros(1)}), BackboneError, "extra.weight"),
@@ -135,7 +175,10 @@ ROWS: list[Row] = [
         (lambda name=name: Settings(**{name: -1}), ConfigError, (name, "-1"))
         for name in ("concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch")
     ),
-    *((lambda own=own: Example.from_config({"width": 4, **own}), ConfigError, named) for own, named in MISTYPED),
+    *(
+        (lambda own=own: Example.from_config({"width": 4, **own}), ConfigError, named)
+        for own, named in MISTYPED
+    ),
     (lambda: Example.from_config({"widht": 4}), ConfigError, ("'widht'", "'width'")),
     (lambda: Example.from_config({"rate": 1.0}), ConfigError, "width"),
     (lambda: Example.from_config([1]), ConfigError, "[1]"),  # type: ignore[arg-type]

@@ -78,8 +78,12 @@ def made(record: Any, module: Any = None) -> HeadCheckpoint:
 def imported(folder: Path, content: Any = None, rename: Any = None, **changes: Any) -> Any:
     """Import the weights of another head, changed, or other content."""
     own = {**kit.head(seed=1).state_dict(), **changes}
-    torch.save({key: value for key, value in own.items() if value is not None} if content is None else content,
-               folder / "w.pth")  # fmt: skip
+    torch.save(
+        {key: value for key, value in own.items() if value is not None}
+        if content is None
+        else content,
+        folder / "w.pth",
+    )
     return import_weights(kit.head(), folder / "w.pth", rename)
 
 
@@ -106,50 +110,119 @@ ROWS: list[Row] = [
     (lambda folder: save(folder, grown()), CheckpointError, "extra.bias"),
     (lambda folder: save(folder, on_meta()), CheckpointError, "meta"),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
-    *((lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra") for meta in (
-        {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}, {"note": "x" * 20000})),
+    *(
+        (lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra")
+        for meta in (
+            {"note": object()},
+            {"extra": {1: 2}},
+            {"note": "\ud800"},
+            {"note": "x" * 20000},
+        )
+    ),
     (lambda folder: save(folder, preprocess={"size": 3}), CheckpointError, "inputs.size"),
-    (lambda folder: save(folder, preprocess={**Preprocessing().record(), "std": None}), CheckpointError, "std is None"),
+    (
+        lambda folder: save(folder, preprocess={**Preprocessing().record(), "std": None}),
+        CheckpointError,
+        "std is None",
+    ),
     (lambda folder: save(folder, backbone="tiny"), CheckpointError, "backbone"),
     (lambda folder: save(folder, tta="nope"), CheckpointError, ("'nope'", "none, flip4, d6")),
-    (lambda: made(kit.backbone(), PatchMeanHead(8, [Task("x")])), CheckpointError, ("8 channels", "64 channels")),
-    *((lambda own=own: made(own), CheckpointError, "expected")
-      for own in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"norm": 1})),
+    (
+        lambda: made(kit.backbone(), PatchMeanHead(8, [Task("x")])),
+        CheckpointError,
+        ("8 channels", "64 channels"),
+    ),
+    *(
+        (lambda own=own: made(own), CheckpointError, "expected")
+        for own in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"norm": 1})
+    ),
     (lambda: made({**kit.backbone().record(), "license": 3}), CheckpointError, "licences"),
     (lambda: made(None).load_backbone(), CheckpointError, "backbone"),
-    (lambda: made(None).check_backbone(kit.backbone()), CheckpointError, "does not name the backbone"),
+    (
+        lambda: made(None).check_backbone(kit.backbone()),
+        CheckpointError,
+        "does not name the backbone",
+    ),
     (lambda: checked(kit.backbone(seed=1)), CheckpointError, "weights"),
     (lambda: checked(kit.backbone().with_layers([1])), CheckpointError, "layers"),
     (lambda: checked(kit.backbone(norm=False)), CheckpointError, "final norm"),
     (lambda: checked({"name": "other", "weights_sha256": None}), CheckpointError, "'other'"),
     (lambda: checked("x"), CheckpointError, "str"),
     (lambda: checked({}, probe=True), CheckpointError, "record"),
-    (lambda: made(kit.backbone().record()).check_backbone(kit.backbone(), probe=True), CheckpointError, "probe"),
-    (lambda: made(kit.backbone()).check_backbone(kit.backbone().add_lora(2)), CheckpointError, "trained on None"),
+    (
+        lambda: made(kit.backbone().record()).check_backbone(kit.backbone(), probe=True),
+        CheckpointError,
+        "probe",
+    ),
+    (
+        lambda: made(kit.backbone()).check_backbone(kit.backbone().add_lora(2)),
+        CheckpointError,
+        "trained on None",
+    ),
     (lambda: tuned().check_backbone(kit.backbone()), CheckpointError, "apply_adapter"),
     (lambda: tuned().apply_adapter(kit.backbone(seed=1)), CheckpointError, "seed 1"),
-    (lambda: tuned().apply_adapter(kit.backbone().add_lora(3)), CheckpointError, "LoRA weights of its own"),
-    (lambda: made(kit.backbone()).apply_adapter(kit.backbone()), CheckpointError, "no LoRA weights"),
-    (lambda: made(kit.backbone().add_lora(2).record()), CheckpointError, "pass the Backbone itself"),
-    *((lambda own=own: checked(own), CheckpointError, str(*own.values())) for own in (
-        {"embed_dim": 65}, {"patch_size": [14, 14]}, {"num_registers": 4}, {"num_cls": 0}, {"depth": 12},
-        {"pos_embed": "official"})),
+    (
+        lambda: tuned().apply_adapter(kit.backbone().add_lora(3)),
+        CheckpointError,
+        "LoRA weights of its own",
+    ),
+    (
+        lambda: made(kit.backbone()).apply_adapter(kit.backbone()),
+        CheckpointError,
+        "no LoRA weights",
+    ),
+    (
+        lambda: made(kit.backbone().add_lora(2).record()),
+        CheckpointError,
+        "pass the Backbone itself",
+    ),
+    *(
+        (lambda own=own: checked(own), CheckpointError, str(*own.values()))
+        for own in (
+            {"embed_dim": 65},
+            {"patch_size": [14, 14]},
+            {"num_registers": 4},
+            {"num_cls": 0},
+            {"depth": 12},
+            {"pos_embed": "official"},
+        )
+    ),
     (lambda: head_files(""), CheckpointError, "''"),
     (lambda: FeatureStore.open(""), StoreError, "''"),
-    *((lambda folder, own=own: imported(folder, **own), CheckpointError, named) for own, named in (
-        ({"module.x": torch.zeros(1)}, "module.x"), ({"more": torch.zeros(1)}, "more"),
-        ({BIAS: torch.zeros(1, 9)}, "(1, 9)"), ({BIAS: torch.zeros(1).half()}, "float16"),
-        ({BIAS: torch.zeros(1).long()}, "int64"), ({BIAS: torch.tensor([torch.nan])}, BIAS), ({BIAS: None}, BIAS),
-        ({"x": print}, "print"), ({"content": [1, 2]}, "list"), ({"content": nn.Linear(2, 2)}, "Linear"),
-        ({"content": {"weights": {}, "epoch": 3}}, "weights"), ({"rename": {"nothing.": ""}}, "'nothing.'"))),
+    *(
+        (lambda folder, own=own: imported(folder, **own), CheckpointError, named)
+        for own, named in (
+            ({"module.x": torch.zeros(1)}, "module.x"),
+            ({"more": torch.zeros(1)}, "more"),
+            ({BIAS: torch.zeros(1, 9)}, "(1, 9)"),
+            ({BIAS: torch.zeros(1).half()}, "float16"),
+            ({BIAS: torch.zeros(1).long()}, "int64"),
+            ({BIAS: torch.tensor([torch.nan])}, BIAS),
+            ({BIAS: None}, BIAS),
+            ({"x": print}, "print"),
+            ({"content": [1, 2]}, "list"),
+            ({"content": nn.Linear(2, 2)}, "Linear"),
+            ({"content": {"weights": {}, "epoch": 3}}, "weights"),
+            ({"rename": {"nothing.": ""}}, "'nothing.'"),
+        )
+    ),
     (lambda folder: imported(folder, rename=[("a.", "b.")]), CheckpointError, "rename is"),
     (lambda folder: import_weights(kit.head(), folder / "no.pth"), CheckpointError, "no.pth"),
     (lambda: import_weights("w.pth", kit.head()), CheckpointError, "str"),  # type: ignore[type-var, arg-type]
     (shared, BackboneError, "409600"),
-    *((lambda folder, own=own: pushed(folder, own), CheckpointError, repr(own)) for own in ("one", "me/..")),
-    *((lambda folder, own=own: pushed(folder, "me/one", *own), CheckpointError, own[-1].rpartition("/")[2])
-      for own in (["b.png"], ["x](y).png"], ["a.png", "in/a.png"])),
+    *(
+        (lambda folder, own=own: pushed(folder, own), CheckpointError, repr(own))
+        for own in ("one", "me/..")
+    ),
+    *(
+        (
+            lambda folder, own=own: pushed(folder, "me/one", *own),
+            CheckpointError,
+            own[-1].rpartition("/")[2],
+        )
+        for own in (["b.png"], ["x](y).png"], ["a.png", "in/a.png"])
+    ),
     (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
     (lambda folder: pushed(folder, terms=folder / "no.txt"), CheckpointError, "no.txt"),
     (lambda: push_to_hub("gone.safetensors", "me/one"), CheckpointError, "gone.safetensors"),
-]  # fmt: skip
+]

@@ -89,7 +89,9 @@ def coco(**content: Any) -> Call:
 
 
 def many(*bboxes: list[float]) -> Call:
-    entries = [{"id": i, "image_id": 10, "category_id": 5, "bbox": bbox} for i, bbox in enumerate(bboxes)]
+    entries = [
+        {"id": i, "image_id": 10, "category_id": 5, "bbox": bbox} for i, bbox in enumerate(bboxes)
+    ]
     return coco(annotations=entries)
 
 
@@ -115,9 +117,15 @@ def panoptic(**changes: Any) -> Call:
         colours = np.stack([ids % 256, ids // 256, 0 * ids], axis=-1).astype(np.uint8)
         Image.fromarray(colours).convert(kind).save(folder / "ids.png")
         segment = {"id": 300, "category_id": 1} | changes.get("segment", {})
-        entry = {"image_id": 7, "file_name": "ids.png", "segments_info": [segment]} | changes.get("entry", {})
+        entry = {"image_id": 7, "file_name": "ids.png", "segments_info": [segment]} | changes.get(
+            "entry", {}
+        )
         image = {"id": 7, "file_name": "a.png", "width": 6, "height": 4} | changes.get("image", {})
-        content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "disc"}]}
+        content = {
+            "images": [image],
+            "annotations": [entry],
+            "categories": [{"id": 1, "name": "disc"}],
+        }
         (folder / "s.json").write_text(json.dumps(content | changes.get("content", {})))
         return PanopticImages(folder / "s.json", folder).pixels(0)
 
@@ -129,7 +137,9 @@ def spoilt(name: str, content: bytes | Image.Image) -> Call:
 
     def call(folder: Path) -> Any:
         data = BoxImages(box_samples.write(folder, box_samples.content()))
-        (folder / name).write_bytes(content) if isinstance(content, bytes) else content.save(folder / name)
+        (folder / name).write_bytes(content) if isinstance(content, bytes) else content.save(
+            folder / name
+        )
         return data[int(name[0])]
 
     return call
@@ -158,39 +168,69 @@ SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
 POINT = torch.zeros(2)
 MISFITS = [  # cells of a column of numbers or words, and the one that is named
-    (["1", "2", "wheat"], "'wheat'"), (["oats", "3", "wheat"], "'3'"),
-    (["1,5", "2,5", "3,5"], "'1,5'"), (["1", "٣", "2"], "'٣'"), (["1", "2", "NA"], "'NA'"),
-    (["oats", "oats", "oats"], "'oats'"), (["", "", "nan"], "'y'"), (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
-]  # fmt: skip
+    (["1", "2", "wheat"], "'wheat'"),
+    (["oats", "3", "wheat"], "'3'"),
+    (["1,5", "2,5", "3,5"], "'1,5'"),
+    (["1", "٣", "2"], "'٣'"),
+    (["1", "2", "NA"], "'NA'"),
+    (["oats", "oats", "oats"], "'oats'"),
+    (["", "", "nan"], "'y'"),
+    (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
+]
 ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
-    (coco(images=[]), "images"), (coco(categories=[]), "categories"), (boxes("images", 1, id=None), "images[1]"),
-    (boxes("images", 1, width=0), "images[1].width"), (boxes("images", 1, id=10), ("images", "10")),
-    (boxes("annotations", 1, id=0), ("annotations", "0")), (boxes("categories", 1, id=5), ("categories", "5")),
+    (coco(images=[]), "images"),
+    (coco(categories=[]), "categories"),
+    (boxes("images", 1, id=None), "images[1]"),
+    (boxes("images", 1, width=0), "images[1].width"),
+    (boxes("images", 1, id=10), ("images", "10")),
+    (boxes("annotations", 1, id=0), ("annotations", "0")),
+    (boxes("categories", 1, id=5), ("categories", "5")),
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
     (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"),
-    (boxes("images", 1, file_name="9.png"), "9.png"), (boxes("images", 1, file_name="./0.png"), "0.png"),
+    (boxes("images", 1, file_name="9.png"), "9.png"),
+    (boxes("images", 1, file_name="./0.png"), "0.png"),
     (boxes("annotations", 1, iscrowd=2), "annotations[1].iscrowd"),
-    (truncated, "boxes.json"), (lambda folder: BoxImages(folder / "no.json"), "no.json"),
+    (truncated, "boxes.json"),
+    (lambda folder: BoxImages(folder / "no.json"), "no.json"),
     (spoilt("0.png", Image.new("RGB", (30, 40))), ("0.png", "40x30", "30x40")),
     (spoilt("1.png", b"no picture"), "1.png"),
     (many(*([[9000, 9000, 5, 5]] * 4)), "4 of 4"),  # nothing is left
-    (many(*([2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60))), "60 of 60"),  # over the lower edge
-    (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),  # over the left edge
-    *((segmented(wrong), "annotations[1]") for wrong in (
-        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, [[1, 2]], [[math.nan] * 6],
-        [[2, 3, 12, 3, 12, 11, 5]],
-        *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")))),
-    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]), ("'blu'", "'blue'")),
-    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=[]), "classes"),
-]  # fmt: skip
+    # over the lower edge
+    (many(*([2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60))), "60 of 60"),
+    # over the left edge
+    (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),
+    *(
+        (segmented(wrong), "annotations[1]")
+        for wrong in (
+            None,
+            {"size": [3, 4], "counts": [12]},
+            {"size": [30, 40], "counts": [5]},
+            [[1, 2]],
+            [[math.nan] * 6],
+            [[2, 3, 12, 3, 12, 11, 5]],
+            *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
+        )
+    ),
+    (
+        lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]),
+        ("'blu'", "'blue'"),
+    ),
+    (
+        lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=[]),
+        "classes",
+    ),
+]
 
 SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(content={"annotations": []}), "image 7"),
-    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content())).pixels(0), "masks=True"),
+    (
+        lambda folder: BoxImages(box_samples.write(folder, box_samples.content())).pixels(0),
+        "masks=True",
+    ),
     (panoptic(entry={"image_id": 8}), "image 7"),
     (panoptic(entry={"segments_info": None}), "segments_info"),
     (panoptic(entry={"file_name": "../ids.png"}), "../ids.png"),
@@ -198,7 +238,10 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(segment={"category_id": 4}), "category_id 4"),
     (panoptic(segment={"iscrowd": 2}), "iscrowd"),
     (panoptic(segment={"id": 0}), "id"),
-    (panoptic(entry={"segments_info": [{"id": 300, "category_id": 1}] * 2}), ("annotations[0]", "300")),
+    (
+        panoptic(entry={"segments_info": [{"id": 300, "category_id": 1}] * 2}),
+        ("annotations[0]", "300"),
+    ),
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
     (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
@@ -210,11 +253,19 @@ ROWS: list[Row] = [
     *((call, DataError, named) for call, named in SEGMENTS),
     # tables
     *((column(*cells), DataError, named) for cells, named in MISFITS),
-    (lambda: read_table(FRAME.assign(y=pd.to_timedelta([1, 2, 3], "D")), targets="y"), DataError, ("y", "Timedelta")),
+    (
+        lambda: read_table(FRAME.assign(y=pd.to_timedelta([1, 2, 3], "D")), targets="y"),
+        DataError,
+        ("y", "Timedelta"),
+    ),
     (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
     (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
     (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),
-    (table(GOOD.replace("b.jpg", "d/../a.jpg"), ("a.jpg", "c.jpg", "d/b.jpg")), DataError, "'d/../a.jpg'"),
+    (
+        table(GOOD.replace("b.jpg", "d/../a.jpg"), ("a.jpg", "c.jpg", "d/b.jpg")),
+        DataError,
+        "'d/../a.jpg'",
+    ),
     (table(GOOD.replace("b.jpg", " ")), DataError, "row 3"),
     (table("image,crop\n"), DataError, "t.csv"),
     (table(GOOD + "c.jpg,1\n"), DataError, "row 5"),
@@ -226,8 +277,10 @@ ROWS: list[Row] = [
     (table(GOOD, classes={"site": ("p", "q")}), DataError, "'site'"),
     (table("image,mask\na,\nb,nan\n", targets=(), labels="mask"), DataError, "'mask'"),
     (table("image,größe\n".encode("latin-1")), DataError, "UTF-8"),
-    *((column("oats", "wheat", classes={"y": names}), DataError, named) for names, named in (
-        (("oats", "rye"), "'wheat'"), (("oats", "nan"), "y"))),
+    *(
+        (column("oats", "wheat", classes={"y": names}), DataError, named)
+        for names, named in ((("oats", "rye"), "'wheat'"), (("oats", "nan"), "y"))
+    ),
     (table("image;crop\na;1,5\nb;2.5\n"), DataError, "'1,5'"),  # the comma may mean something else
     (lambda folder: read_table(folder / "no.csv", targets="y"), DataError, "no.csv"),
     (lambda folder: read_table(FRAME, folder / "no", "y"), DataError, "no"),
@@ -250,8 +303,14 @@ ROWS: list[Row] = [
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
     # masks
-    *((lambda own=own: DenseLabels(**own), ConfigError, named) for own, named in (
-        ({"scale": 0}, "scale is 0"), ({"nodata": "255"}, "'255'"), ({"classes": 0}, "classes is 0"))),
+    *(
+        (lambda own=own: DenseLabels(**own), ConfigError, named)
+        for own, named in (
+            ({"scale": 0}, "scale is 0"),
+            ({"nodata": "255"}, "'255'"),
+            ({"classes": 0}, "classes is 0"),
+        )
+    ),
     (cells("missing.png"), DataError, "missing.png"),
     (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
     (cells(np.full((2, 2), np.inf)), DataError, "4"),
@@ -260,31 +319,68 @@ ROWS: list[Row] = [
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
     (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
-    *((lambda own=own: DenseLabels(classes=3).cells(np.full((2, 2), own), Preprocessing(1)), DataError, f"{own:g}")
-      for own in (0.5, -1)),
+    *(
+        (
+            lambda own=own: DenseLabels(classes=3).cells(np.full((2, 2), own), Preprocessing(1)),
+            DataError,
+            f"{own:g}",
+        )
+        for own in (0.5, -1)
+    ),
     (saved("rgb.png", GREY.convert("RGB"), 3), DataError, ("rgb.png", "3 bands")),
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
     # images and their preparation
-    *((lambda image=image: read_pixels(image), DataError, named) for image, named in (
-        ("missing.jpg", "missing.jpg"), ("", "folder"), (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
-        (np.full((4, 4, 3), 2.0), "2 ... 2"), (3, "int"), (Image.new("I", (2, 2)), "'I'"))),
-    *((lambda own=own: Preprocessing(**own), ConfigError, next(iter(own))) for own in (
-        {"resize": "squash"}, {"pad_to": "center"}, {"mean": (1, 2)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"blur": 4},
-        {"patch_size": 0})),
+    *(
+        (lambda image=image: read_pixels(image), DataError, named)
+        for image, named in (
+            ("missing.jpg", "missing.jpg"),
+            ("", "folder"),
+            (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
+            (np.full((4, 4, 3), 2.0), "2 ... 2"),
+            (3, "int"),
+            (Image.new("I", (2, 2)), "'I'"),
+        )
+    ),
+    *(
+        (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
+        for own in (
+            {"resize": "squash"},
+            {"pad_to": "center"},
+            {"mean": (1, 2)},
+            {"size": (0, 4)},
+            {"size": (1.5, 2)},
+            {"blur": 4},
+            {"patch_size": 0},
+        )
+    ),
     (lambda: Preprocessing.from_record({}), ConfigError, "record"),
     (lambda: Preprocessing(2)([np.zeros((6, 8, 3)), np.zeros((4, 8, 3))]), DataError, "4x8, 6x8"),
     (lambda: Preprocessing(2)([]), DataError, "no images"),
     (lambda: Preprocessing(2)(3), DataError, "int"),
     (lambda: to_image_pixels(torch.zeros(4, 3), Preprocessing(), (16, 16)), ShapeError, "(4, 3)"),
     (lambda: to_image_pixels(POINT, Preprocessing(), (10,)), DataError, "(10,)"),
-    (lambda folder: to_image_pixels(POINT, Preprocessing(), folder / "no.jpg"), DataError, "no.jpg"),
+    (
+        lambda folder: to_image_pixels(POINT, Preprocessing(), folder / "no.jpg"),
+        DataError,
+        "no.jpg",
+    ),
     # views and the pasture
-    *((lambda own=own: Views(own), ConfigError, named) for own, named in (
-        ([{"brightnes": [0, 1]}], "brightnes"), ([View(gamma=(-1, 1))], "gamma"), ([{"hue": [0, 1]}], "hue"),
-        ([], "length >= 1"), ([object()], "object"))),
+    *(
+        (lambda own=own: Views(own), ConfigError, named)
+        for own, named in (
+            ([{"brightnes": [0, 1]}], "brightnes"),
+            ([View(gamma=(-1, 1))], "gamma"),
+            ([{"hue": [0, 1]}], "hue"),
+            ([], "length >= 1"),
+            ([object()], "object"),
+        )
+    ),
     (lambda: Views.named("color21"), ConfigError, ("'color21'", "color20")),
-    *((lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i)) for i in (-1, 20)),
-]  # fmt: skip
+    *(
+        (lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i))
+        for i in (-1, 20)
+    ),
+]

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from timm.models import VisionTransformer
 
-from dinoneck import CheckpointError, ConfigError, DataError, SimplePyramid, SpatialTuningAdapter, wrap_backbone
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    wrap_backbone,
+)
 from dinoneck.data import BoxImages
 from dinoneck.detection import DetectionHead, Detector, score_boxes, train_detector, train_instances
 from dinoneck.training import TrainConfig
@@ -54,15 +61,22 @@ def trained(folder: Path, groups: dict[str, dict[str, Any]]) -> None:
 
 def objects(folder: Path, mask: int = 1, **data: Any) -> None:
     """Train a mask head of two queries; ``mask`` = 0: no image has an object."""
-    entries = [{**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask]
+    entries = [
+        {**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask
+    ]
     file = write(folder, content() | {"annotations": entries})
     head = {"type": "mask", "num_queries": 20 if data else 1}
-    train_instances(TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}), folder / "run")
+    train_instances(
+        TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}),
+        folder / "run",
+    )
 
 
 def loaded(folder: Path, saved: Any) -> None:
     """Load a detector of patches of 14 from a file of another one, or of a head."""
-    vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=64, depth=6, num_heads=2, num_classes=0)
+    vit = VisionTransformer(
+        img_size=28, patch_size=14, embed_dim=64, depth=6, num_heads=2, num_classes=0
+    )
     saved(folder / "d.safetensors")
     Detector.load(folder / "d.safetensors", backbone=wrap_backbone(vit, layers=(1, 3, 5)))
 
@@ -78,17 +92,37 @@ ROWS: list[Row] = [
     ),
     (predicted(batch_size=0), ConfigError, "batch_size is 0"),
     (predicted(min_score=30), ConfigError, "min_score is 30"),
-    (lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)), ConfigError, "Detector"),
+    (
+        lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)),
+        ConfigError,
+        "Detector",
+    ),
     (lambda folder: loaded(folder, kit.saved_head), CheckpointError, "'patch_mean'"),
     (lambda folder: detector_of(FAST).export_onnx(folder / "d.onnx"), ConfigError, "second stage"),
-    (lambda folder: detector_of("fcos").export_onnx(folder / "d.onnx", size=(100, 100)), ConfigError, "32x32"),
+    (
+        lambda folder: detector_of("fcos").export_onnx(folder / "d.onnx", size=(100, 100)),
+        ConfigError,
+        "32x32",
+    ),
     *(
-        (lambda folder, own=own: score_boxes(BoxImages(write(folder, content())), own), DataError, named)
+        (
+            lambda folder, own=own: score_boxes(BoxImages(write(folder, content())), own),
+            DataError,
+            named,
+        )
         for own, named in FOUND
     ),
-    (lambda folder: score_boxes(BoxImages(write(folder, content())).take([2]), {}), DataError, "1 images"),
+    (
+        lambda folder: score_boxes(BoxImages(write(folder, content())).take([2]), {}),
+        DataError,
+        "1 images",
+    ),
     (objects, DataError, ("2 objects", "num_queries")),
     (lambda folder: objects(folder, mask=0), DataError, ("boxes.json", "0 objects")),
-    (lambda folder: objects(folder, panoptic=["a", "b"]), ConfigError, ("data.instances", "data.panoptic")),
+    (
+        lambda folder: objects(folder, panoptic=["a", "b"]),
+        ConfigError,
+        ("data.instances", "data.panoptic"),
+    ),
     *((lambda folder, own=own: trained(folder, own), ConfigError, named) for own, named in GROUPS),
 ]

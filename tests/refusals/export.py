@@ -22,7 +22,9 @@ from tests import kit
 from tests.refusals import Row
 
 
-def model(head: Any = None, name: str = "m.onnx", backbone: Backbone | None = None, **options: Any) -> Any:
+def model(
+    head: Any = None, name: str = "m.onnx", backbone: Backbone | None = None, **options: Any
+) -> Any:
     """Export with the first block of the tiny backbone."""
 
     def call(folder: Path) -> Any:
@@ -51,7 +53,11 @@ ROWS: list[Row] = [
     (model(kit.head().half(), half=True), ConfigError, "float16"),
     (model(heavy(), half=True, size=(32, 32)), CheckpointError, "1e+06"),
     (model(GATE, format="pt2"), CheckpointError, "size="),
-    (lambda folder: export_head([kit.head(), kit.head(Task("b"))], folder / "m"), ConfigError, "2 heads"),  # type: ignore
+    (
+        lambda folder: export_head([kit.head(), kit.head(Task("b"))], folder / "m"),
+        ConfigError,
+        "2 heads",
+    ),  # type: ignore
     (alone(PatchMeanMLP(4, 2)), CheckpointError, "PatchMeanMLP"),
     (alone(kit.head()), CheckpointError, "does not state"),
-]  # fmt: skip
+]

@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from dinoneck import ConfigError, DataError, DenseHead, PatchMeanHead, ShapeError, TargetTransform, Task, load_backbone
+from dinoneck import (
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    ShapeError,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
 from dinoneck.losses import TaskLoss
 from dinoneck.training import (
     EMA,
@@ -57,7 +66,9 @@ def ids_of(*names: str) -> MemoryTokens:
 
 def live(task: Task, values: Any, transform: Any) -> Any:
     source = LiveTokens(TINY, IMAGES, transform=transform)
-    made = DenseHead(64, [task], hidden_dim=4, depth=0) if task.is_map else PatchMeanHead(64, [task])
+    made = (
+        DenseHead(64, [task], hidden_dim=4, depth=0) if task.is_map else PatchMeanHead(64, [task])
+    )
     return fit(made, source, {"y": values}, target_ids=["0", "1"], epochs=1)
 
 
@@ -75,14 +86,30 @@ def without_gradients() -> Any:
 
 
 WRONG: list[dict[str, Any]] = [
-    {"lr": "1e-4"}, {"lr": float("inf")}, {"epochs": 1.5}, {"batch_size": 0}, {"seed": 1.5}, {"seed": -1}, {"rho": 0.0},
-    {"optimizer": "adam"}, {"weight_decay": -1}, {"warmup": 1.0}, {"ema_decay": 1.0}, {"clip_norm": 0},
-    {"mixup_alpha": 0.0}, {"standardise_tokens": 1}, {"amp": "fp16", "optimizer": "sam"}, {"epoch": 3},
-]  # fmt: skip
+    {"lr": "1e-4"},
+    {"lr": float("inf")},
+    {"epochs": 1.5},
+    {"batch_size": 0},
+    {"seed": 1.5},
+    {"seed": -1},
+    {"rho": 0.0},
+    {"optimizer": "adam"},
+    {"weight_decay": -1},
+    {"warmup": 1.0},
+    {"ema_decay": 1.0},
+    {"clip_norm": 0},
+    {"mixup_alpha": 0.0},
+    {"standardise_tokens": 1},
+    {"amp": "fp16", "optimizer": "sam"},
+    {"epoch": 3},
+]
 PLANS: list[tuple[Any, str]] = [
-    ({}, "{}"), ({0: "al"}, "'al'"), ({0: 4}, "4"), ({-1: "all"}, "-1"),
+    ({}, "{}"),
+    ({0: "al"}, "'al'"),
+    ({0: 4}, "4"),
+    ({-1: "all"}, "-1"),
     ({30: "last:7"}, "7"),
-]  # fmt: skip
+]
 
 ROWS: list[Row] = [
     *((lambda own=own: run(**own), ConfigError, [*own][-1]) for own in WRONG),
@@ -93,7 +120,11 @@ ROWS: list[Row] = [
     (without_gradients, ConfigError, "no_grad"),
     (lambda: run(recipe=Recipe(patience=2)), DataError, "patience"),
     (lambda: run(loss=TaskLoss([Task("z")])), ConfigError, ("z", "y")),
-    (lambda: run(recipe=Recipe(cutmix_alpha=1.0)), ConfigError, ("cutmix_alpha", "1.0", "MemoryTokens")),
+    (
+        lambda: run(recipe=Recipe(cutmix_alpha=1.0)),
+        ConfigError,
+        ("cutmix_alpha", "1.0", "MemoryTokens"),
+    ),
     # ids
     (lambda: run(ids=[]), DataError, "0 training ids"),
     (lambda: run(ids=["s1", "s2"], val_ids=["s1"]), DataError, "'s1'"),
@@ -107,7 +138,11 @@ ROWS: list[Row] = [
     (lambda: run(target_ids=[*IDS[:5], "s0"]), DataError, "'s0'"),
     (lambda: y({**BY_ID, "a": 1.0}), DataError, "'a'"),
     (lambda: y(ODD, ids=IDS), DataError, ("4 ids", "'y'", "'s2'")),
-    (lambda: y({"a": 1.0}, source=ids_of("a.jpg", "a.png")), DataError, ("'a'", "'a.jpg'", "'a.png'")),
+    (
+        lambda: y({"a": 1.0}, source=ids_of("a.jpg", "a.png")),
+        DataError,
+        ("'a'", "'a.jpg'", "'a.png'"),
+    ),
     # values
     (lambda: y({"s0": [1.0], "s1": [1.0, 2.0]}), DataError, "'y'"),
     (lambda: y(["a"] * 6), DataError, ("'y'", "'a'")),
@@ -116,7 +151,11 @@ ROWS: list[Row] = [
     (lambda: y(Y * 1e200), DataError, "1e+200"),
     (lambda: y(Y * 0 + 2.5), DataError, ("'y'", "2.5")),
     (lambda: y(at(4, -3), Task("y", minimum=0)), DataError, ("'y'", "'s4'", "-3")),
-    (lambda: y(Y, Task("y", activation="relu", transform=TargetTransform().fit(Y))), DataError, ("'relu'", "-1.4")),
+    (
+        lambda: y(Y, Task("y", activation="relu", transform=TargetTransform().fit(Y))),
+        DataError,
+        ("'relu'", "-1.4"),
+    ),
     (lambda: y(Y, Task("y", activation="sigmoid")), DataError, "'sigmoid'"),
     (lambda: run(lr=1e30, epochs=3), DataError, "1e+30"),
     (lambda: y(CLASSES + 1, KIND), DataError, "3"),
@@ -133,34 +172,71 @@ ROWS: list[Row] = [
     (lambda: live(MAP, CELLS[:2], lambda image: image), ConfigError, "'y'"),
     (lambda: live(Task("y"), [0.0, 1.0], lambda image: 3), DataError, "int"),
     # sources
-    *((lambda make=make: make(TINY, IMAGES, ["a", "a"]), DataError, "1 different")
-      for make in (LiveTokens, MemoryTokens.extract)),
-    *((lambda make=make: make("dinoneck_tiny", IMAGES, ["a", "b"]), ConfigError, "dinoneck_tiny")
-      for make in (LiveTokens, MemoryTokens.extract)),
+    *(
+        (lambda make=make: make(TINY, IMAGES, ["a", "a"]), DataError, "1 different")
+        for make in (LiveTokens, MemoryTokens.extract)
+    ),
+    *(
+        (lambda make=make: make("dinoneck_tiny", IMAGES, ["a", "b"]), ConfigError, "dinoneck_tiny")
+        for make in (LiveTokens, MemoryTokens.extract)
+    ),
     (lambda: LiveTokens(TINY, IMAGES).batch(["z"]), DataError, "'z'"),
     (lambda: LiveTokens(TINY, IMAGES).batch(["0"], [1]), DataError, "view 0"),
-    (lambda: MemoryTokens.extract(TINY, [IMAGES[0], IMAGES[0].mT], ["a", "b"]), DataError, ("'b'", "48x32")),
+    (
+        lambda: MemoryTokens.extract(TINY, [IMAGES[0], IMAGES[0].mT], ["a", "b"]),
+        DataError,
+        ("'b'", "48x32"),
+    ),
     (lambda: ids_of("a", "a"), DataError, "1 different"),
     (lambda: ids_of("a", "b").batch(["a", "x"]), DataError, "'x'"),
     (lambda: ids_of("a", "b").batch(["a"], [3]), DataError, "view 0"),
     # parts for own loops
     (lambda: EMA(LINEAR, decay=1.0), ConfigError, "decay is 1.0"),
     (lambda: SAM(LINEAR, torch.optim.SGD(LINEAR.parameters()), rho=0), ConfigError, "rho is 0"),
-    (lambda: cosine_with_warmup(torch.optim.SGD(LINEAR.parameters()), 10, 3.0), ConfigError, "warmup is 3"),
+    (
+        lambda: cosine_with_warmup(torch.optim.SGD(LINEAR.parameters()), 10, 3.0),
+        ConfigError,
+        "warmup is 3",
+    ),
     (lambda: manifold_mixup(tokens(), {}, 0.0), ConfigError, "alpha is 0.0"),
-    (lambda: manifold_mixup(tokens(), {"k": torch.zeros(6, dtype=torch.long)}, 1.0), ShapeError, ("'k'", "one_hot")),
+    (
+        lambda: manifold_mixup(tokens(), {"k": torch.zeros(6, dtype=torch.long)}, 1.0),
+        ShapeError,
+        ("'k'", "one_hot"),
+    ),
     (lambda: cutmix(torch.zeros(3, 32, 32), {}, 1.0), ShapeError, "(3, 32, 32)"),
-    *((lambda plan=plan: FreezeSchedule(plan).apply(TINY, 0), ConfigError, named) for plan, named in PLANS),
+    *(
+        (lambda plan=plan: FreezeSchedule(plan).apply(TINY, 0), ConfigError, named)
+        for plan, named in PLANS
+    ),
     (lambda: param_groups(nn.Linear(2, 2), lr=1.0), ConfigError, "Linear"),
     (lambda: param_groups(model(nn.Linear(2, 2)), lr=1.0), ConfigError, "ModuleDict"),
-    (lambda: param_groups(nn.ModuleList([unfrozen(), unfrozen()]), lr=1.0), ConfigError, "1.backbone"),
+    (
+        lambda: param_groups(nn.ModuleList([unfrozen(), unfrozen()]), lr=1.0),
+        ConfigError,
+        "1.backbone",
+    ),
     (lambda: param_groups(TINY, lr=1.0), ConfigError, "trainable"),
-    *((lambda own=own: param_groups(unfrozen(), **{"lr": 1.0, **own}), ConfigError, f"{next(iter(own))} is")
-      for own in ({"lr": 0.0}, {"backbone_lr": 0.0}, {"weight_decay": -0.1}, {"layer_decay": 1.5})),
+    *(
+        (
+            lambda own=own: param_groups(unfrozen(), **{"lr": 1.0, **own}),
+            ConfigError,
+            f"{next(iter(own))} is",
+        )
+        for own in ({"lr": 0.0}, {"backbone_lr": 0.0}, {"weight_decay": -0.1}, {"layer_decay": 1.5})
+    ),
     # scores
     (lambda: ridge_probe(ids_of(*IDS), Y[:, None], FOLDS), DataError, "target_ids"),
-    (lambda: ridge_probe(ids_of(*IDS), {"y": at(5, np.inf)}, FOLDS, target_ids=IDS), DataError, "infinite"),
-    (lambda: ridge_probe(ids_of(*IDS), {"y": Y * np.nan}, FOLDS, target_ids=IDS), DataError, "known"),
+    (
+        lambda: ridge_probe(ids_of(*IDS), {"y": at(5, np.inf)}, FOLDS, target_ids=IDS),
+        DataError,
+        "infinite",
+    ),
+    (
+        lambda: ridge_probe(ids_of(*IDS), {"y": Y * np.nan}, FOLDS, target_ids=IDS),
+        DataError,
+        "known",
+    ),
     (lambda: r2({"a": 1.0, "z": 2.0}, {"a": 1.0, "b": 2.0}), DataError, ("'b'", "'z'")),
     (lambda: r2(BY_ID, Y), DataError, "s0"),
     (lambda: r2([1.0, 1.0], [1.0, 2.0]), DataError, "equal"),
@@ -168,8 +244,12 @@ ROWS: list[Row] = [
     (lambda: weighted_r2([[np.nan]], [[1.0]], [1.0]), DataError, "finite"),
     (lambda: weighted_r2([[1.0], [2.0]], [[1.0], [2.0]], [0.0]), DataError, "(2, 1)"),
     (lambda: weighted_r2({"b": [1.0]}, {"a": [1.0]}, {"a": 1.0}), DataError, ("'a'", "'b'")),
-    (lambda: weighted_r2({"a": [1, 3], "b": [2]}, {"a": [1, 2], "b": [1]}, {"a": 1, "b": 1}), ValueError, "2"),
+    (
+        lambda: weighted_r2({"a": [1, 3], "b": [2]}, {"a": [1, 2], "b": [1]}, {"a": 1, "b": 1}),
+        ValueError,
+        "2",
+    ),
     (lambda: method_scores("value", Y[:5], Y, ONE), DataError, ("(5,)", "(6,)")),
     (lambda: method_scores("class", CLASSES, CLASSES + 1, ONE, labels="abc"), DataError, "3"),
     (lambda: confusion_matrix([0, 255], [0, 1], 2), DataError, "255"),
-]  # fmt: skip
+]

@@ -37,18 +37,36 @@ from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
-WEED, KIND = Task("weed", from_map="cells"), Task("kind", 2, kind="classification", labels=("a", "b"))
-PARTS = {"parts": ("leaf", "stem", "root"), "sums": (), "name": "masses", "total": "total", "ratio": "shares"}
+WEED, KIND = (
+    Task("weed", from_map="cells"),
+    Task("kind", 2, kind="classification", labels=("a", "b")),
+)
+PARTS = {
+    "parts": ("leaf", "stem", "root"),
+    "sums": (),
+    "name": "masses",
+    "total": "total",
+    "ratio": "shares",
+}
 SHARES = [Task("shares", dim=3, kind="ratio"), Task("total", unit="g")]
 SUMMED = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
 
 
 def predictor(head: Any = None, backbone: Any = None, **options: Any) -> Predictor:
-    return Predictor(head or kit.head(), kit.backbone() if backbone is None else backbone, **options)
+    return Predictor(
+        head or kit.head(), kit.backbone() if backbone is None else backbone, **options
+    )
 
 
 def objects() -> MaskHead:
-    return MaskHead(64, [Task("plant", 1, kind="instances", labels=("a",))], 1, num_queries=2, num_blocks=1, dim=16)
+    return MaskHead(
+        64,
+        [Task("plant", 1, kind="instances", labels=("a",))],
+        1,
+        num_queries=2,
+        num_blocks=1,
+        dim=16,
+    )
 
 
 def infinite() -> PatchMeanHead:
@@ -111,12 +129,21 @@ ROWS: list[Row] = [
     (lambda: predictor(tta="flip"), ConfigError, "'flip'"),
     (lambda: predictor(batch_size=0), ConfigError, "batch_size is 0"),
     (lambda: predictor(backbone=flat(), tta="d6"), ConfigError, "(16, 8)"),
-    (lambda: predictor(preprocess=Preprocessing(14, size=(112, 112))), CheckpointError, ("14x14", "16x16")),
-    *((lambda device=device: predictor(device=device), ConfigError, device) for device in ("gpu0", "meta")),
+    (
+        lambda: predictor(preprocess=Preprocessing(14, size=(112, 112))),
+        CheckpointError,
+        ("14x14", "16x16"),
+    ),
+    *(
+        (lambda device=device: predictor(device=device), ConfigError, device)
+        for device in ("gpu0", "meta")
+    ),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
     (lambda: Task("maps"), ConfigError, "'maps'"),
-    *((lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
-      for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})),
+    *(
+        (lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
+        for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})
+    ),
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
     (lambda: Predictor(kit.head()), CheckpointError, "PatchMeanHead"),
     (lambda: Predictor([]), CheckpointError, "no heads"),
@@ -125,24 +152,65 @@ ROWS: list[Row] = [
     (lambda: predictor({"a": {"b": kit.head()}}), ConfigError, "b"),
     (lambda: predictor({"a": kit.head()}, weights=[1]), ConfigError, "weights"),
     (lambda folder: Predictor(folder), CheckpointError, "no head files"),
-    *((lambda folder, own=own: Predictor(file(folder), kit.backbone(), weights=own), ConfigError, "weights")
-      for own in ([1, 2], [-1], [float("nan")], "1")),
-    (lambda: predictor([kit.head(), kit.head()], weights=[1, 2], reduce="median"), ConfigError, "reduce='median'"),
+    *(
+        (
+            lambda folder, own=own: Predictor(file(folder), kit.backbone(), weights=own),
+            ConfigError,
+            "weights",
+        )
+        for own in ([1, 2], [-1], [float("nan")], "1")
+    ),
+    (
+        lambda: predictor([kit.head(), kit.head()], weights=[1, 2], reduce="median"),
+        ConfigError,
+        "reduce='median'",
+    ),
     (lambda: predictor([kit.head(), kit.head()], reduce="max"), ConfigError, "'max'"),
     (lambda: HeadEnsemble([kit.head(), kit.head(Task("y"))], weights=[1, 0]), ConfigError, "'y'"),
     (lambda: HeadEnsemble([kit.head(), kit.head()], layers=[[3]]), ConfigError, "layers"),
     (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),
-    (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
+    (
+        lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})),
+        CheckpointError,
+        "layers",
+    ),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
     (twice, CheckpointError, "h.safetensors"),
-    (lambda folder: two(folder, lambda own: detector_of("fcos").save(own / "b.safetensors")), ConfigError, "2 heads"),
-    (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
-    (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
-        area=0.5))))), ConfigError, "'mass'"),
-    *((lambda own=own: predictor(**own), ConfigError, named) for own, named in (
-        ({"tile": 0}, "tile is (0, 0)"), ({"tile": 40}, "tile=(32, 32)"), ({"overlap": 8}, "tile is None"),
-        ({"tile": 32, "overlap": 32}, "overlap is 32"), ({"tile": 32, "overlap": float("nan")}, "overlap is nan"))),
-    (lambda: predictor(tile=50, preprocess=Preprocessing(16, size=(32, 64), resize="crop")), ConfigError, "(50, 100)"),
+    (
+        lambda folder: two(folder, lambda own: detector_of("fcos").save(own / "b.safetensors")),
+        ConfigError,
+        "2 heads",
+    ),
+    (
+        lambda folder: two(folder, lambda own: file(own, size=(64, 64))),
+        CheckpointError,
+        ("inputs.size", "64, 64"),
+    ),
+    (
+        lambda folder: two(
+            folder,
+            lambda own: file(
+                own, kit.head(Task("mass", unit="kg", transform=TargetTransform(area=0.5)))
+            ),
+        ),
+        ConfigError,
+        "'mass'",
+    ),
+    *(
+        (lambda own=own: predictor(**own), ConfigError, named)
+        for own, named in (
+            ({"tile": 0}, "tile is (0, 0)"),
+            ({"tile": 40}, "tile=(32, 32)"),
+            ({"overlap": 8}, "tile is None"),
+            ({"tile": 32, "overlap": 32}, "overlap is 32"),
+            ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
+        )
+    ),
+    (
+        lambda: predictor(tile=50, preprocess=Preprocessing(16, size=(32, 64), resize="crop")),
+        ConfigError,
+        "(50, 100)",
+    ),
     (lambda: predictor(objects(), tta="d6"), ConfigError, "'plant'"),
     (lambda: predictor([objects(), objects()]), ConfigError, "'plant'"),
     (lambda folder: stored(folder, objects()), ConfigError, "'plant'"),
@@ -152,20 +220,48 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
     (lambda: predictor().predict("store"), ConfigError, "FeatureStore"),  # type: ignore[arg-type]
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
-    (lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]), ConfigError, "p:a"),
+    (
+        lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),
+        ConfigError,
+        "p:a",
+    ),
     (lambda folder: scored(folder, predictor(kit.head(Task("biomass")))), DataError, "biomass"),
-    (lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}), ConfigError, "detectors"),
+    (
+        lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}),
+        ConfigError,
+        "detectors",
+    ),
     (lambda folder: scored(folder, {"m": predictor({"k": kit.head()})}), ConfigError, "keys k"),
-    (lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]), ConfigError, "group"),
-    (lambda folder: start_from(kit.head(replace(KIND, labels=("b", "a"))), str(file(folder, kit.head(KIND)))),
-     ConfigError, "'b'"),
+    (
+        lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]),
+        ConfigError,
+        "group",
+    ),
+    (
+        lambda folder: start_from(
+            kit.head(replace(KIND, labels=("b", "a"))), str(file(folder, kit.head(KIND)))
+        ),
+        ConfigError,
+        "'b'",
+    ),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
-    *((lambda own=own: composed(SUMMED, total="", ratio="", name="sums", **own), ConfigError, named) for own, named in (
-        ({"parts": ("a", "b"), "sums": {"s": ("a", "b")}}, "b (cm)"), ({"parts": ("a", "d"), "sums": ()}, "sums="),
-        ({"parts": ("a", "d"), "sums": {"b": ("a", "d")}}, "b"))),
-    *((lambda own=own: FPNHead(64, own, 1, fpn_dim=8, num_levels=1), ConfigError, named)
-      for own, named in (([WEED], "none"), ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"))),
+    *(
+        (
+            lambda own=own: composed(SUMMED, total="", ratio="", name="sums", **own),
+            ConfigError,
+            named,
+        )
+        for own, named in (
+            ({"parts": ("a", "b"), "sums": {"s": ("a", "b")}}, "b (cm)"),
+            ({"parts": ("a", "d"), "sums": ()}, "sums="),
+            ({"parts": ("a", "d"), "sums": {"b": ("a", "d")}}, "b"),
+        )
+    ),
+    *(
+        (lambda own=own: FPNHead(64, own, 1, fpn_dim=8, num_levels=1), ConfigError, named)
+        for own, named in (([WEED], "none"), ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"))
+    ),
     (lambda: Task("weed", 2, from_map="cells"), ConfigError, "weed"),
-]  # fmt: skip
+]

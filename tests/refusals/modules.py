@@ -50,7 +50,10 @@ from tests import kit
 from tests.refusals import Row
 
 A, B = Task("a"), Task("b")
-SEGMENTED, STATE = Task("soil", dim=2, kind="segmentation"), Task("state", dim=3, kind="classification")
+SEGMENTED, STATE = (
+    Task("soil", dim=2, kind="segmentation"),
+    Task("state", dim=3, kind="classification"),
+)
 DEPTH, LEAF = Task("depth", kind="dense"), Task("leaf", dim=2, kind="instances")
 MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
 FIVE = Composition(("x", "y"), {"both": ("x", "y")}, "five", total="mass", ratio="shares")
@@ -67,7 +70,12 @@ def adapter(images: Any, **options: Any) -> Any:
     return SpatialTuningAdapter(16, 8, 1, **options)(tokens(5, 7), images)
 
 
-def loss(outputs: dict[str, Any], targets: dict[str, Any] | None = None, masks: Any = None, task: Task = A) -> Any:
+def loss(
+    outputs: dict[str, Any],
+    targets: dict[str, Any] | None = None,
+    masks: Any = None,
+    task: Task = A,
+) -> Any:
     return TaskLoss([task])(outputs, outputs if targets is None else targets, masks)
 
 
@@ -97,14 +105,26 @@ ROWS: list[Row] = [
     (lambda: CLSGating(16, mode="quary"), ConfigError, ("'quary'", "'query'")),  # type: ignore[arg-type]
     (lambda: CLSGating(16, mode="query", reduction=17), ConfigError, "17"),
     (lambda: DPTHead(24, [A], DPTNeck(24, 4, 8)), ConfigError, "'a'"),
-    (lambda: DPTHead(24, [replace(DEPTH, dim=3)], DPTNeck(24, 4, 8), bins=Bins(0.0, 1.0, 4)), ConfigError, "depth"),
+    (
+        lambda: DPTHead(24, [replace(DEPTH, dim=3)], DPTNeck(24, 4, 8), bins=Bins(0.0, 1.0, 4)),
+        ConfigError,
+        "depth",
+    ),
     (lambda: DPTHead(24, [DEPTH], SimplePyramid(24, 8)), ConfigError, "SimplePyramid"),
     (lambda: DPTHead(24, [DEPTH], DPTNeck(24, 4, 8), hidden_dim=0), ConfigError, "hidden_dim"),
     (lambda: HeadEnsemble([]), ConfigError, "members"),
-    (lambda: HeadEnsemble([MEMBER | {"type": "patch_maen"}]), ConfigError, ("'patch_maen'", "'patch_mean'")),
+    (
+        lambda: HeadEnsemble([MEMBER | {"type": "patch_maen"}]),
+        ConfigError,
+        ("'patch_maen'", "'patch_mean'"),
+    ),
     (lambda: HeadEnsemble([MEMBER, PatchMeanHead(9, [A])]), ConfigError, "[8, 9]"),
     # grams on 0.25 m2 and grams on 1 m2 have no mean
-    (lambda: HeadEnsemble.from_heads([of_area(0.25), of_area(1.0)]), ConfigError, ("'mass'", "0.25", "1.0")),
+    (
+        lambda: HeadEnsemble.from_heads([of_area(0.25), of_area(1.0)]),
+        ConfigError,
+        ("'mass'", "0.25", "1.0"),
+    ),
     (lambda: Bins(1.0, 0.5), ConfigError, "high"),
     (lambda: Bins(0.0, 2.0, spacing="log"), ConfigError, "low"),
     (lambda: Bins(1.0, 2.0, 1), ConfigError, "count"),
@@ -120,11 +140,27 @@ ROWS: list[Row] = [
     (lambda: mask_head().predict_panoptic(tokens(layers=2)), ConfigError, "panoptic"),
     (lambda: MaskHead(32, [SEGMENTED, Task("b", dim=2, kind="segmentation")]), ConfigError, "b"),
     (lambda: MaskHead(32, [A]), ConfigError, "regression"),
-    (lambda: PyramidHead(16, [SEGMENTED], DPTNeck(16, 2, 8)).predict_instances(tokens(layers=2)), ConfigError, "0"),
-    (lambda: PyramidHead(32, [Task("p", dim=2, kind="panoptic")], DPTNeck(32, 2, 8)), ConfigError, "panoptic"),
-    (lambda: PyramidHead(24, [A], {"type": "vit_fpm", "num_layers": 1}), ConfigError, ("vit_fpm", "vit_fpn")),
+    (
+        lambda: PyramidHead(16, [SEGMENTED], DPTNeck(16, 2, 8)).predict_instances(tokens(layers=2)),
+        ConfigError,
+        "0",
+    ),
+    (
+        lambda: PyramidHead(32, [Task("p", dim=2, kind="panoptic")], DPTNeck(32, 2, 8)),
+        ConfigError,
+        "panoptic",
+    ),
+    (
+        lambda: PyramidHead(24, [A], {"type": "vit_fpm", "num_layers": 1}),
+        ConfigError,
+        ("vit_fpm", "vit_fpn"),
+    ),
     (lambda: PyramidHead(24, [A], {"type": "patch_mean"}), ConfigError, ("PatchMeanHead", "Neck")),
-    (lambda: PyramidHead(24, [A], {"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}), ConfigError, ("7", "24")),
+    (
+        lambda: PyramidHead(24, [A], {"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}),
+        ConfigError,
+        ("7", "24"),
+    ),
     (lambda: FPNHead(24, [A], 2, (1, 2, 3)), ConfigError, ("3", "2")),
     (lambda: FPNHead(24, [A], 2, (1, -1)), ConfigError, "-1"),
     (lambda: FPNHead(16, [A], 2, (0, 7))(tokens(layers=2)), ConfigError, "[7]"),
@@ -146,26 +182,42 @@ ROWS: list[Row] = [
     (lambda: mask_loss(QUERIES, QUERIES[..., None] * torch.nan, [KNOWN]), DataError, "finite"),
     (lambda: masked_mse(X[:, 0], X[:, 0, :3]), ShapeError, ("(2, 16)", "(2, 3)")),
     (lambda: masked_mse(X[:, 0], X[:, 0], torch.ones(3)), ShapeError, "mask"),
-    (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.ones(3)), ShapeError, "mask"),
+    (
+        lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.ones(3)),
+        ShapeError,
+        "mask",
+    ),
     # NaN in a mask of numbers decides nothing
     (lambda: masked_mse(X[0], X[0], X[0] / 0 * 0), DataError, "NaN"),
     (lambda: masked_cross_entropy(X[:, 0, :3], torch.tensor([0, 3])), ShapeError, "3"),
     (lambda: masked_smooth_l1(X, X, beta=0), ConfigError, "beta"),
     (lambda: scale_invariant_log(torch.ones(4), torch.ones(4)), ShapeError, "(4,)"),
     (lambda: scale_invariant_log(torch.ones(1, 4), torch.ones(1, 4), lam=2), ConfigError, "2"),
-    (lambda: dense_masked_mse(MAPS, torch.zeros(2, 3, 32, 64)), ShapeError, ("(2, 3, 2, 4)", "(2, 3, 32, 64)")),
+    (
+        lambda: dense_masked_mse(MAPS, torch.zeros(2, 3, 32, 64)),
+        ShapeError,
+        ("(2, 3, 2, 4)", "(2, 3, 32, 64)"),
+    ),
     (lambda: dense_masked_mse(MAPS, MAPS, torch.ones(2, 4, 2)), ShapeError, "(2, 4, 2)"),
     (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), -1.0)), DataError, "-1"),
     (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), torch.nan)), DataError, "nan"),
     (lambda: DensityRegulariser("m", smoothness=1.0).parts(MAPS[0]), ShapeError, "(3, 2, 4)"),
     (lambda: CLSGating(16, 20)(X[:, 0], X), ShapeError, ("12", "20")),
     (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "(5, 4)")),
-    (lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)), ShapeError, ("12", "5 rows x 4 cols")),
+    (
+        lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)),
+        ShapeError,
+        ("12", "5 rows x 4 cols"),
+    ),
     (lambda: CLSGating(16, 12)(X[:, 0], X[:, :, :8]), ShapeError, "(2, 12, 8)"),
     (lambda: CLSGatingHead(16, [A], "query", dropout=1.0), ConfigError, "1.0"),
     (lambda: PyramidHead(tasks=[A], neck={"type": "simple_pyramid"}), ConfigError, "embed_dim"),
     (lambda: PyramidHead(16, [A]), ConfigError, "neck"),
-    (lambda: PyramidHead(tasks=[A], neck=SpatialTuningAdapter(16)), ConfigError, "SpatialTuningAdapter"),
+    (
+        lambda: PyramidHead(tasks=[A], neck=SpatialTuningAdapter(16)),
+        ConfigError,
+        "SpatialTuningAdapter",
+    ),
     (lambda: DPTNeck(16, 5), ConfigError, "5"),
     (lambda: DPTNeck(16, hidden_sizes=(1, 2, 3)), ConfigError, "(1, 2, 3)"),
     (lambda: LayerGrouper(16, 3, 8, 3, fusion="pixel"), ConfigError, ("pixel", "num_layers=3")),
@@ -173,14 +225,22 @@ ROWS: list[Row] = [
     (lambda: SimplePyramid(16, 8, (3.0,)), ConfigError, "(3.0,)"),
     (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, "(1.0, 2.0)"),
     (lambda: STAPyramid(16, strides=(8, 16, 31)), ConfigError, "(8, 16, 31)"),
-    (lambda: SpatialTuningAdapter(16, 8, 1, detail=None, grid_from="image"), ConfigError, "detail=None"),
+    (
+        lambda: SpatialTuningAdapter(16, 8, 1, detail=None, grid_from="image"),
+        ConfigError,
+        "detail=None",
+    ),
     (lambda: adapter(None), ShapeError, "images"),
     (lambda: adapter(torch.zeros(2, 4, 80, 112)), ShapeError, "(2, 4, 80, 112)"),
     (lambda: adapter(torch.zeros(2, 3, 80, 112, dtype=torch.uint8)), DataError, "uint8"),
     (lambda: adapter(torch.zeros(3, 3, 80, 112)), ShapeError, ("3", "2")),
     (lambda: adapter(torch.zeros(2, 3, 8, 11)), ShapeError, "8x11"),
     (lambda: adapter(torch.zeros(2, 3, 112, 80)), ShapeError, "112x80"),
-    (lambda: adapter(torch.zeros(2, 3, 100, 140), image_resize="error"), ShapeError, ("100x140", "80x112")),
+    (
+        lambda: adapter(torch.zeros(2, 3, 100, 140), image_resize="error"),
+        ShapeError,
+        ("100x140", "80x112"),
+    ),
     (lambda: GramAnchor()(tokens(layers=2), tokens()), ShapeError, ("2 layers", "1")),
     (lambda: GramAnchor()(X, X[:, :5]), ShapeError, ("(2, 12, 16)", "(2, 5, 16)")),
     (lambda: GramAnchor()(tokens(), tokens(4, 3)), GridError, ("3 x 4", "4 x 3")),
@@ -190,15 +250,27 @@ ROWS: list[Row] = [
     (lambda: masked_cross_entropy(X[0], torch.zeros(12)), ShapeError, "float32"),
     (lambda: map_cross_entropy(MAPS, torch.zeros(2, 3, 8).long()), ShapeError, "3 x 8"),
     (lambda: map_cross_entropy(MAPS, torch.zeros(2, 2, 4)), ShapeError, ("(2, 2, 4)", "float32")),
-    (lambda: map_cross_entropy(MAPS, torch.zeros(2, 4, 8).long(), torch.ones(2, 4)), ShapeError, "(2, 4)"),
+    (
+        lambda: map_cross_entropy(MAPS, torch.zeros(2, 4, 8).long(), torch.ones(2, 4)),
+        ShapeError,
+        "(2, 4)",
+    ),
     (lambda: DensityRegulariser("mass", smoothness=-1.0), ConfigError, ("smoothness", "-1.0")),
     (lambda: loss({"b": X[:, 0, :1]}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0, :1]}, {}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0]}), ShapeError, "(2, 16)"),
     (lambda: loss({"a": X[:, 0, :1]}, masks={"c": X}), ShapeError, "['c']"),
     (lambda: TaskLoss([A], weighting=UncertaintyWeighting(["b"])), ConfigError, "['b']"),
-    (lambda: TaskLoss([Task("a", weight=0.5)], weighting=UncertaintyWeighting(["a"])), ConfigError, "0.5"),
-    (lambda: TaskLoss([A], regularisers=[DensityRegulariser("a", 1.0)]), ConfigError, "'a': 'regression'"),
+    (
+        lambda: TaskLoss([Task("a", weight=0.5)], weighting=UncertaintyWeighting(["a"])),
+        ConfigError,
+        "0.5",
+    ),
+    (
+        lambda: TaskLoss([A], regularisers=[DensityRegulariser("a", 1.0)]),
+        ConfigError,
+        "'a': 'regression'",
+    ),
     (lambda: UncertaintyWeighting(["a", "a"]), ConfigError, "('a', 'a')"),
     (lambda: UncertaintyWeighting(["a"])({"b": X.sum()}), ShapeError, ("['a']", "['b']")),
     (lambda: UncertaintyWeighting(["a"])({"a": X}), ShapeError, "(2, 12, 16)"),

@@ -71,7 +71,9 @@ PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
 ]
 LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
-BACKWARDS = Links(FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
+BACKWARDS = Links(
+    FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70)
+)
 LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
@@ -92,7 +94,12 @@ VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((TWO, 1.0, 0.0, torch.zeros(2)), ShapeError, "torch.float32"),
 ]
 GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
-ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GRID), dtype=torch.bool))
+ROWS_OF = (
+    GRID.coords,
+    GRID.batch,
+    torch.zeros(len(GRID), 6),
+    torch.ones(len(GRID), dtype=torch.bool),
+)
 FLIPPED = [x.flip(0) for x in ROWS_OF]
 COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
 INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
@@ -101,7 +108,9 @@ PYRAMID = pyramid_of(CLOUD)
 X, F, SEEN = torch.zeros(4, 10), torch.zeros(4, 6), torch.ones(4, dtype=torch.bool)
 
 
-def passed(names: dict[int, str] = NAMES, pyramid: Any = PYRAMID, block: str = "", **given: Any) -> Any:
+def passed(
+    names: dict[int, str] = NAMES, pyramid: Any = PYRAMID, block: str = "", **given: Any
+) -> Any:
     """Run a network, or one of its blocks, that an injection is attached to."""
     net, injection = PlainUNet(), injection_of()
     injection.attach(net, names)
@@ -118,29 +127,61 @@ def attached_twice() -> Any:
 ROWS: list[Row] = [
     *((lambda own=own: cameras(**own), error, named) for own, error, named in CAMERAS),
     (lambda: cameras().crop(0, 10, 20, 60), GridError, "20x60 px from row 0, column 10"),
-    (lambda: Cameras.from_world_to_cam(K, unit(r03=1.0).mT, (48, 64)), DataError, "world_to_cam.mT"),
+    (
+        lambda: Cameras.from_world_to_cam(K, unit(r03=1.0).mT, (48, 64)),
+        DataError,
+        "world_to_cam.mT",
+    ),
     (lambda: SCENE[5], IndexError, "5"),
     (lambda: SCENE.unproject(torch.ones(2, 48, 64)), ShapeError, "(2, 48, 64)"),
     (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
     (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
     *(
-        (lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}), error, named)
+        (
+            lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}),
+            error,
+            named,
+        )
         for own, error, named in PROJECTED
     ),
     *(
-        (lambda own=own: PointProjector(**own), ConfigError, f"{next(iter(own))} is {next(iter(own.values()))!r}")
-        for own in ({"near": 0.0}, {"far": 0.01}, {"depth_abs": -1.0}, {"depth_rel": math.nan}, {"chunk": 0},
-                    {"unknown_depth": "keep"})
+        (
+            lambda own=own: PointProjector(**own),
+            ConfigError,
+            f"{next(iter(own))} is {next(iter(own.values()))!r}",
+        )
+        for own in (
+            {"near": 0.0},
+            {"far": 0.01},
+            {"depth_abs": -1.0},
+            {"depth_rel": math.nan},
+            {"chunk": 0},
+            {"unknown_depth": "keep"},
+        )
     ),
     *(
-        (lambda own=own: lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": LINKS, **own}), error, named)
+        (
+            lambda own=own: lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": LINKS, **own}),
+            error,
+            named,
+        )
         for own, error, named in LIFTED
     ),
     *((lambda own=own: VoxelGrid.from_points(*own), error, named) for own, error, named in VOXELS),
-    (lambda: VoxelGrid.from_coords(torch.zeros(2, 3).long(), torch.tensor([3, BATCHES])), DataError, f"is {BATCHES}"),
-    *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63")
-      for at in (0, 3)),
+    (
+        lambda: VoxelGrid.from_coords(torch.zeros(2, 3).long(), torch.tensor([3, BATCHES])),
+        DataError,
+        f"is {BATCHES}",
+    ),
+    *(
+        (
+            lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))),
+            ShapeError,
+            "63",
+        )
+        for at in (0, 3)
+    ),
     (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
     *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in ((), (3,))),
     (lambda: SparsePyramid((2, 8))(COARSE), ConfigError, ("stride 4", "(2, 8)")),
@@ -148,7 +189,11 @@ ROWS: list[Row] = [
     (lambda: INJECTION(X, F, SEEN, stride=8), ConfigError, "stride 8"),
     (lambda: INJECTION(X[:, :8], F, SEEN, stride=2), ShapeError, "8 channels"),
     (lambda: INJECTION(X, F[:3], SEEN, stride=2), ShapeError, "bool"),
-    (lambda: INJECTION.inject(X, SparseFeatures(*ROWS_OF, 2), GRID.coords[:1], GRID.batch[:1]), ShapeError, "(1, 3)"),
+    (
+        lambda: INJECTION.inject(X, SparseFeatures(*ROWS_OF, 2), GRID.coords[:1], GRID.batch[:1]),
+        ShapeError,
+        "(1, 3)",
+    ),
     (lambda: passed({2: "blocks2", 1: "block1"}), ConfigError, ("'blocks2'", "'block2'")),
     (lambda: passed({2: "block2"}), ConfigError, "2, 1"),
     (lambda: passed({2: "block1", 1: "block1"}), ConfigError, "'block1'"),
@@ -158,11 +203,17 @@ ROWS: list[Row] = [
     (lambda: passed({2: "block2", 1: "enc1"}), ShapeError, ("'enc1'", "3 channels")),
     (lambda: passed(block="block1", x=CLOUD), ConfigError, "positional arguments"),
     (attached_twice, ConfigError, "'block2'"),
-    # its look-ups would hit, for every voxel lies in some coarse cell, and the network would train on
-    (lambda: DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(CLOUD, pyramid=PYRAMID), ConfigError,
-     ("'block1'", "not a multiple of 2")),
+    # its look-ups would hit, for every voxel lies in some coarse cell, and the network would train
+    # on
+    (
+        lambda: DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(
+            CLOUD, pyramid=PYRAMID
+        ),
+        ConfigError,
+        ("'block1'", "not a multiple of 2"),
+    ),
     (lambda: GatedFusion(6, 5, 4), ConfigError, "c_out is 4"),
     (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
     (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),
     (lambda: FUSION(X[:, :5], F, SEEN.long()), ShapeError, "torch.int64"),
-]  # fmt: skip
+]

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck import ConfigError, DataError, FeatureStore, GridError, StoreError, Tokens, load_backbone
+from dinoneck import (
+    ConfigError,
+    DataError,
+    FeatureStore,
+    GridError,
+    StoreError,
+    Tokens,
+    load_backbone,
+)
 from dinoneck.store import MemoryStore, StoreDataset, image_ids
 from dinoneck.store.encoding import encode
 from tests.refusals import Row
@@ -67,7 +75,9 @@ def other_weights(folder: Path) -> Any:
 def images(*names: str, root: str | None = None, listed: tuple[str, ...] = ("",)) -> Call:
     def call(folder: Path) -> Any:
         write_images(folder, [*names])
-        return image_ids([folder / name for name in listed], root=None if root is None else folder / root)
+        return image_ids(
+            [folder / name for name in listed], root=None if root is None else folder / root
+        )
 
     return call
 
@@ -87,7 +97,9 @@ def in_a_folder(folder: Path) -> Any:
 
 def unusable(folder: Path) -> Any:
     store = make(folder / "store", two_layers())
-    return store.extract([*write_images(folder / "images", ["m.png"]), touched(folder / "images" / "empty.png")])
+    return store.extract(
+        [*write_images(folder / "images", ["m.png"]), touched(folder / "images" / "empty.png")]
+    )
 
 
 def touched(path: Path) -> Path:
@@ -96,12 +108,14 @@ def touched(path: Path) -> Path:
 
 
 CHANGES: list[tuple[dict[str, Any], str | tuple[str, ...]]] = [
-    ({"image_size": (48, 48)}, ("inputs.size", "[32, 48]", "[48, 48]")), ({"views": "none"}, "views"),
-    ({"dtype": "bf16"}, ("dtype", "fp16", "bf16")), ({"resize": "crop"}, ("inputs.resize", "stretch", "crop")),
+    ({"image_size": (48, 48)}, ("inputs.size", "[32, 48]", "[48, 48]")),
+    ({"views": "none"}, "views"),
+    ({"dtype": "bf16"}, ("dtype", "fp16", "bf16")),
+    ({"resize": "crop"}, ("inputs.resize", "stretch", "crop")),
     ({"interpolation": "bicubic"}, "inputs.interpolation"),
     ({"backbone": lambda: load_backbone("dinoneck_tiny")}, ("backbone.layers", "[0, 5]", "[5]")),
     ({"backbone": lambda: two_layers(seed=1)}, "backbone.weights_sha256"),
-]  # fmt: skip
+]
 READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[str, ...]]] = [
     (lambda store: store.batch(["a", "d"]), DataError, ("'d'", "2 images")),
     (lambda store: store["a", 4], DataError, "[4]"),
@@ -110,12 +124,19 @@ READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[st
     (lambda store: MemoryStore(store, ["b"]).batch(["b", "a"]), DataError, "'a'"),
     (lambda store: StoreDataset(store, views="all"), DataError, "'all'"),  # type: ignore[arg-type]
     (lambda store: StoreDataset(store, ["z"]), DataError, "'z'"),
-    (lambda store: store.extract(Path(store.path).parent / "images", shard=(2, 2)), ConfigError, "(2, 2)"),
+    (
+        lambda store: store.extract(Path(store.path).parent / "images", shard=(2, 2)),
+        ConfigError,
+        "(2, 2)",
+    ),
     (lambda store: store.extract(".", engine="rey"), ConfigError, "'rey'"),  # type: ignore[arg-type]
     (lambda store: FeatureStore.open(store.path).extract(["x.png"]), StoreError, "backbone"),
-    (lambda store: FeatureStore.open(store.path, check="alway"),  # type: ignore[arg-type]
-     ConfigError, ("'alway'", "first, always, never")),
-]  # fmt: skip
+    (
+        lambda store: FeatureStore.open(store.path, check="alway"),  # type: ignore[arg-type]
+        ConfigError,
+        ("'alway'", "first, always, never"),
+    ),
+]
 
 ROWS: list[Row] = [
     *((changed(**own), StoreError, named) for own, named in CHANGES),
@@ -125,11 +146,23 @@ ROWS: list[Row] = [
     (lambda: FeatureStore.open("memory://no-such-store"), StoreError, "store.json"),
     (in_a_folder, StoreError, "'thesis.txt'"),
     (lambda folder: make(touched(folder / "a.txt"), two_layers()), StoreError, "a.txt"),
-    (lambda folder: make(folder / "x", two_layers(), dtype="fp32"), ConfigError, ("'fp32'", "fp16, bf16, int8")),
-    (lambda folder: make(folder / "x", two_layers(), image_size=(10, 80), resize="crop"), GridError, "10 px"),
+    (
+        lambda folder: make(folder / "x", two_layers(), dtype="fp32"),
+        ConfigError,
+        ("'fp32'", "fp16, bf16, int8"),
+    ),
+    (
+        lambda folder: make(folder / "x", two_layers(), image_size=(10, 80), resize="crop"),
+        GridError,
+        "10 px",
+    ),
     (lambda folder: make(folder / "x", "dinoneck_tiny"), ConfigError, "'dinoneck_tiny'"),  # type: ignore[arg-type]
     (lambda folder: make(folder / "x", torch.nn.Linear(1, 1)), ConfigError, "Linear"),  # type: ignore[arg-type]
-    (lambda: FeatureStore.create("memory://x", backbone=two_layers(), image_size=32), StoreError, "memory://x"),
+    (
+        lambda: FeatureStore.create("memory://x", backbone=two_layers(), image_size=32),
+        StoreError,
+        "memory://x",
+    ),
     (described('"schema": 1', '"schema": 2'), StoreError, "2"),
     (described('"fp16"', '"bf16"'), StoreError, "digest"),
     (described("{", None), StoreError, "store.json"),
@@ -144,4 +177,4 @@ ROWS: list[Row] = [
     (npz(patches_0=np.zeros((6, 8))), DataError, ("a.npz", "3 rows")),
     (npz(patches_0=np.array([{"a": 1}], dtype=object)), DataError, "a.npz"),
     (lambda folder: FeatureStore.from_pt(folder, folder / "s", patch_size=16), DataError, ".pt"),
-]  # fmt: skip
+]

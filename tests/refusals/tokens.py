@@ -46,7 +46,10 @@ def patches(x: Any = X, grid: Any = (3, 5), **more: Any) -> Tokens:
 
 def plain(x: Any, **more: Any) -> list[Any]:
     """A neck and a head that take the same input."""
-    return [lambda: SimplePyramid(8, 4)(x, **more), lambda: PatchMeanHead(8, [Task("mass")])(x, **more)]
+    return [
+        lambda: SimplePyramid(8, 4)(x, **more),
+        lambda: PatchMeanHead(8, [Task("mass")])(x, **more),
+    ]
 
 
 INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
@@ -60,26 +63,63 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
 ]
 LOG = TargetTransform(log1p=True)
 TASKS: list[dict[str, Any]] = [
-    {"name": ""}, {"name": "gate"}, {"dim": 0}, {"kind": "regresion"},
-    {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
-    {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
-    {"kind": "density", "aggregate": "sum", "transform": LOG}, {"kind": "dense", "aggregate": "mean"},
-    {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
-    *({"dim": 3, "kind": "classification", **given}
-      for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
-]  # fmt: skip
+    {"name": ""},
+    {"name": "gate"},
+    {"dim": 0},
+    {"kind": "regresion"},
+    {"activation": "gelu"},
+    {"loss": "cross_entropy"},
+    {"weight": -1},
+    {"beta": 0},
+    {"transform": "log"},
+    {"labels": ("a", "b")},
+    {"minimum": 1e308},
+    {"maximum": 1e308},
+    {"minimum": 2.0, "maximum": 1.0},
+    {"kind": "density", "aggregate": "sum", "transform": LOG},
+    {"kind": "dense", "aggregate": "mean"},
+    {"ignore_index": "0"},
+    {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
+    *(
+        {"dim": 3, "kind": "classification", **given}
+        for given in (
+            {"minimum": 5},
+            {"transform": TargetTransform(mean=1.0)},
+            {"activation": "relu"},
+        )
+    ),
+]
 TRANSFORMS: list[dict[str, Any]] = [
-    {"area": 0.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"mean": NAN}, {"log1p": 1},
-    {"mean": (1.0, 2.0), "std": (1.0,)}, {"mean": ((1.0,),)},
-]  # fmt: skip
+    {"area": 0.0},
+    {"area": (1.0, 2.0)},
+    {"std": 0.0},
+    {"mean": NAN},
+    {"log1p": 1},
+    {"mean": (1.0, 2.0), "std": (1.0,)},
+    {"mean": ((1.0,),)},
+]
 
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
-    *((lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1]) for wrong in TASKS),
-    (lambda: Task("a", dim=3, kind="segmentation").natural_map(MAPS[0]), ShapeError, "(batch, 3, rows, cols)"),
+    *(
+        (lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1])
+        for wrong in TASKS
+    ),
+    (
+        lambda: Task("a", dim=3, kind="segmentation").natural_map(MAPS[0]),
+        ShapeError,
+        "(batch, 3, rows, cols)",
+    ),
     (lambda: LOG.inverse(MAPS, parts=4), ConfigError, "4"),
-    *((lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1]) for wrong in TRANSFORMS),
-    (lambda: CLSGatingHead(8, [Task("mass")], mode="query")(X, grid=(3, 5)), ShapeError, "cls_token="),
+    *(
+        (lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1])
+        for wrong in TRANSFORMS
+    ),
+    (
+        lambda: CLSGatingHead(8, [Task("mass")], mode="query")(X, grid=(3, 5)),
+        ShapeError,
+        "cls_token=",
+    ),
     (lambda: GRID(torch.zeros(1, 17, 8), (48, 64)), GridError, ("17", "3 rows x 4 cols")),
     (lambda: GRID(torch.zeros(17, 8), (48, 64)), ShapeError, "(17, 8)"),
     (lambda: GRID.flatten(torch.zeros(3, 4)), ShapeError, "(3, 4)"),
@@ -88,12 +128,28 @@ ROWS: list[Row] = [
     (lambda: TokenGrid(0), ConfigError, "0"),
     (lambda: TokenGrid(16, "stretch"), ConfigError, ("'stretch'", "crop")),  # type: ignore[arg-type]
     (lambda: TokenGrid(16, "pad", "middle"), ConfigError, ("'middle'", "center")),  # type: ignore[arg-type]
-    (lambda: TokenGrid(16, "resize").prepare(torch.zeros(1, 3, 35, 40, dtype=torch.uint8)), DataError, "uint8"),
+    (
+        lambda: TokenGrid(16, "resize").prepare(torch.zeros(1, 3, 35, 40, dtype=torch.uint8)),
+        DataError,
+        "uint8",
+    ),
     (lambda: GRID.prepare(torch.zeros(3, 35, 40)), ShapeError, "(3, 35, 40)"),
-    (lambda: GRID.sample(torch.zeros(2, 3, 2, 2), torch.zeros(3, 5, 2), (32, 32)), ShapeError, "(3, 5, 2)"),
-    (lambda: GRID.sample(torch.zeros(2, 3, 2, 2), torch.zeros(2, 1, 2), (32, 48)), GridError, "2x3"),
+    (
+        lambda: GRID.sample(torch.zeros(2, 3, 2, 2), torch.zeros(3, 5, 2), (32, 32)),
+        ShapeError,
+        "(3, 5, 2)",
+    ),
+    (
+        lambda: GRID.sample(torch.zeros(2, 3, 2, 2), torch.zeros(2, 1, 2), (32, 48)),
+        GridError,
+        "2x3",
+    ),
     (lambda: GRID.reduce_labels(torch.zeros(32, 32)), ShapeError, "(32, 32)"),
-    (lambda: GRID.reduce_labels(torch.zeros(1, 1, 32, 32), torch.ones(1, 16, 16).bool()), ShapeError, "mask"),
+    (
+        lambda: GRID.reduce_labels(torch.zeros(1, 1, 32, 32), torch.ones(1, 16, 16).bool()),
+        ShapeError,
+        "mask",
+    ),
     (lambda: GRID.reduce_labels(torch.full((1, 1, 16, 16), NAN)), DataError, "256"),
     (lambda: sequence(18), GridError, ("18", "48x64", "3 rows x 4 cols", "5")),
     (lambda: sequence(12, prefix=-1), ConfigError, "num_prefix_tokens"),
@@ -123,7 +179,11 @@ ROWS: list[Row] = [
     (lambda: TargetTransform(mean=(1.0, 2.0)).forward(torch.zeros(4, 3)), ShapeError, "2"),
     (lambda: check_tasks([], kinds=KINDS, owner="H"), ConfigError, "H"),
     (lambda: check_tasks([Task("a"), Task("a")], kinds=KINDS, owner="H"), ConfigError, "'a'"),
-    (lambda: check_tasks([Task("a", kind="dense")], kinds=KINDS, owner="H"), ConfigError, "'dense'"),
+    (
+        lambda: check_tasks([Task("a", kind="dense")], kinds=KINDS, owner="H"),
+        ConfigError,
+        "'dense'",
+    ),
     (lambda: registry.resolve("patch_maen"), RegistryError, ("patch_maen", "patch_mean")),
     (lambda: registry.resolve(None), RegistryError, "None"),
     (lambda: registry.name_of(Mine), RegistryError, "dinoneck.register(cls)"),
@@ -132,4 +192,4 @@ ROWS: list[Row] = [
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]
-]  # fmt: skip
+]

@@ -15,7 +15,14 @@ from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
 from dinoneck.training.run import prepare_heads
 from dinoneck.training.table import column_folds
 from tests.refusals import Row
-from tests.unit.training.meadow import COUNT, a_run, one_image_only, with_columns, with_gaps, write_meadow
+from tests.unit.training.meadow import (
+    COUNT,
+    a_run,
+    one_image_only,
+    with_columns,
+    with_gaps,
+    write_meadow,
+)
 from tests.unit.training.test_source import tokens_of
 
 PASTURE = Pasture(size=(32, 64)).table(range(8))[["images", "GDM_g"]]
@@ -32,7 +39,9 @@ def text(content: str) -> Callable[[Path], Any]:
     return call
 
 
-def run(write: Callable[[Path], Any] | None = None, table: Any = None, **changes: Any) -> Callable[[Path], Any]:
+def run(
+    write: Callable[[Path], Any] | None = None, table: Any = None, **changes: Any
+) -> Callable[[Path], Any]:
     """Train on the meadow; ``write`` changes its table, or ``table`` is trained on."""
 
     def call(folder: Path) -> Any:
@@ -52,9 +61,16 @@ def run(write: Callable[[Path], Any] | None = None, table: Any = None, **changes
 
 def own_head(arguments: str) -> Callable[[Path], Any]:
     """Train a head whose constructor takes these arguments."""
-    lines = ["from collections.abc import Sequence", "import dinoneck", "from dinoneck import Task",
-             "from dinoneck.heads import Head", "@dinoneck.register", "class EdgeHead(Head):",
-             f"    def __init__(self, {arguments}):", "        super().__init__()"]  # fmt: skip
+    lines = [
+        "from collections.abc import Sequence",
+        "import dinoneck",
+        "from dinoneck import Task",
+        "from dinoneck.heads import Head",
+        "@dinoneck.register",
+        "class EdgeHead(Head):",
+        f"    def __init__(self, {arguments}):",
+        "        super().__init__()",
+    ]
 
     def call(folder: Path) -> Any:
         (folder / "own.py").write_text("\n".join(lines))
@@ -70,77 +86,163 @@ def gaps(**known: Any) -> Callable[[Path], Any]:
 
 
 def heads(*names: str) -> Callable[[Path], Any]:
-    return lambda folder: prepare_heads(a_run(write_meadow(folder), ["soil"]), names, folder / "run")
+    return lambda folder: prepare_heads(
+        a_run(write_meadow(folder), ["soil"]), names, folder / "run"
+    )
 
 
 TEXTS = [
     ("optim: {lrr: 1}", ("'optim.lrr'", "'lr'", "epochs, batch_size")),
-    ("tasks: {a: {colums: [b]}}", ("'tasks.a.colums'", "'columns'")), ("optim.lr: 3", ("'optim.lr'", "'optim'")),
-    ("optim: 3", "optim is 3"), ("data: {targets: a}", "data.targets is 'a'"), ("data: {csv: ' '}", "csv is ' '"),
-    ("optim: {optimizer: smd}", ("optim.optimizer is 'smd'", "adamw, sam", "'sam'")), ("data: {size: 0}", "(0, 0)"),
+    ("tasks: {a: {colums: [b]}}", ("'tasks.a.colums'", "'columns'")),
+    ("optim.lr: 3", ("'optim.lr'", "'optim'")),
+    ("optim: 3", "optim is 3"),
+    ("data: {targets: a}", "data.targets is 'a'"),
+    ("data: {csv: ' '}", "csv is ' '"),
+    ("optim: {optimizer: smd}", ("optim.optimizer is 'smd'", "adamw, sam", "'sam'")),
+    ("data: {size: 0}", "(0, 0)"),
     ("folds: {column: a, stratify: b}", ("--fold-column", "--stratify")),
     ("backbone: {file: w.pth, random: true}", ("--backbone-file", "--random-backbone")),
-    ("optim: {lr: 1}\noptim: {lr: 2}", "'optim'"), ("optim: &a {x: *a}", "anchors"), ("just text", "run.yaml"),
-    ("optim: {freeze: [all]}", "freeze"), ("optim: {freeze: ['0=all', '0=none']}", "0=all, 0=none"),
-]  # fmt: skip
+    ("optim: {lr: 1}\noptim: {lr: 2}", "'optim'"),
+    ("optim: &a {x: *a}", "anchors"),
+    ("just text", "run.yaml"),
+    ("optim: {freeze: [all]}", "freeze"),
+    ("optim: {freeze: ['0=all', '0=none']}", "0=all, 0=none"),
+]
 RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"head": {"type": "fpn", "fpn_dims": 8}}, ConfigError, ("'fpn_dims'", "'fpn_dim'")),
     ({"head": {"type": "fpnn"}}, RegistryError, "fpnn"),
     ({"tasks": {"crops": {}}}, DataError, ("'crops'", "'crop'")),
     ({"tasks": {"both": {"columns": ["crop", "kind"]}}}, ConfigError, ("'both'", "'kind'")),
-    ({"tasks": {"kind": {"kind": "regression"}}}, ConfigError, ("'kind'", "'regression'", "bare, crop")),
+    (
+        {"tasks": {"kind": {"kind": "regression"}}},
+        ConfigError,
+        ("'kind'", "'regression'", "bare, crop"),
+    ),
     ({"tasks": {"crop": {"columns": ["weed"]}}}, ConfigError, "'crop'"),
-    ({"tasks": {"x": {"columns": ["crop"]}, "y": {"columns": ["crop"]}}}, ConfigError, ("'y'", "crop")),
-    ({"tasks": {"kind": {"log1p": True}}}, ConfigError, ("'kind'", "transform", "'classification'")),
+    (
+        {"tasks": {"x": {"columns": ["crop"]}, "y": {"columns": ["crop"]}}},
+        ConfigError,
+        ("'y'", "crop"),
+    ),
+    (
+        {"tasks": {"kind": {"log1p": True}}},
+        ConfigError,
+        ("'kind'", "transform", "'classification'"),
+    ),
     ({"tasks": {"crop": {"beta": 2.0}}}, ConfigError, ("beta 2", "smooth_l1")),
     ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, DataError, "'r'"),
     ({"tasks": {"m": {"kind": "dense"}}}, ConfigError, ("m ", "data.labels")),
-    ({"tasks": {"r": {"kind": "ratio", "columns": ["soil", "weed"]}, "total": {}}, "compositions":
-      {"g": {"total": "total", "ratio": "r", "weights": {"soil": 1.0}}}}, ConfigError, ("has soil;", "soil, weed")),
-    ({"tasks": {"m": {"kind": "dense", "auxiliary": True}}, "data": {"labels": "mask"}}, ConfigError, "'m'"),
-    ({"tasks": {"m": {"kind": "segmentation"}}, "data": {"labels": "mask", "label_kind": "numbers"}}, ConfigError,
-     ("m ", "'numbers'")),
+    (
+        {
+            "tasks": {"r": {"kind": "ratio", "columns": ["soil", "weed"]}, "total": {}},
+            "compositions": {"g": {"total": "total", "ratio": "r", "weights": {"soil": 1.0}}},
+        },
+        ConfigError,
+        ("has soil;", "soil, weed"),
+    ),
+    (
+        {"tasks": {"m": {"kind": "dense", "auxiliary": True}}, "data": {"labels": "mask"}},
+        ConfigError,
+        "'m'",
+    ),
+    (
+        {
+            "tasks": {"m": {"kind": "segmentation"}},
+            "data": {"labels": "mask", "label_kind": "numbers"},
+        },
+        ConfigError,
+        ("m ", "'numbers'"),
+    ),
     ({"data": {"classes": ["a", "b"]}}, ConfigError, ("data.classes", "data.labels")),
-    ({"data": {"views": 2}}, ConfigError, "data.views"), ({"data": {"boxes": "b.json"}}, ConfigError, "data.boxes"),
+    ({"data": {"views": 2}}, ConfigError, "data.views"),
+    ({"data": {"boxes": "b.json"}}, ConfigError, "data.boxes"),
     ({"data": {"instances": "b.json"}}, ConfigError, "train_instances"),
     ({"data": {"targets": ["height"]}}, DataError, "'04.png'"),
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
-    ({"data": {"csv": None}}, ConfigError, "targets"), ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
-    ({"data": {"labels": "mask", "targets": ["kind"]}, "head": {"type": "patch_mean"}}, ConfigError, "'cells'"),
+    ({"data": {"csv": None}}, ConfigError, "targets"),
+    ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
+    (
+        {"data": {"labels": "mask", "targets": ["kind"]}, "head": {"type": "patch_mean"}},
+        ConfigError,
+        "'cells'",
+    ),
     ({"optim": {"patience": 1}, "folds": {"count": 1}}, DataError, "patience"),
-    ({"folds": {"stratify": "place"}}, ConfigError, "'place'"), ({"folds": {"only": 2}}, ConfigError, "2 "),
-    *(({"optim": own}, ConfigError, next(iter(own))) for own in (
-        {"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})),
+    ({"folds": {"stratify": "place"}}, ConfigError, "'place'"),
+    ({"folds": {"only": 2}}, ConfigError, "2 "),
+    *(
+        ({"optim": own}, ConfigError, next(iter(own)))
+        for own in ({"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})
+    ),
     ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, ConfigError, "seed=1"),
     ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
-]  # fmt: skip
+]
 FRAMES = [
-    ({"targets": ["weed"]}, {}, "'weed'"), ({}, {"group": ["place"]}, "'group'"),
+    ({"targets": ["weed"]}, {}, "'weed'"),
+    ({}, {"group": ["place"]}, "'group'"),
     ({"csv": "other.csv"}, {}, "'other.csv'"),
-]  # fmt: skip
+]
 
 ROWS: list[Row] = [
-    *((text(content), ConfigError, ("run.yaml", *([named] if isinstance(named, str) else named)))
-      for content, named in TEXTS),
+    *(
+        (text(content), ConfigError, ("run.yaml", *([named] if isinstance(named, str) else named)))
+        for content, named in TEXTS
+    ),
     *((run(**changes), error, named) for changes, error, named in RUNS),
-    *((run(table=lambda folder: read_table(write_meadow(folder), folder, "crop"), data=data, folds=folds),
-       ConfigError, named) for data, folds, named in FRAMES),
+    *(
+        (
+            run(
+                table=lambda folder: read_table(write_meadow(folder), folder, "crop"),
+                data=data,
+                folds=folds,
+            ),
+            ConfigError,
+            named,
+        )
+        for data, folds, named in FRAMES
+    ),
     (own_head("embed_dim: int, tasks"), ConfigError, "tasks: Sequence"),
     (own_head("embed_dim: int, tasks: Sequence[Task], width: int"), ConfigError, "width"),
-    (run(lambda csv: with_columns(csv, site=[f"s{min(i, 6)}" for i in range(COUNT)]), data={"targets": ["site"]}),
-     DataError, ("'site'", "7 classes", "12 images", "6 of them")),
+    (
+        run(
+            lambda csv: with_columns(csv, site=[f"s{min(i, 6)}" for i in range(COUNT)]),
+            data={"targets": ["site"]},
+        ),
+        DataError,
+        ("'site'", "7 classes", "12 images", "6 of them"),
+    ),
     # targets that cannot be learned
-    (run(table=PASTURE.assign(a=[-1.0] * N, b=[-3.0] * N), tasks={"t": {"kind": "ratio", "columns": ["a", "b"]}}),
-     DataError, ("a, b", "negative")),
-    (run(table=PASTURE.assign(GDM_g=np.where(np.arange(N) == 2, -1.5, GRAMS)), data={"minimum": 0.0}), DataError,
-     ("'GDM_g'", "-1.5")),
-    (run(table=PASTURE.assign(GDM_g=[1.0] * 4 + [4.0, 5.0, 6.0, 7.0], group=["one"] * 4 + ["other"] * 4)), DataError,
-     ("fold ", "'GDM_g'", "(1 ")),
-    (run(table=PASTURE.iloc[:1]), DataError, "1 "), (run(table=PASTURE[["images"]]), ConfigError, "data.targets"),
+    (
+        run(
+            table=PASTURE.assign(a=[-1.0] * N, b=[-3.0] * N),
+            tasks={"t": {"kind": "ratio", "columns": ["a", "b"]}},
+        ),
+        DataError,
+        ("a, b", "negative"),
+    ),
+    (
+        run(
+            table=PASTURE.assign(GDM_g=np.where(np.arange(N) == 2, -1.5, GRAMS)),
+            data={"minimum": 0.0},
+        ),
+        DataError,
+        ("'GDM_g'", "-1.5"),
+    ),
+    (
+        run(
+            table=PASTURE.assign(
+                GDM_g=[1.0] * 4 + [4.0, 5.0, 6.0, 7.0], group=["one"] * 4 + ["other"] * 4
+            )
+        ),
+        DataError,
+        ("fold ", "'GDM_g'", "(1 "),
+    ),
+    (run(table=PASTURE.iloc[:1]), DataError, "1 "),
+    (run(table=PASTURE[["images"]]), ConfigError, "data.targets"),
     (gaps(crop=range(1, 12, 2), mask=range(COUNT)), DataError, ("fold 1", "'crop'")),
     (gaps(crop=(), mask=range(COUNT)), DataError, "'crop'"),
     # folds
-    (lambda: group_folds("aba", 3, 0), DataError, "2 groups"), (lambda: group_folds("ab", 1, 0), ConfigError, "1"),
+    (lambda: group_folds("aba", 3, 0), DataError, "2 groups"),
+    (lambda: group_folds("ab", 1, 0), ConfigError, "1"),
     (lambda: group_folds("abc", 2, 0, stratify=[0.0, float("nan"), 1.0]), DataError, "row 1"),
     (lambda: group_folds("abc", 3, 0, stratify="abc"), DataError, "stratified"),
     (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "row 1, row 3"),
@@ -151,5 +253,6 @@ ROWS: list[Row] = [
     (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, "'c.jpg'"),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
-    (heads("linear"), ConfigError, "linear"), (heads("linear", "linear"), ConfigError, "linear"),
-]  # fmt: skip
+    (heads("linear"), ConfigError, "linear"),
+    (heads("linear", "linear"), ConfigError, "linear"),
+]

@@ -9,14 +9,26 @@ import numpy as np
 import torch
 
 from dinoneck import ConfigError, DataError, ShapeError, Task, Tokens
-from dinoneck.viz import PCABasis, ReportEntry, boxes_panel, heat, html_report, pca_panels, pca_rgb, similarity_page
+from dinoneck.viz import (
+    PCABasis,
+    ReportEntry,
+    boxes_panel,
+    heat,
+    html_report,
+    pca_panels,
+    pca_rgb,
+    similarity_page,
+)
 from tests.refusals import Row
 
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
 IMAGE, SQUARE = np.zeros((60, 100, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)
 TOKENS = Tokens.from_patches(torch.randn(1, 12, 8), grid=(3, 4), patch_size=16)
 HOLED = Tokens.from_patches(torch.full((1, 12, 8), torch.nan), grid=(3, 4), patch_size=16)
-KIND, CHANCES = Task("kind", kind="classification", dim=2, labels=("soil", "crop")), np.array([0.5, 0.5])
+KIND, CHANCES = (
+    Task("kind", kind="classification", dim=2, labels=("soil", "crop")),
+    np.array([0.5, 0.5]),
+)
 WRONG_REPORT = {"scores": {"kind": {"head": {"confusion_matrix": []}}}, "auxiliary": []}
 
 
@@ -34,14 +46,22 @@ ROWS: list[Row] = [
     (lambda: heat(np.full((2, 2), np.nan), 0, 1), DataError, "nan"),
     (lambda: drawn([[10.0, 20.0, 5.0, 50.0]]), DataError, "5.0"),
     (lambda: drawn(BOXES, [[0.0, 0.0, np.nan, 1.0]]), DataError, "nan"),
-    (lambda: drawn(BOXES, {"boxes": BOXES, "names": ["cell"]}), ShapeError, "2 known boxes, 1 labels"),
+    (
+        lambda: drawn(BOXES, {"boxes": BOXES, "names": ["cell"]}),
+        ShapeError,
+        "2 known boxes, 1 labels",
+    ),
     (lambda: drawn(BOXES[:, :3]), ShapeError, "3"),
     (lambda: drawn({"boxes": BOXES, "labels": [0, 2]}), DataError, "2"),
     (lambda: pca_panels([IMAGE, IMAGE], TOKENS), DataError, "2 images"),
     (lambda: pca_rgb(torch.zeros(5)), ShapeError, "(5,)"),
     (lambda: pca_rgb(HOLED), DataError, "nan"),
     (lambda: pca_rgb(TOKENS, basis=PCABasis.fit(torch.randn(5, 7))), ShapeError, ("8", "7")),
-    (lambda: pca_rgb(TOKENS, basis=PCABasis.fit(TOKENS), foreground=0.5), ConfigError, "foreground"),
+    (
+        lambda: pca_rgb(TOKENS, basis=PCABasis.fit(TOKENS), foreground=0.5),
+        ConfigError,
+        "foreground",
+    ),
     (lambda: pca_rgb(TOKENS, foreground=2), ConfigError, "2"),
     (lambda: pca_rgb(torch.randn(5, 7), foreground=0.5), ShapeError, "places of patches"),
     (lambda: pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9), DataError, "0.9"),
@@ -57,5 +77,9 @@ ROWS: list[Row] = [
     (lambda: page(maps={"a": np.full((1, 2, 2), np.nan)}), DataError, "maps of 'a' hold nan"),
     (lambda: page(gate=np.zeros((1, 2, 2))), ShapeError, "the gate of x"),
     (lambda: page({"kind": "weed"}, task=KIND, kind=CHANCES), DataError, ("'weed'", "soil, crop")),
-    (lambda: html_report([ReportEntry("a", {"a": 1.0})], [Task("a")], training=WRONG_REPORT), DataError, "report.json"),
-]  # fmt: skip
+    (
+        lambda: html_report([ReportEntry("a", {"a": 1.0})], [Task("a")], training=WRONG_REPORT),
+        DataError,
+        "report.json",
+    ),
+]

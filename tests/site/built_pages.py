@@ -1,6 +1,7 @@
 """A folder of built pages, read with the standard library: what they load, and what they show.
 
-``mkdocs build --strict`` refuses links, anchors and images that lead nowhere, and pages that are not in the nav.
+``mkdocs build --strict`` refuses links, anchors and images that lead nowhere, and pages that are
+not in the nav.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         self.ids |= {given["id"]} if "id" in given else set()
-        if tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload", "preconnect", "shortcut icon"):
+        if tag == "link" and given.get("rel") in (
+            "stylesheet",
+            "icon",
+            "preload",
+            "preconnect",
+            "shortcut icon",
+        ):
             self.loads.append(given["href"])
         elif tag in VOID and "src" in given:
             self.loads.append(given["src"])
@@ -48,7 +55,9 @@ class Page(HTMLParser):
 def read_pages(site: Path) -> dict[str, Page]:
     """Every page by its address on the site, ``/how-to/predict/``."""
     return {
-        "/" + path.relative_to(site).as_posix().removesuffix("index.html"): Page(path.read_text(encoding="utf-8"))
+        "/" + path.relative_to(site).as_posix().removesuffix("index.html"): Page(
+            path.read_text(encoding="utf-8")
+        )
         for path in sorted(site.rglob("*.html"))
     }
 
@@ -58,11 +67,19 @@ def faults(site: Path) -> Iterator[str]:
     for url, page in read_pages(site).items():
         if not page.title.strip() or (page.headings != 1 and url != "/404.html"):
             yield f"no title, or not one h1: {url}"
-        yield from (f"image without a text: {url}: {source}" for source in page.images_without_words)
-        yield from (f"loaded from elsewhere: {url}: {target}" for target in page.loads if is_remote(target))
+        yield from (
+            f"image without a text: {url}: {source}" for source in page.images_without_words
+        )
+        yield from (
+            f"loaded from elsewhere: {url}: {target}" for target in page.loads if is_remote(target)
+        )
     for style in sorted(site.rglob("*.css")):
         targets = CSS_URL.findall(style.read_text(encoding="utf-8"))
-        yield from (f"loaded from elsewhere: {style.name}: {target}" for target in targets if is_remote(target))
+        yield from (
+            f"loaded from elsewhere: {style.name}: {target}"
+            for target in targets
+            if is_remote(target)
+        )
 
 
 def is_remote(target: str) -> bool:

@@ -21,8 +21,14 @@ def public_names() -> dict[str, tuple[str, ...]]:
         module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
             home = module._HOMES.get(name, package)
-            own = getattr(getattr(module, name), "__name__", name)  # an alias stands where the class does
-            names[f"{package}.{name}"] = (f"{package}.{name}", f"dinoneck.{name}", f"{home}.{name}", f"{package}.{own}")
+            # an alias stands where the class does
+            own = getattr(getattr(module, name), "__name__", name)
+            names[f"{package}.{name}"] = (
+                f"{package}.{name}",
+                f"dinoneck.{name}",
+                f"{home}.{name}",
+                f"{package}.{own}",
+            )
     del names["dinoneck.__version__"]
     return names
 
@@ -33,11 +39,21 @@ def undocumented(pages: dict[str, Page]) -> list[str]:
     wrong = []
     for name, anchors in public_names().items():
         text = next(
-            (_region(page, anchor) for page in reference.values() for anchor in anchors if anchor in page.ids), ""
+            (
+                _region(page, anchor)
+                for page in reference.values()
+                for anchor in anchors
+                if anchor in page.ids
+            ),
+            "",
         )
         if not text:
             wrong.append(f"{name}: no anchor in the reference")
-        wrong += [f"{name}: {section} is not rendered" for section in _lost_sections(name, text)] if text else []
+        wrong += (
+            [f"{name}: {section} is not rendered" for section in _lost_sections(name, text)]
+            if text
+            else []
+        )
     return wrong
 
 
@@ -56,7 +72,11 @@ def _lost_sections(name: str, rendered: str) -> list[str]:
     thing = getattr(importlib.import_module(package), own)
     if getattr(thing, "__name__", own) != own:  # a second name: the sections are those of the first
         return []
-    text = inspect.cleandoc(thing.__doc__ or "") + "\n" if inspect.isclass(thing) or inspect.isroutine(thing) else ""
+    text = (
+        inspect.cleandoc(thing.__doc__ or "") + "\n"
+        if inspect.isclass(thing) or inspect.isroutine(thing)
+        else ""
+    )
     lost = []
     for section, body in SECTION.findall(text):
         words = set(re.findall(r"[A-Za-z_]{5,}", re.sub(r":\w+:`[^`]+`", "", body)))

@@ -22,7 +22,9 @@ body[data-md-color-scheme="slate"] {background: #111; color: #eee} [data-md-colo
 
 @pytest.mark.slow
 @pytest.mark.skipif(check_site.CHROMIUM is None, reason="chromium is not installed")
-def test_it_finds_weak_colours_cut_code_and_wide_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_finds_weak_colours_cut_code_and_wide_pages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, page in {
         "good": PAGE % ("a {color: #00f}", "#9cf", "short"),
         "bad": PAGE % ("a {color: #ddd} p {width: 900px}", "#222", "long " * 30),
@@ -32,9 +34,13 @@ def test_it_finds_weak_colours_cut_code_and_wide_pages(tmp_path: Path, capsys: p
     assert check_site.main(tmp_path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert not [line for line in lines if line.startswith("/good")]
-    kinds = {(line.partition(")")[0].partition("(")[2], line.partition(": ")[2][:12]) for line in lines}
+    kinds = {
+        (line.partition(")")[0].partition("(")[2], line.partition(": ")[2][:12]) for line in lines
+    }
     for scheme in ("default", "slate"):
-        assert {(f"1280 px, {scheme}", "contrast 1.3" if scheme == "default" else "contrast 1.1")} <= kinds
+        assert {
+            (f"1280 px, {scheme}", "contrast 1.3" if scheme == "default" else "contrast 1.1")
+        } <= kinds
         assert (f"1280 px, {scheme}", "code is cut ") in kinds
         assert (f"390 px, {scheme}", "wider than t") in kinds
     assert not list(tmp_path.glob("*.html")), "the harness is removed"
@@ -49,7 +55,9 @@ ENOUGH = 4.5
 def rules() -> dict[str, dict[str, str]]:
     """Selector -> its declarations; a later rule adds to an earlier one."""
     found: dict[str, dict[str, str]] = {}
-    for selectors, body in re.findall(r"([^{}]+)\{([^{}]*)\}", re.sub(r"(?s)/\*.*?\*/|\"", "", STYLE.read_text())):
+    for selectors, body in re.findall(
+        r"([^{}]+)\{([^{}]*)\}", re.sub(r"(?s)/\*.*?\*/|\"", "", STYLE.read_text())
+    ):
         for selector in selectors.split(","):
             found.setdefault(selector.strip(), {}).update(re.findall(r"([\w-]+):\s*([^;]+);", body))
     return found
@@ -60,7 +68,9 @@ def contrast(one: str, other: str) -> float:
     lights = []
     for colour in (one, other):
         channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+        red, green, blue = (
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+        )
         lights.append(0.2126 * red + 0.7152 * green + 0.0722 * blue)
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 

@@ -19,7 +19,9 @@ NEEDED = ("mkdocs", "material", "mkdocstrings")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install 'dinoneck[docs]'"),
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install 'dinoneck[docs]'"
+    ),
 ]
 
 OFFLINE = """
@@ -60,7 +62,9 @@ def test_no_page_loads_from_elsewhere_or_lacks_a_title_or_a_text(site: Path) -> 
 
 def test_every_source_page_became_a_page(pages: dict[str, Page]) -> None:
     for source in (ROOT / "docs").rglob("*.md"):
-        url = "/" + source.relative_to(ROOT / "docs").with_suffix("").as_posix().removesuffix("index")
+        url = "/" + source.relative_to(ROOT / "docs").with_suffix("").as_posix().removesuffix(
+            "index"
+        )
         assert url.rstrip("/") + "/" in pages, source
 
 

@@ -1,7 +1,7 @@
 """Transcripts of every verb: exit code, files written, keys of ``--json``, for right and wrong input.
 
-``python -m tests.transcripts.runner [SCENE ...]`` writes ``transcripts.json`` again, for a change of the command line
-that is meant; review its diff. Help and messages are not part of a transcript.
+``python -m tests.transcripts.runner [SCENE ...]`` writes ``transcripts.json`` again, for a change
+of the command line that is meant; review its diff. Help and messages are not part of a transcript.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
 
 def run_scene(scene: str) -> list[dict[str, Any]]:
     """What every command of a scene gave, in a new folder next to a new, empty hub."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, Hub() as hub:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+        Hub() as hub,
+    ):
         inside, cache = Path(folder) / "work", Path(folder) / "cache"
         inside.mkdir()
         torch.manual_seed(0)
@@ -56,7 +60,11 @@ def transcript(command: str) -> dict[str, Any]:
     words = shlex.split(command)
     asks = command not in NO_JSON and words[0] != "demo" and not words[0].startswith("-")
     before, out = files(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         try:
             code = main([*words, "--json"] if asks else words)
@@ -75,7 +83,9 @@ def transcript(command: str) -> dict[str, Any]:
 
 def files() -> dict[str, str]:
     """Every file below the present folder with its content's hash; but a store's index, which an opening may renew."""
-    found = sorted(path for path in Path().rglob("*") if path.is_file() and path.name != "index.sqlite")
+    found = sorted(
+        path for path in Path().rglob("*") if path.is_file() and path.name != "index.sqlite"
+    )
     return {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -89,13 +99,19 @@ def keys(document: Any, depth: int = DEPTH) -> Any:
         return merged or None
     if not isinstance(document, Mapping) or not depth:
         return None
-    return {key: None if key in PER_MACHINE else keys(document[key], depth - 1) for key in sorted(document)}
+    return {
+        key: None if key in PER_MACHINE else keys(document[key], depth - 1)
+        for key in sorted(document)
+    }
 
 
 def write(scenes: list[str]) -> None:
     """Run the scenes, all where none is named, and write them into the file."""
     before = json.loads(FILE.read_text()) if scenes else {}
-    stored = {name: before[name] if scenes and name not in scenes else run_scene(name) for name in (*FAST, *SLOW)}
+    stored = {
+        name: before[name] if scenes and name not in scenes else run_scene(name)
+        for name in (*FAST, *SLOW)
+    }
     FILE.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
 

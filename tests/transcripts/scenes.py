@@ -1,6 +1,7 @@
 """What the transcripts run: per scene, command lines that are given one after another in one folder.
 
-Paths are relative to the scene's folder, which :func:`materials` fills; ``--json`` is added where the verb has it.
+Paths are relative to the scene's folder, which :func:`materials` fills; ``--json`` is added where
+the verb has it.
 """
 
 from __future__ import annotations
@@ -37,15 +38,24 @@ def materials(folder: Path) -> None:
     Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")
     (folder / "heads").mkdir()
     preprocess = tiny.preprocess.changed(size=(32, 64))
-    for name, seed, unit in (("head", 0, "g"), ("heads/fold-0", 0, "g"), ("heads/fold-1", 1, "g"), ("other", 2, "kg")):
+    for name, seed, unit in (
+        ("head", 0, "g"),
+        ("heads/fold-0", 0, "g"),
+        ("heads/fold-1", 1, "g"),
+        ("other", 2, "kg"),
+    ):
         torch.manual_seed(seed)
-        head = PatchMeanHead(64, [Task("mass", unit=unit), Task("kind", dim=2, kind="classification")], hidden_dim=4)
+        head = PatchMeanHead(
+            64, [Task("mass", unit=unit), Task("kind", dim=2, kind="classification")], hidden_dim=4
+        )
         save_head(folder / f"{name}.safetensors", head, backbone=tiny, preprocess=preprocess)
     save_head(folder / "bare.safetensors", PatchMeanHead(64, [Task("mass")], hidden_dim=4))
     content = bytearray((folder / "head.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "damaged.safetensors").write_bytes(content)
-    (folder / "truth.csv").write_text("image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6)))
+    (folder / "truth.csv").write_text(
+        "image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6))
+    )
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
 

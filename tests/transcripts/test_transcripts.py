@@ -13,10 +13,14 @@ from tests.transcripts.scenes import FAST, SLOW, commands
 STORED = json.loads(FILE.read_text())
 
 
-@pytest.mark.parametrize("scene", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "scene", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
 def test_exit_codes_files_and_keys(scene: str) -> None:
     for found, stored in zip(run_scene(scene), STORED[scene], strict=True):
-        assert found == stored, "if this is meant: python -m tests.transcripts.runner, and review the diff"
+        assert found == stored, (
+            "if this is meant: python -m tests.transcripts.runner, and review the diff"
+        )
 
 
 def test_every_verb_has_a_transcript() -> None:

@@ -23,16 +23,22 @@ MACHINE = {"cpu": "a", "cores": 2, "threads": 1, "system": "b", "versions": {"di
 
 def stored(folder: Path, **changes: object) -> Path:
     path = folder / "store.json"
-    results.write(path, "store", "python -m benchmarks store", MACHINE, {"size": {"npz": {"MiB": 1.5}}})
+    results.write(
+        path, "store", "python -m benchmarks store", MACHINE, {"size": {"npz": {"MiB": 1.5}}}
+    )
     found = json.loads(path.read_text())
     found["tables"]["size"] |= changes
     path.write_text(json.dumps(found))
     return path
 
 
-def test_a_table_is_stale_and_shown_as_such_without_the_hash_of_the_present_sources(tmp_path: Path) -> None:
+def test_a_table_is_stale_and_shown_as_such_without_the_hash_of_the_present_sources(
+    tmp_path: Path,
+) -> None:
     stored(tmp_path)
-    assert results.stale(tmp_path) == [] and "has changed" not in results.section("store", folder=tmp_path)
+    assert results.stale(tmp_path) == [] and "has changed" not in results.section(
+        "store", folder=tmp_path
+    )
     stored(tmp_path, sources="0" * 64)
     assert results.stale(tmp_path) == ["store, size"]
     assert "these are numbers of dinoneck 9.9" in results.section("store", folder=tmp_path)
@@ -44,7 +50,9 @@ def test_a_table_of_a_gpu_states_its_commit_and_is_not_refused(tmp_path: Path) -
     assert "a GPU, commit abc" in results.section("store", folder=tmp_path)
 
 
-def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(tmp_path: Path) -> None:
+def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(
+    tmp_path: Path,
+) -> None:
     path = stored(tmp_path)
     results.write(path, "store", "c", MACHINE, {"growth": {"1 id": {"ms": [1, 2.0]}}})
     assert {*results.read(path)} == {"size", "growth"}
@@ -55,7 +63,9 @@ def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(
 def test_ratios_are_medians_over_rounds_in_which_all_take_turns() -> None:
     ran: list[str] = []
     seconds = turns({name: lambda name=name: ran.append(name) for name in "ab"}, rounds=4, warmup=0)
-    assert [{*ran[i : i + 2]} for i in range(0, 8, 2)] == [{"a", "b"}] * 4 and len(seconds["a"]) == 4
+    assert [{*ran[i : i + 2]} for i in range(0, 8, 2)] == [{"a", "b"}] * 4 and len(
+        seconds["a"]
+    ) == 4
     rows = ratios({"peer": [2.0, 4.0, 6.0], "own": [1.0, 1.0, 2.0]}, "peer")
     assert rows["own"]["× peer"] == 3.0 and rows["own"]["ms"] == 1000
 
@@ -83,7 +93,9 @@ def tiny(row: Row, **changes: Any) -> Setting:
 
 def parametrized(rows: list[Row]) -> Any:
     marks = {row.name: [pytest.mark.slow] if row.name in HEAVY else [] for row in rows}
-    return pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=marks[row.name]) for row in rows])
+    return pytest.mark.parametrize(
+        "row", [pytest.param(row, id=row.name, marks=marks[row.name]) for row in rows]
+    )
 
 
 @parametrized(ROWS)
@@ -93,7 +105,9 @@ def test_variants_of_a_row_are_equal_in_float64(row: Row) -> None:
     check(row, tiny(row))
 
 
-def doubled(setting: Setting, change: Callable[[nn.Linear, Tensor], Any] | None = None) -> dict[str, Variant]:
+def doubled(
+    setting: Setting, change: Callable[[nn.Linear, Tensor], Any] | None = None
+) -> dict[str, Variant]:
     """Twice a linear layer, as published and otherwise."""
     torch.manual_seed(0)
     first = nn.Linear(setting.channels, 3).to(**setting.like)

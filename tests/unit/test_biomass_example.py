@@ -28,15 +28,31 @@ from dinoneck.data import Views
 from dinoneck.data.tables import read_cells
 from dinoneck.training import TrainConfig
 
-QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
+QUICK = [
+    "--backbone",
+    "dinoneck_tiny",
+    "--size",
+    "32x64",
+    "--folds",
+    "2",
+    "--epochs",
+    "4",
+    "--lr",
+    "0.01",
+]
 TRAIN, TEST = 12, 3
 example = partial(kit.cli, main=pipeline.main)
 
 
 def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
     # an opening of the store may write its derived index again
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "index.sqlite")
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != "index.sqlite"
+    )
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+    }
 
 
 def check_masses(file: Path) -> None:
@@ -44,7 +60,9 @@ def check_masses(file: Path) -> None:
     found: dict[str, dict[str, float]] = {}
     for row in rows_of(file):
         image, name = row["sample_id"].split("__")
-        found.setdefault(image, {})[name.removeprefix("Dry_").removesuffix("_g")] = float(row["target"])
+        found.setdefault(image, {})[name.removeprefix("Dry_").removesuffix("_g")] = float(
+            row["target"]
+        )
     assert found
     for mass in found.values():
         assert min(mass.values()) >= 0
@@ -56,10 +74,15 @@ def check_masses(file: Path) -> None:
 def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
     done = example("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
     assert done.code == 0, done
-    rows, wanted = rows_of(tmp_path / "submission.csv"), read_cells(tmp_path / "pasture" / "test.csv")
+    rows, wanted = (
+        rows_of(tmp_path / "submission.csv"),
+        read_cells(tmp_path / "pasture" / "test.csv"),
+    )
     assert list(rows[0]) == ["sample_id", "target"]
     assert [row["sample_id"] for row in rows] == list(wanted["sample_id"])
-    assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
+    assert {row["sample_id"].split("__")[0] for row in rows} == {
+        f"ID{1000000 + TRAIN + i}" for i in range(TEST)
+    }
     assert len(rows) == TEST * 5
     check_masses(tmp_path / "submission.csv")
 
@@ -72,7 +95,9 @@ def write_cover(folder: Path, groups: int, each: int) -> None:
         image, share = rng.integers(60, 120, (36, 48, 3)).astype(np.uint8), rng.uniform(0.1, 0.9)
         image[:, : int(48 * share), 1] += 100
         Image.fromarray(image).save(folder / f"images/{i:04}.png")
-        lines.append(f"images/{i:04}.png,masks/{i:04}.png,{1 - share},{share * 0.8},{share * 0.2},mixed,{i // each}")
+        lines.append(
+            f"images/{i:04}.png,masks/{i:04}.png,{1 - share},{share * 0.8},{share * 0.2},mixed,{i // each}"
+        )
     (folder / "cover.csv").write_text("\n".join(lines) + "\n")
 
 
@@ -83,7 +108,9 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
     done = example("--data", folder, "--out", out, *QUICK)
     assert done.code == 0, done
     held, learnt = rows_of(out / "tables" / "held.csv"), rows_of(out / "tables" / "train.csv")
-    assert held and sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(folder / "cover.csv")
+    assert held and sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(
+        folder / "cover.csv"
+    )
     assert not {row["group"] for row in held} & {row["group"] for row in learnt}
     rows = rows_of(out / "predictions.csv")
     assert [Path(row["image"]).name for row in rows] == [Path(row["image"]).name for row in held]
@@ -98,22 +125,59 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
 def test_keys_of_the_notebooks_are_translated() -> None:
     """The file of the second notebook: nested keys, its weights, its tasks."""
     old = {
-        "backbone": {"model_name": "vit", "pretrained": False, "freeze": True, "hidden_dim": 1280, "num_patches": 3600},
-        "dataset": {"img_size": 960, "resize_method": "INTER_AREA", "feature_dir": "store", "num_aug_patterns": 20,
-                    "target_cols": ["Dry_Total_g", "GDM_g"], "aux_target_cols": ["Dry_Dead_g", "Dry_Clover_g"]},
-        "loss": {"beta": 2.0, "main_weights": [1.0, 0.6], "state_weight": 0.3, "height_weight": 0, "aux_weight": 0.5},
-        "trainer": {"num_epochs": 3, "num_workers": 4, "use_amp": True, "fold": None, "group_col": "site"},
+        "backbone": {
+            "model_name": "vit",
+            "pretrained": False,
+            "freeze": True,
+            "hidden_dim": 1280,
+            "num_patches": 3600,
+        },
+        "dataset": {
+            "img_size": 960,
+            "resize_method": "INTER_AREA",
+            "feature_dir": "store",
+            "num_aug_patterns": 20,
+            "target_cols": ["Dry_Total_g", "GDM_g"],
+            "aux_target_cols": ["Dry_Dead_g", "Dry_Clover_g"],
+        },
+        "loss": {
+            "beta": 2.0,
+            "main_weights": [1.0, 0.6],
+            "state_weight": 0.3,
+            "height_weight": 0,
+            "aux_weight": 0.5,
+        },
+        "trainer": {
+            "num_epochs": 3,
+            "num_workers": 4,
+            "use_amp": True,
+            "fold": None,
+            "group_col": "site",
+        },
         "augmentation.mixup.alpha": 2.5,
         "inference.tta_indices": [0, 1, 2, 3],
-    }  # fmt: skip
+    }
     found = TrainConfig.from_dict(keys.translate(old))
     data, optim = found.data, found.optim
-    assert (data.size, data.interpolation, data.store, data.views) == ((960, 960), "area", "store", 20)
-    assert (optim.epochs, optim.amp, optim.mixup_alpha, found.folds.group) == (3, "bf16", 2.5, ("site",))
+    assert (data.size, data.interpolation, data.store, data.views) == (
+        (960, 960),
+        "area",
+        "store",
+        20,
+    )
+    assert (optim.epochs, optim.amp, optim.mixup_alpha, found.folds.group) == (
+        3,
+        "bf16",
+        2.5,
+        ("site",),
+    )
     assert {name: (task.weight, task.auxiliary) for name, task in found.tasks.items()} == {
-        "Dry_Total_g": (1.0, False), "GDM_g": (0.6, False), "Dry_Dead_g": (0.25, True), "Dry_Clover_g": (0.25, True),
+        "Dry_Total_g": (1.0, False),
+        "GDM_g": (0.6, False),
+        "Dry_Dead_g": (0.25, True),
+        "Dry_Clover_g": (0.25, True),
         "State": (0.3, True),
-    }  # fmt: skip
+    }
 
 
 FILES = sorted(layouts.HERE.glob("*.yaml"))
@@ -123,11 +187,17 @@ def commands(file: Path) -> list[list[str]]:
     """The commands in the first comment of a file, as words."""
     comment = file.read_text().partition("\n#\n")[0]
     lines = re.sub(r"\\\n# *", "", comment).splitlines()
-    return [shlex.split(line.removeprefix("#")) for line in lines if re.match(r"#   (dinoneck|python) ", line)]
+    return [
+        shlex.split(line.removeprefix("#"))
+        for line in lines
+        if re.match(r"#   (dinoneck|python) ", line)
+    ]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_comment_of_a_training_file_runs_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(layouts.HERE.parents[1])
     config, stated = TrainConfig.read(file), commands(file)
     assert stated
@@ -162,7 +232,11 @@ def test_z_scores_of_both_forms(tmp_path: Path) -> None:
         "ndvi": TargetTransform(mean=0.6, std=0.2),
     }
     own_area = read_z_score(path, area={"reg3": 0.21}, log1p=("reg3", "ndvi"))
-    assert (own_area["reg3"].area, own_area["ndvi"].area, own_area["ndvi"].log1p) == (0.21, None, True)
+    assert (own_area["reg3"].area, own_area["ndvi"].area, own_area["ndvi"].log1p) == (
+        0.21,
+        None,
+        True,
+    )
 
 
 WIDTH, PLACES, HIDDEN = 32, 15, 24
@@ -180,9 +254,14 @@ def source_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[st
         "height_head": (1, HIDDEN),
         "aux_head": (2, HIDDEN),
     }
-    state = {f"{name}.weight": torch.randn(shape) / math.sqrt(shape[1]) for name, shape in sizes.items()}
+    state = {
+        f"{name}.weight": torch.randn(shape) / math.sqrt(shape[1]) for name, shape in sizes.items()
+    }
     state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in sizes.items()}
-    state |= {"shared_mlp.1.weight": torch.rand(HIDDEN) + 0.5, "shared_mlp.1.bias": torch.randn(HIDDEN)}
+    state |= {
+        "shared_mlp.1.weight": torch.rand(HIDDEN) + 0.5,
+        "shared_mlp.1.bias": torch.randn(HIDDEN),
+    }
     return {name: value.to(dtype) for name, value in state.items()}
 
 
@@ -198,7 +277,9 @@ def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> 
     x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     x = F.gelu(x * w["shared_mlp.1.weight"] + w["shared_mlp.1.bias"])
     predicted = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
-    return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
+    return {
+        name: value if name == "state" else F.softplus(value) for name, value in predicted.items()
+    }
 
 
 def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
@@ -213,4 +294,6 @@ def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
     predicted = head.predict(kit.tokens_from(x, 3, 5))
     assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
     save_head(tmp_path / "own", head)
-    assert torch.equal(load_head(tmp_path / "own")(kit.tokens_from(x, 3, 5))["main"], predicted["main"])
+    assert torch.equal(
+        load_head(tmp_path / "own")(kit.tokens_from(x, 3, 5))["main"], predicted["main"]
+    )

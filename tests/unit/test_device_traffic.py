@@ -31,7 +31,9 @@ STATE = Task("state", dim=3, kind="classification")
 SHARES = Task("shares", dim=2, kind="ratio", labels=("leaf", "stem"))
 CELLS = Task("cells", dim=2, kind="dense", weight=(1.0, 0.5))
 SEGMENTS = Task("segments", dim=3, kind="segmentation")
-PARTS = Composition(("leaf", "stem"), {"all": ("leaf", "stem")}, "parts", total="mass", ratio="shares")
+PARTS = Composition(
+    ("leaf", "stem"), {"all": ("leaf", "stem")}, "parts", total="mass", ratio="shares"
+)
 
 
 def targets_of(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -48,7 +50,9 @@ def targets_of(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kit.write_images(tmp_path_factory.mktemp("images"), [f"{name}.png" for name in IDS], *kit.SIZE)[0].parent
+    return kit.write_images(
+        tmp_path_factory.mktemp("images"), [f"{name}.png" for name in IDS], *kit.SIZE
+    )[0].parent
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +73,14 @@ def trained(
     torch.manual_seed(0)
     head = make().to(options.pop("device", "cpu"))
     loss = options.pop("loss", lambda head: None)(head)
-    return head, fit(head, source, targets=targets_of(head.tasks), loss=loss, recipe=recipe, **options)
+    return head, fit(
+        head, source, targets=targets_of(head.tasks), loss=loss, recipe=recipe, **options
+    )
 
 
-def events_of_an_epoch(source: Any, make: Callable[[], Head], recipe: Recipe, **options: Any) -> Counter[str]:
+def events_of_an_epoch(
+    source: Any, make: Callable[[], Head], recipe: Recipe, **options: Any
+) -> Counter[str]:
     """What one more epoch does on the device; the same training on the CPU has the same result, bit for bit."""
     counts = []
     for epochs in (2, 3):
@@ -86,7 +94,9 @@ def events_of_an_epoch(source: Any, make: Callable[[], Head], recipe: Recipe, **
     expected, losses = trained(source, make, recipe.changed(epochs=3), **plain)
     if recipe.amp is None:  # the pretend device has no autocast
         assert without_times(history) == without_times(losses)
-        assert all(torch.equal(x, y) for x, y in zip(weights, expected.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(x, y) for x, y in zip(weights, expected.state_dict().values(), strict=True)
+        )
     return counts[1] - counts[0]
 
 
@@ -99,7 +109,9 @@ def maps() -> Head:
 
 
 def uncertain(head: Head) -> TaskLoss:
-    return TaskLoss(head.tasks, head.compositions, UncertaintyWeighting([task.name for task in head.tasks]))
+    return TaskLoss(
+        head.tasks, head.compositions, UncertaintyWeighting([task.name for task in head.tasks])
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +119,9 @@ def uncertain(head: Head) -> TaskLoss:
     [
         ("fp16", patch_mean(MASS, STATE), {}, {"loss": uncertain}),
         ("bf16", patch_mean(MASS, SHARES, compositions=[PARTS]), {"amp": "bf16"}, {}),
-        pytest.param("int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}, marks=pytest.mark.slow),
+        pytest.param(
+            "int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}, marks=pytest.mark.slow
+        ),
         ("fp16", patch_mean(MASS, STATE), {"clip_norm": 1.0}, {"kept": True}),
         ("int8", patch_mean(MASS), {}, {"kept": True}),
     ],
@@ -120,11 +134,16 @@ def test_a_training_step_is_one_copy_that_nothing_waits_for(
     stores: dict[str, FeatureStore],
 ) -> None:
     events = events_of_an_epoch(stores[dtype], make, Recipe(batch_size=3, **recipe), **options)
-    assert events == {"to device": BATCHES, "read": 1, "wait": 1}  # the losses of an epoch are read at its end
+    # the losses of an epoch are read at its end
+    assert events == {"to device": BATCHES, "read": 1, "wait": 1}
 
 
-def test_validation_reads_its_losses_and_its_predictions_once(stores: dict[str, FeatureStore]) -> None:
-    events = events_of_an_epoch(stores["fp16"], patch_mean(MASS, STATE), Recipe(batch_size=3), val_ids=IDS[:6])
+def test_validation_reads_its_losses_and_its_predictions_once(
+    stores: dict[str, FeatureStore],
+) -> None:
+    events = events_of_an_epoch(
+        stores["fp16"], patch_mean(MASS, STATE), Recipe(batch_size=3), val_ids=IDS[:6]
+    )
     assert events == {"to device": 4, "read": 2, "to host": 1, "wait": 3}
 
 
@@ -132,14 +151,19 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
     files = [images / f"{name}.png" for name in IDS[:4]]
     ensemble = HeadEnsemble([PatchMeanHead(64, [MASS, STATE]), PatchMeanHead(64, [MASS])])
     heads = {"means": ensemble, "cells": maps()}
-    expected = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", batch_size=16)(files, maps="patch")
+    expected = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", batch_size=16)(
+        files, maps="patch"
+    )
     with pretend_device() as device:
-        predictor = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", device=NAME, batch_size=4)
+        predictor = Predictor(
+            heads, load_backbone("dinoneck_tiny"), tta="flip4", device=NAME, batch_size=4
+        )
         predictor(files)
         device.events.clear()
         rows = predictor(files, maps="patch")
         events = Counter(device.events)
-    assert events == {"to device": 1, "to host": 1, "read": 1, "wait": 2}  # the backbone checks the range of its input
+    # the backbone checks the range of its input
+    assert events == {"to device": 1, "to host": 1, "read": 1, "wait": 2}
     for row, own in zip(rows, expected, strict=True):  # passes on a CPU are smaller
         assert row["means"]["mass"] == pytest.approx(own["means"]["mass"], rel=1e-5)
         cells = [one["cells"]["maps"]["cells"] for one in (row, own)]
@@ -149,15 +173,21 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
 def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
     boxes = coloured_boxes.write(tmp_path / "images")
-    config = TrainConfig.from_dict({
-        "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
-        "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
-        "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
-        "detector": {"variant": "tiny"},
-        "optim": {"batch_size": 1, "epochs": 1, "seed": 0},
-        "device": NAME,
-    })  # fmt: skip
+    config = TrainConfig.from_dict(
+        {
+            "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
+            "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
+            "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
+            "detector": {"variant": "tiny"},
+            "optim": {"batch_size": 1, "epochs": 1, "seed": 0},
+            "device": NAME,
+        }
+    )
     with pretend_device() as device:
         train_detector(config, tmp_path / "run")
-    copies = [n for (event, place), n in device.places.items() if event == "to device" and "devices.py" in place]
+    copies = [
+        n
+        for (event, place), n in device.places.items()
+        if event == "to device" and "devices.py" in place
+    ]
     assert sum(copies) == 3

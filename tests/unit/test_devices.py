@@ -20,15 +20,21 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     return chosen
 
 
-def test_cuda_is_the_gpu_of_this_process(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_is_the_gpu_of_this_process(
+    gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert local_device("cuda") == torch.device("cuda") and gpus == []
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert local_device("cuda") == torch.device("cuda", 1) and gpus == [torch.device("cuda", 1)]
-    assert local_device("cuda:0") == torch.device("cuda", 0) and local_device("cpu") == torch.device("cpu")
+    assert local_device("cuda:0") == torch.device("cuda", 0) and local_device(
+        "cpu"
+    ) == torch.device("cpu")
     assert len(gpus) == 1, "a device with a number is kept"
 
 
-def test_a_rank_that_is_no_number_is_refused(gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_is_no_number_is_refused(
+    gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOCAL_RANK", "x")
     with pytest.raises(ConfigError, match="LOCAL_RANK x"):
         local_device("cuda")

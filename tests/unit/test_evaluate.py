@@ -32,16 +32,22 @@ def test_numbers_and_classes_are_scored_as_by_scikit_learn(meadow: Path, tiny: B
     models = {"a": predictor(tiny), "b": predictor(tiny, TASKS[:1])}
     found = evaluate(models, meadow.parent, meadow, group=["place"])
     rows = rows_of(meadow)
-    predicted = {name: one([meadow.parent / row["image"] for row in rows]) for name, one in models.items()}
+    predicted = {
+        name: one([meadow.parent / row["image"] for row in rows]) for name, one in models.items()
+    }
     true = [float(row["soil"]) for row in rows]
     for name, own in predicted.items():
         scores, values = found["scores"]["soil"][name], [row["soil"] for row in own]
         assert scores["r2"]["pooled"] == pytest.approx(metrics.r2_score(true, values), abs=1e-9)
-        assert scores["mae"]["pooled"] == pytest.approx(metrics.mean_absolute_error(true, values), abs=1e-9)
+        assert scores["mae"]["pooled"] == pytest.approx(
+            metrics.mean_absolute_error(true, values), abs=1e-9
+        )
     classes = [KINDS[int(np.argmax(row["kind"]))] for row in predicted["a"]]
     truth = [row["kind"] for row in rows]
     scores = found["scores"]["kind"]["a"]
-    assert scores["accuracy"]["pooled"] == pytest.approx(metrics.accuracy_score(truth, classes), abs=1e-9)
+    assert scores["accuracy"]["pooled"] == pytest.approx(
+        metrics.accuracy_score(truth, classes), abs=1e-9
+    )
     matrix = metrics.confusion_matrix(truth, classes, labels=KINDS).tolist()
     assert scores["confusion_matrix"] == matrix
     assert [*found["scores"]["kind"]] == ["a"]
@@ -61,17 +67,35 @@ def test_classes_are_matched_by_their_names(meadow: Path, tiny: Backbone) -> Non
     """Heads may number them in another order, and a table may lack some; masks hold the numbers of one order."""
     heads = {"a": predictor(tiny), "b": predictor(tiny, [replace(TASKS[1], labels=KINDS[::-1])])}
     both = evaluate(heads, meadow.parent, meadow)["scores"]["kind"]
-    alone = {name: evaluate(one, meadow.parent, meadow)["scores"]["kind"]["head"] for name, one in heads.items()}
+    alone = {
+        name: evaluate(one, meadow.parent, meadow)["scores"]["kind"]["head"]
+        for name, one in heads.items()
+    }
     assert all(both[name]["accuracy"] == own["accuracy"] for name, own in alone.items())
-    one, where, rows = heads["a"], meadow.parent, pd.read_csv(meadow).query("kind != 'bare'")[["image", "kind"]]
-    assert evaluate(one, None, read_table(rows, where, "kind"))["scores"] == evaluate(one, where, rows)["scores"]
-    tasks = [replace(TASKS[1], kind="segmentation", labels=labels) for labels in (KINDS, KINDS[::-1])]
+    one, where, rows = (
+        heads["a"],
+        meadow.parent,
+        pd.read_csv(meadow).query("kind != 'bare'")[["image", "kind"]],
+    )
+    assert (
+        evaluate(one, None, read_table(rows, where, "kind"))["scores"]
+        == evaluate(one, where, rows)["scores"]
+    )
+    tasks = [
+        replace(TASKS[1], kind="segmentation", labels=labels) for labels in (KINDS, KINDS[::-1])
+    ]
     with pytest.raises(DataError, match="score them apart"):
-        evaluate({own.labels[0]: Predictor(DenseHead(64, [own]), tiny) for own in tasks}, meadow.parent, meadow)
+        evaluate(
+            {own.labels[0]: Predictor(DenseHead(64, [own]), tiny) for own in tasks},
+            meadow.parent,
+            meadow,
+        )
 
 
 def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
-    head = DenseHead(64, [Task("cover", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))])
+    head = DenseHead(
+        64, [Task("cover", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))]
+    )
     own, rows, masks = Predictor(head, tiny), rows_of(meadow), []
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -80,7 +104,10 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
         Image.open(meadow.parent / row["image"]).save(tmp_path / "images" / row["image"])
         Image.fromarray(masks[-1]).save(tmp_path / "masks" / row["image"])
     found = evaluate(own, tmp_path / "images", tmp_path / "masks")
-    assert evaluate(own, meadow.parent, meadow, labels="mask")["scores"]["cover"] == found["scores"]["cover"]
+    assert (
+        evaluate(own, meadow.parent, meadow, labels="mask")["scores"]["cover"]
+        == found["scores"]["cover"]
+    )
     predicted = []
     for result in own([meadow.parent / row["image"] for row in rows], maps="patch"):
         maps = torch.as_tensor(result["maps"]["cover"])[None]
@@ -89,7 +116,9 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
     expected = metrics.confusion_matrix(np.ravel(masks), np.ravel(predicted), labels=[0, 1, 2])
     scores = found["scores"]["cover"]["head"]
     assert scores["confusion_matrix"] == expected.tolist()
-    iou = metrics.jaccard_score(np.ravel(masks), np.ravel(predicted), average="macro", labels=[0, 1, 2])
+    iou = metrics.jaccard_score(
+        np.ravel(masks), np.ravel(predicted), average="macro", labels=[0, 1, 2]
+    )
     assert scores["mean_iou"]["pooled"] == pytest.approx(iou, abs=1e-9)
     turned = tmp_path / "masks" / rows[0]["image"]
     Image.fromarray(np.rot90(masks[0])).save(turned)
@@ -100,22 +129,40 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
 def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -> None:
     """The report's score of held-out images equals that of the fold's head on them, to the rounding of its tokens."""
     report = train(a_run(meadow, ["soil", "kind"], optim={"epochs": 2}), tmp_path / "run")
-    rows = [row["image"] for row in rows_of(tmp_path / "run" / "out_of_fold.csv") if row["fold"] == "0"]
+    rows = [
+        row["image"] for row in rows_of(tmp_path / "run" / "out_of_fold.csv") if row["fold"] == "0"
+    ]
     table = pd.read_csv(meadow)
     table = table[table["image"].isin(rows)]
-    found = evaluate(tmp_path / "run" / "heads" / "fold-0.safetensors", meadow.parent, table)["scores"]
+    found = evaluate(tmp_path / "run" / "heads" / "fold-0.safetensors", meadow.parent, table)[
+        "scores"
+    ]
     expected = report["scores"]["soil"]["head"]["r2"]["folds"][0]
     assert found["soil"]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=5e-3)
-    assert found["kind"]["head"]["accuracy"]["pooled"] == report["scores"]["kind"]["head"]["accuracy"]["folds"][0]
+    assert (
+        found["kind"]["head"]["accuracy"]["pooled"]
+        == report["scores"]["kind"]["head"]["accuracy"]["folds"][0]
+    )
     whole = evaluate(tmp_path / "run", meadow.parent, meadow)
     assert whole["images"] == COUNT and set(whole["scores"]) == {"soil", "kind", "overall"}
 
 
-@pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
-                                                     ("sol=0", 1, "one of"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
-def test_a_score_that_is_too_low_is_exit_code_1(meadow: Path, tmp_path: Path, least: str, code: int, word: str) -> None:
+@pytest.mark.parametrize(
+    ("least", "code", "word"),
+    [
+        ("soil=-1e9", 0, ""),
+        ("soil=0.99", 1, "below 0.99"),
+        ("sol=0", 1, "one of"),
+        ("soil", 1, "TARGET=VALUE"),
+    ],
+)
+def test_a_score_that_is_too_low_is_exit_code_1(
+    meadow: Path, tmp_path: Path, least: str, code: int, word: str
+) -> None:
     file = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS))
-    ran = kit.cli("evaluate", meadow.parent, "--heads", file, "--truth", meadow, "--at-least", least, "--json")
+    ran = kit.cli(
+        "evaluate", meadow.parent, "--heads", file, "--truth", meadow, "--at-least", least, "--json"
+    )
     assert ran.code == code
     assert word in ran.out + ran.err
     if not code:

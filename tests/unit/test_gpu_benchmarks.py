@@ -24,7 +24,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.name in HEAVY else []) for row in ROWS]
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.name in HEAVY else [])
+        for row in ROWS
+    ],
 )
 def test_forwards_are_captured(row: Row) -> None:
     with pretend_device(), torch.no_grad():
@@ -46,7 +50,9 @@ def test_a_row_is_measured_on_the_device(name: str) -> None:
     with pretend_device():
         limits = run.ceilings(NAME, ["float32"], rounds=1)
         table = run.measured(row, tiny(row).of(device=NAME), options, limits)
-    assert all(numbers["forward, ms"] > 0 and "forward, peak MiB" in numbers for numbers in table.values())
+    assert all(
+        numbers["forward, ms"] > 0 and "forward, peak MiB" in numbers for numbers in table.values()
+    )
     assert any(title.startswith("ours") for title in table)
 
 

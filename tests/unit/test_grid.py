@@ -12,11 +12,25 @@ from torch.utils.data import DataLoader
 
 from dinoneck import GridSize, TokenGrid, Tokens, collate
 
-# grids that matter: every small one, odd ones, and those whose N is a square although they are not (16:9 images)
+# grids that matter: every small one, odd ones, and those whose N is a square although they are not
+# (16:9 images)
 GRIDS = sorted(
     {(r, c) for r in range(1, 9) for c in range(1, 9)}
     | {(9 * a, 16 * a) for a in (1, 2, 3, 4)}
-    | {(16, 9), (4, 9), (2, 8), (8, 32), (30, 60), (15, 31), (31, 15), (63, 64), (64, 64), (1, 64), (64, 1), (37, 37)}
+    | {
+        (16, 9),
+        (4, 9),
+        (2, 8),
+        (8, 32),
+        (30, 60),
+        (15, 31),
+        (31, 15),
+        (63, 64),
+        (64, 64),
+        (1, 64),
+        (64, 1),
+        (37, 37),
+    }
 )
 
 
@@ -33,7 +47,9 @@ def test_patch_r_c_lands_at_r_c(patch: int) -> None:
         patches = torch.nn.functional.unfold(image, patch, stride=patch).transpose(1, 2)[..., :1]
         grid = TokenGrid(patch)
         maps = grid(patches, image.shape[-2:])
-        assert torch.equal(maps[0, 0], torch.arange(rows * cols, dtype=torch.float64).reshape(rows, cols)), (rows, cols)
+        assert torch.equal(
+            maps[0, 0], torch.arange(rows * cols, dtype=torch.float64).reshape(rows, cols)
+        ), (rows, cols)
         assert torch.equal(grid.flatten(maps), patches)
 
 
@@ -45,7 +61,12 @@ def test_sizes_that_the_patch_does_not_divide() -> None:
     assert TokenGrid(16, "pad", "center").size((1, 17)) == GridSize(1, 2)
 
 
-REMAINDERS = {"crop": ("crop",), "pad": ("pad",), "center": ("pad", "center"), "resize": ("resize",)}
+REMAINDERS = {
+    "crop": ("crop",),
+    "pad": ("pad",),
+    "center": ("pad", "center"),
+    "resize": ("resize",),
+}
 
 
 def coordinate_image(height: int, width: int) -> torch.Tensor:
@@ -64,7 +85,8 @@ def test_prepared_pixels_know_where_they_came_from(how: str, size: tuple[int, in
     text = prepared.to_original(places)
     assert torch.allclose(prepared.to_prepared(text), places, atol=1e-9)
     read = prepared.images[0].flatten(1).T
-    inside = ((text > 2) & (text < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)  # resampling bends the rim
+    # resampling bends the rim
+    inside = ((text > 2) & (text < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)
     if how in ("pad", "center"):
         real = ((text > 0) & (text < torch.tensor([size[1], size[0]]))).all(dim=1)
         assert (read[~real] == 0).all()
@@ -101,7 +123,9 @@ def test_sampling_at_cell_centres_returns_the_cells(how: str, patch: object) -> 
 def test_sampling_is_bilinear_and_clamped_at_the_border() -> None:
     grid = TokenGrid(16)
     ramp = ((torch.arange(4) + 0.5) * 16).double().expand(1, 1, 3, 4)  # x of every cell's centre
-    points = torch.tensor([[10.0, 8.0], [20.0, 30.0], [55.5, 47.0], [0.0, 0.0], [64.0, 48.0], [-99.0, 999.0]]).double()
+    points = torch.tensor(
+        [[10.0, 8.0], [20.0, 30.0], [55.5, 47.0], [0.0, 0.0], [64.0, 48.0], [-99.0, 999.0]]
+    ).double()
     read = grid.sample(ramp, points, (48, 64))[0, :, 0]
     assert torch.allclose(read, points[:, 0].clamp(8, 56))
 
@@ -142,7 +166,8 @@ def test_labels_follow_the_images(how: str) -> None:
     labels = coordinate_image(*size)
     values, weight = grid.reduce_labels(labels)
     centres = grid.cell_centers(size).double().reshape(*grid.size(size), 2)
-    whole = weight[0] >= weight.max() - 1e-6  # cells that lie fully in the image average to their centre
+    # cells that lie fully in the image average to their centre
+    whole = weight[0] >= weight.max() - 1e-6
     assert whole.any()
     got = values[0].permute(1, 2, 0)
     # where resizing cuts a pixel, its value counts for both parts: a hundredth of a pixel
@@ -160,11 +185,16 @@ def test_a_point_that_is_nowhere_reads_nan() -> None:
     assert torch.allclose(read[:, 1], maps.mean(dim=(2, 3)))
 
 
-def make(batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layers: tuple[int, ...] = (7,)) -> Tokens:
+def make(
+    batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layers: tuple[int, ...] = (7,)
+) -> Tokens:
     """Tokens whose values name what they are: CLS -1, registers -2, -3, ..., patch (r, c) = r * cols + c."""
     prefix = torch.tensor([-1.0 - i for i in range(1 + registers)])
     one = torch.cat((prefix, torch.arange(rows * cols).float()))
-    sequence = [(one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous() for i in range(len(layers))]
+    sequence = [
+        (one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous()
+        for i in range(len(layers))
+    ]
     return kit.tokens_from(sequence, rows, cols, 1 + registers, layers=layers, normed=True)
 
 
@@ -177,15 +207,21 @@ def test_views_hold_what_their_names_say(registers: int, grid: tuple[int, int]) 
     assert tokens.num_prefix_tokens == 1 + registers
     assert (tokens.cls_token[0] == -1).all()
     assert tokens.registers[0].shape == (2, registers, 5)
-    assert (tokens.registers[0] == torch.tensor([-2.0 - i for i in range(registers)])[None, :, None]).all()
-    assert torch.equal(tokens.maps()[0][1, 3], torch.arange(rows * cols).float().reshape(rows, cols))
+    assert (
+        tokens.registers[0] == torch.tensor([-2.0 - i for i in range(registers)])[None, :, None]
+    ).all()
+    assert torch.equal(
+        tokens.maps()[0][1, 3], torch.arange(rows * cols).float().reshape(rows, cols)
+    )
     assert tokens.patches[0].data_ptr() == tokens.sequence[0].data_ptr() + (1 + registers) * 5 * 4
 
 
 def test_from_patches_puts_the_others_in_front() -> None:
     tokens = make()
     options = {"grid": (3, 4), "patch_size": 16, "registers": tokens.registers[0]}
-    again = Tokens.from_patches(tokens.patches[0], cls_token=tokens.cls_token[0], layers=[7], normed=True, **options)
+    again = Tokens.from_patches(
+        tokens.patches[0], cls_token=tokens.cls_token[0], layers=[7], normed=True, **options
+    )
     assert torch.equal(again.sequence[0], tokens.sequence[0])
     assert again._describe() == tokens._describe()
     plain = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16)

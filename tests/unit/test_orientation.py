@@ -1,6 +1,7 @@
 """An image with an EXIF orientation is the upright image everywhere: its pixels, size, mask, boxes and predictions.
 
-The files of a folder show one upright scene. Each is stored in one of the eight orientations and tagged with it.
+The files of a folder show one upright scene. Each is stored in one of the eight orientations and
+tagged with it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ ORIENTATION = 0x0112
 ORIENTATIONS = range(1, 9)
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
-# how the pixels of an upright image (H, W, ...) are stored under each orientation, by its definition in EXIF 2.32
+# how the pixels of an upright image (H, W, ...) are stored under each orientation, by its
+# definition in EXIF 2.32
 STORED: dict[int, Callable[[Pixels], Pixels]] = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -39,7 +41,8 @@ STORED: dict[int, Callable[[Pixels], Pixels]] = {
     8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
 }
 
-FORMS: dict[str, tuple[str, dict[str, Any], int]] = {  # suffix, options of saving, largest difference of a value
+# suffix, options of saving, largest difference of a value
+FORMS: dict[str, tuple[str, dict[str, Any], int]] = {
     "JPEG": ("jpg", {"quality": 100, "subsampling": 0}, 3),
     "PNG": ("png", {}, 0),
     "TIFF": ("tif", {}, 0),
@@ -59,7 +62,9 @@ def mask() -> Pixels:
     return np.random.RandomState(1).randint(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)
 
 
-def write(file: Path, pixels: Pixels, orientation: int | None, options: dict[str, Any], mode: str = "") -> Path:
+def write(
+    file: Path, pixels: Pixels, orientation: int | None, options: dict[str, Any], mode: str = ""
+) -> Path:
     """Save an upright image as it is stored under an orientation, with the tag; None saves it as it is, without."""
     exif = Image.Exif()
     if orientation is not None:
@@ -69,7 +74,9 @@ def write(file: Path, pixels: Pixels, orientation: int | None, options: dict[str
     if mode == "P":
         image.putpalette(np.random.RandomState(2).randint(0, 256, 768, np.uint8).tobytes())
     elif mode == "CMYK":
-        image = Image.merge("CMYK", [Image.fromarray(np.ascontiguousarray(stored[..., i])) for i in range(4)])
+        image = Image.merge(
+            "CMYK", [Image.fromarray(np.ascontiguousarray(stored[..., i])) for i in range(4)]
+        )
     image.save(file, exif=exif, **options)
     return file
 
@@ -96,17 +103,22 @@ def test_raw_tiffs_of_every_mode_are_turned(mode: str, tmp_path: Path) -> None:
     """Pillow 11 to 13 maps such files into memory and gives scrambled pixels for a quarter turn."""
     shape = (HEIGHT, WIDTH, 4) if mode in ("RGBA", "CMYK") else (HEIGHT, WIDTH)
     deep = mode == "I;16"
-    pixels = np.random.RandomState(0).randint(0, 1 << (16 if deep else 8), shape, np.uint16 if deep else np.uint8)
+    pixels = np.random.RandomState(0).randint(
+        0, 1 << (16 if deep else 8), shape, np.uint16 if deep else np.uint8
+    )
     upright = Preprocessing(16, **PLAIN)(write(tmp_path / "0.tif", pixels, None, {}, mode))
     for orientation in ORIENTATIONS:
         file = write(tmp_path / "x.tif", pixels, orientation, {}, mode)
         for given in (file, Image.open(file)):
             assert torch.equal(Preprocessing(16, **PLAIN)(given), upright), orientation
             if mode in ("L", "P", "I;16"):
-                assert np.array_equal(DenseLabels().cells(given, Preprocessing(1))[0][0, 0], pixels), orientation
+                assert np.array_equal(
+                    DenseLabels().cells(given, Preprocessing(1))[0][0, 0], pixels
+                ), orientation
 
 
-# Masks and boxes --------------------------------------------------------------------------------------------
+# Masks and boxes
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", LABEL_FORMS)
@@ -122,7 +134,9 @@ def test_masks_lie_on_the_upright_image(form: str, files: list[Path], tmp_path: 
             assert torch.equal(how.cells(given, recipe, sizes)[0], cells), file.name
             assert np.array_equal(how.indices(given, recipe, sizes)[0], mask()), file.name
         if int(file.stem) >= 5:
-            stored = write(tmp_path / f"stored.{suffix}", STORED[int(file.stem)](mask()), None, options)
+            stored = write(
+                tmp_path / f"stored.{suffix}", STORED[int(file.stem)](mask()), None, options
+            )
             with pytest.raises(DataError, match=rf"stored.{suffix}.*\({WIDTH}, {HEIGHT}\)"):
                 how.cells(stored, recipe, sizes)
 
@@ -131,7 +145,10 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
     def listed(height: int, width: int) -> BoxImages:
         box = {"category_id": 1, "bbox": [8, 0, 24, 16], "iscrowd": 0}
         content = {
-            "images": [{"id": i, "file_name": file.name, "height": height, "width": width} for i, file in numbered],
+            "images": [
+                {"id": i, "file_name": file.name, "height": height, "width": width}
+                for i, file in numbered
+            ],
             "annotations": [{"id": i, "image_id": i, **box} for i, _ in numbered],
             "categories": [{"id": 1, "name": "plant"}],
         }
@@ -150,14 +167,17 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
                 sideways[i]
 
 
-# Training, stores, predictions ------------------------------------------------------------------------------
+# Training, stores, predictions
+# ------------------------------------------------------------------------------
 
 
 def predicted(backbone: Backbone, images: list[Any], **options: Any) -> Any:
     """Numbers, maps and pictures of a head."""
     predictor = Predictor(kit.head(), backbone, **options)
     rows = predictor(images, maps="patch")
-    return [(row["mass"], row["maps"]["mass"]) for row in rows], [predictor.picture(image) for image in images]
+    return [(row["mass"], row["maps"]["mass"]) for row in rows], [
+        predictor.picture(image) for image in images
+    ]
 
 
 def detected(images: list[Any]) -> Any:
@@ -169,7 +189,9 @@ def detected(images: list[Any]) -> Any:
 IDS = [str(i) for i in ORIENTATIONS]
 # what is computed from the files of images, or from arrays of the upright ones
 USES: dict[str, Callable[[Backbone, list[Any]], Any]] = {
-    "memory": lambda own, images: MemoryTokens.extract(own, images, IDS, dtype=torch.float32).batch(IDS).sequence,
+    "memory": lambda own, images: (
+        MemoryTokens.extract(own, images, IDS, dtype=torch.float32).batch(IDS).sequence
+    ),
     "live": lambda own, images: LiveTokens(own, images, IDS).batch(IDS).sequence,
     "predictor": lambda own, images: predicted(own, images),
     "tiles": lambda own, images: predicted(own, images, tile=(32, 16)),  # 1 x 4 of an image
@@ -178,8 +200,12 @@ USES: dict[str, Callable[[Backbone, list[Any]], Any]] = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_what_is_computed_is_that_of_the_upright_image(use: str, tiny: Backbone, files: list[Path]) -> None:
-    found, expected = (USES[use](tiny, images) for images in (files, [upright_of(file) for file in files]))
+def test_what_is_computed_is_that_of_the_upright_image(
+    use: str, tiny: Backbone, files: list[Path]
+) -> None:
+    found, expected = (
+        USES[use](tiny, images) for images in (files, [upright_of(file) for file in files])
+    )
     assert kit.same(found, expected, 1e-5)
 
 
@@ -187,7 +213,9 @@ def test_what_is_computed_is_that_of_the_upright_image(use: str, tiny: Backbone,
 def test_stored_tokens_are_those_of_the_upright_image(
     tiny: Backbone, files: list[Path], size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
-    expected = tiny(tiny.preprocess.changed(size=size)([upright_of(file) for file in files])).sequence[0]
+    expected = tiny(
+        tiny.preprocess.changed(size=size)([upright_of(file) for file in files])
+    ).sequence[0]
     store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=size)
     store.extract(tmp_path / "images")
     assert kit.same(store.batch(store.ids).sequence[0], expected, 4e-3)

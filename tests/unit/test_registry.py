@@ -47,7 +47,9 @@ def test_every_name_resolves_to_the_class_that_has_it() -> None:
     assert registry.resolve("patch_mean") is PatchMeanHead
 
 
-@pytest.mark.parametrize("how", [lambda: dinoneck.register(Mine), lambda: registry.register(Mine, name="mine")])
+@pytest.mark.parametrize(
+    "how", [lambda: dinoneck.register(Mine), lambda: registry.register(Mine, name="mine")]
+)
 def test_own_classes(how: Callable[[], type]) -> None:
     assert how() is Mine
     assert how() is Mine, "again is fine"
@@ -56,7 +58,9 @@ def test_own_classes(how: Callable[[], type]) -> None:
     assert "mine" in registry.names()
 
 
-@pytest.mark.parametrize(("written", "name"), [("MyHead", "my_head"), ("_MyFPNHead2", "my_fpn_head2")])
+@pytest.mark.parametrize(
+    ("written", "name"), [("MyHead", "my_head"), ("_MyFPNHead2", "my_fpn_head2")]
+)
 def test_the_default_name_is_the_class_in_snake_case(written: str, name: str) -> None:
     cls = dinoneck.register(type(written, (Mine,), {}))
     assert registry.name_of(cls) == name
@@ -101,10 +105,18 @@ class Example(Configured, nn.Module):
 
 
 FULL = {
-    "width": 4, "rate": 2, "name": "x", "mode": "b", "groups": [[0, 1], [2]], "sizes": [3],
-    "levels": {8: "p3", 4: "p2"}, "tasks": [Task("a", transform=TargetTransform(mean=(1.0, 2.0), std=0.5), dim=2)],
-    "wide": True, "either": (1, 2), "anything": {"k": [1, (2, 3)], "n": None},
-}  # fmt: skip
+    "width": 4,
+    "rate": 2,
+    "name": "x",
+    "mode": "b",
+    "groups": [[0, 1], [2]],
+    "sizes": [3],
+    "levels": {8: "p3", 4: "p2"},
+    "tasks": [Task("a", transform=TargetTransform(mean=(1.0, 2.0), std=0.5), dim=2)],
+    "wide": True,
+    "either": (1, 2),
+    "anything": {"k": [1, (2, 3)], "n": None},
+}
 
 
 def test_config_is_json_and_rebuilds_the_same() -> None:
@@ -121,7 +133,9 @@ def test_config_is_json_and_rebuilds_the_same() -> None:
 
 
 def test_the_body_sees_normal_forms() -> None:
-    module = Example(np.int64(4), np.float32(0.25), sizes=[np.int32(7)], levels={8: "x"}, groups=[[0], [1]])
+    module = Example(
+        np.int64(4), np.float32(0.25), sizes=[np.int32(7)], levels={8: "x"}, groups=[[0], [1]]
+    )
     assert module.got == (4, 0.25, (7,), {8: "x"}, (), 3, ((0,), (1,)))
     assert type(module.got[0]) is int
     assert type(module.got[1]) is float
@@ -156,7 +170,9 @@ class Halved(Neck):
 class Several(Configured, nn.Module):
     """Means of the finest levels of one neck, and of others."""
 
-    def __init__(self, neck: Neck, more: Sequence[Neck] = (), layer: LayerLike | None = None) -> None:
+    def __init__(
+        self, neck: Neck, more: Sequence[Neck] = (), layer: LayerLike | None = None
+    ) -> None:
         super().__init__()
         self.neck, self.more, self.layer = neck, nn.ModuleList(more), layer
 
@@ -175,7 +191,9 @@ def registered() -> None:
 
 
 def a_module() -> Several:
-    return Several(ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]).eval()
+    return Several(
+        ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]
+    ).eval()
 
 
 def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def make(path: Path, kind: str) -> list[int]:
     elif kind == "folder":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):  # a socket's name is short
+        # a socket's name is short
+        with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
             made.bind(path.name)
     else:  # a terminal: reading from it waits for what is typed
         ends = list(os.openpty())
@@ -87,8 +88,16 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
     "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
     "boxes": ("a.json", BoxImages, DataError),
     "settings": ("a.yaml", TrainConfig.read, ConfigError),
-    "weights": ("a.safetensors", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
-    "pickled weights": ("a.pth", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
+    "weights": (
+        "a.safetensors",
+        lambda path: load_backbone("dinoneck_tiny", checkpoint=path),
+        BackboneError,
+    ),
+    "pickled weights": (
+        "a.pth",
+        lambda path: load_backbone("dinoneck_tiny", checkpoint=path),
+        BackboneError,
+    ),
     "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),
     "predictor": ("a.safetensors", Predictor, CheckpointError),
 }
@@ -96,7 +105,9 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
 @pytest.mark.parametrize("entrance", ENTRANCES)
-def test_what_is_not_a_regular_file_is_refused_at_once(entrance: str, kind: str, tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file_is_refused_at_once(
+    entrance: str, kind: str, tmp_path: Path
+) -> None:
     name, action, error = ENTRANCES[entrance]
     ends = make(tmp_path / name, kind)
     with pytest.raises(error, match=name) as found:
@@ -115,7 +126,8 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
     assert read_table(tmp_path / "a.csv", tmp_path, ["x"])["x"].tolist() == [1.0]
 
 
-# Folders of images, and files of a store --------------------------------------------------------------------
+# Folders of images, and files of a store
+# --------------------------------------------------------------------
 
 
 def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tmp_path: Path) -> None:
@@ -129,7 +141,9 @@ def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tmp_path: Path
     assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
 
 
-def test_a_file_of_a_store_that_became_a_pipe_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_of_a_store_that_became_a_pipe_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     kit.write_images(tmp_path, ["images/a.png"])
     store = store_in(tmp_path)
     store.extract(tmp_path / "images")

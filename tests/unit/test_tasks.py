@@ -15,12 +15,15 @@ from dinoneck.tasks import columns_of
 @pytest.mark.parametrize("area", [None, 0.21])
 @pytest.mark.parametrize("log1p", [False, True])
 def test_inverse_is_exact_over_0_to_1000_grams(area: float | None, log1p: bool) -> None:
-    transform = TargetTransform(area=area, log1p=log1p).fit(torch.rand(50, dtype=torch.float64) * 180)
+    transform = TargetTransform(area=area, log1p=log1p).fit(
+        torch.rand(50, dtype=torch.float64) * 180
+    )
     for dtype in (torch.float32, torch.float64):
         grams = torch.linspace(0, 1000, 4001, dtype=dtype)
         back = transform.inverse(transform.forward(grams))
         assert back.dtype == dtype
-        # a z-score in float32 cannot resolve a value finer than a ten-millionth of the spread it was fitted on
+        # a z-score in float32 cannot resolve a value finer than a ten-millionth of the spread it
+        # was fitted on
         scale = grams if dtype == torch.float64 else grams.clamp_min(1.0 if log1p else 180.0)
         assert ((back - grams).abs() <= 1e-6 * scale + 1e-12).all()
 
@@ -35,7 +38,9 @@ def test_fit_takes_population_statistics_and_skips_nan() -> None:
     assert first.mean == 9.0
 
 
-def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_output_that_does_not_vary_among_others_is_centred(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     fitted = TargetTransform().fit([[1.0, 5.0, 2.0], [3.0, 5.0, torch.nan], [5.0, 5.0, 2.0]])
     assert fitted.mean == (3.0, 5.0, 2.0)
     assert fitted.std == pytest.approx((math.sqrt(8 / 3), 1.0, 1.0))
@@ -44,7 +49,9 @@ def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.Log
 
 def test_logits_become_probabilities() -> None:
     for kind in ("classification", "ratio"):
-        shares = Task("s", dim=3, kind=kind).predict(torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]]))  # type: ignore[arg-type]
+        shares = Task("s", dim=3, kind=kind).predict(
+            torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]])
+        )  # type: ignore[arg-type]
         assert torch.allclose(shares, torch.tensor([[1 / 3] * 3, [1.0, 0.0, 0.0]]))
     halved = Task("t").predict(torch.ones(2, 1, dtype=torch.bfloat16))
     assert halved.dtype == torch.float32
@@ -67,14 +74,18 @@ def test_the_cells_of_a_density_map_add_up_to_the_image() -> None:
     assert torch.equal(plain.natural_map(MAP), MAP)
     single = Task("mass", kind="density", transform=TargetTransform(mean=3.0, std=2.0))
     maps = MAP[:, :1].float()
-    assert torch.allclose(single.natural_map(maps).sum(dim=(2, 3)), single.natural(maps.sum(dim=(2, 3))), rtol=1e-5)
+    assert torch.allclose(
+        single.natural_map(maps).sum(dim=(2, 3)), single.natural(maps.sum(dim=(2, 3))), rtol=1e-5
+    )
 
 
 def test_other_maps_are_inverted_cell_by_cell() -> None:
     expected = FITTED.inverse(MAP.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     average = Task("a", dim=3, kind="density", aggregate="mean", transform=FITTED)
     assert torch.equal(average.natural_map(MAP), expected)
-    assert torch.allclose(average.natural_map(MAP).mean(dim=(2, 3)), average.natural(MAP.mean(dim=(2, 3))))
+    assert torch.allclose(
+        average.natural_map(MAP).mean(dim=(2, 3)), average.natural(MAP.mean(dim=(2, 3)))
+    )
     dense = Task("a", dim=3, kind="dense", transform=FITTED, minimum=-0.1)
     assert torch.equal(dense.natural_map(MAP), expected)
     assert torch.equal(dense.predict_map(MAP), expected.clamp_min(-0.1))
@@ -90,8 +101,11 @@ def test_other_maps_are_inverted_cell_by_cell() -> None:
 
 
 def test_the_output_of_a_map_task_is_a_map() -> None:
-    maps = {kind for kind in ("regression", "ratio", "classification", "dense", "density", "segmentation")
-            if Task("a", dim=3, kind=kind).is_map}  # type: ignore[arg-type]  # fmt: skip
+    maps = {
+        kind
+        for kind in ("regression", "ratio", "classification", "dense", "density", "segmentation")
+        if Task("a", dim=3, kind=kind).is_map
+    }  # type: ignore[arg-type]
     assert maps == {"dense", "segmentation"}
     task = Task("a", dim=3, kind="segmentation")
     assert torch.equal(task.natural(MAP), task.natural_map(MAP))
@@ -107,12 +121,19 @@ def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
     cells = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
     weed, mass = Task("weed", from_map="cells"), Task("mass")
     assert columns(weed, mass, cells) == [
-        ("weed", "weed", 0), ("mass", "mass", 0), ("soil", "cells", 0), ("crop", "cells", 1),
-    ]  # fmt: skip
+        ("weed", "weed", 0),
+        ("mass", "mass", 0),
+        ("soil", "cells", 0),
+        ("crop", "cells", 1),
+    ]
     kind = Task("kind", 2, kind="segmentation", labels=("soil", "kind"))
     assert [name for name, *_ in columns(kind)] == ["soil", "kind"]
-    assert [name for name, *_ in columns(replace(cells, name="depth", dim=1, labels=()))] == ["depth"]
-    assert columns(Task("height", from_map="cells"), Task("cells", kind="dense")) == [("height", "height", 0)]
+    assert [name for name, *_ in columns(replace(cells, name="depth", dim=1, labels=()))] == [
+        "depth"
+    ]
+    assert columns(Task("height", from_map="cells"), Task("cells", kind="dense")) == [
+        ("height", "height", 0)
+    ]
 
 
 def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
@@ -120,14 +141,26 @@ def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
     assert [name for name, *_ in columns(grams, cells)] == ["dead", "cells dead", "green"]
     later = replace(cells, name="later")
     assert [name for name, *_ in columns(cells, later)] == [
-        "cells dead", "cells green", "later dead", "later green",
-    ]  # fmt: skip
+        "cells dead",
+        "cells green",
+        "later dead",
+        "later green",
+    ]
     assert [name for name, *_ in columns(replace(cells, labels=()))] == ["cells 0", "cells 1"]
-    assert [name for name, *_ in columns(replace(cells, kind="classification"))] == ["cells:dead", "cells:green"]
+    assert [name for name, *_ in columns(replace(cells, kind="classification"))] == [
+        "cells:dead",
+        "cells:green",
+    ]
 
 
 def test_a_maximum_bounds_values_and_dense_cells() -> None:
-    task = Task("height", kind="dense", transform=TargetTransform(mean=0.0, std=2.0), minimum=0.5, maximum=3.0)
+    task = Task(
+        "height",
+        kind="dense",
+        transform=TargetTransform(mean=0.0, std=2.0),
+        minimum=0.5,
+        maximum=3.0,
+    )
     cells = torch.tensor([[[[-1.0, 1.0, 4.0]]]])
     assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
     assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]

@@ -12,7 +12,8 @@ from examples.pointcloud import wiring as pointcloud
 from dinoneck import DataError, registry
 
 NAME = "biomass_wiring"
-del registry._OWN[NAME]  # the example registers its head when it is imported; other tests see the package's own heads
+# the example registers its head when it is imported; other tests see the package's own heads
+del registry._OWN[NAME]
 
 
 @pytest.mark.slow
@@ -53,11 +54,23 @@ def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, pa
     split = example.split_capture(size, tile, patch)
     learnt, tested = pixels(size, split.train, tile), pixels(size, split.test, tile)
     edge, left = int(size[1] * 0.6), split.part[1].start
-    assert learnt[:, :edge].all() and tested[split.part].all() and tested.sum() == tested[split.part].size
-    assert np.flatnonzero(learnt.any(axis=0)).max() + tile < np.flatnonzero(tested.any(axis=0)).min() == left
+    assert (
+        learnt[:, :edge].all()
+        and tested[split.part].all()
+        and tested.sum() == tested[split.part].size
+    )
+    assert (
+        np.flatnonzero(learnt.any(axis=0)).max() + tile
+        < np.flatnonzero(tested.any(axis=0)).min()
+        == left
+    )
     assert not (learnt & tested).any()
     assert all(side - patch < own.stop <= side for side, own in zip(size, split.part, strict=True))
     with pytest.raises(DataError, match="64x161 px"):
         example.split_capture((64, 161), 64, 16)
     assert all(one.top % patch == 0 == (one.left - left) % patch for one in split.test)
-    assert len(set(split.train)) == len(split.train) == 4 * len({(one.top, one.left) for one in split.train})
+    assert (
+        len(set(split.train))
+        == len(split.train)
+        == 4 * len({(one.top, one.left) for one in split.train})
+    )

@@ -22,7 +22,9 @@ WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
 with_data = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"the data sets are not in {DATA}; set DINONECK_DATA"),
+    pytest.mark.skipif(
+        not DATA.is_dir(), reason=f"the data sets are not in {DATA}; set DINONECK_DATA"
+    ),
 ]
 
 
@@ -49,17 +51,22 @@ class TestWithRandomWeights:
         assert points["found"] > 2 * points["by chance"]
         assert all(row.keys() >= {"AP", "AP50", "AP75"} for row in tables["boxes"].values())
         image = DATA / "crop_cover" / "images" / "0001.jpg"
-        [prediction] = Predictor(tmp_path / "runs" / "cover" / "0" / "head.safetensors")([image])  # what --push sends
+        # what --push sends
+        [prediction] = Predictor(tmp_path / "runs" / "cover" / "0" / "head.safetensors")([image])
         assert prediction.keys() >= {"soil", "crop", "weed"}
 
     def test_a_folder_of_weights_is_read_without_a_network(self, tmp_path: Path) -> None:
         name = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
         cached(tmp_path / "cache", name)
-        [points] = run(tmp_path, str(tmp_path / "cache"), "--only", "points", "--backbone", name)["points"].values()
+        [points] = run(tmp_path, str(tmp_path / "cache"), "--only", "points", "--backbone", name)[
+            "points"
+        ].values()
         assert points["found"] > points["by chance"]
 
 
-@pytest.mark.skipif(not WEIGHTS, reason="set DINONECK_WEIGHTS to hub, or to a folder of published weights")
+@pytest.mark.skipif(
+    not WEIGHTS, reason="set DINONECK_WEIGHTS to hub, or to a folder of published weights"
+)
 class TestWithPublishedWeights:
     pytestmark = with_data
 
@@ -75,7 +82,9 @@ def test_push_sends_what_was_trained(writer: Hub, tmp_path: Path) -> None:
     for folder in ("cover/0", "boxes/FCOS-adapter-0"):
         (tmp_path / folder).mkdir(parents=True)
     head.save(tmp_path / "cover" / "0" / "head.safetensors")
-    detector = Detector(DetectionHead("fcos", ("a",), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96))
+    detector = Detector(
+        DetectionHead("fcos", ("a",), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96)
+    )
     detector.save(tmp_path / "boxes" / "FCOS-adapter-0" / "detector.safetensors")
     push(tmp_path, "me")
     assert writer.repos.keys() == {"me/dinoneck-crop-cover", "me/dinoneck-blood-cells"}

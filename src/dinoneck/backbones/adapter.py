@@ -1,8 +1,9 @@
 """Adapter: the interface of every library's ViT, the one loop that runs its blocks, and what of it is trainable.
 
-Each library stores, orders and normalises intermediate tokens in its own way. An adapter defines three things: how an
-image becomes the first token sequence, how one block is called, and what the final norm is. Block numbers, the caller's
-order, early stop, norm and recomputation are the same for all libraries.
+Each library stores, orders and normalises intermediate tokens in its own way. An adapter defines
+three things: how an image becomes the first token sequence, how one block is called, and what the
+final norm is. Block numbers, the caller's order, early stop, norm and recomputation are the same
+for all libraries.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
 
-# modules that do not contribute to features, of timm and of the official objects: classifiers, poolers, other norms
+# modules that do not contribute to features, of timm and of the official objects: classifiers,
+# poolers, other norms
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
@@ -34,13 +36,17 @@ class WeightHashes(NamedTuple):
     """The hashes of a backbone's weights, and the state of the tensors that they were taken in.
 
     Attributes:
-        state: address and number of writes of every parameter and persistent buffer; None = not known, hash again.
+        state: address and number of writes of every parameter and persistent buffer; None = not
+            known, hash again.
         buffers: names of the persistent buffers.
-        weights_sha256: of the weights in their present dtype, without LoRA weights; None on the meta device.
-        float32_sha256: of the float32 weights that these are or were cast from; None if they are not known.
+        weights_sha256: of the weights in their present dtype, without LoRA weights; None on the
+            meta device.
+        float32_sha256: of the float32 weights that these are or were cast from; None if they are
+            not known.
         lora: the record of the LoRA weights; None without any.
         fingerprint: what Tokens carry as ``source``; None if the float32 weights are not known.
-        base_fingerprint: the same without the LoRA weights, for tokens made while they are switched off.
+        base_fingerprint: the same without the LoRA weights, for tokens made while they are switched
+            off.
     """
 
     state: WeightState | None
@@ -55,13 +61,15 @@ class WeightHashes(NamedTuple):
 class Adapter(nn.Module):
     """A ViT of some library: geometry, blocks in order, first tokens, final norm; frozen and trainable parts.
 
-    The parts are the blocks, the final norm and the rest (patch and position embeddings). A part whose parameters are
-    all frozen runs in eval mode, even after ``train()``: no loss would be trained against its dropout. Rotary positions
-    are always in eval mode; in training mode they are shifted and rescaled at random, a recipe for pretraining.
+    The parts are the blocks, the final norm and the rest (patch and position embeddings). A part
+    whose parameters are all frozen runs in eval mode, even after ``train()``: no loss would be
+    trained against its dropout. Rotary positions are always in eval mode; in training mode they are
+    shifted and rescaled at random, a recipe for pretraining.
 
     Args:
         model: the library's model; used as it is, not copied.
-        pos_embed: how absolute position embeddings are resampled to another grid, see :func:`dinoneck.load_backbone`.
+        pos_embed: how absolute position embeddings are resampled to another grid, see
+            :func:`dinoneck.load_backbone`.
 
     Attributes:
         embed_dim: channels of a token.
@@ -69,8 +77,10 @@ class Adapter(nn.Module):
         num_cls: CLS tokens, 0 or 1.
         num_registers: register tokens.
         family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
-        origin: the record of where the weights come from; ``origin_sha256`` the hash of their float32 values then.
-        hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
+        origin: the record of where the weights come from; ``origin_sha256`` the hash of their
+            float32 values then.
+        hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are
+            asked for.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         lora_off: whether LoRA weights are switched off at the moment.
@@ -179,7 +189,10 @@ class Adapter(nn.Module):
         """Put trainable parts into ``mode`` and everything else into eval mode."""
         parts = [*self.blocks, *self.norms]
         inside = {id(parameter) for part in parts for parameter in part.parameters()}
-        rest = any(parameter.requires_grad and id(parameter) not in inside for parameter in self.parameters())
+        rest = any(
+            parameter.requires_grad and id(parameter) not in inside
+            for parameter in self.parameters()
+        )
         self.train(mode and rest)
         for part in parts:
             part.train(mode and is_trainable(part))
@@ -200,7 +213,9 @@ class Adapter(nn.Module):
             BackboneError: if n is out of range.
         """
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= runs:
-            raise BackboneError(f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for")
+            raise BackboneError(
+                f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for"
+            )
         self.freeze(keep_lora=True)
         for part in [*self.blocks[runs - n : runs], *(self.norms if norm else ())]:
             for name, parameter in part.named_parameters(prefix="block"):
@@ -210,7 +225,11 @@ class Adapter(nn.Module):
         """Make everything trainable that contributes to the output of the first ``runs`` blocks."""
         self.requires_grad_(True)
         self.hashes = None
-        unused = [part for name in _UNUSED if isinstance(part := getattr(self.model, name, None), nn.Module)]
+        unused = [
+            part
+            for name in _UNUSED
+            if isinstance(part := getattr(self.model, name, None), nn.Module)
+        ]
         for part in [*self.blocks[runs:], *unused, *(() if norm else self.norms)]:
             part.requires_grad_(False)
         for name, parameter in self.named_parameters():
@@ -236,9 +255,9 @@ class Adapter(nn.Module):
 def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resample plain DINOv2's position embedding to a grid, as the dinov2 repository does at its published settings.
 
-    It is bicubic, without antialiasing, with a scale factor of (n + 0.1) / M rather than an exact size. The libraries
-    differ from it by 2 to 6 % of the features at 224 x 224. Models with registers are resampled with antialiasing and
-    exact sizes, by the libraries too.
+    It is bicubic, without antialiasing, with a scale factor of (n + 0.1) / M rather than an exact
+    size. The libraries differ from it by 2 to 6 % of the features at 224 x 224. Models with
+    registers are resampled with antialiasing and exact sizes, by the libraries too.
 
     Args:
         embedding: (1, 1 + M * M, C): CLS first, then the trained square grid.
@@ -253,15 +272,17 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     trained = math.isqrt(embedding.shape[1] - 1)
     if trained * trained != embedding.shape[1] - 1:
         raise BackboneError(
-            f"the position embedding has {embedding.shape[1]} entries; expected CLS and a square grid, as in plain "
-            "DINOv2; use pos_embed='native'"
+            f"the position embedding has {embedding.shape[1]} entries; expected CLS and a square "
+            "grid, as in plain DINOv2; use pos_embed='native'"
         )
     if grid == (trained, trained):
         return embedding
     patches = embedding[:, 1:].float().reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
     scale = ((grid[0] + _POSITION_OFFSET) / trained, (grid[1] + _POSITION_OFFSET) / trained)
     patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
-    return torch.cat((embedding[:, :1], patches.flatten(2).transpose(1, 2).to(embedding.dtype)), dim=1)
+    return torch.cat(
+        (embedding[:, :1], patches.flatten(2).transpose(1, 2).to(embedding.dtype)), dim=1
+    )
 
 
 def is_lora(name: str) -> bool:
@@ -291,9 +312,10 @@ _lock = threading.Lock()
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Run the ``with`` block with modules in eval mode, then restore the mode of each.
 
-    ``train()`` is not called, so that a backbone keeps the mode it was asked for. Several threads may enter at once,
-    with the same modules or with some in common: a module gets its mode back when the last thread leaves. The lock is
-    held only while modes are switched. A call of ``train()`` or ``eval()`` from another thread meanwhile may be undone.
+    ``train()`` is not called, so that a backbone keeps the mode it was asked for. Several threads
+    may enter at once, with the same modules or with some in common: a module gets its mode back
+    when the last thread leaves. The lock is held only while modes are switched. A call of
+    ``train()`` or ``eval()`` from another thread meanwhile may be undone.
     """
     inside = {id(module): module for top in modules for module in top.modules()}
     with _lock:

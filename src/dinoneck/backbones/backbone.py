@@ -25,16 +25,20 @@ LARGEST_NORMALISED = 10.0
 
 
 class Backbone(nn.Module):
-    """A DINO ViT that returns Tokens. Built by :func:`dinoneck.load_backbone` or :func:`dinoneck.wrap_backbone`.
+    """A DINO ViT that returns Tokens.
 
-    Frozen blocks stay in eval mode, even after ``train()``. A backbone that is frozen as a whole records no autograd
-    graph; its outputs are ordinary tensors that a trainable head may use. :meth:`unfreeze_last` and :meth:`add_lora`
-    make parts trainable. Rotary positions are never randomised. Blocks after the last layer asked for do not run.
+    Built by :func:`dinoneck.load_backbone` or :func:`dinoneck.wrap_backbone`.
+
+    Frozen blocks stay in eval mode, even after ``train()``. A backbone that is frozen as a whole
+    records no autograd graph; its outputs are ordinary tensors that a trainable head may use.
+    :meth:`unfreeze_last` and :meth:`add_lora` make parts trainable. Rotary positions are never
+    randomised. Blocks after the last layer asked for do not run.
 
     Args:
         adapter: the model in its library's adapter.
         name: the model's name.
-        layers: block indices, in the order of the output; None = the last, an integer n = the n last.
+        layers: block indices, in the order of the output; None = the last, an integer n = the n
+            last.
         norm: apply the backbone's final norm to every layer.
         frozen: make nothing trainable; None leaves the model's parameters and modes as they are.
         origin: the record of where the weights come from.
@@ -48,7 +52,8 @@ class Backbone(nn.Module):
         images (B, 3, H, W), normalised floats -> Tokens with one (B, P + N, C) sequence per layer.
 
     Raises:
-        BackboneError: if a layer does not exist, or ``norm`` is True for a model without a final norm.
+        BackboneError: if a layer does not exist, or ``norm`` is True for a model without a final
+            norm.
     """
 
     def __init__(
@@ -73,7 +78,9 @@ class Backbone(nn.Module):
         family = adapter.family or family_of(name)
         recipe = {name: getattr(adapter, name) for name in ("num_registers", "pos_embed", "source")}
         adapter.has_other_recipe = has_other_recipe({"family": family, **recipe})
-        self.preprocess = Preprocessing(patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std)
+        self.preprocess = Preprocessing(
+            patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std
+        )
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
             if frozen:
@@ -107,10 +114,15 @@ class Backbone(nn.Module):
     def fingerprint(self) -> str | None:
         """A short hash of the float32 weights and of the LoRA weights: the ``source`` of its Tokens.
 
-        While LoRA is switched off it is that of the base. None while anything is trainable, and for half-precision
-        weights whose float32 values are not known, as in a model that was wrapped in half precision.
+        While LoRA is switched off it is that of the base. None while anything is trainable, and for
+        half-precision weights whose float32 values are not known, as in a model that was wrapped in
+        half precision.
         """
-        return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters())) if self.frozen else None
+        return (
+            weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters()))
+            if self.frozen
+            else None
+        )
 
     @property
     def trainable_blocks(self) -> tuple[int, ...]:
@@ -136,7 +148,8 @@ class Backbone(nn.Module):
     def unfreeze_last(self, n: int) -> Backbone:
         """Make exactly the last n blocks that run trainable, with the final norm where it is applied.
 
-        Blocks after the last layer asked for never run and are not counted. LoRA weights stay as they are.
+        Blocks after the last layer asked for never run and are not counted. LoRA weights stay as
+        they are.
 
         Raises:
             BackboneError: if n is not between 1 and the number of blocks that run.
@@ -155,15 +168,21 @@ class Backbone(nn.Module):
         return self
 
     def add_lora(
-        self, rank: int, alpha: float | None = None, targets: lora.Targets = "attention", seed: int = 0
+        self,
+        rank: int,
+        alpha: float | None = None,
+        targets: lora.Targets = "attention",
+        seed: int = 0,
     ) -> Backbone:
         """Add trainable low-rank weights (LoRA, by peft) to the linear layers of the blocks that run.
 
         Args:
             rank: of the added matrices.
             alpha: their products are scaled by alpha / rank; None = alpha is the rank.
-            targets: ``"attention"``: query, key, value and output projections; ``"all"``: the MLP's layers too.
-            seed: of their initial values; the product starts at zero, so the tokens are unchanged at first.
+            targets: ``"attention"``: query, key, value and output projections; ``"all"``: the MLP's
+                layers too.
+            seed: of their initial values; the product starts at zero, so the tokens are unchanged
+                at first.
 
         Raises:
             BackboneError: if the rank is out of range or LoRA weights are there already.
@@ -184,14 +203,19 @@ class Backbone(nn.Module):
         record = lora.record(self.adapter)
         origin = self._origin(weight_hashes.current_hashes(self.adapter))
         lora.merge(self.adapter)
-        self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
+        self.adapter.origin = {
+            "kind": "merged",
+            "base": origin,
+            "lora_sha256": (record or {}).get("sha256"),
+        }
         return self.train(self.adapter.asked_mode)
 
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
         """Run without the LoRA products inside a ``with`` block.
 
-        The switch belongs to the model: it holds for all threads and for siblings made by :meth:`with_layers`. Inside,
-        :meth:`record` and files saved with this backbone describe the base without LoRA.
+        The switch belongs to the model: it holds for all threads and for siblings made by
+        :meth:`with_layers`. Inside, :meth:`record` and files saved with this backbone describe the
+        base without LoRA.
         """
         return lora.disabled(self.adapter)
 
@@ -199,9 +223,11 @@ class Backbone(nn.Module):
         """Run the blocks that are needed.
 
         Args:
-            images: (B, 3, H, W) floats as :attr:`preprocess` returns them; cast to the weights' dtype. A wrapped model
-                with other input channels takes as many, normalised by the caller.
-            source: the fingerprint of the weights, where the caller has just compared them; None = it is computed.
+            images: (B, 3, H, W) floats as :attr:`preprocess` returns them; cast to the weights'
+                dtype. A wrapped model with other input channels takes as many, normalised by the
+                caller.
+            source: the fingerprint of the weights, where the caller has just compared them; None =
+                it is computed.
 
         Raises:
             DataError: for uint8 images, NaN, or values beyond ±10 (not normalised).
@@ -216,8 +242,13 @@ class Backbone(nn.Module):
             if images.shape[0]:  # len() would fix the batch size in an export
                 sequence = self.adapter(images.to(dtype), self.layers, self.norm)
             else:  # attention cannot run on an empty batch
-                count = self.num_prefix_tokens + TokenGrid(self.patch_size).size(images.shape[-2:]).count
-                sequence = [images.new_zeros((0, count, self.embed_dim), dtype=dtype)] * len(self.layers)
+                count = (
+                    self.num_prefix_tokens
+                    + TokenGrid(self.patch_size).size(images.shape[-2:]).count
+                )
+                sequence = [images.new_zeros((0, count, self.embed_dim), dtype=dtype)] * len(
+                    self.layers
+                )
         return Tokens.from_sequence(
             sequence,
             image_size=(images.shape[-2], images.shape[-1]),
@@ -226,7 +257,9 @@ class Backbone(nn.Module):
             num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
-            source=(source or weight_hashes.current_fingerprint(self.adapter, parameters)) if frozen else None,
+            source=(source or weight_hashes.current_fingerprint(self.adapter, parameters))
+            if frozen
+            else None,
         )
 
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
@@ -251,12 +284,14 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
-        It holds the model's name and geometry, the layers and norm in force, the mean and std of the images, where the
-        weights come from and their hash (SHA-256 of all of them, in the present dtype; None on the meta device), and
-        the LoRA weights if there are any. Weights that have changed since they were loaded are marked as modified. The
-        licence is that of published weights; seeded random weights have none.
+        It holds the model's name and geometry, the layers and norm in force, the mean and std of
+        the images, where the weights come from and their hash (SHA-256 of all of them, in the
+        present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
+        have changed since they were loaded are marked as modified. The licence is that of published
+        weights; seeded random weights have none.
 
-        The hashes are cached until a parameter moves or is written to; torch does not count writes through ``.data``.
+        The hashes are cached until a parameter moves or is written to; torch does not count writes
+        through ``.data``.
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
@@ -282,13 +317,16 @@ class Backbone(nn.Module):
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **source,
-            "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
+            "license": None
+            if self.weights["kind"] == "seeded"
+            else self.adapter.license or LICENSES.get(family),
         }
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights, without LoRA's, to a file that ``load_backbone(name, checkpoint=path)`` reads.
 
-        Load it with the same ``source``. Head files hold the LoRA weights; :meth:`merge_lora` adds them to this file.
+        Load it with the same ``source``. Head files hold the LoRA weights; :meth:`merge_lora` adds
+        them to this file.
 
         Raises:
             BackboneError: if the file cannot be written.
@@ -298,8 +336,9 @@ class Backbone(nn.Module):
     def probe(self) -> list[float]:
         """Return a short functional fingerprint: a few numbers made of the tokens of one fixed small image.
 
-        They differ between weights, norms, layers and position recipes, and hardly between libraries and dtypes with
-        the same weights; see :func:`dinoneck.backbones.weight_hashes.differs`.
+        They differ between weights, norms, layers and position recipes, and hardly between
+        libraries and dtypes with the same weights; see
+        :func:`dinoneck.backbones.weight_hashes.differs`.
         """
         return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
@@ -321,26 +360,33 @@ class Backbone(nn.Module):
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
             raise ShapeError(
-                f"images are {type(images).__name__}; expected a tensor: use backbone.preprocess(images) first"
+                f"images are {type(images).__name__}; expected a tensor: use "
+                "backbone.preprocess(images) first"
             )
         channels = self.adapter.in_chans
         if images.ndim != 4 or images.shape[1] != channels:
-            raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, {channels}, height, width)")
+            raise ShapeError(
+                f"images have shape {tuple(images.shape)}; expected (batch, {channels}, height, "
+                "width)"
+            )
         if not images.is_floating_point():
-            raise DataError(f"images are {images.dtype}, not normalised floats: use backbone.preprocess(images)")
+            raise DataError(
+                f"images are {images.dtype}, not normalised floats: use backbone.preprocess(images)"
+            )
         TokenGrid(self.patch_size).size(images.shape[-2:])
         fixed = self.adapter.fixed_size
         if fixed is not None and tuple(images.shape[-2:]) != fixed:
             raise BackboneError(
-                f"this model takes {fixed} px only, the image is {tuple(images.shape[-2:])}; use dynamic_img_size=True"
+                f"this model takes {fixed} px only, the image is {tuple(images.shape[-2:])}; use "
+                "dynamic_img_size=True"
             )
         if torch.compiler.is_compiling() or images.is_meta or is_capturing(images.device):
             return
         # written so that NaN fails too; one reduction, negligible compared with a ViT
         if images.numel() and not bool(images.abs().amax() <= LARGEST_NORMALISED):
             raise DataError(
-                f"images hold values up to {images.abs().amax().item():g}; normalised ones stay within "
-                f"±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
+                f"images hold values up to {images.abs().amax().item():g}; normalised ones stay "
+                f"within ±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
             )
 
 
@@ -364,10 +410,19 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     if isinstance(layers, int | Integral):
         count = 0 if isinstance(layers, bool) else int(layers)
         if not 1 <= count <= depth:
-            raise BackboneError(f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block indices")
+            raise BackboneError(
+                f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block "
+                "indices"
+            )
         return tuple(range(depth - count, depth))
     indices = list(layers)
-    wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth]
+    wrong = [
+        i
+        for i in indices
+        if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth
+    ]
     if wrong or not indices:
-        raise BackboneError(f"layers is {indices}; expected block indices {-depth} ... {depth - 1}, at least one")
+        raise BackboneError(
+            f"layers is {indices}; expected block indices {-depth} ... {depth - 1}, at least one"
+        )
     return tuple(int(i) % depth for i in indices)

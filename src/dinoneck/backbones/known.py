@@ -47,11 +47,21 @@ def _dinov2(size: str, width: int, depth: int) -> list[Known]:
     official = f"dinov2_vit{size[0]}14"
     return [
         Known(f"vit_{size}_patch14_dinov2", 14, width, depth, 0, {"lvd142m": plain}, official),
-        Known(f"vit_{size}_patch14_reg4_dinov2", 14, width, depth, 4, {"lvd142m": registers}, f"{official}_reg"),
+        Known(
+            f"vit_{size}_patch14_reg4_dinov2",
+            14,
+            width,
+            depth,
+            4,
+            {"lvd142m": registers},
+            f"{official}_reg",
+        ),
     ]
 
 
-def _dinov3(size: str, short: str, width: int, depth: int, *, satellite: bool = False) -> list[Known]:
+def _dinov3(
+    size: str, short: str, width: int, depth: int, *, satellite: bool = False
+) -> list[Known]:
     hubs = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
     if satellite:
         hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
@@ -77,8 +87,9 @@ KNOWN = (
 def resolve_name(name: str) -> str:
     """Return timm's name of the model that ``name`` stands for; an unknown name is returned unchanged.
 
-    Known are the torch.hub names of the official repositories (``dinov3_vits16``), the names of transformers
-    (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses (``timm/...``, ``hf-hub:timm/...``).
+    Known are the torch.hub names of the official repositories (``dinov3_vits16``), the names of
+    transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses
+    (``timm/...``, ``hf-hub:timm/...``).
     """
     short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
     names = names_of(short)
@@ -103,7 +114,9 @@ def names_of(name: str) -> tuple[str, str] | None:
     for model in KNOWN:
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
-            if name in (hub, full) or (name in (model.name, model.official) and tag == next(iter(model.hubs))):
+            if name in (hub, full) or (
+                name in (model.name, model.official) and tag == next(iter(model.hubs))
+            ):
                 return full, hub
     return None
 
@@ -131,10 +144,13 @@ def architecture_of(name: str) -> str:
 def refuse(name: str, names: list[str]) -> BackboneError:
     """Return the error for a name that does not belong to a DINOv2/DINOv3 ViT."""
     hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
-    near = did_you_mean(name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)])
+    near = did_you_mean(
+        name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)]
+    )
     return BackboneError(
-        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the {len(names)} known names; for "
-        "another timm ViT that you built yourself use wrap_backbone(model)"
+        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the "
+        f"{len(names)} known names; for another timm ViT that you built yourself use "
+        "wrap_backbone(model)"
     )
 
 

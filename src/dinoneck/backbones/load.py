@@ -38,30 +38,36 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
 ) -> Backbone:
-    """Load a DINOv2 or DINOv3 ViT by name. The same name and weights give the same Tokens from any library.
+    """Load a DINOv2 or DINOv3 ViT by name.
 
-    Any image size that the patch divides works, for DINOv2 too. ``"dinoneck_tiny"`` is a built-in seeded
-    backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
+    The same name and weights give the same Tokens from any library.
+
+    Any image size that the patch divides works, for DINOv2 too. ``"dinoneck_tiny"`` is a built-in
+    seeded backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
-        name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or transformers
-            (``facebook/dinov3-...``, a hub name or folder of your own). :func:`wrap_backbone` takes a model.
+        name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or
+            transformers (``facebook/dinov3-...``, a hub name or folder of your own).
+            :func:`wrap_backbone` takes a model.
         source: library of code and weights: ``"timm"``, or ``"transformers"`` (extra ``[hf]``).
         pretrained: load the published weights from the local cache or the hub.
-        layers: block indices, 0-based, in the order of the output, duplicates kept, negative from the end; None = the
-            last block, an integer n = the n last.
+        layers: block indices, 0-based, in the order of the output, duplicates kept, negative from
+            the end; None = the last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
-        frozen: keep in eval mode, without autograd. False: all parameters that affect the output are trainable.
-        checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's names; every key
-            must match.
+        frozen: keep in eval mode, without autograd. False: all parameters that affect the output
+            are trainable.
+        checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's
+            names; every key must match.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
-        pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the library does it, or
-            ``"official"``, as the dinov2 repository does it. They differ for DINOv2 without registers at sizes other
-            than 518 x 518, by several percent of the features at 224 x 224.
+        pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
+            library does it, or ``"official"``, as the dinov2 repository does it. They differ for
+            DINOv2 without registers at sizes other than 518 x 518, by several percent of the
+            features at 224 x 224.
 
     Raises:
-        BackboneError: if the name is unknown, weights are unavailable or do not fit, or a layer does not exist.
+        BackboneError: if the name is unknown, weights are unavailable or do not fit, or a layer
+            does not exist.
         ConfigError: if arguments contradict each other.
         ImportError: naming the extra, if the library is not installed.
 
@@ -76,12 +82,16 @@ def load_backbone(
         name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
-        raise ConfigError(f"seed={seed} applies to random weights only; pass pretrained=False with it")
+        raise ConfigError(
+            f"seed={seed} applies to random weights only; pass pretrained=False with it"
+        )
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         build = _from_timm if source == "timm" else _from_transformers
         adapter, origin = build(name, checkpoint, (seed or 0) if random else None, pos_embed)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
-    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin).to(dtype=dtype)
+    backbone = Backbone(
+        adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin
+    ).to(dtype=dtype)
     return backbone if frozen else backbone.unfreeze().train()
 
 
@@ -94,11 +104,14 @@ def wrap_backbone(
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
 ) -> Backbone:
-    """Wrap an existing model: of timm, of transformers, or an official object. It is used, not copied.
+    """Wrap an existing model: of timm, of transformers, or an official object.
 
-    Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model, Dinov2WithRegistersModel and
-    DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With
-    ``frozen=True`` its parameters stop requiring gradients and it is put into eval mode; else both stay as they are.
+    It is used, not copied.
+
+    Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model,
+    Dinov2WithRegistersModel and DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of
+    the dinov2 and dinov3 repositories. With ``frozen=True`` its parameters stop requiring gradients
+    and it is put into eval mode; else both stay as they are.
 
     Args:
         model: the object.
@@ -122,10 +135,11 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     kind = type(model).__name__
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(
-            f"{kind} holds adapters of peft, which the backbone's record would not name; merge them "
-            "(merge_and_unload()), or pass the plain model and use backbone.add_lora()"
+            f"{kind} holds adapters of peft, which the backbone's record would not name; merge "
+            "them (merge_and_unload()), or pass the plain model and use backbone.add_lora()"
         )
-    from dinoneck.backbones import timm  # here: it imports timm and torchvision, which take as long as torch
+    # here: it imports timm and torchvision, which take as long as torch
+    from dinoneck.backbones import timm
 
     if timm.is_timm(model):
         return timm.TimmAdapter(model, pos_embed)
@@ -134,8 +148,8 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     if official.is_official(model):
         return official.OfficialAdapter(model, pos_embed)
     raise BackboneError(
-        f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a DINO model of "
-        f"transformers, or an object of the dinov2 or dinov3 repositories"
+        f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a "
+        "DINO model of transformers, or an object of the dinov2 or dinov3 repositories"
     )
 
 
@@ -148,26 +162,39 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
         weights.load_file(adapter.model, checkpoint)
         return adapter, {"kind": "file"}
     if adapter.hub_id is None:
-        raise BackboneError("no published weights of this model are known; pass checkpoint= or pretrained=False")
+        raise BackboneError(
+            "no published weights of this model are known; pass checkpoint= or pretrained=False"
+        )
     folder, revision = weights.fetch(adapter.hub_id)
     weights.load_file(adapter.model, folder / "model.safetensors")
     return adapter, {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
 
 
-def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
+def _from_transformers(
+    name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed
+) -> Loaded:
     """Load a folder, a hub model or a file of its names; seeded weights are converted from timm's names."""
     folder = Path(name)
     if folder.is_dir() and (seed is not None or checkpoint is not None):
-        raise ConfigError(f"{name} is a folder with weights of its own; leave pretrained=, seed= and checkpoint= out")
+        raise ConfigError(
+            f"{name} is a folder with weights of its own; leave pretrained=, seed= and "
+            "checkpoint= out"
+        )
     if folder.is_dir():
-        return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {"kind": "file"}
+        return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {
+            "kind": "file"
+        }
     known = names_of(name)
     if seed is not None or checkpoint is not None:
         timm_name = known[0] if known else name
-        return _by_way_of_timm(timm_name.split(".")[0] if "/" in name else timm_name, checkpoint, seed, pos_embed)
+        return _by_way_of_timm(
+            timm_name.split(".")[0] if "/" in name else timm_name, checkpoint, seed, pos_embed
+        )
     repo = known[1] if known else name
     if repo is None or "/" not in repo:
-        raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
+        raise BackboneError(
+            f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name"
+        )
     transformers.import_transformers()  # a missing package is named before anything is downloaded
     folder, revision = weights.fetch(repo, "config.json")
     adapter = transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed)
@@ -175,7 +202,9 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
     return adapter, {"kind": "hub", "repo": repo, "revision": revision}
 
 
-def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
+def _by_way_of_timm(
+    name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed
+) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
     donor = _empty(name, pos_embed)
     origin = {"kind": "file"} if seed is None else fill_seeded(donor.model, seed)
@@ -183,7 +212,12 @@ def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_em
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if checkpoint is not None:
         weights.load_state(adapter.model, read_state(checkpoint), checkpoint)
-    adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
+    adapter.name, adapter.mean, adapter.std, adapter.license = (
+        donor.name,
+        donor.mean,
+        donor.std,
+        donor.license,
+    )
     return adapter, origin
 
 
@@ -201,8 +235,9 @@ def _check_plain(source: object, pos_embed: object) -> None:
         raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")
     if source not in get_args(Source):
         raise BackboneError(
-            f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))} For "
-            f"an official object: {official.HOW_TO}"
+            f"source is {source!r}; known: "
+            f"{', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))} For an "
+            f"official object: {official.HOW_TO}"
         )
 
 
@@ -225,7 +260,9 @@ def fill_seeded(model: nn.Module, seed: int) -> dict[str, Any]:
             if parameter.is_meta:
                 continue
             last, is_matrix = name.rsplit(".", 1)[-1], parameter.ndim >= 2
-            bound = math.sqrt(3.0 / parameter[0].numel()) if is_matrix and last == "weight" else _SMALL
+            bound = (
+                math.sqrt(3.0 / parameter[0].numel()) if is_matrix and last == "weight" else _SMALL
+            )
             low, high = _NORM_WEIGHT if name in norms and last == "weight" else (-bound, bound)
             low, high = _LAYER_SCALE if last.startswith("gamma") else (low, high)
             unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)

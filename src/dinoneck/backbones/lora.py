@@ -1,9 +1,10 @@
 """LoRA by peft, on the blocks of any library; the adapted layers are found by module, not by name pattern.
 
-peft matches the ends of names: ``proj`` would also match the patch embedding, ``qkv`` matches nothing in transformers,
-and an adapter loads onto other base weights without an error. Here the linear layers of the blocks are listed by their
-full names and the record names the base that they belong to. The added weights stay in float32 for every dtype of the
-base: small steps would be lost in half precision.
+peft matches the ends of names: ``proj`` would also match the patch embedding, ``qkv`` matches
+nothing in transformers, and an adapter loads onto other base weights without an error. Here the
+linear layers of the blocks are listed by their full names and the record names the base that they
+belong to. The added weights stay in float32 for every dtype of the base: small steps would be lost
+in half precision.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ NAME = "default"
 LARGEST_ALPHA = 1e6
 
 
-def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int) -> None:
+def add(
+    adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, seed: int, runs: int
+) -> None:
     """Add LoRA weights to the linear layers of the first ``runs`` blocks; an error leaves the model unchanged.
 
     Raises:
@@ -41,9 +44,13 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
         raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
     scale = float(rank if alpha is None else alpha)
     if not 0 < scale <= LARGEST_ALPHA:
-        raise BackboneError(f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}")
+        raise BackboneError(
+            f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}"
+        )
     if _layers(adapter):
-        raise BackboneError("this backbone has LoRA weights already; merge_lora() first, or load the backbone again")
+        raise BackboneError(
+            "this backbone has LoRA weights already; merge_lora() first, or load the backbone again"
+        )
     names = _places(adapter, targets, runs)
     trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
     try:
@@ -54,11 +61,18 @@ def add(adapter: Adapter, rank: int, alpha: float | None, targets: Targets, *, s
         raise
     finally:
         added = {id(parameter) for parameter in parameters(adapter)}
-        for parameter in adapter.parameters():  # peft freezes everything else; restore what was trainable
+        # peft freezes everything else; restore what was trainable
+        for parameter in adapter.parameters():
             parameter.requires_grad_(id(parameter) in trainable | added)
     for block in adapter.blocks[:runs]:
         _call_the_layer(block, True)
-    adapter.lora = {"kind": "lora", "rank": rank, "alpha": scale, "targets": targets, "blocks": runs}
+    adapter.lora = {
+        "kind": "lora",
+        "rank": rank,
+        "alpha": scale,
+        "targets": targets,
+        "blocks": runs,
+    }
 
 
 def remove(adapter: Adapter) -> None:
@@ -85,7 +99,10 @@ def merge(adapter: Adapter) -> None:
 @contextlib.contextmanager
 def disabled(adapter: Adapter) -> Iterator[None]:
     """Run the ``with`` block without the products."""
-    before, was_off = [(layer, layer.disable_adapters) for layer in _layers(adapter).values()], adapter.lora_off
+    before, was_off = (
+        [(layer, layer.disable_adapters) for layer in _layers(adapter).values()],
+        adapter.lora_off,
+    )
     adapter.lora_off = bool(before)
     try:
         for layer, _ in before:  # peft's own switch would also change what is trainable
@@ -120,10 +137,14 @@ def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
     own = state(adapter)
     if own.keys() != weights.keys():
         different = sorted(own.keys() ^ weights.keys())
-        raise BackboneError(f"the LoRA weights are for other layers; differing: {', '.join(different[:4])}")
+        raise BackboneError(
+            f"the LoRA weights are for other layers; differing: {', '.join(different[:4])}"
+        )
     wrong = [key for key in own if own[key].shape != weights[key].shape]
     if wrong:
-        raise BackboneError(f"{wrong[0]} is {tuple(weights[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}")
+        raise BackboneError(
+            f"{wrong[0]} is {tuple(weights[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}"
+        )
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(weights[key])
@@ -171,7 +192,9 @@ def _draw(adapter: Adapter, seed: int) -> None:
             weight.data = weight.data.float()
             bound = 1 / math.sqrt(weight.shape[1]) if part == "lora_A" else 0.0
             if not weight.is_meta:
-                weight.data.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+                weight.data.copy_(
+                    torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+                )
 
 
 def _strip(adapter: Adapter) -> None:
@@ -191,9 +214,15 @@ def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
     names = []
     for block in adapter.blocks[:runs]:
         top = getattr(block, adapter.attention, None) if targets == "attention" else block
-        linear = [module for module in top.modules() if isinstance(module, nn.Linear)] if top is not None else []
+        linear = (
+            [module for module in top.modules() if isinstance(module, nn.Linear)]
+            if top is not None
+            else []
+        )
         if not linear:
-            raise BackboneError(f"a block of {type(adapter.model).__name__} has no linear layers to adapt")
+            raise BackboneError(
+                f"a block of {type(adapter.model).__name__} has no linear layers to adapt"
+            )
         names += [full_names[id(module)] for module in linear]
     return names
 
@@ -216,4 +245,8 @@ def _layers(adapter: Adapter) -> dict[str, Any]:
         return {}
     from peft.tuners.lora import LoraLayer
 
-    return {name: module for name, module in adapter.model.named_modules() if isinstance(module, LoraLayer)}
+    return {
+        name: module
+        for name, module in adapter.model.named_modules()
+        if isinstance(module, LoraLayer)
+    }

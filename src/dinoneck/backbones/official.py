@@ -1,7 +1,7 @@
 """The adapter of the dinov2 and dinov3 repositories' objects (torch.hub).
 
-Their ``get_intermediate_layers`` loses the caller's order, runs every block and (dinov2) never returns registers;
-the parts that it is made of give all that.
+Their ``get_intermediate_layers`` loses the caller's order, runs every block and (dinov2) never
+returns registers; the parts that it is made of give all that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_
 
 def is_official(model: nn.Module) -> bool:
     """Whether an object has the repositories' interface."""
-    return callable(getattr(model, "prepare_tokens_with_masks", None)) and hasattr(model, "embed_dim")
+    return callable(getattr(model, "prepare_tokens_with_masks", None)) and hasattr(
+        model, "embed_dim"
+    )
 
 
 class OfficialAdapter(Adapter):
@@ -43,23 +45,34 @@ class OfficialAdapter(Adapter):
         lacks = [what for what in ("patch_size", "blocks", "norm") if not hasattr(model, what)]
         if lacks:
             raise BackboneError(
-                f"{type(model).__name__} lacks {', '.join(lacks)}: expected an object of the dinov2 or dinov3 "
-                f"repository; load one with {HOW_TO}"
+                f"{type(model).__name__} lacks {', '.join(lacks)}: expected an object of the "
+                f"dinov2 or dinov3 repository; load one with {HOW_TO}"
             )
-        self.embed_dim, self.patch_size = int(self.model.embed_dim), patch_pair(self.model.patch_size)
-        registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))  # dinov3, dinov2
+        self.embed_dim, self.patch_size = (
+            int(self.model.embed_dim),
+            patch_pair(self.model.patch_size),
+        )
+        # dinov3, dinov2
+        registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))
         self.num_cls, self.num_registers = 1, int(cast("int", registers))
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order, whether or not they are stored in chunks."""
-        chunks = [block if isinstance(block, nn.ModuleList) else [block] for block in self.model.blocks]
-        return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]  # without padding
+        chunks = [
+            block if isinstance(block, nn.ModuleList) else [block] for block in self.model.blocks
+        ]
+        # without padding
+        return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]
 
     @property
     def norms(self) -> Sequence[nn.Module]:
         """The final norm; a second one where CLS and registers have their own."""
-        names = ("norm", "cls_norm") if getattr(self.model, "untie_cls_and_patch_norms", False) else ("norm",)
+        names = (
+            ("norm", "cls_norm")
+            if getattr(self.model, "untie_cls_and_patch_norms", False)
+            else ("norm",)
+        )
         return [getattr(self.model, name) for name in names]
 
     @property

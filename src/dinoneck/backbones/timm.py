@@ -57,8 +57,12 @@ def build(name: str) -> nn.Module:
     if architecture not in names():
         raise refuse(name, names())
     if "." in name and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
-        raise BackboneError(f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}")
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+        raise BackboneError(
+            f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}"
+        )
+    model: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=0, dynamic_img_size=True
+    )
     return model
 
 
@@ -128,17 +132,27 @@ class TimmAdapter(Adapter):
         model = self.model
         x = self._patches(images)
         if isinstance(model, Eva):
-            # timm computes the positions on the host: a GPU would wait for their copy in every forward
-            traced = torch.compiler.is_compiling() or (x.device.type != "cpu" and not self.model.training)
+            # timm computes the positions on the host: a GPU would wait for their copy in every
+            # forward
+            traced = torch.compiler.is_compiling() or (
+                x.device.type != "cpu" and not self.model.training
+            )
             x, rotary = self._traced(x) if traced and self._is_dinov3 else model._pos_embed(x)
             if rotary is not None and getattr(model, "rope_mixed", False):
                 return model.norm_pre(x), list(rotary)
             return model.norm_pre(x), [rotary] * self.depth
         plain = model.pos_embed is not None and model.reg_token is None and not model.no_embed_class
         if self.pos_embed == "official" and plain and model.cls_token is not None:
-            height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
+            height, width = (
+                images.shape[-2] // self.patch_size[0],
+                images.shape[-1] // self.patch_size[1],
+            )
             x = torch.cat(
-                (model.cls_token.expand(x.shape[0], -1, -1), x.reshape(x.shape[0], height * width, -1)), dim=1
+                (
+                    model.cls_token.expand(x.shape[0], -1, -1),
+                    x.reshape(x.shape[0], height * width, -1),
+                ),
+                dim=1,
             )
             x = model.pos_drop(x + official_positions(model.pos_embed, (height, width)))
         else:
@@ -151,7 +165,11 @@ class TimmAdapter(Adapter):
         timm's error message contains the image size, which would fix a compiled graph at that size.
         """
         embed = self.model.patch_embed
-        plain = type(embed) is PatchEmbed and embed.output_fmt == Format.NHWC and not embed.dynamic_img_pad
+        plain = (
+            type(embed) is PatchEmbed
+            and embed.output_fmt == Format.NHWC
+            and not embed.dynamic_img_pad
+        )
         if torch.compiler.is_compiling() and plain and not embed.flatten:
             return cast("Tensor", embed.norm(embed.proj(images).permute(0, 2, 3, 1)))
         return cast("Tensor", embed(images))
@@ -168,10 +186,15 @@ class TimmAdapter(Adapter):
     def _traced(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute timm's ``_pos_embed`` of DINOv3's patches (B, rows, cols, C) in a form for graphs of any size.
 
-        timm converts the grid's sides to Python floats, which fixes a graph at the size of its example.
+        timm converts the grid's sides to Python floats, which fixes a graph at the size of its
+        example.
         """
         model = self.model
-        prefix = [token.expand(x.shape[0], -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        prefix = [
+            token.expand(x.shape[0], -1, -1)
+            for token in (model.cls_token, model.reg_token)
+            if token is not None
+        ]
         tokens = model.pos_drop(torch.cat([*prefix, x.flatten(1, 2)], dim=1))
         return tokens, rotary_of(model.rope, x.shape[1], x.shape[2])
 
@@ -188,11 +211,26 @@ def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
     periods = cast("Tensor", rope.periods)
     # the coordinates of the patch centres along each side, then of every patch: (rows * cols, 2)
     sides = [
-        2 * ((torch.arange(side, device=periods.device, dtype=torch.float32) + 0.5 + rope.grid_offset) / side) - 1
+        2
+        * (
+            (
+                torch.arange(side, device=periods.device, dtype=torch.float32)
+                + 0.5
+                + rope.grid_offset
+            )
+            / side
+        )
+        - 1
         for side in (rows, cols)
     ]
-    centres = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
+    centres = (
+        torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
+    )
     # (rows * cols, 2, D / 4) -> (rows * cols, D / 2) -> every angle twice: (rows * cols, D)
     angles = (2 * math.pi * centres[:, :, None] / periods).flatten(1)
-    angles = torch.cat((angles, angles), dim=-1) if rope.rotate_half else angles.repeat_interleave(2, dim=-1)
+    angles = (
+        torch.cat((angles, angles), dim=-1)
+        if rope.rotate_half
+        else angles.repeat_interleave(2, dim=-1)
+    )
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

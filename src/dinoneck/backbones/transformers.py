@@ -1,7 +1,8 @@
 """The adapter of transformers: Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel.
 
-``hidden_states[i]`` of these models is the input of block i, without the final norm; their Backbone classes drop
-registers and always apply the norm to the last stage. So the adapter calls the parts: embeddings, blocks, final norm.
+``hidden_states[i]`` of these models is the input of block i, without the final norm; their Backbone
+classes drop registers and always apply the norm to the last stage. So the adapter calls the parts:
+embeddings, blocks, final norm.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class TransformersAdapter(Adapter):
         kind = getattr(config, "model_type", None)
         if kind not in _CLASSES or not hasattr(model, "embeddings"):
             raise BackboneError(
-                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel; if it holds "
-                "one, pass that"
+                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or "
+                "DINOv3ViTModel; if it holds one, pass that"
             )
         self.family = "dinov3" if kind == "dinov3_vit" else "dinov2"
         self.embed_dim, self.patch_size = int(config.hidden_size), patch_pair(config.patch_size)
@@ -82,7 +83,8 @@ class TransformersAdapter(Adapter):
             if (file := Path(self.name) / "preprocessor_config.json").is_file():
                 setting = json.loads(file.read_text("utf-8"))
                 self.mean, self.std = tuple(setting["image_mean"]), tuple(setting["image_std"])
-            self.name = Path(self.name).resolve().name  # head files are shared: no path of this machine in them
+            # head files are shared: no path of this machine in them
+            self.name = Path(self.name).resolve().name
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -99,7 +101,9 @@ class TransformersAdapter(Adapter):
     def weight(self) -> Tensor:
         """The patch embedding's weight."""
         patches = self.model.embeddings.patch_embeddings
-        return cast("Tensor", patches.projection.weight if self.family == "dinov2" else patches.weight)
+        return cast(
+            "Tensor", patches.projection.weight if self.family == "dinov2" else patches.weight
+        )
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -113,11 +117,20 @@ class TransformersAdapter(Adapter):
             return embeddings(images), {"position_embeddings": self.rotary(images)}
         if self.pos_embed == "native" or self.num_registers:
             return embeddings(images), {}
-        height, width = images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
-        x = torch.cat(
-            (embeddings.cls_token.expand(images.shape[0], -1, -1), embeddings.patch_embeddings(images)), dim=1
+        height, width = (
+            images.shape[-2] // self.patch_size[0],
+            images.shape[-1] // self.patch_size[1],
         )
-        x = embeddings.dropout(x + official_positions(embeddings.position_embeddings, (height, width)))
+        x = torch.cat(
+            (
+                embeddings.cls_token.expand(images.shape[0], -1, -1),
+                embeddings.patch_embeddings(images),
+            ),
+            dim=1,
+        )
+        x = embeddings.dropout(
+            x + official_positions(embeddings.position_embeddings, (height, width))
+        )
         return x, {}
 
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
@@ -130,16 +143,21 @@ def from_folder(folder: Path) -> nn.Module:
     """Load a model from a folder with config.json and safetensors weights; every key must match.
 
     Raises:
-        BackboneError: if the folder holds no such model, or keys are missing, left over or misshapen.
+        BackboneError: if the folder holds no such model, or keys are missing, left over or
+            misshapen.
     """
     library = import_transformers()
     file = folder / "config.json"
     try:
         kind = json.loads(file.read_text("utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise BackboneError(f"{folder} holds no config.json of a transformers model: {error}") from error
+        raise BackboneError(
+            f"{folder} holds no config.json of a transformers model: {error}"
+        ) from error
     if kind not in _CLASSES:
-        raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}")
+        raise BackboneError(
+            f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}"
+        )
     try:
         cls = getattr(library, _CLASSES[kind])  # no Auto class: those may run a folder's code
         model, report = cls.from_pretrained(
@@ -153,16 +171,21 @@ def from_folder(folder: Path) -> nn.Module:
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BackboneError(f"the model in {folder} cannot be loaded: {error}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED))
+        keys = sorted(
+            str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED)
+        )
         if keys:
-            raise BackboneError(f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:8])}; the weights do not fit")
+            raise BackboneError(
+                f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:8])}; the weights do not fit"
+            )
     return cast("nn.Module", model)
 
 
 def from_timm(model: Any) -> nn.Module:
     """Build the transformers model with the weights of a timm model: both compute the same tokens.
 
-    The names are mapped as in the conversion scripts that transformers publishes for DINOv2 and DINOv3.
+    The names are mapped as in the conversion scripts that transformers publishes for DINOv2 and
+    DINOv3.
 
     Raises:
         BackboneError: if a tensor of the transformers model has no counterpart.
@@ -180,7 +203,9 @@ def from_timm(model: Any) -> nn.Module:
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     if getattr(model, "rope", None) is not None:
         built = library.DINOv3ViTModel(
-            library.DINOv3ViTConfig(**shared, **_dinov3_setting(block), num_register_tokens=registers)
+            library.DINOv3ViTConfig(
+                **shared, **_dinov3_setting(block), num_register_tokens=registers
+            )
         )
         built.rope_embeddings.inv_freq.copy_(1.0 / model.rope.periods.float())
     else:
@@ -195,9 +220,12 @@ def from_timm(model: Any) -> nn.Module:
     unmatched = {key for key in own.keys() ^ target.keys() if not key.endswith(_NEVER_USED)}
     if unmatched:
         raise BackboneError(
-            f"no counterpart in the model of timm or of transformers: {', '.join(sorted(unmatched)[:8])}"
+            "no counterpart in the model of timm or of transformers: "
+            f"{', '.join(sorted(unmatched)[:8])}"
         )
-    built.load_state_dict({**{key: own[key] for key in own if key not in target}, **target}, strict=True)
+    built.load_state_dict(
+        {**{key: own[key] for key in own if key not in target}, **target}, strict=True
+    )
     return cast("nn.Module", built)
 
 
@@ -246,7 +274,10 @@ def _converted(model: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     blocks = [_unfused(block.state_dict()) for block in model.blocks]
     for key in own:
         if match := _BLOCK.search(key):
-            tensors, name = blocks[int(match["number"])], f"{_TIMM_NAMES.get(match['module'])}.{match['part']}"
+            tensors, name = (
+                blocks[int(match["number"])],
+                f"{_TIMM_NAMES.get(match['module'])}.{match['part']}",
+            )
             target |= {key: tensors[name]} if name in tensors else {}
     return target
 
@@ -258,7 +289,9 @@ def _unfused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     zeros = fused.new_zeros(len(fused) // 3)  # timm leaves out biases that are zero
     for part in ("weight", "bias"):
         whole = state.get(f"attn.qkv.{part}")
-        thirds = [state.get(f"attn.{x}_bias", zeros) for x in "qkv"] if whole is None else whole.chunk(3)
+        thirds = (
+            [state.get(f"attn.{x}_bias", zeros) for x in "qkv"] if whole is None else whole.chunk(3)
+        )
         tensors |= {f"attn.{x}.{part}": third for x, third in zip("qkv", thirds, strict=True)}
         if (first := state.get(f"mlp.fc1.{part}")) is not None:
             gate, up = first.chunk(2) if _is_packed(state) else (first, first)

@@ -1,8 +1,8 @@
 """The hashes of a backbone's weights, cached while the weights do not change, and the fingerprint made of them.
 
-The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that it is the same for
-a backbone in half precision and for its record in a file. Where the official recipe resamples positions instead of the
-library's own, the fingerprint depends on it too.
+The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that
+it is the same for a backbone in half precision and for its record in a file. Where the official
+recipe resamples positions instead of the library's own, the fingerprint depends on it too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
     """Return the fingerprint of a backbone record: derived in float32, else the stored one, if any."""
     record = record or {}
     if record.get("dtype") == "float32":
-        return _fingerprint(record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record))
+        return _fingerprint(
+            record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record)
+        )
     stored: str | None = record.get("fingerprint")
     return stored
 
@@ -40,15 +42,24 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
     """
     if torch.compiler.is_compiling():
         hashes = adapter.hashes
-        return None if hashes is None else hashes.base_fingerprint if adapter.lora_off else hashes.fingerprint
-    return None if _versions(parameters) is None else current_hashes(adapter, parameters).fingerprint
+        return (
+            None
+            if hashes is None
+            else hashes.base_fingerprint
+            if adapter.lora_off
+            else hashes.fingerprint
+        )
+    return (
+        None if _versions(parameters) is None else current_hashes(adapter, parameters).fingerprint
+    )
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
     """Return the hashes of the present weights, trainable or not, without LoRA weights that are switched off.
 
-    They are cached until a parameter or persistent buffer moves or is written to: torch counts every write in place
-    except those through ``.data``. Trainable weights and inference tensors are hashed at every call.
+    They are cached until a parameter or persistent buffer moves or is written to: torch counts
+    every write in place except those through ``.data``. Trainable weights and inference tensors are
+    hashed at every call.
 
     Args:
         adapter: the model.
@@ -58,7 +69,9 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
     hashes = _known(adapter, parameters)
     if hashes is None:
         sha256, added = digest(adapter.model), lora.record(adapter)
-        buffers = tuple(sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys()))
+        buffers = tuple(
+            sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys())
+        )
         # of the float32 weights that these are or were cast from; None if it is not known
         full = sha256
         if adapter.weight.dtype != torch.float32:
@@ -73,7 +86,11 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
             base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
         )
     # what runs while LoRA weights are switched off is the base alone
-    return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint) if adapter.lora_off else hashes
+    return (
+        hashes._replace(lora=None, fingerprint=hashes.base_fingerprint)
+        if adapter.lora_off
+        else hashes
+    )
 
 
 class Watch:
@@ -137,11 +154,19 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     if casts and before is not None:
         adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
         adapter.cast = (digest(adapter.model), before.float32_sha256)
-    elif before is not None and not (sample.is_meta or after.is_meta) and torch.equal(sample.cpu(), after.cpu()):
-        adapter.hashes = before._replace(state=_state(adapter, list(adapter.parameters()), before.buffers))
+    elif (
+        before is not None
+        and not (sample.is_meta or after.is_meta)
+        and torch.equal(sample.cpu(), after.cpu())
+    ):
+        adapter.hashes = before._replace(
+            state=_state(adapter, list(adapter.parameters()), before.buffers)
+        )
 
 
-def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool) -> str | None:
+def _fingerprint(
+    weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool
+) -> str | None:
     """Return the fingerprint of float32 weights, a record of LoRA weights and the recipe of positions.
 
     None where a hash is unknown.
@@ -151,18 +176,28 @@ def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, 
     known = [one for one in hashes if isinstance(one, str)]
     if len(known) < len(hashes):
         return None
-    return known[0][:_LENGTH] if len(known) == 1 else hashlib.sha256("|".join(known).encode()).hexdigest()[:_LENGTH]
+    return (
+        known[0][:_LENGTH]
+        if len(known) == 1
+        else hashlib.sha256("|".join(known).encode()).hexdigest()[:_LENGTH]
+    )
 
 
 def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | None:
     """Return the cached hashes if they are those of the present weights."""
     known = adapter.hashes
-    if known is None or known.state is None or _state(adapter, parameters, known.buffers) != known.state:
+    if (
+        known is None
+        or known.state is None
+        or _state(adapter, parameters, known.buffers) != known.state
+    ):
         return None
     return known
 
 
-def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
+def _state(
+    adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]
+) -> WeightState | None:
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
     return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
@@ -178,8 +213,8 @@ def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
 
 GRID = (4, 6)
 PER_LAYER = 8
-# measured over families, libraries and norms: float32 2e-6 (TF32 convolutions: of the order 1e-3), float16 3e-3,
-# bfloat16 2e-2; relative noise of 1e-3 on every weight: 3e-3 and more
+# measured over families, libraries and norms: float32 2e-6 (TF32 convolutions: of the order 1e-3),
+# float16 3e-3, bfloat16 2e-2; relative noise of 1e-3 on every weight: 3e-3 and more
 TOLERANCES = {"float16": 8e-3, "bfloat16": 4e-2}
 TOLERANCE = 2e-3
 
@@ -195,7 +230,9 @@ def measure(adapter: Adapter, layers: Sequence[int], norm: bool) -> list[float]:
     return [number for sequence in sequences for number in _projected(sequence)]
 
 
-def differs(trained: list[float], given: list[float], dtypes: tuple[str, str] = ("float32", "float32")) -> float | None:
+def differs(
+    trained: list[float], given: list[float], dtypes: tuple[str, str] = ("float32", "float32")
+) -> float | None:
     """Return the largest difference if it is more than rounding explains, else None.
 
     Args:
@@ -213,7 +250,9 @@ def differs(trained: list[float], given: list[float], dtypes: tuple[str, str] = 
 def _projected(sequence: Tensor) -> list[float]:
     values = sequence[0].double().cpu().numpy()
     scale = np.sqrt(np.mean(values**2)) * np.sqrt(values.size)
-    signs = np.where(uniform("signs", PER_LAYER * values.size, 0) < 0.5, -1.0, 1.0).reshape(PER_LAYER, -1)
+    signs = np.where(uniform("signs", PER_LAYER * values.size, 0) < 0.5, -1.0, 1.0).reshape(
+        PER_LAYER, -1
+    )
     projected = signs @ values.reshape(-1) / max(scale, 1e-12)
     return [round(float(number), 6) for number in projected]
 

@@ -1,7 +1,8 @@
 """Backbone weights: find them (cache, hub, local file), convert official names to timm's, load every key.
 
-timm's own filter drops keys without a message (q and v biases, unknown names). Here a key is loaded, is listed as
-unused, or is reported. Names of the official files: facebookresearch/dinov2 and dinov3.
+timm's own filter drops keys without a message (q and v biases, unknown names). Here a key is
+loaded, is listed as unused, or is reported. Names of the official files: facebookresearch/dinov2
+and dinov3.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def fetch(repo_id: str, first: str = "model.safetensors") -> tuple[Path, str]:
 
     Args:
         repo_id: the repository; its ``.json`` and ``.safetensors`` files are taken.
-        first: a file that it must have; another of its files is not looked for if the hub refuses this one.
+        first: a file that it must have; another of its files is not looked for if the hub refuses
+            this one.
 
     Raises:
         BackboneError: if it is neither cached nor reachable.
@@ -54,7 +56,9 @@ def fetch(repo_id: str, first: str = "model.safetensors") -> tuple[Path, str]:
 
     patterns = [first, *(() if first == "model.safetensors" else ("*.json", "*.safetensors"))]
     try:
-        folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True))
+        folder = Path(
+            hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True)
+        )
         if any(folder.glob("*.safetensors")):
             return folder, folder.name
     except Exception as error:
@@ -95,7 +99,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
             problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
     if problems:
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}")
+        raise BackboneError(
+            f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}"
+        )
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
 
@@ -107,7 +113,9 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
         BackboneError: if the file cannot be written.
     """
     named = {base_name(key): value for key, value in model.state_dict().items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None}
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None
+    }
     try:
         write_whole(path, safetensors.torch.save(tensors))
     except OSError as error:
@@ -116,19 +124,24 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
     names = names_of(repo_id)
-    copy = f"load timm's copy of the same weights, {names[0]!r}; or " if names and names[1] == repo_id else ""
+    copy = (
+        f"load timm's copy of the same weights, {names[0]!r}; or "
+        if names and names[1] == repo_id
+        else ""
+    )
     return BackboneError(
         f"pretrained weights of {repo_id} are not in the local cache and were not downloaded: "
-        f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= (--backbone-file on the command "
-        "line) with a local file; or pretrained=False (--random-backbone) for seeded random weights"
+        f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= "
+        "(--backbone-file on the command line) with a local file; or pretrained=False "
+        "(--random-backbone) for seeded random weights"
     )
 
 
 def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Rename official keys for a timm model; keys that already are timm's pass through.
 
-    DINOv3's key bias, which its mask sets to zero, is checked to be zero; its bf16-rounded RoPE periods are copied into
-    the model, so that the features equal the official ones bit for bit.
+    DINOv3's key bias, which its mask sets to zero, is checked to be zero; its bf16-rounded RoPE
+    periods are copied into the model, so that the features equal the official ones bit for bit.
 
     Raises:
         BackboneError: if this architecture lacks biases that the file has.
@@ -149,13 +162,20 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
                 key = pattern.sub(replacement, key)
         result[key] = value
     if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
-        # timm adds position embeddings to patches only: the official one of CLS is added to the token
+        # timm adds position embeddings to patches only: the official one of CLS is added to the
+        # token
         result["reg_token"], position = result.pop("register_tokens"), result["pos_embed"]
-        result["cls_token"], result["pos_embed"] = result["cls_token"] + position[:, :1], position[:, 1:]
+        result["cls_token"], result["pos_embed"] = (
+            result["cls_token"] + position[:, :1],
+            position[:, 1:],
+        )
     if rotary is not None and (periods := state.get("rope_embed.periods")) is not None:
         own = getattr(rotary, "periods", None)
         if not isinstance(own, Tensor) or own.shape != periods.shape:
-            raise BackboneError(f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for it")
+            raise BackboneError(
+                f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for "
+                "it"
+            )
         with torch.no_grad():
             own.copy_(periods)
     return result
@@ -167,18 +187,22 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     if key.removesuffix("bias") + "weight" not in names:
         return {key: bias}  # no such block in the model: reported with the other unexpected keys
     if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
-        raise BackboneError(f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases")
+        raise BackboneError(
+            f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases"
+        )
     if mask is not None:
         bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
     q, k, v = bias.chunk(3)
     stem = key.removesuffix("qkv.bias")
     if bool(k.any()):
-        raise BackboneError(f"{key}: the key bias is not zero, as it is in every official DINOv3 file")
+        raise BackboneError(
+            f"{key}: the key bias is not zero, as it is in every official DINOv3 file"
+        )
     if stem + "q_bias" in names:
         return {stem + "q_bias": q, stem + "v_bias": v}
     if bool(q.any()) or bool(v.any()):
         raise BackboneError(
-            f"{key}: the file has query and value biases, this architecture has none; load it with the name that "
-            "ends in '_qkvb', or its features would be wrong"
+            f"{key}: the file has query and value biases, this architecture has none; load it "
+            "with the name that ends in '_qkvb', or its features would be wrong"
         )
     return {}

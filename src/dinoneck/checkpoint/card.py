@@ -1,8 +1,8 @@
 """The page of a head on the Hugging Face Hub: README.md and config.json, derived from its header, without torch.
 
-Strings of a header are untrusted, because the file may come from anyone. In the page they stand in code spans on one
-line; in the front matter the YAML library quotes them. Neither file is read to build the head: the head file alone
-decides.
+Strings of a header are untrusted, because the file may come from anyone. In the page they stand in
+code spans on one line; in the front matter the YAML library quotes them. Neither file is read to
+build the head: the head file alone decides.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ DINOV3 = {
 }
 _FAMILIES = {  # the licences under which Meta publishes the weights of backbones
     "dinov3": DINOV3,
-    "dinov2": {"name": "DINOv2", "license": "apache-2.0", "link": "https://www.apache.org/licenses/LICENSE-2.0"},
+    "dinov2": {
+        "name": "DINOv2",
+        "license": "apache-2.0",
+        "link": "https://www.apache.org/licenses/LICENSE-2.0",
+    },
 }
 
 
@@ -49,12 +53,14 @@ def model_card(
 ) -> str:
     """Return the README.md that describes a head, from its header alone.
 
-    It states what the head predicts and in which units, which backbone and inputs it was made for, its metrics, the
-    licences, how to load it and the digest of its content.
+    It states what the head predicts and in which units, which backbone and inputs it was made for,
+    its metrics, the licences, how to load it and the digest of its content.
 
     Args:
-        meta_or_path: a head's header (``HeadCheckpoint.meta``), or its file; the tensors' bytes are not read.
-        repo_id: ``user/name`` of the Hub repository that the page is for; None = the page of a file.
+        meta_or_path: a head's header (``HeadCheckpoint.meta``), or its file; the tensors' bytes are
+            not read.
+        repo_id: ``user/name`` of the Hub repository that the page is for; None = the page of a
+            file.
         figures: pictures next to the page, as paths relative to it.
 
     Raises:
@@ -73,12 +79,18 @@ def model_card(
     figures = list(figures)
     for name in figures:
         if not _FIGURE.fullmatch(name):
-            raise CheckpointError(f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'", step="hub")
+            raise CheckpointError(
+                f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'",
+                step="hub",
+            )
     meta = meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
     check(meta, "the header")
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
-    licence, metrics = meta["licences"].get("backbone"), ((meta["training"] or {}).get("metrics") or {}).items()
+    licence, metrics = (
+        meta["licences"].get("backbone"),
+        ((meta["training"] or {}).get("metrics") or {}).items(),
+    )
     card = ModelCard.from_template(
         _front_matter(meta),
         template_path=str(_TEMPLATE),
@@ -89,7 +101,10 @@ def model_card(
         file_name=HEAD_NAME,
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
-        metrics={name: f"{x['mean']} (sd {x['sd']})" if isinstance(x, Mapping) else x for name, x in metrics},
+        metrics={
+            name: f"{x['mean']} (sd {x['sd']})" if isinstance(x, Mapping) else x
+            for name, x in metrics
+        },
         licence=licence,
         family=family if licence in (None, family.get("license")) else {},
         base_model=base_model(meta),
@@ -106,7 +121,12 @@ def config_json(meta: Mapping[str, Any]) -> str:
     Nothing reads it to build the head.
     """
     copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
-    return json.dumps({"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    return (
+        json.dumps(
+            {"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False
+        )
+        + "\n"
+    )
 
 
 def base_model(meta: Mapping[str, Any]) -> str | None:
@@ -126,15 +146,22 @@ def check_repo_id(repo_id: object) -> None:
     Raises:
         CheckpointError: naming it.
     """
-    if not isinstance(repo_id, str) or not REPO_ID.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id:
-        raise CheckpointError(f"{repo_id!r} is not the name of a Hub repository; expected 'user/name'", step="hub")
+    if (
+        not isinstance(repo_id, str)
+        or not REPO_ID.fullmatch(repo_id)
+        or "--" in repo_id
+        or ".." in repo_id
+    ):
+        raise CheckpointError(
+            f"{repo_id!r} is not the name of a Hub repository; expected 'user/name'", step="hub"
+        )
 
 
 def code(value: object) -> str:
     """Return a value as a code span that ends where it should, also in a table; a dash for nothing.
 
-    HTML, links and emphasis mean nothing inside a code span. A backtick would end it and a bar would end the cell:
-    both are shown as characters that look alike.
+    HTML, links and emphasis mean nothing inside a code span. A backtick would end it and a bar
+    would end the cell: both are shown as characters that look alike.
     """
     text = "" if value is None else _line(value).replace("`", "ˋ").replace("|", "¦")
     return f"`{text}`" if text else "–"
@@ -142,7 +169,9 @@ def code(value: object) -> str:
 
 def _line(value: object) -> str:
     """Return a value as one line of printable text, of limited length."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    text = (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    )
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
@@ -154,7 +183,9 @@ def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
     kinds = [task["kind"] for task in meta["tasks"] if task.get("kind")]
     pipeline = next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), None)
     if not kinds:
-        pipeline = "object-detection" if meta["head_type"] == "detector" else "image-feature-extraction"
+        pipeline = (
+            "object-detection" if meta["head_type"] == "detector" else "image-feature-extraction"
+        )
     family = (meta["backbone"] or {}).get("family")
     tags = ["dinoneck", meta["head_type"], *(f"task-{kind}" for kind in kinds)]
     tags += [family] if family in _FAMILIES else []

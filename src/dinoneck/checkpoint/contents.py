@@ -1,7 +1,8 @@
 """The module, the tensors and the preprocessing that a head file describes, checked against each other; and the bytes.
 
-Nothing is used before everything is checked. Order: registry -> configuration (built on the meta device, so a header
-cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes -> digest -> finite values.
+Nothing is used before everything is checked. Order: registry -> configuration (built on the meta
+device, so a header cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes ->
+digest -> finite values.
 """
 
 from __future__ import annotations
@@ -25,13 +26,23 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 
-_FLOATS, _OTHERS = ("float64", "float32", "float16", "bfloat16"), ("int64", "int32", "uint8", "bool")
-TORCH_DTYPES = {name: getattr(torch, word) for name, word in zip(DTYPE_BYTES, _FLOATS + _OTHERS, strict=True)}
+_FLOATS, _OTHERS = (
+    ("float64", "float32", "float16", "bfloat16"),
+    ("int64", "int32", "uint8", "bool"),
+)
+TORCH_DTYPES = {
+    name: getattr(torch, word) for name, word in zip(DTYPE_BYTES, _FLOATS + _OTHERS, strict=True)
+}
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5
-_CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
+# of torch while a head is built; those here need at most 9 per tensor
+_CALLS, _CALLS_PER_TENSOR = 4_000, 15
 _FILLING = frozenset(
-    {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+    {
+        getattr(nn.init, name)
+        for name in dir(nn.init)
+        if name.endswith("_") and not name.startswith("_")
+    }
     | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
 )
 
@@ -70,7 +81,9 @@ def check(content: Content) -> Contents:
     with torch.inference_mode(False):  # what is read can be trained
         module = on_meta(meta, name)
         try:
-            preprocess = None if meta["inputs"] is None else Preprocessing.from_record(meta["inputs"])
+            preprocess = (
+                None if meta["inputs"] is None else Preprocessing.from_record(meta["inputs"])
+            )
         except (ConfigError, TypeError, ValueError) as error:
             raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
         parts = by_part({entry.name: entry for entry in record.tensors})
@@ -79,7 +92,8 @@ def check(content: Content) -> Contents:
         _check_tensors(module, parts.head, name)
         if content.digest != record.digest:
             raise CheckpointError(
-                f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
+                f"{name}: the content does not match its digest; the file is damaged or was "
+                "edited. Fetch it again",
                 step="digest",
             )
         pairs = zip(record.tensors, content.buffers, strict=True)
@@ -90,7 +104,8 @@ def check(content: Content) -> Contents:
         known, found = (meta["backbone"] or {}).get("weights_sha256"), state_digest(values.backbone)
         if known != found:
             raise CheckpointError(
-                f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone record states {known}",
+                f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone "
+                f"record states {known}",
                 step="tensors",
             )
     return Contents(meta, module, preprocess, values)
@@ -112,7 +127,11 @@ def by_part(tensors: Mapping[str, Any]) -> Parts:
 def together(parts: Parts) -> dict[str, Any]:
     """Return all tensors of a file by their names there, the inverse of :func:`by_part`."""
     adapter = {LORA_PREFIX + name: value for name, value in parts.adapter.items()}
-    return parts.head | adapter | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
+    return (
+        parts.head
+        | adapter
+        | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
+    )
 
 
 def on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
@@ -131,14 +150,19 @@ def on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
     except RegistryError as error:
         raise CheckpointError(f"{name}: {error}", step="registry") from None
     except Exception as error:  # any type: a constructor got values from a file
-        raise CheckpointError(f"{name}: the configuration is refused: {error}", step="config") from error
+        raise CheckpointError(
+            f"{name}: the configuration is refused: {error}", step="config"
+        ) from error
     finally:
-        torch.set_grad_enabled(gradients)  # the limit may strike where a constructor leaves torch.no_grad()
+        # the limit may strike where a constructor leaves torch.no_grad()
+        torch.set_grad_enabled(gradients)
     tasks = encode(getattr(module, "predicted", ()))
     if not isinstance(module, nn.Module) or module.config != config:
         raise CheckpointError(f"{name}: the configuration is not in its normal form", step="config")
     if spelling(tasks) != spelling(meta["tasks"]):  # in Python true equals 1
-        raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
+        raise CheckpointError(
+            f"{name}: the tasks listed are not those of the configuration", step="config"
+        )
     return module
 
 
@@ -166,18 +190,22 @@ def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: s
     if missing := sorted(expected.keys() - listed.keys()):
         raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}", step="tensors")
     if extra := sorted(listed.keys() - expected.keys()):
-        raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors")
+        raise CheckpointError(
+            f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors"
+        )
     floats = {entry.dtype for key, entry in listed.items() if expected[key].is_floating_point()}
     if len(floats) > 1:
-        raise CheckpointError(f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors")
+        raise CheckpointError(
+            f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors"
+        )
     for key, value in expected.items():
         entry = listed[key]
         dtype = TORCH_DTYPES[entry.dtype]
         alike = dtype.is_floating_point if value.is_floating_point() else dtype == value.dtype
         if tuple(value.shape) != entry.shape or not alike:
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; its configuration needs {tuple(value.shape)} of "
-                f"{FILE_DTYPES.get(value.dtype, value.dtype)}",
+                f"{name}: {key} is {entry.dtype} {entry.shape}; its configuration needs "
+                f"{tuple(value.shape)} of {FILE_DTYPES.get(value.dtype, value.dtype)}",
                 step="tensors",
             )
 
@@ -186,7 +214,8 @@ def check_finite(state: Mapping[str, Tensor], name: str) -> None:
     """Refuse NaN and infinite values."""
     for key, value in state.items():
         if not value.is_floating_point() or math.isfinite(value.sum().item()):
-            continue  # one NaN or infinity makes the sum one; only large finite values may do so too
+            # one NaN or infinity makes the sum one; only large finite values may do so too
+            continue
         if not bool(value.isfinite().all()):
             raise CheckpointError(f"{name}: {key} holds values that are not finite", step="finite")
 
@@ -194,12 +223,16 @@ def check_finite(state: Mapping[str, Tensor], name: str) -> None:
 def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
     """The tensor in the memory that was read."""
     dtype = TORCH_DTYPES[entry.dtype]
-    return (torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)).reshape(entry.shape)
+    return (
+        torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)
+    ).reshape(entry.shape)
 
 
 def listing_of(state: Mapping[str, Tensor]) -> list[list[Any]]:
     """Return how a header lists these tensors."""
-    return [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())]
+    return [
+        [key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())
+    ]
 
 
 def chunks_of(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
@@ -215,30 +248,39 @@ def named(module: nn.Module) -> str:
     """
     if not isinstance(module, nn.Module):
         raise CheckpointError(
-            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The path comes first: "
-            "save_head(path, module)",
+            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The "
+            "path comes first: save_head(path, module)",
             step="write",
         )
     try:
         return registry.name_of(type(module))
     except RegistryError as error:
-        raise CheckpointError(f"{error}. Of a wrapped module, save the one inside it.", step="registry") from None
+        raise CheckpointError(
+            f"{error}. Of a wrapped module, save the one inside it.", step="registry"
+        ) from None
 
 
 def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
     """Return copies of the tensors of the head called ``name`` on the CPU, by their names in a file.
 
     Raises:
-        CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared memory.
+        CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared
+            memory.
     """
     tensors = together(parts)
     for key, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or value.dtype not in FILE_DTYPES:
-            what = f"{value.dtype} on {value.device}, {value.layout}" if isinstance(value, Tensor) else type(value)
+            what = (
+                f"{value.dtype} on {value.device}, {value.layout}"
+                if isinstance(value, Tensor)
+                else type(value)
+            )
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
     spans = sorted((str(x.device), x.data_ptr(), key) for key, x in tensors.items() if x.numel())
     for (*place, one), (*same, other) in pairwise(spans):
         if place == same:
-            raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")
+            raise CheckpointError(
+                f"{name}: {one} and {other} share their memory; untie them first", step="write"
+            )
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}

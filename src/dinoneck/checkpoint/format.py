@@ -1,8 +1,11 @@
-"""The bytes of a head file: how its header is spelled, read and compared, and the digest. Imports no torch.
+"""The bytes of a head file: how its header is spelled, read and compared, and the digest.
 
-The file is a safetensors file: 8 bytes header length (little endian), a JSON header, the tensors' bytes. Its
-only metadata key, ``dinoneck``, holds canonical JSON (keys sorted, no spaces, UTF-8). The whole header is a
-function of that metadata, so any other spelling of the same header is refused: no byte of the file is free.
+Imports no torch.
+
+The file is a safetensors file: 8 bytes header length (little endian), a JSON header, the tensors'
+bytes. Its only metadata key, ``dinoneck``, holds canonical JSON (keys sorted, no spaces, UTF-8).
+The whole header is a function of that metadata, so any other spelling of the same header is
+refused: no byte of the file is free.
 """
 
 from __future__ import annotations
@@ -32,10 +35,13 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
 _SHOWN = 5
-_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear time, also without its end
+# possessive: linear time, also without its end
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _LONG_NUMBER = re.compile(r"\d{21}", re.ASCII)
 _GZIP = b"\x1f\x8b"  # not a header's length: those written here are multiples of 8
-spelling = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+spelling = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,20 @@ class Header:
 
     def start(self, text: str | None = None) -> bytes:
         """Return the length and header bytes that belong to the metadata, whose canonical text may be given."""
-        header: dict[str, Any] = {"__metadata__": {METADATA_KEY: spelling(self.meta) if text is None else text}}
+        header: dict[str, Any] = {
+            "__metadata__": {METADATA_KEY: spelling(self.meta) if text is None else text}
+        }
         begin = 0
         for entry, size in zip(self.record.tensors, self.sizes, strict=True):
             offsets = [begin, begin := begin + size]
-            header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets}
-        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+            header[entry.name] = {
+                "dtype": entry.dtype,
+                "shape": entry.shape,
+                "data_offsets": offsets,
+            }
+        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
+            "utf-8"
+        )
         raw += b" " * (-len(raw) % 8)
         return len(raw).to_bytes(8, "little") + raw
 
@@ -88,7 +102,9 @@ def canonical(value: Any) -> bytes:
 
 def digest(meta: Mapping[str, Any], chunks: Iterable[Any]) -> str:
     """Return SHA-256 over the canonical metadata without its digest, a zero byte, and the tensors' bytes."""
-    total = hashlib.sha256(canonical({key: value for key, value in meta.items() if key != "digest"}) + b"\0")
+    total = hashlib.sha256(
+        canonical({key: value for key, value in meta.items() if key != "digest"}) + b"\0"
+    )
     for chunk in chunks:
         total.update(chunk)
     return f"sha256:{total.hexdigest()}"
@@ -123,7 +139,9 @@ def read(path: Path) -> Content:
         CheckpointError: of steps ``file``, ``header``, ``json``, ``schema`` and ``tensors``.
     """
     if sys.byteorder != "little":
-        raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones")
+        raise CheckpointError(
+            f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones"
+        )
     with opened(path) as file:
         header = _header(file, str(path))
         buffers = [bytearray(size) for size in header.sizes]
@@ -136,7 +154,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read and check the header of a head file; the tensors' bytes are not read.
 
     Raises:
-        CheckpointError: if the file is not a valid head file; ``error.step`` names the check that refused it.
+        CheckpointError: if the file is not a valid head file; ``error.step`` names the check that
+            refused it.
     """
     check_path(path)
     with opened(Path(path)) as file:
@@ -145,15 +164,21 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 def check_path(path: object) -> None:
     """Raise a CheckpointError for what is not a path, and for an empty one, which would mean the current folder."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
-        raise CheckpointError(f"the path of a head file is {path!r}; expected a string or a Path of text, not empty")
+    if (
+        not isinstance(path, str | os.PathLike)
+        or not isinstance(os.fspath(path), str)
+        or not os.fspath(path)
+    ):
+        raise CheckpointError(
+            f"the path of a head file is {path!r}; expected a string or a Path of text, not empty"
+        )
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
     """Return the head files that a path stands for.
 
-    A file stands for itself, a folder for its ``head.safetensors`` (as the folder of a training), or without one for
-    all head files in it, sorted.
+    A file stands for itself, a folder for its ``head.safetensors`` (as the folder of a training),
+    or without one for all head files in it, sorted.
 
     Raises:
         CheckpointError: if the folder holds none, or the path is empty.
@@ -176,8 +201,8 @@ def files_in(folder: Path) -> list[Path]:
     files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
     if not files:
         raise CheckpointError(
-            f"the folder {folder} holds no head files ({HEAD_FILES}); a finished training writes {HEAD_NAME}, and the "
-            f"heads of its folds into {folder / 'heads'}"
+            f"the folder {folder} holds no head files ({HEAD_FILES}); a finished training writes "
+            f"{HEAD_NAME}, and the heads of its folds into {folder / 'heads'}"
         )
     return files
 
@@ -191,8 +216,9 @@ def only_head(path: str | os.PathLike[str]) -> Path:
     files = head_files(path)
     if len(files) > 1:
         raise CheckpointError(
-            f"the folder {path} holds {len(files)} head files: {some_of((file.name for file in files), _SHOWN)}; "
-            "expected one. Load one of them, or pass the folder to Predictor, which averages heads of the same task; "
+            f"the folder {path} holds {len(files)} head files: "
+            f"{some_of((file.name for file in files), _SHOWN)}; expected one. Load one of them, "
+            "or pass the folder to Predictor, which averages heads of the same task; "
             "HeadEnsemble.from_heads(heads) and save_head make one file of them"
         )
     return files[0]
@@ -213,9 +239,14 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     try:
         file = open_regular(path)
     except (OSError, ValueError) as error:
-        home = "; '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
+        home = (
+            "; '~' is not expanded, pass Path(...).expanduser()"
+            if str(path).startswith("~")
+            else ""
+        )
         raise CheckpointError(
-            f"the head file {str(path)!r} cannot be opened: {reason_of(error)}; expected a .safetensors file{home}"
+            f"the head file {str(path)!r} cannot be opened: {reason_of(error)}; expected a "
+            f".safetensors file{home}"
         ) from error
     with file:
         try:
@@ -235,19 +266,23 @@ def _header(file: BufferedReader, name: str) -> Header:
     length = int.from_bytes(start, "little")
     if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
         raise CheckpointError(
-            f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of {length} bytes in a "
-            f"file of {size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
+            f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of "
+            f"{length} bytes in a file of {size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
             step="header",
         )
     raw = file.read(length)
     meta, text = _metadata(raw, name)
     header = header_of(meta, name)
     if header.start(text) != start + raw:
-        raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
+        raise CheckpointError(
+            f"{name}: the header is not in its canonical form; it was edited or damaged",
+            step="json",
+        )
     announced = 8 + length + sum(header.sizes)
     if size != announced:
         raise CheckpointError(
-            f"{name} has {size} bytes; its header announces {announced}: it is cut short or something was appended",
+            f"{name} has {size} bytes; its header announces {announced}: it is cut short or "
+            "something was appended",
             step="tensors",
         )
     return header
@@ -257,16 +292,23 @@ def _metadata(raw: bytes, name: str) -> tuple[dict[str, Any], str]:
     """The dinoneck metadata in a safetensors header, and its text."""
     header, _ = strict_json(raw, name, "header")
     block = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(block, dict) or set(block) != {METADATA_KEY} or not isinstance(block[METADATA_KEY], str):
+    if (
+        not isinstance(block, dict)
+        or set(block) != {METADATA_KEY}
+        or not isinstance(block[METADATA_KEY], str)
+    ):
         raise CheckpointError(
-            f"{name} is not a dinoneck head: a safetensors file without the single metadata key {METADATA_KEY!r}. "
-            "Build the head, load these weights with dinoneck.import_weights(head, file) and save it with save_head",
+            f"{name} is not a dinoneck head: a safetensors file without the single metadata key "
+            f"{METADATA_KEY!r}. Build the head, load these weights with "
+            "dinoneck.import_weights(head, file) and save it with save_head",
             step="json",
         )
     text = block[METADATA_KEY]
     meta, spelled = strict_json(text.encode("utf-8", "surrogatepass"), name, "metadata")
     if not isinstance(meta, dict) or spelled != text:
-        raise CheckpointError(f"{name}: the metadata is not canonical JSON; it was edited or damaged", step="json")
+        raise CheckpointError(
+            f"{name}: the metadata is not canonical JSON; it was edited or damaged", step="json"
+        )
     return meta, text
 
 
@@ -283,8 +325,13 @@ def strict_json(raw: bytes, name: str, what: str) -> tuple[Any, str]:
         _check_depth(text)
         value = json.loads(text)
         return value, spelling(value)
-    except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
-        raise CheckpointError(f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # UnicodeError and JSONDecodeError are ValueErrors
+        raise CheckpointError(
+            f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json"
+        ) from None
 
 
 def _check_depth(text: str) -> None:

@@ -34,11 +34,13 @@ class HeadCheckpoint:
         config: the constructor arguments in JSON-able form.
         meta: everything in the file's header, digest included.
         state_dict: the weights of the head, on the CPU.
-        adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
-        backbone_weights: the weights of a backbone that was tuned along, by the names of its model; None = they are
-            not in the file.
+        adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names;
+            usually none.
+        backbone_weights: the weights of a backbone that was tuned along, by the names of its model;
+            None = they are not in the file.
         preprocess: how images are prepared; None where it is not recorded.
-        source: the file or hub repository it was read from; empty for a head that was read from none.
+        source: the file or hub repository it was read from; empty for a head that was read from
+            none.
         revision: the commit a hub file came from; None for a local file.
 
     Examples:
@@ -77,25 +79,36 @@ class HeadCheckpoint:
 
         Args:
             module: a registered building block, neck or head.
-            backbone: the backbone it was trained on, or its record. Given itself, its functional probe and its LoRA
-                weights go into the file too. A licence of its weights that is known goes into ``licences``.
-            backbone_weights: the state dict of a backbone that was tuned along, whose hash its record states.
+            backbone: the backbone it was trained on, or its record. Given itself, its functional
+                probe and its LoRA weights go into the file too. A licence of its weights that is
+                known goes into ``licences``.
+            backbone_weights: the state dict of a backbone that was tuned along, whose hash its
+                record states.
             preprocess: how its images were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
-            training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data`` (``name`` and
-                ``revision``) and ``metrics`` (name -> a number, or ``{"mean": ..., "sd": ...}``); at most 16 KiB.
+            training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data``
+                (``name`` and ``revision``) and ``metrics`` (name -> a number, or
+                ``{"mean": ..., "sd": ...}``); at most 16 KiB.
             license: the head's own licence, preferably an SPDX identifier.
-            tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or ``"d6"``.
+            tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or
+                ``"d6"``.
 
         Raises:
-            CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
+            CheckpointError: if the module is not registered, or its weights are shared, not finite
+                or on meta.
         """
         name = type(module).__name__
         backbone = pairing.plain_backbone(backbone)
-        record = pairing.record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
+        record = (
+            pairing.record_of(backbone)
+            if isinstance(backbone, Backbone)
+            else _plain(backbone, "backbone")
+        )
         licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
-        tensors = Parts(module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {}))
+        tensors = Parts(
+            module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {})
+        )
         state = contents.snapshot(tensors, name)
         meta: dict[str, Any] = {
             "format": schema.FORMAT,
@@ -123,16 +136,19 @@ class HeadCheckpoint:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
 
-        What was written is read back and checked before an existing file is replaced by a rename; a failure
-        leaves that one as it was.
+        What was written is read back and checked before an existing file is replaced by a rename; a
+        failure leaves that one as it was.
 
         Raises:
             CheckpointError: if the file cannot be written.
         """
-        tensors = contents.together(Parts(self.state_dict, self.adapter_state, self.backbone_weights or {}))
+        tensors = contents.together(
+            Parts(self.state_dict, self.adapter_state, self.backbone_weights or {})
+        )
         if contents.listing_of(tensors) != self.meta["tensors"]:
             raise CheckpointError(
-                "the weights are not those that meta lists; build it again with from_module", step="write"
+                "the weights are not those that meta lists; build it again with from_module",
+                step="write",
             )
         start = files.header_of(self.meta, "this checkpoint").start()
         files.check_path(path)
@@ -162,16 +178,22 @@ class HeadCheckpoint:
         """Read a head file and check everything in it.
 
         Args:
-            path_or_repo: a local file; a folder with one head file; or a hub repository ``user/name`` with one.
+            path_or_repo: a local file; a folder with one head file; or a hub repository
+                ``user/name`` with one.
             revision: branch, tag or commit of a hub repository; has no meaning for a local path.
 
         Raises:
-            CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
-                description, or a folder or repository holds none or several; ``error.step`` names the check.
+            CheckpointError: if the file is damaged, was made by a newer version, does not fit its
+                own description, or a folder or repository holds none or several; ``error.step``
+                names the check.
         """
         path, commit = hub.resolve(path_or_repo, revision)
         try:
-            return cls(contents.check(files.read(path)), str(path if commit is None else path_or_repo), commit)
+            return cls(
+                contents.check(files.read(path)),
+                str(path if commit is None else path_or_repo),
+                commit,
+            )
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
 
@@ -187,31 +209,38 @@ class HeadCheckpoint:
         Args:
             device: where to; None = CPU.
             dtype: converted to this; None keeps the file's.
-            check_backbone: a head refuses tokens of another backbone than its record names, see :func:`load_head`.
+            check_backbone: a head refuses tokens of another backbone than its record names, see
+                :func:`load_head`.
         """
         with torch.inference_mode(False):  # what is built can be trained
-            built = self._with({key: value.clone() for key, value in self.state_dict.items()}, check_backbone)
-            return built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
+            built = self._with(
+                {key: value.clone() for key, value in self.state_dict.items()}, check_backbone
+            )
+            return (
+                built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
+            )
 
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
         """Refuse a backbone that is not the one this head was trained on.
 
-        Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture, LoRA weights and
-        the weights' digest are compared.
+        Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture,
+        LoRA weights and the weights' digest are compared.
 
         Args:
             backbone: the backbone, or its record.
-            probe: run the backbone on one small fixed image and compare its outputs with the file's, in place of names
-                and digests. The same weights in another library or dtype pass, others do not.
+            probe: run the backbone on one small fixed image and compare its outputs with the
+                file's, in place of names and digests. The same weights in another library or dtype
+                pass, others do not.
 
         Raises:
-            CheckpointError: naming what differs; also if the file has no backbone record, or ``probe`` is
-                asked for and the file has none.
+            CheckpointError: naming what differs; also if the file has no backbone record, or
+                ``probe`` is asked for and the file has none.
         """
         trained = self.meta["backbone"]
         if trained is None:
             raise CheckpointError(
-                "this head file does not name the backbone it was trained on; save it with backbone=",
+                "this head file does not name the backbone it was trained on; save it with "
+                "backbone=",
                 step="pairing",
             )
         own = pairing.plain_backbone(backbone)
@@ -221,10 +250,14 @@ class HeadCheckpoint:
         if not probe:
             return
         if not isinstance(own, Backbone):
-            raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
+            raise CheckpointError(
+                "a probe needs the backbone itself, not its record", step="pairing"
+            )
         pairing.check_probe(trained, {**given, "probe": own.probe()})
 
-    def load_backbone(self, file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
+    def load_backbone(
+        self, file: str | os.PathLike[str] | None = None, *, random: bool = False
+    ) -> Backbone:
         """Load the backbone that this file names, with what travels with the head: LoRA weights, or all its weights.
 
         Args:
@@ -238,7 +271,8 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if record is None:
             raise CheckpointError(
-                "this head file does not name its backbone; load it yourself, or save the head with backbone=",
+                "this head file does not name its backbone; load it yourself, or save the head "
+                "with backbone=",
                 step="pairing",
             )
         if self.backbone_weights is None or file is not None or random:
@@ -260,7 +294,8 @@ class HeadCheckpoint:
             trainable: train them further; else they are frozen.
 
         Raises:
-            CheckpointError: if the file holds none, or the backbone is another one; it stays as it was.
+            CheckpointError: if the file holds none, or the backbone is another one; it stays as it
+                was.
         """
         record = self.meta["backbone"]
         if not self.adapter_state:
@@ -275,7 +310,9 @@ class HeadCheckpoint:
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
+            raise CheckpointError(
+                f"the weights are not those the file held: {error}", step="tensors"
+            ) from None
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
         ):  # members, then ensembles
@@ -289,8 +326,9 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     Args:
         path: the file.
         module: a registered module.
-        **meta: ``backbone=``, ``backbone_weights=``, ``preprocess=``, ``training=``, ``license=`` and ``tta=`` as in
-            :meth:`HeadCheckpoint.from_module`; everything else is kept under ``extra``.
+        **meta: ``backbone=``, ``backbone_weights=``, ``preprocess=``, ``training=``, ``license=``
+            and ``tta=`` as in :meth:`HeadCheckpoint.from_module`; everything else is kept under
+            ``extra``.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
@@ -307,8 +345,9 @@ def warn_without_backbone(module: nn.Module, backbone: Any, stacklevel: int) -> 
     """Warn of a head whose file cannot refuse the tokens of another backbone; necks and building blocks need none."""
     if backbone is None and _is_head(module):
         warnings.warn(
-            f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse the tokens of another "
-            "backbone; pass the backbone that it was trained on, or its record (FeatureStore.backbone_record)",
+            f"this {type(module).__name__} is saved without backbone=, so its file cannot refuse "
+            "the tokens of another backbone; pass the backbone that it was trained on, or its "
+            "record (FeatureStore.backbone_record)",
             stacklevel=stacklevel,
         )
 
@@ -321,20 +360,23 @@ def load_head(
 ) -> nn.Module:
     """Load a module in one line, in eval mode on the CPU.
 
-    A head whose file has a backbone record compares it with the Tokens of every call: weights fingerprint, layers,
-    norm and patch size, as far as both sides know them. It raises a BackboneError where they differ.
+    A head whose file has a backbone record compares it with the Tokens of every call: weights
+    fingerprint, layers, norm and patch size, as far as both sides know them. It raises a
+    BackboneError where they differ.
 
     Args:
         path_or_repo: as for :meth:`HeadCheckpoint.load`.
         revision: as for :meth:`HeadCheckpoint.load`.
-        check_backbone: False takes any tokens, as in a loop of your own that trains the backbone along; not for fit.
+        check_backbone: False takes any tokens, as in a loop of your own that trains the backbone
+            along; not for fit.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.load`.
     """
     checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     with torch.inference_mode(False):
-        return checkpoint._with(checkpoint.state_dict, check_backbone)  # no one else has them: no copy
+        # no one else has them: no copy
+        return checkpoint._with(checkpoint.state_dict, check_backbone)
 
 
 def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
@@ -347,14 +389,18 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         text = files.canonical(normal(Any, dict(record), where))
         return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
+        raise CheckpointError(
+            f"{where} is not a plain record of JSON values: {error}", step="write"
+        ) from None
 
 
 def _views_of(tta: str | None) -> dict[str, Any] | None:
     """The record of views at prediction, a set of those known here."""
     if tta is not None and tta not in schema.VIEWS:
         hint = did_you_mean(str(tta), schema.VIEWS)
-        raise CheckpointError(f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write")
+        raise CheckpointError(
+            f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write"
+        )
     return None if tta is None else {"ops": tta, "reduce": "mean"}
 
 

@@ -32,11 +32,11 @@ _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 def list_heads(search: str | None = None) -> list[ModelInfo]:
     """Return the Hub repositories with the tag ``dinoneck``, the last changed first.
 
-    Each is a ``ModelInfo`` of huggingface_hub with ``id``, as :func:`load_head` takes it, ``last_modified`` and
-    ``downloads`` of the last 30 days.
+    Each is a ``ModelInfo`` of huggingface_hub with ``id``, as :func:`load_head` takes it,
+    ``last_modified`` and ``downloads`` of the last 30 days.
 
-    :func:`dinoneck.checkpoint.push_to_hub` writes the tag. Private repositories that you may see are included if you
-    are logged in.
+    :func:`dinoneck.checkpoint.push_to_hub` writes the tag. Private repositories that you may see
+    are included if you are logged in.
 
     Args:
         search: a part of the names, such as ``user/``; None = all.
@@ -47,11 +47,22 @@ def list_heads(search: str | None = None) -> list[ModelInfo]:
     import huggingface_hub as hub
 
     try:
-        models = list(hub.HfApi().list_models(filter="dinoneck", search=search, expand=["downloads", "lastModified"]))
+        models = list(
+            hub.HfApi().list_models(
+                filter="dinoneck", search=search, expand=["downloads", "lastModified"]
+            )
+        )
     except Exception as error:  # the client raises many unrelated types
-        reason = refusal(error, "models") or unreachable(error)  # the Hub's page /models is that list
-        raise CheckpointError(f"the heads on the hub cannot be listed: {reason}", step="hub") from None
-    return sorted(models, key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0, reverse=True)
+        # the Hub's page /models is that list
+        reason = refusal(error, "models") or unreachable(error)
+        raise CheckpointError(
+            f"the heads on the hub cannot be listed: {reason}", step="hub"
+        ) from None
+    return sorted(
+        models,
+        key=lambda head: head.last_modified.timestamp() if head.last_modified else 0.0,
+        reverse=True,
+    )
 
 
 def names_a_repo(path_or_repo: str | os.PathLike[str]) -> bool:
@@ -59,11 +70,14 @@ def names_a_repo(path_or_repo: str | os.PathLike[str]) -> bool:
     text = str(path_or_repo)
     if not REPO_ID.fullmatch(text) or text.endswith(".safetensors"):
         return False
-    # os.path returns False for what may not be looked at, where Path raises; opening it gives the reason
+    # os.path returns False for what may not be looked at, where Path raises; opening it gives the
+    # reason
     return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
 
 
-def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str | None]:
+def resolve(
+    path_or_repo: str | os.PathLike[str], revision: str | None = None
+) -> tuple[Path, str | None]:
     """Return the head file of a path, a folder with one, or a Hub repository, and the commit that it is of.
 
     Args:
@@ -71,46 +85,52 @@ def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -
         revision: a branch, tag or commit of a repository.
 
     Raises:
-        CheckpointError: if it is not a path, a folder holds no head or several, a revision is given for a path, or as
-            :func:`download`.
+        CheckpointError: if it is not a path, a folder holds no head or several, a revision is given
+            for a path, or as :func:`download`.
     """
     if names_a_repo(path_or_repo):
         path = download(os.fspath(path_or_repo), revision)
         return path, path.parent.name
     if revision is not None:
-        raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
+        raise CheckpointError(
+            f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file"
+        )
     return only_head(path_or_repo), None
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
     """Return the local path of ``head.safetensors`` of a Hub repository.
 
-    A commit that is in the local cache needs no network. Without a network, a branch or tag gives the commit that it
-    was when it was last loaded. ``config.json`` is fetched too, because the Hub counts downloads by it; it is never
-    read.
+    A commit that is in the local cache needs no network. Without a network, a branch or tag gives
+    the commit that it was when it was last loaded. ``config.json`` is fetched too, because the Hub
+    counts downloads by it; it is never read.
 
     Args:
         repo_id: ``user/name``.
         revision: a branch, tag or commit; None = the main branch.
 
     Raises:
-        CheckpointError: if the repository or revision does not exist, is private, gated or holds no head, the download
-            breaks off, or it is neither reachable nor cached.
+        CheckpointError: if the repository or revision does not exist, is private, gated or holds no
+            head, the download breaks off, or it is neither reachable nor cached.
     """
     import huggingface_hub as hub
 
     try:
-        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[HEAD_NAME, _CONFIG]))
+        folder = Path(
+            hub.snapshot_download(repo_id, revision=revision, allow_patterns=[HEAD_NAME, _CONFIG])
+        )
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, repo_id, revision) or (
-            f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} at "
-            f"{revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name too, and that the local "
-            f"cache {hub.constants.HF_HUB_CACHE} is writable and has room"
+            f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} "
+            f"at {revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name "
+            f"too, and that the local cache {hub.constants.HF_HUB_CACHE} is writable and has room"
         )
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s: %r is commit %s", repo_id, revision or "main", folder.name)
     if not is_file(folder / HEAD_NAME):
-        raise CheckpointError(f"the hub repository {repo_id} holds no {HEAD_NAME} at {folder.name}", step="hub")
+        raise CheckpointError(
+            f"the hub repository {repo_id} holds no {HEAD_NAME} at {folder.name}", step="hub"
+        )
     return folder / HEAD_NAME
 
 
@@ -118,10 +138,12 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
     """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
     damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
     advice = (
-        f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
-        "damaged before it was uploaded"
+        f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load "
+        "again; else it was damaged before it was uploaded"
     )
-    return CheckpointError(f"{repo_id} at {path.parent.name}: {error}{advice if damaged else ''}", step=error.step)
+    return CheckpointError(
+        f"{repo_id} at {path.parent.name}: {error}{advice if damaged else ''}", step=error.step
+    )
 
 
 def push_to_hub(
@@ -137,19 +159,20 @@ def push_to_hub(
 ) -> CommitInfo:
     """Publish a head file in a Hub repository: its page, figures and terms in one commit.
 
-    The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
-    from its header and replace those there. ``oid`` of the result is the revision that always gives this head.
+    The file is read with all checks, and the bytes that were checked are sent. README.md and
+    config.json are derived from its header and replace those there. ``oid`` of the result is the
+    revision that always gives this head.
 
     Args:
         file: the head file, or a folder with one.
         repo_id: ``user/name``; made if it is missing.
-        private: a new repository is private, and an existing public one is refused; False leaves it to the account's
-            default, which is public.
+        private: a new repository is private, and an existing public one is refused; False leaves it
+            to the account's default, which is public.
         revision: the branch; None = main. A missing one begins at main's commit.
         commit_message: the first line of the commit; None = the head's type and digest.
         figures: pictures (PNG, JPEG, WebP, GIF) for the page.
-        terms: a text file with the licence of the backbone's weights, which becomes LICENSE.txt; required where that
-            is the DINOv3 License, which asks for a copy of itself.
+        terms: a text file with the licence of the backbone's weights, which becomes LICENSE.txt;
+            required where that is the DINOv3 License, which asks for a copy of itself.
         token: an access token that may write; None = the stored login.
 
     Raises:
@@ -178,8 +201,8 @@ def push_to_hub(
         raise
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, repo_id, revision, token) or (
-            f"the push to {repo_id} broke off: {unreachable(error, token)}. The hub holds all of it or nothing; "
-            "files that arrived are not sent again by the next push"
+            f"the push to {repo_id} broke off: {unreachable(error, token)}. The hub holds all of "
+            "it or nothing; files that arrived are not sent again by the next push"
         )
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s is in commit %s of %s", message, done.oid, repo_id)
@@ -187,7 +210,12 @@ def push_to_hub(
 
 
 def _commit(
-    api: HfApi, repo_id: str, revision: str | None, parts: Mapping[str, bytes], message: str, private: bool
+    api: HfApi,
+    repo_id: str,
+    revision: str | None,
+    parts: Mapping[str, bytes],
+    message: str,
+    private: bool,
 ) -> CommitInfo:
     """Make the repository and the branch where they are missing, and commit."""
     from huggingface_hub import CommitOperationAdd
@@ -195,14 +223,16 @@ def _commit(
     api.create_repo(repo_id, private=private or None, exist_ok=True)
     if private and api.model_info(repo_id).private is False:
         raise CheckpointError(
-            f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or "
-            "push without private=True",
+            f"{repo_id} exists and is public, so nothing was pushed; make it private in its "
+            "settings first, or push without private=True",
             step="hub",
         )
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
-    return api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
+    return api.create_commit(
+        repo_id, operations, commit_message=message, revision=revision, num_threads=1
+    )
 
 
 def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
@@ -213,8 +243,9 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
         raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
     if not text and (file is not None or licence == DINOV3["license"]):
         raise CheckpointError(
-            f"terms is {file}, missing or empty, and the backbone's weights are under {licence}; expected a file with "
-            f"the text of that licence, of DINOv3 {DINOV3['link']}: terms= (--terms FILE)",
+            f"terms is {file}, missing or empty, and the backbone's weights are under {licence}; "
+            f"expected a file with the text of that licence, of DINOv3 {DINOV3['link']}: terms= "
+            "(--terms FILE)",
             step="hub",
         )
     return text

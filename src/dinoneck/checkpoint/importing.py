@@ -19,28 +19,32 @@ _SHOWN = 5
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[str, str] | None = None) -> Module:
+def import_weights(
+    head: Module, file: str | os.PathLike[str], rename: Mapping[str, str] | None = None
+) -> Module:
     """Load a file of plain weights into a head; every tensor of the file and of the head takes part.
 
     The exception is the scale of the tokens: where the file has none, tokens pass unchanged.
 
-    A pickle goes through torch's weights-only loader. Use torch 2.10 or later for files of people you do not know: the
-    loader of earlier versions had a hole (CVE-2026-24747). ``module.`` and ``_orig_mod.`` (DDP, torch.compile) before
-    every name are taken away.
+    A pickle goes through torch's weights-only loader. Use torch 2.10 or later for files of people
+    you do not know: the loader of earlier versions had a hole (CVE-2026-24747). ``module.`` and
+    ``_orig_mod.`` (DDP, torch.compile) before every name are taken away.
 
     Args:
-        head: a module, built with the shapes and the dtype of the weights; it stays as it was if they do not fit.
-        file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``: a state dict, or a dict that holds one
-            under ``state_dict`` or ``model``.
-        rename: beginnings of the file's names -> beginnings of the head's names; the longest that fits counts.
+        head: a module, built with the shapes and the dtype of the weights; it stays as it was if
+            they do not fit.
+        file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``: a state dict, or a dict that holds
+            one under ``state_dict`` or ``model``.
+        rename: beginnings of the file's names -> beginnings of the head's names; the longest that
+            fits counts.
 
     Returns:
         The head, in eval mode.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, compressed or would run code; a name is missing or unknown; a
-            shape or dtype differs; a value is not finite; a beginning in ``rename`` fits no name; or the head is on
-            the device meta.
+        CheckpointError: if the file is missing, damaged, compressed or would run code; a name is
+            missing or unknown; a shape or dtype differs; a value is not finite; a beginning in
+            ``rename`` fits no name; or the head is on the device meta.
 
     Examples:
         >>> import tempfile, pathlib, torch
@@ -51,24 +55,35 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     """
     where = str(file)
     if not isinstance(head, nn.Module):
-        raise CheckpointError(f"the head is {type(head).__name__}; expected a module: import_weights(head, file)")
+        raise CheckpointError(
+            f"the head is {type(head).__name__}; expected a module: import_weights(head, file)"
+        )
     if empty := [name for name, value in head.state_dict().items() if value.is_meta]:
-        raise CheckpointError(f"{empty[0]} of the head is on the device meta; build the head with device='cpu'")
+        raise CheckpointError(
+            f"{empty[0]} of the head is on the device meta; build the head with device='cpu'"
+        )
     try:
         state, prefix = without_wrapper(read_state(file))
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
     if prefix:
-        logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
+        logger.warning(
+            "%s was saved from a wrapped module: %r is taken from all its names", where, prefix
+        )
     names, expected = _renamed(state, rename or {}, where), head.state_dict()
     unscaled = _unscaled(head, names)
-    expected = {name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled}
-    missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
+    expected = {
+        name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled
+    }
+    missing, unknown = (
+        sorted(expected.keys() - names.keys()),
+        sorted(names.keys() - expected.keys()),
+    )
     if missing or unknown:
         raise CheckpointError(
-            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of the head, and the head lacks "
-            f"{some_of((names[name] for name in unknown), _SHOWN) or 'nothing'} of the file; "
-            "rename={'beginning in the file': 'beginning in the head'} gives other names",
+            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of the head, and the head "
+            f"lacks {some_of((names[name] for name in unknown), _SHOWN) or 'nothing'} of the "
+            "file; rename={'beginning in the file': 'beginning in the head'} gives other names",
             step="tensors",
         )
     _check_shapes(state, names, expected, where)
@@ -80,14 +95,18 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
 
 
 def _check_shapes(
-    state: Mapping[str, Tensor], names: Mapping[str, str], expected: Mapping[str, Tensor], where: str
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    expected: Mapping[str, Tensor],
+    where: str,
 ) -> None:
     for name, like in expected.items():
         value = state[names[name]]
         if value.shape != like.shape or value.dtype != like.dtype:
             raise CheckpointError(
-                f"{where}: {names[name]} is {value.dtype} {tuple(value.shape)}; expected {like.dtype} "
-                f"{tuple(like.shape)}. Build the head with the arguments and the dtype= of the weights",
+                f"{where}: {names[name]} is {value.dtype} {tuple(value.shape)}; expected "
+                f"{like.dtype} {tuple(like.shape)}. Build the head with the arguments and the "
+                "dtype= of the weights",
                 step="tensors",
             )
 
@@ -95,13 +114,22 @@ def _check_shapes(
 def _unscaled(head: nn.Module, names: Mapping[str, str]) -> dict[str, Any]:
     """The modules by path that measure the scale of tokens, and of which no name is there."""
     scales = {path: each for path, each in head.named_modules() if hasattr(each, "is_measured")}
-    return {path: each for path, each in scales.items() if not any(name.startswith(f"{path}.") for name in names)}
+    return {
+        path: each
+        for path, each in scales.items()
+        if not any(name.startswith(f"{path}.") for name in names)
+    }
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
     """The head's name of every tensor -> its name in the file."""
-    if not isinstance(rename, Mapping) or not all(isinstance(x, str) for x in (*rename, *rename.values())):
-        raise CheckpointError(f"rename is {rename!r}; expected {{beginning in the file: beginning in the head}}, texts")
+    if not isinstance(rename, Mapping) or not all(
+        isinstance(x, str) for x in (*rename, *rename.values())
+    ):
+        raise CheckpointError(
+            f"rename is {rename!r}; expected {{beginning in the file: beginning in the head}}, "
+            "texts"
+        )
     names: dict[str, str] = {}
     used: set[str] = set()
     for theirs in state:
@@ -109,11 +137,14 @@ def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str)
         used.add(begin)
         ours = rename.get(begin, "") + theirs.removeprefix(begin)
         if ours in names:
-            raise CheckpointError(f"{where}: {theirs} and {names[ours]} both become {ours}", step="tensors")
+            raise CheckpointError(
+                f"{where}: {theirs} and {names[ours]} both become {ours}", step="tensors"
+            )
         names[ours] = theirs
     if unused := sorted(rename.keys() - used):
         raise CheckpointError(
-            f"{where}: no name begins with {some_of(map(repr, unused), _SHOWN)}; it holds {some_of(state, _SHOWN)}",
+            f"{where}: no name begins with {some_of(map(repr, unused), _SHOWN)}; it holds "
+            f"{some_of(state, _SHOWN)}",
             step="tensors",
         )
     return names

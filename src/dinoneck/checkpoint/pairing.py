@@ -1,8 +1,9 @@
 """The backbone of a head: compared with the record of the one it was trained with, and loaded again from that record.
 
-LoRA weights travel in the head file, so that one file restores both: ``adapter/<linear layer of the backbone>.lora_A``
-and ``.lora_B``; what they belong to stands in the backbone record under ``adapter``. A backbone that was tuned along
-may travel too, as ``backbone.<its own names>``; the record holds the hash of these weights.
+LoRA weights travel in the head file, so that one file restores both:
+``adapter/<linear layer of the backbone>.lora_A`` and ``.lora_B``; what they belong to stands in the
+backbone record under ``adapter``. A backbone that was tuned along may travel too, as
+``backbone.<its own names>``; the record holds the hash of these weights.
 """
 
 from __future__ import annotations
@@ -41,10 +42,17 @@ _MUST_AGREE = {
     "norm": "final norm applied",
 }
 
-_LORA = "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
+_LORA = (
+    "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
+)
 _SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 # a model's name, or a hub repository: a path below the working folder at most
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
@@ -58,15 +66,19 @@ def need(record: Mapping[str, Any], key: str) -> Any:
     """
     if record.get(key) is None:
         raise CheckpointError(
-            f"the backbone record of this head does not state {key!r} (it holds {sorted(record)}); load the "
-            "backbone yourself and pass backbone=",
+            f"the backbone record of this head does not state {key!r} (it holds "
+            f"{sorted(record)}); load the backbone yourself and pass backbone=",
             step="pairing",
         )
     return record[key]
 
 
 def check_records(
-    trained: Mapping[str, Any], given: Mapping[str, Any], *, layers: bool = True, weights: bool = True
+    trained: Mapping[str, Any],
+    given: Mapping[str, Any],
+    *,
+    layers: bool = True,
+    weights: bool = True,
 ) -> None:
     """Compare two backbone records.
 
@@ -82,7 +94,11 @@ def check_records(
     facts, own = _facts(trained), _facts(given)
     for key in ("mean", "std"):
         one, other, meaning = trained.get(key), given.get(key), f"normalisation of images ({key})"
-        if one is not None and other is not None and not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL):
+        if (
+            one is not None
+            and other is not None
+            and not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL)
+        ):
             facts[meaning], own[meaning] = one, other
     differences = [
         f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
@@ -93,9 +109,9 @@ def check_records(
         differences += _weights_differ(trained, given)
     if differences:
         raise CheckpointError(
-            f"the backbone {given.get('name')!r} does not fit this head: {'; '.join(differences)}. Load "
-            f"{trained.get('name')!r} with layers={trained.get('layers')}, norm={trained.get('norm')} and "
-            f"{_spell(trained)}",
+            f"the backbone {given.get('name')!r} does not fit this head: "
+            f"{'; '.join(differences)}. Load {trained.get('name')!r} with "
+            f"layers={trained.get('layers')}, norm={trained.get('norm')} and {_spell(trained)}",
             step="pairing",
         )
 
@@ -107,12 +123,17 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         CheckpointError: if the file has none, or they differ by more than rounding explains.
     """
     if not trained.get("probe"):
-        raise CheckpointError("this head file holds no functional probe of its backbone", step="pairing")
-    gap = differs(trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype"))))
+        raise CheckpointError(
+            "this head file holds no functional probe of its backbone", step="pairing"
+        )
+    gap = differs(
+        trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype")))
+    )
     if gap is not None:
         raise CheckpointError(
-            f"the backbone {given.get('name')!r} gives other outputs than the one this head was trained on: its probe "
-            f"differs by {gap:.3g}. Load {trained.get('name')!r} with {_spell(trained)}",
+            f"the backbone {given.get('name')!r} gives other outputs than the one this head was "
+            f"trained on: its probe differs by {gap:.3g}. Load {trained.get('name')!r} with "
+            f"{_spell(trained)}",
             step="pairing",
         )
 
@@ -126,12 +147,17 @@ def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -
     record = backbone or {}
     width, layers = record.get("embed_dim"), record.get("layers")
     reads, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
-    missing = count not in (None, len(layers or ())) if reads is None else not {*reads} <= {*(layers or ())}
+    missing = (
+        count not in (None, len(layers or ()))
+        if reads is None
+        else not {*reads} <= {*(layers or ())}
+    )
     own = getattr(module, "embed_dim", width)
     if width not in (None, own) or (layers is not None and missing):
         raise CheckpointError(
-            f"this {name} reads {count or reads or 'the'} layers of {own} channels; the backbone gives blocks {layers} "
-            f"of {width} channels: save it with the backbone it was trained on (load_backbone(layers=...))",
+            f"this {name} reads {count or reads or 'the'} layers of {own} channels; the backbone "
+            f"gives blocks {layers} of {width} channels: save it with the backbone it was trained "
+            "on (load_backbone(layers=...))",
             step="pairing",
         )
 
@@ -160,8 +186,9 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
     one, other = patch_pair(inputs), patch_pair(backbone)
     if one != other:
         raise CheckpointError(
-            f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the backbone has "
-            f"{other[0]}x{other[1]}: take preprocess= from the backbone, backbone.preprocess.changed(size=...)",
+            f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the "
+            f"backbone has {other[0]}x{other[1]}: take preprocess= from the backbone, "
+            "backbone.preprocess.changed(size=...)",
             step="pairing",
         )
 
@@ -177,7 +204,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe(record: Mapping[str, Any]) -> str:
     """Which function resamples positions; only plain DINOv2 has several."""
     plain = record.get("family") == "dinov2" and not record.get("num_registers")
-    if not plain and not (record.get("family") == "other" and record.get("pos_embed") == "official"):
+    if not plain and not (
+        record.get("family") == "other" and record.get("pos_embed") == "official"
+    ):
         return "the only one"
     if record.get("source") == "official" or record.get("pos_embed") == "official":
         return "'official'"
@@ -190,18 +219,23 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         return []
     names = str(trained.get("name")), str(given.get("name"))
     if architecture_of(names[0]) != architecture_of(names[1]):
-        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names differ: probe=True)"]
+        return [
+            f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names "
+            "differ: probe=True)"
+        ]
     origin: Mapping[str, Any] = trained.get("weights") or {}
     if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
         return _copy_differs(trained, given)
-    same_form = None not in digests and all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
+    same_form = None not in digests and all(
+        trained.get(key) == given.get(key) for key in ("dtype", "source")
+    )
     if not same_form and origin == given.get("weights") and origin.get("kind") in NAMED:
         return []
     return [
-        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}. Digests of the same "
-        "weights differ across libraries and dtypes: load the backbone as in training "
-        f"(source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
-        "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
+        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}. "
+        "Digests of the same weights differ across libraries and dtypes: load the backbone as in "
+        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or "
+        "compare its outputs: check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
 
 
@@ -212,17 +246,22 @@ def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
         return []
     if kind != "file":
-        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
+        return [
+            f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"
+        ]
     logger.warning(
-        "the backbone's weights are of a file, and the head's file states no hash of those that it was trained on: "
-        "make sure that they are the published weights of %r",
+        "the backbone's weights are of a file, and the head's file states no hash of those that "
+        "it was trained on: make sure that they are the published weights of %r",
         trained.get("name"),
     )
     return []
 
 
 def _spell(record: Mapping[str, Any]) -> str:
-    return f"{describe_weights(record.get('weights'))}, sha256 {record.get('weights_sha256') or 'not recorded':.12}"
+    return (
+        f"{describe_weights(record.get('weights'))}, sha256 "
+        f"{record.get('weights_sha256') or 'not recorded':.12}"
+    )
 
 
 def plain_backbone(backbone: Any) -> Any:
@@ -243,7 +282,8 @@ def record_of(backbone: Backbone) -> dict[str, Any]:
     probe = backbone.probe()
     if not all(math.isfinite(number) for number in probe):
         raise CheckpointError(
-            f"the backbone {backbone.name!r} gives values that are not finite; check its weights", step="write"
+            f"the backbone {backbone.name!r} gives values that are not finite; check its weights",
+            step="write",
         )
     return {**record, "probe": probe}
 
@@ -263,35 +303,43 @@ def lora_of(backbone: object) -> dict[str, Tensor]:
         return {} if backbone.adapter.lora_off else lora.state(backbone.adapter)
     if isinstance(backbone, Mapping) and backbone.get("adapter") is not None:
         raise CheckpointError(
-            "the backbone has LoRA weights, which a record does not hold; pass the Backbone itself as backbone=",
+            "the backbone has LoRA weights, which a record does not hold; pass the Backbone "
+            "itself as backbone=",
             step="write",
         )
     return {}
 
 
-def check_lora(entries: Mapping[str, TensorEntry], record: BackboneRecord | None, name: str) -> None:
+def check_lora(
+    entries: Mapping[str, TensorEntry], record: BackboneRecord | None, name: str
+) -> None:
     """Check the LoRA tensors of a file against the backbone record.
 
     Raises:
         CheckpointError: if they are not announced, incomplete or of another rank.
     """
     if record is None or record.adapter is None:
-        raise CheckpointError(f"{name} holds LoRA weights that its backbone record does not mention", step="tensors")
+        raise CheckpointError(
+            f"{name} holds LoRA weights that its backbone record does not mention", step="tensors"
+        )
     rank, blocks = record.adapter.rank, record.adapter.blocks
     if not (1 <= rank <= (record.embed_dim or 0) and 1 <= blocks <= (record.depth or 0)):
         raise CheckpointError(
-            f"{name}: LoRA of rank {rank} in {blocks} blocks does not fit a backbone of width {record.embed_dim} and "
-            f"depth {record.depth}",
+            f"{name}: LoRA of rank {rank} in {blocks} blocks does not fit a backbone of width "
+            f"{record.embed_dim} and depth {record.depth}",
             step="config",
         )
     layers = {key.rpartition(".")[0] for key in entries}
     if not layers or entries.keys() != {layer + end for layer in layers for end in _LORA_ENDS}:
-        raise CheckpointError(f"{name}: the LoRA weights that its record lists are not complete", step="tensors")
+        raise CheckpointError(
+            f"{name}: the LoRA weights that its record lists are not complete", step="tensors"
+        )
     for key, entry in entries.items():
         side = 0 if key.endswith(_LORA_ENDS[0]) else -1
         if entry.dtype != "F32" or len(entry.shape) != 2 or entry.shape[side] != rank:
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {rank}", step="tensors"
+                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {rank}",
+                step="tensors",
             )
 
 
@@ -305,7 +353,9 @@ def apply_lora(
     """
     if backbone.adapter.lora_off:
         raise CheckpointError(
-            "the LoRA weights of this backbone are switched off; leave the lora_disabled() block first", step="pairing"
+            "the LoRA weights of this backbone are switched off; leave the lora_disabled() block "
+            "first",
+            step="pairing",
         )
     adapter = record["adapter"]
     own = backbone.record()
@@ -317,13 +367,20 @@ def apply_lora(
         return
     if own["adapter"] is not None:
         raise CheckpointError(
-            "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is meant", step="pairing"
+            "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is "
+            "meant",
+            step="pairing",
         )
     check_records({**record, "adapter": None}, own, layers=False)
     learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
         lora.add(
-            backbone.adapter, adapter["rank"], adapter["alpha"], adapter["targets"], seed=0, runs=adapter["blocks"]
+            backbone.adapter,
+            adapter["rank"],
+            adapter["alpha"],
+            adapter["targets"],
+            seed=0,
+            runs=adapter["blocks"],
         )
         lora.load_state(backbone.adapter, weights)
         if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
@@ -331,23 +388,29 @@ def apply_lora(
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
         trainable = False
-        raise CheckpointError(f"the LoRA weights do not fit this backbone: {error}", step="pairing") from error
+        raise CheckpointError(
+            f"the LoRA weights do not fit this backbone: {error}", step="pairing"
+        ) from error
     finally:
         for parameter in () if trainable else backbone.parameters():
             parameter.requires_grad_(id(parameter) in learning)
     backbone.train(backbone.adapter.asked_mode)
 
 
-def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
+def rebuild(
+    record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False
+) -> Backbone:
     """Load the backbone of a record: by name, with the weights of a local file, or with random ones.
 
-    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come from elsewhere are
-    compared by who asks for this.
+    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come
+    from elsewhere are compared by who asks for this.
 
     Args:
         record: the backbone record of a head file.
-        file: its weights, where they are not seeded or published; for transformers also a model folder.
-        random: seeded random weights instead of those of the record: its own seed, or 0 where it names other weights.
+        file: its weights, where they are not seeded or published; for transformers also a model
+            folder.
+        random: seeded random weights instead of those of the record: its own seed, or 0 where it
+            names other weights.
 
     Raises:
         CheckpointError: if the record is incomplete or contradicts itself.
@@ -356,18 +419,22 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     name, origin = str(need(record, "name")), need(record, "weights")
     if file is None and not random and origin.get("kind") not in NAMED:
         raise CheckpointError(
-            f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be found by name: load "
-            "them yourself and pass backbone= (--backbone-file on the command line)",
+            f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be "
+            "found by name: load them yourself and pass backbone= (--backbone-file on the command "
+            "line)",
             step="pairing",
         )
     if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
         raise CheckpointError(
-            f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do not belong together",
+            f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do "
+            "not belong together",
             step="pairing",
         )
     dtype = record.get("dtype") or "float32"
     if dtype not in _DTYPES:
-        raise CheckpointError(f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
+        raise CheckpointError(
+            f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing"
+        )
     folder = file is not None and Path(file).is_dir()
     own = origin.get("kind") == "seeded"
     seeded = file is None and (random or own)
@@ -375,9 +442,9 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     is_folder_here = record.get("source") == "transformers" and Path(name).is_dir()
     if not folder and (is_folder_here or not _NAME.fullmatch(name)):
         raise CheckpointError(
-            f"the record names the model {name[:200]!r}; expected a name such as 'vit_small_patch16_dinov3', or a hub "
-            "repository 'user/name', that is not a folder here. A head file names no path: load the backbone yourself "
-            "and pass backbone=",
+            f"the record names the model {name[:200]!r}; expected a name such as "
+            "'vit_small_patch16_dinov3', or a hub repository 'user/name', that is not a folder "
+            "here. A head file names no path: load the backbone yourself and pass backbone=",
             step="pairing",
         )
     try:
@@ -393,4 +460,6 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
             dtype=_DTYPES[dtype],
         )
     except ConfigError as error:
-        raise CheckpointError(f"the head's backbone record cannot be followed: {error}", step="pairing") from error
+        raise CheckpointError(
+            f"the head's backbone record cannot be followed: {error}", step="pairing"
+        ) from error

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
 
 
-def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, record: Mapping[str, Any]) -> None:
+def save(
+    module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, record: Mapping[str, Any]
+) -> None:
     """Write ``folder/head.safetensors``, or the file; the folder is made."""
     checkpoint = _checkpoint(module, backbone, record)
     path = Path(folder_or_file)
@@ -25,7 +27,9 @@ def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, rec
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"the folder {path} cannot be made: {error}", step="write") from error
+            raise CheckpointError(
+                f"the folder {path} cannot be made: {error}", step="write"
+            ) from error
         path /= HEAD_NAME
     checkpoint.save(path)
 
@@ -44,8 +48,9 @@ def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) 
     stored = registry.resolve(checkpoint.head_type)
     if not issubclass(stored, cls):
         raise CheckpointError(
-            f"{path_or_repo} holds {checkpoint.head_type!r} ({stored.__name__}); expected {cls.__name__}. Load it with "
-            f"{stored.__name__}.from_pretrained, or with dinoneck.load_head, which takes any",
+            f"{path_or_repo} holds {checkpoint.head_type!r} ({stored.__name__}); expected "
+            f"{cls.__name__}. Load it with {stored.__name__}.from_pretrained, or with "
+            "dinoneck.load_head, which takes any",
             step="registry",
         )
     return checkpoint.build()

@@ -1,13 +1,17 @@
-"""The records of a head file as msgspec structs: every entry, its type and its limits. Imports no torch.
+"""The records of a head file as msgspec structs: every entry, its type and its limits.
 
-:func:`check` converts the metadata once; the struct travels on next to the plain JSON object, whose canonical bytes are
-compared before. A record may lack an entry (a user may pass a record of their own), but an entry that is there has the
-right type.
+Imports no torch.
 
-Every fact has one place. Layers, final norm and position embeddings of the backbone are in ``backbone``, the way from a
-file to a tensor is in ``inputs``. ``license`` is that of the head; ``licences`` holds that of the backbone's weights.
+:func:`check` converts the metadata once; the struct travels on next to the plain JSON object, whose
+canonical bytes are compared before. A record may lack an entry (a user may pass a record of their
+own), but an entry that is there has the right type.
 
-Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union with a constrained type.
+Every fact has one place. Layers, final norm and position embeddings of the backbone are in
+``backbone``, the way from a file to a tensor is in ``inputs``. ``license`` is that of the head;
+``licences`` holds that of the backbone's weights.
+
+Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union with a constrained
+type.
 """
 
 from __future__ import annotations
@@ -32,11 +36,13 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong to the backbone
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
-_PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
+# numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
+_PROBE_PER_LAYER = 8
 _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
-    ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
+    ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong "
+    "under extra",
 }
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
@@ -94,7 +100,9 @@ class BackboneRecord(Struct):
     norm: bool | None = None
     weights: Weights | None = None
     adapter: Adapter | None = None
-    probe: Annotated[list[Annotated[float, Meta(ge=-1e4, le=1e4)]], Meta(min_length=1)] | None = None
+    probe: Annotated[list[Annotated[float, Meta(ge=-1e4, le=1e4)]], Meta(min_length=1)] | None = (
+        None
+    )
     mean: Means | None = None
     std: Deviations | None = None
 
@@ -205,10 +213,12 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     schema = meta.get("schema")
     if type(schema) is int and schema > SCHEMA:
         made = meta.get("created_by")
-        version = str(made.get("dinoneck", "unknown"))[:40] if isinstance(made, Mapping) else "unknown"
+        version = (
+            str(made.get("dinoneck", "unknown"))[:40] if isinstance(made, Mapping) else "unknown"
+        )
         raise CheckpointError(
-            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install dinoneck {version}, which wrote "
-            "the file, or later",
+            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install dinoneck "
+            f"{version}, which wrote the file, or later",
             step="schema",
         )
     record: HeadFile = _converted(meta, HeadFile, name)
@@ -217,21 +227,27 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     for key in ("training", "extra"):
         content = json.dumps(meta[key], ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(content) > MAX_TEXT_BYTES:
-            raise CheckpointError(f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema")
+            raise CheckpointError(
+                f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema"
+            )
     names = [entry.name for entry in record.tensors]
     if names != sorted({*names} - {"__metadata__"}):
-        raise CheckpointError(f"{name}: the tensors are not in order, or one is listed twice", step="tensors")
+        raise CheckpointError(
+            f"{name}: the tensors are not in order, or one is listed twice", step="tensors"
+        )
     return record
 
 
 def check_backbone_record(record: Any, name: str) -> None:
     """Check the record of a backbone.
 
-    A record that states its weights, or their SHA-256, was written by a backbone, so what a backbone always knows is
-    not null, and layers and norm are there. Converted features, whose record states neither, may leave them open.
+    A record that states its weights, or their SHA-256, was written by a backbone, so what a
+    backbone always knows is not null, and layers and norm are there. Converted features, whose
+    record states neither, may leave them open.
 
     Raises:
-        CheckpointError: naming the entry that has another type or value than expected, and the remedy.
+        CheckpointError: naming the entry that has another type or value than expected, and the
+            remedy.
     """
     _check_known(_converted(record, BackboneRecord, name, _AGAIN), record, name)
 
@@ -242,17 +258,21 @@ def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) ->
     null = [key for key in fields if getattr(known, key) is None]
     if null and (known.weights is not None or known.weights_sha256 is not None):
         state = "null" if null[0] in record else "missing"
-        raise CheckpointError(f"{name}.{null[0]} is {state}; expected a value, as a backbone states it{_AGAIN}",
-                              step="schema")  # fmt: skip
+        raise CheckpointError(
+            f"{name}.{null[0]} is {state}; expected a value, as a backbone states it{_AGAIN}",
+            step="schema",
+        )
     layers, depth, probe = known.layers, known.depth, known.probe
     if layers is not None and depth is not None and max(layers) >= depth:
         raise CheckpointError(
-            f"{name}.layers is {_shown(layers)}; expected block indices below the depth {depth}{_AGAIN}", step="schema"
+            f"{name}.layers is {_shown(layers)}; expected block indices below the depth "
+            f"{depth}{_AGAIN}",
+            step="schema",
         )
     if layers is not None and probe is not None and len(probe) != _PROBE_PER_LAYER * len(layers):
         raise CheckpointError(
-            f"{name}.probe has {len(probe)} numbers; expected {_PROBE_PER_LAYER} for each of {len(layers)} layers"
-            f"{_AGAIN}",
+            f"{name}.probe has {len(probe)} numbers; expected {_PROBE_PER_LAYER} for each of "
+            f"{len(layers)} layers{_AGAIN}",
             step="schema",
         )
 
@@ -267,14 +287,22 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         # a reason, and the path at the end, such as .backbone.layers[0]; empty for the value itself
-        [(reason, place)] = re.findall(r"\A(.*?)(?: - at `(?:key in )?\$?([^`]*)`)?\Z", str(error), re.DOTALL)
+        [(reason, place)] = re.findall(
+            r"\A(.*?)(?: - at `(?:key in )?\$?([^`]*)`)?\Z", str(error), re.DOTALL
+        )
         found = _at(value, place)
         shown = "" if found is None or isinstance(found, Mapping) else f" is {_shown(found)}"
-        where = f"{name}{place}" if kind is BackboneRecord else f"{name}: {place.removeprefix('.') or 'the header'}"
+        where = (
+            f"{name}{place}"
+            if kind is BackboneRecord
+            else f"{name}: {place.removeprefix('.') or 'the header'}"
+        )
         remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
         part = place.lstrip(".").partition("[")[0]
         step = part if part in ("digest", "tensors") else "schema"
-        raise CheckpointError(f"{where}{shown}: {reason[:1].lower()}{reason[1:]}{remedy}", step=step) from None
+        raise CheckpointError(
+            f"{where}{shown}: {reason[:1].lower()}{reason[1:]}{remedy}", step=step
+        ) from None
 
 
 def describe_weights(origin: Any) -> str:
@@ -284,7 +312,10 @@ def describe_weights(origin: Any) -> str:
     if kind == "seeded":
         return f"seeded random weights (seed {weights.get('seed')})"
     if kind == "hub":
-        return f"the published weights of {weights.get('repo')} at {weights.get('revision') or 'no stated revision'}"
+        return (
+            f"the published weights of {weights.get('repo')} at "
+            f"{weights.get('revision') or 'no stated revision'}"
+        )
     if kind in ("modified", "merged"):
         changed = "changed by training" if kind == "modified" else "with LoRA merged in"
         return f"{describe_weights(weights.get('base'))}, {changed}"

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
-from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
+from tyro.conf import (
+    DisallowNone,
+    FlagCreatePairsOff,
+    OmitArgPrefixes,
+    OmitSubcommandPrefixes,
+    Positional,
+    arg,
+)
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.cli.text import show
@@ -31,8 +38,10 @@ NO_EFFECT = {
     "a feature store": "--maps --overlay --truth --skip-unusable --tile --overlap",
     "heads": "--min-score",
     "predictions without --overlay": "--truth",
-    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens --store",
-    "the export of a head without --with-backbone": "--size --maps --backbone-file --random-backbone",
+    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "
+    "--store",
+    "the export of a head without --with-backbone": "--size --maps --backbone-file "
+    "--random-backbone",
     "the export of a whole model": "--grid",
     "the export of a detector": "--grid --maps --half",
     "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
@@ -48,7 +57,8 @@ def parse(
     """Return the call of a verb's function, or of one of its sub-verbs, that a command line describes.
 
     Args:
-        verb: its function, whose signature and docstring are the flags and their help; or sub-verb -> function.
+        verb: its function, whose signature and docstring are the flags and their help; or sub-verb
+            -> function.
         prog: what stands before the words.
         words: the command line.
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
@@ -80,7 +90,9 @@ def parse(
 def _wrong(word: str, known: Iterable[str], prog: str) -> int:
     """Print that a word is unknown, with the known one that begins like it or is near it."""
     longer = [each for each in known if each.startswith(word) and len(word) > len("--")]
-    hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
+    hint = (
+        f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
+    )
     print(f"error: {word!r} is unknown.{hint} '{prog} --help' lists what there is", file=sys.stderr)
     return 2
 
@@ -90,10 +102,16 @@ def flags(owner: Any) -> list[str]:
     found: list[str] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
         group = getattr(hint, "__origin__", hint)
-        if dataclasses.is_dataclass(group) or (isinstance(group, type) and issubclass(group, msgspec.Struct)):
+        if dataclasses.is_dataclass(group) or (
+            isinstance(group, type) and issubclass(group, msgspec.Struct)
+        ):
             found += flags(group)
             continue
-        names = [extra.name for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None)]
+        names = [
+            extra.name
+            for extra in getattr(hint, "__metadata__", ())
+            if getattr(extra, "name", None)
+        ]
         found.append("--" + (names or [name])[0].replace("_", "-"))
     return found
 
@@ -145,11 +163,14 @@ class HeadBackbone:
 
         Raises:
             ConfigError: if the options contradict each other.
-            CheckpointError: if the head does not name its backbone, or its record cannot be followed.
+            CheckpointError: if the head does not name its backbone, or its record cannot be
+                followed.
             BackboneError: if the weights cannot be loaded, or do not fit.
         """
         if self.backbone_file and self.random_backbone:
-            raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
+            raise ConfigError(
+                "--backbone-file and --random-backbone exclude each other; give one of them"
+            )
         if not (self.backbone_file or self.random_backbone):
             return None
         return head.load_backbone(self.backbone_file, random=self.random_backbone)
@@ -185,13 +206,20 @@ def check_backbone_name(name: str | None, source: str | None = None) -> None:
     """
     from dinoneck.backbones.known import KNOWN, TINY, is_supported, refuse, resolve_name
 
-    if name is None or name == TINY or source == "transformers" or "/" in (full := resolve_name(name)):
+    if (
+        name is None
+        or name == TINY
+        or source == "transformers"
+        or "/" in (full := resolve_name(name))
+    ):
         return
     if not is_supported(full):
         raise refuse(name, [model.name for model in KNOWN])
 
 
-def check_output(out: Path, inputs: Iterable[str | Path | None], suffixes: Sequence[str] = ()) -> None:
+def check_output(
+    out: Path, inputs: Iterable[str | Path | None], suffixes: Sequence[str] = ()
+) -> None:
     """Refuse, before any work, an ``--out`` that cannot be written or would replace an input.
 
     Args:
@@ -210,7 +238,9 @@ def check_output(out: Path, inputs: Iterable[str | Path | None], suffixes: Seque
     for given in (Path(path) for path in inputs if path is not None and out.exists()):
         files = given.glob("*.safetensors") if given.is_dir() else [given]
         if any(file.exists() and out.samefile(file) for file in files):
-            raise ConfigError(f"--out {out} is one of the inputs and would be replaced; choose another name")
+            raise ConfigError(
+                f"--out {out} is one of the inputs and would be replaced; choose another name"
+            )
 
 
 def check_place(option: str, path: Path) -> None:
@@ -244,10 +274,17 @@ def list_images(given: Sequence[Path]) -> list[Path]:
     from dinoneck.data.cells import OTHER_SUFFIXES, SUFFIXES, images_below
 
     if not given:
-        raise ConfigError("no images are named; name images, or folders of them, before the options")
+        raise ConfigError(
+            "no images are named; name images, or folders of them, before the options"
+        )
     if missing := [path for path in given if not path.exists()]:
-        raise DataError(f"{len(missing)} of {len(given)} images or folders do not exist, the first is {missing[0]}")
-    if others := [file for path in given if path.is_dir() for file in images_below(path, OTHER_SUFFIXES)]:
+        raise DataError(
+            f"{len(missing)} of {len(given)} images or folders do not exist, the first is "
+            f"{missing[0]}"
+        )
+    if others := [
+        file for path in given if path.is_dir() for file in images_below(path, OTHER_SUFFIXES)
+    ]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         number = counted(len(others), "file")
         show(f"left out: {number} of other formats ({kinds}), the first {others[0]}; convert them")

@@ -27,8 +27,8 @@ class Stored:
     """What a store holds of an image.
 
     Attributes:
-        resize: how images come to the size in whole patches: stretched (the default), kept in proportion, cropped or
-            padded.
+        resize: how images come to the size in whole patches: stretched (the default), kept in
+            proportion, cropped or padded.
         pad_to: where resize pad puts the image (default: corner).
         interpolation: of the resize (default: bilinear).
         views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
@@ -97,7 +97,9 @@ def extract(
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")
-    print(f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
+    print(
+        f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}"
+    )
     counts = {"written": len(done.written), "present": done.present, "images": len(store)}
     return {"store": out, **counts, "unusable": done.unusable}
 
@@ -113,8 +115,8 @@ def bench(
 ) -> dict[str, Any]:
     """Time a head, or a backbone alone, on this machine.
 
-    The times are medians of torch.utils.benchmark for a generated JPEG of 1024x2048 px. 'prepare' is decoding, resizing
-    and normalising.
+    The times are medians of torch.utils.benchmark for a generated JPEG of 1024x2048 px. 'prepare'
+    is decoding, resizing and normalising.
 
     Example: dinoneck bench head.safetensors --size 480x960 --batch-size 8
 
@@ -130,7 +132,9 @@ def bench(
     if head is not None:
         cli.refuse_unused("the time of a head file", words)
     elif backbone.name is None or size is None:
-        raise ConfigError("nothing to time: give a head file, or --backbone NAME with --size HEIGHTxWIDTH")
+        raise ConfigError(
+            "nothing to time: give a head file, or --backbone NAME with --size HEIGHTxWIDTH"
+        )
     cli.check_backbone_name(backbone.name, backbone.source)
     import torch
 
@@ -144,16 +148,33 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         Pasture(size=_GENERATED).write(folder, 1)
         files = [Path(folder, "images", "0000.jpg")] * batch_size
-        rows = _measure(files, lambda files: preprocess.prepare(files).images.to(place, kind), modules)
-    about = {"head": head, "backbone": modules["backbone"].name, "size": preprocess.size, "batch_size": batch_size}
-    about |= {"dtype": dtype, "device": str(place), "threads": torch.get_num_threads(), "versions": versions()}
+        rows = _measure(
+            files, lambda files: preprocess.prepare(files).images.to(place, kind), modules
+        )
+    about = {
+        "head": head,
+        "backbone": modules["backbone"].name,
+        "size": preprocess.size,
+        "batch_size": batch_size,
+    }
+    about |= {
+        "dtype": dtype,
+        "device": str(place),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
     show(about)
-    cells = [[name, f"{median:.2f}", f"{spread:.2f}"] for name, median, spread in (row.values() for row in rows)]
+    cells = [
+        [name, f"{median:.2f}", f"{spread:.2f}"]
+        for name, median, spread in (row.values() for row in rows)
+    ]
     print(table(("part", "ms per image", "quartile range"), cells))
     return {**about, "parts": rows}
 
 
-def _opened(head: str | None, backbone: FrozenBackbone, device: str | None) -> tuple[dict[str, Any], Preprocessing]:
+def _opened(
+    head: str | None, backbone: FrozenBackbone, device: str | None
+) -> tuple[dict[str, Any], Preprocessing]:
     """The backbone, the head of a file if one is named, and how images are prepared."""
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.training.source import open_backbone
@@ -174,12 +195,17 @@ def _measure(files: list[Path], prepare: Any, modules: dict[str, Any]) -> list[d
 
     from dinoneck.backbones.adapter import evaluating
 
-    parts = {"prepare": prepare, **{name: getattr(module, "predict", module) for name, module in modules.items()}}
+    parts = {
+        "prepare": prepare,
+        **{name: getattr(module, "predict", module) for name, module in modules.items()},
+    }
     rows, value, ms = list[dict[str, Any]](), files, 1e3 / len(files)
     with evaluating(*modules.values()), torch.no_grad():
         for name, part in parts.items():
             scope = {"part": part, "value": value}
             timer = Timer("part(value)", globals=scope, num_threads=torch.get_num_threads())
             time, value = timer.blocked_autorange(min_run_time=_SECONDS), part(value)
-            rows.append({"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr})
+            rows.append(
+                {"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr}
+            )
     return rows

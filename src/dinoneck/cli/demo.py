@@ -13,7 +13,10 @@ from dinoneck.errors import ConfigError
 
 _MARK = "README.txt"
 _NEW = 3
-_KNOWN = "--targets Dry_Total_g cover --labels mask --classes soil clover dead green --group sampling --minimum 0"
+_KNOWN = (
+    "--targets Dry_Total_g cover --labels mask --classes soil clover dead green --group "
+    "sampling --minimum 0"
+)
 _HEAD = "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-ridge --overwrite --no-resume"
 
 
@@ -41,19 +44,42 @@ def demo(
         raise ConfigError(f"{out} is a file, or holds other files; choose a new folder with --out")
     check_backbone_name(backbone)
     out.mkdir(parents=True, exist_ok=True)
-    (out / _MARK).write_text("Written by dinoneck demo, which replaces these files when it runs again.\n")
+    (out / _MARK).write_text(
+        "Written by dinoneck demo, which replaces these files when it runs again.\n"
+    )
     from dinoneck.data.pasture import Pasture
 
     weights = ["--backbone", backbone, *(["--random-backbone"] if random_backbone else [])]
-    print(f"{images} pasture images are drawn: the mass of the plants and the plant of every pixel are known.")
+    print(
+        f"{images} pasture images are drawn: the mass of the plants and the plant of every pixel "
+        "are known."
+    )
     Pasture(seed=0).write(out, images)
     Pasture(seed=1).write(out / "new", _NEW)
     heads, new, page = f"{out}/run/heads", f"{out}/new/images", out / "report.html"
     length = ["--folds", str(folds), "--epochs", str(epochs), *weights]
-    _run("train", "--csv", f"{out}/table.csv", *_KNOWN.split(), *_HEAD.split(), *length, "--out", f"{out}/run")
+    _run(
+        "train",
+        "--csv",
+        f"{out}/table.csv",
+        *_KNOWN.split(),
+        *_HEAD.split(),
+        *length,
+        "--out",
+        f"{out}/run",
+    )
     _run("verify", heads)
     shutil.rmtree(out / "overlay", ignore_errors=True)  # of an earlier demo
-    _run("predict", new, "--heads", heads, "--out", f"{out}/predictions.csv", "--overlay", f"{out}/overlay")
+    _run(
+        "predict",
+        new,
+        "--heads",
+        heads,
+        "--out",
+        f"{out}/predictions.csv",
+        "--overlay",
+        f"{out}/overlay",
+    )
     _run("viz", "report", heads, new, "--truth", f"{out}/new/table.csv", "--out", str(page))
     print(f"Open {page}: new images with their predicted maps, and the true values of each.")
     return {"out": out, "report": page}

@@ -45,7 +45,8 @@ def export(
         check: compare with the eager model before writing (default); --no-check skips this.
         half: onnx: half the size, matrix products in float16, everything else in float32.
         with_backbone: export backbone and head; else the head, which takes tokens.
-        size: with backbone: the one image size in pixels (default: any, where the backbone allows, else the head's).
+        size: with backbone: the one image size in pixels (default: any, where the backbone allows,
+            else the head's).
         maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
         words: the command line.
@@ -66,10 +67,14 @@ def export(
 
         if format != "onnx":
             raise ConfigError(f"--format is {format}; a detector is exported as onnx")
-        Detector.from_checkpoint(head, backbone.given(head)).export_onnx(out, size=size, check=check)
+        Detector.from_checkpoint(head, backbone.given(head)).export_onnx(
+            out, size=size, check=check
+        )
     elif with_backbone:
         refuse_unused("the export of a whole model", words)
-        document |= _export_model(head, out, backbone=backbone.given(head), size=size, maps=maps, **settings)
+        document |= _export_model(
+            head, out, backbone=backbone.given(head), size=size, maps=maps, **settings
+        )
     else:
         refuse_unused("the export of a head without --with-backbone", words)
         document["files"] = [*export_head(head, out, grid=grid, **settings).files]
@@ -85,8 +90,17 @@ def _export_model(*given: Any, **settings: Any) -> dict[str, Any]:
         warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
         done = export_model(*given, **settings)
     show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
-    show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
-    return {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
+    show(
+        {
+            "fixed": done.fixed_because
+            and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"
+        }
+    )
+    return {
+        "files": [*done.files],
+        "fixed_because": done.fixed_because,
+        "description": done.description,
+    }
 
 
 def serve(
@@ -103,7 +117,8 @@ def serve(
     Example: dinoneck serve head.safetensors --port 8000
 
     Args:
-        head: a head file, a folder of head files, a published head, or a Hub repository (user/name).
+        head: a head file, a folder of head files, a published head, or a Hub repository
+            (user/name).
         host: address to listen on; by default reachable from this machine only.
         port: 0 is any free port, which is printed.
         settings: the limits.

@@ -26,8 +26,9 @@ _MISSING = "not recorded"
 def backbones(part: Annotated[str, Positional] = "") -> Row:
     """List the published backbones: names, patch, width, depth, registers, licence; exit 1 if none is found.
 
-    --backbone takes the names of timm (also timm/NAME, hf-hub:timm/NAME), transformers and torch.hub. The weights are
-    timm's, which need no account; with --backbone-source transformers they are facebook/NAME, gated for DINOv3.
+    --backbone takes the names of timm (also timm/NAME, hf-hub:timm/NAME), transformers and
+    torch.hub. The weights are timm's, which need no account; with --backbone-source transformers
+    they are facebook/NAME, gated for DINOv3.
 
     Example: dinoneck list backbones dinov3
 
@@ -50,8 +51,8 @@ def backbones(part: Annotated[str, Positional] = "") -> Row:
 def heads(part: Annotated[str, Positional] = "") -> Row:
     """List the registered head types, then the heads that others published; exit 1 if none is found.
 
-    Head files name the types, and --head takes those of heads and necks. 'dinoneck --import MODULE list heads' adds
-    those that a module registers. --heads takes the names of published heads.
+    Head files name the types, and --head takes those of heads and necks. 'dinoneck --import MODULE
+    list heads' adds those that a module registers. --heads takes the names of published heads.
 
     Example: dinoneck list heads
 
@@ -71,7 +72,9 @@ def heads(part: Annotated[str, Positional] = "") -> Row:
 def _listing(what: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], part: str) -> Row:
     """Print rows, and return them as records."""
     if rows:
-        print(table(columns, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
+        print(
+            table(columns, [["-" if cell is None else str(cell) for cell in row] for row in rows])
+        )
     else:
         print(f"none of the {what} has {part!r} in its name; leave it out to list all")
     return {"ok": bool(rows), what: [dict(zip(columns, row, strict=True)) for row in rows]}
@@ -101,9 +104,13 @@ def entries(meta: Mapping[str, Any]) -> dict[str, str]:
     return {
         "head_type": f"{meta['head_type']} ({made})",
         "tasks": _tasks(meta),
-        "backbone": f"{in_line(plain)}; {describe_weights(backbone.get('weights'))}" if backbone else _MISSING,
+        "backbone": f"{in_line(plain)}; {describe_weights(backbone.get('weights'))}"
+        if backbone
+        else _MISSING,
         "inputs": in_line(meta["inputs"] or {}) or _MISSING,
-        "config": in_line({key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}),
+        "config": in_line(
+            {key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}
+        ),
         "training": in_line(meta.get("training") or {}) or _MISSING,
         "licence": meta["license"] or _MISSING,
         "backbone's licence": meta["licences"].get("backbone") or _MISSING,
@@ -132,13 +139,20 @@ def verify(files: Paths) -> Row:
         files: head files, folders of them, feature stores, or Hub repositories.
     """
     if not files:
-        raise ConfigError("no files are named; name head files, folders of them, feature stores or Hub repositories")
+        raise ConfigError(
+            "no files are named; name head files, folders of them, feature stores or Hub "
+            "repositories"
+        )
     rows = []
     for row in chain.from_iterable(map(_rows, files)):
         rows.append(row)
-        about = in_line({key: value for key, value in row.items() if key not in ("state", "path", "message")})
+        about = in_line(
+            {key: value for key, value in row.items() if key not in ("state", "path", "message")}
+        )
         text = ": ".join(filter(None, (about, row.get("message"))))
-        show(f"{row['state']:<8} {row['path']}  {text}", None if row["state"] == "ok" else sys.stderr)
+        show(
+            f"{row['state']:<8} {row['path']}  {text}", None if row["state"] == "ok" else sys.stderr
+        )
     return {"ok": all(row["state"] == "ok" for row in rows), "checked": rows}
 
 
@@ -158,7 +172,11 @@ def _head(file: Path) -> Row:
 
     head = HeadCheckpoint.load(file)
     kind = "head" if head.revision is None else "hub repository"
-    return {"kind": kind, "commit": head.revision, **{key: head.meta[key] for key in ("head_type", "digest", "schema")}}
+    return {
+        "kind": kind,
+        "commit": head.revision,
+        **{key: head.meta[key] for key in ("head_type", "digest", "schema")},
+    }
 
 
 def _store(path: Path) -> Row:
@@ -166,7 +184,12 @@ def _store(path: Path) -> Row:
     from dinoneck.store.feature_store import FeatureStore
 
     store = FeatureStore.open(path)
-    about = {"kind": "feature store", "images": len(store), "views": len(store.views), "dtype": store.dtype}
+    about = {
+        "kind": "feature store",
+        "images": len(store),
+        "views": len(store.views),
+        "dtype": store.dtype,
+    }
     if damaged := dict(sorted(store.damaged().items())):
         hint = "delete the files that are named, and extract again"
         about |= {"state": "damaged", "damaged": damaged, "message": hint}
@@ -199,7 +222,13 @@ def push(
     """
     from dinoneck.checkpoint.hub import push_to_hub
 
-    options = {"private": private, "revision": revision, "commit_message": message, "figures": figure, "terms": terms}
+    options = {
+        "private": private,
+        "revision": revision,
+        "commit_message": message,
+        "figures": figure,
+        "terms": terms,
+    }
     pushed = push_to_hub(file, repo, **options)  # type: ignore[arg-type]
     document = {"pushed": file, "repo": repo, "commit": pushed.oid, "page": pushed.commit_url}
     show(document)
@@ -222,8 +251,17 @@ def doctor() -> Row:
         if finding.remedy:
             show(f"         -> {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in findings)
-    print(f"{broken} things that dinoneck needs are broken; the arrows state remedies" if broken else "the core works")
-    return {"ok": not broken, "versions": versions(), "findings": [own._asdict() for own in findings], "broken": broken}
+    print(
+        f"{broken} things that dinoneck needs are broken; the arrows state remedies"
+        if broken
+        else "the core works"
+    )
+    return {
+        "ok": not broken,
+        "versions": versions(),
+        "findings": [own._asdict() for own in findings],
+        "broken": broken,
+    }
 
 
 listed = {"backbones": backbones, "heads": heads}

@@ -30,13 +30,20 @@ VERBS = {
     "verify": "check every byte of head files and feature stores",
     "push": "publish a head file on the Hugging Face Hub, with its page",
     "export": "write a head, alone or with its backbone, as ONNX model or torch program",
-    "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
+    "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for "
+    "every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
     "bench": "time a head, or a backbone alone, on this machine",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
-FILES = {"evaluate": "predict", "extract": "backbone", "bench": "backbone", "export": "deploy", "serve": "deploy"}
+FILES = {
+    "evaluate": "predict",
+    "extract": "backbone",
+    "bench": "backbone",
+    "export": "deploy",
+    "serve": "deploy",
+}
 FILES |= dict.fromkeys(("list", "inspect", "verify", "push", "doctor"), "files")
 """Verbs whose file has another name than theirs."""
 REFUSED = 1
@@ -66,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: see ``docs/reference/command-line.md``.
 
     Args:
-        arguments: the command line; None = that of the process, which then also cleans up after SIGTERM.
+        arguments: the command line; None = that of the process, which then also cleans up after
+            SIGTERM.
     """
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)
@@ -103,27 +111,42 @@ def _run(arguments: list[str]) -> int:
     top = argparse.ArgumentParser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
-        epilog=_EPILOG.format(verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())),
+        epilog=_EPILOG.format(
+            verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
-    top.add_argument("--verbose", action="store_true", help="log each step, and where an unexpected error arose")
     top.add_argument(
-        "--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="module or Python file to import first, such as one that registers heads of your own; may be repeated",
-    )  # fmt: skip
+        "--verbose", action="store_true", help="log each step, and where an unexpected error arose"
+    )
+    top.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or Python file to import first, such as one that registers heads of your "
+        "own; may be repeated",
+    )
     top.add_argument("verb", metavar="VERB", nargs="?", help="see below")
     top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
     options = top.parse_args(arguments)
     verb, words = options.verb, [word for word in options.words if word != "--json"]
     if verb not in VERBS:
-        what = f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
+        what = (
+            f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
+        )
         top.error(f"{what} 'dinoneck --help' lists them")
-    if "" in words:  # such as an unset variable in a script: as a path it would mean the current folder
+    # such as an unset variable in a script: as a path it would mean the current folder
+    if "" in words:
         top.error("an argument is empty; name a file or a folder ('.' for the current one)")
     as_json = "--json" in options.words
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+    )
     document: dict[str, Any] = {}
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -139,7 +162,10 @@ def _run(arguments: list[str]) -> int:
         kind, first = type(error).__name__, printable(first_line(error))
         print(line or f"error: unexpected {kind}: {first} (--verbose shows where)", file=sys.stderr)
         step = {"step": error.step} if hasattr(error, "step") else {}
-        code, document = REFUSED, {"error": {"type": type(error).__name__, "message": str(error), **step}}
+        code, document = (
+            REFUSED,
+            {"error": {"type": type(error).__name__, "message": str(error), **step}},
+        )
     if as_json:
         print(_json({"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}))
     return code
@@ -159,9 +185,18 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
 
 def _refusal(error: Exception) -> str | None:
     """The message, without signs that steer a terminal; None for an error that dinoneck does not raise itself."""
-    if isinstance(error, OSError) and error.filename is not None and not isinstance(error, DinoneckError):
-        return printable(f"error: {error.filename}: {error.strerror}; check the name and who may read and write there")
-    if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "pip install" in str(error)):
+    if (
+        isinstance(error, OSError)
+        and error.filename is not None
+        and not isinstance(error, DinoneckError)
+    ):
+        return printable(
+            f"error: {error.filename}: {error.strerror}; check the name and who may read and "
+            "write there"
+        )
+    if isinstance(error, DinoneckError | OSError) or (
+        isinstance(error, ImportError) and "pip install" in str(error)
+    ):
         return printable(f"error: {error}", keep="\n")
     return None
 

@@ -23,7 +23,19 @@ from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-_OF_ALL = ("AP", "AP50", "AP75", "AR100", "F1", "PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "overall")
+_OF_ALL = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AR100",
+    "F1",
+    "PQ",
+    "SQ",
+    "RQ",
+    "PQ_things",
+    "PQ_stuff",
+    "overall",
+)
 _BOX = ("image", "name", "score", "x0", "y0", "x1", "y1")
 
 
@@ -48,13 +60,15 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of trainings or of head files, published heads, or Hub repositories (user/name),
-            averaged; KEY=HEAD runs different heads next to each other.
+        heads: head files, folders of trainings or of head files, published heads, or Hub
+            repositories (user/name), averaged; KEY=HEAD runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
-        maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
+        maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
+            TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
-        truth: with overlay: CSV of known values, drawn next to predictions: column image, and the predictions' names.
+        truth: with overlay: CSV of known values, drawn next to predictions: column image, and the
+            predictions' names.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
@@ -62,7 +76,9 @@ def predict(
         words: the command line.
     """
     if bool(images) == bool(store):
-        raise ConfigError("name images, or folders of them, before the options; or give --store, and no images")
+        raise ConfigError(
+            "name images, or folders of them, before the options; or give --store, and no images"
+        )
     if store is not None:
         cli.refuse_unused("a feature store", words)
     named = {str(file): file for file in cli.list_images(images)} if images else {}
@@ -72,20 +88,38 @@ def predict(
     places = _places(named, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused("predictions without --overlay", words)
-    model, call, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
+    model, call, _ = open_model(
+        sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap
+    )
     tasks = getattr(model, "tasks", None)
     values = {} if truth is None else known_values(truth, "image", [*named.values()], tasks)
-    results, left_out = predict_named(call, named, skip_unusable) if store is None else (_of_store(store, model), {})
+    results, left_out = (
+        predict_named(call, named, skip_unusable)
+        if store is None
+        else (_of_store(store, model), {})
+    )
     drawn = [(named[name], places[name], row) for name, row in results.items() if places]
     _draw(model, drawn, values, maps, overlay)
     rows = _boxes(results) if tasks is None else _values(results, tasks)
-    cells = [[cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows]
+    cells = [
+        [cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows
+    ]
     write_text(out, csv_text([*rows[0]] if rows else _BOX, cells))
     document = {"predictions": rows} if tasks is None else _described(rows, results, tasks)
     written = [path for path in (out, maps, overlay) if path is not None]
-    averaged = "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
-    show(f"{counted(len(results), 'image')} predicted{averaged}; written: {', '.join(map(str, written))}")
-    return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
+    averaged = (
+        "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
+    )
+    show(
+        f"{counted(len(results), 'image')} predicted{averaged}; written: "
+        f"{', '.join(map(str, written))}"
+    )
+    return {
+        **document,
+        "written": written,
+        "unusable": left_out,
+        "revisions": getattr(model, "revisions", {}),
+    }
 
 
 def _of_store(path: Path, model: Any) -> dict[str, Any]:
@@ -102,14 +136,16 @@ def open_model(
     """Open heads, or the one detector.
 
     Args:
-        heads: names of files, folders, repositories or published heads, or a mapping of keys to them.
+        heads: names of files, folders, repositories or published heads, or a mapping of keys to
+            them.
         views: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
         **tiles: of heads, how images are cut.
 
     Returns:
-        The Predictor or Detector, the function that predicts from a list of images, and the head files.
+        The Predictor or Detector, the function that predicts from a list of images, and the head
+        files.
 
     Raises:
         ConfigError: for several detectors, and for options without effect.
@@ -146,7 +182,9 @@ def predict_named(
     names, unusable = [*named], dict[int, str]() if skip_unusable else None
     found = predict_many(predict, [*named.values()], unusable=unusable)
     if not found:
-        raise DataError(f"none of the {len(names)} images can be used; the first: {(unusable or {})[0]}")
+        raise DataError(
+            f"none of the {len(names)} images can be used; the first: {(unusable or {})[0]}"
+        )
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
@@ -168,29 +206,48 @@ def known_values(
 
     Raises:
         ConfigError: if there are no tasks, as of a detector, or several groups of them.
-        DataError: if the table has none of the columns or none of the images, a cell does not fit, or a name stands for
-            several rows or images.
+        DataError: if the table has none of the columns or none of the images, a cell does not fit,
+            or a name stands for several rows or images.
     """
     import pandas as pd
 
     from dinoneck.evaluation import truth_table
 
     if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
-        raise ConfigError(f"--truth {table} is of numbers or classes of heads without keys; leave it out")
+        raise ConfigError(
+            f"--truth {table} is of numbers or classes of heads without keys; leave it out"
+        )
     every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
     every.index = pd.Index([PurePath(name).name for name in every.index])
     names = pd.Index([image.name for image in images])
     known = every[every.index.isin(names)].drop(columns=IMAGES).astype(object)
     if known.empty:
-        raise DataError(f"{table} has no row of the images {some_of(names, 3)}; it names {some_of(every.index, 3)}")
-    repeated = [*known.index[known.index.duplicated()], *names[names.duplicated() & names.isin(known.index)]]
+        raise DataError(
+            f"{table} has no row of the images {some_of(names, 3)}; it names "
+            f"{some_of(every.index, 3)}"
+        )
+    repeated = [
+        *known.index[known.index.duplicated()],
+        *names[names.duplicated() & names.isin(known.index)],
+    ]
     if repeated:
-        raise DataError(f"{table}: {repeated[0]} is the name of several rows or images; give each a name of its own")
-    return {image: known.loc[image.name].dropna().to_dict() for image in images if image.name in known.index}
+        raise DataError(
+            f"{table}: {repeated[0]} is the name of several rows or images; give each a name of "
+            "its own"
+        )
+    return {
+        image: known.loc[image.name].dropna().to_dict()
+        for image in images
+        if image.name in known.index
+    }
 
 
 def _draw(
-    model: Any, images: Sequence[tuple[Path, Path, Any]], known: Any, maps: Path | None, overlay: Path | None
+    model: Any,
+    images: Sequence[tuple[Path, Path, Any]],
+    known: Any,
+    maps: Path | None,
+    overlay: Path | None,
 ) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
     from dinoneck.viz.overlay import overlay_panel as over
@@ -200,24 +257,43 @@ def _draw(
 
     all_tasks = getattr(model, "tasks", ())
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        for key, tasks in (all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}).items():
+        for key, tasks in (
+            all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}
+        ).items():
             rows = [row[key] if key else row for _, _, row in images]
             scale = scales(outputs(tasks), rows)
             objects = next((task for task in tasks if task.is_masks), None)
             for (file, place, _), row in zip(images, rows, strict=True):
                 if new_maps is not None:
-                    write_maps(new_maps / key, str(place), model.image_maps(file, row, key=key), tasks, file)
+                    write_maps(
+                        new_maps / key,
+                        str(place),
+                        model.image_maps(file, row, key=key),
+                        tasks,
+                        file,
+                    )
                 if new_overlay is None:
                     continue
                 if not tasks:
                     drawn = boxes(file, row, classes=model.classes)
                 elif objects is not None:
-                    drawn = boxes(file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels)
+                    drawn = boxes(
+                        file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels
+                    )
                 else:
-                    drawn = over(file, row, tasks, model.recipe(file, key), known=known.get(file), scale=scale)
+                    drawn = over(
+                        file,
+                        row,
+                        tasks,
+                        model.recipe(file, key),
+                        known=known.get(file),
+                        scale=scale,
+                    )
                 save_picture(new_overlay / key / f"{place}.jpg", drawn)
         if new_maps is not None and not any(new_maps.iterdir()):
-            raise ConfigError(f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)")
+            raise ConfigError(
+                f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
+            )
 
 
 def _boxes_of(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
@@ -225,24 +301,38 @@ def _boxes_of(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
     from dinoneck.inference.results import coco_objects
 
     found = coco_objects(objects)
-    corners = [(x, y, x + width, y + height) for x, y, width, height in (each["bbox"] for each in found)]
+    corners = [
+        (x, y, x + width, y + height) for x, y, width, height in (each["bbox"] for each in found)
+    ]
     names = [labels[each["category_id"]] if labels else str(each["category_id"]) for each in found]
     return {"boxes": corners, "names": names}
 
 
-def _places(named: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]) -> dict[str, Path]:
+def _places(
+    named: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]
+) -> dict[str, Path]:
     """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
     given = {option: folder for option, folder in folders.items() if folder is not None}
     for option, folder in given.items():
         cli.check_place(option, folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
-        if inside := [each for each in images if each.is_dir() and folder.resolve().is_relative_to(each.resolve())]:
-            raise ConfigError(f"{option} {folder} is inside {inside[0]}, whose files are images; name another place")
+        if inside := [
+            each
+            for each in images
+            if each.is_dir() and folder.resolve().is_relative_to(each.resolve())
+        ]:
+            raise ConfigError(
+                f"{option} {folder} is inside {inside[0]}, whose files are images; name another "
+                "place"
+            )
     names = cli.names_below([*named.values()]) if given else []
     places = [Path(name).with_suffix("") for name in names]
     if twice := [place for place, count in Counter(places).items() if count > 1]:
-        raise DataError(f"images called {twice[0]} differ in their suffix only; predict them one after the other")
+        raise DataError(
+            f"images called {twice[0]} differ in their suffix only; predict them one after the "
+            "other"
+        )
     return dict(zip(named, places, strict=False))
 
 
@@ -260,21 +350,34 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         match = None if Path(word).exists() else _KEYED.fullmatch(word)
         key, source = match.groups() if match else ("", word)
         if Path(source).suffix.lower() in SUFFIXES:
-            raise ConfigError(f"--heads lists {source}, which is an image; images stand before the options")
+            raise ConfigError(
+                f"--heads lists {source}, which is an image; images stand before the options"
+            )
         if source.endswith(".safetensors"):
             read_header(source)  # missing and other files are refused before torch is imported
         found.setdefault(key, []).append(source)
     if "" in found and len(found) > 1:
-        raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")
+        raise ConfigError(
+            f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for "
+            "none"
+        )
     return found
 
 
 def _boxes(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per box, column -> value."""
     return [
-        dict(zip(_BOX, (image, label, round(score, 4), *(round(side, 2) for side in box)), strict=True))
+        dict(
+            zip(
+                _BOX,
+                (image, label, round(score, 4), *(round(side, 2) for side in box)),
+                strict=True,
+            )
+        )
         for image, each in results.items()
-        for label, score, box in zip(each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True)
+        for label, score, box in zip(
+            each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True
+        )
     ]
 
 
@@ -291,20 +394,31 @@ def _values(results: Mapping[str, Mapping[str, Any]], tasks: Any) -> list[dict[s
     return rows
 
 
-def _described(rows: Sequence[dict[str, Any]], results: Mapping[str, Any], tasks: Any) -> dict[str, Any]:
+def _described(
+    rows: Sequence[dict[str, Any]], results: Mapping[str, Any], tasks: Any
+) -> dict[str, Any]:
     """The tasks, and the rows with the objects of images as COCO's run lengths."""
     from dinoneck.inference.results import coco_objects
 
     keyed = tasks if isinstance(tasks, Mapping) else {"": tasks}
-    every = [(key, f"{key}/{task.name}" if key else task.name, task) for key, own in keyed.items() for task in own]
+    every = [
+        (key, f"{key}/{task.name}" if key else task.name, task)
+        for key, own in keyed.items()
+        for task in own
+    ]
     try:
         for row, result in zip(rows, results.values(), strict=True):
             for key, name, task in every:
                 if task.is_masks:
-                    row[f"{name} objects"] = coco_objects((result[key] if key else result)[task.name])
+                    row[f"{name} objects"] = coco_objects(
+                        (result[key] if key else result)[task.name]
+                    )
     except ImportError as error:
         show(f"--json lacks the objects: {error}")
-    described = [{"name": name, "kind": task.kind, "unit": task.unit, "labels": task.labels} for _, name, task in every]
+    described = [
+        {"name": name, "kind": task.kind, "unit": task.unit, "labels": task.labels}
+        for _, name, task in every
+    ]
     return {"tasks": described, "predictions": rows}
 
 
@@ -327,9 +441,10 @@ def evaluate(
 
     Args:
         images: the folder of the images; before the options.
-        heads: files, folders of trainings or Hub repositories; each is one model, compared with the first.
-        truth: CSV of numbers or classes, a folder of masks, a COCO file of boxes or objects, or the folder and the COCO
-            file of panoptic segments.
+        heads: files, folders of trainings or Hub repositories; each is one model, compared with the
+            first.
+        truth: CSV of numbers or classes, a folder of masks, a COCO file of boxes or objects, or the
+            folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
@@ -342,17 +457,25 @@ def evaluate(
     if len({*heads}) < len(heads):
         raise ConfigError(f"--heads {' '.join(heads)} names a head twice; give each once")
     if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
-        raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
+        raise DataError(
+            f"{missing[0]} does not exist; check the name, which is relative to this folder"
+        )
     from dinoneck.evaluation import evaluate as scored
     from dinoneck.tasks import columns_of
 
-    models = {word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads}
+    models = {
+        word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads
+    }
     every = [getattr(one, "tasks", ()) for one in models.values()]
     targets = {*_OF_ALL, *(own.name for tasks in every for own in (*tasks, *columns_of(tasks)))}
     if wrong := least.keys() - targets:
-        raise ConfigError(f"--at-least names {min(wrong)!r}; expected one of {', '.join(sorted(targets))}")
+        raise ConfigError(
+            f"--at-least names {min(wrong)!r}; expected one of {', '.join(sorted(targets))}"
+        )
     known: Any = truth if len(truth) > 1 else truth[0]
-    found = scored(models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata)
+    found = scored(
+        models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata
+    )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]
     for line in low:
@@ -373,7 +496,15 @@ def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
     objects = found.get("boxes", {}) | found.get("masks", {}) | found.get("segments", {})
     scores = {name: own[target] for name, own in objects.items() if target in own}
     for name, own in found.get("scores", {}).get(target, {}).items():
-        scores[name] = next(own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own)
+        scores[name] = next(
+            own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own
+        )
     if not scores:
-        raise ConfigError(f"--at-least names {target!r}; expected a target with a score, or AP of boxes")
-    return [f"{target} of {name} is {x}, below {least:g}" for name, x in scores.items() if x is None or x < least]
+        raise ConfigError(
+            f"--at-least names {target!r}; expected a target with a score, or AP of boxes"
+        )
+    return [
+        f"{target} of {name} is {x}, below {least:g}"
+        for name, x in scores.items()
+        if x is None or x < least
+    ]

@@ -24,7 +24,11 @@ def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
 
     No entry can end a line, colour or wipe it away: signs that steer a terminal are spelled out.
     """
-    lines = [value] if isinstance(value, str) else [f"{key:<10} {in_line(entry)}" for key, entry in _filled(value)]
+    lines = (
+        [value]
+        if isinstance(value, str)
+        else [f"{key:<10} {in_line(entry)}" for key, entry in _filled(value)]
+    )
     for line in lines:
         print(printable(line), file=stream)
 
@@ -66,7 +70,11 @@ def in_line(value: Any) -> str:
         return "; ".join(map(in_line, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value) if isinstance(value, str | Path) else json.dumps(value, ensure_ascii=False, default=str)
+    return (
+        str(value)
+        if isinstance(value, str | Path)
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )
 
 
 def _filled(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -82,7 +90,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text, the first column to the left."""
     lines = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+    texts = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
 
 
@@ -111,4 +122,7 @@ def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
     if canvas != size:
         before, after = ("x".join(map(str, sides)) for sides in (size, canvas))
         patch, how = preprocess.patch_size, preprocess.resize
-        show(f"The patch of {patch} px does not divide {before} px: --resize {how} makes it {after} px.")
+        show(
+            f"The patch of {patch} px does not divide {before} px: --resize {how} makes it "
+            f"{after} px."
+        )

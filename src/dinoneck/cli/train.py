@@ -29,19 +29,18 @@ def train(
 ) -> dict[str, Any]:
     """Train cross-validated heads, or a detector, by flags or from a training file.
 
-    The usual commands; each takes --out RUN, and --group COLUMN keeps the rows of one place or day in one fold:
+    The usual commands; each takes --out RUN, and --group COLUMN keeps the rows of one place or day
+    in one fold:
 
-        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
-        a column of words        train --csv cover.csv --targets species
-        one folder per class     train --images images
-        a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
-        folders of images, masks train --images images --labels masks
-        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop
-        boxes in COCO JSON       train --boxes boxes.json --images images
-        objects in COCO JSON     train --instances objects.json --images images
-        panoptic segments        train --panoptic folder segments.json --images images
-        tokens of a store        train --csv cover.csv --targets soil crop --store store
-        a training file          train run.yaml
+        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0 a column of
+        words        train --csv cover.csv --targets species one folder per class     train --images
+        images a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
+        folders of images, masks train --images images --labels masks numbers and masks        train
+        --csv cover.csv --targets crop --labels mask --classes soil crop boxes in COCO JSON
+        train --boxes boxes.json --images images objects in COCO JSON     train --instances
+        objects.json --images images panoptic segments        train --panoptic folder segments.json
+        --images images tokens of a store        train --csv cover.csv --targets soil crop --store
+        store a training file          train run.yaml
 
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
@@ -55,17 +54,27 @@ def train(
         resume: continue an interrupted run of the same config (default: on).
     """
     if config is not None:  # the file that comes first is read before
-        raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
-    if out.is_file() or ((out / "report.json").exists() and not overwrite):  # before torch is imported
-        raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
+        raise ConfigError(
+            f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
+        )
+    # before torch is imported
+    if out.is_file() or ((out / "report.json").exists() and not overwrite):
+        raise ConfigError(
+            f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those"
+        )
     _check_names(run)
     if objects := run.data.boxes or run.data.objects:
         if heads:
-            raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME")
+            raise ConfigError(
+                f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, "
+                "--head NAME"
+            )
         from dinoneck.detection import train_detector, train_instances
 
         train_objects: Any = train_detector if run.data.boxes is not None else train_instances
-        report: dict[str, Any] = train_objects(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
+        report: dict[str, Any] = train_objects(
+            with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume
+        )
     else:
         from dinoneck.training.run import Run, prepare_heads, train_heads
 
@@ -85,12 +94,22 @@ def _check_names(run: TrainConfig) -> None:
     check_backbone_name(run.backbone.name, run.backbone.source)
     objects = (data.boxes, data.val_boxes, data.val_images, data.instances, *(data.panoptic or ()))
     files = (data.images, data.store, *objects, run.backbone.file)
-    if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
-        raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
+    if missing := [
+        file for file in files if file is not None and "://" not in file and not Path(file).exists()
+    ]:
+        raise DataError(
+            f"{missing[0]} does not exist; check the name, which is relative to this folder"
+        )
     if data.csv is not None:
         from dinoneck.data.tables import read_cells
 
-        named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
+        named = [
+            data.image_column or "image",
+            *data.targets,
+            *data.aux_targets,
+            data.labels,
+            *folds.group,
+        ]
         read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
 
 
@@ -108,7 +127,9 @@ def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
 
         kind = run.head.get("type", NECK)
     takes = inspect.signature(resolve(kind)).parameters
-    name = next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")
+    name = next(
+        (name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim"
+    )
     return run.changed(head={**run.head, name: hidden_dim})
 
 
@@ -125,12 +146,21 @@ def _describe(run: Run) -> None:
     more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
     print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")
     if source.backbone is None:
-        print(f"Tokens come from {config.data.store}: {source.record.get('name')}, {grid.rows}x{grid.cols} patches.")
+        print(
+            f"Tokens come from {config.data.store}: {source.record.get('name')}, "
+            f"{grid.rows}x{grid.cols} patches."
+        )
     else:
         height, width = read_image_size(table[IMAGES].iloc[0])
         rows, cols = source.preprocess.placement((height, width)).canvas
         patches = f"{grid.rows}x{grid.cols} patches"
-        print(f"The first image, {height}x{width} px (height x width), becomes {rows}x{cols} px, {patches}.")
+        print(
+            f"The first image, {height}x{width} px (height x width), becomes {rows}x{cols} px, "
+            f"{patches}."
+        )
         show_remainder(source.preprocess, source.preprocess.size or (height, width))
     if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
-        print("No --group: images of one place or day may fall into several folds, and every score looks better.")
+        print(
+            "No --group: images of one place or day may fall into several folds, and every score "
+            "looks better."
+        )

@@ -50,11 +50,14 @@ def report(
 
     Args:
         head: a head file, a folder of them, or a Hub repository (user/name).
-        images: images, or folders searched with their subfolders; default for a detector's run: its held-out images.
+        images: images, or folders searched with their subfolders; default for a detector's run: its
+            held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, or JSON of a detector's boxes.
+        truth: CSV of known values in columns named like the predictions, or JSON of a detector's
+            boxes.
         image_column: column of file names in --truth.
-        max_images: images to draw: those with the largest errors, and typical ones; the table lists all.
+        max_images: images to draw: those with the largest errors, and typical ones; the table lists
+            all.
         no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
@@ -81,13 +84,27 @@ def report(
     page = html_report(entries, tasks, title=title, facts=facts, training=training, unread=left_out)
     write_text(out, page)
     size, drawn = out.stat().st_size, page.count("<article ")
-    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    print(
+        f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} "
+        f"({file_size(size)})"
+    )
     counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
-    return {"ok": not (left_out and strict), "written": [out], **counts, "scores": agreement(entries, tasks)}
+    return {
+        "ok": not (left_out and strict),
+        "written": [out],
+        **counts,
+        "scores": agreement(entries, tasks),
+    }
 
 
 def _entries(
-    model: Any, predict: Predict, named: Mapping[str, Any], known: Any, shown: Any, most: int, with_tokens: bool
+    model: Any,
+    predict: Predict,
+    named: Mapping[str, Any],
+    known: Any,
+    shown: Any,
+    most: int,
+    with_tokens: bool,
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels for the worst of them; why others cannot.
 
@@ -104,8 +121,12 @@ def _entries(
     from dinoneck.viz.scales import ReportEntry
 
     tasks = getattr(model, "tasks", ())
-    results, left_out = predict_named(lambda items: predict(items if tasks else [*map(shown, items)]), named, True)
-    entries = [ReportEntry(name, result, known=known(named[name])) for name, result in results.items()]
+    results, left_out = predict_named(
+        lambda items: predict(items if tasks else [*map(shown, items)]), named, True
+    )
+    entries = [
+        ReportEntry(name, result, known=known(named[name])) for name, result in results.items()
+    ]
     drawn = worst_and_typical(entries, tasks, most)
     items = [named[entries[i].name] for i in drawn]
     colours = _token_colours(model, items) if tasks and with_tokens else [None] * len(items)
@@ -127,16 +148,28 @@ def _token_colours(model: Any, files: Sequence[Path]) -> list[Any]:
     return [pca_rgb(own, basis=basis)[0] for own in features]
 
 
-def _facts(head: str, heads: Sequence[HeadCheckpoint], model: Any, truth: Path | None) -> dict[str, dict[str, str]]:
+def _facts(
+    head: str, heads: Sequence[HeadCheckpoint], model: Any, truth: Path | None
+) -> dict[str, dict[str, str]]:
     """What the first head is, in the words of ``dinoneck inspect``, and how it was run."""
     from dinoneck.cli.files import entries
     from dinoneck.version import versions
 
     commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
-    run = {"device": str(model.device), "known values": str(truth or "none"), "made": f"{date.today()}"}
+    run = {
+        "device": str(model.device),
+        "known values": str(truth or "none"),
+        "made": f"{date.today()}",
+    }
     run["versions"] = ", ".join(f"{name} {own}" for name, own in versions().items())
-    boxes = f"those of a score of {model.min_score:.2g} or more" if not hasattr(model, "tasks") else ""
-    run |= {"boxes": boxes} if boxes else {"views": f"{model.tta}, the mean of {len(model.views)} views"}
+    boxes = (
+        f"those of a score of {model.min_score:.2g} or more" if not hasattr(model, "tasks") else ""
+    )
+    run |= (
+        {"boxes": boxes}
+        if boxes
+        else {"views": f"{model.tta}, the mean of {len(model.views)} views"}
+    )
     own = {"from": f"{head}, {counted(len(heads), 'head')}", **commits, **entries(heads[0].meta)}
     return {"The head": own, "How it was run": run}
 
@@ -149,7 +182,8 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = json.loads(read_regular(path))
     scores = found.get("scores", {})
-    scored = {own for name in scores for own in (name, name.partition(" ")[0])}  # of maps: "task label"
+    # of maps: "task label"
+    scored = {own for name in scores for own in (name, name.partition(" ")[0])}
     if tasks and scored.isdisjoint(name for task in tasks for name in (task.name, *task.columns)):
         return {}  # of another run
     held_out: dict[str, Any] = {}
@@ -160,7 +194,9 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
         from dinoneck.data.tables import read_cells
 
         cells = read_cells(table)
-        for name in sorted(name for name, own in scores.items() if "r2" in own["head"] and name in cells):
+        for name in sorted(
+            name for name, own in scores.items() if "r2" in own["head"] and name in cells
+        ):
             pair = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
             held_out |= {name: pair.to_numpy().T} if len(pair) else {}
     lines = log.read_text("utf-8").splitlines() if "best" in found and log.is_file() else []
@@ -169,7 +205,11 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def _box_images(
-    files: list[Path], images: Sequence[Path], truth: Path | None, training: Mapping[str, Any], classes: Sequence[str]
+    files: list[Path],
+    images: Sequence[Path],
+    truth: Path | None,
+    training: Mapping[str, Any],
+    classes: Sequence[str],
 ) -> tuple[dict[str, Any], Any, Any]:
     """The images of a COCO file, or without any those that the run held out, by name; their boxes and their pixels.
 
@@ -179,10 +219,16 @@ def _box_images(
 
     if truth is not None:
         if len(images) != 1 or not images[0].is_dir():
-            raise ConfigError(f"--truth {truth} names its images itself; name the one folder that they are in")
+            raise ConfigError(
+                f"--truth {truth} names its images itself; name the one folder that they are in"
+            )
         known = BoxImages(truth, images[0], classes=classes)
     elif images:
-        return dict(zip(cli.names_below(files), files, strict=True)), lambda file: {}, lambda file: file
+        return (
+            dict(zip(cli.names_below(files), files, strict=True)),
+            lambda file: {},
+            lambda file: file,
+        )
     elif "best" in training:
         from dinoneck.detection.training import open_images
         from dinoneck.training.config import TrainConfig
@@ -192,11 +238,16 @@ def _box_images(
         known = open_images(TrainConfig.from_dict({**training["config"], "data": data}))[1]
         known.transform = None
     else:
-        raise ConfigError("no images are named, and no report.json of a detector's training is there; name images")
+        raise ConfigError(
+            "no images are named, and no report.json of a detector's training is there; name images"
+        )
 
     def boxes(place: int) -> dict[str, Any]:
         target = known[place][1]
-        return {"boxes": target["boxes"].numpy(), "names": [classes[label] for label in target["labels"].tolist()]}
+        return {
+            "boxes": target["boxes"].numpy(),
+            "names": [classes[label] for label in target["labels"].tolist()],
+        }
 
     places = {name: place for place, name in enumerate(cli.names_below(known.paths))}
     return places, boxes, lambda place: known.original(place)[0]
@@ -204,7 +255,11 @@ def _box_images(
 
 def _found(value: Any, above: Sequence[Path]) -> Any:
     """A path of the run's configuration where it exists: here, or in a folder above the run."""
-    places = (Path(value), *(folder / value for folder in above)) if isinstance(value, str) and value else ()
+    places = (
+        (Path(value), *(folder / value for folder in above))
+        if isinstance(value, str) and value
+        else ()
+    )
     return next((str(place) for place in places if place.exists()), value)
 
 
@@ -213,7 +268,8 @@ class Features:
     """Whose tokens are shown.
 
     Attributes:
-        backbone: the model; --layers names the one block whose tokens are shown (default: the last).
+        backbone: the model; --layers names the one block whose tokens are shown (default: the
+            last).
         store: take the tokens of this feature store, which was made from these files.
         size: resize images to this size (default: their own).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
@@ -230,13 +286,17 @@ class Features:
         cli.check_output(out, files, suffixes)
         if self.store is not None:
             if self != Features(store=self.store):
-                raise ConfigError(f"the tokens are in --store {self.store}; leave the backbone's options out")
+                raise ConfigError(
+                    f"the tokens are in --store {self.store}; leave the backbone's options out"
+                )
             return _stored(self.store, files)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
         model = open_backbone(self.backbone, self.device)
-        recipe = model.preprocess.changed(size=self.size, resize="crop" if self.size is None else None)
+        recipe = model.preprocess.changed(
+            size=self.size, resize="crop" if self.size is None else None
+        )
         note = "(random weights)" if model.weights["kind"] == "seeded" else ""
         pictures = [recipe.picture(file) for file in files]
         return cli.names_below(files), pictures, _tokens(model, recipe, files), note
@@ -254,10 +314,17 @@ def _stored(path: Path, files: Sequence[Path]) -> Any:
     store = FeatureStore.open(path)
     ids = TableTokens(store, cli.names_below(files)).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
-    return ids, [store.preprocess.picture(file) for file in files], [store.batch([own]) for own in ids], ""
+    return (
+        ids,
+        [store.preprocess.picture(file) for file in files],
+        [store.batch([own]) for own in ids],
+        "",
+    )
 
 
-def tokens(images: cli.Images, out: Path, features: Annotated[Features, arg(name="")] = Features()) -> dict[str, Any]:
+def tokens(
+    images: cli.Images, out: Path, features: Annotated[Features, arg(name="")] = Features()
+) -> dict[str, Any]:
     """Draw images next to their tokens: the three main directions as red, green and blue.
 
     Example: dinoneck viz tokens images/ --backbone dinoneck_tiny --out tokens.png
@@ -292,9 +359,13 @@ def similarity(
     from dinoneck.atomic import write_text
     from dinoneck.viz.similarity import similarity_page
 
-    title = f"Similar patches, block {found[0].layers[-1] if found[0].layers else '?'} {note}".rstrip()
+    title = (
+        f"Similar patches, block {found[0].layers[-1] if found[0].layers else '?'} {note}".rstrip()
+    )
     write_text(out, similarity_page(found, pictures, names=names, title=title))
-    print(f"{counted(len(names), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})")
+    print(
+        f"{counted(len(names), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})"
+    )
     return {"written": [out], "images": len(names)}
 
 

@@ -1,7 +1,7 @@
 """Images with boxes and masks, read from COCO JSON: checked whole when opened, decoded one by one.
 
-:class:`BoxImages` is a torch dataset; :func:`box_transforms` brings its images and boxes to one size, for training with
-augmentation, and :func:`to_original` is the way back.
+:class:`BoxImages` is a torch dataset; :func:`box_transforms` brings its images and boxes to one
+size, for training with augmentation, and :func:`to_original` is the way back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import BBOX, Classes, Coco, CocoBox, Ids, Listed, ListedImages, decoded, shape_of
+from dinoneck.data.coco import (
+    BBOX,
+    Classes,
+    Coco,
+    CocoBox,
+    Ids,
+    Listed,
+    ListedImages,
+    decoded,
+    shape_of,
+)
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError, DataError, ShapeError
@@ -30,9 +40,11 @@ logger = logging.getLogger(__name__)
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
 
-_MOST_OVER = 0.1  # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
+# of 10 boxes or more may reach over the edge; else they are of another form, such as corners
+_MOST_OVER = 0.1
 _FEWEST = 10
-_MOST_LOST = 0.99  # of the boxes may show nothing; else they are of another form, such as shares of the sides
+# of the boxes may show nothing; else they are of another form, such as shares of the sides
+_MOST_LOST = 0.99
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _SHORTEST_PX = 1  # side of a box
 
@@ -40,8 +52,9 @@ _SHORTEST_PX = 1  # side of a box
 class BoxImages(ListedImages):
     """Images with boxes in COCO JSON form, for training and testing detectors.
 
-    All entries are checked when the dataset is made; an image is decoded when it is asked for. ``dataset[i]`` is
-    ``(image, target)``: a uint8 ``tv_tensors.Image`` (3, H, W), RGB, turned upright by its EXIF tag, and a dict of
+    All entries are checked when the dataset is made; an image is decoded when it is asked for.
+    ``dataset[i]`` is ``(image, target)``: a uint8 ``tv_tensors.Image`` (3, H, W), RGB, turned
+    upright by its EXIF tag, and a dict of
 
     * ``boxes``: float32 ``tv_tensors.BoundingBoxes`` (n, 4), XYXY in pixels of the upright image;
     * ``labels``: int64 (n,), 0-based and without gaps, indices into ``classes``;
@@ -52,27 +65,31 @@ class BoxImages(ListedImages):
     Images without boxes stay: background is information. An image of more than 8 bits comes to 8.
 
     Args:
-        annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
-            category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as polygons or RLE) and
-            ``categories`` (id, name).
-        images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
-            whichever holds the first image.
-        transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
-        classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
-            None = all, by ascending category id. Give the test set the classes of the training set.
+        annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id,
+            image_id, category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as
+            polygons or RLE) and ``categories`` (id, name).
+        images: the folder that file names are relative to; None = the folder of the JSON, or
+            ``images`` in it, whichever holds the first image.
+        transform: called as ``transform(image, target)``, for instance
+            :func:`dinoneck.data.box_transforms`.
+        classes: names to keep, in the order that labels number them; boxes of others are skipped
+            and counted. None = all, by ascending category id. Give the test set the classes of the
+            training set.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
 
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image), ``not finite``,
-            ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``, ``unknown image``.
+        skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
+            ``not finite``, ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``,
+            ``unknown image``.
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
 
     Raises:
-        DataError: if the JSON or an image cannot be used, or the boxes are given in another form (corners, shares of
-            the image's sides); it names the file, the entry, the value and the remedy.
+        DataError: if the JSON or an image cannot be used, or the boxes are given in another form
+            (corners, shares of the image's sides); it names the file, the entry, the value and the
+            remedy.
 
     Examples:
         >>> import json, tempfile
@@ -100,7 +117,9 @@ class BoxImages(ListedImages):
         masks: bool = False,
     ) -> None:
         self.transform, self.masks = transform, masks
-        self._objects = self._sorted(self._open(annotations, Coco[CocoBox], images, classes).annotations)
+        self._objects = self._sorted(
+            self._open(annotations, Coco[CocoBox], images, classes).annotations
+        )
         if self.skipped:
             logger.warning("%s: boxes skipped: %s", self.file, dict(self.skipped))
 
@@ -125,20 +144,25 @@ class BoxImages(ListedImages):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        kept, image = [box.corners for box in self._objects[i] if not box.crowd], to_uint8(read_pixels(self.paths[i]))
+        kept, image = (
+            [box.corners for box in self._objects[i] if not box.crowd],
+            to_uint8(read_pixels(self.paths[i])),
+        )
         size = self._size(i, (image.shape[-2], image.shape[-1]))
         boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
-        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
+            boxes, format="XYXY", canvas_size=size
+        )
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64; small objects lie on top, crowd regions below.
 
-        An id is 1000 * (class + 1) + the number of the object in its class, -1000 * (class + 1) in a crowd region of
-        the class, 0 where nothing is.
+        An id is 1000 * (class + 1) + the number of the object in its class, -1000 * (class + 1) in
+        a crowd region of the class, 0 where nothing is.
 
         Raises:
-            DataError: without ``masks=True``, if the image has another size than in the JSON, or 1000 objects of a
-                class or more.
+            DataError: without ``masks=True``, if the image has another size than in the JSON, or
+                1000 objects of a class or more.
         """
         if not self.masks:
             raise DataError("the masks were not read; make the dataset with masks=True")
@@ -151,20 +175,34 @@ class BoxImages(ListedImages):
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
 
-        Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions are back, marked
-        by ``iscrowd``, since detections inside them count for nothing. With masks a box has its ``segmentation``.
+        Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions
+        are back, marked by ``iscrowd``, since detections inside them count for nothing. With masks
+        a box has its ``segmentation``.
         """
         listed: list[dict[str, Any]] = []
         for entry, boxes in zip(self._entries, self._objects, strict=True):
             for label, crowd, shape, (left, top, right, bottom), _ in boxes:
-                about = {"image_id": entry.id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
-                box = {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+                about = {
+                    "image_id": entry.id,
+                    "category_id": self.category_ids[label],
+                    "iscrowd": int(crowd),
+                }
+                box = {
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                }
                 if self.masks:
                     area = int(decoded(shape, entry.height, entry.width).sum())
                     box |= {"segmentation": msgspec.to_builtins(shape), "area": area}
                 listed.append({"id": len(listed) + 1, **about, **box})
-        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
-        return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
+        categories = [
+            {"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)
+        ]
+        return {
+            "images": msgspec.to_builtins(self._entries),
+            "annotations": listed,
+            "categories": categories,
+        }
 
     def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[Listed]]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
@@ -177,15 +215,25 @@ class BoxImages(ListedImages):
                 self.skipped["other class" if label is None else "unknown image"] += 1
                 continue
             x, y, width, height = box.bbox
-            corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
-            cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
-            shortest = min(corners[2] - corners[0], corners[3] - corners[1])  # of what is inside the image
+            corners = (
+                max(x, 0.0),
+                max(y, 0.0),
+                min(x + width, entry.width * 1.0),
+                min(y + height, entry.height * 1.0),
+            )
+            cut = max(
+                corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3]
+            )
+            # of what is inside the image
+            shortest = min(corners[2] - corners[0], corners[3] - corners[1])
             reason = "" if all(map(math.isfinite, box.bbox)) else "not finite"
             reason = reason or ("too small" if min(width, height) < _SHORTEST_PX else "")
             reason = reason or ("outside" if shortest < _SHORTEST_PX else "")
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
-                shape = shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
+                shape = (
+                    shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
+                )
                 kept[entry.id].append(Listed(label, bool(box.iscrowd), shape, corners))
             if reason or box.iscrowd:
                 self.skipped["crowd" if box.iscrowd else reason] += 1
@@ -193,7 +241,10 @@ class BoxImages(ListedImages):
                 self.clipped += 1
         if lost > _MOST_LOST * count or (count >= _FEWEST and over > _MOST_OVER * count):
             counts = f"{over} of {count} boxes leave their image and {lost} show nothing"
-            raise DataError(f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at the edge")
+            raise DataError(
+                f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at "
+                "the edge"
+            )
         return [*kept.values()]
 
 
@@ -208,19 +259,21 @@ def box_transforms(
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
-    Every image is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
-    Training draws from torch's global random state: the same seed gives the same images.
+    Every image is stretched to ``size``, antialiased, so that batches stack and :func:`to_original`
+    is one division. Training draws from torch's global random state: the same seed gives the same
+    images.
 
     Args:
-        size: (height, width) in pixels of the result, or one number for both; a multiple of the patch.
-        train: augment, and drop boxes of which a side came out below 1 px. Otherwise only resize and
-            normalise, and keep every box.
-        flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for images without
-            an up; None leaves them.
-        photometric: change brightness, contrast and saturation of half of the images. Hues stay and channels
-            are never exchanged: colours may be what tells classes apart.
-        mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
-            0 ... 1, for detectors that normalise themselves.
+        size: (height, width) in pixels of the result, or one number for both; a multiple of the
+            patch.
+        train: augment, and drop boxes of which a side came out below 1 px. Otherwise only resize
+            and normalise, and keep every box.
+        flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for
+            images without an up; None leaves them.
+        photometric: change brightness, contrast and saturation of half of the images. Hues stay and
+            channels are never exchanged: colours may be what tells classes apart.
+        mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves
+            the values in 0 ... 1, for detectors that normalise themselves.
         std: per channel, given or None together with ``mean``.
 
     Raises:
@@ -236,10 +289,19 @@ def box_transforms(
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
     if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
-        raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
+        raise ConfigError(
+            f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip "
+            "or None"
+        )
     resize = v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True)
-    flips: list[Any] = [v2.RandomHorizontalFlip()] * bool(flip) + [v2.RandomVerticalFlip()] * (flip == "both")
-    colours = [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])] if photometric else []
+    flips: list[Any] = [v2.RandomHorizontalFlip()] * bool(flip) + [v2.RandomVerticalFlip()] * (
+        flip == "both"
+    )
+    colours = (
+        [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])]
+        if photometric
+        else []
+    )
     whole = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
     steps: list[Any] = [*flips, resize, *colours, *whole] if train else [resize]
     steps.append(v2.ToDtype(torch.float32, scale=True))
@@ -269,12 +331,18 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         [[10.0, 3.0, 20.0, 9.0]]
     """
     if not boxes.ndim or boxes.shape[-1] != 4:
-        raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
+        raise ShapeError(
+            f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom"
+        )
     x, y = original[1] / size[1], original[0] / size[0]
     plain = boxes.as_subclass(Tensor) * 1.0  # integers become floats
     return plain * plain.new_tensor([x, y, x, y])
 
 
-def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
+def collate_boxes(
+    batch: Sequence[tuple[Tensor, dict[str, Any]]],
+) -> tuple[Tensor, list[dict[str, Any]]]:
     """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader."""
-    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [target for _, target in batch]
+    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [
+        target for _, target in batch
+    ]

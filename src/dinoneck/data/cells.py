@@ -1,4 +1,7 @@
-"""What single cells of a table mean, and the files of a table or folder. Neither pandas nor torch is imported."""
+"""What single cells of a table mean, and the files of a table or folder.
+
+Neither pandas nor torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,39 @@ OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
+OTHER_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".psd",
+)
 
 
 def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
     if not top.is_dir():
         return [top]
-    files = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    files = (
+        path
+        for path in top.rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
     return sorted(path for path in files if not path.is_dir())
 
 
 def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Any]:
     """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
 
-    A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange. A missing name
-    has the file None.
+    A name is looked for as it is written, then in the forms NFC and NFD, which file systems
+    exchange. A missing name has the file None.
 
     Raises:
         DataError: if a file does not exist or is empty, or two names are one file.
@@ -52,10 +72,14 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
         if file := next((file for file in places if file.is_file() and file.stat().st_size), None):
             files[text] = file
             if (other := first.setdefault(file.resolve(), text)) != text:
-                raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one of them")
+                raise DataError(
+                    f"of the {what}, {other!r} and {text!r} are the same file; keep one of them"
+                )
     if missing := [repr(text) for text in texts if text and text not in files]:
         counts = f"{len(missing)} of {len(texts)} {what} are missing or empty in {folder}"
-        raise DataError(f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder")
+        raise DataError(
+            f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder"
+        )
     return [files.get(text) for text in texts]
 
 
@@ -117,8 +141,8 @@ def label_of(text: str) -> str:
 def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list[Hashable]:
     """Return labels of which those that mean the same are equal.
 
-    Texts are stripped and composed (NFC). Where all labels are numbers, also as text, they are compared as numbers:
-    ``1``, ``1.0`` and ``01`` are one label.
+    Texts are stripped and composed (NFC). Where all labels are numbers, also as text, they are
+    compared as numbers: ``1``, ``1.0`` and ``01`` are one label.
 
     Args:
         labels: one per row; texts, numbers or any values that can be hashed.
@@ -129,8 +153,12 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
         DataError: for missing labels, naming their rows.
     """
     every = list(labels)
-    if missing := [str(place) for place, label in zip(places, every, strict=True) if is_missing(label)]:
-        raise DataError(f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows")
+    if missing := [
+        str(place) for place, label in zip(places, every, strict=True) if is_missing(label)
+    ]:
+        raise DataError(
+            f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows"
+        )
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
     return [*map(label_of, texts)] if are_numbers else texts

@@ -29,7 +29,8 @@ Ids = np.ndarray[Any, Any]
 UNKNOWN = -1  # id of pixels of which nothing is known
 
 Side = Annotated[int, Meta(ge=1)]
-Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=6)]  # NaN is refused too
+# NaN is refused too
+Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=6)]
 
 _NUMBER = "[P-o]*[0-O]"  # of COCO's text: groups of 5 bits, the last one without a bit for more
 BBOX = "x, y of the upper left corner, width and height in pixels"
@@ -101,8 +102,8 @@ class CocoSegments(Struct):
 class Listed(NamedTuple):
     """An object of an image: its class, and whether it is a crowd region.
 
-    A box has a shape, the mask that the JSON has of it, and corners (left, top, right, bottom); a panoptic segment has
-    the id of its pixels in the PNG.
+    A box has a shape, the mask that the JSON has of it, and corners (left, top, right, bottom); a
+    panoptic segment has the id of its pixels in the PNG.
     """
 
     label: int
@@ -117,12 +118,17 @@ def read_coco(file: Path, kind: Any) -> Any:
     try:
         content = json.loads(read_regular(file))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
+        raise DataError(
+            f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
+        ) from error
     coco: Any = _converted(content, kind, str(file))
     for entry in (own for own in (*coco.images, *coco.annotations) if not isinstance(own, CocoBox)):
         name, path = entry.file_name, PureWindowsPath(entry.file_name)  # knows both separators
         if is_missing(name) or "\0" in name or path.anchor or ".." in path.parts:
-            raise DataError(f"{file}: image {entry.id} has the file_name {name[:60]!r}; expected a path in the folder")
+            raise DataError(
+                f"{file}: image {entry.id} has the file_name {name[:60]!r}; expected a path in "
+                "the folder"
+            )
     for part, key in map(str.split, _UNIQUE):
         names = (getattr(entry, key) for entry in getattr(coco, part))
         check_unique(names, f"{file}: {part}: the {key}", "give every entry its own")
@@ -149,11 +155,16 @@ def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
     size = (image.height, image.width)
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
     if isinstance(shape, list) and any(len(polygon) % 2 for polygon in shape):
-        raise DataError(f"{where} has a polygon with an odd number of coordinates; expected pairs of x and y")
+        raise DataError(
+            f"{where} has a polygon with an odd number of coordinates; expected pairs of x and y"
+        )
     if isinstance(shape, CocoMask):
         runs = _runs(shape.counts) if isinstance(shape.counts, str) else shape.counts
         if shape.size != size or min(runs, default=-1) < 0 or sum(runs) != math.prod(size):
-            raise DataError(f"{where} has a mask of size {shape.size}, {sum(runs)} pixels; expected {size}, all pixels")
+            raise DataError(
+                f"{where} has a mask of size {shape.size}, {sum(runs)} pixels; expected {size}, "
+                "all pixels"
+            )
     return shape
 
 
@@ -177,7 +188,9 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise missing_extra("pycocotools", "masks") from error
-    runs: Any = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+    runs: Any = (
+        shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+    )
     is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
     return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))
 
@@ -196,16 +209,23 @@ class ListedImages(Dataset[Any]):
     stuff: frozenset[int] = frozenset()
     _objects: Sequence[Sequence[Listed]]  # of every image
 
-    def _open(self, annotations: PathLike, kind: Any, images: PathLike | None, classes: Classes) -> Any:
+    def _open(
+        self, annotations: PathLike, kind: Any, images: PathLike | None, classes: Classes
+    ) -> Any:
         """Read the JSON, choose its classes and find its images; ``images`` is their folder."""
         self.file = Path(annotations)
         coco = read_coco(self.file, kind)
-        id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda own: own.id)}
+        id_of = {
+            category.name: category.id
+            for category in sorted(coco.categories, key=lambda own: own.id)
+        }
         self.classes = tuple(id_of if classes is None else classes)
         unknown = [name for name in self.classes if name not in id_of]
         if unknown or not self.classes or len({*self.classes}) < len(self.classes):
             known = f"{', '.join(id_of)} of {self.file}.{did_you_mean(''.join(unknown[:1]), id_of)}"
-            raise DataError(f"classes is {classes!r}; expected one or more names, each once, of {known}")
+            raise DataError(
+                f"classes is {classes!r}; expected one or more names, each once, of {known}"
+            )
         self.category_ids = tuple(id_of[name] for name in self.classes)
         self._label_of = {category: label for label, category in enumerate(self.category_ids)}
         self._entries, names = tuple(coco.images), [entry.file_name for entry in coco.images]
@@ -219,7 +239,9 @@ class ListedImages(Dataset[Any]):
     @property
     def numbers(self) -> dict[int, int]:
         """Image id -> number of its objects, without crowd regions and stuff."""
-        counted = (sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._objects)
+        counted = (
+            sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._objects
+        )
         return dict(zip(self.ids, counted, strict=True))
 
     def __len__(self) -> int:
@@ -238,7 +260,9 @@ class ListedImages(Dataset[Any]):
         height, width = read_image_size(path) if size is None else size
         if (height, width) != (entry.height, entry.width):
             expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
-            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
+            raise DataError(
+                f"the upright image of {path} is {height}x{width} px (height x width); {expected}"
+            )
         return height, width
 
     def _numbered(self, i: int) -> list[int]:
@@ -249,7 +273,9 @@ class ListedImages(Dataset[Any]):
             ids.append(-first if own.crowd else first + counts[own.label])
             counts[own.label] += not (own.crowd or own.label in self.stuff)
         if max(counts.values(), default=0) >= OBJECTS:
-            raise DataError(f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class")
+            raise DataError(
+                f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class"
+            )
         return ids
 
 
@@ -259,8 +285,8 @@ class PanopticImages(ListedImages):
     The id of a pixel is red + 256 green + 65536 blue, 0 = unknown.
 
     Args:
-        annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG, ``segments_info`` with
-            id, category_id, iscrowd) and ``categories`` (id, name, isthing).
+        annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG,
+            ``segments_info`` with id, category_id, iscrowd) and ``categories`` (id, name, isthing).
         folder: of the PNG files.
         images: as of :class:`dinoneck.data.BoxImages`.
         classes: as of :class:`dinoneck.data.BoxImages`; pixels of others are unknown. None = all.
@@ -275,37 +301,64 @@ class PanopticImages(ListedImages):
     """
 
     def __init__(
-        self, annotations: PathLike, folder: PathLike, images: PathLike | None = None, *, classes: Classes = None
+        self,
+        annotations: PathLike,
+        folder: PathLike,
+        images: PathLike | None = None,
+        *,
+        classes: Classes = None,
     ) -> None:
         coco = self._open(annotations, Coco[CocoSegments], images, classes)
         self._stored = {entry.id: entry for entry in coco.annotations}
         if missing := [image_id for image_id in self.ids if image_id not in self._stored]:
-            raise DataError(f"{self.file} has no annotations of image {missing[0]}; expected one entry for each image")
+            raise DataError(
+                f"{self.file} has no annotations of image {missing[0]}; expected one entry for "
+                "each image"
+            )
         stored, label_of = [self._stored[image_id] for image_id in self.ids], self._label_of
-        pngs = existing_files([entry.file_name for entry in stored], folder, f"PNG files of {self.file}")
+        pngs = existing_files(
+            [entry.file_name for entry in stored], folder, f"PNG files of {self.file}"
+        )
         self._pngs = dict(zip(self.ids, pngs, strict=True))
-        self.stuff = frozenset(label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of)
-        shown = [[own for own in entry.segments_info if own.category_id in label_of] for entry in stored]
-        self._objects = [[Listed(label_of[x.category_id], bool(x.iscrowd), png_id=x.id) for x in own] for own in shown]
+        self.stuff = frozenset(
+            label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of
+        )
+        shown = [
+            [own for own in entry.segments_info if own.category_id in label_of] for entry in stored
+        ]
+        self._objects = [
+            [Listed(label_of[x.category_id], bool(x.iscrowd), png_id=x.id) for x in own]
+            for own in shown
+        ]
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64.
 
-        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 * (class + 1) in a
-        crowd region of the class, -1 where nothing is known.
+        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 *
+        (class + 1) in a crowd region of the class, -1 where nothing is known.
 
         Raises:
-            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of three colours or has
-                other ids than are listed, or there are 1000 segments of a class or more.
+            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
+                three colours or has other ids than are listed, or there are 1000 segments of a
+                class or more.
         """
         size, image_id = self._size(i), self.ids[i]
         [(colours, name)] = all_stored(self._pngs[image_id], [size])
         if colours.shape[2] != 3 or colours.dtype != np.uint8:
-            raise DataError(f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and blue")
+            raise DataError(
+                f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and "
+                "blue"
+            )
         found = colours.astype(np.int64) @ np.array([1, 256, 256**2])
-        shown, listed = {*np.unique(found).tolist()} - {0}, {own.id for own in self._stored[image_id].segments_info}
+        shown, listed = (
+            {*np.unique(found).tolist()} - {0},
+            {own.id for own in self._stored[image_id].segments_info},
+        )
         if others := shown ^ listed:
-            raise DataError(f"{name} and its segments_info do not both have the ids {some_of(map(str, others), 3)}")
+            raise DataError(
+                f"{name} and its segments_info do not both have the ids "
+                f"{some_of(map(str, others), 3)}"
+            )
         ids = np.full(size, UNKNOWN, np.int64)
         for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
             ids[found == segment.png_id] = number

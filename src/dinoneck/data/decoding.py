@@ -34,17 +34,22 @@ def in_threads(
     Args:
         function: called in a thread; what it raises is raised when its item's turn comes.
         items: its arguments; a single one is computed without a thread.
-        workers: threads; None = one per core, at most 8; ``torchrun``'s processes share the cores of a machine.
+        workers: threads; None = one per core, at most 8; ``torchrun``'s processes share the cores
+            of a machine.
         ahead: how many results may wait; at least one per thread.
     """
     if len(items) < 2:
         yield from map(function, items)
         return
-    workers = workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    workers = workers or max(
+        1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    )
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     rest = iter(items)
     try:
-        waiting = deque(pool.submit(function, item) for item in itertools.islice(rest, max(workers, ahead)))
+        waiting = deque(
+            pool.submit(function, item) for item in itertools.islice(rest, max(workers, ahead))
+        )
         while waiting:
             waiting.extend(pool.submit(function, item) for item in itertools.islice(rest, 1))
             yield waiting.popleft().result()
@@ -54,24 +59,30 @@ def in_threads(
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
     """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
-    if isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray) and getattr(images, "ndim", 3) != 4:
+    if (
+        isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray)
+        and getattr(images, "ndim", 3) != 4
+    ):
         return [images]
     if not isinstance(images, Iterable):
-        raise DataError(f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors")
+        raise DataError(
+            f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors"
+        )
     return list(images)
 
 
 def read_pixels(image: ImageInput) -> Tensor:
     """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
 
-    Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535; of 16-bit colours
-    in a file Pillow keeps the high byte.
+    Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535;
+    of 16-bit colours in a file Pillow keeps the high byte.
 
     Returns:
         uint8 where the image has 8 bits, else float32 in 0 ... 1.
 
     Raises:
-        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 14 bits at most.
+        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones
+            fill 14 bits at most.
     """
     if isinstance(image, str | os.PathLike):
         return read_picture(Path(image), _from_file)
@@ -83,13 +94,17 @@ def read_pixels(image: ImageInput) -> Tensor:
     if isinstance(image, Tensor):
         return _from_tensor(image, "an image")
     held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
-    raise DataError(f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)")
+    raise DataError(
+        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
+        "W)"
+    )
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:
     """Return (height, width) of an image turned upright.
 
-    A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are decoded.
+    A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are
+    decoded.
 
     Raises:
         DataError: if it is not an image, naming the file.
@@ -113,8 +128,16 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
             return read(image, str(path))
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
-        raise DataError(f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        RuntimeError,
+        Image.DecompressionBombError,
+    ) as error:  # AVIF: the fourth
+        raise DataError(
+            f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
+        ) from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -128,9 +151,11 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
         raw = np.fromfile(image.fp, np.uint8)  # type: ignore[attr-defined]
         exif = Image.Exif()
         exif.load(image.info.get("exif", b""))
-        is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
+        # the operators do not read XMP
+        is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)
         with contextlib.suppress(RuntimeError):  # damaged
-            if is_known and raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix
+            # else it is cut short or has an appendix
+            if is_known and raw[-2:].tolist() == [0xFF, 0xD9]:
                 return operator(torch.from_numpy(raw))
     return _from_pil(image, name)
 
@@ -139,8 +164,8 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
 def fast_decoder() -> Callable[[Tensor], Tensor] | None:
     """Return torchcodec's operator from the bytes of a JPEG file to (3, H, W) RGB, else torchvision's.
 
-    Both turn the pixels upright by the EXIF tag, and use the library that Pillow uses. None = neither is installed.
-    ``torchvision.io`` warns at every call.
+    Both turn the pixels upright by the EXIF tag, and use the library that Pillow uses. None =
+    neither is installed. ``torchvision.io`` warns at every call.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError):
         from torchcodec.decoders import decode_jpeg
@@ -157,8 +182,8 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
 def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation by which the pixels of an image, as Pillow decodes them, are still to be turned.
 
-    Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the result is 1. Its size
-    is that of the upright image from then on.
+    Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the
+    result is 1. Its size is that of the upright image from then on.
     """
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.format != "TIFF" or orientation == 1:
@@ -174,12 +199,16 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
-    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # not known once it is decoded
+    # not known once it is decoded
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image = upright(image)
     if image.mode.startswith("I;16"):
         return _from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name)
     if image.mode in ("I", "F"):
-        raise DataError(f"{name} holds 32-bit {image.mode!r} values; expected 8 or 16 bits, or an array in 0 ... 1")
+        raise DataError(
+            f"{name} holds 32-bit {image.mode!r} values; expected 8 or 16 bits, or an array in 0 "
+            "... 1"
+        )
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = torch.from_numpy(np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB")))
     if is_deep:  # the low bytes are lost
@@ -191,13 +220,18 @@ def _check_depth(largest: int, name: str) -> None:
     """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
     if 0 < largest < 1 << 14:
         remedy = "divide it by the camera's largest value, such as 4095, and pass floats in 0 ... 1"
-        raise DataError(f"{name} holds 16-bit values of at most {largest}, too dark when scaled by 65535; {remedy}")
+        raise DataError(
+            f"{name} holds 16-bit values of at most {largest}, too dark when scaled by 65535; "
+            f"{remedy}"
+        )
 
 
 def _from_tensor(x: Tensor, name: str) -> Tensor:
     """Check an image (1 or 3, H, W); values of 16 bits become floats."""
     if x.ndim != 3 or x.shape[0] not in (1, 3) or not x.numel():
-        raise DataError(f"{name} has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width")
+        raise DataError(
+            f"{name} has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width"
+        )
     if x.dtype == torch.uint16:
         _check_depth(int(x.int().max()), name)
         x = x.float() / 65535.0

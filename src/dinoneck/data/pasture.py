@@ -1,8 +1,8 @@
 """A procedural pasture: images of clover, dead and green matter whose dry masses are known exactly.
 
 Meant for demonstrations, documentation and tests without downloads. Its statistics follow the CSIRO
-Image2Biomass table (states, sampling dates, masses, zero shares); its pictures are drawings. Leaves hide each
-other, so even perfect eyes cannot weigh what lies under the canopy.
+Image2Biomass table (states, sampling dates, masses, zero shares); its pictures are drawings. Leaves
+hide each other, so even perfect eyes cannot weigh what lies under the canopy.
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from PIL import Image, ImageDraw
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
 
-WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
-SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
+WEIGHTS = {
+    "Dry_Clover_g": 0.1,
+    "Dry_Dead_g": 0.1,
+    "Dry_Green_g": 0.1,
+    "GDM_g": 0.2,
+    "Dry_Total_g": 0.5,
+}
+SUMS = {
+    "GDM_g": ("Dry_Green_g", "Dry_Clover_g"),
+    "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"),
+}
 _CELL_PX = 16
 _STATES = ("Tas", "Vic", "NSW", "WA")
 _STATE_SHARES = (0.39, 0.32, 0.21, 0.08)
@@ -75,7 +84,8 @@ class Pasture:
 
     def sample(self, index: int) -> PastureSample:
         """Draw sample ``index``."""
-        random = np.random.RandomState([self.seed, 1, index])  # its stream is the same for ever, on every machine
+        # its stream is the same for ever, on every machine
+        random = np.random.RandomState([self.seed, 1, index])
         state, date = int(random.choice(len(_STATES), p=_STATE_SHARES)), int(random.randint(7))
         # what all images of one state and date share
         day = np.random.RandomState([self.seed, 2, state, date])
@@ -85,7 +95,9 @@ class Pasture:
         # the grams of clover, dead and green matter, and the height in cm
         total = np.clip(_MEDIAN_G[state] * mass_scale * np.exp(random.normal(0.0, 0.5)), 1.0, 185.0)
         mix = np.array(_MIX[state]) * tilt
-        parts = np.array([random.gamma(6.0 * share) if share > 0 else 0.0 for share in mix / mix.sum()])
+        parts = np.array(
+            [random.gamma(6.0 * share) if share > 0 else 0.0 for share in mix / mix.sum()]
+        )
         if random.uniform() < 0.25 and parts[1:].sum() > 0:
             parts[0] = 0.0
         clover, dead, green = (total * parts / parts.sum()).tolist()
@@ -94,8 +106,12 @@ class Pasture:
         lit, classes = _draw(random, (clover, dead, green), height_cm, hue, self.size)
         pixels = lit * exposure + random.normal(0.0, 4.0, lit.shape)
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-        grams = dict(zip(WEIGHTS, (clover, dead, green, clover + green, clover + green + dead), strict=True))
-        return PastureSample(pixels, classes, grams, _STATES[state], f"2015/{date + 1}/{3 * date + 1}", height_cm)
+        grams = dict(
+            zip(WEIGHTS, (clover, dead, green, clover + green, clover + green + dead), strict=True)
+        )
+        return PastureSample(
+            pixels, classes, grams, _STATES[state], f"2015/{date + 1}/{3 * date + 1}", height_cm
+        )
 
     def table(self, indices: Iterable[int]) -> Any:
         """Return samples as :func:`dinoneck.data.read_table` gives them, with images in memory and the five targets.
@@ -105,7 +121,10 @@ class Pasture:
         from dinoneck.data.tables import pd  # type: ignore[attr-defined]  # names the extra where it is missing
 
         samples = {f"pasture-{self.seed}-{i}": self.sample(i) for i in indices}
-        rows = [[each.image, *each.grams.values(), each.group, each.classes] for each in samples.values()]
+        rows = [
+            [each.image, *each.grams.values(), each.group, each.classes]
+            for each in samples.values()
+        ]
         table = pd.DataFrame(rows, list(samples), [IMAGES, *WEIGHTS, GROUP, LABELS])
         table.attrs = {"weights": WEIGHTS}
         return table
@@ -113,9 +132,9 @@ class Pasture:
     def write(self, folder: str | Path, images: int) -> None:
         """Write a folder as one's own would be: ``table.csv``, ``images/*.jpg`` and class masks ``masks/*.png``.
 
-        The table has one row per image: image, mask (paths below the folder), sampling (equal values belong in one
-        fold), cover (the share of the picture that plants hide) and the five targets in grams. The masks hold 0 soil,
-        1 clover, 2 dead, 3 green.
+        The table has one row per image: image, mask (paths below the folder), sampling (equal
+        values belong in one fold), cover (the share of the picture that plants hide) and the five
+        targets in grams. The masks hold 0 soil, 1 clover, 2 dead, 3 green.
 
         Args:
             folder: made if missing; files of the same names are replaced.
@@ -130,11 +149,17 @@ class Pasture:
             Image.fromarray(sample.classes).save(root / mask)
             values = ((sample.classes > 0).mean(), *sample.grams.values())
             rows.append([image, mask, sample.group, *(f"{value:.4f}" for value in values)])
-        write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows))
+        write_text(
+            root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows)
+        )
 
 
 def _draw(
-    random: np.random.RandomState, grams: Iterable[float], height_cm: float, hue: _Array, size: _Size
+    random: np.random.RandomState,
+    grams: Iterable[float],
+    height_cm: float,
+    hue: _Array,
+    size: _Size,
 ) -> tuple[_Array, _Array]:
     """Scatter leaves and blades and paint them from the ground up; return the lit image and what is visible."""
     rows, cols, scale = size[0] // _CELL_PX, size[1] // _CELL_PX, size[1] / 512.0
@@ -143,7 +168,8 @@ def _draw(
         if mass <= 0:
             continue
         count = max(1, round(mass / _ITEM_G[kind]))
-        random.gamma(4.0, size=count)  # unused; without it all later numbers of a seed would be others
+        # unused; without it all later numbers of a seed would be others
+        random.gamma(4.0, size=count)
         share = np.exp(_smooth(random, (rows, cols), 3) * 1.2).ravel()  # denser in some cells
         cells = np.searchsorted(np.cumsum(share) / share.sum(), random.uniform(size=count))
         corners = np.stack(np.divmod(np.minimum(cells, rows * cols - 1), cols)[::-1], axis=1)
@@ -164,7 +190,8 @@ def _draw(
         colour = tuple(colours[i])
         if kinds[i] == 0:
             radius, pale = 5.2 * scale, tuple(min(255, value + 38) for value in colour)
-            for angle in (turns[i], turns[i] + 2.0944, turns[i] + 4.1888):  # three round leaflets with a pale bar
+            # three round leaflets with a pale bar
+            for angle in (turns[i], turns[i] + 2.0944, turns[i] + 4.1888):
                 along = np.array((np.cos(angle), np.sin(angle))) * radius
                 centre, across = places[i] + along * 0.85, along[::-1] * (-0.4, 0.4)
                 box = (*(centre - radius * 0.75), *(centre + radius * 0.75))
@@ -183,18 +210,28 @@ def _draw(
 
 def _soil(random: np.random.RandomState, size: _Size) -> _Array:
     base = np.array((112.0, 88.0, 66.0)) + random.normal(0.0, 8.0, 3)
-    relief = sum(_smooth(random, (size[0] // px, size[1] // px), 1, size) for px in (64, 16, 4) if size[0] >= px)
+    relief = sum(
+        _smooth(random, (size[0] // px, size[1] // px), 1, size)
+        for px in (64, 16, 4)
+        if size[0] >= px
+    )
     return np.clip(base * (1.0 + 0.09 * np.asarray(relief)[..., None]), 0, 255).astype(np.uint8)
 
 
-def _smooth(random: np.random.RandomState, shape: _Size, passes: int, size: _Size | None = None) -> _Array:
+def _smooth(
+    random: np.random.RandomState, shape: _Size, passes: int, size: _Size | None = None
+) -> _Array:
     """Blurred unit-variance noise on a coarse grid, enlarged to ``size`` if given."""
     field: _Array = random.normal(size=shape)
     for _ in range(passes):
         padded = np.pad(field, 1, mode="edge")
-        field = (padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + 2 * field) / 6
+        field = (
+            padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] + 2 * field
+        ) / 6
     field = (field - field.mean()) / (field.std() + 1e-9)
     if size is None:
         return field
-    enlarged = Image.fromarray(field.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
+    enlarged = Image.fromarray(field.astype(np.float32)).resize(
+        size[::-1], Image.Resampling.BICUBIC
+    )
     return np.asarray(enlarged, np.float64)

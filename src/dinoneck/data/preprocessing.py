@@ -1,7 +1,7 @@
 """Images -> normalised tensors: the only place that decodes, turns, resizes and normalises; and points on them.
 
-:class:`Preprocessing` is a plain record of how; it is saved in head files, so that images are prepared for prediction
-as they were for training.
+:class:`Preprocessing` is a plain record of how; it is saved in head files, so that images are
+prepared for prediction as they were for training.
 """
 
 from __future__ import annotations
@@ -15,9 +15,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import LARGEST_SIDE, normalize_fields
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels, to_unit_range
+from dinoneck.data.decoding import (
+    ImageInput,
+    as_list,
+    in_threads,
+    read_image_size,
+    read_pixels,
+    to_unit_range,
+)
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
+from dinoneck.grid import (
+    GridSize,
+    PadTo,
+    PatchSize,
+    PreparedImages,
+    Remainder,
+    TokenGrid,
+    patch_pair,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,7 +40,12 @@ RGB = tuple[float, ...]
 Resize = Literal["stretch", "keep", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "area"]
 Size = tuple[int, int]  # (height, width) in pixels
-_REMAINDER: dict[Resize, Remainder] = {"stretch": "resize", "keep": "error", "crop": "crop", "pad": "pad"}
+_REMAINDER: dict[Resize, Remainder] = {
+    "stretch": "resize",
+    "keep": "error",
+    "crop": "crop",
+    "pad": "pad",
+}
 
 
 class Placement(NamedTuple):
@@ -44,7 +64,10 @@ class Placement(NamedTuple):
     def on_canvas(self, x: Tensor) -> Tensor:
         """Cut the resampled (..., height, width) to the canvas, and fill up what it leaves free with zeros."""
         top, left = self.corner
-        right, bottom = self.canvas[1] - self.resized[1] - left, self.canvas[0] - self.resized[0] - top
+        right, bottom = (
+            self.canvas[1] - self.resized[1] - left,
+            self.canvas[0] - self.resized[0] - top,
+        )
         return F.pad(x, (left, right, top, bottom)) if self.canvas != self.resized else x
 
 
@@ -61,15 +84,22 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     if (height, width) == size:
         return x
     if interpolation == "area" and size[0] <= height and size[1] <= width:
-        # equal to F.interpolate(to_unit_range(x), size, mode="area") bit for bit, without the whole image as floats
-        windows = (x[..., row * height // size[0] : -(-(row + 1) * height // size[0]), :] for row in range(size[0]))
-        return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)
+        # equal to F.interpolate(to_unit_range(x), size, mode="area") bit for bit, without the whole
+        # image as floats
+        windows = (
+            x[..., row * height // size[0] : -(-(row + 1) * height // size[0]), :]
+            for row in range(size[0])
+        )
+        return torch.cat(
+            [F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows],
+            dim=-2,
+        )
     if interpolation != "bilinear":
         x = to_unit_range(x)
     mode = "bicubic" if interpolation == "bicubic" else "bilinear"
     if width == size[1] or (size[0] < height and size[1] > width):
-        # torch widens first, so a thin image would get all its rows in full width; and it misplaces rows (as of 2.15)
-        # where the width stays 1: they are resized as columns
+        # torch widens first, so a thin image would get all its rows in full width; and it misplaces
+        # rows (as of 2.15) where the width stays 1: they are resized as columns
         x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, antialias=True).mT
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode, antialias=True)
 
@@ -82,19 +112,22 @@ class Preprocessing:
         patch_size: pixels per patch of the backbone.
         mean: per-channel mean of the RGB values in 0 ... 1.
         std: per-channel standard deviation.
-        size: (height, width) in pixels that images are brought to; None keeps each image's own. What the patch leaves
-            as a remainder is decided by ``resize``.
-        resize: how an image comes to ``size``, or without a size to its own size in whole patches: ``stretch``
-            (resampled to it, rounded to whole patches); ``crop`` (covers the whole patches in it, the middle is kept;
-            without a size nothing is resampled); ``pad`` (fits inside, filled up with the mean colour to whole
-            patches; without a size nothing is resampled); ``keep`` (fits inside with its proportions, up to the
-            rounding of both sides to whole patches; without a size a remainder is refused). None = ``stretch`` with a
+        size: (height, width) in pixels that images are brought to; None keeps each image's own.
+            What the patch leaves as a remainder is decided by ``resize``.
+        resize: how an image comes to ``size``, or without a size to its own size in whole patches:
+            ``stretch`` (resampled to it, rounded to whole patches); ``crop`` (covers the whole
+            patches in it, the middle is kept; without a size nothing is resampled); ``pad`` (fits
+            inside, filled up with the mean colour to whole patches; without a size nothing is
+            resampled); ``keep`` (fits inside with its proportions, up to the rounding of both sides
+            to whole patches; without a size a remainder is refused). None = ``stretch`` with a
             size, ``keep`` without.
-        pad_to: where ``pad`` puts the image: ``corner`` fills at the bottom and right, ``center`` on all sides.
-        interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as transformers' DINOv3 processor
-            does), ``bicubic`` (antialiased, float32) or ``area`` (torch's ``F.interpolate(mode="area")``: the mean of
-            the pixels that a new pixel's area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a
-            little more for others; bilinear where a side grows).
+        pad_to: where ``pad`` puts the image: ``corner`` fills at the bottom and right, ``center``
+            on all sides.
+        interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as
+            transformers' DINOv3 processor does), ``bicubic`` (antialiased, float32) or ``area``
+            (torch's ``F.interpolate(mode="area")``: the mean of the pixels that a new pixel's area
+            touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little more for
+            others; bilinear where a side grows).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
 
@@ -120,20 +153,33 @@ class Preprocessing:
             resize=self.resize or ("keep" if size is None else "stretch"),
         )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
+            raise ConfigError(
+                f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, "
+                "G, B"
+            )
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
-            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE}")
+            raise ConfigError(
+                f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE}"
+            )
         if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
-            raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
+            raise ConfigError(
+                f"blur is {self.blur}; expected an odd kernel size such as 5, or None"
+            )
         if self.pad_to != "corner" and self.resize != "pad":
-            raise ConfigError(f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave pad_to out")
+            raise ConfigError(
+                f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave "
+                "pad_to out"
+            )
 
-    def __call__(self, images: Any, size: int | Sequence[int] | None = None, **changes: Any) -> Tensor:
+    def __call__(
+        self, images: Any, size: int | Sequence[int] | None = None, **changes: Any
+    ) -> Tensor:
         """Return the images as one batch (B, 3, H, W) of normalised float32 values.
 
         Args:
-            images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
-                or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ... 65535, floats 0 ... 1.
+            images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors
+                (3, H, W), or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ...
+                65535, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
             **changes: other fields of this record to change for this call, such as ``resize``.
 
@@ -143,10 +189,13 @@ class Preprocessing:
         """
         return self.prepare(images, size, **changes).images
 
-    def prepare(self, images: Any, size: int | Sequence[int] | None = None, **changes: Any) -> PreparedImages:
+    def prepare(
+        self, images: Any, size: int | Sequence[int] | None = None, **changes: Any
+    ) -> PreparedImages:
         """Like calling, but with the grid, the cells that show images, and the way back to the resized images' pixels.
 
-        The way back is NaN where images of one batch are padded differently; see :func:`to_image_pixels`.
+        The way back is NaN where images of one batch are padded differently; see
+        :func:`to_image_pixels`.
         """
         recipe = self.changed(size=size, **changes)
         return recipe.finished([*in_threads(recipe.fitted, as_list(images))])
@@ -155,7 +204,8 @@ class Preprocessing:
         """Return where an upright image of (height, width) pixels lies on its canvas of whole patches.
 
         Raises:
-            GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is left.
+            GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is
+                left.
         """
         (down, across), size, resize = patch_pair(self.patch_size), self.size, self.resize
         if resize == "keep" and size is not None:
@@ -163,7 +213,9 @@ class Preprocessing:
         rows, cols = TokenGrid(self.patch_size, _REMAINDER[resize]).size(size or image_size)
         resized = canvas = (rows * down, cols * across)
         if resize in ("crop", "pad"):
-            resized = image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
+            resized = (
+                image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
+            )
         if resize == "pad" and self.pad_to == "corner":
             return Placement(resized, canvas, (0, 0))
         # half of the free pixels, towards 0; those that crop cuts are negative
@@ -201,24 +253,36 @@ class Preprocessing:
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         # images that are not padded are whole patches already
-        placements = [self.placement(x) if self.resize == "pad" else Placement(x, x, (0, 0)) for x in sizes]
+        placements = [
+            self.placement(x) if self.resize == "pad" else Placement(x, x, (0, 0)) for x in sizes
+        ]
         canvases = sorted({placement.canvas for placement in placements})
         if len(canvases) != 1:
-            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5]) or "there are no images"
-            raise DataError(f"the images come to different sizes: {shown}; pass size=(height, width) (--size)")
+            shown = (
+                ", ".join(f"{height}x{width}" for height, width in canvases[:5])
+                or "there are no images"
+            )
+            raise DataError(
+                f"the images come to different sizes: {shown}; pass size=(height, width) (--size)"
+            )
         mean, std = (images[0].new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         every = [(image - mean) / std for image in images]
         if self.blur is not None:
-            from torchvision.transforms.v2.functional import gaussian_blur  # it takes as long to import as torch
+            # it takes as long to import as torch
+            from torchvision.transforms.v2.functional import gaussian_blur
 
             sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
             every = [gaussian_blur(x, [self.blur] * 2, [sigma] * 2) for x in every]
         batch = torch.stack([own.on_canvas(x) for own, x in zip(placements, every, strict=True)])
-        shows = torch.stack([own.on_canvas(batch.new_ones(1, *own.resized)) for own in {*placements}])
+        shows = torch.stack(
+            [own.on_canvas(batch.new_ones(1, *own.resized)) for own in {*placements}]
+        )
         corners = {placement.corner for placement in placements}
         top, left = corners.pop() if len(corners) == 1 else (float("nan"), float("nan"))
         valid = F.max_pool2d(shows.amax(dim=0), patch_pair(self.patch_size))[0] > 0
-        return replace(TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=(float(left), float(top)))
+        return replace(
+            TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=(float(left), float(top))
+        )
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
@@ -229,7 +293,8 @@ class Preprocessing:
     def changed(self, **changes: Any) -> Preprocessing:
         """Return a copy with these fields changed; None leaves a field as it is.
 
-        A size turns ``keep`` without a size, the default there, into ``stretch``, the default with one.
+        A size turns ``keep`` without a size, the default there, into ``stretch``, the default with
+        one.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         if "size" in given and self.size is None and self.resize == "keep":
@@ -238,7 +303,10 @@ class Preprocessing:
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints carry."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
@@ -248,15 +316,21 @@ class Preprocessing:
             ConfigError: if a field is unknown, missing or out of range.
         """
         if not isinstance(record, Mapping) or record.keys() != cls.__dataclass_fields__.keys():
-            raise ConfigError(f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is {record!r}")
+            raise ConfigError(
+                f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is "
+                f"{record!r}"
+            )
         return cls(**record)
 
 
-def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
+def to_image_pixels(
+    xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]
+) -> Tensor:
     """Map points of a prepared image to the pixels of the image itself.
 
     Args:
-        xy: points (x, y) in pixels of the prepared image; (0, 0) is the outer corner of its first pixel.
+        xy: points (x, y) in pixels of the prepared image; (0, 0) is the outer corner of its first
+            pixel.
         preprocess: how the image was prepared.
         image: the image, or its (height, width) in pixels when upright.
 
@@ -280,7 +354,9 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
         raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
     size = image if isinstance(image, tuple | list) else read_image_size(image)  # type: ignore[arg-type]
     if len(size) != 2 or min(size) < 1:
-        raise DataError(f"the image's size is {size}; expected (height, width) in pixels, each positive")
+        raise DataError(
+            f"the image's size is {size}; expected (height, width) in pixels, each positive"
+        )
     xy, placement = xy * 1.0, preprocess.placement((size[0], size[1]))  # integers become floats
     scale = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
     return (xy - xy.new_tensor(placement.corner[::-1])) * xy.new_tensor(scale[::-1])

@@ -1,9 +1,11 @@
 """Tables of images as pandas DataFrames: from CSV files, DataFrames, class folders, or folders of images and masks.
 
-The index of a table holds the images' ids: file names as text, stripped and composed (NFC). Its columns are
+The index of a table holds the images' ids: file names as text, stripped and composed (NFC). Its
+columns are
 
 * ``images``: the file of each image, or an image in memory;
-* the targets and auxiliary values by their names: numbers are float64, NaN = missing; classes are categorical;
+* the targets and auxiliary values by their names: numbers are float64, NaN = missing; classes are
+  categorical;
 * ``group`` and ``fold``: text; rows of one group stay in one fold;
 * ``labels``: the file of each dense label, or an array; None = unknown.
 """
@@ -23,7 +25,17 @@ from typing import Any
 
 from dinoneck.atomic import read_regular
 from dinoneck.data import cells
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, PathLike, cell_text, images_below, is_missing, is_number
+from dinoneck.data.cells import (
+    FOLD,
+    GROUP,
+    IMAGES,
+    LABELS,
+    PathLike,
+    cell_text,
+    images_below,
+    is_missing,
+    is_number,
+)
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 
 try:
@@ -49,30 +61,42 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
-    A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are missing, of a DataFrame
-    also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are, else as text.
+    A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are
+    missing, of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as
+    numbers where all cells are, else as text.
 
     Args:
-        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both: decimal commas too).
+        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both:
+            decimal commas too).
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
         group: columns whose equal values belong in one fold.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
-        labels: the column with the file names of dense labels; an image whose cell is empty has none.
-        classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
+        labels: the column with the file names of dense labels; an image whose cell is empty has
+            none.
+        classes: column -> class names in their order, which admits no others; empty = those that
+            occur, also numbers.
 
     Raises:
-        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
+        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a
+            cell does not fit.
     """
-    wanted, helping, grouped, folded, masks = (_listed(x) for x in (targets, auxiliary, group, fold_column, labels))
+    wanted, helping, grouped, folded, masks = (
+        _listed(x) for x in (targets, auxiliary, group, fold_column, labels)
+    )
     if not wanted and not masks:
         raise DataError("no target columns are named; name them with targets= (--targets)")
     if own := {*wanted, *helping}.intersection(cells.OWN_COLUMNS):
-        raise DataError(f"a target or auxiliary column is named {min(own)!r}, as a column of the result; rename it")
+        raise DataError(
+            f"a target or auxiliary column is named {min(own)!r}, as a column of the result; "
+            "rename it"
+        )
     if other := set(classes).difference(wanted, helping):
-        raise DataError(f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary")
+        raise DataError(
+            f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary"
+        )
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
     files = cells.existing_files(rows[image_column], images, f"images named in {name}")
@@ -84,14 +108,21 @@ def read_table(
         table[column] = values
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
+            each = [
+                cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}")
+                for own in named
+            ]
             if len(each) > 1:
                 each = [[str(label).replace("|", "||") for label in labels] for labels in each]
             table[role] = [" | ".join(map(str, row)) for row in zip(*each, strict=True)]
     for column in masks:
         if rows[column].map(is_missing).all():
-            raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
-        found = cells.existing_files(rows[column], images, f"labels named in column {column!r} of {name}")
+            raise DataError(
+                f"{name}: the column {column!r} names no labels; leave it out, or fill in some"
+            )
+        found = cells.existing_files(
+            rows[column], images, f"labels named in column {column!r} of {name}"
+        )
         table[LABELS] = pd.Series(found, rows.index, dtype=object)
     return table
 
@@ -104,8 +135,8 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         columns: which it must have.
 
     Raises:
-        DataError: if it cannot be read, a column is missing or occurs twice, there are no rows, or a row has another
-            number of cells.
+        DataError: if it cannot be read, a column is missing or occurs twice, there are no rows, or
+            a row has another number of cells.
     """
     try:
         text = io.TextIOWrapper(io.BytesIO(read_regular(path)), "utf-8-sig").read()  # any line ends
@@ -114,12 +145,18 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
+        raise DataError(
+            f"{path} does not exist; check the name, which is relative to this folder"
+        ) from None
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}") from error
+        raise DataError(
+            f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}"
+        ) from error
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
-            raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
+            raise DataError(
+                f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}"
+            )
     table = pd.DataFrame(rows, columns=header, dtype=object)
     _check_header(str(path), table, columns)
     table.attrs["decimal"] = "." if separator == "," else ","
@@ -134,7 +171,10 @@ def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> 
     _check_header(name, frame, (image_column, *columns))
     ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
-        raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
+        raise DataError(
+            f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove "
+            "the row"
+        )
     cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
     return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
 
@@ -143,8 +183,13 @@ def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> Non
     header = list(table.columns)
     for column in columns:
         if (count := header.count(column) or "no") != 1:
-            hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            raise DataError(f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}")
+            hint = (
+                did_you_mean(column, header)
+                or " image_column= (--image-column) names that of file names."
+            )
+            raise DataError(
+                f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}"
+            )
     if table.empty:
         raise DataError(f"{name} has no rows")
 
@@ -153,12 +198,18 @@ def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Se
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
     for row, value in column.items():
         if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
-            raise _misfit(what, row, value, f"a number or text, not {type(value).__name__}: convert it first")
+            raise _misfit(
+                what, row, value, f"a number or text, not {type(value).__name__}: convert it first"
+            )
     if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
         listed = [str(name) for name in column.dtype.categories]
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
-    words = [text for text in filled if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)]
+    words = [
+        text
+        for text in filled
+        if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
+    ]
     if listed is None and len(words) * 2 <= len(filled):
         return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
     return _classes(filled, words, what, listed).reindex(column.index)
@@ -170,19 +221,30 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     for (row, text), number in zip(texts.items(), numbers, strict=True):
         is_exact = not number.lstrip("+-").isdigit() or int(number) == float(number)
         if not (is_number(number) and is_exact and abs(float(number)) <= cells.LARGEST):
-            raise _misfit(what, row, text, "a number within +-3.4e38 that float64 holds, or a class of classes=")
+            raise _misfit(
+                what,
+                row,
+                text,
+                "a number within +-3.4e38 that float64 holds, or a class of classes=",
+            )
     return numbers.astype("float64")
 
 
-def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
+def _classes(
+    texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None
+) -> pd.Series:
     """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
     same = cells.label_of if all(map(is_number, texts)) else str
     labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
     names = list(map(str, listed or ()))  # else numbers before words
-    names = names or sorted(occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text))
+    names = names or sorted(
+        occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text)
+    )
     name_of = {same(cell_text(name)): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
-        raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
+        raise DataError(
+            f"{what}: the classes are {names}; expected two or more that differ, none empty or nan"
+        )
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
@@ -191,7 +253,9 @@ def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence
 
 
 def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
-    return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
+    return DataError(
+        f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}"
+    )
 
 
 def _listed(names: Names | None) -> tuple[str, ...]:
@@ -202,23 +266,40 @@ def read_folders(images: PathLike) -> pd.DataFrame:
     """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
 
     Returns:
-        A table with the target ``class``; its class names are those of the folders, stripped, composed (NFC) and
-        sorted. The ids are the paths relative to ``images``, with ``/``.
+        A table with the target ``class``; its class names are those of the folders, stripped,
+        composed (NFC) and sorted. The ids are the paths relative to ``images``, with ``/``.
 
     Raises:
-        DataError: if images lie next to the class folders, there are fewer than two, or one holds no images.
+        DataError: if images lie next to the class folders, there are fewer than two, or one holds
+            no images.
     """
     root = _folder(images)
-    names = {cell_text(path.name) for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    names = {
+        cell_text(path.name)
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    }
     files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
     if loose := [name for name in files if "/" not in name]:
-        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into one")
+        raise DataError(
+            f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into "
+            "one"
+        )
     if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
-        raise DataError(f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and no parts")
-    kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
+        raise DataError(
+            f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and "
+            "no parts"
+        )
+    kept = {
+        name: (path, cell_text(name.partition("/")[0]))
+        for name, path in files.items()
+        if name[0] != "."
+    }
     table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
     if empty := names.difference(table["class"]):
-        raise DataError(f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder")
+        raise DataError(
+            f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder"
+        )
     return table.astype({"class": pd.CategoricalDtype(sorted(names))})
 
 
@@ -226,25 +307,39 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
 
     Returns:
-        A table without targets, the masks as ``labels``. The ids are the images' paths relative to ``images``.
+        A table without targets, the masks as ``labels``. The ids are the images' paths relative to
+        ``images``.
 
     Raises:
-        DataError: if an image has no mask, a mask has no image, or two files differ in their suffix alone.
+        DataError: if an image has no mask, a mask has no image, or two files differ in their suffix
+            alone.
     """
     image_root, label_root = _folder(images), _folder(labels)
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
     if unpaired := image_of.keys() ^ mask_of.keys():
-        names = f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
-        raise DataError(f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: {names}")
-    pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
+        names = (
+            f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
+        )
+        raise DataError(
+            f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: "
+            f"{names}"
+        )
+    pairs = {
+        path.relative_to(image_root).as_posix(): (path, mask_of[stem])
+        for stem, path in image_of.items()
+    }
     return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    files = [path for path in images_below(root) if other not in path.parents or other in root.parents]
+    files = [
+        path for path in images_below(root) if other not in path.parents or other in root.parents
+    ]
     if not files:
-        raise DataError(f"{root} holds no images outside of {other}; put images and masks into a folder each")
+        raise DataError(
+            f"{root} holds no images outside of {other}; put images and masks into a folder each"
+        )
     stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
     cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
     return dict(zip(stems, files, strict=True))

@@ -1,8 +1,8 @@
 """Augmented views: the fixed list of flips, turns and colour changes under which features are extracted once.
 
-A frozen backbone runs once per image and view; a head then trains on the stored tokens, another view of a
-image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
-view goes through the backbone of its own.
+A frozen backbone runs once per image and view; a head then trains on the stored tokens, another
+view of a image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay
+where they are), so every view goes through the backbone of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dinoneck.errors import ConfigError, DataError
 Factor = Annotated[float, Meta(ge=0)]
 Turn = Annotated[float, Meta(ge=-0.5, le=0.5)]
 
-CHANGES = ("brightness", "contrast", "saturation", "hue", "gamma")  # torchvision's adjust_..., in this order
+# torchvision's adjust_..., in this order
+CHANGES = ("brightness", "contrast", "saturation", "hue", "gamma")
 
 
 class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -33,7 +34,8 @@ class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     Attributes:
         horizontal: flip left and right.
         vertical: flip top and bottom.
-        turns: quarter turns counter-clockwise after the flip, 0 ... 3; an odd number swaps height and width.
+        turns: quarter turns counter-clockwise after the flip, 0 ... 3; an odd number swaps height
+            and width.
         brightness: factor of all values, 0 or more.
         contrast: factor of the distance to the image's mean grey, 0 or more.
         saturation: factor of the distance to each pixel's grey, 0 or more.
@@ -53,7 +55,9 @@ class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     @property
     def flipped(self) -> list[int]:
         """The axes of (..., H, W) that the view flips."""
-        return [axis for axis, is_flipped in ((-1, self.horizontal), (-2, self.vertical)) if is_flipped]
+        return [
+            axis for axis, is_flipped in ((-1, self.horizontal), (-2, self.vertical)) if is_flipped
+        ]
 
 
 _FLIPS4 = (View(), View(horizontal=True), View(vertical=True), View(horizontal=True, vertical=True))
@@ -68,7 +72,10 @@ _NAMED = {
     "none": _FLIPS4[:1],
     "flips4": _FLIPS4,
     "d6": (*_FLIPS4, View(turns=1), View(turns=3)),
-    "color20": (*_FLIPS4, *(msgspec.structs.replace(flip, **own) for flip in _FLIPS4 for own in _COLOURS)),
+    "color20": (
+        *_FLIPS4,
+        *(msgspec.structs.replace(flip, **own) for flip in _FLIPS4 for own in _COLOURS),
+    ),
 }
 
 
@@ -76,8 +83,9 @@ _NAMED = {
 class Views:
     """An ordered list of :class:`View`, applied to images in a way that can be repeated.
 
-    Two lists are equal when every flip and range is. What a colour change draws depends on the image's id and the
-    view's index alone, so a second extraction sees the same pixels (up to float rounding between machines).
+    Two lists are equal when every flip and range is. What a colour change draws depends on the
+    image's id and the view's index alone, so a second extraction sees the same pixels (up to float
+    rounding between machines).
 
     Args:
         views: at least one; also as mappings, the form that :meth:`record` gives.
@@ -93,15 +101,17 @@ class Views:
         >>> torch.equal(views.apply(image, 1, "field/0001"), image.flip(-1))
         True
 
-    Reference: a published pipeline for pasture biomass stores 20 views per image. Deviation: torchvision's changes of
-    colour, so that saturation and value are multiplied.
+    Reference: a published pipeline for pasture biomass stores 20 views per image. Deviation:
+    torchvision's changes of colour, so that saturation and value are multiplied.
     """
 
     views: tuple[View, ...]
 
     def __init__(self, views: Sequence[View | Mapping[str, Any]]) -> None:
         try:
-            checked = msgspec.convert(msgspec.to_builtins(views), Annotated[tuple[View, ...], Meta(min_length=1)])
+            checked = msgspec.convert(
+                msgspec.to_builtins(views), Annotated[tuple[View, ...], Meta(min_length=1)]
+            )
         except (TypeError, msgspec.ValidationError) as error:
             raise ConfigError(f"views are {str(views)[:200]}: {error}") from None
         object.__setattr__(self, "views", checked)
@@ -111,15 +121,18 @@ class Views:
         """Return a list by its name.
 
         Args:
-            name: ``"none"`` (the image as it is); ``"flips4"`` (original, left-right, up-down, both); ``"d6"`` (these
-                and both quarter turns); ``"color20"`` (``flips4``, then index 4 + 4 * flip + k with k = brightness,
+            name: ``"none"`` (the image as it is); ``"flips4"``
+                (original, left-right, up-down, both); ``"d6"`` (these and both quarter turns);
+                ``"color20"`` (``flips4``, then index 4 + 4 * flip + k with k = brightness,
                 contrast, all three of HSV, gamma).
 
         Raises:
             ConfigError: if the list has another name.
         """
         if name not in _NAMED:
-            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own")
+            raise ConfigError(
+                f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own"
+            )
         return cls(_NAMED[name])
 
     def record(self) -> list[dict[str, Any]]:
@@ -152,7 +165,8 @@ class Views:
             DataError: if view i does not exist, or the image holds other values.
         """
         low, high = (bound.item() for bound in torch.aminmax(image))
-        if not (0 <= i < len(self) and image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
+        # also catches NaN
+        if not (0 <= i < len(self) and image.is_floating_point() and low >= 0 and high <= 1):
             got = f"view {i} and {image.dtype} values {low:g} ... {high:g}"
             raise DataError(f"expected one of {len(self)} views and floats in 0 ... 1, got {got}")
         from torchvision.transforms.v2 import functional
@@ -169,4 +183,7 @@ def draws(view: View, i: int, image_id: str) -> dict[str, float]:
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     ranges = {name: getattr(view, name) for name in CHANGES if getattr(view, name) is not None}
     shares = torch.rand(len(ranges), generator=generator, dtype=torch.float64).tolist()
-    return {name: low + (high - low) * share for (name, (low, high)), share in zip(ranges.items(), shares, strict=True)}
+    return {
+        name: low + (high - low) * share
+        for (name, (low, high)), share in zip(ranges.items(), shares, strict=True)
+    }

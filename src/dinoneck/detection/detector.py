@@ -33,9 +33,9 @@ MOST_BOXES = 100
 class Detector(nn.Module):
     """A detector on a DINO backbone.
 
-    As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name with targets
-    (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0), else ``boxes``, ``scores`` and ``labels``
-    of each image. :meth:`predict` takes images of any size.
+    As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name
+    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0), else
+    ``boxes``, ``scores`` and ``labels`` of each image. :meth:`predict` takes images of any size.
 
     Args:
         head: neck and detection head.
@@ -49,7 +49,8 @@ class Detector(nn.Module):
         preprocess: resizing and normalisation of images.
         classes: names of the labels.
         tuned: names of the backbone's weights that were trained.
-        min_score: the smallest score of predicted boxes; a training sets the one with the best F1 on held-out images.
+        min_score: the smallest score of predicted boxes; a training sets the one with the best F1
+            on held-out images.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -72,7 +73,9 @@ class Detector(nn.Module):
         record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        recipe = backbone.preprocess.changed(size=size, resize="stretch", pad_to="corner", interpolation="bilinear")
+        recipe = backbone.preprocess.changed(
+            size=size, resize="stretch", pad_to="corner", interpolation="bilinear"
+        )
         self.preprocess: Preprocessing = recipe
         head.check_size(self.size, patch_pair(backbone.patch_size))
         head.levels.attach(backbone)
@@ -101,7 +104,10 @@ class Detector(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return images (B, 3, H, W) in 0 ... 1 as the backbone takes them."""
-        mean, std = (images.new_tensor(each)[:, None, None] for each in (self.preprocess.mean, self.preprocess.std))
+        mean, std = (
+            images.new_tensor(each)[:, None, None]
+            for each in (self.preprocess.mean, self.preprocess.std)
+        )
         return (images - mean) / std
 
     @torch.no_grad()
@@ -116,25 +122,31 @@ class Detector(nn.Module):
 
         Args:
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
-            min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS gives none below 0.2,
-                RetinaNet and Faster R-CNN none below 0.05.
+            min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
+                gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
             batch_size: images in a forward pass.
 
         Returns:
-            per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag), ``scores`` (n,),
-            ``labels`` (n,) and ``names``, by falling score, at most 100, on the CPU.
+            per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
+            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, at most 100, on the
+            CPU.
 
         Raises:
             ConfigError: if ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
         at_least(1, batch_size=batch_size)
-        min_score = converted("min_score", self.min_score if min_score is None else min_score, Share)
+        min_score = converted(
+            "min_score", self.min_score if min_score is None else min_score, Share
+        )
         self.eval()
         predictions = []
         ready = in_threads(self._ready, as_list(images))
         while batch := list(islice(ready, batch_size)):
-            images_in, sizes = torch.stack([image for image, _ in batch]), [size for _, size in batch]
+            images_in, sizes = (
+                torch.stack([image for image, _ in batch]),
+                [size for _, size in batch],
+            )
             for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
                 predictions.append(self._named(best_of(detections), size, min_score))
         return predictions
@@ -144,7 +156,9 @@ class Detector(nn.Module):
         pixels = read_pixels(image)
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
 
-    def _named(self, best: dict[str, Tensor], size: tuple[int, int], min_score: float) -> dict[str, Any]:
+    def _named(
+        self, best: dict[str, Tensor], size: tuple[int, int], min_score: float
+    ) -> dict[str, Any]:
         """Boxes of this score or more, in pixels of the image of this (height, width) and inside it, with names."""
         kept = {key: value[best["scores"] >= min_score] for key, value in best.items()}
         boxes = to_original(kept["boxes"], self.size, size).clamp(min=0)
@@ -160,7 +174,8 @@ class Detector(nn.Module):
         """Return the head file: neck, detection head and the trained weights of the backbone.
 
         Args:
-            **record: ``training``, ``license`` and ``extra`` as in :meth:`dinoneck.HeadCheckpoint.from_module`.
+            **record: ``training``, ``license`` and ``extra`` as in
+                :meth:`dinoneck.HeadCheckpoint.from_module`.
 
         Raises:
             CheckpointError: if a weight is not finite.
@@ -171,10 +186,16 @@ class Detector(nn.Module):
         tuned_shapes = {name: list(weights[name].shape) for name in names} or None
         config = {**self.head.config, "tuned": tuned_shapes, "min_score": self.min_score}
         whole = DetectionHead.from_config(config, device="meta")
-        own = {key: value for key, value in self.head.state_dict().items() if not key.startswith("tuned.")}
+        own = {
+            key: value
+            for key, value in self.head.state_dict().items()
+            if not key.startswith("tuned.")
+        }
         tuned = {f"tuned.{i}": weights[name].detach().clone() for i, name in enumerate(names)}
         whole.load_state_dict({**own, **tuned}, assign=True)
-        return HeadCheckpoint.from_module(whole, backbone=self.record, preprocess=self.preprocess, **record)
+        return HeadCheckpoint.from_module(
+            whole, backbone=self.record, preprocess=self.preprocess, **record
+        )
 
     def save(self, path: str | os.PathLike[str], **record: Any) -> None:
         """Write the detector as a head file of type ``detector``, whole or not at all.
@@ -201,29 +222,39 @@ class Detector(nn.Module):
         return self.checkpoint().push_to_hub(repo_id, **options)
 
     def export_onnx(
-        self, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, check: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size: tuple[int, int] | None = None,
+        check: bool = True,
     ) -> None:
         """Put the detector into eval mode and write it as an ONNX file; FCOS, RetinaNet, D-FINE or RT-DETRv2.
 
-        Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file takes. Its outputs are
-        ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores`` (n,) and ``labels`` (n,) int64, by falling
-        score; rows of score 0 are empty. The metadata entry ``dinoneck_detector`` is JSON with ``classes``, ``size``,
-        ``detector`` and ``dinoneck`` (the version).
+        Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
+        takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
+        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. The metadata
+        entry ``dinoneck_detector`` is JSON with ``classes``, ``size``, ``detector`` and
+        ``dinoneck`` (the version).
 
         Args:
             path: the file.
             size: (height, width) of the input; None = the detector's own.
-            check: compare ONNX Runtime with the detector on random images before anything is written.
+            check: compare ONNX Runtime with the detector on random images before anything is
+                written.
 
         Raises:
-            ConfigError: for Faster R-CNN, whose second stage has no fixed shape, or a size that does not fit.
+            ConfigError: for Faster R-CNN, whose second stage has no fixed shape, or a size that
+                does not fit.
             CheckpointError: if the export fails, or the check finds other boxes.
             ImportError: if the extra ``export`` is missing.
         """
         from dinoneck.detection.onnx import export
 
         if self.head.detector == "fasterrcnn":
-            raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
+            raise ConfigError(
+                "fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or "
+                "dfine"
+            )
         size = self.size if size is None else size
         self.head.check_size(size, patch_pair(self.backbone.patch_size))
         export(self.eval(), path, size, check=check)
@@ -242,25 +273,37 @@ class Detector(nn.Module):
         Args:
             path_or_repo: a head file, a folder with one, or a Hub repository ``user/name``.
             revision: branch, tag or commit of a repository.
-            backbone: the one it was trained on, before its training; None = the one that the file names.
+            backbone: the one it was trained on, before its training; None = the one that the file
+                names.
             device: where to run; None = the CPU.
 
         Raises:
             CheckpointError: if the file is damaged, is not a detector's, or names another backbone.
             BackboneError: if the backbone cannot be loaded.
         """
-        return cls.from_checkpoint(HeadCheckpoint.load(path_or_repo, revision=revision), backbone, device)
+        return cls.from_checkpoint(
+            HeadCheckpoint.load(path_or_repo, revision=revision), backbone, device
+        )
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: HeadCheckpoint, backbone: Backbone | None = None, device: torch.device | str | None = None
+        cls,
+        checkpoint: HeadCheckpoint,
+        backbone: Backbone | None = None,
+        device: torch.device | str | None = None,
     ) -> Self:
         """Return the detector of a head file that is read already, as :meth:`load`."""
         record, recipe = checkpoint.meta["backbone"], checkpoint.preprocess
-        if checkpoint.head_type != HEAD_TYPE or record is None or recipe is None or recipe.size is None:
+        if (
+            checkpoint.head_type != HEAD_TYPE
+            or record is None
+            or recipe is None
+            or recipe.size is None
+        ):
             raise CheckpointError(
-                f"the file holds a head of type {checkpoint.head_type!r}; expected a detector with its backbone and "
-                "image size, as Detector.save writes it. Load other heads with dinoneck.load_head",
+                f"the file holds a head of type {checkpoint.head_type!r}; expected a detector "
+                "with its backbone and image size, as Detector.save writes it. Load other heads "
+                "with dinoneck.load_head",
                 step="registry",
             )
         backbone = rebuild(record) if backbone is None else backbone
@@ -270,7 +313,9 @@ class Detector(nn.Module):
         with torch.no_grad():
             for name, value in zip(head.tuned_names, head.tuned, strict=True):
                 if name not in weights or weights[name].shape != value.shape:
-                    raise CheckpointError(f"the backbone has no weight {name} of shape {tuple(value.shape)}")
+                    raise CheckpointError(
+                        f"the backbone has no weight {name} of shape {tuple(value.shape)}"
+                    )
                 weights[name].copy_(value)
         head.tuned = nn.ParameterList()  # they are the backbone's now
         detector = cls(head, backbone, recipe.size, record=record).eval()

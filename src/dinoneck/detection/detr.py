@@ -14,20 +14,40 @@ from dinoneck.detection.levels import Levels, Target
 from dinoneck.errors import ConfigError, missing_extra
 
 try:
-    from transformers import DFineConfig, DFineForObjectDetection, RTDetrV2Config, RTDetrV2ForObjectDetection
+    from transformers import (
+        DFineConfig,
+        DFineForObjectDetection,
+        RTDetrV2Config,
+        RTDetrV2ForObjectDetection,
+    )
 except ImportError as error:
     raise missing_extra("transformers", "detection") from error
 
 from dinoneck.interop.transformers import DinoneckBackboneConfig, MaskedLevels, register
 
-_MODELS = {"dfine": (DFineConfig, DFineForObjectDetection), "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection)}
+_MODELS = {
+    "dfine": (DFineConfig, DFineForObjectDetection),
+    "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection),
+}
 _LEVELS = 3
 # D-FINE-L as published has 17.0 million parameters next to ViT and neck, the others 3.1 and 1.9
-_SMALL = {"d_model": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "depth_mult": 0.34, "hidden_expansion": 0.34}
+_SMALL = {
+    "d_model": 160,
+    "decoder_layers": 3,
+    "decoder_ffn_dim": 512,
+    "depth_mult": 0.34,
+    "hidden_expansion": 0.34,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "stock": {},
     "25m": _SMALL,
-    "tiny": {**_SMALL, "d_model": 128, "decoder_ffn_dim": 256, "encoder_ffn_dim": 256, "num_queries": 100},
+    "tiny": {
+        **_SMALL,
+        "d_model": 128,
+        "decoder_ffn_dim": 256,
+        "encoder_ffn_dim": 256,
+        "num_queries": 100,
+    },
 }
 
 
@@ -37,7 +57,12 @@ def width_of(kind: str, variant: str) -> int:
 
 
 def build_detr(
-    kind: str, levels: Levels, classes: Sequence[str], variant: str, queries: int | None, encoder_layers: int | None
+    kind: str,
+    levels: Levels,
+    classes: Sequence[str],
+    variant: str,
+    queries: int | None,
+    encoder_layers: int | None,
 ) -> nn.Module:
     """Return the detector.
 
@@ -47,8 +72,8 @@ def build_detr(
     strides = levels.strides
     if len(strides) != _LEVELS or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise ConfigError(
-            f"the neck gives levels of strides {strides}; {kind} reads {_LEVELS}, each at twice the stride of the one "
-            "before: change the neck's arguments"
+            f"the neck gives levels of strides {strides}; {kind} reads {_LEVELS}, each at twice "
+            "the stride of the one before: change the neck's arguments"
         )
     register()
     options: dict[str, Any] = {}
@@ -60,7 +85,10 @@ def build_detr(
     options |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
     # a backbone is part of their constructors: a tiny one, which the levels replace
     stub = DinoneckBackboneConfig(
-        "dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5], "out_channels": levels.out_channels}
+        "dinoneck_tiny",
+        None,
+        "simple_pyramid",
+        {"scales": [2.0, 1.0, 0.5], "out_channels": levels.out_channels},
     )
     config_class, model_class = _MODELS[kind]
     config = config_class(
@@ -80,7 +108,10 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
     height, width = images.shape[-2:]
     scale = images.new_tensor((width, height, width, height))
     labels = [
-        {"class_labels": target["labels"], "boxes": box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")}
+        {
+            "class_labels": target["labels"],
+            "boxes": box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh"),
+        }
         for target in targets
     ]
     losses: dict[str, Tensor] = {}
@@ -93,7 +124,9 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
 def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
     """Return as many boxes per image as there are queries, by falling score."""
     outputs = model(pixel_values=images)
-    boxes, scores, labels = ranked(outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:])
+    boxes, scores, labels = ranked(
+        outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:]
+    )
     images_out = zip(boxes, scores, labels, strict=True)
     return [{"boxes": b, "scores": s, "labels": n} for b, s, n in images_out]
 
@@ -111,6 +144,8 @@ def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor,
     """
     count = logits.shape[-1]
     scores, index = logits.sigmoid().flatten(1).topk(logits.shape[1], dim=1)
-    boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([size[1], size[0], size[1], size[0]])
+    boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor(
+        [size[1], size[0], size[1], size[0]]
+    )
     rows = torch.div(index, count, rounding_mode="floor")
     return boxes.gather(1, rows[..., None].expand(-1, -1, 4)), scores, index % count

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
 
 Prediction = Mapping[str, Any]
-Objects = Mapping[int, Sequence[Mapping[str, Any]]]  # image id -> as dinoneck.inference.coco_objects returns them
+# image id -> as dinoneck.inference.coco_objects returns them
+Objects = Mapping[int, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 
 KEYS = ("boxes", "scores", "labels")
@@ -62,25 +63,28 @@ def evaluate_boxes(
 def _check_images(dataset: Any, predictions: Mapping[int, Any]) -> None:
     """Refuse predictions of images that a dataset does not have."""
     if unknown := [*predictions.keys() - {*dataset.ids}]:
-        raise DataError(f"there is a prediction for image {unknown[0]!r}, which is not in {dataset.file}")
+        raise DataError(
+            f"there is a prediction for image {unknown[0]!r}, which is not in {dataset.file}"
+        )
 
 
 def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> dict[str, Any]:
     """Compare the boxes of a dataset with the predictions of any detector.
 
-    An image without an entry counts as one without detections. At most 100 boxes count per image and class, those with
-    the highest scores.
+    An image without an entry counts as one without detections. At most 100 boxes count per image
+    and class, those with the highest scores.
 
     Args:
-        dataset: the images with their true boxes; boxes that it skipped do not count, and crowd regions are ignored.
-        predictions: image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and ``labels``
-            (n,) from 0.
+        dataset: the images with their true boxes; boxes that it skipped do not count, and crowd
+            regions are ignored.
+        predictions: image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores``
+            (n,) and ``labels`` (n,) from 0.
 
     Returns:
-        ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
-        ``AP``, ``AP50``, None for a class without boxes; ``images``, their number; ``F1``, the best over all scores of
-        the boxes of all classes at an IoU of 0.50, and ``min_score``, the score that it begins at (None where no box is
-        found).
+        ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and
+        ``per_class``: name -> ``AP``, ``AP50``, None for a class without boxes; ``images``, their
+        number; ``F1``, the best over all scores of the boxes of all classes at an IoU of 0.50, and
+        ``min_score``, the score that it begins at (None where no box is found).
 
     Raises:
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
@@ -94,7 +98,10 @@ def known_objects(truth: Any, images: Any = None, classes: Sequence[str] | None 
     if isinstance(truth, str | os.PathLike):
         return BoxImages(truth, images, classes=classes, masks=True)
     if len(truth) != 2:
-        raise DataError(f"the truth is {truth}; expected a file, or the folder and the file of panoptic segments")
+        raise DataError(
+            f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
+            "segments"
+        )
     folder, file = truth
     return PanopticImages(file, folder, images, classes=classes)
 
@@ -113,33 +120,42 @@ def evaluate_masks(
         As :func:`score_masks`, or of panoptic segments :func:`score_segments`.
 
     Raises:
-        DataError: if the head predicts no such objects, a file cannot be used, or no image has an object.
+        DataError: if the head predicts no such objects, a file cannot be used, or no image has an
+            object.
         ImportError: if pycocotools is missing.
     """
     kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
-    every: Any = getattr(predictor, "tasks", {})  # of a detector and of keyed heads none is that of the file
+    # of a detector and of keyed heads none is that of the file
+    every: Any = getattr(predictor, "tasks", {})
     tasks = [] if isinstance(every, Mapping) else every
     task = next((task for task in tasks if task.kind == kind), None)
     if task is None:
         names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
-        raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}")
+        raise DataError(
+            f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
+        )
     dataset: Any = known_objects(coco_json, images, task.labels)
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
     objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
-    return score_masks(dataset, objects) if kind == "instances" else score_segments(dataset, objects)
+    return (
+        score_masks(dataset, objects) if kind == "instances" else score_segments(dataset, objects)
+    )
 
 
-def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def score_masks(
+    dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
     Args:
         dataset: the images with their true masks; what lies in crowd regions counts for nothing.
-        objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects` returns them.
+        objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects`
+            returns them.
 
     Returns:
-        As :func:`score_boxes`, of masks; and ``count_error``, the mean absolute difference between the numbers of known
-        objects and of predicted ones with ``min_score`` or more.
+        As :func:`score_boxes`, of masks; and ``count_error``, the mean absolute difference between
+        the numbers of known objects and of predicted ones with ``min_score`` or more.
 
     Raises:
         DataError: if an id is unknown, or no image has an object.
@@ -158,33 +174,42 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
 def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     """Compare the segments of a dataset with those that were predicted, by panoptic quality.
 
-    A predicted segment and a known one of its class are a pair where their IoU is above 0.5; unknown pixels count for
-    nothing. A segment without a pair counts as wrong, unless more than half of it is unknown or a crowd region of its
-    class.
+    A predicted segment and a known one of its class are a pair where their IoU is above 0.5;
+    unknown pixels count for nothing. A segment without a pair counts as wrong, unless more than
+    half of it is unknown or a crowd region of its class.
 
     Args:
         dataset: the images with their true segments.
-        objects: image id -> the segments of the image, as :func:`dinoneck.inference.coco_objects` returns them.
+        objects: image id -> the segments of the image, as :func:`dinoneck.inference.coco_objects`
+            returns them.
 
     Returns:
-        ``PQ``, ``SQ`` (mean IoU of the pairs) and ``RQ`` (F1), means over the classes that there are, ``PQ_things`` and
-        ``PQ_stuff``; ``per_class``: name -> ``PQ``, ``SQ``, ``RQ``, None for a class that no image has and none was
-        predicted of; ``images``, their number; and ``count_error``, the mean absolute difference between the numbers of
-        known and predicted things.
+        ``PQ``, ``SQ`` (mean IoU of the pairs) and ``RQ`` (F1), means over the classes that there
+        are, ``PQ_things`` and ``PQ_stuff``; ``per_class``: name -> ``PQ``, ``SQ``, ``RQ``, None for
+        a class that no image has and none was predicted of; ``images``, their number; and
+        ``count_error``, the mean absolute difference between the numbers of known and predicted
+        things.
 
     Raises:
         DataError: if an id is unknown.
 
-    Reference: Panoptic Segmentation (arXiv 1801.00868), as in panopticapi. Deviation: all crowd regions of a class
-    count, not one.
+    Reference: Panoptic Segmentation (arXiv 1801.00868), as in panopticapi. Deviation: all crowd
+    regions of a class count, not one.
     """
     _check_images(dataset, objects)
     count = len(dataset.classes)
-    sums = [_pair_sums(dataset.pixels(i), objects.get(image_id, ()), count) for i, image_id in enumerate(dataset.ids)]
+    sums = [
+        _pair_sums(dataset.pixels(i), objects.get(image_id, ()), count)
+        for i, image_id in enumerate(dataset.ids)
+    ]
     iou, pairs, alone = np.sum(sums, axis=0)  # (K,) each
     with np.errstate(invalid="ignore"):
         recognised: Array = pairs / (pairs + alone / 2)  # NaN of a class that is not there
-    scores = {"PQ": recognised * iou / pairs.clip(1), "SQ": iou / pairs.clip(1) + 0 * recognised, "RQ": recognised}
+    scores = {
+        "PQ": recognised * iou / pairs.clip(1),
+        "SQ": iou / pairs.clip(1) + 0 * recognised,
+        "RQ": recognised,
+    }
     is_stuff = np.isin(np.arange(count), [*dataset.stuff])
     return {
         **{name: _mean(values) for name, values in scores.items()},
@@ -203,12 +228,16 @@ def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], classes: in
     """Of an image by class (3, K): the sum of the IoU of pairs, their number, and that of segments without a pair."""
     from pycocotools import mask
 
-    ids, places = np.unique(truth, return_inverse=True)  # m known ids, and that of every pixel by its place
+    # m known ids, and that of every pixel by its place
+    ids, places = np.unique(truth, return_inverse=True)
     masks = [mask.decode(dict(segment["segmentation"])).ravel() > 0 for segment in predicted]
     # (n, m): pixels that each predicted segment shares with each known id
     shared = np.array([np.bincount(places.ravel()[inside], minlength=len(ids)) for inside in masks])
     shared = shared.reshape(-1, len(ids))  # also of no segments
-    labels, known_labels = np.array([x["category_id"] for x in predicted], np.int64), np.abs(ids) // OBJECTS - 1
+    labels, known_labels = (
+        np.array([x["category_id"] for x in predicted], np.int64),
+        np.abs(ids) // OBJECTS - 1,
+    )
     same, areas = labels[:, None] == known_labels, shared.sum(axis=1)
     unknown, crowd = shared @ (ids == UNKNOWN), (shared * same) @ (ids < UNKNOWN)
     iou = shared / (areas[:, None] + np.bincount(places.ravel()) - shared - unknown[:, None])
@@ -226,7 +255,10 @@ def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], classes: in
 
 def count_error(dataset: Any, objects: Objects, min_score: float) -> float:
     """Return the mean absolute difference between the numbers of known objects and of predicted ones, without stuff."""
-    errors = [abs(number - counted(objects.get(i, ()), min_score)) for i, number in dataset.numbers.items()]
+    errors = [
+        abs(number - counted(objects.get(i, ()), min_score))
+        for i, number in dataset.numbers.items()
+    ]
     return float(np.mean(errors))
 
 
@@ -243,9 +275,13 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
     except ImportError as error:
         raise missing_extra("pycocotools", "detection") from error
     truth = COCO()
-    truth.dataset = {"info": {}, **dataset.ground_truth()}  # pycocotools 2.0.10 fails without "info"
+    # pycocotools 2.0.10 fails without "info"
+    truth.dataset = {"info": {}, **dataset.ground_truth()}
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise DataError(f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare with")
+        raise DataError(
+            f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare "
+            "with"
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
@@ -254,7 +290,8 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
         test.params.maxDets = list(_MOST_BOXES)
         test.evaluate()
         test.accumulate()
-    precision = test.eval["precision"][..., 0, -1]  # (IoUs, recalls, classes), of boxes of all areas
+    # (IoUs, recalls, classes), of boxes of all areas
+    precision = test.eval["precision"][..., 0, -1]
     at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
     classes = {
         name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[at[50], :, k])}
@@ -273,13 +310,16 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
 
 def _best_threshold(test: Any) -> dict[str, float | None]:
     """The score from which boxes have the best F1 at an IoU of 0.50, of an evaluation by pycocotools."""
-    rows = [row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]]
+    rows = [
+        row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]
+    ]
     known = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in rows)  # boxes
     counted_in = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
     scores = np.concatenate([row["dtScores"] for row in rows])[counted_in]
     is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counted_in] > 0
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are taken together
+    # boxes of one score are taken together
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))
     f1 = 2 * np.cumsum(is_right[order])[ends] / (ends + 1 + known)
     best = int(f1.argmax()) if f1.any() else None
     return {
@@ -297,34 +337,47 @@ def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> l
     _check_images(dataset, predictions)
     entries = []
     for image_id, prediction in predictions.items():
-        boxes, scores, labels = (x.tolist() for x in _checked(prediction, f"the prediction for image {image_id}"))
+        boxes, scores, labels = (
+            x.tolist() for x in _checked(prediction, f"the prediction for image {image_id}")
+        )
         wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
         if wrong:
             raise DataError(
                 f"the prediction for image {image_id} has the label {wrong[0]}; expected 0 ... "
-                f"{len(dataset.classes) - 1}, 0-based, as in the dataset's classes {dataset.classes}"
+                f"{len(dataset.classes) - 1}, 0-based, as in the dataset's classes "
+                f"{dataset.classes}"
             )
         for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True):
             box = [left, top, right - left, bottom - top]
             category = dataset.category_ids[label]
-            entries.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
+            entries.append(
+                {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+            )
     return entries
 
 
 def _checked(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
     if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
-        raise DataError(f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}")
+        raise DataError(
+            f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
+        )
     boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
     shapes = [tuple(x.shape) for x in (boxes, scores, labels)]
     if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
-        raise DataError(f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and (n,)")
+        raise DataError(
+            f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and "
+            "(n,)"
+        )
     if labels.is_floating_point() and labels.numel():
         raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
     if not (boxes.isfinite().all() and scores.isfinite().all()):
         raise DataError(f"{name} has a box or a score that is not finite; check the training loss")
     if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise DataError(f"{name} has a box whose right or bottom lies before its left or top; expected XYXY in pixels")
+        raise DataError(
+            f"{name} has a box whose right or bottom lies before its left or top; expected XYXY "
+            "in pixels"
+        )
     return boxes.double(), scores.double(), labels.long()
 
 

@@ -24,22 +24,23 @@ DETRS = ("dfine", "rtdetrv2")
 class DetectionHead(Configured, nn.Module):
     """Neck and detection head: what a detector trains, and what its file holds.
 
-    The detectors are those of torchvision and transformers. A :class:`dinoneck.detection.Detector` joins it with a
-    backbone.
+    The detectors are those of torchvision and transformers. A :class:`dinoneck.detection.Detector`
+    joins it with a backbone.
 
     Args:
-        detector: ``fcos``, ``retinanet``, ``fasterrcnn`` (torchvision), ``dfine`` or ``rtdetrv2`` (transformers).
+        detector: ``fcos``, ``retinanet``, ``fasterrcnn`` (torchvision), ``dfine`` or ``rtdetrv2``
+            (transformers).
         classes: names of the labels.
-        neck: of the backbone's width and patch size. DETRs need three levels, each at twice the stride of the one
-            before.
+        neck: of the backbone's width and patch size. DETRs need three levels, each at twice the
+            stride of the one before.
         features_at: as in :class:`dinoneck.interop.PyramidEncoder`.
-        variant: size of D-FINE: ``stock`` (D-FINE-L as published), ``25m`` (25 million parameters with a ViT-S) or
-            ``tiny``.
+        variant: size of D-FINE: ``stock`` (D-FINE-L as published), ``25m`` (25 million parameters
+            with a ViT-S) or ``tiny``.
         queries: of a DETR; None = the variant's.
         encoder_layers: of a DETR's hybrid encoder; None = the variant's.
         tuned: name -> shape of the backbone's weights that were trained too; the file holds them.
-        min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives; after a training the one with
-            the best F1 on held-out images.
+        min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives; after a
+            training the one with the best F1 on held-out images.
         device: of the weights.
         dtype: of the weights.
 
@@ -48,8 +49,8 @@ class DetectionHead(Configured, nn.Module):
         levels: the neck, and the backbone that is attached.
 
     Shape:
-        normalised images (B, 3, H, W) -> losses by name with targets (``boxes`` (n, 4) XYXY in pixels, ``labels`` (n,)
-        from 0), else per image ``boxes``, ``scores`` and ``labels``.
+        normalised images (B, 3, H, W) -> losses by name with targets (``boxes`` (n, 4) XYXY in
+        pixels, ``labels`` (n,) from 0), else per image ``boxes``, ``scores`` and ``labels``.
 
     Raises:
         ConfigError: if neck and detector do not fit, or there are no classes.
@@ -62,8 +63,8 @@ class DetectionHead(Configured, nn.Module):
         (8.0, 16.0, 32.0)
 
     Reference:
-        Tian et al., 2019 (FCOS); Lin et al., 2017 (RetinaNet); Ren et al., 2015 (Faster R-CNN); Peng et al., 2024
-        (D-FINE); Lv et al., 2024 (RT-DETRv2).
+        Tian et al., 2019 (FCOS); Lin et al., 2017 (RetinaNet); Ren et al., 2015 (Faster R-CNN);
+        Peng et al., 2024 (D-FINE); Lv et al., 2024 (RT-DETRv2).
     """
 
     def __init__(
@@ -98,13 +99,18 @@ class DetectionHead(Configured, nn.Module):
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
-    def _build(self, levels: Levels, variant: str, queries: int | None, encoder_layers: int | None) -> nn.Module:
+    def _build(
+        self, levels: Levels, variant: str, queries: int | None, encoder_layers: int | None
+    ) -> nn.Module:
         if self.detector in DETRS:
             from dinoneck.detection.detr import build_detr
 
             return build_detr(self.detector, levels, self.classes, variant, queries, encoder_layers)
         if (queries, encoder_layers) != (None, None):
-            raise ConfigError(f"queries and encoder_layers are arguments of {' and '.join(DETRS)}, not {self.detector}")
+            raise ConfigError(
+                f"queries and encoder_layers are arguments of {' and '.join(DETRS)}, not "
+                f"{self.detector}"
+            )
         return build_torchvision(self.detector, levels, len(self.classes))
 
     @property
@@ -120,9 +126,14 @@ class DetectionHead(Configured, nn.Module):
         """
         strides = [Fraction(stride).limit_denominator(64) for stride in self.levels.strides]
         ratio = Fraction(self.levels.features_at).limit_denominator(64)
-        units = [math.lcm(*((1 / ratio * side).numerator, *(s.numerator for s in strides))) for side in patch]
+        units = [
+            math.lcm(*((1 / ratio * side).numerator, *(s.numerator for s in strides)))
+            for side in patch
+        ]
         if any(side % unit for side, unit in zip(size, units, strict=True)):
-            near = "x".join(str(-(-side // unit) * unit) for side, unit in zip(size, units, strict=True))
+            near = "x".join(
+                str(-(-side // unit) * unit) for side, unit in zip(size, units, strict=True)
+            )
             raise ConfigError(
                 f"size is {size[0]}x{size[1]} (height x width); this detector needs multiples of "
                 f"{units[0]}x{units[1]}, such as {near}"
@@ -130,25 +141,41 @@ class DetectionHead(Configured, nn.Module):
         cells = sum(int(size[0] / stride) * int(size[1] / stride) for stride in strides)
         queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
         if cells < queries:
-            raise ConfigError(f"size {size[0]}x{size[1]} gives {cells} cells; expected {queries} (queries) or more")
+            raise ConfigError(
+                f"size {size[0]}x{size[1]} gives {cells} cells; expected {queries} (queries) or "
+                "more"
+            )
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return losses by name with targets, else the detections of each image."""
         if self.detector in DETRS:
             from dinoneck.detection.detr import detr_detections, detr_losses
 
-            return detr_detections(self.model, images) if targets is None else detr_losses(self.model, images, targets)
+            return (
+                detr_detections(self.model, images)
+                if targets is None
+                else detr_losses(self.model, images, targets)
+            )
         first = 1 if self.detector == "fasterrcnn" else 0  # its label 0 is the background
         if targets is not None:
-            shifted = [{"boxes": target["boxes"].float(), "labels": target["labels"] + first} for target in targets]
+            shifted = [
+                {"boxes": target["boxes"].float(), "labels": target["labels"] + first}
+                for target in targets
+            ]
             return self.model(list(images), shifted)
-        return [{**detections, "labels": detections["labels"] - first} for detections in self.model(list(images))]
+        return [
+            {**detections, "labels": detections["labels"] - first}
+            for detections in self.model(list(images))
+        ]
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
     """Further names of parameters that a library ties -> the first name."""
     first: dict[int, str] = {}
-    named = [(f"model.{name}", parameter) for name, parameter in model.named_parameters(remove_duplicate=False)]
+    named = [
+        (f"model.{name}", parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    ]
     return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
 
 

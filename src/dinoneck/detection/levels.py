@@ -42,7 +42,9 @@ class Levels(nn.Module):
     def forward(self, images: Tensor) -> FeaturePyramid:
         """Return the levels of normalised images (B, 3, H, W)."""
         if not self._encoder:
-            raise ConfigError("this detection head has no backbone; use Detector(head, backbone, size)")
+            raise ConfigError(
+                "this detection head has no backbone; use Detector(head, backbone, size)"
+            )
         pyramid: FeaturePyramid = self._encoder[0](images)
         return pyramid
 
@@ -80,27 +82,41 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
     """
     strides = levels.strides
     if any(stride % 1 for stride in strides):
-        raise ConfigError(f"the levels have strides {strides}; {kind} needs whole pixels. Leave the finest levels out")
+        raise ConfigError(
+            f"the levels have strides {strides}; {kind} needs whole pixels. Leave the finest "
+            "levels out"
+        )
     body = _Named(levels)
     plain = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-    with torch.device("cpu"):  # anchors are plain tensors, which a module on the meta device would lose
-        cells = AnchorGenerator(tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides))
-        octaves = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
+    # anchors are plain tensors, which a module on the meta device would lose
+    with torch.device("cpu"):
+        cells = AnchorGenerator(
+            tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides)
+        )
+        octaves = tuple(
+            tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides
+        )
         thirds = AnchorGenerator(octaves, (ASPECTS,) * len(strides))
-        boxes = AnchorGenerator(tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides))
+        boxes = AnchorGenerator(
+            tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides)
+        )
     if kind == "fcos":
         if levels.out_channels % _GROUPS:
-            raise ConfigError(f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}")
+            raise ConfigError(
+                f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}"
+            )
         model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
     elif kind == "retinanet":
         model = RetinaNet(body, count, anchor_generator=thirds, **plain)
     else:
         if any(int(stride) & (int(stride) - 1) for stride in strides):
             raise ConfigError(
-                f"the levels have strides {strides}; fasterrcnn pools as if they were powers of two. Take fcos or "
-                "retinanet, or a backbone of patch 16"
+                f"the levels have strides {strides}; fasterrcnn pools as if they were powers of "
+                "two. Take fcos or retinanet, or a backbone of patch 16"
             )
-        pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], output_size=7, sampling_ratio=2)
+        pool = MultiScaleRoIAlign(
+            [str(i) for i in range(len(strides))], output_size=7, sampling_ratio=2
+        )
         model = FasterRCNN(body, count + 1, rpn_anchor_generator=boxes, box_roi_pool=pool, **plain)
     model.transform = _Stacked()
     return model

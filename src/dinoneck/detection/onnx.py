@@ -26,13 +26,20 @@ KEY = "dinoneck_detector"
 _SCORE, _BOX_PX, _SCORE_GAP = 0.05, 0.1, 1e-3
 
 
-def export(detector: Any, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool) -> None:
+def export(
+    detector: Any, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool
+) -> None:
     """Write a detector in eval mode as an ONNX file, see :meth:`dinoneck.detection.Detector.export_onnx`."""
     model = _OneImage(detector)
     proto = _proto(model, size)
     if check:
         _compare(model, proto, size)
-    facts = {"classes": detector.classes, "size": size, "detector": detector.head.detector, "dinoneck": __version__}
+    facts = {
+        "classes": detector.classes,
+        "size": size,
+        "detector": detector.head.detector,
+        "dinoneck": __version__,
+    }
     write_onnx(Path(path), proto, {KEY: json.dumps(facts)})
 
 
@@ -79,11 +86,15 @@ def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor
         anchor = torch.div(index, count_classes, rounding_mode="floor")
         boxes = decode(outputs["bbox_regression"][0][part][anchor], anchors[part][anchor])
         x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
-        rows.append((torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), 1), best, index % count_classes))
+        rows.append(
+            (torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), 1), best, index % count_classes)
+        )
     boxes, best, labels = (torch.cat(each) for each in zip(*rows, strict=True))
     best = torch.where(best > model.score_thresh, best, 0.0)
     apart = boxes + (labels * (max(size) + 1.0))[:, None]  # boxes of other classes do not overlap
-    kept = torch.zeros_like(best).index_fill(0, torchvision.ops.nms(apart, best, model.nms_thresh), 1.0)
+    kept = torch.zeros_like(best).index_fill(
+        0, torchvision.ops.nms(apart, best, model.nms_thresh), 1.0
+    )
     scores, index = (best * kept).topk(min(model.detections_per_img, best.shape[0]))
     return boxes[index], scores, labels[index]
 
@@ -98,12 +109,18 @@ def _proto(model: nn.Module, size: Sequence[int]) -> Any:
             # the exporter does not know the first of these
             program = program.run_decompositions({torch.ops.aten._is_all_true.default: torch.all})
             exported: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, input_names=["image"], output_names=list(OUTPUTS)
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["image"],
+                output_names=list(OUTPUTS),
             )
     except ImportError as error:
         raise missing_extra("onnxscript", "export") from error
     except Exception as error:  # of the exporter: many unrelated types
-        raise CheckpointError(f"this detector has no ONNX export: {first_line(error)}", step="config") from error
+        raise CheckpointError(
+            f"this detector has no ONNX export: {first_line(error)}", step="config"
+        ) from error
     finally:
         model.to(device)
     return exported.model_proto
@@ -116,13 +133,16 @@ def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
     Rows are compared as sets, since equal scores may change places.
     """
     draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
-    inputs: Any = SimpleNamespace(values=lambda image: [image])  # all that the runner asks a model for
+    # all that the runner asks a model for
+    inputs: Any = SimpleNamespace(values=lambda image: [image])
     with onnx_runner(proto, inputs) as run:
         for _ in range(2):
             image = torch.rand(1, 3, *size, generator=draw)
             own = [each.cpu().double().numpy() for each in model(image.to(device))]
             if (gap := unmatched(own, [x.numpy() for x in run(image).values()])) is not None:
-                raise CheckpointError(f"the ONNX file gives other boxes than the detector: {gap}", step="config")
+                raise CheckpointError(
+                    f"the ONNX file gives other boxes than the detector: {gap}", step="config"
+                )
 
 
 def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:
@@ -131,9 +151,12 @@ def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:
         for box, score, label in zip(*one, strict=True):
             if score < _SCORE:
                 continue
-            near = (np.abs(np.asarray(two[0]) - box).max(1) < _BOX_PX) & (np.asarray(two[2]) == label)
+            near = (np.abs(np.asarray(two[0]) - box).max(1) < _BOX_PX) & (
+                np.asarray(two[2]) == label
+            )
             if not (near & (np.abs(np.asarray(two[1]) - score) < _SCORE_GAP)).any():
                 return (
-                    f"box {np.round(box, 2).tolist()} of class {int(label)}, score {score:.4f}, is in one of them only"
+                    f"box {np.round(box, 2).tolist()} of class {int(label)}, score "
+                    f"{score:.4f}, is in one of them only"
                 )
     return None

@@ -39,34 +39,43 @@ _logger = logging.getLogger(__name__)
 
 
 def train_detector(
-    config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = True
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
 ) -> dict[str, Any]:
     """Train a detector and write it with its scores.
 
-    The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for :meth:`Detector.load`),
-    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same call after a kill continues the run, and
-    writes what it would have written. Under ``torchrun`` each process computes its share of every batch.
+    The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
+    :meth:`Detector.load`), ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same
+    call after a kill continues the run, and writes what it would have written. Under ``torchrun``
+    each process computes its share of every batch.
 
     Args:
-        config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
+        config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
+            ``head`` its neck.
         out: the folder: a new or empty one, or that of an earlier run.
-        overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
+        overwrite: replace the results of an earlier run in ``out``; they are removed when training
+            begins.
         resume: continue an interrupted run of the same config.
 
     Returns:
-        what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``, ``per_class``, ``epoch``),
-        ``untrained`` (the scores of the first weights), ``images``, ``skipped`` boxes, ``parameters``, ``minutes``,
-        ``config`` and ``versions``.
+        what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``,
+        ``per_class``, ``epoch``), ``untrained`` (the scores of the first weights), ``images``,
+        ``skipped`` boxes, ``parameters``, ``minutes``, ``config`` and ``versions``.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
-        DataError: if the data cannot be used, the loss is not finite, ``out`` holds results and ``overwrite`` is off,
-            or it holds other files than those of a run.
+        DataError: if the data cannot be used, the loss is not finite, ``out`` holds results and
+            ``overwrite`` is off, or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
     import_modules(config.imports)
     if config.data.boxes is None:
-        raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
+        raise ConfigError(
+            "data.boxes is missing; expected the COCO file of the training images (--boxes)"
+        )
     check_used(config)
     folder = Path(out)
     files.check_folder(folder, overwrite=overwrite)
@@ -76,7 +85,9 @@ def train_detector(
         run = _Run(config, folder, detector, train, val)
         run.run(resume=resume)
     history = run.engine.history
-    for own in (folder / files.UNFINISHED / name for name in (files.LOG, files.DETECTOR) if files.writes()):
+    for own in (
+        folder / files.UNFINISHED / name for name in (files.LOG, files.DETECTOR) if files.writes()
+    ):
         if own.exists():  # a run may stop between here and its report
             own.replace(folder / own.name)
     report = {
@@ -116,15 +127,33 @@ class _Run:
         val: held-out images.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
-        self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        detector: Detector,
+        train: BoxImages,
+        val: BoxImages,
+    ) -> None:
+        self.config, self.folder, self.detector, self.train, self.val = (
+            config,
+            folder,
+            detector,
+            train,
+            val,
+        )
         optim = config.optim
         self.schedule = FreezeSchedule(optim.plan or PLAN)
         self.schedule.apply(detector, 0)
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
-        self.engine = Engine(detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size))
+        self.engine = Engine(
+            detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size)
+        )
         if optim.batch_size % self.engine.count:
-            raise ConfigError(f"batch_size is {optim.batch_size} for {self.engine.count} processes; take a multiple")
+            raise ConfigError(
+                f"batch_size is {optim.batch_size} for {self.engine.count} processes; take a "
+                "multiple"
+            )
 
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
@@ -132,7 +161,9 @@ class _Run:
         del values["detector"]["workers"]
         images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
         values["hash of images and boxes"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
-        identity = files.begin(self.folder, values | {"backbone record": self.detector.record}, resume=resume)
+        identity = files.begin(
+            self.folder, values | {"backbone record": self.detector.record}, resume=resume
+        )
         engine.keep(self.folder / files.UNFINISHED / files.STATE, identity, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
@@ -149,12 +180,18 @@ class _Run:
         size, rank, count = self.config.optim.batch_size, self.engine.rank, self.engine.count
         order = np.random.default_rng([self.config.optim.seed, epoch]).permutation(len(self.train))
         order = np.resize(order, -(-len(order) // size) * size)
-        shares = [order[begin : begin + size][rank::count].tolist() for begin in range(0, len(order), size)]
+        shares = [
+            order[begin : begin + size][rank::count].tolist()
+            for begin in range(0, len(order), size)
+        ]
         for images, targets in self._loader(self.train, batch_sampler=shares):
             tensors = [x for target in targets for x in target.values() if isinstance(x, Tensor)]
             images, *tensors = send([images, *tensors], self.engine.device)
             moved = iter(tensors)
-            on_device = [{key: next(moved) if isinstance(x, Tensor) else x for key, x in t.items()} for t in targets]
+            on_device = [
+                {key: next(moved) if isinstance(x, Tensor) else x for key, x in t.items()}
+                for t in targets
+            ]
             yield size, (images, on_device)
 
     def _loader(self, images: Any, **options: Any) -> Any:
@@ -169,9 +206,14 @@ class _Run:
         if epoch + 1 < optim.epochs and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()
-        best_before = max((earlier.get("AP", -1.0) for earlier in self.engine.history), default=-1.0)
+        best_before = max(
+            (earlier.get("AP", -1.0) for earlier in self.engine.history), default=-1.0
+        )
         if self.engine.rank == 0 and scores["AP"] > best_before:
-            training = {"epochs": epoch + 1, "metrics": {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}}
+            training = {
+                "epochs": epoch + 1,
+                "metrics": {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")},
+            }
             self.detector.min_score = scores["min_score"] or self.detector.min_score
             # the folder of a run holds a finished detector or none
             self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
@@ -183,16 +225,29 @@ class _Run:
         engine, predictions = self.engine, dict[int, dict[str, Tensor]]()
         self.detector.eval()
         share = Subset(self.val, range(engine.rank, len(self.val), engine.count))
-        for images, targets in self._loader(share, batch_size=self.config.optim.batch_size // engine.count):
-            for detections, target in zip(self.detector(images.to(engine.device)), targets, strict=True):
+        for images, targets in self._loader(
+            share, batch_size=self.config.optim.batch_size // engine.count
+        ):
+            for detections, target in zip(
+                self.detector(images.to(engine.device)), targets, strict=True
+            ):
                 best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
-        return score_boxes(self.val, {image_id: x for part in gathered(predictions) for image_id, x in part.items()})
+        return score_boxes(
+            self.val,
+            {image_id: x for part in gathered(predictions) for image_id, x in part.items()},
+        )
 
     def _log(self, epoch: int, row: Row) -> None:
-        values = {key: f"{x:.4g}" if isinstance(x, float) else x for key, x in row.items() if key != "per_class"}
-        _logger.info("epoch %d: %s", epoch, ", ".join(f"{key} {value}" for key, value in values.items()))
+        values = {
+            key: f"{x:.4g}" if isinstance(x, float) else x
+            for key, x in row.items()
+            if key != "per_class"
+        }
+        _logger.info(
+            "epoch %d: %s", epoch, ", ".join(f"{key} {value}" for key, value in values.items())
+        )
 
 
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
@@ -205,14 +260,23 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     size = data.size or SIZE
     flip = None if augment == "none" else augment
     plain: dict[str, Any] = {"mean": None, "std": None}
-    train_views = box_transforms(size, train=True, flip=flip, photometric=augment != "none", **plain)
+    train_views = box_transforms(
+        size, train=True, flip=flip, photometric=augment != "none", **plain
+    )
     val_views = box_transforms(size, train=False, **plain)
-    train = BoxImages(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
+    train = BoxImages(
+        str(data.boxes), data.images, transform=train_views, classes=data.classes or None
+    )
     if data.val_boxes is not None:
         folder = data.val_images or data.images
         held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
-        if both := {path.resolve() for path in train.paths} & {path.resolve() for path in held_out.paths}:
-            line = "%d of the %d held-out images of %s are training images too: %s ...; their scores are too high. "
+        if both := {path.resolve() for path in train.paths} & {
+            path.resolve() for path in held_out.paths
+        }:
+            line = (
+                "%d of the %d held-out images of %s are training images too: %s ...; their "
+                "scores are too high. "
+            )
             line += "Leave them out of one of the files"
             _logger.warning(line, len(both), len(held_out), held_out.file, min(both))
         return train, held_out
@@ -220,8 +284,8 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     count = len(train) // config.folds.count
     if not count:
         raise ConfigError(
-            f"{data.boxes} has {len(train)} images, too few to hold out one in {config.folds.count}; name held-out "
-            "images with data.val_boxes (--val-boxes)"
+            f"{data.boxes} has {len(train)} images, too few to hold out one in "
+            f"{config.folds.count}; name held-out images with data.val_boxes (--val-boxes)"
         )
     val = train.take(sorted(order[:count]))
     val.transform = val_views
@@ -242,18 +306,28 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     if config.backbone.layers is None and "num_layers" in known:
         count = int(arguments.get("num_layers", 3))
         last = backbone.depth - 1
-        backbone = backbone.with_layers([last - i * backbone.depth // (count + 1) for i in reversed(range(count))])
-    geometry = {"embed_dim": backbone.embed_dim, "patch_size": backbone.patch_size, "num_layers": len(backbone.layers)}
+        backbone = backbone.with_layers(
+            [last - i * backbone.depth // (count + 1) for i in reversed(range(count))]
+        )
+    geometry = {
+        "embed_dim": backbone.embed_dim,
+        "patch_size": backbone.patch_size,
+        "num_layers": len(backbone.layers),
+    }
     arguments = {**{key: value for key, value in geometry.items() if key in known}, **arguments}
     if spec.name in DETRS:
         from dinoneck.detection.detr import width_of
 
-        arguments.setdefault("fpn_dim" if "fpn_dim" in known else "out_channels", width_of(spec.name, spec.variant))
+        arguments.setdefault(
+            "fpn_dim" if "fpn_dim" in known else "out_channels", width_of(spec.name, spec.variant)
+        )
         if "scales" in known:
             arguments.setdefault("scales", (2.0, 1.0, 0.5))
     torch.manual_seed(config.optim.seed)
     neck: Neck = cls.from_config(arguments)
-    head = DetectionHead(spec.name, classes, neck, spec.features_at, spec.variant, spec.queries, spec.encoder_layers)
+    head = DetectionHead(
+        spec.name, classes, neck, spec.features_at, spec.variant, spec.queries, spec.encoder_layers
+    )
     if config.init is not None:
         start_from(head, config.init)
     detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))

@@ -76,30 +76,36 @@ def export_model(
 ) -> Exported:
     """Write backbone and heads as one model that takes images and runs without dinoneck.
 
-    The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file describe how images
-    are prepared (size, resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
-    and so are height and width where backbone and heads allow. LoRA weights of the heads are merged into the weights.
-    Tiles and views (``tta``) are not part of it; a warning names the views that the heads record.
+    The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file
+    describe how images are prepared (size, resize mode, interpolation), and the names, units and
+    labels of the outputs. The batch is free, and so are height and width where backbone and heads
+    allow. LoRA weights of the heads are merged into the weights. Tiles and views (``tta``) are not
+    part of it; a warning names the views that the heads record.
 
     Args:
-        heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those that predict the same
-            task are averaged.
+        heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those
+            that predict the same task are averaged.
         path: the file; whole or not at all.
         format: ``"onnx"``, or ``"pt2"``: a ``torch.export`` program, which holds no pickle.
-        backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
-        size: (height, width) in pixels, multiples of the patch: the only one that the model takes, and the one that
-            images are prepared to. None = free where possible, else the heads' own, with a warning.
-        maps: also give the predictions of every patch (``"task.map"``), and the gate of heads that have one
-            (``"gate"``).
-        half: an ONNX model half as large: products of matrices in float16; all else, inputs and outputs in float32.
-        check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
+        backbone: the backbone; None rebuilds it from the record in the files. It is checked against
+            them.
+        size: (height, width) in pixels, multiples of the patch: the only one that the model takes,
+            and the one that images are prepared to. None = free where possible, else the heads'
+            own, with a warning.
+        maps: also give the predictions of every patch (``"task.map"``), and the gate of heads that
+            have one (``"gate"``).
+        half: an ONNX model half as large: products of matrices in float16; all else, inputs and
+            outputs in float32.
+        check: compare it with the eager model at batches and sizes it was not traced with, before
+            it is written.
 
     Shape:
-        (B, 3, H, W) float32 -> every task (B, dim); (B, dim, rows, cols) for dense and segmentation tasks and for maps.
+        (B, 3, H, W) float32 -> every task (B, dim); (B, dim, rows, cols) for dense and segmentation
+        tasks and for maps.
 
     Raises:
-        CheckpointError: if it cannot be exported or written, or differs from the eager model; a file that was there
-            stays.
+        CheckpointError: if it cannot be exported or written, or differs from the eager model; a
+            file that was there stays.
         ConfigError: for an unknown format.
         GridError: if the patch does not divide ``size``.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
@@ -116,7 +122,9 @@ def export_model(
     """
     checkpoints = _checkpoints(heads, path, format, backbone)
     model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
-    return _written(model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check)
+    return _written(
+        model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check
+    )
 
 
 def export_head(
@@ -131,37 +139,49 @@ def export_head(
 ) -> Exported:
     """Write a head alone as a model that takes tokens and gives every task in original units.
 
-    An ONNX model takes ``tokens_0``, ... (batch, prefix + rows * cols, width), one per layer, and the integers ``rows``
-    and ``cols`` where the grid is free. A program takes :class:`dinoneck.Tokens`, so dinoneck must be imported.
+    An ONNX model takes ``tokens_0``, ... (batch, prefix + rows * cols, width), one per layer, and
+    the integers ``rows`` and ``cols`` where the grid is free. A program takes
+    :class:`dinoneck.Tokens`, so dinoneck must be imported.
 
     Args:
         head: a head file, a hub repository, a HeadCheckpoint or a module.
         path: the file; whole or not at all.
         format: ``"onnx"``, or ``"pt2"``: a ``torch.export`` program, which holds no pickle.
         backbone: the backbone of a module; the others have its record.
-        grid: (rows, cols) in patches, the only one that the model takes. None = free where possible, else that of the
-            head's own images, with a warning.
+        grid: (rows, cols) in patches, the only one that the model takes. None = free where
+            possible, else that of the head's own images, with a warning.
         half: as for :func:`export_model`; the tokens stay float32.
-        check: compare it with the eager head at batches and grids it was not traced with, before it is written.
+        check: compare it with the eager head at batches and grids it was not traced with, before it
+            is written.
 
     Raises:
-        CheckpointError: if the head has no tasks or no record of its backbone, cannot be exported or written, needs a
-            ``grid``, or the result differs from it; a file that was there stays.
+        CheckpointError: if the head has no tasks or no record of its backbone, cannot be exported
+            or written, needs a ``grid``, or the result differs from it; a file that was there
+            stays.
         ConfigError: for an unknown format, or several heads.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """
     found = _checkpoints(head, path, format, backbone)
     if len(found) != 1:
-        raise ConfigError(f"{head} holds {len(found)} heads; export one of them, or save them as one HeadEnsemble")
-    return _written(TokensModel(found[0]), path, format, found, grid and GridSize(*grid), half, check)
+        raise ConfigError(
+            f"{head} holds {len(found)} heads; export one of them, or save them as one HeadEnsemble"
+        )
+    return _written(
+        TokensModel(found[0]), path, format, found, grid and GridSize(*grid), half, check
+    )
 
 
 def _checkpoints(
-    heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, backbone: Backbone | None
+    heads: HeadSource | Sequence[HeadSource],
+    path: str | os.PathLike[str],
+    form: str,
+    backbone: Backbone | None,
 ) -> list[HeadCheckpoint]:
     """The files of the heads, or those that modules would have; an unknown format is refused before they are read."""
     if form not in (known := get_args(Format)):
-        raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
+        raise ConfigError(
+            f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}"
+        )
     check_path(path)
     images = None if backbone is None else backbone.preprocess
     of_module = partial(HeadCheckpoint.from_module, backbone=backbone, preprocess=images)
@@ -182,17 +202,23 @@ def _written(
     if (half and form != "onnx") or (form == "onnx" and unfit):
         raise ConfigError(
             f"format is {form!r} and half {half}, and the backbone or a head computes in "
-            f"{', '.join(sorted(map(str, model.dtypes)))}; ONNX takes no bfloat16, and half=True is for ONNX models of "
-            "float32 weights: load the backbone with dtype=torch.float32 and save the head as head.float()"
+            f"{', '.join(sorted(map(str, model.dtypes)))}; ONNX takes no bfloat16, and half=True "
+            "is for ONNX models of float32 weights: load the backbone with dtype=torch.float32 "
+            "and save the head as head.float()"
         )
     with warnings.catch_warnings(), evaluating(model):
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporters, about themselves
+        # of the exporters, about themselves
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         traced = program.trace(model, asked)
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         if half:
             onnx_file.to_half(onnx)
-        runner = nullcontext(traced.program.module()) if onnx is None else onnx_file.onnx_runner(onnx, model)
+        runner = (
+            nullcontext(traced.program.module())
+            if onnx is None
+            else onnx_file.onnx_runner(onnx, model)
+        )
         with runner if check else nullcontext() as run:
             measured = None if run is None else program.check_parity(model, traced, run, half)
     metas = [checkpoint.meta for checkpoint in checkpoints]
@@ -206,7 +232,8 @@ def _written(
         if onnx is None:
             buffer = io.BytesIO()  # without example inputs, so without a pickle
             torch.export.save(traced.program, buffer, extra_files=texts)
-            with buffer.getbuffer() as content:  # released even where the write fails: Python 3.13 complains otherwise
+            # released even where the write fails: Python 3.13 complains otherwise
+            with buffer.getbuffer() as content:
                 write_whole(path, [content])
         else:
             files = onnx_file.write_onnx(Path(path), onnx, texts)
@@ -217,14 +244,16 @@ def _written(
         warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)
     if recorded:
         warnings.warn(
-            f"this model predicts one view; its heads record {', '.join(recorded)}, which Predictor averages. "
-            "Predictor(..., tta='none') gives the numbers of this model",
+            f"this model predicts one view; its heads record {', '.join(recorded)}, which "
+            "Predictor averages. Predictor(..., tta='none') gives the numbers of this model",
             stacklevel=3,
         )
     return Exported(tuple(files), about, measured, traced.reason)
 
 
-def _description(model: Model, traced: Traced, measured: program.Parity | None, form: Format) -> dict[str, Any]:
+def _description(
+    model: Model, traced: Traced, measured: program.Parity | None, form: Format
+) -> dict[str, Any]:
     """The JSON-able record of a file, with which it runs without dinoneck."""
     packages = ["torch", "timm", *(["onnx", "onnxscript"] if form == "onnx" else [])]
     size = None if traced.grid is None else model.size_of(traced.grid)
@@ -235,12 +264,17 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
             "batch": "free",
             "patch_size": [*model.patch],
             "size": size,
-            "smallest": model.size_of(GridSize(traced.smallest, traced.smallest)) if size is None else None,
+            "smallest": model.size_of(GridSize(traced.smallest, traced.smallest))
+            if size is None
+            else None,
         },
         "preprocess": None if model.recipe is None else model.recipe.record(),
         "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],
         "parity": None if measured is None else measured._asdict(),
-        "made_with": {"dinoneck": __version__, **{name: metadata.version(name) for name in packages}},
+        "made_with": {
+            "dinoneck": __version__,
+            **{name: metadata.version(name) for name in packages},
+        },
     }
 
 
@@ -251,7 +285,14 @@ def _output(name: str, shape: tuple[int, ...], model: Model) -> dict[str, Any]:
     by_name = {task.name: task for task in model.heads.predicted}
     task = by_name.get(name) or by_name.get(stem)
     if task is None:
-        return output | {"task": None, "of": GATE, "kind": None, "aggregate": None, "unit": "", "labels": []}
+        return output | {
+            "task": None,
+            "of": GATE,
+            "kind": None,
+            "aggregate": None,
+            "unit": "",
+            "labels": [],
+        }
     output |= {"task": task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
     of = "task" if name in by_name else part  # map, classes or masks
     return output | {"of": of, "aggregate": task.aggregate if task.kind == "density" else None}

@@ -39,15 +39,25 @@ class _Heads(nn.Module):
 
     def __init__(self, reading: Reading, patch: PatchSize, recipe: Preprocessing | None) -> None:
         super().__init__()
-        self.reading, self.heads, self.patch, self.recipe = reading, reading.head, patch_pair(patch), recipe
+        self.reading, self.heads, self.patch, self.recipe = (
+            reading,
+            reading.head,
+            patch_pair(patch),
+            recipe,
+        )
         self.own = None if recipe is None else recipe.grid()
-        self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
+        # torch stores no other layout as it is
+        self.heads.to("cpu").to(memory_format=torch.contiguous_format)
         self.dtypes = {next(self.heads.parameters()).dtype}
 
     def of_objects(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return what the head itself gives for tasks of objects, which a program does not decode."""
         task = self.reading.objects
-        return {} if task is None else {k: x for k, x in self.heads(tokens).items() if k.startswith(f"{task.name}.")}
+        return (
+            {}
+            if task is None
+            else {k: x for k, x in self.heads(tokens).items() if k.startswith(f"{task.name}.")}
+        )
 
 
 class TokensModel(_Heads):
@@ -57,7 +67,11 @@ class TokensModel(_Heads):
         CheckpointError: if it has no tasks, or its file does not state which tokens it takes.
     """
 
-    unit, remedy, smallest = "patches", "grid=(rows, cols) (--grid ROWSxCOLS on the command line)", (1,)
+    unit, remedy, smallest = (
+        "patches",
+        "grid=(rows, cols) (--grid ROWSxCOLS on the command line)",
+        (1,),
+    )
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
         reading, record = load(checkpoint), checkpoint.meta["backbone"] or {}
@@ -91,7 +105,12 @@ class TokensModel(_Heads):
 
     def describe(self, names: list[str]) -> dict[str, Any]:
         """Describe the inputs."""
-        return {"names": names, "layers": [*self.layers], "prefix": self.prefix, "normed": self.record.get("norm")}
+        return {
+            "names": names,
+            "layers": [*self.layers],
+            "prefix": self.prefix,
+            "normed": self.record.get("norm"),
+        }
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: original units}``, and of objects what the head itself gives."""
@@ -102,8 +121,9 @@ class ImagesModel(_Heads):
     """Normalisation, backbone and heads: images in, original units out; on the CPU, copied where a GPU has them.
 
     Shape:
-        (B, 3, H, W) RGB in 0 ... 1 -> ``{task: (B, dim)}``, (B, dim, rows, cols) for kinds that predict per cell; with
-        ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and ``{"gate": (B, 1, rows, cols)}``.
+        (B, 3, H, W) RGB in 0 ... 1 -> ``{task: (B, dim)}``, (B, dim, rows, cols) for kinds that
+        predict per cell; with ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and
+        ``{"gate": (B, 1, rows, cols)}``.
     """
 
     unit, remedy = "px", "size=(height, width) (--size HxW on the command line)"
@@ -125,7 +145,9 @@ class ImagesModel(_Heads):
         if backbone.adapter.fixed_size is not None:
             self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
         for name, values in (("mean", recipe.mean), ("std", recipe.std)):
-            self.register_buffer(f"_dinoneck_{name}", torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(
+                f"_dinoneck_{name}", torch.tensor(values).view(1, 3, 1, 1), persistent=False
+            )
 
     def example(self, batch: int, grid: GridSize) -> Tensor:
         """Return random images (B, 3, H, W)."""
@@ -156,13 +178,16 @@ class ImagesModel(_Heads):
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
-        # (B, dim), or (B, dim, rows, cols) of kinds that predict per cell, which need no map next to them
+        # (B, dim), or (B, dim, rows, cols) of kinds that predict per cell, which need no map next
+        # to them
         outputs = recompute_derived(self.heads.predicted, self.reading.outputs(tokens, self.maps))
         per_cell = {name + MAP for name, x in outputs.items() if x.ndim == 4}
         outputs |= self.of_objects(tokens)
         valid = _is_valid(normalised)
         return {
-            name: x.float() * valid.view(-1, *[1] * (x.ndim - 1)) for name, x in outputs.items() if name not in per_cell
+            name: x.float() * valid.view(-1, *[1] * (x.ndim - 1))
+            for name, x in outputs.items()
+            if name not in per_cell
         }
 
 

@@ -31,7 +31,9 @@ def input_names(model: Model, traced: Traced) -> list[str]:
 
 
 def onnx_model(traced: Traced, model: Model) -> Any:
-    """Return a program as an ONNX model (``ModelProto``). Free sides of images are checked inside the graph.
+    """Return a program as an ONNX model (``ModelProto``).
+
+    Free sides of images are checked inside the graph.
 
     Args:
         traced: the program.
@@ -52,7 +54,9 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         raise missing_extra(str(error.name or "onnx"), "export") from error
     except Exception as error:  # of the exporter: many unrelated types
         reason = first_line(error)
-        raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
+        raise CheckpointError(
+            f"this model has no ONNX export: {reason}. Take format='pt2'", step="config"
+        ) from error
     ir.passes.common.ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
     proto = exported.model_proto
     graph = proto.graph
@@ -61,11 +65,15 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     nodes = [*graph.node]
     del graph.node[:]
     checked = isinstance(model, ImagesModel) and traced.grid is None
-    for value, name, (_, sides) in zip(graph.input, input_names(model, traced), model.inputs, strict=False):
+    for value, name, (_, sides) in zip(
+        graph.input, input_names(model, traced), model.inputs, strict=False
+    ):
         if checked:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
         else:
-            graph.node.add(op_type="Identity", name=f"input_{name}", input=[name], output=[value.name])
+            graph.node.add(
+                op_type="Identity", name=f"input_{name}", input=[name], output=[value.name]
+            )
         _name(value, name, sides)
     graph.node.extend(nodes)
     for value, name in zip(graph.output, traced.outputs, strict=True):
@@ -77,7 +85,8 @@ def onnx_model(traced: Traced, model: Model) -> Any:
 def to_half(proto: Any) -> None:
     """Let matrix products and convolutions of an ONNX model compute in float16, with their weights in float16.
 
-    Everything else stays in float32: softmax, norms, rotary positions, the sums of residuals, original units.
+    Everything else stays in float32: softmax, norms, rotary positions, the sums of residuals,
+    original units.
 
     Raises:
         CheckpointError: if a weight is too large for float16.
@@ -90,22 +99,32 @@ def to_half(proto: Any) -> None:
     nodes = [*graph.node]
     del graph.node[:]
     for node in nodes:
-        if node.op_type not in _PRODUCTS and not (node.op_type == "Transpose" and node.input[0] in weights):
+        if node.op_type not in _PRODUCTS and not (
+            node.op_type == "Transpose" and node.input[0] in weights
+        ):
             graph.node.append(node)
             continue
         for place, name in enumerate(node.input):
             if name not in halves and name in weights:
                 values = numpy_helper.to_array(weights[name])
                 if (largest := np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
-                    raise CheckpointError(f"weights of {largest:g} do not fit float16; leave half out", step="config")
-                graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), f"{name}:half"))
+                    raise CheckpointError(
+                        f"weights of {largest:g} do not fit float16; leave half out", step="config"
+                    )
+                graph.initializer.append(
+                    numpy_helper.from_array(values.astype(np.float16), f"{name}:half")
+                )
             elif name not in halves:
-                graph.node.append(helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16))
+                graph.node.append(
+                    helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16)
+                )
             node.input[place] = halves.setdefault(name, f"{name}:half")
         [result] = node.output
         node.output[0] = halves[result] = f"{result}:half"
         graph.node.append(node)
-        graph.node.append(helper.make_node("Cast", [f"{result}:half"], [result], to=TensorProto.FLOAT))
+        graph.node.append(
+            helper.make_node("Cast", [f"{result}:half"], [result], to=TensorProto.FLOAT)
+        )
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
@@ -115,8 +134,9 @@ def to_half(proto: Any) -> None:
 def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -> list[Path]:
     """Write a model whole or not at all; weights that make it larger than protobuf's 2 GiB go into a second file.
 
-    That file has a name of its own, after the model's, and is written first: a model that is replaced never reads
-    weights that are not its own. The weights of a model that is replaced stay until they are deleted.
+    That file has a name of its own, after the model's, and is written first: a model that is
+    replaced never reads weights that are not its own. The weights of a model that is replaced stay
+    until they are deleted.
 
     Args:
         path: the file.
@@ -136,7 +156,9 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     weights = path.with_name(f"{path.name}.{secrets.token_hex(8)}.data")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, path.name)
-        save_model(model, file, save_as_external_data=True, location=weights.name, size_threshold=1024)
+        save_model(
+            model, file, save_as_external_data=True, location=weights.name, size_threshold=1024
+        )
         Path(folder, weights.name).replace(weights)
         file.replace(path)
     return [path, weights]
@@ -164,7 +186,9 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             file, *_ = write_onnx(Path(folder, "model.onnx"), copy.deepcopy(proto))
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # of ONNX Runtime: several types
             raise CheckpointError(
                 f"ONNX Runtime refuses the exported model: {first_line(error)}", step="write"
@@ -191,7 +215,9 @@ def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) 
     """Nodes that fail for images of other sides than whole patches: a convolution would drop the rest in silence."""
     from onnx import helper, numpy_helper
 
-    sides, cells, whole, shape = (f"{image}:{part}" for part in ("sides", "cells", "whole", "shape"))
+    sides, cells, whole, shape = (
+        f"{image}:{part}" for part in ("sides", "cells", "whole", "shape")
+    )
     kept, unit = f"{image}:kept", f"{image}:patch"
     for name, values in ((unit, patch), (kept, (0, 0))):  # a 0 keeps batch and channels
         graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))

@@ -46,16 +46,23 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     Raises:
         CheckpointError: if it cannot be exported, or does not take this grid.
     """
-    only, reason = model.only, None if model.only is None else "the backbone takes images of this size only"
+    only, reason = (
+        model.only,
+        None if model.only is None else "the backbone takes images of this size only",
+    )
     if only is None and scores_places(model.heads):
         only, reason = model.own, "a gate of mode 'mlp' scores the places of one grid"
         if asked is None and only is None:
-            raise CheckpointError(f"{reason}, and its file does not state which: give {model.remedy}", step="config")
+            raise CheckpointError(
+                f"{reason}, and its file does not state which: give {model.remedy}", step="config"
+            )
     if grid := asked or only:
         model.reading.check_grid(grid, turned=False)
         if model.only not in (None, grid):
             sizes = size_text(model, grid), size_text(model, model.only)
-            raise CheckpointError(f"size is {sizes[0]}; the backbone takes images of {sizes[1]} only", step="config")
+            raise CheckpointError(
+                f"size is {sizes[0]}; the backbone takes images of {sizes[1]} only", step="config"
+            )
         return _exported(model, grid)._replace(reason=None if asked else reason)
     for smallest in model.smallest:
         try:
@@ -65,10 +72,15 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
             continue
         if _is_free(traced, model):
             return traced
-        reason = "its code takes the sides of the image to plain numbers, which ties the program to one size"
+        reason = (
+            "its code takes the sides of the image to plain numbers, which ties the program "
+            "to one size"
+        )
         break
     if model.own is None:
-        raise CheckpointError(f"this model cannot take any size ({reason}): give {model.remedy}", step="config")
+        raise CheckpointError(
+            f"this model cannot take any size ({reason}): give {model.remedy}", step="config"
+        )
     return _exported(model, model.own)._replace(reason=reason)
 
 
@@ -87,11 +99,14 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
     except DinoneckError:
         raise
     except Exception as error:  # the exporter raises many unrelated types
-        raise CheckpointError(f"this model cannot be exported: {first_line(error)}", step="config") from error
+        raise CheckpointError(
+            f"this model cannot be exported: {first_line(error)}", step="config"
+        ) from error
     program._example_inputs = None  # a file would hold them as a pickle
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # paths with user names, and most of a small model's bytes
+            # paths with user names, and most of a small model's bytes
+            node.meta.pop("stack_trace", None)
     bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
     return Traced(program, outputs, grid, int(max(bounds, default=1)))
 
@@ -115,11 +130,13 @@ class Parity(NamedTuple):
     """How far an exported model is from the eager one, on random inputs.
 
     Attributes:
-        largest: the largest difference over all outputs, relative to the largest magnitude of that output.
+        largest: the largest difference over all outputs, relative to the largest magnitude of that
+            output.
         absolute: that difference in original units.
         output: the output that it belongs to.
         tolerance: what ``largest`` may be at most.
-        tried: (batch, height, width) in pixels of the images that were tried; of tokens (batch, rows, cols).
+        tried: (batch, height, width) in pixels of the images that were tried; of tokens
+            (batch, rows, cols).
     """
 
     largest: float
@@ -141,7 +158,8 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
     Raises:
         CheckpointError: if it fails, or differs by more than the tolerance.
     """
-    largest: dict[str, list[tuple[float, float]]] = {}  # output -> its largest difference and value, for every input
+    # output -> its largest difference and value, for every input
+    largest: dict[str, list[tuple[float, float]]] = {}
     tried = _tried(traced, model.own)
     for batch, grid in tried:
         example, where = model.example(batch, grid), f"batch {batch} of {size_text(model, grid)}"
@@ -150,12 +168,20 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
             try:
                 outputs = run(example)
             except Exception as error:  # of a runtime: many unrelated types
-                raise CheckpointError(f"the export fails at {where}: {first_line(error)}", step="write") from error
-        if {name: x.shape for name, x in outputs.items()} != {name: x.shape for name, x in expected.items()}:
-            raise CheckpointError(f"the exported model gives other outputs at {where}", step="write")
+                raise CheckpointError(
+                    f"the export fails at {where}: {first_line(error)}", step="write"
+                ) from error
+        if {name: x.shape for name, x in outputs.items()} != {
+            name: x.shape for name, x in expected.items()
+        }:
+            raise CheckpointError(
+                f"the exported model gives other outputs at {where}", step="write"
+            )
         for name, x in expected.items():
             largest.setdefault(name, []).append((_largest(outputs[name] - x), _largest(x)))
-    tolerance = max(TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ())))
+    tolerance = max(
+        TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ()))
+    )
     shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
     parities = []
     for name, pairs in largest.items():
@@ -164,8 +190,12 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
         parities.append(Parity(relative, difference, name, tolerance, shapes))
     parity = max(parities)
     if not parity.largest <= tolerance:
-        difference = f"{parity.largest:.2g} of the largest {parity.output!r}, more than {tolerance:g}"
-        raise CheckpointError(f"the exported model differs by {difference}; nothing was written", step="write")
+        difference = (
+            f"{parity.largest:.2g} of the largest {parity.output!r}, more than {tolerance:g}"
+        )
+        raise CheckpointError(
+            f"the exported model differs by {difference}; nothing was written", step="write"
+        )
     return parity
 
 
@@ -174,8 +204,15 @@ def _tried(traced: Traced, own: GridSize | None) -> list[tuple[int, GridSize]]:
     if traced.grid is not None:
         return [(1, traced.grid), (3, traced.grid)]
     least = traced.smallest
-    sides = [(1, least, least + 3), (3, max(6, least), max(11, least)), (4, max(11, least), max(5, least))]
-    return [(batch, GridSize(rows, cols)) for batch, rows, cols in (*sides, *([(1, *own)] if own else []))]
+    sides = [
+        (1, least, least + 3),
+        (3, max(6, least), max(11, least)),
+        (4, max(11, least), max(5, least)),
+    ]
+    return [
+        (batch, GridSize(rows, cols))
+        for batch, rows, cols in (*sides, *([(1, *own)] if own else []))
+    ]
 
 
 def _largest(x: Tensor) -> float:

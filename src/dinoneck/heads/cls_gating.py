@@ -26,17 +26,19 @@ Mode = Literal["mlp", "query", "resized"]
 class CLSGating(Configured, nn.Module):
     """Pool patches by weights that the CLS token gives them; the weights of an image sum to one.
 
-    ``mlp`` and ``resized`` score positions: the logits come from the CLS token alone, one per cell of a fixed grid.
-    ``query`` scores content: CLS and patches are projected and compared, at any grid. Only ``query``
-    follows content that moves: for a flipped image its map is flipped, while a gate over positions stays the same.
+    ``mlp`` and ``resized`` score positions: the logits come from the CLS token alone, one per cell
+    of a fixed grid. ``query`` scores content: CLS and patches are projected and compared, at any
+    grid. Only ``query`` follows content that moves: for a flipped image its map is flipped, while a
+    gate over positions stays the same.
 
     Args:
         embed_dim: channels C of the tokens.
-        num_patches: ``mlp``: N, the only number of patches that it takes; ``resized``: (rows, cols), the grid that
-            the logits belong to; ``query``: not read.
-        mode: ``mlp``: Linear C -> C / reduction, GELU, Linear -> N; ``resized``: the same, the map of logits
-            resampled bilinearly (``align_corners=False``) to the grid at hand, and at its own grid the same numbers
-            as ``mlp``; ``query``: softmax(q(cls) · k(patch) / sqrt(C / reduction)).
+        num_patches: ``mlp``: N, the only number of patches that it takes; ``resized``:
+            (rows, cols), the grid that the logits belong to; ``query``: not read.
+        mode: ``mlp``: Linear C -> C / reduction, GELU, Linear -> N; ``resized``: the same, the map
+            of logits resampled bilinearly (``align_corners=False``) to the grid at hand, and at its
+            own grid the same numbers as ``mlp``; ``query``: softmax(q(cls) · k(patch) / sqrt(C /
+            reduction)).
         reduction: divides C for the width in between.
         device: torch factory keyword.
         dtype: torch factory keyword.
@@ -54,8 +56,9 @@ class CLSGating(Configured, nn.Module):
         >>> pooled.shape, weights.shape
         (torch.Size([2, 1280]), torch.Size([2, 3600]))
 
-    Reference: the published notebook (``mlp``, the same arithmetic). Deviations: ``query`` and ``resized`` for other
-    grids; the pooling is a matrix product, so no weighted copy of the patches is made.
+    Reference: the published notebook (``mlp``, the same arithmetic). Deviations: ``query`` and
+    ``resized`` for other grids; the pooling is a matrix product, so no weighted copy of the patches
+    is made.
     """
 
     def __init__(
@@ -72,13 +75,18 @@ class CLSGating(Configured, nn.Module):
         at_least(1, embed_dim=embed_dim, reduction=reduction)
         width = embed_dim // reduction
         if width < 1:
-            raise ConfigError(f"reduction is {reduction} for {embed_dim} channels; it leaves none in between")
+            raise ConfigError(
+                f"reduction is {reduction} for {embed_dim} channels; it leaves none in between"
+            )
         self.embed_dim, self.mode, self.width = embed_dim, mode, width
-        self.own_grid = num_patches if mode == "resized" and isinstance(num_patches, tuple) else None
+        self.own_grid = (
+            num_patches if mode == "resized" and isinstance(num_patches, tuple) else None
+        )
         factory = {"device": device, "dtype": dtype}
         if mode == "query":
             self.query = nn.Linear(embed_dim, width, **factory)
-            self.key = nn.Linear(embed_dim, width, bias=False, **factory)  # the softmax would not see a bias
+            # the softmax would not see a bias
+            self.key = nn.Linear(embed_dim, width, bias=False, **factory)
         else:
             self.num_patches = _places(num_patches, mode)
             self.hidden = nn.Linear(embed_dim, width, **factory)
@@ -89,7 +97,9 @@ class CLSGating(Configured, nn.Module):
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
 
-    def forward(self, cls_token: Tensor, patches: Tensor, grid: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, cls_token: Tensor, patches: Tensor, grid: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the patches, (B, C), and the weights, (B, N).
 
         Args:
@@ -100,29 +110,41 @@ class CLSGating(Configured, nn.Module):
         expected = (cls_token.shape[0], patches.shape[1], self.embed_dim)
         if cls_token.shape[1:] != expected[2:] or patches.shape != expected:
             raise ShapeError(
-                f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; expected "
-                f"(batch, {self.embed_dim}) and (batch, N, {self.embed_dim})"
+                f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; "
+                f"expected (batch, {self.embed_dim}) and (batch, N, {self.embed_dim})"
             )
-        if grid is not None and not torch.compiler.is_compiling() and grid[0] * grid[1] != patches.shape[1]:
-            raise ShapeError(f"{patches.shape[1]} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")
+        if (
+            grid is not None
+            and not torch.compiler.is_compiling()
+            and grid[0] * grid[1] != patches.shape[1]
+        ):
+            raise ShapeError(
+                f"{patches.shape[1]} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols"
+            )
         if self.mode == "query":
-            # q . (K patch) = (q K) . patch: the key projection is applied to the query, not to every patch
+            # q . (K patch) = (q K) . patch: the key projection is applied to the query, not to
+            # every patch
             query = self.query(cls_token) * self.width**-0.5  # (B, C / reduction)
             query = query @ self.key.weight  # (B, C)
             logits = torch.bmm(patches, query[..., None])[..., 0]  # (B, N)
         else:
-            # Linear, GELU, Linear on the CLS token: one logit per cell; "resized": bilinearly to the grid
+            # Linear, GELU, Linear on the CLS token: one logit per cell; "resized": bilinearly to
+            # the grid
             logits = self.place_logits(cls_token, patches.shape[1], grid)  # (B, N)
-        weights = logits.softmax(dim=-1).to(patches.dtype)  # (B, N), they sum to 1; autocast's softmax is float32
+        # (B, N), they sum to 1; autocast's softmax is float32
+        weights = logits.softmax(dim=-1).to(patches.dtype)
         pooled = torch.bmm(weights[:, None], patches)[:, 0]  # (B, C)
         return pooled, weights
 
-    def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
+    def place_logits(
+        self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None
+    ) -> Tensor:
         """Return the logits (B, N) of ``mlp`` and ``resized``, computed from the CLS token (B, C) alone."""
         if (self.own_grid is None or grid is None) and num_patches != self.num_patches:
             raise ShapeError(
-                f"there are {num_patches} patches; this gate was built for {self.own_grid or self.num_patches}. Use "
-                "images of that size, mode='resized' with grid=(rows, cols) (the same weights), or 'query'"
+                f"there are {num_patches} patches; this gate was built for "
+                f"{self.own_grid or self.num_patches}. Use images of that size, mode='resized' "
+                "with grid=(rows, cols) (the same weights), or 'query'"
             )
         logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))  # (B, own rows * own cols)
         if self.own_grid is None or grid is None:
@@ -134,11 +156,15 @@ class CLSGating(Configured, nn.Module):
 
 def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
     """Number of logits of the modes ``mlp`` and ``resized``."""
-    kind, expected = (tuple, "(rows, cols), the grid of its logits") if mode == "resized" else (int, "one number")
+    kind, expected = (
+        (tuple, "(rows, cols), the grid of its logits")
+        if mode == "resized"
+        else (int, "one number")
+    )
     if not isinstance(num_patches, kind):
         raise ConfigError(
-            f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one number, rows * cols; "
-            "'resized' a grid (rows, cols); 'query' neither"
+            f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one "
+            "number, rows * cols; 'resized' a grid (rows, cols); 'query' neither"
         )
     at_least(1, num_patches=min(num_patches) if isinstance(num_patches, tuple) else num_patches)
     return math.prod(num_patches) if isinstance(num_patches, tuple) else num_patches
@@ -156,7 +182,8 @@ class CLSGatingHead(Head):
         num_patches: of the gate: N for ``mlp``, (rows, cols) for ``resized``.
         hidden_dim: H, units of the hidden layer (Linear 2 C -> H, LayerNorm, GELU, Dropout).
         dropout: share of hidden units dropped in training.
-        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see
+            :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -164,8 +191,10 @@ class CLSGatingHead(Head):
         Tokens -> ``{task name: (B, dim)}``; gate (B, rows, cols).
 
     Raises:
-        ConfigError: if tasks repeat a name or are of another kind, or ``num_patches`` does not fit the mode.
-        ShapeError: if the tokens have another width, no CLS token or (``mlp``) another number of patches.
+        ConfigError: if tasks repeat a name or are of another kind, or ``num_patches`` does not fit
+            the mode.
+        ShapeError: if the tokens have another width, no CLS token or (``mlp``) another number of
+            patches.
 
     Examples:
         >>> head = CLSGatingHead(64, [Task("mass", unit="g", activation="softplus")], mode="query")
@@ -202,7 +231,9 @@ class CLSGatingHead(Head):
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
         self.norm = nn.LayerNorm(hidden_dim, **factory)
         self.dropout = nn.Dropout(dropout)
-        self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
+        self.readouts = nn.ModuleList(
+            nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks
+        )
 
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
@@ -212,7 +243,8 @@ class CLSGatingHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
         cls_token, pooled, _ = self._pooled(self.scale(self._tokens(tokens, **plain)))
-        # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)
+        # what the image is, and what the CLS token picks from the patches: (B, 2 C) ->
+        # (B, hidden_dim)
         hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
         return {
             task.name: activate(readout(hidden), task.activation)

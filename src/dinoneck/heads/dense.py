@@ -21,21 +21,23 @@ from dinoneck.tokens import Tokens
 class DenseHead(Head):
     """LayerNorm -> linear -> ``depth`` 3x3 blocks on the last token map, then one linear layer per task and cell.
 
-    The plain choice for labels per cell when one layer is enough; :class:`dinoneck.FPNHead` sees further.
+    The plain choice for labels per cell when one layer is enough; :class:`dinoneck.FPNHead` sees
+    further.
 
     Args:
         embed_dim: channels of the tokens.
-        tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over cells), and regressions
-            with ``from_map``.
+        tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over
+            cells), and regressions with ``from_map``.
         hidden_dim: channels of the tower.
         depth: 3x3 blocks; 0 leaves a linear probe of every cell.
-        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see
+            :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim, rows, cols)}`` for dense and segmentation; ``{task: (B, dim)}`` with the map as
-        ``"task.map"`` for density and ratio.
+        Tokens -> ``{task: (B, dim, rows, cols)}`` for dense and segmentation; ``{task: (B, dim)}``
+        with the map as ``"task.map"`` for density and ratio.
 
     Raises:
         ConfigError: if tasks repeat a name or are of another kind, or a size is not positive.
@@ -66,9 +68,13 @@ class DenseHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions)
-        check_tasks(self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
+        check_tasks(
+            self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead"
+        )
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
-        self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth)
+        )
         self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self._own)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:

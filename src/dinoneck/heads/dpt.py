@@ -24,26 +24,29 @@ from dinoneck.tokens import Tokens
 class DPTHead(Head):
     """Two 3x3 convolutions with an upsampling between them and a linear layer, on the finest level of a DPTNeck.
 
-    For depth, height and segmentation with one value per pixel; published depth heads have this form.
+    For depth, height and segmentation with one value per pixel; published depth heads have this
+    form.
 
     Args:
         embed_dim: channels C of the tokens.
         tasks: dense and segmentation tasks.
-        neck: a :class:`dinoneck.DPTNeck`, which keeps its weights; or ``{"type": "dpt_neck", ...its arguments}``.
+        neck: a :class:`dinoneck.DPTNeck`, which keeps its weights; or
+            ``{"type": "dpt_neck", ...its arguments}``.
         hidden_dim: channels of the second convolution.
-        bins: for dense tasks of one output: one logit per bin and cell, of which they make the value.
+        bins: for dense tasks of one output: one logit per bin and cell, of which they make the
+            value.
         add_projection: a 3x3 convolution and ReLU in front, as in heads on DINOv2.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim, rows * patch, cols * patch)}``, one cell per pixel. The values are computed at the
-        decoder's cells and then resized (bilinear, ``align_corners=False``): class logits in normalised units, others
-        in original units within the task's bounds.
+        Tokens -> ``{task: (B, dim, rows * patch, cols * patch)}``, one cell per pixel. The values
+        are computed at the decoder's cells and then resized (bilinear, ``align_corners=False``):
+        class logits in normalised units, others in original units within the task's bounds.
 
     Raises:
-        ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the neck is not a DPTNeck
-            of this width, or a size is not positive.
+        ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the
+            neck is not a DPTNeck of this width, or a size is not positive.
         ShapeError: if the tokens do not fit the neck.
 
     Examples:
@@ -55,8 +58,9 @@ class DPTHead(Head):
         >>> head(layers, grid=(3, 5), num_prefix_tokens=5)["depth"].shape
         torch.Size([1, 1, 48, 80])
 
-    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021. The upsampling follows the neck: with
-    ``upsample="double"`` by 2, with ``"next"`` to one cell per pixel, both with the neck's ``align_corners``.
+    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021. The upsampling
+    follows the neck: with ``upsample="double"`` by 2, with ``"next"`` to one cell per pixel, both
+    with the neck's ``align_corners``.
     """
 
     def __init__(
@@ -75,8 +79,15 @@ class DPTHead(Head):
         at_least(1, hidden_dim=hidden_dim)
         own_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(own_neck, DPTNeck):
-            raise ConfigError(f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead")
-        self.embed_dim, self.num_layers, self.neck, self.bins = embed_dim, own_neck.num_layers, own_neck, bins
+            raise ConfigError(
+                f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead"
+            )
+        self.embed_dim, self.num_layers, self.neck, self.bins = (
+            embed_dim,
+            own_neck.num_layers,
+            own_neck,
+            bins,
+        )
         self._set_tasks(tasks, (), "dense", "segmentation")
         if bins is not None:
             bins.check(self.tasks)
@@ -88,7 +99,9 @@ class DPTHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
-        return {task.name: resampled(cells, tokens.image_size) for task, cells in self._cells(tokens)}
+        return {
+            task.name: resampled(cells, tokens.image_size) for task, cells in self._cells(tokens)
+        }
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
@@ -96,7 +109,9 @@ class DPTHead(Head):
         return {
             task.name: task.predict_map(resampled(cells, tokens.image_size))  # logits are resized
             if task.is_categorical
-            else resampled(task.predict_map(cells), tokens.image_size)  # values are resized within their bounds
+            else resampled(
+                task.predict_map(cells), tokens.image_size
+            )  # values are resized within their bounds
             for task, cells in self._cells(tokens)
         }
 
@@ -106,16 +121,23 @@ class DPTHead(Head):
         """Return the last layer's output of every task, (B, dim or bins, rows, cols) at the decoder's cells."""
         finest = self.neck(tokens).maps[0]  # checks the tokens
         # the level's own result, upsampled as inside the neck: (B, D, 2 rows, 2 cols) of its cells
-        maps = F.interpolate(finest, scale_factor=2.0, mode="bilinear", align_corners=self.neck.align_corners)
+        maps = F.interpolate(
+            finest, scale_factor=2.0, mode="bilinear", align_corners=self.neck.align_corners
+        )
         if self.mix is not None:
             maps = F.relu(self.mix(maps))
-        return [cast("_Readout", readout)(maps, self.neck, tokens.image_size) for readout in self.readouts]
+        return [
+            cast("_Readout", readout)(maps, self.neck, tokens.image_size)
+            for readout in self.readouts
+        ]
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""
         logits = self.logits(tokens)
         values = logits if self.bins is None else [self.bins(x).to(x.dtype) for x in logits]
-        return [(task, activate(x, task.activation)) for task, x in zip(self.tasks, values, strict=True)]
+        return [
+            (task, activate(x, task.activation)) for task, x in zip(self.tasks, values, strict=True)
+        ]
 
 
 class _Readout(nn.Module):

@@ -27,25 +27,29 @@ _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_map", "par
 class HeadEnsemble(Head):
     """An ensemble of heads: folds of one task, heads of several tasks, or both.
 
-    Members with the same task are averaged in its original units (each through its own transform), so folds whose
-    z-scores differ may be combined. The ensemble's own tasks have no transform: it returns original units, and for
-    classes and ratios the logarithm of the averaged probabilities.
+    Members with the same task are averaged in its original units (each through its own transform),
+    so folds whose z-scores differ may be combined. The ensemble's own tasks have no transform: it
+    returns original units, and for classes and ratios the logarithm of the averaged probabilities.
 
     Args:
-        members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}`` each.
-        weights: one per member; None = equal. For ``mean`` only. A member with weight 0 does not run.
-        reduce: ``"mean"`` or ``"median"`` over the members with a task; of compositions always the mean.
-        layers: block indices that each member reads; None = every member takes the tokens as they come.
+        members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}``
+            each.
+        weights: one per member; None = equal. For ``mean`` only. A member with weight 0 does not
+            run.
+        reduce: ``"mean"`` or ``"median"`` over the members with a task; of compositions always the
+            mean.
+        layers: block indices that each member reads; None = every member takes the tokens as they
+            come.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task name: (B, dim)}`` as its own tasks define them, see above; (B, dim, rows, cols) for
-        dense and segmentation tasks.
+        Tokens -> ``{task name: (B, dim)}`` as its own tasks define them, see above;
+        (B, dim, rows, cols) for dense and segmentation tasks.
 
     Raises:
-        ConfigError: if members are malformed, differ in ``embed_dim`` or in what a task's outputs mean (names, unit,
-            area of the transform), or weights do not fit.
+        ConfigError: if members are malformed, differ in ``embed_dim`` or in what a task's outputs
+            mean (names, unit, area of the transform), or weights do not fit.
 
     Examples:
         >>> from dinoneck import PatchMeanHead
@@ -77,11 +81,15 @@ class HeadEnsemble(Head):
         self.training = self.heads.training = any(head.training for head in members)
         widths = sorted({head.embed_dim for head in self._members()})
         if len(widths) > 1:
-            raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
-        if objects := [task.name for head in self._members() for task in head.tasks if task.is_masks]:
             raise ConfigError(
-                f"task {objects[0]!r} predicts objects, which have no mean over heads; use predict_instances or "
-                "predict_panoptic of one head"
+                f"the members were built for tokens of {widths} channels; they need one backbone"
+            )
+        if objects := [
+            task.name for head in self._members() for task in head.tasks if task.is_masks
+        ]:
+            raise ConfigError(
+                f"task {objects[0]!r} predicts objects, which have no mean over heads; use "
+                "predict_instances or predict_panoptic of one head"
             )
         self.embed_dim = widths[0]
         self.predicted = shared_tasks(self._members())
@@ -121,9 +129,15 @@ class HeadEnsemble(Head):
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
         """All block indices that members read, shallow first; None where one takes the tokens as they come."""
-        each: Sequence[Any] = self.layers or [getattr(head, "layer_indices", None) for head in self._members()]
+        each: Sequence[Any] = self.layers or [
+            getattr(head, "layer_indices", None) for head in self._members()
+        ]
         known = [own for own in each if own is not None]
-        return tuple(sorted({index for own in known for index in own})) if len(known) == len(each) else None
+        return (
+            tuple(sorted({index for own in known for index in own}))
+            if len(known) == len(each)
+            else None
+        )
 
     @property
     def trained_on(self) -> Origin | None:
@@ -135,7 +149,9 @@ class HeadEnsemble(Head):
         """Set it of every member; one that reads other layers expects those."""
         for number, head in enumerate(self._members()):
             own = None if self.layers is None else tuple(self.layers[number])
-            head.trained_on = origin if origin is None or own is None else replace(origin, layers=own)
+            head.trained_on = (
+                origin if origin is None or own is None else replace(origin, layers=own)
+            )
 
     @property
     def _patch_size(self) -> PatchSize:
@@ -149,7 +165,10 @@ class HeadEnsemble(Head):
     def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
         rows = [row for _, row in self._each(self._tokens(tokens, **plain))]
-        return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
+        return {
+            task.name: torch.stack([row[task.name] for row in rows if task.name in row])
+            for task in self.predicted
+        }
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios."""
@@ -183,7 +202,11 @@ class HeadEnsemble(Head):
         if any(type(head).at_size is Head.at_size for head in self._members()):
             return {}
         running = enumerate(self._running(tokens))
-        return {f"{i}:{name}": output for i, (_, head, own) in running for name, output in head(own).items()}
+        return {
+            f"{i}:{name}": output
+            for i, (_, head, own) in running
+            for name, output in head(own).items()
+        }
 
     def maps_at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
@@ -197,16 +220,31 @@ class HeadEnsemble(Head):
         """
         rows = []
         for i, (_, weight, head) in enumerate(self._weighted()):
-            own = {name.partition(":")[2]: x for name, x in outputs.items() if name.startswith(f"{i}:")}
+            own = {
+                name.partition(":")[2]: x for name, x in outputs.items() if name.startswith(f"{i}:")
+            }
             maps = head.at_size(own, size, resample)
-            rows.append((weight, {task.name: task.predict_map(maps[task.name]) for task in head.tasks if task.is_map}))
+            rows.append(
+                (
+                    weight,
+                    {
+                        task.name: task.predict_map(maps[task.name])
+                        for task in head.tasks
+                        if task.is_map
+                    },
+                )
+            )
         return {task.name: self._reduced(task, rows) for task in self.tasks if task.is_map}
 
     @torch.no_grad()
     def gate(self, tokens: Tokens) -> Tensor | None:
         """Return the weighted mean gate (B, rows, cols) of the members that have one; None without."""
-        running = [one for one in self._running(tokens) if isinstance(one[1], HeadEnsemble | CLSGatingHead)]
-        gates = [(weight, gate) for weight, head, own in running if (gate := head.gate(own)) is not None]
+        running = [
+            one for one in self._running(tokens) if isinstance(one[1], HeadEnsemble | CLSGatingHead)
+        ]
+        gates = [
+            (weight, gate) for weight, head, own in running if (gate := head.gate(own)) is not None
+        ]
         if not gates:
             return None
         total = sum(weight for weight, _ in gates)
@@ -218,7 +256,9 @@ class HeadEnsemble(Head):
         if self.reduce == "median":
             return names
         for task in self.tasks:
-            if task.kind == "regression" and all(_is_mean_of_map(head, task.name) for head in _leaves(self)):
+            if task.kind == "regression" and all(
+                _is_mean_of_map(head, task.name) for head in _leaves(self)
+            ):
                 names.add(task.name)
         return names
 
@@ -243,16 +283,21 @@ class HeadEnsemble(Head):
     def _each(self, tokens: Tokens) -> list[tuple[float, dict[str, Tensor]]]:
         """Weight and predictions of every member in original units, composed wherever it has what that needs."""
         running = self._running(tokens)
-        return [(weight, with_composed(head.natural(own), self.compositions)) for weight, head, own in running]
+        return [
+            (weight, with_composed(head.natural(own), self.compositions))
+            for weight, head, own in running
+        ]
 
     def _reduced(self, task: Task, rows: Sequence[tuple[float, dict[str, Tensor]]]) -> Tensor:
         name, outputs = task.name, [row[task.name] for _, row in rows if task.name in row]
         finest = max((output.shape[2:] for output in outputs), key=tuple)
         outputs = [
-            x if x.shape[2:] == finest else F.interpolate(x, tuple(finest), mode="bilinear") for x in outputs
+            x if x.shape[2:] == finest else F.interpolate(x, tuple(finest), mode="bilinear")
+            for x in outputs
         ]  # maps of members with other strides
         stacked = torch.stack(outputs)
-        if self.reduce == "median" and not isinstance(task, Composed):  # medians of parts may all be 0
+        # medians of parts may all be 0
+        if self.reduce == "median" and not isinstance(task, Composed):
             ordered = stacked.sort(dim=0).values
             return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
         if self.weights is None:
@@ -280,20 +325,39 @@ def _is_mean_of_map(head: Head, name: str) -> bool:
     return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
 
 
-def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Composition]) -> dict[str, Tensor]:
+def with_composed(
+    values: Mapping[str, Tensor], compositions: Sequence[Composition]
+) -> dict[str, Tensor]:
     """Return predictions in original units, and what they lack of the compositions whose inputs they hold."""
-    lacking = [own for own in compositions if own.name not in values and {*own.inputs} <= values.keys()]
+    lacking = [
+        own for own in compositions if own.name not in values and {*own.inputs} <= values.keys()
+    ]
     return {**values, **{own.name: own.of(values) for own in lacking}}
 
 
-def _check_weights(weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]) -> None:
+def _check_weights(
+    weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]
+) -> None:
     if len(weights) != len(members):
-        raise ConfigError(f"weights are {tuple(weights)}: {len(weights)} for {len(members)} heads; give one per head")
+        raise ConfigError(
+            f"weights are {tuple(weights)}: {len(weights)} for {len(members)} heads; give one per "
+            "head"
+        )
     if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
-        raise ConfigError(f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0")
+        raise ConfigError(
+            f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0"
+        )
     if reduce == "median":
-        raise ConfigError(f"weights are {tuple(weights)}; they have no meaning for reduce='median', leave them out")
-    used = {task.name for weight, head in zip(weights, members, strict=True) if weight for task in head.tasks}
+        raise ConfigError(
+            f"weights are {tuple(weights)}; they have no meaning for reduce='median', leave them "
+            "out"
+        )
+    used = {
+        task.name
+        for weight, head in zip(weights, members, strict=True)
+        if weight
+        for task in head.tasks
+    }
     if unused := sorted({task.name for task in tasks} - used):
         raise ConfigError(f"every member that knows task {unused[0]!r} has weight 0")
 
@@ -302,8 +366,8 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
     """Return one task per name, then one output per composition; without transform: they are in original units.
 
     Raises:
-        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area, aggregate or cells, or
-            about what is composed.
+        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area,
+            aggregate or cells, or about what is composed.
     """
     tasks: dict[str, Task] = {}
     meanings: dict[str, dict[str, Any]] = {}
@@ -311,23 +375,32 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
         areas = _areas(head)
         for task in head.predicted:
             tasks.setdefault(task.name, replace(task, transform=None, activation=None))
-            own = {field: getattr(task, field, None) for field in _SHARED_FIELDS} | {"area": areas.get(task.name)}
+            own = {field: getattr(task, field, None) for field in _SHARED_FIELDS} | {
+                "area": areas.get(task.name)
+            }
             first = meanings.setdefault(task.name, own)
             for field, value in own.items():
                 if value != first[field]:
                     raise ConfigError(
-                        f"members disagree about task {task.name!r}: its {field} is {first[field]!r} in one and "
-                        f"{value!r} in another; load heads of the same task, or rename it in one of them"
+                        f"members disagree about task {task.name!r}: its {field} is "
+                        f"{first[field]!r} in one and {value!r} in another; load heads of the "
+                        "same task, or rename it in one of them"
                     )
-    composed = [task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of]
-    return outputs_of([task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members")
+    composed = [
+        task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of
+    ]
+    return outputs_of(
+        [task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members"
+    )
 
 
 def _areas(head: Head) -> dict[str, float | None]:
     """Return task name -> area of its transform; an ensemble has the areas of its members."""
     if isinstance(head, HeadEnsemble):
         return {name: area for member in head._members() for name, area in _areas(member).items()}
-    return {task.name: None if task.transform is None else task.transform.area for task in head.tasks}
+    return {
+        task.name: None if task.transform is None else task.transform.area for task in head.tasks
+    }
 
 
 def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | None) -> int | None:
@@ -338,19 +411,23 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
     """
     if layers is not None:
         if len(layers) != len(members) or not all(layers):
-            raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
+            raise ConfigError(
+                f"layers are {layers} for {len(members)} members; expected block indices for each"
+            )
         return None
     named = [getattr(head, "layer_indices", None) for head in members]
     free = (head for head, own in zip(members, named, strict=True) if own is None)
     counts = {getattr(head, "num_layers", None) for head in free} - {None}
     if len(counts) > 1:
         raise ConfigError(
-            f"the members read {counts} layers, and no tokens suit all of them; give each its block indices, such as "
-            "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+            f"the members read {counts} layers, and no tokens suit all of them; give each its "
+            "block indices, such as HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
         )
     return counts.pop() if counts else None
 
 
 def scores_places(head: nn.Module) -> bool:
     """Whether it holds a gate over the cells of one grid, of which it records only the number."""
-    return any(isinstance(part, CLSGatingHead) and part.gating.mode == "mlp" for part in head.modules())
+    return any(
+        isinstance(part, CLSGatingHead) and part.gating.mode == "mlp" for part in head.modules()
+    )

@@ -33,15 +33,17 @@ class Head(Configured, nn.Module):
     """A module that turns Tokens, or plain tensors, into one tensor per task.
 
     Every method that takes Tokens also takes (B, P + N, C) tensors with ``grid=(rows, cols)`` (and
-    ``num_prefix_tokens=`` or ``cls_token=``), maps (B, C, rows, cols), or a list of tensors, one per layer.
-    ``forward(tokens)`` returns ``{task name: (B, dim)}`` in normalised units, ``(B, dim, rows, cols)`` for kinds that
-    predict per cell (dense, segmentation); ``predict(tokens)`` the same in original units and ``{composition name:
-    (B, its outputs)}``; ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
+    ``num_prefix_tokens=`` or ``cls_token=``), maps (B, C, rows, cols), or a list of tensors, one
+    per layer. ``forward(tokens)`` returns ``{task name: (B, dim)}`` in normalised units,
+    ``(B, dim, rows, cols)`` for kinds that predict per cell (dense, segmentation);
+    ``predict(tokens)`` the same in original units and ``{composition name: (B, its outputs)}``;
+    ``predict_maps(tokens)``, where a head has maps, ``{task name: (B, dim, rows, cols)}`` in
     original units.
 
     Attributes:
-        trained_on: which tokens the head was trained on, from the backbone record of the file it was loaded from;
-            Tokens that differ are refused. None takes any. It is not part of the configuration or the weights.
+        trained_on: which tokens the head was trained on, from the backbone record of the file it
+            was loaded from; Tokens that differ are refused. None takes any. It is not part of the
+            configuration or the weights.
     """
 
     tasks: tuple[Task, ...]
@@ -50,13 +52,17 @@ class Head(Configured, nn.Module):
     trained_on: Origin | None = None
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
 
-    def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
+    def _set_tasks(
+        self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind
+    ) -> None:
         """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
         owner = type(self).__name__
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=owner)
         self._own = [task for task in self.tasks if task.from_map is None]  # with a readout
         self.compositions = tuple(compositions)
-        self.predicted = outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
+        self.predicted = (
+            outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
+        )
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
@@ -68,7 +74,10 @@ class Head(Configured, nn.Module):
             self.trained_on.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
 
     def reset_parameters(self) -> None:
-        """Re-initialise the weights. A class with parameters of its own, outside of modules, overrides this."""
+        """Re-initialise the weights.
+
+        A class with parameters of its own, outside of modules, overrides this.
+        """
         for module in self.children():
             reset(module)
 
@@ -86,7 +95,9 @@ class Head(Configured, nn.Module):
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
         outputs = self(tokens, **plain)
-        values = {task.name: task.predict(outputs[task.name]) for task in self.tasks if not task.is_masks}
+        values = {
+            task.name: task.predict(outputs[task.name]) for task in self.tasks if not task.is_masks
+        }
         composed = {own.name: own.of(values) for own in self.compositions}
         return values | composed
 
@@ -99,12 +110,21 @@ class Head(Configured, nn.Module):
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim, rows, cols)}`` in original units, of the tasks that have maps.
 
-        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` and ``maximum`` hold for
-        dense cells, not for densities, whose cells add up to the value before it.
+        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` and
+        ``maximum`` hold for dense cells, not for densities, whose cells add up to the value before
+        it.
         """
         outputs = self(tokens, **plain)
-        names = {task: task.name if task.is_map else f"{task.name}{MAP}" for task in self.tasks if not task.is_masks}
-        return {task.name: task.predict_map(outputs[name]) for task, name in names.items() if name in outputs}
+        names = {
+            task: task.name if task.is_map else f"{task.name}{MAP}"
+            for task in self.tasks
+            if not task.is_masks
+        }
+        return {
+            task.name: task.predict_map(outputs[name])
+            for task, name in names.items()
+            if name in outputs
+        }
 
     def at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
@@ -113,8 +133,10 @@ class Head(Configured, nn.Module):
 
         Args:
             outputs: in normalised units, as ``forward`` returns them.
-            size: (height, width) of the maps, which are resampled bilinearly (``align_corners=False``).
-            resample: what brings maps (B, K, rows, cols) to the size, if not that; it may give a part of them.
+            size: (height, width) of the maps, which are resampled bilinearly
+                (``align_corners=False``).
+            resample: what brings maps (B, K, rows, cols) to the size, if not that; it may give a
+                part of them.
         """
         maps = {task.name: outputs[task.name] for task in self.tasks if task.is_map}
         return {**outputs, **{name: resample(x, size) for name, x in maps.items()}}
@@ -154,7 +176,9 @@ class _Readout(nn.Module):
 class Light(_Readout):
     """Linear, or Linear -> GELU -> Linear, then the task's activation: (B, in_dim) -> (B, dim)."""
 
-    def __init__(self, in_dim: int, task: Task, hidden_dim: int | None = None, **factory: Any) -> None:
+    def __init__(
+        self, in_dim: int, task: Task, hidden_dim: int | None = None, **factory: Any
+    ) -> None:
         super().__init__()
         self.activation = task.activation
         self.hidden = None if hidden_dim is None else nn.Linear(in_dim, hidden_dim, **factory)
@@ -177,7 +201,9 @@ class Tower(_Readout):
     def __init__(self, channels: int, task: Task, depth: int = 2, **factory: Any) -> None:
         super().__init__()
         self.activation = task.activation
-        self.blocks = nn.ModuleList(ConvBlock(channels, channels, 1, "layer", "gelu", **factory) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConvBlock(channels, channels, 1, "layer", "gelu", **factory) for _ in range(depth)
+        )
         self.out = MapLinear(channels, task.dim, **factory)
         self._start()
 
@@ -191,8 +217,9 @@ class Tower(_Readout):
 def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
 
-    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its value
-    and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares, whose softmax they are.
+    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
+    value and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares,
+    whose softmax they are.
     """
     if task.is_map:
         return {task.name: cells}
@@ -217,7 +244,9 @@ def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, 
     for task in tasks:
         if task.from_map is not None:
             cells, channel = cell_output(task, tasks)
-            value = cells.predict_map(outputs[cells.name])[:, channel : channel + 1].mean(dim=(2, 3))
+            value = cells.predict_map(outputs[cells.name])[:, channel : channel + 1].mean(
+                dim=(2, 3)
+            )
             found[task.name] = value if task.transform is None else task.transform.forward(value)
     return found
 
@@ -225,12 +254,13 @@ def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, 
 def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Recompute `from_map` values and composed parts from averaged predictions.
 
-    A task with ``from_map`` is the mean over the cells of the averaged map; composed parts add up to the averaged
-    total, or are sums of the averaged parts.
+    A task with ``from_map`` is the mean over the cells of the averaged map; composed parts add up
+    to the averaged total, or are sums of the averaged parts.
 
     Args:
         tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
-        values: in original units, (B, dim); of maps (B, dim, rows, cols), or (B, dim) means over their cells.
+        values: in original units, (B, dim); of maps (B, dim, rows, cols), or (B, dim) means over
+            their cells.
     """
     found = dict(values)
     for task in tasks:
@@ -242,7 +272,11 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     for task in tasks:
         if isinstance(task, Composed) and task.parts_of is not None:
             own = task.parts_of
-            found[own.name] = own.of(found) if own.adds_tasks else own.rescaled_to(found[own.name], found[own.total])
+            found[own.name] = (
+                own.of(found)
+                if own.adds_tasks
+                else own.rescaled_to(found[own.name], found[own.total])
+            )
     return found
 
 
@@ -302,7 +336,11 @@ class TokenScale(nn.Module):
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for tokens in batches:
             x = tokens.last.patches[0].double().flatten(0, 1).cpu()  # (B * N, C)
-            count, total, square = count + len(x), total + x.sum(dim=0), square + x.square().sum(dim=0)
+            count, total, square = (
+                count + len(x),
+                total + x.sum(dim=0),
+                square + x.square().sum(dim=0),
+            )
         mean = total / count
         std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
         if not bool(mean.isfinite().all() and std.isfinite().all()):

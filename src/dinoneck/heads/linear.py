@@ -27,15 +27,17 @@ Spacing = Literal["linear", "log", "mixed"]
 class Bins(Configured, nn.Module):
     """The weighted mean of fixed values (bins), with weights ReLU(logit) + eps that are divided by their sum.
 
-    It has no parameters. A head with bins learns one logit per bin and cell, and its task keeps ``dim=1``.
+    It has no parameters. A head with bins learns one logit per bin and cell, and its task keeps
+    ``dim=1``.
 
     Args:
         low: the first bin, above 0 unless ``spacing="linear"``.
         high: the last bin, above ``low``.
         count: bins.
-        spacing: ``linear``: equal steps; ``log``: equal ratios; ``mixed``: t * log + (1 - t) * linear, with t falling
-            from 1 at the first bin to 0 at the last.
-        eps: added to every ReLU, so that logits of which none is positive give the mean of the bins.
+        spacing: ``linear``: equal steps; ``log``: equal ratios; ``mixed``: t * log + (1 - t) *
+            linear, with t falling from 1 at the first bin to 0 at the last.
+        eps: added to every ReLU, so that logits of which none is positive give the mean of the
+            bins.
         device: torch factory keyword, without effect.
         dtype: torch factory keyword, without effect.
 
@@ -50,7 +52,8 @@ class Bins(Configured, nn.Module):
         >>> bins(torch.tensor([0.0, 1.0, 3.0]).reshape(1, 3, 1, 1)).item()
         8.75
 
-    Reference: AdaBins (arXiv 2011.14141) with fixed bins, as the depth heads of DINOv2 and DINOv3 have them.
+    Reference: AdaBins (arXiv 2011.14141) with fixed bins, as the depth heads of DINOv2 and DINOv3
+    have them.
     """
 
     def __init__(
@@ -68,8 +71,8 @@ class Bins(Configured, nn.Module):
         at_least(2, count=count)
         if not (low < high and eps > 0) or (spacing != "linear" and low <= 0):
             raise ConfigError(
-                f"low is {low}, high {high}, spacing {spacing!r} and eps {eps}; expected low < high, low > 0 for "
-                "logarithmic bins, and eps > 0"
+                f"low is {low}, high {high}, spacing {spacing!r} and eps {eps}; expected low < "
+                "high, low > 0 for logarithmic bins, and eps > 0"
             )
         self.low, self.high, self.count, self.spacing, self.eps = low, high, count, spacing, eps
 
@@ -85,8 +88,8 @@ class Bins(Configured, nn.Module):
         for task in tasks:
             if task.kind != "dense" or task.dim > 1:
                 raise ConfigError(
-                    f"bins give one value per cell; task {task.name!r} has kind {task.kind!r} and dim {task.dim}, "
-                    "expected 'dense' and 1"
+                    f"bins give one value per cell; task {task.name!r} has kind {task.kind!r} and "
+                    f"dim {task.dim}, expected 'dense' and 1"
                 )
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -104,34 +107,40 @@ class Bins(Configured, nn.Module):
 class LinearHead(Head):
     """One linear layer per task on pooled tokens, or on every patch: the linear probe, without norm or hidden layer.
 
-    Prefer it as the baseline that a head with more layers must exceed, and where published linear probes are compared.
+    Prefer it as the baseline that a head with more layers must exceed, and where published linear
+    probes are compared.
 
     Args:
         embed_dim: channels C of the tokens.
-        tasks: with ``pool`` regression, ratio or classification tasks; with ``pool=None`` dense, density, segmentation
-            or ratio tasks (a ratio's shares are averaged over patches), and regressions with ``from_map``.
+        tasks: with ``pool`` regression, ratio or classification tasks; with ``pool=None`` dense,
+            density, segmentation or ratio tasks (a ratio's shares are averaged over patches), and
+            regressions with ``from_map``.
         num_layers: layers L of the tokens.
-        pool: what the layer reads. ``"cls"``: the CLS tokens of all layers; ``"mean"``: the mean over the patches of
-            the last layer; ``"cls+mean"``: both, CLS first; None: the patches of all layers, one prediction per patch.
-            Registers are never read.
+        pool: what the layer reads. ``"cls"``: the CLS tokens of all layers; ``"mean"``: the mean
+            over the patches of the last layer; ``"cls+mean"``: both, CLS first; None: the patches
+            of all layers, one prediction per patch. Registers are never read.
         use_cls: without ``pool``: every patch is read together with the CLS token of its layer.
         upsample: without ``pool``: cells per patch side; the layer's outputs are resized (bilinear,
             ``align_corners=False``), then ``bins`` and the activation are applied.
-        bins: for dense tasks of one output: the layer gives one logit per bin, of which they make the value.
-        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
+        bins: for dense tasks of one output: the layer gives one logit per bin, of which they make
+            the value.
+        compositions: outputs computed from the tasks' predictions, see
+            :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim)}`` with ``pool``. Without: ``{task: (B, dim, rows * upsample, cols * upsample)}``
-        for dense and segmentation, ``{task: (B, dim)}`` with the map as ``"task.map"`` for density and ratio.
-        The weight of a task is (dim, parts * C), or (bins, parts * C), its columns in the order of the parts: with
+        Tokens -> ``{task: (B, dim)}`` with ``pool``. Without:
+        ``{task: (B, dim, rows * upsample, cols * upsample)}`` for dense and segmentation,
+        ``{task: (B, dim)}`` with the map as ``"task.map"`` for density and ratio. The weight of a
+        task is (dim, parts * C), or (bins, parts * C), its columns in the order of the parts: with
         ``use_cls`` patch, CLS of the first layer, patch, CLS of the second, and so on.
 
     Raises:
-        ConfigError: if tasks repeat a name or are of a kind that ``pool`` or ``bins`` do not give, a size is not
-            positive, or ``use_cls`` or ``upsample`` is given with ``pool``.
-        ShapeError: if the tokens have another width or number of layers, or no CLS token where it is read.
+        ConfigError: if tasks repeat a name or are of a kind that ``pool`` or ``bins`` do not give,
+            a size is not positive, or ``use_cls`` or ``upsample`` is given with ``pool``.
+        ShapeError: if the tokens have another width or number of layers, or no CLS token where it
+            is read.
 
     Examples:
         >>> head = LinearHead(64, [Task("state", dim=3, kind="classification")], num_layers=4)
@@ -139,9 +148,10 @@ class LinearHead(Head):
         >>> head(layers, grid=(2, 3), num_prefix_tokens=1)["state"].shape
         torch.Size([2, 3])
 
-    Reference: linear classification, depth and segmentation in DINOv2 (arXiv 2304.07193): CLS tokens of one or four
-    layers and the mean patch; [patch, CLS] upsampled by 4, with bins; patch tokens. Deviations: segmentation has no
-    batch norm before the layer; the layer precedes the upsampling, which is exact and needs a fraction of the memory.
+    Reference: linear classification, depth and segmentation in DINOv2 (arXiv 2304.07193): CLS
+    tokens of one or four layers and the mean patch; [patch, CLS] upsampled by 4, with bins; patch
+    tokens. Deviations: segmentation has no batch norm before the layer; the layer precedes the
+    upsampling, which is exact and needs a fraction of the memory.
     """
 
     def __init__(
@@ -161,17 +171,38 @@ class LinearHead(Head):
         super().__init__()
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, upsample=upsample)
         if pool is not None and (use_cls or upsample > 1 or bins is not None):
-            raise ConfigError(f"pool is {pool!r}; use_cls, upsample and bins are for maps: pass pool=None with them")
-        self.embed_dim, self.pool, self.use_cls, self.upsample, self.bins = embed_dim, pool, use_cls, upsample, bins
+            raise ConfigError(
+                f"pool is {pool!r}; use_cls, upsample and bins are for maps: pass pool=None with "
+                "them"
+            )
+        self.embed_dim, self.pool, self.use_cls, self.upsample, self.bins = (
+            embed_dim,
+            pool,
+            use_cls,
+            upsample,
+            bins,
+        )
         self.num_layers = self._takes_layers = num_layers
         self._set_tasks(tasks, compositions)
-        maps, values = ("dense", "density", "segmentation", "ratio"), ("regression", "ratio", "classification")
-        check_tasks(self._own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})")
+        maps, values = (
+            ("dense", "density", "segmentation", "ratio"),
+            ("regression", "ratio", "classification"),
+        )
+        check_tasks(
+            self._own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})"
+        )
         if bins is not None:
             bins.check(self._own)
-        parts = {None: num_layers * (1 + use_cls), "cls": num_layers, "mean": 1, "cls+mean": num_layers + 1}[pool]
+        parts = {
+            None: num_layers * (1 + use_cls),
+            "cls": num_layers,
+            "mean": 1,
+            "cls+mean": num_layers + 1,
+        }[pool]
         widths = (task.dim if bins is None else bins.count for task in self._own)
-        layers = (nn.Linear(parts * embed_dim, width, device=device, dtype=dtype) for width in widths)
+        layers = (
+            nn.Linear(parts * embed_dim, width, device=device, dtype=dtype) for width in widths
+        )
         self.readouts = nn.ModuleList(layers)
         self._start()
 
@@ -191,7 +222,8 @@ class LinearHead(Head):
                 outputs[task.name] = activate(value, task.activation)  # (B, dim)
             else:
                 cells = activate(self._cells(value, tokens), task.activation)
-                outputs.update(read_map(task, task_map(task, cells)))  # (B, dim, rows * upsample, cols * upsample)
+                # (B, dim, rows * upsample, cols * upsample)
+                outputs.update(read_map(task, task_map(task, cells)))
         return outputs if self.pool is not None else outputs | from_map(self.tasks, outputs)
 
     def _cells(self, values: Tensor, tokens: Tokens) -> Tensor:
@@ -199,7 +231,9 @@ class LinearHead(Head):
         # CLS and registers are sliced off here: off the tokens it would copy these
         maps = as_maps(values[:, tokens.num_prefix_tokens :], tokens.grid)
         if self.upsample > 1:
-            maps = F.interpolate(maps, scale_factor=float(self.upsample), mode="bilinear", align_corners=False)
+            maps = F.interpolate(
+                maps, scale_factor=float(self.upsample), mode="bilinear", align_corners=False
+            )
         return maps if self.bins is None else self.bins(maps).to(maps.dtype)
 
     def _parts(self, tokens: Tokens) -> list[Tensor]:
@@ -220,7 +254,9 @@ class LinearHead(Head):
 
 def _product(layer: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
     """The layer on the concatenation of the parts (..., C), which is not made: one product per part, added up."""
-    first, *rest = zip(parts, torch.split(layer.weight, layer.in_features // len(parts), dim=1), strict=True)
+    first, *rest = zip(
+        parts, torch.split(layer.weight, layer.in_features // len(parts), dim=1), strict=True
+    )
     result = F.linear(*first, layer.bias)
     for part, weight in rest:
         result = result + F.linear(part, weight)

@@ -36,22 +36,24 @@ class MaskHead(Head):
         embed_dim: channels C of the tokens.
         tasks: one task of K classes: segmentation, instances or panoptic.
         num_layers: layers L of the tokens, all with the final norm.
-        num_queries: Q; None = 20 for a segmentation; instances and panoptic tasks need a number, more than an image
-            has objects.
+        num_queries: Q; None = 20 for a segmentation; instances and panoptic tasks need a number,
+            more than an image has objects.
         num_blocks: of the transformer.
         num_heads: of its attention; None = the width divided by 64, at least 1.
-        dim: width of the transformer; None = C, the published form. 128 trains on a few hundred images.
+        dim: width of the transformer; None = C, the published form. 128 trains on a few hundred
+            images.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens of L layers -> ``"task.classes"``: (B, Q, K + 1), logits of the classes and of none; ``"task.masks"``:
-        (B, Q, 4 rows, 4 cols), logits; and of a segmentation ``{task: (B, K, 4 rows, 4 cols)}``, the logarithms of the
-        shares of the classes, which add up to 1.
+        Tokens of L layers -> ``"task.classes"``: (B, Q, K + 1), logits of the classes and of none;
+        ``"task.masks"``: (B, Q, 4 rows, 4 cols), logits; and of a segmentation
+        ``{task: (B, K, 4 rows, 4 cols)}``, the logarithms of the shares of the classes, which add
+        up to 1.
 
     Raises:
-        ConfigError: if there is not one task of these kinds, ``num_queries`` is missing, or the width of an attention
-            head is not a multiple of 4.
+        ConfigError: if there is not one task of these kinds, ``num_queries`` is missing, or the
+            width of an attention head is not a multiple of 4.
         ShapeError: if the tokens have another width or number of layers.
 
     Examples:
@@ -62,8 +64,9 @@ class MaskHead(Head):
         >>> {name: tuple(output.shape) for name, output in head(tokens).items()}
         {'plant': (2, 3, 12, 20), 'plant.classes': (2, 20, 4), 'plant.masks': (2, 20, 12, 20)}
 
-    Reference: PMT, a mask decoder on frozen DINOv3 features (2026). Deviations: the width is free; prefix tokens are
-    counted at each call, not fixed; shares are normalised over the classes; attention is not masked in training.
+    Reference: PMT, a mask decoder on frozen DINOv3 features (2026). Deviations: the width is free;
+    prefix tokens are counted at each call, not fixed; shares are normalised over the classes;
+    attention is not masked in training.
     """
 
     def __init__(
@@ -83,22 +86,47 @@ class MaskHead(Head):
         self._set_tasks(tasks, (), "segmentation", "instances", "panoptic")
         if len(self.tasks) > 1 or (num_queries is None and self.tasks[0].is_masks):
             names = [task.name for task in self.tasks]
-            raise ConfigError(f"tasks are {names}, num_queries {num_queries}; expected one task, for objects a number")
-        width, queries = embed_dim if dim is None else dim, SEMANTIC_QUERIES if num_queries is None else num_queries
+            raise ConfigError(
+                f"tasks are {names}, num_queries {num_queries}; expected one task, for objects a "
+                "number"
+            )
+        width, queries = (
+            embed_dim if dim is None else dim,
+            SEMANTIC_QUERIES if num_queries is None else num_queries,
+        )
         heads = max(width // 64, 1) if num_heads is None else num_heads
-        counts = {"num_layers": num_layers, "num_queries": queries, "num_blocks": num_blocks, "num_heads": heads}
+        counts = {
+            "num_layers": num_layers,
+            "num_queries": queries,
+            "num_blocks": num_blocks,
+            "num_heads": heads,
+        }
         at_least(1, embed_dim=embed_dim, dim=width, **counts)
         if width % (4 * heads):
-            raise ConfigError(f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides")
+            raise ConfigError(
+                f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides"
+            )
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
-        self.lateral = nn.ModuleList(_mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers))
+        self.lateral = nn.ModuleList(
+            _mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers)
+        )
         self.scales = nn.ParameterList(torch.ones(embed_dim, **factory) for _ in range(num_layers))
-        self.narrow = nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
+        self.narrow = (
+            nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
+        )
         self.queries = nn.Embedding(queries, width, **factory)
-        options = {"qkv_fused": False, "mlp_ratio": 1.0, "num_prefix_tokens": 0, "init_values": 1.0, **factory}
-        block = partial(EvaBlock, width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options)
+        options = {
+            "qkv_fused": False,
+            "mlp_ratio": 1.0,
+            "num_prefix_tokens": 0,
+            "init_values": 1.0,
+            **factory,
+        }
+        block = partial(
+            EvaBlock, width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options
+        )
         self.blocks = nn.ModuleList(block() for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width, **factory)
         self.classes = nn.Linear(width, self.tasks[0].dim + 1, **factory)
@@ -122,7 +150,9 @@ class MaskHead(Head):
         count = self.queries.num_embeddings
         x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
         # queries and prefix tokens have no place: they are not turned
-        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x).to(x.dtype)
+        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x).to(
+            x.dtype
+        )
         for block in self.blocks:
             x = block(x, rope=rope)
         x = self.norm(x)
@@ -130,7 +160,10 @@ class MaskHead(Head):
         # (B, N, D) -> (B, D, 4 rows, 4 cols)
         maps = self.up(as_maps(patches, tokens.grid))
         # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)
-        classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
+        classes, masks = (
+            self.classes(queries),
+            torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps),
+        )
         return self._outputs(classes, masks)
 
     def at_size(
@@ -143,13 +176,15 @@ class MaskHead(Head):
     def _outputs(self, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The logits (B, Q, K + 1) and (B, Q, h, w); of a segmentation the logarithms of the shares (B, K, h, w) too.
 
-        The share of a class is the sum over queries of its probability times the mask's, divided by that of all
-        classes.
+        The share of a class is the sum over queries of its probability times the mask's, divided by
+        that of all classes.
         """
         task, outputs = self.tasks[0], {}
         if not task.is_masks:
             known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
-            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_LEAST_SHARE)
+            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(
+                _LEAST_SHARE
+            )
             outputs[task.name] = (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)
         return {**outputs, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
 
@@ -170,7 +205,8 @@ class MaskHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.3.
+            min_score: leave out instances of a lower score; None = the minimum of the task, without
+                one 0.3.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -193,7 +229,8 @@ class MaskHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the segments; None = that of the images that the tokens are of.
-            min_score: leave out queries of a lower score; None = the minimum of the task, without one 0.8.
+            min_score: leave out queries of a lower score; None = the minimum of the task, without
+                one 0.8.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -202,7 +239,9 @@ class MaskHead(Head):
         task, tokens = task_of(self.tasks, "panoptic"), self._tokens(tokens, **plain)
         things = [task.labels.index(label) for label in task.things]
         least = task.minimum if min_score is None else min_score
-        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things, least)
+        return decode_panoptic(
+            *self._queries(self(tokens)), size or tokens.image_size, things, least
+        )
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
         """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""
@@ -213,7 +252,9 @@ class MaskHead(Head):
 
 def _mlp(*widths: int, **factory: Any) -> nn.Sequential:
     """Linear layers with GELU between them."""
-    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair, **factory), nn.GELU())]
+    layers = [
+        layer for pair in pairwise(widths) for layer in (nn.Linear(*pair, **factory), nn.GELU())
+    ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -237,17 +278,22 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> 
 
     They are in float32, or float64 where ``like`` is, on its device.
 
-    A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 ** (-k / angles).
+    A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 **
+    (-k / angles).
 
     Shape:
         (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
     """
-    on: dict[str, Any] = {"dtype": torch.promote_types(like.dtype, torch.float32), "device": like.device}
+    on: dict[str, Any] = {
+        "dtype": torch.promote_types(like.dtype, torch.float32),
+        "device": like.device,
+    }
     frequencies = 2 * math.pi * 100.0 ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
     down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)
     across = x[None, :, None].expand(rows, cols, 1) * frequencies
     angle = torch.cat([down, across, down, across], dim=-1).flatten(0, 1)  # (N, 4 * angles)
-    angle = nn.functional.pad(angle, (0, 0, prefix, 0))  # (prefix + N, 4 * angles): an angle of 0 turns nothing
+    # (prefix + N, 4 * angles): an angle of 0 turns nothing
+    angle = nn.functional.pad(angle, (0, 0, prefix, 0))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -49,8 +49,9 @@ class PatchMeanMLP(Configured, nn.Module):
         >>> mlp(torch.randn(6, 256, 1536)).shape
         torch.Size([6, 1])
 
-    Reference: a published notebook on DINOv2 dense features (1536 -> 128 -> LeakyReLU -> 1 -> ReLU -> mean). Deviation:
-    a ReLU head starts with second-layer weights of one sign, so that no patch and no head is dead at the start.
+    Reference: a published notebook on DINOv2 dense features (1536 -> 128 -> LeakyReLU -> 1 -> ReLU
+    -> mean). Deviation: a ReLU head starts with second-layer weights of one sign, so that no patch
+    and no head is dead at the start.
     """
 
     def __init__(
@@ -65,7 +66,12 @@ class PatchMeanMLP(Configured, nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
-        self.embed_dim, self.hidden_dim, self.out_dim, self.activation = embed_dim, hidden_dim, out_dim, activation
+        self.embed_dim, self.hidden_dim, self.out_dim, self.activation = (
+            embed_dim,
+            hidden_dim,
+            out_dim,
+            activation,
+        )
         self.hidden = nn.Linear(embed_dim, hidden_dim, device=device, dtype=dtype)
         self.out = nn.Linear(hidden_dim, out_dim, device=device, dtype=dtype)
         self.reset_parameters()
@@ -82,7 +88,9 @@ class PatchMeanMLP(Configured, nn.Module):
     def per_patch(self, x: Tensor) -> Tensor:
         """Return the prediction of every patch: (B, N, C) -> (B, N, out_dim)."""
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
-            raise ShapeError(f"patches have shape {tuple(x.shape)}; expected (batch, N, {self.embed_dim})")
+            raise ShapeError(
+                f"patches have shape {tuple(x.shape)}; expected (batch, N, {self.embed_dim})"
+            )
         return activate(self.out(F.leaky_relu(self.hidden(x), LEAKY_SLOPE)), self.activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,14 +101,16 @@ class PatchMeanMLP(Configured, nn.Module):
 class PatchMeanHead(Head):
     """One :class:`PatchMeanMLP` per task on the patch tokens of the last layer listed.
 
-    Prefer it as the first head on few images: it cannot overfit to positions, and its maps show where a
-    prediction comes from. Where the arrangement of patches matters, take a head with a neck.
+    Prefer it as the first head on few images: it cannot overfit to positions, and its maps show
+    where a prediction comes from. Where the arrangement of patches matters, take a head with a
+    neck.
 
     Args:
         embed_dim: channels of the tokens.
         tasks: regression, ratio or classification tasks. A task's activation acts on every patch.
         hidden_dim: hidden units of each MLP.
-        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
+        compositions: outputs computed from the tasks' predictions, see
+            :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -135,14 +145,17 @@ class PatchMeanHead(Head):
         self.scale = TokenScale(embed_dim, **factory)
         self.mlps = nn.ModuleList()
         for task in self.tasks:
-            self.mlps.append(PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory))
+            self.mlps.append(
+                PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory)
+            )
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
         scaled: Tokens = self.scale(self._tokens(tokens, **plain))
         sequence, prefix = scaled.sequence[0], scaled.num_prefix_tokens  # (B, P + N, C)
         # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
-        each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]  # (B, N, dim)
+        # (B, N, dim)
+        each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]
         return {task.name: output for task, output in zip(self.tasks, each, strict=True)}
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -154,8 +167,11 @@ class PatchMeanHead(Head):
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, dim, rows, cols)}``, in original units.
 
-        ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction before it.
+        ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction
+        before it.
         """
         tokens = self._tokens(tokens, **plain)
         outputs = self.per_patch(tokens)
-        return {task.name: as_maps(task.natural(outputs[task.name]), tokens.grid) for task in self.tasks}
+        return {
+            task.name: as_maps(task.natural(outputs[task.name]), tokens.grid) for task in self.tasks
+        }

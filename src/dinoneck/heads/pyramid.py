@@ -28,31 +28,35 @@ RatioReadout = Literal["pooled", "patch"]
 class PyramidHead(Head):
     """One readout per task on any registered neck.
 
-    Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm -> one light head
-    each, or take the mean over a map's cells (``Task.from_map``). Dense, density and segmentation tasks read the
-    finest level through a 3x3 tower each: ``dense`` a value and ``segmentation`` class logits per cell, ``density`` a
-    map whose cells sum (or average, see ``Task.aggregate``) to the image's value. ``instances`` have a class, a centre
-    and the offset to it per cell, which :meth:`predict_instances` joins to objects.
+    Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm ->
+    one light head each, or take the mean over a map's cells (``Task.from_map``). Dense, density and
+    segmentation tasks read the finest level through a 3x3 tower each: ``dense`` a value and
+    ``segmentation`` class logits per cell, ``density`` a map whose cells sum (or average, see
+    ``Task.aggregate``) to the image's value. ``instances`` have a class, a centre and the offset to
+    it per cell, which :meth:`predict_instances` joins to objects.
 
     Args:
         embed_dim: channels of the tokens; None = those of the neck module.
         tasks: any kinds but ``panoptic``.
-        neck: a neck module, which keeps its weights, or ``{"type": a registered neck, ...its arguments}`` without
-            ``embed_dim``.
-        layer_indices: block indices the head reads, in this order; tokens that hold more are selected from. None:
-            the tokens' layers as they come.
+        neck: a neck module, which keeps its weights, or
+            ``{"type": a registered neck, ...its arguments}`` without ``embed_dim``.
+        layer_indices: block indices the head reads, in this order; tokens that hold more are
+            selected from. None: the tokens' layers as they come.
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower.
-        ratio_readout: ratios from the ``pooled`` vector, or from logits per ``patch`` whose shares are averaged.
-        compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
+        ratio_readout: ratios from the ``pooled`` vector, or from logits per ``patch`` whose shares
+            are averaged.
+        compositions: outputs computed from the tasks' predictions, see
+            :class:`dinoneck.Composition`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; next to the
-        value of a density (or patch-wise ratio) its map in normalised units as ``"task.map"``; of instances
-        ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no object and the classes, the centre, and the offset
-        to it (down, right) in cells. rows x cols are those of the finest level.
+        Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation;
+        next to the value of a density (or patch-wise ratio) its map in normalised units as
+        ``"task.map"``; of instances ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no
+        object and the classes, the centre, and the offset to it (down, right) in cells. rows x cols
+        are those of the finest level.
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
@@ -85,17 +89,26 @@ class PyramidHead(Head):
         at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
         self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
-        self.embed_dim, self.num_layers, self.ratio_readout = self.neck.embed_dim, self.neck.num_layers, ratio_readout
-        self._set_tasks(tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic"))
+        self.embed_dim, self.num_layers, self.ratio_readout = (
+            self.neck.embed_dim,
+            self.neck.num_layers,
+            ratio_readout,
+        )
+        self._set_tasks(
+            tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic")
+        )
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
         self._scalar = [task for task in self._own if not self._reads_map(task)]
         self._mapped = [task for task in self.tasks if self._reads_map(task)]
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
-        self.light = nn.ModuleList(Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar)
+        self.light = nn.ModuleList(
+            Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar
+        )
         width = self.neck.out_channels
         towers = [
-            replace(own, kind="dense", dim=own.dim + 4, labels=()) if own.is_masks else own for own in self._mapped
+            replace(own, kind="dense", dim=own.dim + 4, labels=()) if own.is_masks else own
+            for own in self._mapped
         ]
         self.towers = nn.ModuleList(Tower(width, task, tower_depth, **factory) for task in towers)
 
@@ -103,7 +116,8 @@ class PyramidHead(Head):
     def config(self) -> dict[str, Any]:
         """The constructor arguments, with every argument of the neck."""
         own = super().config
-        return own | {"neck": encode(self.neck)} if "neck" in own else own  # a preset such as FPNHead has none
+        # a preset such as FPNHead has none
+        return own | {"neck": encode(self.neck)} if "neck" in own else own
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""
@@ -120,9 +134,16 @@ class PyramidHead(Head):
         outputs: dict[str, Tensor] = {}
         if self.norm is not None:
             # global average of every level: (B, levels * D)
-            means = shortcut(tokens) if shortcut else torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+            means = (
+                shortcut(tokens)
+                if shortcut
+                else torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+            )
             pooled = self.norm(means)
-            outputs = {task.name: light(pooled) for task, light in zip(self._scalar, self.light, strict=True)}
+            outputs = {
+                task.name: light(pooled)
+                for task, light in zip(self._scalar, self.light, strict=True)
+            }
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)
@@ -140,7 +161,8 @@ class PyramidHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.3.
+            min_score: leave out instances of a lower score; None = the minimum of the task, without
+                one 0.3.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -155,7 +177,11 @@ class PyramidHead(Head):
         return task.is_map or of_patches or task.kind in ("density", "instances")
 
     def _selected(self, tokens: Tokens) -> Tokens:
-        if self.layer_indices is None or tokens.layers is None or tokens.layers == self.layer_indices:
+        if (
+            self.layer_indices is None
+            or tokens.layers is None
+            or tokens.layers == self.layer_indices
+        ):
             return tokens
         return tokens.select(self.layer_indices)
 
@@ -174,13 +200,20 @@ def checked_neck(
         config = {"embed_dim": embed_dim, **neck}
         neck = neck_named(config.pop("type", None)).from_config(config, **factory)
     elif neck is None:
-        raise ConfigError("neck is None; expected a neck module such as ViTFPN(...), or {'type': ..., its arguments}")
+        raise ConfigError(
+            "neck is None; expected a neck module such as ViTFPN(...), or {'type': ..., its "
+            "arguments}"
+        )
     elif any(value is not None for value in factory.values()):
         neck = neck.to(**factory)
     if embed_dim not in (None, neck.embed_dim):
-        raise ConfigError(f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out")
+        raise ConfigError(
+            f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out"
+        )
     if neck.needs_images:
-        raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given")
+        raise ConfigError(
+            f"{type(neck).__name__} needs the images with the tokens, which heads are not given"
+        )
     weight = next(neck.parameters(), None)
     return neck, factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
 
@@ -191,15 +224,19 @@ def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[in
     if not layers or min(layers) < 0:
         raise ConfigError(f"layer_indices is {tuple(layers)}; expected block indices of 0 or more")
     if count is not None and len(layers) != count:
-        raise ConfigError(f"layer_indices names {len(layers)} blocks {tuple(layers)}; the neck reads {count} layers")
+        raise ConfigError(
+            f"layer_indices names {len(layers)} blocks {tuple(layers)}; the neck reads {count} "
+            "layers"
+        )
     return tuple(layers)
 
 
 class FPNHead(PyramidHead):
     """A :class:`dinoneck.PyramidHead` on a :class:`dinoneck.ViTFPN`, with the neck's arguments next to its own.
 
-    Prefer it where the prediction depends on how patches are arranged, or where there are labels per pixel; for a few
-    hundred images with one number each, compare it with :class:`dinoneck.PatchMeanHead` by the worst fold.
+    Prefer it where the prediction depends on how patches are arranged, or where there are labels
+    per pixel; for a few hundred images with one number each, compare it with
+    :class:`dinoneck.PatchMeanHead` by the worst fold.
 
     Args:
         embed_dim: channels of the tokens.
@@ -239,8 +276,9 @@ class FPNHead(PyramidHead):
         >>> {name: tuple(output.shape) for name, output in head(tokens).items()}
         {'reg3': (2, 1), 'ratio': (2, 3), 'ndvi': (2, 1)}
 
-    Reference: the published FPN notebook (reg3, ratio and NDVI heads on P2, P3, P4). Deviations: the
-    non-linearity after the smoothing and LayerNorm at the entrance, see :class:`dinoneck.ViTFPN`.
+    Reference: the published FPN notebook (reg3, ratio and NDVI heads on P2, P3, P4). Deviations:
+    the non-linearity after the smoothing and LayerNorm at the entrance, see
+    :class:`dinoneck.ViTFPN`.
     """
 
     def __init__(
@@ -270,9 +308,22 @@ class FPNHead(PyramidHead):
         dtype: Any = None,
     ) -> None:
         neck = ViTFPN(
-            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, fusion, downsample,
-            norm, activation, residual_init, use_coords, use_cls_context, patch_size,
-            device=device, dtype=dtype,
-        )  # fmt: skip
+            embed_dim,
+            num_layers,
+            fpn_dim,
+            num_levels,
+            layer_groups,
+            use_separate_bottlenecks,
+            fusion,
+            downsample,
+            norm,
+            activation,
+            residual_init,
+            use_coords,
+            use_cls_context,
+            patch_size,
+            device=device,
+            dtype=dtype,
+        )
         own = (hidden_dim, tower_depth, ratio_readout, compositions)
         super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)

@@ -31,19 +31,21 @@ class _Request(NamedTuple):
 class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     """Collects images that threads predict one by one into batches.
 
-    This pays where a forward pass has a large fixed cost: on a GPU, and for small models on small images. On a CPU a
-    ViT-S at 224 px is not faster in batches; there several threads may call the predictor directly. An image is decoded
-    and prepared in the thread of its caller; one thread of the batcher runs the forward passes. An image that cannot be
-    read fails for its caller alone; if a pass fails, its images are predicted one by one. Images that a predictor cuts
-    into tiles are batches already and run in the thread of their caller.
+    This pays where a forward pass has a large fixed cost: on a GPU, and for small models on small
+    images. On a CPU a ViT-S at 224 px is not faster in batches; there several threads may call the
+    predictor directly. An image is decoded and prepared in the thread of its caller; one thread of
+    the batcher runs the forward passes. An image that cannot be read fails for its caller alone; if
+    a pass fails, its images are predicted one by one. Images that a predictor cuts into tiles are
+    batches already and run in the thread of their caller.
 
-    Predictions are those of the predictor on the same batch. Compared with those of a single image they may differ in
-    the last bits (matrix products of other sizes are summed in another order).
+    Predictions are those of the predictor on the same batch. Compared with those of a single image
+    they may differ in the last bits (matrix products of other sizes are summed in another order).
 
     Args:
         predictor: makes the predictions; may be called directly meanwhile.
         max_batch: images in a pass, at most.
-        max_wait_s: how long the first image of a pass waits for others, in seconds; 0 = takes only what waits already.
+        max_wait_s: how long the first image of a pass waits for others, in seconds; 0 = takes only
+            what waits already.
         max_waiting: images that may wait for a pass; more are refused at once.
 
     Raises:
@@ -60,10 +62,18 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     """
 
     def __init__(
-        self, predictor: Predictor, *, max_batch: int = 8, max_wait_s: float = 0.005, max_waiting: int = 64
+        self,
+        predictor: Predictor,
+        *,
+        max_batch: int = 8,
+        max_wait_s: float = 0.005,
+        max_waiting: int = 64,
     ) -> None:
         self.predictor = predictor
-        self.max_batch, self.max_waiting = normal(int, max_batch, "max_batch"), normal(int, max_waiting, "max_waiting")
+        self.max_batch, self.max_waiting = (
+            normal(int, max_batch, "max_batch"),
+            normal(int, max_waiting, "max_waiting"),
+        )
         self.max_wait_s = normal(float, max_wait_s, "max_wait_s")
         at_least(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
         at_least(0, max_wait_s=self.max_wait_s)
@@ -78,7 +88,8 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
             maps: with maps, see :class:`dinoneck.Predictor`.
 
         Raises:
-            BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before a fork.
+            BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before
+                a fork.
             DataError: if the image cannot be read, or its prediction is not finite.
         """
         return self.submit(image, maps).result()
@@ -94,8 +105,11 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         if any(isinstance(image, torch.Tensor) for _, image in ready):
             prediction.set_result(self.predictor.predicted([ready], maps)[0])
             return prediction
-        if os.getpid() != self._process:  # a fork has no copy of the thread: no call would ever return
-            raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
+        # a fork has no copy of the thread: no call would ever return
+        if os.getpid() != self._process:
+            raise BusyError(
+                "the batcher's thread is not in this process (a fork?); make another one here"
+            )
         try:
             self._waiting.put_nowait(_Request(ready, maps, prediction))
             self._passes.submit(self._run)
@@ -106,7 +120,10 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         return prediction
 
     def close(self) -> None:
-        """Take no more images; returns when those that wait are predicted. Closing twice does nothing."""
+        """Take no more images; returns when those that wait are predicted.
+
+        Closing twice does nothing.
+        """
         self._passes.shutdown()
 
     def __exit__(self, *error: object) -> None:
@@ -116,7 +133,8 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     def _full(self) -> BusyError:
         most = self.max_waiting
         return BusyError(
-            f"{most} images wait, which is all that may (max_waiting={most}); ask again later, or allow more"
+            f"{most} images wait, which is all that may (max_waiting={most}); ask again later, or "
+            "allow more"
         )
 
     def _run(self) -> None:
@@ -135,7 +153,9 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     def _predict(self, asked: Sequence[_Request], maps: bool) -> None:
         """Predict images together; if that fails, each alone, so that one image fails for its caller alone."""
         try:
-            predictions = self.predictor.predicted([one.prepared for one in asked], maps) if asked else []
+            predictions = (
+                self.predictor.predicted([one.prepared for one in asked], maps) if asked else []
+            )
         except Exception as error:
             if len(asked) == 1:
                 asked[0].prediction.set_exception(error)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, dict[str, Any]]]  # per image: key of a head -> its row
 Outputs = dict[tuple[str, str], Tensor]  # (key of a head, name of its output) -> a batch on the CPU
-Seen = tuple[list[int], Tokens, Tensor]  # views, their tokens, and which cells show the image; a batch per view
+# views, their tokens, and which cells show the image; a batch per view
+Seen = tuple[list[int], Tokens, Tensor]
 
 
 class Ready(NamedTuple):
@@ -71,18 +72,23 @@ class Pass:
             tiling.check(preprocess)
         if not isinstance(backbone.patch_size, int) and tta == "d6":
             raise ConfigError(
-                f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
+                f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are "
+                "not square"
             )
         self.readings = {key: reading.on(backbone) for key, reading in readings.items()}
-        union = tuple(sorted({layer for reading in self.readings.values() for layer in reading.layers or ()}))
+        union = tuple(
+            sorted({layer for reading in self.readings.values() for layer in reading.layers or ()})
+        )
         norm = all(reading.norm for reading in self.readings.values())
         same = (union, norm) == (backbone.layers, backbone.norm)
         self.backbone = backbone if same else backbone.with_layers(union, norm)
-        self.objects = {key: own.objects for key, own in self.readings.items() if own.objects is not None}
+        self.objects = {
+            key: own.objects for key, own in self.readings.items() if own.objects is not None
+        }
         if self.objects and (tiling is not None or len(self.views) > 1):
             raise ConfigError(
-                f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no mean; "
-                "leave tile= out, and pass tta='none'"
+                f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no "
+                "mean; leave tile= out, and pass tta='none'"
             )
         self.modules = [self.backbone, *(reading.head for reading in self.readings.values())]
         self._watch = weight_hashes.Watch(backbone.adapter)
@@ -95,40 +101,48 @@ class Pass:
         """
         if not self._watch.is_same(self.backbone.adapter):
             raise BackboneError(
-                f"the weights of {self.backbone.name!r} changed after this Predictor was made, or its LoRA was "
-                "switched off or on, so its heads do not fit them; load the backbone again, train heads on the new "
-                "weights, or make a new Predictor of heads that were trained along"
+                f"the weights of {self.backbone.name!r} changed after this Predictor was made, or "
+                "its LoRA was switched off or on, so its heads do not fit them; load the backbone "
+                "again, train heads on the new weights, or make a new Predictor of heads that "
+                "were trained along"
             )
 
     def check_store(self, store: FeatureStore) -> None:
         """Refuse tokens that are not those of this pass.
 
         Raises:
-            CheckpointError: if they are of another backbone, other layers, or of images that were prepared differently.
-            ConfigError: if a view is not stored, and for maps of padded images: a store does not record which patches
-                show the image.
+            CheckpointError: if they are of another backbone, other layers, or of images that were
+                prepared differently.
+            ConfigError: if a view is not stored, and for maps of padded images: a store does not
+                record which patches show the image.
         """
         made, own = store.backbone_record, self.backbone.record()
-        norm = own["norm"] if made.get("norm") is False else made.get("norm")  # the norm can still be applied
-        layers = own["layers"] if {*own["layers"]} <= {*(made.get("layers") or ())} else made.get("layers")
+        # the norm can still be applied
+        norm = own["norm"] if made.get("norm") is False else made.get("norm")
+        layers = (
+            own["layers"]
+            if {*own["layers"]} <= {*(made.get("layers") or ())}
+            else made.get("layers")
+        )
         check_records(own, {**made, "norm": norm, "layers": layers})
         if found := difference(self.preprocess.record(), store.preprocess.record(), "inputs"):
             raise CheckpointError(
-                f"the heads need images prepared differently than those of {store.path} ({found}); extract a store "
-                "with the preprocessing of the heads, or pass preprocess=",
+                f"the heads need images prepared differently than those of {store.path} "
+                f"({found}); extract a store with the preprocessing of the heads, or pass "
+                "preprocess=",
                 step="pairing",
             )
         if missing := [view for view in self.views.views if view not in store.views.views]:
             raise ConfigError(
-                f"{store.path} does not hold the view {missing[0]}; extract with views='flips4' or 'd6', or predict "
-                "with tta='none' (--tta none)"
+                f"{store.path} does not hold the view {missing[0]}; extract with views='flips4' "
+                "or 'd6', or predict with tta='none' (--tta none)"
             )
         tasks = [task for reading in self.readings.values() for task in reading.head.tasks]
         pads = store.preprocess.resize == "pad"
         if unknown := [task.name for task in tasks if task.is_masks or (task.is_map and pads)]:
             raise ConfigError(
-                f"{store.path} records neither the sizes of the images nor which patches are padding, which "
-                f"{unknown[0]!r} needs; predict from the images"
+                f"{store.path} records neither the sizes of the images nor which patches are "
+                f"padding, which {unknown[0]!r} needs; predict from the images"
             )
 
     def recipe(self, size: Size) -> Preprocessing:
@@ -142,7 +156,10 @@ class Pass:
         return Ready(size, pixels if is_cut else self._prepared(pixels))
 
     def predict(self, images: Sequence[Ready], maps: bool, min_score: float | None = None) -> Rows:
-        """Return the rows of every image; those of one size are one batch. ``min_score`` is of objects."""
+        """Return the rows of every image; those of one size are one batch.
+
+        ``min_score`` is of objects.
+        """
         rows: dict[int, dict[str, Any]] = {}
         shapes: dict[Any, list[int]] = {}
         for place, (_, image) in enumerate(images):
@@ -163,7 +180,9 @@ class Pass:
                 for i, place in enumerate(places):
                     one, size = tokens[i : i + 1], images[place].size
                     where = task, size, self.preprocess
-                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, min_score)
+                    found[i][key][task.name] = objects_at_image_size(
+                        reading.head, one, *where, min_score
+                    )
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
 
@@ -172,7 +191,9 @@ class Pass:
         batches = []
         for i, view in enumerate(self.views.views):
             tokens = store.batch(ids, store.views.views.index(view)).to(device=self.device)
-            batches.append(([i], tokens, tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid)))
+            batches.append(
+                ([i], tokens, tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid))
+            )
         return self._rows(self._averages(batches, maps), maps, len(ids))
 
     def _prepared(self, pixels: Tensor) -> PreparedImages:
@@ -190,7 +211,9 @@ class Pass:
     def _tiled(self, pixels: Tensor, maps: bool) -> Rows:
         """The rows of an image that is larger than a tile, a batch of tiles at a time."""
         prepared = self._prepared(pixels)
-        by_cells = {key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()}
+        by_cells = {
+            key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()
+        }
         whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
         for begin in range(0, len(whole.places), self.batch_size):
             part = whole.places[begin : begin + self.batch_size]
@@ -198,26 +221,38 @@ class Pass:
             shown = tiles.new_ones(len(part), 1, whole.rows.length, whole.cols.length)
             # without outputs of single members, "number:name": tiles are joined as cells
             averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
-            whole.add(part, {name: output for name, output in averages.items() if ":" not in name[1]})
+            whole.add(
+                part, {name: output for name, output in averages.items() if ":" not in name[1]}
+            )
         outputs = whole.sums
         for key, reading in self.readings.items():
             for task in reading.head.tasks:
                 if task.name in by_cells[key]:
                     cells = outputs[key, task.name + MAP]
                     adds_up = task.kind == "density" and task.aggregate == "sum"
-                    outputs[key, task.name] = task.clamp(cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2)))
+                    outputs[key, task.name] = task.clamp(
+                        cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
+                    )
             if (key, GATE) in outputs:
                 outputs[key, GATE] /= outputs[key, GATE].sum()
         return self._rows({name: output[None].float() for name, output in outputs.items()}, maps, 1)
 
     def _seen(self, images: Tensor, valid: Tensor) -> Iterator[Seen]:
         """Run the backbone on a batch of prepared images of one size under all views."""
-        at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
-        for _, alike in groupby(range(len(self.views)), key=lambda i: self.views.views[i].turns % 2):
+        at_once = (
+            max(1, self.batch_size // len(images))
+            if images.device.type == "cpu"
+            else len(self.views)
+        )
+        for _, alike in groupby(
+            range(len(self.views)), key=lambda i: self.views.views[i].turns % 2
+        ):
             indices = [*alike]  # views that keep the image's size, or those that swap its sides
             for begin in range(0, len(indices), at_once):
                 part = indices[begin : begin + at_once]
-                batch, cells = (torch.cat([self.views.place(x, i) for i in part]) for x in (images, valid))
+                batch, cells = (
+                    torch.cat([self.views.place(x, i) for i in part]) for x in (images, valid)
+                )
                 yield part, self.backbone(batch, self._watch.fingerprint), cells
 
     def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
@@ -231,7 +266,9 @@ class Pass:
                 reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
                 own = reading.tokens(self.backbone, tokens)
                 for name, output in reading.outputs(own, maps).items():
-                    is_map = name.endswith(MAP) or name == GATE or (":" in name and output.ndim == 4)
+                    is_map = (
+                        name.endswith(MAP) or name == GATE or (":" in name and output.ndim == 4)
+                    )
                     is_mean = is_map or ":" in name or output.ndim == 2
                     parts = (output if is_mean else _mean_of_cells(output, valid)).chunk(len(views))
                     pairs = zip(parts, views, strict=True)
@@ -240,7 +277,8 @@ class Pass:
                     )
         # outputs of single members keep their views, the others are means over them
         joined = [
-            torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0) for name, parts in found.items()
+            torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0)
+            for name, parts in found.items()
         ]
         return dict(zip(found, fetch(joined), strict=True))
 

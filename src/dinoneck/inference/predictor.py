@@ -24,7 +24,15 @@ from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.results import RAW
-from dinoneck.inference.sources import Heads, Reading, check_alike, check_pairing, load, opened, without
+from dinoneck.inference.sources import (
+    Heads,
+    Reading,
+    check_alike,
+    check_pairing,
+    load,
+    opened,
+    without,
+)
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 
 if TYPE_CHECKING:
@@ -37,67 +45,81 @@ Maps = Literal["patch", "image"]
 class Predictor:
     """Predicts from images with one or several heads.
 
-    A list of heads is an ensemble: its predictions are averaged in original units, as are the views of test-time
-    augmentation. Its heads are alike: one type, one configuration (apart from fitted transforms) and one backbone
-    record; :meth:`dinoneck.HeadEnsemble.from_heads` averages others. A mapping runs heads next to each other: those
-    with the same backbone, preprocessing and views share one pass of the backbone, others get their own; a log line
-    states how many passes run. Every image is decoded once.
+    A list of heads is an ensemble: its predictions are averaged in original units, as are the views
+    of test-time augmentation. Its heads are alike: one type, one configuration (apart from fitted
+    transforms) and one backbone record; :meth:`dinoneck.HeadEnsemble.from_heads` averages others. A
+    mapping runs heads next to each other: those with the same backbone, preprocessing and views
+    share one pass of the backbone, others get their own; a log line states how many passes run.
+    Every image is decoded once.
 
-    All views of equal size go through the backbone as one batch (on a CPU, where large passes cost more than they save,
-    as many as ``batch_size`` allows). Given modules are used, not copied: they are put into eval mode for the call and
-    back after it.
+    All views of equal size go through the backbone as one batch (on a CPU, where large passes cost
+    more than they save, as many as ``batch_size`` allows). Given modules are used, not copied: they
+    are put into eval mode for the call and back after it.
 
-    Threads may call one predictor at once, and several predictors that share a backbone or heads: each call returns
-    what it returns alone, bit for bit, and the modules get their modes back when the last of the calls ends. Do not
-    train, move or convert these modules meanwhile, or switch LoRA off. Threads that ask for single images share passes
-    through a :class:`dinoneck.inference.MicroBatcher`.
+    Threads may call one predictor at once, and several predictors that share a backbone or heads:
+    each call returns what it returns alone, bit for bit, and the modules get their modes back when
+    the last of the calls ends. Do not train, move or convert these modules meanwhile, or switch
+    LoRA off. Threads that ask for single images share passes through a
+    :class:`dinoneck.inference.MicroBatcher`.
 
-    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the heads' size. Maps
-    fade into each other where tiles overlap, with weights that add up to one at every cell. The value of a ``density``
-    task that adds up is the sum of the whole map: every cell counts exactly once, so it is the mass or count of the
-    whole image. Tasks of kind ``dense``, ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with
-    ``from_map`` and PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
-    the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions, weighted by the area
-    each stands for: a regression in grams per image gives **grams per tile**. ``minimum`` is applied to the whole
-    image's value too. A tile knows nothing of its neighbours.
+    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the
+    heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
+    every cell. The value of a ``density`` task that adds up is the sum of the whole map: every cell
+    counts exactly once, so it is the mass or count of the whole image. Tasks of kind ``dense``,
+    ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with ``from_map`` and
+    PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
+    the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions,
+    weighted by the area each stands for: a regression in grams per image gives **grams per tile**.
+    ``minimum`` is applied to the whole image's value too. A tile knows nothing of its neighbours.
 
     Args:
-        heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head files, a published
-            head (``"dinov2_vits14_nyu_dpt"``), a hub repository (``"user/name"``), a HeadCheckpoint or a head module; a
-            list of them; or a mapping of a key to any of these.
-        backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
-        tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
-            quarter turns). None = as the files of the heads record, which must agree; modules record none.
+        heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head
+            files, a published head (``"dinov2_vits14_nyu_dpt"``), a hub repository
+            (``"user/name"``), a HeadCheckpoint or a head module; a list of them; or a mapping of a
+            key to any of these.
+        backbone: the backbone; None rebuilds it from the record in the files. It is checked against
+            them.
+        tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or
+            ``"d6"`` (those and two quarter turns). None = as the files of the heads record, which
+            must agree; modules record none.
         device: where to run; None = where the backbone is.
-        tile: (height, width) in pixels of the image, one number for both, or None: no tiles.
-            Where the heads have a size of their own, a tile is brought to it: give the size of the training images at
-            their own resolution, so that things look as large as they did. Else it is a multiple of the patch. A
-            image that fits a tile is predicted as without tiles; one that is smaller on one side only is not cut along
-            it and shows less than a tile there.
-        overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the share of a tile (0.25).
-        weights: one number of 0 or more per head of a list, in the order given (files of a folder sorted by name); None
-            = equal.
-        reduce: ``"mean"`` or ``"median"`` over the heads of a list; views and tiles are always averaged.
-        blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None keeps it.
+        tile: (height, width) in pixels of the image, one number for both, or None: no tiles. Where
+            the heads have a size of their own, a tile is brought to it: give the size of the
+            training images at their own resolution, so that things look as large as they did. Else
+            it is a multiple of the patch. A image that fits a tile is predicted as without tiles;
+            one that is smaller on one side only is not cut along it and shows less than a tile
+            there.
+        overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
+            share of a tile (0.25).
+        weights: one number of 0 or more per head of a list, in the order given (files of a folder
+            sorted by name); None = equal.
+        reduce: ``"mean"`` or ``"median"`` over the heads of a list; views and tiles are always
+            averaged.
+        blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
+            keeps it.
         preprocess: how images are prepared, instead of the records of the files.
-        batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU 4.
-        probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
-            weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
+        batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU
+            4.
+        probe: let what the backbone does decide whether it is the heads', in place of names and
+            digests: for the same weights in another library or dtype, see
+            :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
-        passes: the passes of the backbone. ``backbone``, ``preprocess``, ``tta`` and ``views`` are those of the first.
+        passes: the passes of the backbone. ``backbone``, ``preprocess``, ``tta`` and ``views`` are
+            those of the first.
         tasks: what is predicted; of a mapping key -> tasks.
         tta: the name of the views that are averaged.
 
     Raises:
-        BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was switched off or on.
-        CheckpointError: if the heads of a list are not alike, or hold one head twice; if heads do not fit the backbone,
-            or no backbone can be rebuilt; when called, if a head that scores the places of one patch grid is given
-            another.
-        ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
-            that disagree about a task.
+        BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was
+            switched off or on.
+        CheckpointError: if the heads of a list are not alike, or hold one head twice; if heads do
+            not fit the backbone, or no backbone can be rebuilt; when called, if a head that scores
+            the places of one patch grid is given another.
+        ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that
+            do not fit, or heads that disagree about a task.
         DataError: when called, if a prediction is not finite.
 
     Examples:
@@ -134,12 +156,23 @@ class Predictor:
         self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
-            raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
+            raise ConfigError(
+                "weights are for a list of heads; heads of a mapping are not averaged: leave "
+                "weights out"
+            )
         members = {key: [load(one) for one in own] for key, own in opened(heads, revision).items()}
-        files = [item.checkpoint for own in members.values() for item in own if item.checkpoint is not None]
+        files = [
+            item.checkpoint
+            for own in members.values()
+            for item in own
+            if item.checkpoint is not None
+        ]
         self.revisions = {file.source: file.revision for file in files if file.revision is not None}
-        backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
-        groups: dict[Any, dict[str, Reading]] = {}  # what heads of one pass have in common -> the heads
+        backbones: dict[str | None, Backbone] = (
+            {} if backbone is None else {None: checked_backbone(backbone)}
+        )
+        # what heads of one pass have in common -> the heads
+        groups: dict[Any, dict[str, Reading]] = {}
         for key, own in members.items():
             reading = _together(own, weights, reduce)
             check_alike(own, inputs=preprocess is None, views=tta is None)
@@ -148,10 +181,14 @@ class Predictor:
                 record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
                 backbones[record] = backbones.get(record) or _rebuilt(own[0])
             check_pairing(own, backbones[record], probe)
-            groups.setdefault((record, preprocess or reading.inputs, tta or reading.views), {})[key] = reading
+            groups.setdefault((record, preprocess or reading.inputs, tta or reading.views), {})[
+                key
+            ] = reading
         self.passes: list[Pass] = []
         for (record, recipe, views), readings in groups.items():
-            base = backbones[record] if device is None else backbones[record].to(local_device(device))
+            base = (
+                backbones[record] if device is None else backbones[record].to(local_device(device))
+            )
             prepare = (recipe or base.preprocess).changed(blur=blur)
             check_patch(prepare.patch_size, base.adapter.patch_size)
             for reading in readings.values():
@@ -160,10 +197,14 @@ class Predictor:
         one = self.passes[0]
         self.backbone, self.preprocess, self.device = one.backbone, one.preprocess, one.device
         self.tta, self.views, self.batch_size = one.tta, one.views, one.batch_size
-        predicted = {key: own.head.predicted for one in self.passes for key, own in one.readings.items()}
+        predicted = {
+            key: own.head.predicted for one in self.passes for key, own in one.readings.items()
+        }
         self.tasks: Any = {key: predicted[key] for key in members} if self._keyed else predicted[""]
         if self._keyed:
-            logger.info("%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes))
+            logger.info(
+                "%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes)
+            )
 
     @torch.no_grad()
     def __call__(
@@ -177,25 +218,28 @@ class Predictor:
 
         Args:
             images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
-            maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every patch, in the
-                orientation of the image; and ``"gate": (rows, cols)``, where heads have one: what they looked at,
-                adding up to one. ``"image"`` gives the maps in the pixels of the upright image: (dim, height, width)
-                float32, NaN where the prepared image does not show them; for a segmentation (height, width) int64,
-                class indices, there -1.
-            probabilities: with ``maps="image"``, the probabilities of the classes instead of their indices.
+            maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every
+                patch, in the orientation of the image; and ``"gate": (rows, cols)``, where heads
+                have one: what they looked at, adding up to one. ``"image"`` gives the maps in the
+                pixels of the upright image: (dim, height, width) float32, NaN where the prepared
+                image does not show them; for a segmentation (height, width) int64, class indices,
+                there -1.
+            probabilities: with ``maps="image"``, the probabilities of the classes instead of their
+                indices.
             min_score: leave out objects of a lower score; None = as recorded in the heads.
 
         Returns:
-            One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
-            for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
-            padding, of which a task with ``from_map`` is one. For tasks of instances and panoptic segments what
-            ``predict_instances`` or ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright
-            image. With a mapping of heads: key -> such a dict.
+            One dict per image: task name -> a float, or an array (dim,) for tasks of several
+            outputs and compositions; for dense and segmentation tasks the mean of what ``maps``
+            shows over the cells that hold image, not padding, of which a task with ``from_map`` is
+            one. For tasks of instances and panoptic segments what ``predict_instances`` or
+            ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
+            With a mapping of heads: key -> such a dict.
         """
         if maps not in (None, *get_args(Maps)) or (probabilities and maps != "image"):
             raise ConfigError(
-                f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or 'image', and "
-                "probabilities with 'image' only"
+                f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or "
+                "'image', and probabilities with 'image' only"
             )
         for one in self.passes:
             one.check_weights()
@@ -212,12 +256,16 @@ class Predictor:
 
     @torch.no_grad()
     def predict(
-        self, store: FeatureStore, ids: Sequence[str] | None = None, maps: Literal["patch"] | None = None
+        self,
+        store: FeatureStore,
+        ids: Sequence[str] | None = None,
+        maps: Literal["patch"] | None = None,
     ) -> list[dict[str, Any]]:
         """Predict from stored tokens: what the images give, to the rounding of the store.
 
         Args:
-            store: made with the backbone and the preprocessing of the heads; it holds the views that are averaged.
+            store: made with the backbone and the preprocessing of the heads; it holds the views
+                that are averaged.
             ids: of images, in the order of the rows; None = all of the store.
             maps: as for images.
 
@@ -225,16 +273,18 @@ class Predictor:
             One dict per id, as for images.
 
         Raises:
-            CheckpointError: if the tokens are of another backbone, or of images that were prepared differently.
-            ConfigError: for tiles, for ids that are a text, if it is not a store, or if a view is not stored.
+            CheckpointError: if the tokens are of another backbone, or of images that were prepared
+                differently.
+            ConfigError: for tiles, for ids that are a text, if it is not a store, or if a view is
+                not stored.
             DataError: if an id is not in the store.
         """
         if self.tiling is not None:
             raise ConfigError("stored tokens are of whole images; leave tile= out")
         if isinstance(ids, str) or not hasattr(store, "backbone_record"):
             raise ConfigError(
-                f"the store is {store!r:.80} and ids are {ids!r:.80}; expected a FeatureStore (FeatureStore.open), and "
-                "ids as a list; for images call the predictor"
+                f"the store is {store!r:.80} and ids are {ids!r:.80}; expected a FeatureStore "
+                "(FeatureStore.open), and ids as a list; for images call the predictor"
             )
         for one in self.passes:
             one.check_weights()
@@ -242,7 +292,9 @@ class Predictor:
         results: list[dict[str, Any]] = []
         with evaluating(*(module for one in self.passes for module in one.modules)):
             for batch in grids_of(store, store.ids if ids is None else ids, self.batch_size):
-                results += self._joined([one.stored(store, batch, bool(maps)) for one in self.passes])
+                results += self._joined(
+                    [one.stored(store, batch, bool(maps)) for one in self.passes]
+                )
         return results
 
     def ready(self, image: ImageInput) -> list[Ready]:
@@ -277,7 +329,10 @@ class Predictor:
         head: Any = own.readings[key].head
         at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
         options = own.recipe(size), probabilities, None, at_size
-        return {name: at_image_size(cells, tasks[name], size, *options) for name, cells in row["maps"].items()}
+        return {
+            name: at_image_size(cells, tasks[name], size, *options)
+            for name, cells in row["maps"].items()
+        }
 
     def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
@@ -293,25 +348,36 @@ class Predictor:
 
     def _joined(self, passes: Sequence[Rows]) -> list[dict[str, Any]]:
         """One row per image, of the rows that all passes give for it."""
-        rows = [{key: row for own in each for key, row in own.items()} for each in zip(*passes, strict=True)]
+        rows = [
+            {key: row for own in each for key, row in own.items()}
+            for each in zip(*passes, strict=True)
+        ]
         return [{key: row[key] for key in self.tasks} if self._keyed else row[""] for row in rows]
 
 
-def _together(loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce) -> Reading:
+def _together(
+    loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce
+) -> Reading:
     """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
     first = loaded[0]
-    if len(loaded) == 1 and weights is None and (first.objects or isinstance(first.head, HeadEnsemble)):
+    if (
+        len(loaded) == 1
+        and weights is None
+        and (first.objects or isinstance(first.head, HeadEnsemble))
+    ):
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
-    return first._replace(head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs)
+    return first._replace(
+        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs
+    )
 
 
 def _rebuilt(item: Reading) -> Backbone:
     """The backbone that a head's file names, with the LoRA weights that travel with it."""
     if item.checkpoint is None:
         raise CheckpointError(
-            f"backbone is None, and a {type(item.head).__name__} does not name the one that it needs; pass it, or save "
-            "the head with it",
+            f"backbone is None, and a {type(item.head).__name__} does not name the one that it "
+            "needs; pass it, or save the head with it",
             step="pairing",
         )
     return item.checkpoint.load_backbone()

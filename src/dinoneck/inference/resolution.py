@@ -49,9 +49,9 @@ def at_image_size(
 ) -> np.ndarray[Any, Any]:
     """Resample a map from the cells of the prepared image to the pixels of the image, bilinearly.
 
-    Cells that show padding alone are left out. Classes are resampled as logarithms of their probabilities, which for
-    one head and one view are its logits, before the most probable one is taken. The pixels of a ``density`` map that
-    adds up have the sum of its cells.
+    Cells that show padding alone are left out. Classes are resampled as logarithms of their
+    probabilities, which for one head and one view are its logits, before the most probable one is
+    taken. The pixels of a ``density`` map that adds up have the sum of its cells.
 
     Args:
         cells: (dim, rows, cols) in original units, as ``Predictor`` gives them per patch.
@@ -60,17 +60,24 @@ def at_image_size(
         preprocess: how the image was prepared.
         probabilities: return those of the classes of a segmentation, not the most probable class.
         pixels: (height, width) of the result; None = the image's.
-        at_size: for heads that replace :meth:`dinoneck.heads.Head.at_size`, :meth:`dinoneck.HeadEnsemble.maps_at_size`
-            of their outputs, whose batch is the views; None = the cells are resampled.
+        at_size: for heads that replace :meth:`dinoneck.heads.Head.at_size`,
+            :meth:`dinoneck.HeadEnsemble.maps_at_size` of their outputs, whose batch is the views;
+            None = the cells are resampled.
 
     Returns:
-        (dim, height, width) float32; for a segmentation (height, width) int64, class indices. Pixels that the
-        prepared image does not show are NaN, or :data:`UNSEEN`.
+        (dim, height, width) float32; for a segmentation (height, width) int64, class indices.
+        Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`.
     """
     grid = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     placement, patch = preprocess.placement(size), patch_pair(preprocess.patch_size)
     sides = zip(
-        pixels or size, grid.shape[1:], placement.resized, placement.canvas, placement.corner, patch, strict=True
+        pixels or size,
+        grid.shape[1:],
+        placement.resized,
+        placement.canvas,
+        placement.corner,
+        patch,
+        strict=True,
     )
     rows, cols = (_axis(*side) for side in sides)
     is_classes = task.kind == "segmentation"
@@ -78,7 +85,10 @@ def at_image_size(
     is_index = is_classes and not probabilities
     if is_classes:
         grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()
-    strips, step = [], max(1, _AT_ONCE // ((len(grid) if at_size is None else _MANY) * len(cols.share)))
+    strips, step = (
+        [],
+        max(1, _AT_ONCE // ((len(grid) if at_size is None else _MANY) * len(cols.share))),
+    )
     for begin in range(0, len(rows.share), step):
         lines = _Axis(*(own[begin : begin + step] for own in rows))
         resample = partial(_strip, rows=lines, cols=cols)
@@ -112,7 +122,12 @@ def _strip(maps: Tensor, _: Any = None, *, rows: _Axis, cols: _Axis) -> Tensor:
 
 
 def objects_at_image_size(
-    head: Any, tokens: Tokens, task: Task, size: Size, preprocess: Preprocessing, min_score: float | None = None
+    head: Any,
+    tokens: Tokens,
+    task: Task,
+    size: Size,
+    preprocess: Preprocessing,
+    min_score: float | None = None,
 ) -> Any:
     """Return the objects of an image in its own pixels.
 
@@ -129,9 +144,12 @@ def objects_at_image_size(
     """
     placement = preprocess.placement(size)
     scales = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
-    height, width = (round(side * scale) for side, scale in zip(placement.canvas, scales, strict=True))
+    height, width = (
+        round(side * scale) for side, scale in zip(placement.canvas, scales, strict=True)
+    )
     top, left = (round(side * scale) for side, scale in zip(placement.corner, scales, strict=True))
-    window = (-left, left + size[1] - width, -top, top + size[0] - height)  # from the canvas to the image
+    # from the canvas to the image
+    window = (-left, left + size[1] - width, -top, top + size[0] - height)
     if task.kind == "panoptic":
         [(segments, listed)] = head.predict_panoptic(tokens, (height, width), min_score)
         segments = F.pad(segments, window).cpu()
@@ -143,6 +161,12 @@ def objects_at_image_size(
     [found] = head.predict_instances(tokens, (height, width), min_score)
     masks = F.pad(found["masks"], window)
     kept = masks.flatten(1).any(dim=1)
-    boxes = masks_to_boxes(masks[kept]) + masks.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
-    found = {"boxes": boxes, **{name: found[name][kept] for name in ("labels", "scores")}, "masks": masks[kept]}
+    boxes = masks_to_boxes(masks[kept]) + masks.new_tensor(
+        [0.0, 0.0, 1.0, 1.0], dtype=torch.float32
+    )
+    found = {
+        "boxes": boxes,
+        **{name: found[name][kept] for name in ("labels", "scores")},
+        "masks": masks[kept],
+    }
     return {name: value.cpu().numpy() for name, value in found.items()}

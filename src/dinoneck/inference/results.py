@@ -25,8 +25,8 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
     """Return one plain dict per image: floats or arrays, with ``"maps"`` (``"gate"``, :data:`RAW`) if asked for.
 
     Args:
-        outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and ``"gate"``, see
-            :class:`dinoneck.inference.sources.Reading`.
+        outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and
+            ``"gate"``, see :class:`dinoneck.inference.sources.Reading`.
         maps: whether they are asked for.
         count: B, the images.
 
@@ -34,15 +34,20 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
         DataError: if a value is not finite.
     """
     values = {name: value for name, value in outputs.items() if value.ndim == 2}
-    pictures = {name.removesuffix(MAP): cells for name, cells in outputs.items() if name.endswith(MAP)}
+    pictures = {
+        name.removesuffix(MAP): cells for name, cells in outputs.items() if name.endswith(MAP)
+    }
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise DataError(
-                f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or image is unfit"
+                f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or "
+                "image is unfit"
             )
     rows = []
     for i in range(count):
-        row: dict[str, Any] = {name: x[i].item() if x.shape[1] == 1 else x[i].numpy() for name, x in values.items()}
+        row: dict[str, Any] = {
+            name: x[i].item() if x.shape[1] == 1 else x[i].numpy() for name, x in values.items()
+        }
         if maps:
             row["maps"] = {name: cells[i].numpy() for name, cells in pictures.items()}
             row |= {GATE: outputs[GATE][i, 0].numpy()} if GATE in outputs else {}
@@ -57,7 +62,8 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
     """Return the objects of a row as JSON values: class, score, box and mask, as COCO's run lengths.
 
     Args:
-        objects: what a row of a :class:`dinoneck.Predictor` holds for a task of instances or panoptic segments.
+        objects: what a row of a :class:`dinoneck.Predictor` holds for a task of instances or
+            panoptic segments.
 
     Raises:
         ImportError: naming the extra, if pycocotools is not installed.
@@ -70,21 +76,28 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
         segments, rows = objects
         masks = [segments == row["id"] for row in rows]
     else:
-        masks, pairs = objects["masks"], zip(objects["labels"].tolist(), objects["scores"].tolist(), strict=True)
+        masks, pairs = (
+            objects["masks"],
+            zip(objects["labels"].tolist(), objects["scores"].tolist(), strict=True),
+        )
         rows = [{"category_id": label, "score": score} for label, score in pairs]
     found = []
     for row, mask in zip(rows, masks, strict=True):
         runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
         box = coco.toBbox(runs).tolist()  # (x, y, width, height), as COCO has them
-        found.append({**row, "bbox": box, "segmentation": {**runs, "counts": runs["counts"].decode("ascii")}})
+        found.append(
+            {**row, "bbox": box, "segmentation": {**runs, "counts": runs["counts"].decode("ascii")}}
+        )
     return found
 
 
-def table_row(result: Mapping[str, Any], tasks: Sequence[Task], **known: str) -> dict[str, float | str]:
+def table_row(
+    result: Mapping[str, Any], tasks: Sequence[Task], **known: str
+) -> dict[str, float | str]:
     """Return one image's result as column -> value.
 
-    The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most probable class as
-    ``name``, then a probability per class as ``name:label``.
+    The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most
+    probable class as ``name``, then a probability per class as ``name:label``.
 
     Args:
         result: of a :class:`dinoneck.Predictor`.
@@ -99,11 +112,16 @@ def table_row(result: Mapping[str, Any], tasks: Sequence[Task], **known: str) ->
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ConfigError(f"several columns are named {', '.join(twice)}; give tasks, labels and sums different names")
+        raise ConfigError(
+            f"several columns are named {', '.join(twice)}; give tasks, labels and sums different "
+            "names"
+        )
     return row
 
 
-def to_frame(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names: Sequence[str] | None = None) -> Any:
+def to_frame(
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names: Sequence[str] | None = None
+) -> Any:
     """Return results as a ``pandas.DataFrame`` with a row per image and the columns of ``dinoneck predict``.
 
     Args:
@@ -131,7 +149,10 @@ def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[s
         if task.is_masks:
             found = result[task.name]
             is_segments = isinstance(found, tuple)  # of which things are counted
-            yield task.name, sum(own["isthing"] for own in found[1]) if is_segments else len(found["scores"])
+            yield (
+                task.name,
+                sum(own["isthing"] for own in found[1]) if is_segments else len(found["scores"]),
+            )
     numbers = {
         task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
         for task in tasks
@@ -156,10 +177,12 @@ def predict_many(
     """Return place among the images -> prediction.
 
     Args:
-        predict: a predictor or detector, which splits images into batches and decodes ahead of the model.
+        predict: a predictor or detector, which splits images into batches and decodes ahead of the
+            model.
         images: files.
         at_once: images per call; if one of them cannot be used, they are predicted one by one.
-        unusable: place -> why the image cannot be used, filled in by this call; None = such an image is an error.
+        unusable: place -> why the image cannot be used, filled in by this call; None = such an
+            image is an error.
 
     Raises:
         DinoneckError: the first unusable image, if ``unusable`` is None.
@@ -173,7 +196,11 @@ def predict_many(
             except (DinoneckError, OSError):
                 if unusable is None:
                     raise
-                logger.info("an image of %d cannot be used; they are predicted one by one", len(batch), exc_info=True)
+                logger.info(
+                    "an image of %d cannot be used; they are predicted one by one",
+                    len(batch),
+                    exc_info=True,
+                )
                 for place, image in enumerate(batch, begin):
                     try:
                         [results[place]] = predict([image])

@@ -33,7 +33,8 @@ class Reading(NamedTuple):
     """A head, and what its file records of what it reads.
 
     Attributes:
-        head: several heads as one :class:`dinoneck.HeadEnsemble`; one that predicts objects as it is.
+        head: several heads as one :class:`dinoneck.HeadEnsemble`; one that predicts objects as it
+            is.
         layers: block indices; None = those of the backbone.
         norm: whether the final norm is applied; None = as by the backbone.
         backbone: the record of its backbone; None where it is not recorded.
@@ -61,7 +62,11 @@ class Reading(NamedTuple):
         Raises:
             CheckpointError: if there is a record, which does not state the layers.
         """
-        layers = self.layers or backbone.layers if self.backbone is None else tuple(need(self.backbone, "layers"))
+        layers = (
+            self.layers or backbone.layers
+            if self.backbone is None
+            else tuple(need(self.backbone, "layers"))
+        )
         return self._replace(layers=layers, norm=backbone.norm if self.norm is None else self.norm)
 
     def tokens(self, backbone: Backbone, tokens: Tokens) -> Tokens:
@@ -78,8 +83,13 @@ class Reading(NamedTuple):
             maps: with ``"task.map"`` of every task that has one, ``"gate"`` (B, 1, rows, cols), and
                 :meth:`dinoneck.HeadEnsemble.unreduced`.
         """
-        mapped = {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()} if maps else {}
-        if not isinstance(self.head, HeadEnsemble):  # it predicts objects, and what stands next to them
+        mapped = (
+            {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()}
+            if maps
+            else {}
+        )
+        # it predicts objects, and what stands next to them
+        if not isinstance(self.head, HeadEnsemble):
             return (self.head.natural(tokens) if len(self.head.tasks) > 1 else {}) | mapped
         if maps:
             gate = self.head.gate(tokens)
@@ -98,54 +108,72 @@ class Reading(NamedTuple):
         """
         if not scores_places(self.head):
             return
-        expected = (self.inputs and self.inputs.grid()) or (GridSize(seen.cols, seen.rows) if turned else seen)
+        expected = (self.inputs and self.inputs.grid()) or (
+            GridSize(seen.cols, seen.rows) if turned else seen
+        )
         if seen != expected:
             raise CheckpointError(
-                f"a head with a gate of mode 'mlp' scores the places of one grid, {expected.rows} rows x "
-                f"{expected.cols} cols; it is given {seen.rows} x {seen.cols}. Prepare images as in training "
-                "(preprocess=), without views that turn them (tta=), or build the head with mode='resized' or 'query'",
+                f"a head with a gate of mode 'mlp' scores the places of one grid, {expected.rows} "
+                f"rows x {expected.cols} cols; it is given {seen.rows} x {seen.cols}. Prepare "
+                "images as in training (preprocess=), without views that turn them (tta=), or "
+                "build the head with mode='resized' or 'query'",
                 step="pairing",
             )
 
 
 def opened(
-    heads: Heads | Mapping[str, Heads], revision: str | None = None, weights: str | os.PathLike[str] | None = None
+    heads: Heads | Mapping[str, Heads],
+    revision: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[HeadCheckpoint | nn.Module]]:
     """Read and check heads by their keys; heads that are not in a mapping have an empty one.
 
     Args:
-        heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors`` stands for all head
-            files in it, sorted by name.
+        heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors``
+            stands for all head files in it, sorted by name.
         revision: branch, tag or commit of the hub repositories among them.
         weights: the local file of the one published head among them.
 
     Raises:
-        CheckpointError: if there are none, one cannot be read, a revision is given for a path, or ``weights`` and there
-            is not one published head.
-        ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a detector among
-            several.
+        CheckpointError: if there are none, one cannot be read, a revision is given for a path, or
+            ``weights`` and there is not one published head.
+        ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a
+            detector among several.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
     if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
-        raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
+        raise ConfigError(
+            f"the keys of heads are {[*heads]}; expected at least one text, none of them empty"
+        )
     sources = {key: _listed(own) for key, own in given.items()}
     published = [source for own in sources.values() for source in own if is_published(source)]
     if weights is not None and len(published) != 1:
-        raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
-    read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
+        raise CheckpointError(
+            f"{weights} is the file of one published head; the heads name {published or 'none'}"
+        )
+    read = {
+        key: [_read(source, revision, weights) for source in own] for key, own in sources.items()
+    }
     types = [getattr(one, "head_type", "") for own in read.values() for one in own]
     if "detector" in types and len(types) > 1:
-        raise ConfigError(f"{len(types)} heads are given, a detector among them; expected a detector alone, or none")
+        raise ConfigError(
+            f"{len(types)} heads are given, a detector among them; expected a detector alone, or "
+            "none"
+        )
     return read
 
 
 def _listed(heads: Any) -> list[HeadSource]:
     """One source per head."""
     if isinstance(heads, Mapping):
-        raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
+        raise ConfigError(
+            f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head"
+        )
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     if not single and not isinstance(heads, Iterable):
-        raise ConfigError(f"heads are {heads!r}; expected a head, a head file, or a list or mapping of them")
+        raise ConfigError(
+            f"heads are {heads!r}; expected a head, a head file, or a list or mapping of them"
+        )
     found: list[HeadSource] = []
     for source in [heads] if single else heads:
         is_folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)  # noqa: PTH112 - never raises
@@ -174,15 +202,24 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
-        hint = "; load a detector with dinoneck.detection.Detector" if getattr(module, "classes", ()) else ""
-        raise CheckpointError(f"{type(module).__name__} has no tasks to predict{hint}", step="pairing")
+        hint = (
+            "; load a detector with dinoneck.detection.Detector"
+            if getattr(module, "classes", ())
+            else ""
+        )
+        raise CheckpointError(
+            f"{type(module).__name__} has no tasks to predict{hint}", step="pairing"
+        )
     own: dict[str, Any] = {"layers": getattr(module, "layer_indices", None)}
     if not isinstance(source, HeadCheckpoint):
         return Reading(module, **own)
-    module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
+    # as maps are; convolutions reorder other weights every call
+    module.to(memory_format=torch.channels_last)
     record, views = source.meta["backbone"], (source.meta["tta"] or {"ops": "none"})["ops"]
     own = own if record is None else {key: record.get(key) for key in ("layers", "norm")}
-    return Reading(module, **own, backbone=record, inputs=source.preprocess, views=views, checkpoint=source)
+    return Reading(
+        module, **own, backbone=record, inputs=source.preprocess, views=views, checkpoint=source
+    )
 
 
 def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
@@ -198,8 +235,8 @@ def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
     """
     if views and (unknown := sorted({item.views for item in loaded} - VIEWS.keys())):
         raise CheckpointError(
-            f"the heads record the views {unknown[0]!r}; expected one of {', '.join(VIEWS)}. Choose the views with "
-            "tta= (--tta on the command line)",
+            f"the heads record the views {unknown[0]!r}; expected one of {', '.join(VIEWS)}. "
+            "Choose the views with tta= (--tta on the command line)",
             step="pairing",
         )
     facts = [_facts(item, inputs, views) for item in loaded]
@@ -207,10 +244,11 @@ def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
         known = {key: value for key, value in facts[0].items() if None not in (value, other[key])}
         if found := difference(known, {key: other[key] for key in known}, "heads"):
             raise CheckpointError(
-                f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of alike heads. "
-                "Run different heads next to each other with a mapping, {'depth': a, 'classes': b} (--heads depth=A "
-                "--heads classes=B), or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
-                "replace what the files record of inputs and views",
+                f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of "
+                "alike heads. Run different heads next to each other with a mapping, {'depth': a, "
+                "'classes': b} (--heads depth=A --heads classes=B), or average them with "
+                "HeadEnsemble.from_heads; preprocess= and tta= (--tta) replace what the files "
+                "record of inputs and views",
                 step="pairing",
             )
     files: dict[str, HeadCheckpoint] = {}
@@ -218,8 +256,8 @@ def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
         same = files.setdefault(file.meta["digest"], file)
         if same is not file:
             raise CheckpointError(
-                f"{same.source!r} and {file.source!r} hold the same head (equal digests), which would count twice; "
-                "give each head once",
+                f"{same.source!r} and {file.source!r} hold the same head (equal digests), which "
+                "would count twice; give each head once",
                 step="pairing",
             )
 
@@ -252,7 +290,11 @@ def difference(one: Any, other: Any, where: str) -> str | None:
     """Return the place and the values of the first difference of two plain values; None where they are equal."""
     if one == other:
         return None
-    if isinstance(one, list) and isinstance(other, list) and any(isinstance(entry, Mapping) for entry in one):
+    if (
+        isinstance(one, list)
+        and isinstance(other, list)
+        and any(isinstance(entry, Mapping) for entry in one)
+    ):
         one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
@@ -273,10 +315,11 @@ def check_pairing(loaded: Sequence[Reading], backbone: Backbone, probe: bool) ->
         if item.checkpoint is not None and probe:
             item.checkpoint.check_backbone(backbone.with_layers(item.layers, item.norm), probe=True)
         elif item.backbone is not None:
-            check_records(item.backbone, {**record, "norm": item.norm}, layers=False)  # applied per head
+            # applied per head
+            check_records(item.backbone, {**record, "norm": item.norm}, layers=False)
         elif item.checkpoint is not None:
             warnings.warn(
-                f"the file of this {type(item.head).__name__} does not state its backbone, so {backbone.name!r} is "
-                "used unchecked; save the head again with backbone=",
+                f"the file of this {type(item.head).__name__} does not state its backbone, so "
+                f"{backbone.name!r} is used unchecked; save the head again with backbone=",
                 stacklevel=3,
             )

@@ -30,8 +30,8 @@ class TileAxis(NamedTuple):
 def windows(axis: TileAxis, finer: int = 1) -> Tensor:
     """Return the weights (tiles, length * finer), float64, of the tiles' cells: 1 in all at every cell.
 
-    A tile's weight falls linearly from its middle to its ends, relative to its neighbours': where tiles overlap one
-    fades into the next; where only one is, it has all.
+    A tile's weight falls linearly from its middle to its ends, relative to its neighbours': where
+    tiles overlap one fades into the next; where only one is, it has all.
 
     Args:
         axis: of the image.
@@ -43,7 +43,9 @@ def windows(axis: TileAxis, finer: int = 1) -> Tensor:
     sums = torch.zeros(total, dtype=torch.float64)
     for start in axis.starts:
         sums[start * finer : start * finer + length] += ramp
-    return torch.stack([ramp / sums[start * finer : start * finer + length] for start in axis.starts])
+    return torch.stack(
+        [ramp / sums[start * finer : start * finer + length] for start in axis.starts]
+    )
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class Tiling:
     """How images larger than a tile are cut.
 
     Args:
-        tile: (height, width) in pixels of the image, or one number for both. A tile is to show as much
-            ground as one image of the training did: it is brought to the heads' size as that was.
-        overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the share of a tile.
+        tile: (height, width) in pixels of the image, or one number for both. A tile is to show as
+            much ground as one image of the training did: it is brought to the heads' size as that
+            was.
+        overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the
+            share of a tile.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -67,7 +71,9 @@ class Tiling:
         object.__setattr__(self, "tile", normal(tuple[int, int], tile, "tile"))
         object.__setattr__(self, "overlap", normal(int | float, self.overlap, "overlap"))
         if min(self.tile) < 1:
-            raise ConfigError(f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)")
+            raise ConfigError(
+                f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)"
+            )
 
     def check(self, recipe: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
@@ -76,24 +82,30 @@ class Tiling:
             ConfigError: saying what would.
         """
         patch = patch_pair(recipe.patch_size)
-        if recipe.size is None and any(side % own for side, own in zip(self.tile, patch, strict=True)):
-            near = tuple(max(1, round(side / own)) * own for side, own in zip(self.tile, patch, strict=True))
+        if recipe.size is None and any(
+            side % own for side, own in zip(self.tile, patch, strict=True)
+        ):
+            near = tuple(
+                max(1, round(side / own)) * own for side, own in zip(self.tile, patch, strict=True)
+            )
             raise ConfigError(
-                f"tile is {self.tile} px (height, width) and the patch {patch} px, which does not divide it; "
-                f"pass tile={near}"
+                f"tile is {self.tile} px (height, width) and the patch {patch} px, which does not "
+                f"divide it; pass tile={near}"
             )
         if recipe.size is not None and recipe.resize != "stretch":
             width = self.tile[0] * recipe.size[1] / recipe.size[0]
             if not math.isclose(width, self.tile[1], rel_tol=0.01):
                 raise ConfigError(
-                    f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, width) and "
-                    f"resize={recipe.resize!r} keeps proportions; pass such as tile={(self.tile[0], round(width))}"
+                    f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, "
+                    f"width) and resize={recipe.resize!r} keeps proportions; pass such as "
+                    f"tile={(self.tile[0], round(width))}"
                 )
         for length, overlap in zip(*self._lengths(recipe), strict=True):
             if self.overlap < 0 or overlap >= length:
                 raise ConfigError(
-                    f"overlap is {self.overlap!r}, {overlap} of the {length} patches of a tile; expected 0 or more and "
-                    "fewer patches: an int is pixels of the tile, a float a share of it"
+                    f"overlap is {self.overlap!r}, {overlap} of the {length} patches of a tile; "
+                    "expected 0 or more and fewer patches: an int is pixels of the tile, a float "
+                    "a share of it"
                 )
 
     def fits(self, image_size: tuple[int, int]) -> bool:
@@ -103,10 +115,10 @@ class Tiling:
     def recipe(self, image_size: tuple[int, int], recipe: Preprocessing) -> Preprocessing:
         """Return how an image of (height, width) pixels is prepared as a whole, before it is cut.
 
-        An image that fits a tile is prepared as without tiles. Heads with a size of their own: a larger image is
-        resampled by the scale that brings a tile to that size, rounded to whole patches (so that every pixel counts,
-        by at most half a patch in all). Heads without: it keeps its own size, and ``resize`` of the recipe decides what
-        becomes of a remainder.
+        An image that fits a tile is prepared as without tiles. Heads with a size of their own: a
+        larger image is resampled by the scale that brings a tile to that size, rounded to whole
+        patches (so that every pixel counts, by at most half a patch in all). Heads without: it
+        keeps its own size, and ``resize`` of the recipe decides what becomes of a remainder.
         """
         if recipe.size is None or self.fits(image_size):
             return recipe
@@ -128,10 +140,17 @@ class Tiling:
 
     def _lengths(self, recipe: Preprocessing) -> tuple[GridSize, list[int]]:
         """(rows, cols) of a tile, and of its overlap, in patches."""
-        lengths = TokenGrid(recipe.patch_size).size(recipe.placement(recipe.size or self.tile).canvas)
-        shares = [self.overlap / side if isinstance(self.overlap, int) else self.overlap for side in self.tile]
+        lengths = TokenGrid(recipe.patch_size).size(
+            recipe.placement(recipe.size or self.tile).canvas
+        )
+        shares = [
+            self.overlap / side if isinstance(self.overlap, int) else self.overlap
+            for side in self.tile
+        ]
         # 0.3 * 10 is 3, despite the last bit
-        return lengths, [math.ceil(share * length - 1e-9) for share, length in zip(shares, lengths, strict=True)]
+        return lengths, [
+            math.ceil(share * length - 1e-9) for share, length in zip(shares, lengths, strict=True)
+        ]
 
 
 def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
@@ -143,8 +162,8 @@ def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
 class Assembly:
     """The sums over the tiles of an image, in float64: the mean of values, and whole maps.
 
-    Every tile counts by the area that it stands for. The weights of the tiles that show a cell add up to one, so that
-    a sum over the blended map counts every cell once.
+    Every tile counts by the area that it stands for. The weights of the tiles that show a cell add
+    up to one, so that a sum over the blended map counts every cell once.
 
     Args:
         rows: the tiles' rows on the image's patch grid.
@@ -166,7 +185,14 @@ class Assembly:
         tiles = []
         for i, j in places:
             top, left = self.rows.starts[i] * down, self.cols.starts[j] * across
-            tiles.append(images[0, :, top : top + self.rows.length * down, left : left + self.cols.length * across])
+            tiles.append(
+                images[
+                    0,
+                    :,
+                    top : top + self.rows.length * down,
+                    left : left + self.cols.length * across,
+                ]
+            )
         return torch.stack(tiles)
 
     def add(self, places: Sequence[tuple[int, int]], outputs: Mapping[Any, Tensor]) -> None:
@@ -189,9 +215,10 @@ class Assembly:
         down, across = cells.shape[1] // self.rows.length, cells.shape[2] // self.cols.length
         if cells.shape[1:] != (self.rows.length * down, self.cols.length * across):
             raise ShapeError(
-                f"the map of {name[-1]!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile of "
-                f"{self.rows.length}x{self.cols.length} patches; tiles are put together from whole cells per patch. "
-                "Predict without tile=, or with a head whose finest map is as fine as the patches or finer"
+                f"the map of {name[-1]!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile "
+                f"of {self.rows.length}x{self.cols.length} patches; tiles are put together from "
+                "whole cells per patch. Predict without tile=, or with a head whose finest map is "
+                "as fine as the patches or finer"
             )
         size = (len(cells), self.rows.total * down, self.cols.total * across)
         whole = self.sums.setdefault(name, torch.zeros(size, dtype=torch.float64))

@@ -31,16 +31,18 @@ _ANY_WIDTH = 768
 class PyramidEncoder(nn.Module):
     """A backbone and the neck that fits it: normalised images in, a :class:`dinoneck.FeaturePyramid` out.
 
-    All detectors share it, and it is the module to export. For a library of detectors use its own form:
-    :class:`dinoneck.interop.TorchvisionBackbone`, :class:`dinoneck.interop.DinoneckBackbone`. Where tokens come from a
-    store, or several heads share a backbone, call the two yourself: ``neck(backbone(images), images)``.
+    All detectors share it, and it is the module to export. For a library of detectors use its own
+    form: :class:`dinoneck.interop.TorchvisionBackbone`, :class:`dinoneck.interop.DinoneckBackbone`.
+    Where tokens come from a store, or several heads share a backbone, call the two yourself:
+    ``neck(backbone(images), images)``.
 
     Args:
         backbone: frozen or not.
         neck: of the backbone's width, patch size and number of layers.
-        features_at: the backbone gets the images resized by this factor (bilinear, with antialiasing), the neck gets
-            them at full size: 0.5 is a ViT at 320 px with an adapter at 640 px (``SpatialTuningAdapter(...,
-            grid_from="image")``), in about a fifth of the time. Other necks' strides grow by 1 / features_at.
+        features_at: the backbone gets the images resized by this factor (bilinear, with
+            antialiasing), the neck gets them at full size: 0.5 is a ViT at 320 px with an adapter
+            at 640 px (``SpatialTuningAdapter(..., grid_from="image")``), in about a fifth of the
+            time. Other necks' strides grow by 1 / features_at.
 
     Attributes:
         backbone: the backbone.
@@ -72,19 +74,26 @@ class PyramidEncoder(nn.Module):
         self.features_at = float(features_at)
         self.out_channels = neck.out_channels
         follows_image = getattr(neck, "grid_from", None) == "image"
-        self.strides = tuple(stride if follows_image else stride / self.features_at for stride in neck.strides)
+        self.strides = tuple(
+            stride if follows_image else stride / self.features_at for stride in neck.strides
+        )
 
     def forward(self, images: Tensor) -> FeaturePyramid:
         """Return the pyramid of normalised images."""
         tokens = self.backbone(self._resized(images))
         if not self.neck.needs_images:
             return FeaturePyramid(self.neck(tokens).maps, self.strides)
-        dtype = next(self.neck.parameters()).dtype  # as the backbone does: cast to the weights' dtype
+        # as the backbone does: cast to the weights' dtype
+        dtype = next(self.neck.parameters()).dtype
         return FeaturePyramid(self.neck(tokens, images.to(dtype)).maps, self.strides)
 
     def _resized(self, images: Tensor) -> Tensor:
         """Resize images (B, 3, H, W) to the backbone's size: (B, 3, ratio * H, ratio * W)."""
-        if self.ratio.numerator == self.ratio.denominator or not isinstance(images, Tensor) or images.ndim != 4:
+        if (
+            self.ratio.numerator == self.ratio.denominator
+            or not isinstance(images, Tensor)
+            or images.ndim != 4
+        ):
             return images  # the backbone refuses anything but a batch
         up, down = self.ratio.numerator, self.ratio.denominator
         height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
@@ -93,12 +102,14 @@ class PyramidEncoder(nn.Module):
             exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
             if not exact or not height or not width or height % rows or width % cols:
                 raise GridError(
-                    f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is not a "
-                    f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * down}x"
-                    f"{cols * down} px"
+                    f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} "
+                    f"times that is not a multiple of {rows}x{cols} patches. Pad or resize them "
+                    f"to multiples of {rows * down}x{cols * down} px"
                 )
         wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
-        resized = F.interpolate(wide, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        resized = F.interpolate(
+            wide, (height, width), mode="bilinear", align_corners=False, antialias=True
+        )
         return resized.to(images.dtype)
 
 
@@ -109,7 +120,8 @@ class EncoderByName:
     Args:
         backbone: name, as in :func:`dinoneck.load_backbone`.
         neck: a registered neck.
-        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
+        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the
+            backbone.
         layers: as in ``load_backbone``.
         pretrained: as there.
         seed: as there.
@@ -139,10 +151,12 @@ class EncoderByName:
         """Return the encoder.
 
         Args:
-            weights: load the published weights if ``pretrained`` is True; else the weights are placeholders.
+            weights: load the published weights if ``pretrained`` is True; else the weights are
+                placeholders.
 
         Raises:
-            ConfigError: if the neck is unknown, or its arguments contradict the backbone or themselves.
+            ConfigError: if the neck is unknown, or its arguments contradict the backbone or
+                themselves.
             BackboneError: as :func:`dinoneck.load_backbone` does.
         """
         backbone = load_backbone(
@@ -154,7 +168,9 @@ class EncoderByName:
             frozen=self.frozen,
             seed=self.seed,
         )
-        return PyramidEncoder(backbone, self._neck(backbone.embed_dim, backbone.patch_size), self.features_at)
+        return PyramidEncoder(
+            backbone, self._neck(backbone.embed_dim, backbone.patch_size), self.features_at
+        )
 
     def sketch(self) -> Neck:
         """Return the neck on the meta device for an arbitrary width: its strides and channels are those of the model.
@@ -169,7 +185,9 @@ class EncoderByName:
         count = len(self.layers) if isinstance(self.layers, Sequence) else self.layers or 1
         geometry = {"embed_dim": embed_dim, "num_layers": count, "patch_size": patch_size}
         known = fields_of(cls)
-        arguments = {key: value for key, value in geometry.items() if key in known} | dict(self.neck_config)
+        arguments = {key: value for key, value in geometry.items() if key in known} | dict(
+            self.neck_config
+        )
         neck: Neck = cls.from_config(arguments, device=device)
         return neck
 
@@ -178,8 +196,8 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
     """Return the encoder inside a detector, to freeze its ``.backbone`` or to save its ``.neck``.
 
     Args:
-        model: any module that contains exactly one :class:`PyramidEncoder`, wrapped (DistributedDataParallel, compiled)
-            or not.
+        model: any module that contains exactly one :class:`PyramidEncoder`, wrapped
+            (DistributedDataParallel, compiled) or not.
 
     Raises:
         ConfigError: if it contains none, or several.
@@ -195,8 +213,9 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
     encoders = {name: module for name, module in modules if isinstance(module, PyramidEncoder)}
     if len(encoders) != 1:
         raise ConfigError(
-            f"{type(model).__name__} holds {len(encoders)} encoders: {', '.join(encoders) or 'none'}; expected one: "
-            "a detector built on TorchvisionBackbone, DinoneckBackboneConfig or attach_to_detr, or one of these parts"
+            f"{type(model).__name__} holds {len(encoders)} encoders: "
+            f"{', '.join(encoders) or 'none'}; expected one: a detector built on "
+            "TorchvisionBackbone, DinoneckBackboneConfig or attach_to_detr, or one of these parts"
         )
     return next(iter(encoders.values()))
 
@@ -204,34 +223,47 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
 def _check_pair(backbone: Backbone, neck: Neck) -> None:
     if not isinstance(neck, Neck):
         raise ConfigError(
-            f"neck is {neck!r:.80}; expected a neck such as SimplePyramid(embed_dim={backbone.embed_dim})"
+            f"neck is {neck!r:.80}; expected a neck such as "
+            f"SimplePyramid(embed_dim={backbone.embed_dim})"
         )
-    own = {"embed_dim": neck.embed_dim, "patch_size": patch_pair(neck.patch_size), "num_layers": neck.num_layers}
+    own = {
+        "embed_dim": neck.embed_dim,
+        "patch_size": patch_pair(neck.patch_size),
+        "num_layers": neck.num_layers,
+    }
     needed = {"embed_dim": backbone.embed_dim, "patch_size": patch_pair(backbone.patch_size)}
     needed |= {"num_layers": len(backbone.layers)}
-    wrong = [f"{key}={value} (it has {own[key]})" for key, value in needed.items() if own[key] not in (None, value)]
+    wrong = [
+        f"{key}={value} (it has {own[key]})"
+        for key, value in needed.items()
+        if own[key] not in (None, value)
+    ]
     if wrong:
         raise ConfigError(
-            f"this {type(neck).__name__} was built for another backbone than {backbone.name}, which gives blocks "
-            f"{backbone.layers}; it would need {', '.join(wrong)}"
+            f"this {type(neck).__name__} was built for another backbone than {backbone.name}, "
+            f"which gives blocks {backbone.layers}; it would need {', '.join(wrong)}"
         )
 
 
 def _ratio(features_at: float) -> Fraction:
     """Return the factor as a fraction, so that sizes are integer arithmetic on the tensors' shapes."""
     if not 0 < normal(float, features_at, "features_at") <= 1:
-        raise ConfigError(f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5")
+        raise ConfigError(
+            f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5"
+        )
     ratio = Fraction(features_at).limit_denominator(_FINEST_RATIO)
     if abs(float(ratio) - features_at) > 1e-6:
-        raise ConfigError(f"features_at is {features_at!r}; expected a simple fraction such as 1/2, 2/3 or 3/4")
+        raise ConfigError(
+            f"features_at is {features_at!r}; expected a simple fraction such as 1/2, 2/3 or 3/4"
+        )
     return ratio
 
 
 class DeferredEncoder:
     """Builds an encoder whose parameters have no storage; :meth:`complete` restores what a state dict does not hold.
 
-    A state dict lacks non-persistent buffers, such as rotary frequencies, and which parameters are frozen. Both are
-    recorded when the encoder is built.
+    A state dict lacks non-persistent buffers, such as rotary frequencies, and which parameters are
+    frozen. Both are recorded when the encoder is built.
 
     Args:
         recipe: what to build.
@@ -245,14 +277,21 @@ class DeferredEncoder:
         with torch.device("cpu"), _parameters_on_meta():
             self.encoder = recipe.build(weights=False)
         stored = self.encoder.state_dict().keys()
-        self.unstored = {name: value.clone() for name, value in self.encoder.named_buffers() if name not in stored}
-        self.frozen = {name for name, value in self.encoder.named_parameters() if not value.requires_grad}
+        self.unstored = {
+            name: value.clone()
+            for name, value in self.encoder.named_buffers()
+            if name not in stored
+        }
+        self.frozen = {
+            name for name, value in self.encoder.named_parameters() if not value.requires_grad
+        }
 
     @torch.no_grad()
     def complete(self, encoder: PyramidEncoder, is_loaded: Callable[[Tensor], bool]) -> None:
         """Complete an encoder whose tensors have storage by now.
 
-        Tensors that were not loaded get the values of a new build: seeded or published weights, a neck's initial ones.
+        Tensors that were not loaded get the values of a new build: seeded or published weights, a
+        neck's initial ones.
 
         Args:
             encoder: the one built in the constructor, or its copy.
@@ -263,7 +302,9 @@ class DeferredEncoder:
         state = encoder.state_dict(keep_vars=True)
         missing = {name: value for name, value in state.items() if not is_loaded(value)}
         if missing:
-            initial = self.recipe.build(weights=any(name.startswith("backbone.") for name in missing)).state_dict()
+            initial = self.recipe.build(
+                weights=any(name.startswith("backbone.") for name in missing)
+            ).state_dict()
             for name, value in missing.items():
                 value.copy_(initial[name])
         for name, parameter in encoder.named_parameters():
@@ -279,7 +320,9 @@ def _parameters_on_meta() -> Iterator[None]:
     """Give modules that this thread builds in the ``with`` block parameters without storage, and real buffers."""
     this_thread = threading.get_ident()
 
-    def without_storage(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    def without_storage(
+        _: nn.Module, __: str, parameter: nn.Parameter | None
+    ) -> nn.Parameter | None:
         if parameter is None or parameter.is_meta or threading.get_ident() != this_thread:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)

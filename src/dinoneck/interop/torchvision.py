@@ -19,24 +19,26 @@ from dinoneck.necks.neck import Neck
 class TorchvisionBackbone(nn.Module):
     """The backbone argument of torchvision's RetinaNet, FCOS and FasterRCNN: images to levels "0", "1", "2", ...
 
-    The detector's own transform normalises, resizes and pads, so pass it the backbone's ``mean`` and ``std`` and
-    :attr:`size_divisible`: with a smaller multiple torchvision's anchors do not match the cells, since it computes the
-    stride as ``image // cells``. Pass one tuple of anchor sizes per level: as many tuples as :attr:`strides`.
-    FasterRCNN pools with ``MultiScaleRoIAlign(featmap_names=["0", "1", "2"], ...)``, which rounds every stride to a
-    power of two: for patch 14 use one of the other two.
+    The detector's own transform normalises, resizes and pads, so pass it the backbone's ``mean``
+    and ``std`` and :attr:`size_divisible`: with a smaller multiple torchvision's anchors do not
+    match the cells, since it computes the stride as ``image // cells``. Pass one tuple of anchor
+    sizes per level: as many tuples as :attr:`strides`. FasterRCNN pools with
+    ``MultiScaleRoIAlign(featmap_names=["0", "1", "2"], ...)``, which rounds every stride to a power
+    of two: for patch 14 use one of the other two.
 
     Args:
         backbone: as in :class:`dinoneck.interop.PyramidEncoder`.
         neck: as there.
-        extra_levels: further levels, each the 2x2 maximum of the one before, at twice its stride (P6, P7).
+        extra_levels: further levels, each the 2x2 maximum of the one before, at twice its stride
+            (P6, P7).
         features_at: as there.
 
     Shape:
         images (B, 3, H, W) -> OrderedDict of (B, out_channels, rows_i, cols_i), fine to coarse.
 
     Raises:
-        ConfigError: as PyramidEncoder does; if extra_levels is not an integer of 0 or more, or a stride is not a whole
-            number of pixels.
+        ConfigError: as PyramidEncoder does; if extra_levels is not an integer of 0 or more, or a
+            stride is not a whole number of pixels.
 
     Examples:
         >>> import torch
@@ -55,18 +57,23 @@ class TorchvisionBackbone(nn.Module):
         ['bbox_regression', 'classification']
     """
 
-    def __init__(self, backbone: Backbone, neck: Neck, extra_levels: int = 0, features_at: float = 1.0) -> None:
+    def __init__(
+        self, backbone: Backbone, neck: Neck, extra_levels: int = 0, features_at: float = 1.0
+    ) -> None:
         super().__init__()
         self.encoder = PyramidEncoder(backbone, neck, features_at)
         self.extra_levels = normal(int, extra_levels, "extra_levels")
         at_least(0, extra_levels=self.extra_levels)
         self.out_channels = self.encoder.out_channels
         coarsest = self.encoder.strides[-1]
-        self.strides = self.encoder.strides + tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))
+        self.strides = self.encoder.strides + tuple(
+            coarsest * 2 ** (i + 1) for i in range(extra_levels)
+        )
         if any(stride % 1 for stride in self.strides):
             raise ConfigError(
-                f"the levels have strides {self.strides}; torchvision needs whole pixels. Leave the finest levels "
-                "out (SimplePyramid(scales=...)), or use a neck with whole strides"
+                f"the levels have strides {self.strides}; torchvision needs whole pixels. Leave "
+                "the finest levels out (SimplePyramid(scales=...)), or use a neck with whole "
+                "strides"
             )
 
     @property

@@ -1,8 +1,9 @@
 """transformers' models that take a backbone by its configuration: D-FINE, RT-DETR, Mask2Former, UperNet and others.
 
-``from_pretrained`` builds a model on the meta device, loads the tensors of the file and initialises the others by rules
-of its own. A ViT has values that are in no file (rotary frequencies), and neither its weights nor a neck's follow those
-rules. So transformers only puts tensors in place, and :class:`DinoneckBackbone` does the rest itself.
+``from_pretrained`` builds a model on the meta device, loads the tensors of the file and initialises
+the others by rules of its own. A ViT has values that are in no file (rotary frequencies), and
+neither its weights nor a neck's follow those rules. So transformers only puts tensors in place, and
+:class:`DinoneckBackbone` does the rest itself.
 """
 
 from __future__ import annotations
@@ -37,27 +38,30 @@ MODEL_TYPE = "dinoneck"
 class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
     """The configuration of a backbone and a neck in transformers: the ``backbone_config`` of a detector or segmenter.
 
-    Detectors that freeze a backbone's batch norms by default (``freeze_backbone_batch_norms=True``) would freeze the
-    neck's at untrained values: pass False, or use a neck with ``norm="group"``.
+    Detectors that freeze a backbone's batch norms by default (``freeze_backbone_batch_norms=True``)
+    would freeze the neck's at untrained values: pass False, or use a neck with ``norm="group"``.
 
     Args:
         backbone: name, as in :func:`dinoneck.load_backbone`.
         layers: as there.
         neck: a registered neck.
-        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the backbone.
-        pretrained: load the published weights when a detector is built from its configuration; a detector that is
-            loaded from a file gets its weights from the file.
+        neck_config: its arguments; ``embed_dim``, ``num_layers`` and ``patch_size`` come from the
+            backbone.
+        pretrained: load the published weights when a detector is built from its configuration; a
+            detector that is loaded from a file gets its weights from the file.
         seed: of random weights, with ``pretrained=False``.
         features_at: as in :class:`dinoneck.interop.PyramidEncoder`.
         backbone_source: ``source`` of ``load_backbone``: ``"timm"`` or ``"transformers"``.
         norm: as in ``load_backbone``.
         frozen: as there.
-        out_features: names of the output levels, out of ``level0`` (the finest), ``level1``, ...; None = all.
+        out_features: names of the output levels, out of ``level0`` (the finest), ``level1``, ...;
+            None = all.
         out_indices: their numbers instead.
         **kwargs: of transformers' PreTrainedConfig, such as ``output_hidden_states``.
 
     Attributes:
-        hidden_size: channels of the ViT's tokens; None until a model is built, where the name is not a published one.
+        hidden_size: channels of the ViT's tokens; None until a model is built, where the name is
+            not a published one.
         num_hidden_layers: blocks of the ViT; None in the same case.
         channels: channels of the levels that come out: a detector's ``encoder_in_channels``.
 
@@ -92,7 +96,10 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         self.backbone, self.backbone_source = backbone, backbone_source
         # as a JSON file gives them back
         self.layers = encode(normal(int | Sequence[int] | None, layers, "layers"))
-        self.neck, self.neck_config = neck, normal(dict[str, Any] | None, neck_config, "neck_config") or {}
+        self.neck, self.neck_config = (
+            neck,
+            normal(dict[str, Any] | None, neck_config, "neck_config") or {},
+        )
         self.pretrained, self.seed = pretrained, normal(int | None, seed, "seed")
         self.features_at, self.norm, self.frozen = features_at, norm, frozen
         sketch = self.recipe.sketch()
@@ -104,12 +111,18 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         self.hidden_size: int | None = kwargs.pop("hidden_size", width)
         self.num_hidden_layers: int | None = kwargs.pop("num_hidden_layers", depth)
         super().__init__(**kwargs)
-        self._out_features, self._out_indices = _resolve_levels(self.stage_names, out_features, out_indices)
+        self._out_features, self._out_indices = _resolve_levels(
+            self.stage_names, out_features, out_indices
+        )
 
     @property
     def recipe(self) -> EncoderByName:
         """The backbone and neck to build."""
-        same = {field.name: getattr(self, field.name) for field in fields(EncoderByName) if field.name != "source"}
+        same = {
+            field.name: getattr(self, field.name)
+            for field in fields(EncoderByName)
+            if field.name != "source"
+        }
         return EncoderByName(**same, source=self.backbone_source)
 
     @property
@@ -121,8 +134,9 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
 class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
     """The model of a :class:`DinoneckBackboneConfig`; transformers creates it when it builds a detector.
 
-    A saved detector is reloaded with bit-identical outputs, for every backbone and library. Tensors that a file lacks
-    are those of a detector built from its configuration: seeded or published weights, the neck's initial values.
+    A saved detector is reloaded with bit-identical outputs, for every backbone and library. Tensors
+    that a file lacks are those of a detector built from its configuration: seeded or published
+    weights, the neck's initial values.
 
     Args:
         config: the backbone and neck to build.
@@ -149,7 +163,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: DinoneckBackboneConfig) -> None:
         super().__init__(config)
-        on_meta = torch.empty(0).is_meta  # get_default_device() of older torch does not see `with torch.device`
+        # get_default_device() of older torch does not see `with torch.device`
+        on_meta = torch.empty(0).is_meta
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
         self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
         self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
@@ -166,7 +181,11 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         """Return the patch embedding's layer."""
         weight = self.backbone.adapter.weight
         layers: Iterator[nn.Module] = self.modules()
-        return next(layer for layer in layers if any(weight is own for own in layer.parameters(recurse=False)))
+        return next(
+            layer
+            for layer in layers
+            if any(weight is own for own in layer.parameters(recurse=False))
+        )
 
     def forward(
         self,
@@ -180,22 +199,28 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 
         Args:
             pixel_values: (B, 3, H, W), normalised.
-            output_hidden_states: fill ``hidden_states`` as the DINO models of transformers do: the embeddings, then
-                the output of every block without the final norm, each (B, P + N, C). Blocks after the last of
-                ``config.layers`` do not run and are left out. None = as the configuration has it.
+            output_hidden_states: fill ``hidden_states`` as the DINO models of transformers do: the
+                embeddings, then the output of every block without the final norm, each
+                (B, P + N, C). Blocks after the last of ``config.layers`` do not run and are left
+                out. None = as the configuration has it.
             output_attentions: ignored: the blocks do not return attention maps.
             return_dict: False = a plain tuple; None = as the configuration has it.
             **kwargs: ignored.
 
         Returns:
-            BackboneOutput: its ``feature_maps`` are (B, out_channels, rows_i, cols_i), fine to coarse.
+            BackboneOutput: its ``feature_maps`` are (B, out_channels, rows_i, cols_i), fine to
+                coarse.
         """
         if self._unwarned and not torch.compiler.is_compiling():
             self._warn_of_frozen_norms()
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         states: list[Tensor] = []
-        with _recorded(self.backbone.adapter.blocks, states) if output_hidden_states else nullcontext():
+        with (
+            _recorded(self.backbone.adapter.blocks, states)
+            if output_hidden_states
+            else nullcontext()
+        ):
             maps = self.encoder(pixel_values).maps
         output = BackboneOutput(
             feature_maps=tuple(maps[number] for number in self.out_indices),
@@ -208,7 +233,9 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         """Skip transformers' initialisation, which calls this for every module inside and for the backbone last."""
         if module is self and self._deferred is not None:
             deferred, self._deferred = self._deferred, None
-            deferred.complete(self.encoder, is_loaded=lambda tensor: getattr(tensor, "_is_hf_initialized", False))
+            deferred.complete(
+                self.encoder, is_loaded=lambda tensor: getattr(tensor, "_is_hf_initialized", False)
+            )
         module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _warn_of_frozen_norms(self) -> None:
@@ -225,8 +252,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 def register() -> None:
     """Register ``DinoneckBackboneConfig`` with transformers' AutoConfig, AutoBackbone and AutoModel.
 
-    Importing one of this file's names registers it; call this in a program that only loads a saved detector. Further
-    calls have no effect.
+    Importing one of this file's names registers it; call this in a program that only loads a saved
+    detector. Further calls have no effect.
     """
     AutoConfig.register(MODEL_TYPE, DinoneckBackboneConfig, exist_ok=True)
     AutoBackbone.register(DinoneckBackboneConfig, DinoneckBackbone, exist_ok=True)
@@ -236,13 +263,15 @@ def register() -> None:
 def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     """Put an encoder into an existing D-FINE, RT-DETR or RT-DETRv2 model, in place; return the model.
 
-    The projections after the backbone are re-initialised: none where the channels are the detector's own, else 1x1 and
-    batch norm. Encoder and decoder keep their weights. ``save_pretrained`` does not record the change: to save and load
-    with transformers, build the detector from a :class:`DinoneckBackboneConfig`.
+    The projections after the backbone are re-initialised: none where the channels are the
+    detector's own, else 1x1 and batch norm. Encoder and decoder keep their weights.
+    ``save_pretrained`` does not record the change: to save and load with transformers, build the
+    detector from a :class:`DinoneckBackboneConfig`.
 
     Args:
         model: such a model, or the ``...ForObjectDetection`` around it.
-        encoder: with as many levels as the detector reads, each at half the resolution of the one before.
+        encoder: with as many levels as the detector reads, each at half the resolution of the one
+            before.
 
     Raises:
         ConfigError: if the model is of another kind, or the levels do not fit.
@@ -250,20 +279,34 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     inner: Any = model.model if hasattr(model, "model") else model
     projections = getattr(inner, "encoder_input_proj", None)
     if not isinstance(encoder, PyramidEncoder):
-        raise ConfigError(f"encoder is {type(encoder).__name__}; expected a PyramidEncoder(backbone, neck)")
-    if not isinstance(projections, nn.ModuleList) or not isinstance(getattr(inner, "backbone", None), nn.Module):
-        raise ConfigError(f"{type(model).__name__} is not a D-FINE, RT-DETR or RT-DETRv2 model of transformers")
+        raise ConfigError(
+            f"encoder is {type(encoder).__name__}; expected a PyramidEncoder(backbone, neck)"
+        )
+    if not isinstance(projections, nn.ModuleList) or not isinstance(
+        getattr(inner, "backbone", None), nn.Module
+    ):
+        raise ConfigError(
+            f"{type(model).__name__} is not a D-FINE, RT-DETR or RT-DETRv2 model of transformers"
+        )
     if len(projections) != len(encoder.strides):
-        raise ConfigError(f"the detector reads {len(projections)} levels, the encoder gives {len(encoder.strides)}")
+        raise ConfigError(
+            f"the detector reads {len(projections)} levels, the encoder gives "
+            f"{len(encoder.strides)}"
+        )
     if any(coarse != 2 * fine for fine, coarse in pairwise(encoder.strides)):
-        raise ConfigError(f"the encoder's strides are {encoder.strides}; the detector needs each twice the one before")
+        raise ConfigError(
+            f"the encoder's strides are {encoder.strides}; the detector needs each twice the one "
+            "before"
+        )
     width = inner.config.encoder_hidden_dim
     like = next(projections.parameters(), next(inner.parameters()))  # their device and dtype
     inner.backbone = MaskedLevels(encoder)
     inner.encoder_input_proj = nn.ModuleList(
         nn.Identity()
         if encoder.out_channels == width
-        else nn.Sequential(nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)).to(like)
+        else nn.Sequential(
+            nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)
+        ).to(like)
         for _ in encoder.strides
     )
     return model
@@ -281,7 +324,9 @@ class MaskedLevels(nn.Module):
         """Return pairs of a level (B, C, rows, cols) and its mask (B, rows, cols), fine to coarse."""
         maps = self.encoder(pixel_values).maps
         mask = pixel_mask[:, None].float()  # (B, 1, H, W)
-        masks = [nn.functional.interpolate(mask, size=level.shape[-2:])[:, 0].bool() for level in maps]
+        masks = [
+            nn.functional.interpolate(mask, size=level.shape[-2:])[:, 0].bool() for level in maps
+        ]
         return list(zip(maps, masks, strict=True))
 
 
@@ -295,11 +340,16 @@ def _resolve_levels(
     else:
         numbers = list(range(len(names)) if listed is None else listed)
     numbers = [number + len(names) if -len(names) <= number < 0 else number for number in numbers]
-    wrong = not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= len(names)
+    wrong = (
+        not numbers
+        or numbers != sorted(set(numbers))
+        or numbers[0] < 0
+        or numbers[-1] >= len(names)
+    )
     if wrong or (None not in (features, listed) and [*listed] != numbers):
         raise ConfigError(
-            f"out_features={features}, out_indices={indices}; expected one of them, or both for the same "
-            f"levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"
+            f"out_features={features}, out_indices={indices}; expected one of them, or both for "
+            f"the same levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"
         )
     return [names[number] for number in numbers], numbers
 

@@ -25,7 +25,9 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise every cell on its own."""
         cells = maps.permute(0, 2, 3, 1)  # (B, rows, cols, D), a view
-        return F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps).permute(
+            0, 3, 1, 2
+        )
 
 
 class MapLinear(nn.Linear):
@@ -67,7 +69,9 @@ class ConvBlock(nn.Sequential):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
+        conv = nn.Conv2d(
+            in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype
+        )
         after = map_norm(norm, out_channels, device=device, dtype=dtype)
         act = nn.Identity() if activation is None else _ACTIVATIONS[activation]()
         super().__init__(OrderedDict(conv=conv, norm=after, activation=act))
@@ -83,8 +87,9 @@ def map_norm(
     """Return the norm of maps by name.
 
     Args:
-        name: ``layer`` (per cell), ``batch``, ``group``; None = identity. The number of groups of ``group`` is the
-            largest divisor of the channels that leaves at least 8 channels in each group, else 1.
+        name: ``layer`` (per cell), ``batch``, ``group``; None = identity. The number of groups of
+            ``group`` is the largest divisor of the channels that leaves at least 8 channels in each
+            group, else 1.
         channels: D of the maps.
         device: torch factory keyword.
         dtype: torch factory keyword.

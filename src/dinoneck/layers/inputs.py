@@ -34,11 +34,13 @@ def as_tokens(
     patch_size: PatchSize = 16,
     owner: nn.Module | None = None,
 ) -> Tokens:
-    """Convert plain tensors to Tokens; Tokens are returned as they are. Only ``cls_token`` makes a copy.
+    """Convert plain tensors to Tokens; Tokens are returned as they are.
+
+    Only ``cls_token`` makes a copy.
 
     Args:
-        x: Tokens; token sequences (B, P + N, C), or a list of them, one per layer; or maps (B, C, rows, cols), or a
-            list of them.
+        x: Tokens; token sequences (B, P + N, C), or a list of them, one per layer; or maps
+            (B, C, rows, cols), or a list of them.
         grid: (rows, cols) of the N patches; it is never inferred from N. Maps have their own.
         num_prefix_tokens: P tokens before the patches: CLS, then registers.
         cls_token: (B, C), or one per layer, where it is not part of the sequences.
@@ -46,32 +48,37 @@ def as_tokens(
         owner: the module that takes them, named in messages.
 
     Raises:
-        ShapeError: if something else than tensors is given, ``grid`` is missing, or shapes do not fit each other.
+        ShapeError: if something else than tensors is given, ``grid`` is missing, or shapes do not
+            fit each other.
         GridError: if N is not rows * cols.
     """
     name = "this function" if owner is None else type(owner).__name__
     if isinstance(x, Tokens):
         if grid is not None or num_prefix_tokens or cls_token is not None:
             raise ShapeError(
-                f"{name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens hold; leave them out"
+                f"{name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens "
+                "hold; leave them out"
             )
         return x
     layers, grid = _sequences(x, grid, num_prefix_tokens, name)
     if grid is None:
         raise ShapeError(
-            f"{name} got tensors {tuple(layers[0].shape)} without their patch grid; pass grid=(rows, cols), which is "
-            "the image size divided by the patch size (TokenGrid(patch_size).size(image_size))"
+            f"{name} got tensors {tuple(layers[0].shape)} without their patch grid; pass "
+            "grid=(rows, cols), which is the image size divided by the patch size "
+            "(TokenGrid(patch_size).size(image_size))"
         )
     if num_prefix_tokens and cls_token is not None:
         raise ShapeError(
-            f"{name} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix token is the CLS "
-            "token; pass one of them"
+            f"{name} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix "
+            "token is the CLS token; pass one of them"
         )
     if not num_prefix_tokens:
         return Tokens.from_patches(layers, grid=grid, patch_size=patch_size, cls_token=cls_token)
     (height, width), (rows, cols) = patch_pair(patch_size), checked_grid(grid)
     size = (rows * height, cols * width)
-    return Tokens.from_sequence(layers, image_size=size, patch_size=patch_size, num_prefix_tokens=num_prefix_tokens)
+    return Tokens.from_sequence(
+        layers, image_size=size, patch_size=patch_size, num_prefix_tokens=num_prefix_tokens
+    )
 
 
 def _sequences(
@@ -81,21 +88,26 @@ def _sequences(
     layers = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, list | tuple) else []
     dims = {layer.ndim if isinstance(layer, Tensor) else None for layer in layers}
     if dims not in ({3}, {4}):
-        got = [tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__ for y in layers] or type(x).__name__
+        got = [
+            tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__ for y in layers
+        ] or type(x).__name__
         raise ShapeError(
-            f"{owner} takes Tokens (backbone(images)), tensors (batch, tokens, channels) with grid=(rows, cols), maps "
-            f"(batch, channels, rows, cols), or a list of tensors, one per layer; got {got}"
+            f"{owner} takes Tokens (backbone(images)), tensors (batch, tokens, channels) with "
+            "grid=(rows, cols), maps (batch, channels, rows, cols), or a list of tensors, one per "
+            f"layer; got {got}"
         )
     if dims == {3}:
         return layers, grid
     own = tuple(layers[0].shape[-2:])
-    if any(layer.shape[-2:] != layers[0].shape[-2:] for layer in layers):  # 2 x 6 and 3 x 4 have equal numbers of cells
+    # 2 x 6 and 3 x 4 have equal numbers of cells
+    if any(layer.shape[-2:] != layers[0].shape[-2:] for layer in layers):
         sizes = ", ".join(f"{layer.shape[-2]}x{layer.shape[-1]}" for layer in layers)
         raise ShapeError(f"{owner} got maps of {sizes} cells; expected one grid for all layers")
     if num_prefix_tokens or (grid is not None and tuple(grid) != own):
         raise ShapeError(
-            f"{owner} got maps of {own[0]} rows x {own[1]} cols with grid={grid} and num_prefix_tokens="
-            f"{num_prefix_tokens}; maps have patches only and their own grid: leave both out"
+            f"{owner} got maps of {own[0]} rows x {own[1]} cols with grid={grid} and "
+            f"num_prefix_tokens={num_prefix_tokens}; maps have patches only and their own grid: "
+            "leave both out"
         )
     # (B, C, rows, cols) -> (B, rows * cols, C): a view
     return [layer.flatten(2).transpose(1, 2) for layer in layers], own
@@ -126,34 +138,40 @@ def check_tokens(
     sequence = tokens.sequence
     if sequence[0].shape[-1] != embed_dim:
         raise ShapeError(
-            f"the tokens have {sequence[0].shape[-1]} channels, this {owner} was built for {embed_dim}: it belongs to "
-            "another backbone"
+            f"the tokens have {sequence[0].shape[-1]} channels, this {owner} was built for "
+            f"{embed_dim}: it belongs to another backbone"
         )
     if num_layers is not None and len(sequence) != num_layers:
         raise ShapeError(
-            f"the tokens hold {counted(len(sequence), 'layer')}{'' if tokens.layers is None else f' {tokens.layers}'}, "
-            f"this {owner} was built for {num_layers}; extract as many, or pick them with tokens.select(...)"
+            "the tokens hold "
+            f"{counted(len(sequence), 'layer')}{'' if tokens.layers is None else f' {tokens.layers}'}, "
+            f"this {owner} was built for {num_layers}; extract as many, or pick them with "
+            "tokens.select(...)"
         )
     if patch_size is not None and tokens.patch_size != patch_size:
         raise ShapeError(
-            f"the tokens' patches are {tokens.patch_size} px, this {owner} was built for {patch_size} px, so its "
-            "strides would be wrong; build it with patch_size= of the backbone"
+            f"the tokens' patches are {tokens.patch_size} px, this {owner} was built for "
+            f"{patch_size} px, so its strides would be wrong; build it with patch_size= of the "
+            "backbone"
         )
     rows, cols = tokens.grid
     count = sequence[0].shape[1] - tokens.num_prefix_tokens
     if count != rows * cols:
         raise GridError(
-            f"{count} patch tokens do not fill a grid of {rows} rows x {cols} cols = {rows * cols}; check the image "
-            "size, the patch size and the number of prefix tokens"
+            f"{count} patch tokens do not fill a grid of {rows} rows x {cols} cols = "
+            f"{rows * cols}; check the image size, the patch size and the number of prefix tokens"
         )
     given = own = sequence[0].dtype
-    for parameter in module.parameters():  # torch 2.8 cannot compile next() of a generator with a default
+    # torch 2.8 cannot compile next() of a generator with a default
+    for parameter in module.parameters():
         own = parameter.dtype
         break
-    if given != own and not (given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)):
+    if given != own and not (
+        given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)
+    ):
         raise ShapeError(
-            f"the tokens are {given}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "
-            "or run under torch.autocast"
+            f"the tokens are {given}, this {owner} is {own}: convert one of them "
+            "(tokens.to(dtype=...)), or run under torch.autocast"
         )
     return tokens
 
@@ -177,7 +195,9 @@ class Origin:
     patch_size: PatchSize | None = None
 
     def check(self, tokens: Tokens, owner: str, reads: tuple[int, ...] | None = None) -> None:
-        """Refuse tokens of another backbone. Only plain values are compared, and only those that both sides know.
+        """Refuse tokens of another backbone.
+
+        Only plain values are compared, and only those that both sides know.
 
         Args:
             tokens: that the head is given.
@@ -201,7 +221,8 @@ class Origin:
         ]
         if differing:
             raise BackboneError(
-                f"this {owner} was trained on other tokens ({'; '.join(differing)}). Use tokens of {self.name!r} with "
-                f"layers={self.layers}, norm={self.normed} and the weights that its file names (dinoneck inspect); "
-                "load_head(path, check_backbone=False) takes any tokens"
+                f"this {owner} was trained on other tokens ({'; '.join(differing)}). Use tokens "
+                f"of {self.name!r} with layers={self.layers}, norm={self.normed} and the weights "
+                "that its file names (dinoneck inspect); load_head(path, check_backbone=False) "
+                "takes any tokens"
             )

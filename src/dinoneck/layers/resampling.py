@@ -15,8 +15,8 @@ Upsample = Literal["nearest", "bilinear"]
 def widened(maps: Tensor, step: int) -> Tensor:
     """Add zeros at the bottom and right, so that steps of ``step`` cells meet ceil(n / step) windows, not floor.
 
-    Always ``step - 1`` of them when traced: what no window needs, none reads, while an amount computed from the size,
-    or a branch, would tie the graph to one remainder.
+    Always ``step - 1`` of them when traced: what no window needs, none reads, while an amount
+    computed from the size, or a branch, would tie the graph to one remainder.
     """
     if not torch.compiler.is_compiling() and not any(side % step for side in maps.shape[-2:]):
         return maps
@@ -38,7 +38,8 @@ def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:
         maps: (B, D, rows, cols).
         patch: pixels per cell of the maps.
         stride: pixels per cell of the result.
-        mode: ``nearest`` = the cell that the centre lies in; ``bilinear`` = between cell centres, clamped.
+        mode: ``nearest`` = the cell that the centre lies in; ``bilinear`` = between cell centres,
+            clamped.
 
     Returns:
         (B, D, ceil(rows * patch / stride), ceil(cols * patch / stride)), channels-last.
@@ -68,8 +69,9 @@ def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample
 def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int) -> Tensor:
     """Read maps of a whole image at the centres of cells of ``stride`` pixels, bilinearly.
 
-    The cells may reach beyond the image, whose sides the stride need not divide: places are those in pixels, where
-    resizing by size would stretch them. Going to less than half the cells averages over what lies between them.
+    The cells may reach beyond the image, whose sides the stride need not divide: places are those
+    in pixels, where resizing by size would stretch them. Going to less than half the cells averages
+    over what lies between them.
 
     Args:
         maps: (B, D, r, c), which span the image.
@@ -84,7 +86,9 @@ def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stri
     across = _readings(maps, maps.shape[-1], size[1], image_size[1], stride)
     batch, rows, channels = maps.shape[0], size[0], maps.shape[1]
     tokens = maps.permute(0, 2, 3, 1).flatten(2)  # (B, r, c D)
-    tall = torch.bmm(down.expand(batch, -1, -1), tokens).reshape(batch * rows, maps.shape[-1], channels)
+    tall = torch.bmm(down.expand(batch, -1, -1), tokens).reshape(
+        batch * rows, maps.shape[-1], channels
+    )
     cells = torch.bmm(across.expand(batch * rows, -1, -1), tall)  # (B rows, cols, D)
     return cells.reshape(batch, rows, size[1], channels).permute(0, 3, 1, 2)
 
@@ -93,7 +97,8 @@ def _readings(maps: Tensor, length: int, cells: int, pixels: int, stride: int) -
     """(cells, length): the share of every token in every cell along one axis."""
     dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
     each = torch.arange(length, device=maps.device, dtype=dtype)
-    step = torch.ones((), device=maps.device, dtype=dtype) * (length * stride) / pixels  # tokens per cell
+    # tokens per cell
+    step = torch.ones((), device=maps.device, dtype=dtype) * (length * stride) / pixels
     places = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
     places = torch.minimum(places.clamp_min(0.0), each[-1])
     shares = (1.0 - (places[:, None] - each).abs() / (step / 2).clamp_min(1.0)).clamp_min(0.0)

@@ -1,7 +1,8 @@
 """Predictions that add up: parts as a total times shares, and sums of parts.
 
-Five masses that are predicted independently contradict each other. Masses composed of a total and the shares of its
-parts add up exactly, and a loss of the composed masses trains both outputs. Sums of tasks add up without a ratio.
+Five masses that are predicted independently contradict each other. Masses composed of a total and
+the shares of its parts add up exactly, and a loss of the composed masses trains both outputs. Sums
+of tasks add up without a ratio.
 """
 
 from __future__ import annotations
@@ -29,16 +30,18 @@ Table = Mapping[str, Tensor]
 class Composition:
     """Compute the parts of a whole, and sums of some of them, from a total and the logits of the parts' shares.
 
-    With ``name``, ``total`` and ``ratio`` set, a head stores the composition in its record and predicts it: one output
-    ``name`` in original units, with the columns :attr:`names`.
+    With ``name``, ``total`` and ``ratio`` set, a head stores the composition in its record and
+    predicts it: one output ``name`` in original units, with the columns :attr:`names`.
 
-    With ``name`` alone, the parts are tasks of the head and the columns are the sums alone: they are computed from the
-    tasks' final predictions, after ``minimum`` and after averages over views, tiles and heads, and have no loss.
+    With ``name`` alone, the parts are tasks of the head and the columns are the sums alone: they
+    are computed from the tasks' final predictions, after ``minimum`` and after averages over views,
+    tiles and heads, and have no loss.
 
     Args:
-        parts: names in the order of the ratio logits; or of the head's regression or density tasks of one output.
-        sums: further outputs, each a name and its parts: a dict, or pairs (the stored form, since a file loses the
-            order of a dict).
+        parts: names in the order of the ratio logits; or of the head's regression or density tasks
+            of one output.
+        sums: further outputs, each a name and its parts: a dict, or pairs (the stored form, since a
+            file loses the order of a dict).
         name: of the output of a head and of its loss, among the tasks' names.
         total: name of the head's regression or density task of one output.
         ratio: name of the head's ratio task whose outputs are the parts, in that order.
@@ -47,7 +50,8 @@ class Composition:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
 
     Raises:
-        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or no output is named.
+        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or no output is
+            named.
         ShapeError: if total or logits have another shape.
 
     Examples:
@@ -73,15 +77,21 @@ class Composition:
         pairs = self.sums.items() if isinstance(self.sums, Mapping) else self.sums
         object.__setattr__(self, "sums", tuple(pairs))
         if not self.parts or not self.names:
-            raise ConfigError(f"Composition({'sums' if self.parts else 'parts'}=) is empty; name at least one")
+            raise ConfigError(
+                f"Composition({'sums' if self.parts else 'parts'}=) is empty; name at least one"
+            )
         names = (*self.parts, *(name for name, _ in self._pairs))
         if len(set(names)) < len(names) or not all(name and ":" not in name for name in names):
             raise ConfigError(
-                f"Composition: a name of {names} is empty, repeated or holds ':'; expected one name per output"
+                f"Composition: a name of {names} is empty, repeated or holds ':'; expected one "
+                "name per output"
             )
         for name, members in self._pairs:
             if not members or len(set(members)) < len(members) or not {*members} <= {*self.parts}:
-                raise ConfigError(f"Composition: {name!r} adds up {members}; expected some of {self.parts}, each once")
+                raise ConfigError(
+                    f"Composition: {name!r} adds up {members}; expected some of {self.parts}, "
+                    "each once"
+                )
 
     @property
     def adds_tasks(self) -> bool:
@@ -108,10 +118,14 @@ class Composition:
 
     def of_shares(self, total: Tensor, ratio: Tensor) -> Tensor:
         """Return the outputs (B, parts + sums) of a total (B, 1) and the parts' shares (B, parts), not logits."""
-        if total.ndim != 2 or total.shape[1] != 1 or ratio.shape != (total.shape[0], len(self.parts)):
+        if (
+            total.ndim != 2
+            or total.shape[1] != 1
+            or ratio.shape != (total.shape[0], len(self.parts))
+        ):
             raise ShapeError(
-                f"the total is {tuple(total.shape)} and the ratio {tuple(ratio.shape)}; expected (batch, 1) and "
-                f"(batch, {len(self.parts)}) for the parts {', '.join(self.parts)}"
+                f"the total is {tuple(total.shape)} and the ratio {tuple(ratio.shape)}; expected "
+                f"(batch, 1) and (batch, {len(self.parts)}) for the parts {', '.join(self.parts)}"
             )
         return self._with_sums(exact(total) * exact(ratio))
 
@@ -131,40 +145,48 @@ class Composition:
         parts = composed[:, : len(self.parts)]
         whole, size = parts.sum(dim=1, keepdim=True), parts.abs().sum(dim=1, keepdim=True)
         is_safe = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
-        return self._with_sums(parts * torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0))
+        return self._with_sums(
+            parts * torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0)
+        )
 
     def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
 
         Raises:
-            ConfigError: if the composition names none, a task is missing or of another kind or size, the ratio's
-                labels are the parts in another order, or tasks of different units are added.
+            ConfigError: if the composition names none, a task is missing or of another kind or
+                size, the ratio's labels are the parts in another order, or tasks of different units
+                are added.
         """
         if not (self.name and all(self.inputs)):
             raise ConfigError(
-                f"the composition of {', '.join(self.parts)} has name={self.name!r}, total={self.total!r} and "
-                f"ratio={self.ratio!r}; name the output and its two tasks"
+                f"the composition of {', '.join(self.parts)} has name={self.name!r}, "
+                f"total={self.total!r} and ratio={self.ratio!r}; name the output and its two tasks"
             )
         known = {task.name: task for task in tasks}
         for place, name in enumerate(self.inputs):
             is_ratio = place == 1 and not self.adds_tasks
-            kinds, dim = (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
+            kinds, dim = (
+                (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
+            )
             task = known.get(name)
             if task is None or task.kind not in kinds or task.dim != dim:
                 there = ", ".join(f"{own.name} ({own.kind}, dim {own.dim})" for own in tasks)
                 raise ConfigError(
-                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)} with dim {dim}; there "
-                    f"are {there}"
+                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)} "
+                    f"with dim {dim}; there are {there}"
                 )
         used = tuple(known[name] for name in self.inputs)
         if self.adds_tasks and len({task.unit for task in used}) > 1:
             units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in used)
-            raise ConfigError(f"composition {self.name!r} adds up {units}; expected tasks of one unit")
+            raise ConfigError(
+                f"composition {self.name!r} adds up {units}; expected tasks of one unit"
+            )
         labels = used[1].labels if not self.adds_tasks else ()
         if labels != self.parts and set(labels) == set(self.parts):
             raise ConfigError(
-                f"composition {self.name!r} has the parts {', '.join(self.parts)}, but the outputs of task "
-                f"{self.ratio!r} are labelled {', '.join(labels)}; give both in the same order"
+                f"composition {self.name!r} has the parts {', '.join(self.parts)}, but the "
+                f"outputs of task {self.ratio!r} are labelled {', '.join(labels)}; give both in "
+                "the same order"
             )
         return used
 
@@ -176,9 +198,16 @@ class Composition:
         """
         used = self.tasks_of(tasks)
         values = used if self.adds_tasks else used[:1]
-        minimum = 0.0 if all(task.minimum is not None and task.minimum >= 0 for task in values) else None
+        minimum = (
+            0.0 if all(task.minimum is not None and task.minimum >= 0 for task in values) else None
+        )
         return Composed(
-            self.name, len(self.names), unit=used[0].unit, labels=self.names, minimum=minimum, parts_of=self
+            self.name,
+            len(self.names),
+            unit=used[0].unit,
+            labels=self.names,
+            minimum=minimum,
+            parts_of=self,
         )
 
     def _with_sums(self, parts: Tensor) -> Tensor:
@@ -186,7 +215,9 @@ class Composition:
 
     def _sums(self, parts: Tensor) -> Tensor:
         rows = [[self.parts.index(part) for part in members] for _, members in self._pairs]
-        return torch.stack([torch.stack([parts[:, i] for i in row], dim=1).sum(dim=1) for row in rows], dim=1)
+        return torch.stack(
+            [torch.stack([parts[:, i] for i in row], dim=1).sum(dim=1) for row in rows], dim=1
+        )
 
 
 @dataclass(frozen=True)
@@ -205,19 +236,23 @@ class Composed(Task):
         return self.labels
 
 
-def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner: str) -> tuple[Task, ...]:
+def outputs_of(
+    tasks: Sequence[Task], compositions: Sequence[Composition], owner: str
+) -> tuple[Task, ...]:
     """Return the outputs of a head: its tasks, then its compositions.
 
     Raises:
-        ConfigError: if a composition does not fit the tasks, or a name or column belongs to two outputs.
+        ConfigError: if a composition does not fit the tasks, or a name or column belongs to two
+            outputs.
     """
     composed = tuple(composition.output(tasks) for composition in compositions)
-    taken = {task.name for task in tasks}  # a task's columns, "name:label", cannot be those of a composition
+    # a task's columns, "name:label", cannot be those of a composition
+    taken = {task.name for task in tasks}
     for output in composed:
         if both := sorted(taken & {output.name, *output.columns}):
             raise ConfigError(
-                f"{owner}: composition {output.name!r} has outputs named {', '.join(both)}, as a task or another "
-                "composition does; rename one of them"
+                f"{owner}: composition {output.name!r} has outputs named {', '.join(both)}, as a "
+                "task or another composition does; rename one of them"
             )
         taken |= {output.name, *output.columns}
     return (*tasks, *composed)
@@ -227,10 +262,11 @@ def outputs_of(tasks: Sequence[Task], compositions: Sequence[Composition], owner
 class CompositionLoss:
     """The error of composed outputs, computed by :class:`TaskLoss` from the outputs of two tasks.
 
-    The total's output is inverted by its task's transform without the area, so that grams fitted as g/m² are compared
-    in g/m². The target is ``targets[name]`` (B, outputs) in those units if present, else it is composed of the two
-    tasks' targets; a NaN in any of them is missing. A sample counts where its total and all its shares count;
-    ``masks[name]`` replaces that mask for a target ``targets[name]`` and is combined with it for a composed one.
+    The total's output is inverted by its task's transform without the area, so that grams fitted as
+    g/m² are compared in g/m². The target is ``targets[name]`` (B, outputs) in those units if
+    present, else it is composed of the two tasks' targets; a NaN in any of them is missing. A
+    sample counts where its total and all its shares count; ``masks[name]`` replaces that mask for a
+    target ``targets[name]`` and is combined with it for a composed one.
 
     Args:
         composition: the composition, with its name and its two tasks.
@@ -248,8 +284,9 @@ class CompositionLoss:
         >>> plant.name, plant.divisor(TargetTransform(mean=50.0, std=20.0))
         ('plant', 20.0)
 
-    Reference: the published notebook "FPN spatial modelling" (weighted loss of the five composed masses).
-    Deviation: the differences are divided by the total's standard deviation, as the tasks' own targets are.
+    Reference: the published notebook "FPN spatial modelling" (weighted loss of the five composed
+    masses). Deviation: the differences are divided by the total's standard deviation, as the tasks'
+    own targets are.
     """
 
     composition: Composition
@@ -260,14 +297,20 @@ class CompositionLoss:
     def __post_init__(self) -> None:
         normalize_fields(self)
         if self.composition.adds_tasks:
-            raise ConfigError(f"composition {self.name!r} adds up tasks, which have losses of their own; leave it out")
+            raise ConfigError(
+                f"composition {self.name!r} adds up tasks, which have losses of their own; leave "
+                "it out"
+            )
         names = self.composition.names
         if self.weights is not None and (len(self.weights) != len(names) or min(self.weights) < 0):
             raise ConfigError(
-                f"weights are {self.weights} for the outputs {names}; expected a number of 0 or more for each"
+                f"weights are {self.weights} for the outputs {names}; expected a number of 0 or "
+                "more for each"
             )
         if self.beta <= 0:
-            raise ConfigError(f"CompositionLoss {self.name!r}: beta is {self.beta}; expected a positive number")
+            raise ConfigError(
+                f"CompositionLoss {self.name!r}: beta is {self.beta}; expected a positive number"
+            )
 
     @property
     def name(self) -> str:
@@ -280,14 +323,16 @@ class CompositionLoss:
         Raises:
             ConfigError: if a task is missing or of another kind or size.
         """
-        return replace(self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None)
+        return replace(
+            self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None
+        )
 
     def divisor(self, transform: TargetTransform) -> float:
         """Return what differences are divided by: the total's standard deviation, 1 without one.
 
         Args:
-            transform: of :meth:`total_transform`. The standard deviation of a logarithm is converted by the slope at
-                its mean.
+            transform: of :meth:`total_transform`. The standard deviation of a logarithm is
+                converted by the slope at its mean.
         """
         if transform.std is None:
             return 1.0
@@ -311,10 +356,12 @@ class CompositionLoss:
         expected = (len(outputs[self.composition.total]), len(self.composition.names))
         if self.name in targets and targets[self.name].shape != expected:
             raise ShapeError(
-                f"the target of {self.name!r} is {tuple(targets[self.name].shape)}; expected {tuple(expected)}"
+                f"the target of {self.name!r} is {tuple(targets[self.name].shape)}; expected "
+                f"{tuple(expected)}"
             )
         keep = self._counts(targets, masks)
-        known = keep.any(dim=1, keepdim=True)  # masked NaN must not come back through the product's gradient
+        # masked NaN must not come back through the product's gradient
+        known = keep.any(dim=1, keepdim=True)
         total = transform.inverse(torch.where(known, exact(outputs[self.composition.total]), 0.0))
         pred = self.composition(total, torch.where(known, outputs[self.composition.ratio], 0.0))
         target = targets.get(self.name)
@@ -332,7 +379,10 @@ class CompositionLoss:
         """Return a bool mask (B, outputs), True where a value counts."""
         total, ratio = self.composition.inputs
         names = {total, ratio, self.name} & set(targets)
-        known = {name: full_mask(masks.get(name), targets[name]) & ~targets[name].isnan() for name in names}
+        known = {
+            name: full_mask(masks.get(name), targets[name]) & ~targets[name].isnan()
+            for name in names
+        }
         if self.name in known:
             return known[self.name]
         both = (known[total].all(dim=1) & known[ratio].all(dim=1))[:, None]

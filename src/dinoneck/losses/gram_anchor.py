@@ -17,16 +17,19 @@ from dinoneck.tokens import Tokens
 class GramAnchor(nn.Module):
     """Penalise changes of the similarities between an image's patches compared with a frozen reference.
 
-    The loss compares Gram matrices (every patch with every other of its image), so it does not change when all tokens
-    are rotated or scaled. Add it, with a weight, to the task's loss when blocks are unfrozen or LoRA is
-    trained; a frozen backbone does not need it. CLS and register tokens are left out.
+    The loss compares Gram matrices (every patch with every other of its image), so it does not
+    change when all tokens are rotated or scaled. Add it, with a weight, to the task's loss when
+    blocks are unfrozen or LoRA is trained; a frozen backbone does not need it. CLS and register
+    tokens are left out.
 
     Shape:
-        tokens: Tokens, with equal weight for every layer, or patch tokens (B, N, C); reference: the same, of any
-        width -> a scalar. It is the mean squared difference over images, layers and all N² entries, in float32 for
-        half-precision tokens and under autocast. No gradient reaches the reference.
+        tokens: Tokens, with equal weight for every layer, or patch tokens (B, N, C); reference: the
+            same, of any
+        width -> a scalar. It is the mean squared difference over images, layers and all N² entries,
+        in float32 for half-precision tokens and under autocast. No gradient reaches the reference.
 
-    A reference of another grid, from a larger image of the same view, is resized to the tokens' grid (bicubic).
+    A reference of another grid, from a larger image of the same view, is resized to the tokens'
+    grid (bicubic).
 
     Raises:
         ShapeError: if batch, number of layers or, between tensors, number of patches differ.
@@ -39,31 +42,43 @@ class GramAnchor(nn.Module):
         (0.0, 0.5)
 
     Reference:
-        Siméoni et al., "DINOv3", 2025, section 4. The paper writes the squared Frobenius norm; this is its mean over
-        entries, as in the authors' code, whose weight rises to 2 and whose reference gets images of twice the size,
-        reduced to the tokens' grid. Their options for scalar products and for negatives are left out.
+        Siméoni et al., "DINOv3", 2025, section 4. The paper writes the squared Frobenius norm; this
+        is its mean over entries, as in the authors' code, whose weight rises to 2 and whose
+        reference gets images of twice the size, reduced to the tokens' grid. Their options for
+        scalar products and for negatives are left out.
     """
 
     def forward(self, tokens: Tokens | Tensor, reference: Tokens | Tensor) -> Tensor:
         """Return the mean squared difference of the Gram matrices."""
         own, anchors = _layers(tokens, "tokens"), _layers(reference, "the reference")
         if len(own) != len(anchors):
-            raise ShapeError(f"tokens have {len(own)} layers, the reference has {len(anchors)}; ask both for the same")
-        if isinstance(tokens, Tokens) and isinstance(reference, Tokens) and tokens.grid != reference.grid:
+            raise ShapeError(
+                f"tokens have {len(own)} layers, the reference has {len(anchors)}; ask both for "
+                "the same"
+            )
+        if (
+            isinstance(tokens, Tokens)
+            and isinstance(reference, Tokens)
+            and tokens.grid != reference.grid
+        ):
             anchors = _resized(anchors, reference.grid, tokens.grid)
         kind = own[0].device.type
         with contextlib.nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
-            return torch.stack([_layer_loss(x, y.detach()) for x, y in zip(own, anchors, strict=True)]).mean()
+            return torch.stack(
+                [_layer_loss(x, y.detach()) for x, y in zip(own, anchors, strict=True)]
+            ).mean()
 
 
 def _layer_loss(tokens: Tensor, reference: Tensor) -> Tensor:
     if reference.shape[:2] != tokens.shape[:2]:
         raise ShapeError(
-            f"tokens are {tuple(tokens.shape)} and the reference {tuple(reference.shape)}; expected the same batch and "
-            "number of patches (pass Tokens, not tensors, to resize another grid)"
+            f"tokens are {tuple(tokens.shape)} and the reference {tuple(reference.shape)}; "
+            "expected the same batch and number of patches (pass Tokens, not tensors, to resize "
+            "another grid)"
         )
     tokens = exact(tokens)
-    # the C x C form of the same norm is smaller for long sequences, but inexact: it is not 0 for equal tokens
+    # the C x C form of the same norm is smaller for long sequences, but inexact: it is not 0 for
+    # equal tokens
     difference = _gram(tokens) - _gram(reference.to(tokens))
     return difference.square().sum() / max(difference.numel(), 1)
 
@@ -78,8 +93,15 @@ def _layers(tokens: Tokens | Tensor, name: str) -> tuple[Tensor, ...]:
     if isinstance(tokens, Tokens):
         return tokens.patches
     if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
-        got = f"{tuple(tokens.shape)} {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise ShapeError(f"{name}: {got}; expected Tokens or floating-point patch tokens (batch, patches, channels)")
+        got = (
+            f"{tuple(tokens.shape)} {tokens.dtype}"
+            if isinstance(tokens, Tensor)
+            else type(tokens).__name__
+        )
+        raise ShapeError(
+            f"{name}: {got}; expected Tokens or floating-point patch tokens (batch, patches, "
+            "channels)"
+        )
     return (tokens,)
 
 
@@ -88,8 +110,12 @@ def _resized(layers: tuple[Tensor, ...], grid: GridSize, target: GridSize) -> tu
     heights, widths = grid.rows / target.rows, grid.cols / target.cols
     if abs(widths / heights - 1) * target.cols >= 1 or abs(heights / widths - 1) * target.rows >= 1:
         raise GridError(
-            f"tokens have {target.rows} x {target.cols} patches, the reference {grid.rows} x {grid.cols}: another "
-            "aspect ratio, so not the same view; expected one scale for both sides"
+            f"tokens have {target.rows} x {target.cols} patches, the reference {grid.rows} x "
+            f"{grid.cols}: another aspect ratio, so not the same view; expected one scale for "
+            "both sides"
         )
-    maps = (F.interpolate(as_maps(exact(x.detach()), grid), tuple(target), mode="bicubic") for x in layers)
+    maps = (
+        F.interpolate(as_maps(exact(x.detach()), grid), tuple(target), mode="bicubic")
+        for x in layers
+    )
     return tuple(x.flatten(2).mT for x in maps)

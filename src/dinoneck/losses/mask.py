@@ -17,17 +17,21 @@ NO_OBJECT = 0.1  # weight of queries without a mask in the class loss
 
 
 def mask_loss(
-    classes: Tensor, masks: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor | None = None
+    classes: Tensor,
+    masks: Tensor,
+    known: Sequence[tuple[Tensor, Tensor]],
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of classes, masks and dice, of each image's known masks and the queries that fit them best.
 
-    Cells of weight 0 count for nothing, whatever is predicted there. The result does not depend on chance.
+    Cells of weight 0 count for nothing, whatever is predicted there. The result does not depend on
+    chance.
 
     Args:
         classes: (B, Q, K + 1) logits; the last one is that of no object.
         masks: (B, Q, h, w) logits.
-        known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1; each mask has a share
-            in a cell that counts.
+        known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1;
+            each mask has a share in a cell that counts.
         weight: (B, h, w) of the cells; None = all count alike.
 
     Raises:
@@ -35,18 +39,32 @@ def mask_loss(
         ImportError: if scipy is not installed.
         ShapeError: if a mask has another size than the logits.
 
-    Reference: Mask2Former (arXiv 2112.01527), with weights 2, 5, 5 and 0.1. Deviation: all cells, not random points.
+    Reference: Mask2Former (arXiv 2112.01527), with weights 2, 5, 5 and 0.1. Deviation: all cells,
+    not random points.
     """
     if not (classes.isfinite().all() and masks.isfinite().all()):
-        raise DataError("class or mask logits are not finite; lower the learning rate, or check the tokens")
+        raise DataError(
+            "class or mask logits are not finite; lower the learning rate, or check the tokens"
+        )
     every = torch.ones_like(masks[:, 0]) if weight is None else weight
     total, norm, count, shapes = *classes.new_zeros(3), exact(masks).sum() * 0.0
-    for scores, logits, own, (labels, truth) in zip(exact(classes), exact(masks), every, known, strict=True):
+    for scores, logits, own, (labels, truth) in zip(
+        exact(classes), exact(masks), every, known, strict=True
+    ):
         if truth.shape[1:] != logits.shape[1:] or len(truth) != len(labels):
-            raise ShapeError(f"{len(labels)} classes and masks {tuple(truth.shape)}; expected (n, *{logits.shape[1:]})")
+            raise ShapeError(
+                f"{len(labels)} classes and masks {tuple(truth.shape)}; expected (n, "
+                f"*{logits.shape[1:]})"
+            )
         if len(labels) > len(logits):
-            raise DataError(f"an image has {len(labels)} masks for {len(logits)} queries; raise num_queries")
-        flat, true, counts = logits.flatten(1), truth.flatten(1).to(logits), own.flatten().to(logits)
+            raise DataError(
+                f"an image has {len(labels)} masks for {len(logits)} queries; raise num_queries"
+            )
+        flat, true, counts = (
+            logits.flatten(1),
+            truth.flatten(1).to(logits),
+            own.flatten().to(logits),
+        )
         cross, dice = _pairs(flat, true, counts)  # (Q, n) each
         queries, order = _best(-CLASS * scores.softmax(-1)[:, labels] + MASK * cross + DICE * dice)
         wanted = torch.full((len(logits),), scores.shape[-1] - 1, device=labels.device)
@@ -82,17 +100,18 @@ def _best(costs: Tensor) -> tuple[Tensor, Tensor]:
 def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:
     """Return the loss of a class, a centre and the offset to it per cell.
 
-    The centre is compared with a bell over every object, as wide as a sixth of it, by squared differences. The offset
-    to the centre of gravity counts inside objects only, by smooth L1. The class has a cross-entropy over all cells and,
-    since few cells have an object, one over those with an object.
+    The centre is compared with a bell over every object, as wide as a sixth of it, by squared
+    differences. The offset to the centre of gravity counts inside objects only, by smooth L1. The
+    class has a cross-entropy over all cells and, since few cells have an object, one over those
+    with an object.
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
         known: per image classes (n,) and masks (n, rows, cols), shares of the cells; none is empty.
         weight: (B, rows, cols) of the cells.
 
-    Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the object; offsets are in
-    cells.
+    Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the
+    object; offsets are in cells.
     """
     total, rows, cols = exact(maps).sum() * 0.0, *maps.shape[-2:]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
@@ -113,7 +132,9 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         total = total + (cross * cells).sum() / count + (cross * inside).sum() / objects
         centre = torch.cat([bells, bells.new_zeros(1, rows, cols)]).amax(dim=0)
         total = total + CENTRE * ((own[-3] - centre).square() * cells).sum() / count
-        aim = torch.cat([offsets.new_zeros(1, 2, rows, cols), offsets])[owner, :, y, x].movedim(-1, 0)
+        aim = torch.cat([offsets.new_zeros(1, 2, rows, cols), offsets])[owner, :, y, x].movedim(
+            -1, 0
+        )
         errors = F.smooth_l1_loss(own[-2:], aim, reduction="none").sum(dim=0)
         total = total + OFFSET * (errors * inside).sum() / objects
     return total / len(maps)

@@ -1,9 +1,9 @@
 """Losses that ignore masked values, NaN included.
 
-A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per row), or size-1
-axes. NaN in a mask of floats is refused; on a GPU and under ``torch.compile`` such a place does not count. If
-everything is masked, the loss is 0 with zero gradient. Half-precision inputs are compared in float32, since squared
-errors of physical units overflow float16.
+A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per
+row), or size-1 axes. NaN in a mask of floats is refused; on a GPU and under ``torch.compile`` such
+a place does not count. If everything is masked, the loss is 0 with zero gradient. Half-precision
+inputs are compared in float32, since squared errors of physical units overflow float16.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
     return _mean(difference.square(), keep)
 
 
-def masked_smooth_l1(pred: Tensor, target: Tensor, mask: Tensor | None = None, beta: float = 1.0) -> Tensor:
+def masked_smooth_l1(
+    pred: Tensor, target: Tensor, mask: Tensor | None = None, beta: float = 1.0
+) -> Tensor:
     """Return the Huber-like error over the values that count: x² / (2 beta) below ``beta``, linear above.
 
     Raises:
@@ -55,10 +57,13 @@ def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     return masked_mse(shares(logits, mask), target, mask)
 
 
-def scale_invariant_log(pred: Tensor, target: Tensor, mask: Tensor | None = None, lam: float = 0.5) -> Tensor:
+def scale_invariant_log(
+    pred: Tensor, target: Tensor, mask: Tensor | None = None, lam: float = 0.5
+) -> Tensor:
     """Return the scale-invariant error of depth maps: mean(d²) - lam · mean(d)² of each image, d = ln pred - ln target.
 
-    It is averaged over the images in which a pixel counts. With ``lam=1`` a factor on a whole image has no effect.
+    It is averaged over the images in which a pixel counts. With ``lam=1`` a factor on a whole image
+    has no effect.
 
     Args:
         pred: (B, ...), above 0 where it counts.
@@ -75,10 +80,14 @@ def scale_invariant_log(pred: Tensor, target: Tensor, mask: Tensor | None = None
         >>> scale_invariant_log(3 * depth, depth, depth > 0, lam=1.0)
         tensor(0.)
 
-    Reference: Eigen, Puhrsch and Fergus, "Depth map prediction from a single image" (NIPS 2014), equation 4.
+    Reference: Eigen, Puhrsch and Fergus, "Depth map prediction from a single image" (NIPS 2014),
+    equation 4.
     """
     if pred.shape != target.shape or pred.ndim < 2:
-        raise ShapeError(f"pred is {tuple(pred.shape)}, the target {tuple(target.shape)}; expected (B, ...) of both")
+        raise ShapeError(
+            f"pred is {tuple(pred.shape)}, the target {tuple(target.shape)}; expected (B, ...) of "
+            "both"
+        )
     if not 0 <= lam <= 1:
         raise ConfigError(f"lam is {lam}; expected a number between 0 and 1")
     keep = full_mask(mask, target)
@@ -95,7 +104,8 @@ def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the softmax over the last axis, in float32 or wider; rows that are masked are read as zeros."""
     if mask is not None and logits.ndim:
         counts = full_mask(mask, logits).any(dim=-1, keepdim=True)
-        logits = torch.where(counts, logits, 0.0)  # a masked NaN would come back through the softmax's gradient
+        # a masked NaN would come back through the softmax's gradient
+        logits = torch.where(counts, logits, 0.0)
     return exact(logits).softmax(dim=-1)
 
 
@@ -106,7 +116,8 @@ def masked_cross_entropy(
 
     Args:
         logits: (B, K).
-        target: class indices (B,), or probabilities (B, K) such as mixed labels; a row with NaN is ignored.
+        target: class indices (B,), or probabilities (B, K) such as mixed labels; a row with NaN is
+            ignored.
         mask: (B,), True where a sample counts.
         ignore_index: a class index that is ignored; it may lie outside 0 ... K-1.
 
@@ -123,8 +134,8 @@ def cross_entropy(
     logits, is_soft = exact(logits), target.ndim == 2
     if logits.ndim != 2 or target.shape != (logits.shape if is_soft else logits.shape[:1]):
         raise ShapeError(
-            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, K) and "
-            "class indices (B,) or probabilities (B, K)"
+            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, "
+            "K) and class indices (B,) or probabilities (B, K)"
         )
     every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
     keep = every if mask is None else as_mask(mask).reshape(-1)
@@ -134,12 +145,15 @@ def cross_entropy(
         keep = keep & ~target.isnan().any(dim=-1)  # mixed with a missing label
     elif ignore_index is not None:
         keep = keep & (target != ignore_index)
-    logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
+    # a masked NaN would come back through the gradient
+    logits = torch.where(keep[:, None], logits, 0.0)
     if is_soft:
         probabilities = torch.where(keep[:, None], target.to(logits), 0.0)
         return _mean(F.cross_entropy(logits, probabilities, reduction="none"), keep), keep.any()
     if target.is_floating_point():
-        raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
+        raise ShapeError(
+            f"class indices are {target.dtype}; expected integers (probabilities are (B, K))"
+        )
     labels = torch.where(keep, target, 0).long()
     # CUDA checks the range itself; here the host would wait for it
     checked = labels.device.type in ("cpu", "mps") and not torch.compiler.is_compiling()
@@ -154,7 +168,9 @@ def cross_entropy(
 def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return pred - target where it counts, else 0, and the mask in full shape."""
     if pred.shape != target.shape:
-        raise ShapeError(f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} have different shapes")
+        raise ShapeError(
+            f"prediction {tuple(pred.shape)} and target {tuple(target.shape)} have different shapes"
+        )
     pred = exact(pred)
     keep = full_mask(mask, target)
     return torch.where(keep, pred - target.to(pred), 0.0), keep
@@ -173,8 +189,12 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
     while keep.ndim < target.ndim:
         keep = keep.unsqueeze(-1)
     fits = keep.ndim == target.ndim
-    if not fits or any(size not in (1, side) for size, side in zip(keep.shape, target.shape, strict=True)):
-        raise ShapeError(f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}")
+    if not fits or any(
+        size not in (1, side) for size, side in zip(keep.shape, target.shape, strict=True)
+    ):
+        raise ShapeError(
+            f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}"
+        )
     return keep.expand_as(target)
 
 
@@ -203,7 +223,8 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
 
     Raises:
         ShapeError: if shapes do not fit (labels are never resized here).
-        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the loss is NaN).
+        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the
+            loss is NaN).
 
     Examples:
         >>> pred = torch.tensor([[[[1.0, 2.0, 5.0]]]])
@@ -226,7 +247,8 @@ def map_cross_entropy(
 
     Args:
         logits: (B, K, rows, cols).
-        target: class indices (B, H, W) or probabilities (B, K, H, W); H and W are whole multiples of rows and cols.
+        target: class indices (B, H, W) or probabilities (B, K, H, W); H and W are whole multiples
+            of rows and cols.
         mask: (B, H, W), True where a pixel counts; None = everywhere.
         ignore_index: a class index that is ignored; it may lie outside 0 ... K-1.
 
@@ -242,15 +264,23 @@ def map_cross_entropy(
     return cross_entropy(*by_pixel(logits, target, mask), ignore_index)[0]
 
 
-def by_pixel(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def by_pixel(
+    logits: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the logits (B * H * W, K), targets and mask of a map's pixels; see :func:`map_cross_entropy`."""
     logits, size = exact(logits), _label_size(logits, target)
     if mask is not None and mask.shape != (logits.shape[0], *size):
-        raise ShapeError(f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the target")
+        raise ShapeError(
+            f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the "
+            "target"
+        )
     if size != logits.shape[-2:]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     # (B, K, H, W) -> (B * H * W, K)
-    rows, soft = (x.movedim(1, -1).reshape(-1, logits.shape[1]) if x.ndim == 4 else x for x in (logits, target))
+    rows, soft = (
+        x.movedim(1, -1).reshape(-1, logits.shape[1]) if x.ndim == 4 else x
+        for x in (logits, target)
+    )
     return rows, soft.reshape(-1) if target.ndim == 3 else soft, mask
 
 
@@ -258,8 +288,9 @@ def by_pixel(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tenso
 class DensityRegulariser:
     """The weights of the smoothness, sparsity and non-negativity penalties of a density map.
 
-    A density map is trained on its sum alone, so that very uneven maps fit as well as plausible ones. The penalties are
-    computed in normalised units; one of weight 0 is left out, and of a map without cells all are 0.
+    A density map is trained on its sum alone, so that very uneven maps fit as well as plausible
+    ones. The penalties are computed in normalised units; one of weight 0 is left out, and of a map
+    without cells all are 0.
 
     Args:
         task: name of the density task; its map is read from ``outputs["<task>.map"]``.
@@ -289,7 +320,8 @@ class DensityRegulariser:
         for name in _PENALTIES:
             if getattr(self, name) < 0:
                 raise ConfigError(
-                    f"DensityRegulariser: {name} is {getattr(self, name)}; expected a weight of 0 or more"
+                    f"DensityRegulariser: {name} is {getattr(self, name)}; expected a weight of 0 "
+                    "or more"
                 )
 
     @property
@@ -304,28 +336,38 @@ class DensityRegulariser:
             ShapeError: if the maps have another number of axes.
         """
         if maps.ndim != 4:
-            raise ShapeError(f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)")
+            raise ShapeError(
+                f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)"
+            )
         maps = exact(maps)
         pairs = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
         terms = {"smoothness": pairs, "sparsity": maps.abs(), "negativity": F.relu(-maps)}
         means = {name: term.sum() / max(term.numel(), 1) for name, term in terms.items()}
-        return {f"{self.task}.{name}": getattr(self, name) * means[name] for name in _PENALTIES if getattr(self, name)}
+        return {
+            f"{self.task}.{name}": getattr(self, name) * means[name]
+            for name in _PENALTIES
+            if getattr(self, name)
+        }
 
 
 _PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
-def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def weighted_difference(
+    pred: Tensor, target: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return pred - target where a cell's weight is not 0, else 0, and the weight as (B, 1, rows, cols).
 
     Raises:
         ShapeError: if shapes do not fit.
-        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the loss is NaN).
+        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the
+            loss is NaN).
     """
     if pred.shape != target.shape or pred.ndim != 4:
         raise ShapeError(
-            f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; expected the same (batch, K, "
-            "rows, cols) of both: average labels over the cells with TokenGrid.reduce_labels"
+            f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; "
+            "expected the same (batch, K, rows, cols) of both: average labels over the cells with "
+            "TokenGrid.reduce_labels"
         )
     pred = exact(pred)
     cells = (pred.shape[0], *pred.shape[2:])
@@ -333,12 +375,13 @@ def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> 
         weight = pred.new_ones(()).expand(cells)
     if weight.shape != cells:
         raise ShapeError(
-            f"the weight has shape {tuple(weight.shape)} for maps of {tuple(pred.shape)}; expected (batch, rows, "
-            "cols), as TokenGrid.reduce_labels returns it"
+            f"the weight has shape {tuple(weight.shape)} for maps of {tuple(pred.shape)}; "
+            "expected (batch, rows, cols), as TokenGrid.reduce_labels returns it"
         )
     weight = weight.to(pred).unsqueeze(1)
     fits = (weight >= 0) & weight.isfinite()
-    if weight.device.type != "cpu" or torch.compiler.is_compiling():  # without waiting for the device: the loss is NaN
+    # without waiting for the device: the loss is NaN
+    if weight.device.type != "cpu" or torch.compiler.is_compiling():
         weight = torch.where(fits, weight, torch.nan)
     elif not bool(fits.all()):
         raise DataError(
@@ -354,13 +397,15 @@ def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
     shares = target.ndim == 4 and target.shape[1] == logits.shape[1]
     if logits.ndim != 4 or not (labels or shares) or target.shape[0] != logits.shape[0]:
         raise ShapeError(
-            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)} of {target.dtype}; expected (B, K, "
-            "rows, cols) and integer class indices (B, H, W) or probabilities (B, K, H, W)"
+            f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)} of "
+            f"{target.dtype}; expected (B, K, rows, cols) and integer class indices (B, H, W) or "
+            "probabilities (B, K, H, W)"
         )
     (rows, cols), (height, width) = logits.shape[-2:], target.shape[-2:]
     if height < rows or width < cols or height % rows or width % cols:
         raise ShapeError(
-            f"labels of {height} x {width} are not a multiple of the {rows} x {cols} cells of the logits; resize or "
-            "crop the labels with the image, to rows x patch height and cols x patch width"
+            f"labels of {height} x {width} are not a multiple of the {rows} x {cols} cells of the "
+            "logits; resize or crop the labels with the image, to rows x patch height and cols x "
+            "patch width"
         )
     return target.shape[-2:]

@@ -33,14 +33,16 @@ LOG_VARIANCE_BOUND = 12.0
 class UncertaintyWeighting(Configured, nn.Module):
     """The sum of ½ e^(-s) L + ½ s over the losses L, with one learned log-variance s for each.
 
-    A loss that stays high gets a large s and so a small weight; the optimum of s is ln L. The first training forward in
-    which a loss counts sets its s to ln L, so that all losses begin with equal parts in the total. Use it where the
-    scales of several losses are unknown; known weights, such as those of a metric, belong to the tasks instead. The
-    total becomes negative as losses become small: do not select a checkpoint by it.
+    A loss that stays high gets a large s and so a small weight; the optimum of s is ln L. The first
+    training forward in which a loss counts sets its s to ln L, so that all losses begin with equal
+    parts in the total. Use it where the scales of several losses are unknown; known weights, such
+    as those of a metric, belong to the tasks instead. The total becomes negative as losses become
+    small: do not select a checkpoint by it.
 
-    Pass its parameter to the optimizer, without weight decay. It has one axis, so that rules which exclude biases and
-    norms from weight decay exclude it too. s is limited to -12 ... 12: each training forward first clamps the values,
-    and the gradient passes through the limit. The state dict holds which s were set, so a resumed run keeps them.
+    Pass its parameter to the optimizer, without weight decay. It has one axis, so that rules which
+    exclude biases and norms from weight decay exclude it too. s is limited to -12 ... 12: each
+    training forward first clamps the values, and the gradient passes through the limit. The state
+    dict holds which s were set, so a resumed run keeps them.
 
     Args:
         names: of the losses.
@@ -61,9 +63,9 @@ class UncertaintyWeighting(Configured, nn.Module):
         >>> {name: round(factor.item(), 4) for name, factor in weighting.weights().items()}
         {'mass': 0.125, 'state': 0.5}
 
-    Reference: Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
-    Deviations: the same ½ for classes as for values; s is bounded and begins at ln L; a loss in which nothing counts is
-    left out.
+    Reference: Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses"
+    (CVPR 2018). Deviations: the same ½ for classes as for values; s is bounded and begins at ln L;
+    a loss in which nothing counts is left out.
     """
 
     is_set: Tensor
@@ -72,9 +74,16 @@ class UncertaintyWeighting(Configured, nn.Module):
         super().__init__()
         self.names = tuple(names)
         if not self.names or "" in self.names or len(set(self.names)) < len(self.names):
-            raise ConfigError(f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each once")
-        self.log_variance = nn.Parameter(torch.empty(len(self.names), device=device, dtype=dtype or torch.float32))
-        self.register_buffer("is_set", torch.zeros(len(self.names), dtype=torch.bool, device=device))
+            raise ConfigError(
+                f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each "
+                "once"
+            )
+        self.log_variance = nn.Parameter(
+            torch.empty(len(self.names), device=device, dtype=dtype or torch.float32)
+        )
+        self.register_buffer(
+            "is_set", torch.zeros(len(self.names), dtype=torch.bool, device=device)
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,18 +96,23 @@ class UncertaintyWeighting(Configured, nn.Module):
         s = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         return dict(zip(self.names, (0.5 * torch.exp(-s)).unbind(), strict=True))
 
-    def forward(self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None) -> Tensor:
+    def forward(
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None
+    ) -> Tensor:
         """Return the weighted sum.
 
         Args:
             losses: name -> a single number, of every name.
-            counts: name -> the number of values that count, of every name; a loss with 0 of them adds 0 and its s gets
-                no gradient (an optimizer's momentum may still change it). None = all count.
+            counts: name -> the number of values that count, of every name; a loss with 0 of them
+                adds 0 and its s gets no gradient (an optimizer's momentum may still change it).
+                None = all count.
         """
         values = exact(self._stacked("losses", losses))
         keep = None if counts is None else self._stacked("counts", counts) > 0
         if self.training:  # without a branch on is_set, which would wait for the device
-            first, counted = _over_processes(values.detach(), torch.ones_like(self.is_set) if keep is None else keep)
+            first, counted = _over_processes(
+                values.detach(), torch.ones_like(self.is_set) if keep is None else keep
+            )
             known = (first > 0) & counted  # else s begins at 0
             initial = torch.where(known, first, 1.0).log().to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
@@ -106,7 +120,8 @@ class UncertaintyWeighting(Configured, nn.Module):
             # through .data, so that an earlier forward of the same step can still go backward
             self.log_variance.data.clamp_(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
         s = exact(self.log_variance)
-        s = s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()  # the gradient passes: s can return
+        # the gradient passes: s can return
+        s = s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
         if keep is None:
             return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
         values = torch.where(keep, values, 0.0)
@@ -114,15 +129,23 @@ class UncertaintyWeighting(Configured, nn.Module):
 
     def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
         if set(scalars) != set(self.names):
-            missing, unknown = sorted(set(self.names) - set(scalars)), sorted(set(scalars) - set(self.names))
-            raise ShapeError(
-                f"the {what} lack {missing or 'nothing'} and add {unknown or 'nothing'}; this weighting was built for "
-                f"{list(self.names)}"
+            missing, unknown = (
+                sorted(set(self.names) - set(scalars)),
+                sorted(set(scalars) - set(self.names)),
             )
-        values = {name: torch.as_tensor(scalars[name], device=self.log_variance.device) for name in self.names}
+            raise ShapeError(
+                f"the {what} lack {missing or 'nothing'} and add {unknown or 'nothing'}; this "
+                f"weighting was built for {list(self.names)}"
+            )
+        values = {
+            name: torch.as_tensor(scalars[name], device=self.log_variance.device)
+            for name in self.names
+        }
         for name, value in values.items():
             if value.numel() != 1:
-                raise ShapeError(f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number")
+                raise ShapeError(
+                    f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number"
+                )
         return torch.stack([value.reshape(()) for value in values.values()])
 
 
@@ -138,15 +161,16 @@ def _over_processes(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 class TaskLoss(nn.Module):
     """Sum of the tasks' losses, each by its kind, weight and mask.
 
-    A task with one weight adds weight x mean over samples and outputs (and cells, by their weight, for ``dense``); a
-    task with a weight per output adds the sum over outputs of weight x mean over samples.
+    A task with one weight adds weight x mean over samples and outputs (and cells, by their weight,
+    for ``dense``); a task with a weight per output adds the sum over outputs of weight x mean over
+    samples.
 
     Args:
         tasks: of any kind.
-        compositions: those of the head, or a :class:`CompositionLoss` of each with other weights or another scale;
-            those that add up tasks have no loss.
-        weighting: learned weights of the tasks and compositions instead of ``Task.weight``, built for their names. Its
-            parameter must be passed to the optimizer.
+        compositions: those of the head, or a :class:`CompositionLoss` of each with other weights or
+            another scale; those that add up tasks have no loss.
+        weighting: learned weights of the tasks and compositions instead of ``Task.weight``, built
+            for their names. Its parameter must be passed to the optimizer.
         regularisers: of the maps of density tasks, each added to the total without the weighting.
 
     Shape:
@@ -154,18 +178,21 @@ class TaskLoss(nn.Module):
 
         * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight per cell
-          (B, rows, cols), bool or float;
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a
+          weight per cell (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
-        * instances, panoptic: class and mask logits of queries, or maps of centres; the target (B, H, W) has ids:
-          1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 = does not count; mask (B, H, W).
+        * instances, panoptic: class and mask logits of queries, or maps of centres; the target
+          (B, H, W) has ids: 1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 =
+          does not count; mask (B, H, W).
 
-        A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
-        mask, (B,) or (B, outputs), have its name as key and are optional.
+        A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target
+        (B, outputs) and mask, (B,) or (B, outputs), have its name as key and are optional.
 
     Raises:
-        ConfigError: if names are repeated, or compositions, weighting or regularisers do not fit the tasks.
-        ShapeError: if an output or target is missing or has another shape, or a mask has an unknown name.
+        ConfigError: if names are repeated, or compositions, weighting or regularisers do not fit
+            the tasks.
+        ShapeError: if an output or target is missing or has another shape, or a mask has an unknown
+            name.
 
     Examples:
         >>> loss = TaskLoss([Task("total"), Task("state", dim=4, kind="classification", weight=0.1)])
@@ -196,21 +223,27 @@ class TaskLoss(nn.Module):
         names = self._names + [name for own in self.regularisers for name in own.names]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigError(f"TaskLoss has several parts named {name!r}; names are keys and must differ")
+                raise ConfigError(
+                    f"TaskLoss has several parts named {name!r}; names are keys and must differ"
+                )
         if weighting is not None and set(weighting.names) != set(self._names):
             raise ConfigError(
-                f"the weighting is built for {list(weighting.names)}; the tasks and compositions are {self._names}"
+                f"the weighting is built for {list(weighting.names)}; the tasks and compositions "
+                f"are {self._names}"
             )
         for task in self.tasks if weighting is not None else ():
             if not isinstance(task.weight, tuple) and task.weight != 1.0:
                 raise ConfigError(
-                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that learns it: use one "
-                    "of them (a weight per output is allowed with both)"
+                    f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that "
+                    "learns it: use one of them (a weight per output is allowed with both)"
                 )
         known = {task.name: task.kind for task in self.tasks}
         for own in self.regularisers:
             if known.get(own.task) != "density":
-                raise ConfigError(f"a DensityRegulariser names task {own.task!r}; expected a density task of {known}")
+                raise ConfigError(
+                    f"a DensityRegulariser names task {own.task!r}; expected a density task of "
+                    f"{known}"
+                )
 
     def forward(
         self,
@@ -220,7 +253,8 @@ class TaskLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (total, parts).
 
-        The parts sum to the total; with a ``weighting`` those of tasks and compositions are the losses before it.
+        The parts sum to the total; with a ``weighting`` those of tasks and compositions are the
+        losses before it.
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
@@ -230,7 +264,10 @@ class TaskLoss(nn.Module):
             )
             for x in self.tasks
         }
-        losses |= {own.name: own(self._transforms[own.name], outputs, targets, masks) for own in self.compositions}
+        losses |= {
+            own.name: own(self._transforms[own.name], outputs, targets, masks)
+            for own in self.compositions
+        }
         parts = {name: loss for name, (loss, _) in losses.items()}
         if self.weighting is None:
             total = torch.stack(list(parts.values())).sum()
@@ -239,7 +276,10 @@ class TaskLoss(nn.Module):
         penalties: dict[str, Tensor] = {}
         for own in self.regularisers:
             if own.names and own.task + MAP not in outputs:
-                raise ShapeError(f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold {[*outputs]}")
+                raise ShapeError(
+                    f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold "
+                    f"{[*outputs]}"
+                )
             penalties |= own.parts(outputs[own.task + MAP]) if own.names else {}
         return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
 
@@ -250,21 +290,34 @@ class TaskLoss(nn.Module):
             for what, tensors in (("outputs", outputs), ("targets", targets)):
                 ends = (MASKS, MAP) if task.is_masks and what == "outputs" else ("",)
                 if not any(task.name + end in tensors for end in ends):
-                    raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(tensors) or 'nothing'}")
+                    raise ShapeError(
+                        f"the {what} lack task {task.name!r}; they hold "
+                        f"{', '.join(tensors) or 'nothing'}"
+                    )
             if task.is_masks:
                 continue
             shape = tuple(outputs[task.name].shape)
             if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
-                expected = f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
-                raise ShapeError(f"the output of task {task.name!r} is {shape}; expected {expected}")
+                expected = (
+                    f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
+                )
+                raise ShapeError(
+                    f"the output of task {task.name!r} is {shape}; expected {expected}"
+                )
 
 
-def _objects_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _objects_loss(
+    task: Task, outputs: Table, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The weighted loss of masks by queries, or of objects by their centres."""
     classes, masks = outputs.get(f"{task.name}{CLASSES}"), outputs.get(f"{task.name}{MASKS}")
     maps = outputs[f"{task.name}{MAP}"] if masks is None else masks
     known, weight = known_masks(task, target, maps.shape[-2:], mask)
-    loss = centre_loss(maps, known, weight) if classes is None else mask_loss(classes, maps, known, weight)
+    loss = (
+        centre_loss(maps, known, weight)
+        if classes is None
+        else mask_loss(classes, maps, known, weight)
+    )
     counts = weight.sum() > 0
     return cast(float, task.weight) * loss * counts, counts
 
@@ -281,18 +334,27 @@ def known_masks(
         mask: (B, H, W), the pixels that count; None = all.
 
     Returns:
-        Per image the classes (n,) and masks (n, h, w) that it holds, and the weights (B, h, w) of the cells.
+        Per image the classes (n,) and masks (n, h, w) that it holds, and the weights (B, h, w) of
+        the cells.
     """
     known, weights, cells = [], [], (size[0], size[1])
     for i, own in enumerate(target):
         if own.ndim == 3:
-            labels, masks, valid = torch.arange(len(own), device=own.device), own.float(), own.sum(dim=0) > 0
+            labels, masks, valid = (
+                torch.arange(len(own), device=own.device),
+                own.float(),
+                own.sum(dim=0) > 0,
+            )
         else:
             is_class = (own >= 0) & (own < task.dim) & (own != task.ignore_index)
             ids = own if task.is_masks else torch.where(is_class, OBJECTS * (own + 1), -1)
             every = torch.unique(ids)
             every = every[every >= OBJECTS]
-            labels, masks, valid = every // OBJECTS - 1, (ids == every[:, None, None]).float(), ids >= 0
+            labels, masks, valid = (
+                every // OBJECTS - 1,
+                (ids == every[:, None, None]).float(),
+                ids >= 0,
+            )
         valid = valid if mask is None else valid * mask[i]
         counts = F.adaptive_avg_pool2d(valid.to(masks)[None], cells)
         means = F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)
@@ -312,28 +374,41 @@ def _loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tu
     return cast(float, task.weight) * loss, counts
 
 
-def _values_loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _values_loss(
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The loss of numbers: the mean over samples (and cells, by weight), of each output or of all; NaN = missing."""
     if task.kind == "dense":
         difference, keep = weighted_difference(output, target, mask)
-        known = ~target.isnan().any(dim=1, keepdim=True)  # (B, 1, rows, cols): the outputs of a cell share its weight
+        # (B, 1, rows, cols): the outputs of a cell share its weight
+        known = ~target.isnan().any(dim=1, keepdim=True)
         difference, keep = torch.where(known, difference, 0.0), torch.where(known, keep, 0.0)
     else:
         if output.shape != target.shape:
             raise ShapeError(
-                f"the output of task {task.name!r} is {tuple(output.shape)} and its target {tuple(target.shape)}; "
-                "expected the same shape"
+                f"the output of task {task.name!r} is {tuple(output.shape)} and its target "
+                f"{tuple(target.shape)}; expected the same shape"
             )
         keep = full_mask(mask, target) & ~target.isnan()
         # the softmax of a ratio runs over all outputs
         output = shares(output, keep) if task.kind == "ratio" else exact(output)
         difference = torch.where(keep, output - target.to(output), 0.0)
-    errors = smooth_l1(difference, task.beta) if task.default_loss == "smooth_l1" else difference.square()
+    errors = (
+        smooth_l1(difference, task.beta)
+        if task.default_loss == "smooth_l1"
+        else difference.square()
+    )
     keep = keep.to(errors).expand_as(errors)
-    sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))  # (dim,) each
-    if isinstance(task.weight, tuple):  # Python numbers: a tensor of them would be copied to the device at every step
+    # (dim,) each
+    sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))
+    # Python numbers: a tensor of them would be copied to the device at every step
+    if isinstance(task.weight, tuple):
         each = (sums / torch.where(counts > 0, counts, 1.0)).unbind()
         loss = torch.stack([weight * x for weight, x in zip(task.weight, each, strict=True)]).sum()
-        return loss, torch.stack([x * (weight > 0) for weight, x in zip(task.weight, counts, strict=True)]).sum() > 0
+        return loss, torch.stack(
+            [x * (weight > 0) for weight, x in zip(task.weight, counts, strict=True)]
+        ).sum() > 0
     count = counts.sum()
-    return task.weight * sums.sum() / torch.where(count > 0, count, 1.0), (count > 0) & (task.weight > 0)
+    return task.weight * sums.sum() / torch.where(count > 0, count, 1.0), (count > 0) & (
+        task.weight > 0
+    )

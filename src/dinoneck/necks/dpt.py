@@ -25,49 +25,54 @@ HIDDEN_SIZES = (96, 192, 384, 768)
 class DPTNeck(Neck):
     """Reassemble layers of rising depth to maps of falling resolution, and fuse them from coarse to fine.
 
-    For dense predictions (depth, height, segmentation) with sharp edges: shallow layers give detail, deep layers
-    semantics. With its default widths it has 18 to 40 million parameters, more than a ViT-S; ``hidden_sizes`` and
-    ``out_channels`` make it smaller, and :class:`dinoneck.ViTFPN` is the light neck.
+    For dense predictions (depth, height, segmentation) with sharp edges: shallow layers give
+    detail, deep layers semantics. With its default widths it has 18 to 40 million parameters, more
+    than a ViT-S; ``hidden_sizes`` and ``out_channels`` make it smaller, and
+    :class:`dinoneck.ViTFPN` is the light neck.
 
-    Reassembly of a layer: readout, 1x1 projection to its hidden size, transposed convolution (scales 4 and 2),
-    nothing (1) or 3x3 convolution with stride 2 (0.5), and a bias-free 3x3 convolution to ``out_channels``. Fusion,
-    from the coarsest: a residual unit (ReLU, 3x3, ReLU, 3x3) on the level's own map, plus the coarser result, then
-    another residual unit and a 1x1 projection. With own maps m_i from fine (0) to coarse (n), residual units L and U,
-    the projection P and bilinear resizing to a size, the levels y_i are y_n = P(U(m_n)) and
+    Reassembly of a layer: readout, 1x1 projection to its hidden size, transposed convolution
+    (scales 4 and 2), nothing (1) or 3x3 convolution with stride 2 (0.5), and a bias-free 3x3
+    convolution to ``out_channels``. Fusion, from the coarsest: a residual unit
+    (ReLU, 3x3, ReLU, 3x3) on the level's own map, plus the coarser result, then another residual
+    unit and a 1x1 projection. With own maps m_i from fine (0) to coarse (n), residual units L and
+    U, the projection P and bilinear resizing to a size, the levels y_i are y_n = P(U(m_n)) and
 
-    - ours, ``upsample="next", align_corners=False``: y_i = P(U(resize(y_i+1, size of m_i) + L(m_i)));
+    - ours, ``upsample="next", align_corners=False``: y_i = P(U(resize(y_i+1, size of m_i) +
+      L(m_i)));
     - Depth Anything, ``"next", True``: the same with corners aligned;
-    - DINOv2, DINOv3 and DPT, ``"double", True``: y_i = P(U(double(y_i+1) + L(resize(m_i, its size)))), where double
-      gives twice the rows and cols with corners aligned, and m_i is resized with ``align_corners=False``.
+    - DINOv2, DINOv3 and DPT, ``"double", True``: y_i = P(U(double(y_i+1) + L(resize(m_i, its
+      size)))), where double gives twice the rows and cols with corners aligned, and m_i is resized
+      with ``align_corners=False``.
 
     Args:
         embed_dim: channels C of the tokens.
-        num_layers: layers of the tokens, shallow first, 1 ... 4. They take the last ``num_layers`` of the scales 4,
-            2, 1, 0.5: the deepest layer is always the coarsest level.
+        num_layers: layers of the tokens, shallow first, 1 ... 4. They take the last ``num_layers``
+            of the scales 4, 2, 1, 0.5: the deepest layer is always the coarsest level.
         out_channels: channels D of every level.
-        readout: what the CLS token does: ``ignore`` = nothing; ``add`` = it is added to every patch; ``project`` = a
-            linear layer and GELU on [patch, CLS]. Registers never take part.
+        readout: what the CLS token does: ``ignore`` = nothing; ``add`` = it is added to every
+            patch; ``project`` = a linear layer and GELU on [patch, CLS]. Registers never take part.
         patch_size: pixels per patch; strides follow it.
-        hidden_sizes: width of every layer's map before the common width; None = the last ``num_layers`` of the
-            published 96, 192, 384, 768.
-        upsample: size of the coarser result when it is added: ``next`` = that of the next level's own map; ``double`` =
-            twice its own, to which the next level's own map is resized.
+        hidden_sizes: width of every layer's map before the common width; None = the last
+            ``num_layers`` of the published 96, 192, 384, 768.
+        upsample: size of the coarser result when it is added: ``next`` = that of the next level's
+            own map; ``double`` = twice its own, to which the next level's own map is resized.
         align_corners: of the resizing of the coarser result, as in torch's ``interpolate``.
         unit_bias: whether the convolutions of the residual units have a bias.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
-        Tokens of ``num_layers`` layers -> levels (B, D, rows * scale, cols * scale), channels-last, with
-        ceil(rows / 2) x ceil(cols / 2) cells at scale 0.5. A level is the fused map at its own size; the published
-        neck returns the same maps upsampled by 2. With ``upsample="double"`` the levels double from the coarsest: the
-        finest has 8 ceil(rows / 2) cells, which is more than ``strides`` states for an odd number of rows.
+        Tokens of ``num_layers`` layers -> levels (B, D, rows * scale, cols * scale), channels-last,
+        with ceil(rows / 2) x ceil(cols / 2) cells at scale 0.5. A level is the fused map at its own
+        size; the published neck returns the same maps upsampled by 2. With ``upsample="double"``
+        the levels double from the coarsest: the finest has 8 ceil(rows / 2) cells, which is more
+        than ``strides`` states for an odd number of rows.
 
     Raises:
-        ConfigError: if a number is not positive, there are more than 4 layers, or ``hidden_sizes`` are not one per
-            layer.
-        ShapeError: if the tokens have another width, patch size, dtype or number of layers, or lack the CLS token
-            that the readout needs.
+        ConfigError: if a number is not positive, there are more than 4 layers, or ``hidden_sizes``
+            are not one per layer.
+        ShapeError: if the tokens have another width, patch size, dtype or number of layers, or lack
+            the CLS token that the readout needs.
 
     Examples:
         >>> import torch
@@ -76,10 +81,11 @@ class DPTNeck(Neck):
         >>> [tuple(level.shape) for level in neck(layers, grid=(15, 31), num_prefix_tokens=5)], neck.strides
         ([(1, 32, 60, 124), (1, 32, 30, 62), (1, 32, 15, 31), (1, 32, 8, 16)], (4.0, 8.0, 16.0, 32.0))
 
-    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers' ``DPTNeck``, whose
-    weights fit one to one under other names (its fusion layers count from coarse to fine). Deviations: the defaults of
-    ``upsample`` and ``align_corners``, with which odd grids keep their size; the 1x1 projection precedes the resizing,
-    which is exact; the coarsest level lacks the residual unit that the published one builds and never calls.
+    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers'
+    ``DPTNeck``, whose weights fit one to one under other names (its fusion layers count from coarse
+    to fine). Deviations: the defaults of ``upsample`` and ``align_corners``, with which odd grids
+    keep their size; the 1x1 projection precedes the resizing, which is exact; the coarsest level
+    lacks the residual unit that the published one builds and never calls.
     """
 
     num_layers: int
@@ -100,15 +106,25 @@ class DPTNeck(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, num_layers=num_layers, out_channels=out_channels, patch_size=patch_size)
+        at_least(
+            1,
+            embed_dim=embed_dim,
+            num_layers=num_layers,
+            out_channels=out_channels,
+            patch_size=patch_size,
+        )
         if num_layers > len(SCALES):
             raise ConfigError(
-                f"num_layers is {num_layers}; a DPTNeck has {len(SCALES)} scales, so at most {len(SCALES)} layers: "
-                "pick them with load_backbone(layers=...) or tokens.select(...)"
+                f"num_layers is {num_layers}; a DPTNeck has {len(SCALES)} scales, so at most "
+                f"{len(SCALES)} layers: pick them with load_backbone(layers=...) or "
+                "tokens.select(...)"
             )
         widths = HIDDEN_SIZES[-num_layers:] if hidden_sizes is None else hidden_sizes
         if len(widths) != num_layers or min(widths) < 1:
-            raise ConfigError(f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} in all")
+            raise ConfigError(
+                f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} "
+                "in all"
+            )
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels, self.readout, self.align_corners = out_channels, readout, align_corners
         self.upsample = upsample
@@ -120,29 +136,44 @@ class DPTNeck(Neck):
             for width, scale in zip(widths, scales, strict=True)
         )
         self.fusion = nn.ModuleList(
-            _Fusion(out_channels, unit_bias, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
+            _Fusion(out_channels, unit_bias, coarsest=place == num_layers - 1, **factory)
+            for place in range(num_layers)
         )
 
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]
+    ) -> FeaturePyramid:
         """Return the pyramid of fused maps, see :meth:`Neck.forward`; ``images`` are not needed."""
         # plain tensors are converted and checked: one (B, P + N, C) per layer
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        check_tokens(
+            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
+        )
         cls_tokens = (None,) * self.num_layers if self.readout == "ignore" else tokens.cls_token
         # every layer to its own scale and the common width: (B, D, rows * scale, cols * scale)
         maps = [
             reassemble(sequence, cls, tokens.num_prefix_tokens, tokens.grid)
-            for reassemble, sequence, cls in zip(self.reassemble, tokens.sequence, cls_tokens, strict=True)
+            for reassemble, sequence, cls in zip(
+                self.reassemble, tokens.sequence, cls_tokens, strict=True
+            )
         ]
         # from coarse to fine: the coarser result, resized, is added to the level's own map
         levels: list[Tensor] = []
         for fusion, own in zip(reversed(self.fusion), reversed(maps), strict=True):
             coarser = None
-            if levels:  # (B, D, rows, cols) of the level's own map, or (B, D, 2 rows, 2 cols) of the coarser level
-                to: dict[str, Any] = {"size": own.shape[-2:]} if self.upsample == "next" else {"scale_factor": 2.0}
-                coarser = F.interpolate(levels[-1], **to, mode="bilinear", align_corners=self.align_corners)
+            # (B, D, rows, cols) of the level's own map, or (B, D, 2 rows, 2 cols) of the coarser
+            # level
+            if levels:
+                to: dict[str, Any] = (
+                    {"size": own.shape[-2:]} if self.upsample == "next" else {"scale_factor": 2.0}
+                )
+                coarser = F.interpolate(
+                    levels[-1], **to, mode="bilinear", align_corners=self.align_corners
+                )
                 if self.upsample == "double":
-                    own = F.interpolate(own, size=coarser.shape[-2:], mode="bilinear", align_corners=False)
+                    own = F.interpolate(
+                        own, size=coarser.shape[-2:], mode="bilinear", align_corners=False
+                    )
             levels.append(fusion(own, coarser))
         return FeaturePyramid(tuple(levels[::-1]), self.strides)
 
@@ -151,19 +182,30 @@ class _Reassemble(nn.Module):
     """One layer's tokens to a map of its scale and the common width."""
 
     def __init__(
-        self, embed_dim: int, hidden: int, out_channels: int, scale: float, readout: Readout, **factory: Any
+        self,
+        embed_dim: int,
+        hidden: int,
+        out_channels: int,
+        scale: float,
+        readout: Readout,
+        **factory: Any,
     ) -> None:
         super().__init__()
-        self.readout_linear = nn.Linear(2 * embed_dim, embed_dim, **factory) if readout == "project" else None
+        self.readout_linear = (
+            nn.Linear(2 * embed_dim, embed_dim, **factory) if readout == "project" else None
+        )
         self.project = nn.Linear(embed_dim, hidden, **factory)
         side = int(scale)
         self.up = nn.ConvTranspose2d(hidden, hidden, side, side, **factory) if scale > 1 else None
         self.down = nn.Conv2d(hidden, hidden, 3, 2, padding=1, **factory) if scale < 1 else None
         self.widen = nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False, **factory)
 
-    def forward(self, sequence: Tensor, cls_token: Tensor | None, num_prefix: int, grid: GridSize) -> Tensor:
+    def forward(
+        self, sequence: Tensor, cls_token: Tensor | None, num_prefix: int, grid: GridSize
+    ) -> Tensor:
         """(B, P + N, C) and the CLS token (B, C), if it takes part -> (B, out_channels, rows * scale, cols * scale)."""
-        # whole sequences are projected and sliced afterwards: slicing first would copy them at full width
+        # whole sequences are projected and sliced afterwards: slicing first would copy them at full
+        # width
         projected = self._project(sequence, cls_token)[:, num_prefix:]  # (B, N, hidden)
         # patch tokens are a raster-ordered map: a channels-last view
         maps = rearrange(projected, "b (r c) d -> b d r c", r=grid.rows, c=grid.cols)
@@ -177,15 +219,17 @@ class _Reassemble(nn.Module):
     def _project(self, sequence: Tensor, cls_token: Tensor | None) -> Tensor:
         """Readout and projection: (B, P + N, C) -> (B, P + N, hidden).
 
-        A linear layer on [token, CLS] is the sum of one on the token and one on the CLS token, so that nothing of width
-        2 C is built and no CLS token repeated.
+        A linear layer on [token, CLS] is the sum of one on the token and one on the CLS token, so
+        that nothing of width 2 C is built and no CLS token repeated.
         """
-        if cls_token is not None and self.readout_linear is not None:  # "project": GELU(linear([token, CLS]))
+        # "project": GELU(linear([token, CLS]))
+        if cls_token is not None and self.readout_linear is not None:
             of_token, of_cls = self.readout_linear.weight.chunk(2, dim=1)  # (C, C) each
             common = F.linear(cls_token, of_cls, self.readout_linear.bias)  # (B, C)
             sequence = F.gelu(F.linear(sequence, of_token) + common[:, None])  # (B, P + N, C)
         projected: Tensor = self.project(sequence)  # (B, P + N, hidden)
-        if cls_token is not None and self.readout_linear is None:  # "add": the projection of token + CLS
+        # "add": the projection of token + CLS
+        if cls_token is not None and self.readout_linear is None:
             projected = projected + F.linear(cls_token, self.project.weight)[:, None]
         return projected
 

@@ -47,9 +47,10 @@ class _CellStep(nn.Module):
 class AlignedDetail(nn.Module):
     """Image detail whose cells are aligned with the ViT's: every step reads the pixels of its own cell.
 
-    A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
-    3x3 on its result, and a norm. GELU precedes the next step; the levels are returned before it. Sides that a step
-    does not divide are padded with zeros at the bottom and right.
+    A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2,
+    plus a depthwise 3x3 on its result, and a norm. GELU precedes the next step; the levels are
+    returned before it. Sides that a step does not divide are padded with zeros at the bottom and
+    right.
 
     Args:
         width: channels at stride 4; the levels have 2, 4 and 4 times as many.
@@ -58,7 +59,8 @@ class AlignedDetail(nn.Module):
         dtype: torch factory keyword.
 
     Shape:
-        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
+        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width,
+        ... / 32).
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class AlignedDetail(nn.Module):
         conv = nn.Conv2d(3, width, 4, 4, bias=False, **factory)
         self.stem = nn.Sequential(OrderedDict(conv=conv, norm=map_norm(norm, width, **factory)))
         widths = (width, *(width * times for times in WIDENING))
-        self.steps = nn.ModuleList(_CellStep(narrow, wide, norm, **factory) for narrow, wide in pairwise(widths))
+        self.steps = nn.ModuleList(
+            _CellStep(narrow, wide, norm, **factory) for narrow, wide in pairwise(widths)
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of strides 8, 16 and 32, before any activation."""

@@ -25,20 +25,29 @@ MAX_LAYERS = 1024  # a file may ask for it
 class Bottleneck(nn.Module):
     """LayerNorm over the channels (or nothing), then a linear layer C -> D."""
 
-    def __init__(self, embed_dim: int, fpn_dim: int, norm: Literal["layer"] | None, **factory: Any) -> None:
+    def __init__(
+        self, embed_dim: int, fpn_dim: int, norm: Literal["layer"] | None, **factory: Any
+    ) -> None:
         super().__init__()
-        self.norm = nn.Identity() if norm is None else nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory)
+        self.norm = (
+            nn.Identity() if norm is None else nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory)
+        )
         self.linear = nn.Linear(embed_dim, fpn_dim, **factory)
 
     @property
     def is_untouched(self) -> bool:
         """Whether the LayerNorm still has its initial scale (1) and shift (0)."""
         norm = self.norm
-        return isinstance(norm, nn.LayerNorm) and bool((norm.weight == 1).all()) and not bool(norm.bias.any())
+        return (
+            isinstance(norm, nn.LayerNorm)
+            and bool((norm.weight == 1).all())
+            and not bool(norm.bias.any())
+        )
 
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, D), times ``share``."""
-        # while gradients are recorded: the same value, without keeping norm(x) for the backward pass
+        # while gradients are recorded: the same value, without keeping norm(x) for the backward
+        # pass
         if torch.is_grad_enabled() and is_fusable(x, self.norm, self.linear):
             return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
         projected: Tensor = self.linear(self.norm(x))
@@ -48,23 +57,27 @@ class Bottleneck(nn.Module):
 class LayerGrouper(Configured, nn.Module):
     """Project the tokens of L layers to a neck's width and fuse them into G groups, shallow first.
 
-    Every token is processed on its own, so necks pass whole sequences and slice CLS and registers off the narrower
-    result. In training, the norm and the linear layer of a bottleneck run as one operation that keeps no normed tokens
-    for the backward pass; hooks belong on the bottleneck, not on these two.
+    Every token is processed on its own, so necks pass whole sequences and slice CLS and registers
+    off the narrower result. In training, the norm and the linear layer of a bottleneck run as one
+    operation that keeps no normed tokens for the backward pass; hooks belong on the bottleneck, not
+    on these two.
 
     Args:
         embed_dim: channels C of the tokens.
         num_layers: L, the number of tensors in the list.
         fpn_dim: D, the width of the groups.
         num_groups: G.
-        layer_groups: ``"auto"`` (contiguous, even, shallow first; the first groups take the remainder; with
-            L < G neighbouring groups share a layer), or G tuples of positions 0 ... L-1 in the list given (not block
-            indices); no position may repeat; layers left out are not read.
+        layer_groups: ``"auto"`` (contiguous, even, shallow first; the first groups take the
+            remainder; with L < G neighbouring groups share a layer), or G tuples of positions 0 ...
+            L-1 in the list given (not block indices); no position may repeat; layers left out are
+            not read.
         use_separate_bottlenecks: one bottleneck (norm and linear layer) per layer, or one for all.
-        norm: ``"layer"`` normalises every token over its channels before the linear layer; None does not.
-        fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the start); ``pixel``
-            (every token weighs the layers by softmax(q · y / sqrt(D)) with one learned query q per group, equal at
-            the start). A group of one layer has no weights; the last two need a group of several.
+        norm: ``"layer"`` normalises every token over its channels before the linear layer; None
+            does not.
+        fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the
+            start); ``pixel`` (every token weighs the layers by softmax(q · y / sqrt(D)) with one
+            learned query q per group, equal at the start). A group of one layer has no weights; the
+            last two need a group of several.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -72,8 +85,8 @@ class LayerGrouper(Configured, nn.Module):
         list of L (B, N, C) -> list of G (B, N, D).
 
     Raises:
-        ConfigError: if there are more than 1024 layers or groups, groups are too few or many, empty, repeat a
-            position or name one that does not exist, or ``fusion`` has no effect.
+        ConfigError: if there are more than 1024 layers or groups, groups are too few or many,
+            empty, repeat a position or name one that does not exist, or ``fusion`` has no effect.
         ShapeError: if the tensors are not L of (B, N, embed_dim).
 
     Examples:
@@ -83,8 +96,8 @@ class LayerGrouper(Configured, nn.Module):
         >>> [y.shape for y in grouper([torch.zeros(2, 10, 384)] * 4)]
         [torch.Size([2, 10, 64]), torch.Size([2, 10, 64]), torch.Size([2, 10, 64])]
 
-    Reference: grouping of ViT layers as in Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017, with
-    groups of layers in place of a backbone's stages.
+    Reference: grouping of ViT layers as in Lin et al., Feature Pyramid Networks for Object
+    Detection, CVPR 2017, with groups of layers in place of a backbone's stages.
     """
 
     def __init__(
@@ -102,10 +115,20 @@ class LayerGrouper(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups)
+        at_least(
+            1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups
+        )
         if max(num_layers, num_groups) > MAX_LAYERS:
-            raise ConfigError(f"num_layers is {num_layers} and num_groups {num_groups}; expected {MAX_LAYERS} or fewer")
-        self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = embed_dim, num_layers, fpn_dim, fusion
+            raise ConfigError(
+                f"num_layers is {num_layers} and num_groups {num_groups}; expected {MAX_LAYERS} "
+                "or fewer"
+            )
+        self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = (
+            embed_dim,
+            num_layers,
+            fpn_dim,
+            fusion,
+        )
         self.groups: Groups
         if layer_groups == "auto":
             self.groups = auto_groups(num_layers, num_groups)
@@ -115,25 +138,38 @@ class LayerGrouper(Configured, nn.Module):
             covers = len(self.groups) == num_groups and all(self.groups)
             if not covers or len({*read}) < len(read) or not {*read} <= {*range(num_layers)}:
                 raise ConfigError(
-                    f"layer_groups is {self.groups}, {len(self.groups)} groups; expected {num_groups}, one per level, "
-                    f"of one or more of the positions 0 ... {num_layers - 1} in the list of layers (these are not "
-                    "block indices), each position once at most"
+                    f"layer_groups is {self.groups}, {len(self.groups)} groups; expected "
+                    f"{num_groups}, one per level, of one or more of the positions 0 ... "
+                    f"{num_layers - 1} in the list of layers (these are not block indices), each "
+                    "position once at most"
                 )
         factory = {"device": device, "dtype": dtype}
         used = sorted(set(chain.from_iterable(self.groups)))
-        self._place = {layer: str(layer) if use_separate_bottlenecks else "shared" for layer in used}
+        self._place = {
+            layer: str(layer) if use_separate_bottlenecks else "shared" for layer in used
+        }
         self.bottlenecks = nn.ModuleDict(
-            {name: Bottleneck(embed_dim, fpn_dim, norm, **factory) for name in dict.fromkeys(self._place.values())}
+            {
+                name: Bottleneck(embed_dim, fpn_dim, norm, **factory)
+                for name in dict.fromkeys(self._place.values())
+            }
         )
-        several = {place: group for place, group in enumerate(self.groups) if len(group) > 1 and fusion != "mean"}
+        several = {
+            place: group
+            for place, group in enumerate(self.groups)
+            if len(group) > 1 and fusion != "mean"
+        }
         if fusion != "mean" and not several:
             raise ConfigError(
-                f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups holds a single layer "
-                f"(num_layers={num_layers}); use more layers or fewer groups, or fusion='mean'"
+                f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups "
+                f"holds a single layer (num_layers={num_layers}); use more layers or fewer "
+                "groups, or fusion='mean'"
             )
         self.fusion_weights = nn.ParameterDict(
             {
-                str(place): nn.Parameter(torch.zeros(len(group) if fusion == "softmax" else fpn_dim, **factory))
+                str(place): nn.Parameter(
+                    torch.zeros(len(group) if fusion == "softmax" else fpn_dim, **factory)
+                )
                 for place, group in several.items()
             }
         )
@@ -163,17 +199,20 @@ class LayerGrouper(Configured, nn.Module):
         """Project the layers (B, N, C) of one group and fuse them -> (B, N, D)."""
         if len(group) == 1:
             return cast("Tensor", self.bottleneck(group[0])(layers[group[0]]))
-        if self.fusion == "softmax":  # sum of s_l y_l: the weights s are the softmax of one learned scalar per layer
+        # sum of s_l y_l: the weights s are the softmax of one learned scalar per layer
+        if self.fusion == "softmax":
             weights = self._weights(index, len(group), layers[0]).unbind()
             terms: list[Tensor] = [
-                self.bottleneck(i)(layers[i], weight) for i, weight in zip(group, weights, strict=True)
+                self.bottleneck(i)(layers[i], weight)
+                for i, weight in zip(group, weights, strict=True)
             ]
             return sum(terms[1:], terms[0])
         projected: list[Tensor] = [self.bottleneck(i)(layers[i]) for i in group]  # (B, N, D) each
         if self.fusion == "mean":
             return sum(projected[1:], projected[0]) / len(group)
         # every token weighs its layers: softmax over L of q . y / sqrt(D)
-        stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]  # (B, N, L, D), (D,)
+        # (B, N, L, D), (D,)
+        stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]
         scores = torch.einsum("bnld,d->bnl", stacked, query.to(stacked.dtype)) * self.fpn_dim**-0.5
         return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(stacked.dtype), stacked)
 
@@ -181,8 +220,9 @@ class LayerGrouper(Configured, nn.Module):
     def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
         """Set untouched norms so that every channel of their tokens has mean 0 and standard deviation 1.
 
-        Tokens of one backbone share a large offset per channel, which slows training; calibration removes it. Only
-        norms with their initial scale (1) and shift (0) are set, so a trained grouper, or one from a file, keeps its.
+        Tokens of one backbone share a large offset per channel, which slows training; calibration
+        removes it. Only norms with their initial scale (1) and shift (0) are set, so a trained
+        grouper, or one from a file, keeps its.
 
         Args:
             batches: lists of L (B, N, C), patch tokens only; read once.
@@ -190,13 +230,23 @@ class LayerGrouper(Configured, nn.Module):
         Returns:
             Whether any norm was set.
         """
-        fresh = {layer: part for layer in self._place if (part := self.bottleneck(layer)).is_untouched}
+        fresh = {
+            layer: part for layer in self._place if (part := self.bottleneck(layer)).is_untouched
+        }
         sums: dict[Bottleneck, list[Tensor]] = {}
         for layers in batches if fresh else ():
             for layer, part in fresh.items():
-                x = F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS).double().flatten(0, 1)
+                x = (
+                    F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS)
+                    .double()
+                    .flatten(0, 1)
+                )
                 found = [torch.ones_like(x[:, 0]).sum(), x.sum(dim=0), x.square().sum(dim=0)]
-                sums[part] = [old + new for old, new in zip(sums[part], found, strict=True)] if part in sums else found
+                sums[part] = (
+                    [old + new for old, new in zip(sums[part], found, strict=True)]
+                    if part in sums
+                    else found
+                )
         for part, (count, total, square) in sums.items():
             mean = total / count
             std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
@@ -214,24 +264,33 @@ class LayerGrouper(Configured, nn.Module):
         return torch.full((count,), 1.0 / count, device=like.device, dtype=dtype)
 
     def _check(self, layers: Sequence[Tensor]) -> None:
-        if isinstance(layers, Tensor) or not isinstance(layers, Sequence) or len(layers) != self.num_layers:
-            count = f"{len(layers)} tensors" if isinstance(layers, list | tuple) else type(layers).__name__
+        if (
+            isinstance(layers, Tensor)
+            or not isinstance(layers, Sequence)
+            or len(layers) != self.num_layers
+        ):
+            count = (
+                f"{len(layers)} tensors"
+                if isinstance(layers, list | tuple)
+                else type(layers).__name__
+            )
             raise ShapeError(
-                f"LayerGrouper takes a list of {self.num_layers} (B, N, {self.embed_dim}) tensors, one per layer; got "
-                f"{count} (of Tokens: pass tokens.sequence)"
+                f"LayerGrouper takes a list of {self.num_layers} (B, N, {self.embed_dim}) "
+                f"tensors, one per layer; got {count} (of Tokens: pass tokens.sequence)"
             )
         for x in layers:
             if x.ndim != 3 or x.shape[-1] != self.embed_dim or x.shape != layers[0].shape:
                 raise ShapeError(
-                    f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal (B, N, "
-                    f"{self.embed_dim})"
+                    f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal "
+                    f"(B, N, {self.embed_dim})"
                 )
 
 
 def auto_groups(num_layers: int, num_groups: int) -> Groups:
     """Split positions 0 ... L-1 into contiguous groups, as even as can be, shallow first.
 
-    The first groups take the remainder; with fewer layers than groups, group g reads layer g * L // G.
+    The first groups take the remainder; with fewer layers than groups, group g reads layer g * L //
+    G.
 
     Examples:
         >>> auto_groups(8, 3)

@@ -35,19 +35,26 @@ class Neck(Configured, nn.Module, ABC):
     needs_images: bool = False
 
     @abstractmethod
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]
+    ) -> FeaturePyramid:
         """Return the pyramid of a batch.
 
         Args:
-            tokens: Tokens of a backbone; (B, P + N, C) with ``grid``; maps (B, C, rows, cols); or a list of tensors,
-                one per layer. A neck that reads one layer (``num_layers`` None) takes the last.
-            images: normalised images (B, 3, height, width) that the tokens were made of, where the neck needs them.
+            tokens: Tokens of a backbone; (B, P + N, C) with ``grid``; maps (B, C, rows, cols); or a
+                list of tensors, one per layer. A neck that reads one layer (``num_layers`` None)
+                takes the last.
+            images: normalised images (B, 3, height, width) that the tokens were made of, where the
+                neck needs them.
             **plain: of plain tensors ``grid``, ``num_prefix_tokens`` and ``cls_token``, see
                 :func:`dinoneck.layers.inputs.as_tokens`.
         """
 
     def reset_parameters(self) -> None:
-        """Re-initialise the weights. A class with parameters of its own, outside of modules, overrides this."""
+        """Re-initialise the weights.
+
+        A class with parameters of its own, outside of modules, overrides this.
+        """
         for module in self.children():
             reset(module)
 

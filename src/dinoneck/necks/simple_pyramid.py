@@ -24,13 +24,13 @@ NORM_EPS = 1e-6
 class SimplePyramid(Neck):
     """Levels finer and coarser than the token grid, all from the last layer: transposed convolutions and max pooling.
 
-    The neck of ViTDet, for detectors with strides 4 to 32 on the last layer alone; most of its cost is the 3x3
-    convolution on the finest level. To use several layers, or to exchange information between levels, take
-    :class:`dinoneck.ViTFPN` or :class:`dinoneck.DPTNeck`.
+    The neck of ViTDet, for detectors with strides 4 to 32 on the last layer alone; most of its cost
+    is the 3x3 convolution on the finest level. To use several layers, or to exchange information
+    between levels, take :class:`dinoneck.ViTFPN` or :class:`dinoneck.DPTNeck`.
 
-    Per scale: 4 = two transposed 2x2 convolutions (to C / 2, LayerNorm, GELU, to C / 4); 2 = one (to C / 2); 1 =
-    nothing; 0.5 and 0.25 = 2x2 max pooling once and twice. Then 1x1 convolution, LayerNorm, 3x3 convolution,
-    LayerNorm, both convolutions without bias.
+    Per scale: 4 = two transposed 2x2 convolutions (to C / 2, LayerNorm, GELU, to C / 4); 2 = one
+    (to C / 2); 1 = nothing; 0.5 and 0.25 = 2x2 max pooling once and twice. Then 1x1 convolution,
+    LayerNorm, 3x3 convolution, LayerNorm, both convolutions without bias.
 
     Args:
         embed_dim: channels C of the tokens; at least the finest scale.
@@ -41,8 +41,9 @@ class SimplePyramid(Neck):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens of any number of layers, of which the last is read -> levels (B, D, rows * scale, cols * scale),
-        channels-last; ceil(rows / 2) x ceil(cols / 2) and ceil(rows / 4) x ceil(cols / 4) for 0.5 and 0.25.
+        Tokens of any number of layers, of which the last is read -> levels
+        (B, D, rows * scale, cols * scale), channels-last; ceil(rows / 2) x ceil(cols / 2) and
+        ceil(rows / 4) x ceil(cols / 4) for 0.5 and 0.25.
 
     Raises:
         ConfigError: if a number is too small, or the scales are of another kind or order.
@@ -54,11 +55,11 @@ class SimplePyramid(Neck):
         >>> [tuple(level.shape) for level in neck(torch.randn(2, 9 * 16, 64), grid=(9, 16))], neck.strides
         ([(2, 32, 36, 64), (2, 32, 18, 32), (2, 32, 9, 16), (2, 32, 5, 8)], (4.0, 8.0, 16.0, 32.0))
 
-    Reference: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, ECCV 2022; detectron2's
-    ``SimpleFeaturePyramid``, whose weights fit level by level in the order of its modules (``ups``, with
-    ``up_norm`` between them, ``project``, ``project_norm``, ``smooth``, ``smooth_norm``; ``project`` without the two
-    axes of size 1). Deviations: pooling keeps an odd last row and column; the scale 0.25; no further pooled level on
-    top.
+    Reference: Li et al., Exploring Plain Vision Transformer Backbones for Object Detection, ECCV
+    2022; detectron2's ``SimpleFeaturePyramid``, whose weights fit level by level in the order of
+    its modules (``ups``, with ``up_norm`` between them, ``project``, ``project_norm``, ``smooth``,
+    ``smooth_norm``; ``project`` without the two axes of size 1). Deviations: pooling keeps an odd
+    last row and column; the scale 0.25; no further pooled level on top.
     """
 
     num_layers = None
@@ -74,10 +75,15 @@ class SimplePyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not scales or not {*scales} <= {*SCALES} or any(coarse >= fine for fine, coarse in pairwise(scales)):
+        if (
+            not scales
+            or not {*scales} <= {*SCALES}
+            or any(coarse >= fine for fine, coarse in pairwise(scales))
+        ):
             raise ConfigError(
-                f"scales is {scales}; expected one or more of {', '.join(f'{scale:g}' for scale in SCALES)}, strictly "
-                "falling (levels go from fine to coarse)"
+                f"scales is {scales}; expected one or more of "
+                f"{', '.join(f'{scale:g}' for scale in SCALES)}, strictly falling (levels go from "
+                "fine to coarse)"
             )
         at_least(1, out_channels=out_channels, patch_size=patch_size)
         at_least(max(1, int(scales[0])), embed_dim=embed_dim)
@@ -88,13 +94,18 @@ class SimplePyramid(Neck):
             _Level(embed_dim, out_channels, scale, device=device, dtype=dtype) for scale in scales
         )
 
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]
+    ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
         # plain tensors are converted and checked; of several layers the last is read: (B, N, C)
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        check_tokens(
+            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
+        )
         patches = tokens.patches[-1]
-        # patch tokens are a raster-ordered map, (B, N, C) -> (B, C, rows, cols): a channels-last view
+        # patch tokens are a raster-ordered map, (B, N, C) -> (B, C, rows, cols): a channels-last
+        # view
         rows, cols = tokens.grid
         maps = rearrange(patches, "b (r c) d -> b d r c", r=rows, c=cols)
         # every level on its own from this map: (B, D, rows * scale, cols * scale)
@@ -109,7 +120,9 @@ class _Level(nn.Module):
         octave = round(math.log2(scale))
         self.halvings = max(-octave, 0)
         widths = [embed_dim // 2**step for step in range(max(octave, 0) + 1)]
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, 2, **factory) for wide, narrow in pairwise(widths))
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(wide, narrow, 2, 2, **factory) for wide, narrow in pairwise(widths)
+        )
         self.up_norm = ChannelNorm(widths[1], eps=NORM_EPS, **factory) if octave == 2 else None
         self.project = MapLinear(widths[-1], out_channels, bias=False, **factory)
         self.project_norm = ChannelNorm(out_channels, eps=NORM_EPS, **factory)

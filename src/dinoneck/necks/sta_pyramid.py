@@ -27,38 +27,42 @@ PLACE_GRID = GridSize(16, 16)
 class STAPyramid(Neck):
     """Three levels for a detector (P8, P16, P32 at patch 16) from the last layer's map, without the image.
 
-    P8 is the map projected and upsampled by 2, P16 the map projected, P32 a 3x3 convolution with stride 2, or a 2x2
-    mean and a projection. It is the cheapest neck for a D-FINE or RT-DETR encoder; P8 holds no finer detail than the
-    tokens. For small objects use :class:`dinoneck.SpatialTuningAdapter`, which also reads the image; for more than
-    three levels or 3x3 smoothing :class:`dinoneck.SimplePyramid`.
+    P8 is the map projected and upsampled by 2, P16 the map projected, P32 a 3x3 convolution with
+    stride 2, or a 2x2 mean and a projection. It is the cheapest neck for a D-FINE or RT-DETR
+    encoder; P8 holds no finer detail than the tokens. For small objects use
+    :class:`dinoneck.SpatialTuningAdapter`, which also reads the image; for more than three levels
+    or 3x3 smoothing :class:`dinoneck.SimplePyramid`.
 
-    **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28. For a detector that needs 8, 16
-    and 32 pass ``strides=(8, 16, 32)``: the token map is resampled so that every cell is read at its own centre,
-    ``(j + 0.5) * stride`` pixels, and levels have exactly ceil(image / 8), ceil(image / 16) and ceil(image / 32) cells,
-    where the image is ``grid * patch_size`` pixels; centres beyond the last token read that token. Resizing by size
+    **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28. For a
+    detector that needs 8, 16 and 32 pass ``strides=(8, 16, 32)``: the token map is resampled so
+    that every cell is read at its own centre, ``(j + 0.5) * stride`` pixels, and levels have
+    exactly ceil(image / 8), ceil(image / 16) and ceil(image / 32) cells, where the image is
+    ``grid * patch_size`` pixels; centres beyond the last token read that token. Resizing by size
     alone would be off by up to half a cell.
 
-    **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie around token 2j, the
-    cell's centre between tokens 2j and 2j + 1. Training can compensate; ``downsample="avgpool"`` has no offset and a
-    ninth of that convolution's weights.
+    **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie
+    around token 2j, the cell's centre between tokens 2j and 2j + 1. Training can compensate;
+    ``downsample="avgpool"`` has no offset and a ninth of that convolution's weights.
 
     Args:
         embed_dim: channels C of the tokens.
         out_channels: channels D of every level.
         pre_norm: LayerNorm on every token first, for backbones whose final norm is not applied.
-        pos_embed: add a learned position to every token: a table of 16 x 16 positions over the image, zero at
-            the start, resampled bilinearly to the grid, so that one set of weights serves all resolutions.
+        pos_embed: add a learned position to every token: a table of 16 x 16 positions over the
+            image, zero at the start, resampled bilinearly to the grid, so that one set of weights
+            serves all resolutions.
         upsample: to P8: ``nearest`` or ``bilinear`` (smooth, cell centres exact).
         downsample: to P32: ``conv`` or ``avgpool``.
-        strides: ``"native"`` = patch_size x (1/2, 1, 2), or three integers, each twice the one before.
+        strides: ``"native"`` = patch_size x (1/2, 1, 2), or three integers, each twice the one
+            before.
         patch_size: pixels per patch.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
         Tokens of any number of layers, of which the last is read -> levels (B, D, 2 rows, 2 cols),
-        (B, D, rows, cols), (B, D, ceil(rows / 2), ceil(cols / 2)), channels-last; with other than native strides
-        ceil(image / stride) cells each.
+        (B, D, rows, cols), (B, D, ceil(rows / 2), ceil(cols / 2)), channels-last; with other than
+        native strides ceil(image / stride) cells each.
 
     Raises:
         ConfigError: if a number is not positive or the strides do not double.
@@ -72,9 +76,9 @@ class STAPyramid(Neck):
         >>> neck(torch.randn(1, 46 * 46, 384), grid=(46, 46))
         FeaturePyramid((1, 256, 81, 81) stride 8, (1, 256, 41, 41) stride 16, (1, 256, 21, 21) stride 32)
 
-    Reference: the simple variant of the spatial tuning adapter of Huang et al., Real-Time Object Detection Meets DINOv3
-    (DEIMv2), 2025. Deviations: no image branch; strides follow the patch; the projection precedes the upsampling and
-    follows the averaging, which is exact.
+    Reference: the simple variant of the spatial tuning adapter of Huang et al., Real-Time Object
+    Detection Meets DINOv3 (DEIMv2), 2025. Deviations: no image branch; strides follow the patch;
+    the projection precedes the upsampling and follows the averaging, which is exact.
     """
 
     num_layers = None
@@ -97,18 +101,25 @@ class STAPyramid(Neck):
         at_least(1, embed_dim=embed_dim, out_channels=out_channels, patch_size=patch_size)
         self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
         self.upsample, self.downsample = upsample, downsample
-        if strides == "native" or (strides[1] == 2 * strides[0] == patch_size and strides[2] == 2 * patch_size):
-            self.strides, self._resample = (patch_size / 2, float(patch_size), 2.0 * patch_size), None
+        if strides == "native" or (
+            strides[1] == 2 * strides[0] == patch_size and strides[2] == 2 * patch_size
+        ):
+            self.strides, self._resample = (
+                (patch_size / 2, float(patch_size), 2.0 * patch_size),
+                None,
+            )
         else:
             if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
                 raise ConfigError(
-                    f"strides is {strides}; expected 'native' or three positive integers, each twice the one before, "
-                    "such as (8, 16, 32)"
+                    f"strides is {strides}; expected 'native' or three positive integers, each "
+                    "twice the one before, such as (8, 16, 32)"
                 )
             self.strides, self._resample = tuple(float(stride) for stride in strides), strides[:2]
         factory = {"device": device, "dtype": dtype}
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory) if pre_norm else None
-        self.places = nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory)) if pos_embed else None
+        self.places = (
+            nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory)) if pos_embed else None
+        )
         self.p8 = nn.Linear(embed_dim, out_channels, **factory)
         self.p16 = nn.Linear(embed_dim, out_channels, **factory)
         self.p32: nn.Module
@@ -123,21 +134,30 @@ class STAPyramid(Neck):
         if self.places is not None:
             nn.init.zeros_(self.places)
 
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]
+    ) -> FeaturePyramid:
         """Return the three levels, see :meth:`Neck.forward`; ``images`` are not needed."""
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
-        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C) of the last layer
+        check_tokens(
+            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
+        )
+        # (B, P + N, C) of the last layer
+        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens
         rows, cols = tokens.grid
         if self.norm is not None:
             sequence = self.norm(sequence)
-        if self.places is not None:  # a learned position per patch, (C, 16, 16) resized to the grid: (1, N, C)
-            places = F.interpolate(self.places[None], size=(rows, cols), mode="bilinear", align_corners=False)
+        # a learned position per patch, (C, 16, 16) resized to the grid: (1, N, C)
+        if self.places is not None:
+            places = F.interpolate(
+                self.places[None], size=(rows, cols), mode="bilinear", align_corners=False
+            )
             places = rearrange(places, "b d r c -> b (r c) d").to(sequence.dtype)
             sequence, prefix = sequence[:, prefix:] + places, 0
         # the raster-ordered map of the tokens, (B, C, rows, cols): a channels-last view
         maps = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
-        # whole sequences are projected and sliced afterwards: slicing first would copy them at full width
+        # whole sequences are projected and sliced afterwards: slicing first would copy them at full
+        # width
         p8 = rearrange(self.p8(sequence)[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
         if self._resample is None:
             align = {"align_corners": False} if self.upsample == "bilinear" else {}
@@ -147,6 +167,7 @@ class STAPyramid(Neck):
             p8 = at_stride(p8, self.patch_size, self._resample[0], self.upsample)
             maps = at_stride(maps, self.patch_size, self._resample[1], "bilinear")
             p16 = self.p16(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        # (B, D, ceil(rows / 2), ceil(cols / 2)): 3x3 convolution with stride 2, or 2x2 means and 1x1
+        # (B, D, ceil(rows / 2), ceil(cols / 2)): 3x3 convolution with stride 2, or 2x2 means and
+        # 1x1
         p32 = self.p32(maps if self.downsample == "conv" else halved(maps))
         return FeaturePyramid((p8, p16, p32), self.strides)

@@ -24,35 +24,40 @@ Downsample = Literal["conv", "pool", "interpolate"]
 class ViTFPN(Neck):
     """P2 (the token grid), P3 (/2), P4 (/4) ... from groups of layers: each level from its own group.
 
-    A group's tokens are normalised and projected, downsampled to their level, and merged top-down with nearest
-    upsampling to the finer level's size, 3x3 smoothing, norm and activation. Any grid of at least 1x1 works; level i
-    has ceil(rows / 2^i) x ceil(cols / 2^i) cells. With one layer, one projection gives all levels; with fewer layers
-    than levels, neighbouring levels share one.
+    A group's tokens are normalised and projected, downsampled to their level, and merged top-down
+    with nearest upsampling to the finer level's size, 3x3 smoothing, norm and activation. Any grid
+    of at least 1x1 works; level i has ceil(rows / 2^i) x ceil(cols / 2^i) cells. With one layer,
+    one projection gives all levels; with fewer layers than levels, neighbouring levels share one.
 
-    **Without a non-linearity it models little that is spatial**: with ``norm=None, activation=None`` no step after the
-    fusion of layers is non-linear. The average-pooled result is then a linear probe of sums of tokens: of all tokens
-    with ``downsample="pool"`` and ``"interpolate"``, of those of equal row and column modulo 2^i with ``"conv"``
-    (borders aside). The default norm and GELU after the smoothing let it model arrangement. :meth:`pooled` computes the
-    average-pooled vector of the linear form without the smoothing convolutions.
+    **Without a non-linearity it models little that is spatial**: with
+    ``norm=None, activation=None`` no step after the fusion of layers is non-linear. The
+    average-pooled result is then a linear probe of sums of tokens: of all tokens with
+    ``downsample="pool"`` and ``"interpolate"``, of those of equal row and column modulo 2^i with
+    ``"conv"`` (borders aside). The default norm and GELU after the smoothing let it model
+    arrangement. :meth:`pooled` computes the average-pooled vector of the linear form without the
+    smoothing convolutions.
 
     Args:
         embed_dim: channels C of the tokens.
         num_layers: layers L that the tokens hold.
         fpn_dim: channels D of every level.
         num_levels: levels, P2 first.
-        layer_groups: ``"auto"`` or one tuple of positions per level, see :class:`dinoneck.LayerGrouper`.
+        layer_groups: ``"auto"`` or one tuple of positions per level, see
+            :class:`dinoneck.LayerGrouper`.
         use_separate_bottlenecks: one norm and projection per layer, or one for all.
         fusion: of the layers of a group: ``mean``, ``softmax`` or ``pixel``.
-        downsample: to level i: ``conv`` (i times 3x3 with stride 2), ``pool`` (i times 2x2 means) or ``interpolate``
-            (i times bilinear halving, then 3x3).
-        norm: ``layer`` (per cell) or ``group`` (8 or more channels per group) after every 3x3, and LayerNorm on the
-            tokens at the entrance; None leaves out all of them.
+        downsample: to level i: ``conv`` (i times 3x3 with stride 2), ``pool`` (i times 2x2 means)
+            or ``interpolate`` (i times bilinear halving, then 3x3).
+        norm: ``layer`` (per cell) or ``group`` (8 or more channels per group) after every 3x3, and
+            LayerNorm on the tokens at the entrance; None leaves out all of them.
         activation: ``gelu``, ``relu`` or ``silu`` after every norm; None = none.
-        residual_init: ``"zero"``: a level is its group's tokens averaged to its size, plus the pyramid times a gain
-            per channel that starts at 0, so that the neck starts as mean pooling of the tokens: for few training
-            images. None: the pyramid alone.
-        use_coords: give the laterals the x and y of every cell (-1 ... 1) as two more channels (CoordConv).
-        use_cls_context: multiply every group's channels by a gate 0 ... 2 computed from the last layer's CLS token.
+        residual_init: ``"zero"``: a level is its group's tokens averaged to its size, plus the
+            pyramid times a gain per channel that starts at 0, so that the neck starts as mean
+            pooling of the tokens: for few training images. None: the pyramid alone.
+        use_coords: give the laterals the x and y of every cell (-1 ... 1) as two more channels
+            (CoordConv).
+        use_cls_context: multiply every group's channels by a gate 0 ... 2 computed from the last
+            layer's CLS token.
         patch_size: pixels per patch; strides follow it.
         device: torch factory keyword.
         dtype: torch factory keyword.
@@ -62,7 +67,8 @@ class ViTFPN(Neck):
 
     Raises:
         ConfigError: if a number is not positive or groups do not fit.
-        ShapeError: if the tokens have another width, patch size or number of layers, or lack a needed CLS token.
+        ShapeError: if the tokens have another width, patch size or number of layers, or lack a
+            needed CLS token.
 
     Examples:
         >>> neck = ViTFPN(embed_dim=384, num_layers=4, fpn_dim=64)
@@ -71,10 +77,10 @@ class ViTFPN(Neck):
         >>> neck(tokens)
         FeaturePyramid((1, 64, 30, 60) stride 16, (1, 64, 15, 30) stride 32, (1, 64, 8, 15) stride 64)
 
-    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017 (top-down); Liu et al., An
-    Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution, NeurIPS 2018. Deviations: groups of
-    ViT layers take the place of the stages of a convolutional backbone; norm and activation after the smoothing;
-    LayerNorm before the projection.
+    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017 (top-down); Liu
+    et al., An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution,
+    NeurIPS 2018. Deviations: groups of ViT layers take the place of the stages of a convolutional
+    backbone; norm and activation after the smoothing; LayerNorm before the projection.
     """
 
     def __init__(
@@ -106,18 +112,32 @@ class ViTFPN(Neck):
         self.downsample, self._smooths_linearly = downsample, norm is None and activation is None
         token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
-            embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, token_norm, fusion,
+            embed_dim,
+            num_layers,
+            fpn_dim,
+            num_levels,
+            layer_groups,
+            use_separate_bottlenecks,
+            token_norm,
+            fusion,
             **factory,
-        )  # fmt: skip
+        )
         after = {"norm": norm, "activation": activation, **factory}
-        self.down = nn.ModuleList(_down(downsample, level, fpn_dim, after) for level in range(num_levels))
+        self.down = nn.ModuleList(
+            _down(downsample, level, fpn_dim, after) for level in range(num_levels)
+        )
         self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
         self.coords = nn.ModuleList(
-            MapLinear(2, fpn_dim, bias=False, **factory) for _ in range(num_levels if use_coords else 0)
+            MapLinear(2, fpn_dim, bias=False, **factory)
+            for _ in range(num_levels if use_coords else 0)
         )
-        self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
+        self.cls_context = (
+            _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
+        )
         gains = num_levels if residual_init == "zero" else 0
-        self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
+        self.gains = nn.ParameterList(
+            nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains)
+        )
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -125,40 +145,57 @@ class ViTFPN(Neck):
         for gain in self.gains:
             nn.init.zeros_(gain)
 
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]) -> FeaturePyramid:
+    def forward(
+        self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]
+    ) -> FeaturePyramid:
         """Return the pyramid, see :meth:`Neck.forward`; ``images`` are not needed."""
-        # plain tensors become Tokens. L layers, P prefix tokens (CLS, registers), N = rows * cols patches:
-        # tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
+        # plain tensors become Tokens. L layers, P prefix tokens (CLS, registers), N = rows * cols
+        # patches: tokens.sequence is L x (B, P + N, C), tokens.grid is (rows, cols)
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        check_tokens(
+            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
+        )
         # norm and linear layer C -> D per layer, fused to one group of layers per level, as maps:
         # num_levels x (B, D, rows, cols)
         group_maps = self._group_maps(tokens)
-        # each group at its own stride, P2 (patch), P3 (2 x patch), ...: (B, D, ceil(rows / 2^i), ceil(cols / 2^i))
+        # each group at its own stride, P2 (patch), P3 (2 x patch), ...: (B, D, ceil(rows / 2^i),
+        # ceil(cols / 2^i))
         maps = self._downsampled(group_maps)
-        # coarse to fine: lateral 1x1 plus the coarser level, upsampled; then 3x3 smoothing, norm, activation
+        # coarse to fine: lateral 1x1 plus the coarser level, upsampled; then 3x3 smoothing, norm,
+        # activation
         levels = self.top_down(maps, self._coordinates(maps) if self.coords else None)
-        if self.gains:  # residual_init="zero": the group's averaged tokens plus a gain, 0 at the start, times the level
-            shortcuts = [_average_pooled(x, index) for index, x in enumerate(group_maps)]  # (B, D, rows_i, cols_i)
-            gains = [gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)]  # (D, 1, 1)
+        # residual_init="zero": the group's averaged tokens plus a gain, 0 at the start, times the
+        # level
+        if self.gains:
+            # (B, D, rows_i, cols_i)
+            shortcuts = [_average_pooled(x, index) for index, x in enumerate(group_maps)]
+            # (D, 1, 1)
+            gains = [
+                gain.to(y.dtype)[:, None, None] for gain, y in zip(self.gains, levels, strict=True)
+            ]
             levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
 
     def pooled(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the means over cells of all levels, concatenated: (B, num_levels * D).
 
-        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which is exact.
+        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which
+        is exact.
         """
         if not self._smooths_linearly:
             return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
         tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size)
+        check_tokens(
+            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
+        )
         group_maps = self._group_maps(tokens)
         maps = self._downsampled(group_maps)
         merged = self.top_down.merged(maps, self._coordinates(maps) if self.coords else None)
         means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
         if self.gains:
-            shortcuts = [_average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)]
+            shortcuts = [
+                _average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)
+            ]
             means = [x + gain * y for x, gain, y in zip(shortcuts, self.gains, means, strict=True)]
         return torch.cat(means, dim=1).to(merged[0].dtype)
 
@@ -168,12 +205,15 @@ class ViTFPN(Neck):
 
     def _group_maps(self, tokens: Tokens) -> list[Tensor]:
         """One map (B, D, rows, cols) per group of layers, channels-last."""
-        # norm, C -> D and fusion of whole sequences (slicing CLS and registers off first would copy): G x (B, P + N, D)
+        # norm, C -> D and fusion of whole sequences (slicing CLS and registers off first would
+        # copy): G x (B, P + N, D)
         groups = self.grouper(tokens.sequence)
-        # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last view
+        # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last
+        # view
         (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
         maps = [rearrange(x[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols) for x in groups]
-        if self.cls_context is not None:  # one factor per channel from the last layer's CLS token (B, C): G x (B, D)
+        # one factor per channel from the last layer's CLS token (B, C): G x (B, D)
+        if self.cls_context is not None:
             gates = self.cls_context(tokens.cls_token[-1])
             maps = [x * gate[:, :, None, None] for x, gate in zip(maps, gates, strict=True)]
         return maps
@@ -188,13 +228,16 @@ class ViTFPN(Neck):
 
     def _coordinates(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The CoordConv term of every lateral, (1, D, rows_i, cols_i)."""
-        return [layer(_cell_coordinates(level)) for layer, level in zip(self.coords, maps, strict=True)]
+        return [
+            layer(_cell_coordinates(level)) for layer, level in zip(self.coords, maps, strict=True)
+        ]
 
 
 class TopDown(nn.Module):
     """Lateral 1x1, nearest upsampling to the finer map's size, addition, 3x3 smoothing, norm, activation.
 
-    With ``norm=None, activation=None`` and the same weights it equals torchvision's ``FeaturePyramidNetwork``.
+    With ``norm=None, activation=None`` and the same weights it equals torchvision's
+    ``FeaturePyramidNetwork``.
 
     Args:
         in_channels: of every map, fine to coarse.
@@ -207,8 +250,8 @@ class TopDown(nn.Module):
     Shape:
         maps (B, in_channels[i], rows_i, cols_i) -> levels (B, D, rows_i, cols_i).
 
-    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017. Deviation: the norm and the
-    activation after the smoothing.
+    Reference: Lin et al., Feature Pyramid Networks for Object Detection, CVPR 2017. Deviation: the
+    norm and the activation after the smoothing.
     """
 
     def __init__(
@@ -223,14 +266,22 @@ class TopDown(nn.Module):
     ) -> None:
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        self.laterals = nn.ModuleList(MapLinear(channels, out_channels, **factory) for channels in in_channels)
+        self.laterals = nn.ModuleList(
+            MapLinear(channels, out_channels, **factory) for channels in in_channels
+        )
         self.smooth = nn.ModuleList(
-            ConvBlock(out_channels, out_channels, 1, norm, activation, **factory) for _ in in_channels
+            ConvBlock(out_channels, out_channels, 1, norm, activation, **factory)
+            for _ in in_channels
         )
 
-    def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
+    def forward(
+        self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
         """Return the levels (B, D, rows_i, cols_i); ``extra`` maps (B, D, rows_i, cols_i) are added to the laterals."""
-        return [smooth(level) for smooth, level in zip(self.smooth, self.merged(maps, extra), strict=True)]
+        return [
+            smooth(level)
+            for smooth, level in zip(self.smooth, self.merged(maps, extra), strict=True)
+        ]
 
     def merged(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:
         """Return the levels before the smoothing."""
@@ -247,14 +298,15 @@ class TopDown(nn.Module):
     def pooled(self, place: int, merged: Tensor) -> Tensor:
         """Return the mean over cells of ``smooth[place].conv(merged)``, (B, D), without the convolution.
 
-        The mean of a zero-padded 3x3 convolution is b + sum_ij W_ij S_ij / (rows cols), where S_ij is the sum of the
-        map without the row and the column that tap (i, j) never meets. Exact where nothing stands between the
-        convolution and the mean.
+        The mean of a zero-padded 3x3 convolution is b + sum_ij W_ij S_ij / (rows cols), where S_ij
+        is the sum of the map without the row and the column that tap (i, j) never meets. Exact
+        where nothing stands between the convolution and the mean.
         """
         conv = cast("nn.Conv2d", self.smooth[place].conv)
         rows, cols = merged.shape[-2:]
         means = _tap_sums(merged) / (rows * cols)
-        with torch.autocast(merged.device.type, enabled=False):  # half precision would lose what the sums gained
+        # half precision would lose what the sums gained
+        with torch.autocast(merged.device.type, enabled=False):
             mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
         return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
 
@@ -270,7 +322,9 @@ class _ClsContext(nn.Module):
 
     def forward(self, cls_token: Tensor) -> tuple[Tensor, ...]:
         """(B, C) -> one (B, D) gate per level."""
-        gates: tuple[Tensor, ...] = (2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))).chunk(self.num_levels, 1)
+        gates: tuple[Tensor, ...] = (2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))).chunk(
+            self.num_levels, 1
+        )
         return gates
 
 
@@ -310,10 +364,12 @@ def _cell_coordinates(maps: Tensor) -> Tensor:
 def _tap_sums(maps: Tensor) -> Tensor:
     """Return (B, D, 3, 3): what every tap of a zero-padded 3x3 convolution sums up over all its places.
 
-    Tap (0, .) never meets the last row, tap (2, .) never the first; the same holds for columns. Float32 or wider.
+    Tap (0, .) never meets the last row, tap (2, .) never the first; the same holds for columns.
+    Float32 or wider.
     """
     x = maps if maps.dtype == torch.float64 else maps.float()
-    rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)  # (B, D, 3, cols)
+    # (B, D, 3, cols)
+    rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)
     kept = x.sum(dim=-2)[..., None, :] - rows
     ends = torch.stack([kept[..., -1], torch.zeros_like(kept[..., 0]), kept[..., 0]], dim=-1)
     return kept.sum(dim=-1)[..., None] - ends

@@ -1,4 +1,7 @@
-"""Points: from images with known cameras to features on a point cloud, and into any 3D decoder. Pure torch."""
+"""Points: from images with known cameras to features on a point cloud, and into any 3D decoder.
+
+Pure torch.
+"""
 
 from dinoneck.lazy import attach, homes
 

@@ -1,7 +1,7 @@
 """Hooks that bring an injection into a network whose code stays as it is, and the sparse tensors of its engine.
 
-Three functions per engine tell where its voxels are, their features, and make a new tensor. None of the engines is
-imported: what their tensors have is enough to tell them apart.
+Three functions per engine tell where its voxels are, their features, and make a new tensor. None of
+the engines is imported: what their tensors have is enough to tell them apart.
 """
 
 from __future__ import annotations
@@ -63,42 +63,63 @@ class Slot:
             ConfigError: if there is none, or it is ambiguous.
         """
         running = _running.get()
-        pyramids = self.last if _tracker.is_bw else tuple(running[slot] for slot in running if slot is self)
+        pyramids = (
+            self.last
+            if _tracker.is_bw
+            else tuple(running[slot] for slot in running if slot is self)
+        )
         if not pyramids:
             raise ConfigError(
-                f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
-                "(using(None) = without images), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
-                "activation checkpointing recomputes the block after the pyramid has gone: train injection.wrap(...), "
+                f"{name!r} runs without a pyramid. Attached networks run inside `with "
+                "injection.using(pyramid):` (using(None) = without images), wrapped ones are "
+                "called wrapped(x, pyramid=...). If this is backward, activation checkpointing "
+                "recomputes the block after the pyramid has gone: train injection.wrap(...), "
                 "which keeps it, and call its backward before the next forward"
             )
         if _tracker.is_bw and self.mixed:
             raise ConfigError(
-                f"backward recomputes {name!r} after passes with several pyramids, of which only the last is kept: "
-                "under activation checkpointing call backward() before the next forward, and run passes that need none "
-                "under torch.no_grad()"
+                f"backward recomputes {name!r} after passes with several pyramids, of which only "
+                "the last is kept: under activation checkpointing call backward() before the next "
+                "forward, and run passes that need none under torch.no_grad()"
             )
         self.recomputed = self.recomputed or _tracker.is_bw
         return pyramids[0]
 
 
 class BlockHook:
-    """The forward pre-hook of one block. An object, not a closure: copies of a model get copies of it."""
+    """The forward pre-hook of one block.
 
-    def __init__(self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None) -> None:
-        self.injection, self.slot, self.stride, self.name, self.adapter = injection, slot, stride, name, adapter
+    An object, not a closure: copies of a model get copies of it.
+    """
+
+    def __init__(
+        self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None
+    ) -> None:
+        self.injection, self.slot, self.stride, self.name, self.adapter = (
+            injection,
+            slot,
+            stride,
+            name,
+            adapter,
+        )
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the block's arguments, the first with features added."""
         if not args:
-            raise ConfigError(f"{self.name!r} was called without positional arguments; the first one is injected into")
+            raise ConfigError(
+                f"{self.name!r} was called without positional arguments; the first one is "
+                "injected into"
+            )
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
         if self.stride > 1 and not torch.compiler.is_compiling():
-            odd = (coords & (self.stride - 1)).any(dim=1)  # engines that count cells of their level cannot tell
+            # engines that count cells of their level cannot tell
+            odd = (coords & (self.stride - 1)).any(dim=1)
             if odd.any():
                 raise ConfigError(
-                    f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of {self.stride}: it "
-                    "runs at a finer stride; name the block behind the concatenation at that stride"
+                    f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of "
+                    f"{self.stride}: it runs at a finer stride; name the block behind the "
+                    "concatenation at that stride"
                 )
         pyramid = self.slot.pyramid_of(self.name)
         if pyramid is None:
@@ -106,11 +127,14 @@ class BlockHook:
         feats, channels = adapter.features(args[0]), self.injection.channels[self.stride]
         if feats.shape[-1] < channels:
             raise ShapeError(
-                f"{self.name!r} is given {feats.shape[-1]} channels, fewer than levels[{self.stride}] = {channels} "
-                f"which are to be added to; name the module behind the concatenation at stride {self.stride}"
+                f"{self.name!r} is given {feats.shape[-1]} channels, fewer than "
+                f"levels[{self.stride}] = {channels} which are to be added to; name the module "
+                f"behind the concatenation at stride {self.stride}"
             )
         rest = feats.shape[-1] - channels
-        own, sizes = (0, [channels, rest]) if self.injection.target == "up" else (1, [rest, channels])
+        own, sizes = (
+            (0, [channels, rest]) if self.injection.target == "up" else (1, [rest, channels])
+        )
         parts = list(torch.split(feats, sizes, dim=-1))
         parts[own] = self.injection.inject(parts[own], pyramid[self.stride], coords, batch)
         return adapter.with_features(args[0], torch.cat(parts, dim=-1)), *args[1:]
@@ -129,21 +153,29 @@ class Attached:
         """Give the network back as it was."""
         for handle, block in zip(self._handles, self._blocks, strict=True):
             handle.remove()
-            _hooked[block] = [other for other in _hooked.get(block, []) if other is not self._injection]
+            _hooked[block] = [
+                other for other in _hooked.get(block, []) if other is not self._injection
+            ]
 
 
 def hook_blocks(
-    injection: Injector, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
+    injection: Injector,
+    slot: Slot,
+    model: nn.Module,
+    names: Mapping[int, str],
+    adapter: SparseAdapter | None,
 ) -> Attached:
     """Hook the named blocks, all or none of them.
 
     Raises:
-        ConfigError: if a module does not exist, is named twice or hooked already, or strides and levels differ.
+        ConfigError: if a module does not exist, is named twice or hooked already, or strides and
+            levels differ.
     """
     if set(names) != set(injection.channels):
         raise ConfigError(
-            f"modules are named for strides {', '.join(map(str, names)) or 'none'}; this injection has levels at "
-            f"{', '.join(map(str, injection.channels))}: name one module for each"
+            f"modules are named for strides {', '.join(map(str, names)) or 'none'}; this "
+            f"injection has levels at {', '.join(map(str, injection.channels))}: name one module "
+            "for each"
         )
     known = dict(model.named_modules(remove_duplicate=False))
     hooks: dict[nn.Module, BlockHook] = {}
@@ -157,7 +189,9 @@ def hook_blocks(
         if known[name] in hooks:
             raise ConfigError(f"{name!r} is named for two strides; a block belongs to one")
         if any(other is injection for other in _hooked.get(known[name], [])):
-            raise ConfigError(f"{name!r} has this injection already; remove() the earlier one first")
+            raise ConfigError(
+                f"{name!r} has this injection already; remove() the earlier one first"
+            )
         hooks[known[name]] = BlockHook(injection, slot, stride, name, adapter)
     return Attached(injection, hooks)
 
@@ -225,9 +259,10 @@ class SpconvAdapter:
     """For spconv's ``SparseConvTensor``: indices (batch, a, b, c) count cells of the level they are on.
 
     The order of the axes is whatever the network was given: build the grid from the same indices,
-    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. spconv 2.3.8 gives wrong numbers without a word,
-    on a CPU at least, for an odd ``spatial_shape`` (going down drops the last plane: round it up to a multiple of the
-    coarsest stride), for indices that are not contiguous, and where samples times volume reach 2^31.
+    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. spconv 2.3.8 gives wrong
+    numbers without a word, on a CPU at least, for an odd ``spatial_shape`` (going down drops the
+    last plane: round it up to a multiple of the coarsest stride), for indices that are not
+    contiguous, and where samples times volume reach 2^31.
     """
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:
@@ -248,8 +283,8 @@ class SpconvAdapter:
 class PointceptAdapter:
     """For Pointcept's ``Point``, a dict with ``grid_coord`` in cells of its level and ``batch`` or ``offset``.
 
-    Pointcept shifts ``grid_coord`` to begin at 0 in every sample: build the grid from the shifted ones. Run against
-    Pointcept's PointTransformerV3 and ``Point`` (commit d74c646).
+    Pointcept shifts ``grid_coord`` to begin at 0 in every sample: build the grid from the shifted
+    ones. Run against Pointcept's PointTransformerV3 and ``Point`` (commit d74c646).
     """
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:
@@ -258,7 +293,9 @@ class PointceptAdapter:
         if "batch" in x:
             return places, x["batch"].long()
         sizes = torch.diff(x["offset"].long(), prepend=x["offset"].new_zeros(1).long())
-        return places, torch.repeat_interleave(torch.arange(len(sizes), device=places.device), sizes)
+        return places, torch.repeat_interleave(
+            torch.arange(len(sizes), device=places.device), sizes
+        )
 
     def features(self, x: Any) -> Tensor:
         """Return ``feat``."""
@@ -282,11 +319,13 @@ def adapter_of(x: Any) -> SparseAdapter:
     """
     if isinstance(x, PlainSparse):
         return PlainAdapter()
-    if isinstance(x, Mapping) and "grid_coord" in x and "feat" in x:  # first: an addict.Dict has any attribute
+    # first: an addict.Dict has any attribute
+    if isinstance(x, Mapping) and "grid_coord" in x and "feat" in x:
         return PointceptAdapter()
     if hasattr(type(x), "replace_feature"):
         return SpconvAdapter()
     raise ShapeError(
-        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, Pointcept's Point); "
-        "pass adapter=, an object with the three functions of dinoneck.points.SparseAdapter"
+        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, Pointcept's "
+        "Point); pass adapter=, an object with the three functions of "
+        "dinoneck.points.SparseAdapter"
     )

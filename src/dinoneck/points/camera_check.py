@@ -27,16 +27,22 @@ _REMEDIES: dict[Reading, str] = {
     "transposed": "the rotations are transposed: pose[:, :3, :3].mT, with the positions as they are",
 }
 _NOTHING = (
-    "no reading fits: look at the units (metres), at K and the image size it belongs to, at the world's frame, and "
-    "whether the views overlap"
+    "no reading fits: look at the units (metres), at K and the image size it belongs to, at the "
+    "world's frame, and whether the views overlap"
 )
-_LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
+# of the most pairs any reading finds: a few lucky pixels do not make a reading right
+_LEAST_SHARE = 0.1
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
 CLEAR = 1.6
-_ENOUGH = 0.93  # of the share that another scale reaches: real frames have it, f off by a tenth does not
-_SAME = 0.05  # factors nearer to 1 are calibration: some pairs of real frames gain a tenth by f x 0.98
-_NAMED = 0.2  # least share that a named factor reaches: of any data, the best of many factors agrees by some per cent
-_SCALES = {"depth": (5.0, 9), "focal length": (2.0, 4), "K": (2.0, 4)}  # largest factor, steps up to it and down
+# of the share that another scale reaches: real frames have it, f off by a tenth does not
+_ENOUGH = 0.93
+# factors nearer to 1 are calibration: some pairs of real frames gain a tenth by f x 0.98
+_SAME = 0.05
+# least share that a named factor reaches: of any data, the best of many factors agrees by some per
+# cent
+_NAMED = 0.2
+# largest factor, steps up to it and down
+_SCALES = {"depth": (5.0, 9), "focal length": (2.0, 4), "K": (2.0, 4)}
 _PAIRS, _SOURCES, _LEAST_PAIRS = 20_000, 32, 100  # of a search
 _THOUSANDFOLD = 300.0  # depth over the way of the camera: of a scan at most some tens
 
@@ -46,11 +52,13 @@ class CameraCheck:
     """Which reading of the poses fits the depth best, and whether it fits; ``str`` names what to change.
 
     Attributes:
-        scores: reading -> share of projected pixels, of known depth, where depth agrees with the point; 0 to 1.
-        best: the reading that fits best, at the scale that fits best; ``camera_to_world`` is how the cameras given are
-            read.
-        factor: what to multiply, ``"depth"``, ``"focal length"`` or ``"K"`` (all of it: it belongs to images of another
-            size), and by how much, where that reaches a clearly higher share; None where nothing does.
+        scores: reading -> share of projected pixels, of known depth, where depth agrees with the
+            point; 0 to 1.
+        best: the reading that fits best, at the scale that fits best; ``camera_to_world`` is how
+            the cameras given are read.
+        factor: what to multiply, ``"depth"``, ``"focal length"`` or ``"K"`` (all of it: it belongs
+            to images of another size), and by how much, where that reaches a clearly higher share;
+            None where nothing does.
         reached: the share with the best factor.
     """
 
@@ -80,8 +88,8 @@ class CameraCheck:
         if self.factor:
             name, value = self.factor
             verdict += (
-                f", but depth or K does not fit: {self.share:.2f} of the pixels agree, {name} x {value:.3g} gives "
-                f"{self.reached:.2f}"
+                f", but depth or K does not fit: {self.share:.2f} of the pixels agree, {name} x "
+                f"{value:.3g} gives {self.reached:.2f}"
             )
         elif not self.clear and verdict != _NOTHING:
             verdict = f"not clear, best: {verdict}"
@@ -101,18 +109,21 @@ def check_cameras(
 ) -> CameraCheck:
     """Try four readings of the poses on the data itself, and whether another scale of depth or K fits better.
 
-    The readings: as given, inverted, with OpenGL's axes, transposed. The scales: depth x 0.2 to 5 (and x 0.001, 1000),
-    the focal length and K x 0.5 to 2. Cameras that hardly move leave the scale of depth open without a scan.
+    The readings: as given, inverted, with OpenGL's axes, transposed. The scales: depth x 0.2 to 5
+    (and x 0.001, 1000), the focal length and K x 0.5 to 2. Cameras that hardly move leave the scale
+    of depth open without a scan.
 
-    A pose that is read the wrong way is the commonest mistake of such pipelines and raises nothing: features come from
-    arbitrary pixels, and a model trains on. Run this once per data set.
+    A pose that is read the wrong way is the commonest mistake of such pipelines and raises nothing:
+    features come from arbitrary pixels, and a model trains on. Run this once per data set.
 
-    Points must not come from the depth and poses under test: they agree with their own view under any reading, and
-    lie in a wrong place where their own pose is read wrong. Take a scan, a mesh or a LiDAR sweep. Without one, None
-    takes each view's depth to the other views, under each reading of both poses; it needs views that overlap.
+    Points must not come from the depth and poses under test: they agree with their own view under
+    any reading, and lie in a wrong place where their own pose is read wrong. Take a scan, a mesh or
+    a LiDAR sweep. Without one, None takes each view's depth to the other views, under each reading
+    of both poses; it needs views that overlap.
 
     Args:
-        points: float (N, 3) m, as for :class:`dinoneck.points.PointProjector`; None = each view's own depth.
+        points: float (N, 3) m, as for :class:`dinoneck.points.PointProjector`; None = each view's
+            own depth.
         cameras: V views.
         depth: (V, rows, cols) m along z.
         batch: int64 (N,) where ``cameras.sample`` is set and points are given.
@@ -121,7 +132,8 @@ def check_cameras(
 
     Raises:
         ShapeError: if shapes or dtypes do not fit.
-        DataError: if points are not finite, or nothing fits and depth or points look in millimetres.
+        DataError: if points are not finite, or nothing fits and depth or points look in
+            millimetres.
         ConfigError: for an option out of range.
 
     Examples:
@@ -159,14 +171,25 @@ class _Sample:
         views = max(1, len(self.cameras))
         if self.cloud is not None:
             rows = slice(max(_LEAST_PAIRS, _PAIRS // views))
-            return replace(self, cloud=self.cloud[rows], batch=None if self.batch is None else self.batch[rows])
+            return replace(
+                self, cloud=self.cloud[rows], batch=None if self.batch is None else self.batch[rows]
+            )
         every = math.ceil(views / _SOURCES)
         count = max(1, _PAIRS * every // views**2)
-        return replace(self, own=tuple(points[: 0 if i % every else count] for i, points in enumerate(self.own)))
+        return replace(
+            self,
+            own=tuple(points[: 0 if i % every else count] for i, points in enumerate(self.own)),
+        )
 
-    def counts(self, reading: Reading, scaled: str = "depth", factor: float = 1.0, rel: float = 0.0) -> Tensor:
+    def counts(
+        self, reading: Reading, scaled: str = "depth", factor: float = 1.0, rel: float = 0.0
+    ) -> Tensor:
         """Count what becomes of the points, see ``Links.counts``, with something scaled, within at least ``rel``."""
-        given, intrinsics, poses = self.cameras, self.cameras.K.clone(), self.cameras.cam_to_world.clone()
+        given, intrinsics, poses = (
+            self.cameras,
+            self.cameras.K.clone(),
+            self.cameras.cam_to_world.clone(),
+        )
         projector = replace(self.projector, depth_rel=max(self.projector.depth_rel, rel))
         if scaled == "depth":
             poses[:, :3, 3] /= factor  # instead of depth, the same up to the unit
@@ -177,11 +200,14 @@ class _Sample:
             intrinsics[:, :2, 2] += (factor - 1) / 2
         cameras = read_as(replace(given, K=intrinsics, cam_to_world=poses), reading)
         if self.cloud is None:
-            rays = torch.linalg.solve(intrinsics, given.K).mT  # to the points of the same pixels, at the same depth
+            # to the points of the same pixels, at the same depth
+            rays = torch.linalg.solve(intrinsics, given.K).mT
             own = [points @ ray for points, ray in zip(self.own, rays, strict=True)]
             return _between(own, cameras, self.depth, projector)
         unit = factor if scaled == "depth" else 1.0
-        projector = replace(projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit)
+        projector = replace(
+            projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit
+        )
         return _total(projector.link(self.cloud / unit, cameras, self.depth, self.batch))
 
 
@@ -220,8 +246,8 @@ def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
     furthest = float((apart - apart[:1]).norm(dim=1).max())
     if median > _THOUSANDFOLD * furthest:
         raise DataError(
-            f"depth has the median {median:.4g} where the cameras are at most {furthest:.4g} m apart; it looks in "
-            "millimetres: depth / 1000"
+            f"depth has the median {median:.4g} where the cameras are at most {furthest:.4g} m "
+            "apart; it looks in millimetres: depth / 1000"
         )
 
 
@@ -230,7 +256,10 @@ def _verdict(sample: _Sample) -> CameraCheck:
     counts = {reading: sample.counts(reading).tolist() for reading in READINGS}
     most = max(known for _, _, _, known, _ in counts.values())
     check = CameraCheck(
-        scores={name: agree / max(known, _LEAST_SHARE * most, 1) for name, (_, _, _, known, agree) in counts.items()},
+        scores={
+            name: agree / max(known, _LEAST_SHARE * most, 1)
+            for name, (_, _, _, known, agree) in counts.items()
+        },
         best="camera_to_world",
     )
     check = replace(check, best=max(READINGS, key=check.scores.__getitem__))
@@ -254,7 +283,9 @@ def _verdict(sample: _Sample) -> CameraCheck:
     return replace(check, best=best, factor=(scaled, factor), reached=reached)
 
 
-def _peak(share: Callable[[float, float], float], largest: float, steps: int) -> tuple[float, float]:
+def _peak(
+    share: Callable[[float, float], float], largest: float, steps: int
+) -> tuple[float, float]:
     """Return the highest share and its factor: from wide steps and a wide tolerance to narrow ones."""
     step = math.log(largest) / steps
     factors = [math.exp(step * k) for k in range(-steps, steps + 1)]
@@ -267,27 +298,42 @@ def _peak(share: Callable[[float, float], float], largest: float, steps: int) ->
 
 
 def _total(links: Links, views: Tensor | slice = slice(None)) -> Tensor:
-    return torch.zeros(5, dtype=torch.int64) if links.counts is None else links.counts[views].sum(0).cpu()
+    return (
+        torch.zeros(5, dtype=torch.int64)
+        if links.counts is None
+        else links.counts[views].sum(0).cpu()
+    )
 
 
-def _own_points(cameras: Cameras, depth: Tensor, most: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+def _own_points(
+    cameras: Cameras, depth: Tensor, most: int, draw: torch.Generator
+) -> tuple[Tensor, ...]:
     """Return, per view, some points of its depth (N, 3) m on its own axes."""
     axes = torch.eye(4, dtype=torch.float64, device=cameras.K.device)
     found = []
     for view in range(len(cameras)):
-        seen = replace(cameras[view], cam_to_world=axes[None]).unproject(depth[view : view + 1]).reshape(-1, 3)
+        seen = (
+            replace(cameras[view], cam_to_world=axes[None])
+            .unproject(depth[view : view + 1])
+            .reshape(-1, 3)
+        )
         seen = seen[seen.isfinite().all(1)]
         rows = torch.randperm(len(seen), generator=draw)[: max(1, most // len(cameras))]
         found.append(seen[rows.to(seen.device)])
     return tuple(found)
 
 
-def _between(own: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector) -> Tensor:
+def _between(
+    own: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector
+) -> Tensor:
     """Count what becomes of each view's points in the others of its sample."""
     counts, alone = torch.zeros(5, dtype=torch.int64), replace(cameras, sample=None)
     for view, points in enumerate(own):
         if len(points):
-            pose, others = cameras.cam_to_world[view], torch.arange(len(cameras), device=cameras.K.device) != view
+            pose, others = (
+                cameras.cam_to_world[view],
+                torch.arange(len(cameras), device=cameras.K.device) != view,
+            )
             if cameras.sample is not None:
                 others &= cameras.sample == cameras.sample[view]
             links = projector.link(points @ pose[:3, :3].mT + pose[:3, 3], alone, depth, None)

@@ -32,15 +32,16 @@ LARGEST_DEPTH_M = 100.0  # what depth cameras see at most; beyond it, numbers ar
 class Cameras:
     """V pinhole cameras that share an image size: where a point of the world lands in which image.
 
-    OpenCV's conventions: camera axes x right, y down, z forward; metres; an **integer coordinate is a pixel's
-    centre**, as K of every calibration has it (the rest of the library puts it at half-integers; ``Links.xy`` is
-    that form). Poses lead from the camera to the world. Use :meth:`from_world_to_cam` for extrinsics, which lead
-    the other way, and :meth:`from_opengl` for renderers and NeRF data;
-    :func:`dinoneck.points.check_cameras` finds from points and depth which of them a data set needs.
+    OpenCV's conventions: camera axes x right, y down, z forward; metres; an **integer coordinate is
+    a pixel's centre**, as K of every calibration has it (the rest of the library puts it at
+    half-integers; ``Links.xy`` is that form). Poses lead from the camera to the world. Use
+    :meth:`from_world_to_cam` for extrinsics, which lead the other way, and :meth:`from_opengl` for
+    renderers and NeRF data; :func:`dinoneck.points.check_cameras` finds from points and depth which
+    of them a data set needs.
 
-    K belongs to the image of ``size``: follow every resize, crop and pad of the images with the method of that name,
-    or features come from the wrong place. Lenses are taken as straight: undistort images before. All is kept in
-    float64: a world may lie 500 km from its origin.
+    K belongs to the image of ``size``: follow every resize, crop and pad of the images with the
+    method of that name, or features come from the wrong place. Lenses are taken as straight:
+    undistort images before. All is kept in float64: a world may lie 500 km from its origin.
 
     Args:
         K: (V, 3, 3) intrinsics in pixels, [[fx, s, cx], [0, fy, cy], [0, 0, 1]].
@@ -50,12 +51,14 @@ class Cameras:
 
     Raises:
         ShapeError: for another shape or dtype.
-        DataError: for a matrix that is not finite, no pinhole or not rigid; the message states its likely form.
+        DataError: for a matrix that is not finite, no pinhole or not rigid; the message states its
+            likely form.
         GridError: for an impossible size.
 
     Warns:
-        UserWarning: if all principal points lie at half of the other side, as with ``size=(width, height)``. This is
-            no error: the images of a crop away from the centre can have such a K.
+        UserWarning: if all principal points lie at half of the other side, as with
+            ``size=(width, height)``. This is no error: the images of a crop away from the centre
+            can have such a K.
 
     Examples:
         >>> K = torch.tensor([[[500.0, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]])
@@ -78,7 +81,9 @@ class Cameras:
         poses = checked("cam_to_world", self.cam_to_world, 4)
         views = len(intrinsics)
         if len(poses) != views:
-            raise ShapeError(f"K has {views} views and cam_to_world {len(poses)}; expected one pose per camera")
+            raise ShapeError(
+                f"K has {views} views and cam_to_world {len(poses)}; expected one pose per camera"
+            )
         check_intrinsics(intrinsics, size)
         check_poses("cam_to_world", poses)
         if self.sample is not None:
@@ -88,9 +93,10 @@ class Cameras:
         if looks_swapped(intrinsics, size):
             height, width = size
             warnings.warn(
-                f"size is {size}, read as (height, width), but K has its principal point at (x, y) = "
-                f"{tuple(round(x, 1) for x in intrinsics[0, :2, 2].tolist())}, half of ({height}, {width}): pass "
-                f"size={(width, height)} unless the images are crops away from the centre",
+                f"size is {size}, read as (height, width), but K has its principal point at (x, "
+                f"y) = {tuple(round(x, 1) for x in intrinsics[0, :2, 2].tolist())}, half of "
+                f"({height}, {width}): pass size={(width, height)} unless the images are crops "
+                "away from the centre",
                 stacklevel=3,
             )
 
@@ -104,7 +110,9 @@ class Cameras:
         return cls(K, _inverse(poses), _pair("size", size), sample)
 
     @classmethod
-    def from_opengl(cls, K: Tensor, cam_to_world: Tensor, size: Sequence[int], sample: Tensor | None = None) -> Cameras:
+    def from_opengl(
+        cls, K: Tensor, cam_to_world: Tensor, size: Sequence[int], sample: Tensor | None = None
+    ) -> Cameras:
         """Make cameras of poses (V, 4, 4) whose camera axes are x right, y up, z backward (OpenGL, Blender, NeRF)."""
         poses = checked("cam_to_world", cam_to_world, 4)
         return cls(K, poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]), _pair("size", size), sample)
@@ -121,7 +129,10 @@ class Cameras:
 
     def __repr__(self) -> str:
         samples = "" if self.sample is None else f", {len(set(self.sample.tolist()))} samples"
-        return f"Cameras({len(self)} views of {self.size[0]}x{self.size[1]} px{samples}, {self.K.device})"
+        return (
+            f"Cameras({len(self)} views of {self.size[0]}x{self.size[1]} px{samples}, "
+            f"{self.K.device})"
+        )
 
     @property
     def world_to_cam(self) -> Tensor:
@@ -136,12 +147,15 @@ class Cameras:
     def to(self, device: torch.device | str) -> Cameras:
         """Return the cameras on a device."""
         sample = None if self.sample is None else self.sample.to(device)
-        return self._with(K=self.K.to(device), cam_to_world=self.cam_to_world.to(device), sample=sample)
+        return self._with(
+            K=self.K.to(device), cam_to_world=self.cam_to_world.to(device), sample=sample
+        )
 
     def resize(self, size: Sequence[int]) -> Cameras:
         """Follow images that were resized to ``size``: fx' = fx s and cx' = (cx + 0.5) s - 0.5, s of each axis its own.
 
-        Every common resize (``align_corners=False``) keeps the image's outer edges, hence the half pixels.
+        Every common resize (``align_corners=False``) keeps the image's outer edges, hence the half
+        pixels.
         """
         height, width = _pair("size", size)
         scale = self.K.new_tensor([width / self.size[1], height / self.size[0], 1.0])
@@ -156,26 +170,29 @@ class Cameras:
         Raises:
             GridError: if the crop reaches beyond the image.
         """
-        inside = top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
+        inside = (
+            top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
+        )
         if not inside:
             raise GridError(
-                f"a crop of {height}x{width} px from row {top}, column {left} reaches beyond the image of "
-                f"{self.size[0]}x{self.size[1]} px; pad first"
+                f"a crop of {height}x{width} px from row {top}, column {left} reaches beyond the "
+                f"image of {self.size[0]}x{self.size[1]} px; pad first"
             )
         return self._shift(-left, -top, (height, width))
 
     def pad(self, left: int, top: int, right: int, bottom: int) -> Cameras:
         """Follow images that were padded by so many pixels (the order of torchvision's ``pad``).
 
-        Points that land in the padding count as in the image. Give depth, padded alike with 0, to keep them out.
+        Points that land in the padding count as in the image. Give depth, padded alike with 0, to
+        keep them out.
         """
         return self._shift(left, top, (self.size[0] + top + bottom, self.size[1] + left + right))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Project points (N, 3) m into every view: uv (V, N, 2) in pixels, z (V, N) in metres, float64.
 
-        For a handful of points: nothing is tested, and uv means nothing where z <= 0 (it may be infinite). Clouds
-        go through :class:`dinoneck.points.PointProjector`.
+        For a handful of points: nothing is tested, and uv means nothing where z <= 0 (it may be
+        infinite). Clouds go through :class:`dinoneck.points.PointProjector`.
         """
         matrices = self.projections()
         seen = points.double() @ matrices[:, :, :3].mT + matrices[:, None, :, 3]
@@ -188,13 +205,17 @@ class Cameras:
     def unproject(self, depth: Tensor) -> Tensor:
         """Return where pixels of depth (V, h, w) m lie in the world, (V, h, w, 3); NaN where depth is unknown.
 
-        Depth is along z (not along the ray), of any size that shows the same field of view; unknown is what is not
-        finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud. Depth beyond 100 m is logged: a cloud
-        made of millimetres agrees with its own depth, and nothing later can tell.
+        Depth is along z (not along the ray), of any size that shows the same field of view; unknown
+        is what is not finite or not above 0. ``world[world.isfinite().all(-1)]`` is the cloud.
+        Depth beyond 100 m is logged: a cloud made of millimetres agrees with its own depth, and
+        nothing later can tell.
         """
         check_depth(depth, len(self), self.size)
         if (median := looks_like_millimetres(depth)) is not None:
-            logger.warning("depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)", median)
+            logger.warning(
+                "depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)",
+                median,
+            )
         rows, cols = depth.shape[1:]
         intrinsics = self.resize((rows, cols)).K
         v, u = torch.meshgrid(
@@ -244,6 +265,8 @@ def _inverse(poses: Tensor) -> Tensor:
 
 def _pair(name: str, size: Any) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
-    if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides):
+    if len(sides) != 2 or any(
+        isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides
+    ):
         raise GridError(f"{name} is {size!r}; expected (height, width) in whole pixels, at least 1")
     return int(sides[0]), int(sides[1])

@@ -11,8 +11,10 @@ from dinoneck.errors import DataError, ShapeError
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
-NORMALISED_FOCAL = 5.0  # a focal length of fewer pixels belongs to an image measured in its own width
-_NEAR_HALF, _OFF_HALF = 0.05, 0.1  # of a side: calibrations lie within the first, sides swapped beyond the second
+# a focal length of fewer pixels belongs to an image measured in its own width
+NORMALISED_FOCAL = 5.0
+# of a side: calibrations lie within the first, sides swapped beyond the second
+_NEAR_HALF, _OFF_HALF = 0.05, 0.1
 _SHOWN = 5
 _SAME_ASPECT = 0.03  # 480x640 depth of 968x1296 images differs by 0.004
 
@@ -24,7 +26,9 @@ def check_tensor(name: str, value: object) -> None:
         ShapeError: naming the value's type.
     """
     if not isinstance(value, Tensor):
-        raise ShapeError(f"{name} is a {type(value).__name__}; expected a tensor (torch.from_numpy makes one)")
+        raise ShapeError(
+            f"{name} is a {type(value).__name__}; expected a tensor (torch.from_numpy makes one)"
+        )
 
 
 def check_integers(name: str, values: Tensor, columns: int | None) -> None:
@@ -35,9 +39,13 @@ def check_integers(name: str, values: Tensor, columns: int | None) -> None:
     """
     check_tensor(name, values)
     wanted = "(N,)" if columns is None else f"(N, {columns})"
-    fits = values.ndim == (1 if columns is None else 2) and (columns is None or values.shape[1] == columns)
+    fits = values.ndim == (1 if columns is None else 2) and (
+        columns is None or values.shape[1] == columns
+    )
     if not fits or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ShapeError(f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}")
+        raise ShapeError(
+            f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}"
+        )
 
 
 def check_index(name: str, values: Tensor, length: int) -> None:
@@ -48,7 +56,9 @@ def check_index(name: str, values: Tensor, length: int) -> None:
     """
     check_tensor(name, values)
     if values.dtype != torch.int64 or tuple(values.shape) != (length,):
-        raise ShapeError(f"{name} is {values.dtype} {tuple(values.shape)}; expected torch.int64 ({length},)")
+        raise ShapeError(
+            f"{name} is {values.dtype} {tuple(values.shape)}; expected torch.int64 ({length},)"
+        )
 
 
 def check_finite(points: Tensor) -> None:
@@ -61,26 +71,30 @@ def check_finite(points: Tensor) -> None:
     if lost.any():
         row = int(lost.nonzero()[0])
         raise DataError(
-            f"{int(lost.sum())} of {len(points)} points are not finite, the first is points[{row}] = "
-            f"{points[row].tolist()}; drop them: points[points.isfinite().all(1)]"
+            f"{int(lost.sum())} of {len(points)} points are not finite, the first is "
+            f"points[{row}] = {points[row].tolist()}; drop them: points[points.isfinite().all(1)]"
         )
 
 
 def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
     """Refuse anything but floating depth (views, rows, cols) m, and depth transposed to ``size``; warn of its aspect.
 
-    Depth may have any size that shows the images' field of view, each axis scaled by itself: another aspect can be
-    right. The images' own aspect the other way round comes from exchanged axes.
+    Depth may have any size that shows the images' field of view, each axis scaled by itself:
+    another aspect can be right. The images' own aspect the other way round comes from exchanged
+    axes.
 
     Raises:
         ShapeError: naming shape and dtype, or both sizes.
     """
     check_tensor("depth", depth)
     if depth.ndim != 3 or len(depth) != views or (views and not depth.numel()):
-        raise ShapeError(f"depth has shape {tuple(depth.shape)}; expected ({views} views, rows, cols)")
+        raise ShapeError(
+            f"depth has shape {tuple(depth.shape)}; expected ({views} views, rows, cols)"
+        )
     if not depth.is_floating_point():
         raise ShapeError(
-            f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
+            f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: "
+            "depth / 1000)"
         )
     if not depth.numel():
         return
@@ -88,13 +102,15 @@ def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
     same, turned = (_same_aspect(rows, cols, *sides) for sides in (size, size[::-1]))
     if (rows, cols) != size and ((cols, rows) == size or (turned and not same)):
         raise ShapeError(
-            f"depth has {rows}x{cols} px (rows x columns) for images of {height}x{width} px (height x width): it is "
-            "transposed, or size is (width, height); pass depth.mT, or Cameras(size=(height, width))"
+            f"depth has {rows}x{cols} px (rows x columns) for images of {height}x{width} px "
+            "(height x width): it is transposed, or size is (width, height); pass depth.mT, or "
+            "Cameras(size=(height, width))"
         )
     if not same:
         warnings.warn(
-            f"depth of {rows}x{cols} px has another aspect than the images of {height}x{width} px; expected depth "
-            "that shows all of the image: resize it so, or crop both alike (Cameras.crop)",
+            f"depth of {rows}x{cols} px has another aspect than the images of {height}x{width} "
+            "px; expected depth that shows all of the image: resize it so, or crop both alike "
+            "(Cameras.crop)",
             stacklevel=3,
         )
 
@@ -108,49 +124,61 @@ def checked(name: str, matrices: Tensor, side: int) -> Tensor:
     """Return matrices (V, side, side) in float64; refuse another shape, kind or values that are not finite."""
     check_tensor(name, matrices)
     if matrices.shape[1:] != (side, side):
-        raise ShapeError(f"{name} has shape {tuple(matrices.shape)}; expected (views, {side}, {side})")
+        raise ShapeError(
+            f"{name} has shape {tuple(matrices.shape)}; expected (views, {side}, {side})"
+        )
     if not matrices.is_floating_point():
         raise ShapeError(f"{name} is {matrices.dtype}; expected a floating dtype")
     matrices = matrices.detach().double()
     lost = ~matrices.flatten(1).isfinite().all(1)
     if lost.any():
         raise DataError(
-            f"{name} of {_views(lost)} is not finite; RGB-D scans mark frames that lost their track so: leave them out"
+            f"{name} of {_views(lost)} is not finite; RGB-D scans mark frames that lost their "
+            "track so: leave them out"
         )
     return matrices
 
 
 def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
     """Refuse intrinsics (V, 3, 3) that are no pinhole in pixels of an image of ``size``."""
-    lower = torch.stack([intrinsics[:, 1, 0], intrinsics[:, 2, 0], intrinsics[:, 2, 1], intrinsics[:, 2, 2] - 1], 1)
+    lower = torch.stack(
+        [intrinsics[:, 1, 0], intrinsics[:, 2, 0], intrinsics[:, 2, 1], intrinsics[:, 2, 2] - 1], 1
+    )
     wrong = lower.abs().amax(1) > BOTTOM_TOLERANCE
     if wrong.any():
         upper = torch.stack([intrinsics[:, 0, 1], intrinsics[:, 0, 2], intrinsics[:, 1, 2]], 1)
         transposed = bool((upper[wrong] == 0).all() and (intrinsics[wrong, 2, 2] == 1).all())
-        remedy = "it looks transposed: pass K.mT" if transposed else "divide by the last entry if that is not 1"
+        remedy = (
+            "it looks transposed: pass K.mT"
+            if transposed
+            else "divide by the last entry if that is not 1"
+        )
         raise DataError(
-            f"K of {_views(wrong)} is {_row(intrinsics[wrong][0])}; expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] "
-            f"({remedy})"
+            f"K of {_views(wrong)} is {_row(intrinsics[wrong][0])}; expected [[fx, s, cx], [0, "
+            f"fy, cy], [0, 0, 1]] ({remedy})"
         )
     focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], 1)
     negative = focal.amin(1) <= 0
     if negative.any():
         raise DataError(
-            f"K of {_views(negative)} has focal lengths {_row(focal[negative][0])}; expected positive ones "
-            "(cameras that look along -z with y up: Cameras.from_opengl)"
+            f"K of {_views(negative)} has focal lengths {_row(focal[negative][0])}; expected "
+            "positive ones (cameras that look along -z with y up: Cameras.from_opengl)"
         )
     relative = (focal.amax(1) < NORMALISED_FOCAL) & (intrinsics[:, :2, 2].abs().amax(1) <= 1.5)
     if min(size) > 2 * NORMALISED_FOCAL and relative.any():
         raise DataError(
-            f"K of {_views(relative)} has focal lengths {_row(focal[relative][0])} for an image of {size[0]}x{size[1]} "
-            "px; it looks relative to the image: multiply its rows by width and height"
+            f"K of {_views(relative)} has focal lengths {_row(focal[relative][0])} for an image "
+            f"of {size[0]}x{size[1]} px; it looks relative to the image: multiply its rows by "
+            "width and height"
         )
 
 
 def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
     """Whether all principal points of K (V, 3, 3) lie at half of the other side of ``size``, and not of their own."""
     sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
-    own, other = ((intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0)))
+    own, other = (
+        (intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0))
+    )
     return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())
 
 
@@ -161,7 +189,9 @@ def check_poses(name: str, poses: Tensor) -> None:
         first = poses[bottom][0]
         column = first[:, 3].tolist() == [0.0, 0.0, 0.0, 1.0]
         remedy = f"it looks transposed: pass {name}.mT" if column else "a rigid 4x4 matrix ends so"
-        raise DataError(f"{name} of {_views(bottom)} ends in {_row(first[3])}; expected 0, 0, 0, 1 ({remedy})")
+        raise DataError(
+            f"{name} of {_views(bottom)} ends in {_row(first[3])}; expected 0, 0, 0, 1 ({remedy})"
+        )
     rotation = poses[:, :3, :3]
     gram = rotation @ rotation.mT
     unit = torch.eye(3, dtype=poses.dtype, device=poses.device)
@@ -173,16 +203,20 @@ def check_poses(name: str, poses: Tensor) -> None:
         scaled = scale > 0 and float((first / scale**2 - unit).abs().max()) <= ROTATION_TOLERANCE
         millimetres = "; it looks in millimetres" if abs(scale - 1000) < 1 else ""
         remedy = (
-            f"it is a rotation scaled by {scale:.4g}{millimetres}: divide the upper 3x4 by it if positions share it"
+            f"it is a rotation scaled by {scale:.4g}{millimetres}: divide the upper 3x4 by it if "
+            "positions share it"
             if scaled
             else "its rows are not orthonormal"
         )
-        raise DataError(f"{name} of {_views(bent)} is not a rotation, off by {float(error[bent][0]):.2g} ({remedy})")
+        raise DataError(
+            f"{name} of {_views(bent)} is not a rotation, off by {float(error[bent][0]):.2g} "
+            f"({remedy})"
+        )
     mirrored = torch.linalg.det(rotation) < 0
     if mirrored.any():
         raise DataError(
-            f"{name} of {_views(mirrored)} is a mirror (determinant -1); a left-handed source (y or z flipped once) "
-            "has to be brought to right-handed axes first"
+            f"{name} of {_views(mirrored)} is a mirror (determinant -1); a left-handed source (y "
+            "or z flipped once) has to be brought to right-handed axes first"
         )
 
 
@@ -194,4 +228,9 @@ def _views(wrong: Tensor) -> str:
 
 
 def _row(values: Tensor) -> str:
-    return str([[round(x, 4) for x in row] if isinstance(row, list) else round(row, 4) for row in values.tolist()])
+    return str(
+        [
+            [round(x, 4) for x in row] if isinstance(row, list) else round(row, 4)
+            for row in values.tolist()
+        ]
+    )

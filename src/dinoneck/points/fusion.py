@@ -16,9 +16,10 @@ from dinoneck.errors import ConfigError, ShapeError
 class GatedFusion(Configured, nn.Module):
     """A gate per point between its 3D features and its projected DINO features, at one scale.
 
-    out = (1 - g) x3 + g V h, with h = GELU(W x2) and g = sigmoid(MLP[x3, h]); a point that no camera saw keeps x3, bit
-    for bit. Prefer :class:`DecoderInjection` for a U-Net that is trained already: this one changes its features from
-    the first step, at one scale only, and its gate may close for good before its layers have learned: see ``stats``.
+    out = (1 - g) x3 + g V h, with h = GELU(W x2) and g = sigmoid(MLP[x3, h]); a point that no
+    camera saw keeps x3, bit for bit. Prefer :class:`DecoderInjection` for a U-Net that is trained
+    already: this one changes its features from the first step, at one scale only, and its gate may
+    close for good before its layers have learned: see ``stats``.
 
     Args:
         c2d: channels of the DINO features.
@@ -43,19 +44,26 @@ class GatedFusion(Configured, nn.Module):
         >>> torch.equal(out[3:], x3[3:]), fusion.stats["coverage"]
         (True, 0.6)
 
-    Reference: the gated fusion of BiFusion networks. Deviation: ``valid`` is not fed to the gate, because the gate
-    only counts where it is true.
+    Reference: the gated fusion of BiFusion networks. Deviation: ``valid`` is not fed to the gate,
+    because the gate only counts where it is true.
     """
 
     def __init__(
-        self, c2d: int, c3d: int, c_out: int, hidden: int = 256, *, device: Any = None, dtype: Any = None
+        self,
+        c2d: int,
+        c3d: int,
+        c_out: int,
+        hidden: int = 256,
+        *,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         at_least(1, c2d=c2d, c3d=c3d, hidden=hidden)
         if c_out != c3d:
             raise ConfigError(
-                f"c_out is {c_out} and c3d {c3d}; they must be equal, because points that no camera saw pass x3 "
-                "through. Put a linear layer behind for another width"
+                f"c_out is {c_out} and c3d {c3d}; they must be equal, because points that no "
+                "camera saw pass x3 through. Put a linear layer behind for another width"
             )
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = self.c2d = c2d
@@ -75,15 +83,18 @@ class GatedFusion(Configured, nn.Module):
         """Return the mixed features; x2 is finite also where not valid."""
         if x3.shape[-1] != self.c3d or x2.shape[-1] != self.c2d:
             raise ShapeError(
-                f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = {self.c3d}, c2d = {self.c2d}"
+                f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = "
+                f"{self.c3d}, c2d = {self.c2d}"
             )
         if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
             raise ShapeError(
-                f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} {valid.dtype}; expected "
-                "one row of x2 and one bool for every row of x3"
+                f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} "
+                f"{valid.dtype}; expected one row of x2 and one bool for every row of x3"
             )
         h = F.gelu(self.project(x2))
-        gate = torch.sigmoid(self.gate_out(F.gelu(self.gate_hidden(torch.cat((x3, h.to(x3.dtype)), dim=-1)))))
+        gate = torch.sigmoid(
+            self.gate_out(F.gelu(self.gate_hidden(torch.cat((x3, h.to(x3.dtype)), dim=-1))))
+        )
         if not torch.compiler.is_compiling():
             self._last = ((gate.detach()[..., 0].float() * valid).sum(), valid.sum(), valid.numel())
         mixed = torch.lerp(x3, self.read(h).to(x3.dtype), gate.to(x3.dtype))
@@ -95,4 +106,7 @@ class GatedFusion(Configured, nn.Module):
         if self._last is None:
             return {}
         total, seen, count = self._last
-        return {"coverage": int(seen) / max(count, 1), "fusion_2d_ratio": float(total) / max(int(seen), 1)}
+        return {
+            "coverage": int(seen) / max(count, 1),
+            "fusion_2d_ratio": float(total) / max(int(seen), 1),
+        }

@@ -26,7 +26,8 @@ class LevelStats:
     Attributes:
         voxels: M, voxels of the decoder.
         channels: C, channels that were added to.
-        hit_rate: share of the voxels that got something: they are in the pyramid and a camera saw them.
+        hit_rate: share of the voxels that got something: they are in the pyramid and a camera saw
+            them.
         ratio: norm of what was added over norm of what it was added to.
     """
 
@@ -51,7 +52,8 @@ class LevelInjection(nn.Module):
         super().__init__()
         self.c_dino, self.channels, self.zero_init, self.gate = c_dino, channels, zero_init, gate
         self.norm = nn.LayerNorm(c_dino, **factory) if norm else None
-        self.proj = nn.Linear(c_dino, channels, bias=False, **factory)  # a bias would reach voxels by their batch norm
+        # a bias would reach voxels by their batch norm
+        self.proj = nn.Linear(c_dino, channels, bias=False, **factory)
         if gate == "token":
             self.token_gate = nn.Linear(c_dino, 1, **factory)
             self.voxel_gate = nn.Linear(channels, 1, bias=False, **factory)
@@ -72,12 +74,17 @@ class LevelInjection(nn.Module):
         """Return (..., C), and the token's part of its gate as one more column where there is one."""
         normed = features if self.norm is None else self.norm(features)
         projected: Tensor = self.proj(normed)
-        return torch.cat((projected, self.token_gate(normed)), dim=-1) if self.gate == "token" else projected
+        return (
+            torch.cat((projected, self.token_gate(normed)), dim=-1)
+            if self.gate == "token"
+            else projected
+        )
 
     def gated(self, x: Tensor, projected: Tensor) -> Tensor:
         """Return what is to be added to x (..., C), before the mask."""
         if self.gate == "token":
-            own = self.voxel_gate(x.contiguous())  # a hook's x is a part of wider rows: same kernel, same bits
+            # a hook's x is a part of wider rows: same kernel, same bits
+            own = self.voxel_gate(x.contiguous())
             gate = torch.sigmoid(projected[..., self.channels :] + own)
             return projected[..., : self.channels] * gate
         return projected if self.gate is None else projected * self.gains
@@ -86,22 +93,25 @@ class LevelInjection(nn.Module):
 class DecoderInjection(Configured, nn.Module):
     """Adds DINO features to a 3D U-Net's decoder at several strides: x + valid * gate * W norm(f).
 
-    With ``zero_init`` a pre-trained network gives the numbers it gave before, bit for bit, until the first step; a
-    voxel that no camera saw keeps its features, bit for bit, for ever. The network's code is not touched:
-    :meth:`wrap` is the form to train, :meth:`attach` the one for inference. In a decoder of your own call the module
-    (or :meth:`inject`) before the concatenation.
+    With ``zero_init`` a pre-trained network gives the numbers it gave before, bit for bit, until
+    the first step; a voxel that no camera saw keeps its features, bit for bit, for ever. The
+    network's code is not touched: :meth:`wrap` is the form to train, :meth:`attach` the one for
+    inference. In a decoder of your own call the module (or :meth:`inject`) before the
+    concatenation.
 
-    Prefer :class:`GatedFusion` where features enter once, next to the points' own, and not at every stride.
+    Prefer :class:`GatedFusion` where features enter once, next to the points' own, and not at every
+    stride.
 
     Args:
         c_dino: channels of the pyramid's features.
-        levels: stride -> channels C of the branch that is added to (Res16UNet34C, ``target="up"``: {8: 256, 4: 128,
-            2: 96, 1: 96}; ``"skip"``: {8: 128, 4: 64, 2: 32, 1: 32}).
+        levels: stride -> channels C of the branch that is added to (Res16UNet34C, ``target="up"``:
+            {8: 256, 4: 128, 2: 96, 1: 96}; ``"skip"``: {8: 128, 4: 64, 2: 32, 1: 32}).
         norm: ``"layer"`` (LayerNorm of the features, per level) or None.
         zero_init: start with W = 0.
-        gate: None; ``"scalar"`` and ``"channel"``: learned factors of a level or of its channels, 1 at the start;
-            ``"token"``: a number in (0, 1) per voxel, read off the feature and off x.
-        target: which part of the concatenation a hook adds to: ``"up"`` the first C channels, ``"skip"`` the last C.
+        gate: None; ``"scalar"`` and ``"channel"``: learned factors of a level or of its channels, 1
+            at the start; ``"token"``: a number in (0, 1) per voxel, read off the feature and off x.
+        target: which part of the concatenation a hook adds to: ``"up"`` the first C channels,
+            ``"skip"`` the last C.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -118,8 +128,8 @@ class DecoderInjection(Configured, nn.Module):
         >>> torch.equal(injection(x, features, valid, stride=2), x)
         True
 
-    Reference: DITR (arXiv 2503.18944) adds to the skip connection; ``target="up"`` adds to the upsampled branch.
-    Deviations: masked, no bias, zero-initialised, gates.
+    Reference: DITR (arXiv 2503.18944) adds to the skip connection; ``target="up"`` adds to the
+    upsampled branch. Deviations: masked, no bias, zero-initialised, gates.
     """
 
     def __init__(
@@ -137,7 +147,10 @@ class DecoderInjection(Configured, nn.Module):
         super().__init__()
         at_least(1, c_dino=c_dino)
         if not levels:
-            raise ConfigError("levels is empty; expected {stride: channels}, such as {8: 256, 4: 128, 2: 96, 1: 96}")
+            raise ConfigError(
+                "levels is empty; expected {stride: channels}, such as {8: 256, 4: 128, 2: 96, 1: "
+                "96}"
+            )
         for stride, channels in levels.items():
             check_stride("a stride in levels", stride)
             at_least(1, **{f"levels[{stride}]": channels})
@@ -145,7 +158,9 @@ class DecoderInjection(Configured, nn.Module):
         self.channels, self.target = dict(levels), target
         self.levels = nn.ModuleDict(
             {
-                str(stride): LevelInjection(c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype)
+                str(stride): LevelInjection(
+                    c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype
+                )
                 for stride, channels in levels.items()
             }
         )
@@ -168,10 +183,14 @@ class DecoderInjection(Configured, nn.Module):
         found = {}
         for stride, (voxels, hits, added, had) in self._last.items():
             ratio = float(added) / float(had) if float(had) else 0.0
-            found[stride] = LevelStats(voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio)
+            found[stride] = LevelStats(
+                voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio
+            )
         return found
 
-    def forward(self, x: Tensor, features: Tensor, valid: Tensor, stride: int | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, features: Tensor, valid: Tensor, stride: int | None = None
+    ) -> Tensor:
         """Return x with the features added where ``valid``.
 
         Args:
@@ -187,8 +206,9 @@ class DecoderInjection(Configured, nn.Module):
         level = self._level(stride, x, features)
         if valid.dtype != torch.bool or not x.shape[:-1] == features.shape[:-1] == valid.shape:
             raise ShapeError(
-                f"x is {tuple(x.shape)}, features {tuple(features.shape)}, valid {tuple(valid.shape)} {valid.dtype}; "
-                "expected one row of features and one bool for every row of x"
+                f"x is {tuple(x.shape)}, features {tuple(features.shape)}, valid "
+                f"{tuple(valid.shape)} {valid.dtype}; expected one row of features and one bool "
+                "for every row of x"
             )
         return self._added(x, level.project(features), valid, level, stride)
 
@@ -204,20 +224,24 @@ class DecoderInjection(Configured, nn.Module):
         level = self._level(features.stride, x, features.feats)
         if x.shape[:-1] != coords.shape[:1]:
             raise ShapeError(
-                f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, 3), a row per voxel"
+                f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, "
+                "3), a row per voxel"
             )
-        # projected first: rows of C channels are looked up, not of c_dino, and the projection is never kept twice
+        # projected first: rows of C channels are looked up, not of c_dino, and the projection is
+        # never kept twice
         projected = dataclasses.replace(features, feats=level.project(features.feats))
         found, hit = projected.at(coords, batch)
         return self._added(x, found, hit, level, features.stride)
 
-    def attach(self, model: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> Attached:
+    def attach(
+        self, model: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None
+    ) -> Attached:
         """Hook an unmodified network for inference; run it inside :meth:`using`.
 
         Args:
             model: the U-Net.
-            names: stride -> name of the module behind the concatenation (``model.get_submodule``), whose first
-                argument is the concatenated tensor.
+            names: stride -> name of the module behind the concatenation (``model.get_submodule``),
+                whose first argument is the concatenated tensor.
             adapter: of an engine that is not known here.
 
         Returns:
@@ -241,11 +265,13 @@ class DecoderInjection(Configured, nn.Module):
         with self._slot.running(pyramid, keep=False):
             yield
 
-    def wrap(self, unet: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> InjectedUNet:
+    def wrap(
+        self, unet: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None
+    ) -> InjectedUNet:
         """Return network and injection as one module, called ``(x, pyramid=...)``: the form to train.
 
-        Its ``parameters()`` and ``state_dict()`` hold both, so optimizers, DDP and EMA see all of it, and it keeps the
-        pyramid of a pass for activation checkpointing.
+        Its ``parameters()`` and ``state_dict()`` hold both, so optimizers, DDP and EMA see all of
+        it, and it keeps the pyramid of a pass for activation checkpointing.
 
         Args:
             unet: the U-Net; it is hooked, not copied.
@@ -261,13 +287,19 @@ class DecoderInjection(Configured, nn.Module):
         for stride in self.strides:
             if stride not in pyramid:
                 raise ConfigError(
-                    f"the pyramid has no stride {stride}, which is injected; it has {', '.join(map(str, pyramid))}. "
-                    f"Build it with SparsePyramid(strides={tuple(sorted(self.strides))})"
+                    f"the pyramid has no stride {stride}, which is injected; it has "
+                    f"{', '.join(map(str, pyramid))}. Build it with "
+                    f"SparsePyramid(strides={tuple(sorted(self.strides))})"
                 )
             if pyramid[stride].stride != stride:
-                raise ConfigError(f"the pyramid's entry {stride} holds features of stride {pyramid[stride].stride}")
+                raise ConfigError(
+                    f"the pyramid's entry {stride} holds features of stride "
+                    f"{pyramid[stride].stride}"
+                )
 
-    def _added(self, x: Tensor, projected: Tensor, valid: Tensor, level: LevelInjection, stride: int) -> Tensor:
+    def _added(
+        self, x: Tensor, projected: Tensor, valid: Tensor, level: LevelInjection, stride: int
+    ) -> Tensor:
         added = level.gated(x, projected).to(x.dtype)
         if not torch.compiler.is_compiling():
             wide = torch.promote_types(x.dtype, torch.float32)
@@ -281,20 +313,25 @@ class DecoderInjection(Configured, nn.Module):
         if stride not in self.channels:
             raise ConfigError(f"stride {stride} is not injected; levels has {self.strides}")
         if x.shape[-1] != self.channels[stride]:
-            raise ShapeError(f"x has {x.shape[-1]} channels; this level adds {self.channels[stride]}")
+            raise ShapeError(
+                f"x has {x.shape[-1]} channels; this level adds {self.channels[stride]}"
+            )
         if features.shape[-1] != self.c_dino:
-            raise ShapeError(f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}")
+            raise ShapeError(
+                f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}"
+            )
         return cast(LevelInjection, self.levels[str(stride)])
 
 
 class InjectedUNet(nn.Module):
     """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
 
-    Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
-    another order is refused. Take ``use_reentrant=False``: with True torch loses the gradients of tensors inside sparse
-    objects.
+    Under activation checkpointing call backward before the next forward: only the pyramid of the
+    last pass is kept, and another order is refused. Take ``use_reentrant=False``: with True torch
+    loses the gradients of tensors inside sparse objects.
 
-    Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
+    Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds
+    ``wrapped.injection``.
 
     Args:
         unet: the network; hooked, not copied.
@@ -321,8 +358,9 @@ class InjectedUNet(nn.Module):
         Args:
             x: what the network takes.
             *args: passed on.
-            pyramid: stride -> features; None = the 3D network alone. Its parameters then get no gradient: for samples
-                without images under DDP give features that are nowhere valid instead.
+            pyramid: stride -> features; None = the 3D network alone. Its parameters then get no
+                gradient: for samples without images under DDP give features that are nowhere valid
+                instead.
             **kwargs: passed on.
         """
         self.injection.check_pyramid(pyramid)

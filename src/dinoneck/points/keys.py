@@ -1,8 +1,9 @@
 """Morton keys: a batch index and three voxel coordinates in one int64, so that sorting and looking up are 1-D.
 
-From the highest bit: 9 bits of batch, then 18 bits per axis interleaved (x, y, z, x, y, z ...), each shifted by
-131072 so that negative coordinates sort below positive ones. Clearing the lowest three bits gives the key of the voxel
-at the corner of its 2x2x2 cell, rounded down for negative coordinates too; so one order serves every stride.
+From the highest bit: 9 bits of batch, then 18 bits per axis interleaved (x, y, z, x, y, z ...),
+each shifted by 131072 so that negative coordinates sort below positive ones. Clearing the lowest
+three bits gives the key of the voxel at the corner of its 2x2x2 cell, rounded down for negative
+coordinates too; so one order serves every stride.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def encode(coords: Tensor, batch: Tensor | None = None) -> Tensor:
         DataError: for a coordinate outside -131072 ... 131071 or a batch index outside 0 ... 511.
     """
     check_integers("coords", coords, 3)
-    _check_range("coords", coords, -REACH, REACH, "take larger voxels, or an origin nearer to the points")
+    _check_range(
+        "coords", coords, -REACH, REACH, "take larger voxels, or an origin nearer to the points"
+    )
     bits = torch.stack(coords.unbind(1)).long() + REACH  # (3, N), none below 0
     for shift, mask in _SPREAD:
         bits.bitwise_or_(bits << shift).bitwise_and_(mask)
@@ -46,7 +49,9 @@ def encode(coords: Tensor, batch: Tensor | None = None) -> Tensor:
         return keys
     check_integers("batch", batch, None)
     if batch.shape[0] != coords.shape[0]:
-        raise ShapeError(f"batch has {batch.shape[0]} entries for {coords.shape[0]} coords; expected one each")
+        raise ShapeError(
+            f"batch has {batch.shape[0]} entries for {coords.shape[0]} coords; expected one each"
+        )
     _check_range("batch", batch, 0, BATCHES, "split the batch")
     return keys.bitwise_or_(batch.long() << 3 * AXIS_BITS)
 
@@ -90,5 +95,9 @@ def _check_range(name: str, values: Tensor, low: int, end: int, remedy: str) -> 
         return
     smallest, largest = map(int, torch.aminmax(values))
     if smallest < low or largest >= end:
-        row = int(((values < low) | (values >= end)).reshape(len(values), -1).any(dim=1).nonzero()[0])
-        raise DataError(f"{name}[{row}] is {values[row].tolist()}; expected {low} ... {end - 1}: {remedy}")
+        row = int(
+            ((values < low) | (values >= end)).reshape(len(values), -1).any(dim=1).nonzero()[0]
+        )
+        raise DataError(
+            f"{name}[{row}] is {values[row].tolist()}; expected {low} ... {end - 1}: {remedy}"
+        )

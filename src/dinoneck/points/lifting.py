@@ -21,7 +21,8 @@ from dinoneck.points.voxels import SparseFeatures, VoxelGrid
 Sampling = Literal["bilinear", "nearest"]
 Views = Literal["mean", "random", "closest"]
 
-_LONG = 1 << 14  # tokens of one bag; beyond, their weights leave the range in which float16 is precise
+# tokens of one bag; beyond, their weights leave the range in which float16 is precise
+_LONG = 1 << 14
 
 
 class _Order(NamedTuple):
@@ -52,11 +53,15 @@ class _Options(TypedDict, total=False):
 
 
 @overload
-def lift(maps: Tensor, links: Links, grid: VoxelGrid, **options: Unpack[_Options]) -> SparseFeatures: ...
+def lift(
+    maps: Tensor, links: Links, grid: VoxelGrid, **options: Unpack[_Options]
+) -> SparseFeatures: ...
 
 
 @overload
-def lift(maps: Tensor, links: Links, grid: None = None, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
+def lift(
+    maps: Tensor, links: Links, grid: None = None, **options: Unpack[_Options]
+) -> tuple[Tensor, Tensor]: ...
 
 
 def lift(
@@ -72,27 +77,33 @@ def lift(
 ) -> SparseFeatures | tuple[Tensor, Tensor]:
     """Carry feature maps of images to the voxels, or the points, that they show.
 
-    Each voxel is the views' mean per point, then the mean over those of its points that any view sees, computed as one
-    weighted sum of tokens. For single maps and pixels use :meth:`dinoneck.TokenGrid.sample`.
+    Each voxel is the views' mean per point, then the mean over those of its points that any view
+    sees, computed as one weighted sum of tokens. For single maps and pixels use
+    :meth:`dinoneck.TokenGrid.sample`.
 
     Args:
-        maps: (V, C, rows, cols), one map per view that covers the camera's image; channels-last views, as
-            ``Tokens.maps()`` and the feature store give them, are read in place.
+        maps: (V, C, rows, cols), one map per view that covers the camera's image; channels-last
+            views, as ``Tokens.maps()`` and the feature store give them, are read in place.
         links: which view sees which point where, see :class:`dinoneck.points.PointProjector`.
         grid: voxels of the same points; None = features of the points.
-        sampling: ``"bilinear"`` between the centres of cells, clamped at the border, or the ``"nearest"`` cell.
-        views: of a point in several views: the ``"mean"``, one at ``"random"``, or the ``"closest"`` (smallest depth).
-        project: a linear layer for the tokens, applied before they are lifted; its bias reaches only what was seen.
+        sampling: ``"bilinear"`` between the centres of cells, clamped at the border, or the
+            ``"nearest"`` cell.
+        views: of a point in several views: the ``"mean"``, one at ``"random"``, or the
+            ``"closest"`` (smallest depth).
+        project: a linear layer for the tokens, applied before they are lifted; its bias reaches
+            only what was seen.
         generator: draws the views of ``"random"``.
-        reduce: of the points of a voxel: ``"mean"``, or ``"max"`` per channel, whose gradient goes to the points that
-            hold it. Points that no view sees take no part.
-        chunk: links (views of a point) processed at once, about 100 bytes each; it changes no result but the last bits
-            of float16 sums. A voxel of more links is one chunk; ``"max"`` adds a feature per point of the chunk.
+        reduce: of the points of a voxel: ``"mean"``, or ``"max"`` per channel, whose gradient goes
+            to the points that hold it. Points that no view sees take no part.
+        chunk: links (views of a point) processed at once, about 100 bytes each; it changes no
+            result but the last bits of float16 sums. A voxel of more links is one chunk; ``"max"``
+            adds a feature per point of the chunk.
 
     Shape:
-        With ``grid``: SparseFeatures of its M voxels, stride 1, ``valid`` where any view sees any point. Without:
-        feats (N, C) and valid, bool (N,). Zeros where nothing was seen; the dtype of ``maps`` (of ``project``'s
-        output). Sums are taken in at least float32. Gradients reach maps and ``project``, not the links.
+        With ``grid``: SparseFeatures of its M voxels, stride 1, ``valid`` where any view sees any
+        point. Without: feats (N, C) and valid, bool (N,). Zeros where nothing was seen; the dtype
+        of ``maps`` (of ``project``'s output). Sums are taken in at least float32. Gradients reach
+        maps and ``project``, not the links.
 
     Raises:
         ShapeError: if maps, links, grid and ``project`` do not fit each other.
@@ -108,22 +119,34 @@ def lift(
         >>> feats.tolist(), seen.tolist()
         ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [True, False])
 
-    Reference: DITR (Zeid et al., arXiv 2503.18944) takes one view at random per point; ``"random"`` does. Deviations:
-    several views are averaged by default, and what was not seen is marked.
+    Reference: DITR (Zeid et al., arXiv 2503.18944) takes one view at random per point; ``"random"``
+    does. Deviations: several views are averaged by default, and what was not seen is marked.
     """
     _check(maps, links, grid, sampling, views, reduce, chunk)
     table, per_view = _token_table(maps, project)
     order = _ordered(links, grid, _chosen(links, views, generator))
-    seen = torch.zeros(links.num_points if grid is None else len(grid), dtype=torch.int64, device=maps.device)
+    seen = torch.zeros(
+        links.num_points if grid is None else len(grid), dtype=torch.int64, device=maps.device
+    )
     seen.index_add_(0, order.row, order.n_views[order.point])  # views per row of the result
-    block = partial(_block, table, per_view, maps, links, order, sampling, None if grid is None else reduce)
+    block = partial(
+        _block, table, per_view, maps, links, order, sampling, None if grid is None else reduce
+    )
     feats = _in_chunks(block, seen, chunk, table)
-    return (feats, seen > 0) if grid is None else SparseFeatures(grid.coords, grid.batch, feats, seen > 0)
+    return (
+        (feats, seen > 0)
+        if grid is None
+        else SparseFeatures(grid.coords, grid.batch, feats, seen > 0)
+    )
 
 
-def _in_chunks(block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: int, table: Tensor) -> Tensor:
+def _in_chunks(
+    block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: int, table: Tensor
+) -> Tensor:
     """Return all rows of the result, computed in stretches of about ``chunk`` links each."""
-    counts = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[1].tolist()
+    counts = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[
+        1
+    ].tolist()
     stretches = list(pairwise(accumulate(counts, initial=0)))
     if table.requires_grad and torch.is_grad_enabled():
         return torch.cat([table.new_zeros(0, table.shape[1]), *map(block, stretches)])
@@ -136,10 +159,15 @@ def _in_chunks(block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: 
 def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
     """All tokens below each other (T, C), projected, and how many rows lie between two views' first tokens."""
     if project is not None and not isinstance(project, nn.Linear):
-        raise ConfigError(f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run first")
+        raise ConfigError(
+            f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run "
+            "first"
+        )
     count, channels, rows, cols = maps.shape
     per_view = rows * cols
-    learns = maps.requires_grad or (project is not None and any(p.requires_grad for p in project.parameters()))
+    learns = maps.requires_grad or (
+        project is not None and any(p.requires_grad for p in project.parameters())
+    )
     step = maps.stride(0)
     if (
         not (learns and torch.is_grad_enabled())
@@ -157,7 +185,9 @@ def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
 
 def _ordered(links: Links, grid: VoxelGrid | None, chosen: Tensor | None) -> _Order:
     """Sort points by voxel: links are sorted by point, so each point's links are a stretch of them."""
-    n_views = torch.bincount(links.point if chosen is None else links.point[chosen], minlength=links.num_points)
+    n_views = torch.bincount(
+        links.point if chosen is None else links.point[chosen], minlength=links.num_points
+    )
     point = torch.arange(links.num_points, device=n_views.device)
     row = point
     if grid is not None:
@@ -184,13 +214,19 @@ def _block(
     share = n_views.to(dtype).reciprocal()
     if reduce == "mean":  # of the points of a voxel that any view sees
         share = share / torch.bincount(row[n_views > 0], minlength=rows[1] - rows[0])[row]
-    bags = n_views if reduce != "mean" else n_views.new_zeros(rows[1] - rows[0]).index_add_(0, row, n_views)
+    bags = (
+        n_views
+        if reduce != "mean"
+        else n_views.new_zeros(rows[1] - rows[0]).index_add_(0, row, n_views)
+    )
     size = (maps.shape[2], maps.shape[3])
     token, weight = _corners(links.uv[link].detach(), links.image_size, size, sampling, dtype)
     narrow = torch.int32 if max(maps.shape[0] * per_view, token.numel()) < 1 << 31 else torch.int64
     first = (links.view[link] * per_view).to(narrow)
     weight *= torch.repeat_interleave(share, n_views)[:, None]
-    sums = _summed(table, (first[:, None] + token).flatten(), weight.flatten(), bags * token.shape[1])
+    sums = _summed(
+        table, (first[:, None] + token).flatten(), weight.flatten(), bags * token.shape[1]
+    )
     if reduce != "max":
         return sums
     return cell_max(sums[n_views > 0], row[n_views > 0], rows[1] - rows[0])
@@ -206,9 +242,13 @@ def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Te
     first = counts.cumsum(0) - counts
     if views == "random":
         where = point.device if generator is None else generator.device
-        draw = torch.rand(len(counts), generator=generator, device=where, dtype=torch.float64).to(point.device)
+        draw = torch.rand(len(counts), generator=generator, device=where, dtype=torch.float64).to(
+            point.device
+        )
         return first + (draw * counts).long().clamp_(max=counts - 1)
-    nearest = links.z.new_full((links.num_points,), torch.inf).scatter_reduce(0, point, links.z, "amin")
+    nearest = links.z.new_full((links.num_points,), torch.inf).scatter_reduce(
+        0, point, links.z, "amin"
+    )
     candidates = (links.z == nearest[point]).nonzero().squeeze(1)
     own = point[candidates]
     leading = torch.ones_like(own, dtype=torch.bool)
@@ -217,13 +257,18 @@ def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Te
 
 
 def _corners(
-    uv: Tensor, image_size: tuple[int, int], size: tuple[int, int], sampling: Sampling, dtype: torch.dtype
+    uv: Tensor,
+    image_size: tuple[int, int],
+    size: tuple[int, int],
+    sampling: Sampling,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Cells (L, 4 or 1) that image places read, counted in raster order, and their weights."""
     (rows, cols), (height, width) = size, image_size
     uv = uv.to(torch.promote_types(uv.dtype, dtype))
     limit = uv.new_tensor((cols - 1, rows - 1))
-    cell = (uv + 0.5) * uv.new_tensor((cols / width, rows / height))  # integers of uv are pixels' centres
+    # integers of uv are pixels' centres
+    cell = (uv + 0.5) * uv.new_tensor((cols / width, rows / height))
     if sampling == "nearest":
         x, y = torch.minimum(cell.floor_().clamp_(min=0), limit).int().unbind(1)
         return (y * cols + x).unsqueeze(1), uv.new_ones(len(uv), 1, dtype=dtype)
@@ -246,7 +291,13 @@ def _summed(table: Tensor, token: Tensor, weight: Tensor, counts: Tensor) -> Ten
 
 
 def _check(
-    maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, views: str, reduce: str, chunk: int
+    maps: Tensor,
+    links: Links,
+    grid: VoxelGrid | None,
+    sampling: str,
+    views: str,
+    reduce: str,
+    chunk: int,
 ) -> None:
     """Refuse what does not fit together.
 
@@ -255,12 +306,19 @@ def _check(
     """
     check_tensor("maps", maps)
     if maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape[1:]:
-        raise ShapeError(f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, rows, cols)")
+        raise ShapeError(
+            f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, "
+            "rows, cols)"
+        )
     if maps.shape[0] != links.num_views:
-        raise ShapeError(f"{maps.shape[0]} maps for links of {links.num_views} views; expected one map per camera")
+        raise ShapeError(
+            f"{maps.shape[0]} maps for links of {links.num_views} views; expected one map per "
+            "camera"
+        )
     if grid is not None and grid.inverse.shape[0] != links.num_points:
         raise ShapeError(
-            f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
+            f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make "
+            "both of the same points"
         )
     normal(Sampling, sampling, "sampling")
     normal(Views, views, "views")

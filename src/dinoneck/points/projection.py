@@ -31,13 +31,14 @@ class Links:
     Attributes:
         view: int64 (L,), row in the cameras.
         point: int64 (L,), row in the cloud.
-        uv: (L, 2), pixel (x, y) of the camera image by OpenCV's convention: an integer is a pixel's centre.
+        uv: (L, 2), pixel (x, y) of the camera image by OpenCV's convention: an integer is a pixel's
+            centre.
         z: (L,), metres along the view's axis.
         num_points: points of the cloud, seen or not.
         num_views: views, used or not.
         image_size: (height, width) of the images that ``uv`` counts in.
-        counts: int64 (V, 5) per view: points offered, in front, in the image, there with known depth, agreeing with
-            it; (V, 3) without depth; None for links that were made by hand.
+        counts: int64 (V, 5) per view: points offered, in front, in the image, there with known
+            depth, agreeing with it; (V, 3) without depth; None for links that were made by hand.
     """
 
     view: Tensor
@@ -53,7 +54,10 @@ class Links:
         return len(self.view)
 
     def __repr__(self) -> str:
-        return f"Links({len(self)} of {self.num_points} points in {self.num_views} views, coverage {self.coverage:.3f})"
+        return (
+            f"Links({len(self)} of {self.num_points} points in {self.num_views} views, "
+            f"coverage {self.coverage:.3f})"
+        )
 
     @property
     def xy(self) -> Tensor:
@@ -73,16 +77,19 @@ class Links:
     def stats(self) -> dict[str, Tensor]:
         """Return what became of the pairs, per view (V,), to find a view that fits ill.
 
-        ``links``: how many. Of the points offered: ``front``, ``in_bounds`` (shares). Of those in bounds: ``known``,
-        the share with known depth. Of these: ``agree``, the share at the depth measured, low where the pose, the
-        units or K are wrong. A share of nothing is 0; links made by hand have ``links`` alone, those without depth no
-        ``known`` and ``agree``.
+        ``links``: how many. Of the points offered: ``front``, ``in_bounds`` (shares). Of those in
+        bounds: ``known``, the share with known depth. Of these: ``agree``, the share at the depth
+        measured, low where the pose, the units or K are wrong. A share of nothing is 0; links made
+        by hand have ``links`` alone, those without depth no ``known`` and ``agree``.
         """
         stats = {"links": torch.bincount(self.view, minlength=self.num_views)}
         if self.counts is None:
             return stats
         points, front, in_bounds, *measured = self.counts.double().unbind(1)
-        stats |= {"front": front / points.clamp_min(1), "in_bounds": in_bounds / points.clamp_min(1)}
+        stats |= {
+            "front": front / points.clamp_min(1),
+            "in_bounds": in_bounds / points.clamp_min(1),
+        }
         if measured:
             known, agree = measured
             stats |= {"known": known / in_bounds.clamp_min(1), "agree": agree / known.clamp_min(1)}
@@ -91,7 +98,9 @@ class Links:
     def to(self, device: torch.device | str) -> Links:
         """Return the links on a device."""
         parts = {name: getattr(self, name).to(device) for name in ("view", "point", "uv", "z")}
-        return replace(self, **parts, counts=None if self.counts is None else self.counts.to(device))
+        return replace(
+            self, **parts, counts=None if self.counts is None else self.counts.to(device)
+        )
 
 
 @dataclass(frozen=True)
@@ -99,12 +108,14 @@ class PointProjector:
     """Finds the views that see each point of a cloud: in front, in the image, and not behind another surface.
 
     A point is hidden where the depth measured at its pixel differs from its own by more than
-    ``max(depth_abs, depth_rel * z)``. Keep that tight: 2 % and 5 cm accept 0.9 % of the hidden points of a room with a
-    box in it (3.9 % where much furniture stands at the walls), 25 % accept 8.6 %, whose features then come from the
-    object in front. Without depth every point in the image counts as seen, through walls too.
+    ``max(depth_abs, depth_rel * z)``. Keep that tight: 2 % and 5 cm accept 0.9 % of the hidden
+    points of a room with a box in it (3.9 % where much furniture stands at the walls), 25 % accept
+    8.6 %, whose features then come from the object in front. Without depth every point in the image
+    counts as seen, through walls too.
 
-    Project undeformed points: where training deforms coordinates (elastic, flips, scale), the cameras belong to the
-    points as they were measured, and the voxels may be made of the deformed ones.
+    Project undeformed points: where training deforms coordinates (elastic, flips, scale), the
+    cameras belong to the points as they were measured, and the voxels may be made of the deformed
+    ones.
 
     Memory is bounded by ``chunk`` pairs at a time, in addition to the links. No gradient passes.
 
@@ -113,8 +124,8 @@ class PointProjector:
         far: largest z in metres; None = any.
         depth_abs: agreement with depth, in metres.
         depth_rel: agreement with depth, as a share of z.
-        unknown_depth: what becomes of points at pixels without depth (0, negative, NaN, infinite): ``"reject"`` or
-            ``"accept"``.
+        unknown_depth: what becomes of points at pixels without depth (0, negative, NaN, infinite):
+            ``"reject"`` or ``"accept"``.
         chunk: pairs of a point and a view in memory at once.
 
     Raises:
@@ -131,8 +142,9 @@ class PointProjector:
         >>> PointProjector()(points, cameras).point.tolist()
         [0, 1]
 
-    Reference: the occlusion test by depth of OpenScene (Peng et al., CVPR 2023) and DITR (Zeid et al., 2025).
-    Deviations: an absolute and a relative tolerance, unknown depth is distinguished, depth of any size, half pixels.
+    Reference: the occlusion test by depth of OpenScene (Peng et al., CVPR 2023) and DITR (Zeid et
+    al., 2025). Deviations: an absolute and a relative tolerance, unknown depth is distinguished,
+    depth of any size, half pixels.
     """
 
     near: float = 0.05
@@ -155,14 +167,20 @@ class PointProjector:
 
     @torch.no_grad()
     def __call__(
-        self, points: Tensor, cameras: Cameras, depth: Tensor | None = None, batch: Tensor | None = None
+        self,
+        points: Tensor,
+        cameras: Cameras,
+        depth: Tensor | None = None,
+        batch: Tensor | None = None,
     ) -> Links:
         """Link points (N, 3) m with views.
 
         Args:
-            points: float32 or float64 (N, 3), in metres, in the cameras' world; float64 where that is georeferenced.
+            points: float32 or float64 (N, 3), in metres, in the cameras' world; float64 where that
+                is georeferenced.
             cameras: V views, with ``sample`` if the cloud is a batch.
-            depth: floating (V, rows, cols) in metres along z, of any size that shows the images' field of view.
+            depth: floating (V, rows, cols) in metres along z, of any size that shows the images'
+                field of view.
             batch: int64 (N,), the sample of every point; a point meets the views of its own sample.
 
         Raises:
@@ -175,7 +193,9 @@ class PointProjector:
             _look_at(links.counts.sum(0).tolist(), points, cameras, depth, batch)
         return links
 
-    def link(self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> Links:
+    def link(
+        self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
+    ) -> Links:
         """Link without looking at what was given: see the call."""
         steps = 3 if depth is None else 5
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
@@ -184,7 +204,8 @@ class PointProjector:
         for rows, views in _samples(points, cameras, batch):
             parts += self._parts(points, cameras, depth, rows, views, counts)
         columns = [list(column) for column in zip(*parts, strict=True)]
-        del parts  # one column after the other, so that links are there one time and a third, not twice
+        # one column after the other, so that links are there one time and a third, not twice
+        del parts
         view, point, uv, z = (torch.cat(columns.pop(0)) for _ in range(4))
         if batch is not None and (point[1:] < point[:-1]).any():
             order = point.argsort(stable=True)
@@ -192,14 +213,21 @@ class PointProjector:
         return Links(view, point, uv, z, len(points), len(cameras), cameras.size, counts)
 
     def _parts(
-        self, points: Tensor, cameras: Cameras, depth: Tensor | None, rows: Tensor | None, views: Tensor, counts: Tensor
+        self,
+        points: Tensor,
+        cameras: Cameras,
+        depth: Tensor | None,
+        rows: Tensor | None,
+        views: Tensor,
+        counts: Tensor,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Link one sample's points and views, block by block of points: what comes is sorted as it is found."""
         if not len(views):
             return
         height, width = cameras.size
         matrices = cameras.projections()[views]
-        # counted from its corner, an image is 0 <= x < width: one product per axis, no division by 0
+        # counted from its corner, an image is 0 <= x < width: one product per axis, no division by
+        # 0
         matrices[:, :2] += 0.5 * matrices[:, 2:]
         matrix = matrices.permute(2, 1, 0).flatten(1)
         number, block = len(points) if rows is None else len(rows), max(1, self.chunk // len(views))
@@ -223,12 +251,19 @@ class PointProjector:
             yield view, point, uv.to(points.dtype), z.to(points.dtype)
 
     def _visible(
-        self, view: Tensor, uv: Tensor, z: Tensor, depth: Tensor, size: tuple[int, int], counts: Tensor
+        self,
+        view: Tensor,
+        uv: Tensor,
+        z: Tensor,
+        depth: Tensor,
+        size: tuple[int, int],
+        counts: Tensor,
     ) -> Tensor:
         """Return a mask of what lies at the depth measured at its pixel, and count it."""
         rows, cols = depth.shape[1:]
         scale = uv.new_tensor([cols / size[1], rows / size[0]])
-        # a pixel spans +-0.5 around its integer, so its place in depth of another size is the floor of (uv + 0.5) s
+        # a pixel spans +-0.5 around its integer, so its place in depth of another size is the floor
+        # of (uv + 0.5) s
         cell = ((uv + 0.5) * scale).floor().long()
         col, row = cell[:, 0].clamp(0, cols - 1), cell[:, 1].clamp(0, rows - 1)
         measured = depth[view, row, col].double()
@@ -239,7 +274,9 @@ class PointProjector:
         return agree | ~known if self.unknown_depth == "accept" else agree
 
 
-def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> None:
+def check_cloud(
+    points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
+) -> None:
     """Refuse a cloud, depth and batch index that do not fit each other or the cameras.
 
     Raises:
@@ -249,14 +286,23 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     if not isinstance(cameras, Cameras):
         raise ShapeError(f"cameras is a {type(cameras).__name__}; expected dinoneck.points.Cameras")
     check_tensor("points", points)
-    if points.ndim != 2 or points.shape[1] != 3 or points.dtype not in (torch.float32, torch.float64):
+    if (
+        points.ndim != 2
+        or points.shape[1] != 3
+        or points.dtype not in (torch.float32, torch.float64)
+    ):
         raise ShapeError(
-            f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 (points, 3) in metres "
-            "(half precision is off by 4 mm at 10 m)"
+            f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 "
+            "(points, 3) in metres (half precision is off by 4 mm at 10 m)"
         )
     if (batch is None) != (cameras.sample is None):
-        given, missing = ("cameras.sample", "batch") if batch is None else ("batch", "Cameras(sample=...)")
-        raise ShapeError(f"{given} is given and {missing} is not; a batch of clouds needs both, one cloud neither")
+        given, missing = (
+            ("cameras.sample", "batch") if batch is None else ("batch", "Cameras(sample=...)")
+        )
+        raise ShapeError(
+            f"{given} is given and {missing} is not; a batch of clouds needs both, one cloud "
+            "neither"
+        )
     if batch is not None:
         check_index("batch", batch, len(points))
     if depth is not None:
@@ -264,21 +310,31 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     check_finite(points)
 
 
-def _look_at(counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> None:
+def _look_at(
+    counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
+) -> None:
     """Refuse units that do not fit; log what is likely a mistake but may be so."""
     offered, _, in_bounds, *measured = counts
     known, agree = measured if measured else (0, 0)
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
-    wrong_depth = depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
+    wrong_depth = (
+        depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
+    )
     if wrong_depth or (not in_bounds and offered >= _SUSPICIOUS_PAIRS):
         logger.warning(
-            "of %d projected points %d lie in an image, %d of them at known depth, which %d agree with: look at units "
-            "(metres), poses and K, see dinoneck.points.check_cameras", offered, in_bounds, known, agree
-        )  # fmt: skip
+            "of %d projected points %d lie in an image, %d of them at known depth, which %d agree "
+            "with: look at units (metres), poses and K, see dinoneck.points.check_cameras",
+            offered,
+            in_bounds,
+            known,
+            agree,
+        )
 
 
-def check_units(points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor | None = None) -> None:
+def check_units(
+    points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor | None = None
+) -> None:
     """Refuse depth that is a thousand times the points' distance, or a thousandth of it.
 
     Raises:
@@ -297,16 +353,19 @@ def check_units(points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor |
     least, most = _THOUSAND
     if depth_m > LARGEST_DEPTH_M and least < depth_m / z_m < most:
         raise DataError(
-            f"depth has the median {depth_m:.4g} where points lie at {z_m:.4g} m; it looks in millimetres: depth / 1000"
+            f"depth has the median {depth_m:.4g} where points lie at {z_m:.4g} m; it looks in "
+            "millimetres: depth / 1000"
         )
     if z_m > LARGEST_DEPTH_M and least < z_m / depth_m < most:
         raise DataError(
-            f"points lie at the median {z_m:.4g} before the cameras where depth is {depth_m:.4g} m; the points' or the "
-            "poses' positions look in millimetres: divide them by 1000"
+            f"points lie at the median {z_m:.4g} before the cameras where depth is {depth_m:.4g} "
+            "m; the points' or the poses' positions look in millimetres: divide them by 1000"
         )
 
 
-def _samples(points: Tensor, cameras: Cameras, batch: Tensor | None) -> Iterator[tuple[Tensor | None, Tensor]]:
+def _samples(
+    points: Tensor, cameras: Cameras, batch: Tensor | None
+) -> Iterator[tuple[Tensor | None, Tensor]]:
     """Yield rows of points (None = all) and views that belong together."""
     if batch is None or cameras.sample is None:
         yield None, torch.arange(len(cameras), device=points.device)

@@ -21,25 +21,27 @@ Reduce = Literal["max", "mean"]
 class SparsePyramid(nn.Module):
     """Pools features on voxels into cells of 2, 4, 8 ... voxels. It has no parameters.
 
-    A cell that holds seen and unseen voxels is the usual case in a scan; there a zero for "unseen" would pass for a
-    measured value and pull the maximum of negative channels up to 0. So only seen voxels take part, and a cell is
-    ``valid`` if any of its voxels was seen; the others are zeros.
+    A cell that holds seen and unseen voxels is the usual case in a scan; there a zero for "unseen"
+    would pass for a measured value and pull the maximum of negative channels up to 0. So only seen
+    voxels take part, and a cell is ``valid`` if any of its voxels was seen; the others are zeros.
 
     Args:
-        strides: voxels per cell of the levels wanted, rising powers of two; the first is at least that of the
-            features given.
-        reduce: ``"max"`` over the seen voxels, or their ``"mean"``. Every voxel counts once at every level: a mean
-            is that of the rows given, not of the means of the level below, so it does not depend on which levels lie
-            between.
-        masked: False lets unseen voxels take part as zeros, as in the original; ``valid`` is the same.
+        strides: voxels per cell of the levels wanted, rising powers of two; the first is at least
+            that of the features given.
+        reduce: ``"max"`` over the seen voxels, or their ``"mean"``. Every voxel counts once at
+            every level: a mean is that of the rows given, not of the means of the level below, so
+            it does not depend on which levels lie between.
+        masked: False lets unseen voxels take part as zeros, as in the original; ``valid`` is the
+            same.
 
     Shape:
-        SparseFeatures of M voxels -> {stride: SparseFeatures}, all occupied cells, C channels, in the dtype given;
-        means are summed in at least float32. Where several voxels hold a maximum, they share its gradient evenly.
+        SparseFeatures of M voxels -> {stride: SparseFeatures}, all occupied cells, C channels, in
+        the dtype given; means are summed in at least float32. Where several voxels hold a maximum,
+        they share its gradient evenly.
 
     Raises:
-        ConfigError: for strides that are no rising powers of two, an unknown ``reduce``, or features coarser than the
-            first stride.
+        ConfigError: for strides that are no rising powers of two, an unknown ``reduce``, or
+            features coarser than the first stride.
         ShapeError: for a mean of integers.
 
     Examples:
@@ -52,26 +54,34 @@ class SparsePyramid(nn.Module):
         >>> SparsePyramid(strides=(2,), masked=False)(voxels)[2].feats.flatten().tolist()
         [0.0, 2.0]
 
-    Reference: the max pooling of DITR (Zeid et al., arXiv 2503.18944), where unseen points are zeros that take part.
+    Reference: the max pooling of DITR (Zeid et al., arXiv 2503.18944), where unseen points are
+    zeros that take part.
     """
 
-    def __init__(self, strides: Sequence[int] = (1, 2, 4, 8, 16), reduce: Reduce = "max", masked: bool = True) -> None:
+    def __init__(
+        self, strides: Sequence[int] = (1, 2, 4, 8, 16), reduce: Reduce = "max", masked: bool = True
+    ) -> None:
         super().__init__()
         for stride in strides:
             check_stride("a stride", stride)
         if not strides or any(fine >= coarse for fine, coarse in pairwise(strides)):
-            raise ConfigError(f"strides is {tuple(strides)}; expected one or more powers of two, strictly rising")
+            raise ConfigError(
+                f"strides is {tuple(strides)}; expected one or more powers of two, strictly rising"
+            )
         normal(Reduce, reduce, "reduce")
         self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
 
     def forward(self, features: SparseFeatures) -> dict[int, SparseFeatures]:
         """Return all levels; a level of the features' own stride is these."""
         if self.reduce == "mean" and not features.feats.is_floating_point():
-            raise ShapeError(f"feats are {features.feats.dtype}; a mean takes floats: features.to(dtype=torch.float32)")
+            raise ShapeError(
+                f"feats are {features.feats.dtype}; a mean takes floats: "
+                "features.to(dtype=torch.float32)"
+            )
         if features.stride > self.strides[0]:
             raise ConfigError(
-                f"features have stride {features.stride}; the first of strides {self.strides} is finer: lift to finer "
-                "voxels or leave those strides out"
+                f"features have stride {features.stride}; the first of strides {self.strides} is "
+                "finer: lift to finer voxels or leave those strides out"
             )
         feats = features.feats
         if self.reduce == "mean" and feats.dtype in (torch.float16, torch.bfloat16):
@@ -106,9 +116,12 @@ def _coarser(level: _Level, stride: int, reduce: Reduce, masked: bool) -> _Level
     counts = torch.zeros_like(keys)
     counts.index_add_(0, *((own, level.counts[seen]) if masked else (cell, level.counts)))
     if reduce == "mean":
-        share = level.counts[seen].to(level.feats.dtype) / counts[own]  # unseen rows are zeros: only their count counts
+        # unseen rows are zeros: only their count counts
+        share = level.counts[seen].to(level.feats.dtype) / counts[own]
         sizes = torch.bincount(own, minlength=len(keys))
-        return _Level(keys, weighted_bags(level.feats, seen, share, sizes.cumsum(0) - sizes), counts, valid)
+        return _Level(
+            keys, weighted_bags(level.feats, seen, share, sizes.cumsum(0) - sizes), counts, valid
+        )
     rows = level.feats
     if len(seen) < len(cell):
         if masked:

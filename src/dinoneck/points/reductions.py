@@ -41,7 +41,12 @@ class _WeightedBags(torch.autograd.Function):
         """Bring a row's gradients together from all bags that name it."""
         row, weight, starts = ctx.saved_tensors
         order = torch.argsort(row, stable=True)
-        bag = torch.searchsorted(starts, order.to(row.dtype), right=True, out_int32=row.dtype == torch.int32) - 1
+        bag = (
+            torch.searchsorted(
+                starts, order.to(row.dtype), right=True, out_int32=row.dtype == torch.int32
+            )
+            - 1
+        )
         counts = torch.bincount(row, minlength=ctx.rows)
         begins = (counts.cumsum(0) - counts).to(row.dtype)
         return _sums(grad.contiguous(), bag, weight[order], begins), None, None, None
@@ -67,7 +72,9 @@ class _CellMax(torch.autograd.Function):
         """Take every cell's maximum."""
         top = rows.new_zeros(cells, rows.shape[1])
         if len(rows):
-            top.scatter_reduce_(0, cell.unsqueeze(1).expand_as(rows), rows, "amax", include_self=False)
+            top.scatter_reduce_(
+                0, cell.unsqueeze(1).expand_as(rows), rows, "amax", include_self=False
+            )
         ctx.save_for_backward(rows, cell, top)
         return top
 
@@ -76,6 +83,9 @@ class _CellMax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Share a cell's gradient out among the rows that hold its maximum."""
         rows, cell, top = ctx.saved_tensors
-        holds = (rows == top.index_select(0, cell)).to(torch.promote_types(grad.dtype, torch.float32))
-        holders = holds.new_zeros(grad.shape).index_add_(0, cell, holds).clamp_(min=1)  # halves end at 65504
+        holds = (rows == top.index_select(0, cell)).to(
+            torch.promote_types(grad.dtype, torch.float32)
+        )
+        # halves end at 65504
+        holders = holds.new_zeros(grad.shape).index_add_(0, cell, holds).clamp_(min=1)
         return (grad / holders).index_select(0, cell).mul_(holds).to(grad.dtype), None, None

@@ -21,9 +21,10 @@ _FAR = 2.0**53  # beyond any key, within int64
 class VoxelGrid:
     """The occupied voxels of a point cloud, sorted by key, and the way from points to voxels.
 
-    Cells are found by rounding down in float64, never by truncation, so that the two cells next to 0 are as large as
-    all others. Samples of a batch stay apart: the same place in two samples is two voxels. Build it with
-    :meth:`from_points` from metres, or with :meth:`from_coords` where a 3D engine has already made voxels.
+    Cells are found by rounding down in float64, never by truncation, so that the two cells next to
+    0 are as large as all others. Samples of a batch stay apart: the same place in two samples is
+    two voxels. Build it with :meth:`from_points` from metres, or with :meth:`from_coords` where a
+    3D engine has already made voxels.
 
     Attributes:
         keys: int64 (M,), Morton keys of the voxels, strictly rising (see ``dinoneck.points.keys``).
@@ -60,8 +61,9 @@ class VoxelGrid:
         Args:
             points: (N, 3) in metres, finite; N may be 0.
             size: metres per voxel, one number or one per axis.
-            origin: metres of the corner of voxel (0, 0, 0), one number or one per axis. Coarser cells begin there
-                too: for cells that lie alike in several clouds, take the same origin.
+            origin: metres of the corner of voxel (0, 0, 0), one number or one per axis. Coarser
+                cells begin there too: for cells that lie alike in several clouds, take the same
+                origin.
             batch: integers (N,), the sample of every point, 0 ... 511; None = one sample.
 
         Raises:
@@ -74,7 +76,10 @@ class VoxelGrid:
             raise ConfigError(f"size is {size}; expected metres per voxel > 0")
         check_tensor("points", points)
         if points.ndim != 2 or points.shape[1] != 3 or points.is_complex():
-            raise ShapeError(f"points are {points.dtype} of shape {tuple(points.shape)}; expected (N, 3) in metres")
+            raise ShapeError(
+                f"points are {points.dtype} of shape {tuple(points.shape)}; expected (N, 3) in "
+                "metres"
+            )
         exact = points.detach().double()
         check_finite(exact)
         cells = ((exact - exact.new_tensor(start)) / exact.new_tensor(sizes)).floor_()
@@ -86,7 +91,8 @@ class VoxelGrid:
         """Take voxel coordinates that are there already; repeated ones become one voxel.
 
         Args:
-            coords: integers (N, 3), -131072 ... 131071, in the order that features and points have; N may be 0.
+            coords: integers (N, 3), -131072 ... 131071, in the order that features and points have;
+                N may be 0.
             batch: integers (N,), 0 ... 511; None = one sample.
 
         Raises:
@@ -106,12 +112,17 @@ class VoxelGrid:
 
     def to(self, device: torch.device | str) -> VoxelGrid:
         """Return the grid on another device."""
-        tensors = {name: getattr(self, name).to(device) for name in ("keys", "coords", "batch", "inverse")}
+        tensors = {
+            name: getattr(self, name).to(device) for name in ("keys", "coords", "batch", "inverse")
+        }
         return replace(self, **tensors)
 
     def __repr__(self) -> str:
         points = self.inverse.shape[0]
-        return f"VoxelGrid({len(self)} voxels of {points} points, size={self.size}, origin={self.origin})"
+        return (
+            f"VoxelGrid({len(self)} voxels of {points} points, size={self.size}, "
+            f"origin={self.origin})"
+        )
 
 
 def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
@@ -124,8 +135,9 @@ def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, fl
 class SparseFeatures:
     """One feature vector per occupied cell, and whether any image saw it.
 
-    Coordinates are in voxels of the finest grid at every stride (a cell of stride 4 at (-4, 0, 8) spans -4 ... -1,
-    0 ... 3, 8 ... 11), so levels, engines and points are matched without knowing each other's units.
+    Coordinates are in voxels of the finest grid at every stride (a cell of stride 4 at (-4, 0, 8)
+    spans -4 ... -1, 0 ... 3, 8 ... 11), so levels, engines and points are matched without knowing
+    each other's units.
 
     Attributes:
         coords: int64 (M, 3), multiples of ``stride``.
@@ -165,11 +177,13 @@ class SparseFeatures:
         rows = self.coords.shape[0]
         if self.feats.ndim != 2 or not self.batch.shape[0] == self.feats.shape[0] == rows:
             raise ShapeError(
-                f"coords have shape {tuple(self.coords.shape)}, batch {tuple(self.batch.shape)} and feats "
-                f"{tuple(self.feats.shape)}; expected (M, 3), (M,) and (M, C)"
+                f"coords have shape {tuple(self.coords.shape)}, batch {tuple(self.batch.shape)} "
+                f"and feats {tuple(self.feats.shape)}; expected (M, 3), (M,) and (M, C)"
             )
         if tuple(self.valid.shape) != (rows,) or self.valid.dtype != torch.bool:
-            raise ShapeError(f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)")
+            raise ShapeError(
+                f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)"
+            )
 
     @cached_property
     def keys(self) -> Tensor:
@@ -179,10 +193,13 @@ class SparseFeatures:
             DataError: if rows are not sorted, repeat, or are no multiples of the stride.
         """
         keys = encode(self.coords, self.batch)
-        if not bool((keys[1:] > keys[:-1]).all()) or not torch.equal(at_stride(keys, self.stride), keys):
+        if not bool((keys[1:] > keys[:-1]).all()) or not torch.equal(
+            at_stride(keys, self.stride), keys
+        ):
             raise DataError(
-                f"coords of stride {self.stride} must be multiples of it and sorted by key, without repeats; order "
-                "rows by VoxelGrid.from_coords(coords, batch): feats_sorted[grid.inverse] = feats"
+                f"coords of stride {self.stride} must be multiples of it and sorted by key, "
+                "without repeats; order rows by VoxelGrid.from_coords(coords, batch): "
+                "feats_sorted[grid.inverse] = feats"
             )
         return keys
 
@@ -194,15 +211,19 @@ class SparseFeatures:
             batch: integers (Q,); None = sample 0.
 
         Returns:
-            feats (Q, C) and hit, bool (Q,). A hit is a cell that exists and was seen (``valid``); zeros elsewhere.
+            feats (Q, C) and hit, bool (Q,). A hit is a cell that exists and was seen (``valid``);
+            zeros elsewhere.
 
         Raises:
             ShapeError: if shapes do not fit.
-            DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by key.
+            DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by
+                key.
         """
         wanted = at_stride(encode(coords, batch), self.stride)
         if not len(self):
-            return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(wanted, dtype=torch.bool)
+            return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(
+                wanted, dtype=torch.bool
+            )
         rows = torch.searchsorted(self.keys, wanted).clamp_(max=len(self) - 1)
         hit = (self.keys[rows] == wanted) & self.valid[rows]
         missed = (~hit).nonzero().squeeze(1)
@@ -212,14 +233,19 @@ class SparseFeatures:
     def __len__(self) -> int:
         return self.coords.shape[0]
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SparseFeatures:
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> SparseFeatures:
         """Return the features on another device, in another dtype; coordinates stay integers."""
         tensors = {name: getattr(self, name).to(device) for name in ("coords", "batch", "valid")}
         return replace(self, feats=self.feats.to(device, dtype), **tensors)
 
     def __repr__(self) -> str:
         seen = int(self.valid.sum())
-        return f"SparseFeatures({seen} of {len(self)} cells seen, C={self.feats.shape[1]}, stride={self.stride})"
+        return (
+            f"SparseFeatures({seen} of {len(self)} cells seen, C={self.feats.shape[1]}, "
+            f"stride={self.stride})"
+        )
 
 
 def check_stride(name: str, stride: int) -> None:
@@ -228,5 +254,10 @@ def check_stride(name: str, stride: int) -> None:
     Raises:
         ConfigError: naming it.
     """
-    if isinstance(stride, bool) or not isinstance(stride, int) or not 0 < stride <= MAX_STRIDE or stride & (stride - 1):
+    if (
+        isinstance(stride, bool)
+        or not isinstance(stride, int)
+        or not 0 < stride <= MAX_STRIDE
+        or stride & (stride - 1)
+    ):
         raise ConfigError(f"{name} is {stride!r}; expected a power of two, 1 ... {MAX_STRIDE}")

@@ -1,6 +1,7 @@
 """load_published: the file of a published head, checked and translated, as a HeadCheckpoint like any other.
 
-One translator takes the tensors of publishers' files to those of our modules, strict in names and shapes.
+One translator takes the tensors of publishers' files to those of our modules, strict in names and
+shapes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,14 @@ from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 
-_SAFE_READER = Version("2.10")  # the weights-only reader of earlier versions had a hole (CVE-2026-24747)
+# the weights-only reader of earlier versions had a hole (CVE-2026-24747)
+_SAFE_READER = Version("2.10")
 # a checkpoint of mmcv may hold NumPy numbers in its notes
-_NUMBERS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+_NUMBERS: list[Any] = [
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+]
 
 _SHOWN = 5
 _EPS = 1e-5  # of the publishers' batch norms
@@ -40,7 +46,10 @@ Tensors = Mapping[str, Tensor]
 # names of publishers and of transformers -> ours, applied in this order
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     # of the backbone in a file of transformers; query, key and value are parts of one tensor
-    (r"^encoder\.layer(.*?)attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(.*)", r"blocks\1attn.qkv.\4:\2"),
+    (
+        r"^encoder\.layer(.*?)attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(.*)",
+        r"blocks\1attn.qkv.\4:\2",
+    ),
     (r"^encoder\.layer(.*)layer_scale(\d)\.lambda1$", r"blocks\1ls\2.gamma"),
     (r"^encoder\.layer", "blocks"),
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
@@ -62,15 +71,27 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^upscale\.(\d)\.conv1\.", r"up.\1.grow."),
     (r"^upscale\.(\d)\.conv2\.", r"up.\1.smooth."),
     (r"^upscale\.", "up."),
-    (r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.", r"neck.reassemble.\2.readout_linear."),
+    (
+        r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.",
+        r"neck.reassemble.\2.readout_linear.",
+    ),
     (r"^reassemble_blocks\.projects\.(\d)\.conv\.", r"neck.reassemble.\1.project."),
     (r"^reassemble_stage\.layers\.(\d)\.projection\.", r"neck.reassemble.\1.project."),
     (r"^reassemble_blocks\.batchnorm_layers\.(\d)\.", r"neck.reassemble.\1.project.norm."),
-    (r"^reassemble_(blocks\.resize_layers|stage\.layers)\.([01])\.(resize\.)?", r"neck.reassemble.\2.up."),
-    (r"^reassemble_(blocks\.resize_layers|stage\.layers)\.3\.(resize\.)?", "neck.reassemble.3.down."),
+    (
+        r"^reassemble_(blocks\.resize_layers|stage\.layers)\.([01])\.(resize\.)?",
+        r"neck.reassemble.\2.up.",
+    ),
+    (
+        r"^reassemble_(blocks\.resize_layers|stage\.layers)\.3\.(resize\.)?",
+        "neck.reassemble.3.down.",
+    ),
     (r"^convs\.(\d)\.(conv\.)?", r"neck.reassemble.\1.widen."),
     # they number the fusion blocks from the coarsest, we from the finest
-    (r"^fusion_(blocks|stage\.layers|layers)\.(\d)\.", lambda found: f"neck.fusion.{3 - int(found[2])}."),
+    (
+        r"^fusion_(blocks|stage\.layers|layers)\.(\d)\.",
+        lambda found: f"neck.fusion.{3 - int(found[2])}.",
+    ),
     (r"\.res\w+1\.conv(olution)?1\.(conv\.)?", ".lateral.first."),
     (r"\.res\w+1\.conv(olution)?2\.(conv\.)?", ".lateral.second."),
     (r"\.res\w+2\.conv(olution)?1\.(conv\.)?", ".unit.first."),
@@ -84,8 +105,8 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^bn\.", "readouts.0.norm."),
 )
 _COUNT = "num_batches_tracked"  # of a batch norm, which only its training reads
-# transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of attention are of its
-# training
+# transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of
+# attention are of its training
 _UNUSED = re.compile(
     rf"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*({_COUNT}|mask_token|attn_mask_probs)$"
 )
@@ -96,22 +117,23 @@ def load_published(
 ) -> HeadCheckpoint:
     """Load a head that others published for a frozen backbone.
 
-    Every tensor of the file is checked by name and shape; files of the same ones cannot be distinguished where their
-    publisher states no hash. The result names the backbone, its blocks, how images are prepared, the unit and the
-    licence, so that ``Predictor(load_published(name))`` needs nothing else.
+    Every tensor of the file is checked by name and shape; files of the same ones cannot be
+    distinguished where their publisher states no hash. The result names the backbone, its blocks,
+    how images are prepared, the unit and the licence, so that ``Predictor(load_published(name))``
+    needs nothing else.
 
     Args:
         name: as in :func:`list_published`.
-        weights: a local file in the publisher's format, or in that of transformers (Depth Anything: only that); the
-            only way for heads that state no licence, or are gated and without a Hub repository. A hash that the
-            publisher states is compared for files of its own format.
-        revision: branch, tag or commit of the Hub repository with the same weights in safetensors, which is then loaded
-            in place of the publisher's file.
+        weights: a local file in the publisher's format, or in that of transformers (Depth Anything:
+            only that); the only way for heads that state no licence, or are gated and without a Hub
+            repository. A hash that the publisher states is compared for files of its own format.
+        revision: branch, tag or commit of the Hub repository with the same weights in safetensors,
+            which is then loaded in place of the publisher's file.
 
     Raises:
-        CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
-            has the name or hash of another one, it cannot be fetched, is gated, states no licence, or lacks the Hub
-            repository that a revision is of.
+        CheckpointError: if the name is unknown, weights and a revision are given, the file does not
+            fit, is damaged or has the name or hash of another one, it cannot be fetched, is gated,
+            states no licence, or lacks the Hub repository that a revision is of.
     """
     row = row_named(name)
     file, url = _file(row, weights, revision)
@@ -131,11 +153,20 @@ def load_published(
         with torch.device("meta"):
             own = timm.build(row.backbone).state_dict()
         tuned = translated(backbone_of(state), own, f"the backbone in {file}")
-        record |= {"weights": {"kind": "file"}, "license": licence, "weights_sha256": state_digest(tuned)}
+        record |= {
+            "weights": {"kind": "file"},
+            "license": licence,
+            "weights_sha256": state_digest(tuned),
+        }
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": url, "sha256": seen}
     return HeadCheckpoint.from_module(
-        head, backbone=record, backbone_weights=tuned, preprocess=inputs, license=licence, extra=origin
+        head,
+        backbone=record,
+        backbone_weights=tuned,
+        preprocess=inputs,
+        license=licence,
+        extra=origin,
     )
 
 
@@ -167,56 +198,73 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
         CheckpointError: for another hash, the name of another file of the table, or a missing file.
     """
     if not file.is_file():
-        raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")
+        raise CheckpointError(
+            f"the weights of {row.name} are to be read from {file}, which is not a file",
+            step="file",
+        )
     with file.open("rb") as opened:
         seen = hashlib.file_digest(opened, "sha256").hexdigest()
     if file.suffix.lower() == ".safetensors":
         return seen
     owner = {Path(other.url).name: other.name for other in ROWS.values()}.get(file.name, row.name)
     if owner != row.name:
-        raise CheckpointError(f"{file} has the name of the file of {owner}; expected that of {row.name}", step="file")
+        raise CheckpointError(
+            f"{file} has the name of the file of {owner}; expected that of {row.name}", step="file"
+        )
     if not seen.startswith(row.sha256):
         raise CheckpointError(
-            f"{file} has the SHA-256 {seen[:16]}…; the publisher's file of {row.name} begins with {row.sha256}: it is "
-            "damaged, or another file. Download it again",
+            f"{file} has the SHA-256 {seen[:16]}…; the publisher's file of {row.name} begins with "
+            f"{row.sha256}: it is damaged, or another file. Download it again",
             step="digest",
         )
     return seen
 
 
-def _file(row: PublishedHead, weights: str | os.PathLike[str] | None, revision: str | None) -> tuple[Path, str]:
+def _file(
+    row: PublishedHead, weights: str | os.PathLike[str] | None, revision: str | None
+) -> tuple[Path, str]:
     """The local path of a row's file, downloaded once, and its address: the Hub's copy, else the publisher's.
 
     Raises:
-        CheckpointError: if it is to be fetched, and it is gated, has no licence or does not arrive; if a revision is
-            given with a local file or without a Hub repository; before it is downloaded, if it is a pickle without a
-            known hash and torch's reader is not safe.
+        CheckpointError: if it is to be fetched, and it is gated, has no licence or does not arrive;
+            if a revision is given with a local file or without a Hub repository; before it is
+            downloaded, if it is a pickle without a known hash and torch's reader is not safe.
     """
     if revision is not None and (weights is not None or row.hub is None):
         raise CheckpointError(
-            f"revision={revision!r} is for a Hub copy; {row.name} has {row.hub or 'none'}, and weights is {weights!r}. "
-            "Leave revision= out",
+            f"revision={revision!r} is for a Hub copy; {row.name} has {row.hub or 'none'}, and "
+            f"weights is {weights!r}. Leave revision= out",
             step="hub",
         )
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
     file = file if weights is None else Path(weights)
-    from_hub = weights is None and (revision is not None or bool(row.hub and (row.gated or row.tuned)))
+    from_hub = weights is None and (
+        revision is not None or bool(row.hub and (row.gated or row.tuned))
+    )
     if weights is None and (row.licence == NOT_STATED or (row.gated and not from_hub)):
-        why = f"is given only to people who accepted the terms of {row.licence}" if row.gated else "states no licence"
+        why = (
+            f"is given only to people who accepted the terms of {row.licence}"
+            if row.gated
+            else "states no licence"
+        )
         raise CheckpointError(
-            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights FILE)",
+            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights "
+            "FILE)",
             step="hub",
         )
     is_known = from_hub or row.sha256 or file.suffix.lower() == ".safetensors"
     if not is_known and Version(torch.__version__) < _SAFE_READER:
         raise CheckpointError(
-            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not read safely; install "
-            f"torch {_SAFE_READER} or later, or take a .safetensors file (revision='main' where there is a Hub copy)"
+            f"{file} is a pickle without a known hash, which torch {torch.__version__} does not "
+            f"read safely; install torch {_SAFE_READER} or later, or take a .safetensors file "
+            "(revision='main' where there is a Hub copy)"
         )
     if weights is not None or (file.exists() and not from_hub):
         return file, row.url
     url = f"https://huggingface.co/{row.hub}" if from_hub else row.url
-    logger.warning("fetching %s: the terms of %s hold for it and what is made of it", url, row.licence)
+    logger.warning(
+        "fetching %s: the terms of %s hold for it and what is made of it", url, row.licence
+    )
     try:
         if from_hub:
             from huggingface_hub import hf_hub_download
@@ -226,10 +274,14 @@ def _file(row: PublishedHead, weights: str | os.PathLike[str] | None, revision: 
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))  # noqa: TID251 - addresses of our own table
     except Exception as error:  # the clients raise many unrelated types
-        reason = refusal(error, str(row.hub), revision) or unreachable(error) if from_hub else first_line(error)
+        reason = (
+            refusal(error, str(row.hub), revision) or unreachable(error)
+            if from_hub
+            else first_line(error)
+        )
         raise CheckpointError(
-            f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file elsewhere and pass it, "
-            "weights=FILE (--weights FILE)",
+            f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
+            "elsewhere and pass it, weights=FILE (--weights FILE)",
             step="hub",
         ) from None
     return file, url
@@ -242,7 +294,9 @@ def renamed(name: str) -> str:
     return name
 
 
-def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def translated(
+    state: Tensors, own: Tensors, where: str, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
     A batch norm in front of a linear layer is folded into it, in float64.
@@ -265,12 +319,17 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
     norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {
         name.rpartition(".")[0] for name in own
     }
-    shapes |= {f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM}
-    missing, unknown = shapes.keys() - given.keys(), [*unknown, *(given[name] for name in given.keys() - shapes.keys())]
+    shapes |= {
+        f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM
+    }
+    missing, unknown = (
+        shapes.keys() - given.keys(),
+        [*unknown, *(given[name] for name in given.keys() - shapes.keys())],
+    )
     if missing or unknown:
         raise CheckpointError(
-            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'}, and holds {some_of(unknown, _SHOWN) or 'nothing'} "
-            "in addition: it is the file of another head",
+            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'}, and holds "
+            f"{some_of(unknown, _SHOWN) or 'nothing'} in addition: it is the file of another head",
             step="tensors",
         )
     tensors = {name: state[theirs] for name, theirs in given.items()}
@@ -278,16 +337,20 @@ def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = to
         is_1x1 = len(shapes[name]) == 2 and x.shape[2:] == (1, 1)
         if (x.shape[:2] if is_1x1 else x.shape) != shapes[name] or not x.is_floating_point():
             raise CheckpointError(
-                f"{where}: {given[name]} is {x.dtype} {tuple(x.shape)}; expected floats of shape {shapes[name]}: it is "
-                "the file of another head",
+                f"{where}: {given[name]} is {x.dtype} {tuple(x.shape)}; expected floats of shape "
+                f"{shapes[name]}: it is the file of another head",
                 step="tensors",
             )
     for layer in norms:
-        gain, shift, mean, variance = (tensors.pop(f"{layer}.norm.{part}").double() for part in _NORM)
+        gain, shift, mean, variance = (
+            tensors.pop(f"{layer}.norm.{part}").double() for part in _NORM
+        )
         scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
         weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         tensors[f"{layer}.weight"] = weight * scale
-        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
+        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (
+            shift - mean * scale
+        )
     return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()} | counts
 
 
@@ -298,4 +361,7 @@ def backbone_of(state: Tensors) -> dict[str, Tensor]:
         if key.startswith("backbone."):
             whole, _, part = renamed(key.removeprefix("backbone.")).partition(":")
             found.setdefault(whole, {})[part] = value
-    return {name: torch.cat([parts[part] for part in ("", *"qkv") if part in parts]) for name, parts in found.items()}
+    return {
+        name: torch.cat([parts[part] for part in ("", *"qkv") if part in parts])
+        for name, parts in found.items()
+    }

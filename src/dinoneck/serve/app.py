@@ -51,13 +51,18 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     model = open_model(head, settings)
     worker = Worker(model, settings)
 
-    app = FastAPI(openapi_url=None, exception_handlers={Refusal: _refused, HTTPException: _unknown, Exception: _failed})
+    app = FastAPI(
+        openapi_url=None,
+        exception_handlers={Refusal: _refused, HTTPException: _unknown, Exception: _failed},
+    )
 
     @app.post("/predict")
     async def predict(request: Request, maps: str = "none") -> Response:
         """Predictions for every image of a multipart body, in its order; all of them, or an error."""
         if maps not in MAPS:
-            raise Refusal(422, "invalid", f"maps is {quoted(maps)}; expected one of {', '.join(MAPS)}")
+            raise Refusal(
+                422, "invalid", f"maps is {quoted(maps)}; expected one of {', '.join(MAPS)}"
+            )
         return Response(await worker.predict(request, maps), media_type="application/json")
 
     @app.get("/health")
@@ -69,7 +74,10 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     async def facts() -> dict[str, Any]:
         """What the model predicts, and the limits."""
         names = ("max_upload_bytes", "max_images", "concurrency", "queue", "timeout", "batch")
-        limits = {"max_pixels": worker.max_pixels, **{name: getattr(settings, name) for name in names}}
+        limits = {
+            "max_pixels": worker.max_pixels,
+            **{name: getattr(settings, name) for name in names},
+        }
         return {**model.facts, "limits": limits, "versions": versions()}
 
     return app
@@ -80,12 +88,18 @@ async def _refused(_: Request, refusal: Any) -> JSONResponse:
 
 
 async def _unknown(request: Request, error: Any) -> JSONResponse:
-    sentence = f"{request.method} {quoted(request.url.path)}: {error.detail}; expected one of {', '.join(ROUTES)}"
+    sentence = (
+        f"{request.method} {quoted(request.url.path)}: {error.detail}; expected one of "
+        f"{', '.join(ROUTES)}"
+    )
     return JSONResponse({"error": sentence, "code": "no_route"}, error.status_code, error.headers)
 
 
-async def _failed(_: Request, __: Exception) -> JSONResponse:  # Starlette raises it again, and the server logs it
-    return JSONResponse({"error": "the prediction failed; the service's log has the cause", "code": "failed"}, 500)
+# Starlette raises it again, and the server logs it
+async def _failed(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse(
+        {"error": "the prediction failed; the service's log has the cause", "code": "failed"}, 500
+    )
 
 
 def serve(
@@ -98,15 +112,16 @@ def serve(
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; accepted requests are completed first.
 
-    It has no authentication, TLS or rate limit: run it behind a proxy that has them. Torch's threads are shared among
-    ``settings.concurrency``, except with ``batch``.
+    It has no authentication, TLS or rate limit: run it behind a proxy that has them. Torch's
+    threads are shared among ``settings.concurrency``, except with ``batch``.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository.
         host: address to listen on; the default is reachable from this machine only.
         port: 0 = any free port.
         settings: the limits.
-        announce: called with a line that has the address, when the head is loaded; None = the line is logged.
+        announce: called with a line that has the address, when the head is loaded; None = the line
+            is logged.
 
     Raises:
         CheckpointError: if the head cannot be read.
@@ -114,23 +129,32 @@ def serve(
         ImportError: if the extra ``serve`` is missing.
     """
     settings = settings or Settings()
-    with _listener(host, port) as listener:  # a client that connects before the head is loaded waits
+    # a client that connects before the head is loaded waits
+    with _listener(host, port) as listener:
         if settings.batch == 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
         app = create_app(head, settings=settings)
         patience = math.ceil(settings.timeout) + 1
-        config = uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=patience)
+        config = uvicorn.Config(
+            app, access_log=False, server_header=False, timeout_graceful_shutdown=patience
+        )
         name = f"[{host}]" if ":" in host else host
         (announce or logger.info)(f"listening on http://{name}:{listener.getsockname()[1]}")
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises a signal again after the shutdown
+        # uvicorn raises a signal again after the shutdown
+        with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listener(host: str, port: int) -> socket.socket:
     try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a body waits 40 ms for its header's ACK
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        )
+        # else a body waits 40 ms for its header's ACK
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
         expected = "expected an address of this machine and a free port"
-        raise DinoneckError(f"cannot listen on {host}:{port}: {error.strerror}; {expected}") from error
+        raise DinoneckError(
+            f"cannot listen on {host}:{port}: {error.strerror}; {expected}"
+        ) from error

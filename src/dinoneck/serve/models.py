@@ -30,7 +30,8 @@ class Model(NamedTuple):
     """A loaded model.
 
     Attributes:
-        predict: returns the prediction for one image, pixels (3, H, W), as JSON values; with maps as one of MAPS.
+        predict: returns the prediction for one image, pixels (3, H, W), as JSON values; with maps
+            as one of MAPS.
         preprocess: the resizing and normalisation of images.
         facts: description for clients.
     """
@@ -46,13 +47,17 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, and for several files with a detector among them.
+        ConfigError: for views or batches of a detector, and for several files with a detector among
+            them.
         DataError: if its prediction is not finite.
     """
     checkpoints = cast("list[HeadCheckpoint]", opened(head, weights=settings.weights)[""])
     is_detector = checkpoints[0].head_type == HEAD_TYPE
     model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
-    model.facts.update(size=model.preprocess.size, digests=[checkpoint.meta["digest"] for checkpoint in checkpoints])
+    model.facts.update(
+        size=model.preprocess.size,
+        digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
+    )
     rows, cols = patch_pair(model.preprocess.patch_size)
     model.predict(torch.rand(3, *(model.preprocess.size or (4 * rows, 4 * cols))), "none")
     return model
@@ -60,7 +65,9 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
 
 def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     predictor = Predictor(checkpoints, tta=settings.tta, device=settings.device)
-    batcher = MicroBatcher(predictor, max_batch=settings.batch, max_waiting=settings.concurrency + settings.batch)
+    batcher = MicroBatcher(
+        predictor, max_batch=settings.batch, max_waiting=settings.concurrency + settings.batch
+    )
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
         with_maps = maps != "none"
@@ -72,17 +79,29 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         return _as_json(found, maps)
 
     tasks = [
-        {"name": task.name, "kind": task.kind, "unit": task.unit, "dim": task.dim, "labels": list(task.labels)}
+        {
+            "name": task.name,
+            "kind": task.kind,
+            "unit": task.unit,
+            "dim": task.dim,
+            "labels": list(task.labels),
+        }
         for task in predictor.tasks
     ]
-    facts: dict[str, Any] = {"tasks": tasks, "tta": predictor.tta, "backbone": predictor.backbone.name}
+    facts: dict[str, Any] = {
+        "tasks": tasks,
+        "tta": predictor.tta,
+        "backbone": predictor.backbone.name,
+    }
     facts["device"] = str(predictor.device)
     return Model(predict, predictor.preprocess, facts)
 
 
 def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     if (settings.batch, settings.tta) != (1, None):
-        raise ConfigError(f"batch is {settings.batch}, tta {settings.tta}; both are for heads: leave them out")
+        raise ConfigError(
+            f"batch is {settings.batch}, tta {settings.tta}; both are for heads: leave them out"
+        )
     detector = Detector.from_checkpoint(checkpoint, device=settings.device)
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
@@ -90,20 +109,32 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
             raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
         [found] = detector.predict(image)
         rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
-        return {"boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]}
+        return {
+            "boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]
+        }
 
-    facts = {"classes": list(detector.classes), "backbone": detector.backbone.name, "device": str(detector.device)}
+    facts = {
+        "classes": list(detector.classes),
+        "backbone": detector.backbone.name,
+        "device": str(detector.device),
+    }
     return Model(predict, detector.preprocess, facts)
 
 
 def _as_json(found: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
-    values = {name: _plain(value) for name, value in found.items() if name not in ("maps", "gate", RAW)}
+    values = {
+        name: _plain(value) for name, value in found.items() if name not in ("maps", "gate", RAW)
+    }
     if maps == "none":
         return {"values": values}
     shown = _plain if maps == "lists" else _png
     gate = {"gate": shown(found["gate"])} if "gate" in found else {}
-    return {"values": values, "maps": {name: shown(value) for name, value in found["maps"].items()}, **gate}
+    return {
+        "values": values,
+        "maps": {name: shown(value) for name, value in found["maps"].items()},
+        **gate,
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -17,8 +17,8 @@ class Settings(Config, frozen=True, kw_only=True):
     Attributes:
         max_upload_mb: size of a request's body, in millions of bytes.
         max_images: images in a request.
-        max_pixels: pixels of an image, by its header, and after resizing (default: 50 million; 4096 patches for heads
-            without a recorded size).
+        max_pixels: pixels of an image, by its header, and after resizing (default: 50 million; 4096
+            patches for heads without a recorded size).
         concurrency: requests computed at once, one thread each.
         queue: requests that may wait; more get 503.
         timeout: seconds from the head of a request to its response.

@@ -1,6 +1,7 @@
 """The files of a multipart request, and from a file to pixels: everything is checked before it costs memory.
 
-Bytes are counted before Starlette's parser stores them; format and size are checked before a pixel is decoded.
+Bytes are counted before Starlette's parser stores them; format and size are checked before a pixel
+is decoded.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 50_000_000
 MAX_PATCHES = 4096
 Image.init()  # loads the formats now, and not within the first request
-EXPECTED = "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
+EXPECTED = (
+    "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
+)
 
 
 def quoted(text: str | None) -> str:
@@ -43,13 +46,15 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
     """Yield the files of a multipart request; they are closed at the end.
 
     Raises:
-        Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many files, 415 if it is
-            not plain multipart, 422 if it holds no file, or a text field.
+        Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many
+            files, 415 if it is not plain multipart, 422 if it holds no file, or a text field.
     """
     most, length = settings.max_upload_bytes, request.headers.get("content-length", "")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
-        raise Refusal(415, "not_multipart", f"the body is {quoted(kind.decode('latin-1'))}; {EXPECTED}")
+        raise Refusal(
+            415, "not_multipart", f"the body is {quoted(kind.decode('latin-1'))}; {EXPECTED}"
+        )
     last_line = b"--%b--" % options.get(b"boundary", b"")
     seen, end = 0, b""
 
@@ -68,10 +73,14 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         form = await Request(request.scope, counted).form(max_files=settings.max_images + 1000)
     except (ClientDisconnect, HTTPException, FormParserError) as error:
         reason = getattr(error, "detail", type(error).__name__)
-        raise Refusal(400, "malformed_upload", f"the body is malformed: {reason}; {EXPECTED}") from None
+        raise Refusal(
+            400, "malformed_upload", f"the body is malformed: {reason}; {EXPECTED}"
+        ) from None
     try:
         if last_line not in end:  # the parser leaves out an unfinished part without an error
-            raise Refusal(400, "malformed_upload", f"the body ends before its last boundary; {EXPECTED}")
+            raise Refusal(
+                400, "malformed_upload", f"the body ends before its last boundary; {EXPECTED}"
+            )
         fields = form.multi_items()
         files = [value for _, value in fields if isinstance(value, UploadFile)]
         if not files or len(files) < len(fields):
@@ -95,24 +104,41 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
     """Return the image with its header read and checked; its pixels are still compressed.
 
     Raises:
-        Refusal: 422 if it is not an image, or has several frames; 413 if it, or what it is resized to, is too large.
+        Refusal: 422 if it is not an image, or has several frames; 413 if it, or what it is resized
+            to, is too large.
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
         image = Image.open(upload.file, formats=FORMATS)
         is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
     except Image.DecompressionBombError as error:
-        raise Refusal(413, "too_many_pixels", f"{name}: {error}; expected {max_pixels} pixels at most") from None
+        raise Refusal(
+            413, "too_many_pixels", f"{name}: {error}; expected {max_pixels} pixels at most"
+        ) from None
     except Exception:  # decoders raise many types of errors on damaged bytes
         expected = f"expected a complete image as {', '.join(FORMATS)}"
-        raise Refusal(422, "not_an_image", f"{name} cannot be read; {expected}. Convert it") from None
+        raise Refusal(
+            422, "not_an_image", f"{name} cannot be read; {expected}. Convert it"
+        ) from None
     if is_animated:
-        raise Refusal(422, "animated", f"{name} has several frames or pages; expected one image. Send a single frame")
+        raise Refusal(
+            422,
+            "animated",
+            f"{name} has several frames or pages; expected one image. Send a single frame",
+        )
     sides = image.size
-    prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))  # EXIF may turn it
+    # EXIF may turn it
+    prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))
     if max(math.prod(sides), prepared) > max_pixels:
-        found = f"{name} is {sides[0]}x{sides[1]} px (width x height) and is resized to up to {prepared} pixels"
-        raise Refusal(413, "too_many_pixels", f"{found}; expected {max_pixels} pixels at most. Crop it, or shrink it")
+        found = (
+            f"{name} is {sides[0]}x{sides[1]} px (width x height) and is resized to up to "
+            f"{prepared} pixels"
+        )
+        raise Refusal(
+            413,
+            "too_many_pixels",
+            f"{found}; expected {max_pixels} pixels at most. Crop it, or shrink it",
+        )
     return image
 
 

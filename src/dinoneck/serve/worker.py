@@ -16,7 +16,14 @@ from dinoneck.errors import DataError, GridError, Refusal
 from dinoneck.grid import patch_pair
 from dinoneck.serve.models import Model
 from dinoneck.serve.settings import Settings
-from dinoneck.serve.uploads import MAX_PATCHES, MAX_PIXELS, decode, open_image, quoted, received_files
+from dinoneck.serve.uploads import (
+    MAX_PATCHES,
+    MAX_PIXELS,
+    decode,
+    open_image,
+    quoted,
+    received_files,
+)
 
 RETRY_AFTER_S = 1
 _UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches
@@ -35,10 +42,15 @@ class Worker:
 
     def __init__(self, model: Model, settings: Settings) -> None:
         recipe = model.preprocess  # attention costs the square of the pixels that are not resized
-        most = MAX_PIXELS if recipe.size is not None else MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
+        most = (
+            MAX_PIXELS
+            if recipe.size is not None
+            else MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
+        )
         self.max_pixels = settings.max_pixels or most
         self._model, self._settings = model, settings
-        self._count = max(settings.concurrency, settings.batch)  # each thread gives one image to a batch
+        # each thread gives one image to a batch
+        self._count = max(settings.concurrency, settings.batch)
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")
         self._slots = threading.BoundedSemaphore(self._count + settings.queue)
         self._units, self._turn = threading.BoundedSemaphore(MAX_PIXELS // _UNIT), threading.Lock()
@@ -46,26 +58,33 @@ class Worker:
     async def predict(self, request: Request, maps: str) -> bytes:
         """Return the predictions for a request's images, in their order, as JSON.
 
-        The request has a slot before its body is read. A thread cannot be stopped: after a timeout it keeps the slot
-        until its image is finished.
+        The request has a slot before its body is read. A thread cannot be stopped: after a timeout
+        it keeps the slot until its image is finished.
 
         Raises:
-            Refusal: 4xx for the request or an image of it; 408 if the body is late; 503 if no slot is free, or the
-                prediction is late.
+            Refusal: 4xx for the request or an image of it; 408 if the body is late; 503 if no slot
+                is free, or the prediction is late.
         """
         if not self._slots.acquire(blocking=False):
             most = self._count + self._settings.queue
-            found = f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
+            found = (
+                f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
+            )
             raise Refusal(503, "busy", found, RETRY_AFTER_S)
         work: Future[bytes] | None = None
         try:
-            async with asyncio.timeout(self._settings.timeout), received_files(request, self._settings) as files:
+            async with (
+                asyncio.timeout(self._settings.timeout),
+                received_files(request, self._settings) as files,
+            ):
                 work = self._threads.submit(self._predict, files, maps)
                 return await asyncio.wrap_future(work)
         except TimeoutError:
             limit = f"within {self._settings.timeout:g} s"
             if work is None:
-                raise Refusal(408, "too_slow", f"the body did not arrive {limit}; send smaller images") from None
+                raise Refusal(
+                    408, "too_slow", f"the body did not arrive {limit}; send smaller images"
+                ) from None
             found = f"no prediction {limit}; retry later, or with fewer images at once"
             raise Refusal(503, "too_long", found, RETRY_AFTER_S) from None
         finally:
@@ -91,7 +110,9 @@ class Worker:
         except GridError:
             (height, width), (down, across) = pixels.shape[-2:], patch_pair(recipe.patch_size)
             found = f"{quoted(upload.filename)} is {height}x{width} px (height x width)"
-            expected = f"expected multiples of {down}x{across} px, a patch. Send a larger image, or cut it"
+            expected = (
+                f"expected multiples of {down}x{across} px, a patch. Send a larger image, or cut it"
+            )
             raise Refusal(422, "unfit", f"{found}; {expected}") from None
         except DataError as error:
             raise Refusal(422, "unfit", f"{quoted(upload.filename)}: {error}") from None

@@ -32,7 +32,10 @@ from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_any
 
 Make = Callable[[Description], Reader]
-_EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
+_EXPECTED = (
+    "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, "
+    "cols) in a .pt"
+)
 
 
 def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
@@ -53,9 +56,20 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
             with open_regular(path) as file, np.load(file, allow_pickle=False) as content:  # noqa: TID251
                 count = sum(name.startswith("patches_") for name in content.files)
                 patches = _stacked(content, "patches", count)  # (B, N, C)
-                cls_token = _stacked(content, "cls", count) if "cls_0" in content.files else None  # (B, C)
-        return Tokens.from_patches(patches, grid=grid or (), patch_size=patch_size, cls_token=cls_token)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DinoneckError) as error:
+                # (B, C)
+                cls_token = _stacked(content, "cls", count) if "cls_0" in content.files else None
+        return Tokens.from_patches(
+            patches, grid=grid or (), patch_size=patch_size, cls_token=cls_token
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        DinoneckError,
+    ) as error:
         raise DataError(f"{path} cannot be converted: {error}; expected {_EXPECTED}") from error
 
 
@@ -63,7 +77,9 @@ def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int)
     return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
 
 
-def convert(make: Make, folder: Path, suffix: str, views: str | Views, dtype: StoreDtype, **known: Any) -> None:
+def convert(
+    make: Make, folder: Path, suffix: str, views: str | Views, dtype: StoreDtype, **known: Any
+) -> None:
     """Store the tokens of all files of a folder tree that the store does not hold yet; ids are their paths.
 
     Args:
@@ -75,16 +91,33 @@ def convert(make: Make, folder: Path, suffix: str, views: str | Views, dtype: St
         **known: what :func:`read_file` takes.
 
     Raises:
-        DataError: if there are none, or a file's tokens are not like the first one's; what was converted is kept.
-        StoreError: if a file that was converted before has changed, the disk is full, or values do not fit the dtype.
+        DataError: if there are none, or a file's tokens are not like the first one's; what was
+            converted is kept.
+        StoreError: if a file that was converted before has changed, the disk is full, or values do
+            not fit the dtype.
     """
-    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob(f"*{suffix}"))}
+    files = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob(f"*{suffix}"))
+    }
     if not files:
         raise DataError(f"the folder {folder} holds no {suffix} files")
     first = read_file(next(iter(files.values())), **known)
-    sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
-    record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
-    reader = make(Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype))
+    sizes = {
+        "patch_size": list(patch_pair(first.patch_size)),
+        "embed_dim": first.sequence[0].shape[2],
+    }
+    record = {
+        "name": "unknown",
+        **sizes,
+        "num_cls": first.num_cls,
+        "num_registers": 0,
+        "layers": None,
+        "norm": None,
+    }
+    reader = make(
+        Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)
+    )
     stored = frozenset(reader.ids)
     check_unchanged((item for item in files.items() if item[0] in stored), reader.entries)
     writer = Writer(reader.shards, str(folder.absolute()))

@@ -1,7 +1,7 @@
 """What made the tokens of a store: ``store.json``, written once, and the channel scale of an int8 store.
 
-Some channels of DINO tokens are much larger than others; a scale per token alone would spend the eight bits on them. So
-an int8 store has one vector per layer, in a file of its own.
+Some channels of DINO tokens are much larger than others; a scale per token alone would spend the
+eight bits on them. So an int8 store has one vector per layer, in a file of its own.
 """
 
 from __future__ import annotations
@@ -37,8 +37,21 @@ SCALE_FILE = "channel_scale.safetensors"
 DATA = "data"
 FORMAT = "dinoneck.store"
 SCHEMA = 1
-_COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
-         "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
+_COMPARED = (
+    "name",
+    "source",
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_cls",
+    "num_registers",
+    "layers",
+    "norm",
+    "pos_embed",
+    "dtype",
+    "adapter",
+    "weights_sha256",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,9 @@ class Description:
 
     def __post_init__(self) -> None:
         if self.dtype not in get_args(StoreDtype):
-            raise ConfigError(f"dtype is {self.dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
+            raise ConfigError(
+                f"dtype is {self.dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}"
+            )
 
     def parts(self, patches: int) -> tuple[Part, ...]:
         """Return the parts of a view of so many patches."""
@@ -72,12 +87,18 @@ class Description:
         """Stored layers; converted features, which do not name theirs, have one."""
         return len(self.backbone.get("layers") or [None])
 
-    def tokens(self, columns: Columns, grid: GridSize, dtype: torch.dtype | None = torch.float32) -> Tokens:
+    def tokens(
+        self, columns: Columns, grid: GridSize, dtype: torch.dtype | None = torch.float32
+    ) -> Tokens:
         """Make Tokens of what is stored: part name -> one (B, ...) tensor per layer; ``dtype`` None = no cast."""
         if self.dtype == "int8":
             return self.quantised(columns, grid).dequantise(dtype or torch.float32)
         tokens = self._tokens(columns["tokens"], grid)
-        return tokens if dtype is None else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
+        return (
+            tokens
+            if dtype is None
+            else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
+        )
 
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap what an int8 store holds as it is.
@@ -86,14 +107,24 @@ class Description:
             StoreError: for another dtype.
         """
         if self.dtype != "int8":
-            raise StoreError(f"the store holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
+            raise StoreError(
+                f"the store holds {self.dtype}; only int8 stores give quantised tokens: use batch()"
+            )
         return QuantisedTokens(**columns, like=self._tokens((), grid))
 
     def _tokens(self, sequence: tuple[Tensor, ...], grid: GridSize) -> Tokens:
         record = self.backbone
         layers = None if record.get("layers") is None else tuple(record["layers"])
         prefix = record["num_cls"], record["num_registers"]
-        return Tokens(sequence, grid, self.preprocess.patch_size, *prefix, layers, record.get("norm"), self.source)
+        return Tokens(
+            sequence,
+            grid,
+            self.preprocess.patch_size,
+            *prefix,
+            layers,
+            record.get("norm"),
+            self.source,
+        )
 
     @cached_property
     def source(self) -> str | None:
@@ -107,7 +138,11 @@ class Description:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _signed(self) -> dict[str, Any]:
-        made = {"backbone": dict(self.backbone), "inputs": self.preprocess.record(), "views": self.views.record()}
+        made = {
+            "backbone": dict(self.backbone),
+            "inputs": self.preprocess.record(),
+            "views": self.views.record(),
+        }
         return {"format": FORMAT, "schema": SCHEMA, **made, "dtype": self.dtype}
 
     def content(self) -> dict[str, Any]:
@@ -120,10 +155,14 @@ class Description:
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
-        for (field, value), wanted in zip(self._fields().items(), asked._fields().values(), strict=True):
+        for (field, value), wanted in zip(
+            self._fields().items(), asked._fields().values(), strict=True
+        ):
             if value != wanted:
                 values = f"{field} = {value:.200}; asked for {wanted:.200}"
-                raise StoreError(f"the store {name} was made with {values}. Create another store for that")
+                raise StoreError(
+                    f"the store {name} was made with {values}. Create another store for that"
+                )
 
     def _fields(self) -> dict[str, str]:
         """What decides whether tokens belong together, as JSON texts."""
@@ -143,7 +182,8 @@ def make_folder(root: Path, asked: Description) -> None:
     asked.preprocess.grid()
     if (root / FILE).exists():  # it may be on a read-only disk
         return
-    others = sorted(path.name for path in root.glob("[!.]*") if path.name != DATA)  # which a killed creation leaves
+    # which a killed creation leaves
+    others = sorted(path.name for path in root.glob("[!.]*") if path.name != DATA)
     if others and not (root / FILE).exists():
         raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
@@ -173,7 +213,15 @@ def read_description(files: Files) -> Description:
         described = Description(content["backbone"], prepare, views, content["dtype"])
         if content.keys() != described.content().keys() or content["digest"] != described.digest:
             raise ValueError("its digest does not fit its content")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DinoneckError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        DinoneckError,
+    ) as error:
         problem = f"its {FILE} is missing or damaged ({type(error).__name__}: {error})"
         raise StoreError(f"{files} is not the folder of a feature store: {problem}") from error
     return described
@@ -194,7 +242,10 @@ def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | Non
     except Exception as error:  # the library raises types of its own
         raise StoreError(f"{name} cannot be read: {error}") from error
     if tuple(scale.shape) != shape or _hash_of(scale) != checksum:
-        raise StoreError(f"{name} is damaged or another store's: its checksum or shape {tuple(scale.shape)} is wrong")
+        raise StoreError(
+            f"{name} is damaged or another store's: its checksum or shape {tuple(scale.shape)} is "
+            "wrong"
+        )
     return scale, checksum
 
 

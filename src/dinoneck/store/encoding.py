@@ -1,8 +1,9 @@
 """How tokens are stored: the dtypes, and the parts that one view of one image consists of.
 
-fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8 stores hold
-``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32 (one per patch token) and ``q``
-(L, N, C) int8, with value = q * scale * channel scale; a batch of them is pooled without a full-width float copy.
+fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8
+stores hold ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32
+(one per patch token) and ``q`` (L, N, C) int8, with value = q * scale * channel scale; a batch of
+them is pooled without a full-width float copy.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Part(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def parts_of(dtype: StoreDtype, layers: int, prefix: int, width: int, patches: int) -> tuple[Part, ...]:
+def parts_of(
+    dtype: StoreDtype, layers: int, prefix: int, width: int, patches: int
+) -> tuple[Part, ...]:
     """Return the parts of one view of one image, in the order in which their bytes are hashed.
 
     Args:
@@ -66,7 +69,9 @@ def parts_of(dtype: StoreDtype, layers: int, prefix: int, width: int, patches: i
 def allocate(parts: Sequence[Part], count: int) -> Columns:
     """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
     return {
-        part.name: tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(part.shape[0]))
+        part.name: tuple(
+            torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(part.shape[0])
+        )
         for part in parts
     }
 
@@ -80,7 +85,9 @@ def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
     ]
 
 
-def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = None) -> dict[str, Tensor]:
+def encode(
+    tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return what is stored of a batch: part name -> (B, layers, ...).
 
     Args:
@@ -104,7 +111,9 @@ def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = Non
         raise StoreError("an int8 store needs its channel scale before tokens are written")
     pairs = [quantise(x, scale) for x, scale in zip(tokens.patches, channel_scale, strict=True)]
     return {
-        "prefix": torch.stack([x[:, : tokens.num_prefix_tokens].float() for x in tokens.sequence], dim=1),
+        "prefix": torch.stack(
+            [x[:, : tokens.num_prefix_tokens].float() for x in tokens.sequence], dim=1
+        ),
         "scale": torch.stack([scale for _, scale in pairs], dim=1),
         "q": torch.stack([q for q, _ in pairs], dim=1),
     }
@@ -157,10 +166,13 @@ class QuantisedTokens:
             whole.append(torch.cat([prefix.to(dtype), patches.to(dtype)], dim=1))
         return replace(self.like, sequence=tuple(whole))
 
-    def pool(self, weights: Tensor | None = None, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    def pool(
+        self, weights: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, ...]:
         """Return the mean of the patches, or their sum under given weights: (B, C) per layer.
 
-        One batched matrix-vec product of the token scales with the int8 values; the channel scale comes after.
+        One batched matrix-vec product of the token scales with the int8 values; the channel scale
+        comes after.
 
         Args:
             weights: (B, N), for a weighted sum such as a gate; None = 1 / N each.
@@ -170,8 +182,11 @@ class QuantisedTokens:
         for q, scale, _, channel in self._layers():
             factor = scale.to(dtype)
             factor = factor / q.shape[1] if weights is None else factor * weights.to(dtype)
-            rows = [torch.mv(q[i].to(dtype).T, factor[i]) for i in range(len(q))]  # one sample's floats at a time
-            pooled.append((torch.stack(rows) if rows else q.new_zeros((0, q.shape[2]), dtype=dtype)) * channel)
+            # one sample's floats at a time
+            rows = [torch.mv(q[i].to(dtype).T, factor[i]) for i in range(len(q))]
+            pooled.append(
+                (torch.stack(rows) if rows else q.new_zeros((0, q.shape[2]), dtype=dtype)) * channel
+            )
         return tuple(pooled)
 
     def _layers(self) -> zip[tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -1,9 +1,10 @@
 """Extraction: images -> views -> backbone -> shards, resumable and shared among any number of processes.
 
-A **unit** is what goes through the backbone together: as many images as fill a pass. It depends on the list of images
-alone, never on what is done already or on how work is shared, so a store that was interrupted, resumed or split among
-processes holds the same bits as one made in a single run. Threads decode the images of the next unit while the backbone
-works on this one, and a thread writes the unit before.
+A **unit** is what goes through the backbone together: as many images as fill a pass. It depends on
+the list of images alone, never on what is done already or on how work is shared, so a store that
+was interrupted, resumed or split among processes holds the same bits as one made in a single run.
+Threads decode the images of the next unit while the backbone works on this one, and a thread writes
+the unit before.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
     """Return how many views have at most so many patch tokens, up to 32; those of one image without a common size."""
     if description.preprocess.size is None:
         return len(description.views)
-    rows, cols = TokenGrid(description.preprocess.patch_size, "pad").size(description.preprocess.size)
+    rows, cols = TokenGrid(description.preprocess.patch_size, "pad").size(
+        description.preprocess.size
+    )
     return max(1, min(LARGEST_BATCH, tokens // (rows * cols)))
 
 
@@ -78,8 +81,8 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     Args:
         items: all images of the extraction, all processes' shares together.
         description: of the store.
-        batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at least, so that
-            processes can share a short list.
+        batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at
+            least, so that processes can share a short list.
     """
     size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
@@ -109,7 +112,9 @@ class Extractor:
     shard_bytes: int
     known: Collection[str]
 
-    def extract(self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str) -> Extracted:
+    def extract(
+        self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str
+    ) -> Extracted:
         """Store the images of a share that the store lacks.
 
         Args:
@@ -119,17 +124,24 @@ class Extractor:
 
         Raises:
             ConfigError: if i of ``shard`` is not in 0 ... n - 1.
-            StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as
-                :meth:`run`.
+            StoreError: if the file of a stored image has changed, or the images do not fit on the
+                disk; else as :meth:`run`.
         """
         reader, folder = self.reader, Path(str(self.reader.files))
         units = units_of(items, reader.description, self.batch_size)
-        part, count = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        part, count = shard or (
+            int(os.environ.get("RANK", "0")),
+            int(os.environ.get("WORLD_SIZE", "1")),
+        )
         if not 0 <= part < count:
-            raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
+            raise ConfigError(
+                f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)"
+            )
         share = units if engine == "ray" else units[part::count]
         remove_leftovers(folder)
-        check_unchanged((item for unit in share for item in unit if item[0] in self.known), reader.entries)
+        check_unchanged(
+            (item for unit in share for item in unit if item[0] in self.known), reader.entries
+        )
         if lacking := self._new(items):
             announce(plan(items, lacking, reader.description, folder))
         if reader.description.dtype == "int8" and reader.scale is None:
@@ -137,7 +149,13 @@ class Extractor:
             reader.refresh()
         units = [unit for unit in share if self._new(unit)]
         try:
-            done = Extracted() if not units else self.run_on_ray(units) if engine == "ray" else self.run(units)
+            done = (
+                Extracted()
+                if not units
+                else self.run_on_ray(units)
+                if engine == "ray"
+                else self.run(units)
+            )
         finally:
             reader.refresh(write=True)
         done.present = sum(len(unit) - self._new(unit) for unit in share)
@@ -156,7 +174,9 @@ class Extractor:
         done, items = Extracted(), [item for unit in units for item in unit]
         writer = Writer(self.reader.shards, root_of(*items[0]), self.shard_bytes)
         on_cpu = next(self.backbone.parameters()).device.type == "cpu"
-        size = self.batch_size or views_per_pass(self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS)
+        size = self.batch_size or views_per_pass(
+            self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS
+        )
         prepare = functools.partial(self.prepare, unusable=done.unusable)
         prepared = in_threads(prepare, items, self.workers, max(map(len, units)))
         try:
@@ -181,20 +201,26 @@ class Extractor:
     def _new(self, items: Sequence[Item]) -> int:
         return sum(image_id not in self.known for image_id, _ in items)
 
-    def _write(self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass]) -> list[str]:
+    def _write(
+        self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass]
+    ) -> list[str]:
         """Hand the images of a unit that are not stored yet to the writer; return their ids."""
         views = self.reader.description.views
         grids: dict[str, GridSize] = {}
-        parts: dict[tuple[str, int], dict[str, Tensor]] = {}  # image and view -> part -> (layers, ...)
+        # image and view -> part -> (layers, ...)
+        parts: dict[tuple[str, int], dict[str, Tensor]] = {}
         for places, tokens in passes:
             encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
             for row, (image_id, view) in enumerate(places):
                 parts[image_id, view] = {name: x[row] for name, x in encoded.items()}
-                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.views[view].turns % 2 else tokens.grid
+                grids[image_id] = (
+                    GridSize(*tokens.grid[::-1]) if views.views[view].turns % 2 else tokens.grid
+                )
         new = [image_id for image_id in images if image_id not in self.known]
         for image_id in new:
             own = [parts[image_id, view] for view in range(len(views))]
-            whole = {name: torch.stack([part[name] for part in own]) for name in own[0]}  # (views, layers, ...)
+            # (views, layers, ...)
+            whole = {name: torch.stack([part[name] for part in own]) for name in own[0]}
             writer.add(image_id, whole, grids[image_id], images[image_id][0])
         return new
 
@@ -209,7 +235,8 @@ class Extractor:
         for alike in by_size.values():
             for begin in range(0, len(alike), batch_size):
                 places = alike[begin : begin + batch_size]
-                chunk = torch.stack([images[image_id][1][view] for image_id, view in places])  # (B, 3, H, W)
+                # (B, 3, H, W)
+                chunk = torch.stack([images[image_id][1][view] for image_id, view in places])
                 with torch.inference_mode():
                     tokens = self.backbone(*send([chunk], device))
                     passes.append((places, replace(tokens, sequence=tuple(fetch(tokens.sequence)))))
@@ -240,13 +267,19 @@ class Extractor:
         """
         (image_id, path), description = item, self.reader.description
         try:
-            # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
-            return image_file(path), views_of(path, description.preprocess, description.views, image_id)
+            # hashed before it is decoded: a file that changes in between differs from its hash in
+            # the next extraction
+            return image_file(path), views_of(
+                path, description.preprocess, description.views, image_id
+            )
         except (DinoneckError, OSError) as error:
             problem = str(error) if str(path) in str(error) else f"{path}: {error}"
         if image_id not in self.known:
             if not self.skip_unusable:
-                raise DataError(f"{problem}. Fix or remove it and run again, or skip_unusable=True (--skip-unusable)")
+                raise DataError(
+                    f"{problem}. Fix or remove it and run again, or skip_unusable=True "
+                    "(--skip-unusable)"
+                )
             logger.warning("left out: %s", problem)
             unusable[image_id] = problem
         return None
@@ -254,11 +287,13 @@ class Extractor:
     def run_on_ray(self, units: Sequence[Unit]) -> Extracted:
         """Do what :meth:`run` does with actors of Ray Data on machines that share a file system.
 
-        There is an actor per GPU of the cluster, or per two CPUs where there is none. Each gets the backbone once.
+        There is an actor per GPU of the cluster, or per two CPUs where there is none. Each gets the
+        backbone once.
 
         Raises:
             ImportError: naming the extra, if Ray is not installed.
-            StoreError: if an actor fails, also at an image that cannot be used; what was finished is kept.
+            StoreError: if an actor fails, also at an image that cannot be used; what was finished
+                is kept.
         """
         try:
             import ray
@@ -272,12 +307,19 @@ class Extractor:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
         known = {image_id for unit in units for image_id, _ in unit if image_id in self.known}
-        rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
+        rows = [
+            {"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])}
+            for unit in units
+        ]
         stream = ray.data.from_items(rows).map_batches(
             _Actor,
-            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),),
+            fn_constructor_args=(
+                replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),
+            ),
             batch_size=8,  # units per call of an actor
-            compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
+            compute=ray.data.ActorPoolStrategy(
+                size=gpus or max(1, int(resources.get("CPU", 1)) // 2)
+            ),
             num_gpus=1 if gpus else None,
         )
         try:
@@ -289,7 +331,9 @@ class Extractor:
                     bar.update(len(part["written"]) + len(part["unusable"]))
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise StoreError(f"an actor failed ({reason}); what was finished is kept, run again") from error
+            raise StoreError(
+                f"an actor failed ({reason}); what was finished is kept, run again"
+            ) from error
         return done
 
 
@@ -301,6 +345,9 @@ class _Actor:
         self.extractor = replace(extractor, backbone=extractor.backbone.to(device))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        units = [[(image_id, Path(path)) for image_id, path in json.loads(str(text))] for text in batch["unit"]]
+        units = [
+            [(image_id, Path(path)) for image_id, path in json.loads(str(text))]
+            for text in batch["unit"]
+        ]
         done = self.extractor.run(units)
         return {"done": [json.dumps({"written": done.written, "unusable": done.unusable})]}

@@ -28,7 +28,8 @@ from dinoneck.tokens import Tokens
 class FeatureStore(Reader):
     """A folder of tokens: made with :meth:`create`, opened with :meth:`open`; a source for ``fit``.
 
-    Threads and worker processes may read through one object at once. Pickled, only the path travels.
+    Threads and worker processes may read through one object at once. Pickled, only the path
+    travels.
 
     Attributes:
         path: folder or URL.
@@ -56,7 +57,11 @@ class FeatureStore(Reader):
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
         super().__init__(files, description, check=check)
         self.path, self.backbone_record = str(files), dict(description.backbone)
-        self.preprocess, self.views, self.dtype = description.preprocess, description.views, description.dtype
+        self.preprocess, self.views, self.dtype = (
+            description.preprocess,
+            description.views,
+            description.dtype,
+        )
         self._backbone: Backbone | None = None
 
     @classmethod
@@ -80,19 +85,24 @@ class FeatureStore(Reader):
             backbone: gives the tokens; its layers and norm are the store's.
             views: of every image: a name (see :meth:`dinoneck.data.Views.named`) or the object.
             image_size: (height, width) in pixels; None keeps each image's own.
-            dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
+            dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and
+                channel.
             resize: how an image comes to the size, and what becomes of a remainder, see
-                :class:`dinoneck.data.Preprocessing`; None = ``stretch`` with a size, the backbone's without.
+                :class:`dinoneck.data.Preprocessing`; None = ``stretch`` with a size, the backbone's
+                without.
             pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
             interpolation: see there; None = the backbone's (``bilinear``).
             blur: of all views, see there; None = the backbone's, which is none.
 
         Raises:
-            StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
+            StoreError: if there is another store, naming the value that differs, or the folder
+                cannot be used.
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
         own = checked_backbone(backbone).preprocess
-        prepare = own.changed(size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur)
+        prepare = own.changed(
+            size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur
+        )
         store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone
         return store
@@ -114,8 +124,9 @@ class FeatureStore(Reader):
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
-            check: compare what is read with its checksum: ``first`` = at the first read of a view in this process,
-                ``always`` (a batch takes about a fifth longer) or ``never``. It finds damage and mix-ups, not forgery.
+            check: compare what is read with its checksum: ``first`` = at the first read of a view
+                in this process, ``always`` (a batch takes about a fifth longer) or ``never``. It
+                finds damage and mix-ups, not forgery.
 
         Raises:
             StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.
@@ -128,7 +139,10 @@ class FeatureStore(Reader):
         return len(self.entries)
 
     def __repr__(self) -> str:
-        return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, {self.dtype})"
+        return (
+            f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, "
+            f"{self.dtype})"
+        )
 
     def extract(
         self,
@@ -144,39 +158,54 @@ class FeatureStore(Reader):
     ) -> Extracted:
         """Run the backbone over all images that the store does not hold yet; print what it takes and what is free.
 
-        It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
+        It may be stopped at any time, by a kill too, and called again; several processes may work
+        on one store.
 
         Args:
             paths: images and folders.
-            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more will follow.
+            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if
+                more will follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
-            engine: ``ray``: a Ray cluster that sees store and images under one path; an actor per GPU, or per two CPUs.
-            batch_size: views per backbone pass, of several images if an image has fewer; None = up to 32, fewer for
-                large images or short lists. What is stored of an image depends in its last bits on the images in its
-                pass; with 1 it depends on the image alone.
-            skip_unusable: leave out images that cannot be decoded, and list them, instead of stopping.
+            engine: ``ray``: a Ray cluster that sees store and images under one path; an actor per
+                GPU, or per two CPUs.
+            batch_size: views per backbone pass, of several images if an image has fewer; None = up
+                to 32, fewer for large images or short lists. What is stored of an image depends in
+                its last bits on the images in its pass; with 1 it depends on the image alone.
+            skip_unusable: leave out images that cannot be decoded, and list them, instead of
+                stopping.
             workers: threads that decode images ahead; None = one per core, at most 8.
-            shard_bytes: size of the files that are written. One is also written with the first image that arrives 30 s
-                after the last file. A kill costs the one in progress.
+            shard_bytes: size of the files that are written. One is also written with the first
+                image that arrives 30 s after the last file. A kill costs the one in progress.
 
         Returns:
             What was written, present and left out.
 
         Raises:
-            DataError: if an image cannot be used, or two have one id; all that was finished before is kept.
-            StoreError: without a backbone, with a changed one, if the file of a stored image has changed, if the images
-                do not fit on the disk, or values not in the dtype.
+            DataError: if an image cannot be used, or two have one id; all that was finished before
+                is kept.
+            StoreError: without a backbone, with a changed one, if the file of a stored image has
+                changed, if the images do not fit on the disk, or values not in the dtype.
             ConfigError: if an option is out of range.
             ImportError: naming the extra, if Ray is not installed.
         """
         if engine not in ("local", "ray") or (engine == "ray" and shard is not None):
-            raise ConfigError(f"engine is {engine!r}, shard is {shard!r}; expected 'local', or 'ray' without a shard")
+            raise ConfigError(
+                f"engine is {engine!r}, shard is {shard!r}; expected 'local', or 'ray' without a "
+                "shard"
+            )
         if self._backbone is None:
-            raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
-        self.description.check_equal(replace(self.description, backbone=self._backbone.record()), self.path)
+            raise StoreError(
+                "this store was opened for reading; extract with FeatureStore.create(..., "
+                "backbone=...)"
+            )
+        self.description.check_equal(
+            replace(self.description, backbone=self._backbone.record()), self.path
+        )
         self.refresh()
         known = frozenset(self.ids)
-        extractor = Extractor(self, self._backbone, batch_size, skip_unusable, workers, shard_bytes, known)
+        extractor = Extractor(
+            self, self._backbone, batch_size, skip_unusable, workers, shard_bytes, known
+        )
         return extractor.extract(list(image_ids(paths, root).items()), shard, engine)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tokens:
@@ -186,8 +215,9 @@ class FeatureStore(Reader):
     def verify(self) -> list[str]:
         """Read every view and header; return the ids, sorted, that are damaged, of two images, or wrong in the index.
 
-        A damaged shard whose images are not known is listed by its file. An index that is wrong is built again; remedy
-        for the rest: delete what :meth:`shard_of` names for all of these, and extract again.
+        A damaged shard whose images are not known is listed by its file. An index that is wrong is
+        built again; remedy for the rest: delete what :meth:`shard_of` names for all of these, and
+        extract again.
         """
         return sorted(self.damaged())
 
@@ -228,11 +258,15 @@ class FeatureStore(Reader):
             StoreError: if another store is there.
         """
         make = functools.partial(cls._made, path)
-        converters.convert(make, Path(folder), ".npz", views, dtype, patch_size=patch_size, grid=grid)
+        converters.convert(
+            make, Path(folder), ".npz", views, dtype, patch_size=patch_size, grid=grid
+        )
         return cls.open(path)
 
     @classmethod
-    def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
+    def from_pt(
+        cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16"
+    ) -> Self:
         """Make a store of the ``.pt`` tensors (C, rows, cols) in a folder tree, read by the weights-only loader.
 
         Args:

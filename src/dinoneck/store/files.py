@@ -35,13 +35,17 @@ class _Handle(io.FileIO):
 class LocalFiles:
     """A folder on this machine.
 
-    Positional reads share nothing, so threads and forked workers may use one object; pickled, only the path travels.
+    Positional reads share nothing, so threads and forked workers may use one object; pickled, only
+    the path travels.
     """
 
-    at_once = 1  # pieces read before they are compared with their checksums: the processor's cache still holds them
+    # pieces read before they are compared with their checksums: the processor's cache still holds
+    # them
+    at_once = 1
 
     def __init__(self, root: Path) -> None:
-        self.root, self._given = root.absolute(), str(root)  # a later change of the current folder does not matter
+        # a later change of the current folder does not matter
+        self.root, self._given = root.absolute(), str(root)
         self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(self.root / name))
 
     def __reduce__(self) -> Any:
@@ -76,10 +80,13 @@ class LocalFiles:
         """
         for name, offset, buffers in pieces:
             try:
-                handle = self._opened(name)  # a name of its own keeps it open, whatever other threads open and close
+                # a name of its own keeps it open, whatever other threads open and close
+                handle = self._opened(name)
                 _read_into(handle.fileno(), offset, buffers)
             except (OSError, EOFError, OverflowError) as error:
-                raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
+                raise StoreError(
+                    f"{self.root / name} cannot be read at byte {offset}: {error}"
+                ) from error
 
     def forget(self) -> None:
         """Let go of all open files: others may be there under their names."""
@@ -156,7 +163,9 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     """
     text = os.fspath(path_or_url)
     if not text:
-        raise StoreError("the path of a feature store is ''; name its folder ('.' for the current one)")
+        raise StoreError(
+            "the path of a feature store is ''; name its folder ('.' for the current one)"
+        )
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
 
 

@@ -28,15 +28,19 @@ Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 
 
-def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None) -> dict[str, Path]:
+def image_ids(
+    paths: PathLike | Sequence[PathLike], root: PathLike | None = None
+) -> dict[str, Path]:
     """Return image id -> file, ids sorted.
 
-    An id is the file's path relative to ``root`` with ``/`` between the parts and without its suffix.
+    An id is the file's path relative to ``root`` with ``/`` between the parts and without its
+    suffix.
 
     Args:
-        paths: images and folders, which are searched to the bottom for names that end in a picture's suffix. A file
-            that is listed several times counts once.
-        root: what ids are relative to; None = the one folder given, else the nearest folder that holds all images.
+        paths: images and folders, which are searched to the bottom for names that end in a
+            picture's suffix. A file that is listed several times counts once.
+        root: what ids are relative to; None = the one folder given, else the nearest folder that
+            holds all images.
 
     Raises:
         DataError: if there are no images, one lies outside ``root``, or two have the same id.
@@ -45,7 +49,10 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     tops = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
     files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
     if not files:
-        raise DataError(f"there are no images in {some_of(map(str, tops), 3) or given}; name images, or their folders")
+        raise DataError(
+            f"there are no images in {some_of(map(str, tops), 3) or given}; name images, or their "
+            "folders"
+        )
     folders = tops if len(tops) == 1 and tops[0].is_dir() else [file.parent for file in files]
     base = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
     found: dict[str, Path] = {}
@@ -54,12 +61,18 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
             image_id = file.relative_to(base).with_suffix("").as_posix()
             image_id.encode()
         except UnicodeEncodeError:
-            raise DataError(f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image") from None
+            raise DataError(
+                f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
+            ) from None
         except ValueError:
-            raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
+            raise DataError(
+                f"{file} does not lie in the root {base}; ids are paths relative to the root"
+            ) from None
         if found.setdefault(image_id, file) != file:
             both = f"{found[image_id]} and {file} would both get the id {image_id!r}"
-            raise DataError(f"{both}; an id is the path without suffix: rename or leave out one of them")
+            raise DataError(
+                f"{both}; an id is the path without suffix: rename or leave out one of them"
+            )
     return dict(sorted(found.items()))
 
 
@@ -69,15 +82,16 @@ def image_file(path: Path) -> ImageFile:
     Raises:
         OSError: if it cannot be read.
     """
-    status = path.stat()  # before the bytes: a file that changes meanwhile is hashed again by the next extraction
+    # before the bytes: a file that changes meanwhile is hashed again by the next extraction
+    status = path.stat()
     return _hash_of(path), status.st_size, max(0, status.st_mtime_ns)
 
 
 def check_unchanged(items: Iterable[Item], index: Index) -> None:
     """Refuse images whose files are not the ones that were extracted under their ids.
 
-    A file is read and hashed only where its root, size or time differ from the stored ones. A file that is not there
-    counts as unchanged.
+    A file is read and hashed only where its root, size or time differ from the stored ones. A file
+    that is not there counts as unchanged.
 
     Args:
         items: ids that are stored, and files.
@@ -91,13 +105,23 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     pending = iter(items)
     while some := dict(itertools.islice(pending, 10_000)):
         pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
-        changed += [(entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)]
+        changed += [
+            (entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)
+        ]
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], 5)
-        stored = f"{path} is not what was read from {entry.root}. Extract into a new store or with another root="
-        remedy = f"{stored}, or delete the shards that hold them, such as {entry.shard}, and extract again"
-        raise StoreError(f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}")
+        stored = (
+            f"{path} is not what was read from {entry.root}. Extract into a new store or "
+            "with another root="
+        )
+        remedy = (
+            f"{stored}, or delete the shards that hold them, such as {entry.shard}, and "
+            "extract again"
+        )
+        raise StoreError(
+            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}"
+        )
 
 
 def _is_same(known: Entry, path: Path) -> bool:
@@ -118,12 +142,15 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def views_of(image: ImageInput, preprocess: Preprocessing, views: Views, image_id: str) -> list[Tensor]:
+def views_of(
+    image: ImageInput, preprocess: Preprocessing, views: Views, image_id: str
+) -> list[Tensor]:
     """Return an image under all views: (3, H, W) each, normalised; a quarter turn swaps H and W.
 
-    The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
-    and padded like any image; flips and turns move the finished image, padding included. So padding is the mean colour
-    in every view, and a view that only flips is exactly the flip of what ``preprocess`` gives.
+    The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is
+    normalised, blurred and padded like any image; flips and turns move the finished image, padding
+    included. So padding is the mean colour in every view, and a view that only flips is exactly the
+    flip of what ``preprocess`` gives.
 
     Raises:
         DataError: if the image cannot be used.
@@ -152,11 +179,15 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     free = shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
-        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(description.num_layers, 'layer')} in "
-        f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x "
+        f"{counted(description.num_layers, 'layer')} in {description.dtype}: about {each} per "
+        f"image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        remedy = "make room, or a new store on a larger disk, with dtype='int8', fewer views or fewer layers"
+        remedy = (
+            "make room, or a new store on a larger disk, with dtype='int8', fewer views or "
+            "fewer layers"
+        )
         raise StoreError(f"{text}, too little; {remedy}")
     return text
 

@@ -1,18 +1,19 @@
 """The index: one row per stored image, in an SQLite file that is derived from the shards and replaced as a whole.
 
-    shard(number, name, size, root)
-    image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
-    about(made, ids, modified, changed)     what the shards begin with; number of ids; times of the folder "data" (-1 =
+    shard(number, name, size, root) image(number, id, rows, cols, checksums, hash, bytes, mtime,
+    offsets, shard) about(made, ids, modified, changed)     what the shards begin with; number of
+    ids; times of the folder "data" (-1 =
                                             not trusted)
 
-``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
-renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the times that the
-index holds, the index is complete; a copy that keeps the time of modification gets another time of change. Otherwise
-the names and sizes of the shards are compared; the headers of a few new shards are laid over the file in memory. After
-larger changes, or where shards vanished, a copy of the file is brought up to date: rows of vanished or changed shards
-are dropped, and only new headers are read. A store that cannot be written to, or is behind a URL, has its index in a
-cache folder of this machine. An index that was written when the folder was too young is written again at an opening
-when it is old enough.
+``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a
+temporary name and renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the
+folder ``data`` has the times that the index holds, the index is complete; a copy that keeps the
+time of modification gets another time of change. Otherwise the names and sizes of the shards are
+compared; the headers of a few new shards are laid over the file in memory. After larger changes, or
+where shards vanished, a copy of the file is brought up to date: rows of vanished or changed shards
+are dropped, and only new headers are read. A store that cannot be written to, or is behind a URL,
+has its index in a cache folder of this machine. An index that was written when the folder was too
+young is written again at an opening when it is old enough.
 """
 
 from __future__ import annotations
@@ -52,19 +53,28 @@ _TABLES = """
                         hash text, bytes integer, mtime integer, offsets blob, shard integer);
     create table about (made text, ids integer, modified integer, changed integer);
 """
-_IMAGES = "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, shard.name, shard.root"
+_IMAGES = (
+    "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, "
+    "shard.name, shard.root"
+)
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
 _EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard"
-_ABOUT = "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
+_ABOUT = (
+    "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) "
+    "from about"
+)
 
 logger = logging.getLogger(__name__)
 
 
 class Index:
-    """Entries by image id: a file, and the entries of shards that came after it. What it shows never changes.
+    """Entries by image id: a file, and the entries of shards that came after it.
 
-    Threads and processes have a connection each, opened at first use; forked and unpickled processes open their own.
+    What it shows never changes.
+
+    Threads and processes have a connection each, opened at first use; forked and unpickled
+    processes open their own.
 
     Args:
         shards: of the store.
@@ -83,7 +93,9 @@ class Index:
         if path is not None:
             try:
                 [about] = self._rows(_ABOUT)
-                made, self._ids_in_file, *times, self.rows = convert(about, tuple[str, Whole, int, int, Whole])
+                made, self._ids_in_file, *times, self.rows = convert(
+                    about, tuple[str, Whole, int, int, Whole]
+                )
             except ValueError as error:
                 raise self._damage(error) from None
             if made != shards.made:
@@ -105,10 +117,15 @@ class Index:
     def lookup(self, ids: Iterable[str]) -> dict[str, list[tuple[int, Entry]]]:
         """Return what is stored under these ids: (row, entry) of every shard that holds one, by the shard's name."""
         wanted = dict.fromkeys(ids)
-        found = {image_id: list(self.later[image_id]) for image_id in wanted if image_id in self.later}
+        found = {
+            image_id: list(self.later[image_id]) for image_id in wanted if image_id in self.later
+        }
         for number, entry in map(self._entry, self._rows(_FIND, json.dumps(list(wanted)))):
             found.setdefault(entry.id, []).append((number, entry))
-        return {image_id: sorted(several, key=lambda pair: pair[1].shard) for image_id, several in found.items()}
+        return {
+            image_id: sorted(several, key=lambda pair: pair[1].shard)
+            for image_id, several in found.items()
+        }
 
     def find(self, ids: Iterable[str]) -> list[tuple[int, Entry]]:
         """Return (row, entry) of each image, in this order. Rows are numbers below ``rows``.
@@ -122,12 +139,22 @@ class Index:
         for image_id in ids:
             several = found.get(image_id, ())
             if not several:
-                near = did_you_mean(image_id, (str(row[0]) for row in self._rows("select id from image limit 1000")))
-                raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
+                near = did_you_mean(
+                    image_id, (str(row[0]) for row in self._rows("select id from image limit 1000"))
+                )
+                raise DataError(
+                    f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}"
+                )
             if len({entry.blake2b for _, entry in several}) > 1:
-                origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
-                both = f"{self.store} holds different images under the id {image_id!r}, in {origins}"
-                raise StoreError(f"{both}. Delete the shards of one of them, and extract with a common root=")
+                origins = " and ".join(
+                    f"{entry.shard} (from {entry.root})" for _, entry in several[:3]
+                )
+                both = (
+                    f"{self.store} holds different images under the id {image_id!r}, in {origins}"
+                )
+                raise StoreError(
+                    f"{both}. Delete the shards of one of them, and extract with a common root="
+                )
         return [found[image_id][0] for image_id in ids]
 
     def every(self) -> Iterator[Entry]:
@@ -139,7 +166,10 @@ class Index:
     def ids(self) -> tuple[str, ...]:
         """All ids, sorted."""
         try:
-            in_file = convert([row[0] for row in self._rows("select distinct id from image order by id")], list[str])
+            in_file = convert(
+                [row[0] for row in self._rows("select distinct id from image order by id")],
+                list[str],
+            )
         except ValidationError as error:
             raise self._damage(error) from None
         return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
@@ -152,7 +182,8 @@ class Index:
             number, entry = convert(row[0], Whole), convert(row[1:], Entry)
         except ValidationError as error:
             raise self._damage(error) from None
-        if number >= self.rows:  # another file has its name by now, and this is a connection to that one
+        # another file has its name by now, and this is a connection to that one
+        if number >= self.rows:
             raise self._damage(ValueError(f"row {number} of {self.rows}"))
         return number, entry
 
@@ -163,14 +194,18 @@ class Index:
         try:
             if getattr(local, "process", None) != os.getpid():  # a forked process opens its own
                 uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
-                local.database = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=_Connection)
+                local.database = sqlite3.connect(
+                    uri, uri=True, check_same_thread=False, factory=_Connection
+                )
                 local.process = os.getpid()
             yield from local.database.execute(sql, values)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._damage(error) from None
 
     def _damage(self, error: Exception) -> StoreError:
-        return StoreError(f"the index {self.path} is damaged ({error}); delete it: it is built again from {DATA}/")
+        return StoreError(
+            f"the index {self.path} is damaged ({error}); delete it: it is built again from {DATA}/"
+        )
 
 
 class _Connection(sqlite3.Connection):
@@ -197,7 +232,9 @@ def open_index(shards: Shards) -> Index:
         new = {name: size for name, size in sizes.items() if listed.get(name) != size}
         gone = [name for name, size in listed.items() if sizes.get(name) != size]
         if gone:
-            logger.warning("shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3))
+            logger.warning(
+                "shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3)
+            )
         # without new shards the folder was too young before
         if path and times and (gone or (not new and time.time_ns() - times[0] > 2 * YOUNGEST_NS)):
             with contextlib.suppress(StoreError):  # it cannot be written
@@ -213,8 +250,8 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
 
     Args:
         shards: of the store.
-        base: an index of the store: rows of new shards are added, those of vanished ones dropped; None = every header
-            is read.
+        base: an index of the store: rows of new shards are added, those of vanished ones dropped;
+            None = every header is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
@@ -280,11 +317,18 @@ def _write(path: Path, shards: Shards, base: Path | None) -> None:
 def _fill(path: Path, shards: Shards, base: Path | None) -> None:
     """Write the rows of all shards to a new file, or to a copy of the one that is there, without vanished shards."""
     path.touch()
-    # the folder's times before its listing: what changes later gives it other times, unless it is too young
-    clock, times, sizes = path.stat().st_mtime_ns, shards.files.modified(DATA) or (-1, -1), shards.sizes()
+    # the folder's times before its listing: what changes later gives it other times, unless it is
+    # too young
+    clock, times, sizes = (
+        path.stat().st_mtime_ns,
+        shards.files.modified(DATA) or (-1, -1),
+        shards.sizes(),
+    )
     if base is not None:
         shutil.copyfile(base, path)
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)
+    ) as database:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
@@ -297,11 +341,16 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
             if entries:
                 about = [name, sizes[name], entries[0].root]
                 shard = database.execute("insert into shard values (null, ?, ?, ?)", about)
-                rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
-                database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                # its number for name and root
+                rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)
+                database.executemany(
+                    "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                )
         database.execute("create index if not exists by_id on image (id)")
         [(count,)] = database.execute("select count(*) from shard")
         if clock - times[0] < YOUNGEST_NS or count != len(sizes):
             times = -1, -1
-        database.execute("insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times])
+        database.execute(
+            "insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times]
+        )
         database.execute("commit")

@@ -39,13 +39,20 @@ class MemoryStore(StoredTokens):
         ids: Sequence[str] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.store, self.description, self.dtype, self.views = store, store.description, store.dtype, store.views
+        self.store, self.description, self.dtype, self.views = (
+            store,
+            store.description,
+            store.dtype,
+            store.views,
+        )
         self.ids = store.ids if ids is None else tuple(ids)
         pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         kept = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
-        self._scale: Columns = {"channel_scale": kept.pop("channel_scale")} if store.dtype == "int8" else {}
+        self._scale: Columns = (
+            {"channel_scale": kept.pop("channel_scale")} if store.dtype == "int8" else {}
+        )
         self._columns, self._device = kept, next(iter(kept.values()))[0].device
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
@@ -56,7 +63,9 @@ class MemoryStore(StoredTokens):
         """Return what a batch is made of: the records, or on a device their row numbers; for training."""
         if self._device.type == "cpu":
             return super().stored(ids, views)
-        return [self._places(ids, views)], lambda moved: self.description.tokens(self._chosen(moved[0]), self._grid)
+        return [self._places(ids, views)], lambda moved: self.description.tokens(
+            self._chosen(moved[0]), self._grid
+        )
 
     def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
@@ -66,28 +75,35 @@ class MemoryStore(StoredTokens):
 
     def _chosen(self, rows: Tensor) -> Columns:
         [rows] = send([rows], self._device)
-        chosen = {name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()}
+        chosen = {
+            name: tuple(x.index_select(0, rows) for x in part)
+            for name, part in self._columns.items()
+        }
         return chosen | self._scale
 
 
 class StoreDataset(Dataset[Sample]):
-    """Samples of a store. Each is (Tokens, numbers): ``numbers`` (B,) int64 number the samples, to look targets up.
+    """Samples of a store.
+
+    Each is (Tokens, numbers): ``numbers`` (B,) int64 number the samples, to look targets up.
 
     Workers of a ``DataLoader`` open the store themselves; its content is never copied to them.
 
     Args:
         store: to read from.
         ids: images; None = all.
-        views: ``"random"``: each image once, another view at every epoch (training); a number: each image once
-            in this view (validation: 0); several numbers: each image in each of them, images in the outer
-            loop (test-time augmentation): sample s is image s // k under ``views[s % k]``.
+        views: ``"random"``: each image once, another view at every epoch (training); a number: each
+            image once in this view (validation: 0); several numbers: each image in each of them,
+            images in the outer loop (test-time augmentation): sample s is image s // k under
+            ``views[s % k]``.
         seed: with the epoch and the sample's number it decides on random views.
 
     Raises:
         DataError: if an id or a view is not in the store.
 
     Examples:
-        ``StoreDataset(store, train_ids, "random").loader(32, shuffle=True)``; call ``set_epoch(epoch)`` before each.
+        ``StoreDataset(store, train_ids, "random").loader(32,
+        shuffle=True)``; call ``set_epoch(epoch)`` before each.
     """
 
     def __init__(
@@ -100,11 +116,17 @@ class StoreDataset(Dataset[Sample]):
         self.store, self.seed = store, seed
         self.ids = store.ids if ids is None else tuple(ids)
         if unknown := set(self.ids).difference(store.ids):
-            raise DataError(f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}")
+            raise DataError(
+                f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}"
+            )
         numbers = range(len(store.views))
-        self.views: Sequence[Any] = [views] if isinstance(views, int) else [] if views == "random" else list(views)
+        self.views: Sequence[Any] = (
+            [views] if isinstance(views, int) else [] if views == "random" else list(views)
+        )
         if views != "random" and (not self.views or not set(self.views).issubset(numbers)):
-            raise DataError(f"views is {views!r}; expected 'random', or numbers in 0 ... {len(numbers) - 1}")
+            raise DataError(
+                f"views is {views!r}; expected 'random', or numbers in 0 ... {len(numbers) - 1}"
+            )
         # workers that live on see it change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -116,7 +138,9 @@ class StoreDataset(Dataset[Sample]):
         """Return the view that a sample has, in this epoch."""
         if self.views:
             return int(self.views[sample % len(self.views)])
-        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.views))
+        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(
+            len(self.store.views)
+        )
 
     def id_of(self, sample: int) -> str:
         """Return the image that a sample shows."""
@@ -131,7 +155,9 @@ class StoreDataset(Dataset[Sample]):
     def __getitems__(self, samples: Sequence[int]) -> Sample:
         """Read a whole batch in one go."""
         numbers = [int(sample) for sample in samples]
-        tokens = self.store.batch([self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers])
+        tokens = self.store.batch(
+            [self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers]
+        )
         return tokens, torch.tensor(numbers)
 
     def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:

@@ -1,6 +1,7 @@
 """Reading: views of many images straight into one buffer per layer, then into Tokens.
 
-:meth:`Reader.columns` is the way of a batch: ids -> rows of the index -> buffers -> bytes of the shards -> checksums.
+:meth:`Reader.columns` is the way of a batch: ids -> rows of the index -> buffers -> bytes of the
+shards -> checksums.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ class StoredTokens(ABC):
         """Return views as they are stored: part name -> one (B, ...) tensor per layer, and their grid."""
 
     def batch(
-        self, ids: Sequence[str], views: ViewNumbers = None, *, dtype: torch.dtype | None = torch.float32
+        self,
+        ids: Sequence[str],
+        views: ViewNumbers = None,
+        *,
+        dtype: torch.dtype | None = torch.float32,
     ) -> Tokens:
         """Read the tokens of these images, in this order, straight into one buffer per layer.
 
@@ -59,7 +64,8 @@ class StoredTokens(ABC):
 
         Raises:
             DataError: if an id or a view is not there, or the images have different grids.
-            StoreError: if a shard is missing, cut short or damaged, or different images were stored under one id.
+            StoreError: if a shard is missing, cut short or damaged, or different images were stored
+                under one id.
         """
         return self.description.tokens(*self.columns(ids, views), dtype)
 
@@ -89,7 +95,8 @@ class Reader(StoredTokens):
     Args:
         files: of the store.
         description: of the store.
-        check: compare a view with its checksum at its ``first`` read by this object, ``always`` or ``never``.
+        check: compare a view with its checksum at its ``first`` read by this object, ``always`` or
+            ``never``.
 
     Raises:
         ConfigError: if ``check`` is another word.
@@ -99,7 +106,8 @@ class Reader(StoredTokens):
         if check not in get_args(Check):
             raise ConfigError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
         self.files, self.description, self.check = files, description, check
-        self.scale: Tensor | None = None  # of int8, (layers, channels); None before anything is stored
+        # of int8, (layers, channels); None before anything is stored
+        self.scale: Tensor | None = None
         self._lock = threading.Lock()
         self.refresh()
 
@@ -120,7 +128,9 @@ class Reader(StoredTokens):
             if own.dtype == "int8":
                 scale = read_scale(self.files, (own.num_layers, own.backbone["embed_dim"]))
                 if scale is None and self.files.sizes(DATA):
-                    raise StoreError(f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back")
+                    raise StoreError(
+                        f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back"
+                    )
                 self.scale, number = scale or (None, 0)
                 made = f"{made}-{number:016x}"
             shards = Shards(self.files, made, own.parts)
@@ -155,7 +165,11 @@ class Reader(StoredTokens):
         except DinoneckError as error:
             if not self._is_outdated(ids):
                 raise
-            logger.warning("%s: the shards are not those of the index, which is built again (%s)", self.files, error)
+            logger.warning(
+                "%s: the shards are not those of the index, which is built again (%s)",
+                self.files,
+                error,
+            )
         self.refresh(rebuild=True)
         return self._read(ids, numbers)
 
@@ -170,29 +184,46 @@ class Reader(StoredTokens):
         entries.checked[rows, views] = True
         return columns | ({} if self.scale is None else {"channel_scale": tuple(self.scale)}), grid
 
-    def _fill(self, entries: Sequence[Entry], views: Sequence[int], known: Sequence[bool]) -> Columns:
+    def _fill(
+        self, entries: Sequence[Entry], views: Sequence[int], known: Sequence[bool]
+    ) -> Columns:
         """Read views of images; those that are not ``known`` to be sound are compared with their checksums."""
         parts = self.description.parts(entries[0].grid.count)
         columns = allocate(parts, len(entries))  # part -> L x (B, ...)
         places = list(zip(entries, views, row_buffers(columns, len(entries)), known, strict=True))
         for begin in range(0, len(places), self.files.at_once):
             some = places[begin : begin + self.files.at_once]
-            self.files.fill([piece for entry, view, rows, _ in some for piece in _pieces(entry, view, rows, parts)])
+            self.files.fill(
+                [
+                    piece
+                    for entry, view, rows, _ in some
+                    for piece in _pieces(entry, view, rows, parts)
+                ]
+            )
             for entry, view, rows, is_known in some:
                 stored = entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]
                 seed = (self.shards.made, entry.id, entry.grid, view)
                 if not is_known and stored != checksum(*seed, itertools.chain(*rows)):
-                    problem = f"view {view} of {entry.id!r} has another checksum; delete that file and extract again"
+                    problem = (
+                        f"view {view} of {entry.id!r} has another checksum; delete that "
+                        "file and extract again"
+                    )
                     raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
 
     def _grid_of(self, entries: Sequence[Entry], views: Sequence[int]) -> GridSize:
         """The grid of these images in these views; all must have one."""
         turned = [view.turns % 2 for view in self.description.views.views]
-        grids = {entry.grid[::-1] if turned[view] else entry.grid for entry, view in zip(entries, views, strict=True)}
+        grids = {
+            entry.grid[::-1] if turned[view] else entry.grid
+            for entry, view in zip(entries, views, strict=True)
+        }
         if len(grids) > 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
-            remedy = "extract with one size (image_size=, --size), square for quarter turns, or use views without these"
+            remedy = (
+                "extract with one size (image_size=, --size), square for quarter turns, or "
+                "use views without these"
+            )
             raise DataError(f"the images have different grids ({sizes}); {remedy}")
         return GridSize(*grids.pop())
 
@@ -213,8 +244,12 @@ class Reader(StoredTokens):
             return True
         self.files.forget()
         sizes = self.shards.sizes()
-        headers = dict(self.shards.entries({row.shard: sizes[row.shard] for row in rows if row.shard in sizes}))
-        return any(row.shard not in sizes or row not in (headers[row.shard] or [row]) for row in rows)
+        headers = dict(
+            self.shards.entries({row.shard: sizes[row.shard] for row in rows if row.shard in sizes})
+        )
+        return any(
+            row.shard not in sizes or row not in (headers[row.shard] or [row]) for row in rows
+        )
 
     def _is_sound(self, entry: Entry) -> bool:
         """Whether all views of an image are there and have their checksums."""
@@ -233,7 +268,9 @@ class Reader(StoredTokens):
         """
         asked, count = np.asarray(0 if views is None else views), len(self.description.views)
         if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
-            raise DataError(f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id")
+            raise DataError(
+                f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id"
+            )
         if not ((asked >= 0) & (asked < count)).all():
             raise DataError(f"views is {views!r}; {self.files} holds the views 0 ... {count - 1}")
         return np.broadcast_to(asked, len(ids)).tolist()  # type: ignore[no-any-return]
@@ -241,12 +278,13 @@ class Reader(StoredTokens):
     def damaged(self) -> dict[str, str]:
         """Return what cannot be trusted: id, or the name of a shard or of the index -> the file to delete.
 
-        Every header and every view is read. An image is sound if the index has the row that its shard's header gives,
-        all its views have their checksums, and no other image is stored under its id. A shard whose header is damaged,
-        or that belongs to another store, stands for its images. An index with other rows than the headers is built
-        again.
+        Every header and every view is read. An image is sound if the index has the row that its
+        shard's header gives, all its views have their checksums, and no other image is stored under
+        its id. A shard whose header is damaged, or that belongs to another store, stands for its
+        images. An index with other rows than the headers is built again.
         """
-        sizes = self.shards.sizes()  # before the index: it has these at least, whatever is written meanwhile
+        # before the index: it has these at least, whatever is written meanwhile
+        sizes = self.shards.sizes()
         self.refresh()
         damaged, wrong_rows, hashes = dict[str, str](), set[str](), dict[str, str]()
         try:
@@ -259,9 +297,13 @@ class Reader(StoredTokens):
             if not entries:
                 damaged |= {image_id: name for image_id, _ in rows} or {name: name}
                 continue
-            wrong_rows |= {image_id for image_id, _ in rows ^ {(entry.id, hash(entry)) for entry in entries}}
+            wrong_rows |= {
+                image_id for image_id, _ in rows ^ {(entry.id, hash(entry)) for entry in entries}
+            }
             damaged |= {entry.id: name for entry in entries if not self._is_sound(entry)}
-            damaged |= {e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b}
+            damaged |= {
+                e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b
+            }
         if wrong_rows:
             self.refresh(rebuild=True)
         return dict.fromkeys(wrong_rows, FILE) | damaged
@@ -274,9 +316,15 @@ class Reader(StoredTokens):
         return rows
 
 
-def _pieces(entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]) -> list[Piece]:
+def _pieces(
+    entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]
+) -> list[Piece]:
     """What is to be read of a view: a range of the shard for each part, into one buffer per layer."""
     if len(entry.offsets) != 8 * len(parts):
         raise StoreError(f"{FILE} is damaged where it lists {entry.id!r}; delete it")
     places = zip(entry.begins(), parts, buffers, strict=True)
-    return [(entry.shard, begin + view * part.nbytes, memory) for begin, part, memory in places if part.nbytes]
+    return [
+        (entry.shard, begin + view * part.nbytes, memory)
+        for begin, part, memory in places
+        if part.nbytes
+    ]

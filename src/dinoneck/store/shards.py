@@ -1,13 +1,16 @@
 """Shards, the only truth of a store: plain safetensors files with the tokens of some images, never changed.
 
-A shard holds one tensor ``<id>/<part>`` of shape (views, layers, ...) per image and part. Its metadata, all text:
+A shard holds one tensor ``<id>/<part>`` of shape (views, layers, ...) per image and part. Its
+metadata, all text:
 
-* ``made``: what made the tokens: the digest of ``store.json``, for int8 followed by the checksum of the channel scale.
+* ``made``: what made the tokens: the digest of ``store.json``, for int8 followed by the checksum of
+  the channel scale.
 * ``root``: the folder that the ids are relative to.
-* ``images``: a JSON list of ``[id, rows, cols, checksums, hash, bytes, mtime]``: 16 hex digits of XXH3 per view, then
-  the BLAKE2b hash, size and modification time (ns) of the image's file.
+* ``images``: a JSON list of ``[id, rows, cols, checksums, hash, bytes, mtime]``: 16 hex digits of
+  XXH3 per view, then the BLAKE2b hash, size and modification time (ns) of the image's file.
 
-A view's checksum begins with ``made``, id, grid and number of the view, so it fits that view of that image alone.
+A view's checksum begins with ``made``, id, grid and number of the view, so it fits that view of
+that image alone.
 """
 
 from __future__ import annotations
@@ -89,7 +92,9 @@ class Entry(Struct, array_like=True, frozen=True):
         return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
 
 
-def checksum(made: str, image_id: str, grid: GridSize, view: int, chunks: Iterable[memoryview]) -> bytes:
+def checksum(
+    made: str, image_id: str, grid: GridSize, view: int, chunks: Iterable[memoryview]
+) -> bytes:
     """Return the checksum of one view of an image."""
     value = xxh3_64(f"{made} {view} {grid.rows}x{grid.cols} {image_id}".encode())
     for chunk in chunks:
@@ -114,7 +119,9 @@ class Shards:
     def sizes(self) -> dict[str, int]:
         """Return the shards, by their names relative to the store in sorted order, and their sizes in bytes."""
         listing = self.files.sizes(DATA)
-        return {f"{DATA}/{name}": listing[name] for name in sorted(listing) if name.endswith(SUFFIX)}
+        return {
+            f"{DATA}/{name}": listing[name] for name in sorted(listing) if name.endswith(SUFFIX)
+        }
 
     def entries(self, sizes: Mapping[str, int]) -> Iterator[tuple[str, list[Entry]]]:
         """Yield shards and their entries; none, with a warning, where a file is not a whole shard of this store.
@@ -124,20 +131,34 @@ class Shards:
         """
         names, parts_on = list(sizes), functools.cache(self.parts)
         for first in range(0, len(names), self.files.at_once):
-            starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
+            starts = {
+                n: bytearray(min(sizes[n], _FIRST_READ))
+                for n in names[first : first + self.files.at_once]
+            }
             try:
                 self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-                found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
+                found = [
+                    (name, self._parsed(name, start, sizes[name], parts_on))
+                    for name, start in starts.items()
+                ]
             except Exception as error:  # whatever a damaged header leads to
-                if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
+                # each is read alone, so that only the damaged ones are left out
+                if len(starts) > 1:
                     found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
                 else:
-                    problem = f"{self.files}/{names[first]} is not a whole shard of this store: {error}"
-                    logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", problem)
+                    problem = (
+                        f"{self.files}/{names[first]} is not a whole shard of this store: {error}"
+                    )
+                    logger.warning(
+                        "%s; its images are left out. 'dinoneck verify' lists what is damaged",
+                        problem,
+                    )
                     found = [(names[first], [])]
             yield from found
 
-    def _parsed(self, name: str, raw: bytearray, size: int, parts_on: Callable[[int], tuple[Part, ...]]) -> list[Entry]:
+    def _parsed(
+        self, name: str, raw: bytearray, size: int, parts_on: Callable[[int], tuple[Part, ...]]
+    ) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
         length = 8 + int.from_bytes(raw[:8], "little")
         if not 8 < length <= size:
@@ -148,7 +169,9 @@ class Shards:
         header = msgspec.json.decode(raw[8:length])
         text = header.pop("__metadata__")
         if text["made"] != self.made:
-            raise ValueError("its tokens were made with other values than store.json and the channel scale state")
+            raise ValueError(
+                "its tokens were made with other values than store.json and the channel scale state"
+            )
         entries, images = [], msgspec.json.decode(text["images"], type=list[_Listed])
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
             begins, sums = [], bytes.fromhex(digits)
@@ -157,10 +180,16 @@ class Shards:
                 begin, end = tensor["data_offsets"]
                 shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
                 if tensor["shape"] != shape or not 0 <= begin <= end <= size - length:
-                    raise ValueError(f"it is cut short, or its {image_id}/{part.name} is not of shape {shape}")
+                    raise ValueError(
+                        f"it is cut short, or its {image_id}/{part.name} is not of shape {shape}"
+                    )
                 begins.append(length + begin)
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
-            entries.append(Entry(image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
+            entries.append(
+                Entry(
+                    image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]
+                )
+            )
         if header or not entries:
             raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
         return entries
@@ -174,8 +203,8 @@ class Writer:
     Args:
         shards: of the store, in a local folder.
         root: the folder that the images' ids are relative to.
-        shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
-            image is added 30 s after the shard before it.
+        shard_bytes: a shard is written once it holds this much; one image is never split. One is
+            also written when an image is added 30 s after the shard before it.
     """
 
     def __init__(self, shards: Shards, root: str, shard_bytes: int = SHARD_BYTES) -> None:
@@ -194,7 +223,13 @@ class Writer:
         """
         views = len(next(iter(parts.values())))
         sums = [
-            checksum(self.shards.made, image_id, grid, view, [bytes_of(part[view]) for part in parts.values()])
+            checksum(
+                self.shards.made,
+                image_id,
+                grid,
+                view,
+                [bytes_of(part[view]) for part in parts.values()],
+            )
             for view in range(views)
         ]
         self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
@@ -205,17 +240,24 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was collected as one shard. It gets its name when all of it is on the disk and was read back.
+        """Write what was collected as one shard.
+
+        It gets its name when all of it is on the disk and was read back.
 
         Raises:
             StoreError: if the disk is full or not writable; what was finished before stays.
         """
         if not self._images:
             return
-        text = {"made": self.shards.made, "root": self.root, "images": msgspec.json.encode(self._images).decode()}
+        text = {
+            "made": self.shards.made,
+            "root": self.root,
+            "images": msgspec.json.encode(self._images).decode(),
+        }
         content = save(self._tensors, text)
         path = Path(str(self.shards.files), DATA, f"{self.name}-{self._count:06d}{SUFFIX}")
-        self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}  # a failed write is final
+        # a failed write is final
+        self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}
         try:
             write_whole(path, content, check=lambda written: _check_written(written, content))
         except OSError as error:
@@ -232,5 +274,8 @@ def remove_leftovers(root: Path) -> None:
     """Remove temporary files of a store that were not written to for an hour: their writers were killed."""
     for path in (*root.glob(".*"), *(root / DATA).glob(".w-*")):
         with contextlib.suppress(OSError):
-            if path.name.strip(".").startswith(_OWN) and time.time() - path.stat().st_mtime > STALE_AFTER_S:
+            if (
+                path.name.strip(".").startswith(_OWN)
+                and time.time() - path.stat().st_mtime > STALE_AFTER_S
+            ):
                 path.unlink()

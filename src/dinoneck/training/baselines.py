@@ -1,6 +1,7 @@
 """The baselines of a run: ridge regression and nearest neighbours on the mean token, and a fitted LinearHead.
 
-Inner folds of the training rows choose their settings; features are standardised on the rows that a fit sees.
+Inner folds of the training rows choose their settings; features are standardised on the rows that a
+fit sees.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from dinoneck.training.targets import by_id, match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the softmax regression, times the squared norm of the weights
+# of the softmax regression, times the squared norm of the weights
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _STEPS = 100
 _BATCH = 32
 _MAPS = ("dense", "density", "segmentation")
@@ -48,23 +50,27 @@ def ridge_probe(
 ) -> _Floats:
     """Predict targets from the mean patch token of the last layer, by ridge regression.
 
-    Features are standardised. The strength is chosen per fold and target by inner folds of the training rows, which
-    keep groups whole as the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where
-    all training rows are of one group, the inner folds split that group by rows.
+    Features are standardised. The strength is chosen per fold and target by inner folds of the
+    training rows, which keep groups whole as the outer ones do: choosing by single rows would
+    favour a fit to the groups it has seen. Where all training rows are of one group, the inner
+    folds split that group by rows.
 
     Args:
         source: tokens by id.
-        targets: t values by image id, NaN = missing, matched by id as in :func:`dinoneck.training.fit`: a DataFrame,
-            a mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
+        targets: t values by image id, NaN = missing, matched by id as in
+            :func:`dinoneck.training.fit`: a DataFrame, a mapping column -> ``{id: value}``, or an
+            array (n, t) with ``target_ids``.
         folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
         groups: one label per row in the order of the targets' ids; None = every row is its own.
 
     Returns:
-        Out-of-fold predictions (n, t), row by row those of the targets; NaN where a row is held out by no fold.
+        Out-of-fold predictions (n, t), row by row those of the targets; NaN where a row is held out
+        by no fold.
 
     Raises:
-        DataError: for ids without tokens, values without ids, infinite values, or a fold without known values.
+        DataError: for ids without tokens, values without ids, infinite values, or a fold without
+            known values.
     """
     return _probed(source, targets, folds, target_ids, groups, ridge_path)
 
@@ -79,8 +85,8 @@ def knn_probe(
 ) -> _Floats:
     """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
 
-    The nearest have the largest cosine between standardised features. Inner folds choose k of 1, 2, 4 ... 32 per fold
-    and target; more than there are training rows means all of them.
+    The nearest have the largest cosine between standardised features. Inner folds choose k of 1, 2,
+    4 ... 32 per fold and target; more than there are training rows means all of them.
 
     Args:
         source: tokens by id.
@@ -98,18 +104,27 @@ def knn_probe(
     return _probed(source, targets, folds, target_ids, groups, knn_path)
 
 
-def _probed(source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path) -> _Floats:
+def _probed(
+    source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path
+) -> _Floats:
     table = targets if hasattr(targets, "keys") else {"values": targets}
     names = [name for name in table if name not in OWN_COLUMNS]
     rows = by_id(table[names[0]], names[0], ids)
     used, _, values, _ = match_samples(source.ids, table, None, names, rows, target_ids=ids)
     y = np.column_stack([*values.values()]).astype(np.float64)
     if np.isinf(y).any():
-        raise DataError("the targets hold infinite values; expected numbers, or NaN where a value is missing")
+        raise DataError(
+            "the targets hold infinite values; expected numbers, or NaN where a value is missing"
+        )
     x = _features(source, used)[0]
-    labels, predictions = [*range(len(y))] if groups is None else [*groups], np.full(y.shape, np.nan)
+    labels, predictions = (
+        [*range(len(y))] if groups is None else [*groups],
+        np.full(y.shape, np.nan),
+    )
     for train, valid in folds:
-        predictions[valid] = chosen(path, squares, x[train], y[train], [labels[row] for row in train], x[valid])
+        predictions[valid] = chosen(
+            path, squares, x[train], y[train], [labels[row] for row in train], x[valid]
+        )
     return predictions
 
 
@@ -123,8 +138,8 @@ def chosen(
 ) -> _Floats:
     """Return predictions (n_new, t) with the setting of the least error in inner folds, which keep groups whole.
 
-    Where there is one group, the inner folds split it by rows. Targets that are known in the same rows are solved
-    together, in these rows.
+    Where there is one group, the inner folds split it by rows. Targets that are known in the same
+    rows are solved together, in these rows.
 
     Args:
         path: the method: predictions by all settings.
@@ -142,14 +157,20 @@ def chosen(
         if not rows.any():
             raise DataError("a fold has no training rows whose target is known; use other folds")
         columns = (known == rows[:, None]).all(axis=0)
-        own_x, own_y, labels = x[rows], y[rows][:, columns], [groups[row] for row in np.flatnonzero(rows).tolist()]
+        own_x, own_y, labels = (
+            x[rows],
+            y[rows][:, columns],
+            [groups[row] for row in np.flatnonzero(rows).tolist()],
+        )
         labels = labels if len({*labels}) > 1 else [*range(len(labels))]
         count = min(INNER_FOLDS, len({*labels}))
         every = path(own_x, own_y, new)
         errors = np.zeros((len(every), own_y.shape[1]))
         for train, valid in group_folds(labels, count, seed=0) if count > 1 else ():
             errors += error(path(own_x[train], own_y[train], own_x[valid]), own_y[valid])
-        predictions[:, columns] = np.take_along_axis(every, errors.argmin(axis=0)[None, None], axis=0)[0]
+        predictions[:, columns] = np.take_along_axis(
+            every, errors.argmin(axis=0)[None, None], axis=0
+        )[0]
     return predictions
 
 
@@ -166,9 +187,13 @@ def cross_entropy(logits: _Floats, shares: _Floats) -> _Floats:
     return found
 
 
-def linear_path(path: _Path, error: Any, x: _Floats, y: _Floats, groups: Sequence[Any]) -> tuple[_Floats, _Floats]:
+def linear_path(
+    path: _Path, error: Any, x: _Floats, y: _Floats, groups: Sequence[Any]
+) -> tuple[_Floats, _Floats]:
     """Return weight (t, d) and bias (t,), for features as they are, of a method that is affine in them."""
-    bias, *rest = chosen(path, error, x, y, groups, np.vstack([np.zeros(x.shape[1]), np.eye(x.shape[1])]))
+    bias, *rest = chosen(
+        path, error, x, y, groups, np.vstack([np.zeros(x.shape[1]), np.eye(x.shape[1])])
+    )
     return (np.stack(rest) - bias).T, bias
 
 
@@ -182,13 +207,19 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     x, new = _standardised(x, new)
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     projected, read = u.T @ (y - y.mean(axis=0)), new @ vt.T
-    return np.stack([read @ (s[:, None] / (s[:, None] ** 2 + alpha) * projected) + y.mean(axis=0) for alpha in ALPHAS])
+    return np.stack(
+        [
+            read @ (s[:, None] / (s[:, None] ** 2 + alpha) * projected) + y.mean(axis=0)
+            for alpha in ALPHAS
+        ]
+    )
 
 
 def knn_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     """Return the means of the nearest by the cosine of standardised features, for all numbers of neighbours."""
     near, new = (
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR) for rows in _standardised(x, new)
+        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR)
+        for rows in _standardised(x, new)
     )
     order = np.argsort(-new @ near.T, axis=1, kind="stable")
     sums = np.cumsum(y[order[:, : max(NEIGHBOURS)]], axis=1)
@@ -198,7 +229,9 @@ def knn_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:
     """Return the logits of softmax regression on standardised features, for all penalties."""
     features, read, y = map(torch.from_numpy, (*_standardised(x, new), shares))
-    return np.stack([_softmax_regression(features, y, penalty)(read).numpy() for penalty in PENALTIES])
+    return np.stack(
+        [_softmax_regression(features, y, penalty)(read).numpy() for penalty in PENALTIES]
+    )
 
 
 @torch.enable_grad()
@@ -206,7 +239,9 @@ def _softmax_regression(x: Tensor, shares: Tensor, penalty: float) -> nn.Linear:
     layer = nn.Linear(x.shape[1], shares.shape[1], dtype=x.dtype)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -229,16 +264,18 @@ def baseline_head(
 ) -> Head:
     """Return a linear head for the tasks, fitted to the training images; it may be averaged with the trained head.
 
-    Numbers and densities are ridge regression on the mean token of the last layer, classes and ratios softmax
-    regression on it. Dense maps are ridge regression and segmentations softmax regression on single patches of all
-    layers, of which at most 8192 are drawn. Inner folds of the training images choose the strength of each.
+    Numbers and densities are ridge regression on the mean token of the last layer, classes and
+    ratios softmax regression on it. Dense maps are ridge regression and segmentations softmax
+    regression on single patches of all layers, of which at most 8192 are drawn. Inner folds of the
+    training images choose the strength of each.
 
     Args:
         source: tokens by id.
-        targets: task -> (n, ...) in original units in the order of ``source.ids``; NaN = missing, of classes -1.
+        targets: task -> (n, ...) in original units in the order of ``source.ids``; NaN = missing,
+            of classes -1.
         rows: of the training images.
-        tasks: one or more, of images (regression, ratio, classification) or of patches (dense, density, segmentation,
-            and regressions with ``from_map``). Activations are left out.
+        tasks: one or more, of images (regression, ratio, classification) or of patches (dense,
+            density, segmentation, and regressions with ``from_map``). Activations are left out.
         groups: a label per row of the source; inner folds keep groups whole.
         compositions: those whose tasks are of images are kept.
         seed: of the patches that are drawn.
@@ -250,26 +287,43 @@ def baseline_head(
     of_patches = [task for task in tasks if task not in of_images]
     ids, labels = [source.ids[row] for row in rows], [groups[row] for row in rows]
     first = source.batch(ids[:1])
-    grid, layers, width = (first.grid.rows, first.grid.cols), len(first.sequence), first.sequence[-1].shape[-1]
+    grid, layers, width = (
+        (first.grid.rows, first.grid.cols),
+        len(first.sequence),
+        first.sequence[-1].shape[-1],
+    )
     means, patches, image, place = _features(source, ids, MOST_PATCHES if of_patches else 0, seed)
     heads = []
     for pool, its_tasks in (("mean", of_images), (None, of_patches)):
         if not its_tasks:
             continue
-        inside = [each for each in compositions if {*each.inputs} <= {task.name for task in its_tasks}]
+        inside = [
+            each for each in compositions if {*each.inputs} <= {task.name for task in its_tasks}
+        ]
         linear = [replace(task, activation=None) for task in its_tasks]
         head = LinearHead(width, linear, layers, cast("Any", pool), compositions=inside)
         heads.append(head.eval())
-        for task, readout in zip([task for task in its_tasks if task.from_map is None], head.readouts, strict=True):
+        for task, readout in zip(
+            [task for task in its_tasks if task.from_map is None], head.readouts, strict=True
+        ):
             y = _fitted(task, torch.as_tensor(targets[task.name])[[*rows]], grid).numpy()
             is_share = task.is_categorical or task.kind == "ratio"
             path, error = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
-            seen = (patches, y[image, place], [labels[i] for i in image]) if task.is_map else (means, y, labels)
+            seen = (
+                (patches, y[image, place], [labels[i] for i in image])
+                if task.is_map
+                else (means, y, labels)
+            )
             weight, bias = linear_path(path, error, *seen)
             if task.kind == "density":  # the value is read from the mean token of the last layer
                 scale = DENSITY_CELLS / (grid[0] * grid[1]) if task.aggregate == "sum" else 1.0
-                weight, bias = np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale, bias * scale
-            readout.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+                weight, bias = (
+                    np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale,
+                    bias * scale,
+                )
+            readout.load_state_dict(
+                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+            )
     return heads[0] if len(heads) == 1 else HeadEnsemble.from_heads(heads)
 
 
@@ -279,12 +333,15 @@ def _features(
 ) -> tuple[_Floats, _Floats, Any, Any]:
     """Mean tokens of the last layer (n, C); about ``most`` patches (m, L * C), the rows of their images and numbers.
 
-    Both numbers are (m,): the place of the image among ``ids``, and that of the patch in raster order.
+    Both numbers are (m,): the place of the image among ``ids``, and that of the patch in raster
+    order.
     """
     random, parts = np.random.default_rng(seed), []
     for numbers in in_batches(range(len(ids)), _BATCH):
         tokens = source.batch([ids[number] for number in numbers])
-        drawn = random.random((len(numbers), tokens.grid.count)) < most / (len(ids) * tokens.grid.count)
+        drawn = random.random((len(numbers), tokens.grid.count)) < most / (
+            len(ids) * tokens.grid.count
+        )
         image, place = np.nonzero(drawn)
         patches = torch.cat(tokens.patches, dim=-1)[image, place].double().cpu().numpy()
         means = tokens.last.patches[0].double().mean(dim=1).cpu().numpy()
@@ -296,7 +353,9 @@ def _features(
 def _fitted(task: Task, values: Tensor, grid: tuple[int, int]) -> Tensor:
     """What a task's layer is fitted to, (n, dim) or of maps (n, patches, dim): values in normalised units or shares."""
     if task.is_categorical and not values.is_floating_point():
-        values = torch.stack([(values == k) & (k != task.ignore_index) for k in range(task.dim)], dim=1)
+        values = torch.stack(
+            [(values == k) & (k != task.ignore_index) for k in range(task.dim)], dim=1
+        )
     x = F.adaptive_avg_pool2d(values.double(), grid).flatten(2) if task.is_map else values.double()
     if task.is_categorical:
         x = x / x.sum(dim=1, keepdim=True)  # 0 / 0 = missing

@@ -29,7 +29,9 @@ Path = Annotated[str, Meta(pattern=r"\S")]
 def _size(words: list[str]) -> tuple[int, int]:
     sides = words[0].lower().split("x")
     if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
-        raise ValueError(f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number")
+        raise ValueError(
+            f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number"
+        )
     return int(sides[0]), int(sides[-1])
 
 
@@ -38,15 +40,21 @@ def _head(words: list[str]) -> dict[str, Any]:
         value = read_plain(words[0])
         if isinstance(value, str | dict):
             return {"type": value} if isinstance(value, str) else value
-    raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
+    raise ValueError(
+        f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'"
+    )
 
 
 def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
     """How a field that is not a plain number or word is one word of the command line."""
-    return PrimitiveConstructorSpec[Any](1, metavar, read, lambda value: True, lambda value: [write(value)])
+    return PrimitiveConstructorSpec[Any](
+        1, metavar, read, lambda value: True, lambda value: [write(value)]
+    )
 
 
-SIZE = _written("HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size)))
+SIZE = _written(
+    "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
+)
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
@@ -54,15 +62,18 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
-        csv: table with one row per image; None = folders of images (per class, or with masks), else generated images.
-        images: folder of the table's files (None = the table's folder), with a store to compare them with those
-            extracted; without a table, of the images.
+        csv: table with one row per image; None = folders of images (per class, or with masks), else
+            generated images.
+        images: folder of the table's files (None = the table's folder), with a store to compare
+            them with those extracted; without a table, of the images.
         image_column: column of the file names; None = image.
-        targets: columns to predict: numbers (regression) or words (classification); empty cells are unknown.
+        targets: columns to predict: numbers (regression) or words (classification); empty cells are
+            unknown.
         aux_targets: columns that only help training.
-        labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a segmentation, or with
-            targets class shares per patch.
-        label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of labels.
+        labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
+            segmentation, or with targets class shares per patch.
+        label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
+            labels.
         classes: names of the classes 0, 1, ... in the masks.
         nodata: mask values without a label, such as 255.
         unit: unit of the targets.
@@ -70,15 +81,17 @@ class DataConfig(Config, frozen=True, kw_only=True):
         store: feature store to train on, in place of images.
         views: number of the store's augmentations to use; None = all.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
-        resize: how images come to the size in whole patches: stretched, kept in proportion, cropped or padded; None =
-            stretch with a size, crop without.
+        resize: how images come to the size in whole patches: stretched, kept in proportion, cropped
+            or padded; None = stretch with a size, crop without.
         pad_to: where resize pad puts the image; None = corner.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
-        tta: views that predictions average, recorded in the head files; the run's scores do not use them.
+        tta: views that predictions average, recorded in the head files; the run's scores do not use
+            them.
         pasture: number of generated images if no data is named.
         instances: COCO file of objects with masks, for heads that predict each object.
-        panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict them.
+        panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict
+            them.
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
@@ -148,15 +161,19 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.file is not None and self.random:
-            raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
+            raise ConfigError(
+                "--backbone-file and --random-backbone exclude each other; give one of them"
+            )
 
 
 class BackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
     """The backbone.
 
     Attributes:
-        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = none.
-        unfreeze_last: number of last blocks that every fold trains along with its head; None = none.
+        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr;
+            None = none.
+        unfreeze_last: number of last blocks that every fold trains along with its head; None =
+            none.
     """
 
     lora: Count | None = None
@@ -170,16 +187,18 @@ class TaskConfig(Config, frozen=True, kw_only=True):
         kind: None = by the column: regression for numbers, classification for words.
         columns: of the table, in the order of the outputs; empty = the column of the task's name.
         unit: None = ``data.unit``.
-        weight: of its loss, one number or one per output; None = 1, and for auxiliary tasks ``losses.aux_weight``.
+        weight: of its loss, one number or one per output; None = 1, and for auxiliary tasks
+            ``losses.aux_weight``.
         loss: None = the kind's own.
         beta: of the smooth L1 loss.
         activation: of the outputs, in original units.
         minimum: no prediction is below it; None = ``data.minimum``.
         area: values are divided by it before training, such as an area in square metres.
-        log1p: train on log(1 + value). Without an activation, training is on z-scores of the training images.
+        log1p: train on log(1 + value). Without an activation, training is on z-scores of the
+            training images.
         auxiliary: it only helps training; it has a score of its own and none in the overall one.
-        from_map: the dense or segmentation task whose mean over the map is the image's number: the output that has this
-            task's name.
+        from_map: the dense or segmentation task whose mean over the map is the image's number: the
+            output that has this task's name.
     """
 
     kind: Kind | None = None
@@ -200,11 +219,12 @@ class CompositionConfig(Config, frozen=True, kw_only=True):
     """Columns that are computed from tasks, so that predictions add up.
 
     Attributes:
-        total: task of the whole, which the shares of ``ratio`` divide into parts; empty = the parts are tasks.
+        total: task of the whole, which the shares of ``ratio`` divide into parts; empty = the parts
+            are tasks.
         ratio: task of the parts' shares.
         sums: column -> the parts that it adds up.
-        weights: of a total and its ratio: column -> its weight in their joint loss, of each part and sum; empty = equal
-            ones.
+        weights: of a total and its ratio: column -> its weight in their joint loss, of each part
+            and sum; empty = equal ones.
     """
 
     total: str = ""
@@ -254,7 +274,8 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     Attributes:
         name: of torchvision (fcos, retinanet, fasterrcnn) or transformers.
         variant: size of D-FINE: stock is D-FINE-L, 25m has 25 million parameters with a ViT-S.
-        features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees them at full size.
+        features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees
+            them at full size.
         queries: of D-FINE and RT-DETRv2; None = the variant's.
         encoder_layers: of their hybrid encoder; None = the variant's.
         augment: horizontal: mirror half of the images and vary colours; both: also upside down.
@@ -263,7 +284,9 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         workers: processes that read images.
     """
 
-    name: Annotated[Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"], arg(name="detector")] = "fcos"
+    name: Annotated[
+        Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"], arg(name="detector")
+    ] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
     features_at: Scale = 1.0
     queries: Count | None = None
@@ -280,8 +303,8 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     Attributes:
         data: images and targets.
         backbone: the model that makes the tokens.
-        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a type patch_mean, for
-            masks a pyramid head on dpt_neck.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
+            type patch_mean, for masks a pyramid head on dpt_neck.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
@@ -331,7 +354,8 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         r"""Read a training file: YAML with the groups of this class.
 
         Raises:
-            ConfigError: if the file cannot be read, a key is unknown or stands twice, or a value is wrong.
+            ConfigError: if the file cannot be read, a key is unknown or stands twice, or a value is
+                wrong.
 
         Examples:
             >>> import pathlib, tempfile
@@ -353,15 +377,44 @@ _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
     ("data.labels",): ("data.nodata", "data.label_kind"),
     ("data.store",): ("data.views",),
-    ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
+    ("data.csv",): (
+        "data.targets",
+        "data.aux_targets",
+        "data.minimum",
+        "data.store",
+        "folds.group",
+        "folds.column",
+    ),
     ("data.csv", "data.images"): ("data.labels",),
 }
 # what heads of images alone use; and heads of images or of objects alone
-_OF_IMAGES = [f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")]
-_OF_IMAGES += ["tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify"]
-_OF_HEADS = [f"data.{name}" for name in ("instances", "panoptic", "image_column", "store", "resize", "pad_to", "blur")]
-_OF_HEADS += ["data.interpolation", "data.pasture", "folds.only", "backbone.lora", "backbone.unfreeze_last"]
-_OF_HEADS += [f"optim.{name}" for name in ("optimizer", "rho", "standardise_tokens", "mixup_alpha", "mixup_off_last")]
+_OF_IMAGES = [
+    f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")
+]
+_OF_IMAGES += [
+    "tasks",
+    "compositions",
+    "losses",
+    "with_ridge",
+    "folds.group",
+    "folds.column",
+    "folds.stratify",
+]
+_OF_HEADS = [
+    f"data.{name}"
+    for name in ("instances", "panoptic", "image_column", "store", "resize", "pad_to", "blur")
+]
+_OF_HEADS += [
+    "data.interpolation",
+    "data.pasture",
+    "folds.only",
+    "backbone.lora",
+    "backbone.unfreeze_last",
+]
+_OF_HEADS += [
+    f"optim.{name}"
+    for name in ("optimizer", "rho", "standardise_tokens", "mixup_alpha", "mixup_off_last")
+]
 _OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
 _EXCLUDED = {  # this -> the options that have no effect with it
     "data.boxes": _OF_IMAGES + _OF_HEADS,
@@ -389,10 +442,16 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
     for other, options in _EXCLUDED.items():
         for option in (option for option in options if given(other) and given(option)):
             raise ConfigError(
-                f"{option} is {attrgetter(option)(config)!r}, and has no effect with {other}; leave it out"
+                f"{option} is {attrgetter(option)(config)!r}, and has no effect with {other}; "
+                "leave it out"
             )
     for needed, needing in _NEEDS.items():
         is_there = (with_table and "data.csv" in needed) or any(map(given, needed))
         for option in (option for option in needing if given(option) and not is_there):
-            value, flags = attrgetter(option)(config), " or ".join(f"--{name.partition('.')[2]}" for name in needed)
-            raise ConfigError(f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out")
+            value, flags = (
+                attrgetter(option)(config),
+                " or ".join(f"--{name.partition('.')[2]}" for name in needed),
+            )
+            raise ConfigError(
+                f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out"
+            )

@@ -30,8 +30,10 @@ from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.recipe import Recipe
 
 Row = dict[str, Any]
-Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of a batch in all processes, arguments of model
-TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
+# images of a batch in all processes, arguments of model
+Batches = Generator[tuple[int, Sequence[Any]], None, None]
+# of an epoch; they differ from run to run
+TIMES = ("seconds", "images_per_second", "peak_memory_mb")
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN = ("epoch", "history", "extra", "best")  # plain values of the state
@@ -42,7 +44,8 @@ class Engine:
 
     Args:
         trained: what is trained; averaged, clipped and moved by SAM.
-        model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is minimised.
+        model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is
+            minimised.
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
         steps: of the optimizer, per epoch; each takes a batch.
@@ -56,7 +59,12 @@ class Engine:
     """
 
     def __init__(
-        self, trained: nn.Module, model: nn.Module, groups: list[dict[str, Any]], recipe: Recipe, steps: int
+        self,
+        trained: nn.Module,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        recipe: Recipe,
+        steps: int,
     ) -> None:
         self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
         self.device = next(trained.parameters()).device
@@ -65,14 +73,22 @@ class Engine:
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
-        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.parameters = [
+            parameter for group in self.optimizer.param_groups for parameter in group["params"]
+        ]
         self.model = wrapped(model, self.parameters) if self.count > 1 else model
-        self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)  # of the first process' weights
-        self._parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        # of the first process' weights
+        self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
+        self._parts: dict[str, Any] = {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "scaler": self.scaler,
+        }
         self._parts |= {} if self.ema is None else {"ema": self.ema}
         self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()
         self.best: dict[str, Tensor] | None = None
-        self._losses: list[tuple[dict[str, Tensor], int]] = []  # of batches, on the device, and their images
+        # of batches, on the device, and their images
+        self._losses: list[tuple[dict[str, Tensor], int]] = []
         self._file: tuple[Path, Mapping[str, Any]] | None = None
 
     def run(
@@ -85,17 +101,21 @@ class Engine:
     ) -> None:
         """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
 
-        At the end the model has the best weights with patience, else the averaged ones, else the last.
+        At the end the model has the best weights with patience, else the averaged ones, else the
+        last.
 
         Args:
             batches: of an epoch.
-            validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
+            validate: returns the scores of an epoch; it sees the averaged weights, and the first
+                process' row counts.
             begin: called before an epoch.
             callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
         """
         saved = time.monotonic()
         total, done = self.recipe.epochs * self.steps, self.epoch * self.steps
-        with progress(total=total, initial=done, desc="steps", unit="step", hidden=self.rank > 0) as bar:
+        with progress(
+            total=total, initial=done, desc="steps", unit="step", hidden=self.rank > 0
+        ) as bar:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
@@ -122,7 +142,9 @@ class Engine:
 
     def note(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Note a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
-        self._losses.append(({name: value.detach().float() for name, value in losses.items()}, images))
+        self._losses.append(
+            ({name: value.detach().float() for name, value in losses.items()}, images)
+        )
 
     def mean_losses(self) -> dict[str, float]:
         """Return the means over images of the losses that are noted, and forget them.
@@ -132,18 +154,23 @@ class Engine:
         """
         noted, self._losses = self._losses, []
         images = torch.tensor([float(count) for _, count in noted], dtype=torch.float64)
-        values = torch.stack([x for losses, _ in noted for x in losses.values()]).tolist()  # the host waits here
-        means = images @ torch.tensor(values, dtype=torch.float64).view(len(noted), -1) / images.sum()
+        # the host waits here
+        values = torch.stack([x for losses, _ in noted for x in losses.values()]).tolist()
+        means = (
+            images @ torch.tensor(values, dtype=torch.float64).view(len(noted), -1) / images.sum()
+        )
         row: dict[str, float] = dict(zip(noted[0][0], means.tolist(), strict=True))
         if wrong := [name for name, value in row.items() if not math.isfinite(value)]:
             raise DataError(
-                f"{wrong[0]} is {row[wrong[0]]} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; "
-                "lower it"
+                f"{wrong[0]} is {row[wrong[0]]} in epoch {self.epoch}: training diverged at lr "
+                f"{self.recipe.lr:.3g}; lower it"
             )
         return row
 
     def _is_finished(self) -> bool:
-        return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (self.recipe.patience or math.inf)
+        return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (
+            self.recipe.patience or math.inf
+        )
 
     def _epochs_since_best(self) -> int:
         losses = [row.get("val_loss", math.inf) for row in self.history]
@@ -158,13 +185,19 @@ class Engine:
                 self.note(self._step(arguments), size)
                 done()
                 images += size
-        # the last gradient may not have been finite: the weights are checked with the losses, in one read
+        # the last gradient may not have been finite: the weights are checked with the losses, in
+        # one read
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
         rows = gathered(self.mean_losses())
         row = {name: sum(process[name] for process in rows) / len(rows) for name in rows[0]}
         seconds = time.perf_counter() - begin
-        return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
+        return {
+            **row,
+            **dict(
+                zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True)
+            ),
+        }
 
     def _step(self, arguments: Sequence[Any]) -> dict[str, Tensor]:
         """Take one step of the optimizer; return the losses before it."""
@@ -183,7 +216,8 @@ class Engine:
             torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.get_scale() >= scale:  # a gradient that overflowed in float16 counts for nothing
+        # a gradient that overflowed in float16 counts for nothing
+        if self.scaler.get_scale() >= scale:
             self.scheduler.step()
             if self.ema is not None:
                 self.ema.update(self.trained)
@@ -203,7 +237,11 @@ class Engine:
         """All weights and buffers but those of a backbone that is not trained."""
         backbones = [module for module in self.plain.modules() if isinstance(module, Backbone)]
         left_out = {p for module in backbones for p in module.parameters()} - {*self.parameters}
-        return {name: x.detach() for name, x in self.plain.state_dict(keep_vars=True).items() if x not in left_out}
+        return {
+            name: x.detach()
+            for name, x in self.plain.state_dict(keep_vars=True).items()
+            if x not in left_out
+        }
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
@@ -219,14 +257,16 @@ class Engine:
             resume: off = start again.
 
         Raises:
-            CheckpointError: if the state is damaged, of another run, another one than the first process has, or
-                cannot be written.
+            CheckpointError: if the state is damaged, of another run, another one than the first
+                process has, or cannot be written.
         """
         self._file = path, run
         state = load_state(path, run) if resume else None
         epochs = gathered(0 if state is None else state["epoch"])
         if len({*epochs}) > 1:
-            raise CheckpointError(f"{path} is at epochs {epochs} in the processes; share one folder")
+            raise CheckpointError(
+                f"{path} is at epochs {epochs} in the processes; share one folder"
+            )
         if state is not None:
             for name in _PLAIN:
                 setattr(self, name, state[name])
@@ -238,15 +278,23 @@ class Engine:
     def _save(self) -> None:
         if self._file is not None and self.rank == 0:
             path, run = self._file
-            state = {name: getattr(self, name) for name in _PLAIN} | {"run": dict(run), "weights": self._weights()}
+            state = {name: getattr(self, name) for name in _PLAIN} | {
+                "run": dict(run),
+                "weights": self._weights(),
+            }
             content = io.BytesIO()
-            torch.save(state | {name: part.state_dict() for name, part in self._parts.items()}, content)
+            torch.save(
+                state | {name: part.state_dict() for name, part in self._parts.items()}, content
+            )
             write_file(path, content.getvalue())
             self._write_log()
 
     def _write_log(self) -> None:
         if self._file is not None and self.rank == 0:
-            lines = [json.dumps({"epoch": i, **row}, allow_nan=False) + "\n" for i, row in enumerate(self.history)]
+            lines = [
+                json.dumps({"epoch": i, **row}, allow_nan=False) + "\n"
+                for i, row in enumerate(self.history)
+            ]
             write_file(self._file[0].parent / LOG, "".join(lines).encode())
 
 
@@ -254,13 +302,16 @@ def _peak_memory_mb(device: torch.device) -> float:
     """The most memory so far: of torch on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def joined(device: torch.device) -> tuple[int, int]:
     """Return this process' rank and the number of processes; open the group of ``torchrun`` where it is not open.
 
-    The group stays open until the process ends: opened a second time it would find the addresses of the first.
+    The group stays open until the process ends: opened a second time it would find the addresses of
+    the first.
 
     Args:
         device: of the model, which decides between NCCL and Gloo.

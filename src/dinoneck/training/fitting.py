@@ -33,7 +33,15 @@ from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.source import compare_images
-from dinoneck.training.targets import WEIGHT, SourceIds, Tensors, by_id, known, match_samples, training_targets
+from dinoneck.training.targets import (
+    WEIGHT,
+    SourceIds,
+    Tensors,
+    by_id,
+    known,
+    match_samples,
+    training_targets,
+)
 from dinoneck.training.token_sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 
 _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their loss counts
@@ -60,53 +68,83 @@ def fit(
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
-        source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
-        targets: original units, matched by id, never by position: a pandas DataFrame with ids as index, or task name ->
-            ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``. Values (), (dim,) or (dim, rows, cols),
-            NaN = missing; class indices () or (height, width), -1 = missing; ids of objects (height, width),
-            1000 * (class + 1) + number, 0 = none, -1 = unknown.
-        ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
+        source: tokens by id; of several augmented views every sample gets a random one per epoch,
+            labels flipped along.
+        targets: original units, matched by id, never by position: a pandas DataFrame with ids as
+            index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with
+            ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices ()
+            or (height, width), -1 = missing; ids of objects (height, width), 1000 * (class + 1) +
+            number, 0 = none, -1 = unknown.
+        ids: the training ids; None = all ids of the targets in ascending order, without
+            ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
-        weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
-        loss: over the head's tasks, its own parameters trained along; None = TaskLoss(head.tasks, head.compositions).
+        weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells
+            count alike.
+        loss: over the head's tasks, its own parameters trained along; None =
+            TaskLoss(head.tasks, head.compositions).
         recipe: None = Recipe().
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
         resume: continue from the state in ``out``, bit for bit; off = start again.
         callbacks: ``callback(epoch, row)``, called after every new epoch, by one process.
-        recipe_fields: fields of the recipe that differ from ``recipe``, such as ``epochs=12, lr=3e-3``.
+        recipe_fields: fields of the recipe that differ from ``recipe``, such as
+            ``epochs=12, lr=3e-3``.
 
     Returns:
-        A dict per epoch: ``loss``, its parts ``loss/NAME``, times and memory; with ``val_ids`` ``val_loss`` and scores.
+        A dict per epoch: ``loss``, its parts ``loss/NAME``, times and memory; with ``val_ids``
+        ``val_loss`` and scores.
 
     Raises:
-        DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
-        StoreError: if the images of a table are other files than those that the feature store was extracted from.
-        ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
-        CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
+        DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that
+            diverges.
+        StoreError: if the images of a table are other files than those that the feature store was
+            extracted from.
+        ConfigError: if a number is out of range, or head, loss, source and recipe do not fit
+            together.
+        CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be
+            written.
     """
     if not isinstance(head, Head) or not isinstance(recipe, Recipe | None):
-        raise ConfigError(f"head is {type(head).__name__}, recipe {recipe!r}; expected a head with tasks, and a Recipe")
+        raise ConfigError(
+            f"head is {type(head).__name__}, recipe {recipe!r}; expected a head with tasks, and a "
+            "Recipe"
+        )
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
     names, device = {task.name: task.labels for task in head.tasks}, next(head.parameters()).device
-    train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
+    train, valid, values, cells = match_samples(
+        source.ids, targets, weights, names, ids, val_ids, target_ids
+    )
     if composed := [own.name for own in loss.compositions if own.name in targets]:
-        raise ConfigError(f"targets hold {composed[0]!r}, which the loss computes from its tasks; leave it out")
+        raise ConfigError(
+            f"targets hold {composed[0]!r}, which the loss computes from its tasks; leave it out"
+        )
     _check_images(source, targets, used := [*train, *valid])
-    normalised = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
+    normalised = training_targets(
+        loss, values, cells, used, len(train), recipe.patience is not None
+    )
     objective = Objective(head, source, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():
-        return _train(objective, samples, None if out is None else Path(out) / STATE, resume, callbacks)
+        return _train(
+            objective, samples, None if out is None else Path(out) / STATE, resume, callbacks
+        )
 
 
 def _train(
-    objective: Objective, samples: Samples, path: Path | None, resume: bool, callbacks: Sequence[Callback]
+    objective: Objective,
+    samples: Samples,
+    path: Path | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
 ) -> list[dict[str, float]]:
     """Train on samples; validate with the others, where there are some."""
-    recipe, count, head = objective.recipe, samples.train_count, cast("Head", objective.trained["head"])
+    recipe, count, head = (
+        objective.recipe,
+        samples.train_count,
+        cast("Head", objective.trained["head"]),
+    )
 
     def begin(epoch: int) -> None:
         if recipe.freeze:
@@ -114,8 +152,11 @@ def _train(
 
     seed_all(recipe.seed)
     begin(0)
-    engine = Engine(objective.trained, objective, _groups(objective), recipe, -(-count // recipe.batch_size))
-    with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
+    engine = Engine(
+        objective.trained, objective, _groups(objective), recipe, -(-count // recipe.batch_size)
+    )
+    # what does not fit is refused before a folder is made
+    with torch.no_grad(), engine.precision():
         objective.eval()(*samples.read([0]), mixes=False)
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
@@ -158,14 +199,18 @@ class Objective(nn.Module):
 
         A loss may be the mean over what the samples are blended of.
         """
-        cutmix, mixup = (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
+        cutmix, mixup = (
+            (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
+        )
         truths: _Truths = [(1.0, targets)]
         if cutmix is not None:
             backbone: Any = self.trained["backbone"]
             box, share = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
             inputs = pasted(inputs, box)
             # maps are pasted as the images, the other targets count by the area
-            targets = {name: pasted(x, box) if name in self.maps else x for name, x in targets.items()}
+            targets = {
+                name: pasted(x, box) if name in self.maps else x for name, x in targets.items()
+            }
             truths = _with_partners([(1.0, targets)], share, self.maps)
         tokens = self.tokens(inputs)
         if mixup is not None:
@@ -173,13 +218,19 @@ class Objective(nn.Module):
             truths = _with_partners(truths, share)
         outputs = self.outputs(tokens)
         parts = [(share, self.losses(outputs, truth)) for share, truth in truths]
-        losses: dict[str, Any] = {name: sum(share * part[name] for share, part in parts) for name in parts[0][1]}
+        losses: dict[str, Any] = {
+            name: sum(share * part[name] for share, part in parts) for name in parts[0][1]
+        }
         learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
         return losses | {f"weight/{name}": weight for name, weight in learned.items()}
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""
-        return inputs if isinstance(inputs, Tokens) else cast("Tokens", self.trained["backbone"](inputs))
+        return (
+            inputs
+            if isinstance(inputs, Tokens)
+            else cast("Tokens", self.trained["backbone"](inputs))
+        )
 
     def outputs(self, tokens: Tokens) -> Tensors:
         """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
@@ -188,7 +239,9 @@ class Objective(nn.Module):
     def losses(self, outputs: Tensors, targets: Tensors) -> Tensors:
         """Return ``loss`` and its parts; what is missing counts for nothing."""
         masks = {name: x >= 0 for name, x in targets.items() if not x.is_floating_point()}
-        masks |= {name.removesuffix(WEIGHT): x for name, x in targets.items() if name.endswith(WEIGHT)}
+        masks |= {
+            name.removesuffix(WEIGHT): x for name, x in targets.items() if name.endswith(WEIGHT)
+        }
         with torch.autocast(next(iter(outputs.values())).device.type, enabled=False):
             total, parts = self.loss(outputs, targets, masks)
         return {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}
@@ -196,14 +249,19 @@ class Objective(nn.Module):
 
 def _with_partners(truths: _Truths, share: float, kept: Collection[str] = ()) -> _Truths:
     """The targets, which count by the share, and those of the sample before, by the rest; those ``kept`` stay."""
-    partners = [{name: x if name in kept else x.roll(1, 0) for name, x in own.items()} for _, own in truths]
+    partners = [
+        {name: x if name in kept else x.roll(1, 0) for name, x in own.items()} for _, own in truths
+    ]
     rest = [((1 - share) * part, own) for (part, _), own in zip(truths, partners, strict=True)]
     return [(share * part, own) for part, own in truths] + rest
 
 
 def _validate(engine: Engine, objective: Objective, samples: Samples) -> dict[str, float]:
     """Return the loss (the plain sum of its parts) and the scores of the validation samples."""
-    predictions, tasks = list[list[Tensor]](), [task for task in objective.loss.tasks if not task.is_masks]
+    predictions, tasks = (
+        list[list[Tensor]](),
+        [task for task in objective.loss.tasks if not task.is_masks],
+    )
     for images, (inputs, targets) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
             outputs = objective.outputs(objective.tokens(inputs))
@@ -212,7 +270,9 @@ def _validate(engine: Engine, objective: Objective, samples: Samples) -> dict[st
         engine.note({"val_loss": total, **{f"val_{name}": x for name, x in parts}}, images)
         predictions.append([task.predict(outputs[task.name]) for task in tasks])
     row = engine.mean_losses()
-    outputs_of_all = fetch([torch.cat(batches).float() for batches in zip(*predictions, strict=True)])
+    outputs_of_all = fetch(
+        [torch.cat(batches).float() for batches in zip(*predictions, strict=True)]
+    )
     for task, output in zip(tasks, outputs_of_all, strict=True):
         row |= _score(task, output, samples.targets[task.name][samples.train_count :])
     r2_scores = [score for name, score in row.items() if name.startswith("val_r2/")]
@@ -222,8 +282,8 @@ def _validate(engine: Engine, objective: Objective, samples: Samples) -> dict[st
 def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
-    Masks are compared at the resolution of the labels. What is missing counts for nothing; without values there is no
-    score.
+    Masks are compared at the resolution of the labels. What is missing counts for nothing; without
+    values there is no score.
 
     Args:
         task: of the head.
@@ -234,7 +294,11 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
         classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
         matrix = map_confusion(classes.where(known(task, truth), -1), output)
         scores = method_scores("mask", None, matrix[None], Split([[0]], [0]))
-        name, score = ("mean_iou", scores["mean_iou"]) if task.is_map else ("accuracy", scores["pixel_accuracy"])
+        name, score = (
+            ("mean_iou", scores["mean_iou"])
+            if task.is_map
+            else ("accuracy", scores["pixel_accuracy"])
+        )
     else:
         if task.transform is not None:
             truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
@@ -254,20 +318,28 @@ def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None
 def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskLoss) -> None:
     """Refuse a head, a source, a recipe and a loss that do not fit together."""
     if not torch.is_grad_enabled():
-        raise ConfigError("fit was called under torch.no_grad() or inference_mode(), where nothing can be trained")
+        raise ConfigError(
+            "fit was called under torch.no_grad() or inference_mode(), where nothing can be trained"
+        )
     if loss.tasks != head.tasks:
         names = [", ".join(task.name for task in tasks) for tasks in (loss.tasks, head.tasks)]
         raise ConfigError(f"the loss is built for tasks {names[0]}, the head for {names[1]}")
     live = isinstance(source, LiveTokens)
     maps = [task.name for task in head.tasks if task.is_map or task.is_masks]
     if maps and getattr(source, "transform", None) is not None:
-        raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
+        raise ConfigError(
+            f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave "
+            "it out"
+        )
     if recipe.freeze and not live:
-        raise ConfigError(f"freeze is {', '.join(recipe.freeze)}, and needs LiveTokens, not {type(source).__name__}")
+        raise ConfigError(
+            f"freeze is {', '.join(recipe.freeze)}, and needs LiveTokens, not "
+            f"{type(source).__name__}"
+        )
     if recipe.cutmix_alpha is not None and (not live or any(task.is_masks for task in head.tasks)):
         raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}, and pastes images of LiveTokens without objects; the source is "
-            f"{type(source).__name__}, tasks with maps are {maps}"
+            f"cutmix_alpha is {recipe.cutmix_alpha}, and pastes images of LiveTokens without "
+            f"objects; the source is {type(source).__name__}, tasks with maps are {maps}"
         )
 
 
@@ -277,7 +349,9 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
         return param_groups(objective, **recipe.rates(), include_frozen=bool(recipe.freeze))
     groups: dict[float, list[Tensor]] = {recipe.weight_decay: [], 0.0: []}
-    for parameter in (p for module in (trained["head"], objective.loss) for p in module.parameters()):
+    for parameter in (
+        p for module in (trained["head"], objective.loss) for p in module.parameters()
+    ):
         if parameter.requires_grad:
             groups[recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
     return [{"params": own, "weight_decay": decay} for decay, own in groups.items() if own]
@@ -286,21 +360,29 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
 def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     """What makes a run this one: recipe, head and loss, and one SHA-256 over ids, targets and the first tokens.
 
-    The weights that the head begins with are not part of it: a resumed run takes those of its state.
+    The weights that the head begins with are not part of it: a resumed run takes those of its
+    state.
     """
     head, loss, source = objective.trained["head"], objective.loss, samples.source
     first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
     data = hashlib.sha256(repr([samples.train_count, *map(str, samples.ids)]).encode())
     for name, x in [*sorted(samples.targets.items()), *(("tokens", x) for x in first)]:
         data.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
-    plain: dict[str, Any] = json.loads(json.dumps({
-        "recipe": objective.recipe.to_dict(),
-        "head": {type(head).__name__: encode(head.config)},
-        "trained": {name: p.shape for name, p in head.named_parameters() if p.requires_grad},
-        "weighting": loss.weighting and {type(loss.weighting).__qualname__: loss.weighting.config},
-        "loss": [encode(own) for own in (*loss.compositions, *loss.regularisers)],
-        "ids and targets": data.hexdigest(),
-    }))  # fmt: skip
+    plain: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "recipe": objective.recipe.to_dict(),
+                "head": {type(head).__name__: encode(head.config)},
+                "trained": {
+                    name: p.shape for name, p in head.named_parameters() if p.requires_grad
+                },
+                "weighting": loss.weighting
+                and {type(loss.weighting).__qualname__: loss.weighting.config},
+                "loss": [encode(own) for own in (*loss.compositions, *loss.regularisers)],
+                "ids and targets": data.hexdigest(),
+            }
+        )
+    )
     return plain
 
 

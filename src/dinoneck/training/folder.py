@@ -16,11 +16,18 @@ from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
 from dinoneck.inference.sources import difference
 from dinoneck.weight_files import read_any
 
-HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
+HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = (
+    "heads",
+    "logs",
+    "head.safetensors",
+    "report.json",
+    "out_of_fold.csv",
+)
 UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
 DETECTOR = "detector.safetensors"
-_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)  # what zipfile raises, also by a changed method
+# what zipfile raises, also by a changed method
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 
@@ -34,19 +41,37 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
     results, begun = results_in(folder), (folder / UNFINISHED).is_dir()
-    finished = [path for path in results if path.name == REPORT or not begun]  # a run may stop before its report
+    # a run may stop before its report
+    finished = [path for path in results if path.name == REPORT or not begun]
     if finished and not overwrite:
-        raise DataError(f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces them")
+        raise DataError(
+            f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces "
+            "them"
+        )
     if not (results or begun) and (names := [path.name for path in folder.glob("[!.]*")]):
-        raise DataError(f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty folder")
+        raise DataError(
+            f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty "
+            "folder"
+        )
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
+        raise DataError(
+            f"the results cannot be written to {folder}: {parent} is not a folder that can be "
+            "written to"
+        )
 
 
 def results_in(folder: Path) -> list[Path]:
     """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
-    patterns = (REPORT, HEAD_FILE, PREDICTIONS, f"{HEADS}/fold-*.safetensors", f"{LOGS}/fold-*.jsonl", DETECTOR, LOG)
+    patterns = (
+        REPORT,
+        HEAD_FILE,
+        PREDICTIONS,
+        f"{HEADS}/fold-*.safetensors",
+        f"{LOGS}/fold-*.jsonl",
+        DETECTOR,
+        LOG,
+    )
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
@@ -55,14 +80,16 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
 
     Args:
         folder: of the run.
-        values: its config and what else must be equal in a continuation; imports and the device may differ.
+        values: its config and what else must be equal in a continuation; imports and the device may
+            differ.
         resume: continue an unfinished run.
 
     Returns:
         The values that must be equal.
 
     Raises:
-        CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
+        CheckpointError: if the folder holds an unfinished run of another config, other images or
+            other targets.
     """
     identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
     path, text = folder / UNFINISHED / RUN, json.dumps(identity, indent=2) + "\n"
@@ -115,12 +142,15 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         with zipfile.ZipFile(path) as file:
-            if (damaged := file.testzip()) is not None:  # torch does not compare the checksums of tensors
+            # torch does not compare the checksums of tensors
+            if (damaged := file.testzip()) is not None:
                 raise ValueError(f"{damaged} does not fit its checksum")
         state: dict[str, Any] = read_any(path)
         there = state["run"]
     except (DinoneckError, OSError, ValueError, KeyError, TypeError, *_DAMAGED) as error:
-        raise CheckpointError(f"{path} is not the state of a training run, or is damaged; {_REMEDY}") from error
+        raise CheckpointError(
+            f"{path} is not the state of a training run, or is damaged; {_REMEDY}"
+        ) from error
     check_same(there, run, str(path))
     return state
 
@@ -132,4 +162,6 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
         CheckpointError: naming the first difference.
     """
     if found := difference(dict(there), dict(here), "run"):
-        raise CheckpointError(f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing")
+        raise CheckpointError(
+            f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing"
+        )

@@ -1,8 +1,9 @@
 """What a recipe may add to AdamW: a schedule, a moving average, sharpness-aware minimisation, mixup and CutMix.
 
-Mixup blends the tokens, CutMix the images of every sample with those of the sample before it in the batch, by one share
-lambda ~ Beta(alpha, alpha) per batch. :func:`dinoneck.training.fit` blends their losses, for targets of any kind. The
-two functions here blend targets instead, which is the same for a loss that is linear in them.
+Mixup blends the tokens, CutMix the images of every sample with those of the sample before it in the
+batch, by one share lambda ~ Beta(alpha, alpha) per batch. :func:`dinoneck.training.fit` blends
+their losses, for targets of any kind. The two functions here blend targets instead, which is the
+same for a loss that is linear in them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from dinoneck.training.recipe import BelowOne, Positive, converted
 
 TINY = 1e-12
 _Loss = TypeVar("_Loss")
-Box = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the image's sides
+# top, bottom, left and right, as shares of the image's sides
+Box = tuple[float, float, float, float]
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
@@ -47,7 +49,9 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
+        return 0.5 * (
+            1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising)))
+        )
 
     return LambdaLR(optimizer, factor)
 
@@ -55,10 +59,11 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
 class EMA:
     """A moving average of the trained weights: ``average = d * average + (1 - d) * weights`` after every step.
 
-    With ``warmup`` the decay of update t (counted from 0) is ``min(decay, (1 + t) / (10 + t))``: without it the
-    initial weights still make up half of the average after 231 steps at 0.997. Averages are kept in float32 (or
-    wider), since bfloat16 cannot hold a change of 0.003. Buffers are copied, not averaged. Frozen parameters are not
-    copied; what is unfrozen later joins with its weights at that time.
+    With ``warmup`` the decay of update t (counted from 0) is ``min(decay, (1 + t) / (10 + t))``:
+    without it the initial weights still make up half of the average after 231 steps at 0.997.
+    Averages are kept in float32 (or wider), since bfloat16 cannot hold a change of 0.003. Buffers
+    are copied, not averaged. Frozen parameters are not copied; what is unfrozen later joins with
+    its weights at that time.
 
     Args:
         model: the module whose trainable parameters are averaged.
@@ -82,8 +87,8 @@ class EMA:
         True
         >>> average.copy_to(model)  # for validation or the file
 
-    Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992); the decay's
-    warm-up is that of TensorFlow's ExponentialMovingAverage.
+    Reference: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging" (1992);
+    the decay's warm-up is that of TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.997, warmup: bool = True) -> None:
@@ -95,7 +100,9 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Count the model's present weights in; call it after every optimizer step."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        decay = (
+            min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        )
         self._count_in(model, 1.0 - decay)
         self.updates += 1
 
@@ -151,13 +158,14 @@ def _restored(tensors: Iterable[Tensor]) -> Iterator[None]:
 class SAM(Optimizer):
     """Sharpness-aware minimisation: step by the gradient at the worst point within a distance of ``rho``.
 
-    The worst point is estimated as ``w + rho * g / (||g|| + 1e-12)`` with one norm over all trainable parameters of
-    ``model``, taken in float32. Parameters that only the optimizer has (those of a loss) are not moved and step by the
-    second gradient too. Weights are restored bit for bit; running statistics of norms count the first pass only;
-    dropout draws the same masks in both passes.
+    The worst point is estimated as ``w + rho * g / (||g|| + 1e-12)`` with one norm over all
+    trainable parameters of ``model``, taken in float32. Parameters that only the optimizer has
+    (those of a loss) are not moved and step by the second gradient too. Weights are restored bit
+    for bit; running statistics of norms count the first pass only; dropout draws the same masks in
+    both passes.
 
-    The groups are those of the base optimizer, the same lists: learning-rate schedules may hold either. In several
-    processes DistributedDataParallel averages the gradients of both passes.
+    The groups are those of the base optimizer, the same lists: learning-rate schedules may hold
+    either. In several processes DistributedDataParallel averages the gradients of both passes.
 
     Args:
         model: whose trainable parameters are moved.
@@ -178,8 +186,8 @@ class SAM(Optimizer):
         ...     return loss
         >>> loss = optimizer.step(closure)
 
-    Reference: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (ICLR 2021).
-    Deviation: weights are restored from copies, not by subtraction.
+    Reference: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization"
+    (ICLR 2021). Deviation: weights are restored from copies, not by subtraction.
     """
 
     def __init__(self, model: nn.Module, base_optimizer: Optimizer, rho: float = 0.05) -> None:
@@ -192,7 +200,8 @@ class SAM(Optimizer):
         """Take one step and return the loss at the weights before it.
 
         Args:
-            closure: zeroes the gradients, computes the loss, backpropagates and returns it. It is called twice.
+            closure: zeroes the gradients, computes the loss, backpropagates and returns it. It is
+                called twice.
 
         Raises:
             DataError: if the first gradient is not finite; weights are as before.
@@ -211,17 +220,35 @@ class SAM(Optimizer):
         """
         devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
         # both passes draw the same random numbers
-        with torch.random.fork_rng(devices=[device.index for device in devices]), torch.enable_grad():
+        with (
+            torch.random.fork_rng(devices=[device.index for device in devices]),
+            torch.enable_grad(),
+        ):
             loss = closure()
-        moved = [(p, exact(p.grad)) for p in self.model.parameters() if p.requires_grad and p.grad is not None]
+        moved = [
+            (p, exact(p.grad))
+            for p in self.model.parameters()
+            if p.requires_grad and p.grad is not None
+        ]
         norm = torch.nn.utils.get_total_norm([gradient for _, gradient in moved])
         if not bool(norm.isfinite()):
-            raise DataError(f"SAM's first gradient has norm {norm.item()}; weights are left as they are; lower lr")
-        statistics = [b for module in self.model.modules() if module.training for b in module.buffers(recurse=False)]
+            raise DataError(
+                f"SAM's first gradient has norm {norm.item()}; weights are left as they are; "
+                "lower lr"
+            )
+        statistics = [
+            b
+            for module in self.model.modules()
+            if module.training
+            for b in module.buffers(recurse=False)
+        ]
         with _restored([*(parameter for parameter, _ in moved), *statistics]):
             with torch.no_grad():
                 for parameter, gradient in moved:
-                    parameter.copy_(parameter.to(gradient.dtype) + gradient * (self.rho / (norm + TINY)).to(gradient))
+                    parameter.copy_(
+                        parameter.to(gradient.dtype)
+                        + gradient * (self.rho / (norm + TINY)).to(gradient)
+                    )
             with torch.enable_grad():
                 closure()
         return loss
@@ -233,14 +260,20 @@ class SAM(Optimizer):
 
 
 def manifold_mixup(
-    tokens: Tokens, targets: Mapping[str, Tensor], alpha: float, *, generator: torch.Generator | None = None
+    tokens: Tokens,
+    targets: Mapping[str, Tensor],
+    alpha: float,
+    *,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tokens, dict[str, Tensor]]:
     """Blend the tokens (CLS and registers too) and the targets of every sample with those of the sample before it.
 
     Args:
         tokens: of floating point, batch first. They are not changed.
-        targets: name -> floating-point values or one-hot classes, batch first; NaN = missing and stays so.
-        alpha: lambda ~ Beta(alpha, alpha). 1 is uniform; below it most batches stay nearly themselves.
+        targets: name -> floating-point values or one-hot classes, batch first; NaN = missing and
+            stays so.
+        alpha: lambda ~ Beta(alpha, alpha). 1 is uniform; below it most batches stay nearly
+            themselves.
         generator: source of the random numbers; None = torch's own.
 
     Raises:
@@ -270,8 +303,8 @@ def cutmix(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Paste a rectangle of the image before it into every image; targets of whole images follow by its area.
 
-    The rectangle's sides are sqrt(1 - lambda) of the image's, its centre is uniform and it is clipped at the border. It
-    is the same for all images of the batch.
+    The rectangle's sides are sqrt(1 - lambda) of the image's, its centre is uniform and it is
+    clipped at the border. It is the same for all images of the batch.
 
     Args:
         images: (B, C, H, W). They are not changed.
@@ -295,18 +328,27 @@ def cutmix(
     """
     if images.ndim != 4:
         raise ShapeError(f"images are {tuple(images.shape)}; expected (batch, 3, height, width)")
-    box, share = random_box(images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator)
+    box, share = random_box(
+        images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator
+    )
     return pasted(images, box), _blended_targets(targets, share, len(images))
 
 
-def blended_tokens(tokens: Tokens, alpha: float, generator: torch.Generator | None = None) -> tuple[Tokens, float]:
+def blended_tokens(
+    tokens: Tokens, alpha: float, generator: torch.Generator | None = None
+) -> tuple[Tokens, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
     share = float(_random(alpha, generator).beta(alpha, alpha))
-    return replace(tokens, sequence=tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)), share
+    return replace(
+        tokens, sequence=tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)
+    ), share
 
 
 def random_box(
-    image_size: Sequence[int], alpha: float, patch_size: PatchSize, generator: torch.Generator | None = None
+    image_size: Sequence[int],
+    alpha: float,
+    patch_size: PatchSize,
+    generator: torch.Generator | None = None,
 ) -> tuple[Box, float]:
     """Return a rectangle of whole patches, and the share of the image that it leaves."""
     random = _random(alpha, generator)
@@ -335,11 +377,18 @@ def _random(alpha: float, generator: torch.Generator | None) -> np.random.Genera
     """A generator seeded by one draw of torch's, so that a seed gives the same blend on every device."""
     converted("alpha", alpha, Positive)
     device = "cpu" if generator is None else generator.device
-    return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device=device)))
+    return np.random.default_rng(
+        int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    )
 
 
-def _blended_targets(targets: Mapping[str, Tensor], share: float, samples: int) -> dict[str, Tensor]:
+def _blended_targets(
+    targets: Mapping[str, Tensor], share: float, samples: int
+) -> dict[str, Tensor]:
     for name, x in targets.items():
         if not x.is_floating_point() or len(x) != samples:
-            raise ShapeError(f"targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected {samples} one_hot floats")
+            raise ShapeError(
+                f"targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected {samples} one_hot "
+                "floats"
+            )
     return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

@@ -1,10 +1,12 @@
 """The parameters of a model with a backbone: learning rate and weight decay of each, and which are trained when.
 
-A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because it is inside that
-block, not because of its name. timm's ``param_groups_layer_decay`` skips frozen parameters and needs a model of timm.
+A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because
+it is inside that block, not because of its name. timm's ``param_groups_layer_decay`` skips frozen
+parameters and needs a model of timm.
 
-The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the parameters that they were
-made with. So groups never change: frozen parameters are in them from the first step and have no gradient.
+The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the
+parameters that they were made with. So groups never change: frozen parameters are in them from the
+first step and have no gradient.
 """
 
 from __future__ import annotations
@@ -39,28 +41,35 @@ def param_groups(
     layer_decay: float | None = None,
     include_frozen: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return groups for an optimizer; every parameter is in one of them, once. LoRA weights are the backbone's.
+    """Return groups for an optimizer; every parameter is in one of them, once.
 
-    No weight decay reaches norms, biases, LayerScale, position embeddings, CLS, register and mask tokens, any other
-    one-dimensional parameter, and whatever a module names in ``no_weight_decay()``, as timm's do.
+    LoRA weights are the backbone's.
 
-    With ``layer_decay`` the embeddings are layer 0, block i is layer i + 1, and the final norm shares the layer of
-    the last block that runs; a layer's learning rate is ``backbone_lr * layer_decay ** (last - layer)``. These are
-    timm's numbers for a model without a classifier. With one, timm's rates are one factor lower.
+    No weight decay reaches norms, biases, LayerScale, position embeddings, CLS, register and mask
+    tokens, any other one-dimensional parameter, and whatever a module names in
+    ``no_weight_decay()``, as timm's do.
+
+    With ``layer_decay`` the embeddings are layer 0, block i is layer i + 1, and the final norm
+    shares the layer of the last block that runs; a layer's learning rate is
+    ``backbone_lr * layer_decay ** (last - layer)``. These are timm's numbers for a model without a
+    classifier. With one, timm's rates are one factor lower.
 
     Args:
-        model: a module whose ``.backbone`` is a :class:`dinoneck.Backbone`, or with one anywhere inside, such as a
-            detector (or a Backbone alone), wrapped in DistributedDataParallel or not.
+        model: a module whose ``.backbone`` is a :class:`dinoneck.Backbone`, or with one anywhere
+            inside, such as a detector (or a Backbone alone), wrapped in DistributedDataParallel or
+            not.
         lr: of everything outside the backbone.
         backbone_lr: of the backbone; None = lr.
         weight_decay: of weight matrices and kernels.
-        layer_decay: factor per layer, above 0 and at most 1; None = one learning rate for the whole backbone.
-        include_frozen: take frozen parameters in as well, for a :class:`dinoneck.training.FreezeSchedule` that
-            unfreezes them later. Until then they have no gradient and optimizers skip them.
+        layer_decay: factor per layer, above 0 and at most 1; None = one learning rate for the whole
+            backbone.
+        include_frozen: take frozen parameters in as well, for a
+            :class:`dinoneck.training.FreezeSchedule` that unfreezes them later. Until then they
+            have no gradient and optimizers skip them.
 
     Returns:
-        Dicts with ``params``, ``lr``, ``weight_decay`` and ``name``, such as ``backbone.block3.no_decay`` or
-        ``head.decay``.
+        Dicts with ``params``, ``lr``, ``weight_decay`` and ``name``, such as
+        ``backbone.block3.no_decay`` or ``head.decay``.
 
     Raises:
         ConfigError: if the model has no backbone, a value is out of range, or nothing is trainable.
@@ -83,39 +92,54 @@ def param_groups(
         if include_frozen or parameter.requires_grad:
             part, own_lr = rates.get(parameter, ("head", lr))
             name = f"{part}.{'decay' if decays else 'no_decay'}"
-            group = {"params": [], "lr": own_lr, "weight_decay": weight_decay if decays else 0.0, "name": name}
+            group = {
+                "params": [],
+                "lr": own_lr,
+                "weight_decay": weight_decay if decays else 0.0,
+                "name": name,
+            }
             groups.setdefault(name, group)["params"].append(parameter)
     if not groups:
-        raise ConfigError("no parameter is trainable; call backbone.unfreeze_last(n), or pass include_frozen=True")
+        raise ConfigError(
+            "no parameter is trainable; call backbone.unfreeze_last(n), or pass include_frozen=True"
+        )
     return list(groups.values())
 
 
 def backbone_of(model: nn.Module) -> Backbone:
     """Return the model if it is a Backbone, else ``model.backbone``, else the only one anywhere inside.
 
-    Wrappers (DistributedDataParallel, torch.compile) are looked through. The last case is that of a detector.
+    Wrappers (DistributedDataParallel, torch.compile) are looked through. The last case is that of a
+    detector.
 
     Raises:
         ConfigError: if there is none, or there are several, naming what was found.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
     own = getattr(inner, "backbone", None)
-    nested = {name: module for name, module in inner.named_modules() if isinstance(module, Backbone)}
+    nested = {
+        name: module for name, module in inner.named_modules() if isinstance(module, Backbone)
+    }
     if isinstance(own, Backbone) or len(nested) == 1:
         return own if isinstance(own, Backbone) else next(iter(nested.values()))
     raise ConfigError(
-        f"{type(inner).__name__}.backbone is {type(own).__name__}, and {', '.join(nested) or 'no backbone'} inside; "
-        "set model.backbone to a dinoneck.Backbone: load_backbone(...), or wrap_backbone(model)"
+        f"{type(inner).__name__}.backbone is {type(own).__name__}, and "
+        f"{', '.join(nested) or 'no backbone'} inside; set model.backbone to a dinoneck.Backbone: "
+        "load_backbone(...), or wrap_backbone(model)"
     )
 
 
-def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.Parameter, tuple[str, float]]:
+def _rates(
+    backbone: Backbone, lr: float, layer_decay: float | None
+) -> dict[nn.Parameter, tuple[str, float]]:
     """The part of the backbone that each of its parameters is in, and the learning rate there."""
     if layer_decay is None:
         return dict.fromkeys(backbone.parameters(), ("backbone", lr))
     adapter, last = backbone.adapter, max(backbone.layers) + 1
     parts: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
-    parts += [(block, f"backbone.block{i}", min(i + 1, last)) for i, block in enumerate(adapter.blocks)]
+    parts += [
+        (block, f"backbone.block{i}", min(i + 1, last)) for i, block in enumerate(adapter.blocks)
+    ]
     parts += [(norm, "backbone.norm", last) for norm in adapter.norms]
     return {
         parameter: (name, lr * layer_decay ** (last - layer))
@@ -134,12 +158,18 @@ def _decays(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
         for name, parameter in module.named_parameters(recurse=False):
             decays = parameter.ndim > 1 and name != "bias" and not isinstance(module, _NORMS)
             if parameter in in_backbone and not isinstance(module, _MAPS):
-                # outside the blocks these are tokens and positions; inside, what has one long side is LayerScale
-                decays = decays and parameter in in_blocks and parameter.numel() > max(parameter.shape)
+                # outside the blocks these are tokens and positions; inside, what has one long side
+                # is LayerScale
+                decays = (
+                    decays and parameter in in_blocks and parameter.numel() > max(parameter.shape)
+                )
             found.setdefault(parameter, decays)
     for module in modules:
-        exempt: Collection[str] = getattr(module, "no_weight_decay", set)()  # what a module names in timm's way
-        found |= {parameter: False for name, parameter in module.named_parameters() if name in exempt}
+        # what a module names in timm's way
+        exempt: Collection[str] = getattr(module, "no_weight_decay", set)()
+        found |= {
+            parameter: False for name, parameter in module.named_parameters() if name in exempt
+        }
     return found
 
 
@@ -162,13 +192,15 @@ class FreezeReport:
 class FreezeSchedule:
     """Which part of the backbone is frozen, by epoch. The head is never touched.
 
-    It keeps no state: a resumed run asks for its epoch and gets the right stage. Build the optimizer with
-    :meth:`param_groups`, before any learning-rate schedule and EMA, and begin every epoch with :meth:`start_epoch`.
+    It keeps no state: a resumed run asks for its epoch and gets the right stage. Build the
+    optimizer with :meth:`param_groups`, before any learning-rate schedule and EMA, and begin every
+    epoch with :meth:`start_epoch`.
 
     Args:
-        plan: epoch -> ``"all"`` (all frozen), ``"last:n"`` (the last n blocks that run are trained, and the final norm
-            if it is applied) or ``"none"`` (everything that takes part is trained). A stage holds until the next one;
-            before the first it is ``"all"``. LoRA weights are trained in every stage.
+        plan: epoch -> ``"all"`` (all frozen), ``"last:n"`` (the last n blocks that run are trained,
+            and the final norm if it is applied) or ``"none"`` (everything that takes part is
+            trained). A stage holds until the next one; before the first it is ``"all"``. LoRA
+            weights are trained in every stage.
         lr_scale: :meth:`param_groups` gives the backbone this times the head's learning rate.
 
     Raises:
@@ -197,20 +229,24 @@ class FreezeSchedule:
     def apply(self, model: nn.Module, epoch: int) -> FreezeReport:
         """Freeze and unfreeze by the plan for an epoch; frozen parameters lose their gradients.
 
-        In a loop use :meth:`start_epoch`, which also checks DistributedDataParallel and the optimizer.
+        In a loop use :meth:`start_epoch`, which also checks DistributedDataParallel and the
+        optimizer.
 
         Args:
-            model: a Backbone, a module with one as ``.backbone`` or anywhere inside, or DistributedDataParallel
-                around it.
+            model: a Backbone, a module with one as ``.backbone`` or anywhere inside, or
+                DistributedDataParallel around it.
             epoch: counted from 0.
 
         Raises:
-            ConfigError: if the backbone is missing, or the plan, at any epoch, names more blocks than run.
+            ConfigError: if the backbone is missing, or the plan, at any epoch, names more blocks
+                than run.
         """
         backbone, stage = backbone_of(model), self.stage(epoch)
         runs, deepest = max(backbone.layers) + 1, max(map(_count, self.plan.values()))
         if deepest > runs:
-            raise ConfigError(f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run; name fewer")
+            raise ConfigError(
+                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run; name fewer"
+            )
         before = _trainable(backbone)
         if stage == "all":
             backbone.freeze(keep_lora=True)
@@ -223,11 +259,13 @@ class FreezeSchedule:
                 parameter.grad = None  # optimizers would apply a left-over one
         return FreezeReport(stage, before != _trainable(backbone), backbone.trainable_blocks)
 
-    def param_groups(self, model: nn.Module, *, lr: float, **options: float | None) -> list[dict[str, Any]]:
+    def param_groups(
+        self, model: nn.Module, *, lr: float, **options: float | None
+    ) -> list[dict[str, Any]]:
         """Return :func:`dinoneck.training.param_groups` for the whole run: frozen parameters included.
 
-        The backbone's groups get ``lr * lr_scale`` from the first step on, so that learning-rate schedules see it when
-        they are made.
+        The backbone's groups get ``lr * lr_scale`` from the first step on, so that learning-rate
+        schedules see it when they are made.
 
         Args:
             model: as for :meth:`apply`.
@@ -240,20 +278,23 @@ class FreezeSchedule:
         own: dict[str, Any] = {"lr": lr, "backbone_lr": lr * self.lr_scale, **options}
         return param_groups(model, include_frozen=True, **own)
 
-    def start_epoch(self, epoch: int, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+    def start_epoch(
+        self, epoch: int, model: nn.Module, optimizer: Optimizer
+    ) -> tuple[nn.Module, Optimizer]:
         """Apply the epoch's stage; return the same model and optimizer.
 
         Call it in all ranks. No learning rate and no group of the optimizer is changed.
 
         Args:
             epoch: counted from 0.
-            model: as for :meth:`apply`; DistributedDataParallel with ``find_unused_parameters=True``, built while all
-                that the plan ever trains is trainable: after ``backbone.unfreeze()``.
+            model: as for :meth:`apply`; DistributedDataParallel with
+                ``find_unused_parameters=True``, built while all that the plan ever trains is
+                trainable: after ``backbone.unfreeze()``.
             optimizer: made from :meth:`param_groups`.
 
         Raises:
-            ConfigError: as :meth:`apply` does; if the optimizer or DistributedDataParallel lacks parameters that the
-                plan trains from now on.
+            ConfigError: as :meth:`apply` does; if the optimizer or DistributedDataParallel lacks
+                parameters that the plan trains from now on.
         """
         backbone = backbone_of(model)
         wrappers = [part for part in model.modules() if isinstance(part, DistributedDataParallel)]
@@ -262,13 +303,19 @@ class FreezeSchedule:
             averaged, part.__dict__["dinoneck_checked"] = _trainable(part), True
             if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
                 raise ConfigError(
-                    "DistributedDataParallel does not average all parameters that the plan may train, so ranks would "
-                    "diverge; register the backbone as a submodule (self.backbone = backbone), call "
-                    "backbone.unfreeze() before the model is wrapped, and pass find_unused_parameters=True"
+                    "DistributedDataParallel does not average all parameters that the plan may "
+                    "train, so ranks would diverge; register the backbone as a submodule "
+                    "(self.backbone = backbone), call backbone.unfreeze() before the model is "
+                    "wrapped, and pass find_unused_parameters=True"
                 )
         self.apply(model, epoch)
-        if missing := _trainable(backbone) - {p for group in optimizer.param_groups for p in group["params"]}:
-            raise ConfigError(f"the optimizer lacks {len(missing)} weights of epoch {epoch}; pass include_frozen=True")
+        if missing := _trainable(backbone) - {
+            p for group in optimizer.param_groups for p in group["params"]
+        }:
+            raise ConfigError(
+                f"the optimizer lacks {len(missing)} weights of epoch {epoch}; pass "
+                "include_frozen=True"
+            )
         return model, optimizer
 
 

@@ -44,7 +44,8 @@ def converted(name: str, value: Any, hint: Any) -> Any:
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Plain values that are checked when they are set, however that happens.
 
-    Numbers of NumPy become plain ones, lists become tuples, mappings become the configs of their fields.
+    Numbers of NumPy become plain ones, lists become tuples, mappings become the configs of their
+    fields.
 
     Raises:
         ConfigError: if a value is of another type, out of range, or not finite.
@@ -100,7 +101,9 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
     known = typing.get_type_hints(config)
     if unknown := [key for key in value if key not in known]:
         hint = did_you_mean(str(unknown[0]), known)
-        raise ConfigError(f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}")
+        raise ConfigError(
+            f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}"
+        )
     try:
         return config(**value)
     except ConfigError as error:
@@ -109,10 +112,17 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:
     """What is expected, of msgspec's message; a choice that is close to the value."""
-    choices = [word for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
-               for word in typing.get_args(part)]  # fmt: skip
+    choices = [
+        word
+        for part in (hint, *typing.get_args(hint))
+        if typing.get_origin(part) is typing.Literal
+        for word in typing.get_args(part)
+    ]
     if choices and isinstance(value, str):
-        return f"expected one of {', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
+        return (
+            "expected one of "
+            f"{', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
+        )
     return str(error).partition(" - at ")[0]
 
 
@@ -128,20 +138,24 @@ class Recipe(Config, frozen=True, kw_only=True):
         rho: neighbourhood size of SAM, in the norm of all trained weights.
         weight_decay: of AdamW, for weight matrices only.
         warmup: share of the steps with a rising learning rate.
-        ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
+        ema_decay: decay of the moving average of the weights, which is validated and saved; None =
+            no average.
         amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
-        standardise_tokens: measure mean and deviation of every channel on the training images, and standardise tokens
-            at the head's entrance (default: on), for heads that start with a linear layer or a norm.
-        mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha); None = off.
+        standardise_tokens: measure mean and deviation of every channel on the training images, and
+            standardise tokens at the head's entrance (default: on), for heads that start with a
+            linear layer or a norm.
+        mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
+            None = off.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
         cutmix_alpha: paste parts of images, where the backbone is trained along; None = off.
-        patience: epochs without a better validation loss before training stops with the best weights; None = keep the
-            last.
+        patience: epochs without a better validation loss before training stops with the best
+            weights; None = keep the last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         layer_decay: factor of that rate per block of the backbone; None = one rate.
-        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last N blocks are
-            trained) or none; empty = as the backbone is, of a detector 0=all 10=last:4.
+        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
+            N blocks are trained) or none; empty = as the backbone is, of a detector 0=all
+            10=last:4.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
@@ -172,14 +186,23 @@ class Recipe(Config, frozen=True, kw_only=True):
         if len(self.plan) < len(self.freeze):
             raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
         if self.optimizer == "sam" and self.amp == "fp16":
-            raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")
+            raise ConfigError(
+                "optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'"
+            )
 
     @property
     def plan(self) -> dict[int, str]:
         """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
-        return {int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)}
+        return {
+            int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)
+        }
 
     def rates(self) -> dict[str, Any]:
         """Return what :func:`dinoneck.training.param_groups` takes of it."""
         rate = 0.1 * self.lr if self.backbone_lr is None else self.backbone_lr
-        return {"lr": self.lr, "backbone_lr": rate, "weight_decay": self.weight_decay, "layer_decay": self.layer_decay}
+        return {
+            "lr": self.lr,
+            "backbone_lr": rate,
+            "weight_decay": self.weight_decay,
+            "layer_decay": self.layer_decay,
+        }

@@ -28,7 +28,11 @@ _BATCH = 16
 
 @torch.no_grad()
 def write_predictions(
-    problem: Problem, tokens: TokenSource, head: Head, valid: Sequence[int], predictions: dict[str, Any]
+    problem: Problem,
+    tokens: TokenSource,
+    head: Head,
+    valid: Sequence[int],
+    predictions: dict[str, Any],
 ) -> None:
     """Write what a head predicts for the held-out rows into the predictions, target -> values of all rows.
 
@@ -42,9 +46,14 @@ def write_predictions(
         for name, target in problem.scored.items():
             x: Any = outputs[target.output][:, target.places]
             if not bool(x.isfinite().all()):
-                raise DataError(f"the predictions of {name} are not finite: training diverged; lower lr (--lr)")
+                raise DataError(
+                    f"the predictions of {name} are not finite: training diverged; lower lr (--lr)"
+                )
             if target.kind == "mask":
-                x = [map_confusion(problem.pixels(row), each[None]) for row, each in zip(rows, x, strict=True)]
+                x = [
+                    map_confusion(problem.pixels(row), each[None])
+                    for row, each in zip(rows, x, strict=True)
+                ]
             elif target.kind == "class":
                 x = x.argmax(dim=1)
             predictions[name][rows] = x
@@ -52,10 +61,14 @@ def write_predictions(
 
 def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
     """Return target -> the predictions of all rows by a method, of which none is known yet."""
-    return {name: np.full_like(target.truth, _UNKNOWN[target.kind]) for name, target in scored.items()}
+    return {
+        name: np.full_like(target.truth, _UNKNOWN[target.kind]) for name, target in scored.items()
+    }
 
 
-def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Any]) -> dict[str, Any]:
+def summary(
+    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Any]
+) -> dict[str, Any]:
     """Return what a report holds of the scores of methods: counts, scores, target weights and the verdict.
 
     Args:
@@ -65,12 +78,16 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, fold
         folds: the rows that each fold held out; where there are none, there are no scores.
     """
     groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
-    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
+    weights = {
+        name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored
+    }
     scores, line = {}, "one head on all images; none is held out"
     if folds:
         split = Split(folds, groups)
         scores = scores_of(scored, predictions, split, weights)
-        line = verdict(scores, len({groups[row] for fold in folds for row in fold}), next(iter(predictions)))
+        line = verdict(
+            scores, len({groups[row] for fold in folds for row in fold}), next(iter(predictions))
+        )
     return {
         "images": len(table),
         "predicted": sum(map(len, folds)),
@@ -83,12 +100,15 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, fold
 
 
 def scores_of(
-    scored: Mapping[str, Scored], predictions: Methods, split: Split, weights: Mapping[str, float] = {}
+    scored: Mapping[str, Scored],
+    predictions: Methods,
+    split: Split,
+    weights: Mapping[str, float] = {},
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return target -> method -> the scores of :mod:`dinoneck.training.scores`.
 
-    ``overall`` is the R² of all targets that are values and not auxiliary: the weighted R² where all have weights, else
-    the mean over targets.
+    ``overall`` is the R² of all targets that are values and not auxiliary: the weighted R² where
+    all have weights, else the mean over targets.
 
     Args:
         scored: the targets.
@@ -97,7 +117,9 @@ def scores_of(
         weights: target -> its weight in the weighted R².
     """
     first, every = next(iter(predictions)), {**scored}
-    values = [name for name, target in scored.items() if target.kind == "value" and not target.auxiliary]
+    values = [
+        name for name, target in scored.items() if target.kind == "value" and not target.auxiliary
+    ]
     methods = {method: {**arrays} for method, arrays in predictions.items()}
     for arrays in methods.values() if values else ():
         if arrays.keys() >= {*values}:
@@ -135,13 +157,18 @@ def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = H
 
     Args:
         scores: of :func:`scores_of`.
-        groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
+        groups: how many groups were predicted; below 10, or below 50 images, there are too few to
+            tell.
         first: the method that was compared with the others.
     """
     target = OVERALL if OVERALL in scores else next(iter(scores))
     methods = scores[target]
     metric = next(name for name in _MAIN for held in methods.values() if name in held)
-    pooled = {name: held[metric]["pooled"] for name, held in methods.items() if held[metric]["pooled"] is not None}
+    pooled = {
+        name: held[metric]["pooled"]
+        for name, held in methods.items()
+        if held[metric]["pooled"] is not None
+    }
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
     best, second, *_ = sorted(pooled, key=pooled.__getitem__, reverse=True)
@@ -150,8 +177,15 @@ def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = H
     other = second if best == first else best
     images, ends = methods[other]["images"], methods[other]["head_minus"][metric]
     if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
-        return f"{line}; {images} images in {groups} groups are too few to tell whether the difference is clear"
-    clear = "clear: the interval excludes 0" if ends[0] > 0 or ends[1] < 0 else "not clear: the interval includes 0"
+        return (
+            f"{line}; {images} images in {groups} groups are too few to tell whether the "
+            "difference is clear"
+        )
+    clear = (
+        "clear: the interval excludes 0"
+        if ends[0] > 0 or ends[1] < 0
+        else "not clear: the interval includes 0"
+    )
     return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
 
 
@@ -167,7 +201,9 @@ def prediction_rows(
     columns = {"image": [table.index[row] for row in rows], "fold": [fold_of[row] for row in rows]}
     for name, target in scored.items():
         if target.kind in ("value", "class") and not target.auxiliary:
-            by_method = {f"{name} ({method})": x[name] for method, x in predictions.items() if name in x}
+            by_method = {
+                f"{name} ({method})": x[name] for method, x in predictions.items() if name in x
+            }
             for key, values in {name: target.truth, **by_method}.items():
                 columns[key] = [_cell(target, value) for value in values[rows]]
     return columns

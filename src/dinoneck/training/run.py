@@ -32,7 +32,14 @@ from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
-from dinoneck.training.tasks import SEVERAL_LAYERS, Problem, head_type, make_head, problem_of, with_fine_maps
+from dinoneck.training.tasks import (
+    SEVERAL_LAYERS,
+    Problem,
+    head_type,
+    make_head,
+    problem_of,
+    with_fine_maps,
+)
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.version import versions
 
@@ -48,38 +55,46 @@ def train(
 ) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
-    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors`` (the
-    heads of all folds as one ensemble), ``out_of_fold.csv`` and, last, ``report.json``. A fold is finished when its
-    head is there: the same call after a kill or an error trains no finished fold again, and writes what it would have
-    written.
+    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
+    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv`` and, last,
+    ``report.json``. A fold is finished when its head is there: the same call after a kill or an
+    error trains no finished fold again, and writes what it would have written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
-        overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
+        overwrite: replace the results of an earlier run in ``out``; they are removed when training
+            begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
 
     Returns:
-        What ``report.json`` holds: ``scores`` (target -> method -> scores as by :mod:`dinoneck.training.scores`), the
-        ``verdict``, counts of images and groups, the config, and what made the tokens.
+        What ``report.json`` holds: ``scores`` (target -> method -> scores as by
+        :mod:`dinoneck.training.scores`), the ``verdict``, counts of images and groups, the config,
+        and what made the tokens.
 
     Raises:
-        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it holds other files
-            than those of a run.
+        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
+            holds other files than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
     if config.data.objects or config.data.boxes:
-        raise ConfigError("the config has data.boxes, instances or panoptic; take train_detector or train_instances")
-    return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
+        raise ConfigError(
+            "the config has data.boxes, instances or panoptic; take train_detector or "
+            "train_instances"
+        )
+    return Run(config, Path(out), table=table, overwrite=overwrite).train(
+        resume=resume, callbacks=callbacks
+    )
 
 
 class Run:
     """A run whose inputs fit together; what may be refused is refused before the first expensive step.
 
-    Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same images.
+    Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same
+    images.
 
     Attributes:
         config: its description.
@@ -87,7 +102,8 @@ class Run:
         table: the images and what is known of them.
         source: their tokens, not loaded yet.
         problem: what the heads learn.
-        folds: number -> ``(train, valid)`` rows of the table; None = all images, see :attr:`TrainConfig.trains_on_all`.
+        folds: number -> ``(train, valid)`` rows of the table; None = all images, see
+            :attr:`TrainConfig.trains_on_all`.
         heads: fold number -> its new head.
         predictions: of the held-out images: method -> target -> values of all rows.
     """
@@ -106,14 +122,19 @@ class Run:
         check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
-        self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
+        self.table, self.config = (
+            table_of(config, table),
+            config if table is not None else of_pasture(config),
+        )
         self.source = source or source_of(config, self.table)
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
         problem = self._problem()
         self.folds = folds_of(config, self.table)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
-        self.problem = with_fine_maps(problem, first.predict(self.source.first.to(next(first.parameters()).device)))
+        self.problem = with_fine_maps(
+            problem, first.predict(self.source.first.to(next(first.parameters()).device))
+        )
         methods = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
 
@@ -121,11 +142,15 @@ class Run:
         """What the heads learn; a run of other targets replaces it, and ``_predict`` and ``_report``."""
         return problem_of(self.config, self.table, self.source.preprocess)
 
-    def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
+    def train(
+        self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
+    ) -> dict[str, Any]:
         """Train, predict, score and write; return the report, see :func:`train`."""
         return files.finish(self.folder, self.trained(resume=resume, callbacks=callbacks))
 
-    def trained(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
+    def trained(
+        self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
+    ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
         members = list[Head]()
@@ -134,19 +159,28 @@ class Run:
                 members += self._train_fold(number, callbacks)
             except DataError as error:
                 raise DataError(f"fold {number}: {error}") from error
-            note(f"fold {'all' if number is None else number} is trained, {finished} of {len(self.folds)}")
+            note(
+                f"fold {'all' if number is None else number} is trained, {finished} of "
+                f"{len(self.folds)}"
+            )
         return self._finish(members)
 
     def _new_head(self, problem: Problem, number: int | None) -> Head:
         """The head of a fold, which can learn the targets of its rows."""
         (rows, valid), optim = self.folds[number], self.config.optim
         both = np.concatenate([rows, valid])
-        targets, weights = ({name: x[both] for name, x in of.items()} for of in (problem.targets, problem.weights))
+        targets, weights = (
+            {name: x[both] for name, x in of.items()} for of in (problem.targets, problem.weights)
+        )
         try:
-            head = make_head(self.config, self.source.first, problem, rows, optim.seed + (number or 0))
+            head = make_head(
+                self.config, self.source.first, problem, rows, optim.seed + (number or 0)
+            )
             loss = self._loss(head)
             needs_validation = optim.patience is not None and number is not None
-            training_targets(loss, targets, weights, self.table.index[both], len(rows), needs_validation)
+            training_targets(
+                loss, targets, weights, self.table.index[both], len(rows), needs_validation
+            )
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
         return head
@@ -178,11 +212,18 @@ class Run:
     ) -> tuple[list[Head], dict[str, Any]]:
         """Predict the held-out images; return the heads that the fold's file averages, and facts for that file.
 
-        With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
+        With live tokens the head reads them, and the baseline those of the frozen backbone: no
+        average is made.
         """
-        config, problem, (rows, valid) = self.config, self.problem, (side.tolist() for side in self.folds[number])
+        config, problem, (rows, valid) = (
+            self.config,
+            self.problem,
+            (side.tolist() for side in self.folds[number]),
+        )
         groups, composed = groups_of(self.table), problem.compositions
-        linear = baseline_head(tokens, problem.targets, rows, head.tasks, groups, composed, config.optim.seed)
+        linear = baseline_head(
+            tokens, problem.targets, rows, head.tasks, groups, composed, config.optim.seed
+        )
         heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
         if live is None:
             linear.trained_on = head.trained_on
@@ -191,7 +232,9 @@ class Run:
             source = live if live is not None and method == HEAD else tokens
             reports.write_predictions(problem, source, predicting, valid, self.predictions[method])
         method = BOTH if config.with_ridge else HEAD
-        scores = reports.summary(self.table, problem.scored, {method: self.predictions[method]}, [valid])["scores"]
+        scores = reports.summary(
+            self.table, problem.scored, {method: self.predictions[method]}, [valid]
+        )["scores"]
         facts = {"fold": number, "metrics": reports.fold_metrics(scores, method)}
         return [head, linear] if config.with_ridge else [head], facts
 
@@ -202,16 +245,23 @@ class Run:
             weights = self.config.compositions[made.name].weights
             if weights and {*weights} != {*made.names}:
                 raise ConfigError(
-                    f"compositions.{made.name}.weights has {', '.join(weights)}; expected {', '.join(made.names)}"
+                    f"compositions.{made.name}.weights has {', '.join(weights)}; expected "
+                    f"{', '.join(made.names)}"
                 )
-            composed.append(CompositionLoss(made, tuple(weights[name] for name in made.names)) if weights else made)
+            composed.append(
+                CompositionLoss(made, tuple(weights[name] for name in made.names))
+                if weights
+                else made
+            )
         loss = TaskLoss(head.tasks, composed)
         if self.config.losses.weighting == "fixed":
             return loss
         names = [task.name for task in loss.tasks] + [made.name for made in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
-    def _train_head(self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]) -> Head:
+    def _train_head(
+        self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]
+    ) -> Head:
         """Return the trained head of a fold; where the file of a finished fold exists, the one in it."""
         path, _, unfinished = self._paths(number)
         if path.exists():
@@ -222,11 +272,24 @@ class Run:
         # an earlier head has the token scale of its training
         scaled = optim.standardise_tokens and config.init is None
         patience = None if number is None else optim.patience  # of all images none is held out
-        recipe = optim.changed(seed=optim.seed + (number or 0), standardise_tokens=scaled, patience=patience)
+        recipe = optim.changed(
+            seed=optim.seed + (number or 0), standardise_tokens=scaled, patience=patience
+        )
         train, held_out = ([source.ids[row] for row in rows] for rows in self.folds[number])
-        options: dict[str, Any] = {"recipe": recipe, "out": unfinished, "weights": self.problem.weights}
+        options: dict[str, Any] = {
+            "recipe": recipe,
+            "out": unfinished,
+            "weights": self.problem.weights,
+        }
         options |= {"target_ids": source.ids, "loss": self._loss(head), "callbacks": callbacks}
-        fit(head.to(local_device(config.device)), source, self.problem.targets, ids=train, val_ids=held_out, **options)
+        fit(
+            head.to(local_device(config.device)),
+            source,
+            self.problem.targets,
+            ids=train,
+            val_ids=held_out,
+            **options,
+        )
         return head
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
@@ -242,12 +305,19 @@ class Run:
         if files.writes():
             file = folder / files.HEAD_FILE
             if not config.trains_on_all:
-                metrics = reports.fold_metrics(report["scores"], BOTH if config.with_ridge else HEAD)
+                metrics = reports.fold_metrics(
+                    report["scores"], BOTH if config.with_ridge else HEAD
+                )
                 self._save(members, file, {"metrics": metrics})
             elif None not in self.folds:
                 shutil.copyfile(self._paths(*self.folds)[0], file)
-            columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
-            write_text(folder / files.PREDICTIONS, csv_text([*columns], zip(*columns.values(), strict=True)))
+            columns = reports.prediction_rows(
+                self.table, self.problem.scored, self.predictions, self.folds
+            )
+            write_text(
+                folder / files.PREDICTIONS,
+                csv_text([*columns], zip(*columns.values(), strict=True)),
+            )
         return report
 
     def _report(self) -> dict[str, Any]:
@@ -256,7 +326,9 @@ class Run:
 
     def scores(self, predictions: reports.Methods) -> dict[str, Any]:
         """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
-        return reports.summary(self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()])
+        return reports.summary(
+            self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()]
+        )
 
     def logs(self) -> dict[str, list[dict[str, float]]]:
         """Return the rows of every fold's log."""
@@ -267,12 +339,20 @@ class Run:
         """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
         learns = self.config.losses.weighting == "uncertainty" and files.writes()
         return {
-            name: {key.removeprefix("weight/"): x for key, x in rows[-1].items() if key.startswith("weight/")}
+            name: {
+                key.removeprefix("weight/"): x
+                for key, x in rows[-1].items()
+                if key.startswith("weight/")
+            }
             for name, rows in (self.logs() if learns else {}).items()
         }
 
     def _save(
-        self, members: Sequence[Head], path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None
+        self,
+        members: Sequence[Head],
+        path: Path,
+        facts: Mapping[str, Any],
+        live: LiveTokens | None = None,
     ) -> None:
         """Write a head, or several as an ensemble, with the facts of the training.
 
@@ -284,14 +364,23 @@ class Run:
             backbone=live.backbone if live is not None else source.backbone or source.record,
             backbone_weights=None if live is None else trained_weights(self.config, live.backbone),
             preprocess=source.preprocess,
-            training={"folds": len({*self.folds} - {None}), "seed": optim.seed, "epochs": optim.epochs, **facts},
+            training={
+                "folds": len({*self.folds} - {None}),
+                "seed": optim.seed,
+                "epochs": optim.epochs,
+                **facts,
+            },
             tta=self.config.data.tta,
         ).save(path)
 
     def _hash(self) -> str:
         """The SHA-256 of ids, targets and folds, and of two tokens of every image in memory."""
-        tensors = {**self.problem.targets, **{f"weight {name}": x for name, x in self.problem.weights.items()}}
-        if isinstance(tokens := self.source.load(), MemoryTokens):  # a token depends on the whole image
+        tensors = {
+            **self.problem.targets,
+            **{f"weight {name}": x for name, x in self.problem.weights.items()},
+        }
+        # a token depends on the whole image
+        if isinstance(tokens := self.source.load(), MemoryTokens):
             tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
         folds = {number: valid.tolist() for number, (_, valid) in self.folds.items()}
         data = hashlib.sha256(repr([list(self.table.index), folds]).encode())
@@ -302,11 +391,17 @@ class Run:
     def _paths(self, number: int | None) -> tuple[Path, Path, Path]:
         """The head's file, the log and the folder of the unfinished training of a fold."""
         name, folder = "fold-all" if number is None else f"fold-{number}", self.folder
-        head = folder / files.HEAD_FILE if number is None else folder / files.HEADS / f"{name}.safetensors"
+        head = (
+            folder / files.HEAD_FILE
+            if number is None
+            else folder / files.HEADS / f"{name}.safetensors"
+        )
         return head, folder / files.LOGS / f"{name}.jsonl", folder / files.UNFINISHED / name
 
 
-def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:
+def prepare_heads(
+    config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False
+) -> dict[str, Run]:
     """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
 
     Raises:
@@ -317,7 +412,8 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
     files.check_folder(out, overwrite=overwrite)
     runs, source = dict[str, Run](), None
-    for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):  # all read the layers of the first
+    # all read the layers of the first
+    for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):
         with_head = config.changed(head={**config.head, "type": name})
         runs[name] = Run(with_head, out / name, overwrite=overwrite, source=source)
         source = runs[name].source
@@ -327,8 +423,8 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
 def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> dict[str, Any]:
     """Train the runs of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
 
-    The first head is compared with each other one, by intervals over groups. ``cost``: head -> seconds of training and
-    parameters.
+    The first head is compared with each other one, by intervals over groups. ``cost``: head ->
+    seconds of training and parameters.
     """
     cost, done = dict[str, Any](), dict[str, dict[str, Any]]()
     files.begin(out, {"heads": [*runs]}, resume=resume)
@@ -337,7 +433,8 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
         done[name] = run.trained(resume=resume)
         seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
         cost[name] = {"parameters": done[name]["parameters"], "seconds": seconds}
-    for name, run in runs.items():  # none is finished before all are, so that the same command continues
+    # none is finished before all are, so that the same command continues
+    for name, run in runs.items():
         report = files.finish(run.folder, done[name])
     del report["config"], report["parameters"]
     report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}

@@ -17,7 +17,8 @@ Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 _Array = np.ndarray[Any, Any]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 RESAMPLES = 1000
-FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
+# with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
+FEWEST_GROUPS = 5
 _Score = Callable[[_Array], _Array]  # sums over rows (..., *terms) -> scores (...)
 _Terms = tuple[list[_Floats], _Array, dict[str, _Score]]  # of each method; rows that count; scores
 
@@ -30,7 +31,8 @@ def r2(targets: Any, predictions: Any) -> float:
         predictions: the same; where they have ids (the index of a Series), they are matched by id.
 
     Raises:
-        DataError: for NaN, several targets, different lengths or ids, or targets that are all equal.
+        DataError: for NaN, several targets, different lengths or ids, or targets that are all
+            equal.
 
     Examples:
         >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
@@ -39,19 +41,23 @@ def r2(targets: Any, predictions: Any) -> float:
     return weighted_r2({"target": targets}, {"target": predictions}, {"target": 1.0})
 
 
-def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float] | Sequence[float]) -> float:
+def weighted_r2(
+    targets: Table, predictions: Table, weights: Mapping[str, float] | Sequence[float]
+) -> float:
     """Return the weighted R² of all targets together.
 
-    Every (image, target) pair is one row with its target's weight; there is one global weighted mean, not one
-    per target: 1 - sum w (y - p)² / sum w (y - mean_w)².
+    Every (image, target) pair is one row with its target's weight; there is one global weighted
+    mean, not one per target: 1 - sum w (y - p)² / sum w (y - mean_w)².
 
     Args:
-        targets: the true values: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame, or an (n, t) array.
+        targets: the true values: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame,
+            or an (n, t) array.
         predictions: the same; where both have ids, they are matched by id.
         weights: ``{target: weight}``, or t weights.
 
     Raises:
-        DataError: for NaN, lengths or names that do not fit, weights that are negative or all 0, or constant targets.
+        DataError: for NaN, lengths or names that do not fit, weights that are negative or all 0, or
+            constant targets.
 
     Examples:
         >>> targets = {"a": [1, 2], "b": [10, 10]}
@@ -62,14 +68,23 @@ def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float]
     if any(hasattr(table, "keys") for table in tables):
         names = [{*table} if hasattr(table, "keys") else type(table).__name__ for table in tables]
         if not names[0] == names[1] == names[2]:
-            raise DataError(f"targets, predictions and weights hold {names}; expected the same names")
+            raise DataError(
+                f"targets, predictions and weights hold {names}; expected the same names"
+            )
         pairs = [_matched(tables[0][name], tables[1][name]) for name in tables[2]]
-        tables = [*(np.concatenate(side, axis=1) for side in zip(*pairs, strict=True)), [*tables[2].values()]]
+        tables = [
+            *(np.concatenate(side, axis=1) for side in zip(*pairs, strict=True)),
+            [*tables[2].values()],
+        ]
     true, pred, shares = (as_array(table).astype(np.float64) for table in tables)
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
-        raise DataError(f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit")
+        raise DataError(
+            f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit"
+        )
     if not all(np.isfinite(x).all() for x in (true, pred, shares)) or (shares < 0).any():
-        raise DataError(f"some targets or predictions are not finite, or the weights {shares.tolist()} negative")
+        raise DataError(
+            f"some targets or predictions are not finite, or the weights {shares.tolist()} negative"
+        )
     terms = value_terms(true[..., None], pred[..., None], joint=True)
     lost = float(unexplained(terms.sum(axis=0), shares))
     if np.isnan(lost):
@@ -92,7 +107,8 @@ def value_terms(values: _Floats, predictions: _Floats, *, joint: bool = False) -
     """Return what each row adds to the scores of values: known values, their sum and squares, and two errors.
 
     Args:
-        values: (n, t, cells), NaN = missing; sums are of values less their level, so that no digits are lost.
+        values: (n, t, cells), NaN = missing; sums are of values less their level, so that no digits
+            are lost.
         predictions: of the same shape.
         joint: one level for all targets, whose weighted mean a score needs.
 
@@ -102,7 +118,10 @@ def value_terms(values: _Floats, predictions: _Floats, *, joint: bool = False) -
     known = np.isfinite(values) & np.isfinite(predictions)
     axes = (0, 1, 2) if joint else (0, 2)
     sums = np.where(known, values, 0.0).sum(axis=axes, keepdims=True)
-    centred, errors = values - quotient(sums, known.sum(axis=axes, keepdims=True)), predictions - values
+    centred, errors = (
+        values - quotient(sums, known.sum(axis=axes, keepdims=True)),
+        predictions - values,
+    )
     terms = np.stack([np.ones_like(values), centred, centred**2, errors**2, np.abs(errors)], axis=1)
     found: _Floats = np.where(known[:, None], terms, 0.0).sum(axis=-1)
     return found
@@ -113,7 +132,8 @@ def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
 
     Args:
         sums: (..., 5, t), of :func:`value_terms`.
-        weights: t weights, for one quotient over all targets; None = the mean over the targets that vary.
+        weights: t weights, for one quotient over all targets; None = the mean over the targets that
+            vary.
     """
     if weights is not None:
         sums = (sums * weights).sum(axis=-1, keepdims=True)
@@ -134,7 +154,9 @@ def mean_known(scores: _Floats) -> _Floats:
     return quotient(np.where(known, scores, 0.0).sum(axis=-1), known.sum(axis=-1))
 
 
-def confusion_matrix(true: Any, predicted: Any, num_classes: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def confusion_matrix(
+    true: Any, predicted: Any, num_classes: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Count how often each true class was predicted as each class; matrices of batches add up.
 
     Args:
@@ -156,8 +178,12 @@ def confusion_matrix(true: Any, predicted: Any, num_classes: int) -> np.ndarray[
     counted = as_array(true) >= 0
     classes = [as_array(each)[counted].astype(np.int64) for each in (true, predicted)]
     if any(((each < 0) | (each >= num_classes)).any() for each in classes):
-        raise DataError(f"there are classes {np.unique(classes).tolist()}; expected 0 to {num_classes - 1}")
-    return np.bincount(classes[0] * num_classes + classes[1], minlength=num_classes**2).reshape(num_classes, -1)
+        raise DataError(
+            f"there are classes {np.unique(classes).tolist()}; expected 0 to {num_classes - 1}"
+        )
+    return np.bincount(classes[0] * num_classes + classes[1], minlength=num_classes**2).reshape(
+        num_classes, -1
+    )
 
 
 def map_confusion(true: Tensor, maps: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -170,7 +196,9 @@ def map_confusion(true: Tensor, maps: Tensor) -> np.ndarray[Any, np.dtype[np.int
 def class_counts(matrices: Any) -> _Floats:
     """Return what the scores of confusion matrices (..., K, K) need, (..., 3, K): right, true and predicted counts."""
     counts = np.asarray(matrices, np.float64)
-    return np.stack([np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)], axis=-2)
+    return np.stack(
+        [np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)], axis=-2
+    )
 
 
 def accuracy(counts: _Floats) -> _Floats:
@@ -217,7 +245,9 @@ class Split:
             return None
         sums = np.zeros((len(number), *terms.shape[1:]))
         np.add.at(sums, np.array([number[label] for label in labels]), terms[rows])
-        draws = np.random.default_rng(0).multinomial(len(number), np.full(len(number), 1 / len(number)), RESAMPLES)
+        draws = np.random.default_rng(0).multinomial(
+            len(number), np.full(len(number), 1 / len(number)), RESAMPLES
+        )
         found: _Floats = np.einsum("rg,g...->r...", draws, sums)
         return found
 
@@ -235,31 +265,35 @@ def method_scores(
     """Return the scores of one method on one target, or on t targets of values together.
 
     Args:
-        kind: as of :class:`dinoneck.training.tasks.Scored`: ``value``, ``map``, ``class`` or ``mask``.
-        true: of the n rows: values (n,), (n, t) or (n, t, rows, cols), NaN = missing; class indices (n,), -1 = missing;
-            None of masks.
-        predicted: of the same shape, NaN or -1 where a row was not predicted; of masks confusion matrices (n, K, K) of
-            pixels, 0 for an image that was not predicted or has no labels.
+        kind: as of :class:`dinoneck.training.tasks.Scored`: ``value``, ``map``, ``class`` or
+            ``mask``.
+        true: of the n rows: values (n,), (n, t) or (n, t, rows, cols), NaN = missing; class indices
+            (n,), -1 = missing; None of masks.
+        predicted: of the same shape, NaN or -1 where a row was not predicted; of masks confusion
+            matrices (n, K, K) of pixels, 0 for an image that was not predicted or has no labels.
         split: the folds and groups of the rows.
         labels: of the K classes.
-        weights: t weights, for one R² over all targets as of :func:`dinoneck.training.weighted_r2`; None = the mean of
-            the targets' R².
+        weights: t weights, for one R² over all targets as of :func:`dinoneck.training.weighted_r2`;
+            None = the mean of the targets' R².
         head: for a baseline, the head's predictions, to compare with.
 
     Returns:
-        ``images``: how many rows the scores rest on, those with a known and predicted value; name -> score with
-        ``pooled``, its 95 % ``interval`` (None for fewer than five groups) and ``folds``. Of values ``r2`` and ``mae``;
-        of classes ``accuracy`` and ``macro_f1``, of masks ``mean_iou`` and ``pixel_accuracy``, both with ``labels``,
-        the score of each (``f1``, ``iou``; None for a class that occurs nowhere) and the ``confusion_matrix``. With
-        ``head`` also ``head_minus``: score -> interval of the head's score minus this one. The terms of all rows are
-        added before a score is computed.
+        ``images``: how many rows the scores rest on, those with a known and predicted value; name
+        -> score with ``pooled``, its 95 % ``interval`` (None for fewer than five groups) and
+        ``folds``. Of values ``r2`` and ``mae``; of classes ``accuracy`` and ``macro_f1``, of masks
+        ``mean_iou`` and ``pixel_accuracy``, both with ``labels``, the score of each (``f1``,
+        ``iou``; None for a class that occurs nowhere) and the ``confusion_matrix``. With ``head``
+        also ``head_minus``: score -> interval of the head's score minus this one. The terms of all
+        rows are added before a score is computed.
 
     Raises:
         DataError: for values that are infinite or no class indices, or shapes that differ.
     """
     given = [np.asarray(x, np.float64) for x in (true, predicted, head) if x is not None]
     if any(x.shape != given[0].shape or np.isinf(x).any() for x in given):
-        raise DataError(f"targets and predictions {[x.shape for x in given]} differ in shape or are infinite")
+        raise DataError(
+            f"targets and predictions {[x.shape for x in given]} differ in shape or are infinite"
+        )
     terms, known, scores = _TERMS[kind](given, labels, weights)
     folds = [np.array([row for row in fold if known[row]], np.int64) for fold in split.folds]
     rows = np.sort(np.concatenate(folds))
@@ -276,23 +310,41 @@ def method_scores(
     if labels:
         name, score = ("iou", class_iou) if kind == "mask" else ("f1", class_f1)
         held = [x[rows] for x in given]
-        matrix = held[0].sum(axis=0) if kind == "mask" else confusion_matrix(held[0], held[1], len(labels))
+        matrix = (
+            held[0].sum(axis=0)
+            if kind == "mask"
+            else confusion_matrix(held[0], held[1], len(labels))
+        )
         each = dict(zip(labels, map(_number, score(sums)), strict=True))
-        found |= {name: each, "labels": list(labels), "confusion_matrix": matrix.astype(int).tolist()}
+        found |= {
+            name: each,
+            "labels": list(labels),
+            "confusion_matrix": matrix.astype(int).tolist(),
+        }
     return found
 
 
 def _mask_terms(matrices: Sequence[_Array], labels: Any, weights: Any) -> _Terms:
     known: _Array = np.all([x.any(axis=(1, 2)) for x in matrices], axis=0)
-    scores: dict[str, _Score] = {"mean_iou": lambda counts: mean_known(class_iou(counts)), "pixel_accuracy": accuracy}
+    scores: dict[str, _Score] = {
+        "mean_iou": lambda counts: mean_known(class_iou(counts)),
+        "pixel_accuracy": accuracy,
+    }
     return [class_counts(x) for x in matrices], known, scores
 
 
 def _class_terms(given: Sequence[_Array], labels: Sequence[str], weights: Any) -> _Terms:
     known: _Array = np.all([x >= 0 for x in given], axis=0)
     true, *methods = (known[:, None] & (x[:, None] == np.arange(len(labels))) for x in given)
-    scores: dict[str, _Score] = {"accuracy": accuracy, "macro_f1": lambda counts: mean_known(class_f1(counts))}
-    return [np.stack([true & x, true, x], axis=1).astype(np.float64) for x in methods], known, scores
+    scores: dict[str, _Score] = {
+        "accuracy": accuracy,
+        "macro_f1": lambda counts: mean_known(class_f1(counts)),
+    }
+    return (
+        [np.stack([true & x, true, x], axis=1).astype(np.float64) for x in methods],
+        known,
+        scores,
+    )
 
 
 def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] | None) -> _Terms:
@@ -301,7 +353,10 @@ def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] 
     shares = None if weights is None else np.asarray(weights, np.float64)
     values, *methods = (np.where(missing, np.nan, x).reshape(*shape, -1) for x in given)
     terms = [value_terms(values, x, joint=shares is not None) for x in methods]
-    scores: dict[str, _Score] = {"r2": lambda sums: 1.0 - unexplained(sums, shares), "mae": mean_error}
+    scores: dict[str, _Score] = {
+        "r2": lambda sums: 1.0 - unexplained(sums, shares),
+        "mae": mean_error,
+    }
     known: _Array = np.any(~np.isnan(values), axis=(1, 2))
     return terms, known, scores
 

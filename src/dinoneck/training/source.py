@@ -40,8 +40,8 @@ class Source(NamedTuple):
         first: the tokens of one image: the layers, grid and width that heads are built for.
         record: of the backbone that makes or made them.
         preprocess: how the images are or were prepared.
-        load: returns the tokens of all images under the table's ids; the expensive step where a backbone extracts them,
-            which is done once.
+        load: returns the tokens of all images under the table's ids; the expensive step where a
+            backbone extracts them, which is done once.
         backbone: that makes them; None where they come from a store.
     """
 
@@ -70,10 +70,18 @@ class TableTokens:
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
         self.store, self.ids = store, SourceIds(store.ids).all_of(names)
-        if twice := [name for name, store_id in zip(names, self.ids, strict=True) if self.ids.count(store_id) > 1]:
-            raise DataError(f"the images {some_of(twice, 3)} are one image of the store; keep one of them")
+        if twice := [
+            name
+            for name, store_id in zip(names, self.ids, strict=True)
+            if self.ids.count(store_id) > 1
+        ]:
+            raise DataError(
+                f"the images {some_of(twice, 3)} are one image of the store; keep one of them"
+            )
         if views is not None and views > len(store.views):
-            raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
+            raise ConfigError(
+                f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer"
+            )
         self.views = Views(store.views.views[:views])
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -108,7 +116,9 @@ def source_of(config: TrainConfig, table: Any) -> Source:
     changes = {name: getattr(data, name) for name in ("size", "pad_to", "interpolation", "blur")}
     resize = data.resize or ("crop" if data.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
-    first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
+    first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(
+        ids[:1]
+    )
     load = cache(partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess))
     return Source(first, backbone.record(), preprocess, load, backbone)
 
@@ -121,15 +131,24 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     store.check_grids(tokens.ids[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
-        raise ConfigError(f"the store {data.store} names no backbone and no layers; use training.fit")
-    both = {"backbone": (backbone.name, record.get("name")), "layers": (backbone.layers, tuple(record["layers"]))}
+        raise ConfigError(
+            f"the store {data.store} names no backbone and no layers; use training.fit"
+        )
+    both = {
+        "backbone": (backbone.name, record.get("name")),
+        "layers": (backbone.layers, tuple(record["layers"])),
+    }
     names = ("size", "interpolation", "blur", "resize", "pad_to")
     both |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
     for name, (value, stored) in both.items():
         if value is not None and value != stored:
-            raise ConfigError(f"the store {data.store} was made with {name} {stored}, not {value}; leave it out")
+            raise ConfigError(
+                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out"
+            )
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
-    images = [folder / file if isinstance(file, Path) and not file.is_file() else file for file in images]
+    images = [
+        folder / file if isinstance(file, Path) and not file.is_file() else file for file in images
+    ]
     compare_images(store, dict(zip(tokens.ids, images, strict=True)))
     return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
 
@@ -145,8 +164,13 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
         StoreError: naming the images that were replaced.
         DataError: if a file cannot be read.
     """
-    is_extracted = store.backbone_record.get("layers") is not None  # imported tokens come without hashes of images
-    files = [(image_id, Path(x)) for image_id, x in images.items() if isinstance(x, str | Path) and is_extracted]
+    # imported tokens come without hashes of images
+    is_extracted = store.backbone_record.get("layers") is not None
+    files = [
+        (image_id, Path(x))
+        for image_id, x in images.items()
+        if isinstance(x, str | Path) and is_extracted
+    ]
     files = [(image_id, file) for image_id, file in files if file.is_file()]
     check_unchanged(files, store.entries)
     if len(files) < len(images):
@@ -154,18 +178,25 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
         logger.warning(line, len(files), len(images), store.path)
 
 
-def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path | None = None) -> LiveTokens | None:
+def live_tokens(
+    config: TrainConfig, source: Source, table: Any, file: Path | None = None
+) -> LiveTokens | None:
     """Return the table's images with a copy of the backbone, which a fold trains in parts.
 
     Args:
         config: the run; None is returned where it keeps the backbone frozen.
         source: of the run.
         table: of the run.
-        file: of the fold's head; if it exists, it holds the trained weights. None = no weights are trained yet.
+        file: of the fold's head; if it exists, it holds the trained weights. None = no weights are
+            trained yet.
     """
     if not config.is_live or source.backbone is None:
         return None
-    backbone, rank, blocks = copy.deepcopy(source.backbone), config.backbone.lora, config.backbone.unfreeze_last
+    backbone, rank, blocks = (
+        copy.deepcopy(source.backbone),
+        config.backbone.lora,
+        config.backbone.unfreeze_last,
+    )
     kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
     if kept is not None and kept.backbone_weights is not None:
         backbone = kept.load_backbone().to(local_device(config.device))
@@ -199,7 +230,12 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         ConfigError: if the description contradicts itself, or the device cannot be used.
         BackboneError: if the weights cannot be loaded.
     """
-    options: dict[str, Any] = {"checkpoint": config.file, "seed": config.seed, "layers": config.layers, "norm": norm}
+    options: dict[str, Any] = {
+        "checkpoint": config.file,
+        "seed": config.seed,
+        "layers": config.layers,
+        "norm": norm,
+    }
     options |= {"source": config.source or "timm", "pretrained": not config.random}
     torch_device = local_device(device)  # refused before the weights are read
     return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)

@@ -34,8 +34,8 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
     Args:
         config: the run.
-        frame: a pandas DataFrame in the place of ``data.csv``; one of :func:`dinoneck.data.read_table` as it is, with
-            the columns that the config names.
+        frame: a pandas DataFrame in the place of ``data.csv``; one of
+            :func:`dinoneck.data.read_table` as it is, with the columns that the config names.
 
     Raises:
         ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
@@ -54,7 +54,11 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+        return (
+            read_folders(data.images)
+            if data.labels is None
+            else read_masks(data.images, data.labels)
+        )
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
     return read_table(
@@ -67,7 +71,10 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         image_column=data.image_column or "image",
         labels=data.labels,
         classes={
-            c: () for task in column_tasks(config).values() for c in task.columns if task.kind == "classification"
+            c: ()
+            for task in column_tasks(config).values()
+            for c in task.columns
+            if task.kind == "classification"
         },
     )
 
@@ -77,7 +84,9 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
     if config.data.csv is not None or config.data.images is not None:
         return config
     sums = {name: CompositionConfig(sums={name: parts}) for name, parts in SUMS.items()}
-    return config.changed(data=config.data.changed(unit="g", minimum=0.0), compositions=sums | config.compositions)
+    return config.changed(
+        data=config.data.changed(unit="g", minimum=0.0), compositions=sums | config.compositions
+    )
 
 
 def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig]:
@@ -87,13 +96,18 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
         ConfigError: if a task has the name of a target and predicts other columns.
     """
     of_columns = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
-    tasks = {name: task.changed(columns=task.columns or (name,)) for name, task in of_columns.items()}
+    tasks = {
+        name: task.changed(columns=task.columns or (name,)) for name, task in of_columns.items()
+    }
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for made in config.compositions.values() for column in made.sums}
     auxiliary = config.data.aux_targets
     for column in (*_targets(config, table), *auxiliary):
         if column in of_columns and column not in covered:
-            raise ConfigError(f"task {column!r} predicts other columns than the target {column!r}; rename one of them")
+            raise ConfigError(
+                f"task {column!r} predicts other columns than the target {column!r}; rename one "
+                "of them"
+            )
         if column not in covered:
             tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary)
     return tasks
@@ -101,14 +115,22 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
 
 def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], list[str]]:
     """Return the columns that are scored as targets, and those that only help training; without a table the named."""
-    helps = {column: task.auxiliary for task in column_tasks(config, table).values() for column in task.columns}
+    helps = {
+        column: task.auxiliary
+        for task in column_tasks(config, table).values()
+        for column in task.columns
+    }
     every = dict.fromkeys((*_targets(config, table), *helps))
-    return [name for name in every if not helps.get(name)], [name for name in every if helps.get(name)]
+    return [name for name in every if not helps.get(name)], [
+        name for name in every if helps.get(name)
+    ]
 
 
 def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
     every = () if table is None else table.columns
-    return config.data.targets or [name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)]
+    return config.data.targets or [
+        name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)
+    ]
 
 
 def class_names(table: Any, column: str) -> tuple[str, ...]:
@@ -131,7 +153,8 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
         table: of :func:`table_of`.
 
     Raises:
-        ConfigError: if no fold has the number ``folds.only``, or ``folds.stratify`` is not a target.
+        ConfigError: if no fold has the number ``folds.only``, or ``folds.stratify`` is not a
+            target.
         DataError: if there are fewer groups than folds.
     """
     chosen, groups = config.folds, groups_of(table)
@@ -148,32 +171,41 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
         stratify = None if chosen.stratify is None else _strata(table, chosen.stratify)
         every_fold = group_folds(groups, chosen.count, config.optim.seed, stratify=stratify)
     if chosen.only is not None and chosen.only >= (count := len(every_fold)):
-        raise ConfigError(f"fold is {chosen.only} and there are {count} folds; expected 0 ... {count - 1}")
-    folds: dict[int | None, Fold] = {i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)}
+        raise ConfigError(
+            f"fold is {chosen.only} and there are {count} folds; expected 0 ... {count - 1}"
+        )
+    folds: dict[int | None, Fold] = {
+        i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)
+    }
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
 
 
 def group_folds(
-    groups: Sequence[Hashable], n_folds: int, seed: int, *, stratify: Sequence[Hashable] | None = None
+    groups: Sequence[Hashable],
+    n_folds: int,
+    seed: int,
+    *,
+    stratify: Sequence[Hashable] | None = None,
 ) -> list[Fold]:
     """Split rows into folds of about equal size; rows of one group are validated in one fold.
 
     Random row folds overstate a model when images of one day or field look alike.
 
     Args:
-        groups: one label per row. Where all are numbers, also as text, they are compared as numbers: 1, 1.0 and "01"
-            are one group. Texts are compared without spaces around them.
+        groups: one label per row. Where all are numbers, also as text, they are compared as
+            numbers: 1, 1.0 and "01" are one group. Texts are compared without spaces around them.
         n_folds: 2 or more.
         seed: which split.
-        stratify: one class per row, to give each fold about the same share of every class (scikit-learn's
-            ``StratifiedGroupKFold``); None = folds of about equal size only.
+        stratify: one class per row, to give each fold about the same share of every class
+            (scikit-learn's ``StratifiedGroupKFold``); None = folds of about equal size only.
 
     Returns:
         ``(train, valid)`` row indices per fold, ascending; every row is in exactly one ``valid``.
 
     Raises:
         ConfigError: if ``n_folds`` is below 2.
-        DataError: if there are fewer groups than folds, a row has no group or no class, or a fold would be empty.
+        DataError: if there are fewer groups than folds, a row has no group or no class, or a fold
+            would be empty.
         ImportError: for ``stratify`` without scikit-learn, which the extra ``train`` brings.
 
     Examples:
@@ -185,12 +217,16 @@ def group_folds(
     of_row = _numbered(groups, "group")
     sizes = np.bincount(of_row)
     if len(sizes) < n_folds:
-        raise DataError(f"{len(sizes)} groups cannot fill {n_folds} folds; use fewer folds or a finer group column")
+        raise DataError(
+            f"{len(sizes)} groups cannot fill {n_folds} folds; use fewer folds or a finer group "
+            "column"
+        )
     if stratify is not None:
         return _stratified(of_row, _numbered(stratify, "class"), n_folds, seed)
     shuffled = np.random.RandomState(seed).permutation(len(sizes))
     fold_of, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(n_folds, dtype=np.int64)
-    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:  # the largest first, to the emptiest fold
+    # the largest first, to the emptiest fold
+    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
         fold_of[group] = filled.argmin()
         filled[fold_of[group]] += sizes[group]
     return _held_out(fold_of[of_row], n_folds)
@@ -211,7 +247,10 @@ def column_folds(labels: Any) -> list[Fold]:
     same = _same(labels, "fold")
     distinct = sorted(set(same), key=str)
     if len(distinct) < 2:
-        raise DataError(f"all {len(same)} rows are of one fold, {distinct}; expected two different labels or more")
+        raise DataError(
+            f"all {len(same)} rows are of one fold, {distinct}; expected two different labels or "
+            "more"
+        )
     with suppress(TypeError, ValueError):  # texts stay sorted as texts
         distinct = sorted(distinct, key=float)
     return _held_out(np.array([distinct.index(label) for label in same]), len(distinct))
@@ -234,16 +273,29 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
     except ImportError as error:
         raise missing_extra("scikit-learn", "train") from error
     try:
-        folds = [*StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(of_row, classes, of_row)]
-    except ValueError as error:  # too few rows of every class, or another number of classes than of rows
-        raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
+        folds = [
+            *StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
+                of_row, classes, of_row
+            )
+        ]
+    except (
+        ValueError
+    ) as error:  # too few rows of every class, or another number of classes than of rows
+        raise DataError(
+            f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify"
+        ) from error
     if not all(len(valid) for _, valid in folds):
-        raise DataError(f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify")
+        raise DataError(
+            f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify"
+        )
     return folds
 
 
 def _held_out(row_fold: _Rows, n_folds: int) -> list[Fold]:
-    return [(np.flatnonzero(row_fold != fold), np.flatnonzero(row_fold == fold)) for fold in range(n_folds)]
+    return [
+        (np.flatnonzero(row_fold != fold), np.flatnonzero(row_fold == fold))
+        for fold in range(n_folds)
+    ]
 
 
 def _numbered(labels: Any, what: str) -> _Rows:
@@ -268,14 +320,21 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
     names = ", ".join(name for name, _ in kinds)
     if len(kinds) > 1 or (kinds and labels is None):
-        raise ConfigError(f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its masks")
+        raise ConfigError(
+            f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its "
+            "masks"
+        )
     if of_numbers and "segmentation" in dict(kinds).values():
-        raise ConfigError(f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
+        raise ConfigError(
+            f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
+        )
     if kinds:
         return kinds[0]
     if of_numbers:
         return (Path(str(labels)).name if Path(str(labels)).is_dir() else str(labels)), "dense"
-    return ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
+    return (
+        ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
+    )
 
 
 def read_maps(
@@ -284,13 +343,14 @@ def read_maps(
     """Read the masks of a table and average them over the patches.
 
     Returns:
-        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of classes their shares
-        of the patch, NaN where unknown; weight (n, rows, cols) float32, how many labelled pixels a patch has; and a
-        function that returns the classes (1, height, width) of a row's prepared image, -1 = none, without a label
-        (1, 1, 1).
+        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of
+        classes their shares of the patch, NaN where unknown; weight (n, rows, cols) float32, how
+        many labelled pixels a patch has; and a function that returns the classes (1, height, width)
+        of a row's prepared image, -1 = none, without a label (1, 1, 1).
 
     Raises:
-        DataError: if a mask cannot be used, has another size than its image, or comes to another grid than others.
+        DataError: if a mask cannot be used, has another size than its image, or comes to another
+            grid than others.
     """
     label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
     rows, masks = [*label_of], [*label_of.values()]
@@ -298,13 +358,24 @@ def read_maps(
     if data.label_kind == "classes":
         labels = labels or tuple(map(str, range(count_classes(masks, data.nodata))))
         if len(labels) < 2:
-            raise DataError(f"the masks hold the class {labels[0]} alone; expected two classes or more")
+            raise DataError(
+                f"the masks hold the class {labels[0]} alone; expected two classes or more"
+            )
         how = DenseLabels(classes=len(labels), nodata=data.nodata)
-    mean, counts = how.cells(masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows])
-    values, weight = (torch.full((len(table), *x.shape[1:]), empty) for x, empty in ((mean, torch.nan), (counts, 0.0)))
+    mean, counts = how.cells(
+        masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows]
+    )
+    values, weight = (
+        torch.full((len(table), *x.shape[1:]), empty)
+        for x, empty in ((mean, torch.nan), (counts, 0.0))
+    )
     values[rows], weight[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan), counts
 
     def pixels(row: int) -> Tensor:
-        return how.indices([label_of[row]], preprocess) if row in label_of else torch.full((1, 1, 1), -1)
+        return (
+            how.indices([label_of[row]], preprocess)
+            if row in label_of
+            else torch.full((1, 1, 1), -1)
+        )
 
     return labels, values, weight, pixels

@@ -37,8 +37,8 @@ def match_samples(
 
     Args:
         source_ids: all ids of the token source.
-        targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a Series, or values that
-            ``target_ids`` gives the ids of.
+        targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
+            Series, or values that ``target_ids`` gives the ids of.
         weights: as ``targets``; None = none.
         names: the columns that are used; of a mapping the values are their classes in order.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
@@ -46,7 +46,8 @@ def match_samples(
         target_ids: the ids of values that carry none.
 
     Raises:
-        DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
+        DataError: for ids without a row or without tokens, for several rows of one id, and for
+            values without ids.
     """
     source = SourceIds(source_ids)
     columns = source.columns(targets, target_ids, names)
@@ -60,17 +61,24 @@ def match_samples(
     else:
         train = source.all_of(chosen)
     if both := {*train} & {*valid}:
-        raise DataError(f"{counted(len(both), 'id')} for training and for validation: {some_of(map(repr, both), 3)}")
+        raise DataError(
+            f"{counted(len(both), 'id')} for training and for validation: "
+            f"{some_of(map(repr, both), 3)}"
+        )
     used = [*train, *valid]
-    values, counts = ({name: _rows(name, x, used) for name, x in of.items()} for of in (columns, cells))
+    values, counts = (
+        {name: _rows(name, x, used) for name, x in of.items()} for of in (columns, cells)
+    )
     return train, valid, values, counts
 
 
 class SourceIds:
-    """The ids of a source. An id with the suffix of an image (``a.jpg``) and the same without (``a``) are one id.
+    """The ids of a source.
 
-    The exact spelling goes first; where it is missing, the other one must be unambiguous. The Unicode forms NFC and NFD
-    of a name, which file systems exchange, are one id.
+    An id with the suffix of an image (``a.jpg``) and the same without (``a``) are one id.
+
+    The exact spelling goes first; where it is missing, the other one must be unambiguous. The
+    Unicode forms NFC and NFD of a name, which file systems exchange, are one id.
 
     Args:
         ids: all ids of the source.
@@ -92,9 +100,13 @@ class SourceIds:
         if image_id in self.ids or not isinstance(image_id, str):
             return image_id if image_id in self.ids else None
         stem, suffix = _stem_and_suffix(image_id)
-        fitting = self._named.get(stem + suffix) or self._named.get(stem if suffix else stem + _ANY, [])
+        fitting = self._named.get(stem + suffix) or self._named.get(
+            stem if suffix else stem + _ANY, []
+        )
         if len(fitting) > 1:
-            raise DataError(f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix")
+            raise DataError(
+                f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix"
+            )
         return fitting[0] if fitting else None
 
     def all_of(self, ids: Iterable[Any]) -> list[str]:
@@ -106,25 +118,38 @@ class SourceIds:
         spelt = {image_id: self.find(image_id) for image_id in ids}
         if missing := [repr(image_id) for image_id, spelling in spelt.items() if spelling is None]:
             raise DataError(
-                f"{counted(len(missing), 'id')} without tokens in the source: {some_of(missing, 3)}. The ids of the "
-                f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below the "
-                "root of its extraction (--root)"
+                f"{counted(len(missing), 'id')} without tokens in the source: "
+                f"{some_of(missing, 3)}. The ids of the source are such as "
+                f"{some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below "
+                "the root of its extraction (--root)"
             )
         return [spelling for spelling in spelt.values() if spelling is not None]
 
-    def columns(self, table: Any, ids: Sequence[Any] | None, names: Collection[str]) -> dict[str, dict[Any, Any]]:
+    def columns(
+        self, table: Any, ids: Sequence[Any] | None, names: Collection[str]
+    ) -> dict[str, dict[Any, Any]]:
         """Return column -> id -> value for the columns of these names.
 
         Raises:
-            DataError: as :func:`by_id`, or for a table of another type or without one of the columns.
+            DataError: as :func:`by_id`, or for a table of another type or without one of the
+                columns.
         """
         if not hasattr(table, "keys"):
-            raise DataError(f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: value}}")
+            raise DataError(
+                f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: "
+                "value}"
+            )
         if absent := [name for name in names if name not in table]:
-            raise DataError(f"there are no targets for {absent[0]!r}; given: {', '.join(map(str, table)) or 'none'}")
+            raise DataError(
+                f"there are no targets for {absent[0]!r}; given: "
+                f"{', '.join(map(str, table)) or 'none'}"
+            )
         classes = names if isinstance(names, dict) else {}
         columns = {name: class_codes(table[name], name, classes.get(name, ())) for name in names}
-        return {name: by_id(x, repr(name), ids, lambda key: self.find(key) or key) for name, x in columns.items()}
+        return {
+            name: by_id(x, repr(name), ids, lambda key: self.find(key) or key)
+            for name, x in columns.items()
+        }
 
 
 def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
@@ -137,12 +162,18 @@ def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
         return values
     names = [*(classes or values.cat.categories)]
     if unknown := {*values.dropna()} - {*names}:
-        raise DataError(f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of {', '.join(names)}")
+        raise DataError(
+            f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of "
+            f"{', '.join(names)}"
+        )
     return values.cat.set_categories(names).cat.codes
 
 
 def by_id(
-    values: Any, name: str, ids: Sequence[Any] | None, spelling: Callable[[Any], Any] = lambda key: key
+    values: Any,
+    name: str,
+    ids: Sequence[Any] | None,
+    spelling: Callable[[Any], Any] = lambda key: key,
 ) -> dict[Any, Any]:
     """Return id -> value of a mapping, a Series (as :func:`class_codes`), or values with such ids.
 
@@ -154,17 +185,26 @@ def by_id(
         ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
     if ids is None or len(ids) != len(values):
         given = "no ids" if ids is None else f"{len(ids)} ids"
-        raise DataError(f"{name} has {len(values)} values and {given}; pass {{id: value}}, or target_ids=")
+        raise DataError(
+            f"{name} has {len(values)} values and {given}; pass {{id: value}}, or target_ids="
+        )
     spelt = [spelling(image_id) for image_id in ids]
     if twice := [repr(image_id) for image_id, count in Counter(spelt).items() if count > 1]:
-        raise DataError(f"{counted(len(twice), 'id')} with several rows in {name}: {some_of(twice, 3)}; keep one row")
-    return dict(zip(spelt, values.detach().cpu() if isinstance(values, Tensor) else values, strict=True))
+        raise DataError(
+            f"{counted(len(twice), 'id')} with several rows in {name}: {some_of(twice, 3)}; keep "
+            "one row"
+        )
+    return dict(
+        zip(spelt, values.detach().cpu() if isinstance(values, Tensor) else values, strict=True)
+    )
 
 
 def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     if missing := [repr(image_id) for image_id in ids if image_id not in column]:
-        raise DataError(f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}")
+        raise DataError(
+            f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}"
+        )
     try:
         return np.array([as_array(column[image_id]) for image_id in ids])
     except ValueError as error:
@@ -202,8 +242,8 @@ def training_targets(
         Targets in float32 or int64, and the weights of cells as ``NAME.weight``.
 
     Raises:
-        DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
-            is constant over the training samples.
+        DataError: if something is missing, has another shape or values that cannot be, is below the
+            task's minimum, or is constant over the training samples.
     """
     if unknown := {*weights} - {task.name for task in loss.tasks if task.kind == "dense"}:
         raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
@@ -215,8 +255,12 @@ def training_targets(
             x = x.where(weight[:, None] > 0, torch.nan)
         values[task.name] = _normalised(task, x, ids)
         _check_learnable(task, values[task.name][:train_count])
-    if needs_validation and not any(known(task, values[task.name][train_count:]).any() for task in loss.tasks):
-        raise DataError("patience is set, and no validation id has a target value to judge epochs by")
+    if needs_validation and not any(
+        known(task, values[task.name][train_count:]).any() for task in loss.tasks
+    ):
+        raise DataError(
+            "patience is set, and no validation id has a target value to judge epochs by"
+        )
     return values
 
 
@@ -231,13 +275,20 @@ def as_array(values: Any) -> _Array:
         wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
         return wide
     if np.ma.is_masked(values):
-        raise DataError("some values are masked; fill them: values.filled(numpy.nan), of classes values.filled(-1)")
+        raise DataError(
+            "some values are masked; fill them: values.filled(numpy.nan), of classes "
+            "values.filled(-1)"
+        )
     return np.asarray(values)
 
 
 def known(task: Task, values: Tensor) -> Tensor:
     """Return a mask of the targets that are neither missing nor ignored; of maps (B, K, rows, cols) by cell."""
-    present = values.isfinite() if values.is_floating_point() else (values >= 0) & (values != task.ignore_index)
+    present = (
+        values.isfinite()
+        if values.is_floating_point()
+        else (values >= 0) & (values != task.ignore_index)
+    )
     return present.all(dim=1) if values.ndim == 4 else present
 
 
@@ -251,8 +302,14 @@ def _original(task: Task, values: Any) -> Tensor:
         # dates and complex numbers are no numbers as objects either
         numbers = (array if array.dtype.kind in "biuf" else array.astype(object)).astype(np.float64)
     except (TypeError, ValueError) as error:
-        expected = "integer class indices, -1 = missing" if task.is_categorical else "numbers, NaN = missing"
-        raise DataError(f"the targets of {task.name!r} are {array.dtype} ({error}); expected {expected}") from error
+        expected = (
+            "integer class indices, -1 = missing"
+            if task.is_categorical
+            else "numbers, NaN = missing"
+        )
+        raise DataError(
+            f"the targets of {task.name!r} are {array.dtype} ({error}); expected {expected}"
+        ) from error
     return torch.from_numpy(numbers[:, None] if numbers.ndim == 1 else numbers)
 
 
@@ -262,8 +319,8 @@ def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
     expected = (len(values), *values.shape[2:])
     if weight.shape != expected or not bool((weight.isfinite() & (weight >= 0)).all()):
         raise DataError(
-            f"the weights of {name!r} are {tuple(weight.shape)}, {weight.min():g} ... {weight.max():g}; expected "
-            f"{tuple(expected)}, 0 or more"
+            f"the weights of {name!r} are {tuple(weight.shape)}, {weight.min():g} ... "
+            f"{weight.max():g}; expected {tuple(expected)}, 0 or more"
         )
     return weight
 
@@ -272,11 +329,16 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
     """Targets as the loss compares them, int64, or float32 in normalised units; values that cannot be are refused."""
     normalised, shown = x.float() if x.is_floating_point() else x, x
     if task.is_masks:
-        expected = f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 for unknown"
+        expected = (
+            f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 "
+            "for unknown"
+        )
         fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
     elif not x.is_floating_point():
         expected = f"a class of 0 ... {task.dim - 1}, -1 = missing"
-        fits = ((x >= -1) & (x < task.dim)) | (x == (-1 if task.ignore_index is None else task.ignore_index))
+        fits = ((x >= -1) & (x < task.dim)) | (
+            x == (-1 if task.ignore_index is None else task.ignore_index)
+        )
     elif task.kind in ("ratio", "segmentation"):
         expected, shown = "shares of 0 ... 1 that add up to 1", x.movedim(1, -1)
         outside = (x < -1e-3) | (x > 1 + 1e-3)
@@ -289,20 +351,30 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
         fits = x.isnan() | (normalised.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
     if not bool(fits.all()):
         index = tuple((~fits).nonzero()[0].tolist())
-        raise DataError(f"{task.name!r} is {shown[index].tolist()} for {ids[index[0]]!r}; expected {expected}")
+        raise DataError(
+            f"{task.name!r} is {shown[index].tolist()} for {ids[index[0]]!r}; expected {expected}"
+        )
     return normalised
 
 
 def _check_learnable(task: Task, values: Tensor) -> None:
     """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
     if not bool(known(task, values).any()):
-        raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
+        raise DataError(
+            f"task {task.name!r} has no target value among the {len(values)} training ids"
+        )
     if task.is_categorical:
         return
     columns = values.movedim(1, -1).flatten(0, -2)  # (m, dim)
-    low, high = columns.nan_to_num(torch.inf).amin(dim=0), columns.nan_to_num(-torch.inf).amax(dim=0)
+    low, high = (
+        columns.nan_to_num(torch.inf).amin(dim=0),
+        columns.nan_to_num(-torch.inf).amax(dim=0),
+    )
     if bool((low == high).all()):
         raise DataError(f"the targets of {task.name!r} are {low[0]:g} (normalised) for all images")
     least, most = low.min(), high.max()
     if task.activation is not None and (least < 0 or (task.activation == "sigmoid" and most > 1)):
-        raise DataError(f"task {task.name!r}: {task.activation!r} cannot reach targets of {least:.4g} ... {most:.4g}")
+        raise DataError(
+            f"task {task.name!r}: {task.activation!r} cannot reach targets of {least:.4g} ... "
+            f"{most:.4g}"
+        )

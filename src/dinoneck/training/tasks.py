@@ -30,9 +30,12 @@ from dinoneck.training.table import class_names, column_tasks, map_task, read_ma
 from dinoneck.training.targets import known
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
-SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")  # heads and necks that read four layers where the config names none
-_DEFAULT_HEADS = {None: "patch_mean", "dense": "dense", "segmentation": "dpt_neck"}  # by the kind of the masks' task
-_DEFAULTS: dict[str, dict[str, Any]] = {  # a mask head is narrow: a few hundred images do not fill the published one
+# heads and necks that read four layers where the config names none
+SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")
+# by the kind of the masks' task
+_DEFAULT_HEADS = {None: "patch_mean", "dense": "dense", "segmentation": "dpt_neck"}
+# a mask head is narrow: a few hundred images do not fill the published one
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
@@ -48,8 +51,8 @@ class Scored(NamedTuple):
         kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
         output: of ``head.predict``.
         places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or -1. Of masks zeros
-            (n, K, K), as confusion matrices are.
+        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or
+            -1. Of masks zeros (n, K, K), as confusion matrices are.
         labels: class names.
         auxiliary: whether it only helps training: it does not count in the overall score.
     """
@@ -71,7 +74,8 @@ class Problem(NamedTuple):
         weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
-        pixels: returns the classes of a row's pixels, see :func:`dinoneck.training.table.read_maps`.
+        pixels: returns the classes of a row's pixels, see
+            :func:`dinoneck.training.table.read_maps`.
     """
 
     tasks: Sequence[Task]
@@ -89,17 +93,31 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         ConfigError: if a task or a composition names what is not there, or columns of another kind.
         DataError: if values or masks cannot be used.
     """
-    specs, (map_name, map_kind), weight, pixels = _column_specs(config, table), map_task(config, table), None, None
-    learned = {name: _values(spec, table) for name, spec in specs.items()}  # task -> its labels and values
+    specs, (map_name, map_kind), weight, pixels = (
+        _column_specs(config, table),
+        map_task(config, table),
+        None,
+        None,
+    )
+    # task -> its labels and values
+    learned = {name: _values(spec, table) for name, spec in specs.items()}
     if config.data.labels is not None:
         specs[map_name] = spec = config.tasks.get(map_name, TaskConfig()).changed(kind=map_kind)
         if spec.columns or spec.auxiliary:
-            raise ConfigError(f"the targets of task {map_name!r} are masks; leave out columns and auxiliary")
+            raise ConfigError(
+                f"the targets of task {map_name!r} are masks; leave out columns and auxiliary"
+            )
         labels, values, weight, pixels = read_maps(config.data, table, preprocess)
         learned[map_name] = labels, values
     if not specs:
-        raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    tasks = [_task(config, name, specs, labels, values, weight) for name, (labels, values) in learned.items()]
+        raise ConfigError(
+            "which columns are to be predicted? Name them with data.targets (--targets), or "
+            "data.labels"
+        )
+    tasks = [
+        _task(config, name, specs, labels, values, weight)
+        for name, (labels, values) in learned.items()
+    ]
     targets = {name: values for name, (_, values) in learned.items()}
     _check_known(tasks, targets, table.index)
     weights = {map_name: weight} if weight is not None and map_kind == "dense" else {}
@@ -119,7 +137,14 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         # of a column a ratio predicts the share only: what else predicts it is scored
         scored = its_targets | scored if task.kind == "ratio" else scored | its_targets
     numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
-    return Problem(tasks, targets, weights, compositions, {name: scored[name] for name in numbers} | scored, pixels)
+    return Problem(
+        tasks,
+        targets,
+        weights,
+        compositions,
+        {name: scored[name] for name in numbers} | scored,
+        pixels,
+    )
 
 
 def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
@@ -129,16 +154,24 @@ def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     for name, spec in tasks.items():
         if missing := [column for column in spec.columns if column not in existing]:
             hint = did_you_mean(missing[0], existing)
-            raise ConfigError(f"task {name!r} needs column {missing[0]!r}; there are {', '.join(existing)}.{hint}")
+            raise ConfigError(
+                f"task {name!r} needs column {missing[0]!r}; there are {', '.join(existing)}.{hint}"
+            )
         columns, alone = ", ".join(spec.columns), {*spec.columns} if spec.kind != "ratio" else set()
         if len({*spec.columns}) < len(spec.columns) or taken & alone:
-            raise ConfigError(f"task {name!r} has columns {columns}; name each once, and in one task")
-        kind = spec.kind or ("classification" if class_names(table, spec.columns[0]) else "regression")
+            raise ConfigError(
+                f"task {name!r} has columns {columns}; name each once, and in one task"
+            )
+        kind = spec.kind or (
+            "classification" if class_names(table, spec.columns[0]) else "regression"
+        )
         for column in spec.columns:
             words = class_names(table, column)
             if bool(words) != (kind == "classification") or (words and len(spec.columns) > 1):
                 held = f"the classes {', '.join(words[:5])}" if words else "numbers"
-                raise ConfigError(f"task {name!r} of kind {kind!r} has columns {columns}; {column!r} holds {held}")
+                raise ConfigError(
+                    f"task {name!r} of kind {kind!r} has columns {columns}; {column!r} holds {held}"
+                )
         taken |= alone
         tasks[name] = spec.changed(kind=kind)
     return tasks
@@ -152,31 +185,45 @@ def _values(spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
     values = np.stack([np.asarray(table[column], np.float64) for column in spec.columns], axis=1)
     if spec.kind == "ratio":
         if (values < 0).any():  # the shares of two negative values would be positive
-            raise DataError(f"a ratio of {', '.join(spec.columns)}, which hold negative values; correct them")
-        with np.errstate(divide="ignore", invalid="ignore"):  # of nothing the shares are unknown, 0 / 0
+            raise DataError(
+                f"a ratio of {', '.join(spec.columns)}, which hold negative values; correct them"
+            )
+        # of nothing the shares are unknown, 0 / 0
+        with np.errstate(divide="ignore", invalid="ignore"):
             values = values / values.sum(axis=1, keepdims=True)
-    return (spec.columns, torch.from_numpy(values)) if len(spec.columns) > 1 else ((), torch.from_numpy(values[:, 0]))
+    return (
+        (spec.columns, torch.from_numpy(values))
+        if len(spec.columns) > 1
+        else ((), torch.from_numpy(values[:, 0]))
+    )
 
 
-def _task(config: TrainConfig, name: str, specs: Specs, labels: Any, values: Tensor, weight: Any) -> Task:
+def _task(
+    config: TrainConfig, name: str, specs: Specs, labels: Any, values: Tensor, weight: Any
+) -> Task:
     """A task as it is described, with defaults for what is not; its transform is not fitted yet.
 
     ``weight`` states how much the patches of all images count, None without masks.
     """
     spec, data = specs[name], config.data
     if spec.beta is not None and spec.loss != "smooth_l1":
-        raise ConfigError(f"task {name!r} has beta {spec.beta:g}, which belongs to loss: smooth_l1; write both")
+        raise ConfigError(
+            f"task {name!r} has beta {spec.beta:g}, which belongs to loss: smooth_l1; write both"
+        )
     defaults: dict[str, Any] = {"dim": values.shape[1] if values.ndim > 1 else max(len(labels), 1)}
     if weight is not None and spec.from_map is not None:
         alone = values.reshape(len(values), -1)[:, 0].isfinite() & ~weight.flatten(1).any(dim=1)
         # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
         defaults["weight"] = (float(alone.any()),)
     elif spec.auxiliary and config.losses.weighting == "fixed":
-        defaults["weight"] = config.losses.aux_weight / sum(task.auxiliary for task in specs.values())
+        defaults["weight"] = config.losses.aux_weight / sum(
+            task.auxiliary for task in specs.values()
+        )
     if spec.kind in ("regression", "density") and not spec.auxiliary:
         defaults |= {"unit": data.unit, "minimum": data.minimum}
     elif spec.kind == "dense":
-        is_averaged = name in [each.from_map for each in specs.values()]  # a mean of clipped patches is too high
+        # a mean of clipped patches is too high
+        is_averaged = name in [each.from_map for each in specs.values()]
         defaults |= {"shares": len(labels) > 0, "minimum": None if is_averaged else data.minimum}
     fields = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
     options = {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
@@ -185,17 +232,24 @@ def _task(config: TrainConfig, name: str, specs: Specs, labels: Any, values: Ten
     return Task(name, labels=labels, **{**defaults, **options})
 
 
-def _propose_from_map(specs: Specs, labels: Sequence[str], targets: Any, map_name: str, weight: Tensor) -> None:
+def _propose_from_map(
+    specs: Specs, labels: Sequence[str], targets: Any, map_name: str, weight: Tensor
+) -> None:
     """State which numbers are the mean over the map of their name, and are not described so."""
     sums = (targets[map_name].nan_to_num().double() * weight[:, None]).sum(dim=(2, 3))  # (n, K)
     means = sums / weight.sum(dim=(1, 2))[:, None]
-    for name, mean in zip(labels, means.numpy().T, strict=False):  # maps of numbers may have no labels
+    # maps of numbers may have no labels
+    for name, mean in zip(labels, means.numpy().T, strict=False):
         if name not in specs or specs[name].from_map is not None or targets[name].ndim > 1:
             continue
         true = targets[name].numpy()
         rows = np.isfinite(true) & np.isfinite(mean)
         if len({*true[rows]}) > 1 and r2(true[rows], mean[rows]) >= FOLLOWS_R2:
-            logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, map_name)
+            logger.warning(
+                "the target %r follows the mean over its map %r; predict it by from_map",
+                name,
+                map_name,
+            )
 
 
 def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
@@ -205,14 +259,32 @@ def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
         key = name if spec.auxiliary else spec.columns[0]
         return {key: Scored("class", name, whole, truth, task.labels, spec.auxiliary)}
     if task.kind == "segmentation":
-        return {name: Scored("mask", name, whole, np.zeros((len(truth), task.dim, task.dim), np.int64), task.labels)}
+        return {
+            name: Scored(
+                "mask",
+                name,
+                whole,
+                np.zeros((len(truth), task.dim, task.dim), np.int64),
+                task.labels,
+            )
+        }
     if task.kind == "dense":
-        keys = [name] if task.dim == 1 else [f"{name} {label}" for label in task.labels or range(task.dim)]
-        return {key: Scored("map", name, slice(i, i + 1), truth[:, i, None]) for i, key in enumerate(keys)}
+        keys = (
+            [name]
+            if task.dim == 1
+            else [f"{name} {label}" for label in task.labels or range(task.dim)]
+        )
+        return {
+            key: Scored("map", name, slice(i, i + 1), truth[:, i, None])
+            for i, key in enumerate(keys)
+        }
     truth = truth.reshape(len(truth), -1)
     if spec.auxiliary:
         return {name: Scored("value", name, whole, truth, (), True)}
-    return {key: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1]) for i, key in enumerate(spec.columns)}
+    return {
+        key: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1])
+        for i, key in enumerate(spec.columns)
+    }
 
 
 def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any) -> None:
@@ -226,8 +298,14 @@ def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any)
         classes = targets[task.name].numpy()
         counts = np.unique(classes[classes >= 0], return_counts=True)[1]
         if len(counts) < 2 or counts.sum() < 2 * len(counts):
-            held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
-            raise DataError(f"target {task.name!r} has {held}; expected two or more, and 2 images a class on average")
+            held = (
+                f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of "
+                "them in one alone"
+            )
+            raise DataError(
+                f"target {task.name!r} has {held}; expected two or more, and 2 images a class on "
+                "average"
+            )
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:
@@ -260,9 +338,14 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         if (size := outputs[name].shape[-2:]) == problem.targets[name].shape[-2:]:
             continue
         if name in problem.weights:
-            raise ConfigError(f"the head's map of {name!r} is {tuple(size)}, and the labels are per patch; take dense")
+            raise ConfigError(
+                f"the head's map of {name!r} is {tuple(size)}, and the labels are per patch; take "
+                "dense"
+            )
         pixels = (problem.pixels(row)[None].float() for row in range(len(problem.targets[name])))
-        indices = torch.cat([F.interpolate(classes, size, mode="nearest-exact")[0].long() for classes in pixels])
+        indices = torch.cat(
+            [F.interpolate(classes, size, mode="nearest-exact")[0].long() for classes in pixels]
+        )
         problem = problem._replace(targets={**problem.targets, name: indices})
     return problem
 
@@ -272,8 +355,8 @@ def head_type(config: TrainConfig, map_kind: str | None = None) -> str:
 
     Args:
         config: the run.
-        map_kind: the kind of its masks' task, ``segmentation`` (the default is a pyramid head on ``dpt_neck``) or
-            ``dense`` (``dense``); None = it has no masks (``patch_mean``).
+        map_kind: the kind of its masks' task, ``segmentation`` (the default is a pyramid head on
+            ``dpt_neck``) or ``dense`` (``dense``); None = it has no masks (``patch_mean``).
 
     Raises:
         RegistryError: if the name is not registered.
@@ -283,34 +366,45 @@ def head_type(config: TrainConfig, map_kind: str | None = None) -> str:
     return name
 
 
-def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int) -> Head:
+def make_head(
+    config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int
+) -> Head:
     """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
 
-    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
-    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config has none.
+    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``,
+    ``num_layers``, ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled
+    in where the config has none.
 
     Raises:
         ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
         DataError: if a task cannot be fitted.
     """
-    tasks, map_kinds = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]  # one or none
+    # one or none
+    tasks, map_kinds = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]
     name = head_type(config, *map_kinds)
     if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
-    options = {key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"}
+    options = {
+        key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"
+    }
     cls = registry.resolve(name)
     if not issubclass(cls, Head):  # a neck, which a pyramid head stands on
         cls, options = PyramidHead, {"neck": {"type": name, **options}}
     if issubclass(cls, DenseHead):
         readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
-        tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
+        tasks = [
+            replace(task, kind="density", aggregate="mean") if task in readout else task
+            for task in tasks
+        ]
     derived: dict[str, Any] = {
         "embed_dim": tokens.sequence[0].shape[-1],
         "tasks": tasks,
         "num_layers": len(tokens.sequence),
         "layer_indices": tokens.layers,
         "patch_size": tokens.patch_size,
-        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
+        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(
+            options.get("mode", ""), tokens.grid.count
+        ),
         "compositions": problem.compositions,
     }
     if map_kinds:
@@ -319,9 +413,15 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         options["neck"] = {**_accepted(registry.resolve(neck["type"]), derived), **neck}
     if problem.compositions and "compositions" not in fields_of(cls):
         names = ", ".join(name for made in problem.compositions for name in made.names)
-        raise ConfigError(f"{cls.__name__} takes no compositions, which {names} need; take another head, such as fpn")
+        raise ConfigError(
+            f"{cls.__name__} takes no compositions, which {names} need; take another head, such "
+            "as fpn"
+        )
     if any(name == "tasks" and x.annotation is x.empty for name, x in fields_of(cls).items()):
-        raise ConfigError(f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept")
+        raise ConfigError(
+            f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not "
+            "kept"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = cls.from_config({**_accepted(cls, derived), **options})
@@ -335,25 +435,44 @@ def start_from(module: nn.Module, path: str) -> None:
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if no tensor matches, the file is of several heads, or a task or class of both has another place.
+        ConfigError: if no tensor matches, the file is of several heads, or a task or class of both
+            has another place.
     """
     kept = HeadCheckpoint.load(path)
     if kept.head_type == "ensemble":
-        raise ConfigError(f"init is {path}, which averages several heads; name one of the run's folder heads")
-    tasks, labels = getattr(module, "tasks", ()), {task["name"]: task["labels"] for task in kept.meta["tasks"]}
+        raise ConfigError(
+            f"init is {path}, which averages several heads; name one of the run's folder heads"
+        )
+    tasks, labels = (
+        getattr(module, "tasks", ()),
+        {task["name"]: task["labels"] for task in kept.meta["tasks"]},
+    )
     orders = [(labels.get(task.name, ()), task.labels) for task in tasks]
     orders.append((kept.config.get("classes", ()), getattr(module, "classes", ())))  # of detectors
     orders = [(before, now) for before, now in orders if len(before) == len(now)]
     for before, now in (*orders, ([*labels], [task.name for task in tasks])):
-        if moved := [name for place, name in enumerate(now) if name in before and before.index(name) != place]:
-            raise ConfigError(f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same place")
+        if moved := [
+            name for place, name in enumerate(now) if name in before and before.index(name) != place
+        ]:
+            raise ConfigError(
+                f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same "
+                "place"
+            )
     earlier, new = kept.state_dict, module.state_dict()
     taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
     others = sorted({*earlier, *new} - {*taken})
     if not taken:
-        raise ConfigError(f"init is {path}, and none of its tensors fits {type(module).__name__}: {some_of(others, 5)}")
+        raise ConfigError(
+            f"init is {path}, and none of its tensors fits {type(module).__name__}: "
+            f"{some_of(others, 5)}"
+        )
     module.load_state_dict({**new, **taken})
-    logger.warning("init %s: taken are %s; without a match are %s", path, ", ".join(taken), ", ".join(others) or "none")
+    logger.warning(
+        "init %s: taken are %s; without a match are %s",
+        path,
+        ", ".join(taken),
+        ", ".join(others) or "none",
+    )
 
 
 def _accepted(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,10 +35,11 @@ def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 class TokenSource(Protocol):
     """Tokens by image id and view.
 
-    A class may have ``stored(ids, views)`` next to ``batch``: it returns a list of tensors as they are kept, and a
-    function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the
-    narrower dtype, and a thread reads ahead of the step: ``stored`` must not draw random numbers, and later calls must
-    not change the tensors of an earlier one.
+    A class may have ``stored(ids, views)`` next to ``batch``: it returns a list of tensors as they
+    are kept, and a function that makes the float32 Tokens of them on the device where they have
+    arrived. Training then moves the narrower dtype, and a thread reads ahead of the step:
+    ``stored`` must not draw random numbers, and later calls must not change the tensors of an
+    earlier one.
     """
 
     @property
@@ -64,7 +65,10 @@ class _ById:
         self.ids = tuple(ids)
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
         if not len(self._rows) == len(self.ids) == count > 0:
-            raise DataError(f"{len(self.ids)} ids ({len(self._rows)} different), {count} images; expected one id each")
+            raise DataError(
+                f"{len(self.ids)} ids ({len(self._rows)} different), {count} images; expected one "
+                "id each"
+            )
 
     def rows(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[int]:
         """Return the row numbers of these ids.
@@ -73,7 +77,9 @@ class _ById:
             DataError: for an id or a view that is not there.
         """
         if unknown := [image_id for image_id in ids if image_id not in self._rows]:
-            raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
+            raise DataError(
+                f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}"
+            )
         if views is not None and any(views):
             raise DataError(f"these tokens have view 0 only; asked for {sorted(set(views))}")
         return [self._rows[image_id] for image_id in ids]
@@ -109,24 +115,39 @@ class MemoryTokens(_ById):
 
         Args:
             backbone: gives the tokens.
-            images: images, one per id; all must come to one size, which is looked at before the first pass.
+            images: images, one per id; all must come to one size, which is looked at before the
+                first pass.
             ids: one per image.
             preprocess: how images are prepared; None = the backbone's own.
             batch_size: images per pass.
             dtype: kept in this; float16 halves the memory and keeps three digits.
 
         Raises:
-            DataError: if there are none or not one per id, if an image cannot be used or has another size, or values
-                do not fit float16.
-            GridError: if the patch leaves a remainder of their own size that ``resize="keep"`` refuses.
+            DataError: if there are none or not one per id, if an image cannot be used or has
+                another size, or values do not fit float16.
+            GridError: if the patch leaves a remainder of their own size that ``resize="keep"``
+                refuses.
             ConfigError: if ``backbone`` is not a Backbone.
         """
-        prepare, images, ids = preprocess or checked_backbone(backbone).preprocess, list(images), list(ids)
+        prepare, images, ids = (
+            preprocess or checked_backbone(backbone).preprocess,
+            list(images),
+            list(ids),
+        )
         _ById(ids, len(images))
-        sizes = {} if prepare.size else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
+        sizes = (
+            {}
+            if prepare.size
+            else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
+        )
         if len(sizes) > 1:
-            examples = some_of([f"{name!r} with {size[0]}x{size[1]} px" for size, name in sizes.items()], 2)
-            raise DataError(f"the images differ in size (height x width): {examples}; give one size (size=, --size)")
+            examples = some_of(
+                [f"{name!r} with {size[0]}x{size[1]} px" for size, name in sizes.items()], 2
+            )
+            raise DataError(
+                f"the images differ in size (height x width): {examples}; give one size (size=, "
+                "--size)"
+            )
         parts: list[Tokens] = []
         device = next(backbone.parameters()).device
         for batch in progress([*in_batches(images, batch_size)], desc="tokens", unit="batch"):
@@ -134,7 +155,10 @@ class MemoryTokens(_ById):
                 tokens = backbone(prepare(batch).to(device)).to("cpu")
             parts.append(tokens.to(dtype=dtype))
             if not all(bool(x.isfinite().all()) for x in parts[-1].sequence):
-                raise DataError(f"tokens of {ids[len(parts) * batch_size - batch_size]!r} ... do not fit {dtype}")
+                raise DataError(
+                    f"tokens of {ids[len(parts) * batch_size - batch_size]!r} ... do not fit "
+                    f"{dtype}"
+                )
         return cls(ids, Tokens.cat(parts))
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -151,18 +175,20 @@ class MemoryTokens(_ById):
 class LiveTokens(_ById):
     """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
 
-    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For a frozen backbone
-    take :class:`dinoneck.training.MemoryTokens` or a feature store: the same tokens, computed once.
+    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For
+    a frozen backbone take :class:`dinoneck.training.MemoryTokens` or a feature store: the same
+    tokens, computed once.
 
     Args:
         backbone: with ``add_lora`` or ``unfreeze_last`` called before.
         images: the images, one per id; all must come to one size.
         ids: one per image; None = their numbers.
         preprocess: how images are prepared; None = the backbone's own.
-        transform: applied to every training image each time, before the resize: a torchvision v2 transform, or a
-            function of a uint8 tensor (3, height, width) that returns an image. The global generators of Python, NumPy
-            and torch follow the seed and the epoch of the run. Tasks with maps are refused, as it may move pixels.
-            Validation and predictions take the images as they are.
+        transform: applied to every training image each time, before the resize: a torchvision v2
+            transform, or a function of a uint8 tensor (3, height, width) that returns an image. The
+            global generators of Python, NumPy and torch follow the seed and the epoch of the run.
+            Tasks with maps are refused, as it may move pixels. Validation and predictions take the
+            images as they are.
 
     Raises:
         DataError: if ids and images differ in number, or an id stands twice.
@@ -199,7 +225,9 @@ class LiveTokens(_ById):
         images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
         if transformed and self.transform is not None:
             # one after another, as transforms draw from the global generators
-            images = [self.transform(to_uint8(pixels)) for pixels in in_threads(read_pixels, images)]
+            images = [
+                self.transform(to_uint8(pixels)) for pixels in in_threads(read_pixels, images)
+            ]
         return self.preprocess(images)
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -237,18 +265,22 @@ class Samples:
     def training(self, epoch: int, recipe: Recipe, rank: int, count: int) -> Batches:
         """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, targets, mixes).
 
-        Inputs are Tokens, or images of live tokens. The order and the view of every sample follow from seed and epoch.
-        Where the samples of a batch do not divide among the processes, its first ones are repeated. ``mixes`` states
-        whether the step blends samples.
+        Inputs are Tokens, or images of live tokens. The order and the view of every sample follow
+        from seed and epoch. Where the samples of a batch do not divide among the processes, its
+        first ones are repeated. ``mixes`` states whether the step blends samples.
         """
         random = np.random.default_rng([recipe.seed, epoch])
         order = random.permutation(self.train_count)
         count_views = len(getattr(self.source, "views", None) or ())
         views = random.integers(0, count_views, self.train_count) if count_views > 1 else None
         batches = [*in_batches(range(self.train_count), recipe.batch_size)]
-        own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]
+        own = [
+            np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches
+        ]
         last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
-        drawn = [(order[places], None if views is None else views[places].tolist()) for places in own]
+        drawn = [
+            (order[places], None if views is None else views[places].tolist()) for places in own
+        ]
         loaded = self._loaded(drawn, is_training=True)
         for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
             yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
@@ -259,19 +291,26 @@ class Samples:
         loaded = self._loaded([(rows, None) for rows in batches], is_training=False)
         yield from zip(map(len, batches), loaded, strict=True)
 
-    def _loaded(self, batches: Sequence[tuple[Any, Any]], *, is_training: bool) -> Generator[Any, None, None]:
-        """Yield inputs and targets of rows and views. A thread reads a batch while the step before computes.
+    def _loaded(
+        self, batches: Sequence[tuple[Any, Any]], *, is_training: bool
+    ) -> Generator[Any, None, None]:
+        """Yield inputs and targets of rows and views.
 
-        What may draw random numbers is read when its step has begun: a transform, a source without ``stored``. So are
-        tokens in memory on a CPU, where a thread would take the step's core.
+        A thread reads a batch while the step before computes.
+
+        What may draw random numbers is read when its step has begun: a transform, a source without
+        ``stored``. So are tokens in memory on a CPU, where a thread would take the step's core.
         """
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         draws = is_training and getattr(self.source, "transform", None) is not None
         in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
-        ahead = (isinstance(self.source, LiveTokens) or is_stored(self.source)) and not (draws or in_place)
+        ahead = (isinstance(self.source, LiveTokens) or is_stored(self.source)) and not (
+            draws or in_place
+        )
 
         def read(batch: tuple[Any, Any]) -> tuple[Any, Tensors]:
-            with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
+            # a thread has its own
+            with nullcontext() if stream is None else torch.cuda.stream(stream):
                 return self.read(*batch, is_training=is_training)
 
         yield from in_threads(read, batches, workers=1) if ahead else map(read, batches)
@@ -284,17 +323,28 @@ class Samples:
         tensors: Sequence[Tensor]
         finished: Callable[[Sequence[Tensor]], Any]
         if isinstance(source, LiveTokens):
-            tensors, finished = [source.images(ids, transformed=is_training)], lambda moved: moved[0]
+            tensors, finished = (
+                [source.images(ids, transformed=is_training)],
+                lambda moved: moved[0],
+            )
         elif is_stored(source):
             tensors, finished = source.stored(ids, views)  # type: ignore[attr-defined]
         else:
             tokens = source.batch(ids, views)
-            tensors, finished = tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
+            tensors, finished = (
+                tokens.sequence,
+                lambda moved: replace(tokens, sequence=tuple(moved)),
+            )
         targets = {name: x[[*rows]] for name, x in self.targets.items()}
         if views is not None:
             known_views: Any = source.views  # type: ignore[attr-defined]
             for name in self.maps & targets.keys():
-                placed = [known_views.place(one, view) for one, view in zip(targets[name], views, strict=True)]
+                placed = [
+                    known_views.place(one, view)
+                    for one, view in zip(targets[name], views, strict=True)
+                ]
                 targets[name] = torch.stack(placed)
         moved = send([*tensors, *targets.values()], self.device)
-        return finished(moved[: len(tensors)]), dict(zip(targets, moved[len(tensors) :], strict=True))
+        return finished(moved[: len(tensors)]), dict(
+            zip(targets, moved[len(tensors) :], strict=True)
+        )

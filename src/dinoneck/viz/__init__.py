@@ -1,7 +1,7 @@
 """Pictures, figures and reports: where a prediction comes from.
 
-Functions called ``..._panel`` and ``..._panels`` return a Pillow image and need no plotting library.
-``report.py`` fills ``report.html.j2``, one HTML file.
+Functions called ``..._panel`` and ``..._panels`` return a Pillow image and need no plotting
+library. ``report.py`` fills ``report.html.j2``, one HTML file.
 """
 
 from dinoneck.lazy import attach, homes

@@ -38,16 +38,23 @@ def numbers(values: Any, name: str, axes: str) -> Floats:
         DataError: if they are not numbers, or not finite.
     """
     try:
-        array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64)
+        array = np.asarray(
+            values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} are not numbers: {error}") from error
     sides = axes.split(", ")
-    fits = len(sides) == array.ndim and all(a.isalpha() or int(a) == n for a, n in zip(sides, array.shape, strict=True))
+    fits = len(sides) == array.ndim and all(
+        a.isalpha() or int(a) == n for a, n in zip(sides, array.shape, strict=True)
+    )
     if not fits or not array.size:
         raise ShapeError(f"{name} have shape {array.shape}; expected ({axes}), not empty")
     unfit = ~np.isfinite(array)
     if unfit.any():
-        raise DataError(f"{name} hold {array[unfit][0]} ({int(unfit.sum())} of {array.size} values are not finite)")
+        raise DataError(
+            f"{name} hold {array[unfit][0]} ({int(unfit.sum())} of {array.size} values are not "
+            "finite)"
+        )
     return array
 
 
@@ -60,13 +67,15 @@ def span(values: Sequence[Floats]) -> tuple[float, float]:
     return low, high
 
 
-def scores(predicted: Sequence[float] | Floats, known: Sequence[float] | Floats) -> dict[str, float]:
+def scores(
+    predicted: Sequence[float] | Floats, known: Sequence[float] | Floats
+) -> dict[str, float]:
     """Compare predictions with known values, at least one of them.
 
     Returns:
-        ``images`` with known values; ``r2``: 1 - squared errors / squared deviations of the known values from their
-        mean, NaN if those do not differ; ``mae`` and ``rmse``; ``bias``: mean of predicted minus known; ``sd`` of the
-        known values.
+        ``images`` with known values; ``r2``: 1 - squared errors / squared deviations of the known
+        values from their mean, NaN if those do not differ; ``mae`` and ``rmse``; ``bias``: mean of
+        predicted minus known; ``sd`` of the known values.
 
     Examples:
         >>> scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0])["r2"]
@@ -120,12 +129,21 @@ def agreement_charts(
     name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None
 ) -> list[Chart]:
     """Return the charts of predicted over known values, and of residuals; a point leads to its image."""
-    truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
+    truth, values = (
+        numbers(known, f"known {name}", "n"),
+        numbers(predicted, f"predicted {name}", "n"),
+    )
     charts = []
-    for what, heights in (("predicted", values), ("residual", values - truth)) if draws_charts() else ():
+    for what, heights in (
+        (("predicted", values), ("residual", values - truth)) if draws_charts() else ()
+    ):
         axes = new_axes(3.2, 3.2)
         axes.scatter(truth, heights, urls=links, rasterized=len(truth) > _MANY, **_DOTS)
-        axes.axline((truth[0], truth[0] if heights is values else 0.0), slope=float(heights is values), **_LINE)
+        axes.axline(
+            (truth[0], truth[0] if heights is values else 0.0),
+            slope=float(heights is values),
+            **_LINE,
+        )
         charts.append(chart(axes, name, f"{what} over known", f"true {unit}", f"{what} {unit}"))
     return charts
 

@@ -45,10 +45,10 @@ def overlay_panel(
 ) -> Image.Image:
     """Draw the maps of one image over the image in grey, below each other where there are several.
 
-    Classes and other shares have one colour each, the stronger the larger the share; a first class named background,
-    ground, none or soil has none. Amounts are drawn as heat from 0. Pixels that the head did not see are hatched. The
-    legend below a map has the predicted numbers, and the known ones next to them. An image without maps gets its
-    predicted numbers.
+    Classes and other shares have one colour each, the stronger the larger the share; a first class
+    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Pixels that
+    the head did not see are hatched. The legend below a map has the predicted numbers, and the
+    known ones next to them. An image without maps gets its predicted numbers.
 
     Args:
         image: the image itself.
@@ -56,7 +56,8 @@ def overlay_panel(
         tasks: what is predicted, as in ``Predictor.tasks``.
         preprocess: how the image was prepared, as in ``Predictor.preprocess``.
         known: column -> known value, such as ``{"crop": 0.3}``.
-        scale: how maps are drawn, of :func:`dinoneck.viz.scales.scales` for several images; None = of this one.
+        scale: how maps are drawn, of :func:`dinoneck.viz.scales.scales` for several images; None =
+            of this one.
 
     Returns:
         A picture whose longer side without the legend is 1200 px.
@@ -70,21 +71,32 @@ def overlay_panel(
     width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
     ground = np.asarray(grey, np.float64) * 0.8 + 40.0
-    own_scales, maps, truth = scale or scales(listed, [result]), result.get("maps") or {}, known or {}
+    own_scales, maps, truth = (
+        scale or scales(listed, [result]),
+        result.get("maps") or {},
+        known or {},
+    )
     parts: list[Image.Image] = []
-    for task in {output.map.name: output.map for output in listed if output.map.name in maps}.values():
+    for task in {
+        output.map.name: output.map for output in listed if output.map.name in maps
+    }.values():
         own, drawn = [output for output in listed if output.map is task], own_scales[task.name]
         cells = shown_cells(own, np.asarray(maps[task.name], np.float64))
         # amounts of a patch, not of a pixel
         per_patch = replace(task, kind="dense", aggregate="sum") if task.kind == "density" else task
-        pixels = at_image_size(cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width))
+        pixels = at_image_size(
+            cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width)
+        )
         if task.is_share:
             colours = style.class_colours(task.labels or [task.name] * task.dim)
             legend = _legend(_largest(own, result), colours, result, truth, width)
             parts += [_shares_over(ground, pixels, colours), legend]
             continue
         for output in own:
-            parts += [_heat_over(ground, pixels[output.channel], drawn), _bar(output, drawn, result, truth, width)]
+            parts += [
+                _heat_over(ground, pixels[output.channel], drawn),
+                _bar(output, drawn, result, truth, width),
+            ]
     rest = _largest([output for output in listed if output.map.name not in maps], result)
     if rest or not parts:
         parts += [*([] if parts else [grey]), _legend(rest, [], result, truth, width)]
@@ -97,11 +109,17 @@ def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output
     for _, own in groupby(listed, key=lambda output: output.task.name):
         outputs = [*own]
         many = len(outputs) > _MOST_CLASSES
-        found += sorted(outputs, key=lambda output: -output.value(result))[:_MOST_CLASSES] if many else outputs
+        found += (
+            sorted(outputs, key=lambda output: -output.value(result))[:_MOST_CLASSES]
+            if many
+            else outputs
+        )
     return found
 
 
-def _shares_over(ground: np.ndarray, shares: np.ndarray, colours: Sequence[style.RGB | None]) -> Image.Image:
+def _shares_over(
+    ground: np.ndarray, shares: np.ndarray, colours: Sequence[style.RGB | None]
+) -> Image.Image:
     """Shares (classes, height, width) as colours over the ground (height, width, 3)."""
     painted = ground.copy()
     for share, colour in zip(shares, colours, strict=True):
@@ -148,40 +166,57 @@ def _legend(
         side = style.CAPTION_PX * 3 // 4
         if shade is not None:
             draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=shade)
-        draw.text((x + style.CAPTION_PX + 4, y + side - 6), text.replace("\N{MINUS SIGN}", "-"), style.INK, font)
+        draw.text(
+            (x + style.CAPTION_PX + 4, y + side - 6),
+            text.replace("\N{MINUS SIGN}", "-"),
+            style.INK,
+            font,
+        )
     return strip
 
 
-def _bar(output: Output, scale: Scale, result: Mapping[str, Any], known: Mapping[str, Any], width: int) -> Image.Image:
+def _bar(
+    output: Output, scale: Scale, result: Mapping[str, Any], known: Mapping[str, Any], width: int
+) -> Image.Image:
     """The predicted number, and the colour bar with its ends."""
     strip = _legend([output], [], result, known, width)
-    ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0).repeat(style.CAPTION_PX, axis=0)
+    ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0).repeat(
+        style.CAPTION_PX, axis=0
+    )
     top = style.CAPTION_PX // 2
     strip.paste(Image.fromarray(ramp.astype(np.uint8)), (width * 3 // 4 - 4, top))
-    ends = f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}".replace("\N{MINUS SIGN}", "-")
+    ends = f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}".replace(
+        "\N{MINUS SIGN}", "-"
+    )
     font = style.font(style.CAPTION_PX)
-    ImageDraw.Draw(strip).text((width * 3 // 4 - 16 - font.getlength(ends), top), ends, style.INK, font)
+    ImageDraw.Draw(strip).text(
+        (width * 3 // 4 - 16 - font.getlength(ends), top), ends, style.INK, font
+    )
     return strip
 
 
 def write_maps(
-    folder: Path, name: str, maps: Mapping[str, Array], tasks: Sequence[Task], image: Path | None = None
+    folder: Path,
+    name: str,
+    maps: Mapping[str, Array],
+    tasks: Sequence[Task],
+    image: Path | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
-    Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the outputs of a map of
-    values are files of their own too, ``folder/task/label/name.tif``.
+    Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
+    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``.
 
     Args:
         folder: made if missing.
         name: of the image: its path without suffix.
-        maps: task name -> (height, width) class indices, or (dim, height, width) values, as ``Predictor`` gives them
-            with ``maps="image"``. Class indices become a palette PNG of 8 bits, above 255 classes a grey PNG of 16
-            bits; pixels without a prediction are 255, or 65535. Values become a TIFF of 32-bit floats, NaN without a
-            prediction.
+        maps: task name -> (height, width) class indices, or (dim, height, width) values, as
+            ``Predictor`` gives them with ``maps="image"``. Class indices become a palette PNG of 8
+            bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
+            65535. Values become a TIFF of 32-bit floats, NaN without a prediction.
         tasks: whose maps they are.
-        image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position, if rasterio (the extra
-            ``geo``) is installed.
+        image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position, if
+            rasterio (the extra ``geo``) is installed.
 
     Returns:
         The files.
@@ -198,7 +233,9 @@ def write_maps(
             planes[task.name,] = task, found
         for label, plane in zip(labels, found, strict=True) if found.ndim == 3 else ():
             planes[(task.name, label) if task.dim > 1 else (task.name,)] = task, plane
-    places = {parts: Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts)) for parts in planes}
+    places = {
+        parts: Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts)) for parts in planes
+    }
     if len({*places.values()}) < len(places):
         names = some_of(map("/".join, places), 9)
         raise ConfigError(f"two of the maps {names} have one file name; rename a task or a label")
@@ -209,7 +246,10 @@ def write_maps(
         as_png = plane.dtype.kind == "i" and position is None
         file = inside / f"{name}{'.png' if as_png else '.tif'}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, _encoded(stored, palette, as_png) if position is None else _geotiff(stored, position))
+        write_whole(
+            file,
+            _encoded(stored, palette, as_png) if position is None else _geotiff(stored, position),
+        )
         files.append(file)
     return files
 
@@ -220,16 +260,24 @@ def _stored(plane: Array, task: Task) -> tuple[Array, bytes | None]:
         return plane, None
     if task.dim >= _COLOURS:
         return np.where(plane == UNSEEN, _DEEPEST, plane).astype(np.uint16), None
-    colours = [colour or (0, 0, 0) for colour in style.class_colours(task.labels or [""] * task.dim)]
+    colours = [
+        colour or (0, 0, 0) for colour in style.class_colours(task.labels or [""] * task.dim)
+    ]
     palette = [*colours, *[(0, 0, 0)] * (_COLOURS - 1 - task.dim), style.NODATA]
-    return np.where(plane == UNSEEN, _COLOURS - 1, plane).astype(np.uint8), np.array(palette, np.uint8).tobytes()
+    return np.where(plane == UNSEEN, _COLOURS - 1, plane).astype(np.uint8), np.array(
+        palette, np.uint8
+    ).tobytes()
 
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
     buffer, picture = io.BytesIO(), Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
-    picture.save(buffer, "PNG" if as_png else "TIFF", **({} if as_png else {"compression": "tiff_adobe_deflate"}))
+    picture.save(
+        buffer,
+        "PNG" if as_png else "TIFF",
+        **({} if as_png else {"compression": "tiff_adobe_deflate"}),
+    )
     return buffer.getvalue()
 
 
@@ -242,7 +290,10 @@ def _position(image: Path) -> dict[str, Any] | None:
     try:
         import rasterio
     except ImportError:
-        logger.warning("%s is a GeoTIFF; its maps have no position without rasterio: pip install dinoneck[geo]", image)
+        logger.warning(
+            "%s is a GeoTIFF; its maps have no position without rasterio: pip install dinoneck[geo]",
+            image,
+        )
         return None
     with rasterio.open(image) as file:
         return {"crs": file.crs, "transform": file.transform}
@@ -252,8 +303,15 @@ def _geotiff(stored: Array, position: dict[str, Any]) -> bytes:
     import rasterio
 
     nodata = np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max
-    shape = {"height": stored.shape[0], "width": stored.shape[1], "count": 1, "dtype": stored.dtype.name}
+    shape = {
+        "height": stored.shape[0],
+        "width": stored.shape[1],
+        "count": 1,
+        "dtype": stored.dtype.name,
+    }
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", compress="deflate", nodata=nodata, **shape, **position) as file:
+        with memory.open(
+            driver="GTiff", compress="deflate", nodata=nodata, **shape, **position
+        ) as file:
             file.write(stored, 1)
         return bytes(memory.read())

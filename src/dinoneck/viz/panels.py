@@ -50,8 +50,8 @@ def pca_panels(
     """Draw every image next to its patches as colours, which :func:`pca_rgb` chooses for all of them together.
 
     Args:
-        images: the images that the tokens are of, as the backbone saw them (``Preprocessing.picture``), so that
-            cropping and padding do not shift the patches.
+        images: the images that the tokens are of, as the backbone saw them
+            (``Preprocessing.picture``), so that cropping and padding do not shift the patches.
         tokens: of these images, as one batch; of several layers the last is drawn.
         basis: directions and range to use; None = fitted on these tokens.
         foreground: None, or a share 0 ... 1 to leave out the background, see :meth:`PCABasis.fit`.
@@ -69,29 +69,39 @@ def pca_panels(
         (658, 252)
     """
     colours = pca_rgb(tokens, basis=basis, foreground=foreground)
-    title = f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
+    title = (
+        f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
+    )
     pairs = zip(_named(images, names, len(colours)), colours, strict=True)
-    return _sheet([[first, (coloured(patches), "" if row else title)] for row, (first, patches) in enumerate(pairs)])
+    return _sheet(
+        [
+            [first, (coloured(patches), "" if row else title)]
+            for row, (first, patches) in enumerate(pairs)
+        ]
+    )
 
 
-def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Sequence[str] = ()) -> Image.Image:
+def boxes_panel(
+    image: ImageInput, boxes: Any, truth: Any = None, *, classes: Sequence[str] = ()
+) -> Image.Image:
     """Draw boxes over an image, coloured by class, with label and score.
 
-    With known boxes, those that find one are thick and false ones thin; known boxes that are missed are dashed in
-    black and white, see :func:`partners`. The picture is scaled to 900 pixels on its longer side. Beyond 60 boxes the
-    classes are listed instead of labels.
+    With known boxes, those that find one are thick and false ones thin; known boxes that are missed
+    are dashed in black and white, see :func:`partners`. The picture is scaled to 900 pixels on its
+    longer side. Beyond 60 boxes the classes are listed instead of labels.
 
     Args:
         image: the image that the boxes are pixels of.
-        boxes: (n, 4) as x0, y0, x1, y1 in pixels; or a dict with ``boxes`` and, optionally, ``scores`` and ``names`` or
-            ``labels``, as :meth:`dinoneck.detection.Detector.predict`, :class:`dinoneck.data.BoxImages` and
-            torchvision's detectors give.
+        boxes: (n, 4) as x0, y0, x1, y1 in pixels; or a dict with ``boxes`` and, optionally,
+            ``scores`` and ``names`` or ``labels``, as :meth:`dinoneck.detection.Detector.predict`,
+            :class:`dinoneck.data.BoxImages` and torchvision's detectors give.
         truth: known boxes in the same form; without names or labels their classes do not count.
         classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Raises:
         ShapeError: if boxes are not (n, 4), or labels or scores are more or fewer.
-        DataError: if a coordinate is not finite, a box ends before it begins, or a label has no name.
+        DataError: if a coordinate is not finite, a box ends before it begins, or a label has no
+            name.
 
     Examples:
         >>> boxes = {"boxes": np.array([[4.0, 2.0, 20.0, 14.0]]), "labels": [0], "scores": [0.9]}
@@ -99,13 +109,21 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
         (900, 450)
     """
     given = boxes if isinstance(boxes, Mapping) else {}
-    corners, known = corners_of(boxes, "boxes"), corners_of([] if truth is None else truth, "known boxes")
+    corners, known = (
+        corners_of(boxes, "boxes"),
+        corners_of([] if truth is None else truth, "known boxes"),
+    )
     names = _names(given, len(corners), classes)
     known_names = _names(truth if isinstance(truth, Mapping) else {}, len(known), classes)
-    scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [""] * len(names)
+    scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [
+        ""
+    ] * len(names)
     if not len(names) == len(scores) == len(corners) or len(known_names) != len(known):
         counts = f"{len(corners)} boxes, {len(names)} labels, {len(scores)} scores"
-        raise ShapeError(f"there are {counts}, {len(known)} known boxes, {len(known_names)} labels; expected one each")
+        raise ShapeError(
+            f"there are {counts}, {len(known)} known boxes, {len(known_names)} labels; expected "
+            "one each"
+        )
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
@@ -117,11 +135,15 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     for j, box in enumerate((known * scale).tolist()):
         if j not in found.values():
             ImageDraw.Draw(missed).rectangle(box, outline=1, width=3)
-    stripes = np.add.outer(np.arange(sheet.height), np.arange(sheet.width)) % style.DASH_PX < style.DASH_PX // 2
+    stripes = (
+        np.add.outer(np.arange(sheet.height), np.arange(sheet.width)) % style.DASH_PX
+        < style.DASH_PX // 2
+    )
     sheet.paste(Image.fromarray(stripes).convert("RGB"), mask=missed)
     for i, (box, colour) in enumerate(zip((corners * scale).tolist(), colours, strict=True)):
         width = 3 if i in found or truth is None else 1
-        draw.rectangle(box, outline="white", width=width + 1)  # a wider line, so that it shows on any ground
+        # a wider line, so that it shows on any ground
+        draw.rectangle(box, outline="white", width=width + 1)
         draw.rectangle(box, outline=colour, width=width)
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
@@ -130,17 +152,24 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
         labels, colours = [*shades], [*shades.values()]
     font = style.font(style.LABEL_PX)
     for (left, top), label, colour in zip(places, labels, colours, strict=True):
-        draw.text((left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white")
+        draw.text(
+            (left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white"
+        )
     return sheet
 
 
-def partners(boxes: Floats, names: Sequence[str], known: Floats, known_names: Sequence[str]) -> dict[int, int]:
+def partners(
+    boxes: Floats, names: Sequence[str], known: Floats, known_names: Sequence[str]
+) -> dict[int, int]:
     """Return the place of a predicted box -> that of its known box, for those with an IoU of 0.5 or more.
 
     Boxes of one class are paired first, then those that overlap most.
     """
     overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(known)).numpy()
-    close = [(names[i] == known_names[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= 0.5).tolist()]
+    close = [
+        (names[i] == known_names[j], overlap[i, j], i, j)
+        for i, j in np.argwhere(overlap >= 0.5).tolist()
+    ]
     partner: dict[int, int] = {}
     for *_, i, j in sorted(close, reverse=True):
         if i not in partner and j not in partner.values():
@@ -157,8 +186,8 @@ def corners_of(boxes: Any, name: str) -> Floats:
     wrong = (corners[:, 2:] < corners[:, :2]).any(axis=1)
     if wrong.any():
         raise DataError(
-            f"{name}: {corners[wrong][0].tolist()} ends before it begins; expected x0, y0, x1, y1 in pixels, not "
-            "x, y, width, height"
+            f"{name}: {corners[wrong][0].tolist()} ends before it begins; expected x0, y0, x1, y1 "
+            "in pixels, not x, y, width, height"
         )
     return corners
 
@@ -168,11 +197,17 @@ def _names(given: Mapping[str, Any], count: int, classes: Sequence[str]) -> list
     listed = np.asarray(given.get("names", given.get("labels", [""] * count))).tolist()
     for label in listed:
         if classes and isinstance(label, int) and not 0 <= label < len(classes):
-            raise DataError(f"a label is {label}; classes name {len(classes)}: {', '.join(classes[:5])}")
-    return [classes[label] if classes and isinstance(label, int) else str(label) for label in listed]
+            raise DataError(
+                f"a label is {label}; classes name {len(classes)}: {', '.join(classes[:5])}"
+            )
+    return [
+        classes[label] if classes and isinstance(label, int) else str(label) for label in listed
+    ]
 
 
-def captions(listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+def captions(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
     """Return each number with its name, its unit and, where it is known, the true one; the most probable class."""
     texts = []
     for task in {output.task.name: output.task for output in listed}.values():
@@ -180,7 +215,9 @@ def captions(listed: Sequence[Output], result: Mapping[str, Any], known: Mapping
         if task.kind == "classification":
             likely = max(own, key=lambda output: output.value(result))
             true = f" (true {known[task.name]})" if task.name in known else ""
-            texts.append(f"{likely.key.replace(':', ': ', 1)} {likely.text(likely.value(result))}{true}")
+            texts.append(
+                f"{likely.key.replace(':', ': ', 1)} {likely.text(likely.value(result))}{true}"
+            )
         else:
             texts += [caption(output, result, known) for output in own]
     return texts
@@ -217,12 +254,16 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
     return f"{output.key} {output.text(output.value(result))}{true}"
 
 
-def _named(images: Images, names: Sequence[str] | None, count: int) -> list[tuple[Image.Image, str]]:
+def _named(
+    images: Images, names: Sequence[str] | None, count: int
+) -> list[tuple[Image.Image, str]]:
     """Each image with its name, if one is given."""
     listed = as_list(images)
     texts = [""] * count if names is None else names
     if not count or not len(listed) == len(texts) == count:
-        raise DataError(f"{len(listed)} images and {len(texts)} names for {count} to draw; expected one of each")
+        raise DataError(
+            f"{len(listed)} images and {len(texts)} names for {count} to draw; expected one of each"
+        )
     return [(as_image(image), name) for image, name in zip(listed, texts, strict=True)]
 
 
@@ -236,7 +277,8 @@ def _sheet(rows: Sequence[Any]) -> Image.Image:
         for place, (picture, text) in enumerate(row):
             tile = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + height), "white")
             ImageDraw.Draw(tile).text((1, 2), printable(text), style.INK, style.font(style.FONT_PX))
-            how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]  # cells stay cells
+            # cells stay cells
+            how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]
             tile.paste(picture.resize((style.WIDTH_PX, height), how), (0, style.LINE_PX))
             sheet.paste(tile, (gap + place * across, top))
         top += style.LINE_PX + height + 2 * gap

@@ -20,16 +20,18 @@ _FLAT = 1e-12  # of the total variance: a direction with less holds rounding err
 class PCABasis:
     """Three directions of feature space and what they look like, so that several images share their colours.
 
-    Fit it on one batch (or on several, joined with :meth:`dinoneck.Tokens.cat`) and hand it to :func:`pca_rgb` for the
-    others: the same feature then has the same colour in every image, time step and crop. The order of
-    directions of almost equal variance is chance; colours of two bases do not compare.
+    Fit it on one batch (or on several, joined with :meth:`dinoneck.Tokens.cat`) and hand it to
+    :func:`pca_rgb` for the others: the same feature then has the same colour in every image, time
+    step and crop. The order of directions of almost equal variance is chance; colours of two bases
+    do not compare.
 
     Attributes:
         mean: (C,) of the features.
         axes: (C, 3), unit directions of falling variance, zeros where there is none left.
         low: (3,), the scores that become 0.
         high: (3,), the scores that become 1.
-        subject: where a foreground was asked for: the one direction over all patches, high on the foreground.
+        subject: where a foreground was asked for: the one direction over all patches, high on the
+            foreground.
         threshold: the share of the subject's range above which a patch is foreground.
 
     Examples:
@@ -47,20 +49,24 @@ class PCABasis:
     threshold: float = 0.0
 
     @classmethod
-    def fit(cls, features: Tokens | Tensor | Floats, *, foreground: float | None = None) -> PCABasis:
+    def fit(
+        cls, features: Tokens | Tensor | Floats, *, foreground: float | None = None
+    ) -> PCABasis:
         """Find the directions in which these features differ most, over the whole batch, in float64.
 
-        Signs are fixed: the largest entry of a direction is positive. The colour range is that of the middle 98 % of
-        the patches. CLS and registers never take part.
+        Signs are fixed: the largest entry of a direction is positive. The colour range is that of
+        the middle 98 % of the patches. CLS and registers never take part.
 
         Args:
             features: Tokens (of several layers the last), maps (B, C, rows, cols) or rows (M, C).
-            foreground: None, or 0 ... 1: leave out patches whose first component is below this share of its range, and
-                find the directions among the others. The component is turned so that the edges of the images are
-                low on it, which finds the foreground where the subject is in the middle.
+            foreground: None, or 0 ... 1: leave out patches whose first component is below this
+                share of its range, and find the directions among the others. The component is
+                turned so that the edges of the images are low on it, which finds the foreground
+                where the subject is in the middle.
 
         Raises:
-            ShapeError: if the features have another form, or are rows and a foreground is asked for.
+            ShapeError: if the features have another form, or are rows and a foreground is asked
+                for.
             ConfigError: if ``foreground`` is out of range.
             DataError: if features are not finite, or fewer than two patches are foreground.
         """
@@ -68,9 +74,14 @@ class PCABasis:
         if foreground is None:
             return cls._of(rows, _COLOURS)
         if not 0 <= foreground < 1:
-            raise ConfigError(f"foreground is {foreground!r}; expected None or a share of 0 ... 1, such as 0.5")
+            raise ConfigError(
+                f"foreground is {foreground!r}; expected None or a share of 0 ... 1, such as 0.5"
+            )
         if len(shape) != 3:
-            raise ShapeError("a foreground needs the places of patches: Tokens or maps (B, C, rows, cols), not rows")
+            raise ShapeError(
+                "a foreground needs the places of patches: Tokens or maps (B, C, rows, cols), not "
+                "rows"
+            )
         subject = cls._of(rows, 1)
         along, is_edge = subject.shares(rows).reshape(shape), np.ones(shape, bool)
         is_edge[:, 1:-1, 1:-1] = False
@@ -78,7 +89,10 @@ class PCABasis:
             subject = replace(subject, axes=-subject.axes, low=-subject.high, high=-subject.low)
         in_front = rows[subject.shares(rows)[:, 0] > foreground]
         if len(in_front) < 2:
-            raise DataError(f"{len(in_front)} of {len(rows)} patches are above foreground={foreground:g}; give less")
+            raise DataError(
+                f"{len(in_front)} of {len(rows)} patches are above foreground={foreground:g}; "
+                "give less"
+            )
         return replace(cls._of(in_front, _COLOURS), subject=subject, threshold=float(foreground))
 
     @classmethod
@@ -92,7 +106,10 @@ class PCABasis:
         scores = (rows - mean) @ axes
         low, high = np.percentile(scores, RANGE_PERCENT, axis=0)
         single = high - low <= 1e-6 * np.abs(scores).max(axis=0)  # all but a few patches are equal
-        low, high = np.where(single, scores.min(axis=0), low), np.where(single, scores.max(axis=0), high)
+        low, high = (
+            np.where(single, scores.min(axis=0), low),
+            np.where(single, scores.max(axis=0), high),
+        )
         return cls(mean, axes, low, high)
 
     def shares(self, rows: Floats) -> Floats:
@@ -103,16 +120,19 @@ class PCABasis:
 
 
 def pca_rgb(
-    features: Tokens | Tensor | Floats, *, basis: PCABasis | None = None, foreground: float | None = None
+    features: Tokens | Tensor | Floats,
+    *,
+    basis: PCABasis | None = None,
+    foreground: float | None = None,
 ) -> Floats:
     """Return patches as colours: their three largest principal components are red, green and blue.
 
-    The components are those of all images of the batch together, so the same colour is the same feature in all of
-    them. To compare batches, fit a :class:`PCABasis` once and pass it.
+    The components are those of all images of the batch together, so the same colour is the same
+    feature in all of them. To compare batches, fit a :class:`PCABasis` once and pass it.
 
     Args:
-        features: Tokens (of several layers the last), maps (B, C, rows, cols), or rows (M, C) such as points. CLS and
-            registers never take part.
+        features: Tokens (of several layers the last), maps (B, C, rows, cols), or rows (M, C) such
+            as points. CLS and registers never take part.
         basis: directions and range to use; None = fitted on these features.
         foreground: None, or a share 0 ... 1 to leave out the background, see :meth:`PCABasis.fit`.
 
@@ -132,15 +152,20 @@ def pca_rgb(
         >>> pca_rgb(tokens)[0, :, :, 0].tolist()
         [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
 
-    Reference: Oquab et al., "DINOv2", 2023, figure 1 (with ``foreground``). Deviations: signs and range are fixed,
-    and the background is found by the images' edges.
+    Reference: Oquab et al., "DINOv2", 2023, figure 1 (with ``foreground``). Deviations: signs and
+    range are fixed, and the background is found by the images' edges.
     """
     if basis is not None and foreground is not None:
-        raise ConfigError("basis and foreground are both given; give foreground= where the basis is fitted")
+        raise ConfigError(
+            "basis and foreground are both given; give foreground= where the basis is fitted"
+        )
     chosen = PCABasis.fit(features, foreground=foreground) if basis is None else basis
     rows, shape = _rows(features)
     if rows.shape[1] != len(chosen.mean):
-        raise ShapeError(f"features have {rows.shape[1]} channels; this PCABasis was fitted on {len(chosen.mean)}")
+        raise ShapeError(
+            f"features have {rows.shape[1]} channels; this PCABasis was fitted on "
+            f"{len(chosen.mean)}"
+        )
     colours = chosen.shares(rows)
     if chosen.subject is not None:
         colours[chosen.subject.shares(rows)[:, 0] <= chosen.threshold] = 0.0
@@ -152,6 +177,8 @@ def _rows(features: Tokens | Tensor | Floats) -> tuple[Floats, tuple[int, ...]]:
     if isinstance(features, Tokens):
         features = features.maps()[-1]
     is_map = getattr(features, "ndim", 2) == 4
-    values = numbers(features, "features", "images, channels, rows, cols" if is_map else "rows, channels")
+    values = numbers(
+        features, "features", "images, channels, rows, cols" if is_map else "rows, channels"
+    )
     table = np.moveaxis(values, 1, -1)  # rows (M, C) stay as they are
     return np.ascontiguousarray(table.reshape(-1, table.shape[-1])), table.shape[:-1]

@@ -24,12 +24,14 @@ class ReportEntry:
         name: the file, or another name that differs from those of the other images.
         result: the Predictor's result, with ``maps="patch"`` for an image that is drawn; or that of
             ``Detector.predict``.
-        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
-            that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
-        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
-        known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
-            or ``task:label``. For a classification the task's name -> the known class. For a detector ``boxes`` (n, 4)
-            and ``names``.
+        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they
+            belong, or a function that returns it, so that many need not be in memory at once; None
+            = the image is listed in the table only.
+        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`;
+            None = not shown.
+        known: column -> known value, where there is one; columns are those of ``dinoneck predict``:
+            the task's name, or ``task:label``. For a classification the task's name -> the known
+            class. For a detector ``boxes`` (n, 4) and ``names``.
     """
 
     name: str
@@ -46,7 +48,8 @@ class Output(NamedTuple):
         key: its column, see :func:`dinoneck.tasks.columns_of`.
         task: the task whose number it is.
         place: which of the task's outputs.
-        map: the task whose map shows it; another one where the number is the mean of a map (``from_map``).
+        map: the task whose map shows it; another one where the number is the mean of a map
+            (``from_map``).
         channel: which of the map's outputs.
     """
 
@@ -77,7 +80,9 @@ class Output(NamedTuple):
             DataError: if it is missing, or not finite.
         """
         given = np.reshape(result.get(self.task.name, math.nan), -1)
-        return float(numbers(given, f"the predictions of {self.task.name!r}", f"{self.task.dim}")[self.place])
+        return float(
+            numbers(given, f"the predictions of {self.task.name!r}", f"{self.task.dim}")[self.place]
+        )
 
     def text(self, value: float) -> str:
         """Return a number as pictures show it: with its unit, a share as percent."""
@@ -91,7 +96,8 @@ class Scale(NamedTuple):
     Attributes:
         low: the value of the darkest colour.
         high: the value of the brightest colour.
-        note: what was changed for the picture, for the colour bar; empty where cells are as predicted.
+        note: what was changed for the picture, for the colour bar; empty where cells are as
+            predicted.
     """
 
     low: float
@@ -113,23 +119,35 @@ def outputs(tasks: Sequence[Task]) -> list[Output]:
 def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> dict[str, Scale]:
     """Return name of a map -> how it is drawn.
 
-    Shares span 0 to 1; their cells are clipped to it, and those of several outputs divided by their sum. Other cells
-    are clipped at the floor, and amounts start at 0. The results themselves stay as they are.
+    Shares span 0 to 1; their cells are clipped to it, and those of several outputs divided by their
+    sum. Other cells are clipped at the floor, and amounts start at 0. The results themselves stay
+    as they are.
 
     Raises:
         ShapeError: if maps are not (outputs, rows, cols).
         DataError: if they are not finite.
     """
     names = dict.fromkeys(output.map.name for output in listed)
-    return {name: _scale([output for output in listed if output.map.name == name], results) for name in names}
+    return {
+        name: _scale([output for output in listed if output.map.name == name], results)
+        for name in names
+    }
 
 
 def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> Scale:
     task = members[0].map
-    every = [maps[task.name] for maps in (result.get("maps") or {} for result in results) if task.name in maps]
-    given = [numbers(maps, f"the maps of {task.name!r}", f"{task.dim}, rows, cols") for maps in every]
+    every = [
+        maps[task.name]
+        for maps in (result.get("maps") or {} for result in results)
+        if task.name in maps
+    ]
+    given = [
+        numbers(maps, f"the maps of {task.name!r}", f"{task.dim}, rows, cols") for maps in every
+    ]
     drawn = [shown_cells(members, maps) for maps in given]
-    is_changed = any(np.abs(one - own).max() > _ROUNDING for one, own in zip(given, drawn, strict=True))
+    is_changed = any(
+        np.abs(one - own).max() > _ROUNDING for one, own in zip(given, drawn, strict=True)
+    )
     if task.is_share:
         return Scale(0.0, 1.0, " (clipped, normalised)" if is_changed else "")
     low, high = span(drawn or [np.zeros(1)])

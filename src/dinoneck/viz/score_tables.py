@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 from dinoneck.errors import DataError, counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
+SCORES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
 
 
 class ScoreTable(NamedTuple):
@@ -38,38 +43,63 @@ def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTa
     try:
         found = value_tables(report, held_out) if "scores" in report else []
         for name, methods in report.get("scores", {}).items():
-            found += class_tables(name, methods, held_out) if "confusion_matrix" in first_of(methods) else []
+            found += (
+                class_tables(name, methods, held_out)
+                if "confusion_matrix" in first_of(methods)
+                else []
+            )
         if "best" in report:
             best = report["best"]
-            found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
+            found += box_tables(
+                {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
+            )
         for key in ("boxes", "masks", "segments"):
             found += box_tables(report[key], key, held_out) if key in report else []
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
+        raise DataError(
+            f"these are not the scores of a training run: {error!r}; expected its report.json"
+        ) from error
     return found
 
 
 def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
     """Return the table of R² with the mean absolute errors, and that of the differences where intervals are known.
 
-    A row is a method, a column a target of numbers; auxiliary targets come last. A report without numbers has none.
+    A row is a method, a column a target of numbers; auxiliary targets come last. A report without
+    numbers has none.
     """
     scores, auxiliary = report["scores"], report["auxiliary"]
-    names = sorted((name for name, methods in scores.items() if "r2" in first_of(methods)), key=auxiliary.__contains__)
+    names = sorted(
+        (name for name, methods in scores.items() if "r2" in first_of(methods)),
+        key=auxiliary.__contains__,
+    )
     if not names:
         return []
     methods = list(dict.fromkeys(method for name in names for method in scores[name]))
-    rows = [[method, *(_r2_cell(scores[name].get(method), name) for name in names)] for method in methods]
+    rows = [
+        [method, *(_r2_cell(scores[name].get(method), name) for name in names)]
+        for method in methods
+    ]
     if "overall" in scores:
         for row, method in zip(rows, methods, strict=True):
             row.append(_worst(scores["overall"].get(method, {}).get("r2")))
     mean = "overall (weighted)" if report.get("target_weights") else "overall (mean)"
-    columns = [f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name) for name in names]
-    header = [f"{'held-out ' * held_out}R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
+    columns = [
+        f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name)
+        for name in names
+    ]
+    header = [
+        f"{'held-out ' * held_out}R² (MAE)",
+        *columns,
+        *(["worst fold"] if "overall" in scores else []),
+    ]
     rows.append(["images", *(str(first_of(scores[name])["images"]) for name in names)])
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
     minus = [
-        [f"{methods[0]} minus {method}", *(_interval(_minus(scores[name].get(method)), "+") for name in names)]
+        [
+            f"{methods[0]} minus {method}",
+            *(_interval(_minus(scores[name].get(method)), "+") for name in names),
+        ]
         for method in methods
         if any(_minus(scores[name].get(method)) for name in names)
     ]
@@ -80,7 +110,9 @@ def _r2_cell(score: Mapping[str, Any] | None, name: str) -> str:
     if score is None:
         return "-"
     error = score["mae"]["pooled"]
-    return _number(score["r2"]["pooled"]) + (f" ({error:.3g})" if error is not None and name != "overall" else "")
+    return _number(score["r2"]["pooled"]) + (
+        f" ({error:.3g})" if error is not None and name != "overall" else ""
+    )
 
 
 def _worst(score: Mapping[str, Any] | None) -> str:
@@ -94,7 +126,9 @@ def _minus(score: Mapping[str, Any] | None) -> Sequence[float] | None:
     return ends
 
 
-def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True) -> Iterator[ScoreTable]:
+def class_tables(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True
+) -> Iterator[ScoreTable]:
     """Return the scores over all classes, those of each class, and of a classification the head's confusion matrix.
 
     Args:
@@ -104,29 +138,50 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]], held_out: 
     """
     head, order = first_of(methods), [*methods]
     scores = {key: heading for key, heading in SCORES.items() if key in head}
-    columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
-    rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
-    yield ScoreTable([f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}", *columns], rows)
+    columns = [
+        cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")
+    ]
+    rows = [
+        [method, *(cell for key in scores for cell in _cells(methods[method][key]))]
+        for method in order
+    ]
+    yield ScoreTable(
+        [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}", *columns], rows
+    )
     each = "f1" if "f1" in head else "iou"
     true = [sum(row) for row in head["confusion_matrix"]]
     by_class = [
-        [label, f"{count / max(sum(true), 1):.1%}", *(_number(methods[method][each][label]) for method in order)]
+        [
+            label,
+            f"{count / max(sum(true), 1):.1%}",
+            *(_number(methods[method][each][label]) for method in order),
+        ]
         for label, count in zip(head["labels"], true, strict=True)
     ]
-    yield ScoreTable([f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class)
+    yield ScoreTable(
+        [f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class
+    )
     if len(true) <= MOST_COLUMNS:
         name = f"{name}, true (rows) and predicted by the {order[0]}"
         yield matrix_table(name, head["labels"], head["confusion_matrix"])
 
 
-def box_tables(boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True) -> list[ScoreTable]:
+def box_tables(
+    boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
+) -> list[ScoreTable]:
     """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
     of_each = ["AP", "AP50"] if "AP" in first_of(boxes) else ["PQ", "SQ", "RQ"]
     keys = of_each + (["AP75", "AR100"] if "AP" in of_each else ["PQ_things", "PQ_stuff"])
     every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
-    rows = [[name, *(_number(own[key]) for key in of_each)] for name, own in first_of(boxes)["per_class"].items()]
+    rows = [
+        [name, *(_number(own[key]) for key in of_each)]
+        for name, own in first_of(boxes)["per_class"].items()
+    ]
     header = [key.replace("_", " ") for key in keys]
-    return [ScoreTable([f"{'held-out ' * held_out}{what}", *header], every), ScoreTable(["class", *of_each], rows)]
+    return [
+        ScoreTable([f"{'held-out ' * held_out}{what}", *header], every),
+        ScoreTable(["class", *of_each], rows),
+    ]
 
 
 def first_of(methods: Mapping[str, Any]) -> Any:

@@ -33,13 +33,14 @@ def similarity_page(
 ) -> str:
     """Return a page that shows how similar every patch is to the one under the pointer.
 
-    The tokens of the last layer are centred by their mean over all images shown, scaled to length 1 and reduced to 64
-    coordinates, which are stored with 8 bits each. The page states the largest error of a similarity that this makes.
-    It loads nothing: no network is needed.
+    The tokens of the last layer are centred by their mean over all images shown, scaled to length 1
+    and reduced to 64 coordinates, which are stored with 8 bits each. The page states the largest
+    error of a similarity that this makes. It loads nothing: no network is needed.
 
     Args:
         tokens: of these images, as one batch; or one Tokens of one image each, where grids differ.
-        images: the images that the tokens are of, as the backbone saw them (``Preprocessing.picture``).
+        images: the images that the tokens are of, as the backbone saw them
+            (``Preprocessing.picture``).
         names: one per image; None = image 1, image 2, ...
         title: of the page.
 
@@ -47,13 +48,19 @@ def similarity_page(
         HTML. ``#image,row,col`` in its address chooses a patch; the numbers begin at 0.
 
     Raises:
-        DataError: if there are more or fewer images or names than samples, or tokens are not finite.
+        DataError: if there are more or fewer images or names than samples, or tokens are not
+            finite.
     """
     listed, parts = as_list(images), [tokens] if isinstance(tokens, Tokens) else [*tokens]
-    patches = [(own, part.grid) for part in parts for own in part.patches[-1].detach().cpu().float()]
+    patches = [
+        (own, part.grid) for part in parts for own in part.patches[-1].detach().cpu().float()
+    ]
     texts = [f"image {i + 1}" for i in range(len(listed))] if names is None else [*names]
     if not patches or not len(patches) == len(listed) == len(texts):
-        raise DataError(f"{len(patches)} samples, {len(listed)} images and {len(texts)} names; expected one of each")
+        raise DataError(
+            f"{len(patches)} samples, {len(listed)} images and {len(texts)} names; expected one "
+            "of each"
+        )
     codes, scales, error = _encoded(torch.cat([own for own, _ in patches]))
     shown = [
         {
@@ -75,7 +82,8 @@ def similarity_page(
         style_hash=_source(css),
         script_hash=_source(script),
         data=json.dumps(data).replace("<", "\\u003c"),
-        note=f"Cosine similarities of centred tokens; 64 coordinates of 8 bits change them by at most {error:.2f}.",
+        note="Cosine similarities of centred tokens; 64 coordinates of 8 bits change them by at "
+        f"most {error:.2f}.",
     )
 
 
@@ -89,12 +97,18 @@ def _encoded(patches: Tensor) -> tuple[str, list[float], float]:
     scale = coordinates.abs().amax(dim=0).clamp_min(1e-12) / 127
     codes = (coordinates / scale).round().to(torch.int8)
     stored, errors = codes * scale, list[Tensor]()
-    for place, (part, own) in enumerate(zip(torch.split(stored, _BLOCK), torch.split(unit, _BLOCK), strict=True)):
+    for place, (part, own) in enumerate(
+        zip(torch.split(stored, _BLOCK), torch.split(unit, _BLOCK), strict=True)
+    ):
         error = (part @ stored.T - own @ unit.T).abs()
         error.diagonal(_BLOCK * place).zero_()  # a patch and itself are drawn as 1
         errors.append(error.max())
     text = base64.b64encode(codes.numpy().tobytes()).decode("ascii")
-    return text, [float(f"{value:.6g}") for value in scale.tolist()], float(torch.stack(errors).max())
+    return (
+        text,
+        [float(f"{value:.6g}") for value in scale.tolist()],
+        float(torch.stack(errors).max()),
+    )
 
 
 def _source(text: str) -> str:

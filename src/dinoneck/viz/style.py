@@ -21,7 +21,9 @@ NODATA: RGB = (154, 163, 171)
 INK: RGB = (30, 30, 30)
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
-SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
+SCALE = np.array(
+    ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64
+)
 
 # letters of 11 px at least where a picture is shown 390 px wide, as on a phone
 WIDTH_PX, GAP_PX = 320, 6  # of a picture in a sheet, and between pictures
@@ -31,7 +33,8 @@ SIDE_PX, LABEL_PX = 900, 26  # longer side of an image with boxes, the letters o
 OVERLAY_PX, CAPTION_PX = 1200, 34  # longer side of an overlay, its letters
 SIMILARITY_PX = 960  # longer side of an image of the similarity page
 DPI = 120
-OPACITY, SHARE_OPACITY, SHARE_POWER = 0.65, 0.85, 0.8  # of amounts, and of shares: 0.85 * share ** 0.8
+# of amounts, and of shares: 0.85 * share ** 0.8
+OPACITY, SHARE_OPACITY, SHARE_POWER = 0.65, 0.85, 0.8
 
 
 def font(height: int) -> Any:

@@ -22,7 +22,9 @@ class Block(nn.Module):
         y = self.attn.proj(self.attn.qkv(x).tanh() + x.mean(dim=1, keepdim=True))
         if rope is not None:
             sin = rope[0].to(y.dtype)
-            y = torch.cat((y[:, : -len(sin)], y[:, -len(sin) :] + sin.mean(dim=-1)[None, :, None]), dim=1)
+            y = torch.cat(
+                (y[:, : -len(sin)], y[:, -len(sin) :] + sin.mean(dim=-1)[None, :, None]), dim=1
+            )
         return x + y + self.mlp(x).relu() / 4
 
 
@@ -34,7 +36,10 @@ class Rotary(nn.Module):
         self.register_buffer("periods", torch.linspace(1, 9, 4))
 
     def forward(self, *, H: int, W: int) -> tuple[Tensor, Tensor]:
-        place = torch.stack(torch.meshgrid(torch.arange(0.5, H) / H, torch.arange(0.5, W) / W, indexing="ij"), dim=-1)
+        place = torch.stack(
+            torch.meshgrid(torch.arange(0.5, H) / H, torch.arange(0.5, W) / W, indexing="ij"),
+            dim=-1,
+        )
         place = place.reshape(-1, 2) * (1 + torch.rand(1) if self.training else 1.0)
         angles = (place[:, :, None] / self.periods).flatten(1)
         return angles.sin(), angles.cos()
@@ -43,7 +48,9 @@ class Rotary(nn.Module):
 class Official(nn.Module):
     """What both have in common."""
 
-    def __init__(self, width: int = 8, depth: int = 4, patch: int = 4, registers: int = 0, chunks: int = 0) -> None:
+    def __init__(
+        self, width: int = 8, depth: int = 4, patch: int = 4, registers: int = 0, chunks: int = 0
+    ) -> None:
         super().__init__()
         self.embed_dim, self.patch_size, self.n_blocks = width, patch, depth
         self.patch_embed = nn.Module()
@@ -55,7 +62,8 @@ class Official(nn.Module):
         if chunks:
             size = depth // chunks
             self.blocks = nn.ModuleList(
-                nn.ModuleList([nn.Identity()] * i + flat[i : i + size]) for i in range(0, depth, size)
+                nn.ModuleList([nn.Identity()] * i + flat[i : i + size])
+                for i in range(0, depth, size)
             )
         else:
             self.blocks = nn.ModuleList(flat)
@@ -64,7 +72,14 @@ class Official(nn.Module):
 
     def tokens(self, x: Tensor) -> Tensor:
         patches = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
-        return torch.cat((self.cls_token.expand(len(x), -1, -1), self.extra_tokens.expand(len(x), -1, -1), patches), 1)
+        return torch.cat(
+            (
+                self.cls_token.expand(len(x), -1, -1),
+                self.extra_tokens.expand(len(x), -1, -1),
+                patches,
+            ),
+            1,
+        )
 
     def outputs(self, x: Tensor, n: Any, norm: bool) -> list[Tensor]:
         y, found = self.tokens(x), []
@@ -104,11 +119,15 @@ class Dinov3Like(Official):
         if untied:
             nn.init.constant_(self.cls_norm.weight, 3.0)
 
-    def prepare_tokens_with_masks(self, x: Tensor, masks: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+    def prepare_tokens_with_masks(
+        self, x: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
         return self.tokens(x), (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
 
     def run(self, block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
-        return block(y, self.rope_embed(H=x.shape[-2] // self.patch_size, W=x.shape[-1] // self.patch_size))
+        return block(
+            y, self.rope_embed(H=x.shape[-2] // self.patch_size, W=x.shape[-1] // self.patch_size)
+        )
 
     def normed(self, y: Tensor) -> Tensor:
         if not self.untie_cls_and_patch_norms:

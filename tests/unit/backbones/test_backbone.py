@@ -14,7 +14,9 @@ from dinoneck import Backbone, load_backbone, wrap_backbone
 def raw_blocks(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
     """What every block really outputs, seen by hooks in a plain full forward."""
     model, seen = backbone.adapter.model, []
-    hooks = [block.register_forward_hook(lambda m, i, out: seen.append(out)) for block in model.blocks]
+    hooks = [
+        block.register_forward_hook(lambda m, i, out: seen.append(out)) for block in model.blocks
+    ]
     with torch.no_grad():
         model.forward_features(images)
     for hook in hooks:
@@ -35,7 +37,9 @@ def test_layers_are_block_outputs_in_the_callers_order(tiny: Backbone) -> None:
             assert torch.equal(sequence, expected)
 
 
-@pytest.mark.parametrize("name", ["dinoneck_tiny", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize(
+    "name", ["dinoneck_tiny", "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"]
+)
 def test_a_patch_of_the_image_is_the_token_at_its_place(name: str) -> None:
     """With blocks that add nothing, painting patch (r, c) may change token r * cols + c and no other."""
     backbone = load_backbone(name, pretrained=False)
@@ -97,11 +101,16 @@ def trained_parts(backbone: Backbone) -> set[str]:
     for parameter in backbone.parameters():
         parameter.grad = None
     backbone(IMAGES).patches[-1].square().mean().backward()
-    return {name for name, parameter in backbone.adapter.model.named_parameters() if parameter.grad is not None}
+    return {
+        name
+        for name, parameter in backbone.adapter.model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: load_backbone("dinoneck_tiny", layers=[1, 4]), lambda: wrap_backbone(tiny_dinov3())]
+    "make",
+    [lambda: load_backbone("dinoneck_tiny", layers=[1, 4]), lambda: wrap_backbone(tiny_dinov3())],
 )
 def test_unfreeze_last_trains_just_that(make) -> None:  # type: ignore[no-untyped-def]
     backbone = make()
@@ -111,7 +120,9 @@ def test_unfreeze_last_trains_just_that(make) -> None:  # type: ignore[no-untype
     assert backbone.trainable_blocks == (runs - 2, runs - 1)
     learning = {name for name, p in backbone.adapter.model.named_parameters() if p.requires_grad}
     assert trained_parts(backbone) == learning
-    assert any("norm" in name and not any(c.isdigit() for c in name) for name in learning), "the final norm too"
+    assert any("norm" in name and not any(c.isdigit() for c in name) for name in learning), (
+        "the final norm too"
+    )
     backbone.unfreeze_last(1)
     assert backbone.trainable_blocks == (runs - 1,)
     backbone.freeze()

@@ -16,11 +16,16 @@ from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_n
 from dinoneck.backbones.timm import TimmAdapter, names
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
-OF_OTHERS = "eupe"  # weights that another project distilled from DINOv3's; they load by name, and are not listed
+# weights that another project distilled from DINOv3's; they load by name, and are not listed
+OF_OTHERS = "eupe"
 
 
 def test_every_supported_architecture_is_in_the_table() -> None:
-    own = {name for name in names() if any(OF_OTHERS not in full for full in timm.list_pretrained(f"{name}.*"))}
+    own = {
+        name
+        for name in names()
+        if any(OF_OTHERS not in full for full in timm.list_pretrained(f"{name}.*"))
+    }
     assert own <= {model.name for model in KNOWN}  # an older timm knows fewer
 
 
@@ -30,9 +35,17 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
         pytest.skip(f"timm {timm.__version__} does not know {known.name}")
     with torch.device("meta"):
         adapter = TimmAdapter(timm.create_model(known.name, num_classes=0))
-    assert (adapter.patch_size[0], adapter.embed_dim, adapter.depth) == (known.patch, known.width, known.depth)
+    assert (adapter.patch_size[0], adapter.embed_dim, adapter.depth) == (
+        known.patch,
+        known.width,
+        known.depth,
+    )
     assert adapter.num_registers == known.registers
-    tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*") if OF_OTHERS not in name]
+    tags = [
+        name.split(".", 1)[1]
+        for name in timm.list_pretrained(f"{known.name}.*")
+        if OF_OTHERS not in name
+    ]
     assert set(tags) <= set(known.hubs)
     for tag in tags:
         assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license
@@ -67,7 +80,11 @@ def test_every_name_in_torch_hub_is_resolved() -> None:
 
 
 def test_the_list_is_timms_list() -> None:
-    vits = [name for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*") if name.startswith("vit_")]
+    vits = [
+        name
+        for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*")
+        if name.startswith("vit_")
+    ]
     assert sorted(names()) == sorted(set(vits))
     assert len(vits) >= 19
 
@@ -83,13 +100,17 @@ def cached(folder: Path, name: str) -> Backbone:
     return source
 
 
-def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_weights_are_used_without_asking_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = cached(tmp_path, "vit_small_patch16_dinov3_qkvb.lvd1689m")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     loaded = load_backbone("vit_small_patch16_dinov3_qkvb")
     assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]
     assert loaded.weights == {
-        "kind": "hub", "repo": "timm/vit_small_patch16_dinov3_qkvb.lvd1689m", "revision": "a" * 40
-    }  # fmt: skip
+        "kind": "hub",
+        "repo": "timm/vit_small_patch16_dinov3_qkvb.lvd1689m",
+        "revision": "a" * 40,
+    }
     assert loaded.record()["license"] == "dinov3-license"
     assert loaded.name == "vit_small_patch16_dinov3_qkvb.lvd1689m"

@@ -18,7 +18,9 @@ LAYERS = [-1, 2, 5, 5]
 BOUNDS = {"tiny": 1e-5, "dinov3": 2e-5, "dinov2": 1e-5, "reg4": 0.0}
 CASES = [
     ("vit_small_patch16_dinov3", (48, 80), "native"),
-    pytest.param("vit_small_plus_patch16_dinov3_qkvb", (144, 256), "native", marks=pytest.mark.slow),
+    pytest.param(
+        "vit_small_plus_patch16_dinov3_qkvb", (144, 256), "native", marks=pytest.mark.slow
+    ),
     ("dinoneck_tiny", (32, 48), "native"),
     ("vit_small_patch14_reg4_dinov2", (70, 126), "native"),
     pytest.param("vit_small_patch14_dinov2", (518, 518), "native", marks=pytest.mark.slow),
@@ -32,7 +34,9 @@ def both(name: str, **options: object) -> tuple[Backbone, Backbone]:
 
 
 def gap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
-    return max((a - b).abs().max().item() if a.numel() else 0.0 for a, b in zip(one, other, strict=True))
+    return max(
+        (a - b).abs().max().item() if a.numel() else 0.0 for a, b in zip(one, other, strict=True)
+    )
 
 
 @pytest.mark.parametrize(("name", "size", "recipe"), CASES)
@@ -42,21 +46,38 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
     one, other = both(name, pos_embed=recipe)
     for norm in (True, False):
         a, b = (backbone.with_layers(LAYERS, norm=norm)(images) for backbone in (one, other))
-        assert (a.grid, a.layers, a.normed, a.num_registers) == (b.grid, b.layers, b.normed, b.num_registers)
+        assert (a.grid, a.layers, a.normed, a.num_registers) == (
+            b.grid,
+            b.layers,
+            b.normed,
+            b.num_registers,
+        )
         assert gap(a.patches, b.patches) <= bound
         assert gap(a.cls_token, b.cls_token) <= bound
-        largest = max((x.abs().max().item() if x.numel() else 0.0 for x in a.registers), default=0.0)
-        # the gated model's registers stand close to the bound on some machines, so for it the largest value counts
-        assert gap(a.registers, b.registers) <= bound * (max(1.0, largest) if "plus" in name else 1.0)
-        assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
+        largest = max(
+            (x.abs().max().item() if x.numel() else 0.0 for x in a.registers), default=0.0
+        )
+        # the gated model's registers stand close to the bound on some machines, so for it the
+        # largest value counts
+        assert gap(a.registers, b.registers) <= bound * (
+            max(1.0, largest) if "plus" in name else 1.0
+        )
+        # layers differ, or equality would mean little
+        assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05
 
 
 def tiny_dinov3() -> transformers.DINOv3ViTModel:
     torch.manual_seed(0)
     config = transformers.DINOv3ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, num_register_tokens=2,
-        image_size=64, layerscale_value=0.2, initializer_range=0.2,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_register_tokens=2,
+        image_size=64,
+        layerscale_value=0.2,
+        initializer_range=0.2,
+    )
     return transformers.DINOv3ViTModel(config)
 
 
@@ -78,10 +99,14 @@ def test_rotary_positions_do_not_move_in_training(make: Callable[[], nn.Module])
 def test_folders_load(tmp_path: Path) -> None:
     model = tiny_dinov3()
     model.save_pretrained(tmp_path / "m")
-    (tmp_path / "m" / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
+    (tmp_path / "m" / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}'
+    )
     backbone = load_backbone(str(tmp_path / "m"), source="transformers", layers=[1, 0])
     images = torch.randn(1, 3, 32, 48)
-    assert torch.equal(backbone(images).sequence[0], wrap_backbone(model, layers=[1])(images).sequence[0])
+    assert torch.equal(
+        backbone(images).sequence[0], wrap_backbone(model, layers=[1])(images).sequence[0]
+    )
     assert backbone.preprocess.mean == (0.1, 0.2, 0.3)
     assert backbone.record()["weights"]["kind"] == "file"
 
@@ -103,7 +128,10 @@ def test_official_positions_are_the_formula() -> None:
     for i in range(rows):
         place = (i + 0.5) / scale - 0.5
         base = int(torch.tensor(place).floor())
-        expected = sum(cubic(place - k) * line[min(max(k, 0), side - 1)].item() for k in range(base - 1, base + 3))
+        expected = sum(
+            cubic(place - k) * line[min(max(k, 0), side - 1)].item()
+            for k in range(base - 1, base + 3)
+        )
         assert found[i].item() == pytest.approx(expected, abs=1e-5)
     assert official_positions(embedding, (side, side)) is embedding
 
@@ -134,6 +162,10 @@ def test_tokens_are_the_objects_own(kind: str, norm: bool) -> None:
     assert backbone.adapter.source == "official"
     tokens = backbone(IMAGES)
     assert tokens.layers == (3, 0, 0, 2)
-    assert (tokens.grid, tokens.num_cls, tokens.num_registers) == ((3, 5), 1, model.extra_tokens.shape[1])
+    assert (tokens.grid, tokens.num_cls, tokens.num_registers) == (
+        (3, 5),
+        1,
+        model.extra_tokens.shape[1],
+    )
     for layer, sequence in zip(tokens.layers, tokens.sequence, strict=True):
         assert torch.equal(sequence, truth(model, layer, norm))

@@ -57,13 +57,17 @@ def train(backbone: Backbone, head: nn.Module, steps: int) -> None:
 
 @pytest.mark.parametrize("source", MAKERS)
 @pytest.mark.parametrize("targets", ["attention", "all"])
-def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(source: str, targets: str) -> None:
+def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(
+    source: str, targets: str
+) -> None:
     plain, backbone = MAKERS[source](), MAKERS[source]()
     before = {id(module): name for name, module in backbone.adapter.model.named_modules()}
     linear = {
         before[id(module)]
         for block in backbone.adapter.blocks
-        for module in (getattr(block, backbone.adapter.attention) if targets == "attention" else block).modules()
+        for module in (
+            getattr(block, backbone.adapter.attention) if targets == "attention" else block
+        ).modules()
         if isinstance(module, nn.Linear)
     }
     backbone.add_lora(4, targets=targets)  # type: ignore[arg-type]
@@ -73,7 +77,9 @@ def test_adapted_layers_are_those_of_the_blocks_and_nothing_changes_at_first(sou
     assert {id(p) for p in backbone.parameters() if p.requires_grad} == {
         id(p) for p in lora.parameters(backbone.adapter)
     }
-    assert backbone.record()["weights_sha256"] == plain.record()["weights_sha256"], "the base is still the base"
+    assert backbone.record()["weights_sha256"] == plain.record()["weights_sha256"], (
+        "the base is still the base"
+    )
     assert plain.record()["adapter"] is None
     record = backbone.record()["adapter"]
     assert (record["rank"], record["alpha"], record["targets"]) == (4, 4.0, targets)
@@ -145,7 +151,9 @@ def test_only_the_blocks_own_layers_are_adapted() -> None:
 
 def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     def a_of(seed: int) -> torch.Tensor:
-        return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
+        return next(
+            iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values())
+        )
 
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -165,7 +173,9 @@ def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> 
         assert tuned.record()["weights"]["kind"] == "modified"
         with pytest.raises(CheckpointError, match="weights:"):
             HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
-        with pytest.raises(CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"):
+        with pytest.raises(
+            CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"
+        ):
             Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
     merged = load_backbone("dinoneck_tiny").add_lora(2)
     sibling = merged.with_layers([0, 5])
@@ -201,7 +211,9 @@ def test_tokens_stores_and_heads_are_recorded_as_the_bases(tmp_path: Path) -> No
     assert backbone.fingerprint != base.fingerprint
 
 
-def test_a_head_of_lora_tokens_refuses_the_bases_and_leaves_the_switch_alone(tmp_path: Path) -> None:
+def test_a_head_of_lora_tokens_refuses_the_bases_and_leaves_the_switch_alone(
+    tmp_path: Path,
+) -> None:
     backbone = tuned()
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
     head, weights = load_head(tmp_path / "h.safetensors"), lora.record(backbone.adapter)

@@ -38,8 +38,12 @@ def official_dinov3(backbone: Backbone) -> State:
         stem, _, last = key.rpartition(".")
         if last in ("q_bias", "v_bias"):
             width = len(value)
-            state[f"{stem}.qkv.bias"] = torch.cat((own[f"{stem}.q_bias"], torch.zeros(width), own[f"{stem}.v_bias"]))
-            state[f"{stem}.qkv.bias_mask"] = torch.cat((torch.ones(width), torch.zeros(width), torch.ones(width)))
+            state[f"{stem}.qkv.bias"] = torch.cat(
+                (own[f"{stem}.q_bias"], torch.zeros(width), own[f"{stem}.v_bias"])
+            )
+            state[f"{stem}.qkv.bias_mask"] = torch.cat(
+                (torch.ones(width), torch.zeros(width), torch.ones(width))
+            )
             continue
         key = re.sub(r"gamma_([12])$", r"ls\1.gamma", key).replace("reg_token", "storage_tokens")
         for mine, theirs in (("fc1_g", "w1"), ("fc1_x", "w2")):
@@ -75,7 +79,9 @@ def same_features(one: Backbone, other: Backbone, atol: float = 0.0) -> None:
     assert torch.allclose(a, b, rtol=0, atol=atol), (a - b).abs().max()
 
 
-@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3_qkvb"])
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_dinov3_qkvb", "vit_small_plus_patch16_dinov3_qkvb"]
+)
 def test_official_dinov3(name: str, tmp_path: Path) -> None:
     source = load_backbone(name, pretrained=False, seed=5)
     state = official_dinov3(source)
@@ -98,19 +104,28 @@ def test_biases_without_a_place_are_refused_and_zeros_are_not(tmp_path: Path) ->
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(BackboneError, match="query and value biases.*'_qkvb'"):
         load_backbone("vit_small_patch16_dinov3", checkpoint=tmp_path / "w.pth")
-    silent = {key: torch.zeros_like(v) if key.endswith("qkv.bias") else v for key, v in state.items()}
+    silent = {
+        key: torch.zeros_like(v) if key.endswith("qkv.bias") else v for key, v in state.items()
+    }
     torch.save(silent, tmp_path / "z.pth")
     plain = load_backbone("vit_small_patch16_dinov3", checkpoint=tmp_path / "z.pth")
-    same_features(plain, load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "z.pth"))
+    same_features(
+        plain, load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "z.pth")
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "chunks"), [("vit_small_patch14_dinov2", True), ("vit_small_patch14_reg4_dinov2", False)]
+    ("name", "chunks"),
+    [("vit_small_patch14_dinov2", True), ("vit_small_patch14_reg4_dinov2", False)],
 )
 def test_official_dinov2(name: str, chunks: bool, tmp_path: Path) -> None:
     source = load_backbone(name, pretrained=False, seed=6)
     torch.save({"model": official_dinov2(source, chunks)}, tmp_path / "w.pth")
-    same_features(source, load_backbone(name, checkpoint=tmp_path / "w.pth"), atol=1e-5 if "reg4" in name else 0.0)
+    same_features(
+        source,
+        load_backbone(name, checkpoint=tmp_path / "w.pth"),
+        atol=1e-5 if "reg4" in name else 0.0,
+    )
 
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -129,7 +144,9 @@ def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
     assert own == weight_hashes.fingerprint_from_record(record) == record["weights_sha256"][:16]
     assert "fingerprint" not in record  # in float32 it follows from the hashes
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    assert half.record()["fingerprint"] == weight_hashes.fingerprint_from_record(half.record()) == own
+    assert (
+        half.record()["fingerprint"] == weight_hashes.fingerprint_from_record(half.record()) == own
+    )
     copies = [half, copy.deepcopy(half), pickle.loads(pickle.dumps(half))]
     for same in (*copies, backbone.with_layers([2]), backbone.half()):
         assert same(IMAGES).source == own
@@ -198,7 +215,8 @@ def test_other_weights_norms_layers_and_recipes_are_noticed() -> None:
                 parameter.mul_(1 + noise * torch.randn_like(parameter))
         assert differs(own, nudged.probe()) is not None, noise
     native, official = (
-        load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed=p) for p in ("native", "official")
+        load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed=p)
+        for p in ("native", "official")
     )
     assert differs(native.probe(), official.probe()) is not None
     assert differs(own, own[:-1]) == float("inf")
@@ -210,7 +228,9 @@ def test_it_passes_the_same_weights_in_another_library_and_dtype() -> None:
     checkpoint = HeadCheckpoint.from_module(head, backbone=trained)
     same = load_backbone(NAME, pretrained=False, source="transformers")
     checkpoint.check_backbone(same, probe=True)
-    checkpoint.check_backbone(load_backbone(NAME, pretrained=False, dtype=torch.bfloat16), probe=True)
+    checkpoint.check_backbone(
+        load_backbone(NAME, pretrained=False, dtype=torch.bfloat16), probe=True
+    )
     checkpoint.check_backbone(same)  # seeded weights are known by their seed in any library
     for other in (
         load_backbone(NAME, pretrained=False, seed=1, source="transformers"),

@@ -32,7 +32,11 @@ EVIL = (
 
 @pytest.fixture
 def meta(tiny: Backbone) -> dict[str, Any]:
-    total = Task("total", unit="g/m²", transform=TargetTransform(area=0.21, log1p=True, mean=(1.5,), std=(2.0,)))
+    total = Task(
+        "total",
+        unit="g/m²",
+        transform=TargetTransform(area=0.21, log1p=True, mean=(1.5,), std=(2.0,)),
+    )
     crop = Task("crop", dim=2, kind="classification", labels=("rye", "vetch"))
     head = PatchMeanHead(64, [total, crop])
     return HeadCheckpoint.from_module(head, backbone=tiny, preprocess=tiny.preprocess.record()).meta
@@ -63,10 +67,20 @@ def test_the_page_states_what_the_header_holds(meta: dict[str, Any]) -> None:
     front_matter = front(page)
     assert front_matter["library_name"] == "dinoneck"
     assert front_matter["pipeline_tag"] == "image-classification"
-    assert front_matter["tags"] == ["dinoneck", "patch_mean", "task-regression", "task-classification"]
-    assert not {"license", "base_model", "model-index"} & front_matter.keys(), "nothing is claimed that is not recorded"
+    assert front_matter["tags"] == [
+        "dinoneck",
+        "patch_mean",
+        "task-regression",
+        "task-classification",
+    ]
+    assert not {"license", "base_model", "model-index"} & front_matter.keys(), (
+        "nothing is claimed that is not recorded"
+    )
     tasks = section(page, "Predictions")
-    assert "| `total` | `regression` | `1` | `g/m²` | `/ area 0.21, log1p, z-score (mean [1.5], std [2.0])` |" in tasks
+    assert (
+        "| `total` | `regression` | `1` | `g/m²` | `/ area 0.21, log1p, z-score (mean [1.5], std "
+        "[2.0])` |" in tasks
+    )
     assert "`rye, vetch`" in tasks
     assert 'HeadCheckpoint.load("me/pasture")' in section(page, "Load")
     assert "`dinoneck_tiny`" in section(page, "Backbone")
@@ -74,7 +88,9 @@ def test_the_page_states_what_the_header_holds(meta: dict[str, Any]) -> None:
     assert f"dinoneck {meta['created_by']['dinoneck']}" in section(page, "The file")
 
 
-def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loading_lines_run(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     save_head("head.safetensors", PatchMeanHead(64, [Task("total")]), backbone=tiny)
     block = re.search(r"```python\n(.*?)```", model_card("head.safetensors"), re.DOTALL)
@@ -87,11 +103,24 @@ def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("family", "licence", "stated"),
-    [("dinov3", "dinov3-license", "**DINOv3 notice.**"), ("dinov2", "apache-2.0", "Apache License 2.0")],
+    [
+        ("dinov3", "dinov3-license", "**DINOv3 notice.**"),
+        ("dinov2", "apache-2.0", "Apache License 2.0"),
+    ],
 )
-def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, licence: str, stated: str) -> None:
-    weights = {"kind": "hub", "repo": "timm/vit_small_patch16_dinov3.lvd1689m", "revision": "0" * 40}
-    given = {"backbone__family": family, "licences": {"backbone": licence}, "backbone__weights": weights}
+def test_the_backbones_licence_goes_along(
+    meta: dict[str, Any], family: str, licence: str, stated: str
+) -> None:
+    weights = {
+        "kind": "hub",
+        "repo": "timm/vit_small_patch16_dinov3.lvd1689m",
+        "revision": "0" * 40,
+    }
+    given = {
+        "backbone__family": family,
+        "licences": {"backbone": licence},
+        "backbone__weights": weights,
+    }
     page = model_card(on(meta, **given))
     front_matter = front(page)
     assert front_matter["base_model"] == "timm/vit_small_patch16_dinov3.lvd1689m"
@@ -107,7 +136,19 @@ def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, lic
 
 def check_outside_of_code(body: str) -> None:
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
-    for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):
+    for sign in (
+        "<script",
+        "javascript",
+        "evil",
+        "`",
+        "](",
+        "\x1b",
+        "\u202e",
+        "\u2028",
+        "$$",
+        "alert",
+        "!!",
+    ):
         assert sign not in outside, sign
 
 

@@ -48,7 +48,10 @@ def test_a_head_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     again = load_head(tmp_path / "h")(tokens)["mass"]
     assert again.dtype == dtype
     assert torch.equal(again, head(tokens)["mass"])
-    assert HeadCheckpoint.load(tmp_path / "h").build(dtype=torch.float32).mlps[0].out.weight.dtype == torch.float32
+    assert (
+        HeadCheckpoint.load(tmp_path / "h").build(dtype=torch.float32).mlps[0].out.weight.dtype
+        == torch.float32
+    )
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -83,13 +86,18 @@ def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path) -> 
     save_head(tmp_path / "h", kit.head(), backbone=tuned, backbone_weights=weights)
     loaded, images = HeadCheckpoint.load(tmp_path / "h"), torch.rand(1, 3, 32, 48)
     assert torch.equal(loaded.load_backbone()(images).sequence[0], tuned(images).sequence[0])
-    assert str(Predictor(tmp_path / "h")(images[0])) == str(Predictor(tmp_path / "h", tuned)(images[0]))
+    assert str(Predictor(tmp_path / "h")(images[0])) == str(
+        Predictor(tmp_path / "h", tuned)(images[0])
+    )
     loaded.save(tmp_path / "again")
     assert (tmp_path / "h").read_bytes() == (tmp_path / "again").read_bytes()
     first = next(key for key, value in weights.items() if value.is_floating_point())
     more = {**weights, "more": torch.zeros(1)}
     less = {key: value for key, value in weights.items() if key != first}
-    other, nan = weights | {first: weights[first] + 1}, weights | {first: weights[first] * torch.nan}
+    other, nan = (
+        weights | {first: weights[first] + 1},
+        weights | {first: weights[first] * torch.nan},
+    )
     for wrong, step in ((other, "tensors"), (more, "tensors"), (less, "tensors"), (nan, "finite")):
         with pytest.raises(CheckpointError) as caught:
             HeadCheckpoint.from_module(kit.head(), backbone=tuned, backbone_weights=wrong)
@@ -98,8 +106,12 @@ def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path) -> 
     assert seeded.load_backbone().record()["weights"]["seed"] == 3
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_a_copy_saves_and_builds(copied: Callable[[HeadCheckpoint], HeadCheckpoint], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
+)
+def test_a_copy_saves_and_builds(
+    copied: Callable[[HeadCheckpoint], HeadCheckpoint], tmp_path: Path
+) -> None:
     one = HeadCheckpoint.from_module(kit.head())
     other = copied(one)
     other.save(tmp_path / "h")
@@ -122,13 +134,16 @@ def test_what_is_read_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_one_value_that_is_not_finite_is_found_anywhere(dtype: torch.dtype) -> None:
     largest = torch.finfo(dtype).max
-    for finite in ([largest, largest], [-largest] * 9, [largest, largest, -largest, -largest]):  # their sum is not
+    # their sum is not
+    for finite in ([largest, largest], [-largest] * 9, [largest, largest, -largest, -largest]):
         check_finite({"w": torch.tensor(finite, dtype=dtype), "none": torch.zeros(0)}, "x")
     for size in (1, 4097):
         for place in {0, size // 2, size - 1}:
             for values in ((torch.nan,), (torch.inf, -torch.inf)):
                 broken = torch.randn(size).to(dtype)
-                broken[place : place + len(values)] = torch.tensor(values[: size - place], dtype=dtype)
+                broken[place : place + len(values)] = torch.tensor(
+                    values[: size - place], dtype=dtype
+                )
                 with pytest.raises(CheckpointError, match="w holds values"):
                     check_finite({"a": torch.zeros(3), "w": broken}, "x")
 
@@ -176,13 +191,19 @@ def large(meta: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
         (lambda meta, state: meta.update(versions={"patch_mean": 1}), "schema", "versions"),
         (lambda meta, state: meta.update(schema=2), "schema", "schema 2"),
         (lambda meta, state: meta.update(schema=0), "schema", "schema"),
-        (lambda meta, state: meta.update(schema=7, created_by={"dinoneck": "9.8.7"}), "schema", "9.8.7"),
+        (
+            lambda meta, state: meta.update(schema=7, created_by={"dinoneck": "9.8.7"}),
+            "schema",
+            "9.8.7",
+        ),
         (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
         (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
         (large, "tensors", "zz"),
     ],
 )
-def test_forged_files_are_refused(change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path) -> None:
+def test_forged_files_are_refused(
+    change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path
+) -> None:
     """The digest and the spelling of each are valid."""
     (tmp_path / "h").write_bytes(forged(head, change))
     with pytest.raises(CheckpointError) as caught:
@@ -195,7 +216,9 @@ def test_numbers_and_text_have_one_spelling(tmp_path: Path) -> None:
     """The digest covers the text of the header, so another spelling of a number would be another file."""
     values = {"a": [1e-06, 3e-05, 1e16, -0.0, 0.1, 2.0, 2], "é": "grün\u2028"}
     assert canonical(values) == '{"a":[1e-06,3e-05,1e+16,-0.0,0.1,2.0,2],"é":"grün\u2028"}'.encode()
-    tasks = [Task("grün", unit="g/m²", transform=TargetTransform(mean=-0.0, std=3e-05), weight=1e16)]
+    tasks = [
+        Task("grün", unit="g/m²", transform=TargetTransform(mean=-0.0, std=3e-05), weight=1e16)
+    ]
     written = HeadCheckpoint.from_module(PatchMeanHead(8, tasks, hidden_dim=2), extra=values)
     written.save(tmp_path / "one")
     loaded = HeadCheckpoint.load(tmp_path / "one")
@@ -214,7 +237,13 @@ def test_own_entries_of_a_record_may_hold_any_text(tmp_path: Path) -> None:
 
 
 def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> None:
-    open_record = {"name": "unknown", "patch_size": [16, 16], "embed_dim": 64, "layers": None, "norm": None}
+    open_record = {
+        "name": "unknown",
+        "patch_size": [16, 16],
+        "embed_dim": 64,
+        "layers": None,
+        "norm": None,
+    }
     save_head(tmp_path / "h", kit.head(), backbone=open_record)
     tokens = kit.backbone()(torch.rand(1, 3, 32, 32))
     assert load_head(tmp_path / "h").predict(tokens)["mass"].shape == (1, 1)
@@ -228,7 +257,9 @@ def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) 
         kit.head().save_pretrained(tmp_path / "a")
         save_head(tmp_path / "h", kit.head())
     assert {one.filename for one in caught} == {__file__}
-    with pytest.warns(UserWarning, match="does not state its backbone, so 'dinoneck_tiny' is used unchecked"):
+    with pytest.warns(
+        UserWarning, match="does not state its backbone, so 'dinoneck_tiny' is used unchecked"
+    ):
         Predictor(tmp_path / "h", backbone)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -238,7 +269,9 @@ def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) 
         Predictor(kit.head(), backbone)
 
 
-@pytest.mark.parametrize("make", [lambda b: b, lambda b: b.unfreeze_last(1), lambda b: b.add_lora(2)])
+@pytest.mark.parametrize(
+    "make", [lambda b: b, lambda b: b.unfreeze_last(1), lambda b: b.add_lora(2)]
+)
 def test_a_predictor_notices_weights_that_change(make: Callable[[Backbone], Backbone]) -> None:
     backbone = make(kit.backbone())
     predictor = Predictor(kit.head(), backbone)
@@ -261,7 +294,8 @@ def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
     other = kit.backbone(layers=[2], norm=False)(torch.rand(1, 3, 64, 64))
     for kept in (loaded, copy.deepcopy(loaded), HeadCheckpoint.load(tmp_path / "h").build()):
         with pytest.raises(
-            BackboneError, match=r"normed.*trained on True, got False; layers: trained on \(5,\), got \(2,\)"
+            BackboneError,
+            match=r"normed.*trained on True, got False; layers: trained on \(5,\), got \(2,\)",
         ):
             kept.predict(other)
     compiled = torch.compile(loaded, backend="eager", fullgraph=True)
@@ -277,21 +311,39 @@ WITH_BACKBONE = FOLDER / "with_backbone.safetensors"
 @pytest.mark.parametrize("name", CASES)
 def test_a_head_of_schema_1_computes_what_it_computed(name: str) -> None:
     expected, head = load_file(EXPECTED), load_head(FOLDER / f"{name}.safetensors")
-    found = outputs(head, [expected[f"{name}/tokens/{i}"] for i in range(CASES[name].layers)], CASES[name])
-    kept = {own: x for own, x in expected.items() if own.startswith(f"{name}/") and "/tokens/" not in own}
-    assert kit.same({f"{name}/{own}": x for own, x in sorted(found.items())}, dict(sorted(kept.items())), atol=1e-5)
+    found = outputs(
+        head, [expected[f"{name}/tokens/{i}"] for i in range(CASES[name].layers)], CASES[name]
+    )
+    kept = {
+        own: x
+        for own, x in expected.items()
+        if own.startswith(f"{name}/") and "/tokens/" not in own
+    }
+    assert kit.same(
+        {f"{name}/{own}": x for own, x in sorted(found.items())},
+        dict(sorted(kept.items())),
+        atol=1e-5,
+    )
     assert {f"{name}/{own}" for own in found} == {*kept}
 
 
 def test_every_head_type_has_a_file_of_schema_1() -> None:
-    there = {HeadCheckpoint.load(file).head_type for file in FOLDER.glob("*.safetensors") if file != EXPECTED}
+    there = {
+        HeadCheckpoint.load(file).head_type
+        for file in FOLDER.glob("*.safetensors")
+        if file != EXPECTED
+    }
     every = {name for name in registry.names() if issubclass(registry.resolve(name), Head)}
     assert every <= there
 
 
 def test_a_file_with_its_backbone_and_lora_weights_predicts(tmp_path: Path) -> None:
-    again = kit.saved_head(tmp_path / "head.safetensors", kit.randomised(kit.head()), backbone=lora())
-    assert kit.same(Predictor(WITH_BACKBONE)(kit.images(1)), Predictor(again)(kit.images(1)), atol=1e-5)
+    again = kit.saved_head(
+        tmp_path / "head.safetensors", kit.randomised(kit.head()), backbone=lora()
+    )
+    assert kit.same(
+        Predictor(WITH_BACKBONE)(kit.images(1)), Predictor(again)(kit.images(1)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,7 +15,16 @@ from PIL import Image
 from tests import kit
 from tests.hub_server import READER, WRITER, Hub
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, list_heads, load_head
+from dinoneck import (
+    Backbone,
+    CheckpointError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    list_heads,
+    load_head,
+)
 from dinoneck.checkpoint import model_card, push_to_hub
 from dinoneck.checkpoint.hub import download, names_a_repo
 from dinoneck.hub_errors import redacted_line
@@ -28,7 +37,9 @@ FILES = {".gitattributes", HEAD, "config.json", "README.md"}
 
 @pytest.fixture
 def head(tmp_path: Path) -> Path:
-    return kit.saved_head(tmp_path / "spring.safetensors", PatchMeanHead(64, [Task("total", unit="g")]))
+    return kit.saved_head(
+        tmp_path / "spring.safetensors", PatchMeanHead(64, [Task("total", unit="g")])
+    )
 
 
 def refusal(repo_id: str, revision: str | None = None) -> str:
@@ -44,8 +55,15 @@ def no_push(source: Any, repo_id: Any = "me/one", **options: Any) -> str:
     return str(caught.value)
 
 
-def test_the_head_of_a_repository_is_loaded(hub: Hub, head: Path, tiny: Backbone, tmp_path: Path) -> None:
-    extras = {"README.md": b"# x", "config.json": b"{}", "pytorch_model.bin": b"\x80", "fold.safetensors": b"x"}
+def test_the_head_of_a_repository_is_loaded(
+    hub: Hub, head: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    extras = {
+        "README.md": b"# x",
+        "config.json": b"{}",
+        "pytorch_model.bin": b"\x80",
+        "fold.safetensors": b"x",
+    }
     repo = hub.repo("me/one", {HEAD: head.read_bytes(), **extras})
     checkpoint = HeadCheckpoint.load("me/one")
     assert checkpoint.revision == repo.branches["main"]
@@ -71,7 +89,9 @@ def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["down", "offline", "busy", "gone"])
-def test_without_the_hub_the_cache_is_used(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_without_the_hub_the_cache_is_used(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     repo = hub.repo("me/one", {HEAD: head.read_bytes()})
     repo.branches["v1"] = first = repo.branches["main"]
     HeadCheckpoint.load("me/one")
@@ -87,14 +107,21 @@ def test_without_the_hub_the_cache_is_used(hub: Hub, head: Path, monkeypatch: py
         hub.down = 503
     for revision in (None, "main", "v1", first):
         assert HeadCheckpoint.load("me/one", revision=revision).revision == first
-    reason = {"down": "reached", "offline": "HF_HUB_OFFLINE", "busy": "503", "gone": "does not exist"}[way]
+    reason = {
+        "down": "reached",
+        "offline": "HF_HUB_OFFLINE",
+        "busy": "503",
+        "gone": "does not exist",
+    }[way]
     for repo_id, revision in (("me/gone", None), ("me/one", "v2")):
         text = refusal(repo_id, revision)
         assert reason in text
         assert repo_id in text
 
 
-def test_missing_private_and_gated_are_distinguished(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_private_and_gated_are_distinguished(
+    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = {HEAD: head.read_bytes()}
     hub.repo("me/one", content)
     hub.repo("me/private", content, private=True)
@@ -102,7 +129,10 @@ def test_missing_private_and_gated_are_distinguished(hub: Hub, head: Path, monke
     hub.repo("me/none", {"pytorch_model.bin": b"\x80"})
     assert f"me/none holds no {HEAD}" in refusal("me/none")
     for name in ("me/gone", "me/private"):
-        assert f"{name} ({hub.url}/{name}) does not exist, or it is private and you are not" in refusal(name)
+        assert (
+            f"{name} ({hub.url}/{name}) does not exist, or it is private and you are not"
+            in refusal(name)
+        )
     assert f"me/gated ({hub.url}/me/gated) is gated" in refusal("me/gated")
     for revision in ("v9", "0123456789abcdef0123456789abcdef01234567"):
         assert revision in refusal("me/one", revision)
@@ -119,7 +149,9 @@ def test_heads_on_the_hub_are_listed(hub: Hub, head: Path, monkeypatch: pytest.M
     hub.repo("me/another-model", {"README.md": b"---\nlibrary_name: timm\n---\n"})
     hub.repo("me/without-a-page")
     for name, private in (("me/old", False), ("me/private", True), ("you/new", False)):
-        hub.repo(name, {HEAD: head.read_bytes(), "README.md": model_card(head).encode()}, private=private)
+        hub.repo(
+            name, {HEAD: head.read_bytes(), "README.md": model_card(head).encode()}, private=private
+        )
     monkeypatch.setenv("HF_TOKEN", WRITER)
     hub.repos["you/new"].commit({"notes.txt": b"x"})
     heads = list_heads()
@@ -168,7 +200,9 @@ def test_no_token_in_messages_and_logs(
     texts.append(redacted_line("bad header Authorization: Bearer abc", token="abc"))
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("dinoneck")]
     for text in texts + ours:
-        assert not any(secret in text for secret in (WRITER, READER, "hf_wrongwrong", "s3cr3t", "Bearer abc"))
+        assert not any(
+            secret in text for secret in (WRITER, READER, "hf_wrongwrong", "s3cr3t", "Bearer abc")
+        )
     assert all(token is None for _, path, token in writer.requests if "/cdn/" in path)
 
 
@@ -176,16 +210,31 @@ def test_local_names_are_not_repositories(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "heads").mkdir(parents=True)
     assert names_a_repo("me/one")
-    for local in ("runs/heads", "runs/gone", "me/one.safetensors", "/me/one", "one", "a/b/c", "../one", "", None, 3):
+    for local in (
+        "runs/heads",
+        "runs/gone",
+        "me/one.safetensors",
+        "/me/one",
+        "one",
+        "a/b/c",
+        "../one",
+        "",
+        None,
+        3,
+    ):
         assert not names_a_repo(local), local
     with pytest.raises(CheckpointError, match="runs/gone"):
         HeadCheckpoint.load("runs/gone")
 
 
-def test_pushed_then_loaded_gives_the_same_in_one_commit(writer: Hub, head: Path, tmp_path: Path) -> None:
+def test_pushed_then_loaded_gives_the_same_in_one_commit(
+    writer: Hub, head: Path, tmp_path: Path
+) -> None:
     checkpoint = HeadCheckpoint.load(head)
     Image.new("RGB", (4, 4), "green").save(tmp_path / "gate_map.png")
-    pushed = checkpoint.push_to_hub("me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"])
+    pushed = checkpoint.push_to_hub(
+        "me/one", commit_message="spring", figures=[tmp_path / "gate_map.png"]
+    )
     repo = writer.repos["me/one"]
     assert repo.messages == ["", "spring"], "the first commit of the repository, and ours"
     files = repo.commits[pushed.oid]
@@ -194,7 +243,9 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(writer: Hub, head: Path
     loaded = HeadCheckpoint.load("me/one")
     assert (loaded.revision, loaded.meta) == (pushed.oid, checkpoint.meta)
     assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
-    assert files["README.md"].decode() == model_card(checkpoint.meta, "me/one", figures=["figures/gate_map.png"])
+    assert files["README.md"].decode() == model_card(
+        checkpoint.meta, "me/one", figures=["figures/gate_map.png"]
+    )
     assert files[HEAD] == head.read_bytes(), "byte for byte"
     first, again = (push_to_hub(head, "me/two") for _ in range(2))
     assert first.oid == again.oid, "nothing has changed, so both pushes are one commit"
@@ -207,7 +258,9 @@ def test_a_push_to_a_branch_leaves_main_alone(writer: Hub, head: Path) -> None:
     assert HeadCheckpoint.load("me/one", revision="v2").revision != main
 
 
-def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, tiny: Backbone, tmp_path: Path) -> None:
+def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(
+    writer: Hub, tiny: Backbone, tmp_path: Path
+) -> None:
     record = tiny.record() | {"license": "dinov3-license"}
     head = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=record)
     terms = tmp_path / "dinov3.txt"
@@ -221,7 +274,9 @@ def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, ti
     assert writer.repos["me/three"].commits[pushed.oid]["LICENSE.txt"] == b"the agreement"
 
 
-def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_that_fails_sends_nothing(
+    writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer.down = 501
     assert "501" in no_push(head)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

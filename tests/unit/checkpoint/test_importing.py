@@ -30,7 +30,9 @@ class MLP(nn.Module):
 
 
 def head(**options: Any) -> PatchMeanHead:
-    return PatchMeanHead(WIDTH, [Task("mass", unit="g", activation="relu")], hidden_dim=HIDDEN, **options)
+    return PatchMeanHead(
+        WIDTH, [Task("mass", unit="g", activation="relu")], hidden_dim=HIDDEN, **options
+    )
 
 
 @pytest.mark.parametrize("form", ["m.pth", "m.safetensors", "under state_dict", "under model"])
@@ -40,7 +42,9 @@ def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Pat
         save_file(source.state_dict(), path)
     else:
         content = source.state_dict()
-        torch.save({form.split()[1]: content, "epoch": 3} if form.startswith("under") else content, path)
+        torch.save(
+            {form.split()[1]: content, "epoch": 3} if form.startswith("under") else content, path
+        )
     own = head()
     found = import_weights(own, path, NAMES)
     assert found is own and not found.training

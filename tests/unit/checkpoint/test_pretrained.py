@@ -27,7 +27,10 @@ from dinoneck import (
 from dinoneck.heads import Head
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-TASKS = [Task("mass", unit="g", activation="softplus"), Task("state", dim=2, kind="classification", labels=("a", "b"))]
+TASKS = [
+    Task("mass", unit="g", activation="softplus"),
+    Task("state", dim=2, kind="classification", labels=("a", "b")),
+]
 
 
 def new_process() -> None:
@@ -40,7 +43,9 @@ def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> N
     for cls in (FPNHead, PyramidHead, Head):
         assert type(cls.from_pretrained(tmp_path)) is FPNHead
     for other in (PatchMeanHead, ViTFPN):
-        with pytest.raises(CheckpointError, match=rf"'fpn' \(FPNHead\); expected {other.__name__}\. .*load_head"):
+        with pytest.raises(
+            CheckpointError, match=rf"'fpn' \(FPNHead\); expected {other.__name__}\. .*load_head"
+        ):
             other.from_pretrained(tmp_path)
 
 
@@ -73,7 +78,10 @@ def test_next_to_the_hubs_mixin(cls: type[Any], remote: bool, writer: Hub, tmp_p
     else:
         model.save_pretrained(tmp_path / "model")
     new_process()
-    again, tokens = cls.from_pretrained("me/model" if remote else tmp_path / "model"), kit.tokens(width=64, layers=2)
+    again, tokens = (
+        cls.from_pretrained("me/model" if remote else tmp_path / "model"),
+        kit.tokens(width=64, layers=2),
+    )
     assert type(again) is cls
     assert kit.same(again(tokens), model(tokens))
     if cls is not Wrapping:

@@ -20,7 +20,17 @@ from dinoneck.cli.main import command, main
 from dinoneck.errors import missing_extra
 from dinoneck.version import __version__
 
-HEAVY = {"torch", "numpy", "timm", "torchvision", "PIL", "matplotlib", "huggingface_hub", "tqdm", "packaging"}
+HEAVY = {
+    "torch",
+    "numpy",
+    "timm",
+    "torchvision",
+    "PIL",
+    "matplotlib",
+    "huggingface_hub",
+    "tqdm",
+    "packaging",
+}
 LOOK = (
     "import sys, io, contextlib\nfrom dinoneck.cli.main import main\ncodes = []\n"
     "for line in sys.argv[1:]:\n"
@@ -50,7 +60,9 @@ def test_lists_take_several_values_and_flags_win_over_the_training_file(tmp_path
 
 def seen_from(*lines: str) -> str:
     """The exit codes of lines in one new process, and the heavy packages that it imported."""
-    done = subprocess.run([sys.executable, "-c", LOOK, *lines], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, *lines], capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -59,7 +71,10 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
 
     head = saved_head(tmp_path / "h.safetensors")
     helps = ["--help", *(f"{verb} --help" for verb in VERBS)]
-    assert seen_from(*helps, "list backbones dinov3", "list heads", f"inspect {head}") == "[0, 0, 0] []"
+    assert (
+        seen_from(*helps, "list backbones dinov3", "list heads", f"inspect {head}")
+        == "[0, 0, 0] []"
+    )
     (tmp_path / "t.csv").write_text("image,a\nx.png,1\n")
     refused = [
         f"train --csv {tmp_path}/t.csv --targets b --out r",
@@ -98,7 +113,10 @@ def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
 
 def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, {"a": math.nan, "b": (Path("c"), math.inf), "d": "\x1b[2J", "ok": False})
-    found, made = cli("inspect", "--file", "x", "--json"), {"verb": "inspect", "ok": False, "dinoneck": __version__}
+    found, made = (
+        cli("inspect", "--file", "x", "--json"),
+        {"verb": "inspect", "ok": False, "dinoneck": __version__},
+    )
     assert json.loads(found.out) == {**made, "a": None, "b": ["c", None], "d": "\x1b[2J"}
     assert found.code == 1 and "\x1b" not in found.out
 
@@ -106,13 +124,27 @@ def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (missing_extra("onnx", "export"), 1, "error: onnx is not installed; it comes with an extra: pip install "),
-        (IndexError("out of range"), 1, "error: unexpected IndexError: out of range (--verbose shows where)"),
+        (
+            missing_extra("onnx", "export"),
+            1,
+            "error: onnx is not installed; it comes with an extra: pip install ",
+        ),
+        (
+            IndexError("out of range"),
+            1,
+            "error: unexpected IndexError: out of range (--verbose shows where)",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (FileNotFoundError(2, "No such file", "none.json"), 1, "error: none.json: No such file; check the name"),
+        (
+            FileNotFoundError(2, "No such file", "none.json"),
+            1,
+            "error: none.json: No such file; check the name",
+        ),
     ],
 )
-def test_errors_end_in_one_line(error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_end_in_one_line(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answering(monkeypatch, error)
     found = cli("inspect", "--file", "x")
     assert found.code == code and found.err.startswith(line) and found.err.count("\n") == 1
@@ -131,16 +163,22 @@ def test_sigterm_is_cleaned_up_after() -> None:
         "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n        print('in order')\n"
         "files.doctor, sys.argv = work, ['dinoneck', 'doctor']\nsys.exit(main.main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (143, "in order\n", "interrupted\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
     ("streams", "code", "message"),
-    [(">&-", 0, ""), (">&- 2>&-", 0, ""), ("--json > /dev/full", 1, "error: the output cannot be written"),
-     (") | true; exit ${PIPESTATUS[0]}", 141, "")],
-)  # fmt: skip
+    [
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("--json > /dev/full", 1, "error: the output cannot be written"),
+        (") | true; exit ${PIPESTATUS[0]}", 141, ""),
+    ],
+)
 def test_closed_and_full_streams(streams: str, code: int, message: str) -> None:
     shown = f'"{sys.executable}" -m dinoneck list backbones {streams}'
     shown = f"(sleep 1; {shown}" if "PIPE" in streams else shown
@@ -156,10 +194,29 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_bars_are_for_terminals_and_lines_for_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_are_for_terminals_and_lines_for_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path, ["p/a.png", "p/b.png"])
-    predict = ["predict", str(tmp_path / "p"), "--heads", str(saved_head(tmp_path / "h.safetensors")), "--out"]
-    train = ["train", "--pasture", "6", "--folds", "2", "--epochs", "2", "--overwrite", "--backbone", "dinoneck_tiny"]
+    predict = [
+        "predict",
+        str(tmp_path / "p"),
+        "--heads",
+        str(saved_head(tmp_path / "h.safetensors")),
+        "--out",
+    ]
+    train = [
+        "train",
+        "--pasture",
+        "6",
+        "--folds",
+        "2",
+        "--epochs",
+        "2",
+        "--overwrite",
+        "--backbone",
+        "dinoneck_tiny",
+    ]
     for job in ([*predict, str(tmp_path / "p.csv")], [*train, "--out", str(tmp_path / "r")]):
         printed = cli(*job)
         assert printed.code == 0 and "%|" not in printed.err
@@ -172,7 +229,9 @@ def test_bars_are_for_terminals_and_lines_for_logs(tmp_path: Path, monkeypatch: 
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 
-def test_a_prediction_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prediction_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while the second picture is being written."""
     images, out = write_images(tmp_path, ["a.png", "b.png"]), tmp_path / "out"
     head = saved_head(tmp_path / "h.safetensors")

@@ -14,7 +14,16 @@ from tests.unit.inference.test_image_resolution import head_of
 from tests.unit.store.store_samples import make, same, write_images
 from tests.unit.training.meadow import rows_of
 
-from dinoneck import DenseHead, FeatureStore, HeadCheckpoint, LinearHead, Predictor, Task, load_backbone, save_head
+from dinoneck import (
+    DenseHead,
+    FeatureStore,
+    HeadCheckpoint,
+    LinearHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+)
 from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.checkpoint.pairing import rebuild
 from dinoneck.inference import coco_objects
@@ -25,15 +34,38 @@ TINY = ("--backbone", "dinoneck_tiny")
 
 def test_the_backbone_that_the_help_names_is_the_default(tmp_path: Path) -> None:
     write_images(tmp_path, ["p/a.png"])
-    assert cli("extract", tmp_path / "p", "--out", tmp_path / "s", "--size", "32x48", "--random-backbone").code == 0
+    assert (
+        cli(
+            "extract",
+            tmp_path / "p",
+            "--out",
+            tmp_path / "s",
+            "--size",
+            "32x48",
+            "--random-backbone",
+        ).code
+        == 0
+    )
     assert FeatureStore.open(tmp_path / "s").backbone_record["name"] == DINOV3_SMALL
 
 
 def test_extract_and_verify(tmp_path: Path) -> None:
     write_images(tmp_path, ["p/a.png", "p/b.png"])
     out = tmp_path / "s"
-    words = ("extract", tmp_path / "p", "--out", out, *TINY, "--size", "32x48", "--views", "flips4",
-             "--layers", "0", "-1")  # fmt: skip
+    words = (
+        "extract",
+        tmp_path / "p",
+        "--out",
+        out,
+        *TINY,
+        "--size",
+        "32x48",
+        "--views",
+        "flips4",
+        "--layers",
+        "0",
+        "-1",
+    )
     assert "1 image extracted, 0 were there" in cli(*words, "--shard", "1/2").out
     (tmp_path / "p" / "c.png").write_text("no picture")
     refused = cli(*words)
@@ -61,10 +93,16 @@ def test_options_change_the_store(tmp_path: Path) -> None:
     write_images(tmp_path, ["p/b.png", "p/x.png"])
     stores = {}
     for name, more in {
-        "plain": [], "resize": ["--resize", "pad"], "interpolation": ["--interpolation", "bicubic"],
-        "dtype": ["--dtype", "int8"], "norm": ["--no-norm"], "batch": ["--batch-size", "2"],
-    }.items():  # fmt: skip
-        printed = cli("extract", tmp_path / "p", *TINY, "--size", "40x60", "--out", tmp_path / name, *more).out
+        "plain": [],
+        "resize": ["--resize", "pad"],
+        "interpolation": ["--interpolation", "bicubic"],
+        "dtype": ["--dtype", "int8"],
+        "norm": ["--no-norm"],
+        "batch": ["--batch-size", "2"],
+    }.items():
+        printed = cli(
+            "extract", tmp_path / "p", *TINY, "--size", "40x60", "--out", tmp_path / name, *more
+        ).out
         assert "does not divide 40x60 px" in printed and "48x64 px" in printed
         stores[name] = FeatureStore.open(tmp_path / name).batch(["x"])
     plain, tiny = stores.pop("plain"), load_backbone("dinoneck_tiny")
@@ -88,7 +126,15 @@ def place(tmp_path: Path) -> Path:
 
 
 def job(place: Path, *options: object, heads: Path | None = None) -> list[object]:
-    return ["predict", place / "images", "--heads", heads or place / "heads", "--out", place / "out.csv", *options]
+    return [
+        "predict",
+        place / "images",
+        "--heads",
+        heads or place / "heads",
+        "--out",
+        place / "out.csv",
+        *options,
+    ]
 
 
 def predicted(place: Path, *options: object, heads: Path | None = None) -> list[float]:
@@ -100,7 +146,9 @@ def test_options_reach_the_predictor_and_pictures_change_no_value(place: Path) -
     images, heads = sorted((place / "images").iterdir()), place / "heads"
 
     def expected(**settings: Any) -> Any:
-        return pytest.approx([row["mass"] for row in Predictor(heads, **settings)(images)], rel=1e-4)
+        return pytest.approx(
+            [row["mass"] for row in Predictor(heads, **settings)(images)], rel=1e-4
+        )
 
     tiles = ["--tile", "40x60", "--overlap", "15"]
     assert predicted(place, *tiles) == expected(tile=(40, 60), overlap=15) != expected()
@@ -110,7 +158,9 @@ def test_options_reach_the_predictor_and_pictures_change_no_value(place: Path) -
     assert sorted(path.stem for path in (place / "pictures").iterdir()) == ["large", "small"]
     for row, result in zip(found.json["predictions"], Predictor(heads)(images), strict=True):
         assert row["mass"] == pytest.approx(result["mass"], rel=1e-5)
-        assert [row["kind 0"], row["kind 1"]] == pytest.approx(list(map(float, result["kind"])), rel=1e-5)
+        assert [row["kind 0"], row["kind 1"]] == pytest.approx(
+            list(map(float, result["kind"])), rel=1e-5
+        )
     Image.open(images[0]).save(images[0].with_suffix(".bmp"))
     twice = cli(*job(place, "--maps", place / "m"))
     assert twice.code == 1 and "differ in their suffix" in twice.err
@@ -120,11 +170,18 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
     """Images of one name in two folders, one of them turned by its tag."""
     backbone, exif, file = load_backbone("dinoneck_tiny"), Image.Exif(), tmp_path / "h.safetensors"
     exif[0x0112] = 6
-    module = LinearHead(64, [Task("crop", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))], pool=None)
-    save_head(file, module, backbone=backbone, preprocess=backbone.preprocess.changed(resize="crop"))
+    module = LinearHead(
+        64, [Task("crop", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))], pool=None
+    )
+    save_head(
+        file, module, backbone=backbone, preprocess=backbone.preprocess.changed(resize="crop")
+    )
     _, turned = write_images(tmp_path / "images", ["a/1.png", "b/1.png"], 46, 94)
     Image.open(turned).save(turned, exif=exif)
-    assert cli(*job(tmp_path, "--maps", tmp_path / "m", "--overlay", tmp_path / "o", heads=file)).code == 0
+    assert (
+        cli(*job(tmp_path, "--maps", tmp_path / "m", "--overlay", tmp_path / "o", heads=file)).code
+        == 0
+    )
     for folder, size in (("a", (46, 94)), ("b", (94, 46))):
         [row] = Predictor(file)(tmp_path / "images" / folder / "1.png", maps="image")
         with Image.open(tmp_path / "m" / folder / "1.png") as stored:
@@ -137,27 +194,42 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
 
 def test_folders_of_pictures_keep_what_they_hold(tmp_path: Path) -> None:
     """Images without a map, images with an alpha channel, and folders that hold other files."""
-    kinds = {"map": Task("crop", dim=3, kind="segmentation"), "class": Task("kind", dim=2, kind="classification")}
+    kinds = {
+        "map": Task("crop", dim=3, kind="segmentation"),
+        "class": Task("kind", dim=2, kind="classification"),
+    }
     for name, task in kinds.items():
-        saved_head(tmp_path / f"{name}.safetensors", LinearHead(64, [task], pool=None if name == "map" else "mean"))
+        saved_head(
+            tmp_path / f"{name}.safetensors",
+            LinearHead(64, [task], pool=None if name == "map" else "mean"),
+        )
     [image] = write_images(tmp_path / "images", ["a.png"], 60, 150)
     Image.open(image).convert("RGBA").save(image)
     for option in ("--maps", "--overlay"):
-        refused = cli(*job(tmp_path, option, tmp_path / "images", heads=tmp_path / "map.safetensors"))
+        refused = cli(
+            *job(tmp_path, option, tmp_path / "images", heads=tmp_path / "map.safetensors")
+        )
         assert refused.code == 1 and f"{option} {tmp_path / 'images'}" in refused.err
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["class.safetensors", "images", "map.safetensors"], "nothing is written"
-    assert cli(*job(tmp_path, "--maps", tmp_path / "m", heads=tmp_path / "map.safetensors")).code == 0
+    assert (
+        cli(*job(tmp_path, "--maps", tmp_path / "m", heads=tmp_path / "map.safetensors")).code == 0
+    )
     with Image.open(tmp_path / "m" / "a.png") as mask:
         assert mask.size == (150, 60)
-    assert cli(*job(tmp_path, "--overlay", tmp_path / "o", heads=tmp_path / "class.safetensors")).code == 0
+    assert (
+        cli(*job(tmp_path, "--overlay", tmp_path / "o", heads=tmp_path / "class.safetensors")).code
+        == 0
+    )
     with Image.open(tmp_path / "o" / "a.jpg") as picture:
         assert picture.width == 1200
 
 
 def test_pictures_show_known_values(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **how: texts.append(text))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **how: texts.append(text)
+    )
     (place / "t.csv").write_text("image,mass\nlarge.png,12.5\n")
     assert cli(*job(place, "--overlay", place / "o", "--truth", place / "t.csv")).code == 0
     assert sum("(true 12.5 g)" in text for text in texts) == 1
@@ -198,5 +270,7 @@ def test_heads_get_the_backbone_of_their_file(tmp_path: Path) -> None:
     load_backbone("dinoneck_tiny", seed=1).save_weights(weights)
     saved_head(file, backbone=load_backbone("dinoneck_tiny", checkpoint=weights))
     assert "--backbone-file" in cli(*job(tmp_path, heads=file)).err
-    assert "seeded random weights (seed 0)" in cli(*job(tmp_path, "--random-backbone", heads=file)).err
+    assert (
+        "seeded random weights (seed 0)" in cli(*job(tmp_path, "--random-backbone", heads=file)).err
+    )
     assert predicted(tmp_path, "--backbone-file", weights, heads=file)

@@ -30,13 +30,20 @@ def findings() -> dict[str, dict[str, str]]:
 @pytest.fixture
 def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the installed package declare these requirements."""
-    return lambda *lines: monkeypatch.setattr(checkup.metadata, "requires", lambda name: list(lines))
+    return lambda *lines: monkeypatch.setattr(
+        checkup.metadata, "requires", lambda name: list(lines)
+    )
 
 
 def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: Any) -> None:
     declare("torch>=2.6", "timm>=99", "no-such-package>=1", 'transformers>=99; extra == "hf"')
     found = findings()
-    states = {"torch": "ok", "timm": "broken", "no-such-package": "broken", "transformers (hf)": "missing"}
+    states = {
+        "torch": "ok",
+        "timm": "broken",
+        "no-such-package": "broken",
+        "transformers (hf)": "missing",
+    }
     assert {name: found[name]["state"] for name in states} == states
     assert metadata.version("timm") in found["timm"]["text"] and ">=99" in found["timm"]["text"]
     assert found["timm"]["remedy"] == "pip install 'timm>=99'"
@@ -53,12 +60,16 @@ def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_not
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = findings()
     vision, cuda = found["torchvision"], found["cuda"]
-    assert vision["state"] == "broken" and "operator torchvision::nms does not exist" in vision["text"]
+    assert (
+        vision["state"] == "broken" and "operator torchvision::nms does not exist" in vision["text"]
+    )
     assert "torch torchvision" in vision["remedy"]
     assert cuda["state"] == "note" and "99.1" in cuda["text"] and "nvidia-smi" in cuda["remedy"]
 
 
-def test_bench_times_the_parts_of_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_times_the_parts_of_a_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In eval mode and without gradients."""
     seen, predict = set(), PatchMeanHead.predict
 
@@ -77,9 +88,18 @@ STEERING = "\x1b[2J\x1b]0;x\x07\u202e\nok       fine"
 
 
 def test_the_facts_of_a_file(tmp_path: Path) -> None:
-    facts = {"seed": 7, "data": {"name": "pasture", "revision": "r1"}, "metrics": {"R2": {"mean": 0.5, "sd": 0.25}}}
+    facts = {
+        "seed": 7,
+        "data": {"name": "pasture", "revision": "r1"},
+        "metrics": {"R2": {"mean": 0.5, "sd": 0.25}},
+    }
     file = saved_head(tmp_path / "head.safetensors", training=facts, license="MIT", tta="flip4")
-    shown = ("seed 7", "data (name pasture, revision r1)", "metrics (R2 (mean 0.5, sd 0.25))", "schema 1, made by")
+    shown = (
+        "seed 7",
+        "data (name pasture, revision r1)",
+        "metrics (R2 (mean 0.5, sd 0.25))",
+        "schema 1, made by",
+    )
     for named in (file, tmp_path):
         printed = cli("inspect", named).out
         for text in (*shown, "licence    MIT", "views      flip4", "mean [0.485, 0.456, 0.406]"):
@@ -98,7 +118,9 @@ def extra(meta: dict[str, Any], state: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [tensor, extra])
-def test_nothing_that_is_quoted_steers_a_terminal(change: Change, tiny: Backbone, tmp_path: Path) -> None:
+def test_nothing_that_is_quoted_steers_a_terminal(
+    change: Change, tiny: Backbone, tmp_path: Path
+) -> None:
     module = PatchMeanHead(64, [Task("a")], hidden_dim=2)
     head = HeadCheckpoint.from_module(module, backbone=tiny, preprocess=tiny.preprocess)
     (tmp_path / "bad.safetensors").write_bytes(forged(head, change))
@@ -120,7 +142,9 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
         "head": method_scores("mask", None, best, SPLIT, labels=own),
         "linear": method_scores("mask", None, matrices, SPLIT, labels=own, head=best),
     }
-    show_scores({"scores": {"cover": methods}, "auxiliary": [], "target_weights": {}, "verdict": "better"})
+    show_scores(
+        {"scores": {"cover": methods}, "auxiliary": [], "target_weights": {}, "verdict": "better"}
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == ["better"]
     assert ["soil", "6000", "0"] in lines
@@ -135,6 +159,8 @@ MODEL = ("--with-backbone", "--random-backbone", "--json")
 def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     words = ("--format", "onnx", "--half", "--out", tmp_path / "m.onnx", "--size", "32x48")
-    about = cli("export", saved_head(tmp_path / "h.safetensors"), *MODEL, *words).json["description"]
+    about = cli("export", saved_head(tmp_path / "h.safetensors"), *MODEL, *words).json[
+        "description"
+    ]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2

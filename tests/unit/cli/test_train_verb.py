@@ -45,12 +45,24 @@ def parsed(*arguments: str) -> TrainConfig:
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
-    text = "head: {type: fpn, fpn_dim: 16}\noptim: {optimizer: sam, rho: 0.1, patience: 4, batch_size: 4}\n"
+    text = (
+        "head: {type: fpn, fpn_dim: 16}\noptim: {optimizer: sam, rho: 0.1, patience: 4, "
+        "batch_size: 4}\n"
+    )
     path = written(tmp_path, f"{text}folds: {{count: 10}}\ndata: {{targets: [a, b], size: 64}}\n")
-    flags = "--epochs 9 --rho 0.2 --patience 3 --fold 7 --resize crop --random-backbone --store s --lr 1e-2"
+    flags = (
+        "--epochs 9 --rho 0.2 --patience 3 --fold 7 --resize crop --random-backbone --store s "
+        "--lr 1e-2"
+    )
     config = parsed(path, *flags.split(), "--group", "State", "Sampling_Date", "--targets", "c")
-    assert config.optim == Recipe(epochs=9, batch_size=4, lr=1e-2, optimizer="sam", rho=0.2, patience=3)
-    assert (config.folds.count, config.folds.only, config.folds.group) == (10, 7, ("State", "Sampling_Date"))
+    assert config.optim == Recipe(
+        epochs=9, batch_size=4, lr=1e-2, optimizer="sam", rho=0.2, patience=3
+    )
+    assert (config.folds.count, config.folds.only, config.folds.group) == (
+        10,
+        7,
+        ("State", "Sampling_Date"),
+    )
     assert (config.data.size, config.data.resize, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
@@ -59,13 +71,15 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "head"),
     [
-        (["--head", "{type: fpn, fpn_dim: 8, layer_groups: [[0], [1]]}"],
-         {"type": "fpn", "fpn_dim": 8, "layer_groups": [[0], [1]]}),
+        (
+            ["--head", "{type: fpn, fpn_dim: 8, layer_groups: [[0], [1]]}"],
+            {"type": "fpn", "fpn_dim": 8, "layer_groups": [[0], [1]]},
+        ),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
         (["--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
     ],
-)  # fmt: skip
+)
 def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
     assert parsed(*flags).head == head
 
@@ -75,7 +89,11 @@ def labelled(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The meadow as folders of images, masks and classes, and as a table with a number per pixel."""
     root, rows, rng = tmp_path_factory.mktemp("labelled"), rows_of(meadow), np.random.default_rng(0)
     for i, row in enumerate(rows):
-        for folder, file in (("images", "image"), ("masks", "mask"), (f"classes/{row['kind']}", "image")):
+        for folder, file in (
+            ("images", "image"),
+            ("masks", "mask"),
+            (f"classes/{row['kind']}", "image"),
+        ):
             (root / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(meadow.parent / row[file], root / folder / row["image"])
         Image.fromarray(rng.random((HEIGHT, WIDTH), np.float32)).save(root / f"{i}.tif")
@@ -85,27 +103,51 @@ def labelled(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 KINDS = [  # flags, what is shown, and a score of one target
-    ("--csv t.csv --targets crop kind --group place", "12 images, 4 groups, targets crop, kind", "kind", "accuracy"),
+    (
+        "--csv t.csv --targets crop kind --group place",
+        "12 images, 4 groups, targets crop, kind",
+        "kind",
+        "accuracy",
+    ),
     ("--images classes", "", "class", "accuracy"),
-    ("--csv t.csv --targets crop --labels ndvi --label-kind numbers", "targets crop, ndvi\n", "ndvi", "r2"),
+    (
+        "--csv t.csv --targets crop --labels ndvi --label-kind numbers",
+        "targets crop, ndvi\n",
+        "ndvi",
+        "r2",
+    ),
 ]
 MASKS = ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou")
 
 
-@pytest.mark.parametrize(("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)]
+)
 def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
-    words: str, shown: str, target: str, score: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str,
+    shown: str,
+    target: str,
+    score: str,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(labelled)
     found = cli("train", *words.split(), *TINY, "--out", tmp_path / "run", "--json")
     report = found.json["report"]
     assert report == json.loads((tmp_path / "run" / "report.json").read_text())
-    assert shown in found.err and f"{report['scores'][target]['head'][score]['pooled']:.3f}" in found.err
+    assert (
+        shown in found.err
+        and f"{report['scores'][target]['head'][score]['pooled']:.3f}" in found.err
+    )
     if target == "class":
         assert report["scores"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
     if target == "ndvi":
         head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
-        assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == ("ndvi", "dense")
+        assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == (
+            "ndvi",
+            "dense",
+        )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +163,9 @@ def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
 def test_what_does_not_fit_is_refused_before_the_work(
     csiro: Path, store: Path, tmp_path: Path, text: str, flags: str, message: str
 ) -> None:
-    path = written(tmp_path, f"data: {{csv: {csiro / 'table.csv'}, targets: [GDM_g], store: {store}}}\n{text}")
+    path = written(
+        tmp_path, f"data: {{csv: {csiro / 'table.csv'}, targets: [GDM_g], store: {store}}}\n{text}"
+    )
     found = cli("train", path, *flags.split(), "--out", tmp_path / "run")
     assert found.code == 1 and re.search(message, found.err), found.err
     assert not (tmp_path / "run").exists()
@@ -147,15 +191,29 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     assert refused.code == 1 and "20x33 px" in refused.err and not run.exists()
     done = cli(*words)
     assert done.code == 0
-    for text in ("becomes 16x32 px, 1x2 patches", "does not divide 20x33 px: --resize crop makes it 16x32 px",
-                 "No --group", "overall (mean)"):  # fmt: skip
+    for text in (
+        "becomes 16x32 px, 1x2 patches",
+        "does not divide 20x33 px: --resize crop makes it 16x32 px",
+        "No --group",
+        "overall (mean)",
+    ):
         assert text in done.out
     assert "No --group" not in cli(*words, "--group", "field", "--overwrite").out
-    assert sorted(os.listdir(run)) == ["head.safetensors", "heads", "logs", "out_of_fold.csv", "report.json"]
+    assert sorted(os.listdir(run)) == [
+        "head.safetensors",
+        "heads",
+        "logs",
+        "out_of_fold.csv",
+        "report.json",
+    ]
     rows = rows_of(run / "out_of_fold.csv")
     for fold in "01":  # a head's file holds its own fold's score, not that of all heads together
-        own = [(float(row["green"]), float(row["green (head)"])) for row in rows if row["fold"] == fold]
-        recorded = HeadCheckpoint.load(run / "heads" / f"fold-{fold}.safetensors").meta["training"]["metrics"]
+        own = [
+            (float(row["green"]), float(row["green (head)"])) for row in rows if row["fold"] == fold
+        ]
+        recorded = HeadCheckpoint.load(run / "heads" / f"fold-{fold}.safetensors").meta["training"][
+            "metrics"
+        ]
         assert recorded["R2 green"] == pytest.approx(r2(*np.array(own).T), rel=1e-3, abs=1e-4)
     before, image = files_of(run), (tmp_path / "3.png").read_bytes()
     (tmp_path / "3.png").write_bytes(image[:40])

@@ -35,7 +35,9 @@ def heads(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("heads")
     for fold in range(2):
         module = head(Task("mass", unit="g"), Task("cover"), seed=fold)
-        save_head(folder / f"fold-{fold}.safetensors", module, backbone=tiny, preprocess=tiny.preprocess)
+        save_head(
+            folder / f"fold-{fold}.safetensors", module, backbone=tiny, preprocess=tiny.preprocess
+        )
     return folder
 
 
@@ -78,15 +80,24 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     assert "3 images, all drawn, 2 could not be read." in page and "cannot be decoded" in page
     assert cells(page, "td")[:6:2] == [minus(f"{result['mass']:.6g}") for result in results]
     strict = cli(*words, "--strict", "--json")
-    assert (strict.code, strict.json["ok"], strict.json["images"], strict.json["drawn"]) == (1, False, 3, 3)
+    assert (strict.code, strict.json["ok"], strict.json["images"], strict.json["drawn"]) == (
+        1,
+        False,
+        3,
+        3,
+    )
     assert sorted(strict.json["unread"]) == ["1.png", "3.png"]
     none = cli("viz", "report", heads, folder / "1.png", "--out", tmp_path / "none.html")
     assert none.code == 1 and "none of the 1 images can be used" in none.err
 
 
-def test_pictures_of_tokens_name_random_weights(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_tokens_name_random_weights(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more: texts.append(text))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, place, text, *more: texts.append(text)
+    )
     for suffix in ("png", "pdf"):
         out = tmp_path / f"t.{suffix}"
         assert cli("viz", "tokens", images, "--backbone", "dinoneck_tiny", "--out", out).code == 0
@@ -95,16 +106,26 @@ def test_pictures_of_tokens_name_random_weights(images: Path, tmp_path: Path, mo
         texts.clear()
     page = tmp_path / "s.html"
     assert cli("viz", "similarity", images, "--backbone", "dinoneck_tiny", "--out", page).code == 0
-    assert "Similar patches, block 5 (random weights)" in page.read_text() and "3.png" in page.read_text()
+    assert (
+        "Similar patches, block 5 (random weights)" in page.read_text()
+        and "3.png" in page.read_text()
+    )
 
 
-def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(images: Path, tmp_path: Path) -> None:
+def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(
+    images: Path, tmp_path: Path
+) -> None:
     store, out = tmp_path / "store", tmp_path / "s.html"
     here = Path(shutil.copytree(images, tmp_path / "images"))
-    assert cli("extract", here, "--out", store, "--size", "32x64", "--backbone", "dinoneck_tiny").code == 0
+    assert (
+        cli("extract", here, "--out", store, "--size", "32x64", "--backbone", "dinoneck_tiny").code
+        == 0
+    )
     assert cli("viz", "similarity", here, "--store", store, "--out", out).code == 0
     assert "Similar patches, block 5" in out.read_text()
-    both = cli("viz", "similarity", here, "--store", store, "--backbone", "dinoneck_tiny", "--out", out)
+    both = cli(
+        "viz", "similarity", here, "--store", store, "--backbone", "dinoneck_tiny", "--out", out
+    )
     assert both.code == 1 and str(store) in both.err
     shutil.copy(here / "1.png", here / "3.png")
     changed = cli("viz", "similarity", here, "--store", store, "--out", out)
@@ -113,10 +134,16 @@ def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(images: Pat
 
 def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:
     kind = Task("kind", 2, kind="classification", labels=("a,b", "c"))
-    (tmp_path / "t.csv").write_text("image;mass;kind\na/1.jpg;1,5;a,b\n2.jpg; nan;c\n./b/3.jpg;3;\nc/4.jpg;1;c\n")
+    (tmp_path / "t.csv").write_text(
+        "image;mass;kind\na/1.jpg;1,5;a,b\n2.jpg; nan;c\n./b/3.jpg;3;\nc/4.jpg;1;c\n"
+    )
     names = [Path("x/1.jpg"), Path("2.jpg"), Path("../b/3.jpg"), Path("7.jpg")]
     found = known_values(tmp_path / "t.csv", "image", names, [Task("mass"), kind])
-    assert found == {names[0]: {"mass": 1.5, "kind": "a,b"}, names[1]: {"kind": "c"}, names[2]: {"mass": 3.0}}
+    assert found == {
+        names[0]: {"mass": 1.5, "kind": "a,b"},
+        names[1]: {"kind": "c"},
+        names[2]: {"mass": 3.0},
+    }
 
 
 @pytest.mark.parametrize(
@@ -127,13 +154,20 @@ def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:
         ([("1.jpg", "1")], ["7.jpg"], Task("mass"), "7.jpg"),
         ([("1.jpg", "1")], ["1.jpg"], Task("cover"), "cover"),
         ([("1.jpg", "inf")], ["1.jpg"], Task("mass"), "inf"),
-        ([("1.jpg", "soil")], ["1.jpg"], Task("mass", 2, kind="classification", labels=("crop", "weed")), "soil"),
+        (
+            [("1.jpg", "soil")],
+            ["1.jpg"],
+            Task("mass", 2, kind="classification", labels=("crop", "weed")),
+            "soil",
+        ),
     ],
 )
 def test_known_values_that_fit_nothing_are_refused(
     rows: list[tuple[str, str]], images: list[str], task: Task, named: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "t.csv").write_text("\n".join(["image,mass", *(f"{name},{value}" for name, value in rows)]) + "\n")
+    (tmp_path / "t.csv").write_text(
+        "\n".join(["image,mass", *(f"{name},{value}" for name, value in rows)]) + "\n"
+    )
     with pytest.raises(DataError, match=re.escape(named)):
         known_values(tmp_path / "t.csv", "image", [*map(Path, images)], [task])
 
@@ -148,17 +182,37 @@ def test_the_scores_of_the_run_are_found_next_to_its_heads(
     scores = {target: {"head": {"r2": score, "mae": score, "images": 5}}}
     report = {"scores": scores, "auxiliary": [], "verdict": "so so"}
     (tmp_path / "run" / "report.json").write_text(json.dumps(report | {"target_weights": {}}))
-    (tmp_path / "run" / "out_of_fold.csv").write_text(f"image,{target},{target} (head)\n1,2,3\n2,4,5\n3,,6\n")
-    found = cli("viz", "report", tmp_path / "run" / "heads", images, "--out", tmp_path / "r.html", "--no-tokens")
+    (tmp_path / "run" / "out_of_fold.csv").write_text(
+        f"image,{target},{target} (head)\n1,2,3\n2,4,5\n3,,6\n"
+    )
+    found = cli(
+        "viz",
+        "report",
+        tmp_path / "run" / "heads",
+        images,
+        "--out",
+        tmp_path / "r.html",
+        "--no-tokens",
+    )
     page = (tmp_path / "r.html").read_text()
     assert found.code == 0
-    assert ("so so" in page) == (f"{target}, held out" in page) == ("0.125 (0.125)" in page) == (target == "mass")
+    assert (
+        ("so so" in page)
+        == (f"{target}, held out" in page)
+        == ("0.125 (0.125)" in page)
+        == (target == "mass")
+    )
 
 
 @pytest.mark.slow
 def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its run: the images that it held out. Of a file: images, with the boxes of a COCO file on request."""
-    pytest.importorskip("pycocotools", reason="held-out boxes need pycocotools, the extra [detection]")
+    """Of its run: the images that it held out.
+
+    Of a file: images, with the boxes of a COCO file on request.
+    """
+    pytest.importorskip(
+        "pycocotools", reason="held-out boxes need pycocotools, the extra [detection]"
+    )
     from dinoneck.detection import Detector, train_detector
     from dinoneck.training import TrainConfig
 
@@ -181,11 +235,16 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert cells(page, "td")[0] == f"{report['best']['AP']:.3f}"
     assert set(cells(page, "h3")) == {"0.png", "1.png"}, "the two images with boxes are the worst"
     monkeypatch.chdir("/")
-    assert written(run, "--max-images", 2)["scores"] == found["scores"], "the files are found from any folder"
+    assert written(run, "--max-images", 2)["scores"] == found["scores"], (
+        "the files are found from any folder"
+    )
     file = run / "detector.safetensors"
     assert written(file, boxes.parent, "--truth", boxes)["scores"] == found["scores"]
     written(file, boxes.parent / "0.png")
-    page, [own] = out.read_text(), Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05)
+    page, [own] = (
+        out.read_text(),
+        Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05),
+    )
     assert cells(page, "td")[-6] == str(len(own["names"]))
     assert "known boxes" not in page
 

@@ -41,11 +41,19 @@ REFUSED = [
     (f"{TRAIN} cover --out t.csv", "--out t.csv", "is a file"),
     (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
-    (f"train --csv gone.csv --targets cover {TINY} --out r", "'images/9.png'", "names are relative"),
+    (
+        f"train --csv gone.csv --targets cover {TINY} --out r",
+        "'images/9.png'",
+        "names are relative",
+    ),
     (f"{TRAIN} cover --device cuda:99", "cuda:99", "cannot be used here"),
     (f"{TRAIN} cover --val-boxes t.csv", "val_boxes", "--boxes"),
     ("train --epochs 1 run.yaml --out r", "run.yaml", "stands first"),
-    ("train --csv t.csv --targets cover --out r --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
+    (
+        "train --csv t.csv --targets cover --out r --backbone dinov3_vits61",
+        "dinov3_vits61",
+        "'dinov3_vits16'",
+    ),
     ("predict images --out p.csv --heads lfs.safetensors", "lfs.safetensors", "git lfs pull"),
     ("predict images --out p.csv --heads none.safetensors", "none.safetensors", "cannot be opened"),
     (f"{PREDICT} images/0.png", "images/0.png", "before the options"),
@@ -91,7 +99,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (64, 32), (40 * i, 90, 0)).save(place / "images" / f"{i}.png")
         lines.append(f"images/{i}.png,{i / 10}")
     table = "\n".join(lines)
-    texts = {"t.csv": table, "gone.csv": table.replace("5.png", "9.png"), "lfs.safetensors": LFS, "locked.csv": ""}
+    texts = {
+        "t.csv": table,
+        "gone.csv": table.replace("5.png", "9.png"),
+        "lfs.safetensors": LFS,
+        "locked.csv": "",
+    }
     texts |= {"run.yaml": "optim: {epochs: 2}\n", "truth.html": "image,cover\n", "locked.html": ""}
     for name, text in texts.items():
         (place / name).write_text(text)

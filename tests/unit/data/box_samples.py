@@ -14,8 +14,15 @@ HEIGHT, WIDTH = 30, 40
 
 def content() -> dict[str, Any]:
     """Three images, two classes with ids that are neither 0-based nor in order, four boxes; the last image has none."""
-    images = [{"id": 10 + i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(3)]
-    boxes = [(10, 5, [2, 3, 10, 8]), (10, 2, [20, 10, 12, 12.5]), (11, 5, [0, 0, 40, 30]), (11, 2, [5.25, 6, 7, 8])]
+    images = [
+        {"id": 10 + i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(3)
+    ]
+    boxes = [
+        (10, 5, [2, 3, 10, 8]),
+        (10, 2, [20, 10, 12, 12.5]),
+        (11, 5, [0, 0, 40, 30]),
+        (11, 2, [5.25, 6, 7, 8]),
+    ]
     annotations = [
         {"id": number, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0}
         for number, (image, category, box) in enumerate(boxes)
@@ -33,7 +40,9 @@ def write(folder: Path, made: Any, images: Path | None = None) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(place / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(
+            place / f"{i}.png"
+        )
     file = folder / "boxes.json"
     file.write_text(made if isinstance(made, str) else json.dumps(made))
     return file

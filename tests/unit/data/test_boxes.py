@@ -32,20 +32,29 @@ def made(folder: Path, change: Change | None = None, **options: Any) -> BoxImage
     return BoxImages(write(folder, plain), **options)
 
 
-# The dataset ------------------------------------------------------------------------------------------------
+# The dataset
+# ------------------------------------------------------------------------------------------------
 
 
 def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
     data = made(tmp_path)
-    assert (data.classes, data.category_ids) == (("blue", "red"), (2, 5)), "by ascending id, not by the file's order"
+    assert (data.classes, data.category_ids) == (("blue", "red"), (2, 5)), (
+        "by ascending id, not by the file's order"
+    )
     assert (data.ids, len(data), data.without_boxes, data.clipped) == ((10, 11, 12), 3, 1, 0)
     assert not data.skipped
     image, target = data[0]
     assert isinstance(image, tv_tensors.Image) and image.dtype == torch.uint8
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / "0.png")))
+    assert np.array_equal(
+        image.permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / "0.png"))
+    )
     boxes = target["boxes"]
     assert isinstance(boxes, tv_tensors.BoundingBoxes)
-    assert (boxes.format.value, boxes.canvas_size, boxes.dtype) == ("XYXY", (HEIGHT, WIDTH), torch.float32)
+    assert (boxes.format.value, boxes.canvas_size, boxes.dtype) == (
+        "XYXY",
+        (HEIGHT, WIDTH),
+        torch.float32,
+    )
     assert boxes.tolist() == [[2, 3, 12, 11], [20, 10, 32, 22.5]]
     assert (target["labels"].tolist(), target["labels"].dtype) == ([1, 0], torch.int64)
     assert (target["image_id"], target["size"]) == (10, (HEIGHT, WIDTH))
@@ -57,16 +66,24 @@ def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
     assert seen.original(1)[1].tolist() == [[0, 0, 40, 30], [5.25, 6, 12.25, 14]]
 
 
-UNUSABLE = [([5, 5, math.inf, 10], "not finite"), ([5, 5, 0.5, 10], "too small"), ([39.5, 5, 5, 10], "outside")]
+UNUSABLE = [
+    ([5, 5, math.inf, 10], "not finite"),
+    ([5, 5, 0.5, 10], "too small"),
+    ([39.5, 5, 5, 10], "outside"),
+]
 
 
 @pytest.mark.parametrize(("bbox", "reason"), UNUSABLE)
-def test_boxes_that_show_nothing_are_left_out_and_counted(bbox: list[float], reason: str, tmp_path: Path) -> None:
+def test_boxes_that_show_nothing_are_left_out_and_counted(
+    bbox: list[float], reason: str, tmp_path: Path
+) -> None:
     data = made(tmp_path, lambda c: c["annotations"][0].update(bbox=bbox))
     assert (data.skipped, data.clipped, data[0][1]["labels"].tolist()) == ({reason: 1}, 0, [0])
 
 
-def test_what_is_cut_or_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_cut_or_left_out_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cut = made(tmp_path, lambda c: c["annotations"][0].update(bbox=[-5, 20, 15, 40]))
     assert (cut.clipped, cut.skipped) == (1, {})
     assert cut[0][1]["boxes"][0].tolist() == [0, 20, 10, 30]
@@ -90,9 +107,17 @@ def test_what_is_cut_or_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCa
 
 def test_classes_choose_and_order(tmp_path: Path) -> None:
     data = made(tmp_path, classes=["red", "blue"])
-    assert (data.classes, data.category_ids, data[0][1]["labels"].tolist()) == (("red", "blue"), (5, 2), [0, 1])
+    assert (data.classes, data.category_ids, data[0][1]["labels"].tolist()) == (
+        ("red", "blue"),
+        (5, 2),
+        [0, 1],
+    )
     one = made(tmp_path, classes=("blue",))
-    assert (one.classes, one.skipped, one[0][1]["labels"].tolist()) == (("blue",), {"other class": 2}, [0])
+    assert (one.classes, one.skipped, one[0][1]["labels"].tolist()) == (
+        ("blue",),
+        {"other class": 2},
+        [0],
+    )
 
 
 def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_path: Path) -> None:
@@ -109,7 +134,8 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     "bboxes",
     [
         [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
-        [*([[2.0, 4.0, 12.0, 29.0]] * 6), *([[2.0, 4.0, 12.0, 20.0]] * 54)],  # the edge cuts one of ten
+        # the edge cuts one of ten
+        [*([[2.0, 4.0, 12.0, 29.0]] * 6), *([[2.0, 4.0, 12.0, 20.0]] * 54)],
         [[1.0, 1.0, 41.0, 31.0]] * 30,  # the whole image, rounded on all sides
         [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
     ],
@@ -136,7 +162,8 @@ def segmented(c: dict[str, Any]) -> None:
         annotation["segmentation"] = shape
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, NumPy 2.4
+# pycocotools 2.0.11, NumPy 2.4
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     data = made(tmp_path, segmented, masks=True)
     masks = data[0][1]["masks"]
@@ -148,7 +175,8 @@ def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     assert data[2][1]["masks"].shape == (0, HEIGHT, WIDTH)
 
 
-# Views of them ----------------------------------------------------------------------------------------------
+# Views of them
+# ----------------------------------------------------------------------------------------------
 
 
 def rectangles() -> tuple[torch.Tensor, dict[str, Any]]:
@@ -157,7 +185,12 @@ def rectangles() -> tuple[torch.Tensor, dict[str, Any]]:
     for (left, top, right, bottom), colour in zip(BOXES, COLOURS, strict=True):
         pixels[:, int(top) : int(bottom), int(left) : int(right)] = colour[:, None, None]
     boxes = tv_tensors.BoundingBoxes(torch.tensor(BOXES), format="XYXY", canvas_size=SIZE)
-    return tv_tensors.Image(pixels), {"boxes": boxes, "labels": torch.arange(3), "image_id": 7, "size": SIZE}
+    return tv_tensors.Image(pixels), {
+        "boxes": boxes,
+        "labels": torch.arange(3),
+        "image_id": 7,
+        "size": SIZE,
+    }
 
 
 def seen(image: torch.Tensor, label: int) -> torch.Tensor:
@@ -186,14 +219,24 @@ def test_boxes_follow_their_pixels(flip: Any, size: tuple[int, int]) -> None:
 def test_a_test_view_only_resizes_and_normalises() -> None:
     """Also boxes that no training would keep stay where they are."""
     image, target = rectangles()
-    target["boxes"] = tv_tensors.wrap(torch.tensor([[0.0, 0.0, 0.4, 80.0]] * 3), like=target["boxes"])
-    outs = [box_transforms((64, 96), train=False, flip="both")(image, dict(target)) for _ in range(3)]
+    target["boxes"] = tv_tensors.wrap(
+        torch.tensor([[0.0, 0.0, 0.4, 80.0]] * 3), like=target["boxes"]
+    )
+    outs = [
+        box_transforms((64, 96), train=False, flip="both")(image, dict(target)) for _ in range(3)
+    ]
     assert all(torch.equal(out[0], outs[0][0]) for out in outs)
     assert torch.allclose(outs[0][1]["boxes"][0], torch.tensor([0.0, 0.0, 0.4 * 96 / 100, 64.0]))
-    peer = Preprocessing(size=(64, 96), interpolation="bilinear")(image.as_subclass(torch.Tensor))[0]
-    assert (outs[0][0] - peer).abs().max() < 0.02, "as backbone.preprocess, up to the rounding of bytes"
+    peer = Preprocessing(size=(64, 96), interpolation="bilinear")(image.as_subclass(torch.Tensor))[
+        0
+    ]
+    assert (outs[0][0] - peer).abs().max() < 0.02, (
+        "as backbone.preprocess, up to the rounding of bytes"
+    )
     _, small = box_transforms((3, 4), train=True, flip=None, photometric=False)(*rectangles())
-    assert (small["labels"].tolist(), len(small["boxes"])) == ([1], 1), "the others are 0.82 and 0.98 px high"
+    assert (small["labels"].tolist(), len(small["boxes"])) == ([1], 1), (
+        "the others are 0.82 and 0.98 px high"
+    )
 
 
 def test_boxes_find_the_way_back_from_a_batch() -> None:
@@ -203,5 +246,10 @@ def test_boxes_find_the_way_back_from_a_batch() -> None:
     back = to_original(targets[1]["boxes"], (64, 224), targets[1]["size"])
     assert type(back) is torch.Tensor
     assert torch.allclose(back, torch.tensor(BOXES), atol=1e-5)
-    assert to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))[1, 2].tolist() == [7, 5, 7, 5]
+    assert to_original(torch.ones(2, 3, 4, dtype=torch.float64), (1, 1), (5, 7))[1, 2].tolist() == [
+        7,
+        5,
+        7,
+        5,
+    ]
     assert to_original(torch.tensor([1, 3, 5, 7]), (2, 2), (5, 3)).tolist() == [1.5, 7.5, 7.5, 17.5]

@@ -49,7 +49,10 @@ def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     assert used or request.param == "pillow" or request.node.originalname not in FAST_TESTS
 
 
-FAST_TESTS = ("test_every_form_is_read_as_pillow_reads_it", "test_eight_orientations_of_one_scene_are_one_image")
+FAST_TESTS = (
+    "test_every_form_is_read_as_pillow_reads_it",
+    "test_eight_orientations_of_one_scene_are_one_image",
+)
 
 
 def drawn(mode: str, seed: int = 0) -> Image.Image:
@@ -57,7 +60,9 @@ def drawn(mode: str, seed: int = 0) -> Image.Image:
     noise = np.random.RandomState(seed).randint(0, 256, (7, 11, 3), np.uint8)
     image = Image.fromarray(noise).resize((41, 27), Image.Resampling.BICUBIC)
     if mode == "RGBA":
-        image.putalpha(Image.fromarray(np.linspace(0, 255, 27 * 41).reshape(27, 41).astype(np.uint8)))
+        image.putalpha(
+            Image.fromarray(np.linspace(0, 255, 27 * 41).reshape(27, 41).astype(np.uint8))
+        )
         return image
     return image.convert(mode)
 
@@ -66,9 +71,14 @@ def deep(low: int, high: int) -> Image.Image:
     return Image.fromarray(np.linspace(low, high, 27 * 41).reshape(27, 41).astype(np.uint16))
 
 
-EIGHT_BITS: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> mode, suffix, options of saving
+# name -> mode, suffix, options of saving
+EIGHT_BITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{f"jpeg {mode}": (mode, "jpg", {"quality": 90}) for mode in ("RGB", "L", "CMYK")},
-    "jpeg 4:2:0 progressive": ("RGB", "jpg", {"quality": 85, "subsampling": 2, "progressive": True}),
+    "jpeg 4:2:0 progressive": (
+        "RGB",
+        "jpg",
+        {"quality": 85, "subsampling": 2, "progressive": True},
+    ),
     **{f"png {mode}": (mode, "png", {}) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")},
     "png 4 bit": ("P", "png", {"bits": 4}),
     "png P with transparency": ("P", "png", {"transparency": b"\x00\x80"}),
@@ -86,7 +96,9 @@ def test_every_form_is_read_as_pillow_reads_it(form: str, road: list[str], tmp_p
     file = tmp_path / f"a.{suffix}"
     drawn(mode).save(file, **options)
     with file.open("rb") as opened, Image.open(opened) as image:
-        plain = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        plain = (
+            image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        )
         expected = np.asarray(plain.convert("RGB"))
     found = read_pixels(file)
     assert (found.dtype, found.shape) == (torch.uint8, (3, 27, 41))
@@ -97,9 +109,14 @@ def test_every_form_is_read_as_pillow_reads_it(form: str, road: list[str], tmp_p
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_eight_orientations_of_one_scene_are_one_image(form: str, road: list[str], tmp_path: Path) -> None:
+def test_eight_orientations_of_one_scene_are_one_image(
+    form: str, road: list[str], tmp_path: Path
+) -> None:
     suffix, options, largest = FORMS[form]
-    half, corner = Preprocessing(16, size=(HEIGHT // 2, WIDTH // 2)), torch.tensor([WIDTH / 2.0, HEIGHT / 2.0])
+    half, corner = (
+        Preprocessing(16, size=(HEIGHT // 2, WIDTH // 2)),
+        torch.tensor([WIDTH / 2.0, HEIGHT / 2.0]),
+    )
     for i in ORIENTATIONS:
         file = write(tmp_path / f"{i}.{suffix}", scene(), i, options)
         for given in (file, Image.open(file)):
@@ -123,7 +140,9 @@ def test_an_orientation_in_the_text_of_a_png_counts(road: list[str], tmp_path: P
     as_xmp.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="3"/>', zip=True)
     for info in (as_text, as_xmp):
         drawn("RGB").save(tmp_path / "a.png", pnginfo=info)
-        assert np.array_equal(read_pixels(tmp_path / "a.png").permute(1, 2, 0), np.asarray(drawn("RGB"))[::-1, ::-1])
+        assert np.array_equal(
+            read_pixels(tmp_path / "a.png").permute(1, 2, 0), np.asarray(drawn("RGB"))[::-1, ::-1]
+        )
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -139,16 +158,21 @@ def test_deep_files_keep_their_range(suffix: str, road: list[str], tmp_path: Pat
 
 def test_sixteen_bit_colours_keep_the_high_byte(road: list[str], tmp_path: Path) -> None:
     colours = np.random.RandomState(0).randint(0, 65536, (5, 7, 3)).astype(">u2")
-    (tmp_path / "a.png").write_bytes(png(16, 2, [row.tobytes() for row in colours], 7))  # Pillow cannot write it
+    # Pillow cannot write it
+    (tmp_path / "a.png").write_bytes(png(16, 2, [row.tobytes() for row in colours], 7))
     assert np.array_equal(read_pixels(tmp_path / "a.png").permute(1, 2, 0), colours >> 8)
 
 
-@pytest.mark.parametrize(("suffix", "options"), [(suffix, options) for suffix, options, _ in FORMS.values()])
+@pytest.mark.parametrize(
+    ("suffix", "options"), [(suffix, options) for suffix, options, _ in FORMS.values()]
+)
 def test_files_that_are_cut_short_are_refused_by_name(
     suffix: str, options: dict[str, Any], road: list[str], tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
-    Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)).save(whole, **options)
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)).save(
+        whole, **options
+    )
     content = whole.read_bytes()
     for length in (0, 1, 20, len(content) // 3, len(content) // 2, len(content) - 600):
         cut.write_bytes(content[:length])
@@ -157,10 +181,16 @@ def test_files_that_are_cut_short_are_refused_by_name(
             read_pixels(cut)
 
 
-def test_a_jpeg_that_states_its_orientation_in_xmp_is_turned(road: list[str], tmp_path: Path) -> None:
-    drawn("RGB").save(tmp_path / "a.jpg", quality=95, xmp=b'<rdf:Description tiff:Orientation="6"/>')
+def test_a_jpeg_that_states_its_orientation_in_xmp_is_turned(
+    road: list[str], tmp_path: Path
+) -> None:
+    drawn("RGB").save(
+        tmp_path / "a.jpg", quality=95, xmp=b'<rdf:Description tiff:Orientation="6"/>'
+    )
     drawn("RGB").save(tmp_path / "b.jpg", quality=95)
-    assert torch.equal(read_pixels(tmp_path / "a.jpg"), torch.rot90(read_pixels(tmp_path / "b.jpg"), -1, (1, 2)))
+    assert torch.equal(
+        read_pixels(tmp_path / "a.jpg"), torch.rot90(read_pixels(tmp_path / "b.jpg"), -1, (1, 2))
+    )
 
 
 def test_a_jpeg_with_an_appendix_is_read_whole(road: list[str], tmp_path: Path) -> None:
@@ -183,7 +213,9 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
     exif[0x112] = 6
     drawn("RGB").save(path, exif=exif)
     raw, entry = path.read_bytes(), b"\x12\x01\x03\x00"
-    little = raw.replace(entry, b"\x12\x01\x07\x00").replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x07")
+    little = raw.replace(entry, b"\x12\x01\x07\x00").replace(
+        b"\x01\x12\x00\x03", b"\x01\x12\x00\x07"
+    )
     path.write_bytes(little)
     assert little != raw
     assert read_image_size(path) == read_pixels(path).shape[-2:] == drawn("RGB").size[::-1]

@@ -45,7 +45,9 @@ def patch_sums(images: torch.Tensor, patch: int) -> torch.Tensor:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cell_covers_what_its_patch_shows(patch: int, mode: dict[str, Any]) -> None:
     sizes = [(64, 64), (45, 71), (120, 90), *([None] if mode["resize"] != "keep" else [])]
-    for interpolation, shape, size in itertools.product(("area", "bilinear"), [(61, 97), (97, 53)], sizes):
+    for interpolation, shape, size in itertools.product(
+        ("area", "bilinear"), [(61, 97), (97, 53)], sizes
+    ):
         recipe = Preprocessing(patch, size=size, interpolation=interpolation, **mode, **PLAIN)  # type: ignore[arg-type]
         place = ramp(*shape)
         shown = patch_sums(recipe(place), patch)[0]
@@ -71,7 +73,8 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     assert count[1, 0] == 0
 
 
-# Reading ----------------------------------------------------------------------------------------------------
+# Reading
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
@@ -79,8 +82,16 @@ def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "d.png")
     Image.fromarray(deep).save(tmp_path / "d.tif", compression="tiff_lzw")
     expected = torch.tensor(deep.astype(np.float64) / 65535).float()[None]
-    forms = [tmp_path / "d.png", str(tmp_path / "d.png"), tmp_path / "d.tif", Image.fromarray(deep), deep,
-             deep[..., None], deep.astype(">u2"), deep.astype(np.float32)]  # fmt: skip
+    forms = [
+        tmp_path / "d.png",
+        str(tmp_path / "d.png"),
+        tmp_path / "d.tif",
+        Image.fromarray(deep),
+        deep,
+        deep[..., None],
+        deep.astype(">u2"),
+        deep.astype(np.float32),
+    ]
     for form in forms:
         values, valid = pixels(DenseLabels(scale=1 / 65535), form)
         assert values.dtype == torch.float32
@@ -91,12 +102,19 @@ def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
 
 def test_float_tiffs_and_bands(tmp_path: Path) -> None:
     ndvi = np.linspace(-1, 1, 48, dtype=np.float32).reshape(6, 8)
-    ndvi[0, 0], ndvi[1, 1], ndvi[2, 2], ndvi[3, 3] = np.nan, -9999.0, np.finfo(np.float32).min, -np.inf
+    ndvi[0, 0], ndvi[1, 1], ndvi[2, 2], ndvi[3, 3] = (
+        np.nan,
+        -9999.0,
+        np.finfo(np.float32).min,
+        -np.inf,
+    )
     Image.fromarray(ndvi).save(tmp_path / "n.tif")
     lowest = float(np.finfo(np.float64).min)  # what GDAL notes; float32 holds it as -inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values, valid = pixels(DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)), tmp_path / "n.tif")
+        values, valid = pixels(
+            DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)), tmp_path / "n.tif"
+        )
     assert (~valid).nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
     assert values[0][~valid].tolist() == [0, 0, 0, 0]
     assert torch.equal(values[0][valid], torch.from_numpy(ndvi)[valid])
@@ -104,14 +122,18 @@ def test_float_tiffs_and_bands(tmp_path: Path) -> None:
     Image.fromarray(bands).save(tmp_path / "b.png")
     values, valid = pixels(DenseLabels(offset=-1, nodata=bands[0, 0, 1].item()), tmp_path / "b.png")
     assert torch.equal(valid, torch.from_numpy((bands != bands[0, 0, 1]).all(axis=2)))
-    assert torch.equal(values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0))
+    assert torch.equal(
+        values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0)
+    )
 
 
 def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
     """A PNG of any bit depth, written by hand."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
@@ -130,7 +152,8 @@ def test_one_bit_and_overviews_are_read_and_what_pillow_changes_is_refused(tmp_p
     assert pixels(DenseLabels(), tmp_path / "overview.tif")[0].tolist() == [[[4.0] * 4] * 4]
 
 
-# Classes ----------------------------------------------------------------------------------------------------
+# Classes
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -167,11 +190,15 @@ def test_indices_keep_nodata_and_exact_sizes(tmp_path: Path) -> None:
     labels, recipe = DenseLabels(classes=3, nodata=9), Preprocessing(16)
     expected = torch.from_numpy(mask.astype(np.int64))
     expected[3, 5] = -1
-    assert torch.equal(labels.indices([mask, tmp_path / "p.png"], recipe), expected.expand(2, -1, -1))
+    assert torch.equal(
+        labels.indices([mask, tmp_path / "p.png"], recipe), expected.expand(2, -1, -1)
+    )
     values, valid = pixels(labels, tmp_path / "p.png")
     assert torch.equal(valid, expected >= 0)
     assert torch.equal(values, torch.stack([expected == k for k in range(3)]).float())
     doubled = labels.indices(mask, recipe.changed(size=(64, 96)))[0]
     assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
-    thirds = labels.indices(np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48)))[0]
+    thirds = labels.indices(
+        np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48))
+    )[0]
     assert torch.equal(thirds, expected)

@@ -29,8 +29,15 @@ def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(RGB).save(file)
     expected = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255
-    forms = [file, str(file), Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1), expected,
-             expected.numpy().transpose(1, 2, 0)]  # fmt: skip
+    forms = [
+        file,
+        str(file),
+        Image.fromarray(RGB),
+        RGB,
+        torch.from_numpy(RGB).permute(2, 0, 1),
+        expected,
+        expected.numpy().transpose(1, 2, 0),
+    ]
     for form in forms:
         assert torch.equal(to_unit_range(read_pixels(form)), expected), type(form)
     for batch in ([RGB, file], np.stack([RGB, RGB]), expected.expand(2, -1, -1, -1)):
@@ -40,14 +47,18 @@ def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(33, 40), (17, 50), (7, 9), (1, 1), (50, 12)])
 def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
     """Torch's own form needs the whole image as floats."""
-    image = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)).permute(2, 0, 1)
+    image = torch.from_numpy(
+        np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)
+    ).permute(2, 0, 1)
     whole = torch.nn.functional.interpolate((image.float() / 255)[None], size=size, mode="area")[0]
     assert torch.equal(Preprocessing(1, size=size, interpolation="area").fitted(image), whole)
 
 
 def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
     """As transformers' DINOv3 processor does."""
-    smooth = np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
+    smooth = (
+        np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
+    )
     levels = Preprocessing(1, size=(23, 31)).fitted(smooth) * 255
     assert torch.allclose(levels, levels.round(), atol=1e-4)
     pillow = np.asarray(Image.fromarray(smooth).resize((31, 23), Image.Resampling.BILINEAR))
@@ -64,7 +75,9 @@ def test_images_come_to_a_size_in_four_ways() -> None:
     padded = Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="pad")
     assert padded.shape == (1, 3, 16, 16)
     assert (padded[..., 8:, :] == 0).all()  # the mean colour
-    assert torch.allclose(padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="keep"))
+    assert torch.allclose(
+        padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="keep")
+    )
 
 
 def test_blur_has_the_fixed_sigma() -> None:
@@ -73,7 +86,9 @@ def test_blur_has_the_fixed_sigma() -> None:
     x = np.arange(-2, 3)
     kernel = np.exp(-(x**2) / (2 * 1.1**2))
     kernel /= kernel.sum()
-    got = Preprocessing(patch_size=11, mean=(0, 0, 0), std=(1, 1, 1), blur=5)(spot)[0, 0, 3:8, 3:8].numpy()
+    got = Preprocessing(patch_size=11, mean=(0, 0, 0), std=(1, 1, 1), blur=5)(spot)[
+        0, 0, 3:8, 3:8
+    ].numpy()
     assert np.allclose(got, np.outer(kernel, kernel), atol=1e-6)
 
 
@@ -83,7 +98,9 @@ def test_records_rebuild() -> None:
     assert (record["blur"], record["resize"], record["pad_to"]) == (5, "crop", "corner")
     assert Preprocessing.from_record(record) == prep
     assert Preprocessing.from_record(Preprocessing().record()) == Preprocessing()
-    assert Preprocessing(patch_size=16).changed(size=(32, 64), blur=None) == Preprocessing(16, size=(32, 64))
+    assert Preprocessing(patch_size=16).changed(size=(32, 64), blur=None) == Preprocessing(
+        16, size=(32, 64)
+    )
 
 
 def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:
@@ -91,7 +108,10 @@ def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> Non
     image = torch.rand(3, 16, 64)
     prepared = recipe.prepare(image)
     assert prepared.valid.tolist() == [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
-    assert recipe.prepare([image, torch.rand(3, 64, 16)]).valid.tolist() == [[True] * 4] + [[True] + [False] * 3] * 3
+    assert (
+        recipe.prepare([image, torch.rand(3, 64, 16)]).valid.tolist()
+        == [[True] * 4] + [[True] + [False] * 3] * 3
+    )
     seen = recipe.picture(image)
     assert torch.allclose(seen[:, :16], image, atol=1e-6)
     assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
@@ -125,10 +145,14 @@ def test_every_pixel_shows_its_place(
     home = to_image_pixels(points, recipe, shape)
     inside = image[2] > 0.999  # no padding
     shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
-    border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)  # where kernels are cut off
+    # where kernels are cut off
+    border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)
     ends = torch.tensor([shape[1], shape[0]], dtype=torch.float64)
     inner = inside & ((home > border) & (home < ends - border)).all(dim=-1)
-    assert inner.sum() > 0.3 * rows * cols * (0.5 if mode["resize"] == "pad" else 1.0) * inside.float().mean()
+    assert (
+        inner.sum()
+        > 0.3 * rows * cols * (0.5 if mode["resize"] == "pad" else 1.0) * inside.float().mean()
+    )
     step = max(shape[0] / rows, shape[1] / cols, 1.0)
     gaps = shown[inner] - home[inner]
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
@@ -151,7 +175,9 @@ def test_a_large_jpeg_is_never_whole_in_floats(tmp_path: Path, interpolation: st
     Image.fromarray(rows).resize((7000, 5000)).save(tmp_path / "large.jpg", quality=80)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "large.jpg"), interpolation]
     kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert kilobytes * 1024 < 2.5 * 7000 * 5000 * 3, "pixels as uint8, and working memory; floats take four times that"
+    assert kilobytes * 1024 < 2.5 * 7000 * 5000 * 3, (
+        "pixels as uint8, and working memory; floats take four times that"
+    )
 
 
 COLOUR = Views.named("color20")
@@ -186,11 +212,17 @@ def plain(x: torch.Tensor, drawn: dict[str, float]) -> np.ndarray:
 
 def test_the_twenty_patterns_in_their_order() -> None:
     assert [len(Views.named(name)) for name in ("none", "flips4", "color20")] == [1, 4, 20]
-    assert [view.flipped for view in COLOUR.views] == FLIPS + [flip for flip in FLIPS for _ in range(4)]
+    assert [view.flipped for view in COLOUR.views] == FLIPS + [
+        flip for flip in FLIPS for _ in range(4)
+    ]
     for i, record in enumerate(COLOUR.record()):
         assert [name for name in record if name in CHANGES] == ([] if i < 4 else SET[i % 4])
     little = (1 - 20 / 255, 1 + 20 / 255)
-    assert COLOUR.record()[6] == {"brightness": little, "saturation": little, "hue": (-20 / 360, 20 / 360)}
+    assert COLOUR.record()[6] == {
+        "brightness": little,
+        "saturation": little,
+        "hue": (-20 / 360, 20 / 360),
+    }
     assert COLOUR.record()[:2] == [{}, {"horizontal": True}]
     ranges = [COLOUR.views[i] for i in (4, 5, 7)]
     assert (ranges[0].brightness, ranges[1].contrast, ranges[2].gamma) == ((0.8, 1.2),) * 3
@@ -234,7 +266,11 @@ def test_draws_repeat_and_depend_on_image_and_pattern() -> None:
 
 def test_draws_are_the_same_on_every_machine() -> None:
     """Pinned: another number here would give a store other pixels than those it was begun with."""
-    pinned = {"brightness": 0.9986779439676288, "saturation": 0.9484204407513458, "hue": 0.0010315976600764679}
+    pinned = {
+        "brightness": 0.9986779439676288,
+        "saturation": 0.9484204407513458,
+        "hue": 0.0010315976600764679,
+    }
     assert draws(COLOUR.views[14], 14, "Weide/ä") == pinned
 
 

@@ -57,7 +57,10 @@ def test_numbers_words_and_gaps(tmp_path: Path) -> None:
     assert table["Art"].cat.categories.tolist() == ["1a", "Gras", "Weißklee"]
     assert table["Art"].tolist() == ["Weißklee", "Gras", "Gras", "1a"]
     np.testing.assert_array_equal(table["Höhe der Narbe (cm)"], [3.5, np.nan, 12.0, np.nan])
-    assert (table["group"].tolist(), table["fold"].tolist()) == (["p", "p", "q", "q"], ["x", "y", "x", "y"])
+    assert (table["group"].tolist(), table["fold"].tolist()) == (
+        ["p", "p", "q", "q"],
+        ["x", "y", "x", "y"],
+    )
     listed = {"Art": ("Weißklee", "Gras", "1a", "Klette"), "count": ("3", "2", "1")}
     table = read_table(tmp_path / "t.csv", targets="Art", auxiliary="count", classes=listed)
     assert table["Art"].cat.codes.tolist() == [0, 1, 1, 2]
@@ -73,14 +76,27 @@ def test_files_masks_and_groups_of_several_columns(tmp_path: Path) -> None:
     assert table["images"].tolist() == [tmp_path / name for name in table.index]
     assert table["labels"].tolist() == [tmp_path / "a.png", None]
     assert table["group"].nunique() == 2
-    two = read_table(columns(tmp_path, y=[1, 2], field=["f1", "f1"], day=[1, 2]), targets="y", group=["field", "day"])
+    two = read_table(
+        columns(tmp_path, y=[1, 2], field=["f1", "f1"], day=[1, 2]),
+        targets="y",
+        group=["field", "day"],
+    )
     assert two["group"].tolist() == ["f1 | 1", "f1 | 2"]
 
 
-@pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ","), ("\t", "."), (",", ".")])
+@pytest.mark.parametrize(
+    ("separator", "mark"), [(";", ","), (";", "."), ("\t", ","), ("\t", "."), (",", ".")]
+)
 def test_separators_and_decimal_marks(tmp_path: Path, separator: str, mark: str) -> None:
-    cells = [["image", "y", "class"], ["a.jpg", "1.5", "x.1"], ["b.jpg", "-2e-3", "x.2"], ["c.jpg", "", "x.1"]]
-    lines = [separator.join([row[0], *(cell.replace(".", mark) for cell in row[1:])]) for row in cells]
+    cells = [
+        ["image", "y", "class"],
+        ["a.jpg", "1.5", "x.1"],
+        ["b.jpg", "-2e-3", "x.2"],
+        ["c.jpg", "", "x.1"],
+    ]
+    lines = [
+        separator.join([row[0], *(cell.replace(".", mark) for cell in row[1:])]) for row in cells
+    ]
     table = read_table(written(tmp_path, "\n".join(lines)), targets=["y", "class"])
     np.testing.assert_array_equal(table["y"], [1.5, -0.002, np.nan])
     assert table["class"].tolist() == [f"x{mark}1", f"x{mark}2", f"x{mark}1"]
@@ -104,10 +120,17 @@ def test_line_ends_and_quoted_separators(tmp_path: Path, text: str) -> None:
 def test_a_frame_is_read_as_its_csv(tmp_path: Path) -> None:
     path = written(tmp_path, TEXT)
     frame, expected = pd.read_csv(path), read_table(path, **ROLES)
-    for other in (frame, frame.set_index("image"), frame.convert_dtypes(), pd.read_csv(path, dtype=str)):
+    for other in (
+        frame,
+        frame.set_index("image"),
+        frame.convert_dtypes(),
+        pd.read_csv(path, dtype=str),
+    ):
         pd.testing.assert_frame_equal(read_table(other, **ROLES), expected)
     exact = np.random.RandomState(0).randn(50)
-    numbers = pd.DataFrame({"image": [f"{i}.jpg" for i in range(50)], "y": exact, "single": exact.astype("f4")})
+    numbers = pd.DataFrame(
+        {"image": [f"{i}.jpg" for i in range(50)], "y": exact, "single": exact.astype("f4")}
+    )
     table = read_table(numbers, targets=["y", "single"])
     assert (table["y"] == exact).all() and (table["single"] == exact.astype("f4")).all()
     ordered = frame.assign(Art=pd.Categorical(frame["Art"], ["Gras", "Weißklee", "1a", "Klee"]))
@@ -116,13 +139,18 @@ def test_a_frame_is_read_as_its_csv(tmp_path: Path) -> None:
     assert partition(read_table(dated, targets="Art", group="when")["group"]) == [0, 1, 0, 1]
 
 
-# Ids --------------------------------------------------------------------------------------------------------
+# Ids
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_ids_stay_text(tmp_path: Path) -> None:
     ids = ("007", "7", "1.0", "1", "1e5", "NA", "None", "null")
-    path = written(tmp_path, "image,y\n" + "".join(f" {name},{row}\n" for row, name in enumerate(ids)))
-    source = MemoryTokens(ids, Tokens.from_patches(torch.randn(len(ids), 2, 8), grid=(1, 2), patch_size=16))
+    path = written(
+        tmp_path, "image,y\n" + "".join(f" {name},{row}\n" for row, name in enumerate(ids))
+    )
+    source = MemoryTokens(
+        ids, Tokens.from_patches(torch.randn(len(ids), 2, 8), grid=(1, 2), patch_size=16)
+    )
     frame = pd.DataFrame({"y": range(len(ids))}, index=ids)
     for table in (path, frame, frame.rename_axis("image").reset_index()):
         read = read_table(table, targets="y")
@@ -139,10 +167,16 @@ def test_composed_and_decomposed_names_are_one_image(tmp_path: Path) -> None:
         table = read_table(written(folder, f"image,y\n{here},1\nb.jpg,2\n"), folder, "y")
         assert table.index[0] == composed
         tokens = Tokens.from_patches(torch.randn(2, 2, 8), grid=(1, 2), patch_size=16)
-        fit(PatchMeanHead(8, [Task("y")]), MemoryTokens((there[:-4], "b"), tokens), targets=table, epochs=1)
+        fit(
+            PatchMeanHead(8, [Task("y")]),
+            MemoryTokens((there[:-4], "b"), tokens),
+            targets=table,
+            epochs=1,
+        )
 
 
-# Cells ------------------------------------------------------------------------------------------------------
+# Cells
+# ------------------------------------------------------------------------------------------------------
 
 SPELLINGS = [
     (["1", "1.0", " 1", "1 ", "01", "2", "2.00"], [0, 0, 0, 0, 0, 5, 5]),
@@ -156,16 +190,22 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
-def test_groups_and_folds_that_mean_the_same_are_one(tmp_path: Path, cells: list[str], expected: list[int]) -> None:
+def test_groups_and_folds_that_mean_the_same_are_one(
+    tmp_path: Path, cells: list[str], expected: list[int]
+) -> None:
     y, count = list(range(len(cells))), len(set(expected))
     table = read_table(columns(tmp_path, y=y, g=cells), targets="y", group="g", fold_column="g")
     assert partition(table["group"]) == partition(table["fold"]) == expected
-    pair = read_table(columns(tmp_path, y=y, g=cells, h=["x"] * len(y)), targets="y", group=["g", "h"])
+    pair = read_table(
+        columns(tmp_path, y=y, g=cells, h=["x"] * len(y)), targets="y", group=["g", "h"]
+    )
     assert partition(pair["group"]) == expected
     frame = pd.DataFrame({"y": y, "g": cells}, index=[f"{i}.jpg" for i in y])
     assert partition(read_table(frame, targets="y", group="g")["group"]) == expected
     held_out = [valid.tolist() for _, valid in group_folds(cells, count, seed=0)]
-    assert sorted(held_out) == sorted([i for i, first in enumerate(expected) if first == own] for own in {*expected})
+    assert sorted(held_out) == sorted(
+        [i for i, first in enumerate(expected) if first == own] for own in {*expected}
+    )
     assert sorted(valid.tolist() for _, valid in column_folds(cells)) == sorted(held_out)
 
 
@@ -180,8 +220,14 @@ def test_classes_that_mean_the_same_are_one(tmp_path: Path, role: str) -> None:
 
     assert classes([COMPOSED, DECOMPOSED, " pres ", "pres"]) == ([1, 1, 0, 0], ("pres", COMPOSED))
     assert classes(["2", "02", "10.0", "10"], classes={"c": ()}) == ([0, 0, 1, 1], ("2", "10"))
-    assert classes(["2", "02", "10.0", "x"], classes={"c": ()}) == ([1, 0, 2, 3], ("02", "2", "10.0", "x"))
-    assert classes(["2.0", "01", " 3"], classes={"c": ("1", "2", "3")}) == ([1, 0, 2], ("1", "2", "3"))
+    assert classes(["2", "02", "10.0", "x"], classes={"c": ()}) == (
+        [1, 0, 2, 3],
+        ("02", "2", "10.0", "x"),
+    )
+    assert classes(["2.0", "01", " 3"], classes={"c": ("1", "2", "3")}) == (
+        [1, 0, 2],
+        ("1", "2", "3"),
+    )
     assert classes([DECOMPOSED, "x"], classes={"c": ("x", COMPOSED)}) == ([1, 0], ("x", COMPOSED))
     assert classes(["NA", "None", "", "nan"]) == ([0, 1, -1, -1], ("NA", "None"))
 
@@ -192,17 +238,26 @@ def test_only_empty_cells_and_nan_are_missing_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["y"], [1, np.nan, np.nan, np.nan, 2.5, 2.0**53, 1e15])
 
 
-# Folders ----------------------------------------------------------------------------------------------------
+# Folders
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_per_class(tmp_path: Path) -> None:
-    names = ("wheat/2.jpg", "oats/a/1.PNG", "oats /1.jpg", f"{COMPOSED}/1.jpg", f"{DECOMPOSED}/1.jpg")
+    names = (
+        "wheat/2.jpg",
+        "oats/a/1.PNG",
+        "oats /1.jpg",
+        f"{COMPOSED}/1.jpg",
+        f"{DECOMPOSED}/1.jpg",
+    )
     table = read_folders(touched(tmp_path, *names, "wheat/notes.txt", ".cache/x.jpg", "table.csv"))
     assert table["class"].cat.categories.tolist() == ["oats", COMPOSED, "wheat"]
     assert sorted(table.index) == sorted(names)
     assert table["images"].tolist() == [tmp_path / name for name in table.index]
     expected = {"wheat/2.jpg": "wheat", "oats/a/1.PNG": "oats", "oats /1.jpg": "oats"}
-    assert table["class"].to_dict() == expected | {f"{name}/1.jpg": COMPOSED for name in (COMPOSED, DECOMPOSED)}
+    assert table["class"].to_dict() == expected | {
+        f"{name}/1.jpg": COMPOSED for name in (COMPOSED, DECOMPOSED)
+    }
 
 
 @pytest.mark.parametrize("labels", ["y", "x/masks"])
@@ -210,7 +265,10 @@ def test_masks_match_by_path(tmp_path: Path, labels: str) -> None:
     names = [f"{labels}/{name}" for name in ("a/1.png", "a/2.png", "b/1.tif")]
     touched(tmp_path, "x/b/1.jpg", "x/a/1.jpg", "x/a/2.JPG", *names)
     table = read_masks(tmp_path / "x", tmp_path / labels)
-    assert (table.index.tolist(), table.columns.tolist()) == (["a/1.jpg", "a/2.JPG", "b/1.jpg"], ["images", "labels"])
+    assert (table.index.tolist(), table.columns.tolist()) == (
+        ["a/1.jpg", "a/2.JPG", "b/1.jpg"],
+        ["images", "labels"],
+    )
     assert table["labels"].tolist() == [tmp_path / name for name in names]
 
 
@@ -238,7 +296,8 @@ def test_samples_do_not_depend_on_order_or_company() -> None:
 def test_a_sample_is_fixed_for_ever() -> None:
     sample = Pasture(0).sample(0)
     assert sample.grams["GDM_g"] == sample.grams["Dry_Clover_g"] + sample.grams["Dry_Green_g"]
-    shares = np.bincount(sample.classes.ravel()) / sample.classes.size  # Pillow may draw a rim otherwise
+    # Pillow may draw a rim otherwise
+    shares = np.bincount(sample.classes.ravel()) / sample.classes.size
     assert abs(shares - (0.6702, 0.1265, 0.2015, 0.0018)).max() < 0.01
     assert abs(sample.image.mean(axis=(0, 1)) - (115.7, 96.7, 73.5)).max() < 1.0
     assert {name: round(grams, 6) for name, grams in sample.grams.items()} == {
@@ -255,7 +314,9 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
     pasture = Pasture(3, (32, 64))
     pasture.write(tmp_path, 2)
     names = ["Dry_Clover_g", "GDM_g", "Dry_Total_g"]
-    table = read_table(tmp_path / "table.csv", tmp_path, ["cover", *names], group="sampling", labels="mask")
+    table = read_table(
+        tmp_path / "table.csv", tmp_path, ["cover", *names], group="sampling", labels="mask"
+    )
     assert table.index.tolist() == ["images/0000.jpg", "images/0001.jpg"]
     for i in range(2):
         sample = pasture.sample(i)
@@ -266,4 +327,7 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
         assert np.array_equal(mask, sample.classes)
         assert abs(row["cover"] - (mask > 0).mean()) <= 5.1e-5
         image = np.asarray(Image.open(str(row["images"]))).astype(float)
-        assert abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()  # JPEG
+        # JPEG
+        assert (
+            abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()
+        )

@@ -26,11 +26,17 @@ def write(folder: Path) -> Path:
         pixels = (128 + 8 * rng.standard_normal((HEIGHT, WIDTH, 3))).clip(0, 255)
         for name, (left, top, width, height) in boxes:
             pixels[top : top + height, left : left + width] = COLOURS[name]
-            entry = {"id": len(annotations) + 1, "image_id": number, "category_id": names.index(name) + 1}
+            entry = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": names.index(name) + 1,
+            }
             annotations.append({**entry, "bbox": [left, top, width, height], "iscrowd": 0})
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     content = {
-        "images": [{"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in BOXES],
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in BOXES
+        ],
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
     }

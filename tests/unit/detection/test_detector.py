@@ -28,7 +28,9 @@ TARGETS = [
 ]
 
 
-def detector_of(kind: str, neck: Any = None, size: tuple[int, int] = SIZE, **changes: Any) -> Detector:
+def detector_of(
+    kind: str, neck: Any = None, size: tuple[int, int] = SIZE, **changes: Any
+) -> Detector:
     torch.manual_seed(0)
     neck = SpatialTuningAdapter(64, 32) if neck is None else neck
     own = {"variant": "tiny", "queries": 20 if kind in ("dfine", "rtdetrv2") else None, **changes}
@@ -38,11 +40,17 @@ def detector_of(kind: str, neck: Any = None, size: tuple[int, int] = SIZE, **cha
 
 def alike(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     pairs = zip(one, other, strict=True)
-    return all(torch.equal(a[key], b[key]) for a, b in pairs for key in ("boxes", "scores", "labels"))
+    return all(
+        torch.equal(a[key], b[key]) for a, b in pairs for key in ("boxes", "scores", "labels")
+    )
 
 
-@pytest.mark.parametrize("kind", ["fcos", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
-def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", ["fcos", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)]
+)
+def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(
+    kind: str, tmp_path: Path
+) -> None:
     detector = detector_of(kind)
     images = [torch.rand(3, 96, 128), torch.rand(3, 150, 70)]
     detector.save(tmp_path / "frozen.safetensors")
@@ -59,7 +67,9 @@ def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(kind: s
     assert (checkpoint.head_type, checkpoint.meta["license"]) == ("detector", "MIT")
     again = Detector.load(tmp_path / "d.safetensors")
     assert alike(detector.predict(images, min_score=0.0), again.predict(images, min_score=0.0))
-    assert alike(before, Detector.load(tmp_path / "frozen.safetensors").predict(images, min_score=0.0))
+    assert alike(
+        before, Detector.load(tmp_path / "frozen.safetensors").predict(images, min_score=0.0)
+    )
     again.save(tmp_path / "e.safetensors", license="MIT")
     assert (tmp_path / "e.safetensors").read_bytes() == (tmp_path / "d.safetensors").read_bytes()
 
@@ -74,19 +84,28 @@ def test_losses_are_finite_with_an_empty_image_and_reach_neck_and_detector(kind:
     assert all(p.grad is None for p in detector.backbone.parameters())
 
 
-def test_detr_targets_are_centres_and_sizes_as_shares_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detr_targets_are_centres_and_sizes_as_shares_of_the_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     detector, seen = detector_of("dfine"), []
 
     def model(pixel_values: torch.Tensor, labels: Any) -> Any:
         seen.extend([pixel_values, labels])
         parts = {"loss_vfl": 1.0, "loss_bbox": 2.0, "loss_vfl_aux_0": 10.0, "loss_bbox_dn_1": 100.0}
-        return argparse.Namespace(loss_dict={name: torch.tensor(value) for name, value in parts.items()})
+        return argparse.Namespace(
+            loss_dict={name: torch.tensor(value) for name, value in parts.items()}
+        )
 
     monkeypatch.setattr(detector.head.model, "forward", model)
     mean = torch.tensor(detector.preprocess.mean)[:, None, None].expand(1, 3, *SIZE)
-    assert {name: float(x) for name, x in detector(mean, TARGETS[:1]).items()} == {"loss_vfl": 11.0, "loss_bbox": 102.0}
+    assert {name: float(x) for name, x in detector(mean, TARGETS[:1]).items()} == {
+        "loss_vfl": 11.0,
+        "loss_bbox": 102.0,
+    }
     assert seen[0].abs().max() < 1e-6
-    assert torch.allclose(seen[1][0]["boxes"], torch.tensor([[40 / 128, 48 / 96, 64 / 128, 64 / 96]]))
+    assert torch.allclose(
+        seen[1][0]["boxes"], torch.tensor([[40 / 128, 48 / 96, 64 / 128, 64 / 96]])
+    )
 
 
 def test_detr_boxes_are_those_of_the_library_in_pixels() -> None:
@@ -95,15 +114,22 @@ def test_detr_boxes_are_those_of_the_library_in_pixels() -> None:
     detector, images = detector_of("dfine").eval(), torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         found = detector(images)
-        mean, std = (torch.tensor(each)[:, None, None] for each in (detector.preprocess.mean, detector.preprocess.std))
+        mean, std = (
+            torch.tensor(each)[:, None, None]
+            for each in (detector.preprocess.mean, detector.preprocess.std)
+        )
         outputs = detector.head.model(pixel_values=(images - mean) / std)
-    wanted = RTDetrImageProcessor().post_process_object_detection(outputs, threshold=-1.0, target_sizes=[SIZE] * 2)
+    wanted = RTDetrImageProcessor().post_process_object_detection(
+        outputs, threshold=-1.0, target_sizes=[SIZE] * 2
+    )
     assert alike(found, wanted)
 
 
 def test_faster_rcnn_keeps_its_background_label(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, seen = detector_of("fasterrcnn"), []
-    monkeypatch.setattr(detector.head.model, "forward", lambda images, targets: seen.append(targets) or {})
+    monkeypatch.setattr(
+        detector.head.model, "forward", lambda images, targets: seen.append(targets) or {}
+    )
     detector(torch.rand(2, 3, *SIZE), TARGETS)
     assert seen[0][0]["labels"].tolist() == [2]
 
@@ -116,9 +142,13 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
         [seen] = detector.eval()(data[0][0][None])
     [found] = detector.predict(tmp_path / "images" / "0.png", min_score=0.0)
     assert torch.allclose(found["scores"], seen["scores"], atol=1e-5)
-    large = np.asarray(Image.open(tmp_path / "images" / "0.png").resize((256, 192), Image.Resampling.NEAREST))
+    large = np.asarray(
+        Image.open(tmp_path / "images" / "0.png").resize((256, 192), Image.Resampling.NEAREST)
+    )
     [one] = detector.predict(large, min_score=0.0)
-    assert len(one["boxes"]) == 20 and one["names"] == [("red", "blue")[label] for label in one["labels"]]
+    assert len(one["boxes"]) == 20 and one["names"] == [
+        ("red", "blue")[label] for label in one["labels"]
+    ]
     assert (one["boxes"][:, 2:] <= torch.tensor([256.0, 192.0])).all() and (one["boxes"] >= 0).all()
     limit = float(one["scores"][2]) - 1e-4
     [kept] = detector.predict(large, min_score=limit)
@@ -137,13 +167,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         detector.head.model.head.classification_head.cls_logits.bias.fill_(1.0)
     detector.save("other.safetensors")
     for i, size in enumerate([(120, 200), (60, 50)]):
-        Image.fromarray(np.random.RandomState(i).randint(0, 256, (*size, 3), np.uint8)).save(f"{i}.png")
+        Image.fromarray(np.random.RandomState(i).randint(0, 256, (*size, 3), np.uint8)).save(
+            f"{i}.png"
+        )
     Path("bad.png").write_bytes(b"not an image")
     return tmp_path
 
 
 def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
-    arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv"]
+    arguments = [
+        "predict",
+        "0.png",
+        "bad.png",
+        "1.png",
+        "--heads",
+        "d.safetensors",
+        "--out",
+        "boxes.csv",
+    ]
     refused = kit.cli(*arguments)
     assert refused.code == 1 and "bad.png" in refused.err
     arguments += ["--skip-unusable", "--json"]
@@ -154,7 +195,9 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
     own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
     assert rows and len(rows) == len(result["predictions"])
     for box, row in zip(result["predictions"], rows, strict=True):
-        assert [str(box[key]) if key in ("image", "name") else f"{box[key]:.6g}" for key in row] == [*row.values()]
+        assert [
+            str(box[key]) if key in ("image", "name") else f"{box[key]:.6g}" for key in row
+        ] == [*row.values()]
     for name, each in zip(("0.png", "1.png"), own, strict=True):
         found = [row for row in rows if row["image"] == name]
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
@@ -167,7 +210,9 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_a_pushed_detector_gives_the_same_boxes(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pushed_detector_gives_the_same_boxes(
+    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The verbs of heads take a detector, and its file comes back from the Hub byte for byte."""
     monkeypatch.setenv("HF_TOKEN", WRITER)
     commit = kit.cli("push", "d.safetensors", "user/cells", "--json").json["commit"]

@@ -43,7 +43,10 @@ def data(tmp_path: Path) -> BoxImages:
 
 def perfect(data: BoxImages) -> Predictions:
     return {
-        image_id: {**{key: own[key] for key in ("boxes", "labels")}, "scores": torch.full((len(own["labels"]),), 0.9)}
+        image_id: {
+            **{key: own[key] for key in ("boxes", "labels")},
+            "scores": torch.full((len(own["labels"]),), 0.9),
+        }
         for image_id, (_, own) in zip(data.ids, data, strict=True)
     }
 
@@ -52,7 +55,9 @@ def test_scores_known_beforehand(data: BoxImages, capsys: pytest.CaptureFixture[
     """Perfect boxes, also the first, whose id is 0: pycocotools takes it for 'no match'; no boxes; a missing class."""
     whole, first, last = score_boxes(data, perfect(data)), data.take([0]), data.take([0, 2])
     assert set(totals(whole).values()) == {1.0}
-    assert whole["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
+    assert whole["per_class"] == {
+        name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")
+    }
     assert score_boxes(first, perfect(first))["AR100"] == 1.0
     part = score_boxes(last, perfect(last))
     assert part["per_class"]["blue"] == {"AP": None, "AP50": None} and part["AP"] == 1.0
@@ -67,9 +72,15 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
     """The threshold of predictions is for pictures and tables: average precision ranks all boxes."""
     rows = iter(perfect(data).values())
 
-    def predict(images: list[Any], min_score: float | None = None, **options: Any) -> list[dict[str, Any]]:
+    def predict(
+        images: list[Any], min_score: float | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
         found = [next(rows) for _ in images]
-        return found if min_score <= 0.01 else [{key: value[:0] for key, value in row.items()} for row in found]
+        return (
+            found
+            if min_score <= 0.01
+            else [{key: value[:0] for key, value in row.items()} for row in found]
+        )
 
     unsure = argparse.Namespace(classes=data.classes, predict=predict)
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
@@ -93,7 +104,9 @@ def noisy(data: BoxImages, seed: int) -> Predictions:
     for box in data.ground_truth()["annotations"]:
         truth[box["image_id"]].append((box["bbox"], data.category_ids.index(box["category_id"])))
     for image_id, known in truth.items():
-        rows = torch.tensor([box for box, _ in known] + [[300.0, 200.0, 60.0, 60.0]] * 3).repeat(2, 1)
+        rows = torch.tensor([box for box, _ in known] + [[300.0, 200.0, 60.0, 60.0]] * 3).repeat(
+            2, 1
+        )
         labels = torch.tensor([label for _, label in known] + [0, 1, 2]).repeat(2)
         rows = rows + 0.06 * rows[:, 2:].repeat(1, 2) * torch.randn(rows.shape, generator=generator)
         keep = torch.rand(len(rows), generator=generator) < 0.6
@@ -122,7 +135,10 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
         test.evaluate()
         test.accumulate()
         test.summarize()
-    official = {name: test.stats[place] for name, place in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8))}
+    official = {
+        name: test.stats[place]
+        for name, place in (("AP", 0), ("AP50", 1), ("AP75", 2), ("AR100", 8))
+    }
     assert {name: ours[name] for name in official} == pytest.approx(official, abs=1e-12)
     assert 0.1 < ours["AP"] < ours["AP50"] < 0.9
     for k, name in enumerate(data.classes):
@@ -151,7 +167,9 @@ def test_the_best_threshold_is_that_of_a_plain_search(tmp_path: Path) -> None:
                 if own["scores"][place] >= threshold:
                     predicted += 1
                     ious = torchvision.ops.box_iou(own["boxes"][[place]], true)[0]
-                    fits = ((ious >= 0.5) & (labels == own["labels"][place]) & free).nonzero()[:1, 0]
+                    fits = ((ious >= 0.5) & (labels == own["labels"][place]) & free).nonzero()[
+                        :1, 0
+                    ]
                     matched += len(fits)
                     free[fits] = False
         return 2 * matched / (predicted + 4)

@@ -22,22 +22,32 @@ def test_the_form_without_shapes_that_depend_on_data_is_torchvisions(kind: str) 
     model = detector_of(kind).eval().head.model
     model.score_thresh = 0.01  # untrained scores are low
     for parameter in model.head.parameters():
-        parameter.add_(0.03 * torch.randn_like(parameter))  # untrained boxes are anchors, with overlaps of exactly 1/2
+        # untrained boxes are anchors, with overlaps of exactly 1/2
+        parameter.add_(0.03 * torch.randn_like(parameter))
     images = torch.randn(1, 3, 96, 128)
     [wanted] = model([images[0]])
     boxes, scores, labels = dense_detections(model, images)
     count = len(wanted["scores"])
     assert count > 5 and not scores[count:].any()
     found = (boxes[:count], scores[:count], labels[:count])
-    assert unmatched([x.numpy() for x in found], [wanted[key].numpy() for key in ("boxes", "scores", "labels")]) is None
+    assert (
+        unmatched(
+            [x.numpy() for x in found],
+            [wanted[key].numpy() for key in ("boxes", "scores", "labels")],
+        )
+        is None
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fcos", "retinanet", "dfine", "rtdetrv2"])
 def test_boxes_are_equal_on_unseen_images_and_at_another_size(kind: str, tmp_path: Path) -> None:
     """Each export has one size: both sizes for one detector of torchvision and one of transformers."""
-    for size, cells in (((64, 160), 210), ((96, 128), 252))[: 2 if kind in ("fcos", "dfine") else 1]:
-        # untrained scores are near ties: with as many queries as cells, no choice among them decides
+    for size, cells in (((64, 160), 210), ((96, 128), 252))[
+        : 2 if kind in ("fcos", "dfine") else 1
+    ]:
+        # untrained scores are near ties: with as many queries as cells, no choice among them
+        # decides
         detector = detector_of(kind, queries=cells) if kind == "rtdetrv2" else detector_of(kind)
         detector.export_onnx(tmp_path / f"{size[0]}.onnx", size=size)
         session = onnxruntime.InferenceSession(tmp_path / f"{size[0]}.onnx")

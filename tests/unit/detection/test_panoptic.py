@@ -26,7 +26,12 @@ Segment = tuple[int, int, bool]  # id in the PNG, category, whether it is a crow
 Array = np.ndarray[Any, Any]
 
 
-def written(folder: Path, maps: list[Array], segments: list[list[Segment]], pictures: list[Array] | None = None) -> Any:
+def written(
+    folder: Path,
+    maps: list[Array],
+    segments: list[list[Segment]],
+    pictures: list[Array] | None = None,
+) -> Any:
     """Write images, their PNG files and their COCO file; return the folder of the PNG files and the COCO file."""
     (folder / "png").mkdir(parents=True)
     images, entries = [], []
@@ -35,7 +40,9 @@ def written(folder: Path, maps: list[Array], segments: list[list[Segment]], pict
         Image.fromarray(picture).save(folder / f"{i}.png")
         colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
         Image.fromarray(colours).save(folder / "png" / f"s{i}.png")
-        images.append({"id": i + 5, "file_name": f"{i}.png", "height": ids.shape[0], "width": ids.shape[1]})
+        images.append(
+            {"id": i + 5, "file_name": f"{i}.png", "height": ids.shape[0], "width": ids.shape[1]}
+        )
         listed = [{"id": a, "category_id": b, "iscrowd": int(c)} for a, b, c in own]
         entries.append({"image_id": i + 5, "file_name": f"s{i}.png", "segments_info": listed})
     names = [
@@ -43,11 +50,15 @@ def written(folder: Path, maps: list[Array], segments: list[list[Segment]], pict
         for number, name in zip((4, 9, 2), NAMES, strict=True)
     ]
     file = folder / "segments.json"
-    file.write_text(json.dumps({"images": images, "annotations": entries[::-1], "categories": names}))
+    file.write_text(
+        json.dumps({"images": images, "annotations": entries[::-1], "categories": names})
+    )
     return folder / "png", file
 
 
-def random_case(rng: np.random.Generator) -> tuple[Array, list[Segment], Array, list[tuple[int, int]]]:
+def random_case(
+    rng: np.random.Generator,
+) -> tuple[Array, list[Segment], Array, list[tuple[int, int]]]:
     """Ids of known and of predicted pixels, and the segments of both; 0 = unknown, or nothing predicted."""
     truth = np.kron(rng.integers(0, 7, (3, 4)), np.ones((6, 6), np.int64)) * 70000
     own, ids = list[Segment](), [int(a) for a in np.unique(truth) if a]
@@ -83,7 +94,9 @@ def plain(cases: list[Any]) -> dict[int, tuple[float, int, int, int]]:
                 sums[category][1] += 1
                 taken |= {("known", a), ("predicted", b)}
         for b, other in pairs:
-            crowds = set().union(*(known[a] for a, category, crowd in own if crowd and category == other))
+            crowds = set().union(
+                *(known[a] for a, category, crowd in own if crowd and category == other)
+            )
             is_ignored = len(predicted[b] & (void | crowds)) / len(predicted[b]) > 0.5
             sums[other][2] += ("predicted", b) not in taken and not is_ignored
         for a, category, crowd in own:
@@ -91,7 +104,9 @@ def plain(cases: list[Any]) -> dict[int, tuple[float, int, int, int]]:
     return {category: tuple(own) for category, own in sums.items()}  # type: ignore[misc]
 
 
-def objects_of(found: Array, pairs: list[tuple[int, int]], labels: dict[int, int]) -> list[dict[str, Any]]:
+def objects_of(
+    found: Array, pairs: list[tuple[int, int]], labels: dict[int, int]
+) -> list[dict[str, Any]]:
     rows = [{"id": a, "category_id": labels[b], "isthing": b != 2, "score": 0.9} for a, b in pairs]
     return coco_objects((found, rows))
 
@@ -100,10 +115,14 @@ def test_panoptic_quality_is_its_definition(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number, classes in enumerate([None, ("soil", "disc", "square")] * 2):
         cases = [random_case(rng) for _ in range(10)]
-        folder, file = written(tmp_path / str(number), [case[0] for case in cases], [case[1] for case in cases])
+        folder, file = written(
+            tmp_path / str(number), [case[0] for case in cases], [case[1] for case in cases]
+        )
         data = PanopticImages(file, folder, classes=classes)
         labels = {category: label for label, category in enumerate(data.category_ids)}
-        found = score_segments(data, {i + 5: objects_of(*case[2:], labels) for i, case in enumerate(cases)})
+        found = score_segments(
+            data, {i + 5: objects_of(*case[2:], labels) for i, case in enumerate(cases)}
+        )
         sums, quality = plain(cases), {}
         for name, category in zip(NAMES, (4, 9, 2), strict=True):
             iou, pairs, wrong, missed = sums[category]
@@ -128,7 +147,8 @@ def test_true_segments_are_perfect_and_missing_classes_count_for_nothing(tmp_pat
     assert np.array_equal(
         PanopticImages(file, folder, classes=["soil"]).pixels(0), np.where(codes == 1000, 1000, -1)
     ), "the other classes are unknown"
-    every = objects_of(truth, [(1, 4), (2, 4), (3, 2), (4, 4)], {2: 0, 4: 1})  # one more disc in the crowd region
+    # one more disc in the crowd region
+    every = objects_of(truth, [(1, 4), (2, 4), (3, 2), (4, 4)], {2: 0, 4: 1})
     scores = score_segments(data, {5: every})
     assert (scores["PQ"], scores["SQ"], scores["RQ"], scores["PQ_stuff"]) == (1.0, 1.0, 1.0, 1.0)
     assert scores["per_class"]["square"] == {"PQ": None, "SQ": None, "RQ": None}
@@ -137,10 +157,21 @@ def test_true_segments_are_perfect_and_missing_classes_count_for_nothing(tmp_pat
         score_segments(data, {99: every})
 
 
-def trained(folder: Path, count: int, blocks: str, *flags: object) -> tuple[Path, tuple[Path, Path]]:
+def trained(
+    folder: Path, count: int, blocks: str, *flags: object
+) -> tuple[Path, tuple[Path, Path]]:
     """Train on scenes; return the folder of the run, and that of the PNG files with the COCO file."""
     segments, file = scenes(folder / "s", count)
-    words: list[object] = ["train", "--panoptic", segments, file, "--images", file.parent, "--out", folder / "run"]
+    words: list[object] = [
+        "train",
+        "--panoptic",
+        segments,
+        file,
+        "--images",
+        file.parent,
+        "--out",
+        folder / "run",
+    ]
     words += ["--backbone", "dinoneck_tiny", "--layers", *"1245", "--head", blocks, *flags]
     assert cli(*words).code == 0
     return folder / "run", (segments, file)
@@ -154,8 +185,17 @@ def scenes(folder: Path, count: int) -> Any:
         ids, own = np.full((64, 96), 300), [(300, 2, False)]
         picture = rng.integers(90, 130, (64, 96, 3), dtype=np.uint8)
         for k in range(1 + i % 2):
-            square, cx, cy, r = bool(rng.integers(2)), 24 + 48 * k, int(rng.integers(20, 44)), int(rng.integers(10, 16))
-            inside = np.maximum(abs(x - cx), abs(y - cy)) < r if square else (x - cx) ** 2 + (y - cy) ** 2 < r * r
+            square, cx, cy, r = (
+                bool(rng.integers(2)),
+                24 + 48 * k,
+                int(rng.integers(20, 44)),
+                int(rng.integers(10, 16)),
+            )
+            inside = (
+                np.maximum(abs(x - cx), abs(y - cy)) < r
+                if square
+                else (x - cx) ** 2 + (y - cy) ** 2 < r * r
+            )
             ids[inside], picture[inside] = 70000 + k, (40, 60, 220) if square else (220, 40, 40)
             own.append((70000 + k, 9 if square else 4, False))
         ids[:, 94:] = 0
@@ -170,13 +210,19 @@ def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_pat
     assert scores["images"] == 4 and 0.3 <= scores["min_score"] <= 0.9
     meta = HeadCheckpoint.load(run).meta
     [task], head = meta["tasks"], meta["config"]
-    assert (task["kind"], task["things"], task["minimum"]) == ("panoptic", ["disc", "square"], scores["min_score"])
+    assert (task["kind"], task["things"], task["minimum"]) == (
+        "panoptic",
+        ["disc", "square"],
+        scores["min_score"],
+    )
     assert head["num_queries"] == 20, "the fewest"
     counts = {row["image"]: int(float(row["objects"])) for row in rows_of(run / "out_of_fold.csv")}
     assert counts == {f"{i}.png": 1 + i % 2 for i in range(4)}
     found = evaluate(run, None, (folder, file))["segments"]["head"]
     assert found.keys() == scores.keys() - {"min_score"}
-    shown = cli("evaluate", file.parent, "--heads", run, "--truth", folder, file, "--at-least", "PQ=1.1")
+    shown = cli(
+        "evaluate", file.parent, "--heads", run, "--truth", folder, file, "--at-least", "PQ=1.1"
+    )
     assert shown.code == 1 and "segments" in shown.out and "PQ of head" in shown.out + shown.err
     for truth in (file, (folder, file, file)):
         with pytest.raises(DataError, match="segments.json"):

@@ -35,30 +35,52 @@ def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainConfig:
         "detector": {"variant": "tiny"},
         "optim": {"batch_size": 2, "epochs": 1, "seed": 0},
     }
-    return TrainConfig.from_dict({key: {**own, **groups.get(key, {})} for key, own in {**groups, **plain}.items()})
+    return TrainConfig.from_dict(
+        {key: {**own, **groups.get(key, {})} for key, own in {**groups, **plain}.items()}
+    )
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = {"checkpointing": True}
-    optim = {"freeze": ["0=all", "1=last:2"], "layer_decay": 0.8, "epochs": 3, "ema_decay": 0.9, "amp": "bf16"}
+    optim = {
+        "freeze": ["0=all", "1=last:2"],
+        "layer_decay": 0.8,
+        "epochs": 3,
+        "ema_decay": 0.9,
+        "amp": "bf16",
+    }
     config = config_of(boxes, detector=own, optim=optim)
-    report, whole, cut = train_detector(config, tmp_path / "whole"), tmp_path / "whole", tmp_path / "cut"
+    report, whole, cut = (
+        train_detector(config, tmp_path / "whole"),
+        tmp_path / "whole",
+        tmp_path / "cut",
+    )
     rows = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert [row["stage"] for row in rows] == ["all", "last:2", "last:2"]
-    assert {"classification", "bbox_regression", "bbox_ctrness", "AP50", "per_class"} <= rows[0].keys()
+    assert {"classification", "bbox_regression", "bbox_ctrness", "AP50", "per_class"} <= rows[
+        0
+    ].keys()
     assert report["best"]["AP"] == max(row["AP"] for row in rows)
     assert json.loads((whole / "report.json").read_text()) == json.loads(json.dumps(report))
     assert sorted(contents(whole)) == ["detector.safetensors", "log.jsonl", "report.json"]
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
 
     with monkeypatch.context() as patch, pytest.raises(DataError, match="no power"):
-        patch.setattr(_Run, "_log", Mock(side_effect=[None, DataError("no power")]))  # after the second epoch
+        # after the second epoch
+        patch.setattr(_Run, "_log", Mock(side_effect=[None, DataError("no power")]))
         train_detector(config, cut)
     with pytest.raises(CheckpointError, match=r"optim.lr: 0.001 / 0.01"):
         train_detector(config_of(boxes, detector=own, optim={**optim, "lr": 1e-2}), cut)
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"backbone record\.weights_sha256"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(CheckpointError, match=r"backbone record\.weights_sha256"),
+    ):
         recorded = Backbone.record
-        patch.setattr(Backbone, "record", lambda own: recorded(own) | {"weights_sha256": "of another file"})
+        patch.setattr(
+            Backbone, "record", lambda own: recorded(own) | {"weights_sha256": "of another file"}
+        )
         train_detector(config, cut)
     content = boxes.read_text()
     boxes.write_text(content.replace("[8, 10, 40, 30]", "[8, 10, 20, 30]"))
@@ -69,16 +91,24 @@ def test_a_killed_run_goes_on_to_the_same_numbers(boxes: Path, tmp_path: Path, m
     assert logged(cut / "log.jsonl") == logged(whole / "log.jsonl")
     assert contents(cut)["detector.safetensors"] == contents(whole)["detector.safetensors"]
     scores = evaluate_boxes(Detector.load(whole / "detector.safetensors"), boxes)
-    assert {key: scores[key] for key in SCORES} == pytest.approx({key: report["best"][key] for key in SCORES}, abs=1e-6)
+    assert {key: scores[key] for key in SCORES} == pytest.approx(
+        {key: report["best"][key] for key in SCORES}, abs=1e-6
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the files of a run, without those of an unfinished one."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if "unfinished" not in path.parts}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if "unfinished" not in path.parts
+    }
 
 
-def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_overwrite_goes_on(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The earlier results go when training begins: none of them stands next to the files of the new run."""
     first, second = config_of(boxes), config_of(boxes, optim={"lr": 3e-3})
     train_detector(first, tmp_path / "run")
@@ -98,8 +128,20 @@ def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path, monkeypat
 
 
 def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:
-    words = f"--size 96x128 --backbone dinoneck_tiny --epochs 1 --batch-size 2 --val-boxes {boxes} --hidden-dim 32"
-    run = ["train", "--boxes", boxes, "--detector", "retinanet", *words.split(), "--out", tmp_path / "run"]
+    words = (
+        "--size 96x128 --backbone dinoneck_tiny --epochs 1 --batch-size 2 --val-boxes "
+        f"{boxes} --hidden-dim 32"
+    )
+    run = [
+        "train",
+        "--boxes",
+        boxes,
+        "--detector",
+        "retinanet",
+        *words.split(),
+        "--out",
+        tmp_path / "run",
+    ]
     assert "held-out boxes" in kit.cli(*run, "--head", "spatial_tuning_adapter").out
     assert "retinanet" in kit.cli("inspect", tmp_path / "run" / "detector.safetensors").out
 
@@ -109,17 +151,34 @@ def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:
     ("kind", "own", "optim", "size"),
     [
         ("fcos", {}, {"epochs": 150, "lr": 1e-3, "backbone_lr": 1e-3, "clip_norm": 5.0}, [96, 128]),
-        ("dfine", {"queries": 30}, {"epochs": 160, "lr": 2e-3, "backbone_lr": 2e-3, "clip_norm": 0.1}, [64, 96]),
+        (
+            "dfine",
+            {"queries": 30},
+            {"epochs": 160, "lr": 2e-3, "backbone_lr": 2e-3, "clip_norm": 0.1},
+            [64, 96],
+        ),
     ],
 )
 def test_a_pair_of_images_is_learned_by_heart(
-    kind: str, own: dict[str, Any], optim: dict[str, Any], size: list[int], boxes: Path, tmp_path: Path
+    kind: str,
+    own: dict[str, Any],
+    optim: dict[str, Any],
+    size: list[int],
+    boxes: Path,
+    tmp_path: Path,
 ) -> None:
     content = json.loads(boxes.read_text())
     content["images"] = content["images"][:2]
     (boxes.parent / "two.json").write_text(json.dumps(content))
-    data = {"boxes": str(boxes.parent / "two.json"), "val_boxes": str(boxes.parent / "two.json"), "size": size}
-    detector, optim = {"name": kind, "augment": "none", "eval_every": 20, **own}, {**optim, "freeze": ["0=none"]}
+    data = {
+        "boxes": str(boxes.parent / "two.json"),
+        "val_boxes": str(boxes.parent / "two.json"),
+        "size": size,
+    }
+    detector, optim = (
+        {"name": kind, "augment": "none", "eval_every": 20, **own},
+        {**optim, "freeze": ["0=none"]},
+    )
     report = train_detector(config_of(boxes, data=data, detector=detector, optim=optim), tmp_path)
     assert report["untrained"]["AP"] < 0.1
     assert report["best"]["AP"] >= 0.75  # 0.81 to 1.0 from one CPU to another

@@ -30,8 +30,13 @@ Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int, int]  # kind, centre x and y, radius
 
 
-def written(folder: Path, pictures: list[Array], shapes: list[list[Shape]], names: dict[int, str]) -> Path:
-    """Draw the shapes of every picture, whose ids begin with 5; squares are the kind of that name. Return the JSON."""
+def written(
+    folder: Path, pictures: list[Array], shapes: list[list[Shape]], names: dict[int, str]
+) -> Path:
+    """Draw the shapes of every picture, whose ids begin with 5; squares are the kind of that name.
+
+    Return the JSON.
+    """
     folder.mkdir(parents=True)
     entries, objects, ids = [], list[dict[str, Any]](), [*names]
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -42,14 +47,25 @@ def written(folder: Path, pictures: list[Array], shapes: list[list[Shape]], name
             if names[ids[kind]] == "square":
                 corners = [(x - r, y - r), (x + r, y - r), (x + r, y + r), (x - r, y + r)]
             ImageDraw.Draw(image).polygon(corners, fill=COLOURS[kind])
-            about = {"id": len(objects) + 1, "image_id": i + 5, "category_id": ids[kind], "iscrowd": 0}
+            about = {
+                "id": len(objects) + 1,
+                "image_id": i + 5,
+                "category_id": ids[kind],
+                "iscrowd": 0,
+            }
             outline = np.ravel(corners).tolist()
-            objects.append({**about, "bbox": [x - r, y - r, 2 * r, 2 * r], "segmentation": [outline]})
+            objects.append(
+                {**about, "bbox": [x - r, y - r, 2 * r, 2 * r], "segmentation": [outline]}
+            )
         image.save(folder / f"{i}.png")
-        entries.append({"id": i + 5, "file_name": f"{i}.png", "width": image.width, "height": image.height})
+        entries.append(
+            {"id": i + 5, "file_name": f"{i}.png", "width": image.width, "height": image.height}
+        )
     categories = [{"id": number, "name": name} for number, name in names.items()]
     file = folder / "objects.json"
-    file.write_text(json.dumps({"images": entries, "annotations": objects, "categories": categories}))
+    file.write_text(
+        json.dumps({"images": entries, "annotations": objects, "categories": categories})
+    )
     return file
 
 
@@ -58,13 +74,20 @@ def scenes(folder: Path, count: int) -> Path:
     rng, pictures, shapes = np.random.default_rng(0), [], []
     for i in range(count):
         pictures.append(rng.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-        draws = [(rng.integers(2), rng.integers(24, 72), rng.integers(10, 16)) for _ in range(1 + i % 3)]
-        shapes.append([(int(kind), 22 + 40 * k, int(y), int(r)) for k, (kind, y, r) in enumerate(draws)])
+        draws = [
+            (rng.integers(2), rng.integers(24, 72), rng.integers(10, 16)) for _ in range(1 + i % 3)
+        ]
+        shapes.append(
+            [(int(kind), 22 + 40 * k, int(y), int(r)) for k, (kind, y, r) in enumerate(draws)]
+        )
     return written(folder, pictures, shapes, {9: "disc", 4: "square"})
 
 
 def config_of(file: Path, epochs: int = 2, **changes: Any) -> TrainConfig:
-    settings: dict[str, Any] = {"data": DataConfig(instances=str(file)), "folds": FoldsConfig(count=2)}
+    settings: dict[str, Any] = {
+        "data": DataConfig(instances=str(file)),
+        "folds": FoldsConfig(count=2),
+    }
     settings["optim"] = Recipe(epochs=epochs, batch_size=4, lr=3e-3, seed=0)
     settings["backbone"] = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5))
     settings["head"] = {"type": "dpt_neck", "out_channels": 16}
@@ -72,7 +95,10 @@ def config_of(file: Path, epochs: int = 2, **changes: Any) -> TrainConfig:
 
 
 def test_true_masks_have_the_best_scores_and_numbers(tmp_path: Path) -> None:
-    data, every = BoxImages(scenes(tmp_path / "s", 4), masks=True), dict[int, list[dict[str, Any]]]()
+    data, every = (
+        BoxImages(scenes(tmp_path / "s", 4), masks=True),
+        dict[int, list[dict[str, Any]]](),
+    )
     for i, image_id in enumerate(data.ids):
         labels, masks = data[i][1]["labels"], data[i][1]["masks"].numpy() > 0
         every[image_id] = coco_objects(
@@ -82,35 +108,60 @@ def test_true_masks_have_the_best_scores_and_numbers(tmp_path: Path) -> None:
     assert (found["AP"], found["F1"], found["count_error"]) == (1.0, 1.0, 0.0)
     assert found["min_score"] == pytest.approx(0.6)
     del every[7]
-    assert score_masks(data, every)["count_error"] == 3 / 4, "an image without an entry has no objects"
+    assert score_masks(data, every)["count_error"] == 3 / 4, (
+        "an image without an entry has no objects"
+    )
     every[6] = [{**own, "category_id": 1 - own["category_id"]} for own in every[6]]
     assert score_masks(data, every)["F1"] < 1.0, "a mask of another class is not found"
     with pytest.raises(DataError, match="99"):
         score_masks(data, every | {99: every[5]})
 
 
-@pytest.mark.parametrize("head", [None, {"type": "mask", "num_blocks": 1, "dim": 32}], ids=["pyramid", "mask"])
-def test_a_run_has_scored_folds_and_a_head_of_all_images(head: dict[str, Any] | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "head", [None, {"type": "mask", "num_blocks": 1, "dim": 32}], ids=["pyramid", "mask"]
+)
+def test_a_run_has_scored_folds_and_a_head_of_all_images(
+    head: dict[str, Any] | None, tmp_path: Path
+) -> None:
     file, out = scenes(tmp_path / "s", 6), tmp_path / "run"
     report = train_instances(config_of(file, **({} if head is None else {"head": head})), out)
     scores = report["masks"]["head"]
     assert scores["images"] == report["images"] == 6 and 0 <= scores["AP"] <= 1
     assert json.loads((out / "report.json").read_text()) == report
-    assert sorted(path.name for path in (out / "heads").iterdir()) == ["fold-0.safetensors", "fold-1.safetensors"]
+    assert sorted(path.name for path in (out / "heads").iterdir()) == [
+        "fold-0.safetensors",
+        "fold-1.safetensors",
+    ]
     [task] = HeadCheckpoint.load(out).meta["tasks"]
-    assert (task["kind"], task["labels"]) == ("instances", ["square", "disc"]), "by ascending category id"
+    assert (task["kind"], task["labels"]) == ("instances", ["square", "disc"]), (
+        "by ascending category id"
+    )
     assert task["minimum"] == scores["min_score"] and not (out / "unfinished").exists()
     rows = rows_of(out / "out_of_fold.csv")
-    assert {row["image"]: int(float(row["objects"])) for row in rows} == {f"{i}.png": 1 + i % 3 for i in range(6)}
+    assert {row["image"]: int(float(row["objects"])) for row in rows} == {
+        f"{i}.png": 1 + i % 3 for i in range(6)
+    }
     errors = [abs(float(row["objects"]) - float(row["objects (head)"])) for row in rows]
     assert np.mean(errors) == pytest.approx(scores["count_error"])
     for kept in Predictor(out)([file.parent / "0.png", file.parent / "2.png"]):
-        assert all(score >= (task["minimum"] or 0.0) for score in kept["objects"]["scores"].tolist())
+        assert all(
+            score >= (task["minimum"] or 0.0) for score in kept["objects"]["scores"].tolist()
+        )
 
 
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
     file, out = scenes(tmp_path / "s", 3), tmp_path / "run"
-    words = ["train", "--instances", file, "--images", file.parent, "--backbone", "dinoneck_tiny", "--layers", *"1245"]
+    words = [
+        "train",
+        "--instances",
+        file,
+        "--images",
+        file.parent,
+        "--backbone",
+        "dinoneck_tiny",
+        "--layers",
+        *"1245",
+    ]
     head = "{type: dpt_neck, out_channels: 16}"
     assert cli(*words, "--head", head, "--folds", 1, "--epochs", 1, "--out", out).code == 0
     predictor = Predictor(out)
@@ -135,10 +186,18 @@ def test_small_objects_lie_on_top_and_crowd_regions_are_unknown(
     file = scenes(tmp_path / "s", 2)
     content = json.loads(file.read_text())
     content["annotations"] = [own for own in content["annotations"] if own["image_id"] == 6] + [
-        {"id": 90 + i, "image_id": 5, "category_id": category, "iscrowd": crowd, "bbox": [0, 0, x, y],
-         "segmentation": [[0, 0, x, 0, x, y, 0, y]]}
-        for i, (category, crowd, x, y) in enumerate([(4, 0, 32, 16), (9, 0, 64, 48), (9, 0, 16, 96), (9, 1, 128, 96)])
-    ]  # fmt: skip
+        {
+            "id": 90 + i,
+            "image_id": 5,
+            "category_id": category,
+            "iscrowd": crowd,
+            "bbox": [0, 0, x, y],
+            "segmentation": [[0, 0, x, 0, x, y, 0, y]],
+        }
+        for i, (category, crowd, x, y) in enumerate(
+            [(4, 0, 32, 16), (9, 0, 64, 48), (9, 0, 16, 96), (9, 1, 128, 96)]
+        )
+    ]
     file.write_text(json.dumps(content))
     data, targets = BoxImages(file, masks=True), dict[str, torch.Tensor]()
     ids = np.full((HEIGHT, WIDTH), -2000)  # of classes square and disc, by category
@@ -156,7 +215,9 @@ def test_small_objects_lie_on_top_and_crowd_regions_are_unknown(
     masks = np.array([ids == own for own in (1000, 2000, 2001, -2000)])
     masks[3, :, :100] = False  # a part of the crowd region
     labels, scores = torch.tensor([0, 1, 1, 1]), torch.tensor([0.5, 0.6, 0.7, 0.9])
-    found = score_masks(data.take([0]), {5: coco_objects({"masks": masks, "labels": labels, "scores": scores})})
+    found = score_masks(
+        data.take([0]), {5: coco_objects({"masks": masks, "labels": labels, "scores": scores})}
+    )
     assert found["AP50"] == 1.0 and found["F1"] == 1.0, "the last one lies in the crowd region"
 
 
@@ -189,8 +250,10 @@ def test_objects_of_held_out_scenes_are_found_and_counted(
     config = TrainConfig(
         data=DataConfig(instances=str(file)),
         backbone=BackboneConfig(name="vit_small_patch16_dinov3", random=True, layers=(2, 5, 8, 11)),
-        head=head, optim=Recipe(epochs=epochs, lr=lr, seed=0), folds=FoldsConfig(count=4, only=0),
-    )  # fmt: skip
+        head=head,
+        optim=Recipe(epochs=epochs, lr=lr, seed=0),
+        folds=FoldsConfig(count=4, only=0),
+    )
     scores = train_instances(config, out)["masks"]["head"]
     print(scores)
     assert scores["images"] == 60 and scores["AP50"] >= least

@@ -31,7 +31,13 @@ from dinoneck import (
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_head, export_model, onnx_file, program
 
-MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
+MASS = Task(
+    "mass",
+    unit="g",
+    activation="softplus",
+    transform=TargetTransform(mean=40.0, std=20.0),
+    minimum=0.0,
+)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
 SIZE = (64, 96)  # 4 x 6 patches
 
@@ -55,7 +61,13 @@ def run_onnx(path: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[st
     image = session.get_inputs()[0].name
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.as_tensor, session.run(names, {image: pixels.numpy()})), strict=True))
+        return dict(
+            zip(
+                names,
+                map(torch.as_tensor, session.run(names, {image: pixels.numpy()})),
+                strict=True,
+            )
+        )
 
     return run, session.get_modelmeta().custom_metadata_map
 
@@ -65,9 +77,14 @@ def assert_answers(found: dict[str, Tensor], predictor: Predictor, images: Tenso
     rows = predictor(list(images), maps="patch")
     for name, values in found.items():
         if name.endswith(".map") or name == "gate":
-            wanted = [row["gate"][None] if name == "gate" else row["maps"][name.removesuffix(".map")] for row in rows]
+            wanted = [
+                row["gate"][None] if name == "gate" else row["maps"][name.removesuffix(".map")]
+                for row in rows
+            ]
         else:
-            wanted = [np.atleast_1d(row["maps"][name] if values.ndim == 4 else row[name]) for row in rows]
+            wanted = [
+                np.atleast_1d(row["maps"][name] if values.ndim == 4 else row[name]) for row in rows
+            ]
         expected = torch.as_tensor(np.stack(wanted))
         assert values.shape == expected.shape
         assert torch.allclose(values, expected.float(), rtol=1e-4, atol=1e-5), name
@@ -76,7 +93,12 @@ def assert_answers(found: dict[str, Tensor], predictor: Predictor, images: Tenso
 @pytest.fixture(scope="module")
 def head_file(one_block: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("head") / "head.safetensors"
-    save_head(path, randomised(PatchMeanHead(64, [MASS, STATE], hidden_dim=8)), backbone=one_block, preprocess=fed())
+    save_head(
+        path,
+        randomised(PatchMeanHead(64, [MASS, STATE], hidden_dim=8)),
+        backbone=one_block,
+        preprocess=fed(),
+    )
     return path
 
 
@@ -86,7 +108,9 @@ def done(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_model(head_file, tmp_path_factory.mktemp("onnx") / "model.onnx", maps=True)
 
 
-def test_a_model_predicts_one_view_and_names_those_of_its_heads(one_block: Backbone, tmp_path: Path) -> None:
+def test_a_model_predicts_one_view_and_names_those_of_its_heads(
+    one_block: Backbone, tmp_path: Path
+) -> None:
     head, file = randomised(PatchMeanHead(64, [MASS], hidden_dim=8)), tmp_path / "head.safetensors"
     save_head(file, head, backbone=one_block, preprocess=fed(), tta="flip4")
     with pytest.warns(UserWarning, match="flip4"):
@@ -98,7 +122,9 @@ def test_a_model_predicts_one_view_and_names_those_of_its_heads(one_block: Backb
     averaged = [row["mass"] for row in Predictor(file)(list(images))]
     assert not np.allclose(found["mass"].ravel().tolist(), averaged, rtol=1e-4)
     with pytest.warns(UserWarning, match="flip4"):
-        assert export_head(file, tmp_path / "h.pt2", format="pt2", grid=(4, 6)).description["views"]["recorded"]
+        assert export_head(file, tmp_path / "h.pt2", format="pt2", grid=(4, 6)).description[
+            "views"
+        ]["recorded"]
 
 
 def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_file: Path) -> None:
@@ -117,9 +143,15 @@ def test_its_metadata_are_enough_to_run_it(done: Exported, head_file: Path) -> N
     assert json.loads(texts["dinoneck"]) == HeadCheckpoint.load(head_file).meta
     about = json.loads(texts["dinoneck_export"])
     assert about == json.loads(json.dumps(done.description))
-    assert about["input"].items() >= {"name": "images", "range": [0.0, 1.0], "size": None, "smallest": [32, 32]}.items()
+    assert (
+        about["input"].items()
+        >= {"name": "images", "range": [0.0, 1.0], "size": None, "smallest": [32, 32]}.items()
+    )
     assert Preprocessing.from_record(about["preprocess"]) == fed()
-    outputs = {output["name"]: (output["unit"], output["labels"], output["shape"]) for output in about["outputs"]}
+    outputs = {
+        output["name"]: (output["unit"], output["labels"], output["shape"])
+        for output in about["outputs"]
+    }
     assert outputs["mass"] == ("g", [], ["batch", 1])
     assert outputs["state.map"] == ("", ["a", "b", "c"], ["batch", 3, "rows", "cols"])
     assert done.parity is not None and about["parity"] == done.parity._asdict()
@@ -144,7 +176,9 @@ def test_pixels_that_the_backbone_refuses_give_no_number(done: Exported) -> None
         assert torch.equal(found[0], wanted[name][0]) and found[1:].isnan().all(), name
 
 
-def test_a_file_holds_nothing_of_the_machine(done: Exported, one_block: Backbone, tmp_path: Path) -> None:
+def test_a_file_holds_nothing_of_the_machine(
+    done: Exported, one_block: Backbone, tmp_path: Path
+) -> None:
     """The exporter notes source paths on every node: user names, folders, and most of a small model's bytes."""
     onnx = pytest.importorskip("onnx")
     onnx.checker.check_model(done.files[0], full_check=True)
@@ -182,7 +216,9 @@ def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)
-    checkpoint = HeadCheckpoint.from_module(randomised(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed())
+    checkpoint = HeadCheckpoint.from_module(
+        randomised(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed()
+    )
     export_model(checkpoint, tmp_path / "m.pt2", format="pt2", backbone=tuned, size=SIZE)
     assert tuned.adapter.lora is not None  # a copy was merged
     images = torch.rand(2, 3, *SIZE)
@@ -203,7 +239,9 @@ def test_a_model_that_differs_is_not_written(
     (tmp_path / "old").write_text("old")
     monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
     for name in ("old", "new"):
-        with pytest.raises(CheckpointError, match="^the exported model differs by .* nothing was written"):
+        with pytest.raises(
+            CheckpointError, match="^the exported model differs by .* nothing was written"
+        ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
 
@@ -216,7 +254,9 @@ def test_large_weights_go_into_a_file_of_their_own(
     monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 10_000)
     images = torch.rand(2, 3, 32, 64)
     wanted = run_onnx(done.files[0])[0](images)
-    written = [onnx_file.write_onnx(tmp_path / "model.onnx", onnx.load(done.files[0])) for _ in range(2)]
+    written = [
+        onnx_file.write_onnx(tmp_path / "model.onnx", onnx.load(done.files[0])) for _ in range(2)
+    ]
     assert written[0][1] != written[1][1]
     assert {*written[0], *written[1]} == {*tmp_path.iterdir()}
     assert torch.equal(run_onnx(tmp_path / "model.onnx")[0](images)["mass"], wanted["mass"])
@@ -234,21 +274,29 @@ def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: E
     """Softmax, norms, rotary positions and original units are computed in float32; weights take half the bytes."""
     onnx = pytest.importorskip("onnx")
     model = onnx.shape_inference.infer_shapes(onnx.load(half.files[0]), strict_mode=True)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*model.graph.value_info, *model.graph.output)
+    }
     products = {"MatMul", "Gemm", "Conv"}
     assert {kinds[node.output[0]] for node in model.graph.node if node.op_type in products} == {
         onnx.TensorProto.FLOAT16
     }
     exact = {"Softmax", "LayerNormalization", "Sin", "Cos", "Add", "Mul"}
-    nodes = [node for node in model.graph.node if node.op_type in {*exact, "Gelu", "Erf"}]  # GELU may be one node
+    # GELU may be one node
+    nodes = [node for node in model.graph.node if node.op_type in {*exact, "Gelu", "Erf"}]
     assert {node.op_type for node in nodes} >= exact
     assert onnx.TensorProto.FLOAT16 not in {kinds[node.output[0]] for node in nodes}
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    assert weights < 0.6 * sum(len(tensor.raw_data) for tensor in onnx.load(done.files[0]).graph.initializer)
+    assert weights < 0.6 * sum(
+        len(tensor.raw_data) for tensor in onnx.load(done.files[0]).graph.initializer
+    )
 
 
 @pytest.mark.slow
-def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exported, head_file: Path) -> None:
+def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(
+    half: Exported, head_file: Path
+) -> None:
     assert half.parity is not None and 0 < half.parity.largest < half.parity.tolerance == 2e-2
     run, _ = run_onnx(half.files[0])
     predictor = Predictor(head_file, preprocess=fed(None))
@@ -274,9 +322,17 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
 
 def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
     head = CLSGatingHead(64, [STATE], num_patches=6, hidden_dim=8)
-    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
-    with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
+    checkpoint = HeadCheckpoint.from_module(
+        head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48))
+    )
+    with pytest.warns(
+        UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"
+    ):
         done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
-    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
+    assert (
+        done.size == (2, 3)
+        and done.parity is not None
+        and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
+    )
     with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
         export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))

@@ -33,7 +33,13 @@ from dinoneck.heads.head import TokenScale
 
 STATE = Task("state", dim=3, kind="classification")
 RATIO = Task("ratio", dim=3, kind="ratio")
-MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
+MASS = Task(
+    "mass",
+    kind="density",
+    activation="softplus",
+    unit="g",
+    transform=TargetTransform(area=0.21, std=30.0),
+)
 
 
 def plain_mlp(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +93,9 @@ def plain_gate(gating: CLSGating, cls_token: torch.Tensor, patches: torch.Tensor
     return raised / raised.sum(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize(("mode", "num_patches"), [("mlp", 12), ("resized", (3, 4)), ("query", None)])
+@pytest.mark.parametrize(
+    ("mode", "num_patches"), [("mlp", 12), ("resized", (3, 4)), ("query", None)]
+)
 @pytest.mark.parametrize("reduction", [1, 4])
 def test_the_gate_is_the_formula(mode: Any, num_patches: Any, reduction: int) -> None:
     gating = CLSGating(16, num_patches, mode, reduction).double()
@@ -111,10 +119,14 @@ def test_the_resized_logits_keep_their_places() -> None:
     assert torch.allclose(logits, rows[:, None] + 10 * cols, atol=1e-5)
     weights = gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(6, 10))[1]
     assert torch.allclose(weights, logits.flatten().softmax(0)[None], atol=1e-6)
-    assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
+    assert not torch.allclose(
+        weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3
+    )
 
 
-@pytest.mark.parametrize(("pool", "layers"), [("cls", 1), ("cls", 4), ("mean", 4), ("cls+mean", 1), ("cls+mean", 4)])
+@pytest.mark.parametrize(
+    ("pool", "layers"), [("cls", 1), ("cls", 4), ("mean", 4), ("cls+mean", 1), ("cls+mean", 4)]
+)
 def test_pooled_logits_are_one_product_of_the_concatenation(pool: Any, layers: int) -> None:
     tokens, head = (
         kit.tokens(width=8, layers=layers, dtype=torch.float64),
@@ -131,20 +143,32 @@ def test_upsampled_bins_are_those_of_the_upsampled_concatenation() -> None:
     tokens, bins = kit.tokens(width=8, layers=2, dtype=torch.float64), Bins(0.001, 10.0, 16)
     depth = Task("depth", kind="dense", unit="m", maximum=5.0)
     head = LinearHead(8, [depth], 2, None, use_cls=True, upsample=4, bins=bins, dtype=torch.float64)
-    wide = torch.cat([part for x in tokens.sequence for part in (x[:, 5:], x[:, :1].expand(-1, 15, -1))], dim=2)
+    wide = torch.cat(
+        [part for x in tokens.sequence for part in (x[:, 5:], x[:, :1].expand(-1, 15, -1))], dim=2
+    )
     maps = F.interpolate(wide.transpose(1, 2).reshape(2, 32, 3, 5), scale_factor=4, mode="bilinear")
     weight, bias = head.state_dict().values()
-    weights = torch.einsum("bchw,kc->bkhw", maps, weight).add(bias[:, None, None]).clamp_min(0) + 0.1
+    weights = (
+        torch.einsum("bchw,kc->bkhw", maps, weight).add(bias[:, None, None]).clamp_min(0) + 0.1
+    )
     shares = weights / weights.sum(dim=1, keepdim=True)
-    expected = torch.einsum("bkhw,k->bhw", shares, torch.linspace(0.001, 10.0, 16, dtype=torch.float64))[:, None]
+    expected = torch.einsum(
+        "bkhw,k->bhw", shares, torch.linspace(0.001, 10.0, 16, dtype=torch.float64)
+    )[:, None]
     assert torch.allclose(head(tokens)["depth"], expected, rtol=0, atol=1e-12)
-    assert torch.allclose(head.predict_maps(tokens)["depth"], expected.clamp_max(5.0), rtol=0, atol=1e-12)
+    assert torch.allclose(
+        head.predict_maps(tokens)["depth"], expected.clamp_max(5.0), rtol=0, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("spacing", "middle"), [("linear", 4.5), ("log", 8**0.5), ("mixed", (4.5 + 8**0.5) / 2)])
+@pytest.mark.parametrize(
+    ("spacing", "middle"), [("linear", 4.5), ("log", 8**0.5), ("mixed", (4.5 + 8**0.5) / 2)]
+)
 def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: float) -> None:
     bins = Bins(1.0, 8.0, 3, spacing, eps=1e-8)
-    logits = torch.tensor([[-1.0, 2.0], [-1.0, 0.0], [-1.0, 6.0]], dtype=torch.float64).reshape(1, 3, 1, 2)
+    logits = torch.tensor([[-1.0, 2.0], [-1.0, 0.0], [-1.0, 6.0]], dtype=torch.float64).reshape(
+        1, 3, 1, 2
+    )
     expected = [(1 + middle + 8) / 3, (2 * 1 + 6 * 8) / 8]
     assert bins(logits).flatten().tolist() == pytest.approx(expected, rel=1e-7)
 
@@ -154,7 +178,9 @@ def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
 
 
 def test_density_maps_add_up_to_the_answer() -> None:
-    mean = Task("cover", kind="density", aggregate="mean", transform=TargetTransform(mean=2.0, std=3.0))
+    mean = Task(
+        "cover", kind="density", aggregate="mean", transform=TargetTransform(mean=2.0, std=3.0)
+    )
     shifted = Task("count", kind="density", transform=TargetTransform(mean=5.0, std=2.0))
     for head in (fpn(MASS, mean, shifted), DenseHead(kit.WIDTH, (MASS, mean, shifted), 8)):
         tokens = kit.tokens(2, 5, 7, layers=2)
@@ -180,7 +206,16 @@ def test_patch_ratios_are_the_mean_of_the_cells_shares() -> None:
 
 def test_members_are_averaged_in_natural_units() -> None:
     heads = [
-        PatchMeanHead(8, [Task("a", transform=TargetTransform(log1p=True, mean=float(i), std=1.0 + i), minimum=0.5)])
+        PatchMeanHead(
+            8,
+            [
+                Task(
+                    "a",
+                    transform=TargetTransform(log1p=True, mean=float(i), std=1.0 + i),
+                    minimum=0.5,
+                )
+            ],
+        )
         for i in range(3)
     ]
     tokens = kit.tokens(width=8)
@@ -193,10 +228,14 @@ def test_members_are_averaged_in_natural_units() -> None:
     assert torch.allclose(median.predict(tokens)["a"], expected.median(dim=0).values, rtol=1e-6)
     four = HeadEnsemble.from_heads([*heads, heads[0]], reduce="median")
     assert torch.allclose(
-        four.predict(tokens)["a"], torch.cat((expected, expected[:1])).quantile(0.5, dim=0), rtol=1e-6
+        four.predict(tokens)["a"],
+        torch.cat((expected, expected[:1])).quantile(0.5, dim=0),
+        rtol=1e-6,
     )
     weighted = HeadEnsemble.from_heads(heads, weights=[1.0, 0.0, 3.0])
-    assert torch.allclose(weighted.predict(tokens)["a"], (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
+    assert torch.allclose(
+        weighted.predict(tokens)["a"], (expected[0] + 3 * expected[2]) / 4, rtol=1e-6
+    )
 
 
 def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None:
@@ -206,21 +245,32 @@ def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None
         mean = torch.stack([head.predict(tokens)["c"] for head in heads]).mean(dim=0)
         assert torch.allclose(ensemble(tokens)["c"].softmax(dim=-1), mean, atol=1e-6)
         assert torch.allclose(
-            ensemble.tasks[0].predict(ensemble(tokens)["c"]), ensemble.predict(tokens)["c"], atol=1e-6
+            ensemble.tasks[0].predict(ensemble(tokens)["c"]),
+            ensemble.predict(tokens)["c"],
+            atol=1e-6,
         )
 
 
 def test_members_that_no_tokens_suit_are_refused() -> None:
     """Of different numbers of layers, without the block indices that each reads."""
     task = [Task("a")]
-    plain, four, one = PatchMeanHead(8, task), LinearHead(8, task, num_layers=4), LinearHead(8, task)
+    plain, four, one = (
+        PatchMeanHead(8, task),
+        LinearHead(8, task, num_layers=4),
+        LinearHead(8, task),
+    )
     named = FPNHead(8, task, num_layers=3, layer_indices=(0, 2, 5), fpn_dim=8)
     for members in ([four, one], [plain, one, four], [HeadEnsemble([four]), one]):
         with pytest.raises(ConfigError, match="layers="):
             HeadEnsemble.from_heads(members)
     for members in ([plain, four], [four, four], [named, plain], [named, four]):
         HeadEnsemble.from_heads(members)
-    assert HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3), (3,)]).layer_indices == (0, 1, 2, 3)
+    assert HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3), (3,)]).layer_indices == (
+        0,
+        1,
+        2,
+        3,
+    )
     with pytest.raises(ConfigError, match="for 2 members"):
         HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3)])
 
@@ -262,11 +312,15 @@ def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
 
 def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() -> None:
     tokens, classes = kit.tokens(1, 3, 5, layers=4), Task("class", dim=3, kind="segmentation")
-    free = DPTHead(kit.WIDTH, [Task("depth", kind="dense"), classes], small(upsample="double")).eval()
+    free = DPTHead(
+        kit.WIDTH, [Task("depth", kind="dense"), classes], small(upsample="double")
+    ).eval()
     with torch.no_grad():
         depth, logits = free.logits(tokens)
         middle = depth.median().item()
-        head = DPTHead(kit.WIDTH, [Task("depth", kind="dense", maximum=middle), classes], free.neck).eval()
+        head = DPTHead(
+            kit.WIDTH, [Task("depth", kind="dense", maximum=middle), classes], free.neck
+        ).eval()
         head.load_state_dict(free.state_dict())
         found = head.predict(tokens)
     size = (48, 80)

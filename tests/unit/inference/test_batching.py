@@ -45,15 +45,21 @@ def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:
     given = images(32)
     alone = [predictor(image, maps="patch")[0] for image in given]
     with MicroBatcher(predictor, max_wait_s=0.05) as batcher, ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda i: batcher.predict(given[i], maps=i % 3 == 0), range(len(given))))
+        answers = list(
+            pool.map(lambda i: batcher.predict(given[i], maps=i % 3 == 0), range(len(given)))
+        )
     for i, (answer, lone) in enumerate(zip(answers, alone, strict=True)):
         assert answer["mass"] == pytest.approx(lone["mass"], rel=1e-5)
         assert ("maps" in answer) == (i % 3 == 0)
         if i % 3 == 0:
-            np.testing.assert_allclose(answer["maps"]["mass"], lone["maps"]["mass"], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                answer["maps"]["mass"], lone["maps"]["mass"], rtol=1e-4, atol=1e-6
+            )
 
 
-def test_what_waits_goes_together_and_no_more_than_fit(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_waits_goes_together_and_no_more_than_fit(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = Held(predictor, monkeypatch)
     with MicroBatcher(predictor, max_batch=3, max_wait_s=0) as batcher:
         first = batcher.submit(images(1)[0])
@@ -80,7 +86,9 @@ def test_a_full_queue_refuses_and_a_cancelled_image_is_dropped(
     assert held.sizes == [1, 1]  # the dropped one never ran
 
 
-def test_the_end_predicts_all_that_wait(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_predicts_all_that_wait(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = Held(predictor, monkeypatch)
     batcher = MicroBatcher(predictor, max_batch=2, max_wait_s=0)
     predictions = [batcher.submit(image) for image in images(6)]

@@ -14,7 +14,16 @@ from tests import kit
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinoneck import Backbone, HeadEnsemble, MaskHead, Predictor, PyramidHead, SimplePyramid, Task, load_backbone
+from dinoneck import (
+    Backbone,
+    HeadEnsemble,
+    MaskHead,
+    Predictor,
+    PyramidHead,
+    SimplePyramid,
+    Task,
+    load_backbone,
+)
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 from dinoneck.inference import coco_objects, to_frame
@@ -51,8 +60,12 @@ def test_a_map_of_places_gives_every_pixel_its_own_place(case: dict[str, Any], f
     recipe = Preprocessing(16, **case, **PLAIN)
     found = at_image_size(places(size, recipe, finer), Task("y", dim=2, kind="dense"), size, recipe)
     expected = np.stack(np.meshgrid(np.arange(83) + 0.5, np.arange(130) + 0.5, indexing="ij"))
-    cell = [16 / finer * side / resized for side, resized in zip(size, recipe.placement(size).resized, strict=True)]
-    rows = slice(int(cell[0]) + 1, -int(cell[0]) - 1)  # outside of the outermost centres the border is repeated
+    cell = [
+        16 / finer * side / resized
+        for side, resized in zip(size, recipe.placement(size).resized, strict=True)
+    ]
+    # outside of the outermost centres the border is repeated
+    rows = slice(int(cell[0]) + 1, -int(cell[0]) - 1)
     cols = slice(int(cell[1]) + 1, -int(cell[1]) - 1)
     assert np.abs(found - expected)[:, rows, cols].max() < 1e-3
     assert np.isfinite(found).all()
@@ -74,7 +87,9 @@ def test_classes_are_resampled_as_logits() -> None:
     recipe, task = Preprocessing(16, size=(96, 144), **PLAIN), Task("y", dim=5, kind="segmentation")
     expected = F.interpolate(logits, (200, 300), mode="bilinear")[0]
     cells = logits.softmax(dim=1)[0].numpy()
-    assert np.array_equal(at_image_size(cells, task, (200, 300), recipe), expected.argmax(0).numpy())
+    assert np.array_equal(
+        at_image_size(cells, task, (200, 300), recipe), expected.argmax(0).numpy()
+    )
     shares = at_image_size(cells, task, (200, 300), recipe, probabilities=True)
     assert np.allclose(shares, expected.softmax(0).numpy(), atol=1e-5)
 
@@ -96,7 +111,9 @@ def head() -> PyramidHead:
     return PyramidHead(64, tasks, neck=SimplePyramid(64, 32))
 
 
-def test_an_image_and_its_turned_file_have_maps_of_one_size(head: PyramidHead, tmp_path: Path) -> None:
+def test_an_image_and_its_turned_file_have_maps_of_one_size(
+    head: PyramidHead, tmp_path: Path
+) -> None:
     upright = np.random.RandomState(0).randint(0, 256, (70, 100, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -116,9 +133,12 @@ def reference(outputs: dict[str, Tensor], where: np.ndarray) -> np.ndarray:
 
     Args:
         outputs: of a MaskHead for one image.
-        where: (2, H, W), row and column of every pixel in cells of the masks, 0 at the first centre.
+        where: (2, H, W), row and column of every pixel in cells of the masks, 0 at the first
+            centre.
     """
-    masks, classes = (outputs[f"plant{kind}"][0].double().numpy() for kind in (".masks", ".classes"))
+    masks, classes = (
+        outputs[f"plant{kind}"][0].double().numpy() for kind in (".masks", ".classes")
+    )
     sums = np.zeros((classes.shape[1] - 1, *where.shape[1:]))
     for mask, logits in zip(masks, classes, strict=True):
         shares = np.exp(logits - logits.max())
@@ -127,16 +147,29 @@ def reference(outputs: dict[str, Tensor], where: np.ndarray) -> np.ndarray:
     return sums / sums.sum(axis=0)
 
 
-@pytest.mark.parametrize("case", [{"size": (64, 96)}, {"resize": "pad", "pad_to": "center"}, {"resize": "crop"}])
+@pytest.mark.parametrize(
+    "case", [{"size": (64, 96)}, {"resize": "pad", "pad_to": "center"}, {"resize": "crop"}]
+)
 @pytest.mark.parametrize("views", ["none", "flip4"])
 def test_masks_are_resampled_before_they_are_shares(case: dict[str, Any], views: Any) -> None:
     torch.manual_seed(0)
-    tasks, backbone = [Task("plant", dim=3, kind="segmentation")], load_backbone("dinoneck_tiny", layers=2)
-    heads = [MaskHead(64, tasks, num_layers=2, num_queries=count, num_blocks=1, dim=32).eval() for count in (4, 5)]
+    tasks, backbone = (
+        [Task("plant", dim=3, kind="segmentation")],
+        load_backbone("dinoneck_tiny", layers=2),
+    )
+    heads = [
+        MaskHead(64, tasks, num_layers=2, num_queries=count, num_blocks=1, dim=32).eval()
+        for count in (4, 5)
+    ]
     for head in heads:
         torch.nn.init.normal_(head.masks[-1].weight, std=0.5)  # masks with edges
-    image, recipe = np.random.RandomState(0).randint(0, 256, (83, 130, 3), np.uint8), Preprocessing(16, **case)
-    predictor = Predictor(HeadEnsemble(heads, weights=(1.0, 3.0)), backbone, views, preprocess=recipe)
+    image, recipe = (
+        np.random.RandomState(0).randint(0, 256, (83, 130, 3), np.uint8),
+        Preprocessing(16, **case),
+    )
+    predictor = Predictor(
+        HeadEnsemble(heads, weights=(1.0, 3.0)), backbone, views, preprocess=recipe
+    )
     [row] = predictor(image, maps="image", probabilities=True)
     place, prepared = recipe.placement((83, 130)), recipe(image)
     axes = [
@@ -150,12 +183,19 @@ def test_masks_are_resampled_before_they_are_shares(case: dict[str, Any], views:
             found = [head(tokens) for head in heads]
         for weight, outputs in zip((0.25, 0.75), found, strict=True):
             upright = {**outputs, "plant.masks": all_views.undo(outputs["plant.masks"], i)}
-            expected += weight * reference(upright, np.stack(np.meshgrid(*axes, indexing="ij"))) / len(all_views)
+            expected += (
+                weight
+                * reference(upright, np.stack(np.meshgrid(*axes, indexing="ij")))
+                / len(all_views)
+            )
     limits = [  # at the border of the image, cells that show padding alone are left out
         (4 * (max(corner, 0) // 16) + 1, -(-min(corner + resized, canvas) // 16) * 4 - 2)
         for corner, resized, canvas in zip(place.corner, place.resized, place.canvas, strict=True)
     ]
-    rows, cols = (np.flatnonzero((axis > low) & (axis < high)) for axis, (low, high) in zip(axes, limits, strict=True))
+    rows, cols = (
+        np.flatnonzero((axis > low) & (axis < high))
+        for axis, (low, high) in zip(axes, limits, strict=True)
+    )
     shares = row["maps"]["plant"].astype(np.float64)
     assert np.abs(shares - expected)[:, rows[:, None], cols].max() < 2e-6
     [classes] = predictor(image, maps="image")
@@ -183,44 +223,77 @@ def head_of(kind: str) -> Any:
 
 def direct(head: Any, backbone: Backbone, image: Tensor) -> Any:
     tokens = backbone(backbone.preprocess(image))
-    return head.predict_panoptic(tokens)[0] if head.tasks[0].kind == "panoptic" else head.predict_instances(tokens)[0]
+    return (
+        head.predict_panoptic(tokens)[0]
+        if head.tasks[0].kind == "panoptic"
+        else head.predict_instances(tokens)[0]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_their_own_size_give_what_the_head_returns(kind: str, tiny: Backbone) -> None:
     head, images = head_of(kind), [*kit.images(2, 64, 96), *kit.images(1, 32, 48, seed=3)]
-    for image, row in zip(images, Predictor({"k": head, "m": kit.head()}, tiny)(images), strict=True):
+    for image, row in zip(
+        images, Predictor({"k": head, "m": kit.head()}, tiny)(images), strict=True
+    ):
         expected, found = direct(head, tiny, image), row["k"]["plant"]
-        assert kit.same(found, {name: expected[name] for name in found} if isinstance(found, dict) else expected)
+        assert kit.same(
+            found, {name: expected[name] for name in found} if isinstance(found, dict) else expected
+        )
         assert isinstance(row["m"]["mass"], float)
     assert len(found[1] if kind == "panoptic" else found["scores"]) > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("resize", "pad_to"), [("pad", "corner"), ("pad", "center"), ("crop", "corner")])
-def test_objects_lie_where_the_image_lies(kind: str, resize: Any, pad_to: Any, tiny: Backbone) -> None:
+@pytest.mark.parametrize(
+    ("resize", "pad_to"), [("pad", "corner"), ("pad", "center"), ("crop", "corner")]
+)
+def test_objects_lie_where_the_image_lies(
+    kind: str, resize: Any, pad_to: Any, tiny: Backbone
+) -> None:
     """A canvas of twice the image's scale: what the canvas shows, cut to the image and shrunk, is the answer."""
-    recipe, image = tiny.preprocess.changed(size=(96, 96), resize=resize, pad_to=pad_to), kit.images(1, 24, 48)[0]
+    recipe, image = (
+        tiny.preprocess.changed(size=(96, 96), resize=resize, pad_to=pad_to),
+        kit.images(1, 24, 48)[0],
+    )
     head = head_of(kind)
     [row] = Predictor(head, tiny, preprocess=recipe)(image)
     place = recipe.placement((24, 48))
     scale = place.resized[0] // 24
-    canvas, (top, left) = [side // scale for side in place.canvas], (corner // scale for corner in place.corner)
+    canvas, (top, left) = (
+        [side // scale for side in place.canvas],
+        (corner // scale for corner in place.corner),
+    )
     tokens = tiny(recipe(image))
     if kind == "panoptic":
-        whole, found = head.predict_panoptic(tokens, canvas)[0][0][None].numpy(), row["plant"][0][None]
-        assert [one["area"] for one in row["plant"][1]] == [int((found == one["id"]).sum()) for one in row["plant"][1]]
+        whole, found = (
+            head.predict_panoptic(tokens, canvas)[0][0][None].numpy(),
+            row["plant"][0][None],
+        )
+        assert [one["area"] for one in row["plant"][1]] == [
+            int((found == one["id"]).sum()) for one in row["plant"][1]
+        ]
     else:
-        whole, found = head.predict_instances(tokens, canvas)[0]["masks"].numpy(), row["plant"]["masks"]
-        whole = np.array([mask for mask in whole if np.roll(mask, (-top, -left), (0, 1))[:24, :48].any()])
+        whole, found = (
+            head.predict_instances(tokens, canvas)[0]["masks"].numpy(),
+            row["plant"]["masks"],
+        )
+        whole = np.array(
+            [mask for mask in whole if np.roll(mask, (-top, -left), (0, 1))[:24, :48].any()]
+        )
     seen = np.zeros((len(whole), 24, 48), whole.dtype)
-    rows, cols = (slice(max(0, -corner), min(side, limit - corner)) for corner, side, limit in
-                  zip((top, left), (24, 48), canvas, strict=True))  # fmt: skip
-    seen[:, rows, cols] = whole[:, rows.start + top : rows.stop + top, cols.start + left : cols.stop + left]
+    rows, cols = (
+        slice(max(0, -corner), min(side, limit - corner))
+        for corner, side, limit in zip((top, left), (24, 48), canvas, strict=True)
+    )
+    seen[:, rows, cols] = whole[
+        :, rows.start + top : rows.stop + top, cols.start + left : cols.stop + left
+    ]
     assert np.array_equal(found, seen)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools' decode
+# of pycocotools' decode
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_are_run_lengths_of_coco(kind: str, tiny: Backbone) -> None:
     coco = pytest.importorskip("pycocotools.mask")
@@ -230,11 +303,16 @@ def test_masks_are_run_lengths_of_coco(kind: str, tiny: Backbone) -> None:
     masks = [plants[0] == one["id"] for one in plants[1]] if kind == "panoptic" else plants["masks"]
     assert np.array_equal([coco.decode(one["segmentation"]) for one in found], masks)
     assert [one["category_id"] for one in found] == (
-        [one["category_id"] for one in plants[1]] if kind == "panoptic" else plants["labels"].tolist()
+        [one["category_id"] for one in plants[1]]
+        if kind == "panoptic"
+        else plants["labels"].tolist()
     )
     for one, mask in zip(found, masks, strict=True):
         down, across = np.nonzero(mask)
-        assert one["bbox"][:2] == [across.min(), down.min()] and one["bbox"][2] == across.max() - across.min() + 1
+        assert (
+            one["bbox"][:2] == [across.min(), down.min()]
+            and one["bbox"][2] == across.max() - across.min() + 1
+        )
     pytest.importorskip("pandas")
     assert to_frame([row], predictor.tasks)["plant"].tolist() == [len(found)]
 
@@ -248,6 +326,8 @@ def test_an_exported_model_gives_what_the_head_itself_gives(
     if form == "onnx":
         pytest.importorskip("onnxscript")
     done = export_model(head_of(kind), tmp_path / "m", format=form, backbone=tiny)
-    assert done.outputs == (("plant.classes", "plant.masks") if kind == "mask" else ("mass", "plant.map"))
+    assert done.outputs == (
+        ("plant.classes", "plant.masks") if kind == "mask" else ("mass", "plant.map")
+    )
     assert done.size is None and done.parity is not None and done.parity.largest < 1e-4
     assert [output["shape"] for output in done.description["outputs"]][-1][2:] == ["rows", "cols"]

@@ -53,12 +53,15 @@ def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Pat
     HeadCheckpoint.from_module(head, backbone=tiny, preprocess=own).save(tmp_path / "h.safetensors")
     expected = head.predict(tiny(own(image)))["a"].item()
     assert Predictor(tmp_path / "h.safetensors")(image)[0]["a"] == pytest.approx(expected, rel=1e-5)
-    assert head.predict(tiny(tiny.preprocess(image)))["a"].item() != pytest.approx(expected, rel=1e-2)
+    assert head.predict(tiny(tiny.preprocess(image)))["a"].item() != pytest.approx(
+        expected, rel=1e-2
+    )
 
 
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_padding_is_left_out_of_the_mean_of_a_map(blind: Backbone, tta: Any) -> None:
-    padded = blind.preprocess.changed(size=(64, 64), resize="pad")  # 2 x 4 patches of image in a grid of 4 x 4
+    # 2 x 4 patches of image in a grid of 4 x 4
+    padded = blind.preprocess.changed(size=(64, 64), resize="pad")
     head = DenseHead(64, [Task("a", kind="dense")], hidden_dim=8, depth=0)
     [result] = Predictor(head, blind, tta, preprocess=padded)(kit.patchwork(2, 4), maps="patch")
     [alone] = Predictor(head, blind, tta)(kit.patchwork(2, 4), maps="patch")
@@ -85,7 +88,12 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
 
 def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
     predictor = Predictor(PatchMeanHead(64, [Task("a")]), tiny, batch_size=3)
-    images = [torch.rand(3, 32, 32), torch.rand(3, 48, 32), torch.rand(3, 32, 32), torch.rand(3, 16, 16)]
+    images = [
+        torch.rand(3, 32, 32),
+        torch.rand(3, 48, 32),
+        torch.rand(3, 32, 32),
+        torch.rand(3, 16, 16),
+    ]
     together = [row["a"] for row in predictor(images)]
     assert together == pytest.approx([predictor(image)[0]["a"] for image in images], rel=1e-5)
 
@@ -100,13 +108,20 @@ def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("views", ["flip4", "d6"])
-def test_every_way_to_predict_averages_the_recorded_views(views: str, tiny: Backbone, tmp_path: Path) -> None:
+def test_every_way_to_predict_averages_the_recorded_views(
+    views: str, tiny: Backbone, tmp_path: Path
+) -> None:
     """In original units: the numbers of the views differ, and the mean of their logarithms would be another."""
     [image] = kit.write_images(tmp_path, ["field.png"])
-    head = kit.head(Task("mass", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu"))
+    head = kit.head(
+        Task("mass", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")
+    )
     file = kit.saved_head(tmp_path / "run" / "fold-0.safetensors", head, tta=views)
     pixels = tiny.preprocess(image, size=kit.SIZE)
-    each = [head.predict(tiny(VIEWS[views].place(pixels, i)))["mass"].item() for i in range(len(VIEWS[views]))]
+    each = [
+        head.predict(tiny(VIEWS[views].place(pixels, i)))["mass"].item()
+        for i in range(len(VIEWS[views]))
+    ]
     expected = sum(each) / len(each)
     assert abs(expected - each[0]) > 1e-4 * abs(expected), "the views make a difference"
     for source in (file.parent, file, [file], HeadCheckpoint.load(file)):
@@ -114,7 +129,9 @@ def test_every_way_to_predict_averages_the_recorded_views(views: str, tiny: Back
         assert predictor.tta == views
         assert predictor(image)[0]["mass"] == pytest.approx(expected, rel=1e-5)
     ran = kit.cli("predict", image, "--heads", file.parent, "--out", tmp_path / "p.csv")
-    assert float((tmp_path / "p.csv").read_text().splitlines()[1].split(",")[1]) == pytest.approx(expected, rel=1e-5)
+    assert float((tmp_path / "p.csv").read_text().splitlines()[1].split(",")[1]) == pytest.approx(
+        expected, rel=1e-5
+    )
     assert views in ran.out and f"`{views}`" in model_card(file, "user/name")
 
 
@@ -156,7 +173,9 @@ def test_one_tile_fades_into_the_next() -> None:
     assert tiles.starts == (0, 4)
     first, second = windows(tiles)
     assert first[:4].tolist() == second[4:].tolist() == [1.0] * 4
-    assert torch.allclose(first[4:], torch.tensor([3.5 / 4, 2.5 / 4, 1.5 / 4, 0.5 / 4], dtype=torch.float64))
+    assert torch.allclose(
+        first[4:], torch.tensor([3.5 / 4, 2.5 / 4, 1.5 / 4, 0.5 / 4], dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("tta", ["none", "flip4", "d6"])
@@ -164,17 +183,26 @@ def test_one_tile_fades_into_the_next() -> None:
     ("size", "tile", "overlap"),
     [((3, 8), 48, 0), ((7, 5), 48, 16), ((4, 3), (32, 64), 0.5), ((2, 9), (32, 48), 10)],
 )
-def test_tiled_equals_whole(blind: Backbone, tta: Any, size: tuple[int, int], tile: Any, overlap: float) -> None:
-    heads = HeadEnsemble([DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])])
+def test_tiled_equals_whole(
+    blind: Backbone, tta: Any, size: tuple[int, int], tile: Any, overlap: float
+) -> None:
+    heads = HeadEnsemble(
+        [DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])]
+    )
     image = kit.patchwork(*size)
     [whole] = Predictor(heads, blind, tta)(image, maps="patch")
-    [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps="patch")
+    [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(
+        image, maps="patch"
+    )
     assert tiled.keys() == whole.keys() and kit.same(tiled, whole, 1e-5)
     assert tiled["mass"] == pytest.approx(tiled["maps"]["mass"].sum(), rel=1e-5)
 
 
 def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone) -> None:
-    tasks = [Task("mass", transform=TargetTransform(log1p=True)), Task("kind", 2, kind="classification")]
+    tasks = [
+        Task("mass", transform=TargetTransform(log1p=True)),
+        Task("kind", 2, kind="classification"),
+    ]
     head = CLSGatingHead(64, tasks, mode="query", hidden_dim=8).eval()
     image = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
     cuts = [slice(0, 48), slice(16, 64), slice(32, 80)]
@@ -182,8 +210,12 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
     [tiled] = Predictor(head, tiny, tile=48, overlap=32)(image, maps="patch")
     ramps = np.array([[0.5, 1.5, 0.5, 0, 0], [0, 0.5, 1.5, 0.5, 0], [0, 0, 0.5, 1.5, 0.5]])
     shares = (ramps / ramps.sum(axis=0)).sum(axis=1) / 5
-    assert tiled["mass"] == pytest.approx(sum(s * a["mass"] for s, a in zip(shares, answers, strict=True)), rel=1e-5)
-    assert np.allclose(tiled["kind"], sum(s * a["kind"] for s, a in zip(shares, answers, strict=True)), atol=1e-6)
+    assert tiled["mass"] == pytest.approx(
+        sum(s * a["mass"] for s, a in zip(shares, answers, strict=True)), rel=1e-5
+    )
+    assert np.allclose(
+        tiled["kind"], sum(s * a["kind"] for s, a in zip(shares, answers, strict=True)), atol=1e-6
+    )
     expected = np.zeros((2, 5))
     for k, answer in enumerate(answers):
         expected[:, k : k + 3] += (ramps / ramps.sum(axis=0))[k, k : k + 3] * answer["gate"]
@@ -201,7 +233,10 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
 def test_a_tile_is_brought_to_the_heads_size(
     blind: Backbone, image_size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
-    head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(size=(32, 48))
+    head, recipe = (
+        DenseHead(64, TASKS, hidden_dim=8, depth=0),
+        blind.preprocess.changed(size=(32, 48)),
+    )
     image = torch.rand(3, *image_size)
     predictor = Predictor(head, blind, preprocess=recipe, tile=(60, 90))
     [tiled] = predictor(image, maps="patch")
@@ -246,7 +281,12 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
 SOIL = Task("soil type", dim=3, kind="classification", labels=("wet clay", "sand", "loam"))
 
 
-SOIL_TASKS = [Task("leaf", unit="g"), Task("stem", unit="g"), SOIL, Task("kind", dim=2, kind="classification")]
+SOIL_TASKS = [
+    Task("leaf", unit="g"),
+    Task("stem", unit="g"),
+    SOIL,
+    Task("kind", dim=2, kind="classification"),
+]
 
 
 COLUMNS = [
@@ -258,7 +298,9 @@ COLUMNS = [
 def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> None:
     pytest.importorskip("pandas")
     above = Composition(("leaf", "stem"), {"above": ("leaf", "stem")}, "sums")  # type: ignore[arg-type]
-    head = kit.saved_head(tmp_path / "h.safetensors", PatchMeanHead(64, SOIL_TASKS, 8, compositions=[above]))
+    head = kit.saved_head(
+        tmp_path / "h.safetensors", PatchMeanHead(64, SOIL_TASKS, 8, compositions=[above])
+    )
     names, out = ["a.png", "b.png"], tmp_path / "p.csv"
     files = kit.write_images(tmp_path, names)
     predictor = Predictor(head, tiny)
@@ -270,7 +312,9 @@ def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> 
     assert list(rows[0]) == ["image", *COLUMNS]
     for name, row in zip(names, rows, strict=True):
         shares = {label: float(row[f"soil type:{label}"]) for label in SOIL.labels}
-        assert row["soil type"] == frame.loc[name, "soil type"] == max(shares, key=shares.__getitem__)
+        assert (
+            row["soil type"] == frame.loc[name, "soil type"] == max(shares, key=shares.__getitem__)
+        )
         assert row["kind"] == frame.loc[name, "kind"] == str(int(float(row["kind:1"]) > 0.5))
         for column in ("leaf", "kind:1", "above"):
             assert float(row[column]) == pytest.approx(frame.loc[name, column], rel=1e-4)

@@ -20,7 +20,13 @@ from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "onnx_runtime"
-MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
+MASS = Task(
+    "mass",
+    unit="g",
+    activation="softplus",
+    transform=TargetTransform(mean=40.0, std=20.0),
+    minimum=0.0,
+)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
 NDVI = Task("ndvi", kind="dense")
 # any import of these fails, as in an environment without them
@@ -37,7 +43,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-HEADS = kit.randomised(HeadEnsemble([kit.head(MASS, STATE), DenseHead(64, [NDVI], hidden_dim=8, depth=0)]))
+HEADS = kit.randomised(
+    HeadEnsemble([kit.head(MASS, STATE), DenseHead(64, [NDVI], hidden_dim=8, depth=0)])
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     generator = np.random.default_rng(0)
 
     def picture(height: int, width: int) -> Image.Image:
-        coarse = generator.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8)
+        coarse = generator.integers(
+            0, 256, (max(2, height // 40), max(2, width // 40), 3), dtype=np.uint8
+        )
         return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
     exif = Image.Exif()
@@ -65,7 +75,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     picture(301, 467).save(folder / "turned.jpg", exif=exif)
     picture(160, 230).convert("L").save(folder / "turned.tif", exif=exif)
     picture(47, 61).save(folder / "small.jpg")
-    Image.fromarray(generator.integers(0, 65536, (91, 133), dtype=np.uint16)).save(folder / "deep.png")
+    Image.fromarray(generator.integers(0, 65536, (91, 133), dtype=np.uint16)).save(
+        folder / "deep.png"
+    )
     picture(120, 90).quantize(16).save(folder / "palette.png")
     return sorted(folder.iterdir())
 
@@ -88,9 +100,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_answers_what_the_predictor_answers(name: str, model: Path, images: list[Path], tmp_path: Path) -> None:
+def test_it_answers_what_the_predictor_answers(
+    name: str, model: Path, images: list[Path], tmp_path: Path
+) -> None:
     recipe = Preprocessing(patch_size=16, **RECIPES[name])
-    words = [prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", "1"]
+    words = [
+        prepared_as(model, recipe, tmp_path / "m.onnx"),
+        *images,
+        "--csv",
+        tmp_path / "a.csv",
+        "--threads",
+        "1",
+    ]
     command = [sys.executable, "-c", ALONE, FOLDER / "predict.py", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -99,10 +120,15 @@ def test_it_answers_what_the_predictor_answers(name: str, model: Path, images: l
     assert [row["image"] for row in table] == [str(image) for image in images]
     assert list(table[0]) == ["image", "mass", "state:a", "state:b", "state:c", "ndvi"]
     predictor = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe)
-    rel = 2e-3 if recipe.interpolation == "bilinear" else 1e-4  # Pillow rounds some pixels another way than torch
+    # Pillow rounds some pixels another way than torch
+    rel = 2e-3 if recipe.interpolation == "bilinear" else 1e-4
     for row, wanted, line in zip(table, predictor(images), done.stdout.splitlines(), strict=True):
         assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=rel)
-        assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(wanted["state"].tolist(), rel=rel)
+        assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(
+            wanted["state"].tolist(), rel=rel
+        )
         assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=rel, abs=1e-5)
         printed = re.fullmatch(re.escape(row["image"]) + r": mass (\S+) g, state .*", line)
-        assert printed is not None and float(printed.group(1)) == pytest.approx(wanted["mass"], rel=1e-3)
+        assert printed is not None and float(printed.group(1)) == pytest.approx(
+            wanted["mass"], rel=1e-3
+        )

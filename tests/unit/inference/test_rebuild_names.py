@@ -17,7 +17,9 @@ from dinoneck import Backbone, CheckpointError, HeadCheckpoint, Predictor
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a model that loads in ``m`` and in ``user/m``."""
-    setting = transformers.Dinov2Config(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=28)
+    setting = transformers.Dinov2Config(
+        hidden_size=4, num_hidden_layers=1, num_attention_heads=1, image_size=28
+    )
     for name in ("m", "user/m"):
         transformers.Dinov2Model(setting).save_pretrained(tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -32,8 +32,12 @@ CLASSES = Task("soil", dim=2, kind="classification", labels=("wet", "dry"))
 DEPTH, GRAMS = Task("depth", kind="dense", unit="m"), Task("mass", unit="g")
 
 
-def checkpoint(head: nn.Module, backbone: Backbone, size: tuple[int, int] = kit.SIZE) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=backbone.preprocess.changed(size=size))
+def checkpoint(
+    head: nn.Module, backbone: Backbone, size: tuple[int, int] = kit.SIZE
+) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(
+        head, backbone=backbone, preprocess=backbone.preprocess.changed(size=size)
+    )
 
 
 def next_to_each_other(tiny: Backbone) -> dict[str, Any]:
@@ -53,7 +57,8 @@ def images(tmp_path: Path) -> list[Path]:
     ]
 
 
-# Lists: one ensemble ------------------------------------------------------------------------------------------
+# Lists: one ensemble
+# ------------------------------------------------------------------------------------------
 
 
 def folds(count: int = 3) -> list[PatchMeanHead]:
@@ -62,7 +67,9 @@ def folds(count: int = 3) -> list[PatchMeanHead]:
     return [kit.head(Task("a", transform=own), seed=i) for i, own in enumerate(transforms)]
 
 
-def test_weights_are_of_natural_units_and_follow_the_order_of_files(tiny: Backbone, tmp_path: Path) -> None:
+def test_weights_are_of_natural_units_and_follow_the_order_of_files(
+    tiny: Backbone, tmp_path: Path
+) -> None:
     image, heads = kit.images(1)[0], folds()
     for i, head in enumerate(heads):
         kit.saved_head(tmp_path / f"fold-{i}.safetensors", head, backbone=tiny)
@@ -91,10 +98,16 @@ def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
     one, two = (CLSGatingHead(64, [Task("a")], mode="query", hidden_dim=8).eval() for _ in range(2))
     image, views = kit.images(1)[0], VIEWS["d6"]
     seen = [tiny(views.place(tiny.preprocess(image), i)) for i in range(6)]
-    gates = [[views.undo(head.gate(view)[0], i) for i, view in enumerate(seen)] for head in (one, two)]
+    gates = [
+        [views.undo(head.gate(view)[0], i) for i, view in enumerate(seen)] for head in (one, two)
+    ]
     means = [torch.stack(own).mean(dim=0).detach().numpy() for own in gates]
     other = PatchMeanHead(64, [Task("b")])
-    for heads, weights in (([one, two], None), ([one, two], [3, 1]), (HeadEnsemble([one, two, other]), None)):
+    for heads, weights in (
+        ([one, two], None),
+        ([one, two], [3, 1]),
+        (HeadEnsemble([one, two, other]), None),
+    ):
         [result] = Predictor(heads, tiny, "d6", weights=weights)(image, maps="patch")
         expected = np.average(means, axis=0, weights=weights)
         assert expected.shape == (2, 3) and np.allclose(result["gate"], expected, atol=1e-6)
@@ -104,7 +117,9 @@ def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
 
 
 def test_only_its_own_grid_is_scored(tiny: Backbone, tmp_path: Path) -> None:
-    file = kit.saved_head(tmp_path / "h", CLSGatingHead(64, [Task("a")], "mlp", 6, hidden_dim=8), backbone=tiny)
+    file = kit.saved_head(
+        tmp_path / "h", CLSGatingHead(64, [Task("a")], "mlp", 6, hidden_dim=8), backbone=tiny
+    )
     image, upright = kit.images(1)[0], tiny.preprocess.changed(size=(48, 32))
     assert Predictor(file, tiny, tta="flip4")(image)
     for options in ({"tta": "d6"}, {"preprocess": upright}):
@@ -115,7 +130,9 @@ def test_only_its_own_grid_is_scored(tiny: Backbone, tmp_path: Path) -> None:
 
 def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
     def head(mean: float = 1.0, **options: Any) -> PatchMeanHead:
-        return kit.head(Task("mass", unit="g", transform=TargetTransform(mean=mean, std=2.0), **options))
+        return kit.head(
+            Task("mass", unit="g", transform=TargetTransform(mean=mean, std=2.0), **options)
+        )
 
     first, image = checkpoint(head(), tiny), kit.images(1)[0]
     fitted = checkpoint(head(mean=3.0), tiny)
@@ -129,11 +146,14 @@ def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
             Predictor([first, other])
 
 
-# Mappings: heads next to each other ---------------------------------------------------------------------------
+# Mappings: heads next to each other
+# ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tta", ["none", "d6"])
-def test_three_heads_share_one_pass_and_keep_their_numbers(tiny: Backbone, images: list[Path], tta: Any) -> None:
+def test_three_heads_share_one_pass_and_keep_their_numbers(
+    tiny: Backbone, images: list[Path], tta: Any
+) -> None:
     heads = next_to_each_other(tiny)
     alone = {key: Predictor(head, tta=tta, batch_size=8) for key, head in heads.items()}
     predictor = Predictor(heads, tta=tta, batch_size=8)
@@ -159,7 +179,8 @@ def test_heads_that_need_other_images_get_a_pass_of_their_own(
         assert kit.same(row[key], Predictor(head)(images[0])[0])
 
 
-# Stored tokens, and the folder of a training ------------------------------------------------------------------
+# Stored tokens, and the folder of a training
+# ------------------------------------------------------------------
 
 
 def stored(folder: Path, images: list[Path], backbone: Backbone, **options: Any) -> FeatureStore:
@@ -168,8 +189,10 @@ def stored(folder: Path, images: list[Path], backbone: Backbone, **options: Any)
     return store
 
 
-@pytest.mark.parametrize(("dtype", "views", "tta"), [("fp16", "none", "none"), ("bf16", "d6", "d6"),
-                                                    ("fp16", "color20", "flip4")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "views", "tta"),
+    [("fp16", "none", "none"), ("bf16", "d6", "d6"), ("fp16", "color20", "flip4")],
+)
 def test_stored_tokens_give_what_images_give(
     tiny: Backbone, images: list[Path], tmp_path: Path, dtype: Any, views: Any, tta: Any
 ) -> None:
@@ -182,12 +205,18 @@ def test_stored_tokens_give_what_images_give(
     for row, own in zip(found, expected, strict=True):
         assert row["depth"]["depth"] == pytest.approx(own["depth"]["depth"], abs=rough)
         assert row["soil"]["soil"] == pytest.approx(own["soil"]["soil"], abs=rough)
-        assert np.allclose(row["depth"]["maps"]["depth"], own["depth"]["maps"]["depth"], atol=2 * rough)
+        assert np.allclose(
+            row["depth"]["maps"]["depth"], own["depth"]["maps"]["depth"], atol=2 * rough
+        )
     again = Predictor(heads["soil"], tta=tta).predict(store, [store.ids[2], store.ids[0]])
-    assert kit.same([row["soil"] for row in again], [found[i]["soil"]["soil"] for i in (2, 0)], 1e-6)
+    assert kit.same(
+        [row["soil"] for row in again], [found[i]["soil"]["soil"] for i in (2, 0)], 1e-6
+    )
 
 
-def test_a_norm_that_a_store_lacks_is_applied(tiny: Backbone, images: list[Path], tmp_path: Path) -> None:
+def test_a_norm_that_a_store_lacks_is_applied(
+    tiny: Backbone, images: list[Path], tmp_path: Path
+) -> None:
     heads = next_to_each_other(tiny)
     store = stored(tmp_path, images, tiny.with_layers([1, 3, 5], norm=False))
     for row, own in zip(Predictor(heads).predict(store), Predictor(heads)(images), strict=True):
@@ -199,7 +228,9 @@ def test_the_folder_of_a_training_stands_for_its_head(tiny: Backbone, tmp_path: 
     image = kit.images(1)[0]
     (tmp_path / "heads").mkdir()
     for number in range(2):
-        checkpoint(kit.head(seed=number), tiny).save(tmp_path / "heads" / f"fold-{number}.safetensors")
+        checkpoint(kit.head(seed=number), tiny).save(
+            tmp_path / "heads" / f"fold-{number}.safetensors"
+        )
     for read in (Predictor, HeadCheckpoint.load):
         with pytest.raises(CheckpointError, match=str(tmp_path / "heads")):
             read(tmp_path)

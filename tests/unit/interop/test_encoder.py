@@ -25,7 +25,10 @@ def test_the_backbone_may_see_smaller_images() -> None:
     backbone, images = load_backbone("dinoneck_tiny", layers=3), torch.randn(1, 3, 128, 192)
     neck = SpatialTuningAdapter(64, 16, grid_from="image").eval()
     small = F.interpolate(images, (64, 96), mode="bilinear", antialias=True)
-    found, wanted = PyramidEncoder(backbone, neck, features_at=0.5)(images), neck(backbone(small), images)
+    found, wanted = (
+        PyramidEncoder(backbone, neck, features_at=0.5)(images),
+        neck(backbone(small), images),
+    )
     assert found.strides == (8.0, 16.0, 32.0)
     for level, other, stride in zip(found.maps, wanted.maps, found.strides, strict=True):
         assert torch.equal(level, other)
@@ -56,7 +59,9 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
 SIDES = (16, 32, 64, 128, 256)
 
 
-def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)) -> AnchorGenerator:
+def anchors(
+    backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+) -> AnchorGenerator:
     count = len(backbone.strides)
     return AnchorGenerator(tuple((side,) for side in SIDES[:count]), (ratios,) * count)
 
@@ -64,7 +69,11 @@ def anchors(backbone: TorchvisionBackbone, ratios: tuple[float, ...] = (0.5, 1.0
 def test_images_arrive_as_the_backbone_wants_them(tiny: Backbone) -> None:
     """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
     body, prepare = TorchvisionBackbone(tiny, pyramid()), tiny.preprocess
-    own = {"image_mean": prepare.mean, "image_std": prepare.std, "size_divisible": body.size_divisible}
+    own = {
+        "image_mean": prepare.mean,
+        "image_std": prepare.std,
+        "size_divisible": body.size_divisible,
+    }
     size = {"min_size": 96, "max_size": 160}
     detector, seen = RetinaNet(body, 3, anchor_generator=anchors(body), **size, **own).eval(), []  # type: ignore[arg-type]
     detector.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
@@ -92,6 +101,10 @@ def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None
     start = 0
     for level, stride in zip(maps, built.strides, strict=True):
         rows, cols = level.shape[-2:]
-        y, x = torch.meshgrid(torch.arange(rows) * stride, torch.arange(cols) * stride, indexing="ij")
-        torch.testing.assert_close(found[start : start + rows * cols], torch.stack((x, y), -1).reshape(-1, 2))
+        y, x = torch.meshgrid(
+            torch.arange(rows) * stride, torch.arange(cols) * stride, indexing="ij"
+        )
+        torch.testing.assert_close(
+            found[start : start + rows * cols], torch.stack((x, y), -1).reshape(-1, 2)
+        )
         start += rows * cols

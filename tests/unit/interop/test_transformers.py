@@ -53,20 +53,29 @@ SMALL_UPERNET: dict[str, Any] = {"hidden_size": D, "auxiliary_channels": D, "num
 
 def config_of(neck: str = "spatial_tuning_adapter", **changed: Any) -> DinoneckBackboneConfig:
     arguments = {"backbone": "dinoneck_tiny", "layers": (1, 3, 5), "pretrained": False, "seed": 7}
-    own = {"spatial_tuning_adapter": {"out_channels": D}, "simple_pyramid": {"out_channels": D, "scales": [2, 1, 0.5]}}
-    return DinoneckBackboneConfig(**{**arguments, "neck": neck, "neck_config": own.get(neck), **changed})
+    own = {
+        "spatial_tuning_adapter": {"out_channels": D},
+        "simple_pyramid": {"out_channels": D, "scales": [2, 1, 0.5]},
+    }
+    return DinoneckBackboneConfig(
+        **{**arguments, "neck": neck, "neck_config": own.get(neck), **changed}
+    )
 
 
 def classes(kind: str) -> tuple[type, type]:
     stem, _ = DETECTORS[kind]
-    return getattr(transformers, f"{stem}Config"), getattr(transformers, f"{stem}ForObjectDetection")
+    return getattr(transformers, f"{stem}Config"), getattr(
+        transformers, f"{stem}ForObjectDetection"
+    )
 
 
 def detector(kind: str, config: DinoneckBackboneConfig | None = None, **changed: Any) -> Any:
     config = config or config_of()
     of_config, of_model = classes(kind)
     fixed = {"encoder_in_channels": config.channels, "freeze_backbone_batch_norms": False}
-    return of_model(of_config(backbone_config=config, **{**SMALL, **DETECTORS[kind][1], **fixed, **changed}))
+    return of_model(
+        of_config(backbone_config=config, **{**SMALL, **DETECTORS[kind][1], **fixed, **changed})
+    )
 
 
 def outputs(model: Any) -> list[Tensor]:
@@ -111,15 +120,24 @@ def test_a_saved_detector_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> 
 
 def test_a_configuration_survives_json() -> None:
     config = config_of(
-        neck_config={"out_channels": D, "detail": None}, features_at=0.5, norm=False, out_indices=(0, -1)
+        neck_config={"out_channels": D, "detail": None},
+        features_at=0.5,
+        norm=False,
+        out_indices=(0, -1),
     )
     again = DinoneckBackboneConfig.from_dict(json.loads(config.to_json_string()))
     assert again.to_dict() == config.to_dict()
     assert again.recipe == config.recipe
-    assert (again.channels, again.out_features, again.out_indices) == ([D, D], ["level0", "level2"], [0, 2])
+    assert (again.channels, again.out_features, again.out_indices) == (
+        [D, D],
+        ["level0", "level2"],
+        [0, 2],
+    )
     assert config_of(out_features=["level1"]).out_indices == [1]
     counted = config_of(layers=[*np.arange(1, 6, 2)], seed=np.int64(3), out_indices=[np.int64(1)])
-    assert json.loads(counted.to_json_string()) == json.loads(config_of(seed=3, out_indices=[1]).to_json_string())
+    assert json.loads(counted.to_json_string()) == json.loads(
+        config_of(seed=3, out_indices=[1]).to_json_string()
+    )
     register()
     register()
     assert type(transformers.AutoBackbone.from_config(config)) is DinoneckBackbone
@@ -130,7 +148,10 @@ def test_a_configuration_survives_json() -> None:
 def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str) -> None:
     """The same outputs as with the configuration, once the weights are the same."""
     channels = 24
-    built = detector(kind, config_of("simple_pyramid", neck_config={"out_channels": channels, "scales": [2, 1, 0.5]}))
+    built = detector(
+        kind,
+        config_of("simple_pyramid", neck_config={"out_channels": channels, "scales": [2, 1, 0.5]}),
+    )
     host = detector(kind)
     backbone = load_backbone("dinoneck_tiny", layers=(1, 3, 5), seed=7)
     encoder = PyramidEncoder(backbone, SimplePyramid(64, channels, scales=(2.0, 1.0, 0.5)))
@@ -139,7 +160,8 @@ def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str) -> None:
     assert find_encoder(host) is encoder
     assert kit.same(dict(decoder), dict(host.model.decoder.state_dict()))
     renamed = {
-        name.replace("backbone.model.encoder.", "backbone.encoder."): v for name, v in built.state_dict().items()
+        name.replace("backbone.model.encoder.", "backbone.encoder."): v
+        for name, v in built.state_dict().items()
     }
     host.load_state_dict(renamed)
     assert kit.same(outputs(built), outputs(host))
@@ -158,11 +180,15 @@ def mask2former() -> tuple[Any, dict[str, Any]]:
 
 def upernet() -> tuple[Any, dict[str, Any]]:
     config = transformers.UperNetConfig(backbone_config=pyramid_config(), **SMALL_UPERNET)
-    return transformers.UperNetForSemanticSegmentation(config), {"labels": torch.randint(0, 3, (2, 64, 96))}
+    return transformers.UperNetForSemanticSegmentation(config), {
+        "labels": torch.randint(0, 3, (2, 64, 96))
+    }
 
 
 @pytest.mark.parametrize("build", [mask2former, upernet])
-def test_segmenters_train_and_reload_with_equal_weights_and_outputs(build: Any, tmp_path: Path) -> None:
+def test_segmenters_train_and_reload_with_equal_weights_and_outputs(
+    build: Any, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model, labels = build()
     encoder = find_encoder(model)
@@ -190,8 +216,11 @@ def test_hidden_states_are_those_of_the_dino_model(source: Any, layers: Any) -> 
     images = torch.randn(2, 3, 64, 96)
     output = model(images, output_hidden_states=True)
 
-    # the embeddings, then the output of every block without the final norm: CLS, 2 registers, 4 x 6 patches
-    every = load_backbone("dinoneck_tiny", source=source, seed=7, layers=range(6), norm=False)(images).sequence
+    # the embeddings, then the output of every block without the final norm: CLS, 2 registers, 4 x 6
+    # patches
+    every = load_backbone("dinoneck_tiny", source=source, seed=7, layers=range(6), norm=False)(
+        images
+    ).sequence
     assert kit.same(output.hidden_states[1:], every)
     if source == "transformers":
         reference = model.backbone.adapter.model(images, output_hidden_states=True).hidden_states

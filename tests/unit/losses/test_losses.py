@@ -36,7 +36,9 @@ PRED = torch.randn(4, 3, dtype=torch.float64)
 TRUE = torch.randn(4, 3, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("mask", [torch.tensor([1, 0, 1, 1]), torch.rand(4, 3) > 0.4, torch.tensor([[1, 0, 1]])])
+@pytest.mark.parametrize(
+    "mask", [torch.tensor([1, 0, 1, 1]), torch.rand(4, 3) > 0.4, torch.tensor([[1, 0, 1]])]
+)
 @pytest.mark.parametrize("loss", [masked_mse, masked_smooth_l1])
 def test_masked_values_count_for_nothing(mask: torch.Tensor, loss) -> None:  # type: ignore[no-untyped-def]
     keep = (mask if mask.ndim == 2 else mask[:, None]).bool().expand(4, 3)
@@ -69,14 +71,18 @@ def test_everything_masked_is_zero_with_zero_gradient() -> None:
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 def test_the_depth_loss_is_equation_4_of_the_paper(lam: float) -> None:
     generator = torch.Generator().manual_seed(1)
-    pred, depth = (torch.rand(3, 5, 7, generator=generator, dtype=torch.float64) + 0.1 for _ in range(2))
+    pred, depth = (
+        torch.rand(3, 5, 7, generator=generator, dtype=torch.float64) + 0.1 for _ in range(2)
+    )
     keep = torch.rand(3, 5, 7, generator=generator) > 0.3
     keep[2] = False  # an image without depth does not count
     values = []
     for i in (0, 1):
         d = pred[i][keep[i]].log() - depth[i][keep[i]].log()
         values.append(d.square().sum() / len(d) - lam * d.sum() ** 2 / len(d) ** 2)
-    noisy = torch.where(keep, depth, torch.tensor([torch.nan, 0.0, -1.0]).repeat(35).reshape(3, 5, 7))
+    noisy = torch.where(
+        keep, depth, torch.tensor([torch.nan, 0.0, -1.0]).repeat(35).reshape(3, 5, 7)
+    )
     pred.requires_grad_()
     total = scale_invariant_log(pred, noisy, keep, lam)
     torch.testing.assert_close(total, torch.stack(values).mean(), rtol=1e-12, atol=0)
@@ -106,9 +112,14 @@ def weighting_at(*values: float) -> UncertaintyWeighting:
 def test_the_formula() -> None:
     s = (0.5, -1.5, 2.0)
     total = weighting_at(*s)({name: LOSSES[name] for name in ("c", "a", "b")})
-    expected = sum(0.5 * math.exp(-x) * loss.item() + 0.5 * x for x, loss in zip(s, LOSSES.values(), strict=True))
+    expected = sum(
+        0.5 * math.exp(-x) * loss.item() + 0.5 * x
+        for x, loss in zip(s, LOSSES.values(), strict=True)
+    )
     assert total.item() == pytest.approx(expected, rel=1e-6)
-    assert UncertaintyWeighting(["a"]).eval()({"a": torch.tensor(3.0)}).item() == 1.5, "s is 0 until training sets it"
+    assert UncertaintyWeighting(["a"]).eval()({"a": torch.tensor(3.0)}).item() == 1.5, (
+        "s is 0 until training sets it"
+    )
 
 
 def test_a_resumed_weighting_keeps_its_beginning_and_a_late_part_has_its_own() -> None:
@@ -126,17 +137,24 @@ def test_a_resumed_weighting_keeps_its_beginning_and_a_late_part_has_its_own() -
 
 @pytest.mark.parametrize("large", [26126.0, 1e-4])
 def test_every_loss_begins_with_the_same_part(large: float) -> None:
-    losses = {"composed": torch.tensor(large, requires_grad=True), "index": torch.tensor(0.5, requires_grad=True)}
+    losses = {
+        "composed": torch.tensor(large, requires_grad=True),
+        "index": torch.tensor(0.5, requires_grad=True),
+    }
     weighting = UncertaintyWeighting(list(losses))
     total = weighting(losses)
-    assert weighting.log_variance.tolist() == pytest.approx([math.log(large), math.log(0.5)], rel=1e-6)
+    assert weighting.log_variance.tolist() == pytest.approx(
+        [math.log(large), math.log(0.5)], rel=1e-6
+    )
     total.backward()
     for loss in losses.values():  # a change by one per cent of the loss moves the total by as much
         assert (loss * loss.grad).item() == pytest.approx(0.5, rel=1e-5)  # type: ignore[operator]
     assert weighting.log_variance.grad is not None
     assert weighting.log_variance.grad.abs().max() < 1e-6, "s rests there"
     weighting({"composed": torch.tensor(7.0), "index": torch.tensor(9.0)})
-    assert weighting.log_variance[0].item() == pytest.approx(math.log(large), rel=1e-6), "the first losses alone"
+    assert weighting.log_variance[0].item() == pytest.approx(math.log(large), rel=1e-6), (
+        "the first losses alone"
+    )
 
 
 def test_the_bound_holds_and_the_way_back_stays_open() -> None:
@@ -193,7 +211,11 @@ def test_a_reference_of_another_grid_is_resized(grid: tuple[int, int]) -> None:
     own = OWN.clone().requires_grad_()
     loss = GramAnchor()(with_prefix(own, (2, 3)), with_prefix(patches, grid))
     maps = patches.detach().reshape(2, rows, cols, 8).permute(0, 3, 1, 2)
-    by_hand = F.interpolate(maps, size=(2, 3), mode="bicubic", align_corners=False).permute(0, 2, 3, 1).reshape(2, 6, 8)
+    by_hand = (
+        F.interpolate(maps, size=(2, 3), mode="bicubic", align_corners=False)
+        .permute(0, 2, 3, 1)
+        .reshape(2, 6, 8)
+    )
     assert abs(loss.item() - plain(OWN, by_hand)) < 1e-12
     loss.backward()
     assert own.grad is not None
@@ -215,7 +237,9 @@ WEIGHT = torch.rand(2, 2, 4, dtype=torch.float64) * 5
 WEIGHT[0, 1, 2] = WEIGHT[1, 0, 0] = 0.0
 
 
-def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
+def dense_masked_smooth_l1(
+    pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0
+) -> Tensor:
     task = Task("a", dim=pred.shape[1], kind="dense", loss="smooth_l1", beta=beta)
     return TaskLoss([task])({"a": pred}, {"a": target}, {} if weight is None else {"a": weight})[0]
 
@@ -251,7 +275,9 @@ def test_dense_losses_are_the_weighted_mean(weight: Tensor | None) -> None:
 
 @pytest.mark.parametrize("loss", [dense_masked_mse, dense_masked_smooth_l1])
 @pytest.mark.parametrize("nothing", [torch.nan, torch.inf])
-def test_cells_without_weight_count_for_nothing(loss: Callable[..., Tensor], nothing: float) -> None:
+def test_cells_without_weight_count_for_nothing(
+    loss: Callable[..., Tensor], nothing: float
+) -> None:
     empty = (WEIGHT == 0)[:, None].expand_as(PRED_MAPS)
     pred = torch.where(empty, nothing, PRED_MAPS).requires_grad_()
     total = loss(pred, torch.where(empty, nothing, TRUE_MAPS), WEIGHT)
@@ -272,16 +298,26 @@ def test_cross_entropy_of_cells_is_torchs() -> None:
 def test_regularisers_are_means_over_cells_and_pairs() -> None:
     pairs = [
         float(PRED_MAPS[b, k, r, c] - PRED_MAPS[b, k, r + i, c + j]) ** 2
-        for b, k, r, c, (i, j) in itertools.product(range(2), range(3), range(2), range(4), ((0, 1), (1, 0)))
+        for b, k, r, c, (i, j) in itertools.product(
+            range(2), range(3), range(2), range(4), ((0, 1), (1, 0))
+        )
         if r + i < 2 and c + j < 4
     ]
     values = PRED_MAPS.flatten().tolist()
     parts = DensityRegulariser("m", 1.0, 2.0, 3.0).parts(PRED_MAPS)
     assert parts["m.smoothness"].item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
-    assert parts["m.sparsity"].item() == pytest.approx(2 * sum(map(abs, values)) / len(values), rel=1e-12)
-    assert parts["m.negativity"].item() == pytest.approx(3 * sum(max(-v, 0) for v in values) / len(values), rel=1e-12)
+    assert parts["m.sparsity"].item() == pytest.approx(
+        2 * sum(map(abs, values)) / len(values), rel=1e-12
+    )
+    assert parts["m.negativity"].item() == pytest.approx(
+        3 * sum(max(-v, 0) for v in values) / len(values), rel=1e-12
+    )
     one = torch.full((2, 3, 1, 1), -2.0)
-    assert [part.item() for part in DensityRegulariser("m", 1.0, 1.0, 1.0).parts(one).values()] == [0, 2, 2]
+    assert [part.item() for part in DensityRegulariser("m", 1.0, 1.0, 1.0).parts(one).values()] == [
+        0,
+        2,
+        2,
+    ]
 
 
 torch.manual_seed(0)
@@ -295,11 +331,18 @@ UNITS: dict[str, tuple[TargetTransform, Callable[[float], float], float]] = {
     "area": (TargetTransform(area=0.21, mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
     "no area": (TargetTransform(mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
     "no scale": (TargetTransform(), lambda x: x, 1.0),
-    "log": (TargetTransform(0.21, True, 5.0, 0.7), lambda x: math.expm1(x * 0.7 + 5.0), 0.7 * math.exp(5.0)),
+    "log": (
+        TargetTransform(0.21, True, 5.0, 0.7),
+        lambda x: math.expm1(x * 0.7 + 5.0),
+        0.7 * math.exp(5.0),
+    ),
 }
 
 
-OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}
+OUTPUTS = {
+    "total": torch.randn(4, 1, dtype=torch.float64),
+    "ratio": torch.randn(4, 3, dtype=torch.float64),
+}
 
 
 TARGETS = {
@@ -308,7 +351,10 @@ TARGETS = {
 }
 
 
-PARTS, SUMS = ("clover", "dead", "green"), {"GDM": ("clover", "green"), "total": ("clover", "dead", "green")}
+PARTS, SUMS = (
+    ("clover", "dead", "green"),
+    {"GDM": ("clover", "green"), "total": ("clover", "dead", "green")},
+)
 
 
 FIVE = Composition(PARTS, SUMS, "five", "total", "ratio")  # type: ignore[arg-type]
@@ -323,7 +369,9 @@ def five(total: float, shares: list[float]) -> list[float]:
     return [clover, dead, green, clover + green, clover + dead + green]
 
 
-def plain_composed(loss: CompositionLoss, units: str, target: list[list[float]] | None = None) -> float:
+def plain_composed(
+    loss: CompositionLoss, units: str, target: list[list[float]] | None = None
+) -> float:
     """Sample by sample, in Python; grams per square metre."""
     result, (_, natural, scale) = 0.0, UNITS[units]
     for k in range(5):
@@ -347,10 +395,15 @@ def run(own: CompositionLoss, units: str, **targets: torch.Tensor) -> torch.Tens
 def test_the_five_outputs_add_up_in_their_order() -> None:
     composition = FIVE
     assert composition.names == ("clover", "dead", "green", "GDM", "total")
-    total, logits = torch.rand(6, 1, dtype=torch.float64) * 185, torch.randn(6, 3, dtype=torch.float64)
+    total, logits = (
+        torch.rand(6, 1, dtype=torch.float64) * 185,
+        torch.randn(6, 3, dtype=torch.float64),
+    )
     composed = composition(total, logits)
     for b in range(6):
-        assert composed[b].tolist() == pytest.approx(five(total[b].item(), logits[b].softmax(0).tolist()), rel=1e-12)
+        assert composed[b].tolist() == pytest.approx(
+            five(total[b].item(), logits[b].softmax(0).tolist()), rel=1e-12
+        )
     single = composition(torch.tensor([[60.0]]), torch.tensor([[0.0, math.log(2), math.log(3)]]))
     assert single.tolist()[0] == pytest.approx([10.0, 20.0, 30.0, 40.0, 60.0])
     assert torch.equal(composition.of_shares(total, logits.softmax(dim=1)), composed)
@@ -363,19 +416,31 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     assert as_dict(torch.tensor([[8.0]]), torch.zeros(1, 2)).tolist() == [[4.0, 4.0, 8.0, 4.0]]
     loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1")
     for value in (as_dict, FIVE, loss):
-        assert normal(type(value), json.loads(json.dumps(encode(value), sort_keys=True)), "value") == value
+        assert (
+            normal(type(value), json.loads(json.dumps(encode(value), sort_keys=True)), "value")
+            == value
+        )
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weights": WEIGHTS}, {"loss": "smooth_l1"}, {"weights": WEIGHTS, "loss": "smooth_l1", "beta": 0.3}],
-)  # fmt: skip
+    [
+        {},
+        {"weights": WEIGHTS},
+        {"loss": "smooth_l1"},
+        {"weights": WEIGHTS, "loss": "smooth_l1", "beta": 0.3},
+    ],
+)
 @pytest.mark.parametrize("units", UNITS)
-def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(units: str, options: dict[str, Any]) -> None:
+def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(
+    units: str, options: dict[str, Any]
+) -> None:
     loss = CompositionLoss(FIVE, **options)
     assert run(loss, units).item() == pytest.approx(plain_composed(loss, units), rel=1e-10)
     own = torch.rand(4, 5, dtype=torch.float64) * 300
-    assert run(loss, units, five=own).item() == pytest.approx(plain_composed(loss, units, own.tolist()), rel=1e-10)
+    assert run(loss, units, five=own).item() == pytest.approx(
+        plain_composed(loss, units, own.tolist()), rel=1e-10
+    )
 
 
 def test_parts_that_match_a_total_keep_their_shares() -> None:

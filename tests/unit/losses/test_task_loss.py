@@ -15,7 +15,12 @@ from dinoneck import Composition, ShapeError, TargetTransform, Task
 from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 
 TASKS = (
-    Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),
+    Task(
+        "total",
+        loss="smooth_l1",
+        beta=0.5,
+        transform=TargetTransform(area=0.21, mean=200.0, std=130.0),
+    ),
     Task("mass", dim=3, kind="density", weight=(1.0, 0.5, 0.0)),
     Task("ratio", dim=3, kind="ratio"),
     Task("state", dim=4, kind="classification", ignore_index=9),
@@ -42,7 +47,9 @@ SHAPES = {
 }
 
 
-def a_batch(dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+def a_batch(
+    dtype: torch.dtype = torch.float64,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     torch.manual_seed(1)
     outputs = {name: torch.randn(shape, dtype=dtype) for name, shape in SHAPES.items()}
     outputs["mass.map"] = torch.randn(4, 3, 2, 3, dtype=dtype)
@@ -64,14 +71,18 @@ def test_every_kind_has_its_loss() -> None:
     outputs, targets, masks = a_batch()
     total, parts = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
     keep = masks["total"]
-    assert torch.allclose(parts["total"], F.smooth_l1_loss(outputs["total"][keep], targets["total"][keep], beta=0.5))
+    assert torch.allclose(
+        parts["total"], F.smooth_l1_loss(outputs["total"][keep], targets["total"][keep], beta=0.5)
+    )
     mass = 0.0
     for k, weight in enumerate((1.0, 0.5)):
         own = masks["mass"][:, k]
         mass = mass + weight * F.mse_loss(outputs["mass"][own, k], targets["mass"][own, k])
     assert torch.allclose(parts["mass"], mass)  # type: ignore[arg-type]
     assert torch.allclose(parts["ratio"], F.mse_loss(outputs["ratio"].softmax(1), targets["ratio"]))
-    assert torch.allclose(parts["state"], F.cross_entropy(outputs["state"], targets["state"], ignore_index=9))
+    assert torch.allclose(
+        parts["state"], F.cross_entropy(outputs["state"], targets["state"], ignore_index=9)
+    )
     weight = masks["ndvi"].double()
     ndvi = (weight[:, None] * (outputs["ndvi"] - targets["ndvi"]) ** 2).sum() / (2 * weight.sum())
     assert torch.allclose(parts["ndvi"], ndvi)
@@ -100,7 +111,9 @@ def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> No
     total.backward()
     grads = dict(zip(NAMES, weighting.log_variance.grad.tolist(), strict=True))  # type: ignore[union-attr]
     assert {name for name, grad in grads.items() if grad == 0} == left_out
-    assert torch.allclose(total, 0.5 * sum(part for own, part in parts.items() if own not in left_out))  # type: ignore[arg-type]
+    assert torch.allclose(
+        total, 0.5 * sum(part for own, part in parts.items() if own not in left_out)
+    )  # type: ignore[arg-type]
 
 
 def test_regularisers_come_on_top() -> None:
@@ -121,7 +134,10 @@ def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> N
     target = torch.full(shape, 0.5)
     target[1] = torch.nan
     expected, _ = TaskLoss([task])({"a": output[[0, 2]]}, {"a": target[[0, 2]]})
-    for masks in (None, {"a": torch.ones(3, 2, 2) if kind == "dense" else torch.ones(3, dtype=torch.bool)}):
+    for masks in (
+        None,
+        {"a": torch.ones(3, 2, 2) if kind == "dense" else torch.ones(3, dtype=torch.bool)},
+    ):
         total, _ = TaskLoss([task])({"a": output}, {"a": target}, masks)
         assert torch.allclose(total, expected)
         (gradient,) = torch.autograd.grad(total, output)

@@ -39,12 +39,17 @@ def published_names(neck: DPTNeck) -> dict[str, Tensor]:
     return found
 
 
-SIZED, DOUBLED = [("size", 2, (4, 6)), ("size", 4, (4, 6))], [("double", 4, grid) for grid in ((4, 6), (3, 5), (1, 3))]
+SIZED, DOUBLED = (
+    [("size", 2, (4, 6)), ("size", 4, (4, 6))],
+    [("double", 4, grid) for grid in ((4, 6), (3, 5), (1, 3))],
+)
 
 
 @pytest.mark.parametrize("readout", ["ignore", "add", "project"])
 @pytest.mark.parametrize(("upsample", "layers", "grid"), SIZED + DOUBLED)
-def test_it_is_transformers_neck(readout: str, upsample: str, layers: int, grid: tuple[int, int]) -> None:
+def test_it_is_transformers_neck(
+    readout: str, upsample: str, layers: int, grid: tuple[int, int]
+) -> None:
     """The published neck doubles its maps; maps resized to the next level are the same on even grids."""
     pytest.importorskip("transformers")
     from transformers.models.dpt.configuration_dpt import DPTConfig
@@ -67,8 +72,13 @@ def test_it_is_transformers_neck(readout: str, upsample: str, layers: int, grid:
         layer.align_corners = double
     found = peer.load_state_dict(published_names(neck), strict=False)
     assert not found.unexpected_keys
-    assert all(key.startswith("fusion_stage.layers.0.residual_layer1.") for key in found.missing_keys)
+    assert all(
+        key.startswith("fusion_stage.layers.0.residual_layer1.") for key in found.missing_keys
+    )
     tokens = tokens_of(2, *grid, registers=0, layers=layers, dtype=torch.float64)
     theirs = peer(list(tokens.sequence), *grid)
-    doubled = [F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=double) for x in neck(tokens).maps]
+    doubled = [
+        F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=double)
+        for x in neck(tokens).maps
+    ]
     assert same(doubled, theirs[::-1], 1e-11)

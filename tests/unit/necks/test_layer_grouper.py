@@ -19,7 +19,10 @@ C, D, N = 12, 8, 5
 
 
 def layers_of(count: int, dtype: torch.dtype = torch.float64, channels: int = C) -> list[Tensor]:
-    return [torch.randn(2, N, channels, dtype=dtype) + torch.arange(channels, dtype=dtype) for _ in range(count)]
+    return [
+        torch.randn(2, N, channels, dtype=dtype) + torch.arange(channels, dtype=dtype)
+        for _ in range(count)
+    ]
 
 
 def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> list[Tensor]:
@@ -52,28 +55,43 @@ def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> l
 @pytest.mark.parametrize("norm", ["layer", None])
 @pytest.mark.parametrize(
     ("fusion", "count", "groups"),
-    [("mean", 1, 3), ("mean", 2, 3), ("mean", 3, 3), *((f, *n) for f in get_args(Fusion) for n in ((4, 3), (7, 2)))],
+    [
+        ("mean", 1, 3),
+        ("mean", 2, 3),
+        ("mean", 3, 3),
+        *((f, *n) for f in get_args(Fusion) for n in ((4, 3), (7, 2))),
+    ],
 )
 def test_it_equals_the_plain_formula_and_so_do_its_gradients(
     fusion: Any, separate: bool, norm: Any, count: int, groups: int
 ) -> None:
-    grouper = randomised(LayerGrouper(C, count, D, groups, "auto", separate, norm, fusion, dtype=torch.float64), 0.5)
+    grouper = randomised(
+        LayerGrouper(C, count, D, groups, "auto", separate, norm, fusion, dtype=torch.float64), 0.5
+    )
     xs = [x.requires_grad_() for x in layers_of(count)]
     leaves = [*xs, *grouper.parameters()]
     found, wanted = grouper(xs), plain(grouper, xs, norm == "layer", fusion)
     weights = [torch.randn_like(y) for y in wanted]
     assert same(found, wanted, 1e-12)
-    one = torch.autograd.grad(sum((y * w).sum() for y, w in zip(found, weights, strict=True)), leaves)
-    two = torch.autograd.grad(sum((y * w).sum() for y, w in zip(wanted, weights, strict=True)), leaves)
+    one = torch.autograd.grad(
+        sum((y * w).sum() for y, w in zip(found, weights, strict=True)), leaves
+    )
+    two = torch.autograd.grad(
+        sum((y * w).sum() for y, w in zip(wanted, weights, strict=True)), leaves
+    )
     assert same(one, two, 1e-10)
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (12, [4, 4, 4]), (7, [3, 2, 2]), (29, [6, 6, 6, 6, 5])])
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (12, [4, 4, 4]), (7, [3, 2, 2]), (29, [6, 6, 6, 6, 5])]
+)
 def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, sizes: list[int]) -> None:
     found = LayerGrouper(C, count, D, len(sizes)).groups
     assert [len(group) for group in found] == sizes
     assert [layer for group in found for layer in group] == list(range(count))
-    assert LayerGrouper(C, 3, D, 5).groups == ((0,), (0,), (1,), (1,), (2,)), "layers are read again where they are few"
+    assert LayerGrouper(C, 3, D, 5).groups == ((0,), (0,), (1,), (1,), (2,)), (
+        "layers are read again where they are few"
+    )
 
 
 @pytest.mark.parametrize("separate", [True, False])
@@ -86,7 +104,9 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
         assert torch.allclose(z.mean(dim=0), torch.zeros(C), atol=1e-4)
         assert torch.allclose(z.std(dim=0, correction=0), torch.ones(C), atol=1e-3)
     before = copy.deepcopy(grouper.state_dict())
-    assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), "set norms are left alone"
+    assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), (
+        "set norms are left alone"
+    )
     assert all(torch.equal(before[name], value) for name, value in grouper.state_dict().items())
     assert not LayerGrouper(C, 2, D, 2, norm=None).calibrate(iter(batches))
 
@@ -124,5 +144,10 @@ def test_the_modules_run_where_their_weights_are_others(way: str) -> None:
             grouper([x])[0].sum().backward()
     else:
         weights = {name: weight.detach() for name, weight in grouper.named_parameters()}
-        hessian = torch.func.hessian(lambda given: torch.func.functional_call(grouper, given, ([x],))[0].square().sum())
-        assert hessian(weights)["bottlenecks.0.linear.bias"]["bottlenecks.0.linear.bias"].shape == (NARROW, NARROW)
+        hessian = torch.func.hessian(
+            lambda given: torch.func.functional_call(grouper, given, ([x],))[0].square().sum()
+        )
+        assert hessian(weights)["bottlenecks.0.linear.bias"]["bottlenecks.0.linear.bias"].shape == (
+            NARROW,
+            NARROW,
+        )

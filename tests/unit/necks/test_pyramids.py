@@ -61,15 +61,22 @@ def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
             own.laterals[place].weight.copy_(peer.inner_blocks[place][0].weight[:, :, 0, 0])
             own.laterals[place].bias.copy_(peer.inner_blocks[place][0].bias)
             own.smooth[place].conv.load_state_dict(peer.layer_blocks[place][0].state_dict())
-    maps = [torch.randn(2, c, grid[0] // 2**i, grid[1] // 2**i, dtype=DOUBLE) for i, c in enumerate(channels)]
+    maps = [
+        torch.randn(2, c, grid[0] // 2**i, grid[1] // 2**i, dtype=DOUBLE)
+        for i, c in enumerate(channels)
+    ]
     wanted = peer({str(i): level for i, level in enumerate(maps)})
     assert same_tensors(own(maps), list(wanted.values()), 1e-12)
 
 
 @pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])
 @pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-@pytest.mark.parametrize("extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}])
-def test_the_shortcut_gives_the_pooled_vector(grid: tuple[int, int], downsample: Any, extras: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}]
+)
+def test_the_shortcut_gives_the_pooled_vector(
+    grid: tuple[int, int], downsample: Any, extras: dict[str, Any]
+) -> None:
     tokens = tokens_of(2, *grid, layers=4, dtype=DOUBLE)
     neck = ViTFPN(WIDTH, 4, 16, downsample=downsample, norm=None, activation=None, **extras)
     neck = randomised(neck.double(), 0.1).eval()
@@ -77,16 +84,27 @@ def test_the_shortcut_gives_the_pooled_vector(grid: tuple[int, int], downsample:
     assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)])
-def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
-    for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
-        assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {count}
+@pytest.mark.parametrize(
+    ("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)]
+)
+def test_group_norms_have_the_most_groups_of_at_least_eight_channels(
+    width: int, count: int
+) -> None:
+    for neck in (
+        ViTFPN(WIDTH, 3, width, norm="group"),
+        SpatialTuningAdapter(WIDTH, width, detail=None, norm="group"),
+    ):
+        assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {
+            count
+        }
 
 
 GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
 
 
-OPTIONS = list(itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool")))
+OPTIONS = list(
+    itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool"))
+)
 
 
 def project(layer: nn.Module, x: Tensor) -> Tensor:
@@ -107,7 +125,9 @@ def plain(neck: STAPyramid, tokens: Tokens) -> list[Tensor]:
         maps = (maps - mean) / (variance + 1e-6).sqrt()
         maps = maps * neck.norm.weight[:, None, None] + neck.norm.bias[:, None, None]
     if neck.places is not None:
-        maps = maps + F.interpolate(neck.places[None], tokens.grid, mode="bilinear", align_corners=False)
+        maps = maps + F.interpolate(
+            neck.places[None], tokens.grid, mode="bilinear", align_corners=False
+        )
 
     doubled = F.interpolate(maps, scale_factor=2, mode=neck.upsample)
     coarse = neck.p32(maps) if neck.downsample == "conv" else project(neck.p32, halved(maps))
@@ -127,11 +147,15 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
     maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
     for mode in ("nearest", "bilinear"):
         found = at_stride(maps, patch, stride, mode)  # type: ignore[arg-type]
-        y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in found.shape[-2:]), indexing="ij")
+        y, x = torch.meshgrid(
+            *(torch.arange(side) + 0.5 for side in found.shape[-2:]), indexing="ij"
+        )
         xy = torch.stack((x, y), dim=-1).double() * stride
         span = torch.tensor([14, 9], dtype=torch.float64) * patch
         places = (xy / span * 2 - 1)[None].expand(2, -1, -1, -1)
-        expected = F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
+        expected = F.grid_sample(
+            maps, places, mode="bilinear", padding_mode="border", align_corners=False
+        )
         if mode == "nearest":
             column, row = (xy // patch).long().movedim(-1, 0)
             expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
@@ -139,8 +163,15 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
 
 
 @pytest.mark.parametrize(("grid", "patch"), [((1, 7), 20), ((23, 15), 14)])
-def test_asked_strides_read_the_maps_at_the_centres_of_their_cells(grid: tuple[int, int], patch: int) -> None:
-    options = {"upsample": "bilinear", "downsample": "avgpool", "strides": (8, 16, 32), "patch_size": patch}
+def test_asked_strides_read_the_maps_at_the_centres_of_their_cells(
+    grid: tuple[int, int], patch: int
+) -> None:
+    options = {
+        "upsample": "bilinear",
+        "downsample": "avgpool",
+        "strides": (8, 16, 32),
+        "patch_size": patch,
+    }
     neck = STAPyramid(WIDTH, 8, **options).double()  # type: ignore[arg-type]
     tokens = tokens_of(2, *grid, patch=patch, dtype=DOUBLE)
     fine, same = (at_stride(tokens.maps()[0], patch, stride, "bilinear") for stride in (8, 16))
@@ -194,7 +225,11 @@ def plain_maps(neck: SpatialTuningAdapter, tokens: Tokens, images: Tensor) -> li
 @pytest.mark.parametrize("detail", ["aligned", None])
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
 def test_maps_equal_the_plain_formulation(detail: Any, num_layers: int) -> None:
-    neck = randomised(SpatialTuningAdapter(WIDTH, 8, num_layers, detail=detail, detail_dim=4)).eval().double()
+    neck = (
+        randomised(SpatialTuningAdapter(WIDTH, 8, num_layers, detail=detail, detail_dim=4))
+        .eval()
+        .double()
+    )
     for rows, cols in STA_GRIDS:
         tokens = tokens_of(2, rows, cols, layers=num_layers, dtype=DOUBLE)
         images = torch.randn(2, 3, rows * 16, cols * 16, dtype=DOUBLE)
@@ -209,6 +244,8 @@ def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) 
     places = (torch.arange(length, dtype=torch.float64) + 0.5) * pixels / length
     maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
     found = resampled(maps, (cells, cells), (pixels, pixels), stride)
-    wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(places[0], places[-1])
+    wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(
+        places[0], places[-1]
+    )
     assert torch.allclose(found[0, 0, :, 0], wanted, atol=1e-9)
     assert torch.allclose(found[0, 1, 0], wanted, atol=1e-9)

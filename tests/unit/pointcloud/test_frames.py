@@ -29,11 +29,21 @@ def save_depth(path: Path, millimetres: np.ndarray) -> None:
 
 def write_json(folder: Path, changed: Callable[[dict[str, Any]], Any] = lambda table: None) -> Path:
     frames: list[dict[str, Any]] = [
-        {"color": f"c{i}.png", "depth": f"d{i}.png", "translation_m": [i, 0.5, -1.0], "quaternion_xyzw": TURN}
+        {
+            "color": f"c{i}.png",
+            "depth": f"d{i}.png",
+            "translation_m": [i, 0.5, -1.0],
+            "quaternion_xyzw": TURN,
+        }
         for i in range(3)
     ]
     intrinsics = {"fx": 50.0, "fy": 51.0, "cx": 31.5, "cy": 23.5}
-    table = {"intrinsics": intrinsics, "image_size": [48, 64], "depth_unit_m": 0.0005, "frames": frames}
+    table = {
+        "intrinsics": intrinsics,
+        "image_size": [48, 64],
+        "depth_unit_m": 0.0005,
+        "frames": frames,
+    }
     for i in range(3):
         Image.fromarray(np.full((48, 64, 3), (i, 100, 200), np.uint8)).save(folder / f"c{i}.png")
         save_depth(folder / f"d{i}.png", np.full((48, 64), 2000 + i))
@@ -47,7 +57,9 @@ def write_scan(folder: Path, numbers: tuple[int, ...] = (0, 20, 40, 100)) -> Pat
     for part in ("color", "depth", "pose", "intrinsic"):
         (scene / part).mkdir(parents=True)
     for number in numbers:
-        Image.fromarray(np.full((60, 80, 3), number, np.uint8)).save(scene / "color" / f"{number}.jpg")
+        Image.fromarray(np.full((60, 80, 3), number, np.uint8)).save(
+            scene / "color" / f"{number}.jpg"
+        )
         save_depth(scene / "depth" / f"{number}.png", np.full((30, 40), 1500))
         pose = np.eye(4)
         pose[0, 3] = number / 100
@@ -66,7 +78,9 @@ def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
     assert frames.cameras.size == (48, 64)
     assert frames.cameras.K[0].tolist() == [[50, 0, 31.5], [0, 51, 23.5], [0, 0, 1]]
     cos, sin = math.cos(0.6), math.sin(0.6)
-    expected = torch.tensor([[cos, 0, sin, 2], [0, 1, 0, 0.5], [-sin, 0, cos, -1], [0, 0, 0, 1]], dtype=torch.float64)
+    expected = torch.tensor(
+        [[cos, 0, sin, 2], [0, 1, 0, 0.5], [-sin, 0, cos, -1], [0, 0, 0, 1]], dtype=torch.float64
+    )
     assert torch.allclose(frames.cameras.cam_to_world[2], expected)
     assert read_frames(tmp_path, every=2).names == ("c0", "c2")
 
@@ -78,12 +92,15 @@ def test_a_scan_is_read_by_number_with_smaller_depth(tmp_path: Path) -> None:
     frames = read_frames(scene)
     assert frames.names == tuple(f"scene0000_00/color/{n}" for n in (0, 20, 40, 100))
     assert (frames.images.shape, frames.depth.shape) == ((4, 3, 60, 80), (4, 30, 40))
-    assert torch.allclose(frames.depth[1:], torch.tensor(1.5)) and not frames.depth[0].any()  # unknown
+    # unknown
+    assert torch.allclose(frames.depth[1:], torch.tensor(1.5)) and not frames.depth[0].any()
     assert frames.cameras.positions[:, 0].tolist() == [0, 0.2, 0.4, 1.0]
     assert [path.stem for path in chosen((scene / "color").iterdir(), 40)] == ["0", "40"]
     np.savetxt(scene / "pose" / "20.txt", np.full((4, 4), -np.inf))
     (scene / "depth" / "20.png").unlink()  # nothing of a lost frame is read
-    assert read_frames(scene, every=20).names == tuple(f"scene0000_00/color/{n}" for n in (0, 40, 100))
+    assert read_frames(scene, every=20).names == tuple(
+        f"scene0000_00/color/{n}" for n in (0, 40, 100)
+    )
     for names in (("20.jpg", "020.png"), ("a.jpg",), ("3.jpg",)):
         with pytest.raises(DataError, match=names[0]):
             chosen(map(Path, names), 20)
@@ -115,7 +132,9 @@ def test_maps_are_the_backbones_own(frames: Frames, tiny: Backbone) -> None:
     assert torch.allclose(maps[2:3], expected, atol=1e-5)
     larger, cameras = frame_maps(tiny, frames, size=(96, 160))
     assert larger.shape[-2:] == (6, 10)
-    assert cameras.size == (96, 160) and torch.allclose(cameras.K, frames.cameras.resize((96, 160)).K)
+    assert cameras.size == (96, 160) and torch.allclose(
+        cameras.K, frames.cameras.resize((96, 160)).K
+    )
     with pytest.raises(GridError):
         frame_maps(tiny, frames, size=(50, 64))
 
@@ -127,19 +146,30 @@ def drawn(seed: int = 0) -> Room:
     return room(seed, views=2, size=(96, 128), points=2000)
 
 
-def write_ply(path: Path, table: np.ndarray, form: str = "binary_little_endian", newline: str = "\n") -> None:
+def write_ply(
+    path: Path, table: np.ndarray, form: str = "binary_little_endian", newline: str = "\n"
+) -> None:
     words = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int"}
     head = ["ply", f"format {form} 1.0", "comment made here", f"element vertex {len(table)}"]
     head += [f"property {words[table.dtype[name].str[1:]]} {name}" for name in table.dtype.names]
     head += ["element face 0", "property list uchar int vertex_indices", "end_header", ""]
     body = (
-        table.tobytes() if form != "ascii" else "\n".join(" ".join(map(repr, row.tolist())) for row in table).encode()
+        table.tobytes()
+        if form != "ascii"
+        else "\n".join(" ".join(map(repr, row.tolist())) for row in table).encode()
     )
     path.write_bytes(newline.join(head).encode() + body)
 
 
 def table_of(made: Room, rows: torch.Tensor) -> np.ndarray:
-    columns = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("label", "<u2"), ("instance", "i4")]
+    columns = [
+        ("x", "f4"),
+        ("y", "f4"),
+        ("z", "f4"),
+        ("red", "u1"),
+        ("label", "<u2"),
+        ("instance", "i4"),
+    ]
     table = np.zeros(len(rows), columns)
     for axis, name in enumerate("xyz"):
         table[name] = made.points[rows, axis].numpy()
@@ -153,7 +183,9 @@ def write_scene(tree: Path, name: str, frames: Frames) -> None:
     for part in ("color", "depth", "pose"):
         (scene / part).mkdir(parents=True)
     for view in range(len(frames)):
-        Image.fromarray(frames.images[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
+        Image.fromarray(frames.images[view].permute(1, 2, 0).numpy()).save(
+            scene / "color" / f"{view}.png"
+        )
         units = (frames.depth[view] * 1000).round().numpy().astype(np.uint16)
         Image.fromarray(units).save(scene / "depth" / f"{view}.png")
         np.savetxt(scene / "pose" / f"{view}.txt", frames.cameras.cam_to_world[view])
@@ -172,11 +204,43 @@ def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tmp_path: Path) 
     tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
     assert main(["extract", tree, "--out", store, "--backbone", "dinoneck_tiny"]) == 0
     assert len(FeatureStore.open(store)) == 6
-    words = ["--data", tree, "--labels", str(tmp_path / "labels"), "--features", store, "--classes", *NAMES]
-    words += ["--held-out", "scene2", "--voxel", "0.25", "--network", "small", "--points", "1000", "--steps", "1"]
-    words += ["--batch", "1", "--seeds", "0", "1", "--pretrain-steps", "1", "--out", str(tmp_path / "runs")]
+    words = [
+        "--data",
+        tree,
+        "--labels",
+        str(tmp_path / "labels"),
+        "--features",
+        store,
+        "--classes",
+        *NAMES,
+    ]
+    words += [
+        "--held-out",
+        "scene2",
+        "--voxel",
+        "0.25",
+        "--network",
+        "small",
+        "--points",
+        "1000",
+        "--steps",
+        "1",
+    ]
+    words += [
+        "--batch",
+        "1",
+        "--seeds",
+        "0",
+        "1",
+        "--pretrain-steps",
+        "1",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
     assert main(["compare", *words]) == 0
-    found = json.loads((tmp_path / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+    found = json.loads((tmp_path / "runs" / "point_segmentation.json").read_text())["blocks"][
+        "geometry"
+    ]
     assert {"AP", "AP50", "AP25"} <= found["summary"]["rows"]["inject"].keys()
     assert found["seeds"]["0"]["inject"]["test"]["injection"]["1"]["hit_rate"] > 0.1
 
@@ -189,10 +253,15 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
     write_ply(tmp_path / "binary.ply", table)
     write_ply(tmp_path / "big.ply", big, "binary_big_endian", "\r\n")  # no file has to begin with x
     write_ply(tmp_path / "text.ply", table, "ascii")
-    np.save(tmp_path / "array.npy", np.c_[made.points[rows].float(), made.labels[rows] + 10, made.labels[rows]])
+    np.save(
+        tmp_path / "array.npy",
+        np.c_[made.points[rows].float(), made.labels[rows] + 10, made.labels[rows]],
+    )
     for path in tmp_path.iterdir():
         cloud = read_cloud(path)
         assert torch.allclose(cloud.points, made.points[rows], atol=1e-6), path
-        assert torch.equal(cloud.labels, made.labels[rows] + 10) and torch.equal(cloud.instances, made.labels[rows])
+        assert torch.equal(cloud.labels, made.labels[rows] + 10) and torch.equal(
+            cloud.instances, made.labels[rows]
+        )
     with pytest.raises(DataError, match="scene0000_00"):
         check_names(["scene0000_01"], ["scene0000_00", "scene0000_01", "office"])

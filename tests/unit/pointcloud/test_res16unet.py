@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from dinoneck.points import PlainSparse, VoxelGrid
 
 C_IN = 3
-SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
+SMALL: dict[str, Any] = {
+    "planes": (5, 6, 7, 8, 9, 10, 11, 12),
+    "layers": (1, 2, 1, 1, 2, 1, 1, 1),
+    "init_dim": 4,
+}
 
 
 def cloud() -> VoxelGrid:
@@ -96,7 +100,11 @@ class Masked:
         for part in self.net.get_submodule(name).children():
             module: Any = part
             first = F.conv3d(x, kernel(module.first.conv.weight), padding=1)
-            out = F.conv3d(self.normed(module.first.norm, first, level).relu(), kernel(module.conv.weight), padding=1)
+            out = F.conv3d(
+                self.normed(module.first.norm, first, level).relu(),
+                kernel(module.conv.weight),
+                padding=1,
+            )
             shortcut = self.per_voxel(module.shortcut, x) * self.masks[level]
             x = (self.normed(module.norm, out, level) + shortcut).relu()
         return x
@@ -108,7 +116,9 @@ class Masked:
             out = self.block(f"block{level}", self.stage(f"down{level}", out, level), level)
         for number in range(5, 9):
             up = self.stage(f"up{number}", out, 8 - number)
-            out = self.block(f"block{number}", torch.cat((up, skips[8 - number]), dim=1), 8 - number)
+            out = self.block(
+                f"block{number}", torch.cat((up, skips[8 - number]), dim=1), 8 - number
+            )
         return self.boxes[0].read(out, x)
 
 

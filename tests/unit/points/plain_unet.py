@@ -27,7 +27,9 @@ class Block(nn.Module):
 
 def halved(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
     """The cells of ``stride`` that x's voxels lie in, their mean features, and the cell of every voxel."""
-    cells = torch.cat((x.batch[:, None], x.coords.div(stride, rounding_mode="floor") * stride), dim=1)
+    cells = torch.cat(
+        (x.batch[:, None], x.coords.div(stride, rounding_mode="floor") * stride), dim=1
+    )
     unique, cell = cells.unique(dim=0, return_inverse=True)
     sums = x.feats.new_zeros(len(unique), x.feats.shape[1]).index_add(0, cell, x.feats)
     return PlainSparse(unique[:, 1:], unique[:, 0], sums / cell.bincount()[:, None]), cell
@@ -39,7 +41,11 @@ class PlainUNet(nn.Module):
     def __init__(self, checkpointing: Checkpointing = None) -> None:
         super().__init__()
         self.checkpointing, self.edit = checkpointing, lambda up, skip, stride: (up, skip.feats)
-        self.enc1, self.enc2, self.enc4 = Block(3, SKIP[1]), Block(SKIP[1], SKIP[2]), Block(SKIP[2], 12)
+        self.enc1, self.enc2, self.enc4 = (
+            Block(3, SKIP[1]),
+            Block(SKIP[1], SKIP[2]),
+            Block(SKIP[2], 12),
+        )
         self.up2, self.up1 = nn.Linear(12, UP[2]), nn.Linear(11, UP[1])
         self.block2, self.block1 = Block(UP[2] + SKIP[2], 11), Block(UP[1] + SKIP[1], 8)
         self.head = nn.Linear(8, 4)
@@ -57,7 +63,11 @@ class PlainUNet(nn.Module):
     def run(self, block: nn.Module, up: Tensor, skip: PlainSparse, stride: int) -> PlainSparse:
         x = skip.with_feats(torch.cat(self.edit(up, skip, stride), dim=1))
         if self.checkpointing == "reentrant":  # it follows tensors only
-            return x.with_feats(checkpoint(lambda feats: block(x.with_feats(feats)).feats, x.feats, use_reentrant=True))
+            return x.with_feats(
+                checkpoint(
+                    lambda feats: block(x.with_feats(feats)).feats, x.feats, use_reentrant=True
+                )
+            )
         if self.checkpointing == "non-reentrant":
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
@@ -74,7 +84,11 @@ def cloud(seed: int = 0, voxels: int = 60) -> PlainSparse:
 
 
 def pyramid_of(
-    x: PlainSparse, seed: int = 0, strides: tuple[int, ...] = (1, 2, 4), channels: int = C_DINO, seen: float = 0.6
+    x: PlainSparse,
+    seed: int = 0,
+    strides: tuple[int, ...] = (1, 2, 4),
+    channels: int = C_DINO,
+    seen: float = 0.6,
 ) -> dict[int, SparseFeatures]:
     """Random features on the cells of x; a share of them seen."""
     made = torch.Generator().manual_seed(seed)

@@ -12,8 +12,14 @@ from torch import Tensor
 
 from dinoneck.points import Cameras
 
-ROOM = (torch.tensor([-2.5, -2.0, 0.0], dtype=torch.float64), torch.tensor([2.5, 2.0, 3.0], dtype=torch.float64))
-BOX = (torch.tensor([-0.7, -0.4, 0.0], dtype=torch.float64), torch.tensor([0.5, 0.6, 0.9], dtype=torch.float64))
+ROOM = (
+    torch.tensor([-2.5, -2.0, 0.0], dtype=torch.float64),
+    torch.tensor([2.5, 2.0, 3.0], dtype=torch.float64),
+)
+BOX = (
+    torch.tensor([-0.7, -0.4, 0.0], dtype=torch.float64),
+    torch.tensor([0.5, 0.6, 0.9], dtype=torch.float64),
+)
 
 
 def surface(number: int, seed: int = 0) -> Tensor:
@@ -43,23 +49,37 @@ def first_hit(origins: Tensor, directions: Tensor) -> Tensor:
     return torch.where((near <= far) & (near > 0), torch.minimum(near, walls), walls)
 
 
-def ring(views: int = 8, size: tuple[int, int] = (480, 640), focal: float = 0.9, radius: float = 1.6) -> Cameras:
+def ring(
+    views: int = 8, size: tuple[int, int] = (480, 640), focal: float = 0.9, radius: float = 1.6
+) -> Cameras:
     """Cameras on a ring 1.5 m high, each tilted its own way, with the focal length as a share of the width."""
     poses = []
     for i in range(views):
         angle = 2 * math.pi * i / views + 0.1
-        eye = torch.tensor([radius * math.cos(angle), radius * math.sin(angle), 1.5 + 0.1 * (i % 3)]).double()
-        target = torch.tensor([0.3 * math.sin(3 * i), 0.3 * math.cos(5 * i), 0.6 + 0.2 * (i % 2)]).double()
+        eye = torch.tensor(
+            [radius * math.cos(angle), radius * math.sin(angle), 1.5 + 0.1 * (i % 3)]
+        ).double()
+        target = torch.tensor(
+            [0.3 * math.sin(3 * i), 0.3 * math.cos(5 * i), 0.6 + 0.2 * (i % 2)]
+        ).double()
         poses.append(look_at(eye, target))
     height, width = size
-    K = torch.tensor([[focal * width, 0, width / 2 - 3.2], [0, focal * width * 1.01, height / 2 + 1.7], [0, 0, 1]])
+    K = torch.tensor(
+        [
+            [focal * width, 0, width / 2 - 3.2],
+            [0, focal * width * 1.01, height / 2 + 1.7],
+            [0, 0, 1],
+        ]
+    )
     return Cameras(K.double().repeat(views, 1, 1), torch.stack(poses), size)
 
 
 def look_at(eye: Tensor, target: Tensor) -> Tensor:
     """Return the pose (4, 4) of a camera at ``eye`` whose z axis points to ``target``, y down."""
     forward = torch.nn.functional.normalize(target - eye, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0, 1]).double()), dim=0)
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, torch.tensor([0.0, 0, 1]).double()), dim=0
+    )
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
     pose[:3, 3] = eye
@@ -75,6 +95,7 @@ def depth(cameras: Cameras, size: tuple[int, int] | None = None) -> Tensor:
     pixels = torch.stack([u, v, torch.ones_like(u)], -1)
     found = []
     for K, pose in zip(cameras.K, cameras.cam_to_world, strict=True):
-        rays = pixels @ torch.linalg.inv(K).T @ pose[:3, :3].T  # one metre along z each, so that t is z
+        # one metre along z each, so that t is z
+        rays = pixels @ torch.linalg.inv(K).T @ pose[:3, :3].T
         found.append(first_hit(pose[:3, 3], rays))
     return torch.stack(found)

@@ -36,7 +36,9 @@ def bilinear(image: Tensor, uv: Tensor) -> Tensor:
 
 def ramp(size: tuple[int, int]) -> Tensor:
     """An image (2, H, W) that holds at every pixel its own place: (u, v)."""
-    v, u = torch.meshgrid(torch.arange(size[0]).double(), torch.arange(size[1]).double(), indexing="ij")
+    v, u = torch.meshgrid(
+        torch.arange(size[0]).double(), torch.arange(size[1]).double(), indexing="ij"
+    )
     return torch.stack([u, v])
 
 
@@ -85,18 +87,25 @@ def test_views_are_indexed_like_a_batch_and_keep_their_sample() -> None:
     pose = cameras.cam_to_world
     assert torch.equal(cameras[-1].cam_to_world, pose[4:])
     assert torch.equal(cameras[[3, 0]].cam_to_world, pose[[3, 0]])
-    assert torch.equal(cameras[torch.tensor([True, False, False, True, False])].cam_to_world, pose[[0, 3]])
-    assert cameras[2:].resize((10, 10)).crop(0, 0, 5, 5).pad(1, 1, 1, 1).to("cpu").sample.tolist() == [1, 1, 2]
+    assert torch.equal(
+        cameras[torch.tensor([True, False, False, True, False])].cam_to_world, pose[[0, 3]]
+    )
+    assert cameras[2:].resize((10, 10)).crop(0, 0, 5, 5).pad(1, 1, 1, 1).to(
+        "cpu"
+    ).sample.tolist() == [1, 1, 2]
     assert len(cameras) == 5 and len(cameras[:0]) == 0
 
 
-# -- sides that are exchanged ----------------------------------------------------------------------------------------
+# -- sides that are exchanged
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_size_of_width_and_height_is_warned_of() -> None:
     """No error: the images of a crop away from the centre can have such a K."""
     for height, width in ((480, 640), (375, 1242), (1920, 1080), (1024, 1280)):
-        K = torch.tensor([[[500.0, 0.0, width / 2 - 5.0], [0.0, 500.0, height / 2 + 7.0], [0.0, 0.0, 1.0]]])
+        K = torch.tensor(
+            [[[500.0, 0.0, width / 2 - 5.0], [0.0, 500.0, height / 2 + 7.0], [0.0, 0.0, 1.0]]]
+        )
         Cameras(K, torch.eye(4)[None], (height, width))
         with pytest.warns(UserWarning, match=rf"size=\({height}, {width}\)"):
             cameras = Cameras(K, torch.eye(4)[None], (width, height))
@@ -111,10 +120,16 @@ def test_depth_of_another_aspect_is_warned_of_and_used() -> None:
     whole = PointProjector()(points, cameras, rooms.depth(cameras))
     assert abs(len(stretched) - len(whole)) < 0.02 * len(whole)
     scannet = rooms.ring(1, (968, 1296))
-    assert len(PointProjector()(points, scannet, rooms.depth(scannet, (480, 640)))) > 0  # off by 0.4 %
+    # off by 0.4 %
+    assert len(PointProjector()(points, scannet, rooms.depth(scannet, (480, 640)))) > 0
 
 
-REMEDIES = {"camera_to_world": "right", "inverse": "from_world_to_cam", "opengl": "from_opengl", "transposed": ".mT"}
+REMEDIES = {
+    "camera_to_world": "right",
+    "inverse": "from_world_to_cam",
+    "opengl": "from_opengl",
+    "transposed": ".mT",
+}
 READINGS = tuple(REMEDIES)
 
 
@@ -155,7 +170,9 @@ def test_the_reading_is_told_from_a_scan_and_from_the_views_own_depth(
     own = check_cameras(None, wrong, depth, max_points=600)
     for check in (scan, own):
         assert (check.best, check.clear) == (reading, True)
-        assert check.scores[reading] >= 3 * max(check.scores[other] for other in READINGS if other != reading)
+        assert check.scores[reading] >= 3 * max(
+            check.scores[other] for other in READINGS if other != reading
+        )
     assert REMEDIES[reading] in str(scan)
 
 
@@ -175,7 +192,9 @@ def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     depth = rooms.depth(cameras)
     lost = check_cameras(points + 50.0, cameras, depth, max_points=500)
     assert not lost.clear and "no reading fits" in str(lost)
-    close = CameraCheck({**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}, best="opengl")
+    close = CameraCheck(
+        {**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}, best="opengl"
+    )
     assert not close.clear and "inverse 0.40, opengl 0.50" in str(close)
 
 
@@ -206,7 +225,8 @@ def scaled(cameras: Cameras, depth: Tensor, quantity: str, factor: float) -> tup
 
 
 @pytest.mark.parametrize(
-    ("quantity", "factor", "scan"), [("depth", 0.25, True), ("focal length", 0.9, True), ("K", 0.5, False)]
+    ("quantity", "factor", "scan"),
+    [("depth", 0.25, True), ("focal length", 0.9, True), ("K", 0.5, False)],
 )
 def test_a_wrong_scale_does_not_fit_and_is_named(
     quantity: str, factor: float, scan: bool, frames: tuple[Cameras, Tensor]
@@ -214,7 +234,9 @@ def test_a_wrong_scale_does_not_fit_and_is_named(
     cameras, depth = frames
     others = [0, 1, 2, 4] if scan else [0, 1, 2, 3, 4]
     cloud = cloud_of(cameras, depth, 3) if scan else None
-    check = check_cameras(cloud, *scaled(cameras[others], depth[others], quantity, factor), max_points=600)
+    check = check_cameras(
+        cloud, *scaled(cameras[others], depth[others], quantity, factor), max_points=600
+    )
     assert check.best == "camera_to_world"
     assert not check.fits and check.share < 0.93 * check.reached
     assert check.factor == (quantity, pytest.approx(1 / factor, rel=0.06))
@@ -236,4 +258,6 @@ def test_right_scales_fit_and_wrong_positions_do_not(frames: tuple[Cameras, Tens
     check = check_cameras(None, replace(cameras, cam_to_world=poses), depth, max_points=600)
     assert not check.fits and check.factor == ("depth", pytest.approx(1000, rel=0.06))
     rays = cameras[0].unproject(torch.ones_like(depth[:1])) - cameras.positions[0]
-    assert check_cameras(None, cameras, depth * rays.norm(dim=-1).float(), max_points=600).share < 0.4
+    assert (
+        check_cameras(None, cameras, depth * rays.norm(dim=-1).float(), max_points=600).share < 0.4
+    )

@@ -80,8 +80,14 @@ def tensors() -> dict[str, tuple[Any, type]]:
         "plain": (x, PlainAdapter),
         "spconv": (sparse, SpconvAdapter),
         "own": (Mapped(x.feats, with_batch(x, 1)), MappedAdapter),
-        "pointcept": (Point(grid_coord=grid, batch=x.batch, feat=x.feats, sparse_conv_feat=sparse), PointceptAdapter),
-        "pointcept-offset": (Point(grid_coord=grid.int(), offset=offset, feat=x.feats), PointceptAdapter),
+        "pointcept": (
+            Point(grid_coord=grid, batch=x.batch, feat=x.feats, sparse_conv_feat=sparse),
+            PointceptAdapter,
+        ),
+        "pointcept-offset": (
+            Point(grid_coord=grid.int(), offset=offset, feat=x.feats),
+            PointceptAdapter,
+        ),
     }
 
 
@@ -106,12 +112,17 @@ def test_an_adapter_says_where_voxels_are_and_a_block_is_injected_into(name: str
     injection.attach(model, {STRIDE: "0"}, adapter=adapter if name == "own" else None)
     with injection.using(pyramid):
         out = adapter.features(model(x))
-    injected = injection.inject(expected.feats[:, :3], pyramid[STRIDE], expected.coords, expected.batch)
+    injected = injection.inject(
+        expected.feats[:, :3], pyramid[STRIDE], expected.coords, expected.batch
+    )
     assert torch.equal(out, torch.cat((injected, expected.feats[:, 3:]), dim=1))
-    assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
+    assert injection.stats[STRIDE].hit_rate == pytest.approx(
+        pyramid[STRIDE].valid.float().mean().item()
+    )
 
 
-# -- spconv itself --------------------------------------------------------------------------------------------
+# -- spconv itself
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -122,7 +133,8 @@ def spconv(monkeypatch: pytest.MonkeyPatch) -> Any:
         import spconv.pytorch as engine
         import spconv.pytorch.ops as ops
     if not torch.cuda.is_available():
-        monkeypatch.setattr(ops, "get_current_stream", lambda: 0)  # backward asks for one on CPUs too
+        # backward asks for one on CPUs too
+        monkeypatch.setattr(ops, "get_current_stream", lambda: 0)
     return engine
 
 
@@ -156,7 +168,8 @@ def spconv_unet(engine: Any) -> nn.Module:
 
 def test_spconv_hooks_do_what_an_edited_network_does(spconv: Any) -> None:
     x = cloud()
-    x = dataclasses.replace(x, coords=x.coords + 6)  # indices begin at 0; the shape is a multiple of the stride
+    # indices begin at 0; the shape is a multiple of the stride
+    x = dataclasses.replace(x, coords=x.coords + 6)
     indices = torch.cat((x.batch[:, None], x.coords), dim=1).int()
     pyramid, unet = pyramid_of(x, seen=1.1), spconv_unet(spconv)
 
@@ -170,7 +183,8 @@ def test_spconv_hooks_do_what_an_edited_network_does(spconv: Any) -> None:
         own.proj.reset_parameters()
     injected = wrapped(sparse(), pyramid=pyramid).features
     assert not torch.equal(injected, before)
-    assert [own.hit_rate for own in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
+    # level units came out as base units
+    assert [own.hit_rate for own in injection.stats.values()] == [1.0, 1.0]
     injected.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in wrapped.parameters())
     wrapped.remove()

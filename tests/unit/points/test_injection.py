@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.unit.points.plain_unet import C_DINO, NAMES, PlainUNet, cloud, halved, injection_of, pyramid_of
+from tests.unit.points.plain_unet import (
+    C_DINO,
+    NAMES,
+    PlainUNet,
+    cloud,
+    halved,
+    injection_of,
+    pyramid_of,
+)
 from torch import Tensor
 
 from dinoneck import ConfigError
@@ -27,14 +35,17 @@ def awake(injection: DecoderInjection) -> DecoderInjection:
     return injection
 
 
-# -- what is computed ---------------------------------------------------------------------------------------
+# -- what is computed
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("norm", ["layer", None])
 def test_the_formula(gate: Any, norm: Any) -> None:
     injection = awake(DecoderInjection(6, {4: 5}, norm, gate=gate, dtype=torch.float64))
-    weights = {key.removeprefix("levels.4."): value for key, value in injection.state_dict().items()}
+    weights = {
+        key.removeprefix("levels.4."): value for key, value in injection.state_dict().items()
+    }
     x, f, valid = torch.randn(9, 5).double(), torch.randn(9, 6).double(), torch.arange(9) % 3 > 0
     x[::6] = -0.0
     out = injection(x, f, valid)
@@ -53,19 +64,36 @@ def test_the_formula(gate: Any, norm: Any) -> None:
 
 def test_features_are_found_wherever_rows_are() -> None:
     """Rows in another order, other rows and voxels that the pyramid lacks."""
-    level, injection, cells = pyramid_of(cloud())[2], awake(DecoderInjection(C_DINO, {2: 5})), halved(cloud(), 2)[0]
-    rows = {(*place.tolist(), int(b)): i for i, (place, b) in enumerate(zip(level.coords, level.batch, strict=True))}
-    coords, batch = torch.cat((cells.coords, torch.tensor([[40, 40, 40]]))), torch.cat((cells.batch, torch.tensor([0])))
+    level, injection, cells = (
+        pyramid_of(cloud())[2],
+        awake(DecoderInjection(C_DINO, {2: 5})),
+        halved(cloud(), 2)[0],
+    )
+    rows = {
+        (*place.tolist(), int(b)): i
+        for i, (place, b) in enumerate(zip(level.coords, level.batch, strict=True))
+    }
+    coords, batch = (
+        torch.cat((cells.coords, torch.tensor([[40, 40, 40]]))),
+        torch.cat((cells.batch, torch.tensor([0]))),
+    )
     feats = torch.randn(len(coords), 5)
-    found = [rows.get((*place.tolist(), int(b)), -1) for place, b in zip(coords, batch, strict=True)]
+    found = [
+        rows.get((*place.tolist(), int(b)), -1) for place, b in zip(coords, batch, strict=True)
+    ]
     seen = torch.tensor([row >= 0 and bool(level.valid[row]) for row in found])
     out = injection.inject(feats, level, coords, batch)
     assert torch.allclose(out, injection(feats, level.feats[found], seen), atol=1e-6)
     turned = torch.randperm(len(coords))
-    assert torch.allclose(injection.inject(feats[turned], level, coords[turned], batch[turned]), out[turned], atol=1e-6)
+    assert torch.allclose(
+        injection.inject(feats[turned], level, coords[turned], batch[turned]),
+        out[turned],
+        atol=1e-6,
+    )
 
 
-# -- hooks --------------------------------------------------------------------------------------------------
+# -- hooks
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -77,7 +105,9 @@ def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
     def edited(up: Tensor, skip: PlainSparse, stride: int) -> tuple[Tensor, Tensor]:
         place = pyramid[stride], skip.coords, skip.batch
         return (
-            (injection.inject(up, *place), skip.feats) if target == "up" else (up, injection.inject(skip.feats, *place))
+            (injection.inject(up, *place), skip.feats)
+            if target == "up"
+            else (up, injection.inject(skip.feats, *place))
         )
 
     net.edit = edited
@@ -94,11 +124,14 @@ def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
     assert torch.equal(net(x), before)
 
 
-# -- activation checkpointing, copies, files, processes -----------------------------------------------------
+# -- activation checkpointing, copies, files, processes
+# -----------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
-def test_a_wrapped_network_trains_under_checkpointing_and_an_attached_one_says_why_it_cannot(kind: Any) -> None:
+def test_a_wrapped_network_trains_under_checkpointing_and_an_attached_one_says_why_it_cannot(
+    kind: Any,
+) -> None:
     x, injection, unet = cloud(), awake(injection_of(gate="token")), PlainUNet()
     pyramid, found = pyramid_of(x), []
     for checkpointing in (None, kind):
@@ -118,7 +151,9 @@ def test_a_wrapped_network_trains_under_checkpointing_and_an_attached_one_says_w
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_pass_that_is_over_is_not_mixed_up_with_the_last(seed: int) -> None:
     x, other = cloud(0), cloud(seed)
-    mixed, turns, plain = (injection_of().wrap(PlainUNet(kind), NAMES) for kind in ("non-reentrant",) * 2 + (None,))
+    mixed, turns, plain = (
+        injection_of().wrap(PlainUNet(kind), NAMES) for kind in ("non-reentrant",) * 2 + (None,)
+    )
     first = mixed(x, pyramid=pyramid_of(x))
     mixed(other, pyramid=pyramid_of(other, seed=1))
     with pytest.raises(ConfigError, match="several pyramids"):
@@ -126,8 +161,10 @@ def test_a_pass_that_is_over_is_not_mixed_up_with_the_last(seed: int) -> None:
     for own in (0, 1):  # in turns they may differ
         turns(x, pyramid=pyramid_of(x, own)).sum().backward()
     shared = pyramid_of(x)
-    (turns(x, pyramid=shared) + turns(x, pyramid=shared)).sum().backward()  # one pyramid is not ambiguous
-    sum(plain(own, pyramid=pyramid_of(own)).sum() for own in (x, other)).backward()  # any order is right
+    # one pyramid is not ambiguous
+    (turns(x, pyramid=shared) + turns(x, pyramid=shared)).sum().backward()
+    # any order is right
+    sum(plain(own, pyramid=pyramid_of(own)).sum() for own in (x, other)).backward()
 
 
 def test_the_network_inside_is_not_called_around_the_wrapper() -> None:
@@ -140,7 +177,8 @@ def test_the_network_inside_is_not_called_around_the_wrapper() -> None:
     assert level() is None  # nothing is held after inference
 
 
-# -- stats and errors ---------------------------------------------------------------------------------------
+# -- stats and errors
+# ---------------------------------------------------------------------------------------
 
 
 def test_threads_do_not_see_each_others_pyramids() -> None:
@@ -179,10 +217,14 @@ def test_the_fusion_is_its_formula() -> None:
     gates = []
     for i in range(9):
         h = F.gelu(linear("project", x2[i]))
-        gate = 1 / (1 + torch.exp(-linear("gate_out", F.gelu(linear("gate_hidden", torch.cat((x3[i], h)))))))
+        gate = 1 / (
+            1 + torch.exp(-linear("gate_out", F.gelu(linear("gate_hidden", torch.cat((x3[i], h))))))
+        )
         expected = (1 - gate) * x3[i] + gate * linear("read", h) if valid[i] else x3[i]
         gates += [gate.item()] * bool(valid[i])
         assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
-    assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": sum(gates) / len(gates)}, abs=1e-6)
+    assert fusion.stats == pytest.approx(
+        {"coverage": 2 / 3, "fusion_2d_ratio": sum(gates) / len(gates)}, abs=1e-6
+    )
     fusion(x3, x2, torch.zeros_like(valid))
     assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0}

@@ -28,7 +28,11 @@ def scene() -> tuple[Tensor, Cameras, Tensor]:
 
 def same(one: Links, other: Links, atol: float = 1e-9) -> bool:
     pairs = torch.equal(one.view, other.view) and torch.equal(one.point, other.point)
-    return pairs and torch.allclose(one.uv, other.uv, atol=atol) and torch.allclose(one.z, other.z, atol=atol)
+    return (
+        pairs
+        and torch.allclose(one.uv, other.uv, atol=atol)
+        and torch.allclose(one.z, other.z, atol=atol)
+    )
 
 
 def pairs(links: Links) -> set[tuple[int, int]]:
@@ -36,28 +40,48 @@ def pairs(links: Links) -> set[tuple[int, int]]:
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"near": 2.0}, {"far": 2.0}, {"depth_abs": 0.0}, {"depth_rel": 0.2}, {"unknown_depth": "accept"}
-]  # fmt: skip
+    {},
+    {"near": 2.0},
+    {"far": 2.0},
+    {"depth_abs": 0.0},
+    {"depth_rel": 0.2},
+    {"unknown_depth": "accept"},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_links_are_those_of_a_plain_loop(options: dict[str, Any], scene: tuple[Tensor, Cameras, Tensor]) -> None:
+def test_links_are_those_of_a_plain_loop(
+    options: dict[str, Any], scene: tuple[Tensor, Cameras, Tensor]
+) -> None:
     points, cameras, depth = scene[0][:400], scene[1], scene[2].clone()
     for row, unknown in enumerate((0.0, -1.0, torch.nan, torch.inf, -torch.inf)):
         depth[:, row::10] = unknown
     links = PointProjector(**options)(points, cameras, depth)
-    rule = {"near": 0.05, "far": math.inf, "depth_abs": 0.05, "depth_rel": 0.02, "unknown_depth": "reject", **options}
+    rule = {
+        "near": 0.05,
+        "far": math.inf,
+        "depth_abs": 0.05,
+        "depth_rel": 0.02,
+        "unknown_depth": "reject",
+        **options,
+    }
     found = []
     uv, z = cameras.project(points)
     for n in range(400):
         for v in range(len(cameras)):
             u, w, far = *uv[v, n].tolist(), float(z[v, n])
-            if rule["near"] < far <= rule["far"] and 0 <= round(u) < SMALL[1] and 0 <= round(w) < SMALL[0]:
+            if (
+                rule["near"] < far <= rule["far"]
+                and 0 <= round(u) < SMALL[1]
+                and 0 <= round(w) < SMALL[0]
+            ):
                 seen = float(depth[v, round(w), round(u)])
                 known, bound = 0 < seen < math.inf, max(rule["depth_abs"], rule["depth_rel"] * far)
                 if abs(seen - far) <= bound if known else rule["unknown_depth"] == "accept":
                     found.append((n, v, u, w, far))
-    table = torch.cat([torch.stack([links.point, links.view], 1).double(), links.uv, links.z[:, None]], 1)
+    table = torch.cat(
+        [torch.stack([links.point, links.view], 1).double(), links.uv, links.z[:, None]], 1
+    )
     assert torch.allclose(table, torch.tensor(found, dtype=torch.float64), rtol=0, atol=1e-9)
     assert torch.equal(links.n_views, torch.bincount(links.point, minlength=400))
     assert links.coverage == pytest.approx(len(set(links.point.tolist())) / 400)
@@ -75,14 +99,18 @@ def test_a_ramp_read_at_the_links_gives_back_the_pixel(patch: int) -> None:
     assert (grid.sample(maps, xy[inner], cameras.size)[0] - xy[inner]).abs().max() < 1e-3
 
 
-def test_depth_of_another_size_is_read_half_pixels_considered(scene: tuple[Tensor, Cameras, Tensor]) -> None:
+def test_depth_of_another_size_is_read_half_pixels_considered(
+    scene: tuple[Tensor, Cameras, Tensor],
+) -> None:
     points, cameras, depth = scene
     whole = PointProjector()(points, cameras, depth)
     double = depth.repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert same(PointProjector()(points, cameras, double), whole)
     fine = cameras.resize((240, 320))
     half = PointProjector()(points, fine, rooms.depth(fine, (120, 160)))
-    assert len(pairs(half) ^ pairs(PointProjector()(points, fine, rooms.depth(fine)))) < 0.02 * len(half)
+    assert len(pairs(half) ^ pairs(PointProjector()(points, fine, rooms.depth(fine)))) < 0.02 * len(
+        half
+    )
     # one camera, depth known in one quarter only: the border lies at the edge between two pixels
     K = torch.tensor([[[8.0, 0, 3.5], [0, 8.0, 3.5], [0, 0, 1]]])
     camera = Cameras(K, torch.eye(4)[None], (8, 8))
@@ -116,16 +144,24 @@ def test_without_views_or_points_or_in_front_of_nothing_there_are_no_links(
     scene: tuple[Tensor, Cameras, Tensor],
 ) -> None:
     points, cameras, depth = scene
-    behind = points.new_tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, -0.0], [1.0, 0.0, 0.0]])
+    behind = points.new_tensor(
+        [[0.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, -0.0], [1.0, 0.0, 0.0]]
+    )
     eye = Cameras(torch.diag(torch.tensor([50.0, 50.0, 1.0]))[None], torch.eye(4)[None], SMALL)
-    for cloud, views, known in ((points, cameras[:0], depth[:0]), (points[:0], cameras, depth), (behind, eye, None)):
+    for cloud, views, known in (
+        (points, cameras[:0], depth[:0]),
+        (points[:0], cameras, depth),
+        (behind, eye, None),
+    ):
         links = PointProjector(unknown_depth="accept")(cloud, views, known)
         assert len(links) == links.coverage == 0
         assert links.n_views.tolist() == [0] * len(cloud)
         assert all(share.isfinite().all() for share in links.stats().values())
 
 
-def test_a_world_far_from_its_origin_gives_the_same_links(scene: tuple[Tensor, Cameras, Tensor]) -> None:
+def test_a_world_far_from_its_origin_gives_the_same_links(
+    scene: tuple[Tensor, Cameras, Tensor],
+) -> None:
     points, cameras, depth = scene
     shift = torch.tensor([412_345.0, 5_651_234.0, 87.0]).double()
     poses = cameras.cam_to_world.clone()
@@ -159,16 +195,24 @@ def test_millimetres_are_named_with_the_remedy(scene: tuple[Tensor, Cameras, Ten
         PointProjector()(points * 1000, replace(cameras, cam_to_world=poses), depth)
 
 
-def test_what_fits_nothing_is_logged(scene: tuple[Tensor, Cameras, Tensor], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fits_nothing_is_logged(
+    scene: tuple[Tensor, Cameras, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
     """Poses that fit no depth, points in no image, and no depth at all."""
     points, cameras, depth = scene
     PointProjector()(points, cameras, depth)
     assert not caplog.records
     PointProjector()(points, cameras, depth + 9.0)
     far = points + torch.tensor([0.0, 0.0, 80.0], dtype=points.dtype)
-    assert not len(PointProjector()(far, cameras, depth)) and not len(PointProjector()(points, cameras, depth * 0))
+    assert not len(PointProjector()(far, cameras, depth)) and not len(
+        PointProjector()(points, cameras, depth * 0)
+    )
     in_image = len(PointProjector()(points, cameras))
-    shown = ("check_cameras", f"{6 * len(points)} projected points 0", f"{in_image} lie in an image, 0")
+    shown = (
+        "check_cameras",
+        f"{6 * len(points)} projected points 0",
+        f"{in_image} lie in an image, 0",
+    )
     assert all(part in text for part, text in zip(shown, caplog.messages, strict=True))
 
 
@@ -179,12 +223,22 @@ TARGETS = [("points", "mean"), ("voxels", "mean"), ("voxels", "max")]
 LIFT_OPTIONS = list(itertools.product(("bilinear", "nearest"), ("mean", "random", "closest")))
 
 
-def drawn(views: int = VIEWS, points: int = POINTS, share: float = 0.4, margin: float = 0.5) -> Links:
+def drawn(
+    views: int = VIEWS, points: int = POINTS, share: float = 0.4, margin: float = 0.5
+) -> Links:
     """Links at random places, ``margin`` pixels beyond the outermost centres too."""
     point, view = (torch.rand(points, views) < share).nonzero().unbind(1)
     extent = torch.tensor([WIDTH, HEIGHT], dtype=torch.float64)
     uv = torch.rand(len(view), 2, dtype=torch.float64) * (extent - 1 + 2 * margin) - margin
-    return Links(view, point, uv, torch.rand(len(view), dtype=torch.float64) + 1, points, views, (HEIGHT, WIDTH))
+    return Links(
+        view,
+        point,
+        uv,
+        torch.rand(len(view), dtype=torch.float64) + 1,
+        points,
+        views,
+        (HEIGHT, WIDTH),
+    )
 
 
 def voxels(points: int = POINTS) -> VoxelGrid:
@@ -205,7 +259,9 @@ def cell_value(one: Tensor, u: float, v: float, sampling: str) -> Tensor:
     total = torch.zeros_like(one[:, 0, 0])
     for row in range(rows):
         for col in range(cols):
-            total = total + one[:, row, col] * max(0.0, 1 - abs(x - col)) * max(0.0, 1 - abs(y - row))
+            total = total + one[:, row, col] * max(0.0, 1 - abs(x - col)) * max(
+                0.0, 1 - abs(y - row)
+            )
     return total
 
 
@@ -242,8 +298,13 @@ def by_hand(
             [values[p] for p in (grid.inverse == m).nonzero().flatten().tolist() if p in values]
             for m in range(len(grid))
         ]
-    zero, reduced = maps.new_zeros(width), (lambda x: x.mean(0)) if reduce == "mean" else (lambda x: x.amax(0))
-    return torch.stack([reduced(torch.stack(x)) if x else zero for x in rows]), torch.tensor([bool(x) for x in rows])
+    zero, reduced = (
+        maps.new_zeros(width),
+        (lambda x: x.mean(0)) if reduce == "mean" else (lambda x: x.amax(0)),
+    )
+    return torch.stack([reduced(torch.stack(x)) if x else zero for x in rows]), torch.tensor(
+        [bool(x) for x in rows]
+    )
 
 
 def lifted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -269,12 +330,16 @@ def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, reduce: str)
 
 @pytest.mark.parametrize(("sampling", "views"), LIFT_OPTIONS)
 @pytest.mark.parametrize(("onto", "reduce"), TARGETS)
-def test_gradients_reach_maps_and_projection(sampling: str, views: str, onto: str, reduce: str) -> None:
+def test_gradients_reach_maps_and_projection(
+    sampling: str, views: str, onto: str, reduce: str
+) -> None:
     links, grid = drawn(points=8), voxels(8) if onto == "voxels" else None
     maps, project = maps_of().requires_grad_(), nn.Linear(CHANNELS, 2, dtype=torch.float64)
 
     def run(own: Tensor, *_: Tensor, layer: nn.Linear | None = project) -> Tensor:
-        return lifted(own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3), reduce)[0]
+        return lifted(
+            own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3), reduce
+        )[0]
 
     assert torch.autograd.gradcheck(run, (maps, project.weight, project.bias), fast_mode=True)
     assert torch.autograd.gradcheck(lambda x: run(x, layer=None), maps, fast_mode=True)
@@ -302,7 +367,9 @@ def test_every_dtype_stays_and_is_right_to_its_rounding(dtype: torch.dtype, onto
 def test_many_points_in_a_voxel_still_give_their_mean(dtype: torch.dtype) -> None:
     count = 100_000
     each = torch.arange(count)
-    links = Links(each * 0, each, torch.full((count, 2), 7.0), torch.ones(count), count, 1, (16, 16))
+    links = Links(
+        each * 0, each, torch.full((count, 2), 7.0), torch.ones(count), count, 1, (16, 16)
+    )
     grid = VoxelGrid.from_coords(torch.zeros(count, 3).long())
     found = lift(torch.full((1, 2, 1, 1), 3.0, dtype=dtype), links, grid, "nearest").feats
     assert torch.allclose(found.double(), torch.tensor(3.0).double(), rtol=torch.finfo(dtype).eps)
@@ -321,7 +388,9 @@ def test_nothing_to_lift(views: str) -> None:
             feats.sum().backward()
             assert not maps.grad.any()
     nothing = replace(no_views, num_points=0)
-    assert lift(maps_of(views=0), nothing, VoxelGrid.from_points(torch.zeros(0, 3), 1.0)).feats.shape == (0, CHANNELS)
+    assert lift(
+        maps_of(views=0), nothing, VoxelGrid.from_points(torch.zeros(0, 3), 1.0)
+    ).feats.shape == (0, CHANNELS)
 
 
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])
@@ -331,9 +400,13 @@ def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, v
     results = []
     for chunk in (1, 7, 10**6):
         options = {"views": views, "reduce": reduce, "chunk": chunk}
-        feats, valid = lifted(maps, links, grid, **options, generator=torch.Generator().manual_seed(0))
+        feats, valid = lifted(
+            maps, links, grid, **options, generator=torch.Generator().manual_seed(0)
+        )
         results.append((feats, valid.double(), *torch.autograd.grad(feats.square().sum(), maps)))
         with torch.no_grad():
-            again, _ = lifted(maps, links, grid, **options, generator=torch.Generator().manual_seed(0))
+            again, _ = lifted(
+                maps, links, grid, **options, generator=torch.Generator().manual_seed(0)
+            )
         assert torch.equal(again, feats)
     assert all(kit.same(result, results[-1], 1e-12) for result in results)

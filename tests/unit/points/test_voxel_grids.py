@@ -15,7 +15,10 @@ from dinoneck.points import SparseFeatures, SparsePyramid, VoxelGrid
 from dinoneck.points.keys import AXIS_BITS, BATCHES, REACH, at_stride, decode, distinct, encode
 
 EXTREMES = [
-    (x, y, z) for x in (-REACH, -1, 0, REACH - 1) for y in (-REACH, 0, REACH - 1) for z in (-REACH, -1, REACH - 1)
+    (x, y, z)
+    for x in (-REACH, -1, 0, REACH - 1)
+    for y in (-REACH, 0, REACH - 1)
+    for z in (-REACH, -1, REACH - 1)
 ]
 
 
@@ -36,14 +39,30 @@ def test_keys_are_those_of_plain_integers() -> None:
     batch = torch.randint(0, BATCHES, (len(coords),))
     batch[:2] = torch.tensor([0, BATCHES - 1])
     keys = encode(coords, batch)
-    assert keys.tolist() == [morton(*c, b) for c, b in zip(coords.tolist(), batch.tolist(), strict=True)]
+    assert keys.tolist() == [
+        morton(*c, b) for c, b in zip(coords.tolist(), batch.tolist(), strict=True)
+    ]
     again, samples = decode(keys)
     assert torch.equal(again, coords)
     assert torch.equal(samples, batch)
-    assert int(encode(torch.tensor([[REACH - 1] * 3]), torch.tensor([BATCHES - 1]))) == (1 << 63) - 1
+    assert (
+        int(encode(torch.tensor([[REACH - 1] * 3]), torch.tensor([BATCHES - 1]))) == (1 << 63) - 1
+    )
 
 
-SPANS = [(0, 0), (-1, 0), (-1, 1), (0, 1), (-7, 8), (-256, 255), (-257, 3), (3, 256), (-512, 511), (-513, 5), (0, 512)]
+SPANS = [
+    (0, 0),
+    (-1, 0),
+    (-1, 1),
+    (0, 1),
+    (-7, 8),
+    (-256, 255),
+    (-257, 3),
+    (3, 256),
+    (-512, 511),
+    (-513, 5),
+    (0, 512),
+]
 
 
 @pytest.mark.parametrize("span", [*SPANS, (700, 720), (-REACH, REACH - 1)])
@@ -77,8 +96,13 @@ def test_cells_of_any_stride_round_down_and_keep_the_order() -> None:
 @pytest.mark.parametrize("size", [0.02, 0.3, (0.1, 0.2, 0.4)])
 @pytest.mark.parametrize("origin", [0.0, (0.7, -3.0, 11.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_points_lie_in_the_voxels_of_python_floats(size: Any, origin: Any, dtype: torch.dtype) -> None:
-    points, batch = (torch.randn(400, 3, dtype=torch.float64) * 2).to(dtype), torch.randint(0, 3, (400,))
+def test_points_lie_in_the_voxels_of_python_floats(
+    size: Any, origin: Any, dtype: torch.dtype
+) -> None:
+    points, batch = (
+        (torch.randn(400, 3, dtype=torch.float64) * 2).to(dtype),
+        torch.randint(0, 3, (400,)),
+    )
     points[:3] = torch.tensor([[-1e-9, 0, 1e-9], [0.6, -0.6, 0.0], [-0.02, 0.04, -0.3]])
     grid = VoxelGrid.from_points(points, size, origin, batch)
     sizes, start = (value if isinstance(value, tuple) else (value,) * 3 for value in (size, origin))
@@ -89,14 +113,21 @@ def test_points_lie_in_the_voxels_of_python_floats(size: Any, origin: Any, dtype
     found = torch.cat((grid.batch[:, None], grid.coords), dim=1)
     assert [tuple(row) for row in found[grid.inverse].tolist()] == expected
     assert sorted(map(tuple, found.tolist())) == sorted(set(expected))
-    assert torch.equal(encode(grid.coords, grid.batch), grid.keys) and bool((grid.keys[1:] > grid.keys[:-1]).all())
-    away = (grid.centers()[grid.inverse] - points.double()).abs() / torch.tensor(sizes, dtype=torch.float64)
+    assert torch.equal(encode(grid.coords, grid.batch), grid.keys) and bool(
+        (grid.keys[1:] > grid.keys[:-1]).all()
+    )
+    away = (grid.centers()[grid.inverse] - points.double()).abs() / torch.tensor(
+        sizes, dtype=torch.float64
+    )
     assert float(away.max()) <= 0.5 + 1e-9
 
 
 def test_no_points() -> None:
     grid = VoxelGrid.from_points(torch.zeros(0, 3), 0.1)
-    assert grid.coords.shape == grid.centers().shape == (0, 3) and grid.batch.shape == grid.inverse.shape == (0,)
+    assert grid.coords.shape == grid.centers().shape == (
+        0,
+        3,
+    ) and grid.batch.shape == grid.inverse.shape == (0,)
     nothing = SparseFeatures(grid.coords, grid.batch, torch.zeros(0, 4), torch.zeros(0).bool())
     feats, hit = nothing.at(torch.zeros(3, 3).long())
     assert torch.equal(feats, torch.zeros(3, 4)) and not hit.any()
@@ -108,7 +139,9 @@ def test_looking_up_is_a_dictionary(stride: int) -> None:
     features = SparseFeatures(fine.coords * stride, fine.batch, fine.feats, fine.valid, stride)
     rows = {
         (b, *c): row
-        for row, (c, b) in enumerate(zip(features.coords.tolist(), features.batch.tolist(), strict=True))
+        for row, (c, b) in enumerate(
+            zip(features.coords.tolist(), features.batch.tolist(), strict=True)
+        )
         if features.valid[row]
     }
     coords, batch = drawn(500, -9 * stride, 9 * stride), torch.randint(0, 3, (500,))
@@ -137,7 +170,10 @@ KINDS = [(reduce, masked) for reduce in ("max", "mean") for masked in (True, Fal
 
 
 def cloud(
-    occupied: float = 0.3, seen: float = 0.6, dtype: torch.dtype = torch.float64, channels: int = CHANNELS
+    occupied: float = 0.3,
+    seen: float = 0.6,
+    dtype: torch.dtype = torch.float64,
+    channels: int = CHANNELS,
 ) -> SparseFeatures:
     """Voxels of two samples in a cube that 0 halves."""
     half = SIDE // 2
@@ -145,7 +181,9 @@ def cloud(
     grid = VoxelGrid.from_coords(where[:, 1:] - half, where[:, 0])
     valid = torch.rand(len(grid)) < seen
     feats = torch.randn(len(grid), channels, dtype=torch.float64) - 0.5
-    return SparseFeatures(grid.coords, grid.batch, torch.where(valid[:, None], feats, 0.0).to(dtype), valid)
+    return SparseFeatures(
+        grid.coords, grid.batch, torch.where(valid[:, None], feats, 0.0).to(dtype), valid
+    )
 
 
 def dense(features: SparseFeatures, values: Tensor, empty: float) -> Tensor:
@@ -161,7 +199,9 @@ def read(pooled: Tensor, level: SparseFeatures) -> Tensor:
     return pooled[level.batch, :, x, y, z]
 
 
-def pooled(features: SparseFeatures, level: SparseFeatures, reduce: str, masked: bool) -> tuple[Tensor, Tensor]:
+def pooled(
+    features: SparseFeatures, level: SparseFeatures, reduce: str, masked: bool
+) -> tuple[Tensor, Tensor]:
     """The level's features and validity by dense pooling."""
     stride = level.stride
     part = features.valid if masked else torch.ones_like(features.valid)
@@ -178,7 +218,9 @@ def pooled(features: SparseFeatures, level: SparseFeatures, reduce: str, masked:
 
 
 @pytest.mark.parametrize(("reduce", "masked"), KINDS)
-@pytest.mark.parametrize(("occupied", "seen"), [(0.3, 0.6), (0.02, 0.2), (1.0, 1.0), (0.1, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("occupied", "seen"), [(0.3, 0.6), (0.02, 0.2), (1.0, 1.0), (0.1, 0.0), (0.0, 1.0)]
+)
 @pytest.mark.parametrize("strides", [STRIDES, (8,)])
 def test_levels_are_dense_pooling(
     strides: tuple[int, ...], reduce: Any, masked: bool, occupied: float, seen: float
@@ -189,9 +231,12 @@ def test_levels_are_dense_pooling(
     assert levels.get(1, features) is features
     for stride, level in levels.items():
         feats, valid = pooled(features, level, reduce, masked)
-        cells = torch.cat((features.batch[:, None], torch.div(features.coords, stride, rounding_mode="floor")), 1)
+        cells = torch.cat(
+            (features.batch[:, None], torch.div(features.coords, stride, rounding_mode="floor")), 1
+        )
         assert {tuple(row) for row in cells.tolist()} == {
-            (b, *(x // stride for x in c)) for b, c in zip(level.batch.tolist(), level.coords.tolist(), strict=True)
+            (b, *(x // stride for x in c))
+            for b, c in zip(level.batch.tolist(), level.coords.tolist(), strict=True)
         }
         assert torch.equal(level.valid, valid)
         assert torch.allclose(level.feats, feats, rtol=0, atol=0 if reduce == "max" else 1e-12)
@@ -223,7 +268,11 @@ def test_every_dtype(reduce: Any, dtype: torch.dtype) -> None:
         assert torch.allclose(level.feats.double(), exact[stride].feats, rtol=0, atol=tolerance)
     large = replace(features, feats=torch.full_like(features.feats, 3e4))
     mean = SparsePyramid((16,), "mean")(large)[16].feats  # the sum of 4096 such is beyond float16
-    assert torch.allclose(mean.double(), torch.tensor(3e4, dtype=torch.float64), rtol=max(torch.finfo(dtype).eps, 1e-5))
+    assert torch.allclose(
+        mean.double(),
+        torch.tensor(3e4, dtype=torch.float64),
+        rtol=max(torch.finfo(dtype).eps, 1e-5),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -15,7 +15,12 @@ def narrowed(row: PublishedHead) -> tuple[PublishedHead, official.Shapes]:
     """Return the head of a row on 64 channels and patches of 16 px, with the names and shapes of its file."""
     config = {**row.head["config"], "embed_dim": WIDTH}
     if row.head["type"] == "dpt":
-        own = {"embed_dim": WIDTH, "hidden_sizes": list(HIDDEN), "out_channels": CHANNELS, "patch_size": PATCH}
+        own = {
+            "embed_dim": WIDTH,
+            "hidden_sizes": list(HIDDEN),
+            "out_channels": CHANNELS,
+            "patch_size": PATCH,
+        }
         config["neck"] = {"type": "dpt_neck", "config": {**config["neck"]["config"], **own}}
         shapes = official.decoder_shapes(row.name, WIDTH, HIDDEN, CHANNELS)
     elif row.head["type"] == "mask":

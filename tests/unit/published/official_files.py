@@ -70,7 +70,8 @@ def dpt_shapes(
     return found
 
 
-_DECODERS = {  # part of a head's name -> channels before the last layer, outputs, and what its file has
+# part of a head's name -> channels before the last layer, outputs, and what its file has
+_DECODERS = {
     "chmv2": (128, 256, ("project", "bias")),
     "synthmix": (32, 256, ("mix", "norm")),
     "depth_anything": (32, 1, ("bias",)),
@@ -84,8 +85,13 @@ def decoder_shapes(name: str, width: int, hidden: Sequence[int], channels: int) 
     parts = {part: part in has for part in ("project", "bias", "mix", "norm")}
     own = dpt_shapes(width, hidden, channels, mid, out, **parts)
     if "depth_anything" in name:
-        return {transformers_name(key, "depth_anything"): shape for key, shape in own.items()} | unused(channels)
-    return {("decode_head." if name.startswith("dinov2") else "") + key: shape for key, shape in own.items()}
+        return {
+            transformers_name(key, "depth_anything"): shape for key, shape in own.items()
+        } | unused(channels)
+    return {
+        ("decode_head." if name.startswith("dinov2") else "") + key: shape
+        for key, shape in own.items()
+    }
 
 
 def unused(channels: int) -> Shapes:
@@ -97,7 +103,11 @@ def unused(channels: int) -> Shapes:
 
 def transformers_name(name: str, model: str) -> str:
     """The name of a DPT decoder's tensor in ``dpt``, ``depth_anything`` or ``chmv2`` of transformers."""
-    heads = {"dpt": "head.head.{}", "depth_anything": "head.conv{}", "chmv2": "head.conv_depth.head.{}"}
+    heads = {
+        "dpt": "head.head.{}",
+        "depth_anything": "head.conv{}",
+        "chmv2": "head.conv_depth.head.{}",
+    }
     if found := re.fullmatch(r"conv_depth\.head\.(\d)\.(\w+)", name):
         place = int(found[1]) // 2 + 1 if model == "depth_anything" else found[1]
         return f"{heads[model].format(place)}.{found[2]}"
@@ -121,7 +131,9 @@ def batch_norm(name: str, channels: int) -> Shapes:
     return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
 
 
-def mask_shapes(width: int, classes: int, queries: int, *, layers: int = 4, blocks: int = 6) -> Shapes:
+def mask_shapes(
+    width: int, classes: int, queries: int, *, layers: int = 4, blocks: int = 6
+) -> Shapes:
     """Names and shapes in a file of PMT: queries and fused tokens in ViT blocks, then classes and masks."""
     found: Shapes = {}
 
@@ -155,7 +167,8 @@ def mask_shapes(width: int, classes: int, queries: int, *, layers: int = 4, bloc
     return found | {"network.decoder.attn_mask_probs": (blocks,)}
 
 
-_MASKS = {"panoptic": (133, 200), "instance": (80, 200), "semantic": (150, 100)}  # classes and queries
+# classes and queries
+_MASKS = {"panoptic": (133, 200), "instance": (80, 200), "semantic": (150, 100)}
 
 
 def shapes_of(name: str) -> tuple[Shapes, str]:
@@ -180,9 +193,15 @@ def shapes_of(name: str) -> tuple[Shapes, str]:
     layers = 1 if form == "linear" else 4
     if data in ("nyu", "kitti"):
         shape = (256, 2 * width * layers, 1, 1)
-        return {"decode_head.conv_depth.weight": shape, "decode_head.conv_depth.bias": (256,)}, "depth"
+        return {
+            "decode_head.conv_depth.weight": shape,
+            "decode_head.conv_depth.bias": (256,),
+        }, "depth"
     classes = {"voc2012": 21, "ade20k": 150}[data]
-    own = {"decode_head.conv_seg.weight": (classes, width * layers, 1, 1), "decode_head.conv_seg.bias": (classes,)}
+    own = {
+        "decode_head.conv_seg.weight": (classes, width * layers, 1, 1),
+        "decode_head.conv_seg.bias": (classes,),
+    }
     return batch_norm("decode_head.bn", width * layers) | own, "segmentation"
 
 
@@ -221,10 +240,17 @@ def write(path: Any, state: Mapping[str, Tensor]) -> Any:
 
 def logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     """The last layer's output of a published head, in float64."""
-    forms = {"classifier": classifier, "segmentation": segmentation, "depth": depth_logits, "dpt": dpt_logits}
+    forms = {
+        "classifier": classifier,
+        "segmentation": segmentation,
+        "depth": depth_logits,
+        "dpt": dpt_logits,
+    }
     exact = {key: value.double() for key, value in state.items()}
     if shapes_of(name)[1] == "mask":  # of classes and masks, one after the other
-        both = mask_logits(exact, tokens.to(dtype=torch.float64), tokens.sequence[0].shape[-1] // 64)
+        both = mask_logits(
+            exact, tokens.to(dtype=torch.float64), tokens.sequence[0].shape[-1] // 64
+        )
         return torch.cat([x.flatten(1) for x in both], dim=1)
     return forms[shapes_of(name)[1]](exact, tokens.to(dtype=torch.float64))
 
@@ -238,7 +264,9 @@ def segmentation(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     own = {name.removeprefix("decode_head."): value for name, value in state.items()}
     wide = torch.cat([as_map(patches, tokens) for patches in tokens.patches], dim=1)
     norm = [own[f"bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-    return F.conv2d(F.batch_norm(wide, *norm, eps=1e-5), own["conv_seg.weight"], own["conv_seg.bias"])
+    return F.conv2d(
+        F.batch_norm(wide, *norm, eps=1e-5), own["conv_seg.weight"], own["conv_seg.bias"]
+    )
 
 
 def depth_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
@@ -246,14 +274,19 @@ def depth_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     maps = []
     for patches, cls in zip(tokens.patches, tokens.cls_token, strict=True):
         maps.append(as_map(torch.cat([patches, cls[:, None].expand_as(patches)], dim=2), tokens))
-    wide = F.interpolate(torch.cat(maps, dim=1), scale_factor=4, mode="bilinear", align_corners=False)
-    return F.conv2d(wide, state["decode_head.conv_depth.weight"], state["decode_head.conv_depth.bias"])
+    wide = F.interpolate(
+        torch.cat(maps, dim=1), scale_factor=4, mode="bilinear", align_corners=False
+    )
+    return F.conv2d(
+        wide, state["decode_head.conv_depth.weight"], state["decode_head.conv_depth.bias"]
+    )
 
 
 def mask_logits(state: Mapping[str, Tensor], tokens: Tokens, heads: int) -> tuple[Tensor, Tensor]:
     """PMT's class logits (B, Q, K + 1) and mask logits (B, Q, 4 rows, 4 cols), with attention written out.
 
-    ``narrow`` in the state is a linear layer in front of the blocks, which published files do not have.
+    ``narrow`` in the state is a linear layer in front of the blocks, which published files do not
+    have.
     """
     own = {re.sub(r"^network\.(decoder\.)?", "", name): value for name, value in state.items()}
     rows, cols = tokens.grid
@@ -267,10 +300,14 @@ def mask_logits(state: Mapping[str, Tensor], tokens: Tokens, heads: int) -> tupl
 
     fused: Any = 0.0
     for i, x in enumerate(tokens.sequence):
-        mean, var, gain, shift = (own[f"bn.{i}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, gain, shift = (
+            own[f"bn.{i}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
         x = (x - mean) / (var + 1e-5).sqrt() * gain + shift
         name = f"lateral_projections.{i}"
-        fused = fused + (x + linear(F.gelu(linear(x, f"{name}.0")), f"{name}.2")) * own[f"scalers.{i}"]
+        fused = (
+            fused + (x + linear(F.gelu(linear(x, f"{name}.0")), f"{name}.2")) * own[f"scalers.{i}"]
+        )
     fused = linear(fused, "narrow") if "narrow.weight" in own else fused
     x = torch.cat([own["q.weight"].expand(len(fused), -1, -1), fused], 1)
     count, width = x.shape[1] - rows * cols, x.shape[2]
@@ -287,7 +324,10 @@ def mask_logits(state: Mapping[str, Tensor], tokens: Tokens, heads: int) -> tupl
 
     for block in (f"blocks.{i}" for i in range(6) if f"blocks.{i}.norm1.weight" in own):
         y = norm(x, f"{block}.norm1")
-        q, k, v = (linear(y, f"{block}.attention.{p}_proj").unflatten(-1, (heads, -1)).transpose(1, 2) for p in "qkv")
+        q, k, v = (
+            linear(y, f"{block}.attention.{p}_proj").unflatten(-1, (heads, -1)).transpose(1, 2)
+            for p in "qkv"
+        )
         share = (turned(q) @ turned(k).mT / (4 * d) ** 0.5).softmax(-1)
         y = linear((share @ v).transpose(1, 2).flatten(2), f"{block}.attention.o_proj")
         x = x + y * own[f"{block}.layer_scale1.lambda1"]
@@ -296,13 +336,17 @@ def mask_logits(state: Mapping[str, Tensor], tokens: Tokens, heads: int) -> tupl
     x = norm(x, "decoder_norm")
     queries, maps = x[:, : len(own["q.weight"])], x[:, count:].mT.unflatten(-1, (rows, cols))
     for up in ("upscale.0", "upscale.1"):
-        maps = F.gelu(F.conv_transpose2d(maps, own[f"{up}.conv1.weight"], own[f"{up}.conv1.bias"], 2))
+        maps = F.gelu(
+            F.conv_transpose2d(maps, own[f"{up}.conv1.weight"], own[f"{up}.conv1.bias"], 2)
+        )
         maps = F.conv2d(maps, own[f"{up}.conv2.weight"], padding=1, groups=width)
         maps = norm(maps.movedim(1, -1), f"{up}.norm", 1e-6).movedim(-1, 1)
     embedded = queries
     for name in ("mask_head.0", "mask_head.2"):
         embedded = F.gelu(linear(embedded, name))
-    return linear(queries, "class_head"), torch.einsum("bqd,bdhw->bqhw", linear(embedded, "mask_head.4"), maps)
+    return linear(queries, "class_head"), torch.einsum(
+        "bqd,bdhw->bqhw", linear(embedded, "mask_head.4"), maps
+    )
 
 
 def linear_bins(logits: Tensor, far: float) -> Tensor:
@@ -334,14 +378,17 @@ def values(name: str, logits: Tensor) -> Tensor:
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
-    return (weights / weights.sum(dim=1, keepdim=True) * values[:, None, None]).sum(dim=1, keepdim=True)
+    return (weights / weights.sum(dim=1, keepdim=True) * values[:, None, None]).sum(
+        dim=1, keepdim=True
+    )
 
 
 def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     """The last layer's output of a DPT decoder, before ReLU or bins.
 
-    Those of Meta double the coarser result and resize the next own map to it; Depth Anything's, whose files have the
-    names of transformers, resize the coarser result to the next own map, and the last one to the pixels.
+    Those of Meta double the coarser result and resize the next own map to it; Depth Anything's,
+    whose files have the names of transformers, resize the coarser result to the next own map, and
+    the last one to the pixels.
     """
     doubles = not any(name.startswith("neck.") for name in state)
     if not doubles:
@@ -370,12 +417,16 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         x = as_map(x, tokens)
         norm = f"reassemble_blocks.batchnorm_layers.{n}"
         if f"{norm}.weight" in own:
-            values = [own[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+            values = [
+                own[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            ]
             x = F.batch_norm(x, *values, eps=1e-5)
         x = conv(x, f"reassemble_blocks.projects.{n}.conv")
         resize = f"reassemble_blocks.resize_layers.{n}"
         if n < 2:
-            x = F.conv_transpose2d(x, own[f"{resize}.weight"], own[f"{resize}.bias"], stride=(4, 2)[n])
+            x = F.conv_transpose2d(
+                x, own[f"{resize}.weight"], own[f"{resize}.bias"], stride=(4, 2)[n]
+            )
         elif n == 3:
             x = conv(x, resize, stride=2)
         maps.append(conv(x, f"convs.{n}.conv"))
@@ -383,7 +434,9 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     for f, lateral in enumerate(reversed(maps)):  # from the coarsest
         if f:
             if lateral.shape != x.shape:
-                lateral = F.interpolate(lateral, size=x.shape[-2:], mode="bilinear", align_corners=False)
+                lateral = F.interpolate(
+                    lateral, size=x.shape[-2:], mode="bilinear", align_corners=False
+                )
             x = x + unit(lateral, f"fusion_blocks.{f}.res_conv_unit1")
         x = unit(x, f"fusion_blocks.{f}.res_conv_unit2")
         x = grown(x, None if doubles or f == 3 else maps[2 - f].shape[-2:])
@@ -402,7 +455,8 @@ def cut(cells: Tensor, placement: Placement) -> Tensor:
     """Leave out the cells that show padding alone, and resize the others to the pixels of the image."""
     places = []
     for side, (count, canvas, corner, pixels) in enumerate(
-        zip(cells.shape[2:], placement.canvas, placement.corner, placement.resized, strict=True), start=2
+        zip(cells.shape[2:], placement.canvas, placement.corner, placement.resized, strict=True),
+        start=2,
     ):
         first, last = corner * count // canvas, -(-(corner + pixels) * count // canvas)
         cells = cells.narrow(side, first, last - first)
@@ -423,7 +477,11 @@ def backbone_shapes(width: int, depth: int) -> dict[str, tuple[int, ...]]:
         "embeddings.patch_embeddings.projection.bias": (width,),
     }
     layers = {f"attention.attention.{part}": (width, width) for part in ("query", "key", "value")}
-    layers |= {"attention.output.dense": (width, width), "mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    layers |= {
+        "attention.output.dense": (width, width),
+        "mlp.fc1": (4 * width, width),
+        "mlp.fc2": (width, 4 * width),
+    }
     for block in range(depth):
         own = f"encoder.layer.{block}."
         shapes |= {f"{own}{name}.weight": shape for name, shape in layers.items()}

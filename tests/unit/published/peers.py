@@ -35,7 +35,9 @@ def logits_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dic
 
     def logits(tokens: Tokens) -> Tensor:
         if name.endswith("chmv2"):
-            return modules["head"](list(zip(tokens.maps(), tokens.cls_token, strict=True)), *tokens.grid)
+            return modules["head"](
+                list(zip(tokens.maps(), tokens.cls_token, strict=True)), *tokens.grid
+            )
         fused = modules["neck"](plain(tokens), *tokens.grid)
         return modules["head"](fused, *(() if name.endswith("dpt") else tokens.grid))
 
@@ -43,28 +45,54 @@ def logits_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dic
 
 
 def decoder(
-    name: str, state: Mapping[str, Tensor], width: int, hidden: Sequence[int], channels: int, patch: int = PATCH
+    name: str,
+    state: Mapping[str, Tensor],
+    width: int,
+    hidden: Sequence[int],
+    channels: int,
+    patch: int = PATCH,
 ) -> nn.ModuleDict:
     """Transformers' neck and head of a published DPT decoder, which ends in logits."""
-    sizes: dict[str, Any] = {"neck_hidden_sizes": [*hidden], "fusion_hidden_size": channels, "patch_size": patch}
+    sizes: dict[str, Any] = {
+        "neck_hidden_sizes": [*hidden],
+        "fusion_hidden_size": channels,
+        "patch_size": patch,
+    }
     if name.endswith("chmv2"):
         vit = hf.DINOv3ViTConfig(hidden_size=width)
         sizes = {"post_process_channels": sizes.pop("neck_hidden_sizes"), **sizes}
         config = hf.CHMv2Config(backbone_config=vit, **sizes)
         modules, model = nn.ModuleDict({"head": chmv2.CHMv2Head(config)}), "chmv2"
     elif name.endswith("dpt"):
-        given = {"hidden_size": width, "readout_type": "project", "use_bias_in_fusion_residual": False}
+        given = {
+            "hidden_size": width,
+            "readout_type": "project",
+            "use_bias_in_fusion_residual": False,
+        }
         config = hf.DPTConfig(**sizes, **given, reassemble_factors=[4, 2, 1, 0.5])
-        modules, model = nn.ModuleDict({"neck": dpt.DPTNeck(config), "head": dpt.DPTDepthEstimationHead(config)}), "dpt"
-        modules["head"].projection = nn.Conv2d(channels, channels, 3, padding=1)  # which has 256 channels there
+        modules, model = (
+            nn.ModuleDict(
+                {"neck": dpt.DPTNeck(config), "head": dpt.DPTDepthEstimationHead(config)}
+            ),
+            "dpt",
+        )
+        # which has 256 channels there
+        modules["head"].projection = nn.Conv2d(channels, channels, 3, padding=1)
         modules["head"].head[-1] = nn.Identity()
     else:
         config = hf.DepthAnythingConfig(**sizes, reassemble_hidden_size=width)
         modules, model = nn.ModuleDict({"neck": da.DepthAnythingNeck(config)}), "depth_anything"
         modules["head"] = da.DepthAnythingDepthEstimationHead(config)
         modules["head"].activation2 = nn.Identity()
-    own = {official.transformers_name(key.removeprefix("decode_head."), model): value for key, value in state.items()}
-    idle = {key: torch.zeros(shape) for key, shape in official.unused(channels).items() if key in modules.state_dict()}
+    own = {
+        official.transformers_name(key.removeprefix("decode_head."), model): value
+        for key, value in state.items()
+    }
+    idle = {
+        key: torch.zeros(shape)
+        for key, shape in official.unused(channels).items()
+        if key in modules.state_dict()
+    }
     modules.load_state_dict({**idle, **(state if model == "depth_anything" else own)}, strict=True)
     return modules.eval()
 
@@ -78,4 +106,7 @@ class Given(nn.Module):
 
 def plain(tokens: Tokens) -> list[Tensor]:
     """Sequences without registers, which these models do not know."""
-    return [torch.cat([cls[:, None], x], dim=1) for cls, x in zip(tokens.cls_token, tokens.patches, strict=True)]
+    return [
+        torch.cat([cls[:, None], x], dim=1)
+        for cls, x in zip(tokens.cls_token, tokens.patches, strict=True)
+    ]

@@ -17,13 +17,23 @@ from tests.unit.published import official_files as official
 from tests.unit.published.narrow import PATCH, WIDTH, narrowed
 from torch import Tensor
 
-from dinoneck import BackboneError, CheckpointError, Predictor, Tokens, list_published, load_backbone, load_published
+from dinoneck import (
+    BackboneError,
+    CheckpointError,
+    Predictor,
+    Tokens,
+    list_published,
+    load_backbone,
+    load_published,
+)
 from dinoneck.data import Preprocessing
 from dinoneck.published import table
 from dinoneck.published.loading import renamed, translated
 
 SAFE_READER = Version(torch.__version__) >= Version("2.10")
-pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
+pytestmark = pytest.mark.skipif(
+    not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash"
+)
 ROWS = list_published()
 ANYTHING = [row for row in ROWS if row.tuned]  # Depth Anything
 
@@ -36,7 +46,9 @@ def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Token
     prefix = 1 + row.model.registers
     shape = (1, prefix + grid[0] * grid[1], row.model.width)
     sequence = [torch.randn(shape, dtype=torch.float64) for _ in row.layers]
-    return kit.tokens_from(sequence, *grid, prefix, row.model.patch, layers=row.layers, normed=row.norm)
+    return kit.tokens_from(
+        sequence, *grid, prefix, row.model.patch, layers=row.layers, normed=row.norm
+    )
 
 
 def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) -> Path:
@@ -56,7 +68,9 @@ def near(found: Tensor, expected: Tensor, bound: float) -> bool:
     return bool((found - expected).norm() <= bound * (expected - expected.mean()).norm())
 
 
-def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid: tuple[int, int], form: str) -> None:
+def compare(
+    row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid: tuple[int, int], form: str
+) -> None:
     tokens = tokens_of(row, grid)
     if form == "mask":
         exact, task = {key: value.double() for key, value in state.items()}, head.tasks[0].name
@@ -71,7 +85,9 @@ def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid:
     if form == "dpt":
         assert near(head.logits(tokens)[0], logits, bound)
         value = official.values(row.name, logits)
-        expected = F.interpolate(value, size=tokens.image_size, mode="bilinear", align_corners=False)
+        expected = F.interpolate(
+            value, size=tokens.image_size, mode="bilinear", align_corners=False
+        )
         assert near(found, expected, 1e-5 if "synthmix" in row.name else 1e-8)
         return
     if form == "depth":
@@ -83,20 +99,28 @@ def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid:
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * bool(re.search(SLOW, row.name))) for row in ROWS]
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=[pytest.mark.slow] * bool(re.search(SLOW, row.name)))
+        for row in ROWS
+    ],
 )
 def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_path: Path) -> None:
     shapes, form = official.shapes_of(row.name)
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     is_left_out = is_statistic if form == "mask" else is_norm  # folded where a linear layer follows
-    assert row.size == sum(x.numel() for name, x in own.items() if not is_left_out(name) and not is_idle(name))
+    assert row.size == sum(
+        x.numel() for name, x in own.items() if not is_left_out(name) and not is_idle(name)
+    )
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
         translated(own, row.build().state_dict(), "the file")
         return
     state = official.random_state(shapes)
     if row.tuned and row.model.width > 384:  # their backbones are large
         head: Any = row.build()
-        head.load_state_dict(translated(state, head.state_dict(), "the file", torch.float64), assign=True)
+        head.load_state_dict(
+            translated(state, head.state_dict(), "the file", torch.float64), assign=True
+        )
         compare(row, state, head, (5, 9), form)
         return
     checkpoint = load_published(row.name, weights=written(row, tmp_path, state))
@@ -121,18 +145,27 @@ def is_idle(name: str) -> bool:
 def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.PublishedHead) -> None:
     shapes, own = official.shapes_of(row.name)[0], row.build().state_dict()
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    needed = [name for name in state if not is_idle(name) and not name.endswith("num_batches_tracked")]
+    needed = [
+        name for name in state if not is_idle(name) and not name.endswith("num_batches_tracked")
+    ]
     for name in (needed[0], needed[len(needed) // 2], needed[-1]):
         short = {key: value for key, value in state.items() if key != name}
         with pytest.raises(CheckpointError, match=re.escape(renamed(name))):
             translated(short, own, "the file")
         with pytest.raises(CheckpointError, match=re.escape(name)):
-            translated(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
+            translated(
+                state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file"
+            )
     with pytest.raises(CheckpointError, match="aux_head"):
         translated(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
 
 
-DECODERS = ["dinov3_vit7b16_synthmix_dpt", "dinov2_vits14_nyu_dpt", "dinov3_vitl16_sat_chmv2", ANYTHING[0].name]
+DECODERS = [
+    "dinov3_vit7b16_synthmix_dpt",
+    "dinov2_vits14_nyu_dpt",
+    "dinov3_vitl16_sat_chmv2",
+    ANYTHING[0].name,
+]
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -142,7 +175,9 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     row, shapes = narrowed(table.row_named(name))
     state = official.random_state(shapes)
     head: Any = row.build()
-    head.load_state_dict(translated(state, head.state_dict(), "the file", torch.float64), assign=True)
+    head.load_state_dict(
+        translated(state, head.state_dict(), "the file", torch.float64), assign=True
+    )
     tokens = kit.tokens(1, *grid, width=WIDTH, layers=4, dtype=torch.float64)
     expected = official.logits(name, state, tokens)
     assert near(head.logits(tokens)[0], expected, 1e-12)
@@ -158,16 +193,23 @@ def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> N
     state, head = official.random_state(shapes), row.build()
     head.load_state_dict(translated(state, head.state_dict(), "the file"), assign=True)
     backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm)  # type: ignore[arg-type]
-    image, own = kit.images(1, 100, 150)[0], {key: row.inputs[key] for key in ("mean", "std") if key in row.inputs}
+    image, own = (
+        kit.images(1, 100, 150)[0],
+        {key: row.inputs[key] for key in ("mean", "std") if key in row.inputs},
+    )
     prepare = Preprocessing(patch_size=PATCH, resize="pad", pad_to="center", **own)
     tokens, classes = backbone(prepare([image])), head.tasks[0].kind == "segmentation"
     cells = official.values(name, official.logits(name, state, tokens))
     if row.head["type"] == "dpt":
         cells = F.interpolate(cells, size=tokens.image_size, mode="bilinear", align_corners=False)
     expected = official.cut(cells, prepare.placement((100, 150)))
-    [result] = Predictor(head, backbone, preprocess=prepare)(image, maps="image", probabilities=classes)
+    [result] = Predictor(head, backbone, preprocess=prepare)(
+        image, maps="image", probabilities=classes
+    )
     [found] = result["maps"].values()
-    assert near(torch.as_tensor(found)[None], expected.softmax(dim=1) if classes else expected, 1e-4)
+    assert near(
+        torch.as_tensor(found)[None], expected.softmax(dim=1) if classes else expected, 1e-4
+    )
 
 
 @pytest.mark.parametrize("head", ["imagenet_linear", "nyu_linear", "voc2012_linear", "nyu_dpt"])
@@ -182,18 +224,25 @@ def test_files_that_do_not_fit_are_refused_by_name(head: str, change: str, tmp_p
     elif change == "unknown":
         state[tensor := "decode_head.cls_seg.weight"] = torch.zeros(3)
     else:
-        state[tensor] = torch.zeros(3, 3) if change == "shape" else torch.zeros_like(state[tensor]).int()
+        state[tensor] = (
+            torch.zeros(3, 3) if change == "shape" else torch.zeros_like(state[tensor]).int()
+        )
     with pytest.raises(CheckpointError, match=tensor):
         load_published(name, weights=official.write(tmp_path / "head.pth", state))
 
 
-def test_files_that_are_not_the_head_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_not_the_head_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "dinov2_vits14_nyu_linear"
     state = official.random_state(official.shapes_of(name)[0])
     file, short = official.write(tmp_path / "head.pth", state), tmp_path / "short.pth"
     short.write_bytes(file.read_bytes()[:-2000])
-    odd = official.write(tmp_path / "nan.pth", {key: value * float("nan") for key, value in state.items()})
-    named = official.write(tmp_path / "dinov2_vits14_nyu_linear_head.pth", state)  # of equal names and shapes
+    odd = official.write(
+        tmp_path / "nan.pth", {key: value * float("nan") for key, value in state.items()}
+    )
+    # of equal names and shapes
+    named = official.write(tmp_path / "dinov2_vits14_nyu_linear_head.pth", state)
     torch.save({"state_dict": print}, tmp_path / "code.pth")
     for own, path, word in (
         ("dinov2_vits14_nyu_linear5", file, "dinov2_vits14_nyu_linear5"),
@@ -209,7 +258,10 @@ def test_files_that_are_not_the_head_are_refused(tmp_path: Path, monkeypatch: py
             load_published(own, weights=path)
     with pytest.raises(CheckpointError, match="Leave revision= out"):
         load_published(name, weights=file, revision="main")
-    save_file(official.random_state(official.shapes_of(ANYTHING[0].name)[0]), tmp_path / "alone.safetensors")
+    save_file(
+        official.random_state(official.shapes_of(ANYTHING[0].name)[0]),
+        tmp_path / "alone.safetensors",
+    )
     with pytest.raises(CheckpointError, match=r"the backbone in .* lacks blocks\."):
         load_published(ANYTHING[0].name, weights=tmp_path / "alone.safetensors")
     monkeypatch.setattr(torch, "__version__", "2.9.1")  # its reader of pickles is not safe
@@ -219,7 +271,10 @@ def test_files_that_are_not_the_head_are_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row, download = table.row_named("dinov2_vits14_nyu_linear"), mock.Mock(side_effect=OSError("no route"))
+    row, download = (
+        table.row_named("dinov2_vits14_nyu_linear"),
+        mock.Mock(side_effect=OSError("no route")),
+    )
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(CheckpointError, match=row.url):
@@ -246,7 +301,9 @@ def test_the_table_settles_the_traps() -> None:
     assert rows["dinov3_vitl16_sat_chmv2"].inputs["mean"][0] == 0.420
     [task] = rows["dinov2_vits14_nyu_linear"].head["config"]["tasks"]
     assert task["maximum"] == 10.0
-    assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {"dinov3_vit7b16_synthmix_dpt"}
+    assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {
+        "dinov3_vit7b16_synthmix_dpt"
+    }
     assert all(len(row.build().tasks[0].labels) in (0, 21, 80, 133, 150, 1000) for row in ROWS)
 
 
@@ -269,8 +326,12 @@ def test_files_of_transformers_give_the_same_head(name: str) -> None:
     theirs = {"backbone.norm": torch.zeros(3)}  # in the file too, and not read
     for key, value in state.items():
         own = official.transformers_name(key.removeprefix("decode_head."), model)
-        theirs[f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own] = value
-    head.load_state_dict(translated(theirs, head.state_dict(), "the file", torch.float64), assign=True)
+        theirs[
+            f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own
+        ] = value
+    head.load_state_dict(
+        translated(theirs, head.state_dict(), "the file", torch.float64), assign=True
+    )
     tokens = kit.tokens(1, 5, 9, width=WIDTH, layers=len(row.layers), dtype=torch.float64)
     expected = peers.logits_of(name, state, torch.float64)["transformers"](tokens)
     [found] = head.logits(tokens) if hasattr(head, "logits") else head(tokens).values()
@@ -282,24 +343,40 @@ def depth_anything(row: table.PublishedHead) -> Any:
     hf = pytest.importorskip("transformers")
     width, depth = row.model.width, row.model.depth
     own = row.head["config"]["neck"]["config"]
-    vit = {"hidden_size": width, "num_attention_heads": width // 64, "num_hidden_layers": depth, "image_size": 518}
+    vit = {
+        "hidden_size": width,
+        "num_attention_heads": width // 64,
+        "num_hidden_layers": depth,
+        "image_size": 518,
+    }
     out = [f"stage{layer + 1}" for layer in row.layers]
     stages = hf.Dinov2Config(**vit, patch_size=14, out_features=out, reshape_hidden_states=False)
     sizes = {"neck_hidden_sizes": own["hidden_sizes"], "fusion_hidden_size": own["out_channels"]}
-    metric = {"depth_estimation_type": "metric", "max_depth": 20} if row.name.endswith("indoor") else {}
-    config = hf.DepthAnythingConfig(backbone_config=stages, reassemble_hidden_size=width, **sizes, **metric)
+    metric = (
+        {"depth_estimation_type": "metric", "max_depth": 20} if row.name.endswith("indoor") else {}
+    )
+    config = hf.DepthAnythingConfig(
+        backbone_config=stages, reassemble_hidden_size=width, **sizes, **metric
+    )
     with torch.device("meta"):
         return hf.DepthAnythingForDepthEstimation(config).eval()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dinov2_vits14_depth_anything_v2", "dinov2_vits14_depth_anything_v2_indoor"])
+@pytest.mark.parametrize(
+    "name", ["dinov2_vits14_depth_anything_v2", "dinov2_vits14_depth_anything_v2_indoor"]
+)
 def test_depth_anything_brings_its_backbone(name: str, tmp_path: Path) -> None:
     """From an image on; 518 px is the size of its positions, which nothing has to resample there."""
     row = table.row_named(name)
     peer = depth_anything(row)
-    state = official.random_state({key: tuple(value.shape) for key, value in peer.state_dict().items()})
-    old = {key.replace("attention.q_proj", "attention.attention.query"): value for key, value in state.items()}
+    state = official.random_state(
+        {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+    )
+    old = {
+        key.replace("attention.q_proj", "attention.attention.query"): value
+        for key, value in state.items()
+    }
     save_file(old, tmp_path / "model.safetensors")
     peer.to_empty(device="cpu").load_state_dict(state)
     checkpoint = load_published(name, weights=tmp_path / "model.safetensors")
@@ -309,9 +386,16 @@ def test_depth_anything_brings_its_backbone(name: str, tmp_path: Path) -> None:
         found = checkpoint.build().predict(backbone(images))["depth"]  # type: ignore[operator]
     assert (found - expected).norm() <= 1e-4 * (expected - expected.mean()).norm()
     name = "backbone.encoder.layer.3.norm1.weight"
-    for wrong in ({name: old[name][1:]}, {"backbone.encoder.layer.77.norm1.weight": old[name].clone()}):
+    for wrong in (
+        {name: old[name][1:]},
+        {"backbone.encoder.layer.77.norm1.weight": old[name].clone()},
+    ):
         save_file(old | wrong, tmp_path / "wrong.safetensors")
         with pytest.raises(CheckpointError, match=r"blocks\.(3|77)\.norm1"):
             load_published(row.name, weights=tmp_path / "wrong.safetensors")
     with pytest.raises(BackboneError, match="weights"):
-        checkpoint.build()(load_backbone("dinov2_vits14", pretrained=False, layers=row.layers)(images[..., :28, :28]))
+        checkpoint.build()(
+            load_backbone("dinov2_vits14", pretrained=False, layers=row.layers)(
+                images[..., :28, :28]
+            )
+        )

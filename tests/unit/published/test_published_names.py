@@ -22,10 +22,17 @@ from dinoneck.cli.main import main
 from dinoneck.published import table
 
 pytestmark = [
-    pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash"),
-    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the Hub client's own way of uploading
+    pytest.mark.skipif(
+        not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash"
+    ),
+    # the Hub client's own way of uploading
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
 ]
-DEPTH, CLASSES, DECODER = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear", "dinov2_vits14_nyu_dpt"
+DEPTH, CLASSES, DECODER = (
+    "dinov2_vits14_nyu_linear",
+    "dinov2_vits14_voc2012_linear",
+    "dinov2_vits14_nyu_dpt",
+)
 ANYTHING, CANOPY = "dinov2_vits14_depth_anything_v2", "dinov3_vitl16_sat_chmv2"
 SIDES = (70, 100)  # of the image, which is padded to 70 x 112
 
@@ -36,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     for name in (DEPTH, CLASSES, DECODER):
         official.write(folder / f"{name}.pth", official.random_state(official.shapes_of(name)[0]))
-    load_backbone("dinov2_vits14", pretrained=False, seed=0).save_weights(folder / "backbone.safetensors")
+    load_backbone("dinov2_vits14", pretrained=False, seed=0).save_weights(
+        folder / "backbone.safetensors"
+    )
     pixels = np.random.default_rng(0).integers(0, 255, (*SIDES, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.png")
     return folder
@@ -59,12 +68,25 @@ def test_other_backbones_are_refused(folder: Path) -> None:
 
 
 def words_of(folder: Path, name: str) -> list[str]:
-    return ["--weights", str(folder / f"{name}.pth"), "--backbone-file", str(folder / "backbone.safetensors")]
+    return [
+        "--weights",
+        str(folder / f"{name}.pth"),
+        "--backbone-file",
+        str(folder / "backbone.safetensors"),
+    ]
 
 
 def test_the_command_line_writes_metres_and_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "depth.csv"
-    words = ["predict", folder / "image.png", "--heads", DEPTH, *words_of(folder, DEPTH), "--out", out]
+    words = [
+        "predict",
+        folder / "image.png",
+        "--heads",
+        DEPTH,
+        *words_of(folder, DEPTH),
+        "--out",
+        out,
+    ]
     words += ["--maps", tmp_path / "m", "--overlay", tmp_path / "o"]
     assert main([*map(str, words)]) == 0
     with Image.open(tmp_path / "m" / "image.tif") as stored:
@@ -74,7 +96,9 @@ def test_the_command_line_writes_metres_and_pictures(folder: Path, tmp_path: Pat
     [line] = out.read_text().splitlines()[1:]
     assert 0.001 <= float(line.split(",")[1]) <= 10.0
     assert (tmp_path / "o" / "image.jpg").is_file()
-    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    predictor = Predictor(
+        load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder)
+    )  # type: ignore[arg-type]
     [row] = predictor(folder / "image.png", maps="image")
     assert np.allclose(depth, row["maps"]["depth"][0], rtol=0, atol=1e-5)
 
@@ -83,11 +107,22 @@ def test_the_command_line_writes_metres_and_pictures(folder: Path, tmp_path: Pat
 def test_it_is_exported_with_its_backbone(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    words = ["export", DEPTH, *words_of(folder, DEPTH), "--with-backbone", "--format", "onnx", "--size", "70x112"]
+    words = [
+        "export",
+        DEPTH,
+        *words_of(folder, DEPTH),
+        "--with-backbone",
+        "--format",
+        "onnx",
+        "--size",
+        "70x112",
+    ]
     assert main([*words, "--maps", "--out", str(tmp_path / "m.onnx")]) == 0
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     images = torch.rand(1, 3, 70, 112)
-    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    predictor = Predictor(
+        load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder)
+    )  # type: ignore[arg-type]
     [row] = predictor(images[0], maps="patch")
     [found] = session.run(["depth"], {"images": images.numpy()})
     expected = row["maps"]["depth"]
@@ -95,7 +130,11 @@ def test_it_is_exported_with_its_backbone(folder: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_scored_saved_and_pushed(
-    folder: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "truth").mkdir()
@@ -118,7 +157,11 @@ def test_it_is_scored_saved_and_pushed(
 
 
 def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
-    folder: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path,
+    tmp_path: Path,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Depth Anything comes from the Hub, heads on DINOv3 with their terms, others by a revision."""
     state = official.random_state(official.shapes_of(ANYTHING)[0])
@@ -147,7 +190,9 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
         load_published(ANYTHING)
 
 
-def test_golden_numbers_of_open_heads_are_stored(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_golden_numbers_of_open_heads_are_stored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ``make evidence`` stores with the publishers' files; a head whose file is gone is named."""
     pytest.importorskip("transformers")
     from benchmarks.evidence import published
@@ -170,7 +215,9 @@ def test_golden_numbers_of_open_heads_are_stored(folder: Path, tmp_path: Path, m
     assert [*found[f"`{DEPTH}`"]] == ["mean", "deviation", "largest"]
 
 
-def test_a_head_is_served_from_its_publishers_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_is_served_from_its_publishers_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("fastapi")
     from dinoneck.serve import Settings
     from dinoneck.serve.models import open_model
@@ -181,7 +228,9 @@ def test_a_head_is_served_from_its_publishers_file(folder: Path, monkeypatch: py
     assert 0.001 <= model.predict(torch.rand(3, 28, 42), "none")["values"]["depth"] <= 10.0
 
 
-def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_a_path_too_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
     with pytest.raises(CheckpointError, match=f"./{DEPTH}"):

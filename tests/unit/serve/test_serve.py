@@ -29,12 +29,21 @@ from benchmarks.service import (
 from PIL import Image
 from tests import kit
 
-from dinoneck import ConfigError, DinoneckError, Predictor, STAPyramid, Task, load_backbone, save_head
+from dinoneck import (
+    ConfigError,
+    DinoneckError,
+    Predictor,
+    STAPyramid,
+    Task,
+    load_backbone,
+    save_head,
+)
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.serve import Settings, create_app, serve
 
 pytestmark = pytest.mark.skipif(
-    None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
+    None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")),
+    reason="the extra serve is not installed",
 )
 SLOTS = 5
 OPTIONS = ("--concurrency", "2", "--queue", str(SLOTS - 2), "--timeout", "120", *LIMITS)
@@ -71,12 +80,18 @@ def service(head: Path) -> Iterator[Service]:
 
 
 def as_lists(prediction: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in prediction.items()}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in prediction.items()
+    }
 
 
-def test_images_of_every_kind_give_the_values_of_a_predictor_in_their_order(service: Service, head: Path) -> None:
+def test_images_of_every_kind_give_the_values_of_a_predictor_in_their_order(
+    service: Service, head: Path
+) -> None:
     expected = [as_lists(values) for values in expected_values(head, list(KINDS.values()))]
-    assert len({values["mass"] for values in expected}) > len(KINDS) // 2  # not all of them hold the same pixels
+    # not all of them hold the same pixels
+    assert len({values["mass"] for values in expected}) > len(KINDS) // 2
     reply = service.predict(*KINDS.items())
     assert reply.status == 200, reply.json()
     assert reply.json()["images"] == [
@@ -100,7 +115,9 @@ def test_every_bad_request_is_refused_with_its_reason(service: Service, request_
         ("POST", "/predict?maps=all", 422, "invalid"),
     ],
 )
-def test_a_wrong_route_or_parameter_is_named(service: Service, method: str, path: str, status: int, code: str) -> None:
+def test_a_wrong_route_or_parameter_is_named(
+    service: Service, method: str, path: str, status: int, code: str
+) -> None:
     reply = service.request(method, path, multipart(("a.png", SMALL)))
     assert (reply.status, reply.json()["code"]) == (status, code)
     assert path.partition("=")[2] in reply.json()["error"] and "expected" in reply.json()["error"]
@@ -114,9 +131,13 @@ def test_one_bad_image_refuses_the_request_and_is_named(service: Service) -> Non
 
 def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
     expected = Predictor(head)(Image.open(io.BytesIO(SMALL)), maps="patch")[0]["maps"]["mass"]
-    lists = service.predict(("a.png", SMALL), query="?maps=lists").json()["images"][0]["maps"]["mass"]
+    lists = service.predict(("a.png", SMALL), query="?maps=lists").json()["images"][0]["maps"][
+        "mass"
+    ]
     np.testing.assert_allclose(np.asarray(lists, dtype=np.float32), expected, rtol=1e-5)
-    [drawn] = service.predict(("a.png", SMALL), query="?maps=png").json()["images"][0]["maps"]["mass"]
+    [drawn] = service.predict(("a.png", SMALL), query="?maps=png").json()["images"][0]["maps"][
+        "mass"
+    ]
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32)
     step = (drawn["white"] - drawn["black"]) / 255
     np.testing.assert_allclose(drawn["black"] + grey * step, expected[0], atol=step)
@@ -136,7 +157,10 @@ def test_health_and_facts(service: Service) -> None:
         ("parts", "", ["a", "b", "c"]),
     ]
     assert facts["size"] == [48, 64] and facts["digests"][0].startswith("sha256:")
-    assert facts["limits"].items() >= {"max_upload_bytes": MAX_UPLOAD_MB * 1_000_000, "max_pixels": 4_000_000}.items()
+    assert (
+        facts["limits"].items()
+        >= {"max_upload_bytes": MAX_UPLOAD_MB * 1_000_000, "max_pixels": 4_000_000}.items()
+    )
 
 
 def test_a_full_queue_is_503_with_the_time_to_retry(service: Service) -> None:
@@ -146,7 +170,11 @@ def test_a_full_queue_is_503_with_the_time_to_retry(service: Service) -> None:
         held = [stack.enter_context(service.connect(head)) for _ in range(SLOTS)]
         while (reply := service.predict(("a.png", SMALL))).status == 200:
             pass  # until the service has read the heads of all of them
-        assert (reply.status, reply.json()["code"], reply.headers["retry-after"]) == (503, "busy", "1")
+        assert (reply.status, reply.json()["code"], reply.headers["retry-after"]) == (
+            503,
+            "busy",
+            "1",
+        )
         assert service.get("/health").status == 200
         for connection in held:
             connection.sendall(rest)
@@ -167,7 +195,9 @@ def test_clients_that_leave_early_or_state_wrong_lengths_keep_no_slot(service: S
         for _ in range(SLOTS):
             service.connect(sent).close()
     for length in ("-1", "12abc", "9" * 40, "200"):  # the last is less than is sent
-        with service.connect(f"{head}Content-Length: {length}\r\n\r\n".encode() + body) as connection:
+        with service.connect(
+            f"{head}Content-Length: {length}\r\n\r\n".encode() + body
+        ) as connection:
             assert received(connection).status in (400, 413)
     while (reply := service.predict(("a.png", SMALL))).status == 503:
         pass  # until the service has seen that they left
@@ -176,9 +206,12 @@ def test_clients_that_leave_early_or_state_wrong_lengths_keep_no_slot(service: S
 
 def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
     detector = Detector(
-        DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96)
+        DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)),
+        load_backbone("dinoneck_tiny"),
+        (64, 96),
     )
-    detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # untrained scores are low
+    # untrained scores are low
+    detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)
     detector.save(tmp_path / "d.safetensors")
     [expected] = Detector.load(tmp_path / "d.safetensors").predict(Image.open(io.BytesIO(SMALL)))
     with served(tmp_path / "d.safetensors") as service:
@@ -187,13 +220,17 @@ def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
         assert service.predict(("plain.png", SMALL), query="?maps=png").json()["code"] == "unfit"
     assert len(image["boxes"]) == len(expected["names"]) > 0
     assert [row["label"] for row in image["boxes"]] == expected["names"]
-    np.testing.assert_allclose([row["box"] for row in image["boxes"]], expected["boxes"].numpy(), atol=0.01)
+    np.testing.assert_allclose(
+        [row["box"] for row in image["boxes"]], expected["boxes"].numpy(), atol=0.01
+    )
 
 
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     for name in "ab":
         detector = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
-        Detector(detector, load_backbone("dinoneck_tiny"), (64, 96)).save(tmp_path / f"{name}.safetensors")
+        Detector(detector, load_backbone("dinoneck_tiny"), (64, 96)).save(
+            tmp_path / f"{name}.safetensors"
+        )
     with pytest.raises(ConfigError, match="2 heads are given"):
         create_app(tmp_path)
     with pytest.raises(ConfigError, match="batch is 4"):

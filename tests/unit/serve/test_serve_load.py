@@ -8,7 +8,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from benchmarks.service import Service, half_upload, late_upload, load, png, received, running, saved_head, scene
+from benchmarks.service import (
+    Service,
+    half_upload,
+    late_upload,
+    load,
+    png,
+    received,
+    running,
+    saved_head,
+    scene,
+)
 from tests import kit
 
 from dinoneck import save_head
@@ -16,18 +26,22 @@ from dinoneck import save_head
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
+        None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")),
+        reason="the extra serve is not installed",
     ),
 ]
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1000, 1), (200, 8)])
-def test_many_requests_at_once_with_bad_uploads_and_idle_connections(count: int, batch: int, tmp_path: Path) -> None:
+def test_many_requests_at_once_with_bad_uploads_and_idle_connections(
+    count: int, batch: int, tmp_path: Path
+) -> None:
     """Every image gets the values of a Predictor, bit for bit without batches, and every bad upload its reason."""
     result = load(saved_head(tmp_path, "dinoneck_tiny", (64, 64)), count, batch)
     assert result["wrong"] == [] and result["tracebacks"] == 0
     assert result["idle"] == 200 and result["refused"] >= 50
-    assert result["health"]["asked"] >= 10 and math.isfinite(result["health"]["max_ms"])  # each had status 200
+    # each had status 200
+    assert result["health"]["asked"] >= 10 and math.isfinite(result["health"]["max_ms"])
 
 
 def test_an_upload_that_stops_is_refused_and_frees_its_slot(tmp_path: Path) -> None:
@@ -58,7 +72,10 @@ def test_large_images_wait_for_each_other(tmp_path: Path) -> None:
 def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
     begin, rest = half_upload(scene())
     head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    with running(head, "--concurrency", "1", "--queue", "0") as service, service.connect(begin) as connection:
+    with (
+        running(head, "--concurrency", "1", "--queue", "0") as service,
+        service.connect(begin) as connection,
+    ):
         while service.predict(("a.jpg", scene())).status != 503:
             pass  # until the half upload has the one slot
         service.process.terminate()
@@ -70,9 +87,13 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["size of its own", "crop"])
-def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str, tmp_path: Path) -> None:
+def test_images_that_few_bytes_make_large_are_refused_by_their_header(
+    form: str, tmp_path: Path
+) -> None:
     path, own = tmp_path / "head.safetensors", kit.backbone()
-    changes = {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
+    changes = (
+        {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
+    )
     save_head(path, kit.head(), backbone=own, preprocess=own.preprocess.changed(**changes))
     with running(path, "--max-pixels", "1000000") as service:
         assert service.predict(("a.png", scene("PNG", 160, 120))).status == 200

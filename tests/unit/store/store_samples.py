@@ -19,9 +19,15 @@ def make(path: Path, backbone: Backbone, **changes: object) -> FeatureStore:
 
 def content(store: FeatureStore) -> dict[str, torch.Tensor]:
     """Everything a store holds, as stored."""
-    columns = {i: store.columns([i] * len(store.views), range(len(store.views)))[0] for i in store.ids}
-    return {f"{i}/{name}/{layer}": x for i, parts in columns.items() for name, part in parts.items()
-            for layer, x in enumerate(part)}  # fmt: skip
+    columns = {
+        i: store.columns([i] * len(store.views), range(len(store.views)))[0] for i in store.ids
+    }
+    return {
+        f"{i}/{name}/{layer}": x
+        for i, parts in columns.items()
+        for name, part in parts.items()
+        for layer, x in enumerate(part)
+    }
 
 
 def same(first: FeatureStore, second: FeatureStore) -> bool:

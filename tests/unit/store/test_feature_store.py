@@ -35,14 +35,18 @@ def two_layers() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def filled(images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def filled(
+    images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
     store = make(tmp_path_factory.mktemp("store") / "s", two_layers)
     assert store.extract(images).written == ["a", "b", "c"]
     return store
 
 
 @pytest.fixture(scope="module")
-def int8(images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def int8(
+    images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
     store = make(tmp_path_factory.mktemp("store") / "s", two_layers, dtype="int8")
     store.extract(images)
     return store
@@ -54,13 +58,20 @@ def views_of(path: Path, backbone: Backbone) -> torch.Tensor:
     return torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
 
 
-def test_stored_tokens_are_the_backbones_bit_for_bit(filled: FeatureStore, images: Path, two_layers: Backbone) -> None:
+def test_stored_tokens_are_the_backbones_bit_for_bit(
+    filled: FeatureStore, images: Path, two_layers: Backbone
+) -> None:
     for image_id in filled.ids:
         views = two_layers(views_of(images / f"{image_id}.png", two_layers))
         for pattern, expected in enumerate(views):
             given = filled[image_id, pattern]
             assert given.layers == expected.layers == (0, two_layers.depth - 1)
-            assert (given.grid, given.normed, given.num_cls, given.num_registers) == (GridSize(2, 3), True, 1, 2)
+            assert (given.grid, given.normed, given.num_cls, given.num_registers) == (
+                GridSize(2, 3),
+                True,
+                1,
+                2,
+            )
             for x, y in zip(given.sequence, expected.sequence, strict=True):
                 assert x.dtype == torch.float32
                 assert torch.equal(x, y.half().float())
@@ -94,9 +105,13 @@ def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10] * 8), (6, [6] * 13 + [2])])
-def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
-                                         sizes: list[int]) -> None:  # fmt: skip
-    paths, backbone = write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)]), load_backbone("dinoneck_tiny")
+def test_passes_are_filled_across_images(
+    tmp_path: Path, batch_size: int | None, sizes: list[int]
+) -> None:
+    paths, backbone = (
+        write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)]),
+        load_backbone("dinoneck_tiny"),
+    )
     seen: list[int] = []
     backbone.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
     store = make(tmp_path / "s", backbone, views="none")
@@ -106,12 +121,14 @@ def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
     expected = torch.cat([backbone(prepare(path)).sequence[0] for path in paths])
     stored = store.batch([path.stem for path in paths]).sequence[0]
     assert torch.allclose(stored, expected, atol=4e-3)
-    distances = torch.cdist(stored.flatten(1), expected.flatten(1))  # every id has the tokens of its own image
+    # every id has the tokens of its own image
+    distances = torch.cdist(stored.flatten(1), expected.flatten(1))
     assert distances.argmin(dim=1).tolist() == [*range(80)]
 
 
-def test_extraction_goes_on_where_it_stopped(images: Path, filled: FeatureStore, two_layers: Backbone,
-                                             tmp_path: Path) -> None:  # fmt: skip
+def test_extraction_goes_on_where_it_stopped(
+    images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+) -> None:
     store = make(tmp_path / "s", two_layers)
     first = store.extract([images / "b.png"], root=images)
     assert first.written == ["b"]
@@ -145,8 +162,11 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
     moved = shutil.copytree(first, tmp_path / "moved")
     (first / "a.bmp").touch()  # another time, the same bytes
     assert store.extract(first).present == store.extract(moved).present == 2
-    message = r"files of 2 stored images have changed: 'a', 'b'\. .* read from .*p1\. .*delete the shards"
-    with pytest.raises(StoreError, match=message):  # equal names, sizes and times below another root
+    message = (
+        r"files of 2 stored images have changed: 'a', 'b'\. .* read from .*p1\. .*delete the shards"
+    )
+    # equal names, sizes and times below another root
+    with pytest.raises(StoreError, match=message):
         store.extract(second)
     for name in ("a.bmp", "b.bmp"):
         (first / name).write_bytes((second / name).read_bytes())
@@ -161,7 +181,9 @@ def outlier_tokens() -> Tokens:
     channels = torch.exp(torch.randn(32, generator=torch.Generator().manual_seed(1)))
     channels[:3] *= 40
     x = torch.randn(2, 3 + 24, 32, generator=torch.Generator().manual_seed(2)) * channels
-    return Tokens.from_sequence([x, x.flip(0)], image_size=(64, 96), patch_size=16, num_prefix_tokens=3)
+    return Tokens.from_sequence(
+        [x, x.flip(0)], image_size=(64, 96), patch_size=16, num_prefix_tokens=3
+    )
 
 
 def quantised(tokens: Tokens) -> QuantisedTokens:
@@ -196,17 +218,25 @@ def test_int8_is_pooled_as_it_is() -> None:
     generator = torch.Generator().manual_seed(0)
     gate = torch.rand(2, 24, generator=generator, dtype=torch.float64)
     for layer, patches in enumerate(plain.patches):
-        torch.testing.assert_close(packed.pool(dtype=torch.float64)[layer], patches.mean(1), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            packed.pool(dtype=torch.float64)[layer], patches.mean(1), rtol=1e-12, atol=1e-12
+        )
         weighted = torch.einsum("bn,bnc->bc", gate, patches)
-        torch.testing.assert_close(packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12
+        )
     assert packed.pool()[0].dtype == torch.float32
 
 
-def test_an_int8_store(images: Path, int8: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
+def test_an_int8_store(
+    images: Path, int8: FeatureStore, two_layers: Backbone, tmp_path: Path
+) -> None:
     expected = two_layers(views_of(images / "b.png", two_layers))[0]
     given, packed = int8["b", 0], int8.quantised(["b"], 0)
     for layer, (x, y) in enumerate(zip(given.patches, expected.patches, strict=True)):
-        assert ((x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]).all()
+        assert (
+            (x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]
+        ).all()
     assert torch.equal(given.cls_token[0], expected.cls_token[0])
     split = make(tmp_path / "split", two_layers, dtype="int8")
     for share in ((1, 2), (0, 2)):
@@ -220,17 +250,25 @@ def test_in_memory_it_gives_the_same(filled: FeatureStore, int8: FeatureStore) -
         assert kept.ids == store.ids
         one, two = kept.batch(["c", "a"], [3, 1]), store.batch(["c", "a"], [3, 1])
         assert kit.same(one, two) and one.layers == two.layers
-    assert torch.equal(MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0])
+    assert torch.equal(
+        MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0]
+    )
 
 
 def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> None:
     data = StoreDataset(filled, views="random", seed=3)
-    drawn = [[data.view_of(i) for i in range(3)] for epoch in range(20) if data.set_epoch(epoch) is None]
+    drawn = [
+        [data.view_of(i) for i in range(3)] for epoch in range(20) if data.set_epoch(epoch) is None
+    ]
     assert {p for epoch in drawn for p in epoch} == {0, 1, 2, 3}
     data.set_epoch(0)
     assert [data.view_of(i) for i in range(3)] == drawn[0]
     other = StoreDataset(filled, views="random", seed=4)
-    assert any([other.view_of(i) for i in range(3)] != e for e in drawn if other.set_epoch(drawn.index(e)) is None)
+    assert any(
+        [other.view_of(i) for i in range(3)] != e
+        for e in drawn
+        if other.set_epoch(drawn.index(e)) is None
+    )
     tokens, numbers = data.__getitems__([2, 0])
     assert numbers.tolist() == [2, 0]
     expected = filled.batch(["c", "a"], [data.view_of(2), data.view_of(0)])
@@ -246,7 +284,9 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
 def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
     data = StoreDataset(filled, views=[0, 1, 2, 3])
     loader = data.loader(5, num_workers=2, multiprocessing_context=context, timeout=50)
-    seen = {int(n): tokens.sequence[1][i] for tokens, numbers in loader for i, n in enumerate(numbers)}
+    seen = {
+        int(n): tokens.sequence[1][i] for tokens, numbers in loader for i, n in enumerate(numbers)
+    }
     assert sorted(seen) == list(range(12))
     for n, x in seen.items():
         assert torch.equal(x, filled[data.id_of(n), data.view_of(n)].sequence[1][0])
@@ -269,7 +309,9 @@ def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: P
             folder.chmod(0o755)
 
 
-def test_another_current_folder_later_is_no_other_store(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_current_folder_later_is_no_other_store(
+    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(filled.path)
     monkeypatch.chdir(folder.parent)
     store = FeatureStore.open(folder.name)
@@ -279,7 +321,9 @@ def test_another_current_folder_later_is_no_other_store(filled: FeatureStore, mo
     assert same(pickle.loads(pickle.dumps(store)), filled)
 
 
-def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_stores_fetch_only_what_is_asked_for(
+    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FeatureStore.open(f"local://{filled.path}", check="always")
     assert store.ids == filled.ids
     fetched: list[int] = []
@@ -292,7 +336,9 @@ def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkey
         return raw
 
     monkeypatch.setattr(kind, "cat_file", counted)
-    assert torch.equal(store.batch(["c", "a"], [1, 3]).sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1])
+    assert torch.equal(
+        store.batch(["c", "a"], [1, 3]).sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1]
+    )
     assert fetched == [2 * 9 * 64 * 2] * 2
     assert pickle.loads(pickle.dumps(store)).ids == store.ids
 
@@ -308,13 +354,17 @@ def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
         arrays |= {f"cls_{i}": tokens.cls_token[0][i].numpy() for i in range(4)}
         np.savez(tmp_path / "npz" / f"{image_id}.npz", **arrays)
         torch.save(tokens.maps()[0][0].half().contiguous(), tmp_path / "pt" / f"{image_id}.pt")
-    back = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4")
+    back = FeatureStore.from_npz(
+        tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4"
+    )
     assert back.ids == store.ids
     assert back.views == store.views
     for view in range(4):
         assert torch.equal(back["c", view].patches[0], store["c", view].patches[0])
         assert torch.equal(back["c", view].cls_token[0], store["c", view].cls_token[0])
-    again = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4")
+    again = FeatureStore.from_npz(
+        tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4"
+    )
     assert again.ids == back.ids
     from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
     assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])

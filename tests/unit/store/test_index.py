@@ -69,7 +69,9 @@ def value(store: FeatureStore, image_id: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("age", "trusted"), [(1.0, False), (3.0, True)])
-def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float, trusted: bool) -> None:
+def test_a_folder_younger_than_two_seconds_is_not_trusted(
+    root: Path, age: float, trusted: bool
+) -> None:
     probe = root / "probe"
     probe.touch()  # the clock of the file system
     moment = probe.stat().st_mtime_ns - int(age * 1e9)
@@ -79,7 +81,9 @@ def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float
     assert store.entries.times[0] == (moment if trusted else -1)
 
 
-def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(root: Path, sound: FeatureStore) -> None:
+def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(
+    root: Path, sound: FeatureStore
+) -> None:
     """Archives with reproducible content set all times to 0; an index that trusts no time must not equal that."""
     (root / "data" / "note.txt").touch()  # young, so its time is not trusted
     store = FeatureStore.open(root)
@@ -89,7 +93,9 @@ def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(root: Path, sou
     assert FeatureStore.open(root).ids == ("0", "1", "2")
 
 
-def test_new_shards_are_laid_over_the_index(images: Path, tiny: Backbone, tmp_path: Path, root: Path) -> None:
+def test_new_shards_are_laid_over_the_index(
+    images: Path, tiny: Backbone, tmp_path: Path, root: Path
+) -> None:
     write_images(tmp_path / "more", ["x.png"], seed=9)
     other = make(tmp_path / "other", tiny, views="none")
     other.extract(tmp_path / "more")
@@ -106,7 +112,9 @@ def test_new_shards_are_laid_over_the_index(images: Path, tiny: Backbone, tmp_pa
     assert len(FeatureStore.open(root).entries.listed()) == 5
 
 
-def test_many_new_shards_are_written_to_the_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_new_shards_are_written_to_the_index(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(index, "MOST_LAID_OVER", 2)
     (root / "index.sqlite").unlink()
     store = FeatureStore.open(root)
@@ -129,7 +137,9 @@ def test_vanished_shards_are_dropped_with_a_warning(
     assert make(root, tiny, views="none").extract(images).written == ["2"]
 
 
-def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(root: Path, sound: FeatureStore) -> None:
+def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(
+    root: Path, sound: FeatureStore
+) -> None:
     one, other = (root / sound.shard_of(image_id) for image_id in ("0", "1"))
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])
@@ -179,7 +189,11 @@ def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
 def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
     for column in ("far", "rows", "checksums", "offsets", "mtime", "hash", "id"):
         with changed(root) as database:
-            wrong = {"hash": "cast(x'a0ff' as text)", "id": "null", "far": "x'ffffffffffffffff'"}.get(column, "'text'")
+            wrong = {
+                "hash": "cast(x'a0ff' as text)",
+                "id": "null",
+                "far": "x'ffffffffffffffff'",
+            }.get(column, "'text'")
             column = "offsets" if column == "far" else column
             database.execute(f"update image set {column} = {wrong} where id = '1'")
         store = FeatureStore.open(root)
@@ -191,7 +205,9 @@ def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> Non
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
-def test_paths_of_all_kinds(sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str) -> None:
+def test_paths_of_all_kinds(
+    sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str
+) -> None:
     root = shutil.copytree(sound.path, tmp_path / name)
     assert same(FeatureStore.open(root), sound)
     (root / "index.sqlite").unlink()
@@ -247,7 +263,9 @@ def test_a_remote_store_fetches_its_index_once(
     monkeypatch.setattr(index, "MOST_LAID_OVER", 0)
     fetched: list[str] = []
     read = index.RemoteFiles.read
-    monkeypatch.setattr(index.RemoteFiles, "read", lambda self, name: (fetched.append(name), read(self, name))[1])
+    monkeypatch.setattr(
+        index.RemoteFiles, "read", lambda self, name: (fetched.append(name), read(self, name))[1]
+    )
     for _ in range(2):
         store = FeatureStore.open(f"local://{root}")
         assert store.ids == sound.ids
@@ -282,7 +300,14 @@ def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, 
     store.extract(images)
     prepare = tiny.preprocess.changed(size=(32, 48), blur=5)
     image = prepare(images / "1.png")
-    plain = [image, image.flip(-1), image.flip(-2), image.flip(-1, -2), image.rot90(1, (2, 3)), image.rot90(3, (2, 3))]
+    plain = [
+        image,
+        image.flip(-1),
+        image.flip(-2),
+        image.flip(-1, -2),
+        image.rot90(1, (2, 3)),
+        image.rot90(3, (2, 3)),
+    ]
     for view, x in enumerate(plain):
         given, expected = store["1", view], tiny(x)
         assert given.grid == expected.grid == ((2, 3) if view < 4 else (3, 2))
@@ -295,11 +320,17 @@ def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, 
 
 
 def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
-    images: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    tiny: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A view of 96 x 96 px has 36 patches and 3 other tokens of 64 channels, 2 bytes each: 4992 bytes."""
     free = [10**12]
-    monkeypatch.setattr("dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(
+        "dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0])
+    )
     store = make(tmp_path / "s", tiny, image_size=(96, 96))
     store.extract(images / "0.png", root=images)
     assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in capsys.readouterr().err
@@ -307,7 +338,8 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
     with pytest.raises(StoreError, match=r"61\.7kB in all; 56\.0kB are free in .*dtype='int8'"):
         store.extract(images)
     assert store.ids == ("0",)
-    assert store.extract(images / "0.png", root=images).present == 1  # nothing is missing, so nothing is needed
+    # nothing is missing, so nothing is needed
+    assert store.extract(images / "0.png", root=images).present == 1
     free[0] = 3 * 21_000
     assert len(store.extract(images).written) == 3
 
@@ -321,7 +353,9 @@ def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, tiny: Ba
     assert (equal.verify(), len(equal), equal.ids) == ([], 2, ("p0", "p1"))
     store = merged(tmp_path / "storeA", tmp_path / "storeB")
     assert store.verify() == ["p0", "p1"]
-    with pytest.raises(StoreError, match=r"different images under the id 'p0', in .*/A\).*/B\)|/B\).*/A\)"):
+    with pytest.raises(
+        StoreError, match=r"different images under the id 'p0', in .*/A\).*/B\)|/B\).*/A\)"
+    ):
         store.batch(["p0"])
     for _ in range(4):  # as many as there are shards of one of the images at most
         for shard in {store.shard_of(image_id) for image_id in store.verify()}:

@@ -46,7 +46,9 @@ def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
             device.events.clear()
             store.extract(images[:number], batch_size=32)
             counts[number] = dict(device.events)
-    per_pass = {name: counts[40][name] - counts[32][name] for name in ("to device", "to host", "read")}
+    per_pass = {
+        name: counts[40][name] - counts[32][name] for name in ("to device", "to host", "read")
+    }
     assert per_pass == {"to device": 1, "to host": 1, "read": 1}
     tokens, others = (one.batch(store.ids).sequence[0] for one in (store, expected))
     assert torch.allclose(tokens, others, atol=4e-3)  # other kernels

@@ -32,7 +32,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def extracted(path: Path, images: Path, backbone: Backbone, dtype: str, **options: Any) -> FeatureStore:
+def extracted(
+    path: Path, images: Path, backbone: Backbone, dtype: str, **options: Any
+) -> FeatureStore:
     store = make(path, backbone, dtype=dtype)
     store.extract(images, **options)
     return store
@@ -57,9 +59,19 @@ def test_two_processes_make_the_store_of_one(
 def test_torchrun_shares_the_work(images: Path, tiny: Backbone, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(WORKER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
     printed_by([*torchrun, str(tmp_path / "s"), str(images), "fp16", ""], 110, ENVIRONMENT)
-    assert same(FeatureStore.open(tmp_path / "s"), extracted(tmp_path / "expected", images, tiny, "fp16"))
+    assert same(
+        FeatureStore.open(tmp_path / "s"), extracted(tmp_path / "expected", images, tiny, "fp16")
+    )
     writers = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "s" / "data").iterdir()}
     assert len(writers) == 2
 
@@ -91,17 +103,23 @@ def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
     (tmp_path / "p" / "x.png").write_text("no picture")
     environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
     try:
-        shown = printed_by([sys.executable, "-c", SCRIPT, tmp_path / "s", tmp_path / "p"], LIMIT_S, environment)
+        shown = printed_by(
+            [sys.executable, "-c", SCRIPT, tmp_path / "s", tmp_path / "p"], LIMIT_S, environment
+        )
     except (subprocess.TimeoutExpired, AssertionError) as error:
         if isinstance(error, AssertionError) and "started" in str(error):
             raise
-        pytest.skip(f"Ray did not start, or not finish within {LIMIT_S} s, on this machine: {error}")
+        pytest.skip(
+            f"Ray did not start, or not finish within {LIMIT_S} s, on this machine: {error}"
+        )
     assert "done 100 ['x'] 100 2" in shown, shown[-3000:]
     expected = extracted(tmp_path / "expected", tmp_path / "p", tiny, "int8", skip_unusable=True)
     assert same(FeatureStore.open(tmp_path / "s"), expected)
 
 
-def test_without_ray_the_extra_is_named(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = write_images(tmp_path, ["a.png"])
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"dinoneck\[ray\]"):

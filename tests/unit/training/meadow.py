@@ -21,8 +21,8 @@ GAP = ""
 def write_meadow(folder: Path) -> Path:
     """Write 12 images of soil, crop and weed in vertical bands, their masks and ``t.csv``; the table is returned.
 
-    Columns: the shares of the pixels and their sums, ``kind`` (which band is widest), ``place`` (four of three images),
-    ``part`` (two folds), ``height`` and ``weather`` with gaps, ``mask``.
+    Columns: the shares of the pixels and their sums, ``kind`` (which band is widest), ``place``
+    (four of three images), ``part`` (two folds), ``height`` and ``weather`` with gaps, ``mask``.
     """
     random = np.random.RandomState(0)
     rows: list[dict[str, Any]] = []
@@ -31,7 +31,9 @@ def write_meadow(folder: Path) -> Path:
         widths = [1, 1, 1]
         widths[kind] = 2
         bands = random.permutation(3)
-        classes = np.repeat(bands, [16 * widths[band] for band in bands])[None].repeat(HEIGHT, axis=0)
+        classes = np.repeat(bands, [16 * widths[band] for band in bands])[None].repeat(
+            HEIGHT, axis=0
+        )
         image = np.array((SOIL, CROP, WEED), np.uint8)[classes]
         image = np.clip(image + random.randint(-8, 9, image.shape), 0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / f"{i:02}.png")
@@ -39,16 +41,26 @@ def write_meadow(folder: Path) -> Path:
         grams = [float(random.randint(20, 60)) * width for width in widths]
         rows.append(
             {
-                "image": f"{i:02}.png", "soil": grams[0], "crop": grams[1], "weed": grams[2], "green": sum(grams[1:]),
-                "total": sum(grams), "kind": ("bare", "crop", "weedy")[kind], "place": f"place {i // 3}",
-                "part": "late" if i % 2 else "early", "height": GAP if i == 4 else 5 + 3 * kind,
-                "weather": GAP if i == 7 else ("rain", "sun")[kind == 1], "mask": f"{i:02}-mask.png",
+                "image": f"{i:02}.png",
+                "soil": grams[0],
+                "crop": grams[1],
+                "weed": grams[2],
+                "green": sum(grams[1:]),
+                "total": sum(grams),
+                "kind": ("bare", "crop", "weedy")[kind],
+                "place": f"place {i // 3}",
+                "part": "late" if i % 2 else "early",
+                "height": GAP if i == 4 else 5 + 3 * kind,
+                "weather": GAP if i == 7 else ("rain", "sun")[kind == 1],
+                "mask": f"{i:02}-mask.png",
             }
-        )  # fmt: skip
+        )
     return write_rows(folder / "t.csv", rows)
 
 
-def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str, Any]) -> TrainConfig:
+def a_run(
+    table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str, Any]
+) -> TrainConfig:
     """Two short folds on the built-in backbone; groups are added to, or replace, these values."""
     data = {"targets": list(targets)} | ({} if table is None else {"csv": str(table)})
     plain: dict[str, Any] = {
@@ -57,7 +69,10 @@ def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str
         "optim": {"epochs": 2, "batch_size": 4},
         "folds": {"count": 2},
     }
-    merged = {name: {**plain.get(name, {}), **own} if isinstance(own, Mapping) else own for name, own in groups.items()}
+    merged = {
+        name: {**plain.get(name, {}), **own} if isinstance(own, Mapping) else own
+        for name, own in groups.items()
+    }
     return TrainConfig.from_dict({**plain, **merged})
 
 
@@ -81,7 +96,9 @@ def files_of(folder: Path) -> dict[str, Any]:
     """Every file below a folder; logs without times."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): logged(path) if path.suffix == ".jsonl" else path.read_bytes()
+        path.relative_to(folder).as_posix(): logged(path)
+        if path.suffix == ".jsonl"
+        else path.read_bytes()
         for path in files
     }
 
@@ -98,7 +115,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 def with_columns(path: Path, **columns: Sequence[Any]) -> Path:
     """The table with further columns."""
     values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return write_rows(path, [{**row, **own} for row, own in zip(rows_of(path), values, strict=True)])
+    return write_rows(
+        path, [{**row, **own} for row, own in zip(rows_of(path), values, strict=True)]
+    )
 
 
 def with_gaps(path: Path, **known: Any) -> Path:

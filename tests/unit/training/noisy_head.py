@@ -47,4 +47,6 @@ def noisy_source(images: int, first: float = 0.0) -> NoisySource:
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(images, 6, WIDTH, generator=generator)
     patches[0] += first
-    return NoisySource([str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
+    return NoisySource(
+        [str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16)
+    )

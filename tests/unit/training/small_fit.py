@@ -26,7 +26,14 @@ def head(*tasks: Task) -> PatchMeanHead:
 
 
 def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str, float]]:
-    given = {"targets": {"y": Y}, "target_ids": IDS, "epochs": 1, "batch_size": 4, "lr": 1e-3, **changes}
+    given = {
+        "targets": {"y": Y},
+        "target_ids": IDS,
+        "epochs": 1,
+        "batch_size": 4,
+        "lr": 1e-3,
+        **changes,
+    }
     return fit(module or head(), source or MemoryTokens(IDS, tokens()), **given)
 
 

@@ -27,7 +27,10 @@ NAMES = ("patch_mean", "linear")
 
 
 def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path: Path) -> None:
-    words = f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 2 --batch-size 4 --heads"
+    words = (
+        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 2 "
+        "--batch-size 4 --heads"
+    )
     assert main([*words.split(), *NAMES, "--out", str(tmp_path / "all")]) == 0
     report = json.loads((tmp_path / "all" / "report.json").read_text())
     tables = []
@@ -36,34 +39,59 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path
         assert report["scores"]["soil"][name]["r2"] == alone["scores"]["soil"]["head"]["r2"]
         assert report["cost"][name]["parameters"] == alone["parameters"]
         file = "head.safetensors"
-        assert (tmp_path / "all" / name / file).read_bytes() == (tmp_path / name / file).read_bytes()
+        assert (tmp_path / "all" / name / file).read_bytes() == (
+            tmp_path / name / file
+        ).read_bytes()
         tables.append(pd.read_csv(tmp_path / name / "out_of_fold.csv"))
     own = [np.flatnonzero(tables[0]["fold"] == fold) for fold in (0, 1)]
     split = Split(own, tables[0]["image"].to_list())
-    minus = method_scores("value", tables[0]["soil"], tables[1]["soil (head)"], split, head=tables[0]["soil (head)"])
+    minus = method_scores(
+        "value", tables[0]["soil"], tables[1]["soil (head)"], split, head=tables[0]["soil (head)"]
+    )
     found = report["scores"]["soil"]["linear"]["head_minus"]["r2"]
     assert found == pytest.approx(minus["head_minus"]["r2"], abs=1e-4)
     assert "patch_mean" in report["verdict"]
 
 
-def test_an_interrupted_comparison_goes_on(meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_comparison_goes_on(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its folder has no head of an earlier run; a head that is trained already is kept."""
     train(a_run(meadow, ["soil"]), tmp_path)
-    words = f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --epochs 1 --out {tmp_path} --heads".split()
+    words = (
+        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --epochs 1 --out "
+        f"{tmp_path} --heads"
+    ).split()
     with monkeypatch.context() as patch:
         patch.setattr(LinearHead, "calibrate", None)
-        assert main([*words, *NAMES, "--overwrite"]) == 1 and not (tmp_path / "head.safetensors").exists()
+        assert (
+            main([*words, *NAMES, "--overwrite"]) == 1
+            and not (tmp_path / "head.safetensors").exists()
+        )
     file = tmp_path / NAMES[0] / "heads" / "fold-0.safetensors"
     before = file.stat().st_mtime_ns
     assert main([*words, *NAMES]) == 0 and file.stat().st_mtime_ns == before
 
 
 def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
-    words = f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 --hidden-dim 8".split()
-    assert main(["train", *words, "--heads", "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]) == 0
+    words = (
+        f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 "
+        "--hidden-dim 8"
+    ).split()
+    assert (
+        main(
+            ["train", *words, "--heads", "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]
+        )
+        == 0
+    )
     for name in ("patch_mean", "cls_gating"):
-        assert load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"] == 8
-    assert main(["train", *words, "--heads", *NAMES, "--out", str(tmp_path / "no")]) == 1, "a linear head has no width"
+        assert (
+            load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"]
+            == 8
+        )
+    assert main(["train", *words, "--heads", *NAMES, "--out", str(tmp_path / "no")]) == 1, (
+        "a linear head has no width"
+    )
 
 
 N = 120
@@ -93,13 +121,20 @@ def test_stratified_folds_share_every_class_and_keep_groups_whole() -> None:
 
 def test_stratified_folds_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[train\]'"):
+    with pytest.raises(
+        ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[train\]'"
+    ):
         group_folds(GROUPS, 4, 0, stratify=CLASSES)
 
 
-@pytest.mark.parametrize(("labels", "expected"), [
-    (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]), (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
-    (["b", "a", "10"], [[2], [1], [0]])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["10", "9", "10", "9.5"], [[1], [3], [0, 2]]),
+        (np.array([1.0, 0.0, 1.0]), [[1], [0, 2]]),
+        (["b", "a", "10"], [[2], [1], [0]]),
+    ],
+)
 def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[list[int]]) -> None:
     folds = column_folds(labels)
     assert held_out(folds) == expected
@@ -115,7 +150,9 @@ TRAIN, FOLDS = np.arange(30), [(np.arange(30), np.arange(30, 40))]
 RANDOM = np.random.RandomState(0)
 
 
-PATCHES = torch.tensor(RANDOM.randn(IMAGES, 6, WIDTH) + RANDOM.randn(IMAGES, 1, WIDTH), dtype=torch.float32)
+PATCHES = torch.tensor(
+    RANDOM.randn(IMAGES, 6, WIDTH) + RANDOM.randn(IMAGES, 1, WIDTH), dtype=torch.float32
+)
 
 
 MEANS = PATCHES.double().mean(dim=1).numpy()
@@ -142,22 +179,37 @@ KIND = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"))
 def source(patches: torch.Tensor = PATCHES, layers: int = 1) -> MemoryTokens:
     """Tokens whose last layer holds the patches; the layers before it hold noise."""
     noise = [torch.randn_like(patches) for _ in range(layers - 1)]
-    tokens = Tokens((*noise, patches), grid=GridSize(*GRID), patch_size=16, layers=tuple(range(layers)))
+    tokens = Tokens(
+        (*noise, patches), grid=GridSize(*GRID), patch_size=16, layers=tuple(range(layers))
+    )
     return MemoryTokens([f"p{i}" for i in range(IMAGES)], tokens)
 
 
-def fitted(*tasks: Task, of: MemoryTokens | None = None, rows: Any = TRAIN, **targets: Any) -> dict[str, np.ndarray]:
+def fitted(
+    *tasks: Task, of: MemoryTokens | None = None, rows: Any = TRAIN, **targets: Any
+) -> dict[str, np.ndarray]:
     """What the baseline of these rows predicts for all images."""
     own = of or source()
-    head = baseline_head(own, {name: torch.tensor(x) for name, x in targets.items()}, rows, tasks, groups=IMAGE_GROUPS)
-    assert all(isinstance(each, LinearHead) for each in (head.heads if isinstance(head, HeadEnsemble) else [head]))
+    head = baseline_head(
+        own,
+        {name: torch.tensor(x) for name, x in targets.items()},
+        rows,
+        tasks,
+        groups=IMAGE_GROUPS,
+    )
+    assert all(
+        isinstance(each, LinearHead)
+        for each in (head.heads if isinstance(head, HeadEnsemble) else [head])
+    )
     return {name: x.double().numpy() for name, x in head.eval().predict(own.batch(own.ids)).items()}
 
 
 def closed_form(alpha: float) -> np.ndarray:
     """Ridge regression on standardised features, by its normal equations."""
     offset = Y[TRAIN].mean()
-    w = np.linalg.solve(Z[TRAIN].T @ Z[TRAIN] + alpha * np.eye(WIDTH), Z[TRAIN].T @ (Y[TRAIN] - offset))
+    w = np.linalg.solve(
+        Z[TRAIN].T @ Z[TRAIN] + alpha * np.eye(WIDTH), Z[TRAIN].T @ (Y[TRAIN] - offset)
+    )
     return Z @ w + offset
 
 
@@ -166,10 +218,14 @@ def test_ridge_is_the_closed_form() -> None:
     np.testing.assert_allclose(every[..., 0], [closed_form(alpha) for alpha in ALPHAS], rtol=1e-6)
     probe = ridge_probe(source(), {"y": Y}, FOLDS, target_ids=source().ids, groups=IMAGE_GROUPS)
     assert np.isnan(probe[TRAIN]).all()
-    assert min(np.abs(own[30:, 0] - probe[30:, 0]).max() for own in every) < 1e-9, "one of the strengths"
+    assert min(np.abs(own[30:, 0] - probe[30:, 0]).max() for own in every) < 1e-9, (
+        "one of the strengths"
+    )
     for layers in (1, 3):
         own = source(layers=layers)
-        found = fitted(Task("y", transform=TargetTransform().fit(torch.tensor(Y[TRAIN]))), of=own, y=Y)["y"]
+        found = fitted(
+            Task("y", transform=TargetTransform().fit(torch.tensor(Y[TRAIN]))), of=own, y=Y
+        )["y"]
         np.testing.assert_allclose(found[30:], probe[30:], rtol=1e-4)
 
 
@@ -192,18 +248,26 @@ def test_probes_match_ids_and_choose_within_a_single_group_by_rows(probe: Any) -
     expected = probe(source(), {"a": noise[:, 0], "b": noise[:, 1]}, FOLDS, target_ids=ids)
     assert np.abs(expected[30:] - noise[:30].mean(axis=0)).max() < 0.5 * noise.std()
     order = [*range(30, IMAGES), *range(30)][::-1]
-    shuffled = MemoryTokens([ids[i] for i in order], Tokens.from_patches(PATCHES[order], grid=GRID, patch_size=16))
-    np.testing.assert_allclose(probe(shuffled, noise, FOLDS, target_ids=ids)[30:], expected[30:], rtol=1e-6)
+    shuffled = MemoryTokens(
+        [ids[i] for i in order], Tokens.from_patches(PATCHES[order], grid=GRID, patch_size=16)
+    )
+    np.testing.assert_allclose(
+        probe(shuffled, noise, FOLDS, target_ids=ids)[30:], expected[30:], rtol=1e-6
+    )
     one = probe(source(), noise, FOLDS, target_ids=ids, groups=["a"] * 30 + ["b"] * 10)
     assert np.array_equal(one, expected, equal_nan=True)
 
 
 def test_each_target_learns_from_the_rows_in_which_it_is_known() -> None:
     gaps, rows = np.where(np.arange(IMAGES) % 3, Y, np.nan), [row for row in TRAIN if row % 3]
-    np.testing.assert_allclose(fitted(Task("y"), y=gaps)["y"], fitted(Task("y"), y=Y, rows=rows)["y"], rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted(Task("y"), y=gaps)["y"], fitted(Task("y"), y=Y, rows=rows)["y"], rtol=1e-6
+    )
     ids, others = source().ids, np.where(np.arange(IMAGES) % 2, Y[::-1], np.nan)
     both = ridge_probe(source(), {"u": gaps, "v": others}, FOLDS, target_ids=ids)
-    for column, (values, own) in enumerate(((Y, rows), (Y[::-1], [row for row in TRAIN if row % 2]))):
+    for column, (values, own) in enumerate(
+        ((Y, rows), (Y[::-1], [row for row in TRAIN if row % 2]))
+    ):
         alone = ridge_probe(source(), {"x": values}, [(np.array(own), FOLDS[0][1])], target_ids=ids)
         np.testing.assert_allclose(both[30:, column], alone[30:, 0])
 

@@ -15,7 +15,16 @@ import yaml
 
 from dinoneck import ConfigError
 from dinoneck.cli.main import command, main
-from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, LossConfig, Recipe, TaskConfig, TrainConfig, fit
+from dinoneck.training import (
+    BackboneConfig,
+    DataConfig,
+    FoldsConfig,
+    LossConfig,
+    Recipe,
+    TaskConfig,
+    TrainConfig,
+    fit,
+)
 
 WHOLE = """
 data: {csv: cover.csv, images: pictures, targets: [crop, kind], aux_targets: [height], size: [480, 960], resize: pad,
@@ -43,10 +52,17 @@ def read(folder: Path, text: str) -> TrainConfig:
 
 def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> None:
     config = read(tmp_path, WHOLE)
-    assert (config.data.size, config.data.targets, config.data.minimum) == ((480, 960), ("crop", "kind"), 0.0)
+    assert (config.data.size, config.data.targets, config.data.minimum) == (
+        (480, 960),
+        ("crop", "kind"),
+        0.0,
+    )
     assert config.head == {"type": "fpn", "fpn_dim": 64, "layer_groups": [[0], [1]]}
     crop = TaskConfig(kind="regression", loss="smooth_l1", beta=2.0, weight=0.5, minimum=0.0)
-    assert config.tasks == {"crop": crop, "both": TaskConfig(kind="ratio", columns=("crop", "weed"), weight=(1.0, 2.0))}
+    assert config.tasks == {
+        "crop": crop,
+        "both": TaskConfig(kind="ratio", columns=("crop", "weed"), weight=(1.0, 2.0)),
+    }
     assert config.compositions["masses"].sums == {"all": ("crop", "weed")}
     assert config.optim == Recipe(epochs=20, lr=1e-4, ema_decay=0.99, amp="bf16", clip_norm=None)
     assert config.folds == FoldsConfig(count=3, group=("site", "day"), stratify="kind", only=2)
@@ -55,7 +71,9 @@ def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> 
 
 
 def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
-    assert read(tmp_path, "optim:\nhead:\nfolds: {}\n") == TrainConfig() == TrainConfig.from_dict({})
+    assert (
+        read(tmp_path, "optim:\nhead:\nfolds: {}\n") == TrainConfig() == TrainConfig.from_dict({})
+    )
     assert command("train", ["--out", "x"]).keywords["run"] == TrainConfig()
     recipe = inspect.signature(fit).parameters["recipe"].default
     assert recipe in (Recipe(), None)
@@ -75,22 +93,50 @@ def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
         "print('heavy:', sorted({'torch', 'numpy', 'timm', 'PIL'} & set(sys.modules)))\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "run.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True
+    )
     assert done.stdout == "heavy: []\n"
 
 
 WRONG = [
-    ("optim", "epochs", 0), ("optim", "lr", 0), ("optim", "amp", "fp8"), ("optim", "mixup_off_last", 2),
-    ("optim", "cutmix_alpha", -1), ("optim", "patience", 0), ("optim", "backbone_lr", 0), ("data", "views", 0),
-    ("data", "resize", "squash"), ("data", "pad_to", "left"),
-    ("data", "interpolation", "cubic"), ("data", "blur", 0), ("data", "tta", "flip8"), ("data", "pasture", 0),
-    ("data", "label_kind", "words"), ("backbone", "source", "keras"), ("backbone", "seed", -1),
-    ("backbone", "lora", 0), ("folds", "count", 0), ("folds", "only", -1), ("losses", "weighting", "learned"),
+    ("optim", "epochs", 0),
+    ("optim", "lr", 0),
+    ("optim", "amp", "fp8"),
+    ("optim", "mixup_off_last", 2),
+    ("optim", "cutmix_alpha", -1),
+    ("optim", "patience", 0),
+    ("optim", "backbone_lr", 0),
+    ("data", "views", 0),
+    ("data", "resize", "squash"),
+    ("data", "pad_to", "left"),
+    ("data", "interpolation", "cubic"),
+    ("data", "blur", 0),
+    ("data", "tta", "flip8"),
+    ("data", "pasture", 0),
+    ("data", "label_kind", "words"),
+    ("backbone", "source", "keras"),
+    ("backbone", "seed", -1),
+    ("backbone", "lora", 0),
+    ("folds", "count", 0),
+    ("folds", "only", -1),
+    ("losses", "weighting", "learned"),
     ("losses", "aux_weight", -1),
-]  # fmt: skip
-FLAGS = {"source": "backbone-source", "seed": "backbone-seed", "count": "folds", "only": "fold",
-         "weighting": "loss-weighting"}  # fmt: skip
-GROUPS = {"optim": Recipe, "data": DataConfig, "backbone": BackboneConfig, "folds": FoldsConfig, "losses": LossConfig}
+]
+FLAGS = {
+    "source": "backbone-source",
+    "seed": "backbone-seed",
+    "count": "folds",
+    "only": "fold",
+    "weighting": "loss-weighting",
+}
+GROUPS = {
+    "optim": Recipe,
+    "data": DataConfig,
+    "backbone": BackboneConfig,
+    "folds": FoldsConfig,
+    "losses": LossConfig,
+}
 
 
 @pytest.mark.parametrize(("group", "key", "value"), WRONG)

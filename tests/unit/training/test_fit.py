@@ -37,25 +37,37 @@ from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import fitted, problem_of
 from dinoneck.training.token_sources import Samples
 
-PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
+PARTS = Composition(
+    ("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares"
+)
 
 
 def test_it_learns_and_repeats_bit_for_bit() -> None:
     """The target is the share of patches of one kind, on tokens with a large common part."""
     random = np.random.RandomState(0)
     kinds = random.rand(48, 24) < random.rand(48, 1)
-    sign, y, ids = np.where(kinds[..., None], 0.5, -0.5), kinds.mean(axis=1), [str(i) for i in range(48)]
+    sign, y, ids = (
+        np.where(kinds[..., None], 0.5, -0.5),
+        kinds.mean(axis=1),
+        [str(i) for i in range(48)],
+    )
     patches = 5 * random.randn(16) + sign * random.randn(16) + 0.1 * random.randn(48, 24, 16)
-    source = MemoryTokens(ids, Tokens.from_patches(torch.tensor(patches).float(), grid=(4, 6), patch_size=16))
+    source = MemoryTokens(
+        ids, Tokens.from_patches(torch.tensor(patches).float(), grid=(4, 6), patch_size=16)
+    )
     heads = []
     for seed in (0, 0, 1):
         torch.manual_seed(0)
-        module = PatchMeanHead(16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16)
+        module = PatchMeanHead(
+            16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16
+        )
         fit(module, source, {"share": y}, target_ids=ids, ids=ids[:32], lr=1e-3, seed=seed)
         heads.append(module)
     assert r2(y[32:], heads[0].predict(source.batch(ids[32:]))["share"][:, 0].numpy()) > 0.95
     assert not heads[0].training
-    assert torch.equal(flat(heads[0]), flat(heads[1])) and not torch.equal(flat(heads[0]), flat(heads[2]))
+    assert torch.equal(flat(heads[0]), flat(heads[1])) and not torch.equal(
+        flat(heads[0]), flat(heads[2])
+    )
 
 
 def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_path: Path) -> None:
@@ -67,7 +79,9 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     assert [set(row) for row in history] == [parts | validated | {*TIMES}] * 5
     assert all(row[name] > 0 for row in history for name in TIMES)
     assert history[-1]["loss"] < history[0]["loss"]
-    assert history[0]["loss"] == pytest.approx(history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5)
+    assert history[0]["loss"] == pytest.approx(
+        history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5
+    )
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
 
@@ -76,18 +90,36 @@ def test_an_ignored_class_may_be_any_number() -> None:
     trained, classes = {}, np.array([0, 1, 2, 0, 1, 2])
     for ignored in (255, 7):
         trained[ignored] = head(Task("c", dim=3, kind="classification", ignore_index=ignored))
-        run(trained[ignored], targets={"c": np.where(classes == 2, ignored, classes).astype(np.uint8)})
+        run(
+            trained[ignored],
+            targets={"c": np.where(classes == 2, ignored, classes).astype(np.uint8)},
+        )
     assert torch.equal(flat(trained[255]), flat(trained[7]))
     with pytest.raises(DataError, match="'c'"):
         run(trained[7], targets={"c": classes * 0 + 7})
 
 
-def test_ids_in_sets_and_numbers_of_numpy_are_taken_and_values_that_are_not_used_may_be_anything() -> None:
-    expected = without_times(run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:5]))
-    numbers = {"epochs": np.int64(2), "batch_size": np.int32(3), "lr": np.float32(0.5), "seed": np.int64(3)}
-    for ids, val_ids in ((np.array(IDS[:4]), np.array(IDS[4:5])), (set(IDS[:4]), frozenset(IDS[4:5]))):
+def test_ids_in_sets_and_numbers_of_numpy_are_taken_and_values_that_are_not_used_may_be_anything() -> (
+    None
+):
+    expected = without_times(
+        run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:5])
+    )
+    numbers = {
+        "epochs": np.int64(2),
+        "batch_size": np.int32(3),
+        "lr": np.float32(0.5),
+        "seed": np.int64(3),
+    }
+    for ids, val_ids in (
+        (np.array(IDS[:4]), np.array(IDS[4:5])),
+        (set(IDS[:4]), frozenset(IDS[4:5])),
+    ):
         unused = np.where(np.arange(6) == 5, -np.inf, Y)
-        assert without_times(run(**numbers, ids=ids, val_ids=val_ids, targets={"y": unused})) == expected
+        assert (
+            without_times(run(**numbers, ids=ids, val_ids=val_ids, targets={"y": unused}))
+            == expected
+        )
 
 
 def changed(freeze: bool) -> dict[str, Any]:
@@ -124,7 +156,11 @@ class OtherWeighting(UncertaintyWeighting):
         (dict, lambda: {"targets": {"y": Y[::-1]}}, "ids and targets"),
         (dict, lambda: {"lr": 2e-3}, "recipe.lr: 0.001 / 0.002"),
         (lambda: weighted((0.2, 0.4, 0.4)), lambda: weighted((0.2, 0.3, 0.5)), "loss"),
-        (lambda: balanced(UncertaintyWeighting), lambda: balanced(OtherWeighting), "OtherWeighting"),
+        (
+            lambda: balanced(UncertaintyWeighting),
+            lambda: balanced(OtherWeighting),
+            "OtherWeighting",
+        ),
     ],
 )
 def test_a_changed_head_loss_recipe_or_sample_is_another_run(
@@ -155,9 +191,16 @@ class Unbounded(PatchMeanHead):
 
 
 @pytest.mark.parametrize("clip_norm", [1.0, None])
-def test_weights_that_are_not_finite_are_neither_kept_nor_returned(clip_norm: float | None, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(
+    clip_norm: float | None, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"loss is nan in epoch 0.* lr 0\.001"):
-        run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=Recipe(clip_norm=clip_norm), out=tmp_path)
+        run(
+            Unbounded(8, [Task("y")], hidden_dim=4),
+            batch_size=6,
+            recipe=Recipe(clip_norm=clip_norm),
+            out=tmp_path,
+        )
     assert not (tmp_path / "state.pt").exists()
 
 
@@ -173,7 +216,9 @@ def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:
     shown = common + values * own + 0.02 * random.randn(IMAGES, ROWS * COLS, WIDTH)
     patches = [torch.tensor(shown, dtype=torch.float32)] * layers
     tokens = Tokens.from_patches(patches, grid=(ROWS, COLS), patch_size=16, layers=range(layers))
-    return MemoryTokens([str(i) for i in range(IMAGES)], tokens), values.reshape(IMAGES, 1, ROWS, COLS)
+    return MemoryTokens([str(i) for i in range(IMAGES)], tokens), values.reshape(
+        IMAGES, 1, ROWS, COLS
+    )
 
 
 def dense_head(*tasks: Task) -> DenseHead:
@@ -194,7 +239,9 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() ->
     fit_maps(head, source, {"ndvi": poisoned}, weights={"ndvi": weight}, **known)
     assert r2(values[16:].ravel(), predicted(head, source)[16:].ravel()) > 0.9
     fit_maps(clean, source, {"ndvi": np.where(weight[:, None] > 0, values, np.nan)}, **known)
-    assert np.array_equal(predicted(head, source), predicted(clean, source)), "NaN and weight 0 are the same"
+    assert np.array_equal(predicted(head, source), predicted(clean, source)), (
+        "NaN and weight 0 are the same"
+    )
 
 
 def test_weights_pull_towards_heavy_cells() -> None:
@@ -238,14 +285,27 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
     task = Task("class", dim=2, kind="segmentation", ignore_index=2)
     for targets in (pixels, shares):
         head = dense_head(task)
-        options: dict[str, Any] = {"ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1, "lr": 1e-3}
-        row = fit_maps(head, source, targets={"class": targets}, target_ids=source.ids, **options)[-1]
-        true = pixels[16:] if targets is pixels else np.where(np.isnan(shares[16:, 0]), 2, classes[16:])
+        options: dict[str, Any] = {
+            "ids": source.ids[:16],
+            "val_ids": source.ids[16:],
+            "epochs": 1,
+            "lr": 1e-3,
+        }
+        row = fit_maps(head, source, targets={"class": targets}, target_ids=source.ids, **options)[
+            -1
+        ]
+        true = (
+            pixels[16:]
+            if targets is pixels
+            else np.where(np.isnan(shares[16:, 0]), 2, classes[16:])
+        )
         true = np.where(true == 2, -1, true)
         maps = torch.tensor(predicted(head, source, "class")[16:])
         found = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear").argmax(dim=1)
         matrix = confusion_matrix(true, found, num_classes=2)
-        assert row["val_mean_iou/class"] == pytest.approx(np.nanmean(class_iou(class_counts(matrix))))
+        assert row["val_mean_iou/class"] == pytest.approx(
+            np.nanmean(class_iou(class_counts(matrix)))
+        )
 
 
 def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:
@@ -262,19 +322,31 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     first = table["labels"].iloc[0]
     assert values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
     assert pixels(0)[0].tolist() == first.tolist()
-    [task] = [task for task in fitted(problem_of(config, table, preprocess), np.array([0, 1])) if task.kind == "dense"]
+    [task] = [
+        task
+        for task in fitted(problem_of(config, table, preprocess), np.array([0, 1]))
+        if task.kind == "dense"
+    ]
     assert task.transform is not None
     assert task.transform.mean == pytest.approx(values[:2].double().mean(dim=(0, 2, 3)).tolist())
-    wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
+    wrong = table.assign(
+        labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object)
+    )
     with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
         read_maps(config.data, wrong, preprocess)
 
 
-def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A share in per cent is not that mean, nor is one that the config predicts from the map already."""
     masks = [(np.arange(32)[:, None] < 4 * i).repeat(32, axis=1).astype(np.uint8) for i in range(8)]
     share = np.array([mask.mean() for mask in masks])
-    columns = {"images": [np.zeros((32, 32, 3), np.uint8)] * 8, "labels": masks, "soil": 100 * (1 - share)}
+    columns = {
+        "images": [np.zeros((32, 32, 3), np.uint8)] * 8,
+        "labels": masks,
+        "soil": 100 * (1 - share),
+    }
     table = pd.DataFrame({**columns, "crop": share}, index=[f"{i}" for i in range(8)])
     preprocess = load_backbone("dinoneck_tiny").preprocess
 
@@ -287,7 +359,11 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pyte
     [record] = caplog.records
     assert "'crop'" in record.getMessage()
     some = table.assign(labels=[*masks[:7], None])
-    for data, own, weight in ((table, {}, (0.0,)), (some, {}, (1.0,)), (table, {"weight": 0.5}, 0.5)):
+    for data, own, weight in (
+        (table, {}, (0.0,)),
+        (some, {}, (1.0,)),
+        (table, {"weight": 0.5}, 0.5),
+    ):
         task = crop(data, from_map="cells", **own)
         assert (task.from_map, task.weight) == ("cells", weight)
     assert len(caplog.records) == 1
@@ -332,9 +408,15 @@ class Flipped:
 def test_labels_of_a_cell_follow_the_image() -> None:
     source = Flipped()
     pixels = torch.arange(VIEW_IMAGES * 4 * 6).reshape(VIEW_IMAGES, 4, 6)
-    values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
+    values = {
+        "map": source.cells,
+        "mask": pixels,
+        "mean": source.cells.mean(dim=(1, 2, 3))[:, None],
+    }
     values["map.weight"] = source.cells[:, 0]
-    labels = Samples(source, source.ids, VIEW_IMAGES, {"map", "mask", "map.weight"}, values, torch.device("cpu"))
+    labels = Samples(
+        source, source.ids, VIEW_IMAGES, {"map", "mask", "map.weight"}, values, torch.device("cpu")
+    )
     tokens, wanted = labels.read([4, 1, 0, 5], [3, 1, 0, 2], is_training=True)
     shown = tokens.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
@@ -350,7 +432,15 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
     head = PatchMeanHead(4, [Task("x")], hidden_dim=4)
     recipe = Recipe(standardise_tokens=False)
     split = {"target_ids": source.ids, "ids": source.ids[:4], "val_ids": source.ids[4:]}
-    fit(head, source, {"x": np.arange(VIEW_IMAGES) * 1.0}, epochs=30, batch_size=4, recipe=recipe, **split)
+    fit(
+        head,
+        source,
+        {"x": np.arange(VIEW_IMAGES) * 1.0},
+        epochs=30,
+        batch_size=4,
+        recipe=recipe,
+        **split,
+    )
     trained = [views for views in source.asked if len(views) == 4]
     for place in range(4):
         assert {views[place] for views in trained} == {0, 1, 2, 3}
@@ -360,4 +450,8 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
 def test_classes_of_a_table_are_those_of_the_head() -> None:
     table = pd.DataFrame({"y": pd.Categorical(["no", "yes", "?"] * 2)}, index=IDS)
     with pytest.raises(DataError, match=r"has the class '\?'; expected one of yes, no"):
-        run(head(Task("y", dim=2, kind="classification", labels=("yes", "no"))), targets=table, target_ids=None)
+        run(
+            head(Task("y", dim=2, kind="classification", labels=("yes", "no"))),
+            targets=table,
+            target_ids=None,
+        )

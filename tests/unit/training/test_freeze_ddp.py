@@ -25,7 +25,9 @@ from dinoneck.training import FreezeSchedule
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"),
+    pytest.mark.skipif(
+        not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"
+    ),
 ]
 
 PLAN = {0: "all", 2: "last:1", 3: "last:3", 4: "none", 5: "all", 6: "last:2"}
@@ -72,12 +74,17 @@ def refused(rank: int) -> dict[str, Any]:
         "inside": torch.compile(DistributedDataParallel(Model(), find_unused_parameters=True)),
         "unused": DistributedDataParallel(inner),
     }
-    return {name: message(model, FreezeSchedule({0: "all", 3: "last:1"})) for name, model in models.items()}  # type: ignore[arg-type]
+    return {
+        name: message(model, FreezeSchedule({0: "all", 3: "last:1"}))
+        for name, model in models.items()
+    }  # type: ignore[arg-type]
 
 
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
     found = {"scheduled": scheduled(rank), "refused": refused(rank)}
     dist.barrier()  # gloo may abort a process whose peer has gone
     dist.destroy_process_group()
@@ -116,8 +123,19 @@ def test_what_cannot_be_kept_in_step_is_refused(found: list[dict[str, Any]]) -> 
 @pytest.fixture(scope="module")
 def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+    }
     printed_by([*command, "-m", "tests.unit.training.two_processes", str(out)], 150, environment)
     return out
 
@@ -128,7 +146,8 @@ def test_two_processes_take_the_steps_of_one(case: str, torchrun: Path, tmp_path
     first, second = (load_file(torchrun / case / f"rank{rank}.safetensors") for rank in range(2))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
-        # the gradient of the first step; AdamW scales up rounding errors where a gradient is almost 0
+        # the gradient of the first step; AdamW scales up rounding errors where a gradient is almost
+        # 0
         bound = 1e-6 * max(1.0, float(value.abs().max())) if name.startswith("gradient") else 1e-4
         if case != "live" or name.startswith("gradient"):
             assert (first[name] - value).abs().max() <= bound, name
@@ -138,4 +157,6 @@ def test_two_processes_take_the_steps_of_one(case: str, torchrun: Path, tmp_path
     for own, other in zip(first_rows, without_times(history), strict=True):
         assert own.keys() == other.keys()
         assert case == "live" or own == pytest.approx(other, rel=1e-3)
-    assert [row["epoch"] for row in logged(torchrun / case / "run" / "log.jsonl")] == [*range(len(history))]
+    assert [row["epoch"] for row in logged(torchrun / case / "run" / "log.jsonl")] == [
+        *range(len(history))
+    ]

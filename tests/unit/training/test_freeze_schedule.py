@@ -26,13 +26,26 @@ def moved(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
         if not torch.equal(value, before[key]):
             name = key.removeprefix("backbone.adapter.model.")
             first = name.split(".")[0]
-            found.add(name.split(".")[1] if first == "blocks" else first if first in ("norm", "head") else "embeddings")
+            found.add(
+                name.split(".")[1]
+                if first == "blocks"
+                else first
+                if first in ("norm", "head")
+                else "embeddings"
+            )
     return found
 
 
 def test_stages() -> None:
     schedule = FreezeSchedule({10: "last:1", 0: "all", 12: "none", 11: "last:2"})
-    assert [schedule.stage(e) for e in (0, 9, 10, 11, 12, 1000)] == ["all", "all", "last:1", "last:2", "none", "none"]
+    assert [schedule.stage(e) for e in (0, 9, 10, 11, 12, 1000)] == [
+        "all",
+        "all",
+        "last:1",
+        "last:2",
+        "none",
+        "none",
+    ]
     assert list(schedule.plan) == [0, 10, 11, 12]
     assert FreezeSchedule({3: "last:1"}).stage(2) == "all"
     assert FreezeSchedule({0: "none"}).stage(0) == "none"
@@ -40,8 +53,13 @@ def test_stages() -> None:
 
 def test_each_stage_moves_its_own_parts_and_nothing_else() -> None:
     """Frozen parameters are in the optimizer all along; neither weight decay nor momentum reaches them."""
-    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "none", 3: "last:2", 4: "all"})
-    optimizer = torch.optim.SGD(schedule.param_groups(model, lr=0.1, weight_decay=0.5), lr=0.1, momentum=0.9)
+    model, schedule = (
+        Model(),
+        FreezeSchedule({0: "all", 1: "last:1", 2: "none", 3: "last:2", 4: "all"}),
+    )
+    optimizer = torch.optim.SGD(
+        schedule.param_groups(model, lr=0.1, weight_decay=0.5), lr=0.1, momentum=0.9
+    )
     blocks = {str(i) for i in range(6)}
     expected = [{"head"}, {"head", "5", "norm"}, {"head", "norm", "embeddings"} | blocks]
     expected += [{"head", "4", "5", "norm"}, {"head"}]
@@ -59,8 +77,12 @@ def test_each_stage_moves_its_own_parts_and_nothing_else() -> None:
 def test_learning_rates() -> None:
     model = Model()
 
-    def rates(lr: float = 1.0, layer_decay: float | None = None, **options: Any) -> dict[str, float]:
-        groups = FreezeSchedule({0: "all"}, **options).param_groups(model, lr=lr, layer_decay=layer_decay)
+    def rates(
+        lr: float = 1.0, layer_decay: float | None = None, **options: Any
+    ) -> dict[str, float]:
+        groups = FreezeSchedule({0: "all"}, **options).param_groups(
+            model, lr=lr, layer_decay=layer_decay
+        )
         assert {p for group in groups for p in group["params"]} == {*model.parameters()}
         return {group["name"]: group["lr"] for group in groups}
 
@@ -111,4 +133,6 @@ def test_lora_learns_in_every_stage() -> None:
     for step in range(2):
         learn(model, optimizer, step)
     assert moved(model, before) == {"head", "norm", *"012345"}
-    assert sum(not torch.equal(v, before[k]) for k, v in model.state_dict().items() if ".lora_" in k) == len(lora)
+    assert sum(
+        not torch.equal(v, before[k]) for k, v in model.state_dict().items() if ".lora_" in k
+    ) == len(lora)

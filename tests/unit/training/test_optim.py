@@ -76,7 +76,9 @@ def test_buffers_are_copied_and_frozen_weights_join_when_they_are_unfrozen() -> 
     assert all(torch.equal(value, other.values[name]) for name, value in average.values.items())
 
 
-def closure_of(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def closure_of(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]
+) -> Callable[[], Tensor]:
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = loss()
@@ -86,11 +88,16 @@ def closure_of(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> 
     return closure
 
 
-def published(weights: list[Tensor], loss: Callable[[list[Tensor]], Tensor], rho: float, lr: float) -> list[Tensor]:
+def published(
+    weights: list[Tensor], loss: Callable[[list[Tensor]], Tensor], rho: float, lr: float
+) -> list[Tensor]:
     """The rule of the paper in plain float64: one norm over all weights, gradient descent by the second gradient."""
     first = torch.autograd.grad(loss(weights), weights)
     norm = torch.cat([g.flatten() for g in first]).norm()
-    moved = [(w + rho * g / (norm + 1e-12)).detach().requires_grad_() for w, g in zip(weights, first, strict=True)]
+    moved = [
+        (w + rho * g / (norm + 1e-12)).detach().requires_grad_()
+        for w, g in zip(weights, first, strict=True)
+    ]
     second = torch.autograd.grad(loss(moved), moved)
     return [(w - lr * g).detach().requires_grad_() for w, g in zip(weights, second, strict=True)]
 
@@ -175,7 +182,10 @@ def tokens(dtype: torch.dtype = torch.float64) -> Tokens:
 
 
 def targets() -> dict[str, Tensor]:
-    return {"x": torch.arange(B, dtype=torch.float64)[:, None], "kind": torch.eye(B, dtype=torch.float64)}
+    return {
+        "x": torch.arange(B, dtype=torch.float64)[:, None],
+        "kind": torch.eye(B, dtype=torch.float64),
+    }
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -187,7 +197,9 @@ def test_every_layer_token_and_target_keeps_the_same_share_of_itself(dtype: torc
     for x, y in zip(before.sequence, mixed.sequence, strict=True):
         partner = torch.cat((x[-1:], x[:-1])).double()
         assert torch.allclose(
-            y.double(), kept * x.double() + (1 - kept) * partner, atol=2e-2 if dtype == torch.bfloat16 else 1e-6
+            y.double(),
+            kept * x.double() + (1 - kept) * partner,
+            atol=2e-2 if dtype == torch.bfloat16 else 1e-6,
         )
         assert y.dtype == dtype
     x = targets()["x"]
@@ -196,7 +208,10 @@ def test_every_layer_token_and_target_keeps_the_same_share_of_itself(dtype: torc
 
 
 def test_draws_repeat_and_what_is_missing_stays_missing() -> None:
-    mixed = [manifold_mixup(tokens(), targets(), 0.4, generator=seeded(seed))[0].sequence[0] for seed in (0, 0, 1)]
+    mixed = [
+        manifold_mixup(tokens(), targets(), 0.4, generator=seeded(seed))[0].sequence[0]
+        for seed in (0, 0, 1)
+    ]
     assert torch.equal(mixed[0], mixed[1]) and not torch.equal(mixed[0], mixed[2])
     x = torch.tensor([[1.0], [torch.nan], [2.0], [3.0], [4.0]])
     _, wanted = manifold_mixup(tokens(), {"x": x}, 1.0, generator=seeded())
@@ -207,14 +222,18 @@ def test_draws_repeat_and_what_is_missing_stays_missing() -> None:
 def test_a_rectangle_of_the_partner_is_pasted_and_targets_follow_its_area(patch_size: Any) -> None:
     images = torch.arange(B, dtype=torch.float64)[:, None, None, None].expand(B, 3, 32, 48).clone()
     for seed in range(10):
-        mixed, wanted = cutmix(images, targets(), 1.0, patch_size=patch_size, generator=seeded(seed))
+        mixed, wanted = cutmix(
+            images, targets(), 1.0, patch_size=patch_size, generator=seeded(seed)
+        )
         pasted = mixed != images
         share = pasted[0, 0].double().mean()
         assert torch.allclose(wanted["kind"].diagonal(), 1 - share.expand(B))
         assert torch.allclose(mixed.mean(dim=(1, 2, 3)), wanted["x"][:, 0])
         rows, cols = pasted[0, 0].any(dim=1), pasted[0, 0].any(dim=0)
         assert torch.equal(pasted[0, 0], rows[:, None] & cols), "a rectangle"
-        height, width = (1, 1) if patch_size is None else (16, 16) if patch_size == 16 else patch_size
+        height, width = (
+            (1, 1) if patch_size is None else (16, 16) if patch_size == 16 else patch_size
+        )
         for inside, unit in ((rows, height), (cols, width)):
             assert all(len(set(cell.tolist())) == 1 for cell in inside.split(unit)), "whole patches"
 
@@ -271,13 +290,16 @@ def ids(module: nn.Module, trainable: bool | None = None) -> set[int]:
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.5])
-def test_every_parameter_is_in_one_group_and_frozen_ones_only_on_request(layer_decay: float | None) -> None:
+def test_every_parameter_is_in_one_group_and_frozen_ones_only_on_request(
+    layer_decay: float | None,
+) -> None:
     model = model_of(frozen=True)
     model.backbone.unfreeze_last(2)
     given = {"lr": 1.0, "layer_decay": layer_decay}
     assert members(param_groups(model, **given)).keys() == ids(model, trainable=True)
     assert members(param_groups(model, **given, include_frozen=True)).keys() == ids(model)
-    torch.optim.AdamW(param_groups(model, **given, include_frozen=True))  # refuses a parameter that comes twice
+    # refuses a parameter that comes twice
+    torch.optim.AdamW(param_groups(model, **given, include_frozen=True))
 
 
 def test_what_weight_decay_leaves_alone() -> None:
@@ -285,14 +307,28 @@ def test_what_weight_decay_leaves_alone() -> None:
     model = model_of()
     found = members(param_groups(model, lr=1.0, weight_decay=0.3, include_frozen=True))
     exempt = {name for name, p in model.named_parameters() if found[id(p)]["weight_decay"] == 0.0}
-    outside = {name.removeprefix("backbone.adapter.model.") for name in exempt if "blocks." not in name}
+    outside = {
+        name.removeprefix("backbone.adapter.model.") for name in exempt if "blocks." not in name
+    }
     assert outside == {
-        *("cls_token", "reg_token", "patch_embed.proj.bias", "norm.weight", "norm.bias", "head.bias"),
+        *(
+            "cls_token",
+            "reg_token",
+            "patch_embed.proj.bias",
+            "norm.weight",
+            "norm.bias",
+            "head.bias",
+        ),
         *("backbone_neck.0.bias", "backbone_neck.1.weight", "backbone_neck.1.bias"),
         *("backbone_neck.2.weight", "backbone_neck.2.bias"),  # three-dimensional, but a norm's
     }
-    assert all(found[id(p)]["weight_decay"] == 0.3 for name, p in model.named_parameters() if name not in exempt)
-    assert found[id(model.head.weight)]["weight_decay"] == 0.3  # (1, 64): one output, still a matrix
+    assert all(
+        found[id(p)]["weight_decay"] == 0.3
+        for name, p in model.named_parameters()
+        if name not in exempt
+    )
+    # (1, 64): one output, still a matrix
+    assert found[id(model.head.weight)]["weight_decay"] == 0.3
 
 
 def test_a_module_may_name_its_own() -> None:
@@ -311,10 +347,18 @@ def test_a_module_may_name_its_own() -> None:
     assert found[id(neck.queries)]["weight_decay"] == 0.05
 
 
-def scales_of_timm(model: nn.Module, decay: float, weight_decay: float = 0.05) -> dict[int, tuple[float, float]]:
+def scales_of_timm(
+    model: nn.Module, decay: float, weight_decay: float = 0.05
+) -> dict[int, tuple[float, float]]:
     exempt = model.no_weight_decay()  # type: ignore[operator]
-    groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=exempt, layer_decay=decay)
-    return {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    groups = param_groups_layer_decay(
+        model, weight_decay, no_weight_decay_list=exempt, layer_decay=decay
+    )
+    return {
+        id(p): (group["lr_scale"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
 
 
 def build_tiny() -> nn.Module:
@@ -323,16 +367,27 @@ def build_tiny() -> nn.Module:
 
 def build_vit(**options: object) -> nn.Module:
     return timm.create_model(
-        "vit_tiny_patch16_224", depth=3, reg_tokens=2, pre_norm=True, dynamic_img_size=True, **options
+        "vit_tiny_patch16_224",
+        depth=3,
+        reg_tokens=2,
+        pre_norm=True,
+        dynamic_img_size=True,
+        **options,
     )
 
 
 @todays_timm
-@pytest.mark.parametrize("build", [build_tiny, lambda: build_vit(num_classes=0)], ids=["eva", "vit"])
+@pytest.mark.parametrize(
+    "build", [build_tiny, lambda: build_vit(num_classes=0)], ids=["eva", "vit"]
+)
 def test_layer_decay_gives_timms_numbers(build: Callable[[], nn.Module]) -> None:
     vit = build()
     expected = scales_of_timm(vit, 0.7)
-    found = members(param_groups(wrap_backbone(vit), lr=9.0, backbone_lr=2.0, layer_decay=0.7, include_frozen=True))
+    found = members(
+        param_groups(
+            wrap_backbone(vit), lr=9.0, backbone_lr=2.0, layer_decay=0.7, include_frozen=True
+        )
+    )
     assert found.keys() == expected.keys()
     for key, (scale, decay) in expected.items():
         assert found[key]["lr"] == pytest.approx(2.0 * scale, rel=1e-12)
@@ -348,7 +403,9 @@ def test_lora_weights_are_the_backbones() -> None:
     found = members(groups)
     lora = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
     assert lora
-    assert found.keys() == {id(p) for p in lora.values()} | ids(model.head) | ids(model.backbone_neck)
+    assert found.keys() == {id(p) for p in lora.values()} | ids(model.head) | ids(
+        model.backbone_neck
+    )
     for name, p in lora.items():
         number = int(name.split("blocks.")[1].split(".")[0])
         assert found[id(p)]["name"] == f"backbone.block{number}.decay"

@@ -31,7 +31,9 @@ CHANGES = {
 
 def source_of(images: int = 12) -> MemoryTokens:
     patches = torch.randn(images, 6, WIDTH, generator=torch.Generator().manual_seed(0))
-    return MemoryTokens([str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
+    return MemoryTokens(
+        [str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16)
+    )
 
 
 SOURCE = source_of()
@@ -43,7 +45,13 @@ def head_of(*tasks: Task) -> PatchMeanHead:
 
 
 def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
-    given = {"targets": {"x": Y}, "target_ids": SOURCE.ids, "epochs": 4, "batch_size": 4, "lr": 1e-2}
+    given = {
+        "targets": {"x": Y},
+        "target_ids": SOURCE.ids,
+        "epochs": 4,
+        "batch_size": 4,
+        "lr": 1e-2,
+    }
     head = head_of()
     fit(head, SOURCE, recipe=recipe, **{**given, **arguments})
     return head
@@ -85,11 +93,27 @@ class Wide(MemoryTokens):
 def test_several_steps_are_the_plain_loop() -> None:
     """AdamW with decay of matrices only, warm-up and cosine, clipping and the average, written out in float64."""
     recipe = Recipe(standardise_tokens=False, ema_decay=0.9, warmup=0.2, clip_norm=0.5)
-    source, y, epochs, size, lr = Wide(source_of(10).ids, source_of(10).tokens), np.linspace(-1, 3, 10), 4, 4, 1e-2
+    source, y, epochs, size, lr = (
+        Wide(source_of(10).ids, source_of(10).tokens),
+        np.linspace(-1, 3, 10),
+        4,
+        4,
+        1e-2,
+    )
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
-    fit(head, source, {"x": y}, target_ids=source.ids, epochs=epochs, batch_size=size, lr=lr, seed=7, recipe=recipe)
+    fit(
+        head,
+        source,
+        {"x": y},
+        target_ids=source.ids,
+        epochs=epochs,
+        batch_size=size,
+        lr=lr,
+        seed=7,
+        recipe=recipe,
+    )
 
     def forward(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         names = list(w)
@@ -108,9 +132,11 @@ def test_several_steps_are_the_plain_loop() -> None:
             norm = torch.cat([w.grad.flatten() for w in leaves.values()]).norm()
             shrink = min(1.0, 0.5 / (norm.item() + 1e-6))
             rising = round(0.2 * steps)
-            factor = (step + 1) / rising if step < rising else 0.5 * (
-                1 + np.cos(np.pi * (step - rising) / (steps - rising))
-            )  # fmt: skip
+            factor = (
+                (step + 1) / rising
+                if step < rising
+                else 0.5 * (1 + np.cos(np.pi * (step - rising) / (steps - rising)))
+            )
             for name, w in weights.items():
                 g = leaves[name].grad * shrink
                 m, v = 0.9 * moments[name][0] + 0.1 * g, 0.999 * moments[name][1] + 0.001 * g * g
@@ -120,7 +146,9 @@ def test_several_steps_are_the_plain_loop() -> None:
                 weights[name] = decayed - lr * factor * m_hat / (v_hat.sqrt() + 1e-8)
             decay = min(0.9, (1 + updates) / (10 + updates))
             updates += 1
-            average = {name: decay * average[name] + (1 - decay) * weights[name] for name in weights}
+            average = {
+                name: decay * average[name] + (1 - decay) * weights[name] for name in weights
+            }
             step += 1
     for name, parameter in head.named_parameters():
         assert torch.allclose(parameter, average[name], rtol=1e-9, atol=1e-12), name
@@ -136,7 +164,8 @@ def test_the_losss_own_parameters_learn_without_decay_and_do_not_walk() -> None:
 
     loss = TaskLoss([Task("x")], (), Watched(["x"]))
     trained(Recipe(optimizer="sam", rho=0.5, weight_decay=10.0), loss=loss, epochs=2)
-    for first, second in zip(seen[2::2], seen[3::2], strict=True):  # the first loss of all sets where they start
+    # the first loss of all sets where they start
+    for first, second in zip(seen[2::2], seen[3::2], strict=True):
         assert torch.equal(first, second)
     assert not torch.equal(seen[0], seen[-1])
 
@@ -159,7 +188,11 @@ def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
     given = {"targets": {"x": Y, "kind": kinds}, "ids": SOURCE.ids[:8], **options}
     row = fit(heads[0], SOURCE, val_ids=SOURCE.ids[8:], **given)[-1]
     predicted = heads[0].predict(SOURCE.batch(SOURCE.ids[8:]))
-    assert row["val_r2"] == row["val_r2/x"] == pytest.approx(r2(Y[8:], predicted["x"][:, 0].numpy()), rel=1e-4)
+    assert (
+        row["val_r2"]
+        == row["val_r2/x"]
+        == pytest.approx(r2(Y[8:], predicted["x"][:, 0].numpy()), rel=1e-4)
+    )
     assert row["val_accuracy/kind"] == (predicted["kind"].argmax(dim=1).numpy() == kinds[8:]).mean()
     assert row["val_loss"] == pytest.approx(row["val_loss/x"] + row["val_loss/kind"])
     fit(heads[1], SOURCE, **given)

@@ -16,14 +16,22 @@ from sklearn import metrics
 from dinoneck.training import r2, weighted_r2
 from dinoneck.training import scores as own_scores
 from dinoneck.training.report import fold_metrics, scores_of, verdict
-from dinoneck.training.scores import Split, class_counts, class_f1, class_iou, confusion_matrix, method_scores
+from dinoneck.training.scores import (
+    Split,
+    class_counts,
+    class_f1,
+    class_iou,
+    confusion_matrix,
+    method_scores,
+)
 from dinoneck.training.tasks import Scored
 
 RESAMPLES = 100
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
 RANDOM = np.random.default_rng(0)
 GROUPS = [f"g{row // 5}" for row in range(N)]
-SPLIT = Split([np.arange(0, 25), np.arange(25, 40), np.arange(40, 55)], GROUPS)  # rows 55 ... are never held out
+# rows 55 ... are never held out
+SPLIT = Split([np.arange(0, 25), np.arange(25, 40), np.arange(40, 55)], GROUPS)
 HELD_OUT = np.arange(55)
 Score = Callable[[Any, Any], float]
 
@@ -36,22 +44,40 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def interval(rows: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
     """The interval of a score that is computed on the rows of one draw at a time."""
     names = list(dict.fromkeys(GROUPS[row] for row in rows))
-    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), RESAMPLES
+    )
     by_group = [[row for row in rows if GROUPS[row] == name] for name in names]
-    chosen = [np.concatenate([by_group[i] * n for i, n in enumerate(draw) if n]).astype(int) for draw in draws]
+    chosen = [
+        np.concatenate([by_group[i] * n for i, n in enumerate(draw) if n]).astype(int)
+        for draw in draws
+    ]
     return np.quantile([score(each) for each in chosen], (0.025, 0.975)).tolist()
 
 
-def check(found: dict[str, Any], scores: dict[str, Score], true: Any, pred: Any, head: Any, rows: np.ndarray) -> None:
+def check(
+    found: dict[str, Any],
+    scores: dict[str, Score],
+    true: Any,
+    pred: Any,
+    head: Any,
+    rows: np.ndarray,
+) -> None:
     """Every score, pooled, per fold and with both intervals, is that of scikit-learn on these rows."""
     assert found["images"] == len(rows)
     for name, score in scores.items():
         own = found[name]
         assert own["pooled"] == pytest.approx(score(true[rows], pred[rows]), abs=1e-9)
         folds = [np.intersect1d(fold, rows) for fold in SPLIT.folds]
-        assert own["folds"] == pytest.approx([score(true[fold], pred[fold]) for fold in folds], abs=1e-9)
-        assert own["interval"] == pytest.approx(interval(rows, lambda some, f=score: f(true[some], pred[some])))
-        minus = interval(rows, lambda some, f=score: f(true[some], head[some]) - f(true[some], pred[some]))
+        assert own["folds"] == pytest.approx(
+            [score(true[fold], pred[fold]) for fold in folds], abs=1e-9
+        )
+        assert own["interval"] == pytest.approx(
+            interval(rows, lambda some, f=score: f(true[some], pred[some]))
+        )
+        minus = interval(
+            rows, lambda some, f=score: f(true[some], head[some]) - f(true[some], pred[some])
+        )
         assert found["head_minus"][name] == pytest.approx(minus)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -64,7 +90,9 @@ def test_values_are_those_of_scikit_learn() -> None:
     found = method_scores("value", true, pred, SPLIT, head=head)
     check(found, scores, true, pred, head, np.setdiff1d(HELD_OUT, [3, 4, 30]))
     moved = method_scores("value", true + 1e6, pred + 1e6, SPLIT)
-    assert moved["r2"]["pooled"] == pytest.approx(found["r2"]["pooled"], rel=1e-6), "a large level loses no digits"
+    assert moved["r2"]["pooled"] == pytest.approx(found["r2"]["pooled"], rel=1e-6), (
+        "a large level loses no digits"
+    )
 
 
 def macro_f1(true: Any, pred: Any) -> float:
@@ -89,12 +117,15 @@ def test_masks_are_scored_by_the_counts_of_all_pixels() -> None:
     true, pred, head = (RANDOM.integers(0, 3, (N, 16)) for _ in range(3))
     true[:, 0] = -1
     matrices, others = (
-        np.stack([confusion_matrix(*pair, 3) for pair in zip(true, x, strict=True)]) for x in (pred, head)
+        np.stack([confusion_matrix(*pair, 3) for pair in zip(true, x, strict=True)])
+        for x in (pred, head)
     )
     matrices[10] = 0
     found = method_scores("mask", None, matrices, SPLIT, labels=LABELS, head=others)
     scores: dict[str, Score] = {
-        "mean_iou": lambda a, b: metrics.jaccard_score(a[:, 1:].ravel(), b[:, 1:].ravel(), average="macro"),
+        "mean_iou": lambda a, b: metrics.jaccard_score(
+            a[:, 1:].ravel(), b[:, 1:].ravel(), average="macro"
+        ),
         "pixel_accuracy": lambda a, b: metrics.accuracy_score(a[:, 1:].ravel(), b[:, 1:].ravel()),
     }
     rows = np.setdiff1d(HELD_OUT, [10])
@@ -108,13 +139,18 @@ def test_a_class_that_occurs_nowhere_has_no_score() -> None:
     true, pred = RANDOM.integers(0, 4, (3, 5, 7)), RANDOM.integers(0, 4, (3, 5, 7))
     true[true == 2] = 3  # class 2 is predicted and never true, class 4 occurs nowhere
     true[0, 0] = -1
-    matrix = sum(confusion_matrix(torch.tensor(a), b.astype(np.uint8), 5) for a, b in zip(true, pred, strict=True))
+    matrix = sum(
+        confusion_matrix(torch.tensor(a), b.astype(np.uint8), 5)
+        for a, b in zip(true, pred, strict=True)
+    )
     known = true.ravel() >= 0
     flat = true.ravel()[known], pred.ravel()[known]
     assert np.array_equal(matrix, metrics.confusion_matrix(*flat, labels=range(5)))
     for score, peer in ((class_f1, metrics.f1_score), (class_iou, metrics.jaccard_score)):
         found = score(class_counts(matrix))
-        assert found[:4] == pytest.approx(peer(*flat, average=None, zero_division=0)) and math.isnan(found[4])
+        assert found[:4] == pytest.approx(
+            peer(*flat, average=None, zero_division=0)
+        ) and math.isnan(found[4])
 
 
 def test_scores_take_the_truth_first_and_match_ids() -> None:
@@ -126,12 +162,16 @@ def test_scores_take_the_truth_first_and_match_ids() -> None:
     forms += [lambda x: dict(zip(ids, x, strict=True)), lambda x: pd.Series(x, ids)]
     for form in forms:
         assert r2(form(true[:, 0]), form(pred[:, 0])) == pytest.approx(expected)
-    assert r2(dict(zip(ids, true[:, 0], strict=True)), pd.Series(pred[::-1, 0], ids[::-1])) == pytest.approx(expected)
+    assert r2(
+        dict(zip(ids, true[:, 0], strict=True)), pd.Series(pred[::-1, 0], ids[::-1])
+    ) == pytest.approx(expected)
     assert r2(predictions=pred[:, 0], targets=true[:, 0]) == pytest.approx(expected)
     both = metrics.r2_score(true.ravel(), pred.ravel())  # equal weights: all values are one target
     assert weighted_r2(true, pred, [1.0, 1.0]) == pytest.approx(both)
     frames = [pd.DataFrame(dict(zip("ab", x.T, strict=True)), ids) for x in (true, pred)]
-    assert weighted_r2(frames[0], frames[1][::-1], weights={"b": 1.0, "a": 1.0}) == pytest.approx(both)
+    assert weighted_r2(frames[0], frames[1][::-1], weights={"b": 1.0, "a": 1.0}) == pytest.approx(
+        both
+    )
 
 
 def test_what_cannot_be_scored_is_none() -> None:
@@ -142,8 +182,14 @@ def test_what_cannot_be_scored_is_none() -> None:
     assert found["r2"] == {"pooled": None, "interval": None, "folds": [None, None, None]}
     assert found["mae"]["interval"] is None and found["mae"]["folds"][1] is None
     assert method_scores("value", true, pred, SPLIT)["r2"]["interval"] is None
-    nothing = method_scores("class", 0 * HELD_OUT, 0 * HELD_OUT - 1, SPLIT, labels=LABELS, head=0 * HELD_OUT)
-    assert nothing["accuracy"] == nothing["macro_f1"] == {"pooled": None, "interval": None, "folds": [None] * 3}
+    nothing = method_scores(
+        "class", 0 * HELD_OUT, 0 * HELD_OUT - 1, SPLIT, labels=LABELS, head=0 * HELD_OUT
+    )
+    assert (
+        nothing["accuracy"]
+        == nothing["macro_f1"]
+        == {"pooled": None, "interval": None, "folds": [None] * 3}
+    )
     assert nothing["head_minus"] == {"accuracy": None, "macro_f1": None}
     assert nothing["confusion_matrix"] == [[0] * 3] * 3 and nothing["f1"]["soil"] is None
 
@@ -152,11 +198,17 @@ def test_several_targets_with_gaps_and_maps() -> None:
     true, pred = RANDOM.normal(size=(N, 2, 3)), RANDOM.normal(size=(N, 2, 3))
     gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
     gaps[7] = np.nan
-    found, rows = method_scores("map", gaps[:, None], pred[:, None], SPLIT), np.setdiff1d(HELD_OUT, [7])
+    found, rows = (
+        method_scores("map", gaps[:, None], pred[:, None], SPLIT),
+        np.setdiff1d(HELD_OUT, [7]),
+    )
     known = np.isfinite(gaps[rows])
     assert found["images"] == len(rows)
     assert found["r2"]["pooled"] == pytest.approx(r2(gaps[rows][known], pred[rows][known]))
-    gaps, pred = np.concatenate([gaps[:, :, 0], 1e-8 * gaps[:, :, 1]], axis=1), pred.reshape(N, -1)[:, :4]
+    gaps, pred = (
+        np.concatenate([gaps[:, :, 0], 1e-8 * gaps[:, :, 1]], axis=1),
+        pred.reshape(N, -1)[:, :4],
+    )
     each = [method_scores("value", gaps[:, i], pred[:, i], SPLIT)["r2"]["pooled"] for i in range(4)]
     assert method_scores("value", gaps, pred, SPLIT)["r2"]["pooled"] == pytest.approx(np.mean(each))
     w = np.where(np.isfinite(gaps), [0.1, 0.2, 0.3, 0.4], 0.0)[rows]
@@ -167,15 +219,23 @@ def test_several_targets_with_gaps_and_maps() -> None:
 
 
 def methods(**each: Any) -> dict[str, Any]:
-    return {name: {"a": x[:, None], "b": 5 * x[:, None], "help": x[:, None]} for name, x in each.items()}
+    return {
+        name: {"a": x[:, None], "b": 5 * x[:, None], "help": x[:, None]} for name, x in each.items()
+    }
 
 
 def test_a_report_has_an_overall_score_and_a_verdict() -> None:
     y, good = RANDOM.normal(size=N), RANDOM.normal(size=N) / 9
-    scored = {name: Scored("value", name, slice(0, 1), x[:, None]) for name, x in (("a", y), ("b", 5 * y[::-1]))}
+    scored = {
+        name: Scored("value", name, slice(0, 1), x[:, None])
+        for name, x in (("a", y), ("b", 5 * y[::-1]))
+    }
     scored["help"] = Scored("value", "help", slice(0, 1), y[:, None], auxiliary=True)
     predictions = methods(head=y + good, linear=y + 9 * good)
-    true, pred = np.stack([y, 5 * y[::-1]], axis=1)[HELD_OUT], np.stack([y + good, 5 * (y + good)], axis=1)[HELD_OUT]
+    true, pred = (
+        np.stack([y, 5 * y[::-1]], axis=1)[HELD_OUT],
+        np.stack([y + good, 5 * (y + good)], axis=1)[HELD_OUT],
+    )
     mean = np.mean([r2(true[:, i], pred[:, i]) for i in range(2)])
     for weights, expected in (
         ({"a": 0.2, "b": 0.8}, weighted_r2(true, pred, [0.2, 0.8])),
@@ -193,7 +253,11 @@ def test_a_report_has_an_overall_score_and_a_verdict() -> None:
         (bad, y + good, "linear", True),
         (bad, bad, "", False),
     ):
-        found = scores_of(one, {name: {"a": x["a"]} for name, x in methods(head=head, linear=linear).items()}, SPLIT)
+        found = scores_of(
+            one,
+            {name: {"a": x["a"]} for name, x in methods(head=head, linear=linear).items()},
+            SPLIT,
+        )
         assert f"best is {best}" in verdict(found, 12)
         assert ("excludes 0" in verdict(found, 12)) == clear != ("includes 0" in verdict(found, 12))
         assert "55 images in 4 groups are too few" in verdict(found, 4)

@@ -34,8 +34,13 @@ class Numbered:
         self.ids, self.views = tuple(ids), Views.named("flips4")
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
-        marks = [100 * self.ids.index(name) + i for name, i in zip(ids, views or [0] * len(ids), strict=True)]
-        return Tokens.from_patches(torch.tensor(marks).float().reshape(-1, 1, 1), grid=(1, 1), patch_size=16)
+        marks = [
+            100 * self.ids.index(name) + i
+            for name, i in zip(ids, views or [0] * len(ids), strict=True)
+        ]
+        return Tokens.from_patches(
+            torch.tensor(marks).float().reshape(-1, 1, 1), grid=(1, 1), patch_size=16
+        )
 
 
 def tokens_of(known: Sequence[str], names: Sequence[str], views: int | None = None) -> TableTokens:
@@ -51,7 +56,9 @@ def tokens_of(known: Sequence[str], names: Sequence[str], views: int | None = No
         (["plot", "plot.v1", "plot.v2"], ["plot.v2.jpg", "plot.v1"], [2, 1]),
     ],
 )
-def test_every_image_gets_its_own_tokens(known: list[str], names: list[str], own: list[int]) -> None:
+def test_every_image_gets_its_own_tokens(
+    known: list[str], names: list[str], own: list[int]
+) -> None:
     source = tokens_of(known, names)
     for ids, places in ((source.ids, own), (source.ids[::-1], own[::-1])):
         marks = source.batch(ids, [2, 1]).patches[0].flatten().tolist()
@@ -79,7 +86,13 @@ def stored(tmp_path: Path) -> FeatureStore:
 def prepared(folder: Path, images: str | None = None, **data: Any) -> Run:
     """The run before its work."""
     named = None if images is None else str(folder / images)
-    given = {"csv": str(folder / "t.csv"), "images": named, "store": str(folder / "store"), "targets": ["mass"], **data}
+    given = {
+        "csv": str(folder / "t.csv"),
+        "images": named,
+        "store": str(folder / "store"),
+        "targets": ["mass"],
+        **data,
+    }
     return Run(TrainConfig.from_dict({"data": given}), folder / "run")
 
 
@@ -88,7 +101,9 @@ def trained(store: FeatureStore, table: pd.DataFrame) -> None:
 
 
 def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Path) -> None:
-    assert list(prepared(tmp_path, "train").table["images"]) == [tmp_path / "train" / name for name in NAMES]
+    assert list(prepared(tmp_path, "train").table["images"]) == [
+        tmp_path / "train" / name for name in NAMES
+    ]
     with pytest.raises(StoreError, match=r"6 stored images.*other/0.png"):
         prepared(tmp_path, "other")
     shutil.copytree(tmp_path / "train", tmp_path / "copy")
@@ -113,7 +128,12 @@ def test_without_files_a_line_states_that_nothing_was_compared(
     calls: list[tuple[Callable[[], object], int]] = [
         (lambda: prepared(tmp_path), 1),
         (lambda: trained(stored, read_table(tmp_path / "t.csv", targets="mass")), 1),
-        (lambda: trained(converted, pd.DataFrame({"images": images, "mass": [*range(6)]}, index=NAMES)), 1),
+        (
+            lambda: trained(
+                converted, pd.DataFrame({"images": images, "mass": [*range(6)]}, index=NAMES)
+            ),
+            1,
+        ),
         (lambda: prepared(tmp_path, "train"), 0),
         (lambda: trained(stored, read_table(tmp_path / "t.csv", tmp_path / "train", "mass")), 0),
     ]
@@ -121,12 +141,16 @@ def test_without_files_a_line_states_that_nothing_was_compared(
         for call, expected in calls:
             caplog.clear()
             call()
-            assert sum("0 of 6 images" in record.getMessage() for record in caplog.records) == expected
+            assert (
+                sum("0 of 6 images" in record.getMessage() for record in caplog.records) == expected
+            )
 
 
 def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path: Path) -> None:
     own = TrainConfig(data=DataConfig(store=str(tmp_path / "store")))
-    table, other = (read_table(tmp_path / "t.csv", tmp_path / name, "mass") for name in ("train", "other"))
+    table, other = (
+        read_table(tmp_path / "t.csv", tmp_path / name, "mass") for name in ("train", "other")
+    )
     Run(own, tmp_path / "run", table=table)
     with pytest.raises(StoreError, match="'0'"):
         Run(own, tmp_path / "run", table=other)
@@ -138,7 +162,9 @@ def test_quarter_turns_of_images_that_are_not_square_are_refused_before_the_work
     stored: FeatureStore, tmp_path: Path
 ) -> None:
     """The first four views of ``d6`` have one grid."""
-    store = make(tmp_path / "turned", load_backbone("dinoneck_tiny"), views="d6", image_size=(32, 48))
+    store = make(
+        tmp_path / "turned", load_backbone("dinoneck_tiny"), views="d6", image_size=(32, 48)
+    )
     store.extract(tmp_path / "train")
     with pytest.raises(DataError, match=r"2x3, 3x2"):
         prepared(tmp_path, store=str(tmp_path / "turned"))
@@ -175,7 +201,9 @@ def source(order: Any = range(12)) -> MemoryTokens:
     patches = torch.randn(12, 6, 8, generator=torch.Generator().manual_seed(0)) * 0.1
     patches[:, :, 0] += torch.tensor(Y, dtype=torch.float32)[:, None]
     rows = list(order)
-    return MemoryTokens([IDS[i] for i in rows], Tokens.from_patches(patches[rows], grid=(2, 3), patch_size=16))
+    return MemoryTokens(
+        [IDS[i] for i in rows], Tokens.from_patches(patches[rows], grid=(2, 3), patch_size=16)
+    )
 
 
 def weights(tokens: MemoryTokens, **given: Any) -> torch.Tensor:
@@ -190,7 +218,8 @@ def test_a_shuffled_table_trains_the_same_weights_bit_for_bit(form: str) -> None
     ordered, given = {"targets": {"y": dict(zip(IDS, Y, strict=True))}}, FORMS[form]
     for chosen in ({}, {"ids": IDS[3:9], "val_ids": IDS[:3]}):
         assert torch.equal(
-            weights(source(range(11, -1, -1)), **given, **chosen), weights(source(), **ordered, **chosen)
+            weights(source(range(11, -1, -1)), **given, **chosen),
+            weights(source(), **ordered, **chosen),
         )
 
 

@@ -12,14 +12,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.meadow import COUNT, a_run, rows_of, with_columns, with_gaps, write_meadow, write_rows
+from tests.unit.training.meadow import (
+    COUNT,
+    a_run,
+    rows_of,
+    with_columns,
+    with_gaps,
+    write_meadow,
+    write_rows,
+)
 
 from dinoneck import Backbone, HeadEnsemble, load_head
 from dinoneck.training import MemoryTokens, TrainConfig, run, train
 from dinoneck.training.scores import class_counts, class_iou, confusion_matrix
 
 SHARES = ("soil", "crop", "weed")
-CROP, KIND, MASK = range(8), range(3, 11), (0, 4, 5, 6, 7, 8, 9, 10, 11)  # rows in which each is known
+# rows in which each is known
+CROP, KIND, MASK = range(8), range(3, 11), (0, 4, 5, 6, 7, 8, 9, 10, 11)
 
 
 def trained(config: TrainConfig, out: Path, **options: Any) -> dict[str, Any]:
@@ -41,22 +50,34 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     assert len(rows) == report["images"] == report["predicted"] == COUNT
     assert report["groups"] == 4
     assert TrainConfig.from_dict(report["config"]) == config
-    assert len({(int(row["image"][:2]) // 3, row["fold"]) for row in rows}) == 4, "a place is in one fold"
+    assert len({(int(row["image"][:2]) // 3, row["fold"]) for row in rows}) == 4, (
+        "a place is in one fold"
+    )
     metrics = pytest.importorskip("sklearn.metrics")
     for method in ("head", "linear", "head + linear"):
-        pairs = [(numbers(rows, name), numbers(rows, f"{name} ({method})")) for name in ("crop", "weed")]
+        pairs = [
+            (numbers(rows, name), numbers(rows, f"{name} ({method})")) for name in ("crop", "weed")
+        ]
         scores = [metrics.r2_score(*pair) for pair in pairs]
         own = {name: report["scores"][name][method] for name in ("crop", "weed", "overall")}
-        assert [own["crop"]["r2"]["pooled"], own["weed"]["r2"]["pooled"]] == pytest.approx(scores, abs=1e-4)
+        assert [own["crop"]["r2"]["pooled"], own["weed"]["r2"]["pooled"]] == pytest.approx(
+            scores, abs=1e-4
+        )
         assert own["overall"]["r2"]["pooled"] == pytest.approx(np.mean(scores), abs=1e-4)
-        assert own["crop"]["mae"]["pooled"] == pytest.approx(metrics.mean_absolute_error(*pairs[0]), rel=1e-4)
+        assert own["crop"]["mae"]["pooled"] == pytest.approx(
+            metrics.mean_absolute_error(*pairs[0]), rel=1e-4
+        )
     assert (numbers(rows, "crop (head)") >= 0).all()
-    source = MemoryTokens.extract(tiny, [meadow.parent / row["image"] for row in rows], [row["image"] for row in rows])
+    source = MemoryTokens.extract(
+        tiny, [meadow.parent / row["image"] for row in rows], [row["image"] for row in rows]
+    )
     for number in range(2):
         head = load_head(tmp_path / "heads" / f"fold-{number}.safetensors")
         held_out = [i for i, row in enumerate(rows) if row["fold"] == str(number)]
         predicted = head.predict(source.batch([source.ids[i] for i in held_out]))
-        np.testing.assert_allclose(predicted["weed"][:, 0], numbers(rows, "weed (head)")[held_out], rtol=1e-3, atol=0.1)
+        np.testing.assert_allclose(
+            predicted["weed"][:, 0], numbers(rows, "weed (head)")[held_out], rtol=1e-3, atol=0.1
+        )
         crop = head.tasks[0]
         train_rows = [i for i in range(COUNT) if i not in held_out]
         assert crop.transform is not None
@@ -69,7 +90,9 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     torch.testing.assert_close(whole.predict(tokens)["crop"], expected)
 
 
-def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_masks_are_scored_by_the_pixels_of_the_prepared_images(
+    meadow: Path, tiny: Backbone, tmp_path: Path
+) -> None:
     labels = {"csv": str(meadow), "labels": "mask", "classes": list(SHARES), "size": [64, 128]}
     options = {"optim": {"epochs": 12, "lr": 1e-2}, "head": {"type": "dense"}}
     report = trained(a_run(None, data=labels, **options), tmp_path)
@@ -79,14 +102,20 @@ def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tin
     preprocess = tiny.preprocess.changed(size=(64, 128))
     for row in rows_of(tmp_path / "out_of_fold.csv"):
         head = load_head(tmp_path / "heads" / f"fold-{row['fold']}.safetensors")
-        source = MemoryTokens.extract(tiny, [meadow.parent / row["image"]], ["a"], preprocess=preprocess)
+        source = MemoryTokens.extract(
+            tiny, [meadow.parent / row["image"]], ["a"], preprocess=preprocess
+        )
         maps = head.predict(source.batch(["a"]))["segmentation"]
-        predicted = torch.nn.functional.interpolate(maps, (64, 128), mode="bilinear").argmax(dim=1)[0]
+        predicted = torch.nn.functional.interpolate(maps, (64, 128), mode="bilinear").argmax(dim=1)[
+            0
+        ]
         with Image.open(meadow.parent / row["image"].replace(".png", "-mask.png")) as mask:
             true = np.asarray(mask).repeat(2, axis=0).repeat(2, axis=1)
         matrix += confusion_matrix(true, predicted, num_classes=3)
     assert matrix.sum() == COUNT * 64 * 128
-    assert np.abs(matrix - scores["head"]["confusion_matrix"]).sum() <= 4, "ties of the argmax aside"
+    assert np.abs(matrix - scores["head"]["confusion_matrix"]).sum() <= 4, (
+        "ties of the argmax aside"
+    )
     each = class_iou(class_counts(matrix))
     assert scores["head"]["mean_iou"]["pooled"] == pytest.approx(np.mean(each), abs=1e-4)
     assert [*scores["head"]["iou"].values()] == pytest.approx([*each], abs=1e-4)
@@ -96,34 +125,61 @@ def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tin
 def test_composed_outputs_count_by_the_weights_of_the_config(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = {"green": 0.5, "soil": 0.1, "crop": 0.25, "weed": 0.15}  # parts come first, in the order of the ratio
-    made = {"total": "total", "ratio": "shares", "sums": {"green": ["crop", "weed"]}, "weights": weights}
-    options: dict[str, Any] = {"tasks": {"total": {}, "shares": {"kind": "ratio", "columns": list(SHARES)}}}
+    # parts come first, in the order of the ratio
+    weights = {"green": 0.5, "soil": 0.1, "crop": 0.25, "weed": 0.15}
+    made = {
+        "total": "total",
+        "ratio": "shares",
+        "sums": {"green": ["crop", "weed"]},
+        "weights": weights,
+    }
+    options: dict[str, Any] = {
+        "tasks": {"total": {}, "shares": {"kind": "ratio", "columns": list(SHARES)}}
+    }
     losses, real = [], run.fit
-    monkeypatch.setattr(run, "fit", lambda *given, **own: (losses.append(own["loss"]), real(*given, **own))[1])
+    monkeypatch.setattr(
+        run, "fit", lambda *given, **own: (losses.append(own["loss"]), real(*given, **own))[1]
+    )
     trained(a_run(meadow, ["green"], compositions={"grams": made}, **options), tmp_path / "run")
     assert losses and all(loss.compositions[0].weights == (0.1, 0.25, 0.15, 0.5) for loss in losses)
 
 
 def test_sums_follow_their_parts(csiro: Path, tmp_path: Path) -> None:
-    parts, sums = ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"], {"GDM_g": ["Dry_Clover_g", "Dry_Green_g"]}
+    parts, sums = (
+        ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"],
+        {"GDM_g": ["Dry_Clover_g", "Dry_Green_g"]},
+    )
     sums["Dry_Total_g"] = parts
-    own = {"compositions": {"masses": {"sums": sums}}, "folds": {"count": 2, "group": ["State", "Sampling_Date"]}}
-    data = {"csv": str(csiro / "table.csv"), "targets": [*parts, *sums], "minimum": 0.0, "unit": "g"}
+    own = {
+        "compositions": {"masses": {"sums": sums}},
+        "folds": {"count": 2, "group": ["State", "Sampling_Date"]},
+    }
+    data = {
+        "csv": str(csiro / "table.csv"),
+        "targets": [*parts, *sums],
+        "minimum": 0.0,
+        "unit": "g",
+    }
     report = trained(a_run(None, data=data, **own), tmp_path)
     head = load_head(tmp_path / "heads" / "fold-0.safetensors")
     assert {task.name: task.unit for task in head.tasks} == dict.fromkeys(parts, "g")
     rows = rows_of(tmp_path / "out_of_fold.csv")
     for method in ("head", "linear"):
-        clover, dead, green = (numbers(rows, f"Dry_{name}_g ({method})") for name in ("Clover", "Dead", "Green"))
+        clover, dead, green = (
+            numbers(rows, f"Dry_{name}_g ({method})") for name in ("Clover", "Dead", "Green")
+        )
         assert min(clover.min(), dead.min(), green.min()) >= 0
-        np.testing.assert_allclose(numbers(rows, f"GDM_g ({method})"), clover + green, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(
+            numbers(rows, f"GDM_g ({method})"), clover + green, rtol=1e-4, atol=1e-3
+        )
         total = numbers(rows, f"Dry_Total_g ({method})")
         np.testing.assert_allclose(total, clover + green + dead, rtol=1e-4, atol=1e-3)
     assert {*report["scores"]} == {*parts, *sums, "overall"}
 
 
-def test_folds_of_a_column_and_of_classes(meadow: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_of_a_column_and_of_classes(
+    meadow: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def run(name: str, own: dict[str, Any]) -> list[dict[str, str]]:
         trained(a_run(meadow, ["crop", "kind"], optim={"epochs": 1}, folds=own), tmp_path / name)
         return rows_of(tmp_path / name / "out_of_fold.csv")
@@ -136,7 +192,11 @@ def test_folds_of_a_column_and_of_classes(meadow: Path, tmp_path: Path, caplog: 
     assert {(parts[row["image"]], row["fold"]) for row in rows} == {("early", "0"), ("late", "1")}
     rows = run("stratified", {"stratify": "kind", "count": 4})
     for fold in "0123":
-        assert sorted(kinds[row["image"]] for row in rows if row["fold"] == fold) == ["bare", "crop", "weedy"]
+        assert sorted(kinds[row["image"]] for row in rows if row["fold"] == fold) == [
+            "bare",
+            "crop",
+            "weedy",
+        ]
     rows = run("only", {"only": 1, "column": "part"})
     assert {parts[row["image"]] for row in rows} == {"late"}
     assert [path.name for path in (tmp_path / "only" / "heads").iterdir()] == ["fold-1.safetensors"]
@@ -151,10 +211,14 @@ def test_one_fold_is_one_head_on_all_images(meadow: Path, tmp_path: Path) -> Non
     head = load_head(tmp_path / "head.safetensors")
     assert not isinstance(head, HeadEnsemble)
     transform = head.tasks[0].transform
-    assert transform is not None and transform.mean == pytest.approx(numbers(rows_of(meadow), "crop").mean())
+    assert transform is not None and transform.mean == pytest.approx(
+        numbers(rows_of(meadow), "crop").mean()
+    )
 
 
-def test_held_out_images_and_values_change_no_head_and_no_baseline(meadow: Path, tmp_path: Path) -> None:
+def test_held_out_images_and_values_change_no_head_and_no_baseline(
+    meadow: Path, tmp_path: Path
+) -> None:
     """The pixels and values of the images that are held out are replaced; what they are predicted from is not."""
     rows, states = rows_of(meadow), []
     for name, poisoned in (("clean", False), ("poisoned", True)):
@@ -173,20 +237,28 @@ def test_held_out_images_and_values_change_no_head_and_no_baseline(meadow: Path,
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
 
 
-def test_with_ridge_keeps_the_mean_of_head_and_baseline(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_with_ridge_keeps_the_mean_of_head_and_baseline(
+    meadow: Path, tiny: Backbone, tmp_path: Path
+) -> None:
     config = a_run(meadow, ["crop"])
     plain = trained(config, tmp_path / "plain")
     report = trained(config.changed(with_ridge=True), tmp_path / "both")
     assert report["scores"] == plain["scores"]
     rows = rows_of(tmp_path / "both" / "out_of_fold.csv")
-    source = MemoryTokens.extract(tiny, [meadow.parent / row["image"] for row in rows], [row["image"] for row in rows])
+    source = MemoryTokens.extract(
+        tiny, [meadow.parent / row["image"] for row in rows], [row["image"] for row in rows]
+    )
     tokens, each = source.batch(source.ids), []
     for fold in range(2):
         both = load_head(tmp_path / "both" / "heads" / f"fold-{fold}.safetensors")
-        own = load_head(tmp_path / "plain" / "heads" / f"fold-{fold}.safetensors").predict(tokens)["crop"]
+        own = load_head(tmp_path / "plain" / "heads" / f"fold-{fold}.safetensors").predict(tokens)[
+            "crop"
+        ]
         each.append((own + both.heads[1].predict(tokens)["crop"]) / 2)
         held_out = [i for i, row in enumerate(rows) if row["fold"] == str(fold)]
-        np.testing.assert_allclose(each[-1][held_out, 0], numbers(rows, "crop (head + linear)")[held_out], rtol=1e-3)
+        np.testing.assert_allclose(
+            each[-1][held_out, 0], numbers(rows, "crop (head + linear)")[held_out], rtol=1e-3
+        )
     whole = load_head(tmp_path / "both" / "head.safetensors").predict(tokens)["crop"]
     torch.testing.assert_close(whole, torch.stack(each).mean(dim=0))
 
@@ -195,21 +267,45 @@ def test_every_kind_of_task_is_trained_and_scored(meadow: Path, tmp_path: Path) 
     """Classes, auxiliary values with gaps, a ratio, a total, their composition, and shares per patch."""
     config = a_run(
         None,
-        data={"csv": str(meadow), "targets": ["kind", "green"], "aux_targets": ["height"], "labels": "mask",
-              "classes": list(SHARES), "minimum": 0},
+        data={
+            "csv": str(meadow),
+            "targets": ["kind", "green"],
+            "aux_targets": ["height"],
+            "labels": "mask",
+            "classes": list(SHARES),
+            "minimum": 0,
+        },
         head={"type": "fpn", "fpn_dim": 8},
         with_ridge=True,
-        tasks={"total": {}, "shares": {"kind": "ratio", "columns": list(SHARES)}, "crop map": {"kind": "dense"}},
-        compositions={"grams": {"total": "total", "ratio": "shares", "sums": {"green": ["crop", "weed"]}}},
-    )  # fmt: skip
+        tasks={
+            "total": {},
+            "shares": {"kind": "ratio", "columns": list(SHARES)},
+            "crop map": {"kind": "dense"},
+        },
+        compositions={
+            "grams": {"total": "total", "ratio": "shares", "sums": {"green": ["crop", "weed"]}}
+        },
+    )
     report = trained(config, tmp_path)
-    names = {*SHARES, "total", "green", "kind", "height", "overall", *(f"crop map {name}" for name in SHARES)}
+    names = {
+        *SHARES,
+        "total",
+        "green",
+        "kind",
+        "height",
+        "overall",
+        *(f"crop map {name}" for name in SHARES),
+    }
     assert {*report["scores"]} == names
     for methods in report["scores"].values():
         assert {"head", "linear", "head + linear"} <= {*methods}
-        assert all((own.get("r2") or own["accuracy"])["pooled"] is not None for own in methods.values())
+        assert all(
+            (own.get("r2") or own["accuracy"])["pooled"] is not None for own in methods.values()
+        )
     rows = rows_of(tmp_path / "out_of_fold.csv")
-    soil, crop, weed, green, total = (numbers(rows, f"{name} (head)") for name in (*SHARES, "green", "total"))
+    soil, crop, weed, green, total = (
+        numbers(rows, f"{name} (head)") for name in (*SHARES, "green", "total")
+    )
     np.testing.assert_allclose(crop + weed, green, rtol=1e-5)
     np.testing.assert_allclose(soil + green, total, rtol=1e-5)
 
@@ -228,11 +324,18 @@ def test_numbers_are_classes_where_the_task_is_a_classification(tmp_path: Path) 
     table = with_columns(write_meadow(tmp_path), code=code)
     report = trained(a_run(table, tasks={"code": {"kind": "classification"}}), tmp_path / "run")
     assert report["scores"]["code"]["head"]["labels"] == ["2", "9", "10"]
-    assert [row["code"] for row in rows_of(tmp_path / "run" / "out_of_fold.csv")][:3] == ["10", "9", "2"]
+    assert [row["code"] for row in rows_of(tmp_path / "run" / "out_of_fold.csv")][:3] == [
+        "10",
+        "9",
+        "2",
+    ]
 
 
 def test_pixels_without_a_label_count_for_nothing(tmp_path: Path) -> None:
-    data, labels = {"csv": str(write_meadow(tmp_path)), "labels": "mask", "targets": []}, list[Any]()
+    data, labels = (
+        {"csv": str(write_meadow(tmp_path)), "labels": "mask", "targets": []},
+        list[Any](),
+    )
     for path in sorted(tmp_path.glob("*-mask.png")):
         mask = np.array(Image.open(path))
         mask[24:] = 255
@@ -248,7 +351,11 @@ def test_pixels_without_a_label_count_for_nothing(tmp_path: Path) -> None:
 def test_scores_rest_on_the_images_that_are_known(tmp_path: Path) -> None:
     """They are those of scikit-learn on the file of predictions; each image has one value at least."""
     metrics, meadow = pytest.importorskip("sklearn.metrics"), write_meadow(tmp_path)
-    data = {"csv": str(with_gaps(meadow, crop=CROP, kind=KIND, mask=MASK)), "targets": ["crop"], "labels": "mask"}
+    data = {
+        "csv": str(with_gaps(meadow, crop=CROP, kind=KIND, mask=MASK)),
+        "targets": ["crop"],
+        "labels": "mask",
+    }
     own = {"head": {"type": "fpn", "fpn_dim": 8}, "folds": {"column": "part"}}
     report = trained(a_run(None, data={**data, "aux_targets": ["kind"]}, **own), tmp_path / "run")
     rows, scores = rows_of(tmp_path / "run" / "out_of_fold.csv"), report["scores"]
@@ -259,15 +366,21 @@ def test_scores_rest_on_the_images_that_are_known(tmp_path: Path) -> None:
         true, pred = numbers(known, "crop"), numbers(known, f"crop ({method})")
         assert score["images"] == 8
         assert score["r2"]["pooled"] == pytest.approx(metrics.r2_score(true, pred), abs=1e-4)
-        assert score["mae"]["pooled"] == pytest.approx(metrics.mean_absolute_error(true, pred), rel=1e-4)
+        assert score["mae"]["pooled"] == pytest.approx(
+            metrics.mean_absolute_error(true, pred), rel=1e-4
+        )
     assert scores["kind"]["head"]["images"] == 8
-    assert {each["head"]["images"] for name, each in scores.items() if name.startswith("cells ")} == {len(MASK)}
+    assert {
+        each["head"]["images"] for name, each in scores.items() if name.startswith("cells ")
+    } == {len(MASK)}
 
 
 def test_two_data_sets_with_different_labels_are_one_table(tmp_path: Path) -> None:
     """Twelve images with a mass in one folder, twelve with a map of numbers in another one."""
     rows = rows_of(write_meadow(tmp_path))
-    table: list[dict[str, Any]] = [{"image": row["image"], "mass": row["crop"], "nd": ""} for row in rows]
+    table: list[dict[str, Any]] = [
+        {"image": row["image"], "mass": row["crop"], "nd": ""} for row in rows
+    ]
     (tmp_path / "maps").mkdir()
     for i, row in enumerate(rows):
         with Image.open(tmp_path / row["image"]) as image:

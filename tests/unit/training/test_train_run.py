@@ -16,9 +16,14 @@ from dinoneck.training import TrainConfig, engine, run, train
 
 N = 8
 FILES = [
-    "head.safetensors", "heads/fold-0.safetensors", "heads/fold-1.safetensors", "logs/fold-0.jsonl",
-    "logs/fold-1.jsonl", "out_of_fold.csv", "report.json",
-]  # fmt: skip
+    "head.safetensors",
+    "heads/fold-0.safetensors",
+    "heads/fold-1.safetensors",
+    "logs/fold-0.jsonl",
+    "logs/fold-1.jsonl",
+    "out_of_fold.csv",
+    "report.json",
+]
 
 
 class Stopped(Exception):
@@ -63,7 +68,9 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(files_of(tmp_path / "whole")) == FILES
 
 
-def stopped(config: TrainConfig, folder: Path, patch: pytest.MonkeyPatch, step: int = 3, **options: Any) -> None:
+def stopped(
+    config: TrainConfig, folder: Path, patch: pytest.MonkeyPatch, step: int = 3, **options: Any
+) -> None:
     """End a run at a step of the optimizer."""
     with patch.context() as own:
         own.setattr(torch.optim.AdamW, "step", stop_at(step))
@@ -75,7 +82,11 @@ def test_another_config_or_other_data_do_not_continue_a_run(
     meadow: Path, pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped(a_run(meadow, ["crop"]), tmp_path / "file", monkeypatch)
-    for changes, named in (({"optim": {"lr": 0.5}}, "optim"), ({"head": {"hidden_dim": 5}}, "head"), ({}, "targets")):
+    for changes, named in (
+        ({"optim": {"lr": 0.5}}, "optim"),
+        ({"head": {"hidden_dim": 5}}, "head"),
+        ({}, "targets"),
+    ):
         targets = ["crop"] if changes else ["weed"]
         with pytest.raises(CheckpointError, match=named):
             train(a_run(meadow, targets, **changes), tmp_path / "file")
@@ -92,7 +103,10 @@ def test_another_config_or_other_data_do_not_continue_a_run(
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
-    """Files of others stay in the folder. A run of LoRA weights does not read the replaced heads, which have none."""
+    """Files of others stay in the folder.
+
+    A run of LoRA weights does not read the replaced heads, which have none.
+    """
     (tmp_path / ".keep").touch()
     train(a_run(meadow, ["crop"], folds={"count": 3}), tmp_path)
     (tmp_path / "notes.txt").write_text("kept")
@@ -111,11 +125,14 @@ def test_a_report_that_fails_costs_no_training(
 ) -> None:
     whole = train(a_run(None), tmp_path / "undisturbed", table=pasture)
     with monkeypatch.context() as patch:
-        last = 1 if step == "prediction_rows" else 3  # the others are called for each fold, then for the report
+        # the others are called for each fold, then for the report
+        last = 1 if step == "prediction_rows" else 3
         patch.setattr(run.reports, step, stop_at(last, getattr(run.reports, step)))
         with pytest.raises(Stopped):
             train(a_run(None), tmp_path / "run", table=pasture)
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: pytest.fail("it is trained again"))
+    monkeypatch.setattr(
+        torch.optim.AdamW, "step", lambda *_, **__: pytest.fail("it is trained again")
+    )
     assert train(a_run(None), tmp_path / "run", table=pasture) == whole
     assert files_of(tmp_path / "run") == files_of(tmp_path / "undisturbed")
 

@@ -41,15 +41,32 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
     gradients: dict[str, torch.Tensor] = {}
 
     def keep(optimizer: Any, *arguments: Any) -> None:
-        for i, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for i, parameter in enumerate(
+            p for group in optimizer.param_groups for p in group["params"]
+        ):
             gradients.setdefault(f"gradient {i}", parameter.grad.detach().clone())
 
     hook = register_optimizer_step_pre_hook(keep)
     weighting = UncertaintyWeighting(["x", "other"]) if case == "live" else None
     loss = TaskLoss(tasks, (), weighting)
     targets = {"x": y, "other": y[::-1] ** 2}
-    options: dict[str, Any] = {"target_ids": ids, "ids": ids[:8], "val_ids": ids[8:], "recipe": CASES[case]}
-    history = fit(head, source, targets, **options, loss=loss, epochs=3, batch_size=4, lr=1e-2, out=out / "run")
+    options: dict[str, Any] = {
+        "target_ids": ids,
+        "ids": ids[:8],
+        "val_ids": ids[8:],
+        "recipe": CASES[case],
+    }
+    history = fit(
+        head,
+        source,
+        targets,
+        **options,
+        loss=loss,
+        epochs=3,
+        batch_size=4,
+        lr=1e-2,
+        out=out / "run",
+    )
     hook.remove()
     trained = [*head.named_parameters(), *loss.named_parameters()]
     if case == "live":

@@ -42,7 +42,11 @@ def picture(sheet: Image.Image, column: int, size: tuple[int, int]) -> np.ndarra
     pixels = np.asarray(sheet, float) / 255.0
     is_white = (pixels == 1.0).all(axis=(1, 2))
     left = 6 + column * (WIDTH + 6)
-    [top] = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
+    [top] = [
+        y
+        for y in range(1, len(pixels) - height + 1)
+        if is_white[y - 1] and not is_white[y : y + height].any()
+    ]
     return pixels[top : top + height, left : left + WIDTH]
 
 
@@ -53,8 +57,13 @@ def check_cells(seen: np.ndarray, expected: np.ndarray) -> None:
         for c in range(cols):
             for down in (0.06, 0.5, 0.94):
                 for along in (0.06, 0.5, 0.94):
-                    place = int((r + down) * seen.shape[0] / rows), int((c + along) * seen.shape[1] / cols)
-                    np.testing.assert_allclose(seen[place], expected[r, c], atol=2.5 / 255, err_msg=f"{(r, c)}")
+                    place = (
+                        int((r + down) * seen.shape[0] / rows),
+                        int((c + along) * seen.shape[1] / cols),
+                    )
+                    np.testing.assert_allclose(
+                        seen[place], expected[r, c], atol=2.5 / 255, err_msg=f"{(r, c)}"
+                    )
 
 
 def test_low_is_dark_and_high_is_yellow_at_their_places() -> None:
@@ -70,7 +79,8 @@ def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> No
     colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
     recipe = Preprocessing(size=(64, 96), resize="pad")
     seen = recipe.picture(colours.repeat(16, axis=0).repeat(16, axis=1))
-    means = seen.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))  # what a patch shows, as a feature
+    # what a patch shows, as a feature
+    means = seen.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))
     tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
     sheet = pca_panels(seen, tokens)
     expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
@@ -79,7 +89,8 @@ def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> No
     assert any("block 11" in text for text in texts)
 
 
-# -- boxes -----------------------------------------------------------------------------------------------
+# -- boxes
+# -----------------------------------------------------------------------------------------------
 
 
 def hues(sheet: Image.Image, box: np.ndarray) -> list[list[int]]:
@@ -94,8 +105,11 @@ def hues(sheet: Image.Image, box: np.ndarray) -> list[list[int]]:
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_edges_lie_at_the_coordinates(scale: float) -> None:
     side = round(900 * scale), round(540 * scale)
-    sheet = boxes_panel(np.full((side[1], side[0], 3), 128, np.uint8), {"boxes": BOXES * scale, "labels": [0, 1]},
-                        classes=("cell", "clot"))  # fmt: skip
+    sheet = boxes_panel(
+        np.full((side[1], side[0], 3), 128, np.uint8),
+        {"boxes": BOXES * scale, "labels": [0, 1]},
+        classes=("cell", "clot"),
+    )
     assert sheet.size == (900, 540)
     first, second = ({tuple(hue) for hue in hues(sheet, box)} for box in BOXES)
     assert len(first) == len(second) == 1 and first != second, "every class has one colour"
@@ -104,7 +118,11 @@ def test_edges_lie_at_the_coordinates(scale: float) -> None:
 
 def test_boxes_have_their_class_and_score(texts: list[str]) -> None:
     image = np.zeros((540, 900, 3), np.uint8)
-    detection = {"boxes": torch.from_numpy(BOXES), "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
+    detection = {
+        "boxes": torch.from_numpy(BOXES),
+        "labels": torch.tensor([1, 0]),
+        "scores": torch.tensor([0.5, 0.25]),
+    }
     boxes_panel(image, detection, classes=("cell", "clot"))
     assert texts == ["clot 0.50", "cell 0.25"]
     texts.clear()
@@ -123,7 +141,9 @@ def test_known_boxes_show_on_any_ground() -> None:
         shades = {tuple(colour) for colour in known[300, 85:100].tolist()}
         assert {(0, 0, 0), (255, 255, 255)} <= shades
         predicted = np.asarray(boxes_panel(image, BOXES[:1], BOXES[1:]))
-        assert (predicted[300, 85:100] != known[300, 85:100]).any(), "predicted boxes look different"
+        assert (predicted[300, 85:100] != known[300, 85:100]).any(), (
+            "predicted boxes look different"
+        )
 
 
 def edge(sheet: Image.Image, box: np.ndarray) -> np.ndarray:
@@ -137,15 +157,25 @@ def test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed() -> None:
     known = {"boxes": np.concatenate([BOXES, far]), "names": ["cell", "cell", "clot"]}
     shifted = BOXES + 5.0  # an IoU above 0.9
     sheet = boxes_panel(image, {"boxes": shifted, "names": ["cell", "clot"]}, known)
-    grey, shades = np.array([128, 128, 128]), [tuple(ImageColor.getrgb(colour)) for colour in PALETTE[:2]]
-    widths = [(edge(sheet, box) == shade).all(axis=-1).sum(axis=1) for box, shade in zip(shifted, shades, strict=True)]
+    grey, shades = (
+        np.array([128, 128, 128]),
+        [tuple(ImageColor.getrgb(colour)) for colour in PALETTE[:2]],
+    )
+    widths = [
+        (edge(sheet, box) == shade).all(axis=-1).sum(axis=1)
+        for box, shade in zip(shifted, shades, strict=True)
+    ]
     assert (widths[0] == 3).all() and (widths[1] == 1).all(), "the clot is a cell: false"
     missed = edge(sheet, far[0])[:, 5, 0]  # along the middle of the line
-    assert {*missed.tolist()} == {0, 255} and (np.diff(missed) != 0).sum() >= 3, "black dashes with white gaps"
+    assert {*missed.tolist()} == {0, 255} and (np.diff(missed) != 0).sum() >= 3, (
+        "black dashes with white gaps"
+    )
     assert (edge(sheet, BOXES[1]) == 0).all(axis=-1).any(), "the cell is missed too"
     assert (edge(sheet, BOXES[0])[:, :4] == grey).all(), "what is found has no frame of its own"
     plain = boxes_panel(image, {"boxes": shifted, "names": ["cell", "clot"]}, {"boxes": BOXES})
-    assert ((edge(plain, shifted[1]) == shades[1]).all(axis=-1).sum(axis=1) == 3).all(), "no classes are known"
+    assert ((edge(plain, shifted[1]) == shades[1]).all(axis=-1).sum(axis=1) == 3).all(), (
+        "no classes are known"
+    )
 
 
 LABELS = ("soil", "crop", "weed")
@@ -187,18 +217,27 @@ def test_classes_have_their_colours_and_the_ground_has_none() -> None:
 def test_amounts_start_at_zero_and_pixels_that_were_not_seen_are_hatched() -> None:
     recipe = Preprocessing(16, size=(32, 32), resize="crop")
     picture = drawn(
-        Task("mass", kind="density", unit="g"), np.ones((1, 2, 2)), recipe, np.zeros((32, 320, 3), np.uint8)
+        Task("mass", kind="density", unit="g"),
+        np.ones((1, 2, 2)),
+        recipe,
+        np.zeros((32, 320, 3), np.uint8),
     )
     assert (picture[:120, :400] == NODATA).all(axis=2).mean() > 0.4
     assert not (picture[:120, 560:640] == NODATA).all(axis=2).any()
-    assert len(np.unique(picture[:120, 560:640].reshape(-1, 3), axis=0)) == 1, "one amount has one colour"
+    assert len(np.unique(picture[:120, 560:640].reshape(-1, 3), axis=0)) == 1, (
+        "one amount has one colour"
+    )
 
 
 def test_an_image_without_maps_has_its_numbers() -> None:
-    picture = np.asarray(overlay_panel(GREY, {"mass": 3.0}, [Task("mass", unit="g")], RECIPE, known={"mass": 4.0}))
+    picture = np.asarray(
+        overlay_panel(GREY, {"mass": 3.0}, [Task("mass", unit="g")], RECIPE, known={"mass": 4.0})
+    )
     assert picture[600:].min() < 100
     shares = np.eye(1000)[5]  # of many classes the legend has the largest shares
-    many = overlay_panel(GREY, {"kind": shares}, [Task("kind", dim=1000, kind="classification")], RECIPE)
+    many = overlay_panel(
+        GREY, {"kind": shares}, [Task("kind", dim=1000, kind="classification")], RECIPE
+    )
     assert many.height < 1000
 
 
@@ -212,7 +251,9 @@ def test_classes_are_written_as_a_palette_png(tmp_path: Path) -> None:
     assert np.array_equal(stored, np.where(mask == -1, 255, mask))
     for index, colour in enumerate(class_colours(LABELS)):
         assert (colours[mask == index] == (colour or (0, 0, 0))).all()
-    assert np.array_equal(DenseLabels(classes=3, nodata=255).indices(file, Preprocessing(1))[0], mask)
+    assert np.array_equal(
+        DenseLabels(classes=3, nodata=255).indices(file, Preprocessing(1))[0], mask
+    )
 
 
 def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
@@ -224,26 +265,43 @@ def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
     shares = np.stack([depth[0], 1 - depth[0]])
     files = write_maps(tmp_path / "two", "b", {"depth": depth, "cover/x": shares}, tasks)
     assert [file.relative_to(tmp_path / "two").as_posix() for file in files] == [
-        "depth/b.tif", "cover_x/a/b.tif", "cover_x/b/b.tif",
-    ]  # fmt: skip
+        "depth/b.tif",
+        "cover_x/a/b.tif",
+        "cover_x/b/b.tif",
+    ]
     assert np.array_equal(np.asarray(Image.open(files[2])), shares[1], equal_nan=True)
     outside = Task("..", dim=2, kind="dense", labels=("..", "b"))
     files = write_maps(tmp_path / "three", "b", {"..": shares}, [outside])
-    assert [file.relative_to(tmp_path / "three").as_posix() for file in files] == ["_/_/b.tif", "_/b/b.tif"]
+    assert [file.relative_to(tmp_path / "three").as_posix() for file in files] == [
+        "_/_/b.tif",
+        "_/b/b.tif",
+    ]
     with pytest.raises(ConfigError, match="a%"):
-        write_maps(tmp_path / "four", "b", {"x": shares}, [Task("x", dim=2, kind="dense", labels=("a%", "a+"))])
+        write_maps(
+            tmp_path / "four",
+            "b",
+            {"x": shares},
+            [Task("x", dim=2, kind="dense", labels=("a%", "a+"))],
+        )
     assert not (tmp_path / "four").exists()
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
 def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
-    position = {"crs": "EPSG:25832", "transform": rasterio.transform.from_origin(500_000, 5_600_000, 0.1, 0.1)}
+    position = {
+        "crs": "EPSG:25832",
+        "transform": rasterio.transform.from_origin(500_000, 5_600_000, 0.1, 0.1),
+    }
     size = {"height": 32, "width": 64, "count": 3}
-    rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", **size, **position).close()
+    rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", **size, **position
+    ).close()
     maps = {"cover": np.zeros((32, 64), np.int64), "depth": np.ones((1, 32, 64), np.float32)}
     tasks = [COVER, Task("depth", kind="dense")]
-    for file, expected in zip(write_maps(tmp_path / "out", "a", maps, tasks, tmp_path / "a.tif"), (0, 1), strict=True):
+    for file, expected in zip(
+        write_maps(tmp_path / "out", "a", maps, tasks, tmp_path / "a.tif"), (0, 1), strict=True
+    ):
         with rasterio.open(file) as written:
             assert (written.crs, written.transform) == (position["crs"], position["transform"])
             assert (written.read(1) == expected).all()
@@ -278,11 +336,16 @@ def result(task: Task, cells: np.ndarray) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "task",
-    [shares_task(*LABELS), Task("kind", 3, kind="segmentation", labels=LABELS),
-     Task("parts", 3, kind="ratio", labels=LABELS)],
+    [
+        shares_task(*LABELS),
+        Task("kind", 3, kind="segmentation", labels=LABELS),
+        Task("parts", 3, kind="ratio", labels=LABELS),
+    ],
     ids=lambda task: task.kind,
-)  # fmt: skip
-def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_ones(task: Task) -> None:
+)
+def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_ones(
+    task: Task,
+) -> None:
     members = outputs([task])
     assert scales(members, [result(task, POSSIBLE)]) == {task.name: (0.0, 1.0, "")}
     assert shown_cells(members, POSSIBLE) == pytest.approx(POSSIBLE)
@@ -293,9 +356,13 @@ def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_
     assert scales(members, [predicted]) == {task.name: (0.0, 1.0, " (clipped, normalised)")}
     shown = shown_cells(members, cells)
     assert shown.sum(axis=0) == pytest.approx(np.ones(SIZE))
-    assert shown[:, 0, 0] == pytest.approx([1.0, 0.0, 0.0]) and shown[:, 1, 2] == pytest.approx([0.6, 0.4, 0.0])
+    assert shown[:, 0, 0] == pytest.approx([1.0, 0.0, 0.0]) and shown[:, 1, 2] == pytest.approx(
+        [0.6, 0.4, 0.0]
+    )
     assert shown[:, 0, 1] == pytest.approx(cells[:, 0, 1]), "possible shares stay"
-    assert (cells == kept).all() and table_row(predicted, [task]) == row, "predictions stay as they are"
+    assert (cells == kept).all() and table_row(predicted, [task]) == row, (
+        "predictions stay as they are"
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,7 +374,11 @@ def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_
         (Task("mass", kind="dense", minimum=0), 0 * RAMP, (0.0, 1.0)),
         (Task("ndvi", kind="dense"), RAMP, (0.187, 0.446)),
         # cells of a sum are not clipped at the minimum of the sum
-        (Task("mass", kind="density", minimum=5), np.linspace(-1.0, 4.0, 6).reshape(1, *SIZE), (0.0, 4.0)),
+        (
+            Task("mass", kind="density", minimum=5),
+            np.linspace(-1.0, 4.0, 6).reshape(1, *SIZE),
+            (0.0, 4.0),
+        ),
         (Task("bands", 2, kind="dense"), np.stack([RAMP[0] - 2, RAMP[0] + 7]), (-1.813, 7.446)),
     ],
 )
@@ -326,15 +397,27 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), shares_task(*LABELS)]
     torch.manual_seed(0)
     predictor = Predictor(FPNHead(64, tasks, 1, fpn_dim=8, tower_depth=1), tiny)
-    results = predictor([np.full((32, 48, 3), shade, np.uint8) for shade in (40, 160)], maps="patch")
+    results = predictor(
+        [np.full((32, 48, 3), shade, np.uint8) for shade in (40, 160)], maps="patch"
+    )
     frame = to_frame(results, predictor.tasks)
-    assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
+    assert (
+        list(frame.columns)
+        == ["soil", "mass", "crop", "weed"]
+        == [own.key for own in outputs(predictor.tasks)]
+    )
     assert frame["soil"].tolist() == [result["soil"] for result in results]
     assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
 
 
 def test_letters_have_11_px_on_a_phone() -> None:
     sheet = 2 * style.WIDTH_PX + 3 * style.GAP_PX
-    sizes = [(style.CAPTION_PX, style.OVERLAY_PX), (style.LABEL_PX, style.SIDE_PX), (style.FONT_PX, sheet)]
+    sizes = [
+        (style.CAPTION_PX, style.OVERLAY_PX),
+        (style.LABEL_PX, style.SIDE_PX),
+        (style.FONT_PX, sheet),
+    ]
     assert all(letters * 390 / width >= 11 for letters, width in sizes)
-    assert style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX
+    assert (
+        style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX
+    )

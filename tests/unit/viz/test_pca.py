@@ -24,11 +24,16 @@ def directions(channels: int, count: int, seed: int = 0) -> np.ndarray:
     return table * np.sign(table[np.arange(count), np.abs(table).argmax(axis=1)])[:, None]
 
 
-def planted(rows: int = 6, cols: int = 9, batch: int = 2, channels: int = 32) -> tuple[Tokens, np.ndarray, np.ndarray]:
+def planted(
+    rows: int = 6, cols: int = 9, batch: int = 2, channels: int = 32
+) -> tuple[Tokens, np.ndarray, np.ndarray]:
     """Tokens whose first direction tells the row and whose second tells the column and the image."""
     first, second = directions(channels, 2)
     down = np.broadcast_to(np.arange(rows)[None, :, None], (batch, rows, cols)).astype(float)
-    along = np.broadcast_to(np.arange(cols)[None, None], (batch, rows, cols)) + 0.5 * np.arange(batch)[:, None, None]
+    along = (
+        np.broadcast_to(np.arange(cols)[None, None], (batch, rows, cols))
+        + 0.5 * np.arange(batch)[:, None, None]
+    )
     values = 10.0 * down[..., None] * first + along[..., None] * second + 3.0
     patches = torch.from_numpy(values.reshape(batch, rows * cols, channels))
     return Tokens.from_patches(patches, grid=(rows, cols), patch_size=16), down, along
@@ -53,8 +58,11 @@ def test_with_a_shared_basis_one_image_looks_as_in_its_batch() -> None:
     basis = PCABasis.fit(tokens)
     together = pca_rgb(tokens)
     for place in range(3):
-        np.testing.assert_allclose(pca_rgb(tokens[place], basis=basis)[0], together[place], atol=1e-12)
-    assert not np.allclose(pca_rgb(tokens[2])[0], together[2], atol=1e-3)  # its own range is another
+        np.testing.assert_allclose(
+            pca_rgb(tokens[place], basis=basis)[0], together[place], atol=1e-12
+        )
+    # its own range is another
+    assert not np.allclose(pca_rgb(tokens[2])[0], together[2], atol=1e-3)
     rows = tokens.patches[0].reshape(-1, 32)
     np.testing.assert_array_equal(pca_rgb(rows, basis=basis).reshape(together.shape), together)
 
@@ -123,7 +131,10 @@ def test_the_page_holds_the_cosines_of_the_tokens_and_states_its_error() -> None
 
 
 def test_images_of_several_sizes_share_one_page() -> None:
-    parts = [Tokens.from_patches(torch.randn(1, r * c, 80), grid=(r, c), patch_size=16) for r, c in ((3, 4), (5, 2))]
+    parts = [
+        Tokens.from_patches(torch.randn(1, r * c, 80), grid=(r, c), patch_size=16)
+        for r, c in ((3, 4), (5, 2))
+    ]
     page = similarity_page(parts, [smooth(3, 4, 0), smooth(5, 2, 1)])
     data = data_of(page)
     assert [(image["rows"], image["cols"]) for image in data["images"]] == [(3, 4), (5, 2)]
@@ -138,7 +149,13 @@ def test_a_browser_draws_the_patch_of_the_address(tmp_path: Path) -> None:
     tokens = Tokens.from_patches(pair[torch.arange(12) % 2][None], grid=(3, 4), patch_size=16)
     file = tmp_path / "page.html"
     file.write_text(similarity_page(tokens, smooth(3, 4, 0), names=["a.jpg"]), "utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
     call = [str(CHROMIUM), *options, "--virtual-time-budget=5000", f"{file.as_uri()}#0,1,2"]
     dom = subprocess.run(call, capture_output=True, text=True, timeout=120, check=True)
     spoken = re.search(r"most like row (\d), column (\d) of a\.jpg \((\S+)\)", dom.stdout)

@@ -25,7 +25,10 @@ from dinoneck.viz.scales import outputs, scales
 
 pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
 
-HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>{{ 7 * 7 }}\u202e\x1b[31m\x00\udcff--><!--"
+HOSTILE = (
+    "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>{{ 7 * 7 "
+    "}}\u202e\x1b[31m\x00\udcff--><!--"
+)
 MARKED = "<img src=x onerror=alert(1)>\"'&"  # what a task may be called
 VOID = {"meta", "link", "img", "br"}
 LOADING = ("src", "href", "xlink:href", "srcset", "action", "data", "poster", "background", "ping")
@@ -84,12 +87,17 @@ def entries_of(predictor: Predictor, count: int, **more: Any) -> list[ReportEntr
 
 @pytest.fixture
 def dense(tiny: Backbone) -> Predictor:
-    tasks = [Task("mass", kind="density", unit="g"), Task("kind", kind="segmentation", dim=2, labels=("soil", "crop"))]
+    tasks = [
+        Task("mass", kind="density", unit="g"),
+        Task("kind", kind="segmentation", dim=2, labels=("soil", "crop")),
+    ]
     return Predictor(DenseHead(64, tasks, hidden_dim=8), tiny)
 
 
 def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
-    entries = entries_of(dense, 3, tokens=np.random.default_rng(0).random((2, 4, 3)), known={"mass": 1.0})
+    entries = entries_of(
+        dense, 3, tokens=np.random.default_rng(0).random((2, 4, 3)), known={"mass": 1.0}
+    )
     text = html_report(entries, dense.tasks, title="Plot 7", facts={"The head": {"hash": "abc"}})
     page = Page(text)
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
@@ -100,15 +108,24 @@ def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
         for name, value in attrs.items():
             assert not name.startswith("on"), (tag, name)
             if name in LOADING:
-                assert (value or "").startswith("data:") or (value or "")[1:] in ids, (tag, name, value)
+                assert (value or "").startswith("data:") or (value or "")[1:] in ids, (
+                    tag,
+                    name,
+                    value,
+                )
     assert {f"#image-{i}" for i in range(3)} <= {attrs.get("href") for attrs in page.all("a")}
-    assert not re.search(r"https?:|@import|url\((?!#)|file:", re.sub(r"base64,[^\"]*|xmlns[:\w]*=\"[^\"]*\"", "", text))
+    assert not re.search(
+        r"https?:|@import|url\((?!#)|file:",
+        re.sub(r"base64,[^\"]*|xmlns[:\w]*=\"[^\"]*\"", "", text),
+    )
     [policy] = [attrs["content"] or "" for attrs in page.all("meta") if "http-equiv" in attrs]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert "script" not in page.by_tag
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in page.all("svg"))
-    assert text == html_report(entries, dense.tasks, title="Plot 7", facts={"The head": {"hash": "abc"}})
+    assert text == html_report(
+        entries, dense.tasks, title="Plot 7", facts={"The head": {"hash": "abc"}}
+    )
 
 
 def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
@@ -116,8 +133,18 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     score = {"pooled": 0.875, "interval": [0.75, 1.0], "folds": [1.0, None, 0.5]}
     shared = {"labels": [*labels], "confusion_matrix": [[6, 2], [0, 8]], "images": 16}
     values = {"r2": score, "mae": score | {"pooled": 1.25}, "images": 16}
-    classes = {"accuracy": score, "macro_f1": score, "f1": dict(zip(labels, [0.8571, None], strict=True)), **shared}
-    masks = {"mean_iou": score, "pixel_accuracy": score, "iou": dict(zip(labels, [0.625, 0.8], strict=True)), **shared}
+    classes = {
+        "accuracy": score,
+        "macro_f1": score,
+        "f1": dict(zip(labels, [0.8571, None], strict=True)),
+        **shared,
+    }
+    masks = {
+        "mean_iou": score,
+        "pixel_accuracy": score,
+        "iou": dict(zip(labels, [0.625, 0.8], strict=True)),
+        **shared,
+    }
     linear = classes | {"head_minus": {"accuracy": [0.1, 0.2], "macro_f1": None}}
     return {
         "scores": {
@@ -134,14 +161,21 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
 
 def test_hostile_names_stay_text() -> None:
     def page(name: str, marked: str) -> str:
-        tasks = [Task("mass", unit=marked), Task("kinds", kind="classification", dim=2, labels=(marked, "b"))]
+        tasks = [
+            Task("mass", unit=marked),
+            Task("kinds", kind="classification", dim=2, labels=(marked, "b")),
+        ]
         tasks.append(Task("cover", kind="segmentation", dim=2, labels=(marked, "b")))
         result = {"mass": 2.0, "kinds": np.array([0.25, 0.75]), "cover": np.array([0.5, 0.5])}
         maps = {"mass": np.ones((1, 1, 2)), "cover": np.ones((2, 1, 2))}
         known = {"mass": 3.0, "kinds": marked}
-        entry = ReportEntry(name, result | {"maps": maps}, np.zeros((16, 32, 3), np.uint8), known=known)
+        entry = ReportEntry(
+            name, result | {"maps": maps}, np.zeros((16, 32, 3), np.uint8), known=known
+        )
         facts, training = {name: {name: name}}, report_of(name, (marked, "b"))
-        return html_report([entry], tasks, title=name, facts=facts, training=training, unread={name: name})
+        return html_report(
+            [entry], tasks, title=name, facts=facts, training=training, unread={name: name}
+        )
 
     hostile, harmless = page(HOSTILE, MARKED), page("x", "g")
     shown = Page(hostile)
@@ -157,29 +191,44 @@ def test_hostile_names_stay_text() -> None:
 def test_numbers_and_pictures_are_the_predictors(dense: Predictor) -> None:
     colours = np.random.default_rng(1).random((2, 4, 3))
     entries = entries_of(dense, 3, tokens=colours)
-    page, scale = Page(html_report(entries, dense.tasks)), scales(outputs(dense.tasks), [e.result for e in entries])
+    page, scale = (
+        Page(html_report(entries, dense.tasks)),
+        scales(outputs(dense.tasks), [e.result for e in entries]),
+    )
     assert page.by_tag["th"][:4] == ["image", "mass (g)", "soil", "crop"]
     for i, entry in enumerate(entries):
         values = [entry.result["mass"], *entry.result["kind"]]
         assert page.by_tag["td"][3 * i : 3 * i + 3] == [minus(f"{value:.6g}") for value in values]
-        drawn = overlay_panel(entry.image, entry.result, dense.tasks, Preprocessing(16), scale=scale)
+        drawn = overlay_panel(
+            entry.image, entry.result, dense.tasks, Preprocessing(16), scale=scale
+        )
         shown = page.image(f"image-{i}-over")
         assert (shown.format, shown.width) == ("JPEG", 700)
-        assert np.abs(np.asarray(shown, float) - np.asarray(drawn.resize(shown.size), float)).mean() < 6
+        assert (
+            np.abs(np.asarray(shown, float) - np.asarray(drawn.resize(shown.size), float)).mean()
+            < 6
+        )
     assert (np.asarray(page.image("image-0-tokens")) == (colours * 255).round()).all()
     seen = (torch.as_tensor(entries[0].image).permute(1, 2, 0).numpy() * 255).round()
-    assert np.abs(np.asarray(page.image("image-0-image"), float) - seen).mean() < 12  # JPEG smooths single pixels
+    # JPEG smooths single pixels
+    assert np.abs(np.asarray(page.image("image-0-image"), float) - seen).mean() < 12
 
 
-def test_gates_are_drawn_against_a_plain_mean(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = Predictor(CLSGatingHead(64, [Task("mass", unit="g")], mode="query", hidden_dim=8), tiny)
+def test_gates_are_drawn_against_a_plain_mean(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(
+        CLSGatingHead(64, [Task("mass", unit="g")], mode="query", hidden_dim=8), tiny
+    )
     entries, drawn = entries_of(predictor, 2), mock.Mock(wraps=report.overlay_panel)
     monkeypatch.setattr(report, "overlay_panel", drawn)
     html_report(entries, predictor.tasks)
     gates = [entry.result["gate"] * 8 for entry in entries]
     for call, gate in zip(drawn.call_args_list, gates, strict=True):
         assert call.args[1]["maps"]["the gate"][0] == pytest.approx(gate)
-        assert call.kwargs["scale"]["the gate"][:2] == pytest.approx((0.0, max(own.max() for own in gates)))
+        assert call.kwargs["scale"]["the gate"][:2] == pytest.approx(
+            (0.0, max(own.max() for own in gates))
+        )
 
 
 def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
@@ -201,10 +250,14 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     assert [found[name] for name in ("mae", "bias", "rmse")] == pytest.approx(
         [np.abs(gap).mean(), gap.mean(), math.sqrt((gap**2).mean())]
     )
-    assert page.by_tag["td"][:6] == [f"{value:.4g}".replace("-", "\N{MINUS SIGN}") for value in found.values()]
+    assert page.by_tag["td"][:6] == [
+        f"{value:.4g}".replace("-", "\N{MINUS SIGN}") for value in found.values()
+    ]
     assert page.by_tag["td"][6:9] == ["1", "1", "0.5"]  # predicted, known, cover of the first image
     points = [attrs["xlink:href"] for attrs in page.all("a") if "xlink:href" in attrs]
-    assert points == [f"#image-{i}" for i in (0, 1, 3, 4)] * 2, "every point of both charts leads to its image"
+    assert points == [f"#image-{i}" for i in (0, 1, 3, 4)] * 2, (
+        "every point of both charts leads to its image"
+    )
     assert math.isnan(scores([1.0, 3.0], [2.0, 2.0])["r2"])
 
 
@@ -226,7 +279,11 @@ def test_known_classes_give_a_confusion_matrix() -> None:
         for i, (p, k) in enumerate(zip(chances, known, strict=True))
     ]
     [found] = agreement(entries, [task]).values()
-    assert found == {"images": 3, "accuracy": pytest.approx(2 / 3), "confusion_matrix": [[1, 1], [0, 1]]}
+    assert found == {
+        "images": 3,
+        "accuracy": pytest.approx(2 / 3),
+        "confusion_matrix": [[1, 1], [0, 1]],
+    }
     assert worst_first(entries, [task]) == [1, 2, 0]
     page = Page(html_report(entries, [task]))
     assert page.by_tag["td"][:8] == ["1", "1", "0", "1", "soil", "soil", "0.9", "0.1"]
@@ -239,16 +296,23 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     assert cells[0] == "0.875 (1.25)"
     start = cells.index("0.75 ... 1.00") - 1
     assert cells[start : start + 6] == ["0.875", "0.75 ... 1.00", "0.500"] * 2
-    assert ("head", "linear") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), "the head comes first"
+    assert ("head", "linear") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), (
+        "the head comes first"
+    )
     assert "6 2 0 8" in " ".join(cells)
     for none in (None, {}, {"scores": {}, "auxiliary": []}):
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
 
 
-A, B, FAR = [10.0, 10.0, 30.0, 30.0], [12.0, 10.0, 32.0, 30.0], [60.0, 5.0, 70.0, 9.0]  # the IoU of A and B is 0.82
+# the IoU of A and B is 0.82
+A, B, FAR = [10.0, 10.0, 30.0, 30.0], [12.0, 10.0, 32.0, 30.0], [60.0, 5.0, 70.0, 9.0]
 
 
-def entry(name: str, found: list[tuple[list[float], str, float]], known: list[tuple[list[float], str]] | None) -> Any:
+def entry(
+    name: str,
+    found: list[tuple[list[float], str, float]],
+    known: list[tuple[list[float], str]] | None,
+) -> Any:
     result = {
         "boxes": np.array([box for box, _, _ in found]).reshape(-1, 4),
         "names": [label for _, label, _ in found],
@@ -262,7 +326,11 @@ def entry(name: str, found: list[tuple[list[float], str, float]], known: list[tu
 ENTRIES = [
     entry("good.jpg", [(B, "cell", 0.9)], [(A, "cell")]),
     # twice the same cell, a clot taken for a cell, and a box of nothing
-    entry("bad.jpg", [(A, "cell", 0.8), (B, "cell", 0.7), (FAR, "cell", 0.5)], [(A, "cell"), (FAR, "clot")]),
+    entry(
+        "bad.jpg",
+        [(A, "cell", 0.8), (B, "cell", 0.7), (FAR, "cell", 0.5)],
+        [(A, "cell"), (FAR, "clot")],
+    ),
     # the box of the same class is the cell's, although that of the other class overlaps more
     entry("both.jpg", [(A, "clot", 0.6), (B, "cell", 0.4)], [(A, "cell"), (B, "clot")]),
     entry("missed.jpg", [], [(A, "cell")]),
@@ -273,7 +341,14 @@ ENTRIES = [
 LOG = [{"epoch": 0, "loss": 2.0, "AP": 0.1, "AP50": 0.2, "AP75": None}, {"epoch": 1, "loss": 1.0}]
 
 
-BEST = {"epoch": 0, "AP": 0.1, "AP50": 0.2, "AP75": None, "AR100": 0.3, "per_class": {"cell": {"AP": 0.1, "AP50": 0.2}}}
+BEST = {
+    "epoch": 0,
+    "AP": 0.1,
+    "AP50": 0.2,
+    "AP75": None,
+    "AR100": 0.3,
+    "per_class": {"cell": {"AP": 0.1, "AP50": 0.2}},
+}
 
 
 def test_boxes_are_paired_by_class_and_overlap() -> None:
@@ -295,8 +370,21 @@ def test_boxes_are_paired_by_class_and_overlap() -> None:
 def test_the_training_of_the_detector_is_a_section() -> None:
     training = {"best": BEST, "untrained": BEST | {"AP": 0.0}, "log": LOG}
     page = Page(html_report(ENTRIES[-1:], (), training=training))
-    assert page.by_tag["h2"][:3] == ["Images", "Held-out scores", "Predictions"], "nothing is compared"
-    assert page.by_tag["td"][:10] == ["0.100", "0.200", "-", "0.300", "0.000", "0.200", "-", "0.300", "0.100", "0.200"]
+    assert page.by_tag["h2"][:3] == ["Images", "Held-out scores", "Predictions"], (
+        "nothing is compared"
+    )
+    assert page.by_tag["td"][:10] == [
+        "0.100",
+        "0.200",
+        "-",
+        "0.300",
+        "0.000",
+        "0.200",
+        "-",
+        "0.300",
+        "0.100",
+        "0.200",
+    ]
     assert {"training loss: by epoch", "held-out AP: by epoch"} <= set(page.by_tag["figcaption"])
 
 
@@ -311,16 +399,22 @@ TRUE, PREDICTED = np.array([10.0, 20.0, 30.0]), np.array([12.0, 17.0, 31.0])
 
 def test_points_are_the_values_and_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(drawing, "chart", lambda axes, name, what, *labels: drawn.append((axes, labels)))
+    monkeypatch.setattr(
+        drawing, "chart", lambda axes, name, what, *labels: drawn.append((axes, labels))
+    )
     drawing.agreement_charts("mass", TRUE, PREDICTED, "g")
     expected = ([[10, 12], [20, 17], [30, 31]], [[10, 2], [20, -3], [30, 1]])
-    for (axes, labels), points, label in zip(drawn, expected, ("predicted g", "residual g"), strict=True):
+    for (axes, labels), points, label in zip(
+        drawn, expected, ("predicted g", "residual g"), strict=True
+    ):
         np.testing.assert_array_equal(axes.collections[0].get_offsets(), points)
         assert labels == ("true g", label)
 
 
 def test_a_report_without_matplotlib_leaves_out_the_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    entries = [ReportEntry(str(i), {"mass": TRUE[i]}, known={"mass": PREDICTED[i]}) for i in range(3)]
+    entries = [
+        ReportEntry(str(i), {"mass": TRUE[i]}, known={"mass": PREDICTED[i]}) for i in range(3)
+    ]
     page = html_report(entries, [Task("mass")])
     assert "pip install &#39;dinoneck[viz]&#39;" in page and "<svg" not in page and "RMSE" in page
