@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import dinoneck
 from dinoneck import registry
 from dinoneck.configured import Configured, fields_of
+from tests.house import public_api
 from tests.house.source import FILES, ROOT, lazy_packages, name_of, tree_of
 
 
@@ -43,20 +42,15 @@ def test_everything_public_is_documented() -> None:
     assert not missing
 
 
-# parts that serve any data: they name no single data set, competition or notebook
-GENERAL = ("layers", "necks", "heads", "losses", "backbones", "interop")
-GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "codec.py", "configured.py")
-SPECIAL = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
+# names of single data sets, competitions and notebooks
+DATA_SETS = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
+# the generated pasture, which demonstrations without a download use, has the columns of one table
+PASTURE = {"data/pasture.py", "cli/demo.py", "evaluation.py"}
 
 
-def test_general_parts_name_no_single_data_set() -> None:
-    files = [
-        path
-        for path in FILES
-        if name_of(path) in GENERAL_FILES or name_of(path).split("/")[0] in GENERAL
-    ]
-    assert len(files) > len(GENERAL) + len(GENERAL_FILES)
-    assert not [name_of(path) for path in files if SPECIAL.search(path.read_text(encoding="utf-8"))]
+def test_no_data_set_is_named_outside_the_generated_pasture() -> None:
+    naming = {name_of(path) for path in FILES if DATA_SETS.search(path.read_text(encoding="utf-8"))}
+    assert naming == PASTURE
 
 
 @pytest.mark.parametrize("package", lazy_packages())
@@ -108,52 +102,52 @@ def test_imports_are_light(statement: str, heavy: set[str]) -> None:
     assert done.stdout == "set()\n"
 
 
-def public_api() -> str:
-    """Every public name with its signature, one per line."""
-    lines = []
-    for package, module in sorted(lazy_packages().items()):
-        for name in sorted(module._HOMES):
-            thing = getattr(module, name)
-            if not (inspect.isclass(thing) or inspect.isfunction(thing)):
-                lines.append(f"{package}.{name}: {type(thing).__name__}")
-                continue
-            lines.append(f"{package}.{name}{signature(thing)}")
-            if inspect.isclass(thing):
-                for own, value in sorted(vars(thing).items()):
-                    if own.startswith("_"):
-                        continue
-                    function = getattr(value, "__func__", value)
-                    kind = (
-                        ""
-                        if inspect.isfunction(function)
-                        else ": property"
-                        if isinstance(value, property)
-                        else None
-                    )
-                    if kind is not None:
-                        lines.append(f"{package}.{name}.{own}{kind or signature(function)}")
-    return "\n".join(lines) + "\n"
-
-
-def signature(thing: object) -> str:
-    if inspect.isclass(thing) and issubclass(thing, Exception):
-        return f"({', '.join(base.__name__ for base in thing.__bases__)})"
-    if inspect.isclass(thing) and getattr(thing.__init__, "__module__", "").startswith("torch."):
-        return ""  # torch's own, which changes with its version
-    found = inspect.signature(thing)  # type: ignore[arg-type]
-    plain = [x.replace(annotation=without_notes(x.annotation)) for x in found.parameters.values()]
-    return re.sub(r"<factory>|0x[0-9a-f]+", "...", str(found.replace(parameters=plain)))
-
-
-def without_notes(annotation: Any) -> Any:
-    """The type of an ``Annotated`` one: notes for tyro print another text with every version."""
-    return annotation.__origin__ if hasattr(annotation, "__metadata__") else annotation
-
-
 def test_the_public_api_is_the_stored_one() -> None:
     """After a wanted change: python -m tests.house.test_house, and a line in the CHANGELOG."""
-    stored = Path(__file__).with_name("public_api.txt").read_text()
-    assert public_api() == stored
+    assert public_api.public_api() == public_api.FILE.read_text()
+
+
+class Container:
+    """A class with a method, a special method and a part that is private."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names()
+
+    def _names(self) -> list[str]:
+        return ["a"]
+
+    def names(self) -> list[str]:
+        return self._names()
+
+
+def test_a_special_method_is_public_and_a_private_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Container, "__module__", "dinoneck.store")
+    lines = public_api.class_lines("Container", Container, {Container})
+    assert lines == [
+        "Container()",
+        "Container.__contains__(self, name: 'str') -> 'bool'",
+        "Container.names(self) -> 'list[str]'",
+    ]
+
+
+def test_what_a_class_inherits_from_a_class_that_is_not_public_is_listed_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Store(Container):
+        """Inherits all its methods."""
+
+    monkeypatch.setattr(Container, "__module__", "dinoneck.store")
+    monkeypatch.setattr(Store, "__module__", "dinoneck.store")
+    alone = public_api.class_lines("Store", Store, {Store})
+    next_to_its_base = public_api.class_lines("Store", Store, {Store, Container})
+    assert [line.partition("(")[0] for line in alone] == [
+        "Store",
+        "Store.__contains__",
+        "Store.names",
+    ]
+    assert next_to_its_base == ["Store() of Container"]
 
 
 def test_every_registered_class_is_configured_and_has_no_hidden_buffers() -> None:
@@ -197,6 +191,6 @@ def test_texts_name_no_machine() -> None:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("public_api.txt").write_text(public_api())
+    public_api.FILE.write_text(public_api.public_api())
     for package, module in lazy_packages().items():
         Path(module.__file__).with_suffix(".pyi").write_text(stub(package))
