@@ -1,12 +1,48 @@
 """What every package refuses: one module per package with ROWS of (call, error class, what must be named).
 
-A call that takes an argument gets an empty folder. What must be named is a text or several: values
-and names, never a sentence. ``test_refusals.py`` runs all rows of all modules here.
+A call that takes an argument gets an empty folder. What must be named is a text or several: values and names, never
+a sentence. ``test_refusals.py`` runs all rows of all modules here.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Row = tuple[Callable[..., Any], type[Exception], str | tuple[str, ...]]
+
+
+def rows_by_id() -> dict[str, Row]:
+    """Every row of every module, by its module and what it must name: ``"data: crop"``.
+
+    Where several rows of a module name the same, the second is ``"data: crop (2)"``, and so on. An
+    id does not change when rows that name something else come or go.
+    """
+    rows = {}
+    counts: Counter[str] = Counter()
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("test_"):
+            continue
+        table: list[Row] = importlib.import_module(f"{__name__}.{module.name}").ROWS
+        for row in table:
+            named = row[2]
+            words = named if isinstance(named, str) else ", ".join(named)
+            row_id = f"{module.name}: {words}"[:60]
+            counts[row_id] += 1
+            if counts[row_id] > 1:
+                row_id += f" ({counts[row_id]})"
+            rows[row_id] = row
+    return rows
+
+
+def run(call: Callable[..., Any], folder: Path) -> Any:
+    """Call a row's function, with the folder if it takes one."""
+    parameters = inspect.signature(call).parameters.values()
+    if any(parameter.default is parameter.empty for parameter in parameters):
+        return call(folder)
+    return call()
