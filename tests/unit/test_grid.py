@@ -223,7 +223,7 @@ def test_from_patches_puts_the_others_in_front() -> None:
         tokens.patches[0], cls_token=tokens.cls_token[0], layers=[7], normed=True, **options
     )
     assert torch.equal(again.sequence[0], tokens.sequence[0])
-    assert again._describe() == tokens._describe()
+    assert repr(again) == repr(tokens)
     plain = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16)
     assert plain.sequence[0].data_ptr() == tokens.patches[0].data_ptr()
     only_registers = Tokens.from_patches(tokens.patches[0], **options)
@@ -265,7 +265,7 @@ def test_pytree_leaves_are_tensors_and_grid() -> None:
     leaves, spec = pytree.tree_flatten(tokens)
     assert [type(leaf).__name__ for leaf in leaves] == ["Tensor", "Tensor", "int", "int"]
     again = pytree.tree_unflatten(leaves, spec)
-    assert again._describe() == tokens._describe()
+    assert repr(again) == repr(tokens)
     stored = pytree.treespec_loads(pytree.treespec_dumps(spec))
     assert stored == spec
     doubled = pytree.tree_map_only(torch.Tensor, lambda x: x * 2, tokens)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from tests import kit
@@ -14,7 +16,6 @@ from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
-from dinoneck.detection.training import _Run
 from dinoneck.training import TrainConfig, engine
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
@@ -38,6 +39,36 @@ def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainConfig:
     return TrainConfig.from_dict(
         {key: {**own, **groups.get(key, {})} for key, own in {**groups, **plain}.items()}
     )
+
+
+class Stop(logging.Handler):
+    """Raises an error where the log reports an epoch."""
+
+    def __init__(self, epoch: int, error: BaseException) -> None:
+        super().__init__()
+        self.epoch = epoch
+        self.error = error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(f"epoch {self.epoch}:"):
+            raise self.error
+
+
+@contextlib.contextmanager
+def stopped_after(epochs: int, by: BaseException) -> Iterator[None]:
+    """Stop a training by an error after so many epochs; the block has to end with that error."""
+    logger = logging.getLogger("dinoneck")
+    level = logger.level
+    stop = Stop(epochs - 1, by)
+    logger.addHandler(stop)
+    logger.setLevel(logging.INFO)
+    try:
+        with pytest.raises(type(by)) as raised:
+            yield
+        assert raised.value is by
+    finally:
+        logger.removeHandler(stop)
+        logger.setLevel(level)
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(
@@ -67,9 +98,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert sorted(contents(whole)) == ["detector.safetensors", "log.jsonl", "report.json"]
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
 
-    with monkeypatch.context() as patch, pytest.raises(DataError, match="no power"):
-        # after the second epoch
-        patch.setattr(_Run, "_log", Mock(side_effect=[None, DataError("no power")]))
+    with stopped_after(epochs=2, by=DataError("no power")):
         train_detector(config, cut)
     with pytest.raises(CheckpointError, match=r"optim.lr: 0.001 / 0.01"):
         train_detector(config_of(boxes, detector=own, optim={**optim, "lr": 1e-2}), cut)
@@ -106,15 +135,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_an_interrupted_overwrite_goes_on(
-    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path) -> None:
     """The earlier results go when training begins: none of them stands next to the files of the new run."""
     first, second = config_of(boxes), config_of(boxes, optim={"lr": 3e-3})
     train_detector(first, tmp_path / "run")
     train_detector(second, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Run, "_log", Mock(side_effect=KeyboardInterrupt))
+    with stopped_after(epochs=1, by=KeyboardInterrupt()):
         train_detector(second, tmp_path / "run", overwrite=True)
     assert not contents(tmp_path / "run")  # a detector there is that of a finished run
     train_detector(second, tmp_path / "run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +35,9 @@ class NoisySource(MemoryTokens):
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         tokens = super().batch(ids, patterns)
         noise = 0.01 * random.random() + 0.01 * np.random.rand()
-        return tokens._map(lambda x: x + noise) if len(ids) > 1 else tokens
+        if len(ids) == 1:
+            return tokens
+        return replace(tokens, sequence=tuple(layer + noise for layer in tokens.sequence))
 
 
 def noisy_head(hidden_dim: int = 6) -> NoisyHead:
