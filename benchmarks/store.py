@@ -1,7 +1,7 @@
 """The feature store: size, reads, loaders, rounding and training next to npz files; its index and openings as it grows.
 
-    python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu] python -m
-    benchmarks store --only growth batches [--growth 10000 100000 1000000] [--records 320 2000]
+    python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
+    python -m benchmarks store --only growth batches [--growth 10000 1000000] [--records 320 2000]
 
 The same features (3600 patches of 1280 channels, four views per image; ``store_files`` has them)
 lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a

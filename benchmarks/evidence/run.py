@@ -1,9 +1,10 @@
 """Train and score on real data and generated images, store the tables, and push the heads if asked to.
 
     DINONECK_WEIGHTS=hub python -m benchmarks evidence [--data DATA] [--device cuda] [--push USER]
-    python -m benchmarks evidence --random [--only cover cells masks resolution boxes heads gram
-    arrangement rooms] python -m benchmarks evidence --random --short        # checks the code: few
-    images and epochs
+    python -m benchmarks evidence --random [--only PART ...]
+    python -m benchmarks evidence --random --short        # checks the code: few images and epochs
+
+PART is cover, cells, masks, resolution, boxes, heads, gram, arrangement or rooms.
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS``
 is ``hub`` or a folder (see ``weights``). With --random weights are seeded random ones, and the

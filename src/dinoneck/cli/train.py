@@ -32,15 +32,17 @@ def train(
     The usual commands; each takes --out RUN, and --group COLUMN keeps the rows of one place or day
     in one fold:
 
-        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0 a column of
-        words        train --csv cover.csv --targets species one folder per class     train --images
-        images a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
-        folders of images, masks train --images images --labels masks numbers and masks        train
-        --csv cover.csv --targets crop --labels mask --classes soil crop boxes in COCO JSON
-        train --boxes boxes.json --images images objects in COCO JSON     train --instances
-        objects.json --images images panoptic segments        train --panoptic folder segments.json
-        --images images tokens of a store        train --csv cover.csv --targets soil crop --store
-        store a training file          train run.yaml
+        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
+        a column of words        train --csv cover.csv --targets species
+        one folder per class     train --images images
+        a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
+        folders of images, masks train --images images --labels masks
+        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop
+        boxes in COCO JSON       train --boxes boxes.json --images images
+        objects in COCO JSON     train --instances objects.json --images images
+        panoptic segments        train --panoptic folder segments.json --images images
+        tokens of a store        train --csv cover.csv --targets soil crop --store store
+        a training file          train run.yaml
 
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 

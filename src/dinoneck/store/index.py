@@ -1,9 +1,11 @@
 """The index: one row per stored image, in an SQLite file that is derived from the shards and replaced as a whole.
 
-    shard(number, name, size, root) image(number, id, rows, cols, checksums, hash, bytes, mtime,
-    offsets, shard) about(made, ids, modified, changed)     what the shards begin with; number of
-    ids; times of the folder "data" (-1 =
-                                            not trusted)
+    shard(number, name, size, root)
+    image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
+    about(made, ids, modified, changed)
+
+``made`` is what the shards begin with, ``ids`` the number of ids; ``modified`` and ``changed`` are
+the times of the folder ``data``, -1 where they are not trusted.
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a
 temporary name and renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the
