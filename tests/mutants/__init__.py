@@ -2,9 +2,15 @@
 
 from tests.mutants.masks import MASKS
 from tests.mutants.modules import MODULES
-from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant, MutantError
 from tests.mutants.pipelines import PIPELINES
 from tests.mutants.published import PUBLISHED
 
-__all__ = ["MUTANTS", "Mutant"]
-MUTANTS = (*MODULES, *PIPELINES, *PUBLISHED, *MASKS)
+__all__ = ["GROUPS", "MUTANTS", "Mutant", "MutantError"]
+GROUPS = {
+    "modules": MODULES,
+    "pipelines": PIPELINES,
+    "published": PUBLISHED,
+    "masks": MASKS,
+}
+MUTANTS = [mutant for group in GROUPS.values() for mutant in group]

@@ -2,209 +2,209 @@
 
 from __future__ import annotations
 
+from tests.mutants.edits import never, replace
 from tests.mutants.mutant import Mutant
 
 _HEAD = "unit/heads/test_mask.py::"
-_SIZE = "unit/inference/test_image_resolution.py::"
-_OBJECTS = "unit/detection/test_train_instances.py::test_small_objects_lie_on_top_and_crowd_regions_are_unknown"
-_QUALITY = "unit/detection/test_panoptic.py::test_panoptic_quality_is_its_definition"
-_TRUE = "unit/detection/test_panoptic.py::test_true_segments_are_perfect_and_missing_classes_count_for_nothing"
-_PLACES = f"{_SIZE}test_a_map_of_places_gives_every_pixel_its_own_place"
-MASKS = (
-    Mutant(
-        "Columns of patches get the positions of rows.",
-        "heads/mask.py",
-        "    across = x[None, :, None].expand",
-        "    across = x.flip(0)[None, :, None].expand",
-        f"{_HEAD}test_positions_are_those_of_dinov3",
-    ),
-    Mutant(
-        "Queries are turned like the first patch.",
-        "heads/mask.py",
-        "nn.functional.pad(angle, (0, 0, prefix, 0))",
-        "torch.cat([angle[:1].expand(prefix, -1), angle])",
-        f"{_HEAD}test_the_head_is_its_formula",
-    ),
-    Mutant(
-        "The shares of classes do not add up to one.",
-        "heads/mask.py",
-        "(sums / sums.sum(dim=1, keepdim=True)).log()",
-        "sums.log()",
-        f"{_HEAD}test_the_head_is_its_formula",
-    ),
-    Mutant(
-        "The shares of classes are resampled in the place of masks.",
-        "heads/mask.py",
-        "return self._outputs(classes, resample(masks, size))",
-        "return super().at_size(outputs, size)",
-        f"{_HEAD}test_masks_are_resampled_before_they_are_shares",
-    ),
-    Mutant(
-        "Prefix tokens are taken for patches.",
-        "heads/mask.py",
-        "x[:, count + tokens.num_prefix_tokens :]",
-        "x[:, count : count + tokens.grid.count]",
-        f"{_HEAD}test_the_head_is_its_formula",
-    ),
-    Mutant(
-        "Queries without a mask count as much as the others.",
-        "losses/mask.py",
-        "NO_OBJECT = 0.1",
-        "NO_OBJECT = 1.0",
-        f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells",
-    ),
-    Mutant(
-        "Queries and masks are paired in their order.",
-        "losses/mask.py",
-        "queries, order = (torch.as_tensor(own, device=costs.device) for own in found)",
-        "queries, order = (torch.arange(len(own), device=costs.device) for own in found)",
-        f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells",
-    ),
-    Mutant(
-        "Ignored cells take part in the dice loss.",
-        "losses/mask.py",
-        "    shares = logits.sigmoid() * weight\n",
-        "    shares = logits.sigmoid()\n",
-        f"{_HEAD}test_cells_without_weight_count_for_nothing",
-    ),
-    Mutant(
-        "Two queries of one object are two instances.",
-        "heads/instances.py",
-        "        if not same[i, kept].any():",
-        "        if True:",
-        f"{_HEAD}test_duplicates_and_empty_queries_are_no_instances",
-    ),
-    Mutant(
-        "Things of one class are one segment.",
-        "heads/instances.py",
-        "                if label in things or label not in ids:",
-        "                if label not in ids:",
-        f"{_HEAD}test_stuff_is_one_segment_and_things_are_several",
-    ),
-    Mutant(
-        "Masks of mirrored views stay mirrored.",
-        "inference/passes.py",
-        '(":" in name and output.ndim == 4)',
-        "False",
-        f"{_SIZE}test_masks_are_resampled_before_they_are_shares",
-    ),
-    Mutant(
-        "Shares of masks are resampled to the image, not masks.",
-        "inference/predictor.py",
-        " if RAW in row else None",
-        " if False else None",
-        f"{_SIZE}test_masks_are_resampled_before_they_are_shares",
-    ),
-    Mutant(
-        "Pixels are looked up at their corners.",
-        "inference/resolution.py",
-        "(torch.arange(pixels, dtype=torch.float64) + 0.5) * resized",
-        "torch.arange(pixels, dtype=torch.float64) * resized",
-        _PLACES,
-    ),
-    Mutant(
-        "Objects keep the places of the prepared image, padding included.",
-        "inference/resolution.py",
-        "round(side * scale) for side, scale in zip(placement.corner",
-        "0 * round(side * scale) for side, scale in zip(placement.corner",
-        "unit/inference/test_image_resolution.py::test_objects_lie_where_the_image_lies",
-    ),
-    Mutant(
-        "The padding around an image is forgotten.",
-        "inference/resolution.py",
-        "* resized / pixels + corner",
-        "* resized / pixels",
-        _PLACES,
-    ),
-    Mutant(
-        "Probabilities are resampled in the place of logits.",
-        "inference/resolution.py",
-        "        grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()\n",
-        "        grid = grid + 0.0\n",
-        f"{_SIZE}test_classes_are_resampled_as_logits",
-    ),
-    Mutant(
-        "Crowd regions are background.",
-        "data/coco.py",
-        "ids.append(-first if own.crowd else",
-        "ids.append(0 if own.crowd else",
-        _OBJECTS,
-    ),
-    Mutant(
-        "Large objects hide small ones.",
-        "data/boxes.py",
-        "-masks[k].sum()",
-        "masks[k].sum()",
-        _OBJECTS,
-    ),
-    Mutant(
-        "What is found in a crowd region is wrong.",
-        "data/boxes.py",
-        '"iscrowd": int(crowd)}',
-        '"iscrowd": 0}',
-        _OBJECTS,
-    ),
-    Mutant(
-        "Stuff is counted as objects.",
-        "data/coco.py",
-        "(x.crowd or x.label in self.stuff)",
-        "x.crowd",
-        _TRUE,
-    ),
-    Mutant(
-        "All things of a class are one.",
-        "data/coco.py",
-        "counts[own.label] += not (own.crowd or",
-        "counts[own.label] *= not (own.crowd or",
-        _TRUE,
-    ),
-    Mutant(
-        "Colours of segments are read from blue to red.",
-        "data/coco.py",
-        "np.array([1, 256, 256**2])",
-        "np.array([256**2, 256, 1])",
-        _QUALITY,
-    ),
-    Mutant(
-        "Segments that hardly overlap are pairs.",
-        "detection/evaluation.py",
-        "(iou > 0.5)",
-        "(iou > 0.3)",
-        _QUALITY,
-    ),
-    Mutant(
-        "Unknown pixels make segments worse.",
-        "detection/evaluation.py",
-        "- shared - unknown[:, None])",
-        "- shared)",
-        _QUALITY,
-    ),
-    Mutant(
-        "Crowd regions of any class hide wrong segments.",
-        "detection/evaluation.py",
-        "(shared * same) @ (ids < UNKNOWN)",
-        "shared @ (ids < UNKNOWN)",
-        _QUALITY,
-    ),
-    Mutant(
-        "A segment that is partly unknown is never wrong.",
-        "detection/evaluation.py",
-        "2 * (unknown + crowd) <= areas",
-        "unknown + crowd == 0",
-        _QUALITY,
-    ),
-    Mutant(
-        "Panoptic segments of low scores are kept.",
-        "heads/instances.py",
-        "(scores >= least)",
-        "(scores >= 0.0)",
-        f"{_HEAD}test_stuff_is_one_segment_and_things_are_several",
-    ),
-    Mutant(
-        "The offset to the centre counts outside objects.",
-        "losses/mask.py",
-        "inside = (owner > 0) * cells",
-        "inside = cells",
-        f"{_HEAD}test_the_loss_of_centres_is_least_where_the_maps_are_true",
-    ),
+_RESOLUTION = "unit/inference/test_image_resolution.py::"
+_OBJECTS = (
+    "unit/detection/test_train_instances.py::"
+    "test_small_objects_lie_on_top_and_crowd_regions_are_unknown"
 )
+_QUALITY = "unit/detection/test_panoptic.py::test_panoptic_quality_is_its_definition"
+_TRUE_SEGMENTS = (
+    "unit/detection/test_panoptic.py::"
+    "test_true_segments_are_perfect_and_missing_classes_count_for_nothing"
+)
+
+MASKS = [
+    Mutant(
+        sentence="Columns of patches get the positions of rows.",
+        where="heads.mask:rotary_positions",
+        edit=replace("_x[None, :, None]", by="_x.flip(0)[None, :, None]"),
+        tests=[f"{_HEAD}test_positions_are_those_of_dinov3"],
+    ),
+    Mutant(
+        sentence="Queries are turned like the first patch.",
+        where="heads.mask:rotary_positions",
+        edit=replace(
+            "nn.functional.pad(_angles, (0, 0, prefix, 0))",
+            by="torch.cat([_angles[:1].expand(prefix, -1), _angles])",
+        ),
+        tests=[f"{_HEAD}test_the_head_is_its_formula"],
+    ),
+    Mutant(
+        sentence="The shares of classes do not add up to one.",
+        where="heads.mask:MaskHead.forward",
+        edit=replace("(_sums / _sums.sum(dim=1, keepdim=True)).log()", by="_sums.log()"),
+        tests=[f"{_HEAD}test_the_head_is_its_formula"],
+    ),
+    Mutant(
+        sentence="The shares of classes are resampled in the place of masks.",
+        where="heads.mask:MaskHead.at_size",
+        edit=replace(
+            "return self._outputs(_classes, resample(_masks, size))",
+            by="return super().at_size(outputs, size)",
+        ),
+        tests=[f"{_HEAD}test_masks_are_resampled_before_they_are_shares"],
+    ),
+    Mutant(
+        sentence="Prefix tokens are taken for patches.",
+        where="heads.mask:MaskHead.forward",
+        edit=replace(
+            "_x[:, _queries + tokens.num_prefix_tokens :]",
+            by="_x[:, _queries : _queries + tokens.grid.count]",
+        ),
+        tests=[f"{_HEAD}test_the_head_is_its_formula"],
+    ),
+    Mutant(
+        sentence="Queries without a mask count as much as the others.",
+        where="losses.mask:mask_loss",
+        edit=replace("NO_OBJECT", by="1.0"),
+        tests=[f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells"],
+    ),
+    Mutant(
+        sentence="Queries and masks are paired in their order.",
+        where="losses.mask:mask_loss",
+        edit=replace(
+            "torch.as_tensor(_indices, device=_costs.device)",
+            by="torch.arange(len(_indices), device=_costs.device)",
+        ),
+        tests=[f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells"],
+    ),
+    Mutant(
+        sentence="Ignored cells take part in the dice loss.",
+        where="losses.mask:mask_loss",
+        edit=replace("_logits.sigmoid() * _weight", by="_logits.sigmoid()"),
+        tests=[f"{_HEAD}test_cells_without_weight_count_for_nothing"],
+    ),
+    Mutant(
+        sentence="The offset to the centre counts outside objects.",
+        where="losses.mask:centre_loss",
+        edit=replace("(_owner > 0) * _cells", by="_cells"),
+        tests=[f"{_HEAD}test_the_loss_of_centres_is_least_where_the_maps_are_true"],
+    ),
+    Mutant(
+        sentence="Two queries of one object are two instances.",
+        where="heads.instances:decode_instances",
+        edit=never("_is_same[_query, _kept].any()"),
+        tests=[f"{_HEAD}test_duplicates_and_empty_queries_are_no_instances"],
+    ),
+    Mutant(
+        sentence="Things of one class are one segment.",
+        where="heads.instances:decode_panoptic",
+        edit=replace("_label in things or _label not in _ids", by="_label not in _ids"),
+        tests=[f"{_HEAD}test_stuff_is_one_segment_and_things_are_several"],
+    ),
+    Mutant(
+        sentence="Panoptic segments of low scores are kept.",
+        where="heads.instances:decode_panoptic",
+        edit=replace("(_labels < _none) & (_scores >= _least)", by="_labels < _none"),
+        tests=[f"{_HEAD}test_stuff_is_one_segment_and_things_are_several"],
+    ),
+    Mutant(
+        sentence="Masks of mirrored views stay mirrored.",
+        where="inference.passes:Pass.predict",
+        edit=never('":" in _name and _output.ndim == 4'),
+        tests=[f"{_RESOLUTION}test_masks_are_resampled_before_they_are_shares"],
+    ),
+    Mutant(
+        sentence="Shares of masks are resampled to the image, not masks.",
+        where="inference.predictor:Predictor.image_maps",
+        edit=never("RAW in row"),
+        tests=[f"{_RESOLUTION}test_masks_are_resampled_before_they_are_shares"],
+    ),
+    Mutant(
+        sentence="Pixels are looked up at their corners.",
+        where="inference.resolution:at_image_size",
+        edit=replace(
+            "torch.arange(_pixels, dtype=torch.float64) + 0.5",
+            by="torch.arange(_pixels, dtype=torch.float64)",
+        ),
+        tests=[f"{_RESOLUTION}test_a_map_of_places_gives_every_pixel_its_own_place"],
+    ),
+    Mutant(
+        sentence="The padding around an image is forgotten.",
+        where="inference.resolution:at_image_size",
+        edit=replace("_x * _resized / _pixels + _corner", by="_x * _resized / _pixels"),
+        tests=[f"{_RESOLUTION}test_a_map_of_places_gives_every_pixel_its_own_place"],
+    ),
+    Mutant(
+        sentence="Probabilities are resampled in the place of logits.",
+        where="inference.resolution:at_image_size",
+        edit=replace("_maps.clamp_min(torch.finfo(torch.float32).tiny).log()", by="_maps"),
+        tests=[f"{_RESOLUTION}test_classes_are_resampled_as_logits"],
+    ),
+    Mutant(
+        sentence="Objects keep the places of the prepared image, padding included.",
+        where="inference.resolution:objects_at_image_size",
+        edit=replace("_placement.corner", by="(0, 0)"),
+        tests=[f"{_RESOLUTION}test_objects_lie_where_the_image_lies"],
+    ),
+    Mutant(
+        sentence="Crowd regions are background.",
+        where="data.coco:PanopticImages.pixels",
+        edit=replace("-_first if _object.crowd else _id", by="0 if _object.crowd else _id"),
+        tests=[_OBJECTS],
+    ),
+    Mutant(
+        sentence="Large objects hide small ones.",
+        where="data.boxes:BoxImages.pixels",
+        edit=replace("-_masks[_object].sum()", by="_masks[_object].sum()"),
+        tests=[_OBJECTS],
+    ),
+    Mutant(
+        sentence="What is found in a crowd region is wrong.",
+        where="data.boxes:BoxImages.ground_truth",
+        edit=replace(
+            '{"image_id": _image, "category_id": _category, "iscrowd": int(_crowd)}',
+            by='{"image_id": _image, "category_id": _category, "iscrowd": 0}',
+        ),
+        tests=[_OBJECTS],
+    ),
+    Mutant(
+        sentence="Stuff is counted as objects.",
+        where="data.coco:ListedImages.numbers",
+        edit=replace("_object.crowd or _object.label in self.stuff", by="_object.crowd"),
+        tests=[_TRUE_SEGMENTS],
+    ),
+    Mutant(
+        sentence="All things of a class are one.",
+        where="data.coco:PanopticImages.pixels",
+        edit=replace("_counts[_label] += _one", by="_counts[_label] *= _one"),
+        tests=[_TRUE_SEGMENTS],
+    ),
+    Mutant(
+        sentence="Colours of segments are read from blue to red.",
+        where="data.coco:PanopticImages.pixels",
+        edit=replace("[1, 256, 256**2]", by="[256**2, 256, 1]"),
+        tests=[_QUALITY],
+    ),
+    Mutant(
+        sentence="Segments that hardly overlap are pairs.",
+        where="detection.evaluation:score_segments",
+        edit=replace("_iou > 0.5", by="_iou > 0.3"),
+        tests=[_QUALITY],
+    ),
+    Mutant(
+        sentence="Unknown pixels make segments worse.",
+        where="detection.evaluation:score_segments",
+        edit=replace("_areas - _shared - _unknown[:, None]", by="_areas - _shared"),
+        tests=[_QUALITY],
+    ),
+    Mutant(
+        sentence="Crowd regions of any class hide wrong segments.",
+        where="detection.evaluation:score_segments",
+        edit=replace(
+            "(_shared * _is_same_class) @ (_ids < UNKNOWN)",
+            by="_shared @ (_ids < UNKNOWN)",
+        ),
+        tests=[_QUALITY],
+    ),
+    Mutant(
+        sentence="A segment that is partly unknown is never wrong.",
+        where="detection.evaluation:score_segments",
+        edit=replace("2 * (_unknown + _crowd) <= _areas", by="_unknown + _crowd == 0"),
+        tests=[_QUALITY],
+    ),
+]

@@ -1,319 +1,386 @@
-"""Faults of what is done with modules: data, store, head files, training, prediction, export, pictures, commands."""
+"""Faults of data, store, head files, training, prediction, export, pictures and commands."""
 
 from __future__ import annotations
 
+from tests.mutants.edits import always, drop, never, replace
 from tests.mutants.mutant import Mutant
 
-PIPELINES = (
+PIPELINES = [
     Mutant(
-        "A head file with changed weights is loaded.",
-        "checkpoint/contents.py",
-        "if content.digest != record.digest:",
-        "if content.digest != record.digest and not tensors:",
-        "unit/checkpoint/test_head_checkpoint.py::test_any_changed_bit_is_refused",
+        sentence="A head file with changed weights is loaded.",
+        where="checkpoint.contents:check",
+        edit=never("content.digest != _record.digest"),
+        tests=["unit/checkpoint/test_head_checkpoint.py::test_any_changed_bit_is_refused"],
     ),
     Mutant(
-        "A head file whose tensors have other shapes than its configuration needs is loaded.",
-        "checkpoint/contents.py",
-        "if tuple(value.shape) != entry.shape or not alike:",
-        "if not alike:",
-        "unit/checkpoint/test_head_checkpoint.py::test_forged_files_are_refused",
+        sentence=(
+            "A head file whose tensors have other shapes than its configuration needs is loaded."
+        ),
+        where="checkpoint.contents:check",
+        edit=never("tuple(_tensor.shape) != _entry.shape"),
+        tests=["unit/checkpoint/test_head_checkpoint.py::test_forged_files_are_refused"],
     ),
     Mutant(
-        "Horizontal and vertical flips of stored views are exchanged.",
-        "data/views.py",
-        "(-1, self.horizontal), (-2, self.vertical)",
-        "(-2, self.horizontal), (-1, self.vertical)",
-        "unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image",
+        sentence="Horizontal and vertical flips of stored views are exchanged.",
+        where="data.views:View.flipped",
+        edit=replace(
+            "((-1, self.horizontal), (-2, self.vertical))",
+            by="((-2, self.horizontal), (-1, self.vertical))",
+        ),
+        tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
     Mutant(
-        "Every image draws the same changes of colour.",
-        "data/views.py",
-        'f"{i}\\0{image_id}"',
-        'f"{i}\\0"',
-        "unit/data/test_preparation.py::test_draws_repeat_and_depend_on_image_and_pattern",
+        sentence="Every image draws the same changes of colour.",
+        where="data.views:draws",
+        edit=replace(r'f"{i}\0{image_id}"', by=r'f"{i}\0"'),
+        tests=["unit/data/test_preparation.py::test_draws_repeat_and_depend_on_image_and_pattern"],
     ),
     Mutant(
-        "Storing tokens as int8 clips large negative values.",
-        "store/encoding.py",
-        "scale = x.abs().amax(dim=-1)",
-        "scale = x.amax(dim=-1)",
-        "unit/store/test_feature_store.py::test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone",
+        sentence="Storing tokens as int8 clips large negative values.",
+        where="store.encoding:quantise",
+        edit=replace("_tokens.abs().amax(dim=-1)", by="_tokens.amax(dim=-1)"),
+        tests=[
+            "unit/store/test_feature_store.py::"
+            "test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone"
+        ],
     ),
     Mutant(
-        "A damaged record of a store is read without an error.",
-        "store/reading.py",
-        "if not is_known and stored != checksum(",
-        "if not is_known and stored is checksum(",
-        "unit/cli/test_predict.py::test_extract_and_verify",
+        sentence="A damaged record of a store is read without an error.",
+        where="store.reading:Reader.columns",
+        edit=never("_stored != checksum(*_record)"),
+        tests=["unit/cli/test_predict.py::test_extract_and_verify"],
     ),
     Mutant(
-        "Images are scored by a head that was trained on them.",
-        "training/table.py",
-        "np.flatnonzero(row_fold != fold)",
-        "np.flatnonzero(row_fold >= 0)",
-        "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row",
+        sentence="Images are scored by a head that was trained on them.",
+        where="training.table:group_folds",
+        edit=replace(
+            "np.flatnonzero(_fold_of_row != _fold)",
+            by="np.flatnonzero(_fold_of_row >= 0)",
+        ),
+        tests=[
+            "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row"
+        ],
     ),
     Mutant(
-        "The weighted R² is the mean of the targets' R².",
-        "training/scores.py",
-        "lost = float(unexplained(terms.sum(axis=0), shares))",
-        "lost = float(unexplained(terms.sum(axis=0)))",
-        "unit/training/test_scores.py::test_scores_take_the_truth_first_and_match_ids",
+        sentence="The weighted R² is the mean of the targets' R².",
+        where="training.scores:weighted_r2",
+        edit=replace("unexplained(_terms, _weights)", by="unexplained(_terms)"),
+        tests=["unit/training/test_scores.py::test_scores_take_the_truth_first_and_match_ids"],
     ),
     Mutant(
-        "The moving average of the weights is never updated.",
-        "training/optim.py",
-        ".to(self.values[name]), share)",
-        ".to(self.values[name]), 0.0)",
-        "unit/training/test_optim.py::test_it_follows_its_recursion",
+        sentence="The moving average of the weights is never updated.",
+        where="training.optim:EMA.update",
+        edit=replace("_average.lerp_(_value, _share)", by="_average.lerp_(_value, 0.0)"),
+        tests=["unit/training/test_optim.py::test_it_follows_its_recursion"],
     ),
     Mutant(
-        "The moving average of the weights is computed, but the trained head does not get it.",
-        "training/engine.py",
-        "self.ema.copy_to(self.trained)",
-        "pass",
-        "unit/training/test_recipe.py::test_several_steps_are_the_plain_loop",
+        sentence=(
+            "The moving average of the weights is computed, but the trained head does not get it."
+        ),
+        where="training.engine:Engine.run",
+        edit=drop("self.ema.copy_to(self.trained)"),
+        tests=["unit/training/test_recipe.py::test_several_steps_are_the_plain_loop"],
     ),
     Mutant(
-        "A run resumes from the state of another head, source or recipe.",
-        "training/folder.py",
-        'difference(dict(there), dict(here), "run")',
-        'difference(there.get("epochs"), here.get("epochs"), "run")',
-        "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run",
+        sentence="A run resumes from the state of another head, source or recipe.",
+        where="training.folder:check_same",
+        edit=replace(
+            'difference(dict(there), dict(here), "run")',
+            by='difference(there.get("epochs"), here.get("epochs"), "run")',
+        ),
+        tests=[
+            "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run"
+        ],
     ),
     Mutant(
-        "A flipped image is trained with the labels of the image as it is.",
-        "training/token_sources.py",
-        "known_views.place(one, view) for",
-        "one for",
-        "unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image",
+        sentence="A flipped image is trained with the labels of the image as it is.",
+        where="training.token_sources:Samples.read",
+        edit=replace("_views.place(_label, _view)", by="_label"),
+        tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
     Mutant(
-        "The maps of turned views are turned further instead of back.",
-        "data/views.py",
-        "torch.rot90(x, -self.views[i].turns",
-        "torch.rot90(x, self.views[i].turns",
-        "unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image",
+        sentence="The maps of turned views are turned further instead of back.",
+        where="data.views:Views.undo",
+        edit=replace("-self.views[i].turns", by="self.views[i].turns"),
+        tests=["unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image"],
     ),
     Mutant(
-        "Overlapping tiles count twice at their seams.",
-        "inference/tiles.py",
-        "+= ramp",
-        "+= 1.0",
-        "unit/inference/test_inference.py::test_one_tile_fades_into_the_next",
+        sentence="Overlapping tiles count twice at their seams.",
+        where="inference.tiles:windows",
+        edit=replace("_sums[_tile] += _weights", by="_sums[_tile] += 1.0"),
+        tests=["unit/inference/test_inference.py::test_one_tile_fades_into_the_next"],
     ),
     Mutant(
-        "The strides of an encoder are pixels of the smaller image that its backbone sees.",
-        "interop/encoder.py",
-        "stride / self.features_at for",
-        "stride for",
-        "unit/interop/test_encoder.py::test_strides_are_pixels_of_the_whole_images",
+        sentence=(
+            "The strides of an encoder are pixels of the smaller image that its backbone sees."
+        ),
+        where="interop.encoder:PyramidEncoder",
+        edit=replace("_stride / self.features_at", by="_stride"),
+        tests=["unit/interop/test_encoder.py::test_strides_are_pixels_of_the_whole_images"],
     ),
     Mutant(
-        "Residuals have the opposite sign.",
-        "viz/drawing.py",
-        '("residual", values - truth)',
-        '("residual", truth - values)',
-        "unit/viz/test_report.py::test_points_are_the_values_and_residuals",
+        sentence="Residuals have the opposite sign.",
+        where="viz.drawing:agreement_charts",
+        edit=replace(
+            '("residual", _predicted - _known)',
+            by='("residual", _known - _predicted)',
+        ),
+        tests=["unit/viz/test_report.py::test_points_are_the_values_and_residuals"],
     ),
     Mutant(
-        "False boxes are drawn like those that find an object.",
-        "viz/panels.py",
-        "if i in found or truth is None else 1",
-        "if True else 1",
-        "unit/viz/test_panels.py::test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed",
+        sentence="False boxes are drawn like those that find an object.",
+        where="viz.panels:boxes_panel",
+        edit=always("_box in _found or truth is None"),
+        tests=[
+            "unit/viz/test_panels.py::"
+            "test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed"
+        ],
     ),
     Mutant(
-        "A command that failed reports success in its JSON.",
-        "cli/main.py",
-        '"ok": code == 0',
-        '"ok": True',
-        "unit/cli/test_viz_verb.py",
+        sentence="A command that failed reports success in its JSON.",
+        where="cli.main:main",
+        edit=always("_code == 0"),
+        tests=["unit/cli/test_viz_verb.py"],
     ),
     Mutant(
-        "A missing number of a table is read as 0.",
-        "data/tables.py",
-        'column.attrs.get("decimal", ".")).reindex(column.index)',
-        'column.attrs.get("decimal", ".")).reindex(column.index, fill_value=0.0)',
-        "unit/data/test_tables.py::test_numbers_words_and_gaps",
+        sentence="A missing number of a table is read as 0.",
+        where="data.tables:read_table",
+        edit=replace(
+            "_numbers(_texts, _column_name, _decimal).reindex(_index)",
+            by="_numbers(_texts, _column_name, _decimal).reindex(_index, fill_value=0.0)",
+        ),
+        tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],
     ),
     Mutant(
-        "An id of digits loses its leading zeros: 007 becomes 7.",
-        "data/tables.py",
-        "ids = [cell_text(value) for value in frame[image_column]]",
-        "ids = [cell.lstrip('0') or cell for cell in map(cell_text, frame[image_column])]",
-        "unit/data/test_tables.py::test_ids_stay_text",
+        sentence="An id of digits loses its leading zeros: 007 becomes 7.",
+        where="data.tables:read_table",
+        edit=replace(
+            "[cell_text(_cell) for _cell in _cells]",
+            by='[cell_text(_cell).lstrip("0") or cell_text(_cell) for _cell in _cells]',
+        ),
+        tests=["unit/data/test_tables.py::test_ids_stay_text"],
     ),
     Mutant(
-        "The EXIF orientation of a file that Pillow decodes is ignored.",
-        "data/decoding.py",
-        "return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)",
-        "return image",
-        "unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image",
+        sentence="The EXIF orientation of a file that Pillow decodes is ignored.",
+        where="data.decoding:upright",
+        edit=replace("ImageOps.exif_transpose(image)", by="image"),
+        tests=["unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
     ),
     Mutant(
-        "Pixels without a label count as 0 in the mean of their cell.",
-        "data/labels.py",
-        "weight = _cell_sums(valid, preprocess)",
-        "weight = _cell_sums(torch.ones_like(valid), preprocess)",
-        "unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize",
+        sentence="Pixels without a label count as 0 in the mean of their cell.",
+        where="data.labels:DenseLabels.cells",
+        edit=replace(
+            "_weight = _sums(_valid, preprocess)",
+            by="_weight = _sums(torch.ones_like(_valid), preprocess)",
+        ),
+        tests=["unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize"],
     ),
     Mutant(
-        "Cropping to a size keeps the upper left corner of an image, not its centre.",
-        "data/preprocessing.py",
-        "return Placement(resized, canvas, (top, left))",
-        "return Placement(resized, canvas, (0, 0))",
-        "unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways",
+        sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
+        where="data.preprocessing:Preprocessing.placement",
+        edit=replace("int((_canvas - _resized) / 2)", by="0"),
+        tests=["unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways"],
     ),
     Mutant(
-        "A flipped training image keeps the boxes of the image before the flip.",
-        "data/boxes.py",
-        "[v2.RandomHorizontalFlip()] *",
-        "[v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)])] *",
-        "unit/data/test_boxes.py::test_boxes_follow_their_pixels",
+        sentence="A flipped training image keeps the boxes of the image before the flip.",
+        where="data.boxes:box_transforms",
+        edit=replace(
+            "v2.RandomHorizontalFlip()",
+            by="v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)])",
+        ),
+        tests=["unit/data/test_boxes.py::test_boxes_follow_their_pixels"],
     ),
     Mutant(
-        "A store gives the tokens of other images when ids are asked in another order than they "
-        "are stored in.",
-        "store/reading.py",
-        "rows, found = zip(*entries.find(ids), strict=True)",
-        "rows, found = zip(*entries.find(sorted(ids)), strict=True)",
-        "unit/store/test_feature_store.py::test_a_batch_keeps_order_repeats_and_patterns",
+        sentence=(
+            "A store gives the tokens of other images when ids are asked in another order than "
+            "they are stored in."
+        ),
+        where="store.reading:Reader.columns",
+        edit=replace("_index.find(_ids)", by="_index.find(sorted(_ids))"),
+        tests=["unit/store/test_feature_store.py::test_a_batch_keeps_order_repeats_and_patterns"],
     ),
     Mutant(
-        "The channel scale of the first layer restores the int8 values of every layer.",
-        "store/encoding.py",
-        "return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)",
-        "return zip(self.q, self.scale, self.prefix, self.channel_scale[:1] * len(self.q), "
-        "strict=True)",
-        "unit/store/test_feature_store.py::test_an_int8_store",
+        sentence="The channel scale of the first layer restores the int8 values of every layer.",
+        where="store.encoding:QuantisedTokens.dequantise",
+        edit=replace("self.channel_scale", by="self.channel_scale[:1] * len(self.q)"),
+        tests=["unit/store/test_feature_store.py::test_an_int8_store"],
     ),
     Mutant(
-        "An image that was replaced by another one of the same file size keeps the tokens of the "
-        "old one.",
-        "store/images.py",
-        "return is_untouched or _hash_of(path) == known.blake2b",
-        "return True",
-        "unit/store/test_feature_store.py::test_another_image_of_the_same_name_is_refused",
+        sentence=(
+            "An image that was replaced by another one of the same file size keeps the tokens of "
+            "the old one."
+        ),
+        where="store.images:check_unchanged",
+        edit=always("_hash == _entry.blake2b"),
+        tests=["unit/store/test_feature_store.py::test_another_image_of_the_same_name_is_refused"],
     ),
     Mutant(
-        "A head from a file accepts the tokens of a backbone with other weights.",
-        "layers/inputs.py",
-        '("source (fingerprint of the weights)", self.source, tokens.source),',
-        "",
-        "faults/test_faults.py::test_foreign_files_and_tokens_are_refused",
+        sentence="A head from a file accepts the tokens of a backbone with other weights.",
+        where="layers.inputs:Origin.check",
+        edit=replace("self.source", by="None"),
+        tests=["faults/test_faults.py::test_foreign_files_and_tokens_are_refused"],
     ),
     Mutant(
-        "Images are normalised by the backbone's mean and std, not by those that the head's file "
-        "records.",
-        "inference/predictor.py",
-        "(recipe or base.preprocess).changed(blur=blur)",
-        "(recipe or base.preprocess).changed(blur=blur, mean=base.preprocess.mean, "
-        "std=base.preprocess.std)",
-        "unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records",
+        sentence=(
+            "Images are normalised by the backbone's mean and std, not by those that the head's "
+            "file records."
+        ),
+        where="inference.predictor:Predictor",
+        edit=replace(
+            "(_recorded or _backbone.preprocess).changed(blur=blur)",
+            by="""(_recorded or _backbone.preprocess).changed(
+                blur=blur, mean=_backbone.preprocess.mean, std=_backbone.preprocess.std
+            )""",
+        ),
+        tests=["unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records"],
     ),
     Mutant(
-        "Targets are given to images by their position in the table, not by id.",
-        "training/targets.py",
-        "np.array([as_array(column[image_id]) for image_id in ids])",
-        "np.array([as_array(value) for value in [*column.values()][: len(ids)]])",
-        "unit/training/test_source.py::test_a_shuffled_table_trains_the_same_weights_bit_for_bit",
+        sentence="Targets are given to images by their position in the table, not by id.",
+        where="training.targets:match_samples",
+        edit=replace(
+            "[as_array(_column[_id]) for _id in _ids]",
+            by="[as_array(value) for value in [*_column.values()][: len(_ids)]]",
+        ),
+        tests=[
+            "unit/training/test_source.py::"
+            "test_a_shuffled_table_trains_the_same_weights_bit_for_bit"
+        ],
     ),
     Mutant(
-        "A resumed run trains the last finished epoch again.",
-        "training/engine.py",
-        'self._take(state["weights"])',
-        'self._take(state["weights"])\n            self.epoch = max(0, self.epoch - 1)',
-        "unit/training/test_live_tokens.py::test_training_transforms_images_and_resumes_bit_for_bit",
+        sentence="A resumed run trains the last finished epoch again.",
+        where="training.engine:Engine.keep",
+        edit=replace(
+            'self._take(_state["weights"])',
+            by="""
+            self._take(_state["weights"])
+            self.epoch = max(0, self.epoch - 1)
+            """,
+        ),
+        tests=[
+            "unit/training/test_live_tokens.py::"
+            "test_training_transforms_images_and_resumes_bit_for_bit"
+        ],
     ),
     Mutant(
-        "A group is split over two folds where its rows do not follow each other.",
-        "training/table.py",
-        'of_row = _numbered(groups, "group")',
-        'of_row = _numbered(groups, "group")\n    of_row = np.cumsum(np.diff(of_row, '
-        "prepend=of_row[:1]) != 0)",
-        "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row",
+        sentence="A group is split over two folds where its rows do not follow each other.",
+        where="training.table:group_folds",
+        edit=replace(
+            '_group_of_row = _numbered(groups, "group")',
+            by="""
+            _group_of_row = _numbered(groups, "group")
+            begins = np.diff(_group_of_row, prepend=_group_of_row[:1]) != 0
+            _group_of_row = np.cumsum(begins)
+            """,
+        ),
+        tests=[
+            "unit/training/test_comparisons.py::test_folds_keep_groups_whole_and_cover_every_row"
+        ],
     ),
     Mutant(
-        "The transforms of targets are fitted on the held-out rows too.",
-        "training/tasks.py",
-        "values = problem.targets[task.name][torch.as_tensor(rows)]",
-        "values = problem.targets[task.name]",
-        "unit/training/test_train.py::test_numbers_in_groups",
+        sentence="The transforms of targets are fitted on the held-out rows too.",
+        where="training.tasks:fitted",
+        edit=replace(
+            "problem.targets[_name][torch.as_tensor(rows)]",
+            by="problem.targets[_name]",
+        ),
+        tests=["unit/training/test_train.py::test_numbers_in_groups"],
     ),
     Mutant(
-        "Sharpness-aware minimisation steps from the perturbed weights and does not restore them.",
-        "training/optim.py",
-        "with _restored([*(parameter for parameter, _ in moved), *statistics]):",
-        "with _restored(statistics):",
-        "unit/training/test_optim.py::test_it_follows_the_published_rule_over_many_steps",
+        sentence=(
+            "Sharpness-aware minimisation steps from the perturbed weights and does not restore "
+            "them."
+        ),
+        where="training.optim:SAM.gradient",
+        edit=replace(
+            "[*(_parameter for _parameter, _ in _moved), *_statistics]",
+            by="[*_statistics]",
+        ),
+        tests=["unit/training/test_optim.py::test_it_follows_the_published_rule_over_many_steps"],
     ),
     Mutant(
-        "Mixup counts the loss of a sample's own target with the partner's share.",
-        "training/fitting.py",
-        "return [(share * part, own) for",
-        "return [((1 - share) * part, own) for",
-        "unit/training/test_optim.py::test_mixed_losses_follow_the_targets_of_both_samples",
+        sentence="Mixup counts the loss of a sample's own target with the partner's share.",
+        where="training.fitting:Objective.forward",
+        edit=replace(
+            "[(_share * _part, _own) for _part, _own in _truths]",
+            by="[((1 - _share) * _part, _own) for _part, _own in _truths]",
+        ),
+        tests=["unit/training/test_optim.py::test_mixed_losses_follow_the_targets_of_both_samples"],
     ),
     Mutant(
-        "Maps are trained as they are where CutMix has pasted another image.",
-        "training/fitting.py",
-        "pasted(x, box) if name in self.maps else x for",
-        "x for",
-        "unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images",
+        sentence="Maps are trained as they are where CutMix has pasted another image.",
+        where="training.fitting:Objective.forward",
+        edit=never("_name in self.maps"),
+        tests=["unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images"],
     ),
     Mutant(
-        "Early stopping keeps the weights of the last epoch, not those of the best.",
-        "training/engine.py",
-        "self.best = {name: x.clone() for",
-        "self.best = {name: x for",
-        "unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops",
+        sentence="Early stopping keeps the weights of the last epoch, not those of the best.",
+        where="training.engine:Engine.run",
+        edit=replace("_weights.clone()", by="_weights"),
+        tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops"],
     ),
     Mutant(
-        "The patches of padding count in the mean over an image.",
-        "inference/passes.py",
-        "return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))",
-        "return maps.mean(dim=(2, 3))",
-        "unit/inference/test_inference.py::test_padding_is_left_out_of_the_mean_of_a_map",
+        sentence="The patches of padding count in the mean over an image.",
+        where="inference.passes:Pass.predict",
+        edit=replace(
+            "(_maps * _counts).sum(dim=(2, 3)) / _counts.sum(dim=(2, 3))",
+            by="_maps.mean(dim=(2, 3))",
+        ),
+        tests=["unit/inference/test_inference.py::test_padding_is_left_out_of_the_mean_of_a_map"],
     ),
     Mutant(
-        "Predictions of images of several sizes come back in another order than the images.",
-        "inference/passes.py",
-        "rows |= dict(zip(places, found, strict=True))",
-        "rows |= dict(zip(range(len(rows), len(images)), found, strict=False))",
-        "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order",
+        sentence=(
+            "Predictions of images of several sizes come back in another order than the images."
+        ),
+        where="inference.passes:Pass.predict",
+        edit=replace(
+            "_rows |= dict(zip(_places, _found, strict=True))",
+            by="_rows |= dict(zip(range(len(_rows), len(images)), _found))",
+        ),
+        tests=["unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order"],
     ),
     Mutant(
-        "Average precision leaves out the boxes below the score threshold of predictions.",
-        "detection/evaluation.py",
-        "for i in rows], min_score=0.0)",
-        "for i in rows])",
-        "unit/detection/test_evaluation.py::test_boxes_of_low_scores_count",
+        sentence=(
+            "Average precision leaves out the boxes below the score threshold of predictions."
+        ),
+        where="detection.evaluation:evaluate_boxes",
+        edit=replace(
+            "detector.predict(_images, min_score=0.0)",
+            by="detector.predict(_images)",
+        ),
+        tests=["unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"],
     ),
     Mutant(
-        "An exported model that differs from the eager model is written without an error.",
-        "export/program.py",
-        "if not parity.largest <= tolerance:",
-        "if parity.largest != parity.largest:",
-        "unit/export/test_export_model.py::test_a_model_that_differs_is_not_written",
+        sentence="An exported model that differs from the eager model is written without an error.",
+        where="export.program:check_parity",
+        edit=always("_parity.largest <= _tolerance"),
+        tests=["unit/export/test_export_model.py::test_a_model_that_differs_is_not_written"],
     ),
     Mutant(
-        "The colours of principal components are fitted for each image of a batch alone.",
-        "viz/pca.py",
-        "    chosen = PCABasis.fit(",
-        "    if basis is None and isinstance(features, Tokens) and len(features) > 1:\n"
-        "        parts = (features[i : i + 1] for i in range(len(features)))\n"
-        "        return np.concatenate([pca_rgb(part, foreground=foreground) for part in parts])\n"
-        "    chosen = PCABasis.fit(",
-        "unit/viz/test_pca.py::test_two_planted_directions_come_out_as_red_and_green",
+        sentence=(
+            "The colours of principal components are fitted for each image of a batch alone."
+        ),
+        where="viz.pca:pca_rgb",
+        edit=replace(
+            "_basis = PCABasis.fit(features, foreground=foreground) if basis is None else basis",
+            by="""
+            if basis is None and isinstance(features, Tokens) and len(features) > 1:
+                images = [features[i : i + 1] for i in range(len(features))]
+                return np.concatenate([pca_rgb(x, foreground=foreground) for x in images])
+            _basis = PCABasis.fit(features, foreground=foreground) if basis is None else basis
+            """,
+        ),
+        tests=["unit/viz/test_pca.py::test_two_planted_directions_come_out_as_red_and_green"],
     ),
     Mutant(
-        "The service accepts a body above the limit that arrives in chunks without a "
-        "Content-Length.",
-        "serve/uploads.py",
-        'seen += len(message.get("body", b""))',
-        'seen = len(message.get("body", b""))',
-        "unit/serve/test_serve.py::test_every_bad_request_is_refused_with_its_reason",
+        sentence=(
+            "The service accepts a body above the limit that arrives in chunks without a "
+            "Content-Length."
+        ),
+        where="serve.uploads:received_files",
+        edit=replace(
+            '_size += len(_message.get("body", b""))',
+            by='_size = len(_message.get("body", b""))',
+        ),
+        tests=["unit/serve/test_serve.py::test_every_bad_request_is_refused_with_its_reason"],
     ),
-)
+]

@@ -2,100 +2,103 @@
 
 from __future__ import annotations
 
+from tests.mutants.edits import always, never, replace
 from tests.mutants.mutant import Mutant
 
-_EVERY = "unit/published/test_published.py::test_a_file_gives_what_its_publisher_computes"
-_SMALL = f"{_EVERY}[dinov2_vits14_nyu_dpt]"
-PUBLISHED = (
+_OUTPUTS = "unit/published/test_published.py::test_a_file_gives_what_its_publisher_computes"
+_BINS = "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation"
+
+PUBLISHED = [
     Mutant(
-        "NYU's depths reach 80 m, as torch.hub builds them.",
-        "published/table.py",
-        '("nyu", 10.0)',
-        '("nyu", 80.0)',
-        f"{_EVERY}[dinov2_vits14_nyu_linear]",
+        sentence="NYU's depths reach 80 m, as torch.hub builds them.",
+        where="published.table:ROWS",
+        edit=replace('("nyu", 10.0)', by='("nyu", 80.0)'),
+        tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_linear]"],
     ),
     Mutant(
-        "Fusion blocks are numbered from the finest in the file too.",
-        "published/loading.py",
-        "{3 - int(found[2])}",
-        "{int(found[2])}",
-        _SMALL,
+        sentence="PMT's heads on ViT-L read the blocks of DINOv2's depth heads.",
+        where="published.table:ROWS",
+        edit=replace("_layers if _depth == 12 else (5, 11, 17, 23)", by="_layers"),
+        tests=["unit/published/test_published.py::test_the_table_settles_the_traps"],
     ),
     Mutant(
-        "The batch norm before a layer is folded without its mean.",
-        "published/loading.py",
-        "(shift - mean * scale)",
-        "shift",
-        f"{_EVERY}[dinov2_vits14_voc2012_linear]",
+        sentence="Fusion blocks are numbered from the finest in the file too.",
+        where="published.loading:renamed",
+        edit=replace("3 - int(_number)", by="int(_number)"),
+        tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),
     Mutant(
-        "Tensors of a file that the head does not have are passed over.",
-        "published/loading.py",
-        "    if missing or unknown:",
-        "    if missing:",
-        "unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name",
+        sentence="The batch norm before a layer is folded without its mean.",
+        where="published.loading:translated",
+        edit=replace("_shift - _mean * _scale", by="_shift"),
+        tests=[f"{_OUTPUTS}[dinov2_vits14_voc2012_linear]"],
     ),
     Mutant(
-        "The hash of a file is not compared with the publisher's.",
-        "published/loading.py",
-        "if not seen.startswith(row.sha256):",
-        "if False:",
-        "unit/published/test_published.py::test_files_that_are_not_the_head_are_refused",
+        sentence="Tensors of a file that the head does not have are passed over.",
+        where="published.loading:translated",
+        edit=replace(
+            "not _unused.match(_name)",
+            by=(
+                'not _unused.match(_name) and (renamed(_name) in own or ".norm." in renamed(_name))'
+            ),
+        ),
+        tests=["unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name"],
     ),
     Mutant(
-        "The CLS token of the last layer is added to the patches of every layer.",
-        "heads/linear.py",
-        "(patches, cls[:, None])]",
-        "(patches, tokens.cls_token[-1][:, None])]",
-        "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+        sentence="The hash of a file is not compared with the publisher's.",
+        where="published.loading:load_published",
+        edit=always("_digest.startswith(_row.sha256)"),
+        tests=["unit/published/test_published.py::test_files_that_are_not_the_head_are_refused"],
     ),
     Mutant(
-        "Bins weigh their values without the added constant.",
-        "heads/linear.py",
-        ".relu() + self.eps",
-        ".relu() + 1e-8",
-        "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+        sentence="A head whose page states no licence is downloaded.",
+        where="published.loading:load_published",
+        edit=replace("_row.licence == NOT_STATED or _is_gated", by="_is_gated"),
+        tests=["unit/published/test_published.py::test_a_file_is_downloaded_once"],
     ),
     Mutant(
-        "A value is bounded after the map was resized.",
-        "heads/dpt.py",
-        "resampled(task.predict_map(cells), tokens.image_size)",
-        "task.predict_map(resampled(cells, tokens.image_size))",
-        "unit/heads/test_heads.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares",
+        sentence="A published head takes a backbone with any weights.",
+        where="checkpoint.pairing:check_records",
+        edit=never('_kind != "file"'),
+        tests=["unit/published/test_published_names.py::test_other_backbones_are_refused"],
     ),
     Mutant(
-        "A doubled map keeps the size of the next level's own map.",
-        "necks/dpt.py",
-        'if self.upsample == "next" else {"scale_factor": 2.0}',
-        "if True else {}",
-        "unit/necks/test_dpt.py::test_it_is_transformers_neck",
+        sentence="The CLS token of the last layer is added to the patches of every layer.",
+        where="heads.linear:LinearHead.forward",
+        edit=replace(
+            "zip(_tokens.sequence, _tokens.cls_token, strict=True)",
+            by="zip(_tokens.sequence, _tokens.cls_token[-1:] * len(_tokens.sequence))",
+        ),
+        tests=[_BINS],
     ),
     Mutant(
-        "A published head takes a backbone with any weights.",
-        "checkpoint/pairing.py",
-        'if kind != "file":',
-        "if False:",
-        "unit/published/test_published_names.py::test_other_backbones_are_refused",
+        sentence="Bins weigh their values without the added constant.",
+        where="heads.linear:Bins.forward",
+        edit=replace("self.eps", by="1e-8"),
+        tests=[_BINS],
     ),
     Mutant(
-        "PMT's heads on ViT-L read the blocks of DINOv2's depth heads.",
-        "published/table.py",
-        "_SPREAD[depth] if depth == 12 else (5, 11, 17, 23)",
-        "_SPREAD[depth]",
-        "unit/published/test_published.py::test_the_table_settles_the_traps",
+        sentence="A value is bounded after the map was resized.",
+        where="heads.dpt:DPTHead.natural",
+        edit=replace(
+            "resampled(_task.predict_map(_cells), _size)",
+            by="_task.predict_map(resampled(_cells, _size))",
+        ),
+        tests=[
+            "unit/heads/test_heads.py::"
+            "test_values_are_bounded_before_and_classes_resized_before_they_are_shares"
+        ],
     ),
     Mutant(
-        "A head whose page states no licence is downloaded.",
-        "published/loading.py",
-        "row.licence == NOT_STATED or (",
-        "(",
-        "unit/published/test_published.py::test_a_file_is_downloaded_once",
+        sentence="A doubled map keeps the size of the next level's own map.",
+        where="necks.dpt:DPTNeck.forward",
+        edit=always('self.upsample == "next"'),
+        tests=["unit/necks/test_dpt.py::test_it_is_transformers_neck"],
     ),
     Mutant(
-        "Rotary positions of a mask head turn by the column first.",
-        "heads/mask.py",
-        "[down, across, down, across]",
-        "[across, down, across, down]",
-        f"{_EVERY}[dinov3_vits16_coco_panoptic_pmt640]",
+        sentence="Rotary positions of a mask head turn by the column first.",
+        where="heads.mask:rotary_positions",
+        edit=replace("[_down, _across, _down, _across]", by="[_across, _down, _across, _down]"),
+        tests=[f"{_OUTPUTS}[dinov3_vits16_coco_panoptic_pmt640]"],
     ),
-)
+]

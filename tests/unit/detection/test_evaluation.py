@@ -76,11 +76,9 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
         images: list[Any], min_score: float | None = None, **options: Any
     ) -> list[dict[str, Any]]:
         found = [next(rows) for _ in images]
-        return (
-            found
-            if min_score <= 0.01
-            else [{key: value[:0] for key, value in row.items()} for row in found]
-        )
+        if min_score is not None and min_score <= 0.01:
+            return found
+        return [{key: value[:0] for key, value in row.items()} for row in found]
 
     unsure = argparse.Namespace(classes=data.classes, predict=predict)
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
