@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from tests.against.environment import VERSION, old_side, this_side
 from tests.against.groups import GROUPS
 from tests.against.processes import CannotCompareError, compare_groups
 
-MAX_SHOWN = 20
-"""How many differences of a group are printed without ``--all``."""
+MAX_SHOWN = 3
+"""How many differences of a case are printed without ``--all``."""
 
 
 def choose(words: Sequence[str]) -> dict[str, list[str]]:
@@ -34,18 +33,17 @@ def choose(words: Sequence[str]) -> dict[str, list[str]]:
     return chosen
 
 
-def show_differences(differences: Sequence[Difference], *, limit: int | None) -> None:
-    """Print how many differences each case has, and the first ones with both values."""
-    per_case = Counter(difference.case for difference in differences)
-    print("  " + ", ".join(f"{case}: {count}" for case, count in per_case.items()))
+def show_case(case: str, differences: Sequence[Difference], *, limit: int | None) -> None:
+    """Print the first differences of a case with both values."""
+    print(f"\n  {case}: {len(differences)}")
     for difference in differences[:limit]:
-        print(f"\n  {difference.address}")
-        print(f"      {VERSION:<6} {difference.old}")
-        print(f"      here   {difference.here}")
+        print(f"    {difference.address}")
+        print(f"        {VERSION:<6} {difference.old}")
+        print(f"        here   {difference.here}")
         if difference.note:
-            print(f"      {difference.note}")
+            print(f"        {difference.note}")
     if limit is not None and len(differences) > limit:
-        print(f"\n  and {len(differences) - limit} more; --all shows them")
+        print(f"    and {len(differences) - limit} more, with --all")
 
 
 def report(judgement: Judgement, *, limit: int | None) -> int:
@@ -54,7 +52,10 @@ def report(judgement: Judgement, *, limit: int | None) -> int:
         unlisted = [difference for difference in judgement.unlisted if difference.group == group]
         if unlisted:
             print(f"\n{group}: {len(unlisted)} differences that {LIST.name} does not list")
-            show_differences(unlisted, limit=limit)
+            cases = dict.fromkeys(difference.case for difference in unlisted)
+            for case in cases:
+                of_case = [difference for difference in unlisted if difference.case == case]
+                show_case(case, of_case, limit=limit)
     if judgement.stale:
         print(f"\n{LIST.name} lists what no longer differs; remove the entry:")
         for entry in judgement.stale:

@@ -68,7 +68,7 @@ def old_side(folder: Path) -> Side:
 def this_side(source: Path = ROOT / "src") -> Side:
     """Return this checkout, or another copy of its sources."""
     return Side(
-        name="here",
+        name="this checkout",
         python=Path(sys.executable),
         search_path=(source, ROOT),
         source=source,
