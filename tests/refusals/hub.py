@@ -21,7 +21,6 @@ from tests.refusals import Row
 from tests.refusals.head_files import last_bit_flipped, sound, sound_file
 
 HEAD = "head.safetensors"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DOWN = 501  # the client asks again, and waits, after the other answers of a server that is down
 
 
@@ -116,10 +115,6 @@ def push_private_to_public(hub: Hub, folder: Path) -> Any:
     return push_to_hub(sound_file(folder), "me/one", private=True)
 
 
-def push_to_a_commit(folder: Path) -> Any:
-    return push_to_hub(sound_file(folder), "me/one", revision=COMMIT)
-
-
 def on_dinov3(folder: Path, **options: Any) -> Any:
     """Publish a head on a backbone under the DINOv3 License."""
     record = kit.backbone().record() | {"license": "dinov3-license"}
@@ -157,7 +152,6 @@ ROWS: list[Row] = [
     (asked(push, WRITER, offline=True), CheckpointError, ("me/one", "HF_HUB_OFFLINE")),
     (asked(push_after_another, WRITER), CheckpointError, ("me/one", "push again")),
     (asked(push_private_to_public, WRITER), CheckpointError, ("me/one", "private=True")),
-    (push_to_a_commit, CheckpointError, COMMIT),
     (on_dinov3, CheckpointError, ("dinov3-license", "--terms")),
     (empty_terms, CheckpointError, ("terms.txt", "--terms")),
 ]
