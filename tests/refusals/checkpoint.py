@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,23 @@ def shared(folder: Path) -> Any:
     one = torch.ones(1 << 10)
     torch.save({f"a{i}": one for i in range(100)}, folder / "a.pt")
     return read_state(folder / "a.pt")
+
+
+def compressed(folder: Path) -> Any:
+    """Import weights of which the zip file was packed again."""
+    torch.save({"a": torch.zeros(1 << 14)}, folder / "plain.pth")
+    with (
+        zipfile.ZipFile(folder / "plain.pth") as plain,
+        zipfile.ZipFile(folder / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    return import_weights(kit.head(), folder / "packed.pth")
+
+
+def import_from_a_pipe(folder: Path) -> Any:
+    os.mkfifo(folder / "w.pth")
+    return import_weights(kit.head(), folder / "w.pth")
 
 
 ROWS: list[Row] = [
@@ -225,4 +244,19 @@ ROWS: list[Row] = [
     (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
     (lambda folder: pushed(folder, terms=folder / "no.txt"), CheckpointError, "no.txt"),
     (lambda: push_to_hub("gone.safetensors", "me/one"), CheckpointError, "gone.safetensors"),
+    # weights of others
+    (
+        lambda: import_weights(on_meta(), "w.pth"),
+        CheckpointError,
+        ("hidden.weight", "device='cpu'"),
+    ),
+    (
+        lambda folder: imported(folder, rename={"mlps.0.hidden.": "mlps.0.out."}),
+        CheckpointError,
+        ("mlps.0.hidden.weight", "mlps.0.out.weight"),
+    ),
+    (compressed, CheckpointError, "packed.pth"),
+    (import_from_a_pipe, CheckpointError, "pipe"),
+    (lambda folder: import_weights(kit.head(), folder), CheckpointError, "folder"),
+    (lambda: import_weights(kit.head(), ""), CheckpointError, "empty"),
 ]
