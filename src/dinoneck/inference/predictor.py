@@ -19,7 +19,7 @@ from dinoneck.codec import at_least
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, counted
+from dinoneck.errors import CheckpointError, ConfigError, DataError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
@@ -34,6 +34,7 @@ from dinoneck.inference.sources import (
     without,
 )
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
+from dinoneck.store.reading import StoredTokens
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
@@ -240,6 +241,10 @@ class Predictor:
             raise ConfigError(
                 f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or "
                 "'image', and probabilities with 'image' only"
+            )
+        if isinstance(images, StoredTokens):
+            raise DataError(
+                "images are a store of tokens; predict from it with predictor.predict(store, ids)"
             )
         for one in self.passes:
             one.check_weights()
