@@ -6,7 +6,19 @@ from pathlib import Path
 
 from tests import kit
 
-from dinoneck import Backbone, Composition, HeadCheckpoint, PatchMeanHead, Predictor, Task
+from dinoneck import (
+    Backbone,
+    Composition,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    SimplePyramid,
+    Task,
+    TokenGrid,
+)
+from dinoneck.interop import PyramidEncoder
+from dinoneck.losses import UncertaintyWeighting
+from dinoneck.points import SparsePyramid
 
 
 def test_the_repr_of_a_head_checkpoint_has_type_parameters_backbone_and_digest(
@@ -79,3 +91,38 @@ def test_the_repr_of_a_predictor_lists_the_heads_of_a_mapping_by_key(tiny: Backb
         "  field: 1 head: crop (classification of 3); backbone='dinoneck_tiny'",
         ")",
     ]
+
+
+def test_the_repr_of_a_backbone_begins_with_its_name_its_geometry_and_its_layers() -> None:
+    backbone = kit.backbone(layers=[3, 5], norm=False, frozen=False)
+    lines = repr(backbone).splitlines()
+    assert lines[0] == "Backbone("
+    assert lines[1] == (
+        "  'dinoneck_tiny', embed_dim=64, patch_size=16, layers=(3, 5), norm=False, frozen=False"
+    )
+    assert lines[2] == "  (adapter): TimmAdapter("
+
+
+def test_the_repr_of_a_token_grid_has_its_options() -> None:
+    assert repr(TokenGrid((14, 16), "pad", "center")) == (
+        "TokenGrid(patch_size=(14, 16), on_remainder='pad', pad_to='center')"
+    )
+
+
+def test_the_repr_of_a_sparse_pyramid_has_its_options() -> None:
+    assert repr(SparsePyramid((2, 8), "mean", masked=False)) == (
+        "SparsePyramid(strides=(2, 8), reduce='mean', masked=False)"
+    )
+
+
+def test_the_repr_of_an_uncertainty_weighting_has_the_names_of_its_losses() -> None:
+    weighting = UncertaintyWeighting(["mass", "crop"])
+    assert repr(weighting) == "UncertaintyWeighting(names=('mass', 'crop'))"
+
+
+def test_the_repr_of_a_pyramid_encoder_begins_with_channels_and_strides() -> None:
+    neck = SimplePyramid(embed_dim=64, out_channels=32, scales=(2.0, 1.0))
+    lines = repr(PyramidEncoder(kit.backbone(), neck, features_at=0.5)).splitlines()
+    assert lines[0] == "PyramidEncoder("
+    assert lines[1] == "  out_channels=32, strides=(16, 32), features_at=0.5"
+    assert lines[2] == "  (backbone): Backbone("
