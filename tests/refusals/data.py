@@ -28,6 +28,7 @@ from dinoneck.data import (
     read_table,
     to_image_pixels,
     to_original,
+    to_prepared_pixels,
 )
 from dinoneck.data.decoding import read_pixels
 from tests.refusals import Row
@@ -367,6 +368,8 @@ ROWS: list[Row] = [
         DataError,
         "no.jpg",
     ),
+    (lambda: to_prepared_pixels(torch.zeros(3), Preprocessing(), (16, 16)), ShapeError, "(3,)"),
+    (lambda: to_prepared_pixels(POINT, Preprocessing(), (0, 16)), DataError, "(0, 16)"),
     # views and the pasture
     *(
         (lambda own=own: Views(own), ConfigError, named)

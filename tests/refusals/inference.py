@@ -114,6 +114,12 @@ def stored(folder: Path, head: Any = None, size: tuple[int, int] = kit.SIZE, **o
     return Predictor(checkpoint, own, **options).predict(store)
 
 
+def as_images(folder: Path) -> Any:
+    """Call a predictor with a store in the place of images."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor()(store)
+
+
 def scored(folder: Path, head: Any) -> Any:
     """Evaluate a head on one image with a number ``mass``."""
     kit.write_images(folder, ["a.png"])
@@ -316,6 +322,7 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, size=(64, 64)), CheckpointError, "64, 64"),
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
     (lambda: predictor().predict("store"), ConfigError, "FeatureStore"),  # type: ignore[arg-type]
+    (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
     (
         lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),

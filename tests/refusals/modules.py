@@ -221,6 +221,11 @@ ROWS: list[Row] = [
     (lambda: DPTNeck(16, 5), ConfigError, "5"),
     (lambda: DPTNeck(16, hidden_sizes=(1, 2, 3)), ConfigError, "(1, 2, 3)"),
     (lambda: LayerGrouper(16, 3, 8, 3, fusion="pixel"), ConfigError, ("pixel", "num_layers=3")),
+    (
+        lambda: LayerGrouper(16, 4, 8, 2, fusion="pixel").layer_weights(),
+        ConfigError,
+        ("'pixel'", "layer_weights"),
+    ),
     (lambda: LayerGrouper(16, 3, 8)([X, X]), ShapeError, "2"),
     (lambda: SimplePyramid(16, 8, (3.0,)), ConfigError, "(3.0,)"),
     (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, "(1.0, 2.0)"),

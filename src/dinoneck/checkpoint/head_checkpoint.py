@@ -23,6 +23,8 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
 from dinoneck.version import __version__
 
+_SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
+
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
 
@@ -61,6 +63,15 @@ class HeadCheckpoint:
         self.backbone_weights = tensors.backbone or None
         self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
+        self._num_parameters = sum(parameter.numel() for parameter in module.parameters())
+
+    def __repr__(self) -> str:
+        backbone = self.meta["backbone"] or {}
+        digest = self.meta["digest"][:_SHORT_DIGEST]
+        return (
+            f"HeadCheckpoint({self.head_type!r}, {self._num_parameters} parameters, "
+            f"backbone={backbone.get('name')!r}, {digest})"
+        )
 
     @classmethod
     def from_module(

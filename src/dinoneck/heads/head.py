@@ -18,7 +18,16 @@ from dinoneck.layers.blocks import ConvBlock, MapLinear, reset
 from dinoneck.layers.inputs import Origin, Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import MAP, Activation, Kind, Task, activate, cell_output, check_tasks
+from dinoneck.tasks import (
+    MAP,
+    Activation,
+    Kind,
+    Task,
+    activate,
+    cell_output,
+    check_tasks,
+    describe_tasks,
+)
 from dinoneck.tokens import Tokens
 
 Resample = Callable[[Tensor, Sequence[int]], Tensor]
@@ -63,6 +72,10 @@ class Head(Configured, nn.Module):
         self.predicted = (
             outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
         )
+
+    def extra_repr(self) -> str:
+        """Show the tasks, and what is composed of them."""
+        return f"tasks: {describe_tasks(self.predicted)}"
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.

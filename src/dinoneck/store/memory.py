@@ -24,6 +24,9 @@ Sample = tuple[Tokens, Tensor]
 class MemoryStore(StoredTokens):
     """The views of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
 
+    ``len(store)``, ``image_id in store`` and ``for image_id in store`` are about the ids that are
+    kept.
+
     Args:
         store: to read from, once.
         ids: images to keep; None = all. They must have one grid.
@@ -45,7 +48,7 @@ class MemoryStore(StoredTokens):
             store.dtype,
             store.views,
         )
-        self.ids = store.ids if ids is None else tuple(ids)
+        self._ids = store.ids if ids is None else tuple(ids)
         pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
@@ -54,6 +57,14 @@ class MemoryStore(StoredTokens):
             {"channel_scale": kept.pop("channel_scale")} if store.dtype == "int8" else {}
         )
         self._columns, self._device = kept, next(iter(kept.values()))[0].device
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids that are kept, in the order in which they were given."""
+        return self._ids
+
+    def _has(self, image_id: str) -> bool:
+        return (image_id, 0) in self._rows  # every image has a view 0
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""

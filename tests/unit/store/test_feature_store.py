@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tests import kit
+from tests.pretend_device import NAME, pretend_device
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
@@ -226,6 +227,46 @@ def test_int8_is_pooled_as_it_is() -> None:
             packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12
         )
     assert packed.pool()[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+def test_a_linear_layer_on_int8_is_that_on_the_dequantised_tokens(has_bias: bool) -> None:
+    packed = quantised(outlier_tokens())
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 32, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64) if has_bias else None
+    projected = packed.linear(weight, bias)
+    dequantised = packed.dequantise(torch.float64)
+    assert len(projected) == 2
+    for layer, sequence in zip(projected, dequantised.sequence, strict=True):
+        expected = torch.nn.functional.linear(sequence, weight, bias)
+        torch.testing.assert_close(layer, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_linear_layer_on_int8_gives_the_dtype_of_its_weight_and_gradients() -> None:
+    packed = quantised(outlier_tokens())
+    layer = torch.nn.Linear(32, 5, dtype=torch.bfloat16)
+    projected = packed.linear(layer.weight, layer.bias)[0]
+    projected.float().square().sum().backward()
+    assert projected.dtype == torch.bfloat16
+    assert layer.weight.grad is not None and bool(layer.weight.grad.any())
+
+
+def test_the_length_of_int8_tokens_is_their_number_of_images() -> None:
+    assert len(quantised(outlier_tokens())) == 2
+
+
+def test_int8_tokens_stay_int8_on_another_device() -> None:
+    packed = quantised(outlier_tokens())
+    expected = packed.pool()
+    with pretend_device():
+        moved = packed.to(NAME)
+        assert [x.dtype for x in moved.q] == [torch.int8, torch.int8]
+        parts = (moved.q, moved.scale, moved.prefix, moved.channel_scale)
+        assert {x.device.type for part in parts for x in part} == {NAME}
+        pooled = [x.cpu() for x in moved.pool()]
+    for x, y in zip(pooled, expected, strict=True):
+        torch.testing.assert_close(x, y)
 
 
 def test_an_int8_store(

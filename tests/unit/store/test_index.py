@@ -204,6 +204,14 @@ def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> Non
         assert torch.equal(value(store, "1"), value(sound, "1")), column
 
 
+def test_in_builds_an_index_with_a_damaged_row_again(root: Path) -> None:
+    with changed(root) as database:
+        database.execute("update image set rows = 'text' where id = '1'")
+    store = FeatureStore.open(root)
+    assert "1" in store
+    assert store.entries.lookup(["1"])
+
+
 @pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
 def test_paths_of_all_kinds(
     sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str
