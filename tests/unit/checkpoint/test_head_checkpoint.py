@@ -1,4 +1,4 @@
-"""HeadCheckpoint: bit-identical round trips, records, damaged files, files of schema 1."""
+"""HeadCheckpoint: bit-identical round trips, records, damaged files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import pickle
-import shutil
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests import kit
 from tests.faults.signed import Change, forged
-from tests.schema_1 import DTYPES, EXPECTED, FOLDER, built, lora, outputs
 
 from dinoneck import (
     Backbone,
     CheckpointError,
-    FeatureStore,
     HeadCheckpoint,
     PatchMeanHead,
     PatchMeanMLP,
@@ -31,14 +27,12 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_head,
-    registry,
     save_head,
     wrap_backbone,
 )
 from dinoneck.checkpoint.contents import check_finite
 from dinoneck.checkpoint.format import canonical
 from dinoneck.errors import BackboneError
-from dinoneck.heads import Head
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -300,55 +294,3 @@ def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
             kept.predict(other)
     compiled = torch.compile(loaded, backend="eager", fullgraph=True)
     assert compiled(backbone(torch.rand(1, 3, 64, 64)))["mass"].shape == (1, 1)
-
-
-CASES = {case.name: case for case, _ in built()}
-
-
-WITH_BACKBONE = FOLDER / "with_backbone.safetensors"
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_head_of_schema_1_computes_what_it_computed(name: str) -> None:
-    expected, head = load_file(EXPECTED), load_head(FOLDER / f"{name}.safetensors")
-    found = outputs(
-        head, [expected[f"{name}/tokens/{i}"] for i in range(CASES[name].layers)], CASES[name]
-    )
-    kept = {
-        own: x
-        for own, x in expected.items()
-        if own.startswith(f"{name}/") and "/tokens/" not in own
-    }
-    assert kit.same(
-        {f"{name}/{own}": x for own, x in sorted(found.items())},
-        dict(sorted(kept.items())),
-        atol=1e-5,
-    )
-    assert {f"{name}/{own}" for own in found} == {*kept}
-
-
-def test_every_head_type_has_a_file_of_schema_1() -> None:
-    there = {
-        HeadCheckpoint.load(file).head_type
-        for file in FOLDER.glob("*.safetensors")
-        if file != EXPECTED
-    }
-    every = {name for name in registry.names() if issubclass(registry.resolve(name), Head)}
-    assert every <= there
-
-
-def test_a_file_with_its_backbone_and_lora_weights_predicts(tmp_path: Path) -> None:
-    again = kit.saved_head(
-        tmp_path / "head.safetensors", kit.randomised(kit.head()), backbone=lora()
-    )
-    assert kit.same(
-        Predictor(WITH_BACKBONE)(kit.images(1)), Predictor(again)(kit.images(1)), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_store_of_schema_1_holds_what_it_held(dtype: str, tmp_path: Path) -> None:
-    """A copy of it: an opening may write the index again."""
-    store = FeatureStore.open(shutil.copytree(FOLDER / f"store_{dtype}", tmp_path / "store"))
-    assert not store.verify()
-    assert kit.same(store.batch(store.ids).sequence[0], load_file(EXPECTED)[f"store_{dtype}"])
