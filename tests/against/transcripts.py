@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ def run_scene(scene: str, folder: Path) -> dict[str, Any]:
     with scene_folder() as inside:
         for path in inside.rglob("*"):
             os.utime(path, (MADE_AT, MADE_AT))
+        times: Counter[str] = Counter()
         for command in commands(scene):
-            times = sum(command == name.removesuffix(" (again)") for name in results)
-            results[command + " (again)" * times] = run_in(inside, command)
+            times[command] += 1
+            name = command
+            if times[command] > 1:
+                name = f"{command} (time {times[command]})"
+            results[name] = run_in(inside, command)
     return results
 
 
@@ -48,6 +53,8 @@ def run_in(folder: Path, command: str) -> dict[str, Any]:
     for path, sha256 in after.items():
         if before.get(path) != sha256:
             name = canonical_text(path.relative_to(folder).as_posix(), folder)
+            if name in written:
+                raise ValueError(f"{command}: two files become {name!r}")
             written[name] = canonical_file(path, folder)
     removed = sorted(path.relative_to(folder).as_posix() for path in before.keys() - after.keys())
     result: dict[str, Any] = {"exit": code}
