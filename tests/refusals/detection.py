@@ -91,6 +91,7 @@ ROWS: list[Row] = [
         for kind, neck, own, named in PARTS
     ),
     (predicted(batch_size=0), ConfigError, "batch_size is 0"),
+    (predicted(max_boxes=0), ConfigError, "max_boxes is 0"),
     (predicted(min_score=30), ConfigError, "min_score is 30"),
     (
         lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)),
