@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from PIL import Image
 
@@ -31,6 +34,7 @@ from dinoneck.data import (
     to_prepared_pixels,
 )
 from dinoneck.data.decoding import read_pixels
+from tests import kit
 from tests.refusals import Row
 from tests.unit.data import box_samples
 
@@ -250,6 +254,30 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
+
+def without_pandas() -> Any:
+    with kit.without("pandas"), pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "dinoneck.data.tables")
+        return importlib.import_module("dinoneck.data.tables")
+
+
+def masked(number: int) -> Any:
+    """The content of a COCO file whose first image has so many objects of one class."""
+    made = box_samples.content()
+    first = {**made["annotations"][0], "segmentation": [[2, 3, 12, 3, 12, 11]]}
+    return made | {"annotations": [{**first, "id": i} for i in range(number)]}
+
+
+def mask_without_pycocotools(folder: Path) -> Any:
+    images = BoxImages(box_samples.write(folder, masked(1)), masks=True)
+    with kit.without("pycocotools.mask"):
+        return images.pixels(0)
+
+
+def thousand_objects(folder: Path) -> Any:
+    return BoxImages(box_samples.write(folder, masked(1000)), masks=True).pixels(0)
+
+
 ROWS: list[Row] = [
     *((call, DataError, named) for call, named in SEGMENTS),
     # tables
@@ -385,5 +413,14 @@ ROWS: list[Row] = [
     *(
         (lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i))
         for i in (-1, 20)
+    ),
+    # what is missing, too dark or too many
+    (without_pandas, ImportError, "dinoneck[train]"),
+    (mask_without_pycocotools, ImportError, "dinoneck[masks]"),
+    (thousand_objects, DataError, ("0.png", "1000")),
+    (
+        lambda: read_pixels(np.full((4, 6), 4095, np.uint16)),
+        DataError,
+        ("4095", "65535"),
     ),
 ]

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+import dinoneck
 from dinoneck import (
     CLSGatingHead,
     ConfigError,
     DataError,
     GridError,
     PatchMeanHead,
+    PyramidHead,
     RegistryError,
     ShapeError,
     SimplePyramid,
@@ -29,6 +31,7 @@ from tests.refusals import Row
 
 X, MAPS, CLS = torch.zeros(2, 15, 8), torch.zeros(2, 8, 3, 5), torch.zeros(2, 8)
 GRID, NAN, KINDS = TokenGrid(16), torch.nan, ("regression",)
+HEAD = {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}
 
 
 class Mine(Configured, nn.Module):
@@ -192,4 +195,19 @@ ROWS: list[Row] = [
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]
+    (
+        lambda: Tokens.cat([patches(source="one"), patches(source="two")]),
+        ShapeError,
+        "one, two",
+    ),
+    # constructors, names and modules
+    (lambda: SimplePyramid(8, 4, colour=1), TypeError, ("SimplePyramid", "'colour'")),  # type: ignore[call-arg]
+    (
+        lambda: PyramidHead(neck={"type": "patch_mean", "config": HEAD}, tasks=[Task("a")]),
+        ConfigError,
+        ("'patch_mean'", "PatchMeanHead", "Neck"),
+    ),
+    (lambda: registry.import_modules(["no_such_module"]), ConfigError, "no_such_module"),
+    (lambda: registry.import_modules(["no_such_file.py"]), ConfigError, "no_such_file.py"),
+    (lambda: dinoneck.PatchMaenHead, AttributeError, ("'dinoneck'", "'PatchMaenHead'")),
 ]

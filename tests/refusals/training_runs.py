@@ -28,7 +28,16 @@ from dinoneck import (
     Task,
 )
 from dinoneck.losses import TaskLoss
-from dinoneck.training import SAM, FreezeSchedule, MemoryTokens, Recipe, group_folds, run, train
+from dinoneck.training import (
+    SAM,
+    FreezeSchedule,
+    MemoryTokens,
+    Recipe,
+    TrainConfig,
+    group_folds,
+    run,
+    train,
+)
 from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
@@ -257,7 +266,16 @@ def wrapped_before_it_was_unfrozen() -> Any:
         dist.destroy_process_group()
 
 
+def latin_file(folder: Path) -> Any:
+    (folder / "run.yaml").write_bytes("data: {csv: Äcker.csv}".encode("latin-1"))
+    return TrainConfig.read(folder / "run.yaml")
+
+
 ROWS: list[Row] = [
+    # the training file
+    (lambda folder: TrainConfig.read(folder / "no.yaml"), ConfigError, "no.yaml"),
+    (lambda folder: TrainConfig.read(folder), ConfigError, "folder"),
+    (latin_file, ConfigError, ("run.yaml", "UTF-8")),
     # the folder
     (trained_into("report.json"), DataError, ("report.json", "--overwrite")),
     (trained_into("notes.txt"), DataError, "notes.txt"),
