@@ -270,7 +270,7 @@ def masked(number: int) -> Any:
 
 def mask_without_pycocotools(folder: Path) -> Any:
     images = BoxImages(box_samples.write(folder, masked(1)), masks=True)
-    with kit.without("pycocotools.mask"):
+    with kit.without("pycocotools"):
         return images.pixels(0)
 
 

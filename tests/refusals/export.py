@@ -83,15 +83,17 @@ def export_without_onnxscript(folder: Path) -> Any:
         return tokens_to("onnx")(folder)
 
 
-def run_empty_model() -> Any:
+def run_empty_model(folder: Path) -> Any:
     """Open an ONNX model without a graph."""
-    with onnx_runner(onnx.ModelProto(), None) as run:  # type: ignore[arg-type]
-        return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))  # ONNX Runtime leaves a file there when it is imported
+        with onnx_runner(onnx.ModelProto(), None) as run:  # type: ignore[arg-type]
+            return run
 
 
-def run_without_onnxruntime() -> Any:
+def run_without_onnxruntime(folder: Path) -> Any:
     with kit.without("onnxruntime"):
-        return run_empty_model()
+        return run_empty_model(folder)
 
 
 def with_fixed_size(size: tuple[int, int]) -> Any:

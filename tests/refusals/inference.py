@@ -212,7 +212,7 @@ def tiles_of_a_coarse_map() -> Any:
 
 
 def objects_without_pycocotools() -> Any:
-    with kit.without("pycocotools", "pycocotools.mask"):
+    with kit.without("pycocotools"):
         return coco_objects({"masks": torch.zeros(0, 4, 4), "scores": [], "labels": []})
 
 
