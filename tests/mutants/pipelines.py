@@ -287,8 +287,8 @@ PIPELINES = (
     Mutant(
         "Average precision leaves out the boxes below the score threshold of predictions.",
         "detection/evaluation.py",
-        "for i in rows], min_score=0.0)",
-        "for i in rows])",
+        "batch, min_score=0.0,",
+        "batch,",
         "unit/detection/test_evaluation.py::test_boxes_of_low_scores_count",
     ),
     Mutant(

@@ -18,7 +18,14 @@ from dinoneck import (
     wrap_backbone,
 )
 from dinoneck.data import BoxImages
-from dinoneck.detection import DetectionHead, Detector, score_boxes, train_detector, train_instances
+from dinoneck.detection import (
+    DetectionHead,
+    Detector,
+    evaluate_boxes,
+    score_boxes,
+    train_detector,
+    train_instances,
+)
 from dinoneck.training import TrainConfig
 from tests import kit
 from tests.refusals import Row
@@ -92,6 +99,11 @@ ROWS: list[Row] = [
     ),
     (predicted(batch_size=0), ConfigError, "batch_size is 0"),
     (predicted(max_boxes=0), ConfigError, "max_boxes is 0"),
+    (
+        lambda: evaluate_boxes(detector_of("fcos"), "no.json", batch_size=-1),
+        ConfigError,
+        "batch_size is -1",
+    ),
     (predicted(min_score=30), ConfigError, "min_score is 30"),
     (
         lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)),
