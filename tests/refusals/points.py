@@ -137,6 +137,11 @@ ROWS: list[Row] = [
     (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
     (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
+    (
+        lambda: check_cameras(POINTS, SCENE, torch.ones(1, 48, 64), depth_rel=-0.5),
+        ConfigError,
+        "depth_rel is -0.5",
+    ),
     *(
         (
             lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}),
