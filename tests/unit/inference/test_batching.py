@@ -86,6 +86,31 @@ def test_a_full_queue_refuses_and_a_cancelled_image_is_dropped(
     assert held.sizes == [1, 1]  # the dropped one never ran
 
 
+def test_an_image_whose_caller_waits_no_longer_is_dropped(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(predictor, monkeypatch)
+    with MicroBatcher(predictor, max_batch=2, max_wait_s=0, max_waiting=2) as batcher:
+        first = batcher.submit(images(1)[0])
+        assert held.started.wait(60)
+        with pytest.raises(TimeoutError):
+            batcher.predict(images(1)[0], timeout=0.001)
+        held.go.set()
+        assert first.result(60)["mass"] > 0
+    assert held.sizes == [1]  # the dropped one never ran
+
+
+def test_a_prediction_that_takes_too_long_does_not_stop_the_batcher(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(predictor, monkeypatch)
+    with MicroBatcher(predictor, max_wait_s=0) as batcher:
+        with pytest.raises(TimeoutError):
+            batcher.predict(images(1)[0], timeout=0.2)
+        held.go.set()
+        assert batcher.predict(images(1)[0], timeout=60)["mass"] > 0
+
+
 def test_the_end_predicts_all_that_wait(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
