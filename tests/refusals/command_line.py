@@ -215,4 +215,9 @@ ROWS: list[Row] = [
     (drawn_boxes, ConfigError, "boxes.json"),
     (line("viz report d.safetensors --out r.html"), ConfigError, "report.json"),
     (line("viz tokens images --store s --size 32 --out t.png"), ConfigError, "--store s"),
+    (
+        line("viz tokens images --backbone dinoneck_tiny --foreground 2 --out t.png"),
+        ConfigError,
+        "foreground is 2.0",
+    ),
 ]

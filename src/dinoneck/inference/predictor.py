@@ -218,17 +218,18 @@ class Predictor:
 
     def _describe(self, key: str) -> str:
         """The heads of a key and the pass that they read, on one line."""
-        own = self._of(key)
-        head = own.readings[key].head
+        its_pass = self._of(key)
+        head = its_pass.readings[key].head
         num_heads = len(head.heads) if isinstance(head, HeadEnsemble) else 1
-        settings = [f"backbone={own.backbone.name!r}"]
-        if own.preprocess.size is not None:
-            settings.append(f"size={own.preprocess.size}")
-        if own.tta != "none":
-            settings.append(f"tta={own.tta!r}")
-        if own.tiling is not None:
-            settings.append(f"tile={own.tiling.tile}, overlap={own.tiling.overlap}")
         tasks = describe_tasks(head.predicted)
+
+        settings = [f"backbone={its_pass.backbone.name!r}"]
+        if its_pass.preprocess.size is not None:
+            settings.append(f"size={its_pass.preprocess.size}")
+        if its_pass.tta != "none":
+            settings.append(f"tta={its_pass.tta!r}")
+        if its_pass.tiling is not None:
+            settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @torch.no_grad()

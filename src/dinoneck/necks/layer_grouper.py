@@ -217,7 +217,7 @@ class LayerGrouper(Configured, nn.Module):
         return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(stacked.dtype), stacked)
 
     def layer_weights(self) -> list[Tensor]:
-        """Return how much each layer counts in its group: one (layers of the group,) per group.
+        """Return how much each layer counts in its group: per group a tensor with a weight per layer.
 
         The weights of a group add up to 1. They are learned with ``fusion="softmax"``; with
         ``"mean"``, and in a group of one layer, all layers count alike. They have no gradient.

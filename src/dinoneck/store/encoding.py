@@ -211,10 +211,11 @@ class QuantisedTokens:
         """Return ``F.linear(sequence, weight, bias)`` of every layer's whole sequence.
 
         The channel scale is multiplied into the weight, and the token scale comes after the
-        product.
+        product. In float16 the product of large tokens may overflow before that; take bfloat16 or
+        float32 for them.
 
         Args:
-            weight: (D, C); the result has its dtype.
+            weight: (D, C); computation and result have its dtype.
             bias: (D,), or None.
 
         Returns:

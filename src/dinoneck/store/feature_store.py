@@ -28,9 +28,8 @@ from dinoneck.tokens import Tokens
 class FeatureStore(Reader):
     """A folder of tokens: made with :meth:`create`, opened with :meth:`open`; a source for ``fit``.
 
-    ``len(store)`` is the number of images, ``image_id in store`` looks one up in the index, ``for
-    image_id in store`` goes over all ids, and ``store[image_id]`` or ``store[image_id, view]`` reads
-    tokens.
+    A container of image ids: ``len(store)``, ``image_id in store`` and ``for image_id in store``
+    read no tokens. ``store[image_id]`` and ``store[image_id, view]`` do.
 
     Threads and worker processes may read through one object at once. Pickled, only the path
     travels.

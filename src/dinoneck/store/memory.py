@@ -24,8 +24,8 @@ Sample = tuple[Tokens, Tensor]
 class MemoryStore(StoredTokens):
     """The views of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
 
-    ``len(store)``, ``image_id in store`` and ``for image_id in store`` are about the ids that are
-    kept.
+    A container of the ids that are kept: ``len(store)``, ``image_id in store`` and ``for image_id
+    in store``.
 
     Args:
         store: to read from, once.

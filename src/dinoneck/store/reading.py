@@ -38,7 +38,7 @@ ViewNumbers = int | Sequence[int] | None
 class StoredTokens(ABC):
     """What gives stored tokens by image id and view: a store, or a part of it in memory.
 
-    ``len(store)``, ``image_id in store`` and ``for image_id in store`` are about image ids.
+    A container of image ids: ``len(store)``, ``image_id in store`` and ``for image_id in store``.
 
     Attributes:
         description: of the store.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
+from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, did_you_mean
 
@@ -23,6 +24,34 @@ NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+OFF = "none"  # on the command line, the value of an option that is switched off
+
+
+def _or_none(
+    read: Callable[[str], Any], metavar: str, choices: tuple[str, ...] | None = None
+) -> Any:
+    """The form on the command line of an option that can be switched off: its value, or ``none``."""
+
+    def from_words(words: list[str]) -> Any:
+        return None if words[0] == OFF else read(words[0])
+
+    def to_words(value: Any) -> list[str]:
+        return [OFF if value is None else str(value)]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=from_words,
+        is_instance=lambda value: True,
+        str_from_instance=to_words,
+        choices=choices,
+    )
+
+
+INT_OR_NONE = _or_none(int, "INT|none")
+FLOAT_OR_NONE = _or_none(float, "FLOAT|none")
+AMP_OR_NONE = _or_none(str, "{bf16,fp16,none}", choices=("bf16", "fp16", OFF))
 
 
 def converted(name: str, value: Any, hint: Any) -> Any:
@@ -112,6 +141,8 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:
     """What is expected, of msgspec's message; a choice that is close to the value."""
+    if typing.get_origin(hint) is Annotated:  # with notes for the command line
+        hint = typing.get_args(hint)[0]
     choices = [
         word
         for part in (hint, *typing.get_args(hint))
@@ -169,16 +200,16 @@ class Recipe(Config, frozen=True, kw_only=True):
     rho: Positive = 0.05
     weight_decay: NotNegative = 1e-2
     warmup: BelowOne = 0.1
-    ema_decay: BelowOne | None = None
-    amp: Literal["bf16", "fp16"] | None = None
-    clip_norm: Positive | None = 1.0
+    ema_decay: Annotated[BelowOne | None, FLOAT_OR_NONE] = None
+    amp: Annotated[Literal["bf16", "fp16"] | None, AMP_OR_NONE] = None
+    clip_norm: Annotated[Positive | None, FLOAT_OR_NONE] = 1.0
     standardise_tokens: bool = True
-    mixup_alpha: Positive | None = None
+    mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
     mixup_off_last: Share = 0.2
-    cutmix_alpha: Positive | None = None
-    patience: Count | None = None
-    backbone_lr: Positive | None = None
-    layer_decay: Scale | None = None
+    cutmix_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    patience: Annotated[Count | None, INT_OR_NONE] = None
+    backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    layer_decay: Annotated[Scale | None, FLOAT_OR_NONE] = None
     freeze: tuple[Annotated[str, Meta(pattern=r"^[0-9]+=(all|none|last:[1-9][0-9]*)$")], ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dinoneck.checkpoint import read_header
 from dinoneck.cli import backbone as verbs
 from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, method_scores
+from dinoneck.version import __version__
 
 
 def findings() -> dict[str, dict[str, str]]:
@@ -33,6 +35,15 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *lines: monkeypatch.setattr(
         checkup.metadata, "requires", lambda name: list(lines)
     )
+
+
+def test_doctor_begins_with_what_a_bug_report_needs(declare: Any) -> None:
+    declare("torch>=2.6")
+    lines = cli("doctor").out.splitlines()
+    assert lines[0] == f"ok       dinoneck: {__version__}"
+    assert lines[1].startswith(f"ok       python: {platform.python_version()} (")
+    assert lines[2] == f"ok       platform: {platform.platform()}"
+    assert lines[3].startswith("ok       torch: ")
 
 
 def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: Any) -> None:

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -66,6 +67,60 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     assert (config.data.size, config.data.resize, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
+
+
+SWITCHED_ON: dict[str, Any] = {
+    "ema_decay": 0.9,
+    "amp": "bf16",
+    "clip_norm": 0.5,
+    "mixup_alpha": 0.3,
+    "cutmix_alpha": 0.4,
+    "patience": 4,
+    "backbone_lr": 1e-5,
+    "layer_decay": 0.8,
+}
+
+
+def test_every_option_of_a_recipe_that_may_be_off_is_in_the_table() -> None:
+    hints = get_type_hints(Recipe)
+    assert {name for name, hint in hints.items() if NoneType in get_args(hint)} == {*SWITCHED_ON}
+
+
+@pytest.mark.parametrize("name", SWITCHED_ON)
+def test_the_word_none_switches_off_what_a_training_file_switched_on(
+    name: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, f"optim: {{{name}: {SWITCHED_ON[name]}}}\n")
+    flag = f"--{name.replace('_', '-')}"
+    assert getattr(parsed(path).optim, name) == SWITCHED_ON[name]
+    assert getattr(parsed(path, flag, "none").optim, name) is None
+
+
+@pytest.mark.parametrize("name", SWITCHED_ON)
+def test_a_flag_switches_on_what_a_training_file_switched_off(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"optim: {{{name}: null}}\n")
+    flag = f"--{name.replace('_', '-')}"
+    assert getattr(parsed(path).optim, name) is None
+    assert getattr(parsed(path, flag, str(SWITCHED_ON[name])).optim, name) == SWITCHED_ON[name]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("--clip-norm", "-1", "clip_norm is -1.0"),
+        ("--clip-norm", "None", "--clip-norm"),
+        ("--patience", "0", "patience is 0"),
+        ("--patience", "1.5", "--patience"),
+        ("--amp", "fp8", "'fp8'"),
+    ],
+)
+def test_other_words_than_none_are_checked_as_numbers_are(
+    flag: str, value: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parsed(flag, value)
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
