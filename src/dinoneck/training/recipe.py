@@ -135,8 +135,9 @@ class Recipe(Config, frozen=True, kw_only=True):
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
-        rho: neighbourhood size of SAM, in the norm of all trained weights.
-        weight_decay: of AdamW, for weight matrices only.
+        rho: neighbourhood size of SAM, in the norm of all trained weights together.
+        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
+            have none.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
@@ -148,7 +149,8 @@ class Recipe(Config, frozen=True, kw_only=True):
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
             None = off.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
-        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off.
+        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off. With
+            mixup_alpha too, a batch is pasted first, then its tokens are blended.
         patience: epochs without a better validation loss before training stops with the best
             weights; None = keep the last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
