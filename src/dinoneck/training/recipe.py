@@ -23,6 +23,8 @@ NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+# of the head's learning rate: that of a backbone that is trained along, where none is given
+BACKBONE_RATE = 0.1
 
 
 def converted(name: str, value: Any, hint: Any) -> Any:
@@ -201,7 +203,7 @@ class Recipe(Config, frozen=True, kw_only=True):
 
     def rates(self) -> dict[str, Any]:
         """Return what :func:`dinoneck.training.param_groups` takes of it."""
-        rate = 0.1 * self.lr if self.backbone_lr is None else self.backbone_lr
+        rate = BACKBONE_RATE * self.lr if self.backbone_lr is None else self.backbone_lr
         return {
             "lr": self.lr,
             "backbone_lr": rate,
