@@ -14,7 +14,7 @@ from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
-from dinoneck.training import LiveTokens, MemoryTokens
+from dinoneck.training import LiveTokens, MemoryTokens, engine
 from dinoneck.training.fitting import _warn_of_unread_layers
 
 SPLIT = {"ids": IDS[:4], "val_ids": IDS[4:]}
@@ -151,14 +151,19 @@ def test_a_task_with_few_targets_in_the_first_batch_is_not_compared(
 
 
 def test_a_run_that_continues_compares_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Losses of a trained head differ for good reasons."""
-    given = two_tasks(scale=1000.0)
-    run(**given, out=tmp_path, epochs=2)
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+
+    def stop(epoch: int, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(**two_tasks(scale=1000.0), out=tmp_path, epochs=2, callbacks=[stop])
     caplog.clear()
-    continued = two_tasks(scale=1000.0)
 
-    run(**continued, out=tmp_path, epochs=2)
+    history = run(**two_tasks(scale=1000.0), out=tmp_path, epochs=2)
 
+    assert len(history) == 2
     assert not caplog.records
