@@ -93,7 +93,15 @@ def _check_held(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def read_any(path: str | os.PathLike[str]) -> Any:
-    """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
+    """Return what a file holds: tensors, plain values and dicts of them.
+
+    Args:
+        path: a ``.safetensors`` file, or what ``torch.save`` wrote. Tensors come to the CPU.
+
+    Raises:
+        BackboneError: if the file is missing, damaged, larger unpacked, or a pickle that would run
+            code; nothing of it runs.
+    """
     file = Path(path)
     if file == Path():
         raise BackboneError(
