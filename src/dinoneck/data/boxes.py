@@ -42,7 +42,7 @@ Flip = Literal["horizontal", "both"]
 
 # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
 _MOST_OVER = 0.1
-_FEWEST = 10
+_FEWEST = 10  # boxes; of fewer, many may reach over the edge by chance
 # of the boxes may show nothing; else they are of another form, such as shares of the sides
 _MOST_LOST = 0.99
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
@@ -79,6 +79,7 @@ class BoxImages(ListedImages):
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
 
     Attributes:
+        ids: the images' ids, in the order of the JSON.
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
         skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),

@@ -78,6 +78,26 @@ def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_not
     assert cuda["state"] == "note" and "99.1" in cuda["text"] and "nvidia-smi" in cuda["remedy"]
 
 
+@pytest.mark.parametrize("error", [SystemExit("no licence"), ImportError("no licence")], ids=repr)
+def test_a_package_whose_import_fails_or_ends_the_program_is_broken(
+    error: BaseException, declare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = checkup.importlib.import_module
+
+    def fail(name: str, *arguments: Any) -> Any:
+        if name == "timm":
+            raise error
+        return imported(name, *arguments)
+
+    declare("timm>=0.1")
+    monkeypatch.setattr(checkup.importlib, "import_module", fail)
+
+    found = findings()
+
+    assert found["timm"]["state"] == "broken"
+    assert f"its import fails: {type(error).__name__}: no licence" in found["timm"]["text"]
+
+
 def test_bench_times_the_parts_of_a_prediction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

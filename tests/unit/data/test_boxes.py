@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import colorsys
 import logging
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -339,3 +341,49 @@ def test_boxes_find_the_way_back_from_a_batch() -> None:
         5,
     ]
     assert to_original(torch.tensor([1, 3, 5, 7]), (2, 2), (5, 3)).tolist() == [1.5, 7.5, 7.5, 17.5]
+
+
+def hue(image: torch.Tensor) -> float:
+    """Return the mean hue of an image in degrees."""
+    red, green, blue = image.mean(dim=(1, 2)).tolist()
+    return 360.0 * colorsys.rgb_to_hsv(red, green, blue)[0]
+
+
+def test_a_training_view_changes_colours_but_not_their_hue() -> None:
+    """Ripe and unripe fruit differ by their hue alone."""
+    colour = torch.tensor([160, 100, 80], dtype=torch.uint8)  # no change brings it to 0 or 255
+    image = tv_tensors.Image(colour[:, None, None].expand(3, *SIZE))
+    boxes = tv_tensors.BoundingBoxes(torch.tensor(BOXES), format="XYXY", canvas_size=SIZE)
+    target = {"boxes": boxes, "labels": torch.arange(3)}
+    view = box_transforms(size=SIZE, train=True, mean=None, std=None)
+
+    torch.manual_seed(0)
+    views = [view(image, target)[0] for _ in range(20)]
+
+    assert len({round(seen.mean().item(), 3) for seen in views}) > 5
+    hues = [hue(seen) for seen in views]
+    assert hues == pytest.approx([hue(image / 255.0)] * 20, abs=2.0)
+
+
+def test_an_image_of_sixteen_bits_comes_to_eight(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    grey = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "0.png")
+
+    image, _ = data[0]
+
+    assert image.dtype == torch.uint8
+    expected = torch.from_numpy(np.round(grey / 65535.0 * 255.0)).to(torch.uint8)
+    assert torch.equal(image.as_subclass(torch.Tensor), expected.expand(3, -1, -1))
+
+
+def test_a_dataset_travels_to_worker_processes(tmp_path: Path) -> None:
+    data = made(tmp_path, transform=box_transforms(size=SIZE, train=False))
+
+    copy = pickle.loads(pickle.dumps(data))
+
+    assert copy.ids == data.ids
+    for (image, target), (expected_image, expected_target) in zip(copy, data, strict=True):
+        assert torch.equal(image, expected_image)
+        assert torch.equal(target["boxes"], expected_target["boxes"])
+        assert torch.equal(target["labels"], expected_target["labels"])
