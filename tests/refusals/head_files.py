@@ -96,6 +96,10 @@ def last_bit_flipped(file: bytes) -> bytes:
     return file[:-1] + bytes([file[-1] ^ 1])
 
 
+def half_of_the_header(file: bytes) -> bytes:
+    return file[:200]
+
+
 def last_byte_missing(file: bytes) -> bytes:
     return file[:-1]
 
@@ -165,6 +169,10 @@ def newer_schema(meta: Meta, chunks: Chunks) -> None:
     meta["created_by"] = {"dinoneck": "9.8.7"}
 
 
+def other_format(meta: Meta, chunks: Chunks) -> None:
+    meta["format"] = "dinoneck.neck"
+
+
 def newer_schema_of_unknown_version(meta: Meta, chunks: Chunks) -> None:
     meta["schema"] = 7
     meta["created_by"] = None
@@ -184,6 +192,16 @@ def long_extra(meta: Meta, chunks: Chunks) -> None:
 
 def tensors_in_another_order(meta: Meta, chunks: Chunks) -> None:
     meta["tensors"].reverse()
+
+
+def tensor_listed_twice(meta: Meta, chunks: Chunks) -> None:
+    meta["tensors"].insert(0, meta["tensors"][0])
+
+
+def tensor_called_metadata(folder: Path) -> Any:
+    meta, _ = signed.read(sound())
+    meta["tensors"] = [["__metadata__", "F32", [1]]]
+    return metadata(signed.canonical(meta))(folder)
 
 
 def unknown_type_of_tensor(meta: Meta, chunks: Chunks) -> None:
@@ -454,8 +472,10 @@ def probed(backbone: Backbone) -> None:
 
 ROWS: list[Row] = [
     # files
-    (content(b""), CheckpointError, "0 bytes in a file of 0"),
-    (content(b"0123456789" * 9), CheckpointError, "in a file of 90"),
+    (content(b""), CheckpointError, "h.safetensors is empty"),
+    (content(b"abc"), CheckpointError, ("3 bytes", "cut short")),
+    (content(b"0123456789" * 9), CheckpointError, ("not a head file", "1048576")),
+    (edited(half_of_the_header), CheckpointError, ("200 bytes", "cut short", "header alone")),
     (content(WEB_PAGE), CheckpointError, "web page"),
     (content(LFS_POINTER), CheckpointError, "Git LFS pointer"),
     (content(ZIP), CheckpointError, "zip"),
@@ -466,9 +486,9 @@ ROWS: list[Row] = [
     (header("[" * 100), CheckpointError, "32"),
     (header('{"a":' + "1" * 21 + "}"), CheckpointError, "20 digits"),
     (header('{"a":NaN}'), CheckpointError, "h.safetensors"),
-    (header("[]"), CheckpointError, "import_weights"),
+    (header("[]"), CheckpointError, ("header", "list", "an object")),
     (metadata("{"), CheckpointError, "metadata"),
-    (metadata("[]"), CheckpointError, "canonical"),
+    (metadata("[]"), CheckpointError, ("metadata", "list", "an object")),
     (edited(spaced_metadata), CheckpointError, "canonical"),
     (edited(eight_more_spaces), CheckpointError, "canonical"),
     (edited(last_byte_missing), CheckpointError, "cut short"),
@@ -479,35 +499,38 @@ ROWS: list[Row] = [
     (read_from_a_pipe, CheckpointError, "pipe"),
     (read_from_a_folder, CheckpointError, "folder"),
     (other_class, CheckpointError, ("'patch_mean'", "PatchMeanHead", "FPNHead")),
-    (file_in_the_way, CheckpointError, "heads"),
+    (file_in_the_way, CheckpointError, "heads is a file"),
     # headers
     (forged(newer_schema), CheckpointError, ("schema 7", "schema 1", "9.8.7")),
-    (forged(newer_schema_of_unknown_version), CheckpointError, ("schema 7", "unknown")),
+    (forged(newer_schema_of_unknown_version), CheckpointError, ("schema 7", "a later version")),
+    (forged(other_format), CheckpointError, ("'dinoneck.neck'", "expected 'dinoneck.head'")),
     (forged(unknown_entry), CheckpointError, "versions"),
     (forged(missing_entry), CheckpointError, "extra"),
     (forged(long_extra), CheckpointError, ("extra", "16384")),
-    (forged(tensors_in_another_order), CheckpointError, "order"),
-    (forged(unknown_type_of_tensor), CheckpointError, "'F8'"),
+    (forged(tensors_in_another_order), CheckpointError, ("before", "order")),
+    (forged(tensor_listed_twice), CheckpointError, ("mlps.0.hidden.bias", "twice")),
+    (tensor_called_metadata, CheckpointError, "'__metadata__'"),
+    (forged(unknown_type_of_tensor), CheckpointError, ("'F8'", "BF16")),
     (forged(unknown_head_type), CheckpointError, ("'patch_maen'", "'patch_mean'")),
     (forged(unknown_argument), CheckpointError, "'colour'"),
-    (forged(left_out_default), CheckpointError, "normal form"),
-    (forged(other_tasks), CheckpointError, "tasks"),
+    (forged(left_out_default), CheckpointError, ("config.hidden_dim is missing", "normal form")),
+    (forged(other_tasks), CheckpointError, ('tasks[0].unit is "kg"', 'expected "g"')),
     (forged(endless_depth), CheckpointError, "far more tensors"),
     (forged(unusable_inputs), CheckpointError, "'squash'"),
-    (forged(missing_tensor), CheckpointError, HIDDEN),
-    (forged(additional_tensor), CheckpointError, "zz"),
+    (forged(missing_tensor), CheckpointError, f"lacks {HIDDEN}"),
+    (forged(additional_tensor), CheckpointError, "holds zz"),
     (forged(two_dtypes), CheckpointError, "BF16, F32"),
     (forged(turned_weight), CheckpointError, (HIDDEN, "(64, 8)", "(8, 64)")),
-    (forged(nan_weight), CheckpointError, HIDDEN),
+    (forged(nan_weight), CheckpointError, (HIDDEN, "NaN", "earlier epoch")),
     (forged(layer_below_the_depth), CheckpointError, ("layers", "[6]", "depth 6")),
     (forged(short_probe), CheckpointError, ("probe", "7 numbers", "8 for each")),
     (forged(null_depth), CheckpointError, "backbone.depth is null"),
     (forged(unknown_layers), CheckpointError, "backbone.layers is missing"),
-    (forged(mistyped_views), CheckpointError, ("tta.reduce", "'median'")),
+    (forged(mistyped_views), CheckpointError, ("tta.reduce", "'median'", "'mean'")),
     # a checkpoint whose public attributes were changed
     (saved_with_another_shape, CheckpointError, "from_module"),
-    (saved_with_other_values, CheckpointError, "digest"),
-    (built_without_a_tensor, CheckpointError, HIDDEN),
+    (saved_with_other_values, CheckpointError, ("h.safetensors", "digest", "from_module")),
+    (built_without_a_tensor, CheckpointError, (HIDDEN, "Load it again")),
     (built_of_another_configuration, CheckpointError, "tasks"),
     (saved_into_no_folder, CheckpointError, ("h.safetensors", "/no does not exist")),
     (saved_over_a_protected_file, CheckpointError, "chmod u+w"),
@@ -519,10 +542,10 @@ ROWS: list[Row] = [
     (forged_lora(lora_of_a_large_rank), CheckpointError, ("rank 65", "width 64")),
     (forged_lora(lora_in_more_blocks), CheckpointError, ("7 blocks", "depth 6")),
     (forged_lora(lora_of_another_rank), CheckpointError, ("(2, 64)", "rank 3")),
-    (forged_lora(half_of_lora), CheckpointError, "not complete"),
-    (forged_lora(no_lora), CheckpointError, "not complete"),
+    (forged_lora(half_of_lora), CheckpointError, f"lacks the LoRA weights {LORA_B[8:]}"),
+    (forged_lora(no_lora), CheckpointError, "no LoRA weights"),
     (forged_lora(lora_in_float16), CheckpointError, ("lora_A", "F16")),
-    (applied(other_lora_values), CheckpointError, "LoRA"),
+    (applied(other_lora_values), CheckpointError, ("LoRA", "SHA-256")),
     (applied(lora_of_another_layer), CheckpointError, "blocks.0.attn.qvk"),
     (applied(lora_of_another_width), CheckpointError, ("(2, 32)", "(2, 64)")),
     (lora_while_switched_off, CheckpointError, "lora_disabled()"),
@@ -534,8 +557,8 @@ ROWS: list[Row] = [
         ("'me/one'", "'me/two'"),
     ),
     (lambda: rebuilt(dtype="int8"), CheckpointError, ("'int8'", "float32, float16, bfloat16")),
-    (lambda: rebuilt(name="../tiny"), CheckpointError, "'../tiny'"),
-    (rebuilt_from_a_folder_here, CheckpointError, "'me/one'"),
+    (lambda: rebuilt(name="../tiny"), CheckpointError, ("'../tiny'", "names no path")),
+    (rebuilt_from_a_folder_here, CheckpointError, ("'me/one'", "start elsewhere")),
     (lambda: rebuilt(pos_embed="antialias"), CheckpointError, "'antialias'"),
     (without_values, CheckpointError, "'dinoneck_tiny'"),
     (lambda: tuned_weights(cls_token=torch.zeros(1, 1, 64)), CheckpointError, "SHA-256"),

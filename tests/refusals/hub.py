@@ -5,9 +5,12 @@ The hub is one on loopback. The network is never asked.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import huggingface_hub
 import pytest
@@ -30,12 +33,12 @@ def asked(
     """Ask an empty hub on loopback, with this access token."""
 
     def call(folder: Path) -> Any:
-        with Hub() as hub, pytest.MonkeyPatch.context() as patch:
-            point_client_at(hub, patch, folder)
+        with Hub() as hub, pytest.MonkeyPatch.context() as monkeypatch:
+            point_client_at(hub, monkeypatch, folder)
             if token is not None:
-                patch.setenv("HF_TOKEN", token)
+                monkeypatch.setenv("HF_TOKEN", token)
             if offline:
-                patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+                monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
             return ask(hub, folder)
 
     return call
@@ -72,6 +75,12 @@ def load_while_down(hub: Hub, folder: Path) -> Any:
 def load_after_the_end(hub: Hub, folder: Path) -> Any:
     hub.stop()
     return HeadCheckpoint.load("me/one")
+
+
+def load_into_a_full_cache(hub: Hub, folder: Path) -> Any:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with patch.object(huggingface_hub, "snapshot_download", side_effect=full):
+        return HeadCheckpoint.load("me/one")
 
 
 def load_without_a_head(hub: Hub, folder: Path) -> Any:
@@ -140,6 +149,7 @@ ROWS: list[Row] = [
     (asked(load_after_the_end), CheckpointError, ("me/one", "check the network")),
     (loaded(gated=True), CheckpointError, ("me/one", "gated")),
     (loaded(revision="v9"), CheckpointError, ("me/one", "'v9'")),
+    (asked(load_into_a_full_cache), CheckpointError, ("me/one", "hub-cache", "make room")),
     (asked(load_without_a_head), CheckpointError, ("me/one", HEAD)),
     (asked(load_damaged), CheckpointError, ("me/one", "digest", "delete")),
     (asked(load_newer), CheckpointError, ("me/one", "schema 7")),
@@ -153,5 +163,5 @@ ROWS: list[Row] = [
     (asked(push_after_another, WRITER), CheckpointError, ("me/one", "push again")),
     (asked(push_private_to_public, WRITER), CheckpointError, ("me/one", "private=True")),
     (on_dinov3, CheckpointError, ("dinov3-license", "--terms")),
-    (empty_terms, CheckpointError, ("terms.txt", "--terms")),
+    (empty_terms, CheckpointError, ("terms.txt", "empty", "dinov3-license")),
 ]

@@ -24,6 +24,11 @@ def save(
     checkpoint = _checkpoint(module, backbone, record)
     path = Path(folder_or_file)
     if path.suffix != Path(HEAD_NAME).suffix:
+        if path.is_file():
+            raise CheckpointError(
+                f"{path} is a file; expected a folder, or a file name that ends in .safetensors",
+                step="write",
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -138,9 +139,14 @@ def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
-            FileNotFoundError(2, "No such file", "none.json"),
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "none.json"),
             1,
-            "error: none.json: No such file; check the name",
+            "error: none.json: No such file or directory; check the name and who may read",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "it is a folder; expected the name of a file", "run"),
+            1,
+            "error: run: it is a folder; expected the name of a file\n",
         ),
     ],
 )
