@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
+from examples.pointcloud.feature_files import is_feature_tree, read_maps
 from examples.pointcloud.frames import Frames
 
 _LARGER = 1.25  # at most, to keep the sides' ratio exactly
@@ -99,6 +101,18 @@ def store_maps(
             "depth shows all of it. Extract whole images, as the verb extract does"
         )
     return tokens.maps()[0], cameras.resize(seen)
+
+
+def maps_of(folder: Path, names: Sequence[str], cameras: Cameras) -> Tensor:
+    """Read the maps (V, C, rows, cols) of frames from a feature store, or from a tree of ``.pt`` files.
+
+    Raises:
+        DataError: if a frame is not there.
+        StoreError: if the folder is neither.
+    """
+    if is_feature_tree(folder):
+        return read_maps(folder, names)
+    return store_maps(FeatureStore.open(folder), names, cameras)[0].half()
 
 
 def pixels(size: tuple[int, int]) -> str:

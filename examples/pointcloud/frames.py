@@ -53,21 +53,43 @@ class Frames:
         return len(self.names)
 
 
-def images_folder(root: Path) -> Path:
-    """Return the folder with the scenes: ``ROOT/2D``, or ``ROOT`` where there is none."""
-    return root / "2D" if (root / "2D").is_dir() else root
+def scene_folders(root: Path) -> list[Path]:
+    """Return the folders of a tree's scenes, sorted by name; they have one parent.
 
-
-def scene_names(root: Path) -> list[str]:
-    """Return the names of a tree's scenes.
+    A scene holds ``color`` or ``frames.json``. The scenes are in ``ROOT/2D``, or in ``ROOT`` where
+    there is none; ``ROOT`` may also be a scene itself.
 
     Raises:
         DataError: if there are none.
     """
-    names = sorted(path.parent.name for path in images_folder(root).glob("*/color"))
-    if not names:
-        raise DataError(f"{root} holds no scenes; expected ROOT/2D/<scene>/color/<number>.jpg")
-    return names
+    top = Path(os.path.normpath(root.absolute()))  # of a link, not of the folder behind it
+    if _is_scene(top):
+        return [top]
+    folder = top / "2D" if (top / "2D").is_dir() else top
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {root}; expected ROOT/2D/<scene>/color/<number>.jpg")
+    scenes = [path for path in sorted(folder.iterdir()) if _is_scene(path)]
+    if not scenes:
+        raise DataError(
+            f"{root} holds no scenes; expected ROOT/2D/<scene>/color/<number>.jpg, or a {JSON} in "
+            "the folder of each scene"
+        )
+    return scenes
+
+
+def _is_scene(folder: Path) -> bool:
+    return (folder / "color").is_dir() or (folder / JSON).is_file()
+
+
+def image_files(folder: Path, every: int = 1) -> list[Path]:
+    """Return the images of a scene: those whose number ``every`` divides, or each n-th of ``frames.json``.
+
+    Raises:
+        DataError: if there are none, or ``frames.json`` cannot be read.
+    """
+    if not (folder / JSON).is_file():
+        return chosen((folder / "color").iterdir(), every)
+    return [colour for colour, _ in _listed(folder, every).files]
 
 
 def chosen(paths: Iterable[Path], every: int) -> list[Path]:
@@ -101,7 +123,8 @@ def read_frames(folder: str | Path, every: int = 1) -> Frames:
 
     * ``frames.json`` with ``intrinsics`` (fx, fy, cx, cy), ``image_size`` [height, width],
       ``depth_unit_m`` and ``frames``, each with ``color``, ``depth`` (files), ``translation_m`` and
-      ``quaternion_xyzw`` (camera to world); a frame is named after its image;
+      ``quaternion_xyzw`` (camera to world); a frame is named ``<folder>/<image>``, without the
+      ending, as in a feature store;
     * ScanNet's folders: ``color/<n>.jpg``, ``depth/<n>.png`` (16 bit, millimetres),
       ``pose/<n>.txt`` (camera to world) and ``intrinsic/intrinsic_color.txt`` (or
       ``intrinsics.txt``, ``intrinsic.txt``) of the images; a frame is named ``<folder>/color/<n>``,
@@ -140,23 +163,49 @@ def read_frames(folder: str | Path, every: int = 1) -> Frames:
     )
 
 
-def _of_json(root: Path, every: int) -> Frames:
+@dataclass(frozen=True)
+class _Listed:
+    """What a ``frames.json`` says: (image, depth) files, K (3, 3), poses (V, 4, 4), size, metres per unit."""
+
+    files: list[tuple[Path, Path]]
+    K: Tensor
+    poses: Tensor
+    size: tuple[int, ...]
+    unit: float
+
+
+def _listed(root: Path, every: int) -> _Listed:
+    """Read a ``frames.json``."""
     try:
         table = json.loads((root / JSON).read_text(encoding="utf-8"))
-        frames, own = table["frames"][::every], table["intrinsics"]
+        frames = table["frames"][::every]
+        own = table["intrinsics"]
         K = torch.tensor(
             [[own["fx"], 0, own["cx"]], [0, own["fy"], own["cy"]], [0, 0, 1]], dtype=torch.float64
         )
-        poses = torch.stack(
-            [rigid(frame["translation_m"], frame["quaternion_xyzw"]) for frame in frames]
+        poses = [rigid(frame["translation_m"], frame["quaternion_xyzw"]) for frame in frames]
+        return _Listed(
+            files=[(root / frame["color"], root / frame["depth"]) for frame in frames],
+            K=K,
+            poses=torch.stack(poses),
+            size=tuple(table["image_size"]),
+            unit=float(table["depth_unit_m"]),
         )
-        files = [(root / frame["color"], root / frame["depth"]) for frame in frames]
-        size, unit = tuple(table["image_size"]), float(table["depth_unit_m"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{root / JSON} cannot be read ({error!r})") from error
-    found = _frames([colour.stem for colour, _ in files], files, K, poses, unit)
-    if found.cameras.size != size:
-        raise DataError(f"{files[0][0]} is {found.cameras.size}; {JSON} states image_size {size}")
+
+
+def _of_json(root: Path, every: int) -> Frames:
+    listed = _listed(root, every)
+    scene = Path(os.path.normpath(root.absolute())).name
+    names = []
+    for colour, _ in listed.files:
+        names.append(f"{scene}/{colour.relative_to(root).with_suffix('').as_posix()}")
+    found = _frames(names, listed.files, listed.K, listed.poses, listed.unit)
+    if found.cameras.size != listed.size:
+        raise DataError(
+            f"{listed.files[0][0]} is {found.cameras.size}; {JSON} states image_size {listed.size}"
+        )
     return found
 
 

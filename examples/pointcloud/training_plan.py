@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from tyro.conf import Suppress
 
-from dinoneck import FeatureStore, load_backbone
+from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from examples.pointcloud.features import frame_maps, store_maps
-from examples.pointcloud.frames import images_folder, read_frames, scene_names
+from examples.pointcloud.features import frame_maps, maps_of
+from examples.pointcloud.frames import read_frames, scene_folders
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import check_names, scan
@@ -50,8 +50,8 @@ class Plan:
         labels: folder of label files, <scene>.npy or .ply: x, y, z, label, instance.
         classes: of scans, ``ID=NAME`` with the label in the files.
         held_out: scenes to test on.
-        features: feature store of the scans' images, as ``extract`` writes it; empty = the backbone
-            runs.
+        features: feature store or tree of .pt files of the scans' images, as ``extract`` writes
+            them; empty = the backbone runs.
         every: frames of a scan whose number it divides.
     """
 
@@ -150,16 +150,16 @@ def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
             "2=floor"
         )
     tree = Path(plan.data)
-    names = scene_names(tree)
+    folders = {folder.name: folder for folder in scene_folders(tree)}
+    names = [*folders]
     check_names(plan.held_out, names)
-    store = FeatureStore.open(plan.features) if images and plan.features else None
     classes = {label: plan.names.index(name) for label, name in plan.ids_and_names.items()}
 
     def read(name: str) -> Scene:
-        frames = read_frames(images_folder(tree) / name, plan.every)
+        frames = read_frames(folders[name], plan.every)
         one = scan(name, frames, Path(plan.labels), classes, plan.points, plan.seed)
-        if store is not None:
-            return replace(one, maps=store_maps(store, frames.names, frames.cameras)[0].half())
+        if images and plan.features:
+            return replace(one, maps=maps_of(Path(plan.features), frames.names, frames.cameras))
         return (
             one
             if backbone is None

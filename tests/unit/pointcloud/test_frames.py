@@ -13,7 +13,7 @@ import pytest
 import torch
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.features import frame_maps
-from examples.pointcloud.frames import Frames, chosen, read_frames, scene_names
+from examples.pointcloud.frames import Frames, chosen, image_files, read_frames, scene_folders
 from examples.pointcloud.rooms import CLASSES, Room, room
 from examples.pointcloud.scans import check_names, read_cloud
 from PIL import Image
@@ -71,7 +71,7 @@ def write_scan(folder: Path, numbers: tuple[int, ...] = (0, 20, 40, 100)) -> Pat
 
 def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
     frames = read_frames(write_json(tmp_path))
-    assert frames.names == ("c0", "c1", "c2")
+    assert frames.names == tuple(f"{tmp_path.name}/c{i}" for i in range(3))
     assert frames.images.dtype == torch.uint8
     assert frames.images[2, :, 5, 5].tolist() == [2, 100, 200]
     assert torch.allclose(frames.depth[:, 0, 0], torch.tensor([1.0, 1.0005, 1.001]))
@@ -82,12 +82,15 @@ def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
         [[cos, 0, sin, 2], [0, 1, 0, 0.5], [-sin, 0, cos, -1], [0, 0, 0, 1]], dtype=torch.float64
     )
     assert torch.allclose(frames.cameras.cam_to_world[2], expected)
-    assert read_frames(tmp_path, every=2).names == ("c0", "c2")
+    assert [path.stem for path in image_files(tmp_path, every=2)] == ["c0", "c2"]
+    assert read_frames(tmp_path, every=2).names == tuple(f"{tmp_path.name}/c{i}" for i in (0, 2))
 
 
 def test_a_scan_is_read_by_number_with_smaller_depth(tmp_path: Path) -> None:
     scene = write_scan(tmp_path)
-    assert scene_names(tmp_path) == scene_names(tmp_path / "2D") == ["scene0000_00"]
+    assert (
+        scene_folders(tmp_path) == scene_folders(tmp_path / "2D") == scene_folders(scene) == [scene]
+    )
     save_depth(scene / "depth" / "0.png", np.array([[0, 65535] * 20] * 30))
     frames = read_frames(scene)
     assert frames.names == tuple(f"scene0000_00/color/{n}" for n in (0, 20, 40, 100))
