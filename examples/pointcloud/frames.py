@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,12 @@ class Frames:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def of(self, views: Sequence[int]) -> Frames:
+        """Return some of the frames, in this order."""
+        rows = list(views)
+        names = tuple(self.names[view] for view in rows)
+        return Frames(names, self.images[rows], self.depth[rows], self.cameras[rows])
 
 
 def scene_folders(root: Path) -> list[Path]:

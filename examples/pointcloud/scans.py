@@ -21,6 +21,7 @@ from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.room_batches import IGNORED, Scene
 
+_ENDINGS = (".npy", ".ply", "_vh_clean_2.labels.ply")
 _CELL_M = 0.1  # of points whose plane is a normal
 _PLY = {
     "char": "i1",
@@ -83,7 +84,10 @@ def scan(
     cloud = _labelled(labels, name, classes)
     check = check_cameras(cloud.points, frames.cameras, frames.depth, max_points=_CHECKED)
     if (check.clear and check.best != "camera_to_world") or not check.fits:
-        raise DataError(f"{name}: {check}. The verb check shows more")
+        raise DataError(
+            f"{name}: {check}. 'python -m examples.pointcloud check DATA --clouds LABELS' shows "
+            "every frame"
+        )
     normals = normals_of(cloud.points, frames.cameras)
     colours = (
         torch.full_like(cloud.points, 128, dtype=torch.uint8)
@@ -106,12 +110,7 @@ def scan(
 
 def _labelled(folder: Path, name: str, classes: Mapping[int, int]) -> Cloud:
     """Read a scene's cloud with the classes of its labels; other labels are ``IGNORED``."""
-    endings = (".npy", ".ply", "_vh_clean_2.labels.ply")
-    path = next(
-        (folder / f"{name}{end}" for end in endings if (folder / f"{name}{end}").is_file()), None
-    )
-    if path is None:
-        raise DataError(f"{folder} has none of {', '.join(f'{name}{end}' for end in endings)}")
+    path = cloud_file(folder, name)
     cloud = read_cloud(path)
     known = torch.full_like(cloud.labels, IGNORED)
     for label, place in classes.items():
@@ -125,6 +124,19 @@ def _labelled(folder: Path, name: str, classes: Mapping[int, int]) -> Cloud:
     if cloud.instances is not None:
         _check_instances(cloud.instances, known, path)
     return replace(cloud, labels=known)
+
+
+def cloud_file(folder: Path, name: str) -> Path:
+    """Return the file of a scene's cloud.
+
+    Raises:
+        DataError: if there is none.
+    """
+    files = [folder / f"{name}{ending}" for ending in _ENDINGS]
+    for path in files:
+        if path.is_file():
+            return path
+    raise DataError(f"{folder} has none of {', '.join(path.name for path in files)}")
 
 
 def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
