@@ -21,6 +21,7 @@ _HOMES = homes(
     fusion=["GatedFusion"],
     injection=["DecoderInjection", "InjectedUNet", "LevelStats"],
     lifting=["lift"],
+    minkowski=["MinkowskiAdapter", "minkowski_offsets", "minkowski_to_conv3d"],
     projection=["Links", "PointProjector"],
     pyramid=["SparsePyramid"],
     voxels=["SparseFeatures", "VoxelGrid"],

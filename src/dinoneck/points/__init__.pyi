@@ -15,6 +15,9 @@ from dinoneck.points.injection import DecoderInjection as DecoderInjection
 from dinoneck.points.injection import InjectedUNet as InjectedUNet
 from dinoneck.points.injection import LevelStats as LevelStats
 from dinoneck.points.lifting import lift as lift
+from dinoneck.points.minkowski import MinkowskiAdapter as MinkowskiAdapter
+from dinoneck.points.minkowski import minkowski_offsets as minkowski_offsets
+from dinoneck.points.minkowski import minkowski_to_conv3d as minkowski_to_conv3d
 from dinoneck.points.projection import Links as Links
 from dinoneck.points.projection import PointProjector as PointProjector
 from dinoneck.points.pyramid import SparsePyramid as SparsePyramid

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.module_tracker import ModuleTracker
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.points.minkowski import MinkowskiAdapter
 from dinoneck.points.voxels import SparseFeatures
 
 Pyramid = Mapping[int, SparseFeatures]
@@ -324,8 +325,10 @@ def adapter_of(x: Any) -> SparseAdapter:
         return PointceptAdapter()
     if hasattr(type(x), "replace_feature"):
         return SpconvAdapter()
+    if hasattr(x, "coordinate_map_key") and not isinstance(x, Mapping):
+        return MinkowskiAdapter()
     raise ShapeError(
-        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, Pointcept's "
-        "Point); pass adapter=, an object with the three functions of "
+        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, "
+        "MinkowskiEngine, Pointcept's Point); pass adapter=, an object with the three functions of "
         "dinoneck.points.SparseAdapter"
     )
