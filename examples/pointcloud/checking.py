@@ -20,6 +20,7 @@ from dinoneck.atomic import write_text
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.points import CameraCheck, check_cameras
+from dinoneck.weight_files import read_state
 from examples.pointcloud.check_report import frame_lines, picture, save_picture, summary_lines
 from examples.pointcloud.extraction import Sampling, step_of
 from examples.pointcloud.features import frame_maps, maps_of
@@ -32,10 +33,11 @@ from examples.pointcloud.frame_check import (
 )
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.level_check import STRIDES
-from examples.pointcloud.room_batches import Voxels
+from examples.pointcloud.minkowski_weights import STEM, stem_channels
+from examples.pointcloud.room_batches import INPUT_CHANNELS, Inputs, Voxels
 from examples.pointcloud.rooms import room
 from examples.pointcloud.scans import Cloud, cloud_file, read_cloud
-from examples.pointcloud.segmentation import build
+from examples.pointcloud.segmentation import build, load_weights
 
 RESULT, PICTURES = "check.json", "pictures"
 ROOM_VIEWS, ROOM_SIZE = 5, (240, 320)
@@ -91,6 +93,7 @@ def check(
     backbone: str = "vit_small_patch16_dinov3",
     random_backbone: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     network: Literal["34c", "small"] = "34c",
+    init: Path | None = None,
     voxel: float = 0.02,
     points: int = 20_000,
     seed: int = 0,
@@ -108,7 +111,9 @@ def check(
         features: feature store or tree of .pt files; without, the backbone runs.
         backbone: name, see 'dinoneck list backbones'.
         random_backbone: seeded random weights, without download.
-        network: 34c or small, with random weights.
+        network: 34c or small.
+        init: weights of the 3D network, of MinkowskiEngine (Mask3D, ESAM) or of a run of compare;
+            random ones without.
         voxel: metres.
         points: of a frame, at most.
         seed: of weights and points, and of the rooms.
@@ -123,7 +128,7 @@ def check(
     place = local_device(device)
     source = _source(features, backbone, random_backbone, place, inputs)
     torch.manual_seed(seed)
-    voxels = Voxels(voxel, strides=STRIDES)
+    voxels = Voxels(voxel, inputs_of(init), STRIDES)
     model = build(
         "both",
         network=network,
@@ -131,6 +136,8 @@ def check(
         classes=_CLASSES,
         c_dino=source.channels,
     )
+    if init is not None:
+        load_weights(model, init)
     chain = Chain(model.to(place).eval(), voxels, points, place)
     out.mkdir(parents=True, exist_ok=True)
     print(f"features of {source.channels} channels, network {network}, {place}")
@@ -152,6 +159,28 @@ def check(
     write_text(out / RESULT, json.dumps(_to_json(reports), indent=2) + "\n")
     print(f"{out / RESULT}, {out / PICTURES}")
     return 1 if problems else 0
+
+
+def inputs_of(init: Path | None) -> Inputs:
+    """Return what a file's network is given of the points; geometry without a file.
+
+    Raises:
+        ConfigError: if the file holds no such network.
+    """
+    if init is None:
+        return "geometry"
+    channels = stem_channels(read_state(init))
+    if channels is None:
+        raise ConfigError(
+            f"{init} holds no Res16UNet: neither {STEM} nor unet.stem.conv.weight is in it"
+        )
+    for inputs, count in INPUT_CHANNELS.items():
+        if count == channels:
+            return inputs
+    raise ConfigError(
+        f"--init {init} takes {channels} channels per voxel; expected "
+        f"{', '.join(map(str, INPUT_CHANNELS.values()))}"
+    )
 
 
 def check_scene(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,25 @@ def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     return Masks(part[grid.inverse], classes, sums / part.bincount(minlength=count))
 
 
+@dataclass(frozen=True)
+class ClassMatches:
+    """The predictions of one class in one scene at one threshold, the surest first.
+
+    Attributes:
+        scores: how sure each is.
+        hits: which of them are right.
+        positives: how many true instances could be found.
+    """
+
+    scores: list[float]
+    hits: list[bool]
+    positives: int
+
+
+# class -> threshold -> matches
+SceneMatches = dict[str, dict[str, ClassMatches]]
+
+
 def instance_precision(
     scenes: Sequence[tuple[Masks, Masks]], names: Sequence[str]
 ) -> dict[str, Any]:
@@ -98,18 +118,78 @@ def instance_precision(
         ``AP``, ``AP50``, ``AP25`` (None without any true instance) and ``per_class`` with these of
         every class.
     """
-    overlaps = [_overlap(predicted, true) for predicted, true in scenes]
-    each = {
-        name: {
-            score: _mean([_class_precision(overlaps, k, threshold) for threshold in thresholds])
-            for score, thresholds in AP_OF.items()
-        }
-        for k, name in enumerate(names)
-    }
-    return {
-        **{score: _mean(row[score] for row in each.values()) for score in AP_OF},
-        "per_class": each,
-    }
+    return precision_of([scene_matches(*pair, names) for pair in scenes], names)
+
+
+def scene_matches(predicted: Masks, true: Masks, names: Sequence[str]) -> SceneMatches:
+    """Match the predictions of a scene with its true instances, per class and threshold."""
+    overlap = _overlap(predicted, true)
+    found: SceneMatches = {}
+    for label, name in enumerate(names):
+        found[name] = {}
+        for threshold in (*AP_OF["AP25"], *THRESHOLDS):
+            found[name][_key(threshold)] = _class_matches(overlap, label, threshold)
+    return found
+
+
+def precision_of(scenes: Sequence[SceneMatches], names: Sequence[str]) -> dict[str, Any]:
+    """Return AP, AP50 and AP25 of matched scenes, as :func:`instance_precision`."""
+    once = np.ones((1, len(scenes)))
+    per_class: dict[str, dict[str, float | None]] = {}
+    for name in names:
+        per_class[name] = {}
+        for score, thresholds in AP_OF.items():
+            value = _class_precision(scenes, name, thresholds, once)[0]
+            per_class[name][score] = None if np.isnan(value) else float(value)
+    found: dict[str, Any] = {}
+    for score in AP_OF:
+        values = [row[score] for row in per_class.values() if row[score] is not None]
+        found[score] = sum(values) / len(values) if values else None  # type: ignore[arg-type]
+    found["per_class"] = per_class
+    return found
+
+
+def resampled_precision(
+    scenes: Sequence[SceneMatches], names: Sequence[str], score: str, counts: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the AP of many draws of scenes.
+
+    Args:
+        scenes: matched.
+        names: of the classes; those without a true instance in a draw do not count in it.
+        score: ``AP``, ``AP50`` or ``AP25``.
+        counts: (draws, scenes), how often each scene was drawn.
+
+    Returns:
+        (draws,), NaN where no scene of a draw has a true instance.
+    """
+    each = np.stack([_class_precision(scenes, name, AP_OF[score], counts) for name in names])
+    known = ~np.isnan(each)
+    total = np.where(known, each, 0.0).sum(axis=0)
+    number = known.sum(axis=0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def matches_to_json(scenes: Sequence[SceneMatches]) -> list[Any]:
+    """Return matches as plain values."""
+    plain = []
+    for scene in scenes:
+        rows = {}
+        for name, by_threshold in scene.items():
+            rows[name] = {key: asdict(matches) for key, matches in by_threshold.items()}
+        plain.append(rows)
+    return plain
+
+
+def matches_from_json(plain: Sequence[Any]) -> list[SceneMatches]:
+    """Return matches that :func:`matches_to_json` made plain."""
+    scenes = []
+    for rows in plain:
+        scene: SceneMatches = {}
+        for name, by_threshold in rows.items():
+            scene[name] = {key: ClassMatches(**fields) for key, fields in by_threshold.items()}
+        scenes.append(scene)
+    return scenes
 
 
 class _Overlap(NamedTuple):
@@ -146,43 +226,67 @@ def _overlap(predicted: Masks, true: Masks) -> _Overlap:
     )
 
 
-def _class_precision(overlaps: Sequence[_Overlap], label: int, threshold: float) -> float | None:
-    """Match the predictions of a class, the surest first; return the AP."""
-    scores, hits, positives = [], [], 0
-    for one in overlaps:
-        rows, columns = one.predicted == label, one.true == label
-        free = torch.ones(int(columns.sum()), dtype=torch.bool)
-        positives += len(free)
-        for iou, ignored, score in zip(
-            one.iou[rows][:, columns], one.ignored[rows], one.scores[rows], strict=True
-        ):
-            match = (iou * free).argmax() if len(free) else None
-            hit = match is not None and bool((iou * free)[match] > threshold)
+def _class_matches(overlap: _Overlap, label: int, threshold: float) -> ClassMatches:
+    """Match the predictions of a class with its true instances, the surest first."""
+    rows = overlap.predicted == label
+    columns = overlap.true == label
+    free = torch.ones(int(columns.sum()), dtype=torch.bool)
+    scores = []
+    hits = []
+    for iou, ignored, score in zip(
+        overlap.iou[rows][:, columns], overlap.ignored[rows], overlap.scores[rows], strict=True
+    ):
+        hit = False
+        if len(free):
+            best = (iou * free).argmax()
+            hit = bool((iou * free)[best] > threshold)
             if hit:
-                free[match] = False
-            elif ignored > threshold:
-                continue
+                free[best] = False
+        if hit or ignored <= threshold:
             scores.append(float(score))
             hits.append(hit)
-    return average_precision(torch.tensor(scores), torch.tensor(hits, dtype=torch.bool), positives)
+    return ClassMatches(scores, hits, positives=len(free))
 
 
-def average_precision(scores: Tensor, hits: Tensor, positives: int) -> float | None:
-    """Return the area below precision over recall of a ranking, precision as the best at this recall or a higher one.
+def _class_precision(
+    scenes: Sequence[SceneMatches],
+    name: str,
+    thresholds: Sequence[float],
+    counts: np.ndarray[Any, Any],
+) -> np.ndarray[Any, Any]:
+    """Return the AP (draws,) of a class, the mean over thresholds; NaN without a true instance."""
+    total = np.zeros(len(counts))
+    for threshold in thresholds:
+        matches = [scene[name][_key(threshold)] for scene in scenes]
+        total += average_precision(matches, counts)
+    return total / len(thresholds)
+
+
+def average_precision(
+    matches: Sequence[ClassMatches], counts: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the area below precision over recall, precision as the best at this recall or a higher one.
 
     Args:
-        scores: (P,), of the predictions.
-        hits: bool (P,), which of them are right.
-        positives: how many could be; None is returned for 0.
+        matches: of every scene.
+        counts: (draws, scenes), how often each scene counts.
+
+    Returns:
+        (draws,), NaN for a draw without any true instance.
     """
-    if not positives:
-        return None
-    ranked = hits[scores.argsort(descending=True, stable=True)].double()
-    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
-    best_after = precision.flip(0).cummax(0).values.flip(0)
-    return float((best_after * ranked).sum() / positives)
+    positives = counts @ np.array([one.positives for one in matches], float)
+    scores = np.concatenate([np.array(one.scores, float) for one in matches])
+    hits = np.concatenate([np.array(one.hits, float) for one in matches])
+    scene = np.repeat(np.arange(len(matches)), [len(one.scores) for one in matches])
+    order = np.argsort(-scores, kind="stable")
+    weights = counts[:, scene[order]]  # (draws, predictions)
+    right = (weights * hits[order]).cumsum(axis=1)
+    ranked = weights.cumsum(axis=1)
+    precision = right / np.maximum(ranked, 1)
+    best_after = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    area = (best_after * weights * hits[order]).sum(axis=1)
+    return np.where(positives > 0, area / np.maximum(positives, 1), np.nan)
 
 
-def _mean(values: Any) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _key(threshold: float) -> str:
+    return f"{threshold:.2f}"

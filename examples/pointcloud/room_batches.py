@@ -20,6 +20,8 @@ from examples.pointcloud.rooms import CLASSES, Room, room
 # in a backbone's place: what an image shows, patch by patch, mixed into channels with noise
 STAND_IN: Literal["labels"] = "labels"
 IGNORED = -1  # label of points that are not learned
+Inputs = Literal["geometry", "colours", "both"]
+INPUT_CHANNELS: dict[Inputs, int] = {"geometry": 4, "colours": 3, "both": 7}
 PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
 
 
@@ -77,18 +79,19 @@ class Voxels:
 
     Attributes:
         size: metres.
-        point_colours: give the network the points' colours too.
+        inputs: what a voxel's features hold: ``geometry`` is 1 and the normal, ``colours`` the
+            colour from -1 to 1 (what Mask3D's and ESAM's networks take), ``both`` all of it.
         strides: levels of the images' pyramid; empty = no images.
     """
 
     size: float
-    point_colours: bool = False
+    inputs: Inputs = "geometry"
     strides: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
-        """Of a voxel's features: 1, the normal, and the colour if asked for."""
-        return 7 if self.point_colours else 4
+        """Of a voxel's features."""
+        return INPUT_CHANNELS[self.inputs]
 
 
 def scene(
@@ -164,8 +167,10 @@ def batch_of(
         torch.arange(len(scenes)), torch.tensor([len(one.points) for one in scenes])
     )
     grid = VoxelGrid.from_points(torch.cat(moved), voxels.size, batch=number)
-    given = [torch.ones(len(number), 1), torch.cat(turned)]
-    if voxels.point_colours:
+    given = []
+    if voxels.inputs != "colours":
+        given += [torch.ones(len(number), 1), torch.cat(turned)]
+    if voxels.inputs != "geometry":
         given.append(torch.cat([one.colours for one in scenes]).float() / 127.5 - 1)
     sums = torch.zeros(len(grid), voxels.channels).index_add_(0, grid.inverse, torch.cat(given, 1))
     feats = sums / grid.inverse.bincount(minlength=len(grid))[:, None]

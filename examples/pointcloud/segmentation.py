@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
+from examples.pointcloud.minkowski_weights import is_minkowski, unet_weights
 from examples.pointcloud.res16unet import Res16UNet
 
 Variant = Literal["3d", "bifusion", "inject", "both"]
@@ -109,13 +110,24 @@ def save_weights(model: Segmenter, path: Path) -> None:
 
 
 def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
-    """Read the weights that :func:`save_weights` wrote of this network; return the parts that the file lacks.
+    """Read the weights of this network; return the parts that the file lacks.
+
+    Args:
+        model: gets them.
+        path: what :func:`save_weights` wrote, or a file of MinkowskiEngine's Res16UNet, whose
+            classifier is not read.
 
     Raises:
+        CheckpointError: if a file of MinkowskiEngine lacks a weight of the U-Net, or has another
+            shape.
         BackboneError: if the file is missing or holds something else than tensors.
         RuntimeError: naming weights that are missing, unexpected, or of other shapes.
     """
-    state, own = read_state(path), model.state_dict()
+    state = read_state(path)
+    own = model.state_dict()
+    if is_minkowski(state):
+        weights = unet_weights(state, model.unet.state_dict(), path)
+        state = {f"unet.{name}": value for name, value in weights.items()}
     held = {name.partition(".")[0] for name in state}
     fresh = tuple(name for name, _ in model.named_children() if name not in held)
     model.load_state_dict(

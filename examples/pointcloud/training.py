@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ from torch import Tensor
 from dinoneck.atomic import write_text
 from dinoneck.errors import DataError
 from dinoneck.version import versions
-from examples.pointcloud.instances import connected_masks, instance_precision, true_masks
+from examples.pointcloud.cost import measured
+from examples.pointcloud.instances import (
+    SceneMatches,
+    connected_masks,
+    matches_to_json,
+    precision_of,
+    scene_matches,
+    true_masks,
+)
 from examples.pointcloud.room_batches import IGNORED, Scene, Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import Segmenter, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, Rooms, misled, model_of
 
-WEIGHTS, RESULT = "weights.safetensors", "result.json"
+WEIGHTS, RESULT, INSTANCES = "weights.safetensors", "result.json", "instances.json"
 WARMUP = 0.1  # of all steps
 CLIP = 5.0
 _logger = logging.getLogger("examples.pointcloud")
@@ -35,7 +44,8 @@ def train(
     Args:
         plan: what is trained how.
         rooms: of the plan.
-        out: folder that gets ``weights.safetensors`` and ``result.json``.
+        out: folder that gets ``weights.safetensors``, ``result.json`` and, with instance masks,
+            ``instances.json``.
         load_from: weights to start from.
         device: of the network.
 
@@ -48,30 +58,44 @@ def train(
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
     rooms = misled(rooms) if plan.wrong_images else rooms
-    fresh = (
-        tuple(name for name, _ in model.named_children())
-        if load_from is None
-        else load_weights(model, load_from)
-    )
+    if load_from is None:
+        fresh = tuple(name for name, _ in model.named_children())
+    else:
+        fresh = load_weights(model, load_from)
     model.to(device)
     untrained = measure(model, voxels, rooms.test, plan.names)
-    losses = learn(model, voxels, rooms.train, plan)
-    found = measure(model, voxels, rooms.test, plan.names)
+    with measured(device) as training_cost:
+        losses = learn(model, voxels, rooms.train, plan)
+    with measured(device) as test_cost:
+        tested = measure(model, voxels, rooms.test, plan.names)
     out.mkdir(parents=True, exist_ok=True)
     save_weights(model, out / WEIGHTS)
+    if tested.matches:
+        scenes = {"scenes": list(plan.held_out), "matches": matches_to_json(tested.matches)}
+        write_text(out / INSTANCES, json.dumps(scenes) + "\n")
+    parameters = {}
+    for name, part in model.named_children():
+        parameters[name] = sum(weight.numel() for weight in part.parameters())
     result = {
         "plan": plan.to_json(),
         "fresh": list(fresh),
-        "parameters": {
-            name: sum(map(Tensor.numel, part.parameters())) for name, part in model.named_children()
-        },
-        "untrained": untrained,
-        "test": found,
-        "loss": {"first": losses[0], "last": sum(losses[-10:]) / len(losses[-10:])},
+        "parameters": parameters,
+        "untrained": untrained.scores,
+        "test": tested.scores,
+        "loss": _ends(losses),
+        "cost": {"training": training_cost.to_json(), "test": test_cost.to_json()},
         "versions": versions(),
     }
     write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _ends(losses: Sequence[float]) -> dict[str, float] | None:
+    """The first loss, and the mean of the last ten; None without a step."""
+    if not losses:
+        return None
+    last = losses[-10:]
+    return {"first": losses[0], "last": sum(last) / len(last)}
 
 
 def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Plan) -> list[float]:
@@ -80,6 +104,8 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
     Raises:
         DataError: if the loss is not finite.
     """
+    if not plan.steps:
+        return []
     # of its own: the same rooms in the same order for all variants
     order = torch.Generator().manual_seed(plan.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=0.01)
@@ -112,21 +138,36 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
     return losses
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What a model scored.
+
+    Attributes:
+        scores: ``miou``, ``iou`` per class, what fusion and injection did, and with instance masks
+            ``instances``, their AP.
+        matches: of the predicted and true instances of every scene; empty without instance masks.
+    """
+
+    scores: dict[str, Any]
+    matches: list[SceneMatches]
+
+
 @torch.no_grad()
 def measure(
     model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], names: Sequence[str] = CLASSES
-) -> dict[str, Any]:
-    """Return IoU per class over all labelled points, and what fusion and injection did.
+) -> Measurement:
+    """Return IoU per class over all labelled points, AP of instances, and what fusion and injection did.
 
     Classes of no labelled point have no IoU, whether they are predicted or not: all variants
-    average the same ones. With instance masks also ``instances``, the AP of predicted instances.
+    average the same ones.
 
     Raises:
         ImportError: with instance masks and without scipy.
     """
     model.eval()
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    stats, pairs = [], []
+    stats = []
+    matches = []
     for one in scenes:
         batch = batch_of([one], voxels).to(model.classifier.weight.device)
         scores = model(batch.grid, batch.feats, batch.pyramid)
@@ -136,22 +177,18 @@ def measure(
         confusion += cells.bincount(minlength=confusion.numel()).view_as(confusion).cpu()
         stats.append(model.stats())
         if one.instances is not None:
-            grid, probabilities = batch.grid.to("cpu"), scores.softmax(1).cpu()
-            pairs.append(
-                (connected_masks(grid, probabilities), true_masks(one.labels, one.instances))
-            )
+            predicted = connected_masks(batch.grid.to("cpu"), scores.softmax(1).cpu())
+            true = true_masks(one.labels, one.instances)
+            matches.append(scene_matches(predicted, true, names))
     each = iou(confusion)
     known = confusion.sum(1) > 0
-    result = {
-        "miou": float(each[known].mean()),
-        "iou": {
-            name: float(each[place]) if known[place] else None for place, name in enumerate(names)
-        },
-        **_mean(stats),
-    }
-    if pairs:
-        result["instances"] = instance_precision(pairs, names)
-    return result
+    iou_of_class = {}
+    for place, name in enumerate(names):
+        iou_of_class[name] = float(each[place]) if known[place] else None
+    result = {"miou": float(each[known].mean()), "iou": iou_of_class, **_mean(stats)}
+    if matches:
+        result["instances"] = precision_of(matches, names)
+    return Measurement(result, matches)
 
 
 def iou(confusion: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from examples.pointcloud.features import frame_maps, maps_of
 from examples.pointcloud.frames import read_frames, scene_folders
-from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
+from examples.pointcloud.room_batches import STAND_IN, Inputs, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import check_names, scan
 from examples.pointcloud.segmentation import Segmenter, Variant, build
@@ -37,7 +37,7 @@ class Plan:
         image_size: (height, width) in pixels, as rendered.
         points: drawn per room.
         voxel: metres.
-        point_colours: whether the 3D network is given the points' colours.
+        inputs: what the 3D network is given of the points: ``geometry``, ``colours`` or ``both``.
         backbone: of the images' features, or ``labels``, a stand-in.
         random_backbone: seeded random weights instead of published ones.
         network: ``34c`` or ``small``.
@@ -53,6 +53,9 @@ class Plan:
         features: feature store or tree of .pt files of the scans' images, as ``extract`` writes
             them; empty = the backbone runs.
         every: frames of a scan whose number it divides.
+        init: weights that every configuration starts from, of MinkowskiEngine (Mask3D, ESAM) or of
+            another run; empty = the 3D network is trained first.
+        init_digest: SHA-256 of that file.
     """
 
     variant: Suppress[Variant] = "3d"
@@ -63,7 +66,7 @@ class Plan:
     image_size: tuple[int, int] = (240, 320)
     points: int = 40_000
     voxel: float = 0.1
-    point_colours: Suppress[bool] = False
+    inputs: Suppress[Inputs] = "geometry"
     backbone: str = "vit_small_patch16_dinov3"
     random_backbone: bool = False
     network: Literal["34c", "small"] = "34c"
@@ -77,6 +80,8 @@ class Plan:
     held_out: tuple[str, ...] = ()
     features: str = ""
     every: int = 1
+    init: str = ""
+    init_digest: Suppress[str] = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -190,12 +195,11 @@ def misled(rooms: Rooms) -> Rooms:
 
 def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
     """Build a plan's model with fresh weights, and what makes its input."""
-    channels, classes = Voxels(plan.voxel, plan.point_colours).channels, len(plan.names)
     model = build(
         plan.variant,
         network=plan.network,
-        in_channels=channels,
-        classes=classes,
+        in_channels=Voxels(plan.voxel, plan.inputs).channels,
+        classes=len(plan.names),
         c_dino=rooms.channels,
     )
-    return model, Voxels(plan.voxel, plan.point_colours, model.strides)
+    return model, Voxels(plan.voxel, plan.inputs, model.strides)

@@ -23,6 +23,7 @@ from examples.pointcloud.segmentation import NETWORKS, Segmenter, build
 from PIL import Image
 from tests.conftest import DATA
 from tests.unit.pointcloud.test_frames import write_scene
+from tests.unit.pointcloud.test_minkowski_weights import random_state
 
 from dinoneck.points import Cameras, DecoderInjection, PointProjector, SparsePyramid
 
@@ -320,3 +321,25 @@ def test_a_picture_paints_points_where_they_are_and_wrong_ones_red() -> None:
     assert image[30, 40].tolist() == [255, 40, 40]
     assert image[5, 5].tolist() == [90, 90, 90]
     assert (image != 90).any(-1).sum() == 18  # two dots of 3 x 3 pixels
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_weights_of_minkowski_engine_are_checked_with_the_inputs_they_take(
+    channels: int, tmp_path: Path
+) -> None:
+    state = {name: value.float() for name, value in random_state(in_channels=channels).items()}
+    torch.save(state, tmp_path / "mask3d.pth")
+    words = ["--frames", "1", "--init", str(tmp_path / "mask3d.pth")]
+    code = main(["check", "--out", str(tmp_path), *COARSE, *words])
+    [scene] = json.loads((tmp_path / "check.json").read_text())
+    assert (code, scene["problems"]) == (0, [])
+    assert all(level["same_cells"] for level in scene["frames"][0]["levels"])
+
+
+def test_weights_of_no_such_network_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "other.pth")
+    words = ["--init", str(tmp_path / "other.pth")]
+    assert main(["check", "--out", str(tmp_path / "out"), *COARSE, *words]) == 1
+    assert "other.pth holds no Res16UNet" in capsys.readouterr().err

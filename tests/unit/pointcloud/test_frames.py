@@ -245,6 +245,9 @@ def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tmp_path: Path) 
         "geometry"
     ]
     assert {"AP", "AP50", "AP25"} <= found["summary"]["rows"]["inject"].keys()
+    paired = found["summary"]["precision_differences"]["inject - 3D only"]["AP50"]
+    assert paired["groups"] == 1 and paired["interval"] is None
+    assert found["seeds"]["0"]["inject"]["cost"]["test"]["seconds"] > 0
     assert found["seeds"]["0"]["inject"]["test"]["injection"]["1"]["hit_rate"] > 0.1
 
 
