@@ -12,12 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
-from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
+from dinoneck.detection.evaluation import (
+    coco_results,
+    mask_results,
+    predict_boxes,
+    predict_masks,
+    score_boxes,
+    score_masks,
+    score_segments,
+)
+from dinoneck.detection.paired import precision_intervals
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
@@ -59,7 +69,9 @@ def evaluate(
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
         model the name is ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name
-        -> scores. ``cost``: name -> seconds per image, and parameters of heads and backbone.
+        -> scores; of two or more models of boxes or masks the others also have ``head_minus``, the
+        95 % intervals over images of the first one's AP and AP50 minus theirs (None for fewer than
+        five images). ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed.
@@ -245,12 +257,65 @@ def _matrices(
 
 
 def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:
-    found, cost, score = {}, {}, evaluate_boxes if key == "boxes" else evaluate_masks
+    """Score models of boxes, masks or segments; of two or more the first is compared with each other one."""
+    found: dict[str, dict[str, Any]] = {}
+    cost = {}
+    results: dict[str, list[dict[str, Any]]] = {}  # not of panoptic segments
+    datasets: dict[str, Any] = {}
+    kind = "bbox" if key == "boxes" else "segm"
     for name, one in models.items():
         begin = time.perf_counter()
-        found[name] = score(one, truth, images)
+        if key == "boxes":
+            dataset: Any = BoxImages(truth, images, classes=one.classes)
+            boxes = predict_boxes(one, dataset)
+            found[name] = score_boxes(dataset, boxes)
+            results[name] = coco_results(boxes, dataset)
+        else:
+            dataset, objects = predict_masks(one, truth, images)
+            if key == "masks":
+                found[name] = score_masks(dataset, objects)
+                results[name] = mask_results(objects, dataset)
+            else:
+                found[name] = score_segments(dataset, objects)
+        datasets[name] = dataset
         cost[name] = _cost(one, begin, found[name]["images"])
-    return {key: found, "cost": cost, "versions": versions()}
+    report: dict[str, Any] = {key: found, "cost": cost, "versions": versions()}
+    if len(results) > 1:
+        report["verdict"] = _compare_objects(found, results, datasets, kind)
+    return report
+
+
+def _compare_objects(
+    found: dict[str, dict[str, Any]],
+    results: Mapping[str, list[dict[str, Any]]],
+    datasets: Mapping[str, Any],
+    kind: str,
+) -> str:
+    """Add ``head_minus`` to the scores of all models but the first; return the verdict on AP."""
+    first, *others = results
+    sentences = []
+    dataset = datasets[first]
+    for name in others:
+        if {*datasets[name].classes} != {*dataset.classes}:
+            sentences.append(
+                f"{first} and {name} predict the classes {dataset.classes} and "
+                f"{datasets[name].classes}; their AP is not compared"
+            )
+            continue
+        ends = precision_intervals(dataset, results[first], results[name], kind)
+        found[name]["head_minus"] = ends
+        sentences.append(_verdict(first, name, ends["AP"], found[first]["images"]))
+    return "\n".join(sentences)
+
+
+def _verdict(first: str, other: str, ends: list[float] | None, images: int) -> str:
+    difference = f"AP of {first} minus AP of {other}"
+    if ends is None:
+        return f"{difference}: {images} images are too few for an interval"
+    clear = "clear: the interval excludes 0"
+    if ends[0] <= 0 <= ends[1]:
+        clear = "not clear: the interval includes 0"
+    return f"{difference} is {ends[0]:+.3f} ... {ends[1]:+.3f} over {images} images, {clear}"
 
 
 def _cost(one: Any, begin: float, images: int) -> dict[str, float]:

@@ -342,7 +342,7 @@ PIPELINES = [
         sentence=(
             "Average precision leaves out the boxes below the score threshold of predictions."
         ),
-        where="detection.evaluation:evaluate_boxes",
+        where="detection.evaluation:predict_boxes",
         edit=replace(
             "detector.predict(_images, min_score=0.0, **_options)",
             by="detector.predict(_images, **_options)",

@@ -59,13 +59,20 @@ def evaluate_boxes(
     """
     at_least(1, batch_size=batch_size)
     dataset = BoxImages(coco_json, images, classes=detector.classes)
+    return score_boxes(dataset, predict_boxes(detector, dataset, batch_size))
+
+
+def predict_boxes(
+    detector: Detector, dataset: BoxImages, batch_size: int = 8
+) -> dict[int, Prediction]:
+    """Return image id -> the boxes of all scores, of the images of a dataset."""
     predictions: dict[int, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         found = detector.predict(batch, min_score=0.0, batch_size=batch_size)
         for row, prediction in zip(rows, found, strict=True):
             predictions[dataset.ids[row]] = prediction
-    return score_boxes(dataset, predictions)
+    return predictions
 
 
 def _check_images(dataset: Any, predictions: Mapping[int, Any]) -> None:
@@ -132,6 +139,20 @@ def evaluate_masks(
             object.
         ImportError: if pycocotools is missing.
     """
+    dataset, objects = predict_masks(predictor, coco_json, images)
+    if isinstance(dataset, PanopticImages):
+        return score_segments(dataset, objects)
+    return score_masks(dataset, objects)
+
+
+def predict_masks(
+    predictor: Predictor, coco_json: Any, images: str | os.PathLike[str] | None
+) -> tuple[Any, dict[int, Any]]:
+    """Return the images of a file, and image id -> the objects predicted in it.
+
+    Raises:
+        DataError: as :func:`evaluate_masks`.
+    """
     kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
     # of a detector and of keyed heads none is that of the file
     every: Any = getattr(predictor, "tasks", {})
@@ -146,9 +167,7 @@ def evaluate_masks(
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
     objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
-    return (
-        score_masks(dataset, objects) if kind == "instances" else score_segments(dataset, objects)
-    )
+    return dataset, objects
 
 
 def score_masks(
@@ -169,14 +188,23 @@ def score_masks(
         DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    _check_images(dataset, objects)
-    entries = [
-        {**own, "image_id": image_id, "category_id": dataset.category_ids[own["category_id"]]}
-        for image_id, every in objects.items()
-        for own in every
-    ]
-    scores = _scores(dataset, entries, "segm")
+    scores = _scores(dataset, mask_results(objects, dataset), "segm")
     return {**scores, "count_error": count_error(dataset, objects, scores["min_score"] or 0.0)}
+
+
+def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
+    """Return objects as COCO results: a dict per mask, with the category ids of the dataset.
+
+    Raises:
+        DataError: if an id is unknown.
+    """
+    _check_images(dataset, objects)
+    entries = []
+    for image_id, own_objects in objects.items():
+        for own in own_objects:
+            category = dataset.category_ids[own["category_id"]]
+            entries.append({**own, "image_id": image_id, "category_id": category})
+    return entries
 
 
 def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
@@ -277,6 +305,37 @@ def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
 
 def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     """The scores of COCO results; ``kind`` is ``bbox`` or ``segm``."""
+    test = coco_evaluation(dataset, results, kind)
+    # (IoUs, recalls, classes), of boxes of all areas
+    precision = test.eval["precision"][..., 0, -1]
+    at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
+    classes = {
+        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[at[50], :, k])}
+        for k, name in enumerate(dataset.classes)
+    }
+    return {
+        "AP": _mean(precision),
+        "AP50": _mean(precision[at[50]]),
+        "AP75": _mean(precision[at[75]]),
+        "AR100": _mean(test.eval["recall"][..., 0, -1]),
+        "per_class": classes,
+        "images": len(dataset.ids),
+        **_best_threshold(test),
+    }
+
+
+def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> Any:
+    """Return the evaluation of pycocotools, accumulated.
+
+    Args:
+        dataset: the truth.
+        results: COCO results of its images.
+        kind: ``bbox`` or ``segm``.
+
+    Raises:
+        DataError: if no image has an object.
+        ImportError: if pycocotools is missing.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -298,22 +357,7 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
         test.params.maxDets = list(_MOST_BOXES)
         test.evaluate()
         test.accumulate()
-    # (IoUs, recalls, classes), of boxes of all areas
-    precision = test.eval["precision"][..., 0, -1]
-    at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
-    classes = {
-        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[at[50], :, k])}
-        for k, name in enumerate(dataset.classes)
-    }
-    return {
-        "AP": _mean(precision),
-        "AP50": _mean(precision[at[50]]),
-        "AP75": _mean(precision[at[75]]),
-        "AR100": _mean(test.eval["recall"][..., 0, -1]),
-        "per_class": classes,
-        "images": len(dataset.ids),
-        **_best_threshold(test),
-    }
+    return test
 
 
 def _best_threshold(test: Any) -> dict[str, float | None]:
