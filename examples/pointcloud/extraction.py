@@ -14,6 +14,7 @@ from dinoneck.data import read_image_size
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
+from dinoneck.store.feature_store import no_empty_store
 from examples.pointcloud.feature_files import feature_file, write_map
 from examples.pointcloud.features import input_size, pixels
 from examples.pointcloud.frames import image_files, scene_folders
@@ -59,8 +60,11 @@ def extract(
         done = write_maps(vit, frames, tree, out, size)
         print(f"{len(frames)} frames: {done} extracted; {pixels(size)} px, {out}")
         return
-    store = FeatureStore.create(out, backbone=vit, image_size=size, dtype="fp16", resize="stretch")
-    report = store.extract(frames, tree)
+    with no_empty_store(out):
+        store = FeatureStore.create(
+            out, backbone=vit, image_size=size, dtype="fp16", resize="stretch"
+        )
+        report = store.extract(frames, tree)
     print(
         f"{len(frames)} frames: {len(report.written)} extracted, {report.present} were there; "
         f"{pixels(size)} px, {store}"

@@ -48,6 +48,7 @@ _COMPARE_OUTPUTS = (
 _SAME_CHANNEL = 1e-3
 _SHOWN = 5
 NAMED = ("seeded", "hub")
+STATED = "stated"  # by the user alone, see dinoneck.training.stated
 _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -289,6 +290,8 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
             "differ: probe=True)"
         ]
     origin: Mapping[str, Any] = trained.get("weights") or {}
+    if digests[0] is None and origin.get("kind") == STATED:
+        return []  # nothing is known but the name
     if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
         return _copy_differs(trained, given)
     is_recorded = None not in digests
@@ -518,7 +521,13 @@ def rebuild(
         BackboneError: if the weights cannot be had.
     """
     name, origin = str(need(record, "name")), need(record, "weights")
-    if file is None and not random and origin.get("kind") not in NAMED:
+    if file is None and not random and origin.get("kind") == STATED:
+        logger.warning(
+            "%s is loaded with its published weights, as stated by the user for features of "
+            "another program; whether they made these features is not known",
+            name,
+        )
+    elif file is None and not random and origin.get("kind") not in NAMED:
         raise CheckpointError(
             f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be "
             "found by name: load them yourself and pass backbone= (--backbone-file on the command "

@@ -348,6 +348,8 @@ def describe_weights(origin: Any) -> str:
             f"the published weights of {weights.get('repo')} at "
             f"{weights.get('revision') or 'no stated revision'}"
         )
+    if kind == "stated":
+        return "weights as stated by the user (features of another program)"
     if kind in ("modified", "merged"):
         changed = "changed by training" if kind == "modified" else "with LoRA merged in"
         return f"{describe_weights(weights.get('base'))}, {changed}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -85,15 +87,18 @@ def extract(
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
     cli.list_images(images)
     cli.check_backbone_name(backbone.name, backbone.source)
-    from dinoneck.store.feature_store import FeatureStore
+    from dinoneck.store.feature_store import FeatureStore, no_empty_store
     from dinoneck.training.source import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
-    store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
-    show_remainder(store.preprocess, size)
     settings: dict[str, Any] = {"engine": engine, "batch_size": batch_size, "workers": workers}
     part = None if shard is None else (int(first), int(second))
-    done = store.extract(images, root, part, skip_unusable=skip_unusable, **settings)
+    # with several processes another one may be about to write
+    is_alone = part is None and "WORLD_SIZE" not in os.environ
+    with no_empty_store(out) if is_alone else nullcontext():
+        store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
+        show_remainder(store.preprocess, size)
+        done = store.extract(images, root, part, skip_unusable=skip_unusable, **settings)
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -23,6 +25,24 @@ from dinoneck.store.index import FILE
 from dinoneck.store.reading import Check, Reader
 from dinoneck.store.shards import SHARD_BYTES
 from dinoneck.tokens import Tokens
+
+
+@contextlib.contextmanager
+def no_empty_store(path: PathLike) -> Iterator[None]:
+    """Remove the store that the ``with`` block made, if the block raises before anything is stored.
+
+    A store that was there before, or that holds an image, is kept. Not for several processes that
+    work on one store: another one may be about to write.
+    """
+    folder = Path(path)
+    was_there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        is_empty = not any(file.is_file() for file in folder.glob("data/*"))
+        if not was_there and is_empty:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 class FeatureStore(Reader):

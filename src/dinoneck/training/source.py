@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.grid import TokenGrid
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
+from dinoneck.training.stated import stated_record
 from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
 from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
@@ -130,10 +133,11 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(tokens.ids[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
-    if record.get("layers") is None:
-        raise ConfigError(
-            f"the store {data.store} names no backbone and no layers; use training.fit"
-        )
+    if record.get("layers") is None:  # of files of another program
+        record = stated_record(backbone, record, str(data.store))
+        first = tokens.batch(tokens.ids[:1])
+        preprocess = _stated_preprocess(config, store, record, first)
+        return Source(first, record, preprocess, lambda: tokens)
     both = {
         "backbone": (backbone.name, record.get("name")),
         "layers": (backbone.layers, tuple(record["layers"])),
@@ -151,6 +155,37 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     ]
     compare_images(store, dict(zip(tokens.ids, images, strict=True)))
     return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
+
+
+def _stated_preprocess(
+    config: TrainConfig, store: FeatureStore, record: Mapping[str, Any], first: Tokens
+) -> Preprocessing:
+    """Return how the images of imported features were prepared, as far as it is stated and fits their grid.
+
+    Raises:
+        ConfigError: if images of the stated size have another grid.
+    """
+    data = config.data
+    preprocess = replace(
+        store.preprocess, mean=tuple(record["mean"]), std=tuple(record["std"])
+    ).changed(
+        size=data.size,
+        resize=data.resize or (None if data.size is None else "stretch"),
+        pad_to=data.pad_to,
+        interpolation=data.interpolation,
+        blur=data.blur,
+    )
+    size = preprocess.size
+    if size is not None:
+        canvas = preprocess.placement(size).canvas
+        grid = TokenGrid(preprocess.patch_size).size(canvas)
+        if grid != tuple(first.grid):
+            raise ConfigError(
+                f"images of {size[0]}x{size[1]} px (--size) have a grid of "
+                f"{grid[0]}x{grid[1]}, and the features of {store.path} one of "
+                f"{first.grid[0]}x{first.grid[1]}"
+            )
+    return preprocess
 
 
 def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
