@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +65,21 @@ def make_folder(folder: Path) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     for name, text in files().items():
         (folder / name).write_text(text, "utf-8")
+    _write_boxes(folder)
     _write_scans(folder, read_frames(DATA / "rgbd_room"))
     weights = {name: value.float() for name, value in random_state(in_channels=3).items()}
     torch.save({"state_dict": weights}, folder / "mask3d.pth")
+
+
+def _write_boxes(folder: Path) -> None:
+    """Write the boxes of a few of the real images: eight to learn from and six to test on."""
+    plain = json.loads((DATA / "blood_cells" / "val.json").read_text("utf-8"))
+    for name, rows in (("cells_train", slice(0, 8)), ("cells_val", slice(8, 14))):
+        images = plain["images"][rows]
+        ids = {image["id"] for image in images}
+        boxes = [box for box in plain["annotations"] if box["image_id"] in ids]
+        part = {"images": images, "annotations": boxes, "categories": plain["categories"]}
+        (folder / f"{name}.json").write_text(json.dumps(part), "utf-8")
 
 
 def _write_scans(folder: Path, frames: Frames) -> None:
@@ -92,8 +104,3 @@ def _write_scans(folder: Path, frames: Frames) -> None:
     content = {"metainfo": {}, "data_list": entries}
     raw = pickle.dumps(content, protocol=2)
     (folder / "scans" / "scannet_oneformer3d_infos_val.pkl").write_bytes(raw)
-
-
-def clean(folder: Path) -> None:
-    """Remove the folder; links stay untouched behind it."""
-    shutil.rmtree(folder, ignore_errors=True)
