@@ -16,6 +16,7 @@ from examples.pointcloud.features import frame_maps
 from examples.pointcloud.frames import Frames, chosen, image_files, read_frames, scene_folders
 from examples.pointcloud.rooms import CLASSES, Room, room
 from examples.pointcloud.scans import check_names, read_cloud
+from examples.pointcloud.training_plan import Plan, rooms_of
 from PIL import Image
 
 from dinoneck import Backbone, DataError, FeatureStore, GridError
@@ -249,6 +250,59 @@ def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tmp_path: Path) 
     assert paired["groups"] == 1 and paired["interval"] is None
     assert found["seeds"]["0"]["inject"]["cost"]["test"]["seconds"] > 0
     assert found["seeds"]["0"]["inject"]["test"]["injection"]["1"]["hit_rate"] > 0.1
+
+
+def write_json_scene(folder: Path, frames: Frames) -> None:
+    """Write frames with a ``frames.json`` in place of ScanNet's folders."""
+    from scipy.spatial.transform import Rotation
+
+    folder.mkdir(parents=True)
+    entries = []
+    for view in range(len(frames)):
+        pose = frames.cameras.cam_to_world[view].numpy()
+        colour = frames.images[view].permute(1, 2, 0).numpy()
+        Image.fromarray(colour).save(folder / f"c{view}.png")
+        save_depth(folder / f"d{view}.png", (frames.depth[view] * 1000).round().numpy())
+        entries.append(
+            {
+                "color": f"c{view}.png",
+                "depth": f"d{view}.png",
+                "translation_m": pose[:3, 3].tolist(),
+                "quaternion_xyzw": Rotation.from_matrix(pose[:3, :3]).as_quat().tolist(),
+            }
+        )
+    K = frames.cameras.K[0]
+    table = {
+        "intrinsics": {"fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]},
+        "image_size": frames.cameras.size,
+        "depth_unit_m": 0.001,
+        "frames": entries,
+    }
+    (folder / "frames.json").write_text(json.dumps(table, default=float))
+
+
+def test_scenes_of_a_frames_json_are_compared_with_maps_of_a_store(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for seed, name in enumerate(("kitchen", "office")):
+        made = drawn(seed)
+        write_json_scene(tmp_path / "tree" / name, made.frames)
+        table = np.c_[made.points, made.labels + 10]
+        np.save(tmp_path / "labels" / f"{name}.npy", table)
+    tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
+    assert main(["extract", tree, "--out", store, "--backbone", "dinoneck_tiny"]) == 0
+    plan = Plan(
+        data=tree,
+        labels=str(tmp_path / "labels"),
+        classes=tuple(NAMES),
+        held_out=("office",),
+        features=store,
+        points=1000,
+    )
+    rooms = rooms_of(plan, images=True)
+    assert (len(rooms.train), len(rooms.test), rooms.channels) == (1, 1, 64)
+    assert 0.2 < rooms.test[0].links.coverage < 1
+    expected = FeatureStore.open(store)["office/c1"].maps()[0][0].half()
+    assert torch.equal(rooms.test[0].maps[1], expected)
 
 
 def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
