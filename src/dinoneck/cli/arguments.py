@@ -271,7 +271,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if there are none.
         DataError: if one does not exist, or a folder holds no images.
     """
-    from dinoneck.data.cells import OTHER_SUFFIXES, SUFFIXES, images_below
+    from dinoneck.data.sources import OTHER_SUFFIXES, SUFFIXES, images_below
 
     if not given:
         raise ConfigError(

@@ -17,7 +17,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
-from dinoneck.data.cells import IMAGES, SUFFIXES, csv_text
+from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.sources import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.training.config import SIZE
 

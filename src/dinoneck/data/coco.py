@@ -17,9 +17,10 @@ from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 
 from dinoneck.atomic import read_regular
-from dinoneck.data.cells import PathLike, check_unique, existing_files, is_missing
+from dinoneck.data.cells import PathLike, check_unique, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import all_stored
+from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.tasks import OBJECTS
 
@@ -233,7 +234,7 @@ class ListedImages(Dataset[Any]):
         folder = self.file.parent if images is None else Path(images)
         if images is None and not (folder / names[0]).is_file():
             folder /= "images"
-        self.paths = tuple(existing_files(names, folder, f"images of {self.file}"))
+        self.paths = tuple(find_files(names, folder, f"images of {self.file}"))
         return coco
 
     @property
@@ -316,7 +317,7 @@ class PanopticImages(ListedImages):
                 "each image"
             )
         stored, label_of = [self._stored[image_id] for image_id in self.ids], self._label_of
-        pngs = existing_files(
+        pngs = find_files(
             [entry.file_name for entry in stored], folder, f"PNG files of {self.file}"
         )
         self._pngs = dict(zip(self.ids, pngs, strict=True))

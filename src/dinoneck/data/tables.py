@@ -32,10 +32,10 @@ from dinoneck.data.cells import (
     LABELS,
     PathLike,
     cell_text,
-    images_below,
     is_missing,
     is_number,
 )
+from dinoneck.data.sources import find_files, images_below
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 
 try:
@@ -99,7 +99,7 @@ def read_table(
         )
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = cells.existing_files(rows[image_column], images, f"images named in {name}")
+    files = find_files(rows[image_column], images, f"images named in {name}")
     table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
@@ -120,9 +120,7 @@ def read_table(
             raise DataError(
                 f"{name}: the column {column!r} names no labels; leave it out, or fill in some"
             )
-        found = cells.existing_files(
-            rows[column], images, f"labels named in column {column!r} of {name}"
-        )
+        found = find_files(rows[column], images, f"labels named in column {column!r} of {name}")
         table[LABELS] = pd.Series(found, rows.index, dtype=object)
     return table
 

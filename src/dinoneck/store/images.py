@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.cells import images_below
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.sources import images_below
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
 from dinoneck.grid import patch_pair

@@ -1,0 +1,27 @@
+"""Classes of which the data hold nothing, named before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_empty_classes(counts: Mapping[str, int], noun: str, source: str, remedy: str) -> None:
+    """Name the classes that do not occur, in one warning.
+
+    A class that nothing shows is learned by no head and scores as if it were always right.
+
+    Args:
+        counts: class name -> how many ``noun`` the data have of it.
+        noun: what is counted: ``"pixel"``, ``"box"``, ``"object"`` or ``"row"``.
+        source: what messages call the data, such as the name of a file.
+        remedy: what to do, as a sentence without a full stop.
+    """
+    empty = [name for name, count in counts.items() if count == 0]
+    if not empty:
+        return
+    names = ", ".join(repr(name) for name in empty)
+    classes = "the class" if len(empty) == 1 else "the classes"
+    logger.warning("%s has no %s of %s %s. %s", source, noun, classes, names, remedy)
