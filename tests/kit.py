@@ -7,14 +7,18 @@ Whatever is random is drawn from a seed of its own, or from the state that every
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -169,3 +173,24 @@ def cli(*words: object, main: Callable[[list[str]], int] = main) -> Ran:
         except SystemExit as end:
             code = int(end.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """Let the disk be full: whatever is flushed to it fails."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        yield
+
+
+@contextlib.contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """Let these packages, or modules of them, be not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in packages:
+            patch.setitem(sys.modules, name, None)
+        yield

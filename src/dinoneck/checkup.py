@@ -1,8 +1,12 @@
-"""What ``dinoneck doctor`` checks: packages, the device, and a head that is saved, loaded and used. No network."""
+"""What ``dinoneck doctor`` reports: the system, packages, the device, and a head that is saved, loaded and used.
+
+No network is used.
+"""
 
 from __future__ import annotations
 
 import importlib
+import platform
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
@@ -12,6 +16,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from dinoneck.errors import first_line
+from dinoneck.version import __version__
 
 _MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv-cu126": "spconv"}
 _FOR_DEVELOPERS = {"all", "bench", "dev", "docs", "lint", "test"}
@@ -36,13 +41,21 @@ class Finding(NamedTuple):
 
 def checkup() -> Iterator[Finding]:
     """Yield the result of every check; an error in one does not stop the others."""
-    for check in (_packages, _device, _head):
+    for check in (_system, _packages, _device, _head):
         try:
             yield from check()
         except Exception as error:
             yield Finding(
                 check.__name__.strip("_"), "broken", f"{type(error).__name__}: {first_line(error)}"
             )
+
+
+def _system() -> Iterator[Finding]:
+    """What a bug report begins with."""
+    yield Finding("dinoneck", "ok", __version__)
+    implementation = platform.python_implementation()
+    yield Finding("python", "ok", f"{platform.python_version()} ({implementation})")
+    yield Finding("platform", "ok", platform.platform())
 
 
 def _packages() -> Iterator[Finding]:

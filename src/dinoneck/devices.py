@@ -96,3 +96,30 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """Return a tensor's values in row-major order; on the CPU they are not copied if they lie so already."""
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(values)  # type: ignore[arg-type]
+
+
+def check_device(device: torch.device | str) -> None:
+    """Check that tensors can be made on a device, ``meta`` included; the current device stays.
+
+    Raises:
+        ConfigError: if it does not exist here.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here ({torch.cuda.device_count()} GPUs): "
+            f"{first_line(error)}"
+        ) from error
+
+
+def check_float(dtype: object) -> None:
+    """Check that this is a dtype of real numbers, for weights.
+
+    Raises:
+        ConfigError: for a dtype of integers, and for what is no torch dtype, such as its name.
+    """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(
+            f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16"
+        )

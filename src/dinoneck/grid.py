@@ -148,6 +148,13 @@ class TokenGrid(nn.Module):
         self.on_remainder: Remainder = on_remainder
         self.pad_to: PadTo = pad_to
 
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return (
+            f"patch_size=({self.patch_height}, {self.patch_width}), "
+            f"on_remainder={self.on_remainder!r}, pad_to={self.pad_to!r}"
+        )
+
     def size(self, image_size: Sequence[int]) -> GridSize:
         """Return the patch grid of an image of ``(height, width)`` pixels.
 

@@ -5,6 +5,7 @@ The client raises many unrelated types, and their texts may hold access tokens a
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import cast
 
@@ -14,6 +15,7 @@ _LONGEST = 200
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")
 _QUERY = re.compile(r"\?[^\s'\")]*=[^\s'\")]*")  # of addresses that the client has shortened too
 _TRANSIENT = (None, 408, 429)
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _LOG_IN = "log in with an account that has access ('hf auth login')"
 
 
@@ -82,10 +84,19 @@ def refusal(
 
 
 def unreachable(error: Exception, token: str | None = None) -> str:
-    """Return why the hub did not answer, and the remedy: offline by choice, busy, or not reached."""
-    from huggingface_hub import errors
+    """Return why nothing arrived, and the remedy.
+
+    It distinguishes: offline by choice, the hub is busy, the local cache cannot be written, the hub
+    is not reached.
+    """
+    from huggingface_hub import constants, errors
 
     error = _inner(error)
+    if isinstance(error, OSError) and error.errno in _NOT_WRITTEN:
+        return (
+            f"the local cache {constants.HF_HUB_CACHE} cannot be written ({error.strerror}); make "
+            "room, or ask for the right to write there, or set HF_HUB_CACHE to another folder"
+        )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online"
     if (status := _status(error)) is not None:

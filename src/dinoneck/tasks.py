@@ -345,6 +345,17 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
     return tuple(tasks)
 
 
+def describe_tasks(tasks: Sequence[Task]) -> str:
+    """Return tasks in one line for people: ``mass (regression, g), crop (classification of 3)``."""
+    described = []
+    for task in tasks:
+        about = task.kind if task.dim == 1 else f"{task.kind} of {task.dim}"
+        if task.unit:
+            about += f", {task.unit}"
+        described.append(f"{task.name} ({about})")
+    return ", ".join(described)
+
+
 class Column(NamedTuple):
     """One number that tables and pictures have for an image.
 

@@ -344,8 +344,8 @@ PIPELINES = [
         ),
         where="detection.evaluation:evaluate_boxes",
         edit=replace(
-            "detector.predict(_images, min_score=0.0)",
-            by="detector.predict(_images)",
+            "detector.predict(_images, min_score=0.0, **_options)",
+            by="detector.predict(_images, **_options)",
         ),
         tests=["unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"],
     ),

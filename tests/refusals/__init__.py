@@ -1,7 +1,8 @@
-"""What every package refuses: one module per package with ROWS of (call, error class, what must be named).
+"""What every package refuses: modules with ROWS of (call, error class, what must be named).
 
-A call that takes an argument gets an empty folder. What must be named is a text or several: values and names, never
-a sentence. ``test_refusals.py`` runs all rows of all modules here.
+A module has the rows of one package, or of one part of it.
+A call that takes an argument gets an empty folder. What must be named is a text or several: values
+and names, never a sentence. ``test_refusals.py`` runs all rows of all modules here.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from torch import nn
 from dinoneck import (
     BackboneError,
     CheckpointError,
+    ConfigError,
     FeatureStore,
+    FPNHead,
     HeadCheckpoint,
     PatchMeanHead,
     PatchMeanMLP,
     StoreError,
     Task,
     import_weights,
+    registry,
     save_head,
 )
 from dinoneck.checkpoint import push_to_hub
@@ -34,6 +39,11 @@ BIAS = "mlps.0.out.bias"
 
 def save(folder: Path, module: Any = None, **meta: Any) -> None:
     save_head(folder / "h.safetensors", kit.head() if module is None else module, **meta)
+
+
+def other_patches(folder: Path) -> None:
+    """Save a head on a backbone with patches of 16 px, and images for patches of 14 px."""
+    save(folder, backbone=kit.backbone(), preprocess=Preprocessing(size=(28, 28), patch_size=14))
 
 
 def with_bias(value: float) -> PatchMeanHead:
@@ -52,6 +62,25 @@ def grown() -> PatchMeanHead:
     head = kit.head()
     head.extra = nn.Linear(1, 1)
     return head
+
+
+def with_buffer(value: torch.Tensor) -> PatchMeanHead:
+    head = kit.head()
+    head.register_buffer("extra", value)
+    return head
+
+
+class Remembering(PatchMeanHead):
+    """A head with a state of its own."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+
+def remembering() -> Remembering:
+    if "remembering" not in registry.names():
+        registry.register(Remembering)
+    return Remembering(64, [Task("x")])
 
 
 def on_meta() -> nn.Module:
@@ -102,13 +131,52 @@ def shared(folder: Path) -> Any:
     return read_state(folder / "a.pt")
 
 
+def compressed(folder: Path) -> Any:
+    """Import weights of which the zip file was packed again."""
+    torch.save({"a": torch.zeros(1 << 14)}, folder / "plain.pth")
+    with (
+        zipfile.ZipFile(folder / "plain.pth") as plain,
+        zipfile.ZipFile(folder / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    return import_weights(kit.head(), folder / "packed.pth")
+
+
+def import_from_a_pipe(folder: Path) -> Any:
+    os.mkfifo(folder / "w.pth")
+    return import_weights(kit.head(), folder / "w.pth")
+
+
 ROWS: list[Row] = [
     (lambda folder: save(folder, nn.Linear(1, 1)), CheckpointError, "Linear"),
     (lambda folder: save(folder, nn.DataParallel(kit.head())), CheckpointError, "DataParallel"),
     (lambda folder: save(folder, with_bias(torch.nan)), CheckpointError, BIAS),
     (lambda folder: save(folder, tied()), CheckpointError, "share their memory"),
     (lambda folder: save(folder, grown()), CheckpointError, "extra.bias"),
-    (lambda folder: save(folder, on_meta()), CheckpointError, "meta"),
+    (lambda folder: save(folder, on_meta()), CheckpointError, ("hidden.weight", "device='cpu'")),
+    (
+        lambda folder: save(folder, with_buffer(torch.zeros(2, 2).to_sparse())),
+        CheckpointError,
+        ("extra", "sparse", "to_dense()"),
+    ),
+    (
+        lambda folder: save(folder, with_buffer(torch.zeros(2, dtype=torch.complex64))),
+        CheckpointError,
+        ("extra", "complex64", "float32"),
+    ),
+    (
+        lambda folder: save(folder, remembering()),
+        CheckpointError,
+        ("Remembering", "get_extra_state", "buffers"),
+    ),
+    (lambda folder: save(folder, extra=[1]), CheckpointError, ("extra", "list", "dict")),
+    (
+        lambda folder: save(folder, backbone_weights=[1]),
+        CheckpointError,
+        ("backbone_weights", "list", "state dict"),
+    ),
+    (other_patches, CheckpointError, ("14x14", "16x16", "preprocess=")),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
     *(
         (lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra")
@@ -130,7 +198,17 @@ ROWS: list[Row] = [
     (
         lambda: made(kit.backbone(), PatchMeanHead(8, [Task("x")])),
         CheckpointError,
-        ("8 channels", "64 channels"),
+        ("8 channels", "the backbone gives 64"),
+    ),
+    (
+        lambda: made(kit.backbone(), FPNHead(64, [Task("x")], 3, layer_indices=[1, 2, 3])),
+        CheckpointError,
+        ("blocks [1, 2, 3]", "gives blocks [5]", "load_backbone(layers=...)"),
+    ),
+    (
+        lambda: made(kit.backbone(), FPNHead(64, [Task("x")], 3)),
+        CheckpointError,
+        ("3 layers", "gives blocks [5]", "load_backbone(layers=...)"),
     ),
     *(
         (lambda own=own: made(own), CheckpointError, "expected")
@@ -138,12 +216,21 @@ ROWS: list[Row] = [
     ),
     (lambda: made({**kit.backbone().record(), "license": 3}), CheckpointError, "licences"),
     (lambda: made(None).load_backbone(), CheckpointError, "backbone"),
+    (lambda: made(None).build(device="gpu0"), ConfigError, "'gpu0'"),
+    (lambda: made(None).build(dtype="bfloat16"), ConfigError, ("'bfloat16'", "torch.bfloat16")),  # type: ignore[arg-type]
+    (lambda: made(None).build(dtype=torch.int8), ConfigError, ("torch.int8", "floating-point")),
     (
         lambda: made(None).check_backbone(kit.backbone()),
         CheckpointError,
         "does not name the backbone",
     ),
-    (lambda: checked(kit.backbone(seed=1)), CheckpointError, "weights"),
+    (lambda: checked(kit.backbone(seed=1)), CheckpointError, ("seed 0", "seed 1")),
+    (
+        lambda: checked(kit.backbone(seed=1, dtype=torch.bfloat16)),
+        CheckpointError,
+        ("seed 0", "seed 1", "dtype=torch.float32", "probe=True"),
+    ),
+    (lambda: checked({"mean": [0.4, 0.4, 0.4]}), CheckpointError, ("0.4", "changed(mean=")),
     (lambda: checked(kit.backbone().with_layers([1])), CheckpointError, "layers"),
     (lambda: checked(kit.backbone(norm=False)), CheckpointError, "final norm"),
     (lambda: checked({"name": "other", "weights_sha256": None}), CheckpointError, "'other'"),
@@ -157,10 +244,20 @@ ROWS: list[Row] = [
     (
         lambda: made(kit.backbone()).check_backbone(kit.backbone().add_lora(2)),
         CheckpointError,
-        "trained on None",
+        ("LoRA", "trained without", "load the backbone again"),
     ),
     (lambda: tuned().check_backbone(kit.backbone()), CheckpointError, "apply_adapter"),
+    (
+        lambda: tuned().check_backbone(kit.backbone().add_lora(2, seed=1)),
+        CheckpointError,
+        ("LoRA", "load the backbone again", "apply_adapter"),
+    ),
     (lambda: tuned().apply_adapter(kit.backbone(seed=1)), CheckpointError, "seed 1"),
+    (
+        lambda: tuned().apply_adapter(kit.backbone(source="transformers")),
+        CheckpointError,
+        ("LoRA", "source='timm'"),
+    ),
     (
         lambda: tuned().apply_adapter(kit.backbone().add_lora(3)),
         CheckpointError,
@@ -188,17 +285,23 @@ ROWS: list[Row] = [
         )
     ),
     (lambda: head_files(""), CheckpointError, "''"),
+    (lambda: head_files(kit.head()), CheckpointError, ("a PatchMeanHead", "a Path")),  # type: ignore[arg-type]
+    (
+        lambda: push_to_hub(kit.head(), "me/one"),
+        CheckpointError,
+        ("a PatchMeanHead", "head.push_to_hub"),
+    ),  # type: ignore[arg-type]
     (lambda: FeatureStore.open(""), StoreError, "''"),
     *(
         (lambda folder, own=own: imported(folder, **own), CheckpointError, named)
         for own, named in (
-            ({"module.x": torch.zeros(1)}, "module.x"),
-            ({"more": torch.zeros(1)}, "more"),
+            ({"more": torch.zeros(1)}, ("holds more", "no place")),
+            ({"more": torch.zeros(1), BIAS: None}, (f"lacks {BIAS}", "holds more")),
             ({BIAS: torch.zeros(1, 9)}, "(1, 9)"),
             ({BIAS: torch.zeros(1).half()}, "float16"),
             ({BIAS: torch.zeros(1).long()}, "int64"),
             ({BIAS: torch.tensor([torch.nan])}, BIAS),
-            ({BIAS: None}, BIAS),
+            ({BIAS: None}, f"lacks {BIAS}"),
             ({"x": print}, "print"),
             ({"content": [1, 2]}, "list"),
             ({"content": nn.Linear(2, 2)}, "Linear"),
@@ -225,4 +328,19 @@ ROWS: list[Row] = [
     (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
     (lambda folder: pushed(folder, terms=folder / "no.txt"), CheckpointError, "no.txt"),
     (lambda: push_to_hub("gone.safetensors", "me/one"), CheckpointError, "gone.safetensors"),
+    # weights of others
+    (
+        lambda: import_weights(on_meta(), "w.pth"),
+        CheckpointError,
+        ("hidden.weight", "device='cpu'"),
+    ),
+    (
+        lambda folder: imported(folder, rename={"mlps.0.hidden.": "mlps.0.out."}),
+        CheckpointError,
+        ("mlps.0.hidden.weight", "mlps.0.out.weight"),
+    ),
+    (compressed, CheckpointError, "packed.pth"),
+    (import_from_a_pipe, CheckpointError, "pipe"),
+    (lambda folder: import_weights(kit.head(), folder), CheckpointError, "folder"),
+    (lambda: import_weights(kit.head(), ""), CheckpointError, "empty"),
 ]

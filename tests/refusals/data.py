@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from PIL import Image
 
@@ -28,8 +31,10 @@ from dinoneck.data import (
     read_table,
     to_image_pixels,
     to_original,
+    to_prepared_pixels,
 )
 from dinoneck.data.decoding import read_pixels
+from tests import kit
 from tests.refusals import Row
 from tests.unit.data import box_samples
 
@@ -249,6 +254,30 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
+
+def without_pandas() -> Any:
+    with kit.without("pandas"), pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "dinoneck.data.tables")
+        return importlib.import_module("dinoneck.data.tables")
+
+
+def masked(number: int) -> Any:
+    """The content of a COCO file whose first image has so many objects of one class."""
+    made = box_samples.content()
+    first = {**made["annotations"][0], "segmentation": [[2, 3, 12, 3, 12, 11]]}
+    return made | {"annotations": [{**first, "id": i} for i in range(number)]}
+
+
+def mask_without_pycocotools(folder: Path) -> Any:
+    images = BoxImages(box_samples.write(folder, masked(1)), masks=True)
+    with kit.without("pycocotools"):
+        return images.pixels(0)
+
+
+def thousand_objects(folder: Path) -> Any:
+    return BoxImages(box_samples.write(folder, masked(1000)), masks=True).pixels(0)
+
+
 ROWS: list[Row] = [
     *((call, DataError, named) for call, named in SEGMENTS),
     # tables
@@ -301,6 +330,7 @@ ROWS: list[Row] = [
     *((call, DataError, named) for call, named in ENTRIES),
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
+    (lambda: box_transforms(64, train=True, min_box_px=0.5), ConfigError, "min_box_px is 0.5"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
     # masks
     *(
@@ -367,6 +397,8 @@ ROWS: list[Row] = [
         DataError,
         "no.jpg",
     ),
+    (lambda: to_prepared_pixels(torch.zeros(3), Preprocessing(), (16, 16)), ShapeError, "(3,)"),
+    (lambda: to_prepared_pixels(POINT, Preprocessing(), (0, 16)), DataError, "(0, 16)"),
     # views and the pasture
     *(
         (lambda own=own: Views(own), ConfigError, named)
@@ -382,5 +414,14 @@ ROWS: list[Row] = [
     *(
         (lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i))
         for i in (-1, 20)
+    ),
+    # what is missing, too dark or too many
+    (without_pandas, ImportError, "dinoneck[train]"),
+    (mask_without_pycocotools, ImportError, "dinoneck[masks]"),
+    (thousand_objects, DataError, ("0.png", "1000")),
+    (
+        lambda: read_pixels(np.full((4, 6), 4095, np.uint16)),
+        DataError,
+        ("4095", "65535"),
     ),
 ]

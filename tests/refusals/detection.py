@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
+import tempfile
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from timm.models import VisionTransformer
 
@@ -13,14 +19,24 @@ from dinoneck import (
     CheckpointError,
     ConfigError,
     DataError,
+    Predictor,
     SimplePyramid,
     SpatialTuningAdapter,
     wrap_backbone,
 )
 from dinoneck.data import BoxImages
-from dinoneck.detection import DetectionHead, Detector, score_boxes, train_detector, train_instances
+from dinoneck.detection import (
+    DetectionHead,
+    Detector,
+    evaluate_boxes,
+    score_boxes,
+    train_detector,
+    train_instances,
+)
+from dinoneck.detection.evaluation import evaluate_masks, known_objects
 from dinoneck.training import TrainConfig
 from tests import kit
+from tests.faults import signed
 from tests.refusals import Row
 from tests.unit.data.box_samples import content, write
 from tests.unit.detection import coloured_boxes
@@ -28,6 +44,8 @@ from tests.unit.detection.test_detector import detector_of
 from tests.unit.detection.test_train_detector import config_of
 
 NECK, FAST = SpatialTuningAdapter(64, 32), "fasterrcnn"
+TRIANGLE = [[2, 3, 12, 3, 12, 11]]
+TINY = {"name": "dinoneck_tiny"}
 PARTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("dfine", SimplePyramid(64, 32), {}, "reads 3"),
     ("fcos", SimplePyramid(64, 48), {}, "48"),
@@ -85,12 +103,87 @@ def predicted(**options: Any) -> Any:
     return lambda: detector_of("fcos").predict(torch.rand(3, 96, 128), **options)
 
 
+@cache
+def detector_file() -> bytes:
+    """The file of a detector whose last block was trained along."""
+    detector = detector_of("fcos")
+    detector.backbone.unfreeze_last(1)
+    with torch.no_grad():
+        for parameter in detector.backbone.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    detector.note_trained()
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "d.safetensors")
+        detector.save(path)
+        return path.read_bytes()
+
+
+def renamed_weight(folder: Path) -> Any:
+    """Load a detector whose file names a weight that no backbone has."""
+    meta, chunks = signed.read(detector_file())
+    tuned = meta["config"]["tuned"]
+    first = min(tuned)
+    tuned[f"{first}s"] = tuned.pop(first)
+    (folder / "d.safetensors").write_bytes(signed.write(meta, chunks))
+    return Detector.load(folder / "d.safetensors")
+
+
+def without_transformers() -> Any:
+    with kit.without("transformers"), pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "dinoneck.detection.detr", raising=False)
+        return importlib.import_module("dinoneck.detection.detr")
+
+
+def without_pycocotools(folder: Path) -> Any:
+    with kit.without("pycocotools.coco"):
+        return score_boxes(BoxImages(write(folder, content())), {})
+
+
+def exporter_that_fails(folder: Path) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("operator aten::rot90 is not known")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", fail)
+        return detector_of("fcos").export_onnx(folder / "d.onnx")
+
+
+def without_onnxscript(folder: Path) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "export", fail)
+        return detector_of("fcos").export_onnx(folder / "d.onnx")
+
+
+def objects_in_images_of_two_sizes(folder: Path) -> Any:
+    """Train on the objects of images that keep their own sizes."""
+    polygons = [{**own, "segmentation": TRIANGLE} for own in content()["annotations"]]
+    made = content() | {"annotations": polygons}
+    made["images"][1] |= {"width": 96, "height": 64}
+    file = write(folder, made)
+    kit.write_images(folder, ["1.png"], height=64, width=96)
+    head = {"type": "mask", "num_queries": 20}
+    config = {"data": {"instances": str(file)}, "head": head, "backbone": TINY}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools, about NumPy
+        return train_instances(TrainConfig.from_dict(config), folder / "run")
+
+
 ROWS: list[Row] = [
     *(
         (lambda kind=kind, neck=neck, own=own: detector_of(kind, neck, **own), ConfigError, named)
         for kind, neck, own, named in PARTS
     ),
     (predicted(batch_size=0), ConfigError, "batch_size is 0"),
+    (predicted(max_boxes=0), ConfigError, "max_boxes is 0"),
+    (
+        lambda: evaluate_boxes(detector_of("fcos"), "no.json", batch_size=-1),
+        ConfigError,
+        "batch_size is -1",
+    ),
     (predicted(min_score=30), ConfigError, "min_score is 30"),
     (
         lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)),
@@ -125,4 +218,36 @@ ROWS: list[Row] = [
         ("data.instances", "data.panoptic"),
     ),
     *((lambda folder, own=own: trained(folder, own), ConfigError, named) for own, named in GROUPS),
+    # detectors
+    (lambda: DetectionHead("fcos", (), NECK), ConfigError, "()"),
+    (lambda: DetectionHead("fcos", ("red", "red"), NECK), ConfigError, "('red', 'red')"),
+    (
+        lambda: detector_of("fcos", SimplePyramid(64, 32, patch_size=14)),
+        ConfigError,
+        ("3.5", "fcos"),
+    ),
+    (renamed_weight, CheckpointError, "attn.proj.biass"),
+    (without_transformers, ImportError, "dinoneck[detection]"),
+    (exporter_that_fails, CheckpointError, "rot90"),
+    (without_onnxscript, ImportError, "dinoneck[export]"),
+    # truth
+    (without_pycocotools, ImportError, "dinoneck[detection]"),
+    (lambda: known_objects(["a", "b", "c"]), DataError, "['a', 'b', 'c']"),
+    (
+        lambda: evaluate_masks(Predictor(kit.head(), kit.backbone()), "objects.json"),
+        DataError,
+        ("objects.json", "mass", "instances"),
+    ),
+    (
+        lambda: evaluate_masks(Predictor(kit.head(), kit.backbone()), ("folder", "s.json")),
+        DataError,
+        ("s.json", "mass", "panoptic"),
+    ),
+    # training
+    (
+        lambda folder: trained(folder, {"data": {"val_boxes": None}}),
+        ConfigError,
+        ("3 images", "one in 5", "--val-boxes"),
+    ),
+    (objects_in_images_of_two_sizes, DataError, ("1.png", "0.png", "--size")),
 ]

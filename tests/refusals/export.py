@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
+import pytest
+import timm
 import torch
 
 from dinoneck import (
@@ -16,8 +19,13 @@ from dinoneck import (
     PatchMeanMLP,
     Task,
     load_backbone,
+    wrap_backbone,
 )
 from dinoneck.export import export_head, export_model
+from dinoneck.export.models import TokensModel
+from dinoneck.export.onnx_file import onnx_runner
+from dinoneck.export.program import Traced, check_parity
+from dinoneck.grid import GridSize
 from tests import kit
 from tests.refusals import Row
 
@@ -45,6 +53,77 @@ def heavy() -> Any:
     return head
 
 
+def tokens_to(form: Any) -> Any:
+    """Return an export of a small head for one grid of tokens."""
+
+    def export(folder: Path) -> Any:
+        name = folder / f"m.{form}"
+        return export_head(kit.head(), name, format=form, backbone=kit.backbone(), grid=(2, 3))
+
+    return export
+
+
+def fail(*arguments: Any, **options: Any) -> Any:
+    raise RuntimeError("operator aten::rot90 is not known\nmore lines")
+
+
+def failing(place: Any, name: str, call: Any) -> Any:
+    """Export where this function of another library fails."""
+
+    def export(folder: Path) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(place, name, fail)
+            return call(folder)
+
+    return export
+
+
+def export_without_onnxscript(folder: Path) -> Any:
+    with kit.without("onnxscript"):
+        return tokens_to("onnx")(folder)
+
+
+def run_empty_model(folder: Path) -> Any:
+    """Open an ONNX model without a graph."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))  # ONNX Runtime leaves a file there when it is imported
+        with onnx_runner(onnx.ModelProto(), None) as run:  # type: ignore[arg-type]
+            return run
+
+
+def run_without_onnxruntime(folder: Path) -> Any:
+    with kit.without("onnxruntime"):
+        return run_empty_model(folder)
+
+
+def with_fixed_size(size: tuple[int, int]) -> Any:
+    """Export with a backbone that takes images of 64 x 64 px alone."""
+    vit = timm.models.VisionTransformer(
+        img_size=64,
+        patch_size=16,
+        embed_dim=64,
+        depth=1,
+        num_heads=1,
+        num_classes=0,
+    )
+    return model(backbone=wrap_backbone(vit), size=size)
+
+
+def compared(run: Any) -> Any:
+    """Compare a head with what another runtime gives for the same tokens."""
+    checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=kit.backbone())
+    traced = Traced(program=None, outputs={}, grid=GridSize(2, 3))  # type: ignore[arg-type]
+    return check_parity(TokensModel(checkpoint), traced, run)
+
+
+def give_nothing(tokens: Any) -> dict[str, torch.Tensor]:
+    return {}
+
+
+def give_zeros(tokens: Any) -> dict[str, torch.Tensor]:
+    return {"mass": torch.zeros(len(tokens), 1)}
+
+
 GATE = CLSGatingHead(64, [Task("a")], num_patches=6, hidden_dim=8)
 ROWS: list[Row] = [
     (model(format="onxx"), ConfigError, ("'onxx'", "'onnx'")),
@@ -60,4 +139,20 @@ ROWS: list[Row] = [
     ),  # type: ignore
     (alone(PatchMeanMLP(4, 2)), CheckpointError, "PatchMeanMLP"),
     (alone(kit.head()), CheckpointError, "does not state"),
+    # what other libraries refuse or lack
+    (export_without_onnxscript, ImportError, ("onnxscript", "dinoneck[export]")),
+    (run_without_onnxruntime, ImportError, ("onnxruntime", "dinoneck[export]")),
+    (run_empty_model, CheckpointError, "ONNX Runtime"),
+    (failing(torch.onnx, "export", tokens_to("onnx")), CheckpointError, ("rot90", "'pt2'")),
+    (failing(torch.export, "export", tokens_to("pt2")), CheckpointError, "rot90"),
+    (
+        failing(torch.export, "export", model(kit.head(), "m.pt2", format="pt2")),
+        CheckpointError,
+        ("rot90", "size="),
+    ),
+    (with_fixed_size((32, 32)), CheckpointError, ("32x32", "64x64")),
+    # what the export gives
+    (lambda: compared(fail), CheckpointError, ("batch 1 of 2x3 patches", "rot90")),
+    (lambda: compared(give_nothing), CheckpointError, "batch 1 of 2x3 patches"),
+    (lambda: compared(give_zeros), CheckpointError, "'mass'"),
 ]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 from timm.models.eva import Eva
 
 from dinoneck import (
+    BackboneError,
+    BusyError,
     CheckpointError,
+    CLSGatingHead,
     Composition,
     ConfigError,
     DataError,
@@ -23,19 +30,24 @@ from dinoneck import (
     PatchMeanHead,
     PatchMeanMLP,
     Predictor,
+    PyramidHead,
+    ShapeError,
+    SimplePyramid,
     TargetTransform,
     Task,
     evaluate,
     wrap_backbone,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference import MicroBatcher, to_frame
+from dinoneck.inference import MicroBatcher, coco_objects, to_frame
+from dinoneck.inference.sources import opened
 from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
 from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
+PIXELS = np.zeros((32, 48, 3), np.uint8)
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
 WEED, KIND = (
     Task("weed", from_map="cells"),
@@ -102,6 +114,12 @@ def stored(folder: Path, head: Any = None, size: tuple[int, int] = kit.SIZE, **o
     return Predictor(checkpoint, own, **options).predict(store)
 
 
+def as_images(folder: Path) -> Any:
+    """Call a predictor with a store in the place of images."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor()(store)
+
+
 def scored(folder: Path, head: Any) -> Any:
     """Evaluate a head on one image with a number ``mass``."""
     kit.write_images(folder, ["a.png"])
@@ -123,6 +141,91 @@ def two(folder: Path, other: Any) -> Predictor:
     file(folder, name="a.safetensors")
     other(folder)
     return Predictor(folder)
+
+
+class Waiting:
+    """Holds the passes of a batcher until the block ends; then what waits is predicted."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self.started = threading.Event()
+        self.go = threading.Event()
+        own = predictor()
+        predicted = own.predicted
+
+        def wait(prepared: Any, maps: bool) -> Any:
+            self.started.set()
+            assert self.go.wait(60)
+            return predicted(prepared, maps)
+
+        own.predicted = wait  # type: ignore[method-assign]
+        self.batcher = MicroBatcher(own, max_batch=1, max_waiting=max_waiting)
+
+    def __enter__(self) -> MicroBatcher:
+        self.batcher.submit(PIXELS)
+        assert self.started.wait(60)
+        return self.batcher
+
+    def __exit__(self, *error: object) -> None:
+        self.go.set()
+        self.batcher.close()
+
+
+def full_batcher() -> Any:
+    with Waiting(max_waiting=1) as batcher:
+        batcher.submit(PIXELS)
+        return batcher.submit(PIXELS)
+
+
+def closed_batcher() -> Any:
+    batcher = MicroBatcher(predictor())
+    batcher.close()
+    return batcher.submit(PIXELS)
+
+
+def batcher_after_a_fork() -> Any:
+    with MicroBatcher(predictor()) as batcher, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        return batcher.submit(PIXELS)
+
+
+def changed_weights() -> Any:
+    backbone = kit.backbone()
+    predict = predictor(backbone=backbone)
+    with torch.no_grad():
+        next(backbone.parameters()).add_(1.0)
+    return predict(IMAGE)
+
+
+def gate_on_another_grid() -> Any:
+    """Predict from 3 x 2 patches with a gate over the places of 2 x 3."""
+    head = CLSGatingHead(64, [Task("a")], mode="mlp", num_patches=6, hidden_dim=8)
+    checkpoint = HeadCheckpoint.from_module(
+        head, backbone=kit.backbone(), preprocess=kit.backbone().preprocess.changed(size=kit.SIZE)
+    )
+    return predictor(checkpoint, preprocess=Preprocessing(16, size=(48, 32)))(IMAGE)
+
+
+def tiles_of_a_coarse_map() -> Any:
+    """Predict tiles of 3 x 3 patches with a head whose map has a cell for 2 x 2 patches."""
+    head = PyramidHead(neck=SimplePyramid(64, 8, scales=(0.5,)), tasks=[CELLS], hidden_dim=8)
+    return predictor(head, tile=48)(torch.rand(3, 96, 96))
+
+
+def objects_without_pycocotools() -> Any:
+    with kit.without("pycocotools"):
+        return coco_objects({"masks": torch.zeros(0, 4, 4), "scores": [], "labels": []})
+
+
+def scored_images_alone(folder: Path) -> Any:
+    """Evaluate a head on a table with the images and nothing that is known of them."""
+    table = pd.DataFrame({"images": kit.write_images(folder, ["a.png"], *kit.SIZE)})
+    return evaluate(predictor(), None, table)
+
+
+def scored_with_other_classes(folder: Path) -> Any:
+    other = replace(KIND, labels=("a", "c"))
+    models = {"one": predictor(kit.head(KIND)), "two": predictor(kit.head(other))}
+    return scored(folder, models)
 
 
 ROWS: list[Row] = [
@@ -219,6 +322,7 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, size=(64, 64)), CheckpointError, "64, 64"),
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
     (lambda: predictor().predict("store"), ConfigError, "FeatureStore"),  # type: ignore[arg-type]
+    (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
     (
         lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),
@@ -264,4 +368,26 @@ ROWS: list[Row] = [
         for own, named in (([WEED], "none"), ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"))
     ),
     (lambda: Task("weed", 2, from_map="cells"), ConfigError, "weed"),
+    # batches
+    (full_batcher, BusyError, "max_waiting=1"),
+    (closed_batcher, BusyError, "closed"),
+    (batcher_after_a_fork, BusyError, "fork"),
+    # what changed, or does not fit
+    (changed_weights, BackboneError, "'dinoneck_tiny'"),
+    (gate_on_another_grid, CheckpointError, ("2 rows x 3 cols", "3 x 2")),
+    (tiles_of_a_coarse_map, ShapeError, ("cells", "2x2", "3x3")),
+    (objects_without_pycocotools, ImportError, "dinoneck[masks]"),
+    (
+        lambda folder: opened([file(folder), file(folder, name="b.safetensors")], weights="w.pt"),
+        CheckpointError,
+        "w.pt",
+    ),
+    (
+        lambda: opened(["dinov2_vits14_ade20k_ms", "dinov2_vits14_nyu_dpt"], None, "w"),
+        CheckpointError,
+        ("w ", "dinov2_vits14"),
+    ),
+    # scores
+    (scored_images_alone, DataError, ("mass", "images")),
+    (scored_with_other_classes, DataError, ("kind", "('a', 'b')", "('a', 'c')")),
 ]

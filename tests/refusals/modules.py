@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dinoneck import (
+    BackboneError,
     Bins,
     CLSGating,
     CLSGatingHead,
@@ -23,6 +24,7 @@ from dinoneck import (
     LinearHead,
     MaskHead,
     PatchMeanHead,
+    PatchMeanMLP,
     PyramidHead,
     ShapeError,
     SimplePyramid,
@@ -32,6 +34,8 @@ from dinoneck import (
     Task,
     Tokens,
 )
+from dinoneck.heads.head import TokenScale
+from dinoneck.layers.inputs import Origin
 from dinoneck.losses import (
     CompositionLoss,
     DensityRegulariser,
@@ -57,6 +61,7 @@ SEGMENTED, STATE = (
 DEPTH, LEAF = Task("depth", kind="dense"), Task("leaf", dim=2, kind="instances")
 MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
 FIVE = Composition(("x", "y"), {"both": ("x", "y")}, "five", total="mass", ratio="shares")
+MASS_MAP = Task("mass", kind="density")
 TWO = (Task("mass"), Task("shares", dim=2, kind="ratio"))
 X, MAPS = torch.randn(2, 12, 16), torch.zeros(2, 3, 2, 4)
 QUERIES, KNOWN = torch.zeros(1, 4, 3), (torch.zeros(5, dtype=torch.int64), torch.zeros(5, 3, 1))
@@ -98,6 +103,23 @@ def composition(**changed: Any) -> Composition:
 
 def composed_of(loss: Any = None, **changed: Any) -> Any:
     return TaskLoss(TWO, [CompositionLoss(replace(FIVE, **changed), **(loss or {}))])
+
+
+def to_origin(**changes: Any) -> Any:
+    """Give a head that was trained on the tokens of two blocks other tokens."""
+    head = PatchMeanHead(16, [A])
+    head.trained_on = Origin("tiny", layers=(3, 5), normed=True, patch_size=16)
+    return head(replace(tokens(), **changes))
+
+
+def objects_without_scipy() -> Any:
+    known = (torch.zeros(1, dtype=torch.int64), torch.ones(1, 3, 1))
+    with kit.without("scipy.optimize"):
+        return mask_loss(QUERIES, torch.zeros(1, 4, 3, 1), [known])
+
+
+def measured_at_infinity() -> Any:
+    return TokenScale(16).measure([tokens()._map(lambda x: x * torch.inf)])
 
 
 ROWS: list[Row] = [
@@ -221,6 +243,11 @@ ROWS: list[Row] = [
     (lambda: DPTNeck(16, 5), ConfigError, "5"),
     (lambda: DPTNeck(16, hidden_sizes=(1, 2, 3)), ConfigError, "(1, 2, 3)"),
     (lambda: LayerGrouper(16, 3, 8, 3, fusion="pixel"), ConfigError, ("pixel", "num_layers=3")),
+    (
+        lambda: LayerGrouper(16, 4, 8, 2, fusion="pixel").layer_weights(),
+        ConfigError,
+        ("'pixel'", "layer_weights"),
+    ),
     (lambda: LayerGrouper(16, 3, 8)([X, X]), ShapeError, "2"),
     (lambda: SimplePyramid(16, 8, (3.0,)), ConfigError, "(3.0,)"),
     (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, "(1.0, 2.0)"),
@@ -274,4 +301,60 @@ ROWS: list[Row] = [
     (lambda: UncertaintyWeighting(["a", "a"]), ConfigError, "('a', 'a')"),
     (lambda: UncertaintyWeighting(["a"])({"b": X.sum()}), ShapeError, ("['a']", "['b']")),
     (lambda: UncertaintyWeighting(["a"])({"a": X}), ShapeError, "(2, 12, 16)"),
+    # what modules are given
+    (
+        lambda: SimplePyramid(16, 8, patch_size=14)(tokens()),
+        ShapeError,
+        ("16 px", "14 px", "patch_size="),
+    ),
+    (
+        lambda: PatchMeanHead(16, [A])(replace(tokens(), num_registers=3)),
+        GridError,
+        ("13 patch tokens", "3 rows x 4 cols"),
+    ),
+    (
+        lambda: PatchMeanHead(16, [A])(tokens().to(dtype=torch.float64)),
+        ShapeError,
+        ("float64", "float32", "PatchMeanHead"),
+    ),
+    (lambda: to_origin(layers=(3,)), BackboneError, ("layers", "(3, 5)", "(3,)")),
+    (lambda: to_origin(layers=(3, 5), normed=False), BackboneError, ("normed", "True", "False")),
+    (
+        lambda: HeadEnsemble([FPNHead(16, [A], 1, fpn_dim=8), FPNHead(16, [A], 2, fpn_dim=8)]),
+        ConfigError,
+        ("{1, 2}", "layers="),
+    ),
+    (measured_at_infinity, DataError, "not finite"),
+    (lambda: PatchMeanMLP(16).per_patch(X[0]), ShapeError, ("(12, 16)", "16)")),
+    (lambda: LayerGrouper(16, 1025, 8, 1), ConfigError, ("num_layers is 1025", "1024")),
+    (lambda: LayerGrouper(16, 2, 8, 1)([X, X[:, :5]]), ShapeError, ("(2, 12, 16)", "(2, 5, 16)")),
+    (
+        lambda: adapter(torch.zeros(2, 3, 80, 112, dtype=torch.float64)),
+        ShapeError,
+        ("float64", "float32"),
+    ),
+    # losses
+    (
+        lambda: CompositionLoss(Composition(("a", "b"), {"s": ("a", "b")}, "sums")),
+        ConfigError,
+        "'sums'",
+    ),
+    (
+        lambda: FIVE.tasks_of([TWO[0], replace(TWO[1], labels=("y", "x"))]),
+        ConfigError,
+        ("'five'", "x, y", "y, x"),
+    ),
+    (
+        lambda: mask_loss(QUERIES, torch.zeros(1, 4, 5, 1), [KNOWN]),
+        ShapeError,
+        ("5 classes", "(5, 3, 1)"),
+    ),
+    (objects_without_scipy, ImportError, "dinoneck[masks]"),
+    (
+        lambda: TaskLoss([MASS_MAP], regularisers=[DensityRegulariser("mass", 1.0)])(
+            {"mass": X[:, 0, :1]}, {"mass": X[:, 0, :1]}
+        ),
+        ShapeError,
+        ("'mass.map'", "['mass']"),
+    ),
 ]

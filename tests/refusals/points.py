@@ -21,6 +21,7 @@ from dinoneck.points import (
     check_cameras,
     lift,
 )
+from dinoneck.points.attachment import adapter_of
 from dinoneck.points.keys import BATCHES
 from tests.refusals import Row
 from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
@@ -124,6 +125,33 @@ def attached_twice() -> Any:
     return injection.wrap(net, NAMES)
 
 
+def without_a_pyramid() -> Any:
+    net, injection = PlainUNet(), injection_of()
+    injection.attach(net, NAMES)
+    return net(CLOUD)
+
+
+def two_passes_before_backward() -> Any:
+    """Train under activation checkpointing on two passes of different pyramids."""
+    net = injection_of().wrap(PlainUNet("non-reentrant"), NAMES)
+    first = net(CLOUD, pyramid=PYRAMID)
+    net(CLOUD, pyramid=pyramid_of(CLOUD, seed=1))
+    return first.sum().backward()
+
+
+def rooms(depth: float, z: float) -> Any:
+    """Project points at a distance where depth is another one."""
+    points = torch.tensor([[0.0, 0.0, z]]).repeat(100, 1)
+    return PointProjector()(points, SCENE, torch.full((1, 48, 64), depth))
+
+
+def apart(depth: float) -> Any:
+    """Check cameras that are a metre apart and have this depth."""
+    poses = torch.cat([unit(), unit(r03=1.0)])
+    two = cameras(K=K.repeat(2, 1, 1), cam_to_world=poses)
+    return check_cameras(None, two, torch.full((2, 48, 64), depth))
+
+
 ROWS: list[Row] = [
     *((lambda own=own: cameras(**own), error, named) for own, error, named in CAMERAS),
     (lambda: cameras().crop(0, 10, 20, 60), GridError, "20x60 px from row 0, column 10"),
@@ -137,6 +165,11 @@ ROWS: list[Row] = [
     (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
     (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
     (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
+    (
+        lambda: check_cameras(POINTS, SCENE, torch.ones(1, 48, 64), depth_rel=-0.5),
+        ConfigError,
+        "depth_rel is -0.5",
+    ),
     *(
         (
             lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}),
@@ -216,4 +249,25 @@ ROWS: list[Row] = [
     (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
     (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),
     (lambda: FUSION(X[:, :5], F, SEEN.long()), ShapeError, "torch.int64"),
+    # attached networks
+    (without_a_pyramid, ConfigError, ("'block2'", "injection.using(pyramid)")),
+    (two_passes_before_backward, ConfigError, ("'block1'", "torch.no_grad()")),
+    (lambda: adapter_of(torch.zeros(3)), ShapeError, "Tensor"),
+    (lambda: DecoderInjection(6, {}), ConfigError, "levels"),
+    # units
+    (lambda: apart(2000.0), DataError, ("2000", "1 m", "depth / 1000")),
+    (lambda: rooms(depth=2000.0, z=2.0), DataError, ("2000", "2 m", "depth / 1000")),
+    (lambda: rooms(depth=2.0, z=2000.0), DataError, ("2000", "2 m", "divide them by 1000")),
+    (
+        lambda: PointProjector()(POINTS, "cameras"),  # type: ignore[arg-type]
+        ShapeError,
+        "str",
+    ),
+    (
+        lambda: SparsePyramid((2,), reduce="mean")(
+            SparseFeatures(*ROWS_OF[:2], ROWS_OF[2].long(), ROWS_OF[3])
+        ),
+        ShapeError,
+        "torch.int64",
+    ),
 ]

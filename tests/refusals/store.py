@@ -15,6 +15,7 @@ from dinoneck import (
     DataError,
     FeatureStore,
     GridError,
+    ShapeError,
     StoreError,
     Tokens,
     load_backbone,
@@ -33,11 +34,11 @@ def two_layers(**options: Any) -> Any:
     return load_backbone("dinoneck_tiny", layers=[0, -1], **options)
 
 
-def opened(read: Callable[[FeatureStore], Any]) -> Call:
+def opened(read: Callable[[FeatureStore], Any], **options: Any) -> Call:
     """Extract two images and read the store."""
 
     def call(folder: Path) -> Any:
-        store = make(folder / "store", two_layers())
+        store = make(folder / "store", two_layers(), **options)
         store.extract(write_images(folder / "images", ["a.png", "b.png"]))
         return read(store)
 
@@ -144,6 +145,11 @@ ROWS: list[Row] = [
     *((changed(**own), StoreError, named) for own, named in CHANGES),
     (other_weights, StoreError, "backbone.weights_sha256"),
     *((opened(read), error, named) for read, error, named in READS),
+    (
+        opened(lambda store: store.quantised(["a"]).linear(torch.ones(5, 31)), dtype="int8"),
+        ShapeError,
+        ("(5, 31)", "(D, 64)"),
+    ),
     (lambda folder: FeatureStore.open(folder / "no"), StoreError, "store.json"),
     (lambda: FeatureStore.open("memory://no-such-store"), StoreError, "store.json"),
     (in_a_folder, StoreError, "'thesis.txt'"),

@@ -24,8 +24,9 @@ FILE = Path(__file__).with_name("shared_messages.json")
 
 def without_values(message: str, folder: Path) -> str:
     """A message with its paths, quoted texts, brackets and numbers replaced by placeholders."""
-    message = re.sub(rf"{re.escape(str(folder))}\S*", "<path>", message)
+    message = re.sub(rf"{re.escape(str(folder.parent))}/\S*", "<path>", message)
     message = re.sub(r"'[^']*'|\"[^\"]*\"|`[^`]*`", "<text>", message)
+    message = re.sub(r"\b[0-9a-f]{16,}\b", "<number>", message)  # hashes and random names
     message = re.sub(r"\([^)]*\)|\[[^\]]*\]|\{[^}]*\}", "<several>", message)
     return re.sub(r"[-+]?\d[\d.,e+-]*", "<number>", message)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import dinoneck
 from dinoneck import (
     CLSGatingHead,
     ConfigError,
     DataError,
     GridError,
     PatchMeanHead,
+    PyramidHead,
     RegistryError,
     ShapeError,
     SimplePyramid,
@@ -29,6 +32,7 @@ from tests.refusals import Row
 
 X, MAPS, CLS = torch.zeros(2, 15, 8), torch.zeros(2, 8, 3, 5), torch.zeros(2, 8)
 GRID, NAN, KINDS = TokenGrid(16), torch.nan, ("regression",)
+HEAD = {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}
 
 
 class Mine(Configured, nn.Module):
@@ -98,6 +102,14 @@ TRANSFORMS: list[dict[str, Any]] = [
     {"mean": (1.0, 2.0), "std": (1.0,)},
     {"mean": ((1.0,),)},
 ]
+
+
+def import_file(folder: Path, text: str) -> None:
+    """Import a file of one's own, as ``--import`` does."""
+    file = folder / "own_head.py"
+    file.write_text(text)
+    registry.import_modules([str(file)])
+
 
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
@@ -192,4 +204,26 @@ ROWS: list[Row] = [
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]
+    (
+        lambda: Tokens.cat([patches(source="one"), patches(source="two")]),
+        ShapeError,
+        "one, two",
+    ),
+    # constructors, names and modules
+    (lambda: SimplePyramid(8, 4, colour=1), TypeError, ("SimplePyramid", "'colour'")),  # type: ignore[call-arg]
+    (
+        lambda: PyramidHead(neck={"type": "patch_mean", "config": HEAD}, tasks=[Task("a")]),
+        ConfigError,
+        ("'patch_mean'", "PatchMeanHead", "Neck"),
+    ),
+    (lambda: registry.import_modules(["no_such_module"]), ConfigError, "no_such_module"),
+    (lambda: registry.import_modules(["no_such_file.py"]), ConfigError, "no file no_such_file.py"),
+    (
+        lambda folder: import_file(folder, "def head(:"),
+        ConfigError,
+        ("own_head.py", "SyntaxError", "line 1"),
+    ),
+    (lambda folder: import_file(folder, "1 / 0"), ConfigError, ("own_head.py", "ZeroDivision")),
+    (lambda folder: import_file(folder, "import spconf"), ConfigError, ("own_head.py", "'spconf'")),
+    (lambda: dinoneck.PatchMaenHead, AttributeError, ("'dinoneck'", "'PatchMaenHead'")),
 ]

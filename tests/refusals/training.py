@@ -99,6 +99,8 @@ TEXTS = [
     ("data: {targets: a}", "data.targets is 'a'"),
     ("data: {csv: ' '}", "csv is ' '"),
     ("optim: {optimizer: smd}", ("optim.optimizer is 'smd'", "adamw, sam", "'sam'")),
+    ("optim: {amp: fp8}", ("optim.amp is 'fp8'", "bf16, fp16")),
+    ("backbone: {source: tim}", ("backbone.source is 'tim'", "timm, transformers", "'timm'")),
     ("data: {size: 0}", "(0, 0)"),
     ("folds: {column: a, stratify: b}", ("--fold-column", "--stratify")),
     ("backbone: {file: w.pth, random: true}", ("--backbone-file", "--random-backbone")),

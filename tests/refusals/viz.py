@@ -19,6 +19,7 @@ from dinoneck.viz import (
     pca_rgb,
     similarity_page,
 )
+from dinoneck.viz.overlay import write_maps
 from tests.refusals import Row
 
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
@@ -29,6 +30,8 @@ KIND, CHANCES = (
     Task("kind", kind="classification", dim=2, labels=("soil", "crop")),
     np.array([0.5, 0.5]),
 )
+PLANE = np.zeros((4, 4), np.float32)
+COLLIDING = [Task("a?b", kind="dense"), Task("a/b", kind="dense")]
 WRONG_REPORT = {"scores": {"kind": {"head": {"confusion_matrix": []}}}, "auxiliary": []}
 
 
@@ -81,5 +84,10 @@ ROWS: list[Row] = [
         lambda: html_report([ReportEntry("a", {"a": 1.0})], [Task("a")], training=WRONG_REPORT),
         DataError,
         "report.json",
+    ),
+    (
+        lambda folder: write_maps(folder, "a", {"a?b": PLANE, "a/b": PLANE}, COLLIDING),
+        ConfigError,
+        "a/b, a?b",
     ),
 ]

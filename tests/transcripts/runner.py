@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +21,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest
 import torch
 
 from dinoneck.cli.main import main
-from tests.hub_server import WRITER, Hub, point_client_at
-from tests.transcripts.scenes import FAST, SLOW, commands, materials
+from tests.transcripts.materials import scene_folder
+from tests.transcripts.scenes import FAST, SLOW, commands
 
 FILE = Path(__file__).with_name("transcripts.json")
 DEPTH = 3
@@ -40,18 +38,7 @@ WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
 
 def run_scene(scene: str) -> list[dict[str, Any]]:
     """What every command of a scene gave, in a new folder next to a new, empty hub."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        pytest.MonkeyPatch.context() as patch,
-        Hub() as hub,
-    ):
-        inside, cache = Path(folder) / "work", Path(folder) / "cache"
-        inside.mkdir()
-        torch.manual_seed(0)
-        materials(inside)
-        point_client_at(hub, patch, cache)
-        patch.setenv("HF_TOKEN", WRITER)
-        patch.chdir(inside)
+    with scene_folder():
         return [transcript(command) for command in commands(scene)]
 
 

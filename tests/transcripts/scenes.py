@@ -1,64 +1,14 @@
 """What the transcripts run: per scene, command lines that are given one after another in one folder.
 
-Paths are relative to the scene's folder, which :func:`materials` fills; ``--json`` is added where
-the verb has it.
+Paths are relative to the scene's folder, which ``materials.py`` fills; ``--json`` is added where
+the verb has it. This file imports nothing, so that the command lines can be read by programs that
+run them with another version of dinoneck (``tests/against``).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
-from examples.biomass import layouts
-from examples.biomass.drawn import write_csiro
-from PIL import Image
-
-from dinoneck import PatchMeanHead, Task, load_backbone, save_head
-from dinoneck.data import Pasture
-
 TINY = "--backbone dinoneck_tiny"
 QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
-CONFIG = """optim: {epochs: 1, batch_size: 4, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
-folds: {count: 2}
-backbone: {name: dinoneck_tiny}
-data: {csv: csiro/table.csv, targets: [GDM_g]}
-head: {type: fpn, fpn_dim: 8}
-"""
-
-
-def materials(folder: Path) -> None:
-    """Images, tables, heads of several kinds and states, and training files."""
-    pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
-    pasture.write(folder, 6)
-    write_csiro(pasture, folder / "csiro", train=8, test=2)
-    layouts.write(folder / "csiro" / "table.csv", layouts.wide(folder / "csiro" / "train.csv"))
-    layouts.write(folder / "csiro" / "held.csv", layouts.wide(folder / "csiro" / "test.csv"))
-    (folder / "broken").mkdir()
-    (folder / "broken" / "a.png").write_bytes(b"not an image")
-    Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")
-    (folder / "heads").mkdir()
-    preprocess = tiny.preprocess.changed(size=(32, 64))
-    for name, seed, unit in (
-        ("head", 0, "g"),
-        ("heads/fold-0", 0, "g"),
-        ("heads/fold-1", 1, "g"),
-        ("other", 2, "kg"),
-    ):
-        torch.manual_seed(seed)
-        head = PatchMeanHead(
-            64, [Task("mass", unit=unit), Task("kind", dim=2, kind="classification")], hidden_dim=4
-        )
-        save_head(folder / f"{name}.safetensors", head, backbone=tiny, preprocess=preprocess)
-    save_head(folder / "bare.safetensors", PatchMeanHead(64, [Task("mass")], hidden_dim=4))
-    content = bytearray((folder / "head.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "damaged.safetensors").write_bytes(content)
-    (folder / "truth.csv").write_text(
-        "image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6))
-    )
-    (folder / "run.yaml").write_text(CONFIG)
-    (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
-
 
 EXTRACT = f"extract images {TINY} --size 32x64"
 PASTURE = f"train --pasture 8 {QUICK}"

@@ -90,6 +90,13 @@ class Backbone(nn.Module):
             adapter.origin = dict(origin)
             adapter.origin_sha256 = weight_hashes.current_hashes(adapter).float32_sha256
 
+    def extra_repr(self) -> str:
+        """Show the name, the geometry and what the tokens are."""
+        return (
+            f"{self.name!r}, embed_dim={self.embed_dim}, patch_size={self.patch_size}, "
+            f"layers={self.layers}, norm={self.norm}, frozen={self.frozen}"
+        )
+
     @property
     def patch_size(self) -> PatchSize:
         """Pixels per patch: an integer when square, else (height, width)."""

@@ -7,6 +7,7 @@ digest -> finite values.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -105,7 +106,7 @@ def check(content: Content) -> Contents:
         if known != found:
             raise CheckpointError(
                 f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone "
-                f"record states {known}",
+                f"record states {known}: save the head again with the backbone and its own weights",
                 step="tensors",
             )
     return Contents(meta, module, preprocess, values)
@@ -156,14 +157,52 @@ def on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
     finally:
         # the limit may strike where a constructor leaves torch.no_grad()
         torch.set_grad_enabled(gradients)
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{name}: {meta['head_type']!r} is registered as {cls.__name__}, which is no torch "
+            "module; derive it from dinoneck.heads.Head, dinoneck.necks.Neck or nn.Module",
+            step="config",
+        )
+    if module.config != config:
+        raise CheckpointError(
+            f"{name}: {_difference(config, module.config, 'config')}: the configuration is not in "
+            "its normal form, so it was edited. Save the head again",
+            step="config",
+        )
     tasks = encode(getattr(module, "predicted", ()))
-    if not isinstance(module, nn.Module) or module.config != config:
-        raise CheckpointError(f"{name}: the configuration is not in its normal form", step="config")
     if spelling(tasks) != spelling(meta["tasks"]):  # in Python true equals 1
         raise CheckpointError(
-            f"{name}: the tasks listed are not those of the configuration", step="config"
+            f"{name}: {_difference(meta['tasks'], tasks, 'tasks')}: the tasks are not those of the "
+            "configuration, so the file was edited. Save the head again",
+            step="config",
         )
     return module
+
+
+def _difference(given: Any, expected: Any, place: str) -> str:
+    """The first place where two plain values differ: ``tasks[0].unit is "kg"; expected "g"``."""
+    if isinstance(given, Mapping) and isinstance(expected, Mapping):
+        for key in sorted(given.keys() | expected.keys()):
+            if key not in given:
+                return f"{place}.{key} is missing; expected {_shown(expected[key])}"
+            if key not in expected:
+                return f"{place}.{key} is unknown; expected no such entry"
+            if _json(given[key]) != _json(expected[key]):
+                return _difference(given[key], expected[key], f"{place}.{key}")
+    if isinstance(given, list) and isinstance(expected, list) and len(given) == len(expected):
+        for i, (one, other) in enumerate(zip(given, expected, strict=True)):
+            if _json(one) != _json(other):
+                return _difference(one, other, f"{place}[{i}]")
+    return f"{place} is {_shown(given)}; expected {_shown(expected)}"
+
+
+def _json(value: Any) -> str:
+    # a configuration that the user changed in Python may hold anything
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+def _shown(value: Any) -> str:
+    return _json(value)[:80]
 
 
 class _Limited(TorchFunctionMode):
@@ -188,15 +227,23 @@ class _Limited(TorchFunctionMode):
 def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
     expected = module.state_dict()
     if missing := sorted(expected.keys() - listed.keys()):
-        raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}", step="tensors")
+        raise CheckpointError(
+            f"{name} lacks {some_of(missing, _SHOWN)}, which a head of its configuration has; save "
+            "the head again, as its constructor builds it",
+            step="tensors",
+        )
     if extra := sorted(listed.keys() - expected.keys()):
         raise CheckpointError(
-            f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors"
+            f"{name} holds {some_of(extra, _SHOWN)}, which a head of its configuration does not "
+            "have; save the head again, as its constructor builds it",
+            step="tensors",
         )
     floats = {entry.dtype for key, entry in listed.items() if expected[key].is_floating_point()}
     if len(floats) > 1:
         raise CheckpointError(
-            f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors"
+            f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype: convert it, as with "
+            "head.float(), and save it again",
+            step="tensors",
         )
     for key, value in expected.items():
         entry = listed[key]
@@ -217,7 +264,11 @@ def check_finite(state: Mapping[str, Tensor], name: str) -> None:
             # one NaN or infinity makes the sum one; only large finite values may do so too
             continue
         if not bool(value.isfinite().all()):
-            raise CheckpointError(f"{name}: {key} holds values that are not finite", step="finite")
+            raise CheckpointError(
+                f"{name}: {key} holds NaN or infinite values, as after a training that diverged; "
+                "take the weights of an earlier epoch, or fetch the file again if it is not yours",
+                step="finite",
+            )
 
 
 def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
@@ -269,14 +320,8 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
     """
     tensors = together(parts)
     for key, value in tensors.items():
-        dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
-        if not dense or value.dtype not in FILE_DTYPES:
-            what = (
-                f"{value.dtype} on {value.device}, {value.layout}"
-                if isinstance(value, Tensor)
-                else type(value)
-            )
-            raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
+        if problem := _why_not_saved(key, value):
+            raise CheckpointError(f"{name}: {problem}", step="write")
     spans = sorted((str(x.device), x.data_ptr(), key) for key, x in tensors.items() if x.numel())
     for (*place, one), (*same, other) in pairwise(spans):
         if place == same:
@@ -284,3 +329,23 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
                 f"{name}: {one} and {other} share their memory; untie them first", step="write"
             )
     return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+
+
+def _why_not_saved(key: str, value: object) -> str | None:
+    """Why a file cannot hold a value of a state dict, and the remedy; None if it can."""
+    path, _, entry = key.rpartition(".")
+    if entry == "_extra_state":
+        return (
+            f"{path or 'the module itself'} has a get_extra_state, which a file does not hold; "
+            "keep it in parameters, buffers or constructor arguments"
+        )
+    if not isinstance(value, Tensor):
+        return f"{key} is a {type(value).__name__}; expected a tensor"
+    if value.is_meta:
+        return f"{key} is on the device meta and has no values; build the head with device='cpu'"
+    if value.layout is not torch.strided:
+        return f"{key} is {value.layout}; expected a dense tensor, as to_dense() returns it"
+    if value.dtype not in FILE_DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FILE_DTYPES)
+        return f"{key} is {value.dtype}; expected one of {known}"
+    return None

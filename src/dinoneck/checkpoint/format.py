@@ -169,8 +169,10 @@ def check_path(path: object) -> None:
         or not isinstance(os.fspath(path), str)
         or not os.fspath(path)
     ):
+        # a module's repr has many lines
+        shown = repr(path) if isinstance(path, str | bytes) else f"a {type(path).__name__}"
         raise CheckpointError(
-            f"the path of a head file is {path!r}; expected a string or a Path of text, not empty"
+            f"the path of a head file is {shown}; expected a string or a Path of text, not empty"
         )
 
 
@@ -254,7 +256,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         except CheckpointError:
             raise
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _header(file: BufferedReader, name: str) -> Header:
@@ -262,12 +264,26 @@ def _header(file: BufferedReader, name: str) -> Header:
     size = os.fstat(file.fileno()).st_size
     if size > MAX_FILE_BYTES:
         raise CheckpointError(f"{name} has {size} bytes; a head file has at most {MAX_FILE_BYTES}")
+    if size == 0:
+        raise CheckpointError(f"{name} is empty; copy or fetch it again", step="header")
+    if size < 8:
+        raise CheckpointError(
+            f"{name} has {size} bytes, too few for a head file: it is cut short; copy or fetch it "
+            "again",
+            step="header",
+        )
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8) or start.startswith(_GZIP):
+    if not 2 <= length <= MAX_HEADER_BYTES or start.startswith(_GZIP):
         raise CheckpointError(
             f"{name} is not a head file, or is damaged: its first 8 bytes announce a header of "
-            f"{length} bytes in a file of {size} (at most {MAX_HEADER_BYTES}).{_guess(start)}",
+            f"{length} bytes; expected 2 to {MAX_HEADER_BYTES}.{_guess(start)}",
+            step="header",
+        )
+    if size < 8 + length:
+        raise CheckpointError(
+            f"{name} is cut short: it has {size} bytes, and its header alone ends at byte "
+            f"{8 + length}; copy or fetch it again",
             step="header",
         )
     raw = file.read(length)
@@ -275,14 +291,21 @@ def _header(file: BufferedReader, name: str) -> Header:
     header = header_of(meta, name)
     if header.start(text) != start + raw:
         raise CheckpointError(
-            f"{name}: the header is not in its canonical form; it was edited or damaged",
+            f"{name}: the header is not in its canonical form; it was edited or damaged. Fetch it "
+            "again",
             step="json",
         )
     announced = 8 + length + sum(header.sizes)
-    if size != announced:
+    if size < announced:
         raise CheckpointError(
-            f"{name} has {size} bytes; its header announces {announced}: it is cut short or "
-            "something was appended",
+            f"{name} is cut short: it has {size} bytes, and its header announces {announced}; copy "
+            "or fetch it again",
+            step="tensors",
+        )
+    if size > announced:
+        raise CheckpointError(
+            f"{name} has {size} bytes, and its header announces {announced}: something was "
+            "appended; copy or fetch it again",
             step="tensors",
         )
     return header
@@ -291,7 +314,13 @@ def _header(file: BufferedReader, name: str) -> Header:
 def _metadata(raw: bytes, name: str) -> tuple[dict[str, Any], str]:
     """The dinoneck metadata in a safetensors header, and its text."""
     header, _ = strict_json(raw, name, "header")
-    block = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{name} is not a safetensors file: its header is a JSON {type(header).__name__}, "
+            "expected an object",
+            step="json",
+        )
+    block = header.get("__metadata__")
     if (
         not isinstance(block, dict)
         or set(block) != {METADATA_KEY}
@@ -305,9 +334,16 @@ def _metadata(raw: bytes, name: str) -> tuple[dict[str, Any], str]:
         )
     text = block[METADATA_KEY]
     meta, spelled = strict_json(text.encode("utf-8", "surrogatepass"), name, "metadata")
-    if not isinstance(meta, dict) or spelled != text:
+    if not isinstance(meta, dict):
         raise CheckpointError(
-            f"{name}: the metadata is not canonical JSON; it was edited or damaged", step="json"
+            f"{name}: the metadata is a JSON {type(meta).__name__}, expected an object; the file "
+            "was edited or damaged. Fetch it again",
+            step="json",
+        )
+    if spelled != text:
+        raise CheckpointError(
+            f"{name}: the metadata is not canonical JSON; it was edited or damaged. Fetch it again",
+            step="json",
         )
     return meta, text
 
@@ -330,7 +366,7 @@ def strict_json(raw: bytes, name: str, what: str) -> tuple[Any, str]:
         RecursionError,
     ) as error:  # UnicodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(
-            f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json"
+            f"{name}: the {what} is not valid JSON: {error}.{_guess(raw)}", step="json"
         ) from None
 
 

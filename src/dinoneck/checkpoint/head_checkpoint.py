@@ -6,6 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,8 +21,11 @@ from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import CheckpointError, did_you_mean
+from dinoneck.devices import check_device, check_float
+from dinoneck.errors import CheckpointError, did_you_mean, reason_of
 from dinoneck.version import __version__
+
+_SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
@@ -61,6 +65,15 @@ class HeadCheckpoint:
         self.backbone_weights = tensors.backbone or None
         self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
+        self._num_parameters = sum(parameter.numel() for parameter in module.parameters())
+
+    def __repr__(self) -> str:
+        backbone = self.meta["backbone"] or {}
+        digest = self.meta["digest"][:_SHORT_DIGEST]
+        return (
+            f"HeadCheckpoint({self.head_type!r}, {self._num_parameters} parameters, "
+            f"backbone={backbone.get('name')!r}, {digest})"
+        )
 
     @classmethod
     def from_module(
@@ -106,6 +119,12 @@ class HeadCheckpoint:
         )
         licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
+        if backbone_weights is not None and not isinstance(backbone_weights, Mapping):
+            raise CheckpointError(
+                f"backbone_weights is a {type(backbone_weights).__name__}; expected the state dict "
+                "of the backbone",
+                step="write",
+            )
         tensors = Parts(
             module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {})
         )
@@ -130,7 +149,7 @@ class HeadCheckpoint:
             "digest": schema.UNSIGNED,
         }
         content = files.packed(meta, contents.chunks_of(meta, state), name)
-        pairing.check_reads(module, record, name)
+        pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
         return cls(contents.check(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -147,16 +166,30 @@ class HeadCheckpoint:
         )
         if contents.listing_of(tensors) != self.meta["tensors"]:
             raise CheckpointError(
-                "the weights are not those that meta lists; build it again with from_module",
+                "the names, shapes or dtypes of the weights are not those that meta lists: they "
+                "were changed after from_module or load; build it again with from_module",
                 step="write",
             )
         start = files.header_of(self.meta, "this checkpoint").start()
         files.check_path(path)
+        chunks = contents.chunks_of(self.meta, tensors)
+
+        def check(file: Path) -> None:
+            # messages name the target, not the temporary file
+            contents.check(replace(files.read(file), name=str(path)))
+
         try:
-            chunks: list[bytes | memoryview] = [start, *contents.chunks_of(self.meta, tensors)]
-            write_whole(path, chunks, check=lambda file: contents.check(files.read(file)))
+            write_whole(path, [start, *chunks], check)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+            was_refused = isinstance(error, CheckpointError)
+            if was_refused and files.digest(self.meta, chunks) != self.meta["digest"]:
+                raise CheckpointError(
+                    f"{path} cannot be written: the weights or meta were changed after from_module "
+                    "or load, and do not match their digest; build it again with from_module",
+                    step="write",
+                ) from error
+            problem = f"{path} cannot be written: {reason_of(error)}"
+            raise CheckpointError(problem, step="write") from error
 
     def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
@@ -211,7 +244,15 @@ class HeadCheckpoint:
             dtype: converted to this; None keeps the file's.
             check_backbone: a head refuses tokens of another backbone than its record names, see
                 :func:`load_head`.
+
+        Raises:
+            CheckpointError: if ``state_dict`` or ``meta`` were changed and do not fit each other.
+            ConfigError: if the device does not exist here, or the dtype holds no real numbers.
         """
+        if device is not None:
+            check_device(device)
+        if dtype is not None:
+            check_float(dtype)
         with torch.inference_mode(False):  # what is built can be trained
             built = self._with(
                 {key: value.clone() for key, value in self.state_dict.items()}, check_backbone
@@ -310,8 +351,10 @@ class HeadCheckpoint:
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
+            reason = " ".join(str(error).split())  # torch writes a line for each name
             raise CheckpointError(
-                f"the weights are not those the file held: {error}", step="tensors"
+                f"the weights are not those that the file held: {reason} Load it again",
+                step="tensors",
             ) from None
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
@@ -337,7 +380,10 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     """
     warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
     known = {key: meta.pop(key) for key in RECORDS if key in meta}
-    extra = {**dict(meta.pop("extra", None) or {}), **meta}
+    extra = meta.pop("extra", None)
+    if extra is not None and not isinstance(extra, Mapping):
+        raise CheckpointError(f"extra is a {type(extra).__name__}; expected a dict", step="write")
+    extra = {**(extra or {}), **meta}
     HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
 
 

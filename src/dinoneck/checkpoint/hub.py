@@ -14,7 +14,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import DINOV3, REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, reason_of
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.version import __version__
 
@@ -122,8 +122,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, repo_id, revision) or (
             f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} "
-            f"at {revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name "
-            f"too, and that the local cache {hub.constants.HF_HUB_CACHE} is writable and has room"
+            f"at {revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name too"
         )
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s: %r is commit %s", repo_id, revision or "main", folder.name)
@@ -181,6 +180,12 @@ def push_to_hub(
     import huggingface_hub as hub
 
     check_repo_id(repo_id)
+    if not isinstance(file, str | os.PathLike):
+        raise CheckpointError(
+            f"a {type(file).__name__} cannot be pushed; expected a head file. A head, or a "
+            "HeadCheckpoint, publishes itself: head.push_to_hub(repo_id)",
+            step="hub",
+        )
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     pictures = _pictures(figures)
@@ -240,12 +245,18 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
     try:
         text = b"" if file is None else read_regular(Path(file)).strip()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
-    if not text and (file is not None or licence == DINOV3["license"]):
+        problem = f"the terms {file} cannot be read: {reason_of(error)}"
+        raise CheckpointError(problem, step="hub") from error
+    if file is not None and not text:
         raise CheckpointError(
-            f"terms is {file}, missing or empty, and the backbone's weights are under {licence}; "
-            f"expected a file with the text of that licence, of DINOv3 {DINOV3['link']}: terms= "
-            "(--terms FILE)",
+            f"the terms {file} are empty; expected the text of the licence of the backbone's "
+            f"weights, {licence or 'which its record does not name'}",
+            step="hub",
+        )
+    if not text and licence == DINOV3["license"]:
+        raise CheckpointError(
+            f"the backbone's weights are under the licence {licence}, which asks for a copy of "
+            f"itself; pass terms= (--terms FILE) with its text, {DINOV3['link']}",
             step="hub",
         )
     return text
@@ -253,7 +264,7 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
     """The bytes of pictures by their names in the repository."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     pictures: dict[str, bytes] = {}
     for path in map(Path, figures):
@@ -262,9 +273,14 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
         try:
             pictures[name] = read_regular(path)
             Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
-        except Exception as error:  # Pillow raises many types for a file that is not a picture
+        except UnidentifiedImageError as error:
             expected = ", ".join(_PICTURES)
             raise CheckpointError(
-                f"the figure {path} cannot be used: {error}; expected {expected}", step="hub"
+                f"the figure {path} is not a picture of a known format; expected {expected}",
+                step="hub",
+            ) from error
+        except Exception as error:  # Pillow raises many types for a damaged picture
+            raise CheckpointError(
+                f"the figure {path} cannot be read: {reason_of(error)}", step="hub"
             ) from error
     return pictures

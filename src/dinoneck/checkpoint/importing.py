@@ -75,15 +75,16 @@ def import_weights(
     expected = {
         name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled
     }
-    missing, unknown = (
-        sorted(expected.keys() - names.keys()),
-        sorted(names.keys() - expected.keys()),
-    )
-    if missing or unknown:
+    problems = []
+    if missing := expected.keys() - names.keys():
+        problems.append(f"lacks {some_of(missing, _SHOWN)}")
+    if unknown := names.keys() - expected.keys():
+        theirs = some_of((names[name] for name in unknown), _SHOWN)
+        problems.append(f"holds {theirs}, which this head has no place for")
+    if problems:
         raise CheckpointError(
-            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of the head, and the head "
-            f"lacks {some_of((names[name] for name in unknown), _SHOWN) or 'nothing'} of the "
-            "file; rename={'beginning in the file': 'beginning in the head'} gives other names",
+            f"{where} {', and '.join(problems)}; "
+            "rename={'beginning in the file': 'beginning in the head'} gives other names",
             step="tensors",
         )
     _check_shapes(state, names, expected, where)

@@ -26,7 +26,7 @@ from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError, some_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
 
@@ -42,10 +42,11 @@ _MUST_AGREE = {
     "norm": "final norm applied",
 }
 
-_LORA = (
-    "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
+_COMPARE_OUTPUTS = (
+    "compare its outputs: check_backbone(backbone, probe=True), Predictor(..., probe=True)"
 )
 _SAME_CHANNEL = 1e-3
+_SHOWN = 5
 NAMED = ("seeded", "hub")
 _DTYPES = {
     "float32": torch.float32,
@@ -66,8 +67,9 @@ def need(record: Mapping[str, Any], key: str) -> Any:
     """
     if record.get(key) is None:
         raise CheckpointError(
-            f"the backbone record of this head does not state {key!r} (it holds "
-            f"{sorted(record)}); load the backbone yourself and pass backbone=",
+            f"the backbone record of this head does not state {key!r}; it holds "
+            f"{', '.join(sorted(record)) or 'nothing'}. Load the backbone yourself and pass "
+            "backbone=",
             step="pairing",
         )
     return record[key]
@@ -92,14 +94,6 @@ def check_records(
         CheckpointError: naming what differs, both values and the remedy.
     """
     facts, own = _facts(trained), _facts(given)
-    for key in ("mean", "std"):
-        one, other, meaning = trained.get(key), given.get(key), f"normalisation of images ({key})"
-        if (
-            one is not None
-            and other is not None
-            and not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL)
-        ):
-            facts[meaning], own[meaning] = one, other
     differences = [
         f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
         for meaning in facts
@@ -107,11 +101,19 @@ def check_records(
     ]
     if weights:
         differences += _weights_differ(trained, given)
+    remedy = ""
+    if differences:
+        remedy = (
+            f". Load {trained.get('name')!r} with layers={trained.get('layers')}, "
+            f"norm={trained.get('norm')} and {_spell(trained)}"
+        )
+    # these have a remedy of their own
+    differences += _lora_differs(trained, given)
+    differences += _normalisation_differs(trained, given)
     if differences:
         raise CheckpointError(
             f"the backbone {given.get('name')!r} does not fit this head: "
-            f"{'; '.join(differences)}. Load {trained.get('name')!r} with "
-            f"layers={trained.get('layers')}, norm={trained.get('norm')} and {_spell(trained)}",
+            f"{'; '.join(differences)}{remedy}",
             step="pairing",
         )
 
@@ -124,7 +126,9 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """
     if not trained.get("probe"):
         raise CheckpointError(
-            "this head file holds no functional probe of its backbone", step="pairing"
+            "this head file holds no functional probe of its backbone; a head that is saved with "
+            "the Backbone itself as backbone= has one. Check it without probe=True",
+            step="pairing",
         )
     gap = differs(
         trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype")))
@@ -138,26 +142,51 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
-def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -> None:
-    """Refuse a head of another width or layers than its backbone gives: the file could never be used.
+def check_fits(
+    module: object,
+    *,
+    backbone: Mapping[str, Any] | None,
+    inputs: Mapping[str, Any] | None,
+    name: str,
+) -> None:
+    """Check that a head can be used with the backbone and the images that its records describe.
+
+    Args:
+        module: the head; of another module what it states is compared.
+        backbone: the record of the backbone.
+        inputs: the record of the preprocessing.
+        name: of the head's class, for messages.
 
     Raises:
-        CheckpointError: naming both.
+        CheckpointError: if the width, the layers or the patch size differ, naming both.
     """
     record = backbone or {}
-    width, layers = record.get("embed_dim"), record.get("layers")
-    reads, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
-    missing = (
-        count not in (None, len(layers or ()))
-        if reads is None
-        else not {*reads} <= {*(layers or ())}
-    )
-    own = getattr(module, "embed_dim", width)
-    if width not in (None, own) or (layers is not None and missing):
+    inputs_patch, backbone_patch = (inputs or {}).get("patch_size"), record.get("patch_size")
+    if inputs_patch is not None and backbone_patch is not None:
+        check_patch(inputs_patch, backbone_patch)
+
+    width = record.get("embed_dim")
+    head_width = getattr(module, "embed_dim", width)
+    if width is not None and head_width != width:
         raise CheckpointError(
-            f"this {name} reads {count or reads or 'the'} layers of {own} channels; the backbone "
-            f"gives blocks {layers} of {width} channels: save it with the backbone it was trained "
-            "on (load_backbone(layers=...))",
+            f"this {name} was built for tokens of {head_width} channels, the backbone gives "
+            f"{width}; save it with the backbone that it was trained on",
+            step="pairing",
+        )
+
+    layers = record.get("layers")
+    if layers is None:
+        return
+    indices, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
+    if indices is not None:
+        is_missing, wanted = not {*indices} <= {*layers}, f"blocks {[*indices]}"
+    else:
+        is_missing, wanted = count not in (None, len(layers)), f"{count} layers"
+    if is_missing:
+        raise CheckpointError(
+            f"this {name} reads {wanted}, the backbone gives blocks {[*layers]}; save it with the "
+            "backbone that it was trained on (load_backbone(layers=...), or "
+            "backbone.with_layers(...))",
             step="pairing",
         )
 
@@ -197,8 +226,44 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be equal, by its meaning."""
     facts = {meaning: record.get(key) for key, meaning in _MUST_AGREE.items()}
     facts["position-embedding recipe (pos_embed=)"] = _recipe(record)
-    facts[_LORA] = (record.get("adapter") or {}).get("sha256")
     return facts
+
+
+def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    digest = (trained.get("adapter") or {}).get("sha256")
+    given_digest = (given.get("adapter") or {}).get("sha256")
+    if digest == given_digest:
+        return []
+    if given_digest is None:
+        return [
+            "LoRA: the head was trained with LoRA weights, and this backbone has none; the head's "
+            "file holds them: HeadCheckpoint.load(file).apply_adapter(backbone)"
+        ]
+    if digest is None:
+        return [
+            "LoRA: this backbone has LoRA weights, and the head was trained without; load the "
+            "backbone again"
+        ]
+    return [
+        f"LoRA: the head was trained with the LoRA weights {digest[:12]}, this backbone has "
+        f"{given_digest[:12]}; load the backbone again, and apply those of the head's file: "
+        "HeadCheckpoint.load(file).apply_adapter(backbone)"
+    ]
+
+
+def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    for key in ("mean", "std"):
+        one, other = trained.get(key), given.get(key)
+        if one is None or other is None:
+            continue
+        if not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL):
+            return [
+                f"normalisation: the head's backbone took images with mean {trained.get('mean')} "
+                f"and std {trained.get('std')}, this one takes {given.get('mean')} and "
+                f"{given.get('std')}; set backbone.preprocess = "
+                "backbone.preprocess.changed(mean=..., std=...)"
+            ]
+    return []
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
@@ -226,17 +291,26 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     origin: Mapping[str, Any] = trained.get("weights") or {}
     if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
         return _copy_differs(trained, given)
-    same_form = None not in digests and all(
-        trained.get(key) == given.get(key) for key in ("dtype", "source")
-    )
-    if not same_form and origin == given.get("weights") and origin.get("kind") in NAMED:
+    is_recorded = None not in digests
+    is_same_form = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
+    if (
+        not (is_recorded and is_same_form)
+        and origin == given.get("weights")
+        and origin.get("kind") in NAMED
+    ):
         return []
-    return [
-        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}. "
-        "Digests of the same weights differ across libraries and dtypes: load the backbone as in "
-        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or "
-        "compare its outputs: check_backbone(backbone, probe=True), Predictor(..., probe=True)"
-    ]
+    difference = (
+        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"
+    )
+    if not is_same_form:
+        difference += (
+            ". Digests of the same weights differ across libraries and dtypes: load the backbone "
+            f"as in training (source={trained.get('source')!r}, "
+            f"dtype=torch.{trained.get('dtype')}), or {_COMPARE_OUTPUTS}"
+        )
+    elif not is_recorded:
+        difference += f". Without both hashes weights cannot be compared; {_COMPARE_OUTPUTS}"
+    return [difference]
 
 
 def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -320,7 +394,9 @@ def check_lora(
     """
     if record is None or record.adapter is None:
         raise CheckpointError(
-            f"{name} holds LoRA weights that its backbone record does not mention", step="tensors"
+            f"{name} holds LoRA weights that its backbone record does not mention; save the head "
+            "again with the backbone of its training",
+            step="tensors",
         )
     rank, blocks = record.adapter.rank, record.adapter.blocks
     if not (1 <= rank <= (record.embed_dim or 0) and 1 <= blocks <= (record.depth or 0)):
@@ -329,10 +405,25 @@ def check_lora(
             f"{record.embed_dim} and depth {record.depth}",
             step="config",
         )
-    layers = {key.rpartition(".")[0] for key in entries}
-    if not layers or entries.keys() != {layer + end for layer in layers for end in _LORA_ENDS}:
+    if not entries:
         raise CheckpointError(
-            f"{name}: the LoRA weights that its record lists are not complete", step="tensors"
+            f"{name} holds no LoRA weights, and its backbone record describes some; save the head "
+            "again with the backbone of its training",
+            step="tensors",
+        )
+    layers = {key.rpartition(".")[0] for key in entries}
+    expected = {layer + end for layer in layers for end in _LORA_ENDS}
+    if missing := expected - entries.keys():
+        raise CheckpointError(
+            f"{name} lacks the LoRA weights {some_of(missing, _SHOWN)}; save the head again with "
+            "the backbone of its training",
+            step="tensors",
+        )
+    if unknown := entries.keys() - expected:
+        raise CheckpointError(
+            f"{name} holds {some_of(unknown, _SHOWN)}; expected LoRA weights, whose names end in "
+            f"{' or '.join(_LORA_ENDS)}",
+            step="tensors",
         )
     for key, entry in entries.items():
         side = 0 if key.endswith(_LORA_ENDS[0]) else -1
@@ -384,12 +475,22 @@ def apply_lora(
         )
         lora.load_state(backbone.adapter, weights)
         if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
-            raise BackboneError("they are not those that its record was written for")
+            raise BackboneError(
+                "their SHA-256 is not the one of the backbone record, so the file was edited; save "
+                "the head again with the backbone of its training"
+            )
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
         trainable = False
+        source, own_source = record.get("source"), own["source"]
+        reason = str(error)
+        if source != own_source:
+            reason = (
+                f"they were trained on a model of {source}, this one is of {own_source}; load the "
+                f"backbone with source={source!r}"
+            )
         raise CheckpointError(
-            f"the LoRA weights do not fit this backbone: {error}", step="pairing"
+            f"the LoRA weights do not fit this backbone: {reason}", step="pairing"
         ) from error
     finally:
         for parameter in () if trainable else backbone.parameters():
@@ -440,11 +541,18 @@ def rebuild(
     seeded = file is None and (random or own)
     # the library transformers takes names and local folders for the same argument
     is_folder_here = record.get("source") == "transformers" and Path(name).is_dir()
-    if not folder and (is_folder_here or not _NAME.fullmatch(name)):
+    if not folder and not _NAME.fullmatch(name):
         raise CheckpointError(
             f"the record names the model {name[:200]!r}; expected a name such as "
-            "'vit_small_patch16_dinov3', or a hub repository 'user/name', that is not a folder "
-            "here. A head file names no path: load the backbone yourself and pass backbone=",
+            "'vit_small_patch16_dinov3', or a hub repository 'user/name'. A head file names no "
+            "path: load the backbone yourself and pass backbone=",
+            step="pairing",
+        )
+    if not folder and is_folder_here:
+        raise CheckpointError(
+            f"the record names the model {name!r}, and the working folder holds a folder of that "
+            "name, which would be loaded in its place: start elsewhere, or load the backbone "
+            "yourself and pass backbone=",
             step="pairing",
         )
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck import registry
 from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.checkpoint.head_checkpoint import RECORDS, HeadCheckpoint, warn_without_backbone
-from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.errors import CheckpointError, RegistryError, reason_of
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
@@ -24,11 +24,16 @@ def save(
     checkpoint = _checkpoint(module, backbone, record)
     path = Path(folder_or_file)
     if path.suffix != Path(HEAD_NAME).suffix:
+        if path.is_file():
+            raise CheckpointError(
+                f"{path} is a file; expected a folder, or a file name that ends in .safetensors",
+                step="write",
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
-                f"the folder {path} cannot be made: {error}", step="write"
+                f"the folder {path} cannot be made: {reason_of(error)}", step="write"
             ) from error
         path /= HEAD_NAME
     checkpoint.save(path)

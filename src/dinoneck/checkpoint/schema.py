@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -43,6 +44,15 @@ _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
     ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong "
     "under extra",
+}
+# what the Literal annotations of the records allow, by the name of the entry
+_ALLOWED = {
+    "format": repr(FORMAT),
+    "schema": str(SCHEMA),
+    "kind": "'lora'",
+    "targets": "'attention' or 'all'",
+    "reduce": "'mean'",
+    "tensors": f"one of {', '.join(DTYPE_BYTES)}",
 }
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
@@ -212,13 +222,14 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
     """
     schema = meta.get("schema")
     if type(schema) is int and schema > SCHEMA:
+        remedy = "install a later version"
         made = meta.get("created_by")
-        version = (
-            str(made.get("dinoneck", "unknown"))[:40] if isinstance(made, Mapping) else "unknown"
-        )
+        if isinstance(made, Mapping) and "dinoneck" in made:
+            remedy = (
+                f"install dinoneck {str(made['dinoneck'])[:40]}, which wrote the file, or later"
+            )
         raise CheckpointError(
-            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install dinoneck "
-            f"{version}, which wrote the file, or later",
+            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; {remedy}",
             step="schema",
         )
     record: HeadFile = _converted(meta, HeadFile, name)
@@ -230,12 +241,30 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
             raise CheckpointError(
                 f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema"
             )
-    names = [entry.name for entry in record.tensors]
-    if names != sorted({*names} - {"__metadata__"}):
-        raise CheckpointError(
-            f"{name}: the tensors are not in order, or one is listed twice", step="tensors"
-        )
+    _check_names([entry.name for entry in record.tensors], name)
     return record
+
+
+def _check_names(names: Sequence[str], name: str) -> None:
+    """Raise a CheckpointError unless the names of the tensors are sorted and differ."""
+    if "__metadata__" in names:
+        raise CheckpointError(
+            f"{name}: a tensor is called '__metadata__', which is no name of a tensor; the file "
+            "was edited. Fetch it again",
+            step="tensors",
+        )
+    for one, other in pairwise(names):
+        if one == other:
+            raise CheckpointError(
+                f"{name} lists the tensor {one} twice; the file was edited. Fetch it again",
+                step="tensors",
+            )
+        if one > other:
+            raise CheckpointError(
+                f"{name} lists the tensor {one} before {other}; expected names in order. The file "
+                "was edited, fetch it again",
+                step="tensors",
+            )
 
 
 def check_backbone_record(record: Any, name: str) -> None:
@@ -300,6 +329,9 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
         remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
         part = place.lstrip(".").partition("[")[0]
         step = part if part in ("digest", "tensors") else "schema"
+        entry = part if part == "tensors" else place.rpartition(".")[2]
+        if reason.startswith("Invalid enum value") and entry in _ALLOWED:
+            reason = f"expected {_ALLOWED[entry]}"
         raise CheckpointError(
             f"{where}{shown}: {reason[:1].lower()}{reason[1:]}{remedy}", step=step
         ) from None

@@ -323,7 +323,10 @@ def _stored(path: Path, files: Sequence[Path]) -> Any:
 
 
 def tokens(
-    images: cli.Images, out: Path, features: Annotated[Features, arg(name="")] = Features()
+    images: cli.Images,
+    out: Path,
+    features: Annotated[Features, arg(name="")] = Features(),
+    foreground: float | None = None,
 ) -> dict[str, Any]:
     """Draw images next to their tokens: the three main directions as red, green and blue.
 
@@ -333,12 +336,14 @@ def tokens(
         images: images, or folders searched with their subfolders.
         out: the picture to write (.png, .jpg or .pdf).
         features: whose tokens are drawn.
+        foreground: share of the first direction below which patches are left black: start with 0.5.
     """
     names, pictures, found, note = features.of(images, out, (".png", ".jpg", ".pdf"))
     from dinoneck.tokens import Tokens
     from dinoneck.viz.panels import pca_panels
 
-    save_picture(out, pca_panels(pictures, Tokens.cat(found), names=names, note=note))
+    drawn = pca_panels(pictures, Tokens.cat(found), foreground=foreground, names=names, note=note)
+    save_picture(out, drawn)
     print(f"{counted(len(names), 'image')} drawn; written: {out}")
     return {"written": [out], "images": len(names)}
 

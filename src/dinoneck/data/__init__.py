@@ -10,7 +10,7 @@ _HOMES = homes(
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],
-    preprocessing=["Preprocessing", "to_image_pixels"],
+    preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
     tables=["read_folders", "read_masks", "read_table"],
 )
 

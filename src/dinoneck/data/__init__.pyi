@@ -11,6 +11,7 @@ from dinoneck.data.labels import count_classes as count_classes
 from dinoneck.data.pasture import Pasture as Pasture
 from dinoneck.data.preprocessing import Preprocessing as Preprocessing
 from dinoneck.data.preprocessing import to_image_pixels as to_image_pixels
+from dinoneck.data.preprocessing import to_prepared_pixels as to_prepared_pixels
 from dinoneck.data.tables import read_folders as read_folders
 from dinoneck.data.tables import read_masks as read_masks
 from dinoneck.data.tables import read_table as read_table

@@ -42,11 +42,12 @@ Flip = Literal["horizontal", "both"]
 
 # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
 _MOST_OVER = 0.1
-_FEWEST = 10
+_FEWEST = 10  # boxes; of fewer, many may reach over the edge by chance
 # of the boxes may show nothing; else they are of another form, such as shares of the sides
 _MOST_LOST = 0.99
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _SHORTEST_PX = 1  # side of a box
+_LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 
 
 class BoxImages(ListedImages):
@@ -78,6 +79,7 @@ class BoxImages(ListedImages):
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
 
     Attributes:
+        ids: the images' ids, in the order of the JSON.
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
         skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
@@ -254,8 +256,11 @@ def box_transforms(
     train: bool,
     flip: Flip | None = "horizontal",
     photometric: bool = True,
+    zoom: bool = False,
+    crop: bool = False,
     mean: Sequence[float] | None = IMAGENET_MEAN,
     std: Sequence[float] | None = IMAGENET_STD,
+    min_box_px: float = _SHORTEST_PX,
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
@@ -266,18 +271,25 @@ def box_transforms(
     Args:
         size: (height, width) in pixels of the result, or one number for both; a multiple of the
             patch.
-        train: augment, and drop boxes of which a side came out below 1 px. Otherwise only resize
-            and normalise, and keep every box.
+        train: augment, and drop boxes that came out smaller than ``min_box_px``. Otherwise only
+            resize and normalise, and keep every box.
         flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for
             images without an up; None leaves them.
         photometric: change brightness, contrast and saturation of half of the images. Hues stay and
             channels are never exchanged: colours may be what tells classes apart.
+        zoom: place half of the images on a larger canvas of the mean colour, at most twice as wide
+            and high: objects become smaller (torchvision's ``RandomZoomOut``).
+        crop: cut a part out of most images that holds the centre of at least one box, and drop
+            boxes whose centre is outside: objects become larger (torchvision's ``RandomIoUCrop``).
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves
             the values in 0 ... 1, for detectors that normalise themselves.
         std: per channel, given or None together with ``mean``.
+        min_box_px: the shortest side, in pixels of the result, that a box of training may have; 1
+            or more.
 
     Raises:
-        ConfigError: if mean or std is given alone, or ``flip`` is another value.
+        ConfigError: if mean or std is given alone, ``flip`` is another value, or ``min_box_px`` is
+            below 1.
 
     Examples:
         >>> from torchvision import tv_tensors
@@ -288,22 +300,30 @@ def box_transforms(
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
-    if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
-        raise ConfigError(
-            f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip "
-            "or None"
-        )
-    resize = v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True)
-    flips: list[Any] = [v2.RandomHorizontalFlip()] * bool(flip) + [v2.RandomVerticalFlip()] * (
-        flip == "both"
-    )
-    colours = (
-        [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])]
-        if photometric
-        else []
-    )
-    whole = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
-    steps: list[Any] = [*flips, resize, *colours, *whole] if train else [resize]
+    if (mean is None) != (std is None):
+        raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
+    if flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
+    if not min_box_px >= _SHORTEST_PX:
+        raise ConfigError(f"min_box_px is {min_box_px}; expected {_SHORTEST_PX} or more")
+    steps: list[Any] = []
+    if train and zoom:
+        mean_colour = [round(255 * value) for value in mean or IMAGENET_MEAN]
+        fill = {tv_tensors.Mask: 0, "others": mean_colour}
+        steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, _LARGEST_ZOOM)))
+    if train and crop:
+        steps.append(v2.RandomIoUCrop())
+    if train and flip is not None:
+        steps.append(v2.RandomHorizontalFlip())
+    if train and flip == "both":
+        steps.append(v2.RandomVerticalFlip())
+    steps.append(v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True))
+    if train and photometric:
+        jitter = v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)
+        steps.append(v2.RandomApply([jitter]))
+    if train:
+        steps.append(v2.ClampBoundingBoxes())
+        steps.append(v2.SanitizeBoundingBoxes(min_size=float(min_box_px)))
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if mean is not None and std is not None:
         steps.append(v2.Normalize(list(mean), list(std)))

@@ -21,6 +21,8 @@ from dinoneck.atomic import open_regular
 from dinoneck.errors import DataError, reason_of
 
 T = TypeVar("T")
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+_JPEG_END = b"\xff\xd9"  # the marker "end of image"
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
 
@@ -155,7 +157,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
         is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)
         with contextlib.suppress(RuntimeError):  # damaged
             # else it is cut short or has an appendix
-            if is_known and raw[-2:].tolist() == [0xFF, 0xD9]:
+            if is_known and raw[-2:].tobytes() == _JPEG_END:
                 return operator(torch.from_numpy(raw))
     return _from_pil(image, name)
 
@@ -175,7 +177,7 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
         import torchvision.io  # noqa: F401 - registers the operators
 
         operator = torch.ops.image.decode_jpeg
-        return lambda raw: operator(raw, 3, True)  # 3 = RGB, turned upright
+        return lambda raw: operator(raw, _RGB, True)  # turned upright
     return None
 
 

@@ -29,6 +29,7 @@ SUMS = {
     "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"),
 }
 _CELL_PX = 16
+_DATES = 7  # sampling dates of the drawn table, the same in each state
 _STATES = ("Tas", "Vic", "NSW", "WA")
 _STATE_SHARES = (0.39, 0.32, 0.21, 0.08)
 _MEDIAN_G = (33.0, 38.0, 62.0, 27.0)
@@ -86,7 +87,7 @@ class Pasture:
         """Draw sample ``index``."""
         # its stream is the same for ever, on every machine
         random = np.random.RandomState([self.seed, 1, index])
-        state, date = int(random.choice(len(_STATES), p=_STATE_SHARES)), int(random.randint(7))
+        state, date = int(random.choice(len(_STATES), p=_STATE_SHARES)), int(random.randint(_DATES))
         # what all images of one state and date share
         day = np.random.RandomState([self.seed, 2, state, date])
         mass_scale, tilt = np.exp(day.normal(0.0, 0.35)), np.exp(day.normal(0.0, 0.4, 3))

@@ -350,13 +350,67 @@ def to_image_pixels(
         >>> to_image_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
         [[0.0, 20.0], [160.0, 100.0]]
     """
-    if not xy.ndim or xy.shape[-1] != 2:
+    _check_points(xy)
+    height, width = _size_of(image)
+    placement = preprocess.placement((height, width))
+    resized_height, resized_width = placement.resized
+    top, left = placement.corner
+    xy = xy * 1.0  # integers become floats
+    scale = xy.new_tensor((width / resized_width, height / resized_height))
+    return (xy - xy.new_tensor((left, top))) * scale
+
+
+def to_prepared_pixels(
+    xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]
+) -> Tensor:
+    """Map points of an image to the pixels of the prepared image: the inverse of :func:`to_image_pixels`.
+
+    With :meth:`dinoneck.TokenGrid.sample` it reads maps at points that are known in the image.
+
+    Args:
+        xy: points (x, y) in pixels of the upright image; (0, 0) is the outer corner of its first
+            pixel.
+        preprocess: how the image is prepared.
+        image: the image, or its (height, width) in pixels when upright.
+
+    Returns:
+        The points in pixels of the prepared image, as floats; those that ``crop`` cuts off lie
+        outside of it.
+
+    Shape:
+        (..., 2) -> (..., 2).
+
+    Raises:
+        ShapeError: if the last axis has another length than 2.
+        DataError: if it is not an image.
+        GridError: if the patch leaves a remainder that ``keep`` refuses.
+
+    Examples:
+        >>> recipe = Preprocessing(16, size=(32, 64), resize="crop")
+        >>> to_prepared_pixels(torch.tensor([[0.0, 20.0], [160.0, 100.0]]), recipe, (120, 160)).tolist()
+        [[0.0, 0.0], [64.0, 32.0]]
+    """
+    _check_points(xy)
+    height, width = _size_of(image)
+    placement = preprocess.placement((height, width))
+    resized_height, resized_width = placement.resized
+    top, left = placement.corner
+    xy = xy * 1.0  # integers become floats
+    scale = xy.new_tensor((resized_width / width, resized_height / height))
+    return xy * scale + xy.new_tensor((left, top))
+
+
+def _check_points(xy: Tensor) -> None:
+    if xy.ndim == 0 or xy.shape[-1] != 2:
         raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
+
+
+def _size_of(image: ImageInput | Sequence[int]) -> Size:
+    """The (height, width) of an upright image, given or read from it."""
     size = image if isinstance(image, tuple | list) else read_image_size(image)  # type: ignore[arg-type]
     if len(size) != 2 or min(size) < 1:
         raise DataError(
             f"the image's size is {size}; expected (height, width) in pixels, each positive"
         )
-    xy, placement = xy * 1.0, preprocess.placement((size[0], size[1]))  # integers become floats
-    scale = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
-    return (xy - xy.new_tensor(placement.corner[::-1])) * xy.new_tensor(scale[::-1])
+    height, width = size
+    return height, width

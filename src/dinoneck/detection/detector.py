@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
 
 HEAD_TYPE = "detector"
-MOST_BOXES = 100
+MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 
 
 class Detector(nn.Module):
@@ -116,6 +116,7 @@ class Detector(nn.Module):
         images: ImageInput | Sequence[ImageInput],
         *,
         min_score: float | None = None,
+        max_boxes: int = MOST_BOXES,
         batch_size: int = 8,
     ) -> list[dict[str, Any]]:
         """Detect objects in images of any size; the detector is put into eval mode.
@@ -124,18 +125,19 @@ class Detector(nn.Module):
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
             min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
                 gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
+            max_boxes: per image, those with the highest scores. FCOS and Faster R-CNN give 100 at
+                most, RetinaNet 300, D-FINE and RT-DETRv2 as many as they have queries.
             batch_size: images in a forward pass.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
-            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, at most 100, on the
-            CPU.
+            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU.
 
         Raises:
-            ConfigError: if ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
+            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
-        at_least(1, batch_size=batch_size)
+        at_least(1, max_boxes=max_boxes, batch_size=batch_size)
         min_score = converted(
             "min_score", self.min_score if min_score is None else min_score, Share
         )
@@ -148,7 +150,8 @@ class Detector(nn.Module):
                 [size for _, size in batch],
             )
             for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
-                predictions.append(self._named(best_of(detections), size, min_score))
+                best = best_of(detections, max_boxes)
+                predictions.append(self._named(best, size, min_score))
         return predictions
 
     def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
@@ -322,8 +325,8 @@ class Detector(nn.Module):
         return detector if device is None else detector.to(device)
 
 
-def best_of(detections: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the 100 boxes of the highest scores, float32 on the CPU."""
-    best = detections["scores"].argsort(descending=True)[:MOST_BOXES]
+def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> dict[str, Tensor]:
+    """Return the boxes with the highest scores, best first, float32 on the CPU."""
+    best = detections["scores"].argsort(descending=True)[:max_boxes]
     kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
     return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.codec import at_least
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.coco import UNKNOWN, PanopticImages
 from dinoneck.errors import DataError, missing_extra
@@ -37,6 +38,8 @@ def evaluate_boxes(
     detector: Detector,
     coco_json: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 8,
 ) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the boxes with those of the file.
 
@@ -44,19 +47,24 @@ def evaluate_boxes(
         detector: of classes that the file has.
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
+        batch_size: images in a forward pass.
 
     Returns:
         As :func:`score_boxes`.
 
     Raises:
+        ConfigError: if ``batch_size`` is below 1.
         DataError: if the file or an image cannot be used, or no image has a box.
         ImportError: if pycocotools is missing.
     """
+    at_least(1, batch_size=batch_size)
     dataset = BoxImages(coco_json, images, classes=detector.classes)
     predictions: dict[int, Prediction] = {}
-    for rows in in_batches(range(len(dataset)), 8):
-        found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0)
-        predictions |= zip((dataset.ids[i] for i in rows), found, strict=True)
+    for rows in in_batches(range(len(dataset)), batch_size):
+        batch = [dataset.original(row)[0] for row in rows]
+        found = detector.predict(batch, min_score=0.0, batch_size=batch_size)
+        for row, prediction in zip(rows, found, strict=True):
+            predictions[dataset.ids[row]] = prediction
     return score_boxes(dataset, predictions)
 
 

@@ -18,7 +18,16 @@ from dinoneck.layers.blocks import ConvBlock, MapLinear, reset
 from dinoneck.layers.inputs import Origin, Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import MAP, Activation, Kind, Task, activate, cell_output, check_tasks
+from dinoneck.tasks import (
+    MAP,
+    Activation,
+    Kind,
+    Task,
+    activate,
+    cell_output,
+    check_tasks,
+    describe_tasks,
+)
 from dinoneck.tokens import Tokens
 
 Resample = Callable[[Tensor, Sequence[int]], Tensor]
@@ -51,6 +60,7 @@ class Head(Configured, nn.Module):
     embed_dim: int
     trained_on: Origin | None = None
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
+    _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
     def _set_tasks(
         self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind
@@ -63,6 +73,10 @@ class Head(Configured, nn.Module):
         self.predicted = (
             outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
         )
+
+    def extra_repr(self) -> str:
+        """Show the tasks, and what is composed of them."""
+        return f"tasks: {describe_tasks(self.predicted)}"
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.

@@ -80,19 +80,30 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         self._waiting: queue.Queue[_Request] = queue.Queue(self.max_waiting)
         self._passes, self._process = ThreadPoolExecutor(1, "dinoneck-batches"), os.getpid()
 
-    def predict(self, image: ImageInput, maps: bool = False) -> Prediction:
+    def predict(
+        self, image: ImageInput, maps: bool = False, timeout: float | None = None
+    ) -> Prediction:
         """Return ``predictor([image], maps)[0]``; waits for a pass.
 
         Args:
             image: one image, see :class:`dinoneck.data.Preprocessing`.
             maps: with maps, see :class:`dinoneck.Predictor`.
+            timeout: seconds to wait for the prediction of the prepared image; None: as long as it
+                takes.
 
         Raises:
             BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before
                 a fork.
             DataError: if the image cannot be read, or its prediction is not finite.
+            TimeoutError: if the prediction takes longer. An image that still waits is dropped; one
+                that is in a pass is predicted for nobody.
         """
-        return self.submit(image, maps).result()
+        prediction = self.submit(image, maps)
+        try:
+            return prediction.result(timeout)
+        except TimeoutError:
+            prediction.cancel()
+            raise
 
     def submit(self, image: ImageInput, maps: bool = False) -> Future[Prediction]:
         """Prepare one image in this thread and return a future of its prediction; raises as :meth:`predict` does.

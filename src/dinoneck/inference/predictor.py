@@ -19,7 +19,7 @@ from dinoneck.codec import at_least
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, counted
+from dinoneck.errors import CheckpointError, ConfigError, DataError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
@@ -34,6 +34,8 @@ from dinoneck.inference.sources import (
     without,
 )
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
+from dinoneck.store.reading import StoredTokens
+from dinoneck.tasks import describe_tasks
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
@@ -129,6 +131,8 @@ class Predictor:
         >>> [result] = predictor(torch.rand(3, 32, 96), maps="patch")
         >>> result["maps"]["total"].shape
         (1, 2, 6)
+        >>> predictor
+        Predictor(1 head: total (regression, g); backbone='dinoneck_tiny', tile=(32, 32), overlap=16)
     """
 
     def __init__(
@@ -206,6 +210,28 @@ class Predictor:
                 "%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes)
             )
 
+    def __repr__(self) -> str:
+        if not self._keyed:
+            return f"Predictor({self._describe('')})"
+        lines = [f"  {key}: {self._describe(key)}\n" for key in self.tasks]
+        return f"Predictor(\n{''.join(lines)})"
+
+    def _describe(self, key: str) -> str:
+        """The heads of a key and the pass that they read, on one line."""
+        its_pass = self._of(key)
+        head = its_pass.readings[key].head
+        num_heads = len(head.heads) if isinstance(head, HeadEnsemble) else 1
+        tasks = describe_tasks(head.predicted)
+
+        settings = [f"backbone={its_pass.backbone.name!r}"]
+        if its_pass.preprocess.size is not None:
+            settings.append(f"size={its_pass.preprocess.size}")
+        if its_pass.tta != "none":
+            settings.append(f"tta={its_pass.tta!r}")
+        if its_pass.tiling is not None:
+            settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
+        return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
+
     @torch.no_grad()
     def __call__(
         self,
@@ -240,6 +266,10 @@ class Predictor:
             raise ConfigError(
                 f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or "
                 "'image', and probabilities with 'image' only"
+            )
+        if isinstance(images, StoredTokens):
+            raise DataError(
+                "images are a store of tokens; predict from it with predictor.predict(store, ids)"
             )
         for one in self.passes:
             one.check_weights()

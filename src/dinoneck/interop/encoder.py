@@ -78,6 +78,14 @@ class PyramidEncoder(nn.Module):
             stride if follows_image else stride / self.features_at for stride in neck.strides
         )
 
+    def extra_repr(self) -> str:
+        """Show the channels and the strides of the levels."""
+        strides = ", ".join(f"{stride:g}" for stride in self.strides)
+        return (
+            f"out_channels={self.out_channels}, strides=({strides}), "
+            f"features_at={self.features_at:g}"
+        )
+
     def forward(self, images: Tensor) -> FeaturePyramid:
         """Return the pyramid of normalised images."""
         tokens = self.backbone(self._resized(images))

@@ -86,6 +86,10 @@ class UncertaintyWeighting(Configured, nn.Module):
         )
         self.reset_parameters()
 
+    def extra_repr(self) -> str:
+        """Show the names of the losses."""
+        return f"names={self.names}"
+
     def reset_parameters(self) -> None:
         """Set s to 0 until the next training forward in which its loss counts."""
         nn.init.zeros_(self.log_variance)

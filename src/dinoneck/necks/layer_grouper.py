@@ -201,7 +201,7 @@ class LayerGrouper(Configured, nn.Module):
             return cast("Tensor", self.bottleneck(group[0])(layers[group[0]]))
         # sum of s_l y_l: the weights s are the softmax of one learned scalar per layer
         if self.fusion == "softmax":
-            weights = self._weights(index, len(group), layers[0]).unbind()
+            weights = self._softmax_weights(index).unbind()
             terms: list[Tensor] = [
                 self.bottleneck(i)(layers[i], weight)
                 for i, weight in zip(group, weights, strict=True)
@@ -215,6 +215,37 @@ class LayerGrouper(Configured, nn.Module):
         stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]
         scores = torch.einsum("bnld,d->bnl", stacked, query.to(stacked.dtype)) * self.fpn_dim**-0.5
         return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(stacked.dtype), stacked)
+
+    def layer_weights(self) -> list[Tensor]:
+        """Return how much each layer counts in its group: per group a tensor with a weight per layer.
+
+        The weights of a group add up to 1. They are learned with ``fusion="softmax"``; with
+        ``"mean"``, and in a group of one layer, all layers count alike. They have no gradient.
+
+        Raises:
+            ConfigError: with ``fusion="pixel"``, where every token has weights of its own.
+        """
+        if self.fusion == "pixel":
+            raise ConfigError(
+                "fusion is 'pixel': every token weighs the layers on its own, so a layer has no "
+                "single weight; layer_weights() is for 'softmax' and 'mean'"
+            )
+        weights = []
+        for index, group in enumerate(self.groups):
+            if str(index) in self.fusion_weights:
+                weights.append(self._softmax_weights(index).detach())
+            else:
+                device = next(self.parameters()).device
+                weights.append(torch.full((len(group),), 1.0 / len(group), device=device))
+        return weights
+
+    def _softmax_weights(self, index: int) -> Tensor:
+        """The learned weights (L,) of the layers of a group of several, in float32 or wider."""
+        logits = self.fusion_weights[str(index)]
+        weights: Tensor = logits.softmax(
+            dim=0, dtype=torch.promote_types(logits.dtype, torch.float32)
+        )
+        return weights
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Sequence[Tensor]]) -> bool:
@@ -254,14 +285,6 @@ class LayerGrouper(Configured, nn.Module):
             scale.copy_(1.0 / std)
             shift.copy_(-mean / std)
         return bool(sums)
-
-    def _weights(self, place: int, count: int, like: Tensor) -> Tensor:
-        if str(place) in self.fusion_weights:
-            own = self.fusion_weights[str(place)]
-            shares: Tensor = own.softmax(dim=0, dtype=torch.promote_types(own.dtype, torch.float32))
-            return shares
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return torch.full((count,), 1.0 / count, device=like.device, dtype=dtype)
 
     def _check(self, layers: Sequence[Tensor]) -> None:
         if (

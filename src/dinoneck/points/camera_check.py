@@ -105,6 +105,8 @@ def check_cameras(
     batch: Tensor | None = None,
     *,
     max_points: int = 20_000,
+    depth_abs: float = 0.05,
+    depth_rel: float = 0.02,
     seed: int = 0,
 ) -> CameraCheck:
     """Try four readings of the poses on the data itself, and whether another scale of depth or K fits better.
@@ -128,6 +130,9 @@ def check_cameras(
         depth: (V, rows, cols) m along z.
         batch: int64 (N,) where ``cameras.sample`` is set and points are given.
         max_points: points to try, of all views together, drawn with ``seed`` if there are more.
+        depth_abs: a point agrees with depth within ``max(depth_abs, depth_rel * z)``; metres. Raise
+            both for a noisy sensor, as for :class:`dinoneck.points.PointProjector`.
+        depth_rel: see there, a share of z.
         seed: of the draw.
 
     Raises:
@@ -151,7 +156,8 @@ def check_cameras(
         1.0
     """
     at_least(1, max_points=max_points)
-    sample = _Sample(cameras, depth, PointProjector())
+    projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
+    sample = _Sample(cameras, depth, projector)
     return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))
 
 

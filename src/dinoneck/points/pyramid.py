@@ -71,6 +71,10 @@ class SparsePyramid(nn.Module):
         normal(Reduce, reduce, "reduce")
         self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
 
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"strides={self.strides}, reduce={self.reduce!r}, masked={self.masked}"
+
     def forward(self, features: SparseFeatures) -> dict[int, SparseFeatures]:
         """Return all levels; a level of the features' own stride is these."""
         if self.reduce == "mean" and not features.feats.is_floating_point():

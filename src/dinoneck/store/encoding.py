@@ -3,7 +3,7 @@
 fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8
 stores hold ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32
 (one per patch token) and ``q`` (L, N, C) int8, with value = q * scale * channel scale; a batch of
-them is pooled without a full-width float copy.
+them is pooled or projected without a full-width float copy that is kept.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.devices import bytes_of
-from dinoneck.errors import StoreError
+from dinoneck.errors import ShapeError, StoreError
 from dinoneck.tokens import Tokens
 
 StoreDtype = Literal["fp16", "bf16", "int8"]
@@ -158,6 +159,23 @@ class QuantisedTokens:
     channel_scale: tuple[Tensor, ...]
     like: Tokens
 
+    def __len__(self) -> int:
+        return len(self.q[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> QuantisedTokens:
+        """Move to a device; values keep their dtypes, so a quarter of the bytes of float32 travels."""
+
+        def move(layers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(x.to(device, non_blocking=non_blocking) for x in layers)
+
+        return replace(
+            self,
+            q=move(self.q),
+            scale=move(self.scale),
+            prefix=move(self.prefix),
+            channel_scale=move(self.channel_scale),
+        )
+
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
         """Return ordinary Tokens."""
         whole, wide = [], torch.promote_types(dtype, torch.float32)
@@ -188,6 +206,38 @@ class QuantisedTokens:
                 (torch.stack(rows) if rows else q.new_zeros((0, q.shape[2]), dtype=dtype)) * channel
             )
         return tuple(pooled)
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return ``F.linear(sequence, weight, bias)`` of every layer's whole sequence.
+
+        The channel scale is multiplied into the weight, and the token scale comes after the
+        product. In float16 the product of large tokens may overflow before that; take bfloat16 or
+        float32 for them.
+
+        Args:
+            weight: (D, C); computation and result have its dtype.
+            bias: (D,), or None.
+
+        Returns:
+            (B, P + N, D) per layer: prefix tokens, then patches.
+
+        Raises:
+            ShapeError: if ``weight`` is for tokens of another width.
+        """
+        dtype = weight.dtype
+        projected = []
+        for q, scale, prefix, channel_scale in self._layers():
+            if weight.ndim != 2 or weight.shape[1] != q.shape[2]:
+                raise ShapeError(
+                    f"weight has shape {tuple(weight.shape)}; expected (D, {q.shape[2]})"
+                )
+            prefix_tokens = F.linear(prefix.to(dtype), weight, bias)  # (B, P, D)
+            patches = F.linear(q.to(dtype), weight * channel_scale.to(dtype))  # (B, N, D)
+            patches = patches * scale[..., None].to(dtype)
+            if bias is not None:
+                patches = patches + bias
+            projected.append(torch.cat([prefix_tokens, patches], dim=1))
+        return tuple(projected)
 
     def _layers(self) -> zip[tuple[Tensor, Tensor, Tensor, Tensor]]:
         return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)

@@ -28,6 +28,9 @@ from dinoneck.tokens import Tokens
 class FeatureStore(Reader):
     """A folder of tokens: made with :meth:`create`, opened with :meth:`open`; a source for ``fit``.
 
+    A container of image ids: ``len(store)``, ``image_id in store`` and ``for image_id in store``
+    read no tokens. ``store[image_id]`` and ``store[image_id, view]`` do.
+
     Threads and worker processes may read through one object at once. Pickled, only the path
     travels.
 

@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,11 +38,32 @@ ViewNumbers = int | Sequence[int] | None
 class StoredTokens(ABC):
     """What gives stored tokens by image id and view: a store, or a part of it in memory.
 
+    A container of image ids: ``len(store)``, ``image_id in store`` and ``for image_id in store``.
+
     Attributes:
         description: of the store.
     """
 
     description: Description
+
+    @property
+    @abstractmethod
+    def ids(self) -> tuple[str, ...]:
+        """All ids."""
+
+    @abstractmethod
+    def _has(self, image_id: str) -> bool:
+        """Whether an image is stored under this id."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    def __contains__(self, image_id: object) -> bool:
+        """Return whether an image is stored under this id; no tokens are read."""
+        return isinstance(image_id, str) and self._has(image_id)
 
     @abstractmethod
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
@@ -149,6 +170,15 @@ class Reader(StoredTokens):
         except StoreError:  # the index is damaged
             self.refresh(rebuild=True)
         return self.entries.ids
+
+    def _has(self, image_id: str) -> bool:
+        # one row of the index is read: the list of all ids may be long
+        try:
+            found = self.entries.lookup([image_id])
+        except StoreError:  # the index is damaged
+            self.refresh(rebuild=True)
+            found = self.entries.lookup([image_id])
+        return image_id in found
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Read views as they are stored: part name -> one (B, ...) tensor per layer, and their grid.

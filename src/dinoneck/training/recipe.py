@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
+from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, did_you_mean
 
@@ -23,6 +24,36 @@ NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+# of the head's learning rate: that of a backbone that is trained along, where none is given
+BACKBONE_RATE = 0.1
+
+OFF = "none"  # on the command line, the value of an option that is switched off
+
+
+def _or_none(
+    read: Callable[[str], Any], metavar: str, choices: tuple[str, ...] | None = None
+) -> Any:
+    """The form on the command line of an option that can be switched off: its value, or ``none``."""
+
+    def from_words(words: list[str]) -> Any:
+        return None if words[0] == OFF else read(words[0])
+
+    def to_words(value: Any) -> list[str]:
+        return [OFF if value is None else str(value)]
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=from_words,
+        is_instance=lambda value: True,
+        str_from_instance=to_words,
+        choices=choices,
+    )
+
+
+INT_OR_NONE = _or_none(int, "INT|none")
+FLOAT_OR_NONE = _or_none(float, "FLOAT|none")
+AMP_OR_NONE = _or_none(str, "{bf16,fp16,none}", choices=("bf16", "fp16", OFF))
 
 
 def converted(name: str, value: Any, hint: Any) -> Any:
@@ -112,6 +143,8 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:
     """What is expected, of msgspec's message; a choice that is close to the value."""
+    if typing.get_origin(hint) is Annotated:  # with notes for the command line
+        hint = typing.get_args(hint)[0]
     choices = [
         word
         for part in (hint, *typing.get_args(hint))
@@ -135,8 +168,9 @@ class Recipe(Config, frozen=True, kw_only=True):
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
-        rho: neighbourhood size of SAM, in the norm of all trained weights.
-        weight_decay: of AdamW, for weight matrices only.
+        rho: neighbourhood size of SAM, in the norm of all trained weights together.
+        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
+            have none.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
@@ -148,7 +182,8 @@ class Recipe(Config, frozen=True, kw_only=True):
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
             None = off.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
-        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off.
+        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off. With
+            mixup_alpha too, a batch is pasted first, then its tokens are blended.
         patience: epochs without a better validation loss before training stops with the best
             weights; None = keep the last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
@@ -169,16 +204,16 @@ class Recipe(Config, frozen=True, kw_only=True):
     rho: Positive = 0.05
     weight_decay: NotNegative = 1e-2
     warmup: BelowOne = 0.1
-    ema_decay: BelowOne | None = None
-    amp: Literal["bf16", "fp16"] | None = None
-    clip_norm: Positive | None = 1.0
+    ema_decay: Annotated[BelowOne | None, FLOAT_OR_NONE] = None
+    amp: Annotated[Literal["bf16", "fp16"] | None, AMP_OR_NONE] = None
+    clip_norm: Annotated[Positive | None, FLOAT_OR_NONE] = 1.0
     standardise_tokens: bool = True
-    mixup_alpha: Positive | None = None
+    mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
     mixup_off_last: Share = 0.2
-    cutmix_alpha: Positive | None = None
-    patience: Count | None = None
-    backbone_lr: Positive | None = None
-    layer_decay: Scale | None = None
+    cutmix_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    patience: Annotated[Count | None, INT_OR_NONE] = None
+    backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    layer_decay: Annotated[Scale | None, FLOAT_OR_NONE] = None
     freeze: tuple[Annotated[str, Meta(pattern=r"^[0-9]+=(all|none|last:[1-9][0-9]*)$")], ...] = ()
 
     def __post_init__(self) -> None:
@@ -199,7 +234,7 @@ class Recipe(Config, frozen=True, kw_only=True):
 
     def rates(self) -> dict[str, Any]:
         """Return what :func:`dinoneck.training.param_groups` takes of it."""
-        rate = 0.1 * self.lr if self.backbone_lr is None else self.backbone_lr
+        rate = BACKBONE_RATE * self.lr if self.backbone_lr is None else self.backbone_lr
         return {
             "lr": self.lr,
             "backbone_lr": rate,

@@ -265,9 +265,10 @@ def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(
     head = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=record)
     terms = tmp_path / "dinov3.txt"
     terms.write_text(" \n")
-    for given in (None, terms):
-        with pytest.raises(CheckpointError, match="dinov3-license.*--terms"):
-            head.push_to_hub("me/three", terms=given)
+    with pytest.raises(CheckpointError, match="dinov3-license.*--terms"):
+        head.push_to_hub("me/three")
+    with pytest.raises(CheckpointError, match="dinov3.txt are empty"):
+        head.push_to_hub("me/three", terms=terms)
     assert "me/three" not in writer.repos
     terms.write_text("the agreement")
     pushed = head.push_to_hub("me/three", terms=terms)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from tests.kit import cli, saved_head, write_images
 
 from dinoneck.cli import files as verbs
+from dinoneck.cli import main as commands
 from dinoneck.cli.main import command, main
 from dinoneck.errors import missing_extra
 from dinoneck.version import __version__
@@ -136,9 +139,14 @@ def test_documents_hold_only_what_json_has(monkeypatch: pytest.MonkeyPatch) -> N
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
-            FileNotFoundError(2, "No such file", "none.json"),
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "none.json"),
             1,
-            "error: none.json: No such file; check the name",
+            "error: none.json: No such file or directory; check the name and who may read",
+        ),
+        (
+            IsADirectoryError(errno.EISDIR, "it is a folder; expected the name of a file", "run"),
+            1,
+            "error: run: it is a folder; expected the name of a file\n",
         ),
     ],
 )
@@ -244,3 +252,66 @@ def test_a_prediction_that_is_interrupted_leaves_nothing(
     assert os.listdir(out) == []
     assert cli(*job).code == 0
     assert sorted(os.listdir(out)) == ["p", "p.csv"]
+
+
+OWN_HEAD = """
+import dinoneck
+
+@dinoneck.register
+class MyHead(dinoneck.PatchMeanHead):
+    pass
+"""
+
+
+@pytest.mark.parametrize("by", ["file", "module"])
+def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> None:
+    (tmp_path / "my_heads.py").write_text(OWN_HEAD)
+    name = "my_heads.py" if by == "file" else "my_heads"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dinoneck", "--import", name, "list", "heads"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+
+    assert re.search(r"^\S+ +my_heads:MyHead$", done.stdout, re.MULTILINE)
+
+
+def test_a_terminal_without_a_sign_gets_a_question_mark_and_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as R² in the code page of a Windows console, or with LANG=C."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(commands, "command", lambda verb, words: lambda: print("R² 0.5"))
+
+    code = main(["inspect"])
+
+    assert code == 0
+    assert written.getvalue() == b"R? 0.5\n"
+
+
+def test_the_demo_does_not_write_into_a_folder_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("mine")
+
+    ran = cli("demo", "--out", tmp_path)
+
+    assert ran.code == 1
+    assert "holds other files; choose a new folder with --out" in ran.err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["an empty folder", "an earlier demo"])
+def test_the_demo_takes(earlier: bool, tmp_path: Path) -> None:
+    """The folder is no reason to refuse; the name of the backbone, which is looked at next, is."""
+    if earlier:
+        (tmp_path / "README.txt").write_text("Written by dinoneck demo")
+        (tmp_path / "table.csv").write_text("of the earlier demo")
+
+    ran = cli("demo", "--out", tmp_path, "--backbone", "dinov3_vits61")
+
+    assert ran.code == 1
+    assert "dinov3_vits61" in ran.err
+    assert "choose a new folder" not in ran.err

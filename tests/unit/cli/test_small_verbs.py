@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dinoneck.checkpoint import read_header
 from dinoneck.cli import backbone as verbs
 from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, method_scores
+from dinoneck.version import __version__
 
 
 def findings() -> dict[str, dict[str, str]]:
@@ -33,6 +35,15 @@ def declare(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *lines: monkeypatch.setattr(
         checkup.metadata, "requires", lambda name: list(lines)
     )
+
+
+def test_doctor_begins_with_what_a_bug_report_needs(declare: Any) -> None:
+    declare("torch>=2.6")
+    lines = cli("doctor").out.splitlines()
+    assert lines[0] == f"ok       dinoneck: {__version__}"
+    assert lines[1].startswith(f"ok       python: {platform.python_version()} (")
+    assert lines[2] == f"ok       platform: {platform.platform()}"
+    assert lines[3].startswith("ok       torch: ")
 
 
 def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: Any) -> None:
@@ -65,6 +76,26 @@ def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_not
     )
     assert "torch torchvision" in vision["remedy"]
     assert cuda["state"] == "note" and "99.1" in cuda["text"] and "nvidia-smi" in cuda["remedy"]
+
+
+@pytest.mark.parametrize("error", [SystemExit("no licence"), ImportError("no licence")], ids=repr)
+def test_a_package_whose_import_fails_or_ends_the_program_is_broken(
+    error: BaseException, declare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = checkup.importlib.import_module
+
+    def fail(name: str, *arguments: Any) -> Any:
+        if name == "timm":
+            raise error
+        return imported(name, *arguments)
+
+    declare("timm>=0.1")
+    monkeypatch.setattr(checkup.importlib, "import_module", fail)
+
+    found = findings()
+
+    assert found["timm"]["state"] == "broken"
+    assert f"its import fails: {type(error).__name__}: no licence" in found["timm"]["text"]
 
 
 def test_bench_times_the_parts_of_a_prediction(
@@ -164,3 +195,41 @@ def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     ]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
+
+
+def report_of(**pooled: float | None) -> dict[str, Any]:
+    """A report with the R² of a head, of ``c`` as an auxiliary target."""
+    scores = {
+        name: {"head": {"r2": {"pooled": value, "folds": []}, "mae": {"pooled": 1.0}, "images": 9}}
+        for name, value in pooled.items()
+    }
+    return {"scores": scores, "auxiliary": ["c"]}
+
+
+def test_targets_that_are_predicted_no_better_than_by_their_mean_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = report_of(soil=0.4, crop=-0.1, weed=0.0)
+
+    show_scores(report)
+
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "crop, weed: R² is not above 0, so the head is no better than the mean of all images."
+    )
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(report_of(soil=0.01), id="above 0"),
+        pytest.param(report_of(soil=None), id="unknown"),
+        pytest.param(report_of(soil=0.4, c=-1.0), id="auxiliary"),
+        pytest.param(report_of(soil=0.4, overall=-0.1), id="overall"),
+    ],
+)
+def test_targets_that_are_predicted_better_or_not_compared_are_not_named(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_scores(report)
+
+    assert "not above 0" not in capsys.readouterr().out

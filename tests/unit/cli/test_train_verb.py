@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_r
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import command
+from dinoneck.data import Preprocessing
+from dinoneck.data.preprocessing import Resize
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig, r2
 
@@ -66,6 +69,60 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     assert (config.data.size, config.data.resize, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
+
+
+SWITCHED_ON: dict[str, Any] = {
+    "ema_decay": 0.9,
+    "amp": "bf16",
+    "clip_norm": 0.5,
+    "mixup_alpha": 0.3,
+    "cutmix_alpha": 0.4,
+    "patience": 4,
+    "backbone_lr": 1e-5,
+    "layer_decay": 0.8,
+}
+
+
+def test_every_option_of_a_recipe_that_may_be_off_is_in_the_table() -> None:
+    hints = get_type_hints(Recipe)
+    assert {name for name, hint in hints.items() if NoneType in get_args(hint)} == {*SWITCHED_ON}
+
+
+@pytest.mark.parametrize("name", SWITCHED_ON)
+def test_the_word_none_switches_off_what_a_training_file_switched_on(
+    name: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, f"optim: {{{name}: {SWITCHED_ON[name]}}}\n")
+    flag = f"--{name.replace('_', '-')}"
+    assert getattr(parsed(path).optim, name) == SWITCHED_ON[name]
+    assert getattr(parsed(path, flag, "none").optim, name) is None
+
+
+@pytest.mark.parametrize("name", SWITCHED_ON)
+def test_a_flag_switches_on_what_a_training_file_switched_off(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"optim: {{{name}: null}}\n")
+    flag = f"--{name.replace('_', '-')}"
+    assert getattr(parsed(path).optim, name) is None
+    assert getattr(parsed(path, flag, str(SWITCHED_ON[name])).optim, name) == SWITCHED_ON[name]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("--clip-norm", "-1", "clip_norm is -1.0"),
+        ("--clip-norm", "None", "--clip-norm"),
+        ("--patience", "0", "patience is 0"),
+        ("--patience", "1.5", "--patience"),
+        ("--amp", "fp8", "'fp8'"),
+    ],
+)
+def test_other_words_than_none_are_checked_as_numbers_are(
+    flag: str, value: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parsed(flag, value)
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -226,3 +283,54 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     images = [tmp_path / f"{i}.png" for i in range(8)]
     assert cli("predict", *images, "--heads", run / "heads", "--out", tmp_path / "p.csv").code == 0
     assert [row["image"] for row in rows_of(tmp_path / "p.csv")] == [*map(str, images)]
+
+
+def test_images_with_very_many_patches_get_a_smaller_size_proposed() -> None:
+    recipe = Preprocessing(16, resize="crop")
+
+    [line] = train.size_advice(recipe, (3024, 4032))
+
+    assert line == (
+        "That is 47,628 patches per image: slow, and much memory. --size 480x640 brings images to "
+        "1,200."
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [
+        pytest.param(Preprocessing(16, resize="crop"), (1024, 1024), id="4,096 patches"),
+        pytest.param(Preprocessing(16, size=(480, 640)), (3024, 4032), id="a size"),
+    ],
+)
+def test_images_with_fewer_patches_get_no_advice(
+    recipe: Preprocessing, size: tuple[int, int]
+) -> None:
+    assert not train.size_advice(recipe, size)
+
+
+def test_a_size_that_stretches_images_is_said() -> None:
+    recipe = Preprocessing(16, size=(480, 480), resize="stretch")
+
+    [line] = train.size_advice(recipe, (360, 480))
+
+    assert line == (
+        "--resize stretch changes its proportions by 33%; --resize crop, pad or keep would not."
+    )
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "keep"])
+def test_other_resize_modes_keep_proportions_and_say_nothing(resize: Resize) -> None:
+    recipe = Preprocessing(16, size=(480, 480), resize=resize)
+
+    assert not train.size_advice(recipe, (360, 480))
+
+
+def test_advice_on_the_size_is_printed_before_the_work(meadow: Path, tmp_path: Path) -> None:
+    """The images of the meadow are twice as wide as high."""
+    table = ["--csv", str(meadow), "--targets", "crop", "--group", "place"]
+
+    result = cli("train", *table, *TINY, "--size", "32x32", "--out", str(tmp_path / "run"))
+
+    assert "--resize stretch changes its proportions by 100%" in result.out
+    assert result.out.index("--resize stretch") < result.out.index("written:")

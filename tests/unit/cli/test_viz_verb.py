@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -17,6 +18,7 @@ from tests.unit.detection.coloured_boxes import write as write_boxes
 from dinoneck import Backbone, DataError, Predictor, Task, save_head
 from dinoneck.cli.predict import known_values
 from dinoneck.data import Pasture
+from dinoneck.viz import pca_panels
 from dinoneck.viz.drawing import minus
 
 IMAGES = 5
@@ -110,6 +112,27 @@ def test_pictures_of_tokens_name_random_weights(
         "Similar patches, block 5 (random weights)" in page.read_text()
         and "3.png" in page.read_text()
     )
+
+
+def test_tokens_of_the_background_are_left_black(
+    images: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    out = tmp_path / "tokens.png"
+    words = ("viz", "tokens", images, "--backbone", "dinoneck_tiny", "--out", out)
+    result = cli(*words, "--foreground", "0.5")
+    assert result.code == 0, result.err
+    files = sorted(images.iterdir())
+    tokens = tiny(tiny.preprocess(files, resize="crop"))
+    options: dict[str, Any] = {
+        "names": [file.name for file in files],
+        "note": "(random weights)",
+    }
+    pictures = [tiny.preprocess.picture(file) for file in files]
+    expected = pca_panels(pictures, tokens, foreground=0.5, **options)
+    with_background = pca_panels(pictures, tokens, **options)
+    drawn = np.asarray(Image.open(out))
+    assert np.array_equal(drawn, np.asarray(expected))
+    assert not np.array_equal(drawn, np.asarray(with_background))
 
 
 def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import colorsys
 import logging
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,92 @@ def test_boxes_follow_their_pixels(flip: Any, size: tuple[int, int]) -> None:
     assert len(places) == {None: 1, "horizontal": 2, "both": 4}[flip]
 
 
+@pytest.mark.parametrize("options", [{"zoom": True}, {"crop": True}, {"zoom": True, "crop": True}])
+def test_zoomed_and_cropped_boxes_follow_their_pixels(options: dict[str, bool]) -> None:
+    view = box_transforms((160, 200), train=True, flip=None, **PLAIN, **options)
+    compared, places = 0, set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        image, target = view(*rectangles())
+        assert image.shape == (3, 160, 200)
+        for box, label in zip(target["boxes"], target["labels"].tolist(), strict=True):
+            if min(box[2] - box[0], box[3] - box[1]) > 8:  # else antialiasing hides the edges
+                assert (seen(image, label) - box).abs().max() <= 2.5, (seed, label)
+                compared += 1
+        places.add(tuple(target["boxes"].flatten().round().tolist()))
+    assert compared >= 12
+    assert len(places) > 3
+
+
+def areas(options: dict[str, bool]) -> torch.Tensor:
+    """The areas of the boxes of many views, as shares of the image."""
+    view = box_transforms(100, train=True, flip=None, **PLAIN, **options)
+    boxes = torch.cat([view(*rectangles())[1]["boxes"] for _ in range(40)])
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 100**2
+
+
+def test_zoom_makes_objects_smaller_and_crop_makes_them_larger() -> None:
+    plain = areas({})
+    assert areas({"zoom": True}).mean() < 0.9 * plain.mean()
+    assert areas({"crop": True}).mean() > 1.1 * plain.mean()
+
+
+def test_zoom_fills_up_with_the_mean_colour_and_masks_with_nothing() -> None:
+    mean = (0.2, 0.4, 0.6)
+    view = box_transforms(
+        (160, 200), train=True, flip=None, photometric=False, zoom=True, mean=mean, std=(1, 1, 1)
+    )
+    zoomed = 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        image, target = rectangles()
+        target["masks"] = tv_tensors.Mask(torch.ones(3, *SIZE, dtype=torch.uint8))
+        out, found = view(image, target)
+        outside = found["masks"][0] == 0
+        if outside.any():
+            zoomed += 1
+            rows, cols = torch.where(outside)
+            assert out[:, rows.max(), cols.max()].abs().max() < 0.01  # normalised by its mean
+    assert 2 <= zoomed <= 10  # half of the images
+
+
+def test_a_seed_repeats_zoom_and_crop() -> None:
+    view = box_transforms(96, train=True, flip="both", zoom=True, crop=True)
+    results = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        results.append(torch.stack([view(*rectangles())[0] for _ in range(4)]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_images_without_boxes_are_zoomed_and_cropped() -> None:
+    view = box_transforms(64, train=True, zoom=True, crop=True)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        image, target = rectangles()
+        target["boxes"] = tv_tensors.wrap(torch.zeros(0, 4), like=target["boxes"])
+        target["labels"] = torch.zeros(0, dtype=torch.int64)
+        out, found = view(image, target)
+        assert out.shape == (3, 64, 64)
+        assert found["boxes"].shape == (0, 4)
+
+
+def test_boxes_below_the_shortest_side_leave_training_with_their_labels() -> None:
+    view = box_transforms((40, 50), train=True, flip=None, photometric=False, min_box_px=12)
+    _, target = view(*rectangles())  # boxes of 14 x 11, 15 x 21 and 15 x 13 px
+    assert target["labels"].tolist() == [1, 2]
+    assert len(target["boxes"]) == 2
+
+
+def test_held_out_images_are_not_zoomed_or_cropped_and_keep_their_small_boxes() -> None:
+    plain = box_transforms((64, 96), train=False)(*rectangles())
+    options = box_transforms((64, 96), train=False, zoom=True, crop=True, min_box_px=90)
+    image, target = options(*rectangles())
+    assert torch.equal(image, plain[0])
+    assert torch.equal(target["boxes"], plain[1]["boxes"])
+
+
 def test_a_test_view_only_resizes_and_normalises() -> None:
     """Also boxes that no training would keep stay where they are."""
     image, target = rectangles()
@@ -253,3 +341,49 @@ def test_boxes_find_the_way_back_from_a_batch() -> None:
         5,
     ]
     assert to_original(torch.tensor([1, 3, 5, 7]), (2, 2), (5, 3)).tolist() == [1.5, 7.5, 7.5, 17.5]
+
+
+def hue(image: torch.Tensor) -> float:
+    """Return the mean hue of an image in degrees."""
+    red, green, blue = image.mean(dim=(1, 2)).tolist()
+    return 360.0 * colorsys.rgb_to_hsv(red, green, blue)[0]
+
+
+def test_a_training_view_changes_colours_but_not_their_hue() -> None:
+    """Ripe and unripe fruit differ by their hue alone."""
+    colour = torch.tensor([160, 100, 80], dtype=torch.uint8)  # no change brings it to 0 or 255
+    image = tv_tensors.Image(colour[:, None, None].expand(3, *SIZE))
+    boxes = tv_tensors.BoundingBoxes(torch.tensor(BOXES), format="XYXY", canvas_size=SIZE)
+    target = {"boxes": boxes, "labels": torch.arange(3)}
+    view = box_transforms(size=SIZE, train=True, mean=None, std=None)
+
+    torch.manual_seed(0)
+    views = [view(image, target)[0] for _ in range(20)]
+
+    assert len({round(seen.mean().item(), 3) for seen in views}) > 5
+    hues = [hue(seen) for seen in views]
+    assert hues == pytest.approx([hue(image / 255.0)] * 20, abs=2.0)
+
+
+def test_an_image_of_sixteen_bits_comes_to_eight(tmp_path: Path) -> None:
+    data = made(tmp_path)
+    grey = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "0.png")
+
+    image, _ = data[0]
+
+    assert image.dtype == torch.uint8
+    expected = torch.from_numpy(np.round(grey / 65535.0 * 255.0)).to(torch.uint8)
+    assert torch.equal(image.as_subclass(torch.Tensor), expected.expand(3, -1, -1))
+
+
+def test_a_dataset_travels_to_worker_processes(tmp_path: Path) -> None:
+    data = made(tmp_path, transform=box_transforms(size=SIZE, train=False))
+
+    copy = pickle.loads(pickle.dumps(data))
+
+    assert copy.ids == data.ids
+    for (image, target), (expected_image, expected_target) in zip(copy, data, strict=True):
+        assert torch.equal(image, expected_image)
+        assert torch.equal(target["boxes"], expected_target["boxes"])
+        assert torch.equal(target["labels"], expected_target["labels"])

@@ -219,3 +219,11 @@ def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
     path.write_bytes(little)
     assert little != raw
     assert read_image_size(path) == read_pixels(path).shape[-2:] == drawn("RGB").size[::-1]
+
+
+def test_an_array_with_an_alpha_channel_is_read_without_it() -> None:
+    array = np.random.RandomState(0).randint(0, 256, (5, 7, 4), np.uint8)
+
+    pixels = read_pixels(array)
+
+    assert np.array_equal(pixels.permute(1, 2, 0), array[..., :3])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
+from dinoneck.data.labels import count_classes
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MODES: list[dict[str, Any]] = [
@@ -202,3 +203,25 @@ def test_indices_keep_nodata_and_exact_sizes(tmp_path: Path) -> None:
         np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48))
     )[0]
     assert torch.equal(thirds, expected)
+
+
+def test_labels_of_bicubic_images_never_shoot_over() -> None:
+    """A share above 1 or below 0 is wrong: labels are resized bilinearly."""
+    step = np.zeros((32, 32), np.float32)
+    step[:, 16:] = 1.0
+    recipe = Preprocessing(1, size=(96, 96), interpolation="bicubic", **PLAIN)
+
+    values, _ = DenseLabels().cells(step, recipe)
+
+    assert (values.min(), values.max()) == (0.0, 1.0)
+    bilinear, _ = DenseLabels().cells(step, recipe.changed(interpolation="bilinear"))
+    assert torch.equal(values, bilinear)
+
+
+def test_an_index_of_255_next_to_254_is_a_class() -> None:
+    """Alone it usually marks pixels without a class."""
+    mask = np.array([[0, 254, 255]], np.uint8)
+
+    assert count_classes([mask]) == 256
+    with pytest.raises(DataError, match="holds 255, which usually marks pixels without a class"):
+        count_classes([np.array([[0, 253, 255]], np.uint8)])

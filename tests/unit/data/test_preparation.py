@@ -16,7 +16,8 @@ from PIL import Image
 from tests.unit.data.test_labels import MODES, ramp
 from tests.unit.data.test_labels import PLAIN as UNSCALED
 
-from dinoneck.data import Preprocessing, Views, to_image_pixels
+from dinoneck import TokenGrid
+from dinoneck.data import Preprocessing, Views, to_image_pixels, to_prepared_pixels
 from dinoneck.data.decoding import read_pixels, to_unit_range
 from dinoneck.data.preprocessing import resample
 from dinoneck.data.views import CHANGES, draws
@@ -157,6 +158,30 @@ def test_every_pixel_shows_its_place(
     gaps = shown[inner] - home[inner]
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
     assert gaps.mean(dim=0).abs().max() < 0.02 * step
+
+
+@pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])
+def test_points_come_back_from_the_prepared_image(
+    size: Any, mode: dict[str, Any], shape: tuple[int, int]
+) -> None:
+    if (size, mode["resize"]) == (None, "keep"):
+        pytest.skip("a remainder is refused")
+    recipe = Preprocessing(16, size=size, **mode)
+    points = torch.rand(4, 7, 2, dtype=torch.float64) * 40
+    prepared = to_prepared_pixels(points, recipe, shape)
+    torch.testing.assert_close(to_image_pixels(prepared, recipe, shape), points)
+
+
+def test_a_patch_is_read_at_a_point_of_the_image() -> None:
+    """Every cell holds its number; a cell shows 50 x 50 px of the image, whose rows 50 ... 250 are kept."""
+    recipe = Preprocessing(16, size=(64, 128), resize="crop")
+    numbers = torch.arange(32.0).view(1, 1, 4, 8)
+    centre = torch.tensor([[3 * 50 + 25, 50 + 2 * 50 + 25]])  # of the cell in row 2, column 3
+    prepared = to_prepared_pixels(centre, recipe, (300, 400))
+    read = TokenGrid(16).sample(numbers, prepared, (64, 128))
+    assert read.item() == pytest.approx(2 * 8 + 3)
 
 
 SCRIPT = """

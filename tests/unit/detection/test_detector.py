@@ -155,6 +155,21 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
 
 
+@pytest.mark.parametrize(
+    ("options", "count"), [({}, 100), ({"max_boxes": 7}, 7), ({"max_boxes": 500}, 120)]
+)
+def test_the_best_hundred_boxes_are_predicted_or_as_many_as_asked_for(
+    options: dict[str, int], count: int
+) -> None:
+    """A D-FINE of 120 queries: a count of more than a hundred objects needs ``max_boxes``."""
+    detector, image = detector_of("dfine", queries=120), torch.rand(3, *SIZE)
+    [every] = detector.predict(image, min_score=0.0, max_boxes=120)
+    [best] = detector.predict(image, min_score=0.0, **options)
+    assert len(best["boxes"]) == len(best["names"]) == count
+    assert torch.equal(best["scores"], every["scores"][:count])
+    assert best["scores"].tolist() == sorted(best["scores"].tolist(), reverse=True)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two detectors, whose scores reach 0.3, images, and a file that is not one."""

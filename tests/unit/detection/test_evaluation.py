@@ -84,6 +84,23 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
 
 
+@pytest.mark.parametrize(("options", "sizes"), [({}, [3]), ({"batch_size": 2}, [2, 1])])
+def test_as_many_images_as_asked_for_are_in_memory_and_in_a_pass(
+    data: BoxImages, options: dict[str, int], sizes: list[int]
+) -> None:
+    rows = iter(perfect(data).values())
+    calls = []
+
+    def predict(images: list[Any], *, batch_size: int, **_: Any) -> list[dict[str, Any]]:
+        calls.append((len(images), batch_size))
+        return [next(rows) for _ in images]
+
+    detector: Any = argparse.Namespace(classes=data.classes, predict=predict)
+    scores = evaluate_boxes(detector, data.file, data.paths[0].parent, **options)
+    assert calls == [(size, options.get("batch_size", 8)) for size in sizes]
+    assert scores["AP"] == pytest.approx(1.0)
+
+
 def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
     plain, own = content(), {"image_id": 12, "category_id": 2}
     plain["annotations"].append({"id": 9, "bbox": [0, 0, 20, 20], "iscrowd": 1, **own})

@@ -15,7 +15,7 @@ from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError
-from dinoneck.detection import Detector, evaluate_boxes, train_detector
+from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
 from dinoneck.training import TrainConfig, engine
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
@@ -208,3 +208,66 @@ def test_a_pair_of_images_is_learned_by_heart(
     report = train_detector(config_of(boxes, data=data, detector=detector, optim=optim), tmp_path)
     assert report["untrained"]["AP"] < 0.1
     assert report["best"]["AP"] >= 0.75  # 0.81 to 1.0 from one CPU to another
+
+
+def test_every_epoch_shows_the_images_in_another_order(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same orders again with the same seed."""
+    orders: list[int] = []
+    losses = training._Losses.forward
+
+    def watched(self: Any, images: Any, targets: Any) -> Any:
+        orders.extend(target["image_id"] for target in targets)
+        return losses(self, images, targets)
+
+    monkeypatch.setattr(training._Losses, "forward", watched)
+    config = config_of(boxes, optim={"epochs": 4, "batch_size": 3})
+
+    for name in ("first", "again"):
+        train_detector(config, tmp_path / name)
+
+    first, again = orders[:12], orders[12:]
+    epochs = [tuple(first[begin : begin + 3]) for begin in range(0, 12, 3)]
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+    assert len({*epochs}) > 1
+    assert again == first
+
+
+def twenty_images(folder: Path) -> Path:
+    """Twenty images with a box each, sorted by where they were taken."""
+    names = [f"place-{number // 5}-{number % 5}.png" for number in range(20)]
+    kit.write_images(folder, names, *kit.SIZE)
+    height, width = kit.SIZE
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "width": width, "height": height}
+            for i, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": [4, 4, 12, 12]} for i in range(20)
+        ],
+        "categories": [{"id": 1, "name": "plant"}],
+    }
+    file = folder / "boxes.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_without_val_boxes_the_held_out_images_are_drawn_at_random(tmp_path: Path) -> None:
+    """Not the first ones: a file that is sorted by place would give a biased score."""
+    file = twenty_images(tmp_path)
+    drawn = []
+    for seed in (0, 1, 0):
+        data = {"boxes": str(file), "size": 32}
+        config = TrainConfig.from_dict({"data": data, "optim": {"seed": seed}})
+
+        train, held_out = training.open_images(config)
+
+        assert sorted([*train.ids, *held_out.ids]) == list(range(20))
+        assert len(held_out.ids) == 20 // config.folds.count
+        drawn.append(list(held_out.ids))
+
+    assert drawn[0] == drawn[2] != drawn[1]
+    first_ones = list(range(20 // config.folds.count))
+    assert first_ones not in drawn

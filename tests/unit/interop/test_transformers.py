@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -226,3 +227,23 @@ def test_hidden_states_are_those_of_the_dino_model(source: Any, layers: Any) -> 
         reference = model.backbone.adapter.model(images, output_hidden_states=True).hidden_states
         assert torch.equal(output.hidden_states[0], reference[0])
     assert kit.same(output.feature_maps, model(images).feature_maps)
+
+
+def test_frozen_batch_norms_of_an_untrained_neck_are_pointed_out_once() -> None:
+    """A detector freezes those of its backbone, and the neck is a part of it: never trained."""
+    model = detector("rt_detr", freeze_backbone_batch_norms=True)
+
+    with pytest.warns(UserWarning, match="freeze_backbone_batch_norms=False"):
+        outputs(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outputs(model)
+
+
+def test_a_neck_without_batch_norms_is_not_pointed_out() -> None:
+    config = config_of("simple_pyramid")
+    model = detector("rt_detr", config, freeze_backbone_batch_norms=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outputs(model)

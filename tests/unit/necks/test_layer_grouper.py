@@ -94,6 +94,29 @@ def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, sizes: li
     )
 
 
+def test_layer_weights_are_the_softmax_of_what_was_learned() -> None:
+    grouper = LayerGrouper(C, 5, D, 2, fusion="softmax")  # groups of three and two layers
+    with torch.no_grad():
+        grouper.fusion_weights["1"].copy_(torch.tensor([1.0, 3.0]).log())
+    first, second = grouper.layer_weights()
+    assert torch.allclose(first, torch.tensor([1 / 3, 1 / 3, 1 / 3]))
+    assert torch.allclose(second, torch.tensor([0.25, 0.75]))
+    assert not second.requires_grad
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax"])
+def test_layer_weights_say_what_a_layer_adds_to_its_group(fusion: Any) -> None:
+    """A group is the sum of its projected layers, each times its weight."""
+    grouper = randomised(LayerGrouper(C, 3, D, 2, norm=None, fusion=fusion, dtype=torch.float64))
+    xs = layers_of(3)
+    groups = grouper(xs)
+    for group, weights, result in zip(grouper.groups, grouper.layer_weights(), groups, strict=True):
+        expected = torch.zeros_like(result)
+        for layer, weight in zip(group, weights, strict=True):
+            expected += weight.double() * grouper.bottleneck(layer)(xs[layer])
+        assert torch.allclose(result, expected, atol=1e-7)
+
+
 @pytest.mark.parametrize("separate", [True, False])
 def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> None:
     grouper = LayerGrouper(C, 2, D, 2, "auto", separate)

@@ -13,11 +13,15 @@ import pytest
 import torch
 from PIL import Image
 from tests import kit
+from tests.pretend_device import NAME, pretend_device
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
+from dinoneck.data import Preprocessing, Views
+from dinoneck.grid import PadTo
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import channel_rms, quantise
+from dinoneck.store.images import views_of as image_views
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -228,6 +232,46 @@ def test_int8_is_pooled_as_it_is() -> None:
     assert packed.pool()[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+def test_a_linear_layer_on_int8_is_that_on_the_dequantised_tokens(has_bias: bool) -> None:
+    packed = quantised(outlier_tokens())
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 32, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64) if has_bias else None
+    projected = packed.linear(weight, bias)
+    dequantised = packed.dequantise(torch.float64)
+    assert len(projected) == 2
+    for layer, sequence in zip(projected, dequantised.sequence, strict=True):
+        expected = torch.nn.functional.linear(sequence, weight, bias)
+        torch.testing.assert_close(layer, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_linear_layer_on_int8_gives_the_dtype_of_its_weight_and_gradients() -> None:
+    packed = quantised(outlier_tokens())
+    layer = torch.nn.Linear(32, 5, dtype=torch.bfloat16)
+    projected = packed.linear(layer.weight, layer.bias)[0]
+    projected.float().square().sum().backward()
+    assert projected.dtype == torch.bfloat16
+    assert layer.weight.grad is not None and bool(layer.weight.grad.any())
+
+
+def test_the_length_of_int8_tokens_is_their_number_of_images() -> None:
+    assert len(quantised(outlier_tokens())) == 2
+
+
+def test_int8_tokens_stay_int8_on_another_device() -> None:
+    packed = quantised(outlier_tokens())
+    expected = packed.pool()
+    with pretend_device():
+        moved = packed.to(NAME)
+        assert [x.dtype for x in moved.q] == [torch.int8, torch.int8]
+        parts = (moved.q, moved.scale, moved.prefix, moved.channel_scale)
+        assert {x.device.type for part in parts for x in part} == {NAME}
+        pooled = [x.cpu() for x in moved.pool()]
+    for x, y in zip(pooled, expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_an_int8_store(
     images: Path, int8: FeatureStore, two_layers: Backbone, tmp_path: Path
 ) -> None:
@@ -369,3 +413,36 @@ def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
     from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
     assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
     assert from_pt["b"].num_prefix_tokens == 0
+
+
+def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore) -> None:
+    """They live on between epochs, and draw its views."""
+    data = StoreDataset(filled, views="random", seed=3)
+    loader = data.loader(3, num_workers=1, persistent_workers=True, timeout=50)
+    read, drawn = [], []
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        [(tokens, numbers)] = loader
+        read.append(tokens.sequence[0])
+        drawn.append([data.view_of(int(number)) for number in numbers])
+
+    assert drawn[0] != drawn[1]
+    for tokens, views in zip(read, drawn, strict=True):
+        assert torch.equal(tokens, filled.batch(["a", "b", "c"], views).sequence[0])
+
+
+@pytest.mark.parametrize("pad_to", ["corner", "center"])
+def test_padding_is_the_mean_colour_in_every_view(pad_to: PadTo) -> None:
+    """It is normalised to 0, and follows the image when that is flipped or turned."""
+    preprocess = Preprocessing(16, size=(32, 32), resize="pad", pad_to=pad_to)
+    top = 0 if pad_to == "corner" else 8
+    bright = np.full((16, 32, 3), 255, np.uint8)
+    views = Views([*Views.named("color20").views, *Views.named("d6").views])
+
+    stored = image_views(bright, preprocess, views, "a")
+
+    for i, view in enumerate(stored):
+        upright = views.undo(view, i)
+        assert not upright[:, :top].any(), views.views[i]
+        assert not upright[:, top + 16 :].any(), views.views[i]
+        assert upright[:, top : top + 16].all(), views.views[i]

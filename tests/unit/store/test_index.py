@@ -204,6 +204,14 @@ def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> Non
         assert torch.equal(value(store, "1"), value(sound, "1")), column
 
 
+def test_in_builds_an_index_with_a_damaged_row_again(root: Path) -> None:
+    with changed(root) as database:
+        database.execute("update image set rows = 'text' where id = '1'")
+    store = FeatureStore.open(root)
+    assert "1" in store
+    assert store.entries.lookup(["1"])
+
+
 @pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
 def test_paths_of_all_kinds(
     sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str
@@ -369,3 +377,26 @@ def merged(into: Path, other: Path) -> FeatureStore:
     for file in (other / "data").iterdir():
         shutil.copy(file, into / "data")
     return FeatureStore.open(into)
+
+
+def test_a_forked_process_opens_the_index_itself(
+    sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of SQLite must not be carried through a fork."""
+    opened: list[object] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda *args, **options: opened.append(args) or connect(*args, **options),
+    )
+    store = FeatureStore.open(sound.path)
+    assert "0" in store
+    before = len(opened)
+    assert "1" in store
+    assert len(opened) == before
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    assert "2" in store
+    assert len(opened) == before + 1

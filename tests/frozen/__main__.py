@@ -1,0 +1,44 @@
+"""Write the frozen files that are missing: ``python -m tests.frozen``.
+
+``tests/fixtures/0.3.0`` was written once, with dinoneck 0.3.0: head files of every type and kind of
+task, necks and building blocks, feature stores, finished and unfinished trainings, training files
+and exports, all as small as possible, and what they said and gave then. The tests next to this file
+show that every later version reads them and computes the same numbers.
+
+Files that are there stay as they are. This program never replaces one: it writes what no version
+has written yet, to the folder of the present version, and adds its record. A head type, kind of
+task, dtype or format that is added later gets a row in one of the tables (``heads.py``,
+``modules.py``, ``stores.py``, ``runs.py``, ``exports.py``), or a training file by hand, and then
+this program is run; a test names what has no file. The rows of files that are there say how they
+were made; they need not work with a later version.
+
+If a name in a file is renamed, the file stays: the reader takes both names.
+"""
+
+from __future__ import annotations
+
+import dinoneck
+from tests.frozen import (
+    configs,
+    detectors,
+    exports,
+    heads,
+    heads_on_backbones,
+    modules,
+    runs,
+    stores,
+)
+from tests.frozen.folder import FIXTURES, VersionFolder
+
+PARTS = (heads, heads_on_backbones, modules, detectors, stores, configs, runs, exports)
+
+
+def main() -> None:
+    """Write what is missing, with the version that is installed."""
+    folder = VersionFolder(FIXTURES / dinoneck.__version__)
+    for part in PARTS:
+        part.freeze(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Frozen training files are read with the values that they hold; every key is in one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from dinoneck.training import (
+    BackboneConfig,
+    CompositionConfig,
+    DataConfig,
+    DetectorConfig,
+    FoldsConfig,
+    LossConfig,
+    Recipe,
+    TaskConfig,
+    TrainConfig,
+)
+from tests.frozen import configs
+from tests.frozen.comparison import differences
+from tests.frozen.folder import FrozenFile, frozen_files, plain
+
+CONFIGS = frozen_files(configs.FOLDER)
+each_config = pytest.mark.parametrize("file", CONFIGS, ids=str)
+GROUPS = {
+    "data": DataConfig,
+    "backbone": BackboneConfig,
+    "losses": LossConfig,
+    "optim": Recipe,
+    "folds": FoldsConfig,
+    "detector": DetectorConfig,
+}
+NAMED_GROUPS = {"tasks": TaskConfig, "compositions": CompositionConfig}  # one per name
+
+
+@each_config
+def test_a_training_file_means_what_it_meant(file: FrozenFile) -> None:
+    """The values of keys that a file leaves out are compared too: they decide what it trains."""
+    config = TrainConfig.read(file.path)
+    assert differences(file.facts["config"], plain(config.to_dict())) == []
+
+
+@each_config
+def test_a_training_file_is_read_with_the_values_in_it(file: FrozenFile) -> None:
+    written = yaml.safe_load(file.path.read_text())
+    config = TrainConfig.read(file.path).to_dict()
+    assert_holds(written, plain(config))
+
+
+def assert_holds(written: Any, read: Any, key: str = "") -> None:
+    """Assert that the values of a file are among those that were read."""
+    if isinstance(written, dict):
+        for name, value in written.items():
+            assert_holds(value, read[name], name)
+    elif key == "size" and isinstance(written, int):
+        assert read == [written, written]
+    elif isinstance(read, float):
+        assert float(written) == read  # YAML 1.1 takes 3e-4 for a text
+    else:
+        assert written == read
+
+
+def test_every_key_is_in_a_frozen_training_file() -> None:
+    written: set[str] = set()
+    for file in CONFIGS:
+        written |= keys_in(yaml.safe_load(file.path.read_text()))
+    known: set[str] = set()
+    for name in TrainConfig.__struct_fields__:
+        group = GROUPS.get(name) or NAMED_GROUPS.get(name)
+        if group is None:
+            known.add(name)
+        else:
+            known |= {f"{name}.{key}" for key in group.__struct_fields__}
+    missing = sorted(known - written)
+    assert missing == [], "write it to a new file in configs, then: python -m tests.frozen"
+
+
+def keys_in(content: dict[str, Any]) -> set[str]:
+    """The keys of a training file, ``GROUP.KEY``; those of one task or composition without its name."""
+    found = set()
+    for name, value in content.items():
+        if name in GROUPS:
+            found |= {f"{name}.{key}" for key in value}
+        elif name in NAMED_GROUPS:
+            for named in value.values():
+                found |= {f"{name}.{key}" for key in named}
+        else:
+            found.add(name)
+    return found

@@ -1,0 +1,228 @@
+"""What the HTTP service refuses: requests, images, and what cannot be served at all."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks.service import BOUNDARY, HEADERS, multipart, png, scene
+from PIL import Image
+from starlette.requests import Request
+
+from dinoneck import ConfigError, DataError, DinoneckError, save_head
+from dinoneck.data import Preprocessing
+from dinoneck.errors import Refusal
+from dinoneck.serve import Settings, create_app, serve
+from dinoneck.serve.models import Model, open_model
+from dinoneck.serve.worker import Worker
+from tests import kit
+from tests.refusals import Row
+from tests.refusals.command_line import detector
+from tests.refusals.head_files import sound_file
+
+IMAGE = scene("PNG", 48, 32)
+JPEG = scene("JPEG")
+LIMITS = Settings(max_upload_mb=0.1, max_images=2, max_pixels=1_000_000)
+NO_BOUNDARY = {"Content-Type": "multipart/form-data"}
+TEXT_FIELD = multipart(("", b"1")).replace(b'; filename=""', b"")
+MODEL = Model(lambda image, maps: {}, Preprocessing(16, size=(32, 48)), {})
+
+
+def request_of(body: bytes, headers: dict[str, str] | None = None, *, ends: bool = True) -> Request:
+    """A request with this body, which arrives whole, or not to its end."""
+    sent = HEADERS if headers is None else headers
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "query_string": b"",
+        "app": None,  # the parser then reports as in an app
+        "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
+    }
+    parts = [{"type": "http.request", "body": body, "more_body": not ends}]
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return parts.pop()
+
+    return Request(scope, receive)
+
+
+def answered(
+    work: Callable[[Worker], Awaitable[Any]], settings: Settings = LIMITS, model: Model = MODEL
+) -> Any:
+    """Let a worker of this model do something."""
+    worker = Worker(model, settings)
+
+    async def run() -> Any:
+        return await work(worker)
+
+    try:
+        return asyncio.run(run())
+    finally:
+        worker._threads.shutdown()
+
+
+def sent(body: bytes, headers: dict[str, str] | None = None) -> Callable[[], Any]:
+    """Predict from this body."""
+    return lambda: answered(lambda worker: worker.predict(request_of(body, headers), "none"))
+
+
+def image_file(content: bytes) -> Callable[[], Any]:
+    """Predict from one file with this content."""
+    return sent(multipart(("field.png", content)))
+
+
+def animation() -> bytes:
+    file = io.BytesIO()
+    first = Image.new("L", (16, 16), 0)
+    second = Image.new("L", (16, 16), 255)
+    first.save(file, "GIF", save_all=True, append_images=[second])
+    return file.getvalue()
+
+
+def dark_16_bits() -> bytes:
+    """A PNG of 16 bits whose values use 8 of them."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((32, 48), 200, np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def second_request() -> Any:
+    """Send a request while the only slot is taken."""
+
+    async def work(worker: Worker) -> Any:
+        unfinished = request_of(multipart(("a.png", IMAGE))[:100], ends=False)
+        first = asyncio.create_task(worker.predict(unfinished, "none"))
+        await asyncio.sleep(0)
+        try:
+            return await worker.predict(request_of(multipart(("b.png", IMAGE))), "none")
+        finally:
+            first.cancel()
+
+    return answered(work, Settings(concurrency=1, queue=0))
+
+
+def upload_that_stops() -> Any:
+    unfinished = request_of(multipart(("a.png", IMAGE))[:100], ends=False)
+    return answered(lambda worker: worker.predict(unfinished, "none"), Settings(timeout=0.01))
+
+
+def slow_prediction() -> Any:
+    """Predict with a model that waits until its request was refused."""
+    refused = threading.Event()
+
+    def wait(image: Any, maps: str) -> dict[str, Any]:
+        assert refused.wait(60)
+        return {}
+
+    async def work(worker: Worker) -> Any:
+        try:
+            return await worker.predict(request_of(multipart(("a.png", IMAGE))), "none")
+        finally:
+            refused.set()
+
+    model = Model(wait, MODEL.preprocess, {})
+    return answered(work, Settings(timeout=0.3), model)
+
+
+def image_below_a_patch(folder: Path) -> Any:
+    """Predict from 10 x 40 px with a head that takes images in their own size."""
+    backbone = kit.backbone()
+    inputs = backbone.preprocess.changed(resize="crop")
+    save_head(folder / "h.safetensors", kit.head(), backbone=backbone, preprocess=inputs)
+    model = open_model(folder / "h.safetensors", Settings())
+    body = multipart(("small.png", scene("PNG", 40, 10)))
+    return answered(lambda worker: worker.predict(request_of(body), "none"), LIMITS, model)
+
+
+def unknown_maps(folder: Path) -> Any:
+    app = create_app(sound_file(folder))
+    [predict] = [route.endpoint for route in app.routes if route.path == "/predict"]
+    return asyncio.run(predict(request_of(multipart(("a.png", IMAGE))), maps="all"))
+
+
+# what is served
+
+
+def detector_file(folder: Path) -> Path:
+    (folder / "d.safetensors").write_bytes(detector())
+    return folder / "d.safetensors"
+
+
+def maps_of_a_detector(folder: Path) -> Any:
+    model = open_model(detector_file(folder), Settings())
+    return model.predict(kit.images(1)[0], "lists")
+
+
+def port_in_use(folder: Path) -> Any:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        serve(sound_file(folder), port=taken.getsockname()[1])
+
+
+def without_fastapi() -> Any:
+    with kit.without("fastapi"), pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "dinoneck.serve.app")
+        return importlib.import_module("dinoneck.serve.app")
+
+
+ROWS: list[Row] = [
+    # the body
+    (sent(b"{}", {"Content-Type": "application/json"}), Refusal, "'application/json'"),
+    (sent(b"{}", {}), Refusal, "''"),
+    (
+        sent(b"", {**HEADERS, "Content-Length": "200000"}),
+        Refusal,
+        ("200000 bytes", "100000 at most"),
+    ),
+    (image_file(bytes(100_000)), Refusal, ("more than 100000 bytes", "100000 at most")),
+    (sent(multipart(("a.png", IMAGE)), NO_BOUNDARY), Refusal, "boundary"),
+    (sent(b"\0garbage" * 50), Refusal, "malformed"),
+    (sent(multipart(("a.png", IMAGE), end=f"--{BOUNDARY}\r\n")), Refusal, "last boundary"),
+    (sent(TEXT_FIELD), Refusal, "'image'"),
+    (sent(multipart()), Refusal, "no file"),
+    (sent(multipart(*[("a.png", IMAGE)] * 3)), Refusal, ("3 files", "2 at most")),
+    # images
+    (image_file(b""), Refusal, ("'field.png' (0 bytes)", "JPEG, PNG")),
+    (image_file(b"a letter"), Refusal, ("'field.png' (8 bytes)", "JPEG, PNG")),
+    (image_file(png(60_000, 60_000)), Refusal, ("'field.png'", "3600000000", "1000000")),
+    (image_file(png(60_000, 1)), Refusal, ("'field.png'", "60000x1 px", "1000000")),
+    (image_file(animation()), Refusal, "'field.png'"),
+    (image_file(JPEG[: len(JPEG) // 2]), Refusal, ("'field.png'", "truncated")),
+    (image_file(dark_16_bits()), Refusal, ("'field.png'", "200")),
+    (image_below_a_patch, Refusal, ("'small.png'", "10x40 px", "16x16 px")),
+    (unknown_maps, Refusal, ("'all'", "none, lists, png")),
+    # time
+    (second_request, Refusal, ("1 requests", "retry in 1 s")),
+    (upload_that_stops, Refusal, "0.01 s"),
+    (slow_prediction, Refusal, "0.3 s"),
+    # what is served
+    (
+        lambda folder: open_model(detector_file(folder), Settings(batch=4)),
+        ConfigError,
+        ("batch is 4", "tta None"),
+    ),
+    (
+        lambda folder: open_model(detector_file(folder), Settings(tta="flip4")),
+        ConfigError,
+        ("batch is 1", "tta flip4"),
+    ),
+    (maps_of_a_detector, DataError, "'lists'"),
+    (port_in_use, DinoneckError, ("127.0.0.1", "free port")),
+    (
+        lambda folder: serve(sound_file(folder), host="192.0.2.1", port=0),
+        DinoneckError,
+        "192.0.2.1:0",
+    ),
+    (without_fastapi, ImportError, "dinoneck[serve]"),
+]

@@ -1,0 +1,338 @@
+"""What the folder, the state, the store and the masks of a training run refuse, and a training that diverges."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dinoneck import (
+    CheckpointError,
+    Composition,
+    ConfigError,
+    DataError,
+    FeatureStore,
+    FPNHead,
+    HeadEnsemble,
+    StoreError,
+    Task,
+)
+from dinoneck.losses import TaskLoss
+from dinoneck.training import (
+    SAM,
+    FreezeSchedule,
+    MemoryTokens,
+    Recipe,
+    TrainConfig,
+    group_folds,
+    run,
+    train,
+)
+from dinoneck.training.tasks import start_from
+from tests import kit
+from tests.refusals import Row
+from tests.refusals.store_files import sound
+from tests.refusals.training import PASTURE
+from tests.unit.training import small_fit
+from tests.unit.training.meadow import a_run, write_meadow
+from tests.unit.training.small_model import Model
+
+Call = Callable[[Path], Any]
+GROUPS = "aabcdddddd"  # a fold of four would be empty
+CLASSES = [1, 1, 0, 2, 2, 2, 1, 0, 0, 1]
+
+
+# the folder
+
+
+def trained_into(name: str) -> Call:
+    """Train into a folder, or a file, of this name, which is there."""
+
+    def call(folder: Path) -> Any:
+        path = folder / "run" / name
+        path.parent.mkdir()
+        path.touch()
+        return train(a_run(None), folder / "run", table=PASTURE)
+
+    return call
+
+
+def trained_below_a_file(folder: Path) -> Any:
+    (folder / "notes").touch()
+    return train(a_run(None), folder / "notes" / "run", table=PASTURE)
+
+
+# the state
+
+
+def resumed(damage: Callable[[Path], object], **changes: Any) -> Call:
+    """Train, damage the state in the folder, and train on with these changes."""
+
+    def call(folder: Path) -> Any:
+        small_fit.run(out=folder)
+        damage(folder / "state.pt")
+        return small_fit.run(out=folder, **changes)
+
+    return call
+
+
+def keep(state: Path) -> None:
+    """Leave the state as it is."""
+
+
+def flip_a_bit_of_a_tensor(state: Path) -> None:
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+
+
+def write_text(state: Path) -> None:
+    state.write_text("no state")
+
+
+def write_weights(state: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, state)
+
+
+def state_on_a_full_disk(folder: Path) -> Any:
+    with kit.full_disk():
+        return small_fit.run(out=folder)
+
+
+def state_below_a_file(folder: Path) -> Any:
+    (folder / "notes").touch()
+    return small_fit.run(out=folder / "notes")
+
+
+# a training that diverges
+
+
+def large_steps(folder: Path) -> Any:
+    return train(a_run(None, optim={"lr": 1e30}), folder / "run", table=PASTURE)
+
+
+def predictions_without_a_number(folder: Path) -> Any:
+    """Train heads whose last step made a weight as large as float32 holds."""
+    fit = run.fit
+
+    def diverged(head: Any, *arguments: Any, **options: Any) -> Any:
+        history = fit(head, *arguments, **options)
+        nn.init.constant_(head.mlps[0].out.bias, 3e38)
+        return history
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "fit", diverged)
+        return train(a_run(None), folder / "run", table=PASTURE)
+
+
+def sam_at_infinity() -> Any:
+    """Take a step of SAM at a weight whose gradient is not finite."""
+    model = nn.Linear(1, 1)
+    optimizer = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def closure() -> torch.Tensor:
+        loss = model(torch.full((1, 1), torch.inf)).sum()
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure)
+
+
+def tokens_beyond_float16() -> Any:
+    backbone = kit.backbone()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("model.norm.weight"):
+            nn.init.constant_(parameter, 1e6)
+    return MemoryTokens.extract(backbone, list(kit.images()), ["a", "b"])
+
+
+# the store
+
+
+def on_store(root: Path, **changes: Any) -> Any:
+    """Train on a store of the images a and b."""
+    (root.parent / "t.csv").write_text("image,mass\na.png,1\nb.png,2\n")
+    data = {
+        "csv": str(root.parent / "t.csv"),
+        "store": str(root),
+        "targets": ["mass"],
+        **changes.pop("data", {}),
+    }
+    return train(a_run(None, data=data, **changes), root.parent / "run")
+
+
+def on_store_made_with(**changes: Any) -> Call:
+    return lambda folder: on_store(sound(folder), **changes)
+
+
+def on_converted_store(folder: Path) -> Any:
+    """Train on features of another program, which names no layers."""
+    (folder / "pt").mkdir()
+    for name in ("a", "b"):
+        torch.save(torch.zeros(64, 2, 3), folder / "pt" / f"{name}.pt")
+    FeatureStore.from_pt(folder / "pt", folder / "store", patch_size=16)
+    return on_store(folder / "store", backbone={"name": None})
+
+
+def on_store_of_other_images(folder: Path) -> Any:
+    root = sound(folder)
+    kit.write_images(folder, ["a.png", "b.png"], seed=9)
+    return on_store(root)
+
+
+# tasks and masks
+
+
+def masks_of_one_class(folder: Path) -> Any:
+    csv = write_meadow(folder)
+    for mask in folder.glob("*-mask.png"):
+        Image.fromarray(np.zeros((32, 64), np.uint8)).save(mask)
+    config = a_run(csv, data={"csv": str(csv), "labels": "mask"})
+    return train(config, folder / "run")
+
+
+def on_meadow(targets: list[str], **changes: Any) -> Call:
+    def call(folder: Path) -> Any:
+        csv = write_meadow(folder)
+        data = {"csv": str(csv), "targets": targets, **changes.get("data", {})}
+        return train(a_run(None, **{**changes, "data": data}), folder / "run")
+
+    return call
+
+
+def targets_of_a_composition() -> Any:
+    module = small_fit.head(Task("y"), Task("shares", dim=2, kind="ratio"))
+    plant = Composition(("leaf", "stem"), (), "plant", "y", "shares")
+    targets = {
+        "y": small_fit.Y,
+        "shares": np.full((6, 2), 0.5),
+        "plant": np.ones((6, 2)),
+    }
+    return small_fit.run(module, targets=targets, loss=TaskLoss(module.tasks, [plant]))
+
+
+def unknown_class_of_a_table() -> Any:
+    table = pd.DataFrame({"y": pd.Categorical(["no", "yes", "?"] * 2)}, index=small_fit.IDS)
+    head = small_fit.head(Task("y", dim=2, kind="classification", labels=("yes", "no")))
+    return small_fit.run(head, targets=table, target_ids=None)
+
+
+def started_from(module: nn.Module) -> Call:
+    """Start a small head from the file of another module."""
+    return lambda folder: start_from(
+        kit.head(), str(kit.saved_head(folder / "h.safetensors", module))
+    )
+
+
+# folds and freezing
+
+
+def stratified_with_an_empty_fold() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's own, of few members of a class
+        return group_folds(GROUPS, 4, 0, stratify=CLASSES)
+
+
+def stratified_without_scikit_learn() -> Any:
+    with kit.without("sklearn.model_selection"):
+        return group_folds("abc", 2, 0, stratify="aab")
+
+
+def optimizer_of_the_head_alone() -> Any:
+    model = Model()
+    schedule = FreezeSchedule({0: "all", 1: "last:1"})
+    optimizer = torch.optim.AdamW(model.head.parameters())
+    return schedule.start_epoch(1, model, optimizer)
+
+
+def wrapped_before_it_was_unfrozen() -> Any:
+    """Give the schedule a model that DistributedDataParallel wrapped while its backbone was frozen."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = DistributedDataParallel(Model(), find_unused_parameters=True)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(0, model, optimizer)
+    finally:
+        dist.destroy_process_group()
+
+
+def latin_file(folder: Path) -> Any:
+    (folder / "run.yaml").write_bytes("data: {csv: Äcker.csv}".encode("latin-1"))
+    return TrainConfig.read(folder / "run.yaml")
+
+
+ROWS: list[Row] = [
+    # the training file
+    (lambda folder: TrainConfig.read(folder / "no.yaml"), ConfigError, "no.yaml"),
+    (lambda folder: TrainConfig.read(folder), ConfigError, "folder"),
+    (latin_file, ConfigError, ("run.yaml", "UTF-8")),
+    # the folder
+    (trained_into("report.json"), DataError, ("report.json", "--overwrite")),
+    (trained_into("notes.txt"), DataError, "notes.txt"),
+    (trained_below_a_file, DataError, "notes"),
+    # the state
+    (resumed(flip_a_bit_of_a_tensor), CheckpointError, ("state.pt", "--no-resume")),
+    (resumed(write_text), CheckpointError, ("state.pt", "--no-resume")),
+    (resumed(write_weights), CheckpointError, ("state.pt", "--no-resume")),
+    (resumed(keep, lr=2e-3), CheckpointError, ("0.001 / 0.002", "--no-resume")),
+    (state_on_a_full_disk, CheckpointError, "log.jsonl"),
+    (state_below_a_file, CheckpointError, "log.jsonl"),
+    # a training that diverges
+    (large_steps, DataError, ("fold 0", "lr")),
+    (predictions_without_a_number, DataError, ("fold 0", "GDM_g", "--lr")),
+    (sam_at_infinity, DataError, "inf"),
+    (tokens_beyond_float16, DataError, ("'a'", "float16")),
+    # the store
+    (on_converted_store, ConfigError, "store"),
+    (on_store_made_with(data={"size": [64, 64]}), ConfigError, ("(32, 48)", "(64, 64)")),
+    (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
+    (on_store_of_other_images, StoreError, "a.png"),
+    # tasks and masks
+    (masks_of_one_class, DataError, "class 0"),
+    (
+        on_meadow(
+            ["crop"],
+            data={"labels": "mask"},
+            head={"type": "simple_pyramid", "out_channels": 8},
+        ),
+        ConfigError,
+        ("'cells'", "(8, 16)"),
+    ),
+    (
+        on_meadow(
+            ["soil", "crop"],
+            head={"type": "mask"},
+            compositions={"all": {"sums": {"total": ["soil", "crop"]}}},
+        ),
+        ConfigError,
+        ("MaskHead", "total"),
+    ),
+    (targets_of_a_composition, ConfigError, "'plant'"),
+    (unknown_class_of_a_table, DataError, ("'?'", "yes, no")),
+    (
+        started_from(HeadEnsemble([kit.head(), kit.head(seed=1)])),
+        ConfigError,
+        "h.safetensors",
+    ),
+    (
+        started_from(FPNHead(64, [kit.MASS], 1, fpn_dim=8, num_levels=1)),
+        ConfigError,
+        ("h.safetensors", "PatchMeanHead"),
+    ),
+    # folds and freezing
+    (stratified_with_an_empty_fold, DataError, "4 folds"),
+    (stratified_without_scikit_learn, ImportError, "dinoneck[train]"),
+    (lambda: small_fit.run(recipe=Recipe(freeze=("0=all",))), ConfigError, "0=all"),
+    (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "include_frozen=True")),
+    (wrapped_before_it_was_unfrozen, ConfigError, "find_unused_parameters=True"),
+]
