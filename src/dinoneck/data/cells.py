@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
@@ -31,10 +30,6 @@ there it is a word like any other.
 # marks that no one sees, and that copying from Windows, browsers and office programs leaves at the
 # ends of a cell: byte order mark, zero width space, word joiner, marks of the writing direction
 _INVISIBLE = "\ufeff\u200b\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-_OTHER_BLANK = re.compile(r"(?<!\d)[\s_]+|[\s_]+(?!\d)")
-_BLANK_BETWEEN_DIGITS = re.compile(r"[\s_]+")
-# Unicode categories: all dashes are one, and formatting characters, which no one sees, are nothing
-_DASH_OF = {"Pd": "-", "Cf": ""}
 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
@@ -83,20 +78,6 @@ def cell_text(value: Any) -> str:
         number = float(value)
         return f"{number:.0f}" if number.is_integer() else repr(number)
     return unicodedata.normalize("NFC", str(value).strip())
-
-
-def lookalike_key(text: str) -> str:
-    """Return what is equal for words that a reader takes for one: without case, blanks, widths of letters.
-
-    A blank between two digits counts: the plots ``1_11`` and ``11_1`` are not one.
-    """
-    text = text.casefold()
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).casefold()
-        text = "".join(
-            _DASH_OF.get(unicodedata.category(character), character) for character in text
-        )
-    return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
 
 
 def as_decimal(text: str) -> Decimal | None:

@@ -89,6 +89,7 @@ def read_csv_file(path: PathLike, columns: Sequence[str] = ()) -> CsvFile:
     separator, text = _take_separator_line(text, repairs)
     if separator is None:
         separator = _find_separator(text, columns)
+    _check_first_row(path, _first_rows(text, separator), columns)
     table = _parse(path, text, separator, repairs)
     if '="' in text or '=""' in text:
         _unwrap_formulas(table)
@@ -184,6 +185,27 @@ def _find_separator(text: str, columns: Sequence[str]) -> str:
     return best
 
 
+def _check_first_row(path: PathLike, rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """Reject a first row that is not the header although a later one is, or that is one cell for several."""
+    if not columns or not rows:
+        return
+    first_row = [cell_text(cell) for cell in rows[0]]
+    if set(columns).issubset(first_row):
+        return
+    for row in rows[1:]:
+        if set(columns).issubset(map(cell_text, row)):
+            raise DataError(
+                f"{path} begins with {rows[0][0]!r}, above the row with the names of the columns; "
+                "remove the rows above the names, and rows without an image below them"
+            )
+    names_in_cell = [column for column in columns if column in first_row[0]]
+    if len(first_row) == 1 and len(names_in_cell) == len(columns) > 1:
+        raise DataError(
+            f"{path}: the first row is one cell, {first_row[0]!r}; expected cells that are "
+            "separated by commas, semicolons or tabs, without quotes around whole rows"
+        )
+
+
 def _first_rows(text: str, separator: str) -> list[list[str]]:
     rows: list[list[str]] = []
     try:
@@ -217,6 +239,9 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
             if len(row) > len(header) and _is_blank(row[len(header) :]):
                 row = row[: len(header)]
                 cut_rows += 1
+            elif len(row) < len(header) and _is_blank(header[len(row) :]):
+                # the header ends in separators: it has no names for the cells that the row lacks
+                row = row + [""] * (len(header) - len(row))
             if len(row) != len(header):
                 raise _wrong_length(path, number, row, header, separator)
             rows.append(row)

@@ -23,10 +23,25 @@ _BLANKS = " \u00a0\u2009\u202f'\u2019"
 _MINUS_SIGN = "\u2212"
 # float64 holds every whole number below it
 _FIRST_INEXACT = 2**53
-# what programs write for "no data" in a column of numbers
+# what programs write for "no data" in a column of numbers: surveys and loggers, int16, int32, netCDF
 _SENTINELS = frozenset(
-    {-99.0, -999.0, -9999.0, -99999.0, -999999.0, -32768.0, -2147483648.0, 9.969209968386869e36}
+    {
+        -99.0,
+        -999.0,
+        -9999.0,
+        -99999.0,
+        -999999.0,
+        -32768.0,
+        -2147483648.0,
+        999.0,
+        9999.0,
+        99999.0,
+        999999.0,
+        9.969209968386869e36,
+    }
 )
+# a positive one is more than this many times as large as all other values
+_LARGER_THAN_VALUES = 10
 
 # error values of Excel in its languages (#DIV/0!, #WERT!, #NOM?, #N/A, #NV), of LibreOffice and
 # Google Sheets, and the ##### of a column that is too narrow, which Excel saves as it shows it
@@ -45,6 +60,8 @@ _DATE = re.compile(
     r"|(?:\d+\u5e74)?\d{1,2}\u6708(?:\d{1,2}\u65e5)?",
     re.IGNORECASE,
 )
+# dates without a year (01.05) and codes, which show no decimal mark
+_ZERO_BEFORE_DIGIT = re.compile(r"[-+]?0[0-9]")
 _DASHES = frozenset("-\u2013\u2014\u2212")
 
 
@@ -146,9 +163,14 @@ def is_date(text: str) -> bool:
     return _DATE.fullmatch(text) is not None
 
 
+def is_error_value(text: str) -> bool:
+    """Whether a text is an error value of a spreadsheet, such as ``#N/A``."""
+    return _ERROR_VALUE.fullmatch(text) is not None
+
+
 def is_spreadsheet_error(text: str) -> bool:
     """Whether a text is an error value such as ``#N/A``, or a formula instead of its value."""
-    return _ERROR_VALUE.fullmatch(text) is not None or _FORMULA.fullmatch(text) is not None
+    return is_error_value(text) or _FORMULA.fullmatch(text) is not None
 
 
 def read_numbers(
@@ -181,19 +203,24 @@ def read_numbers(
     return Numbers(values, repairs)
 
 
-def sentinel_of(values: Iterable[float]) -> float | None:
+def sentinel_of(values: Sequence[float]) -> float | None:
     """Return the value that programs write for "no data", if it is unlike all other values; else None.
 
-    The other values are not negative: among numbers of both signs -99 may be one of them.
+    Where it is negative, the other values are not: among numbers of both signs -99 may be one of
+    them. Where it is positive, it is far above the others.
     """
     suspects = _SENTINELS.intersection(values)
     if len(suspects) != 1:
         return None
     (suspect,) = suspects
     others = [value for value in values if value != suspect]
-    if suspect > 0:
-        return suspect
-    return suspect if others and min(others) >= 0 else None
+    if not others:
+        return None
+    if suspect < 0:
+        is_unlike = min(others) >= 0
+    else:
+        is_unlike = max(others) * _LARGER_THAN_VALUES < suspect
+    return suspect if is_unlike else None
 
 
 def _may_be_thousands(texts: Iterable[str], mark: str) -> bool:
@@ -265,6 +292,8 @@ def _decimal_marks(columns: Iterable[Iterable[str]]) -> set[str]:
     marks = set()
     for texts in columns:
         filled = [text for text in texts if text]
+        if any(map(_ZERO_BEFORE_DIGIT.match, filled)):
+            continue
         for notation in (_PLAIN_POINT, _PLAIN_COMMA):
             mark = notation.decimal
             has_mark = any(mark in text for text in filled)
@@ -347,6 +376,9 @@ def _stated(texts: Sequence[str], notation: Notation, separator: str | None) -> 
     marks = notation.groups
     if notation.decimal == COMMA and separator in (None, ","):
         marks += COMMA
+    usual_mark = POINT if separator is None else _MARK_OF_SEPARATOR.get(separator)
+    if notation.decimal != usual_mark and _may_be_thousands(texts, notation.decimal):
+        marks += notation.decimal
     for text in texts:
         if any(mark in text for mark in marks):
             return [f"{text!r} read as {float(notation.plain(text)):.15g}"]

@@ -40,13 +40,18 @@ from dinoneck.data.csv_files import CsvFile, read_csv_file
 from dinoneck.data.number_cells import (
     NOTATIONS,
     Misfit,
-    is_date,
+    is_error_value,
     is_spreadsheet_error,
     read_numbers,
     sentinel_of,
-    unit_of,
 )
 from dinoneck.data.sources import find_files, images_below
+from dinoneck.data.word_cells import (
+    warn_of_class_names,
+    warn_of_dates,
+    warn_of_powers_of_ten,
+    warn_of_words,
+)
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
 
 try:
@@ -58,28 +63,6 @@ Names = Sequence[str] | str
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 _SHOWN = 5  # names in a message
 _SHOWN_COLUMNS = 20
-# a column of words whose cells all are a number with one of these units was meant as numbers
-_UNITS = frozenset(
-    (
-        "mg",
-        "g",
-        "kg",
-        "t",
-        "lb",
-        "oz",
-        "mm",
-        "cm",
-        "dm",
-        "m",
-        "km",
-        "in",
-        "ft",
-        "ml",
-        "l",
-        "ha",
-        "%",
-    )
-)
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +89,8 @@ def read_table(
     The numbers of a column are read in the one notation that fits all of them: a decimal point or a
     decimal comma, with or without separators of thousands. What was read although a plain CSV file
     does not have it, such as UTF-16 or separators of thousands, is listed in one warning for the
-    table. Other warnings name classes and groups that differ only in case or blanks, and classes
-    without a row.
+    table. Other warnings name classes and groups that may be one, such as ``weed`` and
+    ``Weed``, and classes without a row.
 
     Args:
         source: a pandas DataFrame, or a CSV file: UTF-8 (UTF-16 with a byte order mark), header
@@ -503,57 +486,8 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. A class of this name is listed in classes=",
             )
-    _warn_of_lookalikes(what, counts, "classes")
-    _warn_of_missing_words(what, counts, "classes")
-    dates = [name for name in names if is_date(name)]
-    units = {unit_of(name) for name in names}
-    are_units = None not in units and (len(units) == 1 or units <= _UNITS)
-    if len(dates) == len(names):
-        logger.warning(
-            "%s has dates as classes: %s. Spreadsheets make dates of numbers such as 1.5; if these "
-            "were numbers, format the column as numbers and enter it again",
-            what,
-            some_of(map(repr, names), _SHOWN),
-        )
-    elif are_units:
-        logger.warning(
-            "%s has numbers with a unit as classes: %s. To learn them as numbers, write them "
-            "without the unit, which unit= (--unit) names",
-            what,
-            some_of(map(repr, names), _SHOWN),
-        )
-
-
-def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None:
-    """Name words that differ only in case, blanks, dashes or characters of another width."""
-    alike = defaultdict(list)
-    for name in counts:
-        alike[cells.lookalike_key(name)].append(name)
-    groups = []
-    for names in alike.values():
-        if len(names) > 1:
-            rows = [f"{name!r} ({counted(counts[name], 'row')})" for name in sorted(names)]
-            groups.append(" and ".join(rows))
-    if groups:
-        logger.warning(
-            "%s has %s that differ only in case, blanks or dashes: %s. They are not joined; write "
-            "them alike if they are one",
-            what,
-            noun,
-            some_of(groups, _SHOWN),
-        )
-
-
-def _warn_of_missing_words(what: str, counts: Mapping[str, int], noun: str) -> None:
-    for name, count in counts.items():
-        if name.lower() in MISSING_WORDS:
-            logger.warning(
-                "%s: %r is one of the %s, in %s. Leave the cell empty where the value is missing",
-                what,
-                name,
-                noun,
-                counted(count, "row"),
-            )
+    warn_of_words(what, counts, "classes")
+    warn_of_class_names(what, names)
 
 
 def _state_spellings(
@@ -588,9 +522,7 @@ def _read_labels(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
     for column in columns:
         what = f"{role} in column {column!r}"
         labels = cells.same_labels(sheet.columns[column], sheet.ids, what)
-        counts = Counter(str(label) for label in labels)
-        _warn_of_lookalikes(f"{sheet.name}: {column}", counts, f"{role}s")
-        _warn_of_missing_words(f"{sheet.name}: {column}", counts, f"{role}s")
+        _check_labels(sheet, column, f"{role}s", labels)
         label_columns.append(labels)
     if len(label_columns) == 1:
         return [str(label) for label in label_columns[0]]
@@ -598,6 +530,23 @@ def _read_labels(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
     for row_labels in zip(*label_columns, strict=True):
         joined.append(" | ".join(str(label).replace("|", "||") for label in row_labels))
     return joined
+
+
+def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) -> None:
+    """Reject error values of a spreadsheet, and warn of labels that may be a mistake."""
+    what = f"{sheet.name}: {column}"
+    counts = Counter(str(label) for label in labels)
+    for label in counts:
+        if is_error_value(label):
+            row = sheet.ids[[str(label) for label in labels].index(label)]
+            raise DataError(
+                f"{what} of {row!r} is {label!r}, the error value of a spreadsheet; correct its "
+                "formula, and save the table with values"
+            )
+    warn_of_words(what, counts, noun)
+    warn_of_dates(what, counts, noun)
+    cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
+    warn_of_powers_of_ten(what, cells_as_written, noun)
 
 
 def _find_labels(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:

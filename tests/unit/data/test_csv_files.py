@@ -158,3 +158,29 @@ def test_rows_of_another_length_are_named(
 
     for word in named:
         assert word in str(refused.value)
+
+
+FIRST_ROWS = [
+    pytest.param("Survey 2024;\n;\nimage;y\na;1\n", ("'Survey 2024'", "above"), id="a title"),
+    pytest.param("# by logger 7\nimage,y\na,1\n", ("'# by logger 7'", "above"), id="a comment"),
+    pytest.param("image|y\na|1\n", ("'image|y'", "semicolons"), id="bars"),
+    pytest.param("image y\na 1\n", ("'image y'", "semicolons"), id="blanks"),
+    pytest.param('"image,y"\n"a,1"\n', ("'image,y'", "quotes"), id="quotes around rows"),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), FIRST_ROWS)
+def test_a_first_row_that_does_not_hold_the_names_is_quoted(
+    tmp_path: Path, text: str, named: tuple[str, ...]
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read_csv_file(write(tmp_path, text), ["image", "y"])
+
+    for word in named:
+        assert word in str(refused.value)
+
+
+def test_a_separator_after_the_last_name_needs_none_in_the_rows(tmp_path: Path) -> None:
+    file = read_csv_file(write(tmp_path, "image;y;\na;1\nb;2;\n"))
+
+    assert file.rows == [["a", "1", ""], ["b", "2", ""]]

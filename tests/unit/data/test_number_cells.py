@@ -95,6 +95,23 @@ def test_other_columns_that_contradict_the_separator_are_no_reason_to_choose(
     assert "1500" in refused.value.expected
 
 
+@pytest.mark.parametrize("other", ["01.05", "-00.5"])
+def test_dates_without_a_year_and_codes_show_no_decimal_mark(other: str) -> None:
+    with pytest.raises(Misfit) as refused:
+        read_numbers(["1.500"], ";", lambda: other_columns([other, "10.05"]))
+
+    assert "1500" in refused.value.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "other"), [("1.500", ";", "0.5"), ("1,500", "\t", "0,5")]
+)
+def test_a_meaning_that_other_columns_show_is_stated(text: str, separator: str, other: str) -> None:
+    numbers = read_numbers([text], separator, lambda: other_columns([other]))
+
+    assert numbers.repairs == [f"'{text}' read as 1.5"]
+
+
 def test_columns_with_both_decimal_marks_leave_the_usual_one_of_the_separator() -> None:
     numbers = read_numbers(["1.500"], ",", lambda: other_columns(["0.5"], ["0,5"]))
 
@@ -182,6 +199,8 @@ SENTINELS = [
     pytest.param([-9999.0], None, id="alone"),
     pytest.param([-99.0, -999.0, 1.0], None, id="two suspects"),
     pytest.param([1.0, 9.969209968386869e36], 9.969209968386869e36, id="netCDF"),
+    pytest.param([4.0, 9999.0, 70.0], 9999.0, id="positive, far above the others"),
+    pytest.param([4.0, 999.0, 700.0], None, id="positive, near the others"),
 ]
 
 
