@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.data.cells import IMAGES, LABELS, is_missing
+from dinoneck.data.cells import IMAGES, LABELS, OWN_COLUMNS, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
@@ -180,6 +180,7 @@ def truth_table(
         image_column=image_column,
         labels=labels,
         classes=classes,
+        numbers=[name for name in targets if name not in classes],
     )
 
 
@@ -205,6 +206,9 @@ def _values(
     """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
     own: dict[str, Any] = {}
     for column, task, place in columns_of(one.tasks):
+        # the groups of the table are not the truth of a class "group"
+        if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
+            continue
         if task.kind == "classification" and place == 0 and task.name in table:
             truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
             first = scored.setdefault(

@@ -53,11 +53,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _LONGEST_NAME = 64
 OBJECTS = 1000  # objects of one class that ids can tell apart
+OVERALL = "overall"
+"""What scores call the mean over the targets."""
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
 
 The names of tasks leave them free.
 """
+_RESERVED = (GATE, "maps", OVERALL)
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -72,8 +75,8 @@ class Task:
     Args:
         name: the key of the head's output and its column in tables: 1 to 64 printable characters,
             such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
-            separates a column's label. ``gate`` and ``maps`` are reserved, and names that end in
-            ``.map``, ``.classes`` or ``.masks``.
+            separates a column's label. ``gate``, ``maps`` and ``overall`` are reserved, and names
+            that end in ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
             ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
@@ -162,8 +165,9 @@ class Task:
         )
         yield (
             "name",
-            name not in (GATE, "maps") and not name.endswith((MAP, CLASSES, MASKS)),
-            "an unreserved name",
+            name not in _RESERVED and not name.endswith((MAP, CLASSES, MASKS)),
+            f"another name: {', '.join(_RESERVED)} and names that end in {MAP}, {CLASSES} or "
+            f"{MASKS} are reserved; rename the column or task",
         )
         yield "dim", self.dim >= 1, "1 or more"
         yield (

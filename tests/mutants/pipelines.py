@@ -146,8 +146,8 @@ PIPELINES = [
         sentence="A missing number of a table is read as 0.",
         where="data.tables:read_table",
         edit=replace(
-            "_numbers(_texts, _column_name, _decimal).reindex(_index)",
-            by="_numbers(_texts, _column_name, _decimal).reindex(_index, fill_value=0.0)",
+            "_numbers(_texts, _what, _column, _sheet).reindex(_index)",
+            by="_numbers(_texts, _what, _column, _sheet).reindex(_index, fill_value=0.0)",
         ),
         tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],
     ),
@@ -155,10 +155,22 @@ PIPELINES = [
         sentence="An id of digits loses its leading zeros: 007 becomes 7.",
         where="data.tables:read_table",
         edit=replace(
-            "[cell_text(_cell) for _cell in _cells]",
-            by='[cell_text(_cell).lstrip("0") or cell_text(_cell) for _cell in _cells]',
+            "pd.Index(_ids, dtype=object)",
+            by='pd.Index([text.lstrip("0") or text for text in _ids], dtype=object)',
         ),
         tests=["unit/data/test_tables.py::test_ids_stay_text"],
+    ),
+    Mutant(
+        sentence="1.500 of a German spreadsheet, which means 1500, is read as 1.5.",
+        where="data.number_cells:read_numbers",
+        edit=never("_may_be_thousands(_texts, POINT)"),
+        tests=["unit/data/test_number_cells.py"],
+    ),
+    Mutant(
+        sentence="Any of several meanings of a number is taken, whatever the other columns show.",
+        where="data.number_cells:read_numbers",
+        edit=always("_usual.decimal in _marks or not _marks"),
+        tests=["unit/data/test_number_cells.py"],
     ),
     Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",

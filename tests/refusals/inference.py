@@ -243,6 +243,7 @@ ROWS: list[Row] = [
     ),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
     (lambda: Task("maps"), ConfigError, "'maps'"),
+    (lambda: Task("overall"), ConfigError, "'overall'"),
     *(
         (lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
         for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})

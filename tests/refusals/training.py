@@ -178,6 +178,23 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, ConfigError, "seed=1"),
     ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
 ]
+# names of predicted numbers that are columns of tables, or of the scores, already
+TAKEN_NAMES: list[tuple[dict[str, Any], str]] = [
+    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "group", "weed"]}}, "'group'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "image", "weed"]}}, "'image'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "labels", "b"]}}, "'labels'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["fold", "a", "b"]}}, "'fold'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "b", "overall"]}}, "'overall'"),
+    ({"tasks": {"images": {"columns": ["weed"]}}}, "'images'"),
+    ({"tasks": {"overall": {"columns": ["weed"]}}}, "'overall'"),
+    (
+        {
+            "compositions": {"g": {"sums": {"overall": ["crop", "weed"]}}},
+            "data": {"targets": ["crop", "weed"]},
+        },
+        "'overall'",
+    ),
+]
 FRAMES = [
     ({"targets": ["weed"]}, {}, "'weed'"),
     ({}, {"group": ["place"]}, "'group'"),
@@ -190,6 +207,7 @@ ROWS: list[Row] = [
         for content, named in TEXTS
     ),
     *((run(**changes), error, named) for changes, error, named in RUNS),
+    *((run(**changes), ConfigError, named) for changes, named in TAKEN_NAMES),
     *(
         (
             run(

@@ -92,6 +92,28 @@ def test_classes_are_matched_by_their_names(meadow: Path, tiny: Backbone) -> Non
         )
 
 
+def test_known_numbers_that_are_written_with_a_unit_are_refused(
+    meadow: Path, tiny: Backbone
+) -> None:
+    """They would be classes, which no head of numbers predicts: the target would be left out."""
+    rows = pd.read_csv(meadow)
+    rows["soil"] = [f"{value} g" for value in rows["soil"]]
+
+    with pytest.raises(DataError, match="soil of '00.png' is .* g'"):
+        evaluate(predictor(tiny), meadow.parent, rows)
+
+
+def test_groups_of_the_table_are_not_the_truth_of_a_class_of_that_name(
+    meadow: Path, tiny: Backbone
+) -> None:
+    labels = ("soil", "group", "labels")
+    head = DenseHead(64, [Task("cover", dim=3, kind="segmentation", labels=labels)])
+
+    report = evaluate(Predictor(head, tiny), meadow.parent, meadow, group=["place"], labels="mask")
+
+    assert [*report["scores"]] == ["soil", "cover", "overall"]
+
+
 def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
     head = DenseHead(
         64, [Task("cover", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))]

@@ -21,6 +21,15 @@ LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
+MISSING_WORDS = frozenset({"na", "n/a", "<na>", "null", "none"})
+"""What R, pandas and databases write for a missing value, in lower case.
+
+In a column of numbers it can be nothing else; in a column of words it may be a name (Namibia), so
+there it is a word like any other.
+"""
+# marks that no one sees, and that copying from Windows, browsers and office programs leaves at the
+# ends of a cell: byte order mark, zero width space, word joiner, marks of the writing direction
+_INVISIBLE = "\ufeff\u200b\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
@@ -42,12 +51,27 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty text, ``nan`` in any case, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
+        return strip_cell(value).lower() in ("", "nan")
     return value is None or str(value) in ("nan", "NaN", "NaT", "<NA>")
+
+
+def strip_cell(text: str) -> str:
+    """Return a text without blanks and invisible marks at its ends."""
+    stripped = text.strip()
+    if stripped.isascii():
+        return stripped
+    while stripped and (stripped[0] in _INVISIBLE or stripped[-1] in _INVISIBLE):
+        stripped = stripped.strip(_INVISIBLE).strip()
+    return stripped
 
 
 def cell_text(value: Any) -> str:
     """Return a value as a CSV would hold it, stripped and composed (NFC); empty where it is missing."""
+    if isinstance(value, str):
+        text = strip_cell(value)
+        if text.lower() == "nan":
+            return ""
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
     if is_missing(value):
         return ""
     if isinstance(value, Real) and not isinstance(value, Integral):

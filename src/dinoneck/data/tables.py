@@ -12,31 +12,47 @@ columns are
 
 from __future__ import annotations
 
-import csv
-import io
+import logging
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import read_regular
 from dinoneck.data import cells
 from dinoneck.data.cells import (
     FOLD,
     GROUP,
     IMAGES,
     LABELS,
+    MISSING_WORDS,
     PathLike,
     cell_text,
     is_missing,
     is_number,
 )
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.csv_files import CsvFile, read_csv_file
+from dinoneck.data.number_cells import (
+    NOTATIONS,
+    Misfit,
+    is_error_value,
+    is_spreadsheet_error,
+    read_numbers,
+    sentinel_of,
+)
 from dinoneck.data.sources import find_files, images_below
-from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
+from dinoneck.data.word_cells import (
+    warn_of_class_names,
+    warn_of_dates,
+    warn_of_powers_of_ten,
+    warn_of_words,
+)
+from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
 
 try:
     import pandas as pd
@@ -45,6 +61,10 @@ except ImportError as error:
 
 Names = Sequence[str] | str
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
+_SHOWN = 5  # names in a message
+_SHOWN_COLUMNS = 20
+
+logger = logging.getLogger(__name__)
 
 
 def read_table(
@@ -58,16 +78,23 @@ def read_table(
     image_column: str = "image",
     labels: str | None = None,
     classes: Mapping[str, Sequence[str]] = {},
+    numbers: Names = (),
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
     A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are
-    missing, of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as
-    numbers where all cells are, else as text.
+    missing, of a DataFrame also None, NaN, NaT and NA; among numbers also the words NA, N/A, NULL
+    and None. Groups, folds and classes are compared as numbers where all cells are, else as text.
+
+    The numbers of a column are read in the one notation that fits all of them: a decimal point or a
+    decimal comma, with or without separators of thousands. What was read although a plain CSV file
+    does not have it, such as UTF-16 or separators of thousands, is listed in one warning for the
+    table. Other warnings name classes and groups that may be one, such as ``weed`` and
+    ``Weed``, and classes without a row.
 
     Args:
-        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both:
-            decimal commas too).
+        source: a pandas DataFrame, or a CSV file: UTF-8 (UTF-16 with a byte order mark), header
+            row, ``,``, ``;`` or tab between the cells.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
@@ -78,50 +105,40 @@ def read_table(
             none.
         classes: column -> class names in their order, which admits no others; empty = those that
             occur, also numbers.
+        numbers: targets and auxiliary columns that hold numbers, so that words in them are errors
+            even where most cells are words.
 
     Raises:
-        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a
-            cell does not fit.
+        DataError: if a column, a file, a group or a fold is missing, an image or a column is named
+            twice, a cell does not fit, or the numbers of a column are written in two ways or have
+            two meanings.
     """
-    wanted, helping, grouped, folded, masks = (
-        _listed(x) for x in (targets, auxiliary, group, fold_column, labels)
+    roles = _Roles(
+        targets=_listed(targets),
+        auxiliary=_listed(auxiliary),
+        group=_listed(group),
+        folds=_listed(fold_column),
+        labels=_listed(labels),
     )
-    if not wanted and not masks:
-        raise DataError("no target columns are named; name them with targets= (--targets)")
-    if own := {*wanted, *helping}.intersection(cells.OWN_COLUMNS):
-        raise DataError(
-            f"a target or auxiliary column is named {min(own)!r}, as a column of the result; "
-            "rename it"
+    _check_roles(roles, classes)
+    sheet = _read_sheet(source, image_column, roles.columns)
+    files = find_files(sheet.image_names, images, f"images named in {sheet.name}")
+    table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
+    for column in roles.values:
+        table[column] = _read_values(
+            sheet,
+            column,
+            listed=classes.get(column),
+            must_be_numbers=column in _listed(numbers),
         )
-    if other := set(classes).difference(wanted, helping):
-        raise DataError(
-            f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary"
-        )
-    name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
-    rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = find_files(rows[image_column], images, f"images named in {name}")
-    table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
-    for column in (*wanted, *helping):
-        values = _values(rows[column], f"{name}: {column}", classes.get(column))
-        if values.isna().all():
-            raise DataError(f"{name}: the column {column!r} is empty; leave it out, or fill it in")
-        table[column] = values
-    for role, named in ((GROUP, grouped), (FOLD, folded)):
-        if named:
-            each = [
-                cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}")
-                for own in named
-            ]
-            if len(each) > 1:
-                each = [[str(label).replace("|", "||") for label in labels] for labels in each]
-            table[role] = [" | ".join(map(str, row)) for row in zip(*each, strict=True)]
-    for column in masks:
-        if rows[column].map(is_missing).all():
-            raise DataError(
-                f"{name}: the column {column!r} names no labels; leave it out, or fill in some"
-            )
-        found = find_files(rows[column], images, f"labels named in column {column!r} of {name}")
-        table[LABELS] = pd.Series(found, rows.index, dtype=object)
+    if roles.group:
+        table[GROUP] = _read_labels(sheet, roles.group, GROUP)
+    if roles.folds:
+        table[FOLD] = _read_labels(sheet, roles.folds, FOLD)
+    for column in roles.labels:
+        table[LABELS] = _find_labels(sheet, column, images)
+    if sheet.repairs:
+        logger.warning("%s: %s", sheet.name, "; ".join(sheet.repairs))
     return table
 
 
@@ -129,125 +146,364 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read the cells of a CSV file as text, stripped and composed (NFC).
 
     Args:
-        path: the file: UTF-8, with a header row, separated by ``,``, ``;`` or tabs.
+        path: the file: UTF-8 (UTF-16 with a byte order mark), with a header row, separated by
+            ``,``, ``;`` or tabs.
         columns: which it must have.
 
     Raises:
         DataError: if it cannot be read, a column is missing or occurs twice, there are no rows, or
             a row has another number of cells.
     """
-    try:
-        text = io.TextIOWrapper(io.BytesIO(read_regular(path)), "utf-8-sig").read()  # any line ends
-        header_line = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
-        separator = max(",;\t", key=header_line.count)
-        lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; check the name, which is relative to this folder"
-        ) from None
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}"
-        ) from error
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
+    file = read_csv_file(path, columns)
+    rows = [[cell_text(cell) for cell in row] for row in file.rows]
+    _check_header(str(path), file.header, columns)
+    if not rows:
+        raise DataError(f"{path} has no rows; expected one for each image")
+    return pd.DataFrame(rows, columns=file.header, dtype=object)
+
+
+# Columns and rows
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which columns of a table are used, and for what."""
+
+    targets: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    group: tuple[str, ...]
+    folds: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Columns of numbers or classes."""
+        return self.targets + self.auxiliary
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that are used, but for the images."""
+        return self.values + self.group + self.folds + self.labels
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The used cells of a CSV file as they are written, or the values of a DataFrame.
+
+    Attributes:
+        name: what messages call it.
+        ids: of the rows.
+        image_names: the file of each row.
+        columns: column -> its cells.
+        categories: categorical column of a DataFrame -> its categories.
+        file: all cells; None for a DataFrame.
+        repairs: what was read although a plain CSV file does not have it.
+    """
+
+    name: str
+    ids: pd.Index
+    image_names: list[Any]
+    columns: dict[str, list[Any]]
+    categories: dict[str, list[str]]
+    file: CsvFile | None
+    repairs: list[str]
+
+    def columns_without(self, column: str) -> Iterator[list[str]]:
+        """Yield the cells of the file's other columns."""
+        if self.file is None:
+            return
+        for place, name in enumerate(self.file.header):
+            if name != column:
+                yield [cell_text(row[place]) for row in self.file.rows]
+
+
+def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
+    if not roles.targets and not roles.labels:
+        raise DataError("no target columns are named; name them with targets= (--targets)")
+    for column in roles.values:
+        if column in cells.OWN_COLUMNS:
             raise DataError(
-                f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}"
+                f"a target or auxiliary column is named {column!r}, as a column of the result; "
+                "rename it"
             )
-    table = pd.DataFrame(rows, columns=header, dtype=object)
-    _check_header(str(path), table, columns)
-    table.attrs["decimal"] = "." if separator == "," else ","
-    return table
+    cells.check_unique(
+        roles.values,
+        "the target or auxiliary column",
+        "name it once, in one of the two roles",
+    )
+    for column, names in classes.items():
+        if column not in roles.values:
+            raise DataError(
+                f"classes= lists those of {column!r}, which is neither a target nor auxiliary"
+            )
+        if isinstance(names, str):
+            raise DataError(
+                f"classes= gives the text {names!r} for {column!r}; expected a list of names"
+            )
 
 
-def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
-    frame = source.rename(columns=str) if isinstance(source, pd.DataFrame) else read_cells(source)
-    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
+    needed = (image_column, *columns)
+    if isinstance(source, pd.DataFrame):
+        return _sheet_of_frame(source, image_column, needed)
+    file = read_csv_file(source, needed)
+    name = str(source)
+    _check_header(name, file.header, needed, image_column)
+    if not file.rows:
+        raise DataError(f"{name} has no rows; expected one for each image")
+    image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
+    return _Sheet(
+        name=name,
+        ids=_ids_of(name, image_column, image_names, file.row_numbers),
+        image_names=image_names,
+        columns={column: file.column(column) for column in columns},
+        categories={},
+        file=file,
+        repairs=list(file.repairs),
+    )
+
+
+def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[str]) -> _Sheet:
+    name = "the DataFrame"
+    frame = source.rename(columns=str)
+    if image_column not in frame:
+        if not all(isinstance(label, str | os.PathLike) for label in frame.index):
+            raise DataError(
+                f"{name} has no column {image_column!r} and its index holds no file names. Name "
+                "the column of images with image_column=, or make it the index with set_index()"
+            )
         frame[image_column] = frame.index.map(str)
-    _check_header(name, frame, (image_column, *columns))
-    ids = [cell_text(value) for value in frame[image_column]]
+    _check_header(name, list(frame.columns), needed, image_column)
+    if frame.empty:
+        raise DataError(f"{name} has no rows; expected one for each image")
+    categories = {}
+    for column in needed:
+        if isinstance(frame[column].dtype, pd.CategoricalDtype):
+            categories[column] = [str(label) for label in frame[column].dtype.categories]
+    image_names = list(frame[image_column])
+    return _Sheet(
+        name=name,
+        ids=_ids_of(name, image_column, image_names, range(len(frame))),
+        image_names=image_names,
+        columns={column: list(frame[column].astype(object)) for column in needed},
+        categories=categories,
+        file=None,
+        repairs=[],
+    )
+
+
+def _ids_of(
+    name: str, image_column: str, image_names: Sequence[Any], row_numbers: Sequence[int]
+) -> pd.Index:
+    ids = [cell_text(value) for value in image_names]
     if "" in ids:
         raise DataError(
-            f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove "
-            "the row"
+            f"{name}: the {image_column} of row {row_numbers[ids.index('')]} is empty; name it, or "
+            "remove the row"
         )
     cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
-    return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
+    return pd.Index(ids, dtype=object)
 
 
-def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
-    header = list(table.columns)
+def _check_header(
+    name: str, header: Sequence[str], columns: Sequence[str], image_column: str | None = None
+) -> None:
     for column in columns:
-        if (count := header.count(column) or "no") != 1:
-            hint = (
-                did_you_mean(column, header)
-                or " image_column= (--image-column) names that of file names."
-            )
-            raise DataError(
-                f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}"
-            )
-    if table.empty:
-        raise DataError(f"{name} has no rows")
+        count = header.count(column)
+        if count > 1:
+            raise DataError(f"{name} has {count} columns named {column!r}; rename one of them")
+        if count == 1:
+            continue
+        hint = did_you_mean(column, header)
+        if not hint and column in (image_column, "image"):
+            hint = " Another column of file names is named by image_column= (--image-column)."
+        shown = ", ".join(repr(label) for label in header[:_SHOWN_COLUMNS])
+        raise DataError(
+            f"{name} has no column {column!r}.{hint} It has "
+            f"{counted(len(header), 'column')}: {shown}"
+        )
 
 
-def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
-    """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    for row, value in column.items():
-        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
-            raise _misfit(
-                what, row, value, f"a number or text, not {type(value).__name__}: convert it first"
-            )
-    if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
-        listed = [str(name) for name in column.dtype.categories]
-    texts = column.astype(object).map(cell_text)
-    filled = texts[texts != ""]
-    words = [
-        text
-        for text in filled
-        if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
-    ]
-    if listed is None and len(words) * 2 <= len(filled):
-        return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
-    return _classes(filled, words, what, listed).reindex(column.index)
+def _listed(names: Names | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if isinstance(names, str):
+        return (names,)
+    return tuple(names)
 
 
-def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
-    has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
-    numbers = texts.str.replace(",", ".", regex=False) if has_commas else texts
-    for (row, text), number in zip(texts.items(), numbers, strict=True):
-        is_exact = not number.lstrip("+-").isdigit() or int(number) == float(number)
-        if not (is_number(number) and is_exact and abs(float(number)) <= cells.LARGEST):
-            raise _misfit(
-                what,
-                row,
-                text,
-                "a number within +-3.4e38 that float64 holds, or a class of classes=",
-            )
-    return numbers.astype("float64")
+# Values
+# ----------------------------------------------------------------------------------------------------
 
 
-def _classes(
-    texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None
+def _read_values(
+    sheet: _Sheet, column: str, *, listed: Sequence[str] | None, must_be_numbers: bool
 ) -> pd.Series:
+    """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
+    values = sheet.columns[column]
+    what = f"{sheet.name}: {column}"
+    if sheet.file is None:
+        _check_types(what, sheet.ids, values)
+    texts = [cell_text(value) for value in values]
+    filled = pd.Series(texts, sheet.ids, dtype=object)
+    filled = filled[[text != "" for text in texts]]
+    if listed is None:
+        listed = sheet.categories.get(column)
+    else:
+        listed = list(listed)
+    if filled.empty:
+        raise DataError(
+            f"{sheet.name}: the column {column!r} is empty; leave it out, or fill it in"
+        )
+    if len(filled) < len(texts):
+        missing = len(texts) - len(filled)
+        logger.info(
+            "%s: %s is missing for %d of %d images", sheet.name, column, missing, len(texts)
+        )
+    if listed is None and (must_be_numbers or _are_numbers(filled)):
+        return _numbers(filled, what, column, sheet).reindex(sheet.ids)
+    _state_spellings(sheet, column, values, texts)
+    return _classes(filled, what, listed).reindex(sheet.ids)
+
+
+def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
+    for row, value in zip(ids, values, strict=True):
+        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
+            kind = type(value).__name__
+            raise _misfit(what, row, value, f"a number or text, not {kind}: convert it first")
+
+
+def _are_numbers(filled: Sequence[str]) -> bool:
+    """Whether at most half of the cells are words; those that say "missing" do not count."""
+    if any(notation.fits(filled) for notation in NOTATIONS):
+        return True
+    num_words = 0
+    num_others = 0
+    for text, count in Counter(filled).items():
+        if text.lower() in MISSING_WORDS:
+            continue
+        num_others += count
+        if _is_word(text):
+            num_words += count
+    return num_others > 0 and num_words * 2 <= num_others
+
+
+def _is_word(text: str) -> bool:
+    return cells.as_decimal(text) is None and any(character.isalpha() for character in text)
+
+
+def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Series:
+    is_unknown = [text.lower() in MISSING_WORDS for text in texts]
+    if any(is_unknown):
+        words = sorted(set(texts[is_unknown]))
+        count = counted(sum(is_unknown), "cell")
+        sheet.repairs.append(f"{column}: {', '.join(words)} in {count} read as missing")
+        texts = texts[[not unknown for unknown in is_unknown]]
+    if texts.empty:
+        raise DataError(f"{what} holds no number; leave the column out, or fill it in")
+    separator = None if sheet.file is None else sheet.file.separator
+    try:
+        numbers = read_numbers(
+            list(texts), separator, other_columns=lambda: sheet.columns_without(column)
+        )
+    except Misfit as misfit:
+        raise _number_misfit(what, texts, misfit) from None
+    sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
+    sentinel = sentinel_of(numbers.values)
+    if sentinel is not None:
+        logger.warning(
+            "%s is %g in %s, unlike all other values, and is learned as this number. Leave cells "
+            "empty where the value is unknown",
+            what,
+            sentinel,
+            counted(numbers.values.count(sentinel), "row"),
+        )
+    return pd.Series(numbers.values, texts.index, dtype="float64")
+
+
+def _number_misfit(what: str, texts: pd.Series, misfit: Misfit) -> DataError:
+    row, text = texts.index[misfit.place], texts.iloc[misfit.place]
+    if misfit.other is None:
+        return _misfit(what, row, text, misfit.expected)
+    other_row, other_text = texts.index[misfit.other], texts.iloc[misfit.other]
+    return DataError(
+        f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
+        f"{misfit.expected}"
+    )
+
+
+def _classes(texts: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
     same = cells.label_of if all(map(is_number, texts)) else str
-    labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
-    names = list(map(str, listed or ()))  # else numbers before words
-    names = names or sorted(
-        occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text)
-    )
+    labels = pd.Series([same(text) for text in texts], texts.index, dtype=object)
+    counts = Counter(labels)
+    if listed:
+        names = [str(name) for name in listed]
+    elif listed is None:
+        names = _sorted_names([label for label in counts if _is_word(label)])
+    else:
+        names = _sorted_names(counts)
+    if not listed:
+        _check_names(what, names, labels)
     name_of = {same(cell_text(name)): name for name in names}
-    if len(name_of) < max(len(names), 2) or "" in name_of:
+    if "" in name_of:
         raise DataError(
-            f"{what}: the classes are {names}; expected two or more that differ, none empty or nan"
+            f"{what}: classes= has an empty name, or one that reads as missing, 'nan'; spell it "
+            "another way"
         )
+    if len(name_of) < len(names):
+        raise DataError(f"{what}: classes= gives {names}; expected names that differ")
+    if len(name_of) < 2:
+        raise DataError(f"{what} has the class {names[0]!r} alone; expected two classes or more")
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
             raise _misfit(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
+    warn_of_empty_classes(
+        {name: counts[label] for label, name in name_of.items()},
+        noun="row",
+        source=what,
+        remedy="Leave it out of the classes, or add rows of it",
+    )
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
+
+
+def _sorted_names(labels: Iterable[str]) -> list[str]:
+    """Numbers before words."""
+    return sorted(labels, key=lambda text: (float(text) if is_number(text) else math.inf, text))
+
+
+def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
+    """Reject class names that are errors of a spreadsheet, and warn of those that may be a mistake."""
+    counts = Counter(labels)
+    for label in counts:
+        if is_spreadsheet_error(label):
+            raise _misfit(
+                what,
+                labels.index[list(labels).index(label)],
+                label,
+                "a class: this is an error value or a formula of a spreadsheet; correct it, and "
+                "save the table with values. A class of this name is listed in classes=",
+            )
+    warn_of_words(what, counts, "classes")
+    warn_of_class_names(what, names)
+
+
+def _state_spellings(
+    sheet: _Sheet, column: str, values: Sequence[Any], texts: Sequence[str]
+) -> None:
+    """State which words are one although blanks around them, or composed letters, differ."""
+    spellings = defaultdict(set)
+    for value, text in zip(values, texts, strict=True):
+        if isinstance(value, str) and text:
+            spellings[text].add(value)
+    several = [text for text, written in spellings.items() if len(written) > 1]
+    if several:
+        sheet.repairs.append(
+            f"{column}: blanks around {some_of(map(repr, several), _SHOWN)} left out, which stand "
+            "in some rows only"
+        )
 
 
 def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
@@ -256,8 +512,58 @@ def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
     )
 
 
-def _listed(names: Names | None) -> tuple[str, ...]:
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+# Groups, folds and files of labels
+# ----------------------------------------------------------------------------------------------------
+
+
+def _read_labels(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
+    """The group or fold of every row; of several columns a text that holds all their labels."""
+    label_columns = []
+    for column in columns:
+        what = f"{role} in column {column!r}"
+        labels = cells.same_labels(sheet.columns[column], sheet.ids, what)
+        _check_labels(sheet, column, f"{role}s", labels)
+        label_columns.append(labels)
+    if len(label_columns) == 1:
+        return [str(label) for label in label_columns[0]]
+    joined = []
+    for row_labels in zip(*label_columns, strict=True):
+        joined.append(" | ".join(str(label).replace("|", "||") for label in row_labels))
+    return joined
+
+
+def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) -> None:
+    """Reject error values of a spreadsheet, and warn of labels that may be a mistake."""
+    what = f"{sheet.name}: {column}"
+    counts = Counter(str(label) for label in labels)
+    for label in counts:
+        if is_error_value(label):
+            row = sheet.ids[[str(label) for label in labels].index(label)]
+            raise DataError(
+                f"{what} of {row!r} is {label!r}, the error value of a spreadsheet; correct its "
+                "formula, and save the table with values"
+            )
+    warn_of_words(what, counts, noun)
+    warn_of_dates(what, counts, noun)
+    cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
+    warn_of_powers_of_ten(what, cells_as_written, noun)
+
+
+def _find_labels(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:
+    names = sheet.columns[column]
+    if sheet.file is not None:
+        names = [cells.strip_cell(name) for name in names]
+    if all(map(is_missing, names)):
+        raise DataError(
+            f"{sheet.name}: the column {column!r} names no labels; leave it out, or fill in some"
+        )
+    what = f"labels named in column {column!r} of {sheet.name}"
+    files = find_files(names, images, what)
+    return pd.Series(files, sheet.ids, dtype=object)
+
+
+# Folders
+# ----------------------------------------------------------------------------------------------------
 
 
 def read_folders(images: PathLike) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
-from dinoneck.tasks import TargetTransform, Task
+from dinoneck.tasks import OVERALL, TargetTransform, Task, columns_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
@@ -39,6 +39,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
+# columns of tables of predictions and truth, and what scores call the mean over targets
+_TAKEN_COLUMNS = ("image", *OWN_COLUMNS, OVERALL)
 logger = logging.getLogger(__name__)
 Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
@@ -136,6 +138,7 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         its_targets = _scored(task, specs[task.name], targets[task.name])
         # of a column a ratio predicts the share only: what else predicts it is scored
         scored = its_targets | scored if task.kind == "ratio" else scored | its_targets
+    _check_columns(tasks, compositions)
     numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
     return Problem(
         tasks,
@@ -145,6 +148,29 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         {name: scored[name] for name in numbers} | scored,
         pixels,
     )
+
+
+def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
+    """Reject names of predicted numbers that are columns of tables, or of the scores, already."""
+    for task in tasks:
+        if task.name in _TAKEN_COLUMNS:
+            raise ConfigError(
+                f"a target is called {task.name!r}, as another column of tables of predictions; "
+                "rename it"
+            )
+    for column in columns_of(tasks):
+        if column.name in _TAKEN_COLUMNS:
+            raise ConfigError(
+                f"a class of {column.task.name!r} is called {column.name!r}, as another column of "
+                "tables of predictions and truth; give it another name (--classes)"
+            )
+    for composition in compositions:
+        for name in composition.names:
+            if name in _TAKEN_COLUMNS:
+                raise ConfigError(
+                    f"a sum is called {name!r}, as another column of tables of predictions, or the "
+                    "mean of the scores; rename it"
+                )
 
 
 def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
