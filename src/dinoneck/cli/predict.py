@@ -166,10 +166,16 @@ def open_model(
 
         detector = Detector.from_checkpoint(first, own, device)
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
+        detector.preprocess = detector.preprocess.changed(bits=views.bits)
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
     from dinoneck.inference.predictor import Predictor
 
-    settings = {"batch_size": views.batch_size, "probe": views.probe, **tiles}
+    settings = {
+        "batch_size": views.batch_size,
+        "probe": views.probe,
+        "bits": views.bits,
+        **tiles,
+    }
     predictor = Predictor(read.get("", read), own, views.tta, device, **settings)
     return predictor, partial(predictor, maps="patch" if maps else None), checkpoints
 
@@ -251,12 +257,14 @@ def _draw(
     overlay: Path | None,
 ) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
+    from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel as over
     from dinoneck.viz.overlay import write_maps
     from dinoneck.viz.panels import boxes_panel as boxes
     from dinoneck.viz.scales import outputs, scales
 
     all_tasks = getattr(model, "tasks", ())
+    bits = model.preprocess.bits
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         for key, tasks in (
             all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}
@@ -276,10 +284,12 @@ def _draw(
                 if new_overlay is None:
                     continue
                 if not tasks:
-                    drawn = boxes(file, row, classes=model.classes)
+                    drawn = boxes(read_pixels(file, bits), row, classes=model.classes)
                 elif objects is not None:
                     drawn = boxes(
-                        file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels
+                        read_pixels(file, bits),
+                        _boxes_of(row[objects.name], objects.labels),
+                        classes=objects.labels,
                     )
                 else:
                     drawn = over(

@@ -52,7 +52,8 @@ def evaluate_boxes(
         DataError: if the file or an image cannot be used, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    dataset = BoxImages(coco_json, images, classes=detector.classes)
+    bits = detector.preprocess.bits
+    dataset = BoxImages(coco_json, images, classes=detector.classes, bits=bits)
     predictions: dict[int, Prediction] = {}
     for rows in in_batches(range(len(dataset)), 8):
         found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0)

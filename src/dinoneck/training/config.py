@@ -86,6 +86,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         pad_to: where resize pad puts the image; None = corner.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
+        bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
+            them as they are; None refuses images that use a part of the range.
         tta: views that predictions average, recorded in the head files; the run's scores do not use
             them.
         pasture: number of generated images if no data is named.
@@ -115,6 +117,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: Count | None = None
+    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
     instances: Path | None = None
