@@ -26,7 +26,8 @@ CAMERA_BITS = (8, 10, 12, 14)
 FEWEST_LEVELS = 1 << 14
 # hot and dead pixels of a sensor are fewer; a bright object that people look for is larger
 OUTLIERS = 0.001
-# an image of fewer pixels has no outliers
+FEWEST_OUTLIERS = 3  # one pixel, in each of three channels
+# an image of fewer values has no outliers
 SMALLEST = 100
 
 
@@ -85,7 +86,7 @@ def range_problem(values: Values) -> str | None:
     Pixels of 0 and of 65535 are left out: borders, masked areas, dead and saturated pixels. So is
     one in a thousand of the others at either end.
     """
-    if _reaches_both_ends(values):
+    if reaches_both_ends(values):
         return None
     counts = np.bincount(values.ravel(), minlength=FULL + 1)
     counts[0] = 0
@@ -93,7 +94,7 @@ def range_problem(values: Values) -> str | None:
     total = int(counts.sum())
     if not total:
         return None  # black, white or a silhouette
-    outliers = max(1, int(total * OUTLIERS)) if total >= SMALLEST else 0
+    outliers = max(FEWEST_OUTLIERS, int(total * OUTLIERS)) if total >= SMALLEST else 0
     sums = counts.cumsum()
     low = int(np.searchsorted(sums, outliers, side="right"))
     high = int(np.searchsorted(sums, total - outliers, side="left"))
@@ -103,17 +104,21 @@ def range_problem(values: Values) -> str | None:
     spread = high - low
     # a low contrast alone is a foggy picture
     if 0 < spread < FEWEST_LEVELS and low > spread:
+        occurring = np.flatnonzero(counts)
+        lowest, highest = int(occurring[0]), int(occurring[-1])
+        if highest - lowest < FEWEST_LEVELS:
+            return _in_words_offset(lowest, highest)
         return _in_words_offset(low, high)
     return None
 
 
-def _reaches_both_ends(values: Values) -> bool:
-    """Whether many values are dark and many are bright, without the cost of a histogram."""
+def reaches_both_ends(values: Values) -> bool:
+    """Return whether many values are dark and many are bright, without the cost of a histogram."""
     zeros = np.count_nonzero(values == 0)
     saturated = np.count_nonzero(values == FULL)
     dark = np.count_nonzero(values < FEWEST_LEVELS // 2) - zeros
     bright = np.count_nonzero(values >= FEWEST_LEVELS) - saturated
-    outliers = max(1, (values.size - zeros - saturated) * OUTLIERS)
+    outliers = max(FEWEST_OUTLIERS, (values.size - zeros - saturated) * OUTLIERS)
     return bool(dark > outliers and bright > outliers)
 
 

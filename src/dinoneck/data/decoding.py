@@ -168,7 +168,9 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except UnidentifiedImageError:
         raise DataError(_not_a_picture(path, noun)) from None
     except DAMAGED as error:
-        contents = tiff.describe(path) if isinstance(error, LookupError) else None
+        # KeyError of a compression, ValueError of a raw mode that Pillow does not know
+        is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
+        contents = tiff.describe(path) if is_unknown else None
         if contents is not None:
             raise DataError(_unread_tiff(path, noun, contents)) from error
         raise DataError(
@@ -256,7 +258,7 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     raw_modes = deep_colours.raw_modes(image)
     if deep_colours.is_deep(raw_modes) and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
-    image = upright(_loaded(image, name))
+    image = upright(_whole_jpeg(image, name))
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
         # the file states that it has 12 bits
@@ -268,30 +270,38 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     return _rgb(image)
 
 
-def _loaded(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image; a JPEG that lacks its end marker alone is decoded as if it were there, with a warning."""
+def _whole_jpeg(image: Image.Image, name: str) -> Image.Image:
+    """Open a JPEG that lacks its end marker alone as if it were there, with a warning.
+
+    Other images are returned as they are. Pillow takes zeros, which fill up a file that was not
+    written whole, for coded pixels.
+
+    Raises:
+        OSError: if a JPEG lacks more.
+    """
     source = getattr(image, "fp", None)
-    try:
-        image.load()
-    except OSError:
-        if image.format != "JPEG" or source is None or source.closed:
-            raise
-        source.seek(0)
-        whole = jpeg.with_end(source.read())
-        if whole is None:
-            raise
-        warn_once(
-            f"{name}: the end marker of the JPEG is missing; the picture is whole. Save it again"
-        )
-        image = Image.open(io.BytesIO(whole))
-        image.load()
-    return image
+    if image.format != "JPEG" or source is None:
+        return image
+    source.seek(-len(jpeg.END_OF_IMAGE), os.SEEK_END)
+    if source.read() == jpeg.END_OF_IMAGE:
+        return image
+    source.seek(0)
+    content = source.read()
+    if jpeg.has_end(content):
+        return image  # with an appendix
+    whole = jpeg.with_end(content)
+    if whole is None:
+        raise OSError("image file is truncated")
+    warn_once(f"{name}: the JPEG has no end marker, but its picture is whole; save it again")
+    return Image.open(io.BytesIO(whole))
 
 
 def _rgb(image: Image.Image) -> Tensor:
     """The pixels of an image of 8 bits without its alpha."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
+    if image.mode == "La":  # premultiplied; there is no direct way to RGB
+        image = image.convert("LA")
     if image.mode != "RGB":
         image = image.convert("RGB")
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -300,13 +310,14 @@ def _rgb(image: Image.Image) -> Tensor:
 def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode colours of 16 bits: to their high bytes, or with ``bits`` below 16 to floats."""
     file = deep_colours.file_of(image)  # it is closed once the image is decoded
-    high = _rgb(upright(_loaded(image, name)))
+    high = _rgb(upright(image))
     if bits is not None and bits < bit_depth.FILE_BITS:
         values = _with_low_bytes(high, file)
         if values is None:
             raise DataError(
                 f"{name} holds 16-bit {image.mode} values, of which Pillow gives the high byte, so "
-                f"bits={bits} (--bits {bits}) cannot be used; save it as RGB, or pass an array"
+                f"bits={bits} (--bits {bits}) cannot be used; save it as interleaved RGB, "
+                "or pass an array"
             )
         return bit_depth.scale(values, bits, name)
     if bits is None:
@@ -319,16 +330,15 @@ def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tenso
 def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
     """Why 16-bit colours do not seem to use their range; None if they do."""
     estimate = high.numpy().astype(np.uint16) * 257  # 255 becomes 65535
-    problem = bit_depth.range_problem(estimate)
-    if problem is None and high.any():
+    if bit_depth.reaches_both_ends(estimate):
         return None
-    # the other bytes tell black from values below 256
+    # a high byte of 0 may be black, or any value of 8 bits
     values = _with_low_bytes(high, file)
     if values is not None:
         return bit_depth.range_problem(values)
-    if problem is None:
-        return "holds 16-bit values below 256, of which Pillow gives zeros; pass them as an array"
-    return problem
+    if not ((high > 0) & (high < 255)).any():
+        return "holds 16-bit values whose high bytes are 0 or 255; pass them as an array"
+    return bit_depth.range_problem(estimate)
 
 
 def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
@@ -353,7 +363,7 @@ def _in_words_wide(image: Image.Image, name: str) -> str:
     values = np.asarray(image)
     return (
         f"{name} holds {kind} of {values.min():g} ... {values.max():g} (mode {image.mode!r}); "
-        "expected unsigned ones of 8 or 16 bits: bring them to 0 ... 1 and pass an array of floats"
+        "expected unsigned integers of 8 or 16 bits: bring them to 0 ... 1 and pass an array of floats"
     )
 
 

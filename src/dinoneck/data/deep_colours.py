@@ -7,6 +7,8 @@ import sys
 
 from PIL import Image, ImageFile
 
+from dinoneck.data import tiff
+
 # raw modes: kinds of colours, and the order of their two bytes
 KINDS = ("RGB", "RGBA", "RGBX")
 HIGH_FIRST = ";16B"
@@ -37,12 +39,14 @@ def file_of(image: Image.Image) -> bytes:
 
 
 def low_bytes(file: bytes) -> Image.Image | None:
-    """Return the low bytes of 16-bit colours as an image of 8 bits; None for others than RGB.
+    """Return the low bytes of 16-bit colours as an image of 8 bits; None for others than interleaved RGB.
 
     Pillow keeps the byte that the raw mode says is the high one, so it gives the low one where the
     raw mode has the other order of bytes.
     """
     image = Image.open(io.BytesIO(file))
+    if tiff.has_planes(image):
+        return None  # their order of bytes cannot be chosen
     tiles = []
     for tile in getattr(image, "tile", ()):
         mode = _other_order(_raw_mode(tile))

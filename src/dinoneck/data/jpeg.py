@@ -73,6 +73,17 @@ def segments(raw: bytes | memoryview) -> Iterator[Segment]:
             place = following.start()
 
 
+def has_end(raw: bytes) -> bool:
+    """Return whether an end marker follows a scan."""
+    last = None
+    for segment in segments(raw):
+        last = segment
+    if last is None or last.marker != SCAN:
+        return False
+    following = _AFTER_SCAN.search(raw, last.start + 2)
+    return following is not None and raw[following.start() + 1] == END
+
+
 def hide_exif(raw: np.ndarray[Any, Any]) -> bool:
     """Make a comment of every EXIF and XMP block, in place, so that a decoder does not turn the pixels.
 

@@ -35,6 +35,8 @@ def read_orientation(image: Image.Image) -> int:
     ignored, with a warning.
     """
     try:
+        # Pillow reads it as it opens a JPEG, and keeps the error for itself
+        Image.Exif().load(image.info.get("exif", b""))
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # damaged EXIF raises many types of errors
         warn_once(f"{_file_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")

@@ -17,16 +17,21 @@ BITS = 258
 COMPRESSION = 259
 PHOTOMETRIC = 262
 BANDS = 277
+PLANES = 284
 EXTRA_BANDS = 338
 SAMPLE_FORMAT = 339
 
 MASK = 4  # a bit of the subfile type
 WHITE_IS_ZERO = 0
+LAB = 8
+NOT_COMPRESSED = 1
 # bands that are colours, by photometric interpretation; others are of one band
 COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}
 # associated and unassociated alpha, and what Corel Draw writes for it
 ALPHA = (1, 2, 999)
 SIGNED = 2
+SEPARATE = 2  # bands in planes of their own
+BYTE = 8  # bits
 KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers"}
 KINDS[6] = "complex numbers"
 BIG_MAGIC = (b"II+\0", b"MM\0+")
@@ -72,6 +77,14 @@ def check_numbers(image: Image.Image, name: str) -> None:
                 "without alpha: write a file of the bands to use, or pass them as an array "
                 "(H, W, 3)"
             )
+    # of uncompressed bands Pillow reads each value as two
+    is_deep = max(tags.get(BITS, (1,))) > BYTE and tags.get(COMPRESSION, 1) == NOT_COMPRESSED
+    if has_planes(image) and (is_deep or photometric == LAB):
+        raise DataError(
+            f"{name} is a TIFF whose {counted(bands, 'band')} of {tags[BITS][0]} bits are stored "
+            "one after another, which Pillow reads wrongly; write it with interleaved bands, or "
+            "pass an array"
+        )
     if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and image.mode == "L":
         raise DataError(
             f"{name} is a TIFF of signed 8-bit values; expected unsigned ones: shift them, and "
@@ -106,6 +119,12 @@ def check_pages(image: Image.Image, name: str) -> None:
     image.seek(0)
 
 
+def has_planes(image: Image.Image) -> bool:
+    """Return whether an opened TIFF file has several bands that are stored one after another."""
+    tags = tags_of(image)
+    return tags is not None and tags.get(BANDS, 1) > 1 and tags.get(PLANES, 1) == SEPARATE
+
+
 def is_white_zero(image: Image.Image) -> bool:
     """Return whether 0 is white in an opened TIFF file."""
     tags = tags_of(image)
@@ -128,12 +147,15 @@ def describe(path: Path) -> str | None:
             bits = tags.get(BITS, (1,))[0]
             kind = KINDS.get(tags.get(SAMPLE_FORMAT, (1,))[0], "values of another kind")
             packing = tags.get(COMPRESSION, 1)
+            is_negative = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
             has_size = WIDTH in tags
     except Exception:  # damaged ones raise many types of errors
         return None
     if not has_size:
         return None
     of_bands = f"{counted(bands, 'band')} of {bits}-bit {kind}"
+    if is_negative:
+        of_bands += " with 0 as white"
     if packing not in TiffImagePlugin.COMPRESSION_INFO:
         return f"{of_bands} in the compression {packing}"
     return of_bands
