@@ -349,7 +349,8 @@ ROWS: list[Row] = [
         for image, named in (
             ("missing.jpg", "missing.jpg"),
             ("", "folder"),
-            (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
+            (np.zeros((4, 4, 2), np.uint8), "(4, 4, 2)"),
+            (torch.zeros(4, 5, 5), "(4, 5, 5)"),
             (np.zeros(3, np.uint8), "(3,)"),
             (np.zeros((1, 4, 4, 3), np.uint8), "(1, 4, 4, 3)"),
             (np.full((4, 4, 3), 2.0), "2 ... 2"),

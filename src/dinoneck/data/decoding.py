@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import bit_depth, deep_colours, jpeg, tiff
+from dinoneck.data import bit_depth, deep_colours, jpeg, jpeg_2000, png, tiff
 from dinoneck.data.orientation import read_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
@@ -29,6 +29,7 @@ T = TypeVar("T")
 Array = np.ndarray[Any, Any]
 ImageInput = str | os.PathLike[str] | Image.Image | Array | Tensor
 
+CUT = "image file is truncated"
 SHOWN_BYTES = 12
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
@@ -253,12 +254,14 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
 def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an image of Pillow."""
     tiff.check_numbers(image, name)
+    jpeg_2000.check_alpha(image, name)
+    image = _whole(image, name)
     white_is_zero = tiff.is_white_zero(image)
     # what follows is not known once it is decoded
     raw_modes = deep_colours.raw_modes(image)
     if deep_colours.is_deep(raw_modes) and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
-    image = upright(_whole_jpeg(image, name))
+    image = upright(image)
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
         # the file states that it has 12 bits
@@ -270,28 +273,32 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     return _rgb(image)
 
 
-def _whole_jpeg(image: Image.Image, name: str) -> Image.Image:
+def _whole(image: Image.Image, name: str) -> Image.Image:
     """Open a JPEG that lacks its end marker alone as if it were there, with a warning.
 
-    Other images are returned as they are. Pillow takes zeros, which fill up a file that was not
-    written whole, for coded pixels.
+    Other images that are whole, or formats without an end, are returned as they are. Zeros fill up
+    files that were not written whole, and Pillow takes them for coded pixels.
 
     Raises:
-        OSError: if a JPEG lacks more.
+        OSError: if a JPEG or PNG is cut.
     """
     source = getattr(image, "fp", None)
-    if image.format != "JPEG" or source is None:
+    if source is None or source.closed or image.format not in ("JPEG", "PNG"):
         return image
     source.seek(-len(jpeg.END_OF_IMAGE), os.SEEK_END)
-    if source.read() == jpeg.END_OF_IMAGE:
+    end = source.read()
+    if image.format == "PNG":
+        if end.endswith(b"\0") and png.has_damaged_pixels(deep_colours.file_of(image)):
+            raise OSError(CUT)
         return image
-    source.seek(0)
-    content = source.read()
+    if end == jpeg.END_OF_IMAGE:
+        return image
+    content = deep_colours.file_of(image)
     if jpeg.has_end(content):
         return image  # with an appendix
     whole = jpeg.with_end(content)
     if whole is None:
-        raise OSError("image file is truncated")
+        raise OSError(CUT)
     warn_once(f"{name}: the JPEG has no end marker, but its picture is whole; save it again")
     return Image.open(io.BytesIO(whole))
 
@@ -369,7 +376,7 @@ def _in_words_wide(image: Image.Image, name: str) -> str:
 
 def _from_array(array: Array, bits: int | None) -> Tensor:
     """Check an array (H, W) or (H, W, channels) and decode it."""
-    if array.ndim not in (2, 3):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         raise DataError(
             f"an array image has shape {array.shape}; expected (height, width, 3) or (height, "
             "width)"

@@ -34,6 +34,9 @@ def read_orientation(image: Image.Image) -> int:
     result is 1. Its size is that of the upright image from then on. EXIF that cannot be read is
     ignored, with a warning.
     """
+    if image.format == "PNG" and "exif" not in image.info:
+        # EXIF may follow the pixels; an error of theirs is not one of EXIF
+        image.load()
     try:
         # Pillow reads it as it opens a JPEG, and keeps the error for itself
         Image.Exif().load(image.info.get("exif", b""))

@@ -239,6 +239,20 @@ def test_a_jpeg_that_was_filled_up_with_zeros_is_refused(tmp_path: Path) -> None
             read_pixels(tmp_path / "cut.jpg")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "I;16"])
+def test_a_png_that_was_filled_up_with_zeros_is_refused(mode: str, tmp_path: Path) -> None:
+    """Its EXIF may follow the pixels, so reading EXIF decodes it."""
+    file = tmp_path / "a.png"
+    deep = Image.fromarray(np.random.RandomState(0).randint(0, 65536, (40, 56)).astype(np.uint16))
+    image = deep if mode == "I;16" else busy().convert(mode)
+    image.save(file)
+    content = file.read_bytes()
+    for length in (len(content) // 2, len(content) - 60, len(content) - 20):
+        file.write_bytes(content[:length] + bytes(400))
+        with pytest.raises(DataError, match=r"a\.png"):
+            read_pixels(file)
+
+
 # What is no picture
 
 

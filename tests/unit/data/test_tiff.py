@@ -112,6 +112,24 @@ def test_the_colours_below_transparent_pixels_are_those_of_the_file(tmp_path: Pa
         assert np.array_equal(read_pixels(tmp_path / name).permute(1, 2, 0), pixels[..., :3])
 
 
+def test_the_alpha_of_jpeg_2000_is_left_out(tmp_path: Path) -> None:
+    pixels = noise(40, 50, 4)
+    file = tmp_path / "a.jp2"
+    Image.fromarray(pixels).save(file, irreversible=False)
+    decoded = read_pixels(file)
+    assert np.array_equal(decoded.permute(1, 2, 0), pixels[..., :3])
+
+
+def test_a_fourth_band_of_jpeg_2000_that_the_file_does_not_call_alpha_is_refused(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "infrared.jp2"
+    Image.fromarray(noise(40, 50, 4)).save(file, irreversible=False)
+    file.write_bytes(file.read_bytes().replace(b"cdef", b"free", 1))
+    with pytest.raises(DataError, match=r"infrared\.jp2.*4 bands.*array"):
+        read_pixels(file)
+
+
 # Planes
 
 
