@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
-from dinoneck.data.label_files import Colour, LabelRaster, Raw, read_label, without_alpha
+from dinoneck.data.label_files import Colour, LabelRaster, Raw, equals, read_label, without_alpha
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -95,9 +95,12 @@ class NumberCheck:
         self._low = np.inf
         self._high = -np.inf
         self._ends: Counter[float] = Counter()
+        self._marked: Counter[Mark] = Counter()
 
     def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
         """Note a label and which of its pixels have none."""
+        for mark, is_marked in _marks(raster, ()):
+            self._marked[mark] += int(is_marked.sum())
         if raster.scaling:
             self._scaling.setdefault(raster.scaling, []).append(raster.name)
         kind = "bool" if raster.bits == 1 else str(raster.values.dtype)
@@ -118,6 +121,7 @@ class NumberCheck:
 
     def report(self, *, converts: bool) -> None:
         """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
+        log_marks(self._marked)
         for value, pixels in self._ends.items():
             is_far = value < self._low or value > self._high
             gap = self._low - value if value < self._low else value - self._high
@@ -160,6 +164,29 @@ def count_values(values: Raw) -> tuple[Raw, Raw]:
 # ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What makes pixels of a mask unlabelled.
+
+    Attributes:
+        values: that it marks; empty = it marks pixels by their place.
+        source: where it comes from, such as ``the tag GDAL_NODATA``.
+        removal: what to do if the pixels are of a class.
+        is_by_file: the file says so, not the caller.
+    """
+
+    values: tuple[float, ...]
+    source: str
+    removal: str
+    is_by_file: bool
+
+    def words(self) -> str:
+        """Return what it marks, such as ``the tag GDAL_NODATA (0)``."""
+        if not self.values:
+            return self.source
+        return f"{self.source} ({', '.join(f'{value:.12g}' for value in self.values)})"
+
+
 @dataclass(frozen=True, eq=False)
 class MaskFile:
     """The numbers of one mask.
@@ -167,14 +194,14 @@ class MaskFile:
     Attributes:
         name: what messages call it.
         pixels: value -> labelled pixels that have it.
-        marked: how the file marks pixels as unlabelled -> how many these are.
+        marked: mark -> unlabelled pixels.
         tops: mean number of upper ends of the areas of a value above 0; 1 = all are blobs. None =
             the values above 0 are not 1 ... n.
     """
 
     name: str
     pixels: Mapping[int, int]
-    marked: Mapping[str, int]
+    marked: Mapping[Mark, int]
     tops: float | None
 
 
@@ -184,19 +211,17 @@ class MaskSurvey:
 
     Attributes:
         files: one by one.
-        nodata: values that were passed as unlabelled.
         pixels: value -> labelled pixels of all masks, in the order of the values.
-        marked: how files mark pixels as unlabelled -> how many these are.
+        marked: mark -> unlabelled pixels of all masks.
     """
 
     files: Sequence[MaskFile]
-    nodata: Sequence[float] = ()
     pixels: Mapping[int, int] = field(init=False)
-    marked: Mapping[str, int] = field(init=False)
+    marked: Mapping[Mark, int] = field(init=False)
 
     def __post_init__(self) -> None:
         pixels: Counter[int] = Counter()
-        marked: Counter[str] = Counter()
+        marked: Counter[Mark] = Counter()
         for file in self.files:
             pixels.update(file.pixels)
             marked.update(file.marked)
@@ -209,11 +234,11 @@ class MaskSurvey:
 
     def marked_words(self) -> str:
         """Return what is unlabelled, as a sentence that follows another one; "" = nothing."""
-        parts = [f"{how} ({counted(count, 'pixel')})" for how, count in self.marked.items()]
-        if self.nodata:
-            numbers = ", ".join(f"{value:.12g}" for value in self.nodata)
-            parts.insert(0, f"nodata is {numbers}")
-        return f". Unlabelled pixels: {'; '.join(parts)}" if parts else ""
+        parts = []
+        for mark, count in self.marked.items():
+            remedy = f"{mark.removal} if they are of a class"
+            parts.append(f"{counted(count, 'pixel')} by {mark.words()}: {remedy}")
+        return f". Unlabelled are {'; '.join(parts)}" if parts else ""
 
 
 def survey_masks(labels: Any, nodata: Sequence[float] = ()) -> MaskSurvey:
@@ -240,7 +265,7 @@ def survey_masks(labels: Any, nodata: Sequence[float] = ()) -> MaskSurvey:
     for raster, file in in_threads(read, range(len(singles))):
         palettes.add(raster, nodata)
         files.append(file)
-    return MaskSurvey(files, nodata)
+    return MaskSurvey(files)
 
 
 def _without_values(raster: LabelRaster) -> LabelRaster:
@@ -258,17 +283,46 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     check_whole(values, counts, raster.name)
     pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
     marked = {}
-    if raster.nodata is not None:
-        count = int(raster.nodata.pixels(raster.values).sum())
-        if count:
-            marked[f"{raster.nodata.source} is {raster.nodata.words()}"] = count
-    if raster.is_hidden is not None:
-        marked["transparent or masked"] = int(raster.is_hidden.sum())
+    for mark, is_marked in _marks(raster, nodata):
+        if is_marked.any():
+            marked[mark] = int(is_marked.sum())
     objects = [value for value in pixels if value > 0]
     tops = None
     if objects == [*range(1, len(objects) + 1)]:
         tops = _mean_tops(np.where(unlabelled, 0, index), len(objects)) if objects else 1.0
     return MaskFile(raster.name, pixels, marked, tops)
+
+
+def _marks(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
+    """Yield what makes pixels of a raster unlabelled, and which pixels these are."""
+    for number in nodata:
+        passed = Mark((number,), "nodata", "leave it out", is_by_file=False)
+        yield passed, np.any(equals(raster.values, number), axis=2)
+    if raster.nodata is not None:
+        noted = raster.nodata
+        values = tuple(dict.fromkeys(noted.values))
+        mark = Mark(values, noted.source, noted.removal, is_by_file=True)
+        yield mark, noted.pixels(raster.values)
+    if raster.is_hidden is not None:
+        hidden = Mark((), "transparency or a mask", "save it without", is_by_file=True)
+        yield hidden, raster.is_hidden
+
+
+def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
+    """Log which pixels the files themselves mark as unlabelled.
+
+    It is a warning where they would be of a class otherwise.
+    """
+    for mark, count in marked.items():
+        if not mark.is_by_file:
+            continue
+        takes_class = not mark.values or any(value in classes for value in mark.values)
+        level = logging.WARNING if takes_class and classes else logging.INFO
+        logger.log(
+            level,
+            "%s of the labels have none, by %s: %s if they have one",
+            *(counted(count, "pixel"), mark.words(), mark.removal),
+        )
 
 
 def one_band(raster: LabelRaster) -> Raw:
@@ -381,8 +435,10 @@ def mask_classes(
     outside = [value for value in values if value not in expected]
     if outside:
         objects = object_ids(survey) if stored is None else ""
-        reason = misfit(survey.pixels, len(names), stored, objects)
-        raise DataError(f"{survey.holder(outside[0])} {reason}")
+        first = survey.holder(outside[0])
+        reason = misfit(survey.pixels, len(names), stored, first=first, objects=objects)
+        raise DataError(f"the masks hold {reason}")
+    log_marks(survey.marked, expected)
     pixels = {}
     for name, value in zip(names, expected, strict=True):
         pixels[name] = survey.pixels.get(value, 0)
@@ -487,20 +543,24 @@ def misfit(
     pixels: Mapping[int, int],
     classes: int,
     stored: Sequence[int] | None = None,
+    *,
+    first: str = "",
     objects: str = "",
 ) -> str:
-    """Return which values of masks are no class, and what may help, as the end of a sentence.
+    """Return which values of masks are no class, and what may help, to follow "it holds".
 
     Args:
         pixels: value -> labelled pixels, in the order of the values; one or more is no class.
         classes: how many there are.
         stored: the value of each class; None = 0, 1, ...
+        first: the name of the first mask that has one of them; "" = there is one mask.
         objects: why the values seem to be object ids.
     """
     expected = range(classes) if stored is None else stored
     outside = [value for value in pixels if value not in expected]
     count = sum(pixels[value] for value in outside)
-    found = f"holds {some_of_numbers(outside)} ({counted(count, 'pixel')}); expected"
+    where = f", first in {first}" if first else ""
+    found = f"{some_of_numbers(outside)} ({counted(count, 'pixel')}{where}); expected"
     if stored is not None:
         return f"{found} the class values {some_of_numbers(stored)}, or name it as nodata"
     found += f" class indices 0 ... {classes - 1}"

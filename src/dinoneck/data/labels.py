@@ -267,7 +267,7 @@ class DenseLabels:
         check_whole(values, counts, name)
         pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
         stored = None if self.class_values is None else [*self.class_values]
-        raise DataError(f"{name} {misfit(pixels, classes, stored)}")
+        raise DataError(f"{name} holds {misfit(pixels, classes, stored)}")
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
