@@ -230,12 +230,16 @@ def _mask_readers(
 ) -> dict[str, DenseLabels]:
     """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
     files = []
+    sizes = []
     if LABELS in table:
-        files = [file for file in table[LABELS] if not is_missing(file)]
+        for image, file in zip(table[IMAGES], table[LABELS], strict=True):
+            if not is_missing(file):
+                files.append(file)
+                sizes.append(read_image_size(image))
     segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
     if not segmentations or not files:
         return {}
-    survey = survey_masks(files, nodata)
+    survey = survey_masks(files, nodata, sizes)
     readers = {}
     for task in segmentations:
         names = task.labels or tuple(map(str, range(task.dim)))

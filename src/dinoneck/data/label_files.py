@@ -200,15 +200,29 @@ def read_labels(
             another size than its image.
     """
     singles = as_list(labels, "labels")
-    sizes: Sequence[Sequence[int] | None] = [None] * len(singles)
-    if image_sizes is not None:
-        sizes = [*image_sizes]
-    if not singles or len(sizes) != len(singles):
-        raise DataError(
-            f"there are {len(singles)} labels and {len(sizes)} image sizes; expected one for each"
-        )
+    sizes = sizes_of(singles, image_sizes)
     for number, (label, size) in enumerate(zip(singles, sizes, strict=True)):
         yield read_label(label, size, number)
+
+
+def sizes_of(
+    labels: Sequence[Any], image_sizes: Sequence[Sequence[int]] | None
+) -> Sequence[Sequence[int] | None]:
+    """Return the size of each label's image; None = it is not compared.
+
+    Raises:
+        DataError: if there are no labels, or another number of sizes.
+    """
+    if not labels:
+        raise DataError("there are no labels; expected one or more")
+    if image_sizes is None:
+        return [None] * len(labels)
+    if len(image_sizes) != len(labels):
+        raise DataError(
+            f"there are {len(labels)} labels and {len(image_sizes)} image sizes; expected one for "
+            "each"
+        )
+    return image_sizes
 
 
 def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -> LabelRaster:

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
-from dinoneck.data.label_files import Colour, LabelRaster, Raw, equals, read_label, without_alpha
+from dinoneck.data.label_files import (
+    Colour,
+    LabelRaster,
+    Raw,
+    equals,
+    read_label,
+    sizes_of,
+    without_alpha,
+)
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -241,23 +249,27 @@ class MaskSurvey:
         return f". Unlabelled are {'; '.join(parts)}" if parts else ""
 
 
-def survey_masks(labels: Any, nodata: Sequence[float] = ()) -> MaskSurvey:
+def survey_masks(
+    labels: Any,
+    nodata: Sequence[float] = (),
+    image_sizes: Sequence[Sequence[int]] | None = None,
+) -> MaskSurvey:
     """Read masks of classes and count their values.
 
     Args:
         labels: one mask or several: paths, PIL images or arrays.
         nodata: stored values that are no class.
+        image_sizes: (height, width) in pixels of each upright image; None compares nothing.
 
     Raises:
-        DataError: if a mask cannot be read or holds colours, fractions or infinite values; if two
-            masks have different colours for one index.
+        DataError: if a mask cannot be read, has another size than its image, or holds colours,
+            fractions or infinite values; if two masks have different colours for one index.
     """
     singles = as_list(labels, "labels")
-    if not singles:
-        raise DataError("there are no masks; expected one or more")
+    sizes = sizes_of(singles, image_sizes)
 
     def read(number: int) -> tuple[LabelRaster, MaskFile]:
-        raster = without_alpha(read_label(singles[number], number=number))
+        raster = without_alpha(read_label(singles[number], sizes[number], number))
         return _without_values(raster), _mask_file(raster, nodata)
 
     palettes = PaletteCheck()

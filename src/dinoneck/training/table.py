@@ -364,15 +364,15 @@ def read_maps(
     label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
     rows = [*label_of]
     masks = [*label_of.values()]
+    sizes = [read_image_size(table[IMAGES].iloc[row]) for row in rows]
     names = data.classes
     how = DenseLabels(nodata=data.nodata)
     if data.label_kind == "classes":
-        survey = survey_masks(masks, data.nodata)
+        survey = survey_masks(masks, data.nodata, sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)
         names = classes.names
         how = DenseLabels(classes=len(names), nodata=data.nodata, class_values=classes.stored)
-    sizes = [read_image_size(table[IMAGES].iloc[row]) for row in rows]
     mean, counts = how.cells(masks, preprocess, sizes)
     values = torch.full((len(table), *mean.shape[1:]), torch.nan)
     values[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
