@@ -16,15 +16,9 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
-from dinoneck.data.label_files import (
-    Colour,
-    LabelRaster,
-    Raw,
-    equals,
-    read_label,
-    sizes_of,
-    without_alpha,
-)
+from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
+from dinoneck.data.label_notes import equals
+from dinoneck.data.tiff_layout import Raw
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.data.label_files import LabelRaster, Raw, read_labels, without_alpha
+from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
 from dinoneck.data.label_sets import (
     NumberCheck,
     PaletteCheck,
@@ -30,6 +30,7 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
+from dinoneck.data.tiff_layout import Raw
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import patch_pair
 

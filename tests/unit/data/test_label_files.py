@@ -376,6 +376,22 @@ def test_alpha_is_no_band_of_a_label(mode: str, suffix: str, tmp_path: Path) -> 
     assert (values[:, valid] == 7).all()
 
 
+@pytest.mark.parametrize("extra", [(), (999,)], ids=["no tag", "Corel Draw"])
+def test_a_fourth_band_that_is_opaque_is_alpha(extra: tuple[int, ...], tmp_path: Path) -> None:
+    stored = numbers("u1", bands=4)
+    stored[..., 3] = 255
+    file = write_tiff(tmp_path / "label.tif", stored, photometric=2, extra=extra)
+    values, valid = pixels(DenseLabels(), file)
+    assert np.array_equal(values, np.moveaxis(stored[..., :3], -1, 0))
+    assert valid.all()
+
+
+def test_a_fourth_band_that_may_be_alpha_is_refused(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "label.tif", numbers("u1", bands=4), photometric=2)
+    with pytest.raises(DataError, match=r"label.tif has a fourth band.*ExtraSamples"):
+        pixels(DenseLabels(), file)
+
+
 def test_alpha_of_a_pil_image_is_no_band(tmp_path: Path) -> None:
     image = Image.merge("LA", [Image.new("L", (4, 3), 7), Image.new("L", (4, 3), 255)])
     assert pixels(DenseLabels(), image)[0].shape == (1, 3, 4)
