@@ -256,7 +256,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
     (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
-    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
@@ -326,7 +326,7 @@ ROWS: list[Row] = [
     (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
     (cells(np.full((2, 2), np.inf)), DataError, "4"),
     (cells([np.zeros((16, 32)), np.zeros((32, 32))]), DataError, "1x1x2, 1x2x2"),
-    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("(16, 32)", "(32, 16)")),
+    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("16x32", "32x16")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
     (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),

@@ -442,6 +442,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     views: Annotated[cli.Views, arg(name="")] = cli.Views(),
     words: cli.Words = (),
@@ -460,6 +461,7 @@ def evaluate(
         image_column: column of file names.
         labels: column of masks.
         nodata: mask values without a label, such as 255.
+        class_values: the value of each class in the masks, as in training.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         views: how images are predicted.
         words: the command line.
@@ -485,7 +487,14 @@ def evaluate(
         )
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(
-        models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata
+        models,
+        images,
+        known,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        nodata=nodata,
+        class_values=class_values,
     )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import bit_depth, deep_colours, jpeg, jpeg_2000, png, tiff
+from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, tiff
 from dinoneck.data.orientation import read_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
@@ -171,7 +171,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except DAMAGED as error:
         # KeyError of a compression, ValueError of a raw mode that Pillow does not know
         is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
-        contents = tiff.describe(path) if is_unknown else None
+        contents = image_tiffs.describe(path) if is_unknown else None
         if contents is not None:
             raise DataError(_unread_tiff(path, noun, contents)) from error
         raise DataError(
@@ -181,7 +181,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
 
 def _not_a_picture(path: Path, noun: str) -> str:
     """Why Pillow finds no picture in a file that exists."""
-    contents = tiff.describe(path)
+    contents = image_tiffs.describe(path)
     if contents is not None:
         return _unread_tiff(path, noun, contents)
     size = path.stat().st_size
@@ -207,7 +207,7 @@ def _from_file(image: Image.Image, name: str, bits: int | None) -> Tensor:
 
     All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
-    tiff.check_pages(image, name)
+    image_tiffs.check_pages(image, name)
     pixels = _fast_pixels(image)
     return _from_pil(image, name, bits) if pixels is None else pixels
 
@@ -253,10 +253,10 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
 
 def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an image of Pillow."""
-    tiff.check_numbers(image, name)
+    image_tiffs.check_numbers(image, name)
     jpeg_2000.check_alpha(image, name)
     image = _whole(image, name)
-    white_is_zero = tiff.is_white_zero(image)
+    white_is_zero = image_tiffs.is_white_zero(image)
     # what follows is not known once it is decoded
     raw_modes = deep_colours.raw_modes(image)
     if deep_colours.is_deep(raw_modes) and not image.mode.startswith("I"):
@@ -360,11 +360,11 @@ def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
 
 def _in_words_wide(image: Image.Image, name: str) -> str:
     """Why an image of 32 bits per value is not read."""
-    tags = tiff.tags_of(image) or {}
+    layout = tiff.layout_of(image)
     if image.mode == "F":
         kind = "32-bit floats"
-    elif tags.get(tiff.SAMPLE_FORMAT, (1,))[0] == tiff.SIGNED:
-        kind = f"signed {tags[tiff.BITS][0]}-bit integers"
+    elif layout is not None and layout.kind == tiff.SIGNED:
+        kind = f"signed {max(layout.bits)}-bit integers"
     else:
         kind = "32-bit integers"
     values = np.asarray(image)

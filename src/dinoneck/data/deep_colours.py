@@ -7,7 +7,7 @@ import sys
 
 from PIL import Image, ImageFile
 
-from dinoneck.data import tiff
+from dinoneck.data.image_tiffs import has_planes
 
 # raw modes: kinds of colours, and the order of their two bytes
 KINDS = ("RGB", "RGBA", "RGBX")
@@ -45,7 +45,7 @@ def low_bytes(file: bytes) -> Image.Image | None:
     raw mode has the other order of bytes.
     """
     image = Image.open(io.BytesIO(file))
-    if tiff.has_planes(image):
+    if has_planes(image):
         return None  # their order of bytes cannot be chosen
     tiles = []
     for tile in getattr(image, "tile", ()):

@@ -1,161 +1,150 @@
-"""What TIFF files say of their bands, numbers and pages, where Pillow reads a part of them without a word."""
+"""How TIFF files store their numbers: the tags of a page as fields, for images and labels alike."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+from PIL.ExifTags import Base
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.atomic import open_regular
-from dinoneck.errors import DataError, counted
+from dinoneck.errors import counted
 
-SUBFILE_TYPE = 254
-WIDTH = 256
-BITS = 258
-COMPRESSION = 259
-PHOTOMETRIC = 262
-BANDS = 277
-PLANES = 284
-EXTRA_BANDS = 338
-SAMPLE_FORMAT = 339
-
-MASK = 4  # a bit of the subfile type
-WHITE_IS_ZERO = 0
-LAB = 8
-NOT_COMPRESSED = 1
-# bands that are colours, by photometric interpretation; others are of one band
-COLOURS = {2: 3, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}
-# associated and unassociated alpha, and what Corel Draw writes for it
-ALPHA = (1, 2, 999)
+# values of the TIFF tags, TIFF 6.0 and its supplements
+MIN_IS_WHITE = 0
+MIN_IS_BLACK = 1
+RGB = 2
+PALETTE = 3
+CMYK = 5
+YCBCR = 6
+CIELAB = 8
+ICCLAB = 9
+ITULAB = 10
+UNSIGNED = 1
 SIGNED = 2
-SEPARATE = 2  # bands in planes of their own
-BYTE = 8  # bits
-KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers"}
-KINDS[6] = "complex numbers"
-BIG_MAGIC = (b"II+\0", b"MM\0+")
-MAGIC = (b"II*\0", b"MM\0*", *BIG_MAGIC)
-HEADER = 8  # bytes; BigTIFF has twice as many
+FLOAT = 3
+PREMULTIPLIED_ALPHA = 1
+ALPHA = 2
+ALPHA_OF_COREL_DRAW = 999
+UNCOMPRESSED = 1
+REDUCED_PAGE = 1
+MASK_PAGE = 4
+_BAND_AFTER_BAND = 2
+_KIND_WORDS = {
+    UNSIGNED: "unsigned integers",
+    SIGNED: "signed integers",
+    FLOAT: "floats",
+    5: "complex integers",
+    6: "complex numbers",
+}
+_MOST_PAGES = 1000  # a file of more is no picture with overviews, and a loop of pages ends
 
 
-def tags_of(image: Image.Image) -> Mapping[int, Any] | None:
-    """Return the tags of an opened TIFF file; None for other images."""
-    if image.format != "TIFF":
+@dataclass(frozen=True)
+class TiffLayout:
+    """How a page of a TIFF stores its numbers.
+
+    Attributes:
+        bands: per pixel, alpha included.
+        bits: per number, the distinct ones.
+        kind: 1 = unsigned integers, 2 = signed integers, 3 = floats; 0 = bands of several kinds.
+        photometric: what the numbers mean; None = the tag is missing.
+        extra: what the bands beyond grey or RGB mean.
+        compression: 1 = none.
+        is_band_after_band: the bands are not interleaved.
+        is_big_endian: the byte order.
+        is_sparse: some strips or tiles are not stored.
+    """
+
+    bands: int
+    bits: tuple[int, ...]
+    kind: int
+    photometric: int | None
+    extra: tuple[int, ...]
+    compression: int
+    is_band_after_band: bool
+    is_big_endian: bool
+    is_sparse: bool
+
+    @classmethod
+    def of(cls, tags: Any) -> TiffLayout:
+        """Return the layout that the tags of a page describe."""
+        bits = numbers_of(tags, Base.BitsPerSample) or (1,)
+        kinds = numbers_of(tags, Base.SampleFormat) or (UNSIGNED,)
+        offsets = numbers_of(tags, Base.StripOffsets) + numbers_of(tags, Base.TileOffsets)
+        return cls(
+            bands=number_of(tags, Base.SamplesPerPixel, 1),
+            bits=tuple(sorted({*bits})),
+            kind=kinds[0] if len({*kinds}) == 1 else 0,
+            photometric=number_of(tags, Base.PhotometricInterpretation, None),
+            extra=numbers_of(tags, Base.ExtraSamples),
+            compression=number_of(tags, Base.Compression, UNCOMPRESSED),
+            is_band_after_band=number_of(tags, Base.PlanarConfiguration, 1) == _BAND_AFTER_BAND,
+            is_big_endian=tags.prefix == b"MM",
+            is_sparse=0 in offsets,
+        )
+
+    def words(self) -> str:
+        """Return the kind of numbers, such as ``3 bands of 32-bit floats``."""
+        bits = "/".join(map(str, self.bits))
+        kind = _KIND_WORDS.get(self.kind, f"numbers (SampleFormat {self.kind})")
+        return f"{counted(self.bands, 'band')} of {bits}-bit {kind}"
+
+
+def numbers_of(tags: Any, tag: int) -> tuple[int, ...]:
+    """Return the numbers of a tag; none where the tag is missing."""
+    value = tags.get(tag)
+    if value is None:
+        return ()
+    numbers = value if isinstance(value, tuple) else (value,)
+    return tuple(int(number) for number in numbers)
+
+
+def number_of(tags: Any, tag: int, default: Any) -> Any:
+    """Return the first number of a tag; the default where the tag is missing."""
+    numbers = numbers_of(tags, tag)
+    return numbers[0] if numbers else default
+
+
+def layout_of(image: Image.Image) -> TiffLayout | None:
+    """Return the layout of the current page of an opened TIFF file; None for other images."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
         return None
-    tags: Mapping[int, Any] | None = getattr(image, "tag_v2", None)
-    return tags
+    return TiffLayout.of(tags)
 
 
-def check_numbers(image: Image.Image, name: str) -> None:
-    """Check that Pillow reads all bands of a TIFF file but alpha, and their numbers as they are.
-
-    Other images pass.
-
-    Raises:
-        DataError: naming the bands, the numbers or the missing tag, and the remedy.
-    """
-    tags = tags_of(image)
-    if tags is None:
-        return
-    bands = tags.get(BANDS, 1)
-    photometric = tags.get(PHOTOMETRIC)
-    if photometric is None and bands == 1:
-        raise DataError(
-            f"{name} is a TIFF without the tag PhotometricInterpretation, so 0 may be black or "
-            "white; write the tag, or pass an array"
-        )
-    colours = COLOURS.get(photometric, 1)  # type: ignore[arg-type]
-    extra = bands - colours
-    if extra > 0:
-        meanings = tags.get(EXTRA_BANDS, ())
-        # Pillow, OpenCV and many others write no tag for alpha
-        has_alpha = not meanings or meanings[0] in ALPHA
-        if extra > 1 or not has_alpha:
-            raise DataError(
-                f"{name} is a TIFF of {counted(bands, 'band')}; expected grey or RGB, with or "
-                "without alpha: write a file of the bands to use, or pass them as an array "
-                "(H, W, 3)"
-            )
-    # of uncompressed bands Pillow reads each value as two
-    is_deep = max(tags.get(BITS, (1,))) > BYTE and tags.get(COMPRESSION, 1) == NOT_COMPRESSED
-    if has_planes(image) and (is_deep or photometric == LAB):
-        raise DataError(
-            f"{name} is a TIFF whose {counted(bands, 'band')} of {tags[BITS][0]} bits are stored "
-            "one after another, which Pillow reads wrongly; write it with interleaved bands, or "
-            "pass an array"
-        )
-    if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and image.mode == "L":
-        raise DataError(
-            f"{name} is a TIFF of signed 8-bit values; expected unsigned ones: shift them, and "
-            "write the file again or pass an array"
-        )
-
-
-def check_pages(image: Image.Image, name: str) -> None:
-    """Check that an opened TIFF file is one picture: other pages are smaller, as overviews are, or masks.
-
-    Raises:
-        DataError: if another page has the same size.
-    """
-    if tags_of(image) is None or not getattr(image, "is_animated", False):
-        return
-    first = image.size
-    page = 1
-    while True:
-        try:
-            image.seek(page)
-        except EOFError:
-            break
-        tags = tags_of(image) or {}
-        is_mask = tags.get(SUBFILE_TYPE, 0) & MASK
-        if image.size == first and not is_mask:
-            raise DataError(
-                f"{name} holds several pages of {first[0]}x{first[1]} px (width x height), such "
-                f"as the first and number {page + 1}; expected one image: write the page to use "
-                "as a file, or pass it as an array"
-            )
-        page += 1
-    image.seek(0)
-
-
-def has_planes(image: Image.Image) -> bool:
-    """Return whether an opened TIFF file has several bands that are stored one after another."""
-    tags = tags_of(image)
-    return tags is not None and tags.get(BANDS, 1) > 1 and tags.get(PLANES, 1) == SEPARATE
-
-
-def is_white_zero(image: Image.Image) -> bool:
-    """Return whether 0 is white in an opened TIFF file."""
-    tags = tags_of(image)
-    return tags is not None and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-
-
-def describe(path: Path) -> str | None:
-    """Return the bands and numbers of a TIFF file in words; None if it is not one, or its tags cannot be read."""
+def layout_of_file(path: Path) -> TiffLayout | None:
+    """Return the layout of the first page of a file; None if it is no TIFF, or its tags cannot be read."""
     try:
         with open_regular(path) as file:
-            header = file.read(HEADER)
-            if not header.startswith(MAGIC):
+            tags = next(tiff_pages(file), None)
+            if tags is None or Base.ImageWidth not in tags:
                 return None
-            if header.startswith(BIG_MAGIC):
-                header += file.read(HEADER)
-            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            tags.load(file)
-            bands = tags.get(BANDS, 1)
-            bits = tags.get(BITS, (1,))[0]
-            kind = KINDS.get(tags.get(SAMPLE_FORMAT, (1,))[0], "values of another kind")
-            packing = tags.get(COMPRESSION, 1)
-            is_negative = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-            has_size = WIDTH in tags
-    except Exception:  # damaged ones raise many types of errors
+            return TiffLayout.of(tags)
+    except Exception:  # tags of a damaged file raise many kinds of errors
         return None
-    if not has_size:
-        return None
-    of_bands = f"{counted(bands, 'band')} of {bits}-bit {kind}"
-    if is_negative:
-        of_bands += " with 0 as white"
-    if packing not in TiffImagePlugin.COMPRESSION_INFO:
-        return f"{of_bands} in the compression {packing}"
-    return of_bands
+
+
+def tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
+    """Yield the tags of each page."""
+    file.seek(0)
+    header = file.read(8)
+    if not header.startswith((b"II", b"MM")) or len(header) < 8:
+        return
+    if header[2] == 43:  # BigTIFF
+        header += file.read(8)
+    tags = ImageFileDirectory_v2(header)
+    offset = tags.next
+    visited = {0}
+    while offset not in visited and len(visited) <= _MOST_PAGES:
+        visited.add(offset)
+        file.seek(offset)
+        tags = ImageFileDirectory_v2(header)
+        tags.load(file)
+        yield tags
+        offset = tags.next

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.data.test_labels import png
-from tests.unit.data.tiff_files import write_tiff
+from tests.unit.data.tiff_files import DEFLATE, LONG, write_tiff
 
 from dinoneck import ConfigError, DataError
 from dinoneck.data import Preprocessing
@@ -79,7 +79,7 @@ def forms(pixels: Pixels, folder: Path) -> dict[str, Any]:
     """A 16-bit image as file, array, tensor and PIL image."""
     Image.fromarray(pixels).save(folder / "a.png")
     write_tiff(folder / "a.tif", pixels)
-    write_tiff(folder / "motorola.tif", pixels, order=">")
+    write_tiff(folder / "motorola.tif", pixels, big_endian=True)
     return {
         "png": folder / "a.png",
         "tiff": folder / "a.tif",
@@ -170,8 +170,8 @@ def write_colours(file: Path, colours: Pixels) -> Path:
         file.write_bytes(png(16, kind, rows, colours.shape[1]))
         return file
     options: dict[str, Any] = {"extra": (2,)} if colours.shape[-1] == 4 else {}
-    options["order"] = ">" if "motorola" in file.stem else "<"
-    options["deflate"] = "packed" in file.stem
+    options["big_endian"] = "motorola" in file.stem
+    options["compression"] = DEFLATE if "packed" in file.stem else 1
     return write_tiff(file, colours, photometric=2, **options)
 
 
@@ -228,20 +228,20 @@ def test_grey_with_alpha_of_16_bits_has_no_other_bits(tmp_path: Path) -> None:
 # What a file states
 
 
-@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big_endian", [False, True], ids=["little", "big"])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_white_is_zero_at_every_depth(kind: type, order: str, tmp_path: Path) -> None:
+def test_white_is_zero_at_every_depth(kind: type, big_endian: bool, tmp_path: Path) -> None:
     """Pillow inverts 8 bits only, and opens no big-endian file of 16."""
     largest = np.iinfo(kind).max
     pixels = np.linspace(0, largest, 35 * 6).reshape(35, 6).astype(kind)
-    file = write_tiff(tmp_path / "a.tif", largest - pixels, photometric=0, order=order)
-    if kind is np.uint16 and order == ">":
+    file = write_tiff(tmp_path / "a.tif", largest - pixels, photometric=0, big_endian=big_endian)
+    if kind is np.uint16 and big_endian:
         with pytest.raises(DataError, match=r"a\.tif.*16-bit.*white.*array"):
             read_pixels(file)
         return
     read = read_pixels(file)
     assert torch.equal(read, read_pixels(pixels))
-    packed = write_tiff(tmp_path / "b.tif", largest - pixels, photometric=0, deflate=True)
+    packed = write_tiff(tmp_path / "b.tif", largest - pixels, photometric=0, compression=DEFLATE)
     assert torch.equal(read_pixels(packed), read)
 
 
@@ -259,7 +259,7 @@ def test_a_tiff_of_12_bits_states_its_range(tmp_path: Path) -> None:
     packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], axis=-1)
     # a row of 12 bytes is one of 8 values
     rows = packed.reshape(5, 12).astype(np.uint8)
-    file = write_tiff(tmp_path / "a.tif", rows, bits=12, tags={256: 8})
+    file = write_tiff(tmp_path / "a.tif", rows, bits=12, tags={256: (LONG, [8])})
     expected = torch.from_numpy(values.astype(np.float32) / 4095).expand(3, -1, -1)
     for bits in (None, 12, 16):
         assert torch.equal(read_pixels(file, bits=bits), expected)

@@ -1,118 +1,139 @@
-"""TIFF files written by hand, for what Pillow does not write: any bands, numbers, tags and byte order."""
+"""TIFF files of any kind, written tag by tag: Pillow writes few of the kinds that people have."""
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Pixels = np.ndarray[Any, Any]
-
-WIDTH = 256
-HEIGHT = 257
-BITS = 258
-COMPRESSION = 259
-PHOTOMETRIC = 262
-STRIPS = 273
-BANDS = 277
-ROWS_PER_STRIP = 278
-STRIP_BYTES = 279
-PLANES = 284
-EXTRA_BANDS = 338
-SAMPLE_FORMAT = 339
-SUBFILE_TYPE = 254
-
+SHORT = 3
+LONG = 4
+ASCII = 2
 DEFLATE = 8
-FORMATS = {"u": 1, "i": 2, "f": 3, "c": 6}
-SHORT, LONG = 3, 4
-ENTRY_BYTES = 12
+SUBFILE_TYPE = 254
+GDAL_METADATA = 42112
+GDAL_NODATA = 42113
+Tag = tuple[int, Sequence[int] | str]
 
 
-def write_tiff(
-    file: Path,
-    *pages: Pixels,
-    photometric: int = 1,
-    extra: tuple[int, ...] = (),
+def tiff(
+    values: Any,
+    *,
+    photometric: int | None = 1,
+    compression: int = 1,
+    planar: int = 1,
+    extra: Sequence[int] = (),
+    big_endian: bool = False,
     bits: int | None = None,
-    order: str = "<",
-    planar: bool = False,
-    deflate: bool = False,
-    tags: Mapping[int, int] | None = None,
-    without: tuple[int, ...] = (),
-) -> Path:
-    """Write pages (H, W) or (H, W, bands) of any numbers.
+    packed: bytes | None = None,
+    tags: Mapping[int, Tag] | None = None,
+    more_pages: Sequence[tuple[Any, Mapping[int, Tag]]] = (),
+) -> bytes:
+    """Return a TIFF file of one strip per plane.
 
     Args:
-        file: to write.
-        *pages: the numbers.
-        photometric: 0 white is zero, 1 black is zero, 2 RGB, 5 CMYK, 8 CIELab.
-        extra: meanings of the bands behind the colours: 0 unspecified, 1 and 2 alpha.
-        bits: what the file says of a value; None = those of the array.
-        order: of bytes, ``<`` or ``>``.
-        planar: the bands lie one after another.
-        deflate: compress.
-        tags: further tags of one number, of all pages.
-        without: tags to leave out.
+        values: (H, W) or (H, W, K).
+        photometric: 0 = 0 is white, 1 = 0 is black, 2 = RGB, 3 = palette, 5 = CMYK, 8 = CIELAB;
+            None = no tag.
+        compression: 1 = none, 8 = Deflate.
+        planar: 1 = interleaved, 2 = band after band.
+        extra: what the bands beyond the colours mean: 0 = unspecified, 2 = alpha.
+        big_endian: the byte order.
+        bits: per number, if other than those of the dtype.
+        packed: the bytes of the strip, if other than those of the values.
+        tags: further ones, or others: number -> (type, values).
+        more_pages: values and tags of the pages that follow.
     """
-    content = bytearray(b"II" if order == "<" else b"MM")
-    content += struct.pack(order + "HI", 42, 0)
-    link = 4  # where the place of the next page is written
-    for page in pages:
-        pixels = page.reshape(*page.shape[:2], -1)
-        height, width, bands = pixels.shape
-        pixels = pixels.astype(pixels.dtype.newbyteorder(order))
-        planes = [pixels[..., i] for i in range(bands)] if planar else [pixels]
-        strips = [plane.tobytes() for plane in planes]
-        if deflate:
-            strips = [zlib.compress(strip) for strip in strips]
-        places = []
+    order = ">" if big_endian else "<"
+    content = bytearray(b"MM" if big_endian else b"II")
+    content += struct.pack(f"{order}HI", 42, 0)
+    link = 4  # where the offset of the next page belongs
+    pages = [(values, tags or {}), *more_pages]
+    for page_values, page_tags in pages:
+        array = np.asarray(page_values)
+        array = array.reshape(*array.shape[:2], -1)
+        entries = _entries(array, photometric, compression, planar, extra, bits)
+        strips = _strips(array.astype(array.dtype.newbyteorder(order)), planar)
+        if packed is not None:
+            strips = [packed]
+        offsets = []
+        sizes = []
         for strip in strips:
-            places.append(len(content))
-            content += strip + b"\0" * (len(strip) % 2)
-        entries: dict[int, tuple[int, list[int]]] = {
-            WIDTH: (LONG, [width]),
-            HEIGHT: (LONG, [height]),
-            BITS: (SHORT, [bits or 8 * pixels.dtype.itemsize] * bands),
-            COMPRESSION: (SHORT, [DEFLATE if deflate else 1]),
-            PHOTOMETRIC: (SHORT, [photometric]),
-            STRIPS: (LONG, places),
-            BANDS: (SHORT, [bands]),
-            ROWS_PER_STRIP: (LONG, [height]),
-            STRIP_BYTES: (LONG, [len(strip) for strip in strips]),
-            PLANES: (SHORT, [2 if planar else 1]),
-            SAMPLE_FORMAT: (SHORT, [FORMATS[pixels.dtype.kind]] * bands),
-        }
-        if extra:
-            entries[EXTRA_BANDS] = (SHORT, list(extra))
-        for tag, value in (tags or {}).items():
-            entries[tag] = (SHORT, [value])
-        for tag in without:
-            del entries[tag]
-        content[link : link + 4] = struct.pack(order + "I", len(content))
-        directory, link = _directory(entries, len(content), order)
-        content += directory
-    file.write_bytes(bytes(content))
-    return file
+            stored = zlib.compress(strip) if compression == DEFLATE else strip
+            offsets.append(len(content))
+            sizes.append(len(stored))
+            content += stored + b"\0" * (len(stored) % 2)
+        entries |= {273: (LONG, offsets), 279: (LONG, sizes)} | dict(page_tags)
+        page = _written(entries, content, order)
+        struct.pack_into(f"{order}I", content, link, len(content))
+        link = len(content) + len(page) - 4
+        content += page
+    return bytes(content)
 
 
-def _directory(
-    entries: Mapping[int, tuple[int, list[int]]], start: int, order: str
-) -> tuple[bytes, int]:
-    """The bytes of a directory that begins at ``start``, and where the place of the next one belongs."""
-    link = start + 2 + ENTRY_BYTES * len(entries)
-    listed = struct.pack(order + "H", len(entries))
-    values = b""
-    for tag in sorted(entries):
-        kind, numbers = entries[tag]
-        packed = struct.pack(order + {SHORT: "H", LONG: "I"}[kind] * len(numbers), *numbers)
-        listed += struct.pack(order + "HHI", tag, kind, len(numbers))
-        if len(packed) <= 4:
-            listed += packed.ljust(4, b"\0")
+def write_tiff(path: Path, values: Any, **options: Any) -> Path:
+    """Write a file and return its path."""
+    path.write_bytes(tiff(values, **options))
+    return path
+
+
+def nodata_tag(text: str) -> dict[int, Tag]:
+    """Return GDAL's tag of a nodata value."""
+    return {GDAL_NODATA: (ASCII, text)}
+
+
+def _entries(
+    array: Any,
+    photometric: int | None,
+    compression: int,
+    planar: int,
+    extra: Sequence[int],
+    bits: int | None,
+) -> dict[int, Tag]:
+    height, width, bands = array.shape
+    kind = {"b": 1, "u": 1, "i": 2, "f": 3, "c": 6}[array.dtype.kind]
+    entries: dict[int, Tag] = {
+        256: (LONG, [width]),
+        257: (LONG, [height]),
+        258: (SHORT, [bits or 8 * array.dtype.itemsize] * bands),
+        259: (SHORT, [compression]),
+        277: (SHORT, [bands]),
+        278: (LONG, [height]),
+        284: (SHORT, [planar]),
+        339: (SHORT, [kind] * bands),
+    }
+    if photometric is not None:
+        entries[262] = (SHORT, [photometric])
+    if extra:
+        entries[338] = (SHORT, extra)
+    return entries
+
+
+def _strips(array: Any, planar: int) -> list[bytes]:
+    if planar == 1:
+        return [array.tobytes()]
+    return [array[..., band].tobytes() for band in range(array.shape[2])]
+
+
+def _written(entries: Mapping[int, Tag], content: bytearray, order: str) -> bytes:
+    """The page's directory; values of more than four bytes are appended to the content before it."""
+    formats = {SHORT: "H", LONG: "I"}
+    page = struct.pack(f"{order}H", len(entries))
+    for number, (kind, values) in sorted(entries.items()):
+        if isinstance(values, str):
+            raw = values.encode() + b"\0"
+            count = len(raw)
         else:
-            listed += struct.pack(order + "I", link + 4 + len(values))
-            values += packed
-    return listed + bytes(4) + values, link
+            raw = struct.pack(f"{order}{len(values)}{formats[kind]}", *values)
+            count = len(values)
+        if len(raw) > 4:
+            field = struct.pack(f"{order}I", len(content))
+            content += raw + b"\0" * (len(raw) % 2)
+        else:
+            field = raw.ljust(4, b"\0")
+        page += struct.pack(f"{order}HHI", number, kind, count) + field
+    return page + struct.pack(f"{order}I", 0)
