@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES, LABELS, OWN_COLUMNS, is_missing
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
+from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
@@ -40,6 +42,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: Sequence[float] = (),
+    class_values: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -55,6 +58,7 @@ def evaluate(
         image_column: the table's column of file names.
         labels: the table's column of masks.
         nodata: values in masks without a label.
+        class_values: the value of each class in the masks, as ``data.class_values`` of a training.
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
@@ -89,20 +93,21 @@ def evaluate(
         or is_pair
         or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
     ):
-        if group or labels or nodata:
+        if group or labels or nodata or class_values:
             raise ConfigError(
-                "group, labels and nodata are of tables and folders of masks; leave them out for "
-                "objects"
+                "group, labels, nodata and class_values are of tables and folders of masks; leave "
+                "them out for objects"
             )
         return _of_objects(
             "segments" if is_pair else "masks" if models else "boxes", every, truth, images
         )
     tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
+    masks = _mask_readers(table, tasks, nodata, class_values)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():
         begin = time.perf_counter()
-        predictions[name] = _predictions(one, table, tuple(nodata), scored)
+        predictions[name] = _predictions(one, table, masks, scored)
         cost[name] = _cost(one, begin, len(table))
     if not scored:
         raise DataError(
@@ -185,7 +190,7 @@ def truth_table(
 
 
 def _predictions(
-    one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]
+    one: Predictor, table: Any, masks: Mapping[str, DenseLabels], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
     maps = LABELS in table and any(task.is_map for task in one.tasks)
@@ -196,7 +201,7 @@ def _predictions(
     )
     rows = [*found.values()]
     return _values(one, table, rows, scored) | (
-        _matrices(one, table, rows, nodata, scored) if maps else {}
+        _matrices(one, table, rows, masks, scored) if maps else {}
     )
 
 
@@ -224,28 +229,63 @@ def _values(
     return own
 
 
+def _mask_readers(
+    table: Any, tasks: Mapping[str, Task], nodata: Sequence[float], class_values: Sequence[int]
+) -> dict[str, DenseLabels]:
+    """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
+    files = []
+    sizes = []
+    if LABELS in table:
+        for image, file in zip(table[IMAGES], table[LABELS], strict=True):
+            if not is_missing(file):
+                files.append(file)
+                sizes.append(read_image_size(image))
+    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
+    if not segmentations or not files:
+        return {}
+    survey = survey_masks(files, nodata, sizes)
+    readers = {}
+    for task in segmentations:
+        names = task.labels or tuple(map(str, range(task.dim)))
+        classes = mask_classes(survey, names, class_values)
+        warn_of_empty_classes(
+            classes.pixels,
+            "pixel",
+            "the masks",
+            remedy="Its IoU is unknown, or 0 where the class is predicted",
+        )
+        readers[task.name] = DenseLabels(
+            classes=task.dim, nodata=nodata, class_values=classes.stored
+        )
+    return readers
+
+
 def _matrices(
     one: Predictor,
     table: Any,
     rows: Sequence[Any],
-    nodata: tuple[float, ...],
+    masks: Mapping[str, DenseLabels],
     scored: dict[str, Scored],
 ) -> dict[str, Any]:
     """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
-    own: dict[str, Any] = {}
-    for task in (task for task in one.tasks if task.kind == "segmentation"):
-        how = DenseLabels(nodata=nodata, classes=task.dim)
+    matrices: dict[str, Any] = {}
+    for task in one.tasks:
+        if task.kind != "segmentation":
+            continue
         scored.setdefault(
             task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels)
         )
-        own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
+        matrices[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
         for i, (image, file, row) in enumerate(
             zip(table[IMAGES], table[LABELS], rows, strict=True)
         ):
-            if not is_missing(file):
-                maps, size = torch.as_tensor(row["maps"][task.name])[None], read_image_size(image)
-                own[task.name][i] = map_confusion(how.indices([file], one.preprocess, [size]), maps)
-    return own
+            if is_missing(file):
+                continue
+            predicted = torch.as_tensor(row["maps"][task.name])[None]
+            size = read_image_size(image)
+            true = masks[task.name].indices([file], one.preprocess, [size])
+            matrices[task.name][i] = map_confusion(true, predicted)
+    return matrices
 
 
 def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:

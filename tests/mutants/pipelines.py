@@ -188,6 +188,32 @@ PIPELINES = [
         tests=["unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize"],
     ),
     Mutant(
+        sentence="Pixels that a GeoTIFF marks as nodata count with the value that marks them.",
+        where="data.label_files:LabelRaster.unlabelled",
+        edit=never("self.nodata is not None"),
+        tests=["unit/data/test_label_files.py::test_what_gdal_marks_has_no_label"],
+    ),
+    Mutant(
+        sentence="Two masks may give one index of their palettes two colours.",
+        where="data.label_sets:PaletteCheck.add",
+        edit=never("_first != _colour"),
+        tests=["unit/data/test_label_sets.py::test_an_index_of_two_colours_is_refused"],
+    ),
+    Mutant(
+        sentence="A TIFF of which a strip is not stored gives the bytes of its header.",
+        where="data.label_tiffs:problem_of",
+        edit=never("layout.is_sparse"),
+        tests=[
+            "unit/data/test_label_files.py::test_a_tiff_that_would_give_other_numbers_is_refused"
+        ],
+    ),
+    Mutant(
+        sentence="An alpha band of a label is averaged as if it were a band of it.",
+        where="data.label_files:read_label",
+        edit=replace("_values[..., :-1]", by="_values"),
+        tests=["unit/data/test_label_files.py::test_alpha_is_no_band_of_a_label"],
+    ),
+    Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
         where="data.preprocessing:Preprocessing.placement",
         edit=replace("int((_canvas - _resized) / 2)", by="0"),

@@ -168,6 +168,17 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
+def picture(name: str, content: bytes) -> Call:
+    """Read an image file of these bytes."""
+
+    def call(folder: Path) -> Any:
+        (folder / name).write_bytes(content)
+        return read_pixels(folder / name)
+
+    return call
+
+
+OFFSET = np.arange(32768, 32784, dtype=np.uint16).reshape(4, 4)
 GREY = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
 SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
@@ -260,7 +271,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
     (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
-    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
@@ -378,7 +389,7 @@ ROWS: list[Row] = [
     (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
     (cells(np.full((2, 2), np.inf)), DataError, "4"),
     (cells([np.zeros((16, 32)), np.zeros((32, 32))]), DataError, "1x1x2, 1x2x2"),
-    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("(16, 32)", "(32, 16)")),
+    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("16x32", "32x16")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
     (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
@@ -401,18 +412,33 @@ ROWS: list[Row] = [
         for image, named in (
             ("missing.jpg", "missing.jpg"),
             ("", "folder"),
-            (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
+            (np.zeros((4, 4, 2), np.uint8), "(4, 4, 2)"),
+            (torch.zeros(4, 5, 5), "(4, 5, 5)"),
+            (np.zeros(3, np.uint8), "(3,)"),
+            (np.zeros((1, 4, 4, 3), np.uint8), "(1, 4, 4, 3)"),
             (np.full((4, 4, 3), 2.0), "2 ... 2"),
+            (np.zeros((4, 4, 3), np.int64), "int64"),
+            (np.ma.masked_equal(np.eye(4, dtype=np.uint8), 1), "4 masked"),
             (3, "int"),
             (Image.new("I", (2, 2)), "'I'"),
+            (Image.new("F", (2, 2)), "'F'"),
+            (np.full((4, 4), 9, np.uint16), ("at most 9", "bits=8")),
+            (OFFSET, ("32768 to 32783", "bits=16")),
         )
     ),
+    (lambda: read_pixels(OFFSET, bits=12), DataError, ("32783", "4095", "bits=12")),
+    (lambda: read_pixels(OFFSET, bits=20), ConfigError, "20"),
+    (picture("a.jpg", b"text"), DataError, ("a.jpg", "b'text'")),
+    (picture("a.jpg", b""), DataError, ("a.jpg", "empty")),
     *(
         (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
         for own in (
             {"resize": "squash"},
             {"pad_to": "center"},
             {"mean": (1, 2)},
+            {"std": (1, 2, 3, 4)},
+            {"std": (1, 0, 1)},
+            {"bits": 7},
             {"size": (0, 4)},
             {"size": (1.5, 2)},
             {"blur": 4},
@@ -423,6 +449,9 @@ ROWS: list[Row] = [
     (lambda: Preprocessing(2)([np.zeros((6, 8, 3)), np.zeros((4, 8, 3))]), DataError, "4x8, 6x8"),
     (lambda: Preprocessing(2)([]), DataError, "no images"),
     (lambda: Preprocessing(2)(3), DataError, "int"),
+    (lambda: Preprocessing(2)({"a": GREY}), DataError, "dict"),
+    (lambda: Preprocessing(2).changed(fitt="crop"), ConfigError, "fitt"),
+    (lambda: Preprocessing(2, blur=9)(np.zeros((4, 8, 3))), DataError, ("9", "4")),
     (lambda: to_image_pixels(torch.zeros(4, 3), Preprocessing(), (16, 16)), ShapeError, "(4, 3)"),
     (lambda: to_image_pixels(POINT, Preprocessing(), (10,)), DataError, "(10,)"),
     (

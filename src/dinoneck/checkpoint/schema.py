@@ -123,6 +123,7 @@ class Inputs(Struct):
     size: Annotated[list[Side], Meta(min_length=2, max_length=2)] | None = None
     patch_size: Positive | Pair | None = None
     blur: int | None = None
+    bits: int | None = None
     resize: str | None = None
     pad_to: str | None = None
     interpolation: str | None = None

@@ -140,6 +140,7 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
 
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int | None, whole(1)]
+Bits = Annotated[int | None, whole(8, 16)]
 Images = Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGES ...")]
 Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]
 
@@ -187,6 +188,8 @@ class Views(HeadBackbone):
         probe: accept a backbone whose outputs match, even if the hash of its weights differs.
         min_score: of detectors: smallest score of a box (default: that of the file, the one
             with the best F1 on held-out images).
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
+            as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
@@ -195,6 +198,7 @@ class Views(HeadBackbone):
     batch_size: Count = 8
     probe: bool = False
     min_score: float | None = None
+    bits: Bits = None
     device: str | None = None
 
 

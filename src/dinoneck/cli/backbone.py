@@ -33,6 +33,8 @@ class Stored:
         interpolation: of the resize (default: bilinear).
         views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
         blur: odd kernel of a Gaussian blur of every view.
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
+            images that use a part of the range are refused).
         dtype: of the values; int8 takes half the space of fp16.
     """
 
@@ -41,6 +43,7 @@ class Stored:
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     views: str = "none"
     blur: int | None = None
+    bits: cli.Bits = None
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
 
 

@@ -166,10 +166,16 @@ def open_model(
 
         detector = Detector.from_checkpoint(first, own, device)
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
+        detector.preprocess = detector.preprocess.changed(bits=views.bits)
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
     from dinoneck.inference.predictor import Predictor
 
-    settings = {"batch_size": views.batch_size, "probe": views.probe, **tiles}
+    settings = {
+        "batch_size": views.batch_size,
+        "probe": views.probe,
+        "bits": views.bits,
+        **tiles,
+    }
     predictor = Predictor(read.get("", read), own, views.tta, device, **settings)
     return predictor, partial(predictor, maps="patch" if maps else None), checkpoints
 
@@ -251,12 +257,14 @@ def _draw(
     overlay: Path | None,
 ) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
+    from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel as over
     from dinoneck.viz.overlay import write_maps
     from dinoneck.viz.panels import boxes_panel as boxes
     from dinoneck.viz.scales import outputs, scales
 
     all_tasks = getattr(model, "tasks", ())
+    bits = model.preprocess.bits
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         for key, tasks in (
             all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}
@@ -276,10 +284,12 @@ def _draw(
                 if new_overlay is None:
                     continue
                 if not tasks:
-                    drawn = boxes(file, row, classes=model.classes)
+                    drawn = boxes(read_pixels(file, bits), row, classes=model.classes)
                 elif objects is not None:
                     drawn = boxes(
-                        file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels
+                        read_pixels(file, bits),
+                        _boxes_of(row[objects.name], objects.labels),
+                        classes=objects.labels,
                     )
                 else:
                     drawn = over(
@@ -432,6 +442,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     views: Annotated[cli.Views, arg(name="")] = cli.Views(),
     words: cli.Words = (),
@@ -450,6 +461,7 @@ def evaluate(
         image_column: column of file names.
         labels: column of masks.
         nodata: mask values without a label, such as 255.
+        class_values: the value of each class in the masks, as in training.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         views: how images are predicted.
         words: the command line.
@@ -475,7 +487,14 @@ def evaluate(
         )
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(
-        models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata
+        models,
+        images,
+        known,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        nodata=nodata,
+        class_values=class_values,
     )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]

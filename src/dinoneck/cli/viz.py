@@ -77,7 +77,9 @@ def report(
         values = {} if truth is None else known_values(truth, image_column, files, tasks)
         known, shown = lambda file: values.get(file, {}), model.picture
     else:
-        named, known, shown = _box_images(files, images, truth, training, model.classes)
+        named, known, shown = _box_images(
+            files, images, truth, training, model.classes, model.preprocess.bits
+        )
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
@@ -210,24 +212,26 @@ def _box_images(
     truth: Path | None,
     training: Mapping[str, Any],
     classes: Sequence[str],
+    bits: int | None,
 ) -> tuple[dict[str, Any], Any, Any]:
     """The images of a COCO file, or without any those that the run held out, by name; their boxes and their pixels.
 
-    Without known boxes they are the images that are named.
+    Without known boxes they are the images that are named. ``bits`` are those of 16-bit images.
     """
     from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.decoding import read_pixels
 
     if truth is not None:
         if len(images) != 1 or not images[0].is_dir():
             raise ConfigError(
                 f"--truth {truth} names its images itself; name the one folder that they are in"
             )
-        known = BoxImages(truth, images[0], classes=classes)
+        known = BoxImages(truth, images[0], classes=classes, bits=bits)
     elif images:
         return (
             dict(zip(cli.names_below(files), files, strict=True)),
             lambda file: {},
-            lambda file: file,
+            lambda file: file if bits is None else read_pixels(file, bits),
         )
     elif "best" in training:
         from dinoneck.detection.training import open_images
@@ -272,12 +276,14 @@ class Features:
             last).
         store: take the tokens of this feature store, which was made from these files.
         size: resize images to this size (default: their own).
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
     backbone: Annotated[FrozenBackbone, arg(name="")] = _BACKBONE
     store: Path | None = None
     size: Annotated[tuple[int, int] | None, SIZE] = None
+    bits: cli.Bits = None
     device: str | None = None
 
     def of(self, images: Sequence[Path], out: Path, suffixes: Sequence[str]) -> Any:
@@ -295,7 +301,7 @@ class Features:
 
         model = open_backbone(self.backbone, self.device)
         recipe = model.preprocess.changed(
-            size=self.size, resize="crop" if self.size is None else None
+            size=self.size, resize="crop" if self.size is None else None, bits=self.bits
         )
         note = "(random weights)" if model.weights["kind"] == "seeded" else ""
         pictures = [recipe.picture(file) for file in files]

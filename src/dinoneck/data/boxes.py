@@ -77,6 +77,7 @@ class BoxImages(ListedImages):
             and counted. None = all, by ascending category id. Give the test set the classes of the
             training set.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
+        bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
         ids: the images' ids, in the order of the JSON.
@@ -117,8 +118,10 @@ class BoxImages(ListedImages):
         transform: Callable[[Any, Target], Any] | None = None,
         classes: Classes = None,
         masks: bool = False,
+        bits: int | None = None,
     ) -> None:
         self.transform, self.masks = transform, masks
+        self.bits = bits
         self._objects = self._sorted(
             self._open(annotations, Coco[CocoBox], images, classes).annotations
         )
@@ -148,7 +151,7 @@ class BoxImages(ListedImages):
         """
         kept, image = (
             [box.corners for box in self._objects[i] if not box.crowd],
-            to_uint8(read_pixels(self.paths[i])),
+            to_uint8(read_pixels(self.paths[i], self.bits)),
         )
         size = self._size(i, (image.shape[-2], image.shape[-1]))
         boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)

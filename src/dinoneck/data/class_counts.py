@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
+_SHOWN = 10  # names in a message: COCO's 80 would fill a screen
 
 
 def warn_of_empty_classes(counts: Mapping[str, int], noun: str, source: str, remedy: str) -> None:
@@ -22,6 +23,8 @@ def warn_of_empty_classes(counts: Mapping[str, int], noun: str, source: str, rem
     empty = [name for name, count in counts.items() if count == 0]
     if not empty:
         return
-    names = ", ".join(repr(name) for name in empty)
-    classes = "the class" if len(empty) == 1 else "the classes"
-    logger.warning("%s has no %s of %s %s. %s", source, noun, classes, names, remedy)
+    names = ", ".join(repr(name) for name in empty[:_SHOWN])
+    if len(empty) > _SHOWN:
+        names += f" and {len(empty) - _SHOWN} more"
+    classes = "the class" if len(empty) == 1 else f"{len(empty)} classes:"
+    logger.warning("%s: no %s of %s %s. %s", source, noun, classes, names, remedy)

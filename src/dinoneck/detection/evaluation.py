@@ -58,7 +58,8 @@ def evaluate_boxes(
         ImportError: if pycocotools is missing.
     """
     at_least(1, batch_size=batch_size)
-    dataset = BoxImages(coco_json, images, classes=detector.classes)
+    bits = detector.preprocess.bits
+    dataset = BoxImages(coco_json, images, classes=detector.classes, bits=bits)
     predictions: dict[int, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]

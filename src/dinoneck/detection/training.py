@@ -265,11 +265,17 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     )
     val_views = box_transforms(size, train=False, **plain)
     train = BoxImages(
-        str(data.boxes), data.images, transform=train_views, classes=data.classes or None
+        str(data.boxes),
+        data.images,
+        transform=train_views,
+        classes=data.classes or None,
+        bits=data.bits,
     )
     if data.val_boxes is not None:
         folder = data.val_images or data.images
-        held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        held_out = BoxImages(
+            data.val_boxes, folder, transform=val_views, classes=train.classes, bits=data.bits
+        )
         if both := {path.resolve() for path in train.paths} & {
             path.resolve() for path in held_out.paths
         }:
@@ -330,7 +336,8 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     )
     if config.init is not None:
         start_from(head, config.init)
-    detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
+    size = cast("tuple[int, int]", config.data.size or SIZE)
+    detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()
     return detector

@@ -99,6 +99,8 @@ class Predictor:
             averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
             keeps it.
+        bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
+            :class:`dinoneck.data.Preprocessing`; None keeps it.
         preprocess: how images are prepared, instead of the records of the files.
         batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU
             4.
@@ -147,6 +149,7 @@ class Predictor:
         weights: Sequence[float] | None = None,
         reduce: Reduce = "mean",
         blur: int | None = None,
+        bits: int | None = None,
         preprocess: Preprocessing | None = None,
         batch_size: int | None = None,
         probe: bool = False,
@@ -193,7 +196,7 @@ class Predictor:
             base = (
                 backbones[record] if device is None else backbones[record].to(local_device(device))
             )
-            prepare = (recipe or base.preprocess).changed(blur=blur)
+            prepare = (recipe or base.preprocess).changed(blur=blur, bits=bits)
             check_patch(prepare.patch_size, base.adapter.patch_size)
             for reading in readings.values():
                 reading.head.to(next(base.parameters()).device)
@@ -329,8 +332,14 @@ class Predictor:
 
     def ready(self, image: ImageInput) -> list[Ready]:
         """Decode an image and prepare it for every pass; called by threads."""
-        pixels = read_pixels(image)
-        return [one.ready(pixels) for one in self.passes]
+        decoded: dict[int | None, Tensor] = {}
+        ready = []
+        for one in self.passes:
+            bits = one.preprocess.bits
+            if bits not in decoded:
+                decoded[bits] = read_pixels(image, bits)
+            ready.append(one.ready(decoded[bits]))
+        return ready
 
     @torch.no_grad()
     def predicted(

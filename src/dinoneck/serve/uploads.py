@@ -151,15 +151,15 @@ def _prepared_pixels(sides: tuple[int, int], recipe: Preprocessing) -> int:
     return math.prod(math.ceil(side / patch) * patch for side, patch in pairs)
 
 
-def decode(image: Image.Image, upload: UploadFile) -> Tensor:
-    """Return the pixels (3, H, W) of an opened image, upright.
+def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:
+    """Return the pixels (3, H, W) of an opened image, upright; ``bits`` are those of 16-bit images.
 
     Raises:
         Refusal: 422 if the bytes are damaged or the values cannot be used.
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
-        return read_pixels(image)
+        return read_pixels(image, bits)
     except DataError:  # the worker names the image
         raise
     except Exception as error:  # decoders raise many types of errors on damaged bytes

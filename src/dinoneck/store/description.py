@@ -155,9 +155,9 @@ class Description:
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
-        for (field, value), wanted in zip(
-            self._fields().items(), asked._fields().values(), strict=True
-        ):
+        asked_fields = asked._fields()
+        for field, value in self._fields().items():
+            wanted = asked_fields[field]
             if value != wanted:
                 values = f"{field} = {value:.200}; asked for {wanted:.200}"
                 raise StoreError(
@@ -167,7 +167,8 @@ class Description:
     def _fields(self) -> dict[str, str]:
         """What decides whether tokens belong together, as JSON texts."""
         values = {f"backbone.{key}": self.backbone.get(key) for key in _COMPARED}
-        values |= {f"inputs.{key}": value for key, value in self.preprocess.record().items()}
+        inputs = {"bits": None, **self.preprocess.record()}  # a record holds no bits without any
+        values |= {f"inputs.{key}": value for key, value in inputs.items()}
         values |= {"views": self.views.record(), "dtype": self.dtype}
         return {field: json.dumps(value) for field, value in values.items()}
 

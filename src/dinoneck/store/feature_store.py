@@ -80,6 +80,7 @@ class FeatureStore(Reader):
         pad_to: PadTo | None = None,
         interpolation: Interpolation | None = None,
         blur: int | None = None,
+        bits: int | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
 
@@ -96,6 +97,8 @@ class FeatureStore(Reader):
             pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
             interpolation: see there; None = the backbone's (``bilinear``).
             blur: of all views, see there; None = the backbone's, which is none.
+            bits: how many bits images of 16 bits use, see there; None = the backbone's, which is
+                none.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder
@@ -104,7 +107,12 @@ class FeatureStore(Reader):
         """
         own = checked_backbone(backbone).preprocess
         prepare = own.changed(
-            size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur
+            size=image_size,
+            resize=resize,
+            pad_to=pad_to,
+            interpolation=interpolation,
+            blur=blur,
+            bits=bits,
         )
         store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone

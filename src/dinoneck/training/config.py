@@ -75,6 +75,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
             labels.
         classes: names of the classes 0, 1, ... in the masks.
+        class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
+            and of two classes 0 and 255 where the masks hold these alone.
         nodata: mask values without a label, such as 255.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
@@ -86,6 +88,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         pad_to: where resize pad puts the image; None = corner.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
+        bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
+            them as they are; None refuses images that use a part of the range.
         tta: views that predictions average, recorded in the head files; the run's scores do not use
             them.
         pasture: number of generated images if no data is named.
@@ -105,6 +109,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     labels: Path | None = None
     label_kind: Literal["classes", "numbers"] = "classes"
     classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
     unit: str = ""
     minimum: float | None = None
@@ -115,6 +120,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: Count | None = None
+    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
     instances: Path | None = None
@@ -134,6 +140,16 @@ class DataConfig(Config, frozen=True, kw_only=True):
         force_setattr(self, "size", size)
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
+        if self.class_values and self.label_kind == "numbers":
+            raise ConfigError(
+                f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
+                "'numbers'; leave one of them out"
+            )
+        if self.class_values and self.classes and len(self.class_values) != len(self.classes):
+            raise ConfigError(
+                f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
+                "expected one value for each class"
+            )
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
@@ -349,6 +365,15 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
         return self.is_live or bool(self.data.objects)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain = super().to_dict()
+        default = DataConfig()
+        for name in _LATER_OPTIONS_OF_DATA:
+            if getattr(self.data, name) == getattr(default, name):
+                del plain["data"][name]
+        return plain
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
         r"""Read a training file: YAML with the groups of this class.
@@ -369,13 +394,16 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_yaml(path), str(path))
 
 
+# options that came after 0.3: a record holds them only where they are set, so that it equals those
+# of 0.3 and a run that 0.3 began continues
+_LATER_OPTIONS_OF_DATA = ("bits", "class_values")
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
     _LIVE: ("optim.cutmix_alpha",),
     (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
     ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
-    ("data.labels",): ("data.nodata", "data.label_kind"),
+    ("data.labels",): ("data.nodata", "data.label_kind", "data.class_values"),
     ("data.store",): ("data.views",),
     ("data.csv",): (
         "data.targets",

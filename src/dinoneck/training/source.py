@@ -113,7 +113,8 @@ def source_of(config: TrainConfig, table: Any) -> Source:
     map_kind = None if data.labels is None else map_task(config, table)[1]
     if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
         backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
-    changes = {name: getattr(data, name) for name in ("size", "pad_to", "interpolation", "blur")}
+    names = ("size", "pad_to", "interpolation", "blur", "bits")
+    changes = {name: getattr(data, name) for name in names}
     resize = data.resize or ("crop" if data.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(
@@ -138,7 +139,7 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
         "backbone": (backbone.name, record.get("name")),
         "layers": (backbone.layers, tuple(record["layers"])),
     }
-    names = ("size", "interpolation", "blur", "resize", "pad_to")
+    names = ("size", "interpolation", "blur", "bits", "resize", "pad_to")
     both |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
     for name, (value, stored) in both.items():
         if value is not None and value != stored:

@@ -14,8 +14,16 @@ from msgspec import Meta
 from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
-from dinoneck.data.labels import DenseLabels, count_classes
+from dinoneck.data.label_sets import (
+    MaskClasses,
+    MaskSurvey,
+    mask_classes,
+    some_of_numbers,
+    survey_masks,
+)
+from dinoneck.data.labels import DenseLabels
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, missing_extra, some_of
@@ -374,32 +382,47 @@ def read_maps(
 
     Raises:
         DataError: if a mask cannot be used, has another size than its image, or comes to another
-            grid than others.
+            grid than others; if the masks show fewer than two classes, or it is open what their
+            values mean.
     """
     label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
-    rows, masks = [*label_of], [*label_of.values()]
-    labels, how = data.classes, DenseLabels(nodata=data.nodata)
+    rows = [*label_of]
+    masks = [*label_of.values()]
+    sizes = [read_image_size(table[IMAGES].iloc[row]) for row in rows]
+    names = data.classes
+    how = DenseLabels(nodata=data.nodata)
     if data.label_kind == "classes":
-        labels = labels or tuple(map(str, range(count_classes(masks, data.nodata))))
-        if len(labels) < 2:
-            raise DataError(
-                f"the masks hold the class {labels[0]} alone; expected two classes or more"
-            )
-        how = DenseLabels(classes=len(labels), nodata=data.nodata)
-    mean, counts = how.cells(
-        masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows]
-    )
-    values, weight = (
-        torch.full((len(table), *x.shape[1:]), empty)
-        for x, empty in ((mean, torch.nan), (counts, 0.0))
-    )
-    values[rows], weight[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan), counts
+        survey = survey_masks(masks, data.nodata, sizes)
+        classes = mask_classes(survey, data.classes, data.class_values)
+        _check_shown(classes, survey)
+        names = classes.names
+        how = DenseLabels(classes=len(names), nodata=data.nodata, class_values=classes.stored)
+    mean, counts = how.cells(masks, preprocess, sizes)
+    values = torch.full((len(table), *mean.shape[1:]), torch.nan)
+    values[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
+    weight = torch.zeros((len(table), *counts.shape[1:]))
+    weight[rows] = counts
 
     def pixels(row: int) -> Tensor:
-        return (
-            how.indices([label_of[row]], preprocess)
-            if row in label_of
-            else torch.full((1, 1, 1), -1)
-        )
+        if row not in label_of:
+            return torch.full((1, 1, 1), -1)
+        return how.indices([label_of[row]], preprocess)
 
-    return labels, values, weight, pixels
+    return names, values, weight, pixels
+
+
+def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:
+    """Check that masks show two classes or more, and warn of those that they do not show."""
+    shown = [name for name, pixels in classes.pixels.items() if pixels]
+    if len(shown) < 2:
+        raise DataError(
+            f"the masks hold the class {shown[0]!r} alone; expected two classes or more"
+            f"{survey.marked_words()}"
+        )
+    warn_of_empty_classes(
+        classes.pixels,
+        "pixel",
+        "the masks",
+        remedy=f"They hold {some_of_numbers(survey.pixels)}; leave a class out that is not in "
+        "them, or name the values of the classes (--class-values)",
+    )

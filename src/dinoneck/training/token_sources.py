@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -224,10 +225,9 @@ class LiveTokens(_ById):
         """
         images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
         if transformed and self.transform is not None:
+            read = partial(read_pixels, bits=self.preprocess.bits)
             # one after another, as transforms draw from the global generators
-            images = [
-                self.transform(to_uint8(pixels)) for pixels in in_threads(read_pixels, images)
-            ]
+            images = [self.transform(to_uint8(pixels)) for pixels in in_threads(read, images)]
         return self.preprocess(images)
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:

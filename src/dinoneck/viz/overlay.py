@@ -66,7 +66,7 @@ def overlay_panel(
         DataError: if the image cannot be read, or predictions are not finite.
         ShapeError: if a map is not (outputs, rows, cols).
     """
-    picture, listed = as_image(image), outputs(tasks)
+    picture, listed = as_image(image, preprocess.bits), outputs(tasks)
     size, ratio = (picture.height, picture.width), style.OVERLAY_PX / max(picture.size)
     width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")

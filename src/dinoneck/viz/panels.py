@@ -223,13 +223,13 @@ def captions(
     return texts
 
 
-def as_image(image: ImageInput) -> Image.Image:
-    """Return an image in 8 bits.
+def as_image(image: ImageInput, bits: int | None = None) -> Image.Image:
+    """Return an image in 8 bits; ``bits`` are those of 16-bit images.
 
     Raises:
         DataError: if it cannot be read.
     """
-    decoded: Image.Image = to_pil_image(to_unit_range(read_pixels(image)))
+    decoded: Image.Image = to_pil_image(to_unit_range(read_pixels(image, bits)))
     return decoded
 
 

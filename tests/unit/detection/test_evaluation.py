@@ -15,7 +15,7 @@ import torchvision
 from tests.conftest import DATA
 from tests.unit.data.box_samples import content, write
 
-from dinoneck.data import BoxImages
+from dinoneck.data import BoxImages, Preprocessing
 from dinoneck.detection import coco_results, evaluate_boxes, score_boxes
 
 pytest.importorskip("pycocotools")
@@ -80,7 +80,7 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
             return found
         return [{key: value[:0] for key, value in row.items()} for row in found]
 
-    unsure = argparse.Namespace(classes=data.classes, predict=predict)
+    unsure = argparse.Namespace(classes=data.classes, predict=predict, preprocess=Preprocessing())
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
 
 

@@ -1,0 +1,82 @@
+"""Colours of 16 bits, of which Pillow keeps one byte: how to find such files, and to get the other byte."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from PIL import Image, ImageFile
+
+from dinoneck.data.image_tiffs import has_planes
+
+# raw modes: kinds of colours, and the order of their two bytes
+KINDS = ("RGB", "RGBA", "RGBX")
+HIGH_FIRST = ";16B"
+LOW_FIRST = ";16L"
+NATIVE = ";16N"
+
+
+def raw_modes(image: Image.Image) -> list[str]:
+    """Return how the numbers of an image lie in its file, for each of its tiles; nothing once it is decoded."""
+    return [_raw_mode(tile) for tile in getattr(image, "tile", ())]
+
+
+def is_deep(modes: list[str]) -> bool:
+    """Return whether the raw modes are those of 16 bits per value."""
+    return any(";16" in mode for mode in modes)
+
+
+def file_of(image: Image.Image) -> bytes:
+    """Return the file of an opened image that is not decoded yet."""
+    source = getattr(image, "fp", None)
+    if source is None:
+        return b""
+    place = source.tell()
+    source.seek(0)
+    content: bytes = source.read()
+    source.seek(place)
+    return content
+
+
+def low_bytes(file: bytes) -> Image.Image | None:
+    """Return the low bytes of 16-bit colours as an image of 8 bits; None for others than interleaved RGB.
+
+    Pillow keeps the byte that the raw mode says is the high one, so it gives the low one where the
+    raw mode has the other order of bytes.
+    """
+    image = Image.open(io.BytesIO(file))
+    if has_planes(image):
+        return None  # their order of bytes cannot be chosen
+    tiles = []
+    for tile in getattr(image, "tile", ()):
+        mode = _other_order(_raw_mode(tile))
+        if mode is None:
+            return None
+        if isinstance(tile.args, str):
+            tiles.append(tile._replace(args=mode))
+        else:
+            tiles.append(tile._replace(args=(mode, *tile.args[1:])))
+    image.tile = tiles
+    return image
+
+
+def _raw_mode(tile: ImageFile._Tile) -> str:
+    arguments = tile[3]
+    if isinstance(arguments, str):
+        return arguments
+    return str(arguments[0]) if arguments else ""
+
+
+def _other_order(mode: str) -> str | None:
+    """The raw mode with the bytes of a value exchanged; None if it is not one of 16-bit RGB."""
+    kind = mode[: -len(NATIVE)]
+    order = mode[-len(NATIVE) :]
+    if kind not in KINDS:
+        return None
+    if order == NATIVE:
+        order = LOW_FIRST if sys.byteorder == "little" else HIGH_FIRST
+    if order == LOW_FIRST:
+        return kind + HIGH_FIRST
+    if order == HIGH_FIRST:
+        return kind + LOW_FIRST
+    return None

@@ -1,0 +1,28 @@
+"""PNG files that were cut and filled up with zeros, whose end Pillow takes for pixels."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+SIGNATURE_BYTES = 8
+LENGTH_AND_KIND = struct.Struct(">I4s")
+CHECKSUM = struct.Struct(">I")
+PIXELS = b"IDAT"
+
+
+def has_damaged_pixels(file: bytes) -> bool:
+    """Return whether a chunk of pixels is cut, or does not fit its checksum."""
+    place = SIGNATURE_BYTES
+    while place + LENGTH_AND_KIND.size <= len(file):
+        length, kind = LENGTH_AND_KIND.unpack_from(file, place)
+        content = place + LENGTH_AND_KIND.size
+        after = content + length
+        if kind == PIXELS:
+            if after + CHECKSUM.size > len(file):
+                return True
+            (checksum,) = CHECKSUM.unpack_from(file, after)
+            if zlib.crc32(memoryview(file)[place + CHECKSUM.size : after]) != checksum:
+                return True
+        place = after + CHECKSUM.size
+    return False
