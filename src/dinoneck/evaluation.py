@@ -14,8 +14,9 @@ import torch
 
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.decoding import read_image_size
+from dinoneck.data.folders import read_masks
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.tables import read_cells, read_masks, read_table
+from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
 from dinoneck.errors import ConfigError, DataError, some_of

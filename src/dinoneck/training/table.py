@@ -49,7 +49,8 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         return frame
-    from dinoneck.data.tables import read_folders, read_masks, read_table
+    from dinoneck.data.folders import read_folders, read_masks
+    from dinoneck.data.tables import read_table
 
     if data.csv is None and frame is None:
         if data.images is None:
