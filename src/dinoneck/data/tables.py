@@ -97,7 +97,7 @@ def read_table(
         )
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = find_files(rows[image_column], images, f"images named in {name}")
+    files = find_files(rows[image_column], images, f"images named in {name}", outside=True)
     table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
@@ -118,7 +118,8 @@ def read_table(
             raise DataError(
                 f"{name}: the column {column!r} names no labels; leave it out, or fill in some"
             )
-        found = find_files(rows[column], images, f"labels named in column {column!r} of {name}")
+        called = f"labels named in column {column!r} of {name}"
+        found = find_files(rows[column], images, called, outside=True)
         table[LABELS] = pd.Series(found, rows.index, dtype=object)
     return table
 
