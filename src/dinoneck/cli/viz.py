@@ -34,7 +34,7 @@ def report(
     images: cli.Images = (),
     *,
     out: Path,
-    truth: Annotated[Path | None, arg(metavar="CSV|JSON")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
@@ -53,8 +53,8 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, or JSON of a detector's
-            boxes.
+        truth: CSV of known values in columns named like the predictions, the class folders that
+            hold the images, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.

@@ -5,11 +5,24 @@ The columns are those of :mod:`dinoneck.data.tables`.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.data import cells
-from dinoneck.data.cells import IMAGES, LABELS, PathLike, cell_text
-from dinoneck.data.sources import images_below
+from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, cell_text
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.layout import (
+    PARTS,
+    DataFolder,
+    Subfolders,
+    also_there,
+    masks_in,
+    read_data_folder,
+)
+from dinoneck.data.walk import SUFFIXES, Tree, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -17,90 +30,223 @@ try:
 except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
-_PARTS = {"train", "training", "val", "valid", "validation", "test"}
+logger = logging.getLogger(__name__)
 
 
-def read_folders(images: PathLike) -> pd.DataFrame:
+def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
     """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
+
+    Folders ``train`` and ``val`` (or ``valid``, and ``test``) with class folders in them are parts:
+    the column ``fold`` has the name of each image's part, and ``test`` is left out. Links to
+    folders are followed.
+
+    Args:
+        images: the folder.
+        subfolders: ``"classes"``: the folders in it are classes, whatever they are called;
+            ``"folds"``: they are folds of class folders, each held out in turn; ``"parts"``: train,
+            val and test; None = by their names.
 
     Returns:
         A table with the target ``class``; its class names are those of the folders, stripped,
         composed (NFC) and sorted. The ids are the paths relative to ``images``, with ``/``.
 
     Raises:
-        DataError: if images lie next to the class folders, there are fewer than two, or one holds
-            no images.
+        DataError: if images lie next to the class folders, there are fewer than two, one holds no
+            images, or the folders may be something else than classes.
     """
-    root = _folder(images)
-    names = {
-        cell_text(path.name)
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    }
-    files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
-    if loose := [name for name in files if "/" not in name]:
-        raise DataError(
-            f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into "
-            "one"
-        )
-    if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
-        raise DataError(
-            f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and "
-            "no parts"
-        )
-    kept = {
-        name: (path, cell_text(name.partition("/")[0]))
-        for name, path in files.items()
-        if name[0] != "."
-    }
-    table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
-    if empty := names.difference(table["class"]):
-        raise DataError(
-            f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder"
-        )
-    return table.astype({"class": pd.CategoricalDtype(sorted(names))})
+    data = read_data_folder(images, subfolders)
+    if data.kind == "masks":
+        raise DataError(f"{data.root} holds images and masks, no class folders; use read_masks()")
+    return table_of_folder(data)
 
 
 def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
+
+    Masks, and images, may all have one ending more, as in ``1_mask.png``.
 
     Returns:
         A table without targets, the masks as ``labels``. The ids are the images' paths relative to
         ``images``.
 
     Raises:
-        DataError: if an image has no mask, a mask has no image, or two files differ in their suffix
-            alone.
+        DataError: if a folder does not exist or holds no images, an image has no mask, a mask has
+            no image, or two files differ in their suffix alone.
     """
-    image_root, label_root = _folder(images), _folder(labels)
-    image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
-    if unpaired := image_of.keys() ^ mask_of.keys():
-        names = (
-            f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
-        )
+    image_root = _folder(images)
+    label_root = _folder(labels)
+    if image_root.samefile(label_root):
         raise DataError(
-            f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: "
-            f"{names}"
+            f"images and masks are both in {image_root}; put the masks into a folder of their own"
         )
-    pairs = {
-        path.relative_to(image_root).as_posix(): (path, mask_of[stem])
-        for stem, path in image_of.items()
-    }
-    return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
+    beside = masks_in(image_root, label_root)
+    return _mask_table(image_root, image_root if beside is None else beside, label_root)
+
+
+def table_of_folder(data: DataFolder) -> pd.DataFrame:
+    """Return the table of what a folder holds; of parts with their names as folds.
+
+    ``table.attrs["parts"]`` is then the fold that is held out; None = each in turn.
+
+    Raises:
+        DataError: as :func:`read_folders` and :func:`read_masks`.
+    """
+    if not data.parts:
+        return _content_table(data.root, data)
+    tables = []
+    for name, content in data.parts.items():
+        part = _content_table(data.root, content)
+        part[FOLD] = name
+        tables.append(part)
+    table = pd.concat(tables)
+    if data.kind == "classes":
+        _check_training_classes(data, table)
+    table.attrs[PARTS] = data.held_out
+    return table
+
+
+def describe(data: DataFolder, table: pd.DataFrame) -> str:
+    """Return what was taken of a folder of parts, in one line."""
+    counts = table[FOLD].value_counts(sort=False)
+    listed = ", ".join(f"{name} ({counted(count, 'image')})" for name, count in counts.items())
+    if data.held_out is None:
+        return f"{data.root}: the folders {listed} are folds; each is held out in turn"
+    train = next(name for name in data.parts if name != data.held_out)
+    text = (
+        f"{data.root}: {train} ({counted(counts[train], 'image')}) is trained on, {data.held_out} "
+        f"({counted(counts[data.held_out], 'image')}) is held out"
+    )
+    left = data.left
+    if left is not None and left.kind == "images":
+        text += f"; {left.images} has no labels and is not read"
+    elif left is not None:
+        truth = left.images if left.masks is None else left.masks
+        text += f"; left for: dinoneck evaluate {left.images} --heads RUN --truth {truth}"
+    return text
+
+
+def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
+    """The table of class folders, or of images and masks; ids are relative to ``root``."""
+    if content.kind == "masks" and content.masks is not None:
+        return _mask_table(root, content.images, content.masks)
+    if content.kind == "classes":
+        return _class_table(root, content)
+    raise DataError(
+        f"{content.images} holds images, without class folders and masks{also_there(content.images)}"
+    )
+
+
+def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
+    files = _listed(content.images)
+    rows = {}
+    for file in files:
+        class_name = cell_text(file.relative_to(content.images).parts[0])
+        rows[file.relative_to(root).as_posix()] = (file, class_name)
+    table = pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, "class"])
+    empty = set(content.classes).difference(table["class"])
+    if empty:
+        raise DataError(
+            f"{content.images}: no images of the class {some_of(empty, 5)}; add some or remove the "
+            "folder"
+        )
+    return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+
+
+def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
+    """Give all parts the same classes, and name those that a part lacks."""
+    table["class"] = table["class"].astype(object).astype(pd.CategoricalDtype(data.classes))
+    for name, content in data.parts.items():
+        counts = {class_name: int(class_name in content.classes) for class_name in data.classes}
+        if data.held_out is None:
+            remedy = "That fold scores nothing of it"
+        elif name == data.held_out:
+            remedy = "It gets no score"
+        else:
+            remedy = "No head can learn it: move some images there"
+        warn_of_empty_classes(counts, "image", str(data.root / name), remedy)
+
+
+def _listed(folder: Path) -> list[Path]:
+    """The images below a folder; what is left out is named."""
+    tree = walk(folder)
+    warn_of_left_out([tree])
+    return tree.images
+
+
+# Images and masks
+# ----------------------------------------------------------------------------------------------------
+
+
+def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
+    image_of = _by_stem(images, masks)
+    mask_of = _by_stem(masks, images)
+    if image_of.keys() != mask_of.keys():
+        image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
+    rows = {}
+    for stem, file in image_of.items():
+        rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
+    return pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, LABELS])
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    files = [
-        path for path in images_below(root) if other not in path.parents or other in root.parents
-    ]
+    tree = walk(root)
+    if other not in root.parents:
+        tree.files = [file for file in tree.files if other not in file.parents]
+    warn_of_left_out([tree])
+    files = tree.images
     if not files:
-        raise DataError(
-            f"{root} holds no images outside of {other}; put images and masks into a folder each"
-        )
-    stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
+        raise DataError(f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_held(tree)}")
+    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
     return dict(zip(stems, files, strict=True))
+
+
+def _held(tree: Tree) -> str:
+    """The kinds of files that a folder without images holds, for the end of a message."""
+    kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
+    return f"; it holds {some_of(kinds, 5)}" if kinds else ""
+
+
+def _without_endings(
+    image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and masks by names that agree once an ending of all images, or of all masks, is left out.
+
+    Raises:
+        DataError: if there are no such endings.
+    """
+    for image_ending in _endings(image_of):
+        for mask_ending in _endings(mask_of):
+            short_images = {name.removesuffix(image_ending): x for name, x in image_of.items()}
+            short_masks = {name.removesuffix(mask_ending): x for name, x in mask_of.items()}
+            if short_images.keys() == short_masks.keys():
+                named = [f"images without '{image_ending}'"] if image_ending else []
+                named += [f"masks without '{mask_ending}'"] if mask_ending else []
+                number = counted(len(short_images), "pair")
+                logger.warning("%s and %s: %s: %s", images, masks, ", ".join(named), number)
+                return short_images, short_masks
+    without_mask = image_of.keys() - mask_of.keys()
+    without_image = mask_of.keys() - image_of.keys()
+    texts = []
+    if without_mask:
+        number = counted(len(without_mask), "image")
+        texts.append(f"{masks} has no mask for {number} of {images}: {some_of(without_mask, 5)}")
+    if without_image:
+        number = counted(len(without_image), "mask")
+        texts.append(f"{images} has no image for {number} of {masks}: {some_of(without_image, 5)}")
+    raise DataError(
+        f"{'; '.join(texts)}. An image and its mask have the same path without suffix; a table "
+        "pairs other names, and images without a mask (--csv, --labels COLUMN)"
+    )
+
+
+def _endings(names: Sequence[str] | dict[str, Path]) -> list[str]:
+    """What all names end with, from a separator on, the longest first; and nothing."""
+    backwards = [name[::-1] for name in names]
+    shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
+    starts = [match.start() for match in re.finditer(r"[_\-. ]", shared)]
+    return [shared[start:] for start in starts] + [""]
 
 
 def _folder(path: PathLike) -> Path:

@@ -233,6 +233,7 @@ class _Names:
 
     @classmethod
     def of(cls, names: Sequence[str], spelling: Spelling) -> _Names:
+        """Decode names and split them."""
         parts = {}
         from_root = False
         for name in names:

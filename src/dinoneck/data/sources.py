@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.cells import PathLike, is_missing
+from dinoneck.data.layout import picture_files
 from dinoneck.data.names import Reading, find_among, find_below, is_absolute, parts_of
 from dinoneck.data.walk import (
     OTHER_SUFFIXES,
@@ -23,7 +24,7 @@ from dinoneck.data.walk import (
     walk,
     warn_of_left_out,
 )
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError, counted, some_of
 
 __all__ = [
     "OTHER_SUFFIXES",
@@ -31,6 +32,7 @@ __all__ = [
     "find_files",
     "find_images",
     "images_below",
+    "list_pictures",
     "warn_of_left_out",
 ]
 logger = logging.getLogger(__name__)
@@ -38,6 +40,35 @@ logger = logging.getLogger(__name__)
 # folder of images but a home directory or a whole disk, which takes minutes
 _MOST_FILES = 1_000_000
 _LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
+
+
+def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return path -> images: those below a folder, sorted, or the file itself.
+
+    Masks that lie beside images (``masks/`` next to ``images/``, ``0_mask.png`` next to ``0.png``)
+    are no pictures, unless they are named themselves. A warning counts them, and files of formats
+    that are not read.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+    pictures: dict[Path, list[Path]] = {}
+    trees = []
+    masks: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            pictures[path] = [path]
+            continue
+        tree = walk(path)
+        trees.append(tree)
+        pictures[path], beside = picture_files(tree)
+        masks += beside
+    warn_of_left_out(trees)
+    if masks:
+        number = counted(len(masks), "mask")
+        line = "left out: %s beside images, the first %s; name the folder or the files to take them"
+        logger.warning(line, number, masks[0])
+    return pictures
 
 
 def find_files(

@@ -66,6 +66,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
             generated images.
         images: folder of the table's files (None = the table's folder), with a store to compare
             them with those extracted; without a table, of the images.
+        subfolders: without a table: the folders in images are classes, folds (each is held out in
+            turn) or parts (train, val, test); None = by their names.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
@@ -99,6 +101,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     csv: Path | None = None
     images: Path | None = None
+    subfolders: Literal["classes", "folds", "parts"] | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
@@ -349,6 +352,14 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
         return self.is_live or bool(self.data.objects)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, without options that 0.3 did not have and that are not used."""
+        plain = super().to_dict()
+        for name in _SINCE_0_4:
+            if plain["data"][name] is None:
+                del plain["data"][name]
+        return plain
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
         r"""Read a training file: YAML with the groups of this class.
@@ -369,6 +380,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_yaml(path), str(path))
 
 
+_SINCE_0_4 = ("subfolders",)  # of data: reports and runs of 0.3 have no such key
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
@@ -386,10 +398,21 @@ _NEEDS = {  # one of these -> the options that have no effect without it
         "folds.column",
     ),
     ("data.csv", "data.images"): ("data.labels",),
+    ("data.images",): ("data.subfolders",),
 }
 # what heads of images alone use; and heads of images or of objects alone
 _OF_IMAGES = [
-    f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")
+    f"data.{name}"
+    for name in (
+        "csv",
+        "subfolders",
+        "targets",
+        "aux_targets",
+        "labels",
+        "unit",
+        "minimum",
+        "tta",
+    )
 ]
 _OF_IMAGES += [
     "tasks",
@@ -417,6 +440,7 @@ _OF_HEADS += [
 ]
 _OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
 _EXCLUDED = {  # this -> the options that have no effect with it
+    "data.csv": ["data.subfolders"],
     "data.boxes": _OF_IMAGES + _OF_HEADS,
     "data.instances": ["data.panoptic", *_OF_IMAGES],
     "data.panoptic": _OF_IMAGES,

@@ -27,6 +27,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
@@ -119,6 +120,8 @@ class Run:
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
+        if table is None:
+            config = of_data_folder(config)
         check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read

@@ -16,6 +16,7 @@ from torch import Tensor
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels, count_classes
+from dinoneck.data.layout import PARTS, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, missing_extra
@@ -49,17 +50,12 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         return frame
-    from dinoneck.data.folders import read_folders, read_masks
-    from dinoneck.data.tables import read_table
-
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return (
-            read_folders(data.images)
-            if data.labels is None
-            else read_masks(data.images, data.labels)
-        )
+        return _table_of_folders(data)
+    from dinoneck.data.tables import read_table
+
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
     return read_table(
@@ -78,6 +74,19 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+
+
+def _table_of_folders(data: DataConfig) -> Any:
+    """The table of class folders, of folders of images and masks, or of parts with these."""
+    from dinoneck.data.folders import describe, read_masks, table_of_folder
+
+    if data.labels is not None and data.labels != data.images:
+        return read_masks(str(data.images), data.labels)
+    content = read_data_folder(str(data.images), data.subfolders)
+    table = table_of_folder(content)
+    if content.parts:
+        logger.warning("%s", describe(content, table))
+    return table
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:
@@ -160,7 +169,9 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     """
     chosen, groups = config.folds, groups_of(table)
     all_images: Fold = np.arange(len(table)), np.arange(0)
-    if chosen.column is not None:
+    if chosen.column is None and PARTS in table.attrs and chosen.count != 1:
+        every_fold = _part_folds(table)
+    elif chosen.column is not None:
         every_fold, labels = column_folds(table[FOLD]), np.array(groups)
         for number, (train, valid) in enumerate(every_fold):
             if len(split := np.intersect1d(labels[train], labels[valid])):
@@ -179,6 +190,15 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
         i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)
     }
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _part_folds(table: Any) -> list[Fold]:
+    """The folds that folders make: one that holds a part out, or one for each part."""
+    held_out = table.attrs[PARTS]
+    if held_out is None:
+        return column_folds(table[FOLD])
+    is_held_out = np.asarray(table[FOLD] == held_out)
+    return [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
 
 
 def group_folds(

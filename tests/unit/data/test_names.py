@@ -47,7 +47,7 @@ def found(folder: Path, *names: str, outside: bool = False) -> list[str]:
         pytest.param(["7", "8"], ["7.jpg", "8.jpeg"], "a suffix added", id="no suffix"),
         pytest.param(["sub.1/7"], ["sub.1/7.tif"], "a suffix added", id="no suffix in a folder"),
         pytest.param(["images/7.png"], ["7.png"], "names without 'images/'", id="images"),
-        pytest.param(["/home/u/x/7.png"], ["7.png"], "names without '/home/u/x/'", id="POSIX"),
+        pytest.param(["/Users/u/x/7.png"], ["7.png"], "names without '/Users/u/x/'", id="POSIX"),
         pytest.param([r"C:\data\x\7.png"], ["7.png"], r"names without 'C:\data\x\'", id="Windows"),
         pytest.param(["C:/data/x/7.png"], ["7.png"], "names without 'C:/data/x/'", id="drive, slashes"),
         pytest.param([r"\\nas\share\7.png"], ["7.png"], r"without '\\nas\share\'", id="share"),
@@ -143,7 +143,7 @@ def test_names_that_fit_no_file_or_several_are_refused(
     ("prefix", "folder"),
     [
         pytest.param("train/", "val", id="relative"),
-        pytest.param("/home/u/train/images/", "ds/val/images", id="absolute, of parts"),
+        pytest.param("/Users/u/train/images/", "ds/val/images", id="absolute, of parts"),
         pytest.param(r"D:\coco\train2017" + "\\", "val2017", id="Windows, with a year"),
         pytest.param("training/", "validation", id="long words"),
         pytest.param("day1/images/", "day2/images", id="days"),
@@ -164,8 +164,8 @@ def test_a_prefix_is_not_cut_where_the_name_is_that_of_another_file(tmp_path: Pa
     with pytest.raises(DataError, match="exists"):
         found(tmp_path / "ds" / "pics", "data/0.png")
     with pytest.raises(DataError, match="exists"):
-        found(tmp_path / "ds" / "pics", "/home/other/2023/0.png")
-    assert found(tmp_path / "ds" / "pics", "/home/other/pics/0.png") == ["0.png"]
+        found(tmp_path / "ds" / "pics", "/Users/other/2023/0.png")
+    assert found(tmp_path / "ds" / "pics", "/Users/other/pics/0.png") == ["0.png"]
 
 
 def test_absolute_names_and_parent_folders_are_opened_only_where_that_is_allowed(
