@@ -289,7 +289,7 @@ class Features:
                 raise ConfigError(
                     f"the tokens are in --store {self.store}; leave the backbone's options out"
                 )
-            return _stored(self.store, files)
+            return _stored(self.store, files, images)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
@@ -302,17 +302,27 @@ class Features:
         return cli.names_below(files), pictures, _tokens(model, recipe, files), note
 
 
-def _stored(path: Path, files: Sequence[Path]) -> Any:
+def _stored(path: Path, files: Sequence[Path], images: Sequence[Path]) -> Any:
     """Return names, pictures, tokens and a note, of a feature store that was extracted from these files.
+
+    Ids are relative to the folder that is named, as ``extract`` makes them, else to the folder that
+    the files share.
 
     Raises:
         DataError: if the store lacks a file, or holds another one of its name.
     """
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.source import TableTokens, compare_images
+    from dinoneck.training.targets import SourceIds
 
     store = FeatureStore.open(path)
-    ids = TableTokens(store, cli.names_below(files)).ids
+    names = cli.names_below(files)
+    if len(images) == 1 and images[0].is_dir():
+        relative = [file.relative_to(images[0]).as_posix() for file in files]
+        stored = SourceIds(store.ids)
+        if all(stored.find(name) is not None for name in relative):
+            names = relative
+    ids = TableTokens(store, names).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
     return (
         ids,
