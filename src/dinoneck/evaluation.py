@@ -17,6 +17,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import DataFolder, read_data_folder
+from dinoneck.data.sources import refuse_own_labels
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
@@ -197,6 +198,8 @@ def truth_table(
         labels=labels,
         classes=classes,
     )
+    if labels is not None:
+        refuse_own_labels(table[IMAGES], table[LABELS], _called(truth))
     for name in targets:
         words = () if name in classes else class_names(table, name)
         if words:

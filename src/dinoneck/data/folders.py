@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dinoneck.data import cells
-from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike, cell_text
+from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     PARTS,
     DataFolder,
     Subfolders,
     also_there,
+    check_folder,
     masks_in,
     read_data_folder,
 )
@@ -137,11 +139,20 @@ def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
 
 
 def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
-    files = _listed(content.images)
+    """The images of class folders; masks beside images in one are left out."""
+    tree = walk(content.images)
+    warn_of_left_out([tree])
+    class_of: dict[Path, str] = {}
+    masks: list[Path] = []
+    for folder in image_folder(tree).folders.values():
+        images, beside = pictures_of(folder)
+        masks += beside
+        class_of |= dict.fromkeys(images, folder.name)
+    warn_of_masks(masks)
+    _check_one_class(class_of)
     rows = {}
-    for file in files:
-        class_name = cell_text(file.relative_to(content.images).parts[0])
-        rows[file.relative_to(root).as_posix()] = (file, class_name)
+    for file in sorted(class_of):
+        rows[file.relative_to(root).as_posix()] = (file, class_of[file])
     table = pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, "class"])
     empty = set(content.classes).difference(table["class"])
     if empty:
@@ -150,6 +161,22 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
             "folder"
         )
     return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+
+
+def _check_one_class(class_of: Mapping[Path, str]) -> None:
+    """Refuse links that give one file to two classes, and name classes whose names differ in case alone."""
+    if any(file.is_symlink() for file in class_of):
+        first: dict[Path, Path] = {}
+        for file, class_name in class_of.items():
+            other = first.setdefault(file.resolve(), file)
+            if class_of[other] != class_name:
+                raise DataError(f"{other} and {file} are one file in two classes; keep one of them")
+    spelled: dict[str, str] = {}
+    for class_name in dict.fromkeys(class_of.values()):
+        other_name = spelled.setdefault(class_name.casefold(), class_name)
+        if other_name != class_name:
+            line = "the classes '%s' and '%s' differ in upper and lower case alone; are they one class?"
+            logger.warning(line, other_name, class_name)
 
 
 def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
@@ -164,13 +191,6 @@ def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
         else:
             remedy = "No head can learn it: move some images there"
         warn_of_empty_classes(counts, "image", str(data.root / name), remedy)
-
-
-def _listed(folder: Path) -> list[Path]:
-    """The images below a folder; what is left out is named."""
-    tree = walk(folder)
-    warn_of_left_out([tree])
-    return tree.images
 
 
 # Images and masks
@@ -250,6 +270,5 @@ def _endings(names: Sequence[str] | dict[str, Path]) -> list[str]:
 
 
 def _folder(path: PathLike) -> Path:
-    if not Path(path).is_dir():
-        raise DataError(f"the folder {path} does not exist")
+    check_folder(Path(path))
     return Path(path)

@@ -7,14 +7,20 @@ torch is imported; images are opened only where names do not tell masks from ima
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dinoneck.data.cells import PathLike, cell_text
-from dinoneck.data.walk import SUFFIXES, Tree, walk
+from dinoneck.data.cells import PathLike
+from dinoneck.data.image_tree import (
+    ImageFolder,
+    image_folder,
+    look_like_masks,
+    mask_pairs,
+    words_of,
+)
+from dinoneck.data.walk import Tree, walk
 from dinoneck.errors import DataError, counted, some_of
 
 Kind = Literal["images", "classes", "masks"]
@@ -25,16 +31,6 @@ PARTS = "parts"
 
 # folders that are never a class, next to another folder
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "leftimg8bit"}
-# words in the names of folders whose neighbour holds masks
-_IMAGE_WORDS = {"image", "images", "img", "imgs", "jpegimages", "leftimg"}
-# words of folders that hold images, or are a class of them
-_VAGUE_WORDS = {"photo", "photos", "picture", "pictures", "pics", "rgb", "input", "inputs", "raw"}
-_VAGUE_WORDS |= {"data", "original", "originals", "orig", "frame", "frames"}
-# words in the names of folders, and at the end of the names of files, of masks
-_MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"}
-_MASK_WORDS |= {"anno", "gt", "gtfine", "gtcoarse", "groundtruth", "truth", "seg", "segs", "segm"}
-_MASK_WORDS |= {"segmentation", "segmentations", "semantic", "trimap", "trimaps", "target"}
-_MASK_WORDS |= {"targets", "labelids", "labeltrainids"}
 # words in the names of folders that are parts of a data set, not classes of it
 _PART_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 _PART_WORDS |= {"eval", "evaluation", "holdout", "heldout", "unlabeled", "unlabelled", "trainval"}
@@ -44,10 +40,7 @@ _PARTS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-_LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
-_MASK_MODES = ("1", "L", "P", "I", "I;16")  # Pillow's names of one band, and of palettes
-_BYTE_MODES = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
-_OPENED = 3  # files of a folder that are opened to tell masks from images
+_MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
 _HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
 
 
@@ -76,32 +69,6 @@ class DataFolder:
     left: DataFolder | None = None
 
 
-@dataclass
-class _Folder:
-    """A folder, its images and other files, and the folders in it."""
-
-    path: Path
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-    folders: dict[str, _Folder] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Its name, stripped and composed (NFC)."""
-        return cell_text(self.path.name)
-
-    def all_images(self) -> list[Path]:
-        """The images in it and below it."""
-        images = list(self.images)
-        for folder in self.folders.values():
-            images += folder.all_images()
-        return images
-
-    def with_images(self) -> list[_Folder]:
-        """The folders in it that hold images."""
-        return [folder for folder in self.folders.values() if folder.all_images()]
-
-
 def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> DataFolder:
     """Tell what a folder of data holds.
 
@@ -119,14 +86,13 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
         DataError: if the folder does not exist, or can be read in several ways.
     """
     root = Path(path)
-    if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist")
+    check_folder(root)
     tree = walk(root)
     _check_links(tree)
-    top = _folder_of(tree)
+    top = image_folder(tree)
     if subfolders == "classes":
         return _classes_of(top, certain=True)
-    pairs = _mask_pairs(top)
+    pairs = mask_pairs(top)
     if pairs:
         return _paired(top, pairs, subfolders)
     if subfolders is not None:
@@ -138,19 +104,23 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     return DataFolder(root, "images", root)
 
 
-def picture_files(tree: Tree) -> tuple[list[Path], list[Path]]:
-    """Return the images of a folder, and the masks that lie beside them, each sorted."""
-    top = _folder_of(tree)
-    masks = set(_mask_files(top))
-    images = [file for file in tree.images if file not in masks]
-    return images, sorted(masks)
+def check_folder(path: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        DataError: naming it.
+    """
+    if not path.exists():
+        raise DataError(f"the folder {path} does not exist")
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; expected a folder")
 
 
 def masks_in(folder: Path, masks: Path) -> Path | None:
     """Return the folder in ``folder`` that ``masks`` holds the masks of; None if it is not beside one."""
     if masks.parent != folder:
         return None
-    for images, beside in _mask_pairs(_folder_of(walk(folder))):
+    for images, beside in mask_pairs(image_folder(walk(folder))):
         if beside.path == masks:
             return images.path
     return None
@@ -160,13 +130,12 @@ def data_files(root: Path) -> list[str]:
     """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
     texts = []
     for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
-        for file in sorted(folder.iterdir()):
-            suffix = file.suffix.lower()
-            if file.name.startswith(".") or not file.is_file():
-                continue
-            if suffix in (".csv", ".tsv"):
-                texts.append(f"the table {file} (--csv)")
-            elif suffix == ".json" and _is_coco(file):
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
+        documents = [file for file in files if file.suffix.lower() == ".json"]
+        texts += [f"the table {file} (--csv)" for file in tables]
+        for file in documents[:_MOST_JSON]:
+            if _is_coco(file):
                 texts.append(f"the COCO file {file} (--boxes, or --instances for masks)")
     return texts
 
@@ -194,145 +163,22 @@ def _check_links(tree: Tree) -> None:
             )
 
 
-def _folder_of(tree: Tree) -> _Folder:
-    top = _Folder(tree.top)
-    by_path = {tree.top: top}
-    for path in tree.folders:  # sorted: a folder comes before those in it
-        by_path[path] = _Folder(path)
-        by_path[path.parent].folders[path.name] = by_path[path]
-    for file in tree.files:
-        folder = by_path[file.parent]
-        if file.suffix.lower() in SUFFIXES:
-            folder.images.append(file)
-        else:
-            folder.others.append(file)
-    return top
-
-
 # Images and masks
 # ----------------------------------------------------------------------------------------------------
 
 
-def _words(name: str) -> list[str]:
-    """The words of a name: ``SegmentationClass_png`` -> segmentation, class, png."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-
-
-def _is_mask_folder(folder: _Folder) -> bool:
-    words = _words(folder.name)
-    return bool(_MASK_WORDS.intersection(words)) or folder.name.lower().endswith(("annot", "masks"))
-
-
-def _mask_pairs(top: _Folder) -> list[tuple[_Folder, _Folder]]:
-    """The folders in a folder that hold images, and masks of these."""
-    folders = top.with_images()
-    masks = [folder for folder in folders if _is_mask_folder(folder)]
-    others = [folder for folder in folders if not _is_mask_folder(folder)]
-    pairs = []
-    for mask in masks:
-        for other in others:
-            if _is_pair(other, mask, others):
-                pairs.append((other, mask))
-    return pairs
-
-
-def _is_pair(images: _Folder, masks: _Folder, others: Sequence[_Folder]) -> bool:
-    """Whether one folder holds the masks of another one next to it."""
-    if _is_named_after(masks, images):
-        return True
-    if any(_is_named_after(masks, other) for other in others):
-        return False
-    words = set(_words(images.name))
-    if words & _IMAGE_WORDS:
-        return True
-    is_mirror = _stems(masks) <= _stems(images)
-    if words & _VAGUE_WORDS:
-        return is_mirror or _look_like_masks(masks, images)
-    return is_mirror and _look_like_masks(masks, images)
-
-
-def _is_named_after(masks: _Folder, images: _Folder) -> bool:
-    """Whether a folder has the name of another one and a word for masks: train_masks, trainannot."""
-    name, start = masks.name.lower(), images.name.lower()
-    return name.startswith(start) and bool(_MASK_WORDS.intersection(_words(name[len(start) :])))
-
-
-def _stems(folder: _Folder) -> set[str]:
-    """The paths of images below a folder, without their suffixes."""
-    files = folder.all_images()
-    return {file.relative_to(folder.path).with_suffix("").as_posix() for file in files}
-
-
-def _look_like_masks(masks: _Folder, images: _Folder) -> bool:
-    """Whether the first files of one folder have one band or a palette, and those of the other have colours."""
-    of_masks = all(map(_has_one_band, _first_images(masks)))
-    return of_masks and not any(map(_has_one_band, _first_images(images)))
-
-
-def _first_images(folder: _Folder) -> list[Path]:
-    """The files that are opened to tell masks from images."""
-    return folder.all_images()[:_OPENED]
-
-
-def _has_one_band(file: Path, modes: Sequence[str] = _MASK_MODES) -> bool:
-    from PIL import Image, UnidentifiedImageError
-
-    if file.suffix.lower() not in _LOSSLESS:
-        return False
-    try:
-        with Image.open(file) as image:
-            return image.mode in modes
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
-        return False
-
-
-def _mask_files(top: _Folder) -> Iterator[Path]:
-    """The masks beside images, in a folder and below it."""
-    masks = {id(mask): mask for _, mask in _mask_pairs(top)}
-    for mask in masks.values():
-        yield from mask.all_images()
-    for folder in top.folders.values():
-        if id(folder) not in masks:
-            yield from _mask_files(folder)
-    yield from _masks_beside(top.images)
-
-
-def _masks_beside(images: Sequence[Path]) -> list[Path]:
-    """The masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``.
-
-    Files of one name are masks if they have one band and the others do not. Files with a word for
-    masks are masks if each image has one, or if they have one band.
-    """
-    by_stem: dict[str, list[Path]] = {}
-    for file in images:
-        by_stem.setdefault(file.stem, []).append(file)
-    masks = []
-    named = []
-    for stem, files in by_stem.items():
-        if len(files) > 1:
-            one_band = [file for file in files if _has_one_band(file, _BYTE_MODES)]
-            if len(one_band) < len(files):
-                masks += one_band
-            continue
-        word = re.search(r"[_\-. ]([A-Za-z]+)$", stem)
-        if word is None or word.group(1).lower() not in _MASK_WORDS:
-            continue
-        if stem[: word.start()] in by_stem:
-            named.append(files[0])
-    if len(named) * 2 == len(images):
-        return masks + named
-    return masks + [file for file in named if _has_one_band(file)]
-
-
 def _paired(
-    top: _Folder, pairs: Sequence[tuple[_Folder, _Folder]], subfolders: Subfolders | None
+    top: ImageFolder,
+    pairs: Sequence[tuple[ImageFolder, ImageFolder]],
+    subfolders: Subfolders | None,
 ) -> DataFolder:
     """Images and masks, or parts of which each has both."""
     root = top.path
     images, masks = pairs[0]
     paired = {id(folder) for pair in pairs for folder in pair}
     others = [folder.name for folder in top.with_images() if id(folder) not in paired]
-    if top.images or others:
+    is_around = images.path == root  # the masks lie in the folder of the images
+    if not is_around and (top.images or others):
         what = f"the folders {', '.join(others)}" if others else f"images such as {top.images[0]}"
         raise DataError(
             f"{root} holds {images.name}/ with masks in {masks.name}/, and {what}. Name the folders "
@@ -340,7 +186,7 @@ def _paired(
         )
     if len(pairs) == 1:
         return _images_and_masks(root, images, masks, subfolders)
-    if len({id(folder) for folder, _ in pairs}) < len(pairs):
+    if is_around or len({id(folder) for folder, _ in pairs}) < len(pairs):
         raise DataError(
             f"{root} holds several folders with masks of {images.name}/: "
             f"{', '.join(beside.name for _, beside in pairs)}. Name one: --images {images.path} "
@@ -353,7 +199,7 @@ def _paired(
 
 
 def _images_and_masks(
-    root: Path, images: _Folder, masks: _Folder, subfolders: Subfolders | None
+    root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
 ) -> DataFolder:
     """A folder of images and one of masks, which may both have the same parts."""
     folders = images.with_images()
@@ -389,7 +235,7 @@ def _are_parts(names: Sequence[str]) -> bool:
     return {"train", "val"} <= set(parts) <= set(_PARTS) and len(set(parts)) == len(parts)
 
 
-def _parts_of(top: _Folder, subfolders: Subfolders) -> DataFolder:
+def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
     """The parts of a folder, each with class folders or with images and masks."""
     folders = top.with_images()
     if top.images:
@@ -402,8 +248,8 @@ def _parts_of(top: _Folder, subfolders: Subfolders) -> DataFolder:
     return _in_order(top.path, parts, subfolders)
 
 
-def _part_content(folder: _Folder) -> DataFolder:
-    pairs = _mask_pairs(folder)
+def _part_content(folder: ImageFolder) -> DataFolder:
+    pairs = mask_pairs(folder)
     if pairs:
         return _paired(folder, pairs, None)
     if folder.with_images():
@@ -476,7 +322,7 @@ def _called(content: DataFolder) -> str:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _classes_of(top: _Folder, *, certain: bool) -> DataFolder:
+def _classes_of(top: ImageFolder, *, certain: bool) -> DataFolder:
     """The class folders of a folder.
 
     Args:
@@ -502,7 +348,7 @@ def _classes_of(top: _Folder, *, certain: bool) -> DataFolder:
     return DataFolder(root, "classes", root, classes=tuple(names))
 
 
-def _check_classes(top: _Folder, names: Sequence[str]) -> None:
+def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     """Refuse folders that may be something else than classes.
 
     Raises:
@@ -519,16 +365,12 @@ def _check_classes(top: _Folder, names: Sequence[str]) -> None:
             raise _no_class(root, folder, list(top.folders.values()), listed, as_classes)
     if len(folders) < 2:
         return
-    for alike in _alike(folders):
-        masks = [folder for folder in alike if all(map(_has_one_band, _first_images(folder)))]
-        pictures = [folder for folder in alike if folder not in masks]
-        if masks and pictures:
-            raise DataError(
-                f"the folders of {root} are {listed}: {masks[0].name} has an image of one band for "
-                f"each of {pictures[0].name}, like masks: --images {pictures[0].path} --labels "
-                f"{masks[0].path}. {as_classes}"
-            )
-    if all(_PART_WORDS.intersection(_words(folder.name)) for folder in folders):
+    for images, masks in _mirrored_masks(folders):
+        raise DataError(
+            f"the folders of {root} are {listed}: {masks.name} has an image like a mask for each of "
+            f"{images.name}: --images {images.path} --labels {masks.path}. {as_classes}"
+        )
+    if all(_PART_WORDS & words_of(folder.name) for folder in folders):
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them"
@@ -551,12 +393,12 @@ def _check_classes(top: _Folder, names: Sequence[str]) -> None:
 
 
 def _no_class(
-    root: Path, images: _Folder, folders: Sequence[_Folder], listed: str, as_classes: str
+    root: Path, images: ImageFolder, folders: Sequence[ImageFolder], listed: str, as_classes: str
 ) -> DataError:
     """The error for a folder called images next to others, with what the others hold."""
     beside = [folder for folder in folders if folder is not images]
     text = f"the folders of {root} are {listed}: {images.name} is no class. "
-    boxes = [folder for folder in beside if _has_suffix(folder, ".txt")]
+    boxes = [folder for folder in beside if folder.holds(".txt")]
     if boxes:
         return DataError(
             f"{text}{boxes[0].name} holds .txt files, such as YOLO's boxes: convert them to COCO "
@@ -573,27 +415,34 @@ def _no_class(
     )
 
 
-def _has_suffix(folder: _Folder, suffix: str) -> bool:
-    """Whether a folder, or one in it, holds a file with this suffix."""
-    if any(file.suffix.lower() == suffix for file in folder.others):
-        return True
-    return any(_has_suffix(inside, suffix) for inside in folder.folders.values())
-
-
-def _alike(folders: Sequence[_Folder]) -> list[list[_Folder]]:
-    """The groups of folders whose images have the same names, up to suffixes."""
-    groups: dict[frozenset[str], list[_Folder]] = {}
+def _mirrored_masks(
+    folders: Sequence[ImageFolder],
+) -> Iterator[tuple[ImageFolder, ImageFolder]]:
+    """Folders of images with the same names, up to suffixes, of which one looks like masks of the other."""
+    groups: dict[frozenset[str], list[ImageFolder]] = {}
     for folder in folders:
-        groups.setdefault(frozenset(_stems(folder)), []).append(folder)
-    return [group for group in groups.values() if len(group) > 1]
+        groups.setdefault(frozenset(folder.stems()), []).append(folder)
+    for first, *others in groups.values():
+        for other in others:
+            if look_like_masks(other, first):
+                yield first, other
+            elif look_like_masks(first, other):
+                yield other, first
 
 
-def _shared_subfolders(folders: Sequence[_Folder]) -> list[str]:
-    """The folders that lie in several folders of which all images are in such folders; one alone tells nothing."""
-    inside = [{own.name for own in folder.with_images()} for folder in folders if not folder.images]
+def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
+    """The folders in folders of which all images are in such, if several have one in common; masks count for nothing.
+
+    One name alone tells nothing: ``wheat/images`` and ``oats/images`` are classes.
+    """
+    inside = []
+    for folder in folders:
+        of_masks = {mask.name for _, mask in mask_pairs(folder)}
+        if not folder.images:
+            inside.append({own.name for own in folder.with_images()} - of_masks)
     everything = set().union(*inside)
-    shared = {name for name in everything if sum(name in names for names in inside) > 1}
-    return sorted(everything) if shared and len(everything) > 1 else []
+    is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
+    return sorted(everything) if is_shared and len(everything) > 1 else []
 
 
 def also_there(root: Path) -> str:

@@ -347,7 +347,9 @@ class _Files:
         return self._by_end[key, depth].get(spelling.name_key("/".join(end)), ())
 
 
-def find_below(names: Sequence[str], paths: Mapping[Path, Parts], folder: Parts) -> Reading:
+def find_below(
+    names: Sequence[str], paths: Mapping[Path, Parts], folders: Sequence[Parts]
+) -> Reading:
     """Return the first reading that finds all names below a folder; if there is none, the nearest one.
 
     The order: names relative to the folder; relative to one folder below it; names of which each is
@@ -357,11 +359,11 @@ def find_below(names: Sequence[str], paths: Mapping[Path, Parts], folder: Parts)
     Args:
         names: the names, each once.
         paths: file -> its parts below the folder.
-        folder: the parts of the folder, from the root.
+        folders: the parts of the folder, from the root, and those of the one that it is a link to.
     """
     files = _Files(paths)
     unsound = None
-    for reading in _readings_below(names, files, folder, stop=True):
+    for reading in _readings_below(names, files, folders, stop=True):
         if reading.missing:
             continue
         if reading.is_sound:
@@ -370,12 +372,12 @@ def find_below(names: Sequence[str], paths: Mapping[Path, Parts], folder: Parts)
             unsound = reading
     if unsound is not None:
         return unsound
-    readings = _readings_below(names[:_SAMPLE], files, folder, stop=False)
+    readings = _readings_below(names[:_SAMPLE], files, folders, stop=False)
     return max(readings, key=lambda reading: len(reading.files))
 
 
 def _readings_below(
-    names: Sequence[str], files: _Files, folder: Parts, *, stop: bool
+    names: Sequence[str], files: _Files, folders: Sequence[Parts], *, stop: bool
 ) -> Iterator[Reading]:
     """The readings in their order."""
     spelled = _in_all_spellings(names)
@@ -401,8 +403,9 @@ def _readings_below(
                 continue
             at = partial(files.at, spelling=each.spelling)
             reading = each.fill(each.new_reading(cut), cut, at, stop=stop)
-            if contradicts(each.common[:cut], folder, each.from_root):
-                reading.contradiction = Path(*folder)
+            prefix = each.common[:cut]
+            if all(contradicts(prefix, folder, each.from_root) for folder in folders):
+                reading.contradiction = Path(*folders[0])
             yield reading
 
 

@@ -11,11 +11,12 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.cells import PathLike, is_missing
-from dinoneck.data.layout import picture_files
+from dinoneck.data.cells import PathLike, cell_text, is_missing
+from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
 from dinoneck.data.names import Reading, find_among, find_below, is_absolute, parts_of
 from dinoneck.data.walk import (
     OTHER_SUFFIXES,
@@ -24,7 +25,7 @@ from dinoneck.data.walk import (
     walk,
     warn_of_left_out,
 )
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError, some_of
 
 __all__ = [
     "OTHER_SUFFIXES",
@@ -33,6 +34,7 @@ __all__ = [
     "find_images",
     "images_below",
     "list_pictures",
+    "refuse_own_labels",
     "warn_of_left_out",
 ]
 logger = logging.getLogger(__name__)
@@ -61,13 +63,10 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
             continue
         tree = walk(path)
         trees.append(tree)
-        pictures[path], beside = picture_files(tree)
+        pictures[path], beside = pictures_of(image_folder(tree))
         masks += beside
     warn_of_left_out(trees)
-    if masks:
-        number = counted(len(masks), "mask")
-        line = "left out: %s beside images, the first %s; name the folder or the files to take them"
-        logger.warning(line, number, masks[0])
+    warn_of_masks(masks)
     return pictures
 
 
@@ -92,7 +91,7 @@ def find_files(
         DataError: if a file does not exist or is empty, two names are one file, or a name fits
             several.
     """
-    texts = ["" if is_missing(name) else str(name).strip() for name in names]
+    texts = [_text(name) for name in names]
     if folder is None:
         return [Path(text) if text else None for text in texts]
     distinct = [text for text in dict.fromkeys(texts) if text]
@@ -118,6 +117,13 @@ def find_files(
             f"{some_of(empty, 5)}; restore them, or remove their rows"
         )
     return [files.get(text) for text in texts]
+
+
+def _text(name: Any) -> str:
+    """A name without blanks around it; a number as a CSV would hold it, empty where it is missing."""
+    if isinstance(name, Real):
+        return cell_text(name)
+    return "" if is_missing(name) else str(name).strip()
 
 
 def _exact_file(name: str, folder: PathLike, outside: bool) -> tuple[Path, os.stat_result] | None:
@@ -166,8 +172,10 @@ def _files_by_reading(
     Raises:
         DataError: if there is no way to take all names, with the nearest one.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(f"the folder {folder} of the {what} does not exist; check the path")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file; expected the folder of the {what}")
     counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
     refused = counts + some_of(map(_quoted, missing), 5)
     remedy = "names are relative to it, or pass their folder"
@@ -176,8 +184,8 @@ def _files_by_reading(
         raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
     depth = len(folder.parts)
     paths = {file: tuple(map(_composed, file.parts[depth:])) for file in tree.files}
-    absolute = tuple(map(_composed, Path(os.path.abspath(folder)).parts[1:]))  # noqa: PTH100
-    reading = find_below(names, paths, absolute)
+    called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
+    reading = find_below(names, paths, sorted(called))
     if reading.missing:
         if reading.files and reading.text:
             tried = len(reading.files) + len(reading.missing)
@@ -243,8 +251,7 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict
     """
     paths: dict[Path, tuple[str, ...]] = {}
     for image in images:
-        absolute = Path(os.path.abspath(image))  # noqa: PTH100 - resolve() would follow links
-        paths[image] = tuple(map(_composed, absolute.parts[1:]))
+        paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link
     reading = find_among(names, paths)
     shown = f"{some_of(map(str, images), 3)}"
     if reading.several:
@@ -277,9 +284,32 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict
     return reading.files
 
 
+def refuse_own_labels(images: Iterable[Any], labels: Iterable[Any], what: str) -> None:
+    """Refuse a label that is the file of its image, as of a mask named like its image.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the table.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for image, label in zip(images, labels, strict=True):
+        if isinstance(image, Path) and isinstance(label, Path) and image == label:
+            raise DataError(
+                f"{what}: the label of {image} is the image itself; write the labels with their "
+                "folder, such as ../masks/0001.png"
+            )
+
+
 def _state(reading: Reading, number: int, total: int, what: str, where: str) -> None:
     """Say how names were read, in one line."""
     logger.warning("%s: %s: %d of %d found in %s", what, reading.text, number, total, where)
+
+
+def _parts_from_root(path: str) -> tuple[str, ...]:
+    return tuple(map(_composed, Path(path).parts[1:]))
 
 
 def _quoted(name: str) -> str:

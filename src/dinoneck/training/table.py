@@ -19,6 +19,7 @@ from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.layout import PARTS, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.sources import refuse_own_labels
 from dinoneck.errors import ConfigError, DataError, missing_extra
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
@@ -53,12 +54,12 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return _table_of_folders(data)
+        return _table_of_folders(config)
     from dinoneck.data.tables import read_table
 
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    return read_table(
+    table = read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -74,17 +75,24 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+    if data.labels is not None:
+        refuse_own_labels(table[IMAGES], table[LABELS], data.csv or "the DataFrame")
+    return table
 
 
-def _table_of_folders(data: DataConfig) -> Any:
+def _table_of_folders(config: TrainConfig) -> Any:
     """The table of class folders, of folders of images and masks, or of parts with these."""
     from dinoneck.data.folders import describe, read_masks, table_of_folder
 
+    data = config.data
     if data.labels is not None and data.labels != data.images:
         return read_masks(str(data.images), data.labels)
     content = read_data_folder(str(data.images), data.subfolders)
     table = table_of_folder(content)
-    if content.parts:
+    if content.parts and config.folds.count == 1:
+        line = "%s: %s are trained on, and none is held out, as --folds is 1"
+        logger.warning(line, content.root, " and ".join(content.parts))
+    elif content.parts:
         logger.warning("%s", describe(content, table))
     return table
 

@@ -23,10 +23,13 @@ def touched(root: Path, *names: str) -> Path:
     return root
 
 
-def drawn(root: Path, mode: str, *names: str) -> Path:
+def drawn(root: Path, mode: str, *names: str, colours: int = 1) -> Path:
+    """Write small images of about so many colours."""
+    pixels = np.arange(12 * 16) % colours
+    rgb = np.stack([pixels, 255 - pixels, pixels * 7 % 256], axis=-1).astype(np.uint8)
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).convert(mode).save(root / name)
+        Image.fromarray(rgb.reshape(12, 16, 3)).convert(mode).save(root / name)
     return root
 
 
@@ -136,6 +139,10 @@ def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureF
         pytest.param(["images/train/1.jpg"], ["annotations/train/1.png"], id="parts in them"),
         pytest.param(["1.png", "2.png"], ["1_mask.png", "2_mask.png"], id="beside"),
         pytest.param(["1.jpg"], ["1-label.png"], id="beside, another ending"),
+        pytest.param(["a (1).png", "a (2).png"], ["a (1)_mask.png", "a (1)_mask_1.png", "a (2)_mask.png"], id="many"),
+        pytest.param(["1.jpg", "2.jpg"], ["masks/1.png"], id="in a folder beside"),
+        pytest.param(["d/1.jpg", "e/1.jpg"], ["masks/d/1.png", "masks/e/1.png"], id="of several folders"),
+        pytest.param(["1.jpg", "2.jpg"], ["gt/1_gt.png", "gt/2_gt.png"], id="in a folder, with an ending"),
     ],
 )  # fmt: skip
 def test_masks_beside_images_are_no_pictures(
@@ -147,6 +154,26 @@ def test_masks_beside_images_are_no_pictures(
     assert names_of(found, tmp_path) == sorted(pictures)
     counted = f"{len(masks)} mask" + ("s" if len(masks) > 1 else "")
     assert f"left out: {counted} beside images" in caplog.text
+
+
+def test_masks_in_colours_are_told_by_their_few_colours(tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", "photos/1.png", "photos/2.png", colours=150)
+    drawn(tmp_path, "RGB", "cover/1.png", "cover/2.png", colours=5)
+    with pytest.raises(DataError, match="cover has an image like a mask for each of photos"):
+        read_folders(tmp_path)
+    (tmp_path / "cover").rename(tmp_path / "target")
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["photos/1.png", "photos/2.png"]
+
+
+def test_masks_in_class_folders_are_no_images_of_the_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(tmp_path, "RGB", "a/images/1.jpg", "b/images/1.jpg", "c/1.png", "c/2.png")
+    drawn(tmp_path, "L", "a/masks/1.png", "b/masks/1.png", "c/1_mask.png", "c/2_mask.png")
+    table = read_folders(tmp_path)
+    assert table.index.tolist() == ["a/images/1.jpg", "b/images/1.jpg", "c/1.png", "c/2.png"]
+    assert "left out: 4 masks beside images" in caplog.text
 
 
 def test_masks_that_are_named_are_pictures(tmp_path: Path) -> None:
@@ -215,6 +242,21 @@ def test_links_that_change_a_class_are_refused(
     (tmp_path / link).symlink_to(target)
     with pytest.raises(DataError, match=named):
         read_folders(tmp_path)
+
+
+def test_a_link_to_an_image_of_another_class_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "1.png").symlink_to("../a/1.png")
+    with pytest.raises(DataError, match="are one file in two classes"):
+        read_folders(tmp_path)
+
+
+def test_classes_that_differ_in_case_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "Oats/1.png", "oats/2.png", "rye/1.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    assert "'Oats' and 'oats' differ in upper and lower case" in caplog.text
 
 
 def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
@@ -357,7 +399,7 @@ def test_folders_that_make_no_parts_are_refused(
 def test_masks_in_a_folder_of_any_name_are_no_class(tmp_path: Path) -> None:
     drawn(tmp_path, "RGB", "field/1.png", "field/2.png")
     drawn(tmp_path, "P", "cover/1.png", "cover/2.png")
-    with pytest.raises(DataError, match="cover has an image of one band for each of field"):
+    with pytest.raises(DataError, match="cover has an image like a mask for each of field"):
         read_folders(tmp_path)
 
 
@@ -373,6 +415,29 @@ def test_tables_and_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
 
 # Images and masks in two folders
 # ----------------------------------------------------------------------------------------------------
+
+
+def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
+    touched(tmp_path, "1.jpg", "2.jpg", "masks/1.png", "masks/2.png")
+    data = read_data_folder(tmp_path)
+    assert (data.kind, data.images, data.masks) == ("masks", tmp_path, tmp_path / "masks")
+    assert table_of_folder(data).index.tolist() == ["1.jpg", "2.jpg"]
+
+
+def test_parts_of_images_may_lie_beside_one_folder_of_masks(tmp_path: Path) -> None:
+    touched(tmp_path, "train/1.jpg", "val/2.jpg", "masks/train/1.png", "masks/val/2.png")
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert table["fold"].to_dict() == {"train/1.jpg": "train", "val/2.jpg": "val"}
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    touched(tmp_path, "1.png")
+    for call in (
+        lambda: read_folders(tmp_path / "1.png"),
+        lambda: read_masks(tmp_path, tmp_path / "1.png"),
+    ):
+        with pytest.raises(DataError, match="1.png is a file"):
+            call()
 
 
 def test_the_folder_of_both_may_be_named_for_the_images(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dinoneck import DataError
-from dinoneck.data.sources import find_files, find_images
+from dinoneck.data.sources import find_files, find_images, refuse_own_labels
 
 
 def touched(root: Path, *names: str, content: bytes = b"x") -> Path:
@@ -104,6 +105,30 @@ def test_a_rule_holds_for_all_names_or_for_none(tmp_path: Path) -> None:
         found(folder, r"d\7.png", "my_img.png")
     with pytest.raises(DataError, match=r"without 'images/': 1 of 2, not 'images/8.png'"):
         found(touched(tmp_path, "7.png"), "images/7.png", "images/8.png")
+
+
+def test_numbers_of_a_data_frame_are_names(tmp_path: Path) -> None:
+    folder = touched(tmp_path, "7.png", "12.png")
+    assert find_files([7.0, 12, np.int64(7)], folder, "images") == [
+        folder / "7.png",
+        folder / "12.png",
+        folder / "7.png",
+    ]
+
+
+def test_a_link_to_the_folder_has_two_names(tmp_path: Path) -> None:
+    folder = touched(tmp_path / "field", "7.png")
+    (tmp_path / "current").symlink_to("field")
+    assert found(tmp_path / "current", "field/7.png") == ["7.png"]
+    assert found(tmp_path / "current", "current/7.png") == ["7.png"]
+    assert found(folder, "field/7.png") == ["7.png"]
+
+
+def test_labels_that_are_the_images_are_refused(tmp_path: Path) -> None:
+    file, other = tmp_path / "7.png", tmp_path / "8.png"
+    refuse_own_labels([file, other], [other, None], "t.csv")
+    with pytest.raises(DataError, match=r"t.csv: the label of .*8.png is the image itself"):
+        refuse_own_labels([file, other], [None, other], "t.csv")
 
 
 def test_missing_names_stay_missing(tmp_path: Path) -> None:
