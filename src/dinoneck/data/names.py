@@ -352,9 +352,9 @@ def find_below(
 ) -> Reading:
     """Return the first reading that finds all names below a folder; if there is none, the nearest one.
 
-    The order: names relative to the folder; relative to one folder below it; names of which each is
-    the end of one path alone; names without the first folders that they share, from one such
-    folder on. Of each the spellings, from the literal one on.
+    The order: names relative to the folder; names of which each is the end of one path alone, as if
+    one folder or several were put before them; names without the first folders that they share,
+    from one such folder on. Of each the spellings, from the literal one on.
 
     Args:
         names: the names, each once.
@@ -387,14 +387,10 @@ def _readings_below(
         yield each.fill(each.new_reading(), 0, at, stop=stop)
 
     for each in spelled:
-        reading = _below_one_folder(each, files)
-        if reading is not None:
-            yield reading
-
-    for each in spelled:
         ending = partial(files.ending, spelling=each.spelling)
-        reading = each.new_reading(below="of files in several subfolders")
-        yield each.fill(reading, 0, ending, stop=stop)
+        reading = each.fill(each.new_reading(), 0, ending, stop=stop)
+        reading.text = each.new_reading(below=_where(reading, each, files)).text
+        yield reading
 
     deepest = max(len(each.common) for each in spelled)
     for cut in range(1, deepest + 1):
@@ -420,25 +416,12 @@ def _in_all_spellings(names: Sequence[str]) -> list[_Names]:
     return spelled
 
 
-def _below_one_folder(names: _Names, files: _Files) -> Reading | None:
-    """The reading that puts one folder before all names; None if that finds not all of them."""
-    first, *others = names.parts.values()
-    readings = []
-    for file in files.ending(first, names.spelling):
-        folder = files.paths[file][: -len(first)]
-        if not folder or not all(files.at(folder + end, names.spelling) for end in others):
-            continue
-        reading = names.new_reading(below=f"below '{'/'.join(folder)}/'")
-        names.fill(reading, 0, partial(_at_below, files, folder, names.spelling))
-        readings.append(reading)
-    if len(readings) > 1:
-        name = next(iter(names.parts))
-        readings[0].several[name] = [reading.files[name] for reading in readings]
-    return readings[0] if readings else None
-
-
-def _at_below(files: _Files, folder: Parts, spelling: Spelling, end: Parts) -> Sequence[Path]:
-    return files.at(folder + end, spelling)
+def _where(reading: Reading, names: _Names, files: _Files) -> str:
+    """Where the files of a reading are, in words."""
+    folders = set()
+    for name, file in reading.files.items():
+        folders.add("/".join(files.paths[file][: -len(names.parts[name])]))
+    return f"below '{folders.pop()}/'" if len(folders) == 1 else "of files in several subfolders"
 
 
 def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:

@@ -145,6 +145,7 @@ def test_missing_names_stay_missing(tmp_path: Path) -> None:
         pytest.param(["7.png", "7.jpg"], ["7"], ("7.png", "7.jpg"), id="no suffix, two files"),
         pytest.param(["d/7.png", "e/7.png"], ["7.png"], ("d/7.png", "e/7.png"), id="two folders"),
         pytest.param(["d/7.png", "e/7.png", "d/8.png"], ["7.png", "9.png"], ("'9.png'",), id="missing"),
+        pytest.param(["d/7.png", "e/7.png", "d/8.png"], ["7.png", "8.png"], ("d/7.png",), id="once in another folder"),
         pytest.param(["7.png"], ["7.jpg"], ("'7.jpg'",), id="another suffix"),
         pytest.param(["7.png"], ["field/7.png"], ("field/7.png", "pics/7.png"), id="another folder"),
         pytest.param(["d/7.png"], ["field/7.png"], ("field/7.png",), id="another subfolder"),
