@@ -143,12 +143,11 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     tree = walk(content.images)
     warn_of_left_out([tree])
     class_of: dict[Path, str] = {}
-    masks: list[Path] = []
+    pictures = []
     for folder in image_folder(tree).folders.values():
-        images, beside = pictures_of(folder)
-        masks += beside
-        class_of |= dict.fromkeys(images, folder.name)
-    warn_of_masks(masks)
+        pictures.append(pictures_of(folder))
+        class_of |= dict.fromkeys(pictures[-1].images, folder.name)
+    warn_of_masks(pictures)
     _check_one_class(class_of)
     rows = {}
     for file in sorted(class_of):
@@ -198,14 +197,30 @@ def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
 
 
 def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
-    image_of = _by_stem(images, masks)
-    mask_of = _by_stem(masks, images)
+    if images == masks:
+        image_of, mask_of = _side_by_side(images)
+    else:
+        image_of, mask_of = _by_stem(images, masks), _by_stem(masks, images)
     if image_of.keys() != mask_of.keys():
         image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
     rows = {}
     for stem, file in image_of.items():
         rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
     return pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, LABELS])
+
+
+def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The images and the masks of one folder by their names without suffix."""
+    tree = walk(folder)
+    warn_of_left_out([tree])
+    pictures = pictures_of(image_folder(tree))
+    return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
+
+
+def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
+    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
+    return dict(zip(stems, files, strict=True))
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
@@ -217,9 +232,7 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     files = tree.images
     if not files:
         raise DataError(f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_held(tree)}")
-    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
-    return dict(zip(stems, files, strict=True))
+    return _stems_of(root, files)
 
 
 def _held(tree: Tree) -> str:

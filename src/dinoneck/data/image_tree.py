@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,13 +29,14 @@ _MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", 
 _MASK_WORDS |= {"anno", "gt", "gtfine", "gtcoarse", "groundtruth", "truth", "seg", "segs", "segm"}
 _MASK_WORDS |= {"segmentation", "segmentations", "semantic", "trimap", "trimaps", "target"}
 _MASK_WORDS |= {"targets", "labelids", "labeltrainids"}
-_MASK_ENDING = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # 0_mask, 0_mask_1
+_LAST_WORD = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
 _LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 _ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
 _ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
 _MOST_COLOURS = 64  # of a mask in colours; a photo has thousands
 _MOST_PIXELS = 50_000_000  # of a file whose colours are counted: less than a second
 _OPENED = 3  # files of a folder that are opened
+_MOST_ALIKE = 5  # folders with the same names: images, masks, depth ...; more are classes or days
 
 
 @dataclass
@@ -97,27 +98,56 @@ def image_folder(tree: Tree) -> ImageFolder:
     return top
 
 
-def pictures_of(top: ImageFolder) -> tuple[list[Path], list[Path]]:
-    """Return the images below a folder without masks beside them, and these masks, each sorted."""
+@dataclass
+class Pictures:
+    """What is below a folder, each sorted.
+
+    Attributes:
+        images: the images, without masks.
+        masks: the masks beside them.
+        doubtful: folders of images, and of what looks like their masks and is not called so; all of
+            them are in ``images``.
+    """
+
+    images: list[Path]
+    masks: list[Path]
+    doubtful: list[tuple[Path, Path]]
+
+
+def pictures_of(top: ImageFolder) -> Pictures:
+    """Tell the images below a folder from the masks beside them."""
     masks: list[Path] = []
+    doubtful = []
     folders = [top]
     for folder in folders:  # it grows meanwhile
         of_masks = {id(mask): mask for _, mask in mask_pairs(folder)}
+        for images, mask in mirrored_masks(folder.with_images()):
+            if words_of(images.name) & (_IMAGE_WORDS | _VAGUE_WORDS):
+                of_masks[id(mask)] = mask
+            elif id(mask) not in of_masks:
+                doubtful.append((images.path, mask.path))
         for mask in of_masks.values():
             masks += mask.all_images()
-        masks += _masks_beside(folder.images)
+        masks += masks_beside(folder.images)
         folders += [inside for inside in folder.folders.values() if id(inside) not in of_masks]
     is_mask = set(masks)
-    images = [file for file in top.all_images() if file not in is_mask]
-    return sorted(images), sorted(masks)
+    pictures = [file for file in top.all_images() if file not in is_mask]
+    return Pictures(sorted(pictures), sorted(masks), doubtful)
 
 
-def warn_of_masks(masks: Sequence[Path]) -> None:
-    """Name masks that are left out, in one line."""
+def warn_of_masks(pictures: Sequence[Pictures]) -> None:
+    """Name, in one line each, masks that are left out, and folders that may be masks."""
+    masks = [file for each in pictures for file in each.masks]
     if masks:
         number = counted(len(masks), "mask")
         line = "left out: %s beside images, the first %s; name the folder or the files to take them"
         logger.warning(line, number, masks[0])
+    doubtful = [pair for each in pictures for pair in each.doubtful]
+    if doubtful:
+        line = (
+            "%s has an image like a mask for each of %s, and is taken too; name the folder to take"
+        )
+        logger.warning(line, doubtful[0][1], doubtful[0][0])
 
 
 def words_of(name: str) -> set[str]:
@@ -159,33 +189,59 @@ def _is_pair(images: ImageFolder, masks: ImageFolder, others: Sequence[ImageFold
         return True
     if any(_is_named_after(masks, other) for other in others):
         return False
+    is_mirror = masks.stems() <= images.stems()
     words = words_of(images.name)
     if words & _IMAGE_WORDS:
         return True
-    is_mirror = masks.stems() <= images.stems()
     if words & _VAGUE_WORDS:
         return is_mirror or look_like_masks(masks, images)
     return is_mirror and look_like_masks(masks, images)
 
 
+def name_without_words(folder: ImageFolder) -> str:
+    """Return what distinguishes folders of one kind: ``train`` of img_train and of mask-train."""
+    words = words_of(folder.name) - _MASK_WORDS - _IMAGE_WORDS - _VAGUE_WORDS
+    return " ".join(sorted(words))
+
+
 def _is_named_after(masks: ImageFolder, images: ImageFolder) -> bool:
-    """Whether a folder has the name of another one and a word for masks: train_masks, trainannot."""
+    """Whether a folder has the name of another one with a word for masks: train_masks, trainannot, labelsTr."""
     name, start = masks.name.lower(), images.name.lower()
-    return name.startswith(start) and bool(_MASK_WORDS & words_of(name[len(start) :]))
+    if name.startswith(start) and _MASK_WORDS & words_of(name[len(start) :]):
+        return True
+    is_image_folder = bool(words_of(images.name) & _IMAGE_WORDS)
+    return is_image_folder and name_without_words(masks) == name_without_words(images)
 
 
 def _is_pair_with_rest(rest: ImageFolder, masks: ImageFolder) -> bool:
     """Whether a folder holds masks of the images around it."""
     stems = {_without_mask_word(stem) for stem in masks.stems()}
-    if stems <= rest.stems():
-        return True
-    return bool(rest.images) and look_like_masks(masks, rest)
+    return stems <= rest.stems() or look_like_masks(masks, rest)
 
 
 def _without_mask_word(stem: str) -> str:
-    match = _MASK_ENDING.search(stem)
-    is_word = match is not None and match.group(1).lower() in _MASK_WORDS
-    return stem[: match.start()] if match is not None and is_word else stem
+    """The name of a file without words for masks at its end: 0 of 0_mask_1, a of a_gtFine_labelIds."""
+    match = _LAST_WORD.search(stem)
+    while match is not None and match.group(1).lower() in _MASK_WORDS:
+        stem = stem[: match.start()]
+        match = _LAST_WORD.search(stem)
+    return stem
+
+
+def mirrored_masks(
+    folders: Sequence[ImageFolder],
+) -> Iterator[tuple[ImageFolder, ImageFolder]]:
+    """Yield images and masks of folders whose files have the same names, up to suffixes, and look so."""
+    groups: dict[frozenset[str], list[ImageFolder]] = {}
+    for folder in folders:
+        groups.setdefault(frozenset(folder.stems()), []).append(folder)
+    for alike in groups.values():
+        if len(alike) > _MOST_ALIKE:
+            continue
+        for masks in alike:
+            for images in alike:
+                if masks is not images and look_like_masks(masks, images):
+                    yield images, masks
 
 
 # Files of masks
@@ -206,26 +262,33 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     return all(map(_has_few_colours, some_masks)) and all(map(_has_many_colours, some_images))
 
 
-def _masks_beside(images: Sequence[Path]) -> list[Path]:
-    """The masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``.
+def masks_beside(images: Sequence[Path]) -> list[Path]:
+    """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``.
 
     Of files with one name those of one byte a pixel are masks, if others have colours. Files with a
-    word for masks are masks if all images have one, else those of one band.
+    word for masks are masks if all images have one, else those of one band. An image may have a
+    word of its own, as ``0_sat.jpg``.
     """
     by_stem: dict[str, list[Path]] = {}
     for file in images:
         by_stem.setdefault(file.stem, []).append(file)
-    masks = []
-    named: dict[Path, str] = {}  # a file with a word for masks -> the image that it is named after
+    masks: list[Path] = []
+    named: dict[Path, str] = {}  # a file with a word for masks -> its name without it
+    image_names: dict[str, str] = {}  # the name of an image, also without its last word -> its name
     for stem, files in by_stem.items():
         if len(files) > 1:
             one_byte = [file for file in files if _has_mode(file, _ONE_BYTE)]
             if len(one_byte) < len(files):
                 masks += one_byte
-        elif _without_mask_word(stem) in by_stem.keys() - {stem}:
-            named[files[0]] = _without_mask_word(stem)
-    others = [stem for stem, files in by_stem.items() if files[0] not in named]
-    if set(others) == set(named.values()):
+        short = _without_mask_word(stem)
+        if short != stem and len(files) == 1:
+            named[files[0]] = short
+        else:
+            image_names[_LAST_WORD.sub("", stem)] = stem
+    image_names |= {stem: stem for stem in list(image_names.values())}
+    named = {file: short for file, short in named.items() if short in image_names}
+    with_mask = {image_names[short] for short in named.values()}
+    if with_mask == set(image_names.values()):
         return masks + list(named)
     return masks + [file for file in named if _has_one_band(file)]
 

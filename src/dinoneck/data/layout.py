@@ -7,7 +7,7 @@ torch is imported; images are opened only where names do not tell masks from ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,10 @@ from dinoneck.data.cells import PathLike
 from dinoneck.data.image_tree import (
     ImageFolder,
     image_folder,
-    look_like_masks,
     mask_pairs,
+    masks_beside,
+    mirrored_masks,
+    name_without_words,
     words_of,
 )
 from dinoneck.data.walk import Tree, walk
@@ -101,7 +103,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
         return _parts_of(top, "parts")
     if top.with_images():
         return _classes_of(top, certain=False)
-    return DataFolder(root, "images", root)
+    return _flat(top)
 
 
 def check_folder(path: Path) -> None:
@@ -192,9 +194,11 @@ def _paired(
             f"{', '.join(beside.name for _, beside in pairs)}. Name one: --images {images.path} "
             f"--labels {masks.path}"
         )
-    parts = {
-        folder.name: DataFolder(root, "masks", folder.path, beside.path) for folder, beside in pairs
-    }
+    parts = {}
+    for folder, beside in pairs:
+        short = name_without_words(folder)  # train of train_images
+        name = short if _part(short) else folder.name
+        parts[name] = DataFolder(root, "masks", folder.path, beside.path)
     return _in_order(root, parts, subfolders)
 
 
@@ -244,7 +248,10 @@ def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
             f"{', '.join(folder.name for folder in folders)}, such as {top.images[0].name}; move "
             "each into one"
         )
-    parts = {folder.name: _part_content(folder) for folder in folders}
+    parts = {}
+    for folder in folders:
+        is_left = subfolders == "parts" and _part(folder.name) == "test"
+        parts[folder.name] = _left_content(folder) if is_left else _part_content(folder)
     return _in_order(top.path, parts, subfolders)
 
 
@@ -254,6 +261,21 @@ def _part_content(folder: ImageFolder) -> DataFolder:
         return _paired(folder, pairs, None)
     if folder.with_images():
         return _classes_of(folder, certain=False)
+    return _flat(folder)
+
+
+def _left_content(folder: ImageFolder) -> DataFolder:
+    """The content of a part that is not read: it may have no labels, in any form."""
+    try:
+        return _part_content(folder)
+    except DataError:
+        return DataFolder(folder.path, "images", folder.path)
+
+
+def _flat(folder: ImageFolder) -> DataFolder:
+    """A folder of images alone, or of images with their masks beside them."""
+    if masks_beside(folder.images):
+        return DataFolder(folder.path, "masks", folder.path, folder.path)
     return DataFolder(folder.path, "images", folder.path)
 
 
@@ -365,7 +387,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             raise _no_class(root, folder, list(top.folders.values()), listed, as_classes)
     if len(folders) < 2:
         return
-    for images, masks in _mirrored_masks(folders):
+    for images, masks in mirrored_masks(folders):
         raise DataError(
             f"the folders of {root} are {listed}: {masks.name} has an image like a mask for each of "
             f"{images.name}: --images {images.path} --labels {masks.path}. {as_classes}"
@@ -373,7 +395,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     if all(_PART_WORDS & words_of(folder.name) for folder in folders):
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
-            f"{as_folds}; {as_parts}; or name one of them"
+            f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
         )
     shared = _shared_subfolders(folders)
     if shared:
@@ -384,6 +406,12 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
         )
     for folder in folders:
         inside = sorted(own.name for own in folder.with_images())
+        repeated = sorted(set(inside).intersection(names))
+        if repeated and not folder.images:
+            raise DataError(
+                f"the folders of {root} are {listed}, and {folder.name} holds {some_of(repeated, 3)} "
+                f"too: move it away, if these are the classes. {as_classes}"
+            )
         if _part(folder.name) and len(inside) > 1:
             raise DataError(
                 f"the folders of {root} are {listed}, and {folder.name} holds {some_of(inside, 3)}: "
@@ -410,24 +438,11 @@ def _no_class(
             f"{text}Name the folder of the images, --images {images.path}, and that of masks or of "
             f"numbers per pixel, --labels {with_images[0].path}. {as_classes}"
         )
+    kinds = sorted({file.suffix.lower() for own in beside for file in own.others if file.suffix})
+    held = f"; {beside[0].name} holds {some_of(kinds, 3)}, no images" if kinds else ""
     return DataError(
-        f"{text}Name the folder of the images: --images {images.path}{also_there(root)}"
+        f"{text}Name the folder of the images: --images {images.path}{held}{also_there(root)}"
     )
-
-
-def _mirrored_masks(
-    folders: Sequence[ImageFolder],
-) -> Iterator[tuple[ImageFolder, ImageFolder]]:
-    """Folders of images with the same names, up to suffixes, of which one looks like masks of the other."""
-    groups: dict[frozenset[str], list[ImageFolder]] = {}
-    for folder in folders:
-        groups.setdefault(frozenset(folder.stems()), []).append(folder)
-    for first, *others in groups.values():
-        for other in others:
-            if look_like_masks(other, first):
-                yield first, other
-            elif look_like_masks(first, other):
-                yield other, first
 
 
 def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:

@@ -56,17 +56,17 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     """
     pictures: dict[Path, list[Path]] = {}
     trees = []
-    masks: list[Path] = []
+    found = []
     for path in paths:
         if not path.is_dir():
             pictures[path] = [path]
             continue
         tree = walk(path)
         trees.append(tree)
-        pictures[path], beside = pictures_of(image_folder(tree))
-        masks += beside
+        found.append(pictures_of(image_folder(tree)))
+        pictures[path] = found[-1].images
     warn_of_left_out(trees)
-    warn_of_masks(masks)
+    warn_of_masks(found)
     return pictures
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from dinoneck.data.layout import DataFolder, data_files, read_data_folder
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, some_of
 from dinoneck.training.config import FoldsConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,7 @@ def of_data_folder(config: TrainConfig) -> TrainConfig:
         subfolders = "folds" if content.held_out is None else "parts"
         return config.changed(data=data.changed(labels=labels, subfolders=subfolders))
     if content.kind == "masks":
-        logger.warning(
-            "%s: images in %s/, masks in %s/%s",
-            content.root,
-            content.images.relative_to(content.root),
-            content.masks.relative_to(content.root) if content.masks else "",
-            _unread(content),
-        )
+        logger.warning("%s: %s%s", content.root, _places(content), _unread(content))
         changed = data.changed(images=str(content.images), labels=str(content.masks))
         return config.changed(data=changed)
     return config
@@ -64,7 +58,16 @@ def _check_folds(folds: FoldsConfig, content: DataFolder) -> None:
         )
 
 
+def _places(content: DataFolder) -> str:
+    """Where images and masks lie, in words."""
+    root, images, masks = content.root, content.images, content.masks
+    if masks is None or masks == images:
+        return "images with masks beside them"
+    in_images = f"images in {images.relative_to(root)}/" if images != root else "images"
+    return f"{in_images}, masks in {masks.relative_to(root)}/"
+
+
 def _unread(content: DataFolder) -> str:
     """The tables and COCO files that lie there too, for the end of a line."""
     files = data_files(content.root)
-    return f"; not read: {', '.join(files)}" if files else ""
+    return f"; not read: {some_of(files, 3)}" if files else ""

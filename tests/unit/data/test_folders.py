@@ -139,6 +139,9 @@ def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureF
         pytest.param(["images/train/1.jpg"], ["annotations/train/1.png"], id="parts in them"),
         pytest.param(["1.png", "2.png"], ["1_mask.png", "2_mask.png"], id="beside"),
         pytest.param(["1.jpg"], ["1-label.png"], id="beside, another ending"),
+        pytest.param(["imagesTr/1.png", "imagesTs/2.png"], ["labelsTr/1.png"], id="masks of some"),
+        pytest.param(["rgb/1.jpg", "rgb/2.jpg"], ["depth/1.png", "depth/2.png"], id="depth"),
+        pytest.param(["train/ok/1.png", "test/bad/2.png"], ["ground_truth/bad/2_mask.png"], id="MVTec"),
         pytest.param(["a (1).png", "a (2).png"], ["a (1)_mask.png", "a (1)_mask_1.png", "a (2)_mask.png"], id="many"),
         pytest.param(["1.jpg", "2.jpg"], ["masks/1.png"], id="in a folder beside"),
         pytest.param(["d/1.jpg", "e/1.jpg"], ["masks/d/1.png", "masks/e/1.png"], id="of several folders"),
@@ -161,9 +164,38 @@ def test_masks_in_colours_are_told_by_their_few_colours(tmp_path: Path) -> None:
     drawn(tmp_path, "RGB", "cover/1.png", "cover/2.png", colours=5)
     with pytest.raises(DataError, match="cover has an image like a mask for each of photos"):
         read_folders(tmp_path)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["photos/1.png", "photos/2.png"]
     (tmp_path / "cover").rename(tmp_path / "target")
     [found] = list_pictures([tmp_path]).values()
     assert names_of(found, tmp_path) == ["photos/1.png", "photos/2.png"]
+
+
+def test_folders_of_any_name_that_may_be_masks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(tmp_path, "RGB", "x/1.png", "x/2.png", colours=150)
+    drawn(tmp_path, "P", "y/1.png", "y/2.png")
+    [found] = list_pictures([tmp_path]).values()
+    assert len(found) == 4
+    assert f"{tmp_path / 'y'} has an image like a mask for each of {tmp_path / 'x'}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks"),
+    [
+        pytest.param("1.png", "1_mask.png", id="a word"),
+        pytest.param("1_sat.jpg", "1_mask.png", id="two words"),
+        pytest.param("1.jpg", "1.png", id="the same name"),
+    ],
+)
+def test_masks_may_lie_beside_their_images(pictures: str, masks: str, tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", f"train/{pictures}", f"val/{pictures}")
+    drawn(tmp_path, "L", f"train/{masks}", f"val/{masks}")
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert table["labels"].to_dict() == {
+        f"{part}/{pictures}": tmp_path / part / masks for part in ("train", "val")
+    }
 
 
 def test_masks_in_class_folders_are_no_images_of_the_class(
@@ -304,6 +336,7 @@ def test_a_class_that_a_part_lacks_is_named(
         pytest.param(["train/images/1.jpg", "train/masks/1.png", "val/images/2.jpg", "val/masks/2.png"], id="inside"),
         pytest.param(["images/train/1.jpg", "gt/train/1.png", "images/val/2.jpg", "gt/val/2.png"], id="outside"),
         pytest.param(["train/1.jpg", "trainannot/1.png", "val/2.jpg", "valannot/2.png"], id="beside"),
+        pytest.param(["img_train/1.jpg", "mask_train/1.png", "img_val/2.jpg", "mask_val/2.png"], id="words"),
     ],
 )  # fmt: skip
 def test_parts_may_have_images_and_masks(names: list[str], tmp_path: Path) -> None:
@@ -329,7 +362,8 @@ def test_parts_may_have_images_and_masks(names: list[str], tmp_path: Path) -> No
         pytest.param(["2023/x/a/1", "2023/y/a/1", "2024/x/a/1"], id="deeper"),
         pytest.param(["nut/train/ok/1", "nut/test/bad/1", "bolt/train/ok/1", "bolt/test/bad/1"], id="parts inside"),
         pytest.param(["a/fold1/1", "a/fold2/1", "b/fold1/1", "b/fold2/1"], id="folds inside"),
-        pytest.param(["train/a/1", "train/b/1", "val/a/1", "val/b/1", "extra/a/1", "extra/b/1"], id="one more"),
+        pytest.param(["train/a/1", "train/b/1", "val/a/1", "val/b/1", "more/a/1", "more/b/1"], id="one more"),
+        pytest.param(["a/1", "b/1", "augmented/a/1", "augmented/b/1"], id="the classes once more"),
     ],
 )  # fmt: skip
 def test_folders_that_may_be_parts_are_no_classes_without_a_word(
