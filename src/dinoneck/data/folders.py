@@ -24,7 +24,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Tree, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Tree, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -150,7 +150,7 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     warn_of_masks(pictures)
     _check_one_class(class_of)
     rows = {}
-    for file in sorted(class_of):
+    for file in sorted(class_of, key=path_order):
         rows[file.relative_to(root).as_posix()] = (file, class_of[file])
     table = pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, "class"])
     empty = set(content.classes).difference(table["class"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoneck.data.cells import cell_text
-from dinoneck.data.walk import SUFFIXES, Tree
+from dinoneck.data.walk import SUFFIXES, Tree, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
@@ -130,9 +130,13 @@ def pictures_of(top: ImageFolder) -> Pictures:
             masks += mask.all_images()
         masks += masks_beside(folder.images)
         folders += [inside for inside in folder.folders.values() if id(inside) not in of_masks]
-    is_mask = set(masks)
-    pictures = [file for file in top.all_images() if file not in is_mask]
-    return Pictures(sorted(pictures), sorted(masks), doubtful)
+    pictures = top.all_images()
+    if masks:
+        is_mask = set(masks)
+        pictures = [file for file in pictures if file not in is_mask]
+    pictures.sort(key=path_order)
+    masks.sort(key=path_order)
+    return Pictures(pictures, masks, doubtful)
 
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
@@ -232,16 +236,21 @@ def mirrored_masks(
     folders: Sequence[ImageFolder],
 ) -> Iterator[tuple[ImageFolder, ImageFolder]]:
     """Yield images and masks of folders whose files have the same names, up to suffixes, and look so."""
-    groups: dict[frozenset[str], list[ImageFolder]] = {}
+    groups: dict[tuple[int, str, str], list[ImageFolder]] = {}
     for folder in folders:
-        groups.setdefault(frozenset(folder.stems()), []).append(folder)
+        images = folder.all_images()
+        first = _stem(images[0].relative_to(folder.path))
+        last = _stem(images[-1].relative_to(folder.path))
+        groups.setdefault((len(images), first, last), []).append(folder)
     for alike in groups.values():
         if len(alike) > _MOST_ALIKE:
             continue
         for masks in alike:
-            for images in alike:
-                if masks is not images and look_like_masks(masks, images):
-                    yield images, masks
+            for other in alike:
+                if masks is other or masks.stems() != other.stems():
+                    continue
+                if look_like_masks(masks, other):
+                    yield other, masks
 
 
 # Files of masks

@@ -12,12 +12,13 @@ No file is opened and no folder is listed here. Neither pandas nor torch is impo
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote
 
 from dinoneck.data.walk import SUFFIXES
@@ -153,8 +154,8 @@ def _composed(path: str) -> str:
 
 
 def _lower_suffix(path: str) -> str:
-    suffix = PurePosixPath(path).suffix
-    return _composed(path.removesuffix(suffix)) + suffix.lower()
+    stem, suffix = posixpath.splitext(path)
+    return _composed(stem) + suffix.lower()
 
 
 def _any_case(path: str) -> str:
@@ -162,9 +163,8 @@ def _any_case(path: str) -> str:
 
 
 def _without_suffix(path: str) -> str:
-    suffix = PurePosixPath(path).suffix
-    is_image = suffix.lower() in SUFFIXES
-    return _composed(path.removesuffix(suffix) if is_image else path)
+    stem, suffix = posixpath.splitext(path)
+    return _composed(stem if suffix.lower() in SUFFIXES else path)
 
 
 _KEYS = {  # what is changed -> keys of names and of files
@@ -242,11 +242,12 @@ class _Names:
             from_root = from_root or is_absolute(decoded)
         return cls(spelling, parts, from_root, _shared(list(parts.values())))
 
-    def new_reading(self, cut: int = 0, below: str = "") -> Reading:
-        """Return a reading without files.
+    def describe(self, reading: Reading, cut: int = 0, below: str = "") -> Reading:
+        """Write into a reading what it changes.
 
         Args:
-            cut: how many folders are cut from the names.
+            reading: of these names.
+            cut: how many folders it cuts from the names.
             below: where the files are, in words; empty = where the names say.
         """
         ends = []
@@ -263,7 +264,9 @@ class _Names:
             text = f"names with {changes.pop(0)}"
         else:
             text = ""
-        return Reading(", ".join([text, *changes]), prefix=prefix)
+        reading.text = ", ".join([text, *changes])
+        reading.prefix = prefix
+        return reading
 
     def _split(self, name: str, cut: int) -> tuple[str, str]:
         """The folders of a name that are cut, as it has them, and its end."""
@@ -277,22 +280,21 @@ class _Names:
             return "/".join(parts[:cut]) + "/", "/".join(parts[cut:])
         return name[: end.start()], end.group()
 
-    def fill(
+    def find(
         self,
-        reading: Reading,
         cut: int,
         files_of: Callable[[Parts], Sequence[Path]],
         *,
         stop: bool = False,
     ) -> Reading:
-        """Find the files of all names.
+        """Return a reading with the files of all names; :meth:`describe` writes its text.
 
         Args:
-            reading: it gets the files.
             cut: how many folders are cut from the names.
             files_of: the parts of a name that are left -> the files that fit them.
             stop: whether to stop at the first name without a file.
         """
+        reading = Reading("")
         name_of: dict[Path, str] = {}
         for name, parts in self.parts.items():
             files = files_of(parts[cut:])
@@ -363,34 +365,48 @@ def find_below(
     """
     files = _Files(paths)
     unsound = None
-    for reading in _readings_below(names, files, folders, stop=True):
-        if reading.missing:
+    for attempt in _attempts_below(names, files, folders, stop=True):
+        if attempt.reading.missing:
             continue
-        if reading.is_sound:
-            return reading
+        if attempt.reading.is_sound:
+            return attempt.described(files)
         if unsound is None:
-            unsound = reading
+            unsound = attempt
     if unsound is not None:
-        return unsound
-    readings = _readings_below(names[:_SAMPLE], files, folders, stop=False)
-    return max(readings, key=lambda reading: len(reading.files))
+        return unsound.described(files)
+    attempts = _attempts_below(names[:_SAMPLE], files, folders, stop=False)
+    nearest = max(attempts, key=lambda attempt: len(attempt.reading.files))
+    return nearest.described(files)
 
 
-def _readings_below(
+@dataclass
+class _Attempt:
+    """A reading of names that cuts so many folders, of files wherever they are or where the names say."""
+
+    reading: Reading
+    names: _Names
+    cut: int = 0
+    anywhere: bool = False
+
+    def described(self, files: _Files) -> Reading:
+        """Return the reading with its text."""
+        below = _where(self.reading, self.names, files) if self.anywhere else ""
+        return self.names.describe(self.reading, self.cut, below)
+
+
+def _attempts_below(
     names: Sequence[str], files: _Files, folders: Sequence[Parts], *, stop: bool
-) -> Iterator[Reading]:
+) -> Iterator[_Attempt]:
     """The readings in their order."""
     spelled = _in_all_spellings(names)
 
     for each in spelled:
         at = partial(files.at, spelling=each.spelling)
-        yield each.fill(each.new_reading(), 0, at, stop=stop)
+        yield _Attempt(each.find(0, at, stop=stop), each)
 
     for each in spelled:
         ending = partial(files.ending, spelling=each.spelling)
-        reading = each.fill(each.new_reading(), 0, ending, stop=stop)
-        reading.text = each.new_reading(below=_where(reading, each, files)).text
-        yield reading
+        yield _Attempt(each.find(0, ending, stop=stop), each, anywhere=True)
 
     deepest = max(len(each.common) for each in spelled)
     for cut in range(1, deepest + 1):
@@ -398,11 +414,11 @@ def _readings_below(
             if cut > len(each.common):
                 continue
             at = partial(files.at, spelling=each.spelling)
-            reading = each.fill(each.new_reading(cut), cut, at, stop=stop)
+            reading = each.find(cut, at, stop=stop)
             prefix = each.common[:cut]
             if all(contradicts(prefix, folder, each.from_root) for folder in folders):
                 reading.contradiction = Path(*folders[0])
-            yield reading
+            yield _Attempt(reading, each, cut)
 
 
 def _in_all_spellings(names: Sequence[str]) -> list[_Names]:
@@ -440,14 +456,15 @@ def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:
             if cut > len(each.common):
                 continue
             ending = partial(files.ending, spelling=each.spelling)
-            reading = each.fill(each.new_reading(cut), cut, ending)
-            if best is None or len(reading.files) > len(best.files):
-                best = reading
-                best.contradiction = _contradicted(best, each, cut, paths)
-            if len(best.files) == len(paths):
+            attempt = _Attempt(each.find(cut, ending), each, cut)
+            if best is None or len(attempt.reading.files) > len(best.reading.files):
+                best = attempt
+            if len(best.reading.files) == len(paths):
                 break
-        if best is not None and (best.files or best.several):
-            return best
+        if best is not None and (best.reading.files or best.reading.several):
+            reading = best.described(files)
+            reading.contradiction = _contradicted(reading, best.names, cut, paths)
+            return reading
     return Reading("", missing=list(names))
 
 
