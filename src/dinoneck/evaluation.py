@@ -15,9 +15,12 @@ import torch
 from dinoneck.data.cells import IMAGES, LABELS, OWN_COLUMNS, is_missing
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
+from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.tables import read_cells, read_masks, read_table
+from dinoneck.data.layout import DataFolder, read_data_folder
+from dinoneck.data.sources import refuse_own_labels
+from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
 from dinoneck.errors import ConfigError, DataError, some_of
@@ -49,10 +52,11 @@ def evaluate(
     Args:
         model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a
             module), or a mapping of names to these: the first is compared with each other one.
-        images: their folder; for boxes None = that of the COCO file.
+        images: their folder; for boxes None = that of the COCO file; for a folder None = those in
+            the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
-            folder of masks; a COCO file of boxes, or of masks for instances; or ``(folder, file)``
-            of panoptic segments.
+            folder of masks, or of images and masks; a folder of class folders; a COCO file of
+            boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every
             image is its own.
         image_column: the table's column of file names.
@@ -157,9 +161,22 @@ def truth_table(
     image_column: str = "image",
     labels: Any = None,
 ) -> Any:
-    """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
+    """Return the images and their truth: of a table, of class folders, or of a folder of masks.
+
+    Args:
+        images: folder of the images; None = those of the truth, whose files are not looked for if
+            it is a table.
+        truth: a CSV file or a DataFrame, a folder, or a table of :func:`dinoneck.data.read_table`.
+        tasks: name -> task, whose columns are read.
+        group: columns of the table.
+        image_column: its column of file names.
+        labels: its column of masks.
+
+    Raises:
+        DataError: if the truth has nothing that is predicted, or cannot be used.
+    """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
-        return read_masks(images, truth)
+        return _truth_of_folder(images, Path(truth), tasks)
     if IMAGES in getattr(truth, "columns", ()):
         return truth
     held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
@@ -177,7 +194,7 @@ def truth_table(
             f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
             f"{some_of(held, 5)}"
         )
-    return read_table(
+    table = read_table(
         truth,
         images,
         targets,
@@ -187,6 +204,63 @@ def truth_table(
         classes=classes,
         numbers=[name for name in targets if name not in classes],
     )
+    if labels is not None:
+        refuse_own_labels(table[IMAGES], table[LABELS], _called(truth))
+    for name in targets:
+        words = () if name in classes else class_names(table, name)
+        if words:
+            row = table.index[table[name].notna()][0]
+            raise DataError(
+                f"{_called(truth)}: {name} of {row!r} is {table[name][row]!r}, and the heads "
+                "predict numbers; expected a number, or an empty cell where it is unknown"
+            )
+    return table
+
+
+def _truth_of_folder(images: Any, truth: Path, tasks: Mapping[str, Any]) -> Any:
+    """The images and their truth, of a folder of masks or of class folders."""
+    if any(task.is_map for task in tasks.values()):
+        content = None if _is_other(images, truth) else read_data_folder(truth)
+        if content is None:
+            return read_masks(images, truth)
+        if content.kind != "masks":
+            raise DataError(
+                f"{truth} holds no images with masks; name the folder of the images, and that of "
+                "the masks as the truth"
+            )
+        return table_of_folder(_without_parts(content))
+    classes = [task.name for task in tasks.values() if task.kind == "classification"]
+    if len(classes) != 1:
+        raise DataError(
+            f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "
+            f"predict {some_of(tasks, 5)}. Name a CSV with these columns"
+        )
+    content = read_data_folder(truth)
+    if content.kind != "classes":
+        raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
+    if _is_other(images, truth):
+        raise DataError(
+            f"the truth {truth} has class folders, which hold the images to predict; name it in the "
+            f"place of {images}"
+        )
+    return table_of_folder(_without_parts(content)).rename(columns={"class": classes[0]})
+
+
+def _is_other(images: Any, truth: Path) -> bool:
+    """Whether a folder of images is given, and is another one than that of the truth."""
+    return images is not None and not Path(images).samefile(truth)
+
+
+def _without_parts(content: DataFolder) -> DataFolder:
+    if content.parts:
+        raise DataError(
+            f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
+        )
+    return content
+
+
+def _called(truth: Any) -> str:
+    return "the DataFrame" if hasattr(truth, "columns") else str(truth)
 
 
 def _predictions(

@@ -25,8 +25,7 @@ from tyro.conf import (
 )
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, DataError, counted, did_you_mean
+from dinoneck.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
@@ -266,36 +265,57 @@ def check_place(option: str, path: Path) -> None:
 
 
 def list_images(given: Sequence[Path]) -> list[Path]:
-    """Return images, and those in folders with their subfolders; name files that dinoneck does not read.
+    """Return images, and those in folders with their subfolders; a warning counts what is left out.
+
+    Masks beside images and files of formats that dinoneck does not read are left out.
 
     Args:
         given: images and folders.
 
     Raises:
-        ConfigError: if there are none.
-        DataError: if one does not exist, or a folder holds no images.
+        ConfigError: if there are none, or one is a head file.
+        DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.sources import OTHER_SUFFIXES, SUFFIXES, images_below
+    from dinoneck.data.sources import SUFFIXES, list_pictures
 
     if not given:
         raise ConfigError(
             "no images are named; name images, or folders of them, before the options"
         )
-    if missing := [path for path in given if not path.exists()]:
+    missing = [path for path in given if not path.exists()]
+    if missing:
         raise DataError(
             f"{len(missing)} of {len(given)} images or folders do not exist, the first is "
             f"{missing[0]}"
         )
-    if others := [
-        file for path in given if path.is_dir() for file in images_below(path, OTHER_SUFFIXES)
-    ]:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-        number = counted(len(others), "file")
-        show(f"left out: {number} of other formats ({kinds}), the first {others[0]}; convert them")
-    inside = {path: images_below(path) for path in given}
-    if empty := [path for path, files in inside.items() if not files]:
+    heads = [path for path in given if path.suffix == ".safetensors"]
+    if heads:
+        raise ConfigError(
+            f"{heads[0]} is not an image; name head files after --heads, and images before the "
+            "options"
+        )
+    images = list_pictures(given)
+    empty = [path for path, files in images.items() if not files]
+    if empty:
         raise DataError(f"the folder {empty[0]} holds no images ({', '.join(SUFFIXES)})")
-    return [file for files in inside.values() for file in files]
+    files = [file for path in given for file in images[path]]
+    for file in files:
+        check_encodable(file)
+    return files
+
+
+def check_encodable(file: Path) -> None:
+    """Refuse a file name that cannot be written into a table or a document.
+
+    Raises:
+        DataError: naming it.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
+        ) from None
 
 
 def names_below(files: Sequence[Path]) -> list[str]:

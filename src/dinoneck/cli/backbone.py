@@ -86,7 +86,9 @@ def extract(
         raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
     if engine == "ray" and shard is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
-    cli.list_images(images)
+    files = cli.list_images(images)
+    if root is None and len(images) == 1 and images[0].is_dir():
+        root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.source import open_backbone
@@ -96,7 +98,7 @@ def extract(
     show_remainder(store.preprocess, size)
     settings: dict[str, Any] = {"engine": engine, "batch_size": batch_size, "workers": workers}
     part = None if shard is None else (int(first), int(second))
-    done = store.extract(images, root, part, skip_unusable=skip_unusable, **settings)
+    done = store.extract(files, root, part, skip_unusable=skip_unusable, **settings)
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
@@ -17,7 +17,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
-from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.sources import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.training.config import SIZE
@@ -48,7 +48,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
-    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int, cli.whole(0)] = 0,
@@ -68,8 +68,8 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
-        truth: with overlay: CSV of known values, drawn next to predictions: column image, and the
-            predictions' names.
+        truth: with overlay: known values, drawn next to predictions: CSV with the column image and
+            the predictions' names, or the class folders that hold the images.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
@@ -201,52 +201,58 @@ def predict_named(
 def known_values(
     table: Path, image_column: str, images: Sequence[Path], tasks: Any
 ) -> dict[Path, dict[str, float | str]]:
-    """Return image -> column -> known value, or class, of the images that the table has a row for.
+    """Return image -> column -> known value, or class, of the images that the truth has a row for.
 
-    A row belongs to the image of the same file name, whatever its folder.
+    A row belongs to the image whose path ends like its name, see
+    :func:`dinoneck.data.sources.find_images`.
 
     Args:
-        table: a CSV with one row per image and columns named like the predictions.
+        table: a CSV with one row per image and columns named like the predictions; or a folder of
+            class folders that hold the images.
         image_column: its column of file names.
         images: the files.
         tasks: what is predicted.
 
     Raises:
-        ConfigError: if there are no tasks, as of a detector, or several groups of them.
-        DataError: if the table has none of the columns or none of the images, a cell does not fit,
+        ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
+            truth is a folder of masks.
+        DataError: if the truth has none of the columns or none of the images, a cell does not fit,
             or a name stands for several rows or images.
     """
-    import pandas as pd
-
+    from dinoneck.data.sources import find_images
     from dinoneck.evaluation import truth_table
 
     if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
         raise ConfigError(
             f"--truth {table} is of numbers or classes of heads without keys; leave it out"
         )
-    every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
-    every.index = pd.Index([PurePath(name).name for name in every.index])
-    names = pd.Index([image.name for image in images])
-    known = every[every.index.isin(names)].drop(columns=IMAGES).astype(object)
-    if known.empty:
-        raise DataError(
-            f"{table} has no row of the images {some_of(names, 3)}; it names "
-            f"{some_of(every.index, 3)}"
+    if table.is_dir() and any(task.is_map for task in tasks):
+        raise ConfigError(
+            f"--truth {table} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+            "compares; here name a CSV of known values"
         )
-    repeated = [
-        *known.index[known.index.duplicated()],
-        *names[names.duplicated() & names.isin(known.index)],
-    ]
-    if repeated:
-        raise DataError(
-            f"{table}: {repeated[0]} is the name of several rows or images; give each a name of "
-            "its own"
-        )
-    return {
-        image: known.loc[image.name].dropna().to_dict()
-        for image in images
-        if image.name in known.index
-    }
+    by_name = {task.name: task for task in tasks}
+    known = truth_table(None, table, by_name, image_column=image_column)
+    if table.is_dir():
+        rows = _rows_of_files(known[IMAGES], images, table)
+    else:
+        rows = find_images(list(known.index), images, str(table))
+    values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])
+    values = values.astype(object)
+    return {image: values.loc[row].dropna().to_dict() for row, image in rows.items()}
+
+
+def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str, Path]:
+    """Row -> image, of the rows whose file is one of the images."""
+    image_of = {image.resolve(): image for image in images}
+    rows = {}
+    for row, file in files.items():
+        image = image_of.get(file.resolve())
+        if image is not None:
+            rows[row] = image
+    if not rows:
+        raise DataError(f"{truth} holds none of the images, such as {some_of(map(str, images), 3)}")
+    return rows
 
 
 def _draw(
@@ -455,8 +461,8 @@ def evaluate(
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories; each is one model, compared with the
             first.
-        truth: CSV of numbers or classes, a folder of masks, a COCO file of boxes or objects, or the
-            folder and the COCO file of panoptic segments.
+        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
+            boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.

@@ -86,6 +86,9 @@ def train(
             with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume
         )
     else:
+        from dinoneck.training.data_folder import of_data_folder
+
+        run = of_data_folder(run)  # before torch is imported
         from dinoneck.training.run import Run, prepare_heads, train_heads
 
         run = with_width(run, hidden_dim)
@@ -147,6 +150,7 @@ def _describe(run: Run) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size
+    from dinoneck.data.layout import PARTS
     from dinoneck.training.table import groups_of, target_columns
 
     config, table, source = run.config, run.table, run.source
@@ -171,7 +175,8 @@ def _describe(run: Run) -> None:
         show_remainder(source.preprocess, source.preprocess.size or (height, width))
         for line in size_advice(source.preprocess, (height, width)):
             print(line)
-    if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
+    is_drawn = config.folds.column is None and PARTS not in table.attrs
+    if GROUP not in table and is_drawn and len(run.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "
             "looks better."

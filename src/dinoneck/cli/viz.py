@@ -34,7 +34,7 @@ def report(
     images: cli.Images = (),
     *,
     out: Path,
-    truth: Annotated[Path | None, arg(metavar="CSV|JSON")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
@@ -53,8 +53,8 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, or JSON of a detector's
-            boxes.
+        truth: CSV of known values in columns named like the predictions, the class folders that
+            hold the images, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
@@ -295,7 +295,7 @@ class Features:
                 raise ConfigError(
                     f"the tokens are in --store {self.store}; leave the backbone's options out"
                 )
-            return _stored(self.store, files)
+            return _stored(self.store, files, images)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
@@ -308,17 +308,27 @@ class Features:
         return cli.names_below(files), pictures, _tokens(model, recipe, files), note
 
 
-def _stored(path: Path, files: Sequence[Path]) -> Any:
+def _stored(path: Path, files: Sequence[Path], images: Sequence[Path]) -> Any:
     """Return names, pictures, tokens and a note, of a feature store that was extracted from these files.
+
+    Ids are relative to the folder that is named, as ``extract`` makes them, else to the folder that
+    the files share.
 
     Raises:
         DataError: if the store lacks a file, or holds another one of its name.
     """
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.source import TableTokens, compare_images
+    from dinoneck.training.targets import SourceIds
 
     store = FeatureStore.open(path)
-    ids = TableTokens(store, cli.names_below(files)).ids
+    names = cli.names_below(files)
+    if len(images) == 1 and images[0].is_dir():
+        relative = [file.relative_to(images[0]).as_posix() for file in files]
+        stored = SourceIds(store.ids)
+        if all(stored.find(name) is not None for name in relative):
+            names = relative
+    ids = TableTokens(store, names).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
     return (
         ids,

@@ -11,7 +11,8 @@ _HOMES = homes(
     views=["View", "Views"],
     decoding=["read_image_size"],
     preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
-    tables=["read_folders", "read_masks", "read_table"],
+    folders=["read_folders", "read_masks"],
+    tables=["read_table"],
 )
 
 __all__ = [*_HOMES]

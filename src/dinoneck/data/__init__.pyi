@@ -6,14 +6,14 @@ from dinoneck.data.boxes import collate_boxes as collate_boxes
 from dinoneck.data.boxes import to_original as to_original
 from dinoneck.data.coco import PanopticImages as PanopticImages
 from dinoneck.data.decoding import read_image_size as read_image_size
+from dinoneck.data.folders import read_folders as read_folders
+from dinoneck.data.folders import read_masks as read_masks
 from dinoneck.data.labels import DenseLabels as DenseLabels
 from dinoneck.data.labels import count_classes as count_classes
 from dinoneck.data.pasture import Pasture as Pasture
 from dinoneck.data.preprocessing import Preprocessing as Preprocessing
 from dinoneck.data.preprocessing import to_image_pixels as to_image_pixels
 from dinoneck.data.preprocessing import to_prepared_pixels as to_prepared_pixels
-from dinoneck.data.tables import read_folders as read_folders
-from dinoneck.data.tables import read_masks as read_masks
 from dinoneck.data.tables import read_table as read_table
 from dinoneck.data.views import View as View
 from dinoneck.data.views import Views as Views

@@ -5,69 +5,321 @@ Neither pandas nor torch is imported.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.cells import PathLike, is_missing
+from dinoneck.data.cells import PathLike, cell_text, is_missing
+from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
+from dinoneck.data.names import Reading, find_among, find_below, is_absolute, parts_of
+from dinoneck.data.walk import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    images_below,
+    walk,
+    warn_of_left_out,
+)
 from dinoneck.errors import DataError, some_of
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-# pictures that are counted and named, since people expect them to be read
-OTHER_SUFFIXES = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".gif",
-    ".jxl",
-    ".jp2",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".psd",
-)
+__all__ = [
+    "OTHER_SUFFIXES",
+    "SUFFIXES",
+    "find_files",
+    "find_images",
+    "images_below",
+    "list_pictures",
+    "refuse_own_labels",
+    "warn_of_left_out",
+]
+logger = logging.getLogger(__name__)
+# files of a folder that are listed to find a name which is not there; a folder with more is no
+# folder of images but a home directory or a whole disk, which takes minutes
+_MOST_FILES = 1_000_000
+_LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
 
 
-def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
-    if not top.is_dir():
-        return [top]
-    files = (
-        path
-        for path in top.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
-    return sorted(path for path in files if not path.is_dir())
+def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return path -> images: those below a folder, sorted, or the file itself.
 
-
-def find_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Any]:
-    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
-
-    A name is looked for as it is written, then in the forms NFC and NFD, which file systems
-    exchange. A missing name has the file None.
+    Masks that lie beside images (``masks/`` next to ``images/``, ``0_mask.png`` next to ``0.png``)
+    are no pictures, unless they are named themselves. A warning counts them, and files of formats
+    that are not read.
 
     Raises:
-        DataError: if a file does not exist or is empty, or two names are one file.
+        DataError: if a folder cannot be read.
     """
-    texts = ["" if is_missing(name) else str(name).strip() for name in names]
+    pictures: dict[Path, list[Path]] = {}
+    trees = []
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            pictures[path] = [path]
+            continue
+        tree = walk(path)
+        trees.append(tree)
+        found.append(pictures_of(image_folder(tree)))
+        pictures[path] = found[-1].images
+    warn_of_left_out(trees)
+    warn_of_masks(found)
+    return pictures
+
+
+def find_files(
+    names: Iterable[Any], folder: PathLike | None, what: str, *, outside: bool = False
+) -> list[Any]:
+    r"""Return the files of names, below a folder.
+
+    Names are taken as they are, in the forms NFC and NFD, which file systems exchange. If files of
+    some are missing, all names are read in one other way, which a warning states: with ``/`` for
+    ``\``, ``%20`` decoded, another case, a suffix added, without the folders that all of them begin
+    with, or below another folder; see :mod:`dinoneck.data.names`.
+
+    Args:
+        names: one per row; a missing one has the file None.
+        folder: that they are relative to; None = they are not looked for.
+        what: what messages call the names, such as ``images named in t.csv``.
+        outside: whether an absolute name, and one with ``..``, may name a file outside of the
+            folder.
+
+    Raises:
+        DataError: if a file does not exist or is empty, two names are one file, or a name fits
+            several.
+    """
+    texts = [_text(name) for name in names]
     if folder is None:
         return [Path(text) if text else None for text in texts]
-    files, first = dict[str, Path](), dict[Path, str]()
-    for text in filter(None, texts):
-        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
-        places = (Path(folder, name) for name in spellings)
-        if file := next((file for file in places if file.is_file() and file.stat().st_size), None):
-            files[text] = file
-            if (other := first.setdefault(file.resolve(), text)) != text:
-                raise DataError(
-                    f"of the {what}, {other!r} and {text!r} are the same file; keep one of them"
-                )
-    if missing := [repr(text) for text in texts if text and text not in files]:
-        counts = f"{len(missing)} of {len(texts)} {what} are missing or empty in {folder}"
+    distinct = [text for text in dict.fromkeys(texts) if text]
+    files: dict[str, Path] = {}
+    sizes: dict[str, int] = {}
+    identities: dict[tuple[int, int], list[str]] = {}  # of files -> names
+    for text in distinct:
+        found = _exact_file(text, folder, outside)
+        if found is not None:
+            files[text], status = found
+            sizes[text] = status.st_size
+            identities.setdefault((status.st_dev, status.st_ino), []).append(text)
+    if len(files) < len(distinct):
+        missing = [text for text in distinct if text not in files]
+        files = _files_by_reading(distinct, missing, Path(folder), what)
+        sizes = {text: file.stat().st_size for text, file in files.items()}
+    else:
+        _check_distinct(files, identities.values(), what)
+    empty = [_quoted(text) for text in distinct if sizes[text] == 0]
+    if empty:
         raise DataError(
-            f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder"
+            f"{len(empty)} of {len(distinct)} {what} are empty files in {folder}: "
+            f"{some_of(empty, 5)}; restore them, or remove their rows"
         )
     return [files.get(text) for text in texts]
+
+
+def _text(name: Any) -> str:
+    """A name without blanks around it; a number as a CSV would hold it, empty where it is missing."""
+    if isinstance(name, Real):
+        return cell_text(name)
+    return "" if is_missing(name) else str(name).strip()
+
+
+def _exact_file(name: str, folder: PathLike, outside: bool) -> tuple[Path, os.stat_result] | None:
+    """The file that is called like this, and what the system says of it."""
+    if not outside and (is_absolute(name) or ".." in re.split(r"[/\\]", name)):
+        return None
+    for spelling in [name] if name.isascii() else [name, _composed(name), _decomposed(name)]:
+        file = os.path.join(folder, spelling)  # noqa: PTH118 - twice as fast as Path / name
+        try:
+            status = os.stat(file)  # noqa: PTH116
+        except (OSError, ValueError):  # ValueError: a null byte
+            continue
+        if stat.S_ISREG(status.st_mode):
+            return Path(file), status
+    return None
+
+
+def _check_distinct(files: Mapping[str, Path], same: Iterable[Sequence[str]], what: str) -> None:
+    """Refuse two names of one file; hard links count as two files.
+
+    Args:
+        files: name -> file.
+        same: names whose files have one place on the disk.
+        what: as of :func:`find_files`.
+    """
+    for names in same:
+        if len(names) < 2:
+            continue
+        first: dict[str, str] = {}
+        for name in names:
+            real = os.path.realpath(files[name])
+            if files[name].stat().st_nlink == 1:  # two spellings on a disk that ignores case
+                real = ""
+            other = first.setdefault(real, name)
+            if other != name:
+                raise DataError(
+                    f"of the {what}, '{other}' and '{name}' are the same file; keep one of them"
+                )
+
+
+def _files_by_reading(
+    names: Sequence[str], missing: Sequence[str], folder: Path, what: str
+) -> dict[str, Path]:
+    """The files of names of which some are not called like this.
+
+    Raises:
+        DataError: if there is no way to take all names, with the nearest one.
+    """
+    if not folder.exists():
+        raise DataError(f"the folder {folder} of the {what} does not exist; check the path")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file; expected the folder of the {what}")
+    counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
+    refused = counts + some_of(map(_quoted, missing), 5)
+    remedy = "names are relative to it, or pass their folder"
+    tree = walk(folder, most=_MOST_FILES)
+    if not tree.is_whole:
+        raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
+    depth = len(folder.parts)
+    paths = {file: tuple(map(_composed, file.parts[depth:])) for file in tree.files}
+    called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
+    reading = find_below(names, paths, sorted(called))
+    if reading.missing:
+        if reading.files and reading.text:
+            tried = len(reading.files) + len(reading.missing)
+            not_found = some_of(map(_quoted, reading.missing), 3)
+            refused += f" ({reading.text}: {len(reading.files)} of {tried}, not {not_found})"
+        raise DataError(f"{refused}; {remedy}")
+    if reading.several:
+        name, files = next(iter(reading.several.items()))
+        shown = " and ".join(map(str, files[:2]))
+        raise DataError(f"{refused}. '{name}' may be {shown}; pass the folder of those meant")
+    if reading.one_file is not None:
+        first, second = reading.one_file
+        raise DataError(
+            f"{refused}. As {reading.text} '{first}' and '{second}' are the same file; keep one of "
+            "them"
+        )
+    other = _other_file(reading, folder) if reading.prefix else None
+    if reading.contradiction is not None or other is not None:
+        name, file = next(iter(reading.files.items()))
+        seen = f" ({other} exists)" if other is not None else ""
+        raise DataError(
+            f"{counts}'{name}' is in another folder than {file}{seen}. If they are the same "
+            f"images, write the names without '{reading.prefix}'; else pass the folder of those "
+            "meant"
+        )
+    if reading.text:
+        _state(reading, len(names), len(names), what, str(folder))
+    return reading.files
+
+
+def _other_file(reading: Reading, folder: Path) -> Path | None:
+    """A file that a name means, next to or above the folder whose files a reading found; None = there is none.
+
+    Of names ``train/0.png`` and the folder ``val`` this is ``val/../train/0.png``.
+    """
+    here = Path(os.path.abspath(folder))  # noqa: PTH100 - the path as it is given
+    for name, file in list(reading.files.items())[:_LOOKED_AT]:
+        cut = parts_of(reading.prefix.replace("\\", "/"))
+        end = parts_of(name.replace("\\", "/"))[len(cut) :]
+        for above in list(here.parents)[:_LOOKED_AT]:
+            for first in range(len(cut)):
+                other = above.joinpath(*cut[first:], *end)
+                if other.is_file() and not other.samefile(file):
+                    return other
+    return None
+
+
+def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict[str, Path]:
+    r"""Return the image of each name, of some images; names of other images are left out.
+
+    A name means the image whose path ends like it: a name without a folder the image of that name,
+    wherever it is; a name with a folder one that lies in that folder. Else all names are read in
+    one other way, as by :func:`find_files`, which a warning states.
+
+    Args:
+        names: the names, as of the rows of a table; each once.
+        images: the files.
+        what: what messages call the names' owner, such as ``t.csv``.
+
+    Raises:
+        DataError: if no image has a name, a name fits several images, an image has several names,
+            or the folders of names and images contradict each other.
+    """
+    paths: dict[Path, tuple[str, ...]] = {}
+    for image in images:
+        paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link
+    reading = find_among(names, paths)
+    shown = f"{some_of(map(str, images), 3)}"
+    if reading.several:
+        name, files = next(iter(reading.several.items()))
+        raise DataError(
+            f"{what}: '{name}' is the name of several images, {files[0]} and {files[1]}; write "
+            "names with their folders"
+        )
+    if reading.one_file is not None:
+        first, second = reading.one_file
+        raise DataError(
+            f"{what}: '{first}' and '{second}' are both the name of one image; give each image one "
+            "row"
+        )
+    if not reading.files:
+        raise DataError(
+            f"{what} has no row of the images {shown}; it names {some_of(names, 3)}. Names with a "
+            "folder mean images in that folder"
+        )
+    name, file = next(iter(reading.files.items()))
+    other = _other_file(reading, file.parent) if reading.prefix else None
+    if reading.contradiction is not None or other is not None:
+        seen = f" ({other} exists)" if other is not None else ""
+        raise DataError(
+            f"{what} names '{name}', which is in another folder than the image {file}{seen}. If "
+            f"they are the same images, write the names without '{reading.prefix}'"
+        )
+    if reading.text:
+        _state(reading, len(reading.files), len(images), what, "the images that are given")
+    return reading.files
+
+
+def refuse_own_labels(images: Iterable[Any], labels: Iterable[Any], what: str) -> None:
+    """Refuse a label that is the file of its image, as of a mask named like its image.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the table.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for image, label in zip(images, labels, strict=True):
+        if isinstance(image, Path) and isinstance(label, Path) and image == label:
+            raise DataError(
+                f"{what}: the label of {image} is the image itself; write the labels with their "
+                "folder, such as ../masks/0001.png"
+            )
+
+
+def _state(reading: Reading, number: int, total: int, what: str, where: str) -> None:
+    """Say how names were read, in one line."""
+    logger.warning("%s: %s: %d of %d found in %s", what, reading.text, number, total, where)
+
+
+def _parts_from_root(path: str) -> tuple[str, ...]:
+    return tuple(map(_composed, Path(path).parts[1:]))
+
+
+def _quoted(name: str) -> str:
+    """A name in quotes; repr() would double the backslashes of Windows."""
+    return f"'{name}'"
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)

@@ -66,6 +66,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
             generated images.
         images: folder of the table's files (None = the table's folder), with a store to compare
             them with those extracted; without a table, of the images.
+        subfolders: without a table: the folders in images are classes, folds (each is held out in
+            turn) or parts (train, val, test); None = by their names.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
@@ -103,6 +105,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     csv: Path | None = None
     images: Path | None = None
+    subfolders: Literal["classes", "folds", "parts"] | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
@@ -396,7 +399,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values")
+_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "subfolders")
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
@@ -414,10 +417,21 @@ _NEEDS = {  # one of these -> the options that have no effect without it
         "folds.column",
     ),
     ("data.csv", "data.images"): ("data.labels",),
+    ("data.images",): ("data.subfolders",),
 }
 # what heads of images alone use; and heads of images or of objects alone
 _OF_IMAGES = [
-    f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")
+    f"data.{name}"
+    for name in (
+        "csv",
+        "subfolders",
+        "targets",
+        "aux_targets",
+        "labels",
+        "unit",
+        "minimum",
+        "tta",
+    )
 ]
 _OF_IMAGES += [
     "tasks",
@@ -445,6 +459,7 @@ _OF_HEADS += [
 ]
 _OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
 _EXCLUDED = {  # this -> the options that have no effect with it
+    "data.csv": ["data.subfolders"],
     "data.boxes": _OF_IMAGES + _OF_HEADS,
     "data.instances": ["data.panoptic", *_OF_IMAGES],
     "data.panoptic": _OF_IMAGES,

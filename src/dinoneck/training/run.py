@@ -27,6 +27,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
@@ -93,8 +94,8 @@ def train(
 class Run:
     """A run whose inputs fit together; what may be refused is refused before the first expensive step.
 
-    Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same
-    images.
+    Arguments and errors are those of :func:`train`; ``like`` is another run of the same data, whose
+    table and tokens are used.
 
     Attributes:
         config: its description.
@@ -115,18 +116,18 @@ class Run:
         *,
         table: Any = None,
         overwrite: bool = False,
-        source: Source | None = None,
+        like: Run | None = None,
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
+        if table is None:
+            config = of_data_folder(config)
         check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
-        self.table, self.config = (
-            table_of(config, table),
-            config if table is not None else of_pasture(config),
-        )
-        self.source = source or source_of(config, self.table)
+        self.table: Any = table_of(config, table) if like is None else like.table
+        self.config = config if table is not None else of_pasture(config)
+        self.source: Source = source_of(config, self.table) if like is None else like.source
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
         problem = self._problem()
         self.folds = folds_of(config, self.table)
@@ -411,12 +412,14 @@ def prepare_heads(
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
     files.check_folder(out, overwrite=overwrite)
-    runs, source = dict[str, Run](), None
+    config = of_data_folder(config)
+    runs = dict[str, Run]()
+    first = None
     # all read the layers of the first
     for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):
         with_head = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(with_head, out / name, overwrite=overwrite, source=source)
-        source = runs[name].source
+        runs[name] = Run(with_head, out / name, overwrite=overwrite, like=first)
+        first = runs[name]
     return runs
 
 

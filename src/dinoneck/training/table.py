@@ -24,8 +24,10 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.layout import PARTS, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.sources import refuse_own_labels
 from dinoneck.errors import ConfigError, DataError, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
@@ -57,19 +59,15 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         return frame
-    from dinoneck.data.tables import read_folders, read_masks, read_table
-
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return (
-            read_folders(data.images)
-            if data.labels is None
-            else read_masks(data.images, data.labels)
-        )
+        return _table_of_folders(config)
+    from dinoneck.data.tables import read_table
+
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    return read_table(
+    table = read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -85,6 +83,26 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+    if data.labels is not None:
+        refuse_own_labels(table[IMAGES], table[LABELS], data.csv or "the DataFrame")
+    return table
+
+
+def _table_of_folders(config: TrainConfig) -> Any:
+    """The table of class folders, of folders of images and masks, or of parts with these."""
+    from dinoneck.data.folders import describe, read_masks, table_of_folder
+
+    data = config.data
+    if data.labels is not None and data.labels != data.images:
+        return read_masks(str(data.images), data.labels)
+    content = read_data_folder(str(data.images), data.subfolders)
+    table = table_of_folder(content)
+    if content.parts and config.folds.count == 1:
+        line = "%s: %s are trained on, and none is held out, as --folds is 1"
+        logger.warning(line, content.root, " and ".join(content.parts))
+    elif content.parts:
+        logger.warning("%s", describe(content, table))
+    return table
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:
@@ -168,7 +186,9 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     """
     chosen, groups = config.folds, groups_of(table)
     all_images: Fold = np.arange(len(table)), np.arange(0)
-    if chosen.column is not None:
+    if chosen.column is None and PARTS in table.attrs and chosen.count != 1:
+        every_fold = _part_folds(table)
+    elif chosen.column is not None:
         every_fold, labels = column_folds(table[FOLD]), np.array(groups)
         for number, (train, valid) in enumerate(every_fold):
             if len(split := np.intersect1d(labels[train], labels[valid])):
@@ -210,6 +230,15 @@ def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, f
                 some_of(unseen, 5),
                 column,
             )
+
+
+def _part_folds(table: Any) -> list[Fold]:
+    """The folds that folders make: one that holds a part out, or one for each part."""
+    held_out = table.attrs[PARTS]
+    if held_out is None:
+        return column_folds(table[FOLD])
+    is_held_out = np.asarray(table[FOLD] == held_out)
+    return [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
 
 
 def group_folds(

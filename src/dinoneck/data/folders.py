@@ -1,0 +1,287 @@
+"""Tables of images as pandas DataFrames, from class folders, or folders of images and masks.
+
+The columns are those of :mod:`dinoneck.data.tables`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dinoneck.data import cells
+from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
+from dinoneck.data.layout import (
+    PARTS,
+    DataFolder,
+    Subfolders,
+    also_there,
+    check_folder,
+    masks_in,
+    read_data_folder,
+)
+from dinoneck.data.walk import SUFFIXES, Tree, path_order, walk, warn_of_left_out
+from dinoneck.errors import DataError, counted, missing_extra, some_of
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise missing_extra("pandas", "train") from error
+
+logger = logging.getLogger(__name__)
+
+
+def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
+    """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
+
+    Folders ``train`` and ``val`` (or ``valid``, and ``test``) with class folders in them are parts:
+    the column ``fold`` has the name of each image's part, and ``test`` is left out. Links to
+    folders are followed.
+
+    Args:
+        images: the folder.
+        subfolders: ``"classes"``: the folders in it are classes, whatever they are called;
+            ``"folds"``: they are folds of class folders, each held out in turn; ``"parts"``: train,
+            val and test; None = by their names.
+
+    Returns:
+        A table with the target ``class``; its class names are those of the folders, stripped,
+        composed (NFC) and sorted. The ids are the paths relative to ``images``, with ``/``.
+
+    Raises:
+        DataError: if images lie next to the class folders, there are fewer than two, one holds no
+            images, or the folders may be something else than classes.
+    """
+    data = read_data_folder(images, subfolders)
+    if data.kind == "masks":
+        raise DataError(f"{data.root} holds images and masks, no class folders; use read_masks()")
+    return table_of_folder(data)
+
+
+def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
+    """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
+
+    Masks, and images, may all have one ending more, as in ``1_mask.png``.
+
+    Returns:
+        A table without targets, the masks as ``labels``. The ids are the images' paths relative to
+        ``images``.
+
+    Raises:
+        DataError: if a folder does not exist or holds no images, an image has no mask, a mask has
+            no image, or two files differ in their suffix alone.
+    """
+    image_root = _folder(images)
+    label_root = _folder(labels)
+    if image_root.samefile(label_root):
+        raise DataError(
+            f"images and masks are both in {image_root}; put the masks into a folder of their own"
+        )
+    beside = masks_in(image_root, label_root)
+    return _mask_table(image_root, image_root if beside is None else beside, label_root)
+
+
+def table_of_folder(data: DataFolder) -> pd.DataFrame:
+    """Return the table of what a folder holds; of parts with their names as folds.
+
+    ``table.attrs["parts"]`` is then the fold that is held out; None = each in turn.
+
+    Raises:
+        DataError: as :func:`read_folders` and :func:`read_masks`.
+    """
+    if not data.parts:
+        return _content_table(data.root, data)
+    tables = []
+    for name, content in data.parts.items():
+        part = _content_table(data.root, content)
+        part[FOLD] = name
+        tables.append(part)
+    table = pd.concat(tables)
+    if data.kind == "classes":
+        _check_training_classes(data, table)
+    table.attrs[PARTS] = data.held_out
+    return table
+
+
+def describe(data: DataFolder, table: pd.DataFrame) -> str:
+    """Return what was taken of a folder of parts, in one line."""
+    counts = table[FOLD].value_counts(sort=False)
+    listed = ", ".join(f"{name} ({counted(count, 'image')})" for name, count in counts.items())
+    if data.held_out is None:
+        return f"{data.root}: the folders {listed} are folds; each is held out in turn"
+    train = next(name for name in data.parts if name != data.held_out)
+    text = (
+        f"{data.root}: {train} ({counted(counts[train], 'image')}) is trained on, {data.held_out} "
+        f"({counted(counts[data.held_out], 'image')}) is held out"
+    )
+    left = data.left
+    if left is not None and left.kind == "images":
+        text += f"; {left.images} has no labels and is not read"
+    elif left is not None:
+        truth = left.images if left.masks is None else left.masks
+        text += f"; left for: dinoneck evaluate {left.images} --heads RUN --truth {truth}"
+    return text
+
+
+def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
+    """The table of class folders, or of images and masks; ids are relative to ``root``."""
+    if content.kind == "masks" and content.masks is not None:
+        return _mask_table(root, content.images, content.masks)
+    if content.kind == "classes":
+        return _class_table(root, content)
+    raise DataError(
+        f"{content.images} holds images, without class folders and masks{also_there(content.images)}"
+    )
+
+
+def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
+    """The images of class folders; masks beside images in one are left out."""
+    tree = walk(content.images)
+    warn_of_left_out([tree])
+    class_of: dict[Path, str] = {}
+    pictures = []
+    for folder in image_folder(tree).folders.values():
+        pictures.append(pictures_of(folder))
+        class_of |= dict.fromkeys(pictures[-1].images, folder.name)
+    warn_of_masks(pictures)
+    _check_one_class(class_of)
+    rows = {}
+    for file in sorted(class_of, key=path_order):
+        rows[file.relative_to(root).as_posix()] = (file, class_of[file])
+    table = pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, "class"])
+    empty = set(content.classes).difference(table["class"])
+    if empty:
+        raise DataError(
+            f"{content.images}: no images of the class {some_of(empty, 5)}; add some or remove the "
+            "folder"
+        )
+    return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+
+
+def _check_one_class(class_of: Mapping[Path, str]) -> None:
+    """Refuse links that give one file to two classes, and name classes whose names differ in case alone."""
+    if any(file.is_symlink() for file in class_of):
+        first: dict[Path, Path] = {}
+        for file, class_name in class_of.items():
+            other = first.setdefault(file.resolve(), file)
+            if class_of[other] != class_name:
+                raise DataError(f"{other} and {file} are one file in two classes; keep one of them")
+    spelled: dict[str, str] = {}
+    for class_name in dict.fromkeys(class_of.values()):
+        other_name = spelled.setdefault(class_name.casefold(), class_name)
+        if other_name != class_name:
+            line = "the classes '%s' and '%s' differ in upper and lower case alone; are they one class?"
+            logger.warning(line, other_name, class_name)
+
+
+def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
+    """Give all parts the same classes, and name those that a part lacks."""
+    table["class"] = table["class"].astype(object).astype(pd.CategoricalDtype(data.classes))
+    for name, content in data.parts.items():
+        counts = {class_name: int(class_name in content.classes) for class_name in data.classes}
+        if data.held_out is None:
+            remedy = "That fold scores nothing of it"
+        elif name == data.held_out:
+            remedy = "It gets no score"
+        else:
+            remedy = "No head can learn it: move some images there"
+        warn_of_empty_classes(counts, "image", str(data.root / name), remedy)
+
+
+# Images and masks
+# ----------------------------------------------------------------------------------------------------
+
+
+def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
+    if images == masks:
+        image_of, mask_of = _side_by_side(images)
+    else:
+        image_of, mask_of = _by_stem(images, masks), _by_stem(masks, images)
+    if image_of.keys() != mask_of.keys():
+        image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
+    rows = {}
+    for stem, file in image_of.items():
+        rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
+    return pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, LABELS])
+
+
+def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The images and the masks of one folder by their names without suffix."""
+    tree = walk(folder)
+    warn_of_left_out([tree])
+    pictures = pictures_of(image_folder(tree))
+    return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
+
+
+def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
+    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
+    return dict(zip(stems, files, strict=True))
+
+
+def _by_stem(root: Path, other: Path) -> dict[str, Path]:
+    """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
+    tree = walk(root)
+    if other not in root.parents:
+        tree.files = [file for file in tree.files if other not in file.parents]
+    warn_of_left_out([tree])
+    files = tree.images
+    if not files:
+        raise DataError(f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_held(tree)}")
+    return _stems_of(root, files)
+
+
+def _held(tree: Tree) -> str:
+    """The kinds of files that a folder without images holds, for the end of a message."""
+    kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
+    return f"; it holds {some_of(kinds, 5)}" if kinds else ""
+
+
+def _without_endings(
+    image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Images and masks by names that agree once an ending of all images, or of all masks, is left out.
+
+    Raises:
+        DataError: if there are no such endings.
+    """
+    for image_ending in _endings(image_of):
+        for mask_ending in _endings(mask_of):
+            short_images = {name.removesuffix(image_ending): x for name, x in image_of.items()}
+            short_masks = {name.removesuffix(mask_ending): x for name, x in mask_of.items()}
+            if short_images.keys() == short_masks.keys():
+                named = [f"images without '{image_ending}'"] if image_ending else []
+                named += [f"masks without '{mask_ending}'"] if mask_ending else []
+                number = counted(len(short_images), "pair")
+                logger.warning("%s and %s: %s: %s", images, masks, ", ".join(named), number)
+                return short_images, short_masks
+    without_mask = image_of.keys() - mask_of.keys()
+    without_image = mask_of.keys() - image_of.keys()
+    texts = []
+    if without_mask:
+        number = counted(len(without_mask), "image")
+        texts.append(f"{masks} has no mask for {number} of {images}: {some_of(without_mask, 5)}")
+    if without_image:
+        number = counted(len(without_image), "mask")
+        texts.append(f"{images} has no image for {number} of {masks}: {some_of(without_image, 5)}")
+    raise DataError(
+        f"{'; '.join(texts)}. An image and its mask have the same path without suffix; a table "
+        "pairs other names, and images without a mask (--csv, --labels COLUMN)"
+    )
+
+
+def _endings(names: Sequence[str] | dict[str, Path]) -> list[str]:
+    """What all names end with, from a separator on, the longest first; and nothing."""
+    backwards = [name[::-1] for name in names]
+    shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
+    starts = [match.start() for match in re.finditer(r"[_\-. ]", shared)]
+    return [shared[start:] for start in starts] + [""]
+
+
+def _folder(path: PathLike) -> Path:
+    check_folder(Path(path))
+    return Path(path)

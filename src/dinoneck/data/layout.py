@@ -1,0 +1,466 @@
+"""What a folder of data holds: class folders, images with masks, and parts such as train and val.
+
+The names of folders decide, and a reading that is not certain is refused with both readings: a
+folder that is misread gives a head that learns something else, with good scores. Neither pandas nor
+torch is imported; images are opened only where names do not tell masks from images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dinoneck.data.cells import PathLike
+from dinoneck.data.image_tree import (
+    ImageFolder,
+    image_folder,
+    mask_pairs,
+    masks_beside,
+    mirrored_masks,
+    name_without_words,
+    words_of,
+)
+from dinoneck.data.walk import Tree, walk
+from dinoneck.errors import DataError, counted, some_of
+
+Kind = Literal["images", "classes", "masks"]
+Subfolders = Literal["classes", "folds", "parts"]
+"""How the folders of a data set are read: as classes; as folds, each held out in turn; as train, val and test."""
+PARTS = "parts"
+"""The entry of ``table.attrs`` that says which fold of a table is held out; None = each in turn."""
+
+# folders that are never a class, next to another folder
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "leftimg8bit"}
+# words in the names of folders that are parts of a data set, not classes of it
+_PART_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
+_PART_WORDS |= {"eval", "evaluation", "holdout", "heldout", "unlabeled", "unlabelled", "trainval"}
+_PART_WORDS |= {"fold", "folds", "split", "part", "cv"}
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
+_HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """What a folder holds.
+
+    Attributes:
+        root: the folder.
+        kind: images alone, class folders, or images and masks.
+        images: the folder of the images.
+        masks: the folder of their masks.
+        classes: the names of the class folders.
+        parts: name -> content of the parts, in the order in which they are read.
+        held_out: of the parts: the one that heads are scored on; None = each in turn.
+        left: of the parts: the one that training leaves, for ``evaluate``.
+    """
+
+    root: Path
+    kind: Kind
+    images: Path
+    masks: Path | None = None
+    classes: tuple[str, ...] = ()
+    parts: Mapping[str, DataFolder] = field(default_factory=dict)
+    held_out: str | None = None
+    left: DataFolder | None = None
+
+
+def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> DataFolder:
+    """Tell what a folder of data holds.
+
+    * ``images/`` and ``masks/`` (or ``labels/`` and other words): images and their masks.
+    * ``train/`` and ``val/`` (or ``valid/``, and ``test/``), each with class folders or with images
+      and masks: parts.
+    * two or more folders of images: classes.
+    * images alone.
+
+    Args:
+        path: the folder.
+        subfolders: how the folders in it are read; None = by their names.
+
+    Raises:
+        DataError: if the folder does not exist, or can be read in several ways.
+    """
+    root = Path(path)
+    check_folder(root)
+    tree = walk(root)
+    _check_links(tree)
+    top = image_folder(tree)
+    if subfolders == "classes":
+        return _classes_of(top, certain=True)
+    pairs = mask_pairs(top)
+    if pairs:
+        return _paired(top, pairs, subfolders)
+    if subfolders is not None:
+        return _parts_of(top, subfolders)
+    if _are_parts([folder.name for folder in top.with_images()]):
+        return _parts_of(top, "parts")
+    if top.with_images():
+        return _classes_of(top, certain=False)
+    return _flat(top)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        DataError: naming it.
+    """
+    if not path.exists():
+        raise DataError(f"the folder {path} does not exist")
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; expected a folder")
+
+
+def masks_in(folder: Path, masks: Path) -> Path | None:
+    """Return the folder in ``folder`` that ``masks`` holds the masks of; None if it is not beside one."""
+    if masks.parent != folder:
+        return None
+    for images, beside in mask_pairs(image_folder(walk(folder))):
+        if beside.path == masks:
+            return images.path
+    return None
+
+
+def data_files(root: Path) -> list[str]:
+    """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
+    texts = []
+    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
+        documents = [file for file in files if file.suffix.lower() == ".json"]
+        texts += [f"the table {file} (--csv)" for file in tables]
+        for file in documents[:_MOST_JSON]:
+            if _is_coco(file):
+                texts.append(f"the COCO file {file} (--boxes, or --instances for masks)")
+    return texts
+
+
+def _is_coco(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError:
+        return False
+    return any(key in head for key in (b'"annotations"', b'"categories"', b'"images"'))
+
+
+def _check_links(tree: Tree) -> None:
+    """Refuse links that take images away: to nothing, or to a folder that is read under another name."""
+    for link in tree.lost:
+        if link.suffix == "" and tree.top in (link.parent, link.parent.parent):
+            raise DataError(
+                f"the link {link} leads to nothing; restore what it names, or remove it"
+            )
+    for link, folder in tree.repeated.items():
+        if folder not in link.parents:  # else it is a loop
+            raise DataError(
+                f"{link} and {folder} are one folder; keep one of them, or images would count twice"
+            )
+
+
+# Images and masks
+# ----------------------------------------------------------------------------------------------------
+
+
+def _paired(
+    top: ImageFolder,
+    pairs: Sequence[tuple[ImageFolder, ImageFolder]],
+    subfolders: Subfolders | None,
+) -> DataFolder:
+    """Images and masks, or parts of which each has both."""
+    root = top.path
+    images, masks = pairs[0]
+    paired = {id(folder) for pair in pairs for folder in pair}
+    others = [folder.name for folder in top.with_images() if id(folder) not in paired]
+    is_around = images.path == root  # the masks lie in the folder of the images
+    if not is_around and (top.images or others):
+        what = f"the folders {', '.join(others)}" if others else f"images such as {top.images[0]}"
+        raise DataError(
+            f"{root} holds {images.name}/ with masks in {masks.name}/, and {what}. Name the folders "
+            "to read, --images and --labels; if they are classes: --subfolders classes"
+        )
+    if len(pairs) == 1:
+        return _images_and_masks(root, images, masks, subfolders)
+    if is_around or len({id(folder) for folder, _ in pairs}) < len(pairs):
+        raise DataError(
+            f"{root} holds several folders with masks of {images.name}/: "
+            f"{', '.join(beside.name for _, beside in pairs)}. Name one: --images {images.path} "
+            f"--labels {masks.path}"
+        )
+    parts = {}
+    for folder, beside in pairs:
+        short = name_without_words(folder)  # train of train_images
+        name = short if _part(short) else folder.name
+        parts[name] = DataFolder(root, "masks", folder.path, beside.path)
+    return _in_order(root, parts, subfolders)
+
+
+def _images_and_masks(
+    root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
+) -> DataFolder:
+    """A folder of images and one of masks, which may both have the same parts."""
+    folders = images.with_images()
+    has_parts = not images.images and _are_parts([folder.name for folder in folders])
+    if not has_parts and subfolders is None:
+        return DataFolder(root, "masks", images.path, masks.path)
+    masks_of = {folder.name: folder for folder in masks.with_images()}
+    parts = {}
+    for folder in folders:
+        if folder.name in masks_of:
+            content = DataFolder(root, "masks", folder.path, masks_of[folder.name].path)
+        else:
+            content = DataFolder(root, "images", folder.path)
+        parts[folder.name] = content
+    return _in_order(root, parts, subfolders)
+
+
+# Parts
+# ----------------------------------------------------------------------------------------------------
+
+
+def _part(name: str) -> str | None:
+    """The part of a data set that a folder is named after."""
+    for part, words in _PARTS.items():
+        if name.lower() in words:
+            return part
+    return None
+
+
+def _are_parts(names: Sequence[str]) -> bool:
+    """Whether folders are train and val, and perhaps test, and nothing else."""
+    parts = [_part(name) for name in names]
+    return {"train", "val"} <= set(parts) <= set(_PARTS) and len(set(parts)) == len(parts)
+
+
+def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
+    """The parts of a folder, each with class folders or with images and masks."""
+    folders = top.with_images()
+    if top.images:
+        raise DataError(
+            f"{top.path} holds images next to the folders "
+            f"{', '.join(folder.name for folder in folders)}, such as {top.images[0].name}; move "
+            "each into one"
+        )
+    parts = {}
+    for folder in folders:
+        is_left = subfolders == "parts" and _part(folder.name) == "test"
+        parts[folder.name] = _left_content(folder) if is_left else _part_content(folder)
+    return _in_order(top.path, parts, subfolders)
+
+
+def _part_content(folder: ImageFolder) -> DataFolder:
+    pairs = mask_pairs(folder)
+    if pairs:
+        return _paired(folder, pairs, None)
+    if folder.with_images():
+        return _classes_of(folder, certain=False)
+    return _flat(folder)
+
+
+def _left_content(folder: ImageFolder) -> DataFolder:
+    """The content of a part that is not read: it may have no labels, in any form."""
+    try:
+        return _part_content(folder)
+    except DataError:
+        return DataFolder(folder.path, "images", folder.path)
+
+
+def _flat(folder: ImageFolder) -> DataFolder:
+    """A folder of images alone, or of images with their masks beside them."""
+    if masks_beside(folder.images):
+        return DataFolder(folder.path, "masks", folder.path, folder.path)
+    return DataFolder(folder.path, "images", folder.path)
+
+
+def _in_order(
+    root: Path, parts: Mapping[str, DataFolder], subfolders: Subfolders | None
+) -> DataFolder:
+    """The folder with its parts: train and val, and test is left; or folds by their names.
+
+    Raises:
+        DataError: if they are not called so, there is one fold alone, or they are not alike.
+    """
+    names = ", ".join(parts) or "none"
+    if subfolders == "folds" and len(parts) < 2:
+        raise DataError(
+            f"the folders with images in {root} are {names}; expected two folds or more"
+        )
+    if subfolders != "folds" and not _are_parts(list(parts)):
+        raise DataError(
+            f"the folders of {root} are {names}; parts are called train and val (or valid), and "
+            "perhaps test. Rename them; if they are folds, each held out in turn: --subfolders folds"
+        )
+    left = None
+    held_out = None
+    if subfolders == "folds":
+        chosen = dict(sorted(parts.items()))
+    else:
+        by_part = {_part(name): name for name in parts}
+        chosen = {by_part[part]: parts[by_part[part]] for part in ("train", "val")}
+        held_out = by_part["val"]
+        left = parts[by_part["test"]] if "test" in by_part else None
+    kinds = {content.kind for content in chosen.values()}
+    if kinds == {"images"}:
+        raise DataError(
+            f"{root} holds images in {', '.join(chosen)}, without class folders and masks"
+            f"{also_there(root)}"
+        )
+    if len(kinds) > 1:
+        found = "; ".join(f"{name} holds {_called(content)}" for name, content in chosen.items())
+        raise DataError(f"the folders of {root} are not alike: {found}")
+    nested = [name for name, content in chosen.items() if content.parts]
+    if nested:
+        raise DataError(f"{root / nested[0]} holds parts in its turn; name the folder of one")
+    [kind] = kinds
+    class_names = {name for content in chosen.values() for name in content.classes}
+    return DataFolder(
+        root=root,
+        kind=kind,
+        images=root,
+        masks=root if kind == "masks" else None,
+        classes=tuple(sorted(class_names)),
+        parts=chosen,
+        held_out=held_out,
+        left=left,
+    )
+
+
+def _called(content: DataFolder) -> str:
+    if content.kind == "classes":
+        return f"class folders {some_of(content.classes, 3)}"
+    if content.kind == "masks":
+        return "images and masks"
+    return "images without class folders and masks"
+
+
+# Classes
+# ----------------------------------------------------------------------------------------------------
+
+
+def _classes_of(top: ImageFolder, *, certain: bool) -> DataFolder:
+    """The class folders of a folder.
+
+    Args:
+        top: the folder.
+        certain: whether it was said that its folders are classes.
+    """
+    root = top.path
+    names = sorted({folder.name for folder in top.folders.values()})
+    if top.images:
+        raise DataError(
+            f"{root} holds images next to the class folders: "
+            f"{some_of([file.name for file in top.images], 5)}; move each into one"
+            f"{also_there(root)}"
+        )
+    if not certain:
+        _check_classes(top, names)
+    if len(names) < 2:
+        inner = f"; or name {top.path / names[0]}" if top.with_images() else ""
+        raise DataError(
+            f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
+            f"more, one per class{inner}{also_there(root)}"
+        )
+    return DataFolder(root, "classes", root, classes=tuple(names))
+
+
+def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
+    """Refuse folders that may be something else than classes.
+
+    Raises:
+        DataError: with both readings, and what to write for each.
+    """
+    root = top.path
+    folders = top.with_images()
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    as_classes = "If they are classes: --subfolders classes"
+    as_folds = "if they are folds, each held out in turn: --subfolders folds"
+    as_parts = "parts that are called train and val (and test) are read as such"
+    for folder in top.folders.values():
+        if folder.name.lower() in _IMAGE_FOLDERS and len(names) > 1:
+            raise _no_class(root, folder, list(top.folders.values()), listed, as_classes)
+    if len(folders) < 2:
+        return
+    for images, masks in mirrored_masks(folders):
+        raise DataError(
+            f"the folders of {root} are {listed}: {masks.name} has an image like a mask for each of "
+            f"{images.name}: --images {images.path} --labels {masks.path}. {as_classes}"
+        )
+    if all(_PART_WORDS & words_of(folder.name) for folder in folders):
+        raise DataError(
+            f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
+            f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
+        )
+    shared = _shared_subfolders(folders)
+    if shared:
+        raise DataError(
+            f"the folders of {root} are {listed}, and several hold {some_of(shared, 3)}: parts with "
+            f"the classes {some_of(shared, 3)}, or classes? {as_classes}; {as_folds}; {as_parts}; "
+            "or name one of them"
+        )
+    for folder in folders:
+        inside = sorted(own.name for own in folder.with_images())
+        repeated = sorted(set(inside).intersection(names))
+        if repeated and not folder.images:
+            raise DataError(
+                f"the folders of {root} are {listed}, and {folder.name} holds {some_of(repeated, 3)} "
+                f"too: move it away, if these are the classes. {as_classes}"
+            )
+        if _part(folder.name) and len(inside) > 1:
+            raise DataError(
+                f"the folders of {root} are {listed}, and {folder.name} holds {some_of(inside, 3)}: "
+                f"a part with classes, or a class? {as_classes}; name the part: --images "
+                f"{folder.path}"
+            )
+
+
+def _no_class(
+    root: Path, images: ImageFolder, folders: Sequence[ImageFolder], listed: str, as_classes: str
+) -> DataError:
+    """The error for a folder called images next to others, with what the others hold."""
+    beside = [folder for folder in folders if folder is not images]
+    text = f"the folders of {root} are {listed}: {images.name} is no class. "
+    boxes = [folder for folder in beside if folder.holds(".txt")]
+    if boxes:
+        return DataError(
+            f"{text}{boxes[0].name} holds .txt files, such as YOLO's boxes: convert them to COCO "
+            "JSON, for --boxes (docs/how-to/boxes.md)"
+        )
+    with_images = [folder for folder in beside if folder.all_images()]
+    if with_images:
+        return DataError(
+            f"{text}Name the folder of the images, --images {images.path}, and that of masks or of "
+            f"numbers per pixel, --labels {with_images[0].path}. {as_classes}"
+        )
+    kinds = sorted({file.suffix.lower() for own in beside for file in own.others if file.suffix})
+    held = f"; {beside[0].name} holds {some_of(kinds, 3)}, no images" if kinds else ""
+    return DataError(
+        f"{text}Name the folder of the images: --images {images.path}{held}{also_there(root)}"
+    )
+
+
+def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
+    """The folders in folders of which all images are in such, if several have one in common; masks count for nothing.
+
+    One name alone tells nothing: ``wheat/images`` and ``oats/images`` are classes.
+    """
+    inside = []
+    for folder in folders:
+        of_masks = {mask.name for _, mask in mask_pairs(folder)}
+        if not folder.images:
+            inside.append({own.name for own in folder.with_images()} - of_masks)
+    everything = set().union(*inside)
+    is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
+    return sorted(everything) if is_shared and len(everything) > 1 else []
+
+
+def also_there(root: Path) -> str:
+    """Return what else a folder holds that can be read, for the end of a message."""
+    files = data_files(root)
+    return f". It holds {some_of(files, 3)}" if files else ""
