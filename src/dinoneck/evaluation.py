@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.listed_images import Crowd
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
@@ -40,6 +41,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: Sequence[float] = (),
+    crowd: Crowd = "ignore",
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -55,6 +57,7 @@ def evaluate(
         image_column: the table's column of file names.
         labels: the table's column of masks.
         nodata: values in masks without a label.
+        crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
@@ -95,7 +98,11 @@ def evaluate(
                 "objects"
             )
         return _of_objects(
-            "segments" if is_pair else "masks" if models else "boxes", every, truth, images
+            "segments" if is_pair else "masks" if models else "boxes", every, truth, images, crowd
+        )
+    if crowd != "ignore":
+        raise ConfigError(
+            f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
     tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
@@ -244,11 +251,15 @@ def _matrices(
     return own
 
 
-def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:
-    found, cost, score = {}, {}, evaluate_boxes if key == "boxes" else evaluate_masks
+def _of_objects(
+    key: str, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    cost = {}
+    score: Callable[..., dict[str, Any]] = evaluate_boxes if key == "boxes" else evaluate_masks
     for name, one in models.items():
         begin = time.perf_counter()
-        found[name] = score(one, truth, images)
+        found[name] = score(one, truth, images, crowd=crowd)
         cost[name] = _cost(one, begin, found[name]["images"])
     return {key: found, "cost": cost, "versions": versions()}
 

@@ -124,7 +124,7 @@ def panoptic(**changes: Any) -> Call:
         content = {
             "images": [image],
             "annotations": [entry],
-            "categories": [{"id": 1, "name": "disc"}],
+            "categories": [{"id": 1, "name": "disc", "isthing": 1} | changes.get("category", {})],
         }
         (folder / "s.json").write_text(json.dumps(content | changes.get("content", {})))
         return PanopticImages(folder / "s.json", folder).pixels(0)
@@ -188,7 +188,8 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
-    (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
+    (boxes("images", 1, file_name="../1.png"), "../1.png"),
+    (boxes("images", 1, file_name=" "), ("images[1]", "11", "' '")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"),
     (boxes("images", 1, file_name="9.png"), "9.png"),
@@ -209,7 +210,6 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
             None,
             {"size": [3, 4], "counts": [12]},
             {"size": [30, 40], "counts": [5]},
-            [[1, 2]],
             [[math.nan] * 6],
             [[2, 3, 12, 3, 12, 11, 5]],
             *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
@@ -244,7 +244,10 @@ SEGMENTS: list[tuple[Call, Any]] = [
     ),
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
-    (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
+    (panoptic(mode="LA"), ("ids.png", "2 bands")),
+    (panoptic(mode="P"), ("ids.png", "palette")),
+    (panoptic(category={"isthing": None}), "'disc'"),
+    (panoptic(category={"isthing": 2}), "categories[0].isthing"),
     (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -432,6 +432,7 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
+    crowd: Literal["ignore", "objects"] = "ignore",
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     views: Annotated[cli.Views, arg(name="")] = cli.Views(),
     words: cli.Words = (),
@@ -450,6 +451,8 @@ def evaluate(
         image_column: column of file names.
         labels: column of masks.
         nodata: mask values without a label, such as 255.
+        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
+            objects.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         views: how images are predicted.
         words: the command line.
@@ -475,7 +478,14 @@ def evaluate(
         )
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(
-        models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata
+        models,
+        images,
+        known,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        nodata=nodata,
+        crowd=crowd,
     )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]
