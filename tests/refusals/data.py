@@ -22,6 +22,7 @@ from dinoneck.data import (
     View,
     Views,
     box_transforms,
+    collate_boxes,
     count_classes,
     read_folders,
     read_masks,
@@ -304,7 +305,24 @@ ROWS: list[Row] = [
     *((call, DataError, named) for call, named in ENTRIES),
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
+    (lambda: box_transforms(64, train=True, std=None), ConfigError, "None"),
+    (lambda: box_transforms(None, train=True), ConfigError, "size is None"),  # type: ignore[arg-type]
+    (lambda: box_transforms(0, train=True), ConfigError, "size is 0"),
+    (lambda: box_transforms((32.5, 64), train=True), ConfigError, "32.5"),  # type: ignore[arg-type]
+    (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
+    (
+        lambda: to_original(torch.ones(1, 4), (3, 64, 64), (30, 40)),
+        ShapeError,
+        "size is (3, 64, 64)",
+    ),
+    (lambda: to_original(torch.ones(1, 4), (64, 64), (0, 40)), ShapeError, "original is (0, 40)"),
+    (lambda: collate_boxes([]), ShapeError, "empty"),
+    (
+        lambda: collate_boxes([(torch.zeros(3, 4, side), {}) for side in (5, 6)]),
+        ShapeError,
+        ("2 sizes", "(3, 4, 5), (3, 4, 6)", "box_transforms"),
+    ),
     # masks
     *(
         (lambda own=own: DenseLabels(**own), ConfigError, named)

@@ -30,7 +30,7 @@ from dinoneck.data.cells import PathLike
 from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, in_words, name_entry, shorten
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, paused_collector
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.data.segmentations import (
     RECTANGLES,
     Shape,
@@ -41,7 +41,7 @@ from dinoneck.data.segmentations import (
     read_shape,
     run_length_extents,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -436,7 +436,8 @@ def box_transforms(
         std: per channel, given or None together with ``mean``.
 
     Raises:
-        ConfigError: if mean or std is given alone, or ``flip`` is another value.
+        ConfigError: if mean or std is given alone, ``flip`` is another value, a side of ``size`` is
+            no whole number from 1 on, or mean and std are not three numbers each.
 
     Examples:
         >>> from torchvision import tv_tensors
@@ -447,26 +448,47 @@ def box_transforms(
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
-    if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
-        raise ConfigError(
-            f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip "
-            "or None"
-        )
-    resize = v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True)
-    flips: list[Any] = [v2.RandomHorizontalFlip()] * bool(flip) + [v2.RandomVerticalFlip()] * (
-        flip == "both"
-    )
-    colours = (
-        [v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)])]
-        if photometric
-        else []
-    )
-    whole = [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
-    steps: list[Any] = [*flips, resize, *colours, *whole] if train else [resize]
+    size = _check_transform(size, mean, std, flip)
+    steps: list[Any] = []
+    if train:
+        if flip is not None:
+            steps.append(v2.RandomHorizontalFlip())
+        if flip == "both":
+            steps.append(v2.RandomVerticalFlip())
+    steps.append(v2.Resize(size, antialias=True))
+    if train:
+        if photometric:
+            colours = v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)
+            steps.append(v2.RandomApply([colours]))
+        steps.append(v2.ClampBoundingBoxes())
+        steps.append(v2.SanitizeBoundingBoxes(min_size=SHORTEST_PX))
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if mean is not None and std is not None:
         steps.append(v2.Normalize(list(mean), list(std)))
     return v2.Compose(steps)
+
+
+def _check_transform(
+    size: int | Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    flip: Flip | None,
+) -> list[int]:
+    """The size as [height, width]; an error where an argument cannot be used."""
+    if size is None:
+        raise ConfigError(
+            "size is None; expected (height, width) in pixels, or one number for both"
+        )
+    if (mean is None) != (std is None):
+        raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
+    if flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
+    # it checks the values that it shares with this transform
+    if mean is None or std is None:
+        recipe = Preprocessing(patch_size=1, size=size)
+    else:
+        recipe = Preprocessing(patch_size=1, size=size, mean=mean, std=std)
+    return list(recipe.size)  # type: ignore[arg-type]
 
 
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
@@ -483,7 +505,7 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         (..., 4) -> (..., 4).
 
     Raises:
-        ShapeError: if the last axis has another length than 4.
+        ShapeError: if the last axis has another length than 4, or a size is no (height, width).
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
@@ -493,15 +515,33 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         raise ShapeError(
             f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom"
         )
-    x, y = original[1] / size[1], original[0] / size[0]
-    plain = boxes.as_subclass(Tensor) * 1.0  # integers become floats
-    return plain * plain.new_tensor([x, y, x, y])
+    for name, sides in (("size", size), ("original", original)):
+        if len(sides) != 2 or min(sides) < 1:
+            raise ShapeError(
+                f"{name} is {tuple(sides)}; expected (height, width) in pixels, each 1 or more"
+            )
+    x_factor = original[1] / size[1]
+    y_factor = original[0] / size[0]
+    corners = boxes.as_subclass(Tensor) * 1.0  # integers become floats
+    return corners * corners.new_tensor([x_factor, y_factor, x_factor, y_factor])
 
 
 def collate_boxes(
     batch: Sequence[tuple[Tensor, dict[str, Any]]],
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader."""
-    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [
-        target for _, target in batch
-    ]
+    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
+
+    Raises:
+        ShapeError: if the images have several sizes, or there is none.
+    """
+    images = [image.as_subclass(Tensor) for image, _ in batch]
+    targets = [target for _, target in batch]
+    if not images:
+        raise ShapeError("the batch is empty; expected one (image, target) or more")
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ShapeError(
+            f"the images of a batch have {len(shapes)} sizes (channels, height, width): "
+            f"{some_of(map(str, shapes), 5)}; give the dataset transform=box_transforms(size, ...)"
+        )
+    return torch.stack(images), targets

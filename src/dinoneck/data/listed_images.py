@@ -257,12 +257,12 @@ class ListedImages(Dataset[Any]):
                 f"rows are {rows[:20]}; expected one image or more of 0 ... {len(self) - 1}, each "
                 "once"
             )
-        part = copy.copy(self)
-        part.ids = tuple(self.ids[row] for row in rows)
-        part.paths = tuple(self.paths[row] for row in rows)
-        part._entries = tuple(self._entries[row] for row in rows)
-        part._objects = tuple(self._objects[row] for row in rows)
-        return part
+        subset = copy.copy(self)
+        subset.ids = tuple(self.ids[row] for row in rows)
+        subset.paths = tuple(self.paths[row] for row in rows)
+        subset._entries = tuple(self._entries[row] for row in rows)
+        subset._objects = tuple(self._objects[row] for row in rows)
+        return subset
 
     def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """The (height, width) of an image, which is that in the JSON."""

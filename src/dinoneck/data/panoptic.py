@@ -65,9 +65,12 @@ class PanopticImages(ListedImages):
         self.stuff = self._find_stuff(coco)
         self._objects = [self._listed(self._maps[image_id]) for image_id in self.ids]
         self._log_repairs()
-        segments = [entry for own in self._maps.values() for entry in own.segments_info]
-        marked = sum(segment.iscrowd for segment in segments)
-        self._log_crowd(marked, len(segments))
+        marked = 0
+        listed = 0
+        for entry in self._maps.values():
+            marked += sum(segment.iscrowd for segment in entry.segments_info)
+            listed += len(entry.segments_info)
+        self._log_crowd(marked, listed)
 
     def _find_maps(self, coco: Coco[CocoSegments]) -> dict[object, CocoSegments]:
         """Image id -> the entry of its PNG, for every image."""
@@ -143,11 +146,14 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
             )
         colours = colours[..., :3]
     elif bands != 3 or colours.dtype != np.uint8:
-        held = f"{bands} band{'s' if bands > 1 else ''} of {colours.dtype}"
         if read_picture(png, _mode_of) == "P":
-            held = "colours of a palette"
+            content = "colours of a palette"
+        elif bands == 1:
+            content = f"1 band of {colours.dtype}"
+        else:
+            content = f"{bands} bands of {colours.dtype}"
         raise DataError(
-            f"{name} has {held}; save it as RGB, with the id of a segment as red + 256 green + "
+            f"{name} has {content}; save it as RGB, with the id of a segment as red + 256 green + "
             "65536 blue"
         )
     ids: Ids = colours.astype(np.int64) @ _CHANNELS
