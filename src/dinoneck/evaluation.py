@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import DataFolder, read_data_folder
+from dinoneck.data.listed_images import Crowd
 from dinoneck.data.sources import refuse_own_labels
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
@@ -46,6 +47,7 @@ def evaluate(
     labels: str | None = None,
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
+    crowd: Crowd = "ignore",
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -63,6 +65,7 @@ def evaluate(
         labels: the table's column of masks.
         nodata: values in masks without a label.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training.
+        crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
@@ -103,7 +106,11 @@ def evaluate(
                 "them out for objects"
             )
         return _of_objects(
-            "segments" if is_pair else "masks" if models else "boxes", every, truth, images
+            "segments" if is_pair else "masks" if models else "boxes", every, truth, images, crowd
+        )
+    if crowd != "ignore":
+        raise ConfigError(
+            f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
     tasks = _tasks_of(models)
     table = truth_table(images, truth, tasks, group, image_column, labels)
@@ -362,11 +369,15 @@ def _matrices(
     return matrices
 
 
-def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:
-    found, cost, score = {}, {}, evaluate_boxes if key == "boxes" else evaluate_masks
+def _of_objects(
+    key: str, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    cost = {}
+    score: Callable[..., dict[str, Any]] = evaluate_boxes if key == "boxes" else evaluate_masks
     for name, one in models.items():
         begin = time.perf_counter()
-        found[name] = score(one, truth, images)
+        found[name] = score(one, truth, images, crowd=crowd)
         cost[name] = _cost(one, begin, found[name]["images"])
     return {key: found, "cost": cost, "versions": versions()}
 

@@ -25,6 +25,7 @@ from dinoneck.data import (
     View,
     Views,
     box_transforms,
+    collate_boxes,
     count_classes,
     read_folders,
     read_masks,
@@ -129,7 +130,7 @@ def panoptic(**changes: Any) -> Call:
         content = {
             "images": [image],
             "annotations": [entry],
-            "categories": [{"id": 1, "name": "disc"}],
+            "categories": [{"id": 1, "name": "disc", "isthing": 1} | changes.get("category", {})],
         }
         (folder / "s.json").write_text(json.dumps(content | changes.get("content", {})))
         return PanopticImages(folder / "s.json", folder).pixels(0)
@@ -214,7 +215,8 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
-    (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
+    (boxes("images", 1, file_name="../1.png"), "../1.png"),
+    (boxes("images", 1, file_name=" "), ("images[1]", "11", "' '")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"),
     (boxes("images", 1, file_name="9.png"), "9.png"),
@@ -235,7 +237,6 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
             None,
             {"size": [3, 4], "counts": [12]},
             {"size": [30, 40], "counts": [5]},
-            [[1, 2]],
             [[math.nan] * 6],
             [[2, 3, 12, 3, 12, 11, 5]],
             *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
@@ -270,8 +271,11 @@ SEGMENTS: list[tuple[Call, Any]] = [
     ),
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
-    (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
-    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),
+    (panoptic(mode="LA"), ("ids.png", "2 bands")),
+    (panoptic(mode="P"), ("ids.png", "palette")),
+    (panoptic(category={"isthing": None}), "'disc'"),
+    (panoptic(category={"isthing": 2}), "categories[0].isthing"),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
@@ -388,7 +392,24 @@ ROWS: list[Row] = [
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
     (lambda: box_transforms(64, train=True, min_box_px=0.5), ConfigError, "min_box_px is 0.5"),
+    (lambda: box_transforms(64, train=True, std=None), ConfigError, "None"),
+    (lambda: box_transforms(None, train=True), ConfigError, "size is None"),  # type: ignore[arg-type]
+    (lambda: box_transforms(0, train=True), ConfigError, "size is 0"),
+    (lambda: box_transforms((32.5, 64), train=True), ConfigError, "32.5"),  # type: ignore[arg-type]
+    (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
+    (
+        lambda: to_original(torch.ones(1, 4), (3, 64, 64), (30, 40)),
+        ShapeError,
+        "size is (3, 64, 64)",
+    ),
+    (lambda: to_original(torch.ones(1, 4), (64, 64), (0, 40)), ShapeError, "original is (0, 40)"),
+    (lambda: collate_boxes([]), ShapeError, "empty"),
+    (
+        lambda: collate_boxes([(torch.zeros(3, 4, side), {}) for side in (5, 6)]),
+        ShapeError,
+        ("2 sizes", "(3, 4, 5), (3, 4, 6)", "box_transforms"),
+    ),
     # masks
     *(
         (lambda own=own: DenseLabels(**own), ConfigError, named)

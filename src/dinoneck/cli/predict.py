@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -449,6 +449,7 @@ def evaluate(
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
+    crowd: Literal["ignore", "objects"] = "ignore",
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     views: Annotated[cli.Views, arg(name="")] = cli.Views(),
     words: cli.Words = (),
@@ -468,6 +469,8 @@ def evaluate(
         labels: column of masks.
         nodata: mask values without a label, such as 255.
         class_values: the value of each class in the masks, as in training.
+        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
+            objects.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         views: how images are predicted.
         words: the command line.
@@ -501,6 +504,7 @@ def evaluate(
         labels=labels,
         nodata=nodata,
         class_values=class_values,
+        crowd=crowd,
     )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]

@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
-    coco=["PanopticImages"],
+    panoptic=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     views=["View", "Views"],

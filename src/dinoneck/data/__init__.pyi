@@ -4,12 +4,12 @@ from dinoneck.data.boxes import BoxImages as BoxImages
 from dinoneck.data.boxes import box_transforms as box_transforms
 from dinoneck.data.boxes import collate_boxes as collate_boxes
 from dinoneck.data.boxes import to_original as to_original
-from dinoneck.data.coco import PanopticImages as PanopticImages
 from dinoneck.data.decoding import read_image_size as read_image_size
 from dinoneck.data.folders import read_folders as read_folders
 from dinoneck.data.folders import read_masks as read_masks
 from dinoneck.data.labels import DenseLabels as DenseLabels
 from dinoneck.data.labels import count_classes as count_classes
+from dinoneck.data.panoptic import PanopticImages as PanopticImages
 from dinoneck.data.pasture import Pasture as Pasture
 from dinoneck.data.preprocessing import Preprocessing as Preprocessing
 from dinoneck.data.preprocessing import to_image_pixels as to_image_pixels

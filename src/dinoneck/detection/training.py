@@ -270,12 +270,19 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
         transform=train_views,
         classes=data.classes or None,
         bits=data.bits,
+        crowd=data.crowd,
     )
     if data.val_boxes is not None:
         folder = data.val_images or data.images
         held_out = BoxImages(
-            data.val_boxes, folder, transform=val_views, classes=train.classes, bits=data.bits
+            data.val_boxes,
+            folder,
+            transform=val_views,
+            classes=train.classes,
+            crowd=data.crowd,
+            bits=data.bits,
         )
+        train.check_trainable("box")
         if both := {path.resolve() for path in train.paths} & {
             path.resolve() for path in held_out.paths
         }:
@@ -293,6 +300,13 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             f"{data.boxes} has {len(train)} images, too few to hold out one in "
             f"{config.folds.count}; name held-out images with data.val_boxes (--val-boxes)"
         )
+    if count == len(train):
+        raise ConfigError(
+            f"folds.count is {config.folds.count} (--folds): all images are held out and none is "
+            "left to train on; take 2 or more, or name held-out images with data.val_boxes "
+            "(--val-boxes)"
+        )
+    train.check_trainable("box")
     val = train.take(sorted(order[:count]))
     val.transform = val_views
     return train.take(sorted(order[count:])), val

@@ -101,6 +101,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
+            objects: they are objects, as in exports that mark every mask.
     """
 
     csv: Path | None = None
@@ -131,6 +133,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     boxes: Path | None = None
     val_boxes: Path | None = None
     val_images: Path | None = None
+    crowd: Literal["ignore", "objects"] = "ignore"
 
     @property
     def objects(self) -> Any:
@@ -399,13 +402,14 @@ class TrainConfig(Config, frozen=True, kw_only=True):
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "subfolders")
+_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "subfolders")
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
     _LIVE: ("optim.cutmix_alpha",),
     (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
     ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
+    ("data.instances", "data.panoptic", "data.boxes"): ("data.crowd",),
     ("data.labels",): ("data.nodata", "data.label_kind", "data.class_values"),
     ("data.store",): ("data.views",),
     ("data.csv",): (

@@ -1,0 +1,601 @@
+"""Whether boxes are what COCO calls a bbox: compared with their image, with their mask and their area.
+
+A file with boxes of another form trains without an error, and finds nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, in_words, name_entry
+from dinoneck.data.segmentations import (
+    Extent,
+    RunLengths,
+    Shape,
+    count_pixels,
+    decode,
+    pixel_extent,
+    polygon_extent,
+    rotation_of,
+    run_length_extents,
+)
+from dinoneck.errors import DataError
+
+logger = logging.getLogger(__name__)
+Array = np.ndarray[Any, Any]
+
+ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
+
+# of this many boxes or more one in ten may reach over the edge; else they are of another form
+FEWEST = 10
+MOST_OVER = 0.1
+# of the boxes may show nothing; else they are of another form, such as shares of the sides
+MOST_LOST = 0.99
+# A box and a mask of one object may differ: boxes of whole objects next to masks of what is seen,
+# boxes and outlines drawn by two people, outlines with few points. COCO and LVIS take boxes from
+# masks, and a few of theirs are broken. One in ten that contradict each other are no accident; of
+# fewer than ten objects more than half.
+MOST_WRONG = 0.1
+MOST_WRONG_OF_FEW = 0.5
+# share of a mask's extent that has to lie in its box, and of a box that its mask has to span;
+# a mask that is moved by more than half of its own size fails
+LEAST_INSIDE = 0.5
+LEAST_SPANNED = 0.5
+LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
+# by how much better another reading has to fit before it counts: with less, small objects near
+# the upper left corner fit several readings
+CLEARLY_BETTER_PX = 3
+# boxes that cover less than this part of their images, from the upper left corner on, are probably
+# of smaller copies; of 30 or more boxes it does not happen by chance
+MOST_OF_CORNER = 0.5
+FEWEST_OF_CORNER = 30
+# of equal areas, relative: tools round them to whole pixels or two decimals
+AREA_ROUNDING = 1e-3
+AREA_ROUNDING_PX = 0.5
+FEWEST_AREAS = 3  # the area of a single mask may equal anything
+# an area may be that of an outline around the rounded box
+LARGEST_AREA = 1.1
+EXAMINED = 20  # masks that are decoded to find out what is wrong with them
+
+
+@dataclass(slots=True)
+class SortedBox:
+    """A box with what it is compared with.
+
+    Attributes:
+        index: its place in ``annotations``.
+        box: the annotation.
+        bbox: its x, y, width and height.
+        image: its image.
+        shape: its mask; None without one, or if it cannot be read.
+    """
+
+    index: int
+    box: CocoBox
+    bbox: tuple[float, float, float, float]
+    image: CocoImage
+    shape: Shape | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return name_entry("annotations", self.index, self.box.id)
+
+
+# Boxes and their images
+# ------------------------------------------------------------------------------------------------
+
+
+def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> None:
+    """Refuse boxes that are not x, y, width and height in pixels, as far as their images tell.
+
+    Args:
+        file: what messages name.
+        boxes: all boxes of listed images and of the classes.
+        lost: reason -> how many of the boxes show nothing.
+
+    Raises:
+        DataError: if most boxes are shares of the sides, more than one in ten reaches over the
+            edge, or all show nothing.
+    """
+    count = len(boxes)
+    if not count:
+        return
+    bboxes = np.array([entry.bbox for entry in boxes])
+    sides = np.array([(entry.image.width, entry.image.height) for entry in boxes])
+    finite = np.isfinite(bboxes).all(axis=1)
+    bboxes = np.where(finite[:, None], bboxes, 0)
+
+    are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
+    are_shares &= sides.min(axis=1) > ROUNDING_PX
+    if are_shares.sum() > MOST_LOST * count:
+        raise DataError(
+            f"{file}: {are_shares.sum()} of {count} boxes have no value above 1, "
+            f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. They seem to be shares "
+            "of the image's sides: multiply them by its width and height"
+        )
+    left_top = bboxes[:, :2]
+    right_bottom = left_top + bboxes[:, 2:]
+    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > ROUNDING_PX
+    if over_edge.sum() > MOST_OVER * count:
+        first = boxes[int(over_edge.argmax())]
+        other_form = _other_form(bboxes[over_edge], sides[over_edge])
+        message = (
+            f"{file}: {over_edge.sum()} of {count} boxes reach over the edge of their image, "
+            f"{_example(first)}; expected {BBOX}{other_form}"
+        )
+        if count >= FEWEST:
+            raise DataError(f"{message}. If they are right, cut them at the edge")
+        if other_form:
+            logger.warning("%s, unless they are right", message)
+    if lost.total() > MOST_LOST * count:
+        raise DataError(
+            f"{file}: {lost.total()} of {count} boxes show nothing ({in_words(lost)}), "
+            f"{_example(boxes[0])}; expected {BBOX}"
+        )
+    _warn_of_corner(file, bboxes, sides)
+
+
+def _example(entry: SortedBox) -> str:
+    return (
+        f"such as {_numbers(entry.bbox)} of {entry.name} in an image of "
+        f"{entry.image.width}x{entry.image.height} px (width x height)"
+    )
+
+
+def _numbers(bbox: Sequence[float]) -> str:
+    """A bbox as text: ``[8, 10, 48.25, 30]``."""
+    return f"[{', '.join(f'{number:g}' for number in bbox)}]"
+
+
+def _other_form(bboxes: Array, sides: Array) -> str:
+    """What boxes that reach over the edge seem to be."""
+    left_top, size = bboxes[:, :2], bboxes[:, 2:]
+    if ((size > left_top) & (size <= sides + ROUNDING_PX)).all():
+        return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
+    lowest = left_top - size / 2
+    highest = left_top + size / 2
+    if ((lowest >= -ROUNDING_PX) & (highest <= sides + ROUNDING_PX)).all():
+        return (
+            ". They seem to begin at their centre: write x - width / 2, y - height / 2, width, "
+            "height"
+        )
+    return ""
+
+
+def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
+    """Warn of boxes that all lie in the upper left part of their images."""
+    if len(bboxes) < FEWEST_OF_CORNER:
+        return
+    shares = ((bboxes[:, :2] + bboxes[:, 2:]) / sides).max(axis=0)
+    if shares.max() < MOST_OF_CORNER:
+        logger.warning(
+            "%s: all %d boxes lie in the left %.0f %% and the upper %.0f %% of their images; they "
+            "may be of smaller copies of the images",
+            file,
+            len(bboxes),
+            100 * shares[0],
+            100 * shares[1],
+        )
+
+
+# Boxes and their masks
+# ------------------------------------------------------------------------------------------------
+
+TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
+EMPTY = "The masks are empty, or lie outside of their images"
+WHOLE = "The masks cover their whole images"
+MOVED = "The masks, or the boxes, seem to be moved"
+RESIZED = "The boxes, or the masks, seem to be of another size of the images"
+DIFFERENT = "The masks lie outside of their boxes, or are much larger"
+
+
+def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
+    """Compare every box with the extent of its mask.
+
+    Run lengths are compared where pycocotools is installed.
+
+    Raises:
+        DataError: if more than one in ten contradict each other; fewer are named in a warning.
+    """
+    masked, extents = _extents(boxes)
+    if not masked:
+        return
+    bboxes = np.array([entry.bbox for entry in masked])
+    sides = np.array([(entry.image.width, entry.image.height) for entry in masked], float)
+    first_look = _Comparison(bboxes, extents, sides)
+    pixel_facts = _look_at_pixels(masked, first_look)
+    for row, facts in pixel_facts.items():
+        extents[row] = facts.extent
+    comparison = _Comparison(bboxes, extents, sides)
+
+    causes = comparison.causes()
+    for row, facts in pixel_facts.items():
+        causes[row] = facts.cause or causes[row]
+    for row, cause in enumerate(causes):
+        if cause in (EMPTY, DIFFERENT) and rotation_of(masked[row].box):
+            causes[row] = TURNED
+    wrong = [row for row, cause in enumerate(causes) if cause is not None]
+    if wrong:
+        notes = {row: facts.note for row, facts in pixel_facts.items()}
+        _report(file, masked, comparison, causes, notes)
+    _warn_of_loose_boxes(file, masked, comparison, set(wrong))
+
+
+def _extents(boxes: Sequence[SortedBox]) -> tuple[list[SortedBox], Array]:
+    """The boxes whose mask can be compared, and the extents (n, 4) of their masks."""
+    drawn = []
+    polygon_extents = []
+    encoded = []
+    run_lengths = []
+    for entry in boxes:
+        if isinstance(entry.shape, RunLengths):
+            encoded.append(entry)
+            run_lengths.append(entry.shape)
+        elif entry.shape is not None:
+            drawn.append(entry)
+            polygon_extents.append(polygon_extent(entry.shape))
+    extents = np.array(polygon_extents, np.float64).reshape(-1, 4)
+    try:
+        return drawn + encoded, np.concatenate([extents, run_length_extents(run_lengths)])
+    except ImportError:  # the extra "masks" is needed for masks, and boxes alone do without
+        return drawn, extents
+
+
+class _Comparison:
+    """Boxes next to the extents of their masks.
+
+    Args:
+        bboxes: x, y, width and height as the file holds them (n, 4).
+        extents: left, top, right and bottom of the masks (n, 4).
+        sides: width and height of the images (n, 2).
+
+    Attributes:
+        boxes: left, top, right and bottom of the boxes, cut at the edge of their images (n, 4).
+        masks: the same of the masks; tools cut boxes or masks, and often only one of them.
+        off_by: the largest difference of a side in pixels (n,).
+        inside: share of the mask's extent that lies in the box (n,).
+        spanned: share of the box that the mask's extent covers (n,).
+    """
+
+    def __init__(self, bboxes: Array, extents: Array, sides: Array) -> None:
+        self.bboxes = bboxes
+        self.extents = extents
+        self.sides = sides
+        self.boxes = _cut(_corners(bboxes), sides)
+        self.masks = _cut(extents, sides)
+        self.off_by = _difference(self.boxes, self.masks)
+        self.is_empty = _areas(self.masks) <= 0
+        shared = _areas(_overlap(self.boxes, self.masks))
+        self.inside = shared / np.maximum(_areas(self.masks), 1e-9)
+        self.spanned = shared / np.maximum(_areas(self.boxes), 1e-9)
+
+    def is_suspicious(self) -> Array:
+        """Where a box and its mask differ by more than rounding (n,)."""
+        return self.is_empty | (self.off_by > ROUNDING_PX)
+
+    def causes(self) -> list[str | None]:
+        """What is wrong with each box and its mask; None where they may be of one object."""
+        causes = np.full(len(self.bboxes), None, dtype=object)
+        rest = self.is_suspicious()
+        # another reading counts where it fits, and this one does so much worse
+        most = np.minimum(ROUNDING_PX, self.off_by - CLEARLY_BETTER_PX)
+        for cause, read_mask in _MASK_READINGS.items():
+            other = _cut(read_mask(self.extents, self.sides), self.sides)
+            fits = rest & (_difference(self.boxes, other) <= most)
+            causes[fits] = cause
+            rest = rest & ~fits
+        for cause, read_box in _BOX_READINGS.items():
+            other = _cut(read_box(self.bboxes, self.sides), self.sides)
+            fits = rest & ~self.is_empty & (_difference(other, self.masks) <= most)
+            causes[fits] = cause
+            rest = rest & ~fits
+        whole = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
+        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE)
+        covers_image = is_apart & (_difference(self.masks, whole) <= ROUNDING_PX)
+        for cause, fits in (
+            (MOVED, self._is_moved()),
+            (RESIZED, self._is_resized()),
+            (EMPTY, self.is_empty),
+            (WHOLE, covers_image),
+            (DIFFERENT, is_apart),
+        ):
+            causes[rest & fits] = cause
+            rest = rest & ~fits
+        return causes.tolist()
+
+    def _is_moved(self) -> Array:
+        """Where a mask has the size of its box in another place."""
+        move = self.extents - _corners(self.bboxes)
+        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= ROUNDING_PX
+        is_far = np.abs(move).max(axis=1) > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_moved: Array = is_equal_size & is_far
+        return is_moved
+
+    def _is_resized(self) -> Array:
+        """Where a mask is its box times a factor for x and one for y."""
+        corners = _corners(self.bboxes)
+        # what begins at the edge fits any factor
+        nearest = np.minimum(corners[:, :2], self.extents[:, :2]).min(axis=1)
+        factors = self.extents[:, 2:] / np.maximum(corners[:, 2:], 1)
+        difference = np.abs(corners[:, :2] * factors - self.extents[:, :2]).max(axis=1)
+        is_other = np.abs(factors - 1).max(axis=1) > LEAST_RESIZED
+        is_inside = nearest > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_resized: Array = is_other & is_inside & (difference <= ROUNDING_PX)
+        return is_resized
+
+
+def _corners(bboxes: Array) -> Array:
+    return np.concatenate([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]], axis=1)
+
+
+def _centred(bboxes: Array) -> Array:
+    half = bboxes[:, 2:] / 2
+    return np.concatenate([bboxes[:, :2] - half, bboxes[:, :2] + half], axis=1)
+
+
+def _mirrored(corners: Array, sides: Array, axis: int) -> Array:
+    """Corners that are counted from the other edge; ``axis`` is 0 for x and 1 for y."""
+    turned = corners.copy()
+    turned[:, axis] = sides[:, axis] - corners[:, axis + 2]
+    turned[:, axis + 2] = sides[:, axis] - corners[:, axis]
+    return turned
+
+
+def _times_sides(corners: Array, sides: Array) -> Array:
+    scaled: Array = corners * np.tile(sides, 2)
+    return scaled
+
+
+def _cut(corners: Array, sides: Array) -> Array:
+    return np.clip(corners, 0, np.tile(sides, 2))
+
+
+def _difference(corners: Array, others: Array) -> Array:
+    return np.abs(corners - others).max(axis=1)  # type: ignore[no-any-return]
+
+
+def _overlap(corners: Array, others: Array) -> Array:
+    left_top = np.maximum(corners[:, :2], others[:, :2])
+    right_bottom = np.minimum(corners[:, 2:], others[:, 2:])
+    return np.concatenate([left_top, right_bottom], axis=1)
+
+
+def _areas(corners: Array) -> Array:
+    return (corners[:, 2:] - corners[:, :2]).clip(0).prod(axis=1)  # type: ignore[no-any-return]
+
+
+_SWAPPED = [1, 0, 3, 2]  # x and y of a bbox or of corners exchanged
+
+# What a bbox may hold in the place of x, y, width and height -> the corners that it then has, from
+# bboxes (n, 4) and the width and height of images (n, 2)
+_BOX_READINGS: dict[str, Callable[[Array, Array], Array]] = {
+    "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1": (
+        lambda bboxes, sides: bboxes
+    ),
+    "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1": (
+        lambda bboxes, sides: bboxes[:, _SWAPPED]
+    ),
+    "The boxes seem to hold x1, x2, y1, y2: write x1, y1, x2 - x1, y2 - y1": (
+        lambda bboxes, sides: bboxes[:, [0, 2, 1, 3]]
+    ),
+    "Width and height of the boxes seem to be exchanged": (
+        lambda bboxes, sides: _corners(bboxes[:, [0, 1, 3, 2]])
+    ),
+    "x and y of the boxes, or of the masks, seem to be exchanged": (
+        lambda bboxes, sides: _corners(bboxes[:, _SWAPPED])
+    ),
+    "y of the boxes, or of the masks, seems to be counted from the lower edge": (
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=1)
+    ),
+    "x of the boxes, or of the masks, seems to be counted from the right edge": (
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=0)
+    ),
+    "The boxes seem to begin at their centre: write x - width / 2, y - height / 2": (
+        lambda bboxes, sides: _centred(bboxes)
+    ),
+    "The boxes seem to be shares of the image's sides: multiply them by its width and height": (
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides)
+    ),
+    "The boxes seem to be percent of the image's sides: take them times width and height / 100": (
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides) / 100
+    ),
+}
+# the same of the extents of masks (n, 4)
+_MASK_READINGS: dict[str, Callable[[Array, Array], Array]] = {
+    "The masks seem to be shares of the image's sides: multiply them by its width and height": (
+        _times_sides
+    ),
+    "The masks seem to be percent of the image's sides: take them times width and height / 100": (
+        lambda extents, sides: _times_sides(extents, sides) / 100
+    ),
+}
+
+
+@dataclass
+class _PixelFacts:
+    """What the pixels of a run-length encoded mask say.
+
+    Attributes:
+        extent: of the pixels that are in the mask; zeros of an empty one.
+        cause: why they do not fit the box; None if the pixels do not tell.
+        note: how many of them lie in the box, in words.
+    """
+
+    extent: Extent
+    cause: str | None
+    note: str
+
+
+def _look_at_pixels(masked: Sequence[SortedBox], comparison: _Comparison) -> dict[int, _PixelFacts]:
+    """Decode the first masks that differ from their boxes: row -> what the pixels say.
+
+    Run lengths that are incomplete are left out; they are refused where masks are asked for.
+    """
+    found: dict[int, _PixelFacts] = {}
+    for row in np.flatnonzero(comparison.is_suspicious()).tolist():
+        entry = masked[row]
+        height, width = entry.image.height, entry.image.width
+        if not isinstance(entry.shape, RunLengths) or count_pixels(entry.shape) != height * width:
+            continue
+        pixels = decode(entry.shape, height, width)
+        box = comparison.boxes[row]
+        extent = pixel_extent(pixels) or (0.0, 0.0, 0.0, 0.0)
+        cause = None
+        if np.abs(np.array(extent) - box).max() > ROUNDING_PX:
+            cause = _cause_of_pixels(pixels, box)
+        found[row] = _PixelFacts(extent, cause, _share_inside(pixels, box))
+        if len(found) == EXAMINED:
+            break
+    return found
+
+
+def _cause_of_pixels(pixels: Array, box: Array) -> str | None:
+    """The cause if run lengths fit their box once they are read in another way."""
+    along_rows = pixels.T.reshape(pixels.shape)  # the same runs, counted along the rows
+    for cause, other in (
+        (
+            "The run lengths are counted along the rows; COCO's run down the columns: encode "
+            "np.asfortranarray(mask)",
+            along_rows,
+        ),
+        ("The run lengths begin with the mask; COCO's begin with the background", 1 - pixels),
+        ("The masks are upside down", pixels[::-1]),
+        ("The masks are mirrored", pixels[:, ::-1]),
+    ):
+        extent = pixel_extent(other)
+        if extent is not None and np.abs(np.array(extent) - box).max() <= ROUNDING_PX:
+            return cause
+    return None
+
+
+def _share_inside(pixels: Array, box: Array) -> str:
+    """How many of a mask's pixels lie in a box, in words."""
+    total = int(pixels.sum())
+    if not total:
+        return ""
+    left, top = np.floor(box[:2]).astype(int)
+    right, bottom = np.ceil(box[2:]).astype(int)
+    share = int(pixels[top:bottom, left:right].sum()) / total
+    return f", {100 * share:.0f} % of its pixels in the box"
+
+
+def _report(
+    file: Path,
+    masked: Sequence[SortedBox],
+    comparison: _Comparison,
+    causes: Sequence[str | None],
+    notes: dict[int, str],
+) -> None:
+    """Name the first of the boxes that contradict their masks, by the most frequent cause."""
+    counts = Counter(cause for cause in causes if cause is not None)
+    wrong = counts.total()
+    cause, cause_count = counts.most_common(1)[0]
+    rows = [row for row, other in enumerate(causes) if other == cause]
+    row = min(rows, key=lambda row: masked[row].index)
+    entry, extent = masked[row], comparison.extents[row]
+    spans = "is empty"
+    if (extent[2:] > extent[:2]).all():
+        note = notes.get(row) or f", {100 * comparison.inside[row]:.0f} % of that in the box"
+        spans = f"spans x {extent[0]:g} ... {extent[2]:g}, y {extent[1]:g} ... {extent[3]:g}{note}"
+    of_them = f" ({cause_count} of these {wrong})" if cause_count < wrong else ""
+    message = (
+        f"{file}: {wrong} of {len(masked)} boxes contradict their masks, such as {entry.name}: "
+        f"its bbox is {_numbers(entry.bbox)} ({BBOX}), its mask {spans}. {cause}{of_them}"
+    )
+    most = MOST_WRONG if len(masked) >= FEWEST else MOST_WRONG_OF_FEW
+    if wrong > most * len(masked):
+        raise DataError(message)
+    logger.warning("%s. They are used as they are", message)
+
+
+def _warn_of_loose_boxes(
+    file: Path, masked: Sequence[SortedBox], comparison: _Comparison, wrong: set[int]
+) -> None:
+    """Warn of boxes that are much larger than their masks: right for partly hidden objects."""
+    is_loose = (comparison.spanned < LEAST_SPANNED) & comparison.is_suspicious()
+    rows = [row for row in np.flatnonzero(is_loose).tolist() if row not in wrong]
+    if rows:
+        logger.warning(
+            "%s: %d of %d boxes are more than twice as large as their masks, such as %s; this is "
+            "right where boxes show the whole of partly hidden objects",
+            file,
+            len(rows),
+            len(masked),
+            masked[rows[0]].name,
+        )
+
+
+# Boxes and their areas
+# ------------------------------------------------------------------------------------------------
+
+
+def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
+    """Compare boxes without a mask with their ``area``, which corners contradict.
+
+    Raises:
+        DataError: if the areas say that the boxes are corners.
+    """
+    rated = [entry for entry in boxes if entry.shape is None and _has_area(entry.box)]
+    if not rated:
+        return
+    areas = np.array([float(entry.box.area) for entry in rated])
+    left, top, width, height = np.array([entry.bbox for entry in rated]).T
+    of_sides = width * height
+    of_corners = (width - left) * (height - top)
+    tolerance = np.maximum(AREA_ROUNDING * areas, AREA_ROUNDING_PX)
+    fits_sides = np.abs(areas - of_sides) <= tolerance
+    fits_corners = (np.abs(areas - of_corners) <= tolerance) & (width > left) & (height > top)
+    are_corners = fits_corners & ~fits_sides
+    if are_corners.any() and fits_corners.all():
+        first = rated[int(are_corners.argmax())]
+        message = (
+            f"{file}: the area of {are_corners.sum()} of {len(rated)} boxes is not width x height, "
+            f"such as {first.name} with the area {first.box.area} and the bbox "
+            f"{_numbers(first.bbox)}; expected {BBOX}. It fits corners, x1, y1, x2, y2: write x1, y1, "
+            "x2 - x1, y2 - y1"
+        )
+        if are_corners.sum() >= FEWEST_AREAS:
+            raise DataError(message)
+        logger.warning("%s, unless the area is that of a mask", message)
+        return
+    is_larger = areas > LARGEST_AREA * of_sides + AREA_ROUNDING_PX
+    if is_larger.sum() > MOST_WRONG * len(rated):
+        first = rated[int(is_larger.argmax())]
+        logger.warning(
+            "%s: the area of %d of %d boxes is larger than the box, such as %s with the area %s "
+            "and the bbox %s; one of the two is wrong. The area is not used",
+            file,
+            is_larger.sum(),
+            len(rated),
+            first.name,
+            first.box.area,
+            _numbers(first.bbox),
+        )
+
+
+def _has_area(box: CocoBox) -> bool:
+    return type(box.area) in (int, float) and box.area > 0
+
+
+def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+    """Warn of boxes whose rectangle was turned after it was drawn."""
+    turned = [entry for entry in boxes if entry.shape is None and rotation_of(entry.box)]
+    if turned:
+        logger.warning(
+            "%s: %d of %d boxes are of rectangles that were turned, such as %s by %g degrees "
+            "(attributes.rotation); their bbox is that of the rectangle before. Export them as "
+            "polygons",
+            file,
+            len(turned),
+            len(boxes),
+            turned[0].name,
+            rotation_of(turned[0].box),
+        )
