@@ -486,7 +486,12 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. A class of this name is listed in classes=",
             )
-    warn_of_words(what, counts, "classes")
+    warn_of_words(
+        what,
+        counts,
+        noun="classes",
+        remedy="Leave the cell empty where the value is missing",
+    )
     warn_of_class_names(what, names)
 
 
@@ -543,7 +548,12 @@ def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) 
                 f"{what} of {row!r} is {label!r}, the error value of a spreadsheet; correct its "
                 "formula, and save the table with values"
             )
-    warn_of_words(what, counts, noun)
+    warn_of_words(
+        what,
+        counts,
+        noun=noun,
+        remedy="Rows with it are kept together; fill in the right name where it is missing",
+    )
     warn_of_dates(what, counts, noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
