@@ -394,6 +394,7 @@ def _is_word(text: str) -> bool:
 
 
 def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Series:
+    """Float64 numbers of the filled cells; words that say "missing" are NaN, as the other empty cells."""
     is_unknown = [text.lower() in MISSING_WORDS for text in texts]
     if any(is_unknown):
         words = sorted(set(texts[is_unknown]))
@@ -423,10 +424,12 @@ def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Seri
 
 
 def _number_misfit(what: str, texts: pd.Series, misfit: Misfit) -> DataError:
-    row, text = texts.index[misfit.place], texts.iloc[misfit.place]
+    row = texts.index[misfit.place]
+    text = texts.iloc[misfit.place]
     if misfit.other is None:
         return _misfit(what, row, text, misfit.expected)
-    other_row, other_text = texts.index[misfit.other], texts.iloc[misfit.other]
+    other_row = texts.index[misfit.other]
+    other_text = texts.iloc[misfit.other]
     return DataError(
         f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
         f"{misfit.expected}"
