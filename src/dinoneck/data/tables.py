@@ -392,6 +392,7 @@ def _is_word(text: str) -> bool:
 
 
 def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Series:
+    """Float64 numbers of the filled cells; words that say "missing" are NaN, as the other empty cells."""
     is_unknown = [text.lower() in MISSING_WORDS for text in texts]
     if any(is_unknown):
         words = sorted(set(texts[is_unknown]))
@@ -421,10 +422,12 @@ def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Seri
 
 
 def _number_misfit(what: str, texts: pd.Series, misfit: Misfit) -> DataError:
-    row, text = texts.index[misfit.place], texts.iloc[misfit.place]
+    row = texts.index[misfit.place]
+    text = texts.iloc[misfit.place]
     if misfit.other is None:
         return _misfit(what, row, text, misfit.expected)
-    other_row, other_text = texts.index[misfit.other], texts.iloc[misfit.other]
+    other_row = texts.index[misfit.other]
+    other_text = texts.iloc[misfit.other]
     return DataError(
         f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
         f"{misfit.expected}"
@@ -484,7 +487,12 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. A class of this name is listed in classes=",
             )
-    warn_of_words(what, counts, "classes")
+    warn_of_words(
+        what,
+        counts,
+        noun="classes",
+        remedy="Leave the cell empty where the value is missing",
+    )
     warn_of_class_names(what, names)
 
 
@@ -541,7 +549,12 @@ def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) 
                 f"{what} of {row!r} is {label!r}, the error value of a spreadsheet; correct its "
                 "formula, and save the table with values"
             )
-    warn_of_words(what, counts, noun)
+    warn_of_words(
+        what,
+        counts,
+        noun=noun,
+        remedy="Rows with it are kept together; fill in the right name where it is missing",
+    )
     warn_of_dates(what, counts, noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)

@@ -1,7 +1,7 @@
 """Columns of words as people and spreadsheets write them: classes, groups and folds.
 
-Words are never joined or left out here: what looks like a mistake is named in a warning, and only
-what cannot be a name, such as ``#N/A``, is an error. Neither pandas nor torch is imported.
+Words are never joined or left out: what looks like a mistake is named in a warning. Neither pandas
+nor torch is imported.
 """
 
 from __future__ import annotations
@@ -89,16 +89,20 @@ def lookalike_key(text: str) -> str:
     return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
 
 
-def warn_of_words(what: str, counts: Mapping[str, int], noun: str) -> None:
+def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) -> None:
     """Name words of a column that may be one, or a missing value.
 
     Args:
         what: what messages call the column.
         counts: word -> its number of rows.
         noun: what messages call the words, such as ``"groups"``.
+        remedy: what to do where a word such as ``NA`` stands for a missing value.
     """
     _warn_of_lookalikes(what, counts, noun)
-    _warn_of_missing_words(what, counts, noun)
+    for name, count in counts.items():
+        if name.lower() in MISSING_WORDS:
+            rows = counted(count, "row")
+            logger.warning("%s: %r is one of the %s, in %s. %s", what, name, noun, rows, remedy)
 
 
 def warn_of_dates(what: str, counts: Mapping[str, int], noun: str) -> None:
@@ -139,6 +143,7 @@ def warn_of_class_names(what: str, names: Sequence[str]) -> None:
     """Name classes that may have been meant as numbers, or that mix two ways to say true and false."""
     units = {unit_of(name) for name in names}
     are_units = None not in units and (len(units) == 1 or units <= _UNITS)
+    are_prices = all(map(_is_price, names))
     if all(map(is_date, names)):
         logger.warning(
             "%s has dates as classes: %s. Spreadsheets make dates of numbers such as 1.5; if these "
@@ -146,7 +151,7 @@ def warn_of_class_names(what: str, names: Sequence[str]) -> None:
             what,
             some_of(map(repr, names), _SHOWN),
         )
-    elif are_units:
+    elif are_units or are_prices:
         logger.warning(
             "%s has numbers with a unit as classes: %s. To learn them as numbers, write them "
             "without the unit, which unit= (--unit) names",
@@ -161,6 +166,12 @@ def warn_of_class_names(what: str, names: Sequence[str]) -> None:
             len(names),
             some_of(map(repr, names), len(names)),
         )
+
+
+def _is_price(name: str) -> bool:
+    """Whether a name has a sign of a currency next to a number: ``R$ 5,00``."""
+    has_sign = any(unicodedata.category(character) == "Sc" for character in name)
+    return has_sign and any(character.isdigit() for character in name)
 
 
 def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None:
@@ -180,15 +191,3 @@ def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None
             noun,
             some_of(groups, _SHOWN),
         )
-
-
-def _warn_of_missing_words(what: str, counts: Mapping[str, int], noun: str) -> None:
-    for name, count in counts.items():
-        if name.lower() in MISSING_WORDS:
-            logger.warning(
-                "%s: %r is one of the %s, in %s. Leave the cell empty where the value is missing",
-                what,
-                name,
-                noun,
-                counted(count, "row"),
-            )

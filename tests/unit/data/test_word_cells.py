@@ -89,6 +89,13 @@ def test_truth_in_several_words_is_named(
     assert len(caplog.messages) == is_named
 
 
+def test_prices_as_classes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_class_names("t.csv: price", ["R$ 5,00", "R$ 7,50"])
+
+    [message] = caplog.messages
+    assert "'R$ 5,00'" in message
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "plots.csv"
     path.write_text(text, encoding="utf-8")
@@ -105,6 +112,18 @@ def test_groups_as_spreadsheets_write_long_numbers_are_named(
     assert table["group"].tolist() == ["4051230000000", "4051230000000", "7"]
     [message] = caplog.messages
     assert "'4.05123E+12', in 2 rows" in message
+
+
+def test_a_group_that_says_missing_is_to_be_filled_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "image,plot,y\na,P1,1\nb,NA,2\nc,NA,3\n")
+
+    read_table(path, targets="y", group="plot")
+
+    [message] = caplog.messages
+    assert "'NA' is one of the groups, in 2 rows" in message
+    assert "fill in" in message
 
 
 def test_error_values_are_no_groups(tmp_path: Path) -> None:
