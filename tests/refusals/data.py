@@ -306,7 +306,7 @@ ROWS: list[Row] = [
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
     (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 images")),
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
-    (masks(("1.jpg", "1.png"), ("1.png",)), DataError, "'1'"),
+    (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
     (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
     (masks((), ("1.png",)), DataError, "x"),
     (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),

@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
+from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     PARTS,
     DataFolder,
@@ -144,7 +143,9 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     warn_of_left_out([tree])
     class_of: dict[Path, str] = {}
     pictures = []
-    for folder in image_folder(tree).folders.values():
+    class_folders = list(image_folder(tree).folders.values())
+    _warn_of_blanks(class_folders)
+    for folder in class_folders:
         pictures.append(pictures_of(folder))
         class_of |= dict.fromkeys(pictures[-1].images, folder.name)
     warn_of_masks(pictures)
@@ -160,6 +161,18 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
             "folder"
         )
     return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+
+
+def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
+    """Name folders that are one class, since their names differ in blanks or Unicode forms alone."""
+    first: dict[str, ImageFolder] = {}
+    for folder in folders:
+        other = first.setdefault(folder.name, folder)
+        if other is not folder:
+            line = (
+                "the folders '%s' and '%s' are one class, '%s': their names differ in blanks alone"
+            )
+            logger.warning(line, other.path, folder.path, folder.name)
 
 
 def _check_one_class(class_of: Mapping[Path, str]) -> None:
@@ -218,9 +231,17 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
-    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
-    return dict(zip(stems, files, strict=True))
+    """Files by their relative path without suffix."""
+    file_of: dict[str, Path] = {}
+    for file in files:
+        stem = file.relative_to(root).with_suffix("").as_posix()
+        other = file_of.setdefault(stem, file)
+        if other is not file:
+            raise DataError(
+                f"{other} and {file} differ in their suffix alone; keep one of them, since images and "
+                "masks are paired by their names without it"
+            )
+    return file_of
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:

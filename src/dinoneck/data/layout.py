@@ -7,6 +7,7 @@ torch is imported; images are opened only where names do not tell masks from ima
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from dinoneck.data.image_tree import (
 from dinoneck.data.walk import Tree, walk
 from dinoneck.errors import DataError, counted, some_of
 
+logger = logging.getLogger(__name__)
 Kind = Literal["images", "classes", "masks"]
 Subfolders = Literal["classes", "folds", "parts"]
 """How the folders of a data set are read: as classes; as folds, each held out in turn; as train, val and test."""
@@ -43,6 +45,7 @@ _PARTS = {
     "test": ("test", "testing"),
 }
 _MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
+_MOST_NAMES = 10  # that a message lists
 _HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
 
 
@@ -211,6 +214,11 @@ def _images_and_masks(
     if not has_parts and subfolders is None:
         return DataFolder(root, "masks", images.path, masks.path)
     masks_of = {folder.name: folder for folder in masks.with_images()}
+    if not any(folder.name in masks_of for folder in folders):
+        raise DataError(
+            f"{images.path} holds the folders {_listed([folder.name for folder in folders])}, and "
+            f"{masks.path} has no folder of these names; sort the masks into such folders"
+        )
     parts = {}
     for folder in folders:
         if folder.name in masks_of:
@@ -378,7 +386,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     """
     root = top.path
     folders = top.with_images()
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    listed = _listed(names)
     as_classes = "If they are classes: --subfolders classes"
     as_folds = "if they are folds, each held out in turn: --subfolders folds"
     as_parts = "parts that are called train and val (and test) are read as such"
@@ -396,6 +404,11 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
+        )
+    if all(_holds_images_and_masks(folder) for folder in folders):
+        raise DataError(
+            f"the folders of {root} are {listed}, and all hold images and masks: parts with masks, or "
+            f"classes? {as_classes}; {as_folds}; {as_parts}; or name one of them"
         )
     shared = _shared_subfolders(folders)
     if shared:
@@ -418,6 +431,33 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
                 f"a part with classes, or a class? {as_classes}; name the part: --images "
                 f"{folder.path}"
             )
+    _warn_of_one_subfolder(top, listed)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message: all of a few, the first of many."""
+    if len(names) > _MOST_NAMES:
+        return some_of(names, _MOST_NAMES)
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _holds_images_and_masks(folder: ImageFolder) -> bool:
+    """Whether a folder holds images/ and masks/, and no images of its own."""
+    return not folder.images and bool(mask_pairs(folder))
+
+
+def _warn_of_one_subfolder(top: ImageFolder, listed: str) -> None:
+    """Say that folders are classes whose images are all in a folder of one name: day1/wheat, day2/wheat."""
+    names = set()
+    for folder in top.with_images():
+        names |= {inside.name for inside in folder.with_images()}
+        if folder.images:
+            return
+    if len(names) == 1:
+        line = "%s: the folders %s are read as classes, and all their images are in %s/"
+        logger.warning(line, top.path, listed, names.pop())
 
 
 def _no_class(

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
 _MOST_FILES = 1_000_000
+_LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 _LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
 
 
@@ -313,7 +314,9 @@ def _parts_from_root(path: str) -> tuple[str, ...]:
 
 
 def _quoted(name: str) -> str:
-    """A name in quotes; repr() would double the backslashes of Windows."""
+    """A name in quotes, cut if it is no path; repr() would double the backslashes of Windows."""
+    if len(name) > _LONGEST_NAME:
+        name = name[:_LONGEST_NAME] + "..."
     return f"'{name}'"
 
 

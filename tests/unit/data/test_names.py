@@ -207,6 +207,13 @@ def test_absolute_names_and_parent_folders_are_opened_only_where_that_is_allowed
     assert file.samefile(secret)
 
 
+def test_a_name_that_is_no_path_is_cut_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        found(touched(tmp_path, "7.png"), "7" * 9000)
+    assert "777..." in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_missing_folders_empty_files_and_missing_files_have_a_message_each(tmp_path: Path) -> None:
     touched(tmp_path / "pics", "7.png", "8.png")
     touched(tmp_path / "pics", "0.png", content=b"")
