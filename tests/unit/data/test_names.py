@@ -219,6 +219,8 @@ def test_missing_folders_empty_files_and_missing_files_have_a_message_each(tmp_p
     touched(tmp_path / "pics", "0.png", content=b"")
     with pytest.raises(DataError, match=r"the folder .*nowhere of the images does not exist"):
         find_files(["7.png"], tmp_path / "nowhere", "images")
+    with pytest.raises(DataError, match=r"7.png is a file; expected the folder of the images"):
+        find_files(["8.png"], tmp_path / "pics" / "7.png", "images")
     with pytest.raises(DataError, match=r"1 of 2 images of t.csv are empty files in .*'0.png'"):
         found(tmp_path / "pics", "7.png", "0.png")
     with pytest.raises(DataError, match=r"1 of 2 images of t.csv are empty files in .*'0.PNG'"):
