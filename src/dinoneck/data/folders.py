@@ -96,9 +96,9 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         return _content_table(data.root, data)
     tables = []
     for name, content in data.parts.items():
-        part = _content_table(data.root, content)
-        part[FOLD] = name
-        tables.append(part)
+        table_of_part = _content_table(data.root, content)
+        table_of_part[FOLD] = name
+        tables.append(table_of_part)
     table = pd.concat(tables)
     if data.kind == "classes":
         _check_training_classes(data, table)
@@ -146,8 +146,9 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     class_folders = list(image_folder(tree).folders.values())
     _warn_of_blanks(class_folders)
     for folder in class_folders:
-        pictures.append(pictures_of(folder))
-        class_of |= dict.fromkeys(pictures[-1].images, folder.name)
+        in_folder = pictures_of(folder)
+        pictures.append(in_folder)
+        class_of |= dict.fromkeys(in_folder.images, folder.name)
     warn_of_masks(pictures)
     _check_one_class(class_of)
     rows = {}
@@ -213,7 +214,8 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
     if images == masks:
         image_of, mask_of = _side_by_side(images)
     else:
-        image_of, mask_of = _by_stem(images, masks), _by_stem(masks, images)
+        image_of = _by_stem(images, masks)
+        mask_of = _by_stem(masks, images)
     if image_of.keys() != mask_of.keys():
         image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
     rows = {}
@@ -252,11 +254,13 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     warn_of_left_out([tree])
     files = tree.images
     if not files:
-        raise DataError(f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_held(tree)}")
+        raise DataError(
+            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(tree)}"
+        )
     return _stems_of(root, files)
 
 
-def _held(tree: Tree) -> str:
+def _kinds_held(tree: Tree) -> str:
     """The kinds of files that a folder without images holds, for the end of a message."""
     kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""

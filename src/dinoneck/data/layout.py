@@ -321,8 +321,8 @@ def _in_order(
             f"{also_there(root)}"
         )
     if len(kinds) > 1:
-        found = "; ".join(f"{name} holds {_called(content)}" for name, content in chosen.items())
-        raise DataError(f"the folders of {root} are not alike: {found}")
+        contents = [f"{name} holds {_called(content)}" for name, content in chosen.items()]
+        raise DataError(f"the folders of {root} are not alike: {'; '.join(contents)}")
     nested = [name for name, content in chosen.items() if content.parts]
     if nested:
         raise DataError(f"{root / nested[0]} holds parts in its turn; name the folder of one")
@@ -418,7 +418,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             "or name one of them"
         )
     for folder in folders:
-        inside = sorted(own.name for own in folder.with_images())
+        inside = sorted(subfolder.name for subfolder in folder.with_images())
         repeated = sorted(set(inside).intersection(names))
         if repeated and not folder.images:
             raise DataError(
@@ -478,10 +478,14 @@ def _no_class(
             f"{text}Name the folder of the images, --images {images.path}, and that of masks or of "
             f"numbers per pixel, --labels {with_images[0].path}. {as_classes}"
         )
-    kinds = sorted({file.suffix.lower() for own in beside for file in own.others if file.suffix})
-    held = f"; {beside[0].name} holds {some_of(kinds, 3)}, no images" if kinds else ""
+    suffixes = set()
+    for folder in beside:
+        suffixes |= {file.suffix.lower() for file in folder.others if file.suffix}
+    no_images = ""
+    if suffixes:
+        no_images = f"; {beside[0].name} holds {some_of(sorted(suffixes), 3)}, no images"
     return DataError(
-        f"{text}Name the folder of the images: --images {images.path}{held}{also_there(root)}"
+        f"{text}Name the folder of the images: --images {images.path}{no_images}{also_there(root)}"
     )
 
 
@@ -494,7 +498,7 @@ def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
     for folder in folders:
         of_masks = {mask.name for _, mask in mask_pairs(folder)}
         if not folder.images:
-            inside.append({own.name for own in folder.with_images()} - of_masks)
+            inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
     everything = set().union(*inside)
     is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
     return sorted(everything) if is_shared and len(everything) > 1 else []

@@ -57,17 +57,18 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     """
     pictures: dict[Path, list[Path]] = {}
     trees = []
-    found = []
+    pictures_of_folders = []
     for path in paths:
         if not path.is_dir():
             pictures[path] = [path]
             continue
         tree = walk(path)
         trees.append(tree)
-        found.append(pictures_of(image_folder(tree)))
-        pictures[path] = found[-1].images
+        in_folder = pictures_of(image_folder(tree))
+        pictures_of_folders.append(in_folder)
+        pictures[path] = in_folder.images
     warn_of_left_out(trees)
-    warn_of_masks(found)
+    warn_of_masks(pictures_of_folders)
     return pictures
 
 
@@ -100,9 +101,10 @@ def find_files(
     sizes: dict[str, int] = {}
     identities: dict[tuple[int, int], list[str]] = {}  # of files -> names
     for text in distinct:
-        found = _exact_file(text, folder, outside)
-        if found is not None:
-            files[text], status = found
+        exact = _exact_file(text, folder, outside)
+        if exact is not None:
+            file, status = exact
+            files[text] = file
             sizes[text] = status.st_size
             identities.setdefault((status.st_dev, status.st_ino), []).append(text)
     if len(files) < len(distinct):
