@@ -252,6 +252,8 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict
         DataError: if no image has a name, a name fits several images, an image has several names,
             or the folders of names and images contradict each other.
     """
+    if not names:
+        raise DataError(f"{what} has no rows; expected one per image")
     paths: dict[Path, tuple[str, ...]] = {}
     for image in images:
         paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link

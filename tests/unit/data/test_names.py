@@ -207,6 +207,11 @@ def test_absolute_names_and_parent_folders_are_opened_only_where_that_is_allowed
     assert file.samefile(secret)
 
 
+def test_a_truth_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="t.csv has no rows"):
+        find_images([], [tmp_path / "7.png"], "t.csv")
+
+
 def test_a_name_that_is_no_path_is_cut_in_the_message(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         found(touched(tmp_path, "7.png"), "7" * 9000)
