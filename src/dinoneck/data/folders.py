@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
+from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     PARTS,
     DataFolder,
@@ -97,9 +96,9 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         return _content_table(data.root, data)
     tables = []
     for name, content in data.parts.items():
-        part = _content_table(data.root, content)
-        part[FOLD] = name
-        tables.append(part)
+        table_of_part = _content_table(data.root, content)
+        table_of_part[FOLD] = name
+        tables.append(table_of_part)
     table = pd.concat(tables)
     if data.kind == "classes":
         _check_training_classes(data, table)
@@ -144,9 +143,12 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     warn_of_left_out([tree])
     class_of: dict[Path, str] = {}
     pictures = []
-    for folder in image_folder(tree).folders.values():
-        pictures.append(pictures_of(folder))
-        class_of |= dict.fromkeys(pictures[-1].images, folder.name)
+    class_folders = list(image_folder(tree).folders.values())
+    _warn_of_blanks(class_folders)
+    for folder in class_folders:
+        in_folder = pictures_of(folder)
+        pictures.append(in_folder)
+        class_of |= dict.fromkeys(in_folder.images, folder.name)
     warn_of_masks(pictures)
     _check_one_class(class_of)
     rows = {}
@@ -160,6 +162,18 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
             "folder"
         )
     return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+
+
+def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
+    """Name folders that are one class, since their names differ in blanks or Unicode forms alone."""
+    first: dict[str, ImageFolder] = {}
+    for folder in folders:
+        other = first.setdefault(folder.name, folder)
+        if other is not folder:
+            line = (
+                "the folders '%s' and '%s' are one class, '%s': their names differ in blanks alone"
+            )
+            logger.warning(line, other.path, folder.path, folder.name)
 
 
 def _check_one_class(class_of: Mapping[Path, str]) -> None:
@@ -200,7 +214,8 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
     if images == masks:
         image_of, mask_of = _side_by_side(images)
     else:
-        image_of, mask_of = _by_stem(images, masks), _by_stem(masks, images)
+        image_of = _by_stem(images, masks)
+        mask_of = _by_stem(masks, images)
     if image_of.keys() != mask_of.keys():
         image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
     rows = {}
@@ -218,9 +233,17 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
-    stems = [file.relative_to(root).with_suffix("").as_posix() for file in files]
-    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
-    return dict(zip(stems, files, strict=True))
+    """Files by their relative path without suffix."""
+    file_of: dict[str, Path] = {}
+    for file in files:
+        stem = file.relative_to(root).with_suffix("").as_posix()
+        other = file_of.setdefault(stem, file)
+        if other is not file:
+            raise DataError(
+                f"{other} and {file} differ in their suffix alone; keep one of them, since images and "
+                "masks are paired by their names without it"
+            )
+    return file_of
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
@@ -231,11 +254,13 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     warn_of_left_out([tree])
     files = tree.images
     if not files:
-        raise DataError(f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_held(tree)}")
+        raise DataError(
+            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(tree)}"
+        )
     return _stems_of(root, files)
 
 
-def _held(tree: Tree) -> str:
+def _kinds_held(tree: Tree) -> str:
     """The kinds of files that a folder without images holds, for the end of a message."""
     kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""

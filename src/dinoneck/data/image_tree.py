@@ -74,8 +74,10 @@ class ImageFolder:
 
     def holds(self, suffix: str) -> bool:
         """Whether it holds a file with this suffix that is no image, at any depth."""
-        folders = self.all_folders()
-        return any(file.suffix.lower() == suffix for own in folders for file in own.others)
+        for folder in self.all_folders():
+            if any(file.suffix.lower() == suffix for file in folder.others):
+                return True
+        return False
 
 
 def _stem(path: Path) -> str:
@@ -141,12 +143,15 @@ def pictures_of(top: ImageFolder) -> Pictures:
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     """Name, in one line each, masks that are left out, and folders that may be masks."""
-    masks = [file for each in pictures for file in each.masks]
+    masks: list[Path] = []
+    doubtful: list[tuple[Path, Path]] = []
+    for in_folder in pictures:
+        masks += in_folder.masks
+        doubtful += in_folder.doubtful
     if masks:
         number = counted(len(masks), "mask")
         line = "left out: %s beside images, the first %s; name the folder or the files to take them"
         logger.warning(line, number, masks[0])
-    doubtful = [pair for each in pictures for pair in each.doubtful]
     if doubtful:
         line = (
             "%s has an image like a mask for each of %s, and is taken too; name the folder to take"
@@ -172,7 +177,8 @@ def mask_pairs(top: ImageFolder) -> list[tuple[ImageFolder, ImageFolder]]:
     folders = top.with_images()
     masks = [folder for folder in folders if _has_mask_word(folder)]
     others = [folder for folder in folders if not _has_mask_word(folder)]
-    rest = ImageFolder(top.path, top.images, top.others, {own.path.name: own for own in others})
+    rest = ImageFolder(top.path, top.images, top.others)
+    rest.folders = {folder.path.name: folder for folder in others}
     pairs = []
     for mask in masks:
         beside = [other for other in others if _is_pair(other, mask, others)]
@@ -210,7 +216,8 @@ def name_without_words(folder: ImageFolder) -> str:
 
 def _is_named_after(masks: ImageFolder, images: ImageFolder) -> bool:
     """Whether a folder has the name of another one with a word for masks: train_masks, trainannot, labelsTr."""
-    name, start = masks.name.lower(), images.name.lower()
+    name = masks.name.lower()
+    start = images.name.lower()
     if name.startswith(start) and _MASK_WORDS & words_of(name[len(start) :]):
         return True
     is_image_folder = bool(words_of(images.name) & _IMAGE_WORDS)

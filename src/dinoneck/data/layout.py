@@ -7,6 +7,7 @@ torch is imported; images are opened only where names do not tell masks from ima
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from dinoneck.data.image_tree import (
 from dinoneck.data.walk import Tree, walk
 from dinoneck.errors import DataError, counted, some_of
 
+logger = logging.getLogger(__name__)
 Kind = Literal["images", "classes", "masks"]
 Subfolders = Literal["classes", "folds", "parts"]
 """How the folders of a data set are read: as classes; as folds, each held out in turn; as train, val and test."""
@@ -43,6 +45,7 @@ _PARTS = {
     "test": ("test", "testing"),
 }
 _MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
+_MOST_NAMES = 10  # that a message lists
 _HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
 
 
@@ -211,6 +214,11 @@ def _images_and_masks(
     if not has_parts and subfolders is None:
         return DataFolder(root, "masks", images.path, masks.path)
     masks_of = {folder.name: folder for folder in masks.with_images()}
+    if not any(folder.name in masks_of for folder in folders):
+        raise DataError(
+            f"{images.path} holds the folders {_listed([folder.name for folder in folders])}, and "
+            f"{masks.path} has no folder of these names; sort the masks into such folders"
+        )
     parts = {}
     for folder in folders:
         if folder.name in masks_of:
@@ -313,8 +321,8 @@ def _in_order(
             f"{also_there(root)}"
         )
     if len(kinds) > 1:
-        found = "; ".join(f"{name} holds {_called(content)}" for name, content in chosen.items())
-        raise DataError(f"the folders of {root} are not alike: {found}")
+        contents = [f"{name} holds {_called(content)}" for name, content in chosen.items()]
+        raise DataError(f"the folders of {root} are not alike: {'; '.join(contents)}")
     nested = [name for name, content in chosen.items() if content.parts]
     if nested:
         raise DataError(f"{root / nested[0]} holds parts in its turn; name the folder of one")
@@ -378,7 +386,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     """
     root = top.path
     folders = top.with_images()
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    listed = _listed(names)
     as_classes = "If they are classes: --subfolders classes"
     as_folds = "if they are folds, each held out in turn: --subfolders folds"
     as_parts = "parts that are called train and val (and test) are read as such"
@@ -397,6 +405,11 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
         )
+    if all(_holds_images_and_masks(folder) for folder in folders):
+        raise DataError(
+            f"the folders of {root} are {listed}, and all hold images and masks: parts with masks, or "
+            f"classes? {as_classes}; {as_folds}; {as_parts}; or name one of them"
+        )
     shared = _shared_subfolders(folders)
     if shared:
         raise DataError(
@@ -405,7 +418,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             "or name one of them"
         )
     for folder in folders:
-        inside = sorted(own.name for own in folder.with_images())
+        inside = sorted(subfolder.name for subfolder in folder.with_images())
         repeated = sorted(set(inside).intersection(names))
         if repeated and not folder.images:
             raise DataError(
@@ -418,6 +431,33 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
                 f"a part with classes, or a class? {as_classes}; name the part: --images "
                 f"{folder.path}"
             )
+    _warn_of_one_subfolder(top, listed)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message: all of a few, the first of many."""
+    if len(names) > _MOST_NAMES:
+        return some_of(names, _MOST_NAMES)
+    if len(names) == 1:
+        return names[0]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _holds_images_and_masks(folder: ImageFolder) -> bool:
+    """Whether a folder holds images/ and masks/, and no images of its own."""
+    return not folder.images and bool(mask_pairs(folder))
+
+
+def _warn_of_one_subfolder(top: ImageFolder, listed: str) -> None:
+    """Say that folders are classes whose images are all in a folder of one name: day1/wheat, day2/wheat."""
+    names = set()
+    for folder in top.with_images():
+        names |= {inside.name for inside in folder.with_images()}
+        if folder.images:
+            return
+    if len(names) == 1:
+        line = "%s: the folders %s are read as classes, and all their images are in %s/"
+        logger.warning(line, top.path, listed, names.pop())
 
 
 def _no_class(
@@ -438,10 +478,14 @@ def _no_class(
             f"{text}Name the folder of the images, --images {images.path}, and that of masks or of "
             f"numbers per pixel, --labels {with_images[0].path}. {as_classes}"
         )
-    kinds = sorted({file.suffix.lower() for own in beside for file in own.others if file.suffix})
-    held = f"; {beside[0].name} holds {some_of(kinds, 3)}, no images" if kinds else ""
+    suffixes = set()
+    for folder in beside:
+        suffixes |= {file.suffix.lower() for file in folder.others if file.suffix}
+    no_images = ""
+    if suffixes:
+        no_images = f"; {beside[0].name} holds {some_of(sorted(suffixes), 3)}, no images"
     return DataError(
-        f"{text}Name the folder of the images: --images {images.path}{held}{also_there(root)}"
+        f"{text}Name the folder of the images: --images {images.path}{no_images}{also_there(root)}"
     )
 
 
@@ -454,7 +498,7 @@ def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
     for folder in folders:
         of_masks = {mask.name for _, mask in mask_pairs(folder)}
         if not folder.images:
-            inside.append({own.name for own in folder.with_images()} - of_masks)
+            inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
     everything = set().union(*inside)
     is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
     return sorted(everything) if is_shared and len(everything) > 1 else []

@@ -400,25 +400,25 @@ def _attempts_below(
     """The readings in their order."""
     spelled = _in_all_spellings(names)
 
-    for each in spelled:
-        at = partial(files.at, spelling=each.spelling)
-        yield _Attempt(each.find(0, at, stop=stop), each)
+    for spelled_names in spelled:
+        at = partial(files.at, spelling=spelled_names.spelling)
+        yield _Attempt(spelled_names.find(0, at, stop=stop), spelled_names)
 
-    for each in spelled:
-        ending = partial(files.ending, spelling=each.spelling)
-        yield _Attempt(each.find(0, ending, stop=stop), each, anywhere=True)
+    for spelled_names in spelled:
+        ending = partial(files.ending, spelling=spelled_names.spelling)
+        yield _Attempt(spelled_names.find(0, ending, stop=stop), spelled_names, anywhere=True)
 
-    deepest = max(len(each.common) for each in spelled)
+    deepest = max(len(spelled_names.common) for spelled_names in spelled)
     for cut in range(1, deepest + 1):
-        for each in spelled:
-            if cut > len(each.common):
+        for spelled_names in spelled:
+            if cut > len(spelled_names.common):
                 continue
-            at = partial(files.at, spelling=each.spelling)
-            reading = each.find(cut, at, stop=stop)
-            prefix = each.common[:cut]
-            if all(contradicts(prefix, folder, each.from_root) for folder in folders):
+            at = partial(files.at, spelling=spelled_names.spelling)
+            reading = spelled_names.find(cut, at, stop=stop)
+            prefix = spelled_names.common[:cut]
+            if all(contradicts(prefix, folder, spelled_names.from_root) for folder in folders):
                 reading.contradiction = Path(*folders[0])
-            yield _Attempt(reading, each, cut)
+            yield _Attempt(reading, spelled_names, cut)
 
 
 def _in_all_spellings(names: Sequence[str]) -> list[_Names]:
@@ -449,14 +449,14 @@ def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:
     """
     files = _Files(paths)
     spelled = _in_all_spellings(names)
-    deepest = max((len(each.common) for each in spelled), default=-1)
+    deepest = max((len(spelled_names.common) for spelled_names in spelled), default=-1)
     for cut in range(deepest + 1):
         best = None
-        for each in spelled:
-            if cut > len(each.common):
+        for spelled_names in spelled:
+            if cut > len(spelled_names.common):
                 continue
-            ending = partial(files.ending, spelling=each.spelling)
-            attempt = _Attempt(each.find(cut, ending), each, cut)
+            ending = partial(files.ending, spelling=spelled_names.spelling)
+            attempt = _Attempt(spelled_names.find(cut, ending), spelled_names, cut)
             if best is None or len(attempt.reading.files) > len(best.reading.files):
                 best = attempt
             if len(best.reading.files) == len(paths):

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
 _MOST_FILES = 1_000_000
+_LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 _LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
 
 
@@ -56,17 +57,18 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     """
     pictures: dict[Path, list[Path]] = {}
     trees = []
-    found = []
+    pictures_of_folders = []
     for path in paths:
         if not path.is_dir():
             pictures[path] = [path]
             continue
         tree = walk(path)
         trees.append(tree)
-        found.append(pictures_of(image_folder(tree)))
-        pictures[path] = found[-1].images
+        in_folder = pictures_of(image_folder(tree))
+        pictures_of_folders.append(in_folder)
+        pictures[path] = in_folder.images
     warn_of_left_out(trees)
-    warn_of_masks(found)
+    warn_of_masks(pictures_of_folders)
     return pictures
 
 
@@ -99,9 +101,10 @@ def find_files(
     sizes: dict[str, int] = {}
     identities: dict[tuple[int, int], list[str]] = {}  # of files -> names
     for text in distinct:
-        found = _exact_file(text, folder, outside)
-        if found is not None:
-            files[text], status = found
+        exact = _exact_file(text, folder, outside)
+        if exact is not None:
+            file, status = exact
+            files[text] = file
             sizes[text] = status.st_size
             identities.setdefault((status.st_dev, status.st_ino), []).append(text)
     if len(files) < len(distinct):
@@ -249,6 +252,8 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict
         DataError: if no image has a name, a name fits several images, an image has several names,
             or the folders of names and images contradict each other.
     """
+    if not names:
+        raise DataError(f"{what} has no rows; expected one per image")
     paths: dict[Path, tuple[str, ...]] = {}
     for image in images:
         paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link
@@ -313,7 +318,9 @@ def _parts_from_root(path: str) -> tuple[str, ...]:
 
 
 def _quoted(name: str) -> str:
-    """A name in quotes; repr() would double the backslashes of Windows."""
+    """A name in quotes, cut if it is no path; repr() would double the backslashes of Windows."""
+    if len(name) > _LONGEST_NAME:
+        name = name[:_LONGEST_NAME] + "..."
     return f"'{name}'"
 
 

@@ -364,6 +364,7 @@ def test_parts_may_have_images_and_masks(names: list[str], tmp_path: Path) -> No
         pytest.param(["a/fold1/1", "a/fold2/1", "b/fold1/1", "b/fold2/1"], id="folds inside"),
         pytest.param(["train/a/1", "train/b/1", "val/a/1", "val/b/1", "more/a/1", "more/b/1"], id="one more"),
         pytest.param(["a/1", "b/1", "augmented/a/1", "augmented/b/1"], id="the classes once more"),
+        pytest.param(["p/images/1", "p/masks/1", "q/images/1", "q/masks/1"], id="images and masks inside"),
     ],
 )  # fmt: skip
 def test_folders_that_may_be_parts_are_no_classes_without_a_word(
@@ -395,6 +396,46 @@ def test_class_folders_stay_class_folders(names: list[str], tmp_path: Path) -> N
     touched(tmp_path, *(f"{name}.jpg" for name in names))
     expected = [name.partition("/")[0] for name in sorted(names)]
     assert sorted(read_folders(tmp_path)["class"]) == sorted(expected)
+
+
+def test_folders_with_one_folder_of_one_name_are_classes_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "day1/wheat/1.png", "day2/wheat/1.png")
+    assert read_folders(tmp_path)["class"].tolist() == ["day1", "day2"]
+    assert "the folders day1 and day2 are read as classes" in caplog.text
+    assert "in wheat/" in caplog.text
+
+
+def test_folders_whose_names_differ_in_blanks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, " oats/1.png", "oats/2.png", "rye/3.png")
+    assert read_folders(tmp_path)["class"].tolist() == ["oats", "oats", "rye"]
+    assert f"'{tmp_path}/ oats' and '{tmp_path}/oats' are one class, 'oats'" in caplog.text
+
+
+def test_many_folders_are_not_all_listed_in_a_message(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"k{number}/{name}/1.png" for number in range(40) for name in "ab"))
+    with pytest.raises(DataError, match="and 30 more"):
+        read_folders(tmp_path)
+
+
+def test_folds_of_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    touched(
+        tmp_path, *(f"{site}/{kind}/1.png" for site in ("s1", "s2") for kind in ("images", "masks"))
+    )
+    table = table_of_folder(read_data_folder(tmp_path, "folds"))
+    assert table["fold"].to_dict() == {"s1/images/1.png": "s1", "s2/images/1.png": "s2"}
+    assert table["labels"].tolist() == [tmp_path / f"{site}/masks/1.png" for site in ("s1", "s2")]
+
+
+def test_parts_of_images_without_such_parts_of_masks_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "images/train/1.png", "images/val/2.png", "masks/1.png", "masks/2.png")
+    with pytest.raises(
+        DataError, match=r"folders train and val, and .*masks has no folder of these"
+    ):
+        read_data_folder(tmp_path)
 
 
 def test_folds_are_read_on_request(tmp_path: Path) -> None:

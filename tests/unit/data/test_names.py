@@ -207,11 +207,25 @@ def test_absolute_names_and_parent_folders_are_opened_only_where_that_is_allowed
     assert file.samefile(secret)
 
 
+def test_a_truth_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="t.csv has no rows"):
+        find_images([], [tmp_path / "7.png"], "t.csv")
+
+
+def test_a_name_that_is_no_path_is_cut_in_the_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        found(touched(tmp_path, "7.png"), "7" * 9000)
+    assert "777..." in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
 def test_missing_folders_empty_files_and_missing_files_have_a_message_each(tmp_path: Path) -> None:
     touched(tmp_path / "pics", "7.png", "8.png")
     touched(tmp_path / "pics", "0.png", content=b"")
     with pytest.raises(DataError, match=r"the folder .*nowhere of the images does not exist"):
         find_files(["7.png"], tmp_path / "nowhere", "images")
+    with pytest.raises(DataError, match=r"7.png is a file; expected the folder of the images"):
+        find_files(["8.png"], tmp_path / "pics" / "7.png", "images")
     with pytest.raises(DataError, match=r"1 of 2 images of t.csv are empty files in .*'0.png'"):
         found(tmp_path / "pics", "7.png", "0.png")
     with pytest.raises(DataError, match=r"1 of 2 images of t.csv are empty files in .*'0.PNG'"):

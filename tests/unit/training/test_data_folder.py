@@ -11,7 +11,8 @@ from PIL import Image
 from tests.kit import cli
 from tests.unit.training.meadow import rows_of
 
-from dinoneck import ConfigError, DataError
+from dinoneck import ConfigError, DataError, Task
+from dinoneck.evaluation import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.table import folds_of, table_of
@@ -166,9 +167,6 @@ def test_the_part_that_is_left_is_evaluated(tmp_path: Path) -> None:
 
 
 def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
-    from dinoneck import Task
-    from dinoneck.evaluation import truth_table
-
     kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
     folder = class_parts(tmp_path, train=1, val=1)
     with pytest.raises(DataError, match="holds the parts train, val"):
@@ -177,3 +175,28 @@ def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
     assert table["kind"].tolist() == ["blue", "red"]
     with pytest.raises(DataError, match="in the place of"):
         truth_table(folder / "train", folder / "val", {"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "named"),
+    [
+        pytest.param(Task("kind", 2, kind="classification"), ["1.png"], "no class folders", id="images alone"),
+        pytest.param(Task("mass", 1), ["a/1.png", "b/1.png"], "predict mass", id="numbers"),
+        pytest.param(Task("soil", 2, kind="segmentation"), ["a/1.png", "b/1.png"], "no images with masks", id="masks"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
+    task: Task, files: list[str], named: str, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path, *files)
+    with pytest.raises(DataError, match=named):
+        truth_table(None, folder, {task.name: task})
+
+
+def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
+    with pytest.raises(
+        DataError, match=r"mass of '1.png' is 'little', and the heads predict numbers"
+    ):
+        truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)})
