@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,14 @@ def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     ]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
+
+
+def test_verify_goes_on_after_a_folder_without_heads(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    file = saved_head(tmp_path / "h.safetensors")
+
+    found = cli("verify", tmp_path / "empty", file, "--json")
+
+    rows = json.loads(found.out)["checked"]
+    assert [row["state"] for row in rows] == ["refused", "ok"]
+    assert found.code == 1
