@@ -89,10 +89,11 @@ def evaluate(
         or is_pair
         or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
     ):
-        if group or labels or nodata:
+        options = {"group": group, "labels": labels, "nodata": nodata}
+        if given := [name for name, value in options.items() if value]:
             raise ConfigError(
-                "group, labels and nodata are of tables and folders of masks; leave them out for "
-                "objects"
+                f"{', '.join(given)}: for tables and folders of masks alone; leave it out where "
+                "objects are scored"
             )
         return _of_objects(
             "segments" if is_pair else "masks" if models else "boxes", every, truth, images
@@ -107,7 +108,7 @@ def evaluate(
     if not scored:
         raise DataError(
             f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
-            f"{[*table.columns]}"
+            f"{some_of(table.columns, 5)}"
         )
     return summary(table, scored, predictions, [range(len(table))]) | {
         "cost": cost,
@@ -152,7 +153,37 @@ def truth_table(
     image_column: str = "image",
     labels: Any = None,
 ) -> Any:
-    """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
+    """Return the images and their truth, by :func:`dinoneck.data.read_table`.
+
+    Raises:
+        DataError: if there is nothing that is predicted, a cell does not fit, or a column that is
+            predicted as numbers holds words.
+    """
+    table = _read_truth(images, truth, tasks, group, image_column, labels)
+    _check_numbers(table, tasks)
+    return table
+
+
+def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
+    """Raise a DataError for a column of words that is predicted as numbers: it would not be scored."""
+    for column, task, _ in columns_of([*tasks.values()]):
+        if task.kind == "classification" or column not in table or not class_names(table, column):
+            continue
+        known = table[column].dropna()
+        raise DataError(
+            f"{column} of {known.index[0]} is {known.iloc[0]!r}, and the heads predict numbers; "
+            "expected a number in every cell, or an empty one where it is unknown"
+        )
+
+
+def _read_truth(
+    images: Any,
+    truth: Any,
+    tasks: Mapping[str, Task],
+    group: Any,
+    image_column: str,
+    labels: Any,
+) -> Any:
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         return read_masks(images, truth)
     if IMAGES in getattr(truth, "columns", ()):

@@ -268,14 +268,19 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         given: images and folders.
 
     Raises:
-        ConfigError: if there are none.
-        DataError: if one does not exist, or a folder holds no images.
+        ConfigError: if there are none, or a head file is among them.
+        DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
     from dinoneck.data.cells import OTHER_SUFFIXES, SUFFIXES, images_below
 
     if not given:
         raise ConfigError(
             "no images are named; name images, or folders of them, before the options"
+        )
+    if heads := [path for path in given if path.suffix == ".safetensors"]:
+        raise ConfigError(
+            f"{heads[0]} is not an image; name head files after --heads, and images before the "
+            "options"
         )
     if missing := [path for path in given if not path.exists()]:
         raise DataError(
@@ -291,7 +296,15 @@ def list_images(given: Sequence[Path]) -> list[Path]:
     inside = {path: images_below(path) for path in given}
     if empty := [path for path, files in inside.items() if not files]:
         raise DataError(f"the folder {empty[0]} holds no images ({', '.join(SUFFIXES)})")
-    return [file for files in inside.values() for file in files]
+    found = [file for files in inside.values() for file in files]
+    for file in found:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
+            ) from None
+    return found
 
 
 def names_below(files: Sequence[Path]) -> list[str]:
