@@ -100,10 +100,17 @@ def evaluate(
         or is_pair
         or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
     ):
-        if group or labels or nodata or class_values:
+        options = {
+            "group": group,
+            "labels": labels,
+            "nodata": nodata,
+            "class_values": class_values,
+        }
+        given = [name for name, value in options.items() if value]
+        if given:
             raise ConfigError(
-                "group, labels, nodata and class_values are of tables and folders of masks; leave "
-                "them out for objects"
+                f"{', '.join(given)}: for tables and folders of masks alone; leave it out where "
+                "objects are scored"
             )
         return _of_objects(
             "segments" if is_pair else "masks" if models else "boxes", every, truth, images, crowd
@@ -123,7 +130,7 @@ def evaluate(
     if not scored:
         raise DataError(
             f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
-            f"{[*table.columns]}"
+            f"{some_of(table.columns, 5)}"
         )
     return summary(table, scored, predictions, [range(len(table))]) | {
         "cost": cost,
@@ -180,8 +187,34 @@ def truth_table(
         labels: its column of masks.
 
     Raises:
-        DataError: if the truth has nothing that is predicted, or cannot be used.
+        DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
+            is predicted as numbers holds words.
     """
+    table = _read_truth(images, truth, tasks, group, image_column, labels)
+    _check_numbers(table, tasks, truth)
+    return table
+
+
+def _check_numbers(table: Any, tasks: Mapping[str, Task], truth: Any) -> None:
+    """Raise a DataError for a column of words that is predicted as numbers: it would not be scored."""
+    for column, task, _ in columns_of([*tasks.values()]):
+        if task.kind == "classification" or column not in table or not class_names(table, column):
+            continue
+        known = table[column].dropna()
+        raise DataError(
+            f"{_called(truth)}: {column} of {known.index[0]!r} is {known.iloc[0]!r}, and the heads "
+            "predict numbers; expected a number in every cell, or an empty one where it is unknown"
+        )
+
+
+def _read_truth(
+    images: Any,
+    truth: Any,
+    tasks: Mapping[str, Task],
+    group: Any,
+    image_column: str,
+    labels: Any,
+) -> Any:
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         return _truth_of_folder(images, Path(truth), tasks)
     if IMAGES in getattr(truth, "columns", ()):
@@ -213,14 +246,6 @@ def truth_table(
     )
     if labels is not None:
         refuse_own_labels(table[IMAGES], table[LABELS], _called(truth))
-    for name in targets:
-        words = () if name in classes else class_names(table, name)
-        if words:
-            row = table.index[table[name].notna()][0]
-            raise DataError(
-                f"{_called(truth)}: {name} of {row!r} is {table[name][row]!r}, and the heads "
-                "predict numbers; expected a number, or an empty cell where it is unknown"
-            )
     return table
 
 

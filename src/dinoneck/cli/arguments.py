@@ -273,7 +273,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         given: images and folders.
 
     Raises:
-        ConfigError: if there are none, or one is a head file.
+        ConfigError: if there are none, or a head file is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
     from dinoneck.data.sources import SUFFIXES, list_pictures

@@ -19,7 +19,7 @@ from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.sources import SUFFIXES
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
@@ -76,9 +76,14 @@ def predict(
         views: how images are predicted.
         words: the command line.
     """
-    if bool(images) == bool(store):
+    if images and store is not None:
         raise ConfigError(
-            "name images, or folders of them, before the options; or give --store, and no images"
+            f"{images[0]} and --store {store} are both given; predict from images or from a store"
+        )
+    if not images and store is None:
+        raise ConfigError(
+            "no images are named; name images, or folders of them, before the options, or pass "
+            "--store"
         )
     if store is not None:
         cli.refuse_unused("a feature store", words)
@@ -222,9 +227,18 @@ def known_values(
     from dinoneck.data.sources import find_images
     from dinoneck.evaluation import truth_table
 
-    if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
+    if tasks is None:
         raise ConfigError(
-            f"--truth {table} is of numbers or classes of heads without keys; leave it out"
+            f"--truth {table} is for numbers and classes, and a detector predicts boxes; leave it out"
+        )
+    if not isinstance(tasks, Sequence):
+        raise ConfigError(
+            f"--truth {table} is for heads without keys; leave it out, or run one key at a time"
+        )
+    if masks := [task.name for task in tasks if task.is_masks]:
+        raise ConfigError(
+            f"--truth {table} is for numbers and classes, and {masks[0]} is predicted as masks; "
+            "leave it out"
         )
     if table.is_dir() and any(task.is_map for task in tasks):
         raise ConfigError(
@@ -333,7 +347,8 @@ def _places(
     for option, folder in given.items():
         cli.check_place(option, folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+            what = "holds files" if folder.is_dir() else "is a file"
+            raise ConfigError(f"{option} {folder} {what}; name a new folder")
         if inside := [
             each
             for each in images
@@ -530,8 +545,10 @@ def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
             own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own
         )
     if not scores:
+        there = {*found.get("scores", {}), *(key for own in objects.values() for key in own)}
         raise ConfigError(
-            f"--at-least names {target!r}; expected a target with a score, or AP of boxes"
+            f"--at-least names {target!r}; expected one of {some_of(there, 8)}."
+            f"{did_you_mean(target, there)}"
         )
     return [
         f"{target} of {name} is {x}, below {least:g}"

@@ -68,9 +68,12 @@ def train(
             f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
         )
     # before torch is imported
-    if out.is_file() or ((out / "report.json").exists() and not overwrite):
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file; name a folder")
+    if (out / "report.json").exists() and not overwrite:
         raise ConfigError(
-            f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those"
+            f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
+            "replace them with --overwrite"
         )
     _check_names(run)
     if objects := run.data.boxes or run.data.objects:

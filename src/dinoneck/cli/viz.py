@@ -16,7 +16,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError, DataError, counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
@@ -182,8 +182,14 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     path = (folder.parent if folder.name == "heads" else folder) / "report.json"
     if not path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(read_regular(path))
-    scores = found.get("scores", {})
+    try:
+        found: dict[str, Any] = json.loads(read_regular(path))
+        scores = found.get("scores", {})
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not the report of a training, or is damaged: {reason_of(error)}; remove "
+            "it, or move the head out of its folder"
+        ) from error
     # of maps: "task label"
     scored = {own for name in scores for own in (name, name.partition(" ")[0])}
     if tasks and scored.isdisjoint(name for task in tasks for name in (task.name, *task.columns)):
