@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
 from dinoneck.data.label_sets import (
     NumberCheck,
@@ -27,6 +28,7 @@ from dinoneck.data.label_sets import (
     mask_classes,
     misfit,
     one_band,
+    some_of_numbers,
     survey_masks,
 )
 from dinoneck.data.label_tiffs import Raw
@@ -274,6 +276,8 @@ class DenseLabels:
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
 
+    An index below it that no pixel has is named in a warning.
+
     Args:
         labels: masks, one band of class indices or a palette each.
         nodata: stored values that are no class.
@@ -293,7 +297,15 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
             f"are two classes, which DenseLabels(class_values=({black}, {white})) reads. Pass "
             f"nodata={white} only if it marks pixels without a class"
         )
-    return len(mask_classes(survey).names)
+    classes = mask_classes(survey)
+    warn_of_empty_classes(
+        classes.pixels,
+        "pixel",
+        "the masks",
+        remedy=f"They hold {some_of_numbers(survey.pixels)}; if these are all classes, pass them as "
+        "class_values",
+    )
+    return len(classes.names)
 
 
 def all_stored(

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
+from PIL import Image
+
+from dinoneck.data.deep_colours import file_of
+
+CUT = "image file is truncated"
 SIGNATURE_BYTES = 8
 LENGTH_AND_KIND = struct.Struct(">I4s")
 CHECKSUM = struct.Struct(">I")
 PIXELS = b"IDAT"
 
 
-def has_damaged_pixels(file: bytes) -> bool:
+def check_end(image: Image.Image) -> None:
+    """Check that an opened PNG was not filled up with zeros; other images pass.
+
+    Raises:
+        OSError: if it was, and pixels are missing.
+    """
+    source = getattr(image, "fp", None)
+    if source is None or source.closed or image.format != "PNG":
+        return
+    source.seek(-1, os.SEEK_END)
+    if source.read() == b"\0" and _has_damaged_pixels(file_of(image)):
+        raise OSError(CUT)
+
+
+def _has_damaged_pixels(file: bytes) -> bool:
     """Return whether a chunk of pixels is cut, or does not fit its checksum."""
     place = SIGNATURE_BYTES
     while place + LENGTH_AND_KIND.size <= len(file):
