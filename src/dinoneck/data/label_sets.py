@@ -518,7 +518,7 @@ def object_ids(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be ids of objects; "" = they do not."""
     objects = [value for value in survey.pixels if value > 0]
     with_objects = [file for file in survey.files if any(value > 0 for value in file.pixels)]
-    if not objects:
+    if not objects or {*objects} <= {*_WHITES}:
         return ""
     largest = objects[-1]
     share = len(objects) / largest
@@ -583,10 +583,16 @@ def misfit(
             f"class_values=({listed}), or two class names (--classes)"
         )
     if values[0] == 1 and values[-1] == classes:
+        option = f"1 2 ... {classes}"
+        if classes <= _SHOWN:
+            option = " ".join(map(str, range(1, classes + 1)))
         return (
             f"{found}. If the classes are numbered from 1, pass class_values=range(1, "
-            f"{classes + 1}) (--class-values 1 ... {classes})"
+            f"{classes + 1}) (--class-values {option})"
         )
+    if outside[-1] < 0:
+        option = " ".join(map(str, outside[:_SHOWN]))
+        return f"{found}. Pass --nodata {option} (nodata=) if it marks pixels without a class"
     if len(values) == classes and classes <= _SHOWN:
         return (
             f"{found}. If these are the classes in their order, pass class_values=({listed}) "
