@@ -128,9 +128,9 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
         return _from_array(image, bits)
     if isinstance(image, Tensor):
         return _from_tensor(image, "an image", bits)
-    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
+    received = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
     raise DataError(
-        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
+        f"an image is {received}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
         "W)"
     )
 

@@ -39,10 +39,10 @@ def file_of(image: Image.Image) -> bytes:
     source = getattr(image, "fp", None)
     if source is None:
         return b""
-    place = source.tell()
+    position = source.tell()
     source.seek(0)
     content: bytes = source.read()
-    source.seek(place)
+    source.seek(position)
     return content
 
 

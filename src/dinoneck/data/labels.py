@@ -261,8 +261,8 @@ class DenseLabels:
             return np.where(is_class, band, 0).astype(np.int64), is_class
         order = np.argsort(self.class_values)
         ordered = np.array(self.class_values)[order]
-        place = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
-        return order[place], ordered[place] == band
+        position = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
+        return order[position], ordered[position] == band
 
     def _refuse(self, name: str, labelled: Raw, classes: int) -> None:
         """Raise the error for a mask of which a value is no class."""
