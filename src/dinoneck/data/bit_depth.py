@@ -125,11 +125,11 @@ def reaches_both_ends(values: Values) -> bool:
 def _in_words_dark(high: int, largest: int) -> str:
     fitting = next(bits for bits in CAMERA_BITS if high < 1 << bits)
     if largest < 1 << fitting:
-        found = f"holds 16-bit values of at most {largest}"
+        values = f"holds 16-bit values of at most {largest}"
     else:
-        found = f"holds 16-bit values, 99.9 % of them at most {high} (the largest is {largest})"
+        values = f"holds 16-bit values, 99.9 % of them at most {high} (the largest is {largest})"
     return (
-        f"{found}, which fit {fitting} bits and are too dark as shares of {FULL}; state the bits "
+        f"{values}, which fit {fitting} bits and are too dark as shares of {FULL}; state the bits "
         f"of the camera, such as bits={fitting} (--bits {fitting}), or read the values as they "
         f"are with bits={FILE_BITS}"
     )

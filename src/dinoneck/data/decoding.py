@@ -30,7 +30,6 @@ _RGB = 3  # torchvision.io.ImageReadMode.RGB
 Array = np.ndarray[Any, Any]
 ImageInput = str | os.PathLike[str] | Image.Image | Array | Tensor
 
-CUT = "image file is truncated"
 SHOWN_BYTES = 12
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
@@ -104,7 +103,8 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
 
     16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
     ``bits`` below 16, they are divided by 2**bits - 1, colours with both bytes. Images of 8 bits
-    and floats do not change with ``bits``. TIFF files of 12 bits are divided by 4095.
+    and floats do not change with ``bits``. A TIFF or JPEG 2000 file that states fewer than 16 bits
+    is divided by the range that it states, unless ``bits`` is less.
 
     Args:
         image: a path, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)
@@ -129,9 +129,9 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
         return _from_array(image, bits)
     if isinstance(image, Tensor):
         return _from_tensor(image, "an image", bits)
-    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
+    received = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
     raise DataError(
-        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
+        f"an image is {received}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
         "W)"
     )
 
@@ -255,51 +255,63 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
 def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an image of Pillow."""
     image_tiffs.check_numbers(image, name)
-    jpeg_2000.check_alpha(image, name)
+    jpeg_2000.check_numbers(image, name)
     image = _whole(image, name)
     white_is_zero = image_tiffs.is_white_zero(image)
     # what follows is not known once it is decoded
-    raw_modes = deep_colours.raw_modes(image)
-    if deep_colours.is_deep(raw_modes) and not image.mode.startswith("I"):
+    stated_bits = _stated_bits(image)
+    is_deep = deep_colours.is_deep(image)
+    if is_deep and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
     image = upright(image)
     if image.mode.startswith("I;16"):
         values = np.array(image, np.uint16)[None]
-        # the file states that it has 12 bits
-        stated = 12 if "I;12" in raw_modes else bits
-        scaled = bit_depth.scale(values, stated, name, white_is_zero=white_is_zero)
+        if image.format == "JPEG2000":
+            values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
+        if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
+            bit_depth.check_range(values, name)
+        if stated_bits < bit_depth.FILE_BITS:
+            bits = min(stated_bits, bits or stated_bits)
+        scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
         return scaled.expand(3, -1, -1)
     if image.mode in ("I", "F"):
         raise DataError(_in_words_wide(image, name))
     return _rgb(image)
 
 
+def _stated_bits(image: Image.Image) -> int:
+    """How many bits of 16 an opened file says that its numbers have; 16 where it does not say."""
+    numbers = jpeg_2000.numbers_of(image)
+    if numbers is not None:
+        return numbers.bits
+    layout = tiff.layout_of(image)
+    if layout is not None and layout.bits == (12,):
+        return 12
+    return bit_depth.FILE_BITS
+
+
 def _whole(image: Image.Image, name: str) -> Image.Image:
     """Open a JPEG that lacks its end marker alone as if it were there, with a warning.
 
-    Other images that are whole, or formats without an end, are returned as they are. Zeros fill up
-    files that were not written whole, and Pillow takes them for coded pixels.
+    Images of other formats are returned as they are. Zeros fill up files that were not written
+    whole, and Pillow takes them for coded pixels.
 
     Raises:
         OSError: if a JPEG or PNG is cut.
     """
+    png.check_end(image)
     source = getattr(image, "fp", None)
-    if source is None or source.closed or image.format not in ("JPEG", "PNG"):
+    if source is None or source.closed or image.format != "JPEG":
         return image
     source.seek(-len(jpeg.END_OF_IMAGE), os.SEEK_END)
-    end = source.read()
-    if image.format == "PNG":
-        if end.endswith(b"\0") and png.has_damaged_pixels(deep_colours.file_of(image)):
-            raise OSError(CUT)
-        return image
-    if end == jpeg.END_OF_IMAGE:
+    if source.read() == jpeg.END_OF_IMAGE:
         return image
     content = deep_colours.file_of(image)
     if jpeg.has_end(content):
         return image  # with an appendix
     whole = jpeg.with_end(content)
     if whole is None:
-        raise OSError(CUT)
+        raise OSError(png.CUT)
     warn_once(f"{name}: the JPEG has no end marker, but its picture is whole; save it again")
     return Image.open(io.BytesIO(whole))
 
@@ -346,7 +358,14 @@ def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
         return bit_depth.range_problem(values)
     if not ((high > 0) & (high < 255)).any():
         return "holds 16-bit values whose high bytes are 0 or 255; pass them as an array"
-    return bit_depth.range_problem(estimate)
+    if bit_depth.range_problem(estimate) is None:
+        return None
+    return (
+        f"holds 16-bit values of about {estimate.min()} ... {estimate.max()}, a part of the range, "
+        "and Pillow gives their high bytes alone; pass them as an array with the bits of the "
+        f"camera, or read the file as it is with bits={bit_depth.FILE_BITS} (--bits "
+        f"{bit_depth.FILE_BITS})"
+    )
 
 
 def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
@@ -366,6 +385,8 @@ def _in_words_wide(image: Image.Image, name: str) -> str:
         kind = "32-bit floats"
     elif layout is not None and layout.kind == tiff.SIGNED:
         kind = f"signed {max(layout.bits)}-bit integers"
+    elif image.format == "PPM":
+        kind = "integers above 255"  # of 16 bits, which Pillow scales and converts
     else:
         kind = "32-bit integers"
     values = np.asarray(image)

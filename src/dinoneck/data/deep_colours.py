@@ -7,6 +7,7 @@ import sys
 
 from PIL import Image, ImageFile
 
+from dinoneck.data.bit_depth import FULL
 from dinoneck.data.image_tiffs import has_planes
 
 # raw modes: kinds of colours, and the order of their two bytes
@@ -14,16 +15,23 @@ KINDS = ("RGB", "RGBA", "RGBX")
 HIGH_FIRST = ";16B"
 LOW_FIRST = ";16L"
 NATIVE = ";16N"
+# Pillow's decoders whose raw mode does not tell the bits
+PNM_DECODERS = ("ppm", "ppm_plain")
+SGI_DECODER = "SGI16"
 
 
-def raw_modes(image: Image.Image) -> list[str]:
-    """Return how the numbers of an image lie in its file, for each of its tiles; nothing once it is decoded."""
-    return [_raw_mode(tile) for tile in getattr(image, "tile", ())]
+def is_deep(image: Image.Image) -> bool:
+    """Return whether an opened file has 16 bits per value; False once it is decoded."""
+    return any(_is_deep_tile(tile) for tile in getattr(image, "tile", ()))
 
 
-def is_deep(modes: list[str]) -> bool:
-    """Return whether the raw modes are those of 16 bits per value."""
-    return any(";16" in mode for mode in modes)
+def _is_deep_tile(tile: ImageFile._Tile) -> bool:
+    decoder = tile[0]
+    arguments = tile[3]
+    if decoder in PNM_DECODERS and isinstance(arguments, tuple):
+        # others state a smaller range, to which Pillow scales
+        return bool(arguments[-1] == FULL)
+    return decoder == SGI_DECODER or ";16" in _raw_mode(tile)
 
 
 def file_of(image: Image.Image) -> bytes:
@@ -31,10 +39,10 @@ def file_of(image: Image.Image) -> bytes:
     source = getattr(image, "fp", None)
     if source is None:
         return b""
-    place = source.tell()
+    position = source.tell()
     source.seek(0)
     content: bytes = source.read()
-    source.seek(place)
+    source.seek(position)
     return content
 
 

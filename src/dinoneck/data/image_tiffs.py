@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image, TiffImagePlugin
-from PIL.ExifTags import Base
 
 from dinoneck.data import tiff
 from dinoneck.errors import DataError, counted
@@ -38,6 +37,11 @@ def check_numbers(image: Image.Image, name: str) -> None:
         raise DataError(
             f"{name} is a TIFF without the tag PhotometricInterpretation, so 0 may be black or "
             "white; write the tag, or pass an array"
+        )
+    if layout.is_sparse:
+        raise DataError(
+            f"{name} is a sparse TIFF: some of its strips or tiles are not stored; write it in full "
+            "(gdal_translate -co SPARSE_OK=FALSE), or pass an array"
         )
     _check_bands(layout, name)
     # of uncompressed bands Pillow reads each value as two
@@ -73,27 +77,20 @@ def check_pages(image: Image.Image, name: str) -> None:
     """Check that an opened TIFF file is one picture: other pages are smaller, as overviews are, or masks.
 
     Raises:
-        DataError: if another page has the same size.
+        DataError: naming the page that is none of these, or that the first page is a preview.
     """
-    if tiff.layout_of(image) is None or not getattr(image, "is_animated", False):
+    if tiff.layout_of(image) is None:
         return
-    first = image.size
-    page = 1
-    while True:
-        try:
-            image.seek(page)
-        except EOFError:
-            break
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        is_mask = tiff.number_of(tags, Base.NewSubfileType, 0) & tiff.MASK_PAGE
-        if image.size == first and not is_mask:
-            raise DataError(
-                f"{name} holds several pages of {first[0]}x{first[1]} px (width x height), such "
-                f"as the first and number {page + 1}; expected one image: write the page to use "
-                "as a file, or pass it as an array"
-            )
-        page += 1
-    image.seek(0)
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    pages = [*tiff.tiff_pages(file)]
+    file.seek(position)
+    problem = tiff.problem_of_pages(pages)
+    if problem:
+        raise DataError(
+            f"{name} {problem}; expected one image: write the picture to use as a file, or pass it "
+            "as an array"
+        )
 
 
 def has_planes(image: Image.Image) -> bool:

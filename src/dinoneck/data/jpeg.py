@@ -50,27 +50,27 @@ class Segment:
 def segments(raw: bytes | memoryview) -> Iterator[Segment]:
     """Yield the segments of a JPEG file without the coded bits, as far as they can be followed."""
     view = memoryview(raw)
-    place = 2  # after the marker of the start
-    while place + 4 <= len(view):
-        if view[place] != 0xFF:
+    position = 2  # after the marker of the start
+    while position + 4 <= len(view):
+        if view[position] != 0xFF:
             return
-        marker = view[place + 1]
+        marker = view[position + 1]
         if marker == 0xFF:  # a byte that fills up
-            place += 1
+            position += 1
             continue
         if marker == END:
             return
-        length = view[place + 2] << 8 | view[place + 3]  # with its own two bytes
-        after = place + 2 + length
+        length = view[position + 2] << 8 | view[position + 3]  # with its own two bytes
+        after = position + 2 + length
         if length < 2 or after > len(view):
             return
-        yield Segment(marker, place, bytes(view[place + 4 : after]))
-        place = after
+        yield Segment(marker, position, bytes(view[position + 4 : after]))
+        position = after
         if marker == SCAN:
-            following = _AFTER_SCAN.search(view, place)
+            following = _AFTER_SCAN.search(view, position)
             if following is None:
                 return
-            place = following.start()
+            position = following.start()
 
 
 def has_end(raw: bytes) -> bool:

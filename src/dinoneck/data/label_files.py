@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from dinoneck.data import label_tiffs
+from dinoneck.data import label_tiffs, png
 from dinoneck.data.decoding import as_list, read_picture, upright
 from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.tiff import MASK_PAGE, REDUCED_PAGE, TiffLayout, number_of, tiff_pages
+from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages, tiff_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
@@ -323,6 +323,7 @@ def without_alpha(raster: LabelRaster) -> LabelRaster:
 
 def _check_png(image: Image.Image, name: str) -> None:
     """Refuse a PNG, or a PIL image without a file, of which Pillow changes the numbers."""
+    png.check_end(image)
     stored = ""
     # the tile is gone once the image is decoded
     for tile in getattr(image, "tile", ()):
@@ -369,26 +370,14 @@ def _check_pages(image: Image.Image, name: str) -> None:
     if file is None or file.closed:
         return
     position = file.tell()
-    first_size = None
-    for tags in tiff_pages(file):
-        size = _page_size(tags)
-        kind = number_of(tags, Base.NewSubfileType, 0)
-        if first_size is None:
-            first_size = size
-        elif kind & MASK_PAGE:
+    pages = [*tiff_pages(file)]
+    file.seek(position)
+    for number, tags in enumerate(pages):
+        if number > 0 and number_of(tags, Base.NewSubfileType, 0) & MASK_PAGE:
             raise DataError(
                 f"{name} has a page that masks its valid pixels, which is not read; write them as "
                 f"a nodata value (gdal_translate -a_nodata), or {AS_ARRAY}"
             )
-        elif not kind & REDUCED_PAGE and not _is_smaller(size, first_size):
-            raise DataError(f"{name} has several pages; expected one: {AS_ARRAY}")
-    file.seek(position)
-
-
-def _is_smaller(size: tuple[int, int], whole: tuple[int, int]) -> bool:
-    """Whether a page is smaller than the first, as overviews are."""
-    return size != whole and size[0] <= whole[0] and size[1] <= whole[1]
-
-
-def _page_size(tags: Any) -> tuple[int, int]:
-    return number_of(tags, Base.ImageLength, 0), number_of(tags, Base.ImageWidth, 0)
+    problem = problem_of_pages(pages)
+    if problem:
+        raise DataError(f"{name} {problem}; expected one page: {AS_ARRAY}")

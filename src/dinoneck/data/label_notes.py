@@ -163,22 +163,22 @@ def scaling_of(tags: Mapping[int, Any]) -> str:
     offset = 0.0
     gdal = tags.get(_GDAL_METADATA)
     if isinstance(gdal, str):
-        factor = _found(r'role="scale"[^>]*>([^<]*)<', gdal, factor)
-        offset = _found(r'role="offset"[^>]*>([^<]*)<', gdal, offset)
+        factor = _number_in(r'role="scale"[^>]*>([^<]*)<', gdal, factor)
+        offset = _number_in(r'role="offset"[^>]*>([^<]*)<', gdal, offset)
     description = tags.get(Base.ImageDescription)
     if isinstance(description, str) and description.startswith("ImageJ="):
         is_linear = re.search(r"^cf=0\s*$", description, re.MULTILINE)
         if is_linear:
-            factor = _found(r"^c1=(\S+)", description, factor)
-            offset = _found(r"^c0=(\S+)", description, offset)
+            factor = _number_in(r"^c1=(\S+)", description, factor)
+            offset = _number_in(r"^c0=(\S+)", description, offset)
     if (factor, offset) == (1.0, 0.0):
         return ""
     return f"stored * {factor:.9g} + {offset:.9g}"
 
 
-def _found(pattern: str, text: str, default: float) -> float:
-    found = re.search(pattern, text, re.MULTILINE)
+def _number_in(pattern: str, text: str, default: float) -> float:
+    match = re.search(pattern, text, re.MULTILINE)
     try:
-        return float(found[1]) if found else default
+        return float(match[1]) if match else default
     except ValueError:
         return default

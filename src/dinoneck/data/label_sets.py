@@ -518,7 +518,7 @@ def object_ids(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be ids of objects; "" = they do not."""
     objects = [value for value in survey.pixels if value > 0]
     with_objects = [file for file in survey.files if any(value > 0 for value in file.pixels)]
-    if not objects:
+    if not objects or {*objects} <= {*_WHITES}:
         return ""
     largest = objects[-1]
     share = len(objects) / largest
@@ -566,38 +566,46 @@ def misfit(
     outside = [value for value in pixels if value not in expected]
     count = sum(pixels[value] for value in outside)
     where = f", first in {first}" if first else ""
-    found = f"{some_of_numbers(outside)} ({counted(count, 'pixel')}{where}); expected"
+    refused = f"{some_of_numbers(outside)} ({counted(count, 'pixel')}{where}); expected"
     if stored is not None:
-        return f"{found} the class values {some_of_numbers(stored)}, or name it as nodata"
-    found += f" class indices 0 ... {classes - 1}"
+        return f"{refused} the class values {some_of_numbers(stored)}, or name it as nodata"
+    refused += f" class indices 0 ... {classes - 1}"
     if objects:
-        return f"{found}. They seem to be object ids (--instances, --panoptic): {objects}"
+        return f"{refused}. They seem to be object ids (--instances, --panoptic): {objects}"
     if _is_smoothed(pixels):
-        return f"{found}. The mask was smoothed, by resizing or JPEG: make it by nearest neighbour"
+        return (
+            f"{refused}. The mask was smoothed, by resizing or JPEG: make it by nearest neighbour"
+        )
     values = [*pixels]
     listed = ", ".join(map(str, values))
     words = " ".join(map(str, values))
     if is_black_and_white(values):
         return (
-            f"{found}. {values[0]} and {values[1]} alone are two classes: pass "
+            f"{refused}. {values[0]} and {values[1]} alone are two classes: pass "
             f"class_values=({listed}), or two class names (--classes)"
         )
     if values[0] == 1 and values[-1] == classes:
+        option = f"1 2 ... {classes}"
+        if classes <= _SHOWN:
+            option = " ".join(map(str, range(1, classes + 1)))
         return (
-            f"{found}. If the classes are numbered from 1, pass class_values=range(1, "
-            f"{classes + 1}) (--class-values 1 ... {classes})"
+            f"{refused}. If the classes are numbered from 1, pass class_values=range(1, "
+            f"{classes + 1}) (--class-values {option})"
         )
+    if outside[-1] < 0:
+        option = " ".join(map(str, outside[:_SHOWN]))
+        return f"{refused}. Pass --nodata {option} (nodata=) if it marks pixels without a class"
     if len(values) == classes and classes <= _SHOWN:
         return (
-            f"{found}. If these are the classes in their order, pass class_values=({listed}) "
+            f"{refused}. If these are the classes in their order, pass class_values=({listed}) "
             f"(--class-values {words})"
         )
     if len(outside) == 1 and outside[0] in _WHITES and classes == 2 and 1 not in pixels:
         return (
-            f"{found}. Pass class_values=(0, {outside[0]}) (--class-values 0 {outside[0]}) if it "
+            f"{refused}. Pass class_values=(0, {outside[0]}) (--class-values 0 {outside[0]}) if it "
             "is a class, nodata if it marks pixels without one"
         )
-    return f"{found}: raise classes, or name it as nodata"
+    return f"{refused}: raise classes, or name it as nodata"
 
 
 def some_of_numbers(values: Iterable[int]) -> str:

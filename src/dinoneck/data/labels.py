@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
 from dinoneck.data.label_sets import (
     NumberCheck,
@@ -27,6 +28,7 @@ from dinoneck.data.label_sets import (
     mask_classes,
     misfit,
     one_band,
+    some_of_numbers,
     survey_masks,
 )
 from dinoneck.data.label_tiffs import Raw
@@ -259,8 +261,8 @@ class DenseLabels:
             return np.where(is_class, band, 0).astype(np.int64), is_class
         order = np.argsort(self.class_values)
         ordered = np.array(self.class_values)[order]
-        place = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
-        return order[place], ordered[place] == band
+        position = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
+        return order[position], ordered[position] == band
 
     def _refuse(self, name: str, labelled: Raw, classes: int) -> None:
         """Raise the error for a mask of which a value is no class."""
@@ -273,6 +275,8 @@ class DenseLabels:
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
+
+    An index below it that no pixel has is named in a warning.
 
     Args:
         labels: masks, one band of class indices or a palette each.
@@ -293,7 +297,15 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
             f"are two classes, which DenseLabels(class_values=({black}, {white})) reads. Pass "
             f"nodata={white} only if it marks pixels without a class"
         )
-    return len(mask_classes(survey).names)
+    classes = mask_classes(survey)
+    warn_of_empty_classes(
+        classes.pixels,
+        "pixel",
+        "the masks",
+        remedy=f"They hold {some_of_numbers(survey.pixels)}; if these are all classes, pass them as "
+        "class_values",
+    )
+    return len(classes.names)
 
 
 def all_stored(

@@ -42,7 +42,7 @@ def read_orientation(image: Image.Image) -> int:
         Image.Exif().load(image.info.get("exif", b""))
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # damaged EXIF raises many types of errors
-        warn_once(f"{_file_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
+        warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
         return 1
     if image.format == "TIFF" and orientation != 1:
         # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
@@ -52,7 +52,7 @@ def read_orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1  # damaged
 
 
-def _file_of(image: Image.Image) -> str:
+def _name_of(image: Image.Image) -> str:
     """The file of an opened image, or the words for one in memory."""
     for name in (getattr(getattr(image, "fp", None), "name", ""), getattr(image, "filename", "")):
         if isinstance(name, str | os.PathLike) and str(name):

@@ -2,27 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
+from PIL import Image
+
+from dinoneck.data.deep_colours import file_of
+
+CUT = "image file is truncated"
 SIGNATURE_BYTES = 8
 LENGTH_AND_KIND = struct.Struct(">I4s")
+LENGTH_BYTES = 4
 CHECKSUM = struct.Struct(">I")
 PIXELS = b"IDAT"
 
 
-def has_damaged_pixels(file: bytes) -> bool:
+def check_end(image: Image.Image) -> None:
+    """Check that an opened PNG was not filled up with zeros; other images pass.
+
+    Raises:
+        OSError: if it was, and pixels are missing.
+    """
+    source = getattr(image, "fp", None)
+    if source is None or source.closed or image.format != "PNG":
+        return
+    source.seek(-1, os.SEEK_END)
+    if source.read() == b"\0" and _has_damaged_pixels(file_of(image)):
+        raise OSError(CUT)
+
+
+def _has_damaged_pixels(file: bytes) -> bool:
     """Return whether a chunk of pixels is cut, or does not fit its checksum."""
-    place = SIGNATURE_BYTES
-    while place + LENGTH_AND_KIND.size <= len(file):
-        length, kind = LENGTH_AND_KIND.unpack_from(file, place)
-        content = place + LENGTH_AND_KIND.size
+    position = SIGNATURE_BYTES
+    while position + LENGTH_AND_KIND.size <= len(file):
+        length, kind = LENGTH_AND_KIND.unpack_from(file, position)
+        content = position + LENGTH_AND_KIND.size
         after = content + length
         if kind == PIXELS:
             if after + CHECKSUM.size > len(file):
                 return True
             (checksum,) = CHECKSUM.unpack_from(file, after)
-            if zlib.crc32(memoryview(file)[place + CHECKSUM.size : after]) != checksum:
+            kind_and_content = memoryview(file)[position + LENGTH_BYTES : after]
+            if zlib.crc32(kind_and_content) != checksum:
                 return True
-        place = after + CHECKSUM.size
+        position = after + CHECKSUM.size
     return False

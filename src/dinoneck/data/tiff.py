@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +34,7 @@ ALPHA_OF_COREL_DRAW = 999
 UNCOMPRESSED = 1
 REDUCED_PAGE = 1
 MASK_PAGE = 4
+IMAGE_DEPTH = 32997  # of SGI: the images of a volume
 _BAND_AFTER_BAND = 2
 _KIND_WORDS = {
     UNSIGNED: "unsigned integers",
@@ -148,3 +150,50 @@ def tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
         tags.load(file)
         yield tags
         offset = tags.next
+
+
+def problem_of_pages(pages: Sequence[Any]) -> str:
+    """Return why a file is not one picture with its overviews and masks; "" = it is.
+
+    Args:
+        pages: the tags of each page.
+    """
+    first = pages[0]
+    first_size = _size_of(first)
+    words = "x".join(map(str, first_size))
+    if number_of(first, Base.NewSubfileType, 0) & REDUCED_PAGE:
+        return (
+            f"begins with a reduced picture of {words} px (height x width), as raw files of "
+            "cameras do"
+        )
+    depth = max(
+        number_of(first, IMAGE_DEPTH, 1), _images_of_imagej(first) if len(pages) == 1 else 1
+    )
+    if depth > 1:
+        return f"holds {depth} images of {words} px (height x width) in one page"
+    for number, page in enumerate(pages[1:], start=2):
+        size = _size_of(page)
+        kind = number_of(page, Base.NewSubfileType, 0)
+        is_smaller = size != first_size and size[0] <= first_size[0] and size[1] <= first_size[1]
+        if kind & MASK_PAGE or is_smaller:
+            continue
+        if size == first_size and kind & REDUCED_PAGE:
+            continue
+        return (
+            f"holds several pages, such as the first of {words} px (height x width) and number "
+            f"{number} of {'x'.join(map(str, size))} px"
+        )
+    return ""
+
+
+def _size_of(tags: Any) -> tuple[int, int]:
+    return number_of(tags, Base.ImageLength, 0), number_of(tags, Base.ImageWidth, 0)
+
+
+def _images_of_imagej(tags: Any) -> int:
+    """How many images follow one another in a page: ImageJ writes no more pages beyond 4 GB."""
+    description = tags.get(Base.ImageDescription)
+    if not isinstance(description, str) or not description.startswith("ImageJ="):
+        return 1
+    stated = re.search(r"^images=(\d+)", description, re.MULTILINE)
+    return int(stated[1]) if stated else 1

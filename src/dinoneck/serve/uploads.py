@@ -21,6 +21,7 @@ from starlette.types import Message
 from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
+from dinoneck.data.image_tiffs import check_pages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, Refusal, first_line
 from dinoneck.grid import patch_pair
@@ -181,10 +182,12 @@ def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:
     """Return the pixels (3, H, W) of an opened image, upright; ``bits`` are those of 16-bit images.
 
     Raises:
-        Refusal: 422 if the bytes are damaged or the values cannot be used.
+        DataError: if the values cannot be used, or a TIFF holds a preview or several images.
+        Refusal: 422 if the bytes are damaged.
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
+        check_pages(image, "the file")
         return read_pixels(image, bits)
     except DataError:  # the worker names the image
         raise

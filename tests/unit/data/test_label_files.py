@@ -190,14 +190,30 @@ def test_a_second_page_is_refused_also_behind_an_overview(tmp_path: Path) -> Non
     whole = numbers("u1")
     overview = (whole[::2, ::2], {254: (LONG, [1])})
     file = write_tiff(tmp_path / "label.tif", whole, more_pages=[overview, (whole, {})])
-    with pytest.raises(DataError, match=r"label.tif has several pages"):
+    with pytest.raises(DataError, match=r"label.tif holds several pages.* 5x7 px"):
         pixels(DenseLabels(), file)
 
 
 def test_a_thumbnail_before_the_label_is_refused(tmp_path: Path) -> None:
     whole = numbers("u1")
     file = write_tiff(tmp_path / "label.tif", whole[::2, ::2], more_pages=[(whole, {})])
-    with pytest.raises(DataError, match=r"label.tif has several pages"):
+    with pytest.raises(DataError, match=r"label.tif holds several pages.* 5x7 px"):
+        pixels(DenseLabels(), file)
+
+
+def test_a_preview_before_the_label_is_refused(tmp_path: Path) -> None:
+    preview = {254: (LONG, [1])}
+    file = write_tiff(tmp_path / "label.tif", numbers("u1"), tags=preview)
+    with pytest.raises(DataError, match=r"label.tif begins with a reduced picture of 5x7 px"):
+        pixels(DenseLabels(), file)
+
+
+def test_a_png_that_was_filled_up_with_zeros_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "label.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 3, (40, 50)).astype(np.uint8)).save(file)
+    content = file.read_bytes()
+    file.write_bytes(content[:-60] + bytes(60))
+    with pytest.raises(DataError, match=r"label\.png.*truncated"):
         pixels(DenseLabels(), file)
 
 

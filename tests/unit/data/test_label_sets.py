@@ -180,7 +180,13 @@ def test_a_class_value_that_the_file_marks_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "classes", "named"),
     [
-        pytest.param((1, 2, 3), 3, r"from 1.*class_values=range\(1, 4\)", id="from 1"),
+        pytest.param(
+            (1, 2, 3),
+            3,
+            r"from 1.*class_values=range\(1, 4\) \(--class-values 1 2 3\)",
+            id="from 1",
+        ),
+        pytest.param((*range(1, 9),), 8, r"from 1.*--class-values 1 2 ... 8", id="1 ... 8"),
         pytest.param((10, 20, 40), 3, r"class_values=\(10, 20, 40\)", id="as many values"),
         pytest.param((0, 2), 2, r"class_values=\(0, 2\)", id="0 and 2"),
         pytest.param((255,), 2, r"class_values=\(0, 255\)", id="white alone"),
@@ -192,6 +198,18 @@ def test_a_mask_that_does_not_fit_is_refused_with_what_fits(
 ) -> None:
     with pytest.raises(DataError, match=named):
         DenseLabels(classes=classes).indices(mask(*values), ONE_PIXEL)
+
+
+def test_negative_numbers_are_refused_with_nodata_as_the_way() -> None:
+    with pytest.raises(DataError, match=r"-1 \(24 pixels\).*--nodata -1 "):
+        DenseLabels(classes=2).indices(mask(-1, 0, 1, dtype="i2"), ONE_PIXEL)
+
+
+def test_white_of_two_depths_is_no_object_id() -> None:
+    masks = [mask(0, 255), mask(0, 65535, dtype="u2")]
+    with pytest.raises(DataError, match="255, 65535") as refused:
+        classes_of(masks, ["soil", "crop"])
+    assert "object" not in str(refused.value)
 
 
 def test_nodata_may_be_an_array() -> None:
@@ -217,6 +235,11 @@ def test_nodata_may_be_an_array() -> None:
 )
 def test_classes_are_counted_over_the_set(masks: list[np.ndarray], count: int) -> None:
     assert count_classes(masks) == count
+
+
+def test_an_index_without_a_pixel_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert count_classes([mask(0, 3)]) == 4
+    assert "no pixel of 2 classes: '1', '2'" in caplog.text
 
 
 def test_classes_in_order_are_counted_where_they_are_spread_over_the_image() -> None:

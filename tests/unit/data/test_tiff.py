@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.data.tiff_files import DEFLATE, LONG, SUBFILE_TYPE, write_tiff
+from tests.unit.data.tiff_files import ASCII, DEFLATE, LONG, SUBFILE_TYPE, write_tiff
 
 from dinoneck import DataError
 from dinoneck.data import read_image_size
@@ -18,6 +18,7 @@ from dinoneck.data.decoding import read_pixels
 
 Pixels = np.ndarray[Any, Any]
 RGB, CMYK, LAB = 2, 5, 8
+DESCRIPTION, STRIP_PLACES, IMAGE_DEPTH = 270, 273, 32997
 UNSPECIFIED, PREMULTIPLIED, ALPHA, COREL = 0, 1, 2, 999
 ORDERS = pytest.mark.parametrize("big_endian", [False, True], ids=["little", "big"])
 
@@ -119,24 +120,6 @@ def test_the_colours_below_transparent_pixels_are_those_of_the_file(tmp_path: Pa
             tmp_path / name, **({"lossless": True, "exact": True} if name == "a.webp" else {})
         )
         assert np.array_equal(read_pixels(tmp_path / name).permute(1, 2, 0), pixels[..., :3])
-
-
-def test_the_alpha_of_jpeg_2000_is_left_out(tmp_path: Path) -> None:
-    pixels = noise(40, 50, 4)
-    file = tmp_path / "a.jp2"
-    Image.fromarray(pixels).save(file, irreversible=False)
-    decoded = read_pixels(file)
-    assert np.array_equal(decoded.permute(1, 2, 0), pixels[..., :3])
-
-
-def test_a_fourth_band_of_jpeg_2000_that_the_file_does_not_call_alpha_is_refused(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "infrared.jp2"
-    Image.fromarray(noise(40, 50, 4)).save(file, irreversible=False)
-    file.write_bytes(file.read_bytes().replace(b"cdef", b"free", 1))
-    with pytest.raises(DataError, match=r"infrared\.jp2.*4 bands.*array"):
-        read_pixels(file)
 
 
 # Planes
@@ -257,13 +240,48 @@ def test_a_mask_of_the_same_size_is_not_a_second_image(tmp_path: Path) -> None:
         pytest.param([(16, 24)] * 2, id="two"),
         pytest.param([(16, 24)] * 5, id="five channels as pages"),
         pytest.param([(16, 24), (8, 12), (16, 24)], id="an overview between"),
+        pytest.param([(16, 24), (20, 12)], id="a taller one"),
+        pytest.param([(16, 24), (160, 240)], id="a preview first"),
     ],
 )
-def test_several_pages_of_one_size_are_refused(
+def test_pages_that_are_no_overviews_are_refused(
     sizes: Sequence[tuple[int, int]], tmp_path: Path
 ) -> None:
     file = write_pages(tmp_path / "a.tif", sizes)
-    with pytest.raises(DataError, match=r"a\.tif holds several pages of 24x16 px"):
+    with pytest.raises(DataError, match=r"a\.tif holds several pages.* 16x24 px.*array"):
+        read_pixels(file)
+
+
+def test_the_preview_of_a_raw_file_is_not_read_for_the_picture(tmp_path: Path) -> None:
+    """DNG and NEF files are TIFFs whose first page is small; the picture is no page of its own."""
+    file = write_tiff(tmp_path / "a.dng", noise(16, 24), tags={SUBFILE_TYPE: (LONG, [1])})
+    with pytest.raises(DataError, match=r"a\.dng begins with a reduced picture of 16x24 px"):
+        read_pixels(file)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        pytest.param({IMAGE_DEPTH: (LONG, [5])}, id="volume"),
+        pytest.param({DESCRIPTION: (ASCII, "ImageJ=1.54f\nimages=5\nslices=5\n")}, id="ImageJ"),
+    ],
+)
+def test_several_images_in_one_page_are_refused(tags: Any, tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "a.tif", noise(16, 24), tags=tags)
+    with pytest.raises(DataError, match=r"a\.tif holds 5 images of 16x24 px.*array"):
+        read_pixels(file)
+
+
+def test_one_image_of_imagej_is_read(tmp_path: Path) -> None:
+    note = {DESCRIPTION: (ASCII, "ImageJ=1.54f\nunit=micron\n")}
+    file = write_tiff(tmp_path / "a.tif", noise(16, 24), tags=note)
+    assert np.array_equal(read_pixels(file)[0], noise(16, 24))
+
+
+def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    """Pillow reads the header of the file for a strip that is not stored."""
+    file = write_tiff(tmp_path / "a.tif", noise(16, 24), tags={STRIP_PLACES: (LONG, [0])})
+    with pytest.raises(DataError, match=r"a\.tif.*sparse.*gdal_translate"):
         read_pixels(file)
 
 
