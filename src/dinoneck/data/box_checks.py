@@ -599,3 +599,18 @@ def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
             turned[0].name,
             rotation_of(turned[0].box),
         )
+
+
+def warn_of_ignored_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+    """Warn of boxes with ``ignore: 1``, which some tools leave out and COCO's evaluation does not."""
+    ignored = [entry for entry in boxes if entry.box.ignore in (1, True, "1", "true")]
+    if ignored:
+        logger.warning(
+            "%s: %d of %d boxes have ignore=1, such as %s; they are objects here, as in COCO's "
+            "evaluation. Set iscrowd to 1 if they are regions that count for nothing, or take them "
+            "out",
+            file,
+            len(ignored),
+            len(boxes),
+            ignored[0].name,
+        )

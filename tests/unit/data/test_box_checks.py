@@ -284,6 +284,33 @@ def test_run_lengths_beside_their_box_are_refused_with_their_cause(
     assert cause in message
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_empty_masks_are_refused_whether_masks_are_asked_or_not(
+    masks: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:6]) + outlined(change_mask=empty, objects=OBJECTS[6:])
+
+    message = refusal(tmp_path, entries, masks=masks)
+
+    assert "6 of 12 boxes contradict their masks" in message
+    assert "empty" in message
+
+
+def test_a_single_empty_mask_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:11]) + outlined(change_mask=empty, objects=OBJECTS[11:])
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, entries), masks=True)
+
+    assert data.skipped == {"empty mask": 1}
+    assert data.numbers == {2: 11}
+    assert "1 of 12 boxes contradict their masks, such as annotations[11]" in caplog.text
+
+
 def test_the_share_of_pixels_in_the_box_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     entries = outlined(change_mask=along_rows, objects=[(20, 14, 62, 40)])
