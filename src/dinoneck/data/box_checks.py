@@ -192,6 +192,7 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
 TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
 EMPTY = "The masks are empty, or lie outside of their images"
 WHOLE = "The masks cover their whole images"
+WHOLE_BOXES = "The boxes cover their whole images"
 MOVED = "The masks, or the boxes, seem to be moved"
 RESIZED = "The boxes, or the masks, seem to be of another size of the images"
 DIFFERENT = "The masks lie outside of their boxes, or are much larger"
@@ -298,13 +299,19 @@ class _Comparison:
             causes[fits] = cause
             rest = rest & ~fits
         whole = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
-        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE)
+        # a few pixels are much of a small object
+        is_far = self.off_by > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | (self.inside == 0))
         covers_image = is_apart & (_difference(self.masks, whole) <= ROUNDING_PX)
+        is_whole_box = (self.spanned < LEAST_SPANNED) & (
+            _difference(self.boxes, whole) <= ROUNDING_PX
+        )
         for cause, fits in (
             (MOVED, self._is_moved()),
             (RESIZED, self._is_resized()),
             (EMPTY, self.is_empty),
             (WHOLE, covers_image),
+            (WHOLE_BOXES, is_whole_box),
             (DIFFERENT, is_apart),
         ):
             causes[rest & fits] = cause

@@ -172,6 +172,7 @@ WRONG_BOXES: list[tuple[str, Callable[[Corners], list[float]], str]] = [
     ("percent", percent, "percent"),
     ("moved", moved, "seem to be moved"),
     ("of images of half the size", halved, "another size of the images"),
+    ("the whole image", lambda corners: [0, 0, WIDTH, HEIGHT], "boxes cover their whole images"),
     ("of other objects", of_the_next, "lie outside of their boxes"),
 ]
 
@@ -423,6 +424,22 @@ def test_a_mask_of_the_visible_part_of_a_whole_box_is_named_and_read(
     [line] = warnings_of(tmp_path, outlined(change_mask=upper_third), caplog)
 
     assert "12 of 12 boxes are more than twice as large as their masks" in line
+
+
+def test_small_objects_may_be_outlined_loosely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small: list[Corners] = [
+        (20.0 + 9 * i, 30.0 + 5 * i, 26.0 + 9 * i, 35.0 + 5 * i) for i in range(12)
+    ]
+
+    def around(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left - 4, top - 4, right + 4, bottom + 4))
+
+    messages = warnings_of(tmp_path, outlined(change_mask=around, objects=small), caplog)
+
+    assert not messages
 
 
 def test_a_single_wrong_box_among_many_is_named_and_read(
