@@ -157,7 +157,8 @@ def _numbers(bbox: Sequence[float]) -> str:
 
 def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
-    left_top, size = bboxes[:, :2], bboxes[:, 2:]
+    left_top = bboxes[:, :2]
+    size = bboxes[:, 2:]
     if ((size > left_top) & (size <= sides + ROUNDING_PX)).all():
         return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
     lowest = left_top - size / 2
@@ -507,7 +508,8 @@ def _report(
     cause, cause_count = counts.most_common(1)[0]
     rows = [row for row, other in enumerate(causes) if other == cause]
     row = min(rows, key=lambda row: masked[row].index)
-    entry, extent = masked[row], comparison.extents[row]
+    entry = masked[row]
+    extent = comparison.extents[row]
     spans = "is empty"
     if (extent[2:] > extent[:2]).all():
         note = notes.get(row) or f", {100 * comparison.inside[row]:.0f} % of that in the box"

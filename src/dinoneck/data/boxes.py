@@ -51,7 +51,9 @@ Flip = Literal["horizontal", "both"]
 BBox = tuple[float, float, float, float]
 
 SHORTEST_PX = 1  # side of a box
-EMPTY_MASK = "empty mask"  # a reason to leave an object out
+# reasons to leave an object out, see BoxImages.skipped
+TWICE = "twice"
+EMPTY_MASK = "empty mask"
 BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
 
@@ -247,21 +249,19 @@ class BoxImages(ListedImages):
         compared: list[SortedBox] = []
         objects: dict[Any, list[ListedObject]] = {image_id: [] for image_id in self.ids}
         for entry in selected:
-            image = entry.image
-            corners = clip(entry.bbox, image)
-            is_crowd = self._is_crowd(entry.box.iscrowd)
+            corners = clip(entry.bbox, entry.image)
             reason = reason_to_skip(entry.bbox, corners)
-            if not reason and entry.index in repeated:
-                self.skipped["twice"] += 1
-                continue
             if reason:
                 lost[reason] += 1
+            elif entry.index in repeated:
+                reason = TWICE
             else:
                 entry.shape = self._read_shape(entry, repairs)
                 compared.append(entry)
                 if self.masks and _shows_nothing(entry):
                     reason = EMPTY_MASK
-            if is_crowd:
+            is_crowd = self._is_crowd(entry.box.iscrowd)
+            if is_crowd and reason != TWICE:
                 self.skipped["crowd"] += 1
             elif reason:
                 self.skipped[reason] += 1
@@ -272,7 +272,7 @@ class BoxImages(ListedImages):
             listed = ListedObject(self._label_of[entry.box.category_id], is_crowd, corners)
             if self.masks:
                 listed.shape = entry.shape
-            objects[image.id].append(listed)
+            objects[entry.image.id].append(listed)
         check_forms(self.file, selected, lost)
         check_masks(self.file, compared)
         check_areas(self.file, compared)

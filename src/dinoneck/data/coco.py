@@ -401,7 +401,8 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
     """Say which value is not as it should be, and what was expected; the first is named."""
     message, _, place = str(error).partition(" - at `$")
     steps = re.findall(r"[^.\[\]`]+", place)
-    value, entry_id = content, None
+    value = content
+    entry_id = None
     for step in steps:
         value = value[int(step)] if step.isdigit() else value[step]
         if isinstance(value, dict):
@@ -422,27 +423,41 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
 
 def _check(coco: Coco[Any], file: Path) -> None:
     """Check names, that ids are unique, and that what they refer to is there."""
-    for i, image in enumerate(coco.images):
+    _check_images(coco.images, file)
+    _check_categories(coco.categories, file)
+    boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
+    _check_boxes(boxes, coco.categories, file)
+    _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
+    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+    _check_maps(maps, coco.categories, file)
+
+
+def _check_images(images: Sequence[CocoImage], file: Path) -> None:
+    for i, image in enumerate(images):
         _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
-    _check_unique((image.id for image in coco.images), f"{file}: images: the id")
-    _check_unique((image.file_name for image in coco.images), f"{file}: images: the file_name")
-    _check_unique((category.id for category in coco.categories), f"{file}: categories: the id")
-    _check_unique((category.name for category in coco.categories), f"{file}: categories: the name")
-    for i, category in enumerate(coco.categories):
+    _check_unique((image.id for image in images), f"{file}: images: the id")
+    _check_unique((image.file_name for image in images), f"{file}: images: the file_name")
+
+
+def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
+    _check_unique((category.id for category in categories), f"{file}: categories: the id")
+    _check_unique((category.name for category in categories), f"{file}: categories: the name")
+    for i, category in enumerate(categories):
         if not category.name.strip():
             raise DataError(
                 f"{file}: {name_entry('categories', i, category.id)} has the name "
                 f"{category.name!r}; expected {_EXPECTED['name']}"
             )
-    _warn_of_similar_names(coco.categories, file)
+    _warn_of_similar_names(categories, file)
 
-    boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
+
+def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], file: Path) -> None:
     _check_unique((box.id for box in boxes if box.id is not None), f"{file}: annotations: the id")
-    category_ids = {category.id for category in coco.categories}
+    category_ids = {category.id for category in categories}
     for i, box in enumerate(boxes):
         if box.category_id not in category_ids:
             where = f"{file}: {name_entry('annotations', i, box.id)}"
-            raise _unknown_category(where, box.category_id, coco.categories)
+            raise _unknown_category(where, box.category_id, categories)
         if box.bbox_mode not in (None, BBOX_MODE, BBOX_MODE_NAME):
             raise DataError(
                 f"{file}: {name_entry('annotations', i, box.id)} has the bbox_mode "
@@ -455,17 +470,19 @@ def _check(coco: Coco[Any], file: Path) -> None:
                 f"with a negative side; expected {BBOX}"
             )
 
-    _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
 
-    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+def _check_maps(
+    maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
+) -> None:
     _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
+    category_ids = {category.id for category in categories}
     for i, entry in enumerate(maps):
         where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
         _check_file_name(entry.file_name, where)
         _check_unique((segment.id for segment in entry.segments_info), f"{where}: the segment id")
         for segment in entry.segments_info:
             if segment.category_id not in category_ids:
-                raise _unknown_category(where, segment.category_id, coco.categories)
+                raise _unknown_category(where, segment.category_id, categories)
 
 
 def _check_file_name(name: str, where: str) -> None:
