@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
+import math
 import os
 import random
 import subprocess
@@ -24,6 +26,10 @@ ROUNDS = 9
 ROWS, ROWS_IN_SHORT = 100_000, 2_000
 ROOT = Path(__file__).resolve().parents[1]
 PANDAS, THIS, OTHER = "pandas.read_csv", "read_table", "read_table, --against"
+JSON, BOXES, OTHER_BOXES = "json.loads", "BoxImages", "BoxImages, --against"
+BOXES_PER_IMAGE = 50
+HEIGHT, WIDTH = 480, 640
+CORNERS_OF_OUTLINES = 20
 # what separates the cells, and the decimal mark
 LAYOUTS = {"commas": (",", "."), "semicolons and decimal commas": (";", ",")}
 # reads the file whose name is on a line, and answers with the CPU seconds and the sums of two columns
@@ -49,11 +55,31 @@ for line in sys.stdin:
     seconds = time.process_time() - begin
     print(seconds, table["mass"].sum(), table["height"].sum(), flush=True)
 """,
+    "boxes": """
+import sys, time
+from dinoneck.data import BoxImages
+for line in sys.stdin:
+    path = line.rstrip("\\n").split("|")[0]
+    begin = time.process_time()
+    data = BoxImages(path)
+    seconds = time.process_time() - begin
+    print(seconds, sum(data.numbers.values()), flush=True)
+""",
+    "json": """
+import json, sys, time
+for line in sys.stdin:
+    path = line.rstrip("\\n").split("|")[0]
+    begin = time.process_time()
+    with open(path, encoding="utf-8") as file:
+        content = json.loads(file.read())
+    seconds = time.process_time() - begin
+    print(seconds, len(content["annotations"]), flush=True)
+""",
 }
 
 
 class Worker:
-    """A process that reads a table whenever it is asked to."""
+    """A process that reads a label file whenever it is asked to."""
 
     def __init__(self, code: str, source: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
@@ -65,15 +91,15 @@ class Worker:
             env=environment,
         )
 
-    def read(self, path: Path, separator: str, decimal: str) -> tuple[float, list[float]]:
-        """Return the CPU seconds, and the sums of the columns of numbers."""
+    def read(self, path: Path, separator: str = "", decimal: str = "") -> tuple[float, list[float]]:
+        """Return the CPU seconds, and the sums of the columns of numbers, or how many boxes there are."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{path}|{separator}|{decimal}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline().split()
         if not answer:
-            raise SystemExit("a process that reads tables ended; its error is above")
+            raise SystemExit("a process that reads label files ended; its error is above")
         return float(answer[0]), [float(value) for value in answer[1:]]
 
     def close(self) -> None:
@@ -113,6 +139,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield the rows of every kind of label file."""
     yield "CSV tables", tables(options)
+    yield "COCO files", coco_files(options)
 
 
 def tables(options: argparse.Namespace) -> dict[str, Row]:
@@ -137,7 +164,7 @@ def tables(options: argparse.Namespace) -> dict[str, Row]:
             reads = {}
             for variant, worker in workers.items():
                 reads[variant] = _read_of(worker, path, separator, decimal)
-            _check_equal({variant: read()[1] for variant, read in reads.items()})
+            _check_equal({variant: read()[1] for variant, read in reads.items()}, THIS)
             seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
             against_pandas = ratios(seconds, PANDAS, "× pandas")
             for variant, row in against_pandas.items():
@@ -150,12 +177,85 @@ def tables(options: argparse.Namespace) -> dict[str, Row]:
     return rows
 
 
-def _read_of(worker: Worker, path: Path, separator: str, decimal: str) -> Any:
+def coco_files(options: argparse.Namespace) -> dict[str, Row]:
+    """Return the CPU time of reading boxes, next to json.loads and another checkout.
+
+    ``json.loads`` parses the file and checks nothing.
+
+    Raises:
+        SystemExit: if two variants read other numbers of boxes.
+    """
+    workers = {
+        JSON: Worker(WORKERS["json"], ROOT / "src"),
+        BOXES: Worker(WORKERS["boxes"], ROOT / "src"),
+    }
+    if options.against is not None:
+        workers[OTHER_BOXES] = Worker(WORKERS["boxes"], options.against.resolve())
+    rows: dict[str, Row] = {}
+    count = ROWS_IN_SHORT if options.short else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        for name, with_outlines in (("boxes", False), ("boxes and outlines", True)):
+            path = Path(folder, f"{name}.json")
+            write_coco(path, count, with_outlines)
+            reads = {variant: _read_of(worker, path) for variant, worker in workers.items()}
+            _check_equal({variant: read()[1] for variant, read in reads.items()}, BOXES)
+            seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
+            for variant, row in ratios(seconds, JSON, "× json.loads").items():
+                rows[f"{name}: {variant}"] = row
+            if options.against is not None:
+                speed = ratios(seconds, OTHER_BOXES, "× --against")[BOXES]
+                rows[f"{name}: {BOXES}"]["× --against"] = speed["× --against"]
+    for worker in workers.values():
+        worker.close()
+    return rows
+
+
+def write_coco(path: Path, boxes: int, with_outlines: bool) -> None:
+    """Write a COCO file of ellipses and the images that it lists, which are never decoded."""
+    draw = random.Random(0)
+    images = []
+    for i in range(boxes // BOXES_PER_IMAGE):
+        name = f"{i:05}.jpg"
+        path.with_name(name).write_bytes(b"an image")
+        images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
+    annotations = []
+    for i in range(boxes):
+        width = round(draw.uniform(5, 120), 2)
+        height = round(draw.uniform(5, 70), 2)
+        left = round(draw.uniform(0, WIDTH - width), 2)
+        top = round(draw.uniform(0, HEIGHT - height), 2)
+        annotation: dict[str, Any] = {
+            "id": i,
+            "image_id": draw.randrange(len(images)),
+            "category_id": draw.randrange(20),
+            "bbox": [left, top, width, height],
+            "area": width * height,
+            "iscrowd": 0,
+        }
+        if with_outlines:
+            annotation["segmentation"] = [_outline(left, top, width, height)]
+        annotations.append(annotation)
+    categories = [{"id": i, "name": f"class {i}"} for i in range(20)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _outline(left: float, top: float, width: float, height: float) -> list[float]:
+    """The corners of a polygon around an ellipse, x, y, x, y, ..."""
+    numbers = []
+    for i in range(CORNERS_OF_OUTLINES):
+        angle = 2 * math.pi * i / CORNERS_OF_OUTLINES
+        numbers.append(round(left + width * (1 + math.cos(angle)) / 2, 2))
+        numbers.append(round(top + height * (1 + math.sin(angle)) / 2, 2))
+    return numbers
+
+
+def _read_of(worker: Worker, path: Path, separator: str = "", decimal: str = "") -> Any:
     return lambda: worker.read(path, separator, decimal)
 
 
-def _check_equal(sums: dict[str, list[float]]) -> None:
+def _check_equal(sums: dict[str, list[float]], reference: str) -> None:
     for variant, values in sums.items():
-        for value, expected in zip(values, sums[THIS], strict=True):
+        for value, expected in zip(values, sums[reference], strict=True):
             if abs(value - expected) > 1e-9 * abs(expected):
-                raise SystemExit(f"{variant} reads other numbers: {values}, not {sums[THIS]}")
+                raise SystemExit(f"{variant} reads other numbers: {values}, not {sums[reference]}")

@@ -417,7 +417,7 @@ ROWS: list[Row] = [
     (lambda: box_transforms(64, train=True, min_box_px=0.5), ConfigError, "min_box_px is 0.5"),
     (lambda: box_transforms(64, train=True, std=None), ConfigError, "None"),
     (lambda: box_transforms(None, train=True), ConfigError, "size is None"),  # type: ignore[arg-type]
-    (lambda: box_transforms(0, train=True), ConfigError, "size is 0"),
+    (lambda: box_transforms(0, train=True), ConfigError, "size is (0, 0)"),
     (lambda: box_transforms((32.5, 64), train=True), ConfigError, "32.5"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),

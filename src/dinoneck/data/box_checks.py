@@ -157,7 +157,8 @@ def _numbers(bbox: Sequence[float]) -> str:
 
 def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
-    left_top, size = bboxes[:, :2], bboxes[:, 2:]
+    left_top = bboxes[:, :2]
+    size = bboxes[:, 2:]
     if ((size > left_top) & (size <= sides + ROUNDING_PX)).all():
         return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
     lowest = left_top - size / 2
@@ -192,6 +193,7 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
 TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
 EMPTY = "The masks are empty, or lie outside of their images"
 WHOLE = "The masks cover their whole images"
+WHOLE_BOXES = "The boxes cover their whole images"
 MOVED = "The masks, or the boxes, seem to be moved"
 RESIZED = "The boxes, or the masks, seem to be of another size of the images"
 DIFFERENT = "The masks lie outside of their boxes, or are much larger"
@@ -298,13 +300,19 @@ class _Comparison:
             causes[fits] = cause
             rest = rest & ~fits
         whole = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
-        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE)
+        # a few pixels are much of a small object
+        is_far = self.off_by > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | (self.inside == 0))
         covers_image = is_apart & (_difference(self.masks, whole) <= ROUNDING_PX)
+        is_whole_box = (self.spanned < LEAST_SPANNED) & (
+            _difference(self.boxes, whole) <= ROUNDING_PX
+        )
         for cause, fits in (
             (MOVED, self._is_moved()),
             (RESIZED, self._is_resized()),
             (EMPTY, self.is_empty),
             (WHOLE, covers_image),
+            (WHOLE_BOXES, is_whole_box),
             (DIFFERENT, is_apart),
         ):
             causes[rest & fits] = cause
@@ -500,7 +508,8 @@ def _report(
     cause, cause_count = counts.most_common(1)[0]
     rows = [row for row, other in enumerate(causes) if other == cause]
     row = min(rows, key=lambda row: masked[row].index)
-    entry, extent = masked[row], comparison.extents[row]
+    entry = masked[row]
+    extent = comparison.extents[row]
     spans = "is empty"
     if (extent[2:] > extent[:2]).all():
         note = notes.get(row) or f", {100 * comparison.inside[row]:.0f} % of that in the box"
@@ -598,4 +607,19 @@ def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
             len(boxes),
             turned[0].name,
             rotation_of(turned[0].box),
+        )
+
+
+def warn_of_ignored_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+    """Warn of boxes with ``ignore: 1``, which some tools leave out and COCO's evaluation does not."""
+    ignored = [entry for entry in boxes if entry.box.ignore in (1, True, "1", "true")]
+    if ignored:
+        logger.warning(
+            "%s: %d of %d boxes have ignore=1, such as %s; they are objects here, as in COCO's "
+            "evaluation. Set iscrowd to 1 if they are regions that count for nothing, or take them "
+            "out",
+            file,
+            len(ignored),
+            len(boxes),
+            ignored[0].name,
         )

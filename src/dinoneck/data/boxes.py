@@ -10,7 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from dinoneck.data.box_checks import (
     check_areas,
     check_forms,
     check_masks,
+    warn_of_ignored_boxes,
     warn_of_turned_boxes,
 )
 from dinoneck.data.cells import PathLike
@@ -51,6 +52,9 @@ BBox = tuple[float, float, float, float]
 
 SHORTEST_PX = 1  # side of a box
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
+# reasons to leave an object out, see BoxImages.skipped
+TWICE = "twice"
+EMPTY_MASK = "empty mask"
 BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
 
@@ -246,40 +250,40 @@ class BoxImages(ListedImages):
         repeated = find_repeated(boxes)
         repairs = self.repaired if self.masks else Repairs()  # of masks that are only compared
         lost = Counter[str]()  # reason -> boxes that show nothing
-        kept: list[SortedBox] = []
+        compared: list[SortedBox] = []
         objects: dict[Any, list[ListedObject]] = {image_id: [] for image_id in self.ids}
         for entry in selected:
-            image = entry.image
-            corners = clip(entry.bbox, image)
-            is_crowd = self._is_crowd(entry.box.iscrowd)
+            corners = clip(entry.bbox, entry.image)
             reason = reason_to_skip(entry.bbox, corners)
-            if not reason and entry.index in repeated:
-                self.skipped["twice"] += 1
-                continue
-            if not reason:
+            if reason:
+                lost[reason] += 1
+            elif entry.index in repeated:
+                reason = TWICE
+            else:
                 entry.shape = self._read_shape(entry, repairs)
-            if not reason and self.masks:
-                if entry.shape is None or is_empty(entry.shape, image.height, image.width):
-                    reason = "empty mask"
-            if is_crowd:
+                compared.append(entry)
+                if self.masks and _shows_nothing(entry):
+                    reason = EMPTY_MASK
+            is_crowd = self._is_crowd(entry.box.iscrowd)
+            if is_crowd and reason != TWICE:
                 self.skipped["crowd"] += 1
             elif reason:
                 self.skipped[reason] += 1
             if reason:
-                lost[reason] += 1
                 continue
             if not is_crowd and is_clipped(entry.bbox, corners):
                 self.clipped += 1
-            kept.append(entry)
             listed = ListedObject(self._label_of[entry.box.category_id], is_crowd, corners)
             if self.masks:
                 listed.shape = entry.shape
-            objects[image.id].append(listed)
+            objects[entry.image.id].append(listed)
         check_forms(self.file, selected, lost)
-        check_masks(self.file, kept)
-        check_areas(self.file, kept)
-        warn_of_turned_boxes(self.file, kept)
-        self._check_rectangles(len(kept))
+        check_masks(self.file, compared)
+        check_areas(self.file, compared)
+        warn_of_turned_boxes(self.file, compared)
+        warn_of_ignored_boxes(self.file, compared)
+        if self.masks:
+            self._check_shown(compared)
         return list(objects.values())
 
     def _select(self, boxes: Sequence[CocoBox]) -> list[SortedBox]:
@@ -328,12 +332,22 @@ class BoxImages(ListedImages):
         except DataError:
             return None
 
-    def _check_rectangles(self, count: int) -> None:
-        """Refuse a file without any mask: rectangles are masks only next to masks."""
-        if self.masks and 0 < count <= self.repaired[RECTANGLES]:
+    def _check_shown(self, boxes: Sequence[SortedBox]) -> None:
+        """Refuse a file of which no object has a mask that shows something."""
+        if not boxes:
+            return
+        if all(entry.shape is None for entry in boxes):
+            first = boxes[0]
             raise DataError(
-                f"{self.file}: none of the {count} objects has a mask: their segmentation is empty "
-                "or repeats the box; draw masks, or train a detector of boxes (--boxes)"
+                f"{self.file}: the masks of all {len(boxes)} objects are empty, such as the "
+                f"segmentation {shorten(first.box.segmentation)} of {first.name}; expected "
+                "polygons of three points or more, [[x, y, x, y, x, y, ...]], or run lengths"
+            )
+        # rectangles are masks only next to masks
+        if self.repaired[RECTANGLES] >= len(boxes):
+            raise DataError(
+                f"{self.file}: none of the {len(boxes)} objects has a mask: their segmentation is "
+                "empty or repeats the box; draw masks, or train a detector of boxes (--boxes)"
             )
 
     def _log_skipped(self, boxes: Sequence[CocoBox]) -> None:
@@ -368,6 +382,13 @@ def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
             else:
                 different.append(i)
     return repeated
+
+
+def _shows_nothing(entry: SortedBox) -> bool:
+    """Whether the mask of an object has no pixel in its image."""
+    if entry.shape is None:
+        return True
+    return is_empty(entry.shape, entry.image.height, entry.image.width)
 
 
 def clip(bbox: BBox, image: CocoImage) -> BBox:
@@ -499,13 +520,15 @@ def _check_transform(size: Any, mean: Any, std: Any, flip: Any) -> list[int]:
         raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
     if flip not in (None, *get_args(Flip)):
         raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
+    pair = (size, size) if isinstance(size, int) else tuple(size)
     # it checks the values that it shares with this transform
-    if mean is None or std is None:
-        recipe = Preprocessing(patch_size=1, size=size)
-    else:
-        recipe = Preprocessing(patch_size=1, size=size, mean=mean, std=std)
-    height, width = cast("tuple[int, int]", recipe.size)
-    return [height, width]
+    Preprocessing(
+        patch_size=1,
+        size=pair,
+        mean=IMAGENET_MEAN if mean is None else tuple(mean),
+        std=IMAGENET_STD if std is None else tuple(std),
+    )
+    return list(pair)
 
 
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:

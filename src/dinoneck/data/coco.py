@@ -33,6 +33,9 @@ Side = Annotated[int, Meta(ge=1)]
 Id = int | Annotated[str, Meta(min_length=1)]
 UNKNOWN_SIDE = 0  # of an image whose entry does not state it; a file cannot hold it
 CROWD_KEY = "iscrowd"
+# detectron2's BoxMode.XYWH_ABS, which is COCO's form; 0 are corners
+BBOX_MODE = 1
+BBOX_MODE_NAME = "BoxMode.XYWH_ABS"
 
 BBOX = "x, y of the upper left corner, width and height in pixels"
 _EXPECTED = {  # the last name in the place of a value -> what it should be
@@ -72,6 +75,7 @@ _LONGEST_VALUE = 80  # characters of a value in a message
 
 # kinds of repairs, as they are logged
 TEXT_IDS = "ids written as text"
+NUMBERS_AMONG_TEXTS = "ids written as numbers among texts"
 TEXT_NUMBERS = "numbers written as text"
 WHOLE_FLOATS = "whole numbers written with a point"
 FLAGS = "flags written as true, false, null or text"
@@ -100,7 +104,8 @@ class CocoBox(Struct):
     """One entry of ``annotations``.
 
     ``area`` and ``segmentation`` are as the file holds them, see
-    :func:`dinoneck.data.segmentations.read_shape`.
+    :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, and ``bbox_mode`` is
+    detectron2's.
     """
 
     image_id: Id
@@ -111,6 +116,8 @@ class CocoBox(Struct):
     segmentation: Any = None
     area: Any = None
     attributes: Any = None
+    ignore: Any = None
+    bbox_mode: Any = None
 
 
 class CocoSegment(Struct):
@@ -290,20 +297,20 @@ def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
     if kinds <= {int}:
         return
     values = [entry[key] for entries, key in uses for entry in entries if key in entry]
-    are_numbers = all(whole_number(value) is not None for value in values if isinstance(value, str))
+    texts = [value for value in values if isinstance(value, str)]
+    are_numbers = all(whole_number(text) is not None for text in texts)
     for entries, key in uses:
         for entry in entries:
             value = entry.get(key)
-            if isinstance(value, str):
-                repairs[TEXT_IDS] += 1
-            elif type(value) is float and whole_number(value) is not None:
-                repairs[WHOLE_FLOATS] += 1
-            elif type(value) is not int:
+            number = whole_number(value)
+            if number is None or (are_numbers and type(value) is int):
                 continue
             if are_numbers:
-                entry[key] = whole_number(value)
+                entry[key] = number
+                repairs[TEXT_IDS if isinstance(value, str) else WHOLE_FLOATS] += 1
             elif not isinstance(value, str):
-                entry[key] = str(whole_number(value))
+                entry[key] = str(number)
+                repairs[NUMBERS_AMONG_TEXTS] += 1
 
 
 def whole_number(value: Any) -> int | None:
@@ -394,7 +401,8 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
     """Say which value is not as it should be, and what was expected; the first is named."""
     message, _, place = str(error).partition(" - at `$")
     steps = re.findall(r"[^.\[\]`]+", place)
-    value, entry_id = content, None
+    value = content
+    entry_id = None
     for step in steps:
         value = value[int(step)] if step.isdigit() else value[step]
         if isinstance(value, dict):
@@ -415,36 +423,66 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
 
 def _check(coco: Coco[Any], file: Path) -> None:
     """Check names, that ids are unique, and that what they refer to is there."""
-    for i, image in enumerate(coco.images):
-        _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
-    _check_unique((image.id for image in coco.images), f"{file}: images: the id")
-    _check_unique((image.file_name for image in coco.images), f"{file}: images: the file_name")
-    _check_unique((category.id for category in coco.categories), f"{file}: categories: the id")
-    _check_unique((category.name for category in coco.categories), f"{file}: categories: the name")
-    _warn_of_similar_names(coco.categories, file)
-
+    _check_images(coco.images, file)
+    _check_categories(coco.categories, file)
     boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
+    _check_boxes(boxes, coco.categories, file)
+    _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
+    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+    _check_maps(maps, coco.categories, file)
+
+
+def _check_images(images: Sequence[CocoImage], file: Path) -> None:
+    for i, image in enumerate(images):
+        _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
+    _check_unique((image.id for image in images), f"{file}: images: the id")
+    _check_unique((image.file_name for image in images), f"{file}: images: the file_name")
+
+
+def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
+    _check_unique((category.id for category in categories), f"{file}: categories: the id")
+    _check_unique((category.name for category in categories), f"{file}: categories: the name")
+    for i, category in enumerate(categories):
+        if not category.name.strip():
+            raise DataError(
+                f"{file}: {name_entry('categories', i, category.id)} has the name "
+                f"{category.name!r}; expected {_EXPECTED['name']}"
+            )
+    _warn_of_similar_names(categories, file)
+
+
+def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], file: Path) -> None:
     _check_unique((box.id for box in boxes if box.id is not None), f"{file}: annotations: the id")
-    category_ids = {category.id for category in coco.categories}
+    category_ids = {category.id for category in categories}
     for i, box in enumerate(boxes):
         if box.category_id not in category_ids:
             where = f"{file}: {name_entry('annotations', i, box.id)}"
-            raise _unknown_category(where, box.category_id, coco.categories)
+            raise _unknown_category(where, box.category_id, categories)
+        if box.bbox_mode not in (None, BBOX_MODE, BBOX_MODE_NAME):
+            raise DataError(
+                f"{file}: {name_entry('annotations', i, box.id)} has the bbox_mode "
+                f"{shorten(box.bbox_mode)}; expected {BBOX_MODE}, {BBOX}: convert the boxes with "
+                "detectron2's BoxMode.convert"
+            )
         if box.bbox is not None and (box.bbox[2] < 0 or box.bbox[3] < 0):
             raise DataError(
                 f"{file}: {name_entry('annotations', i, box.id)} has the bbox {list(box.bbox)} "
                 f"with a negative side; expected {BBOX}"
             )
 
-    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+
+def _check_maps(
+    maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
+) -> None:
     _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
+    category_ids = {category.id for category in categories}
     for i, entry in enumerate(maps):
         where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
         _check_file_name(entry.file_name, where)
         _check_unique((segment.id for segment in entry.segments_info), f"{where}: the segment id")
         for segment in entry.segments_info:
             if segment.category_id not in category_ids:
-                raise _unknown_category(where, segment.category_id, coco.categories)
+                raise _unknown_category(where, segment.category_id, categories)
 
 
 def _check_file_name(name: str, where: str) -> None:
@@ -485,6 +523,30 @@ def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> No
                 "give them one id if they are one class",
                 file,
                 ", ".join(repr(name) for name in names),
+            )
+
+
+def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file: Path) -> None:
+    """Warn where images are counted from 1 and their boxes from 0, or the other way round.
+
+    Such boxes lie on the image before or after theirs; only the first or the last id tells.
+    """
+    listed = {image_id for image_id in image_ids if isinstance(image_id, int)}
+    used = {box.image_id for box in boxes if isinstance(box.image_id, int)}
+    if not listed or not used or max(listed) - min(listed) + 1 != len(listed):
+        return
+    for step in (-1, 1):
+        shifted = {image_id + step for image_id in listed}
+        if used <= shifted and not used <= listed:
+            logger.warning(
+                "%s: boxes name the images %d ... %d, and the images have the ids %d ... %d. If "
+                "one is counted from 0 and the other from 1, the boxes lie on other images: make "
+                "image_id the id of the image",
+                file,
+                min(used),
+                max(used),
+                min(listed),
+                max(listed),
             )
 
 

@@ -271,13 +271,16 @@ class ListedImages(Dataset[Any]):
         height, width = read_image_size(path) if size is None else size
         if (height, width) == (entry.height, entry.width):
             return height, width
-        hint = "they belong to another image"
-        if (width, height) == (entry.height, entry.width):
-            hint = "they were made on the image before it was turned by its EXIF tag"
+        if (width, height) != (entry.height, entry.width):
+            cause = "they are of another image, or of a copy in another size"
+        elif read_picture(path, _stored_size) == (entry.height, entry.width):
+            cause = "they were made on the image before it was turned by its EXIF tag"
+        else:
+            cause = "width and height are exchanged"
         raise DataError(
             f"the upright image of {path} is {height}x{width} px (height x width), and {self.file} "
             f"has {entry.height}x{entry.width} for image {entry.id}. Its boxes do not fit it: "
-            f"{hint}; correct the JSON or restore the file"
+            f"{cause}; correct the JSON or restore the file"
         )
 
     def _numbered(self, i: int) -> list[int]:

@@ -172,6 +172,7 @@ WRONG_BOXES: list[tuple[str, Callable[[Corners], list[float]], str]] = [
     ("percent", percent, "percent"),
     ("moved", moved, "seem to be moved"),
     ("of images of half the size", halved, "another size of the images"),
+    ("the whole image", lambda corners: [0, 0, WIDTH, HEIGHT], "boxes cover their whole images"),
     ("of other objects", of_the_next, "lie outside of their boxes"),
 ]
 
@@ -282,6 +283,33 @@ def test_run_lengths_beside_their_box_are_refused_with_their_cause(
 
     assert "12 of 12 boxes contradict their masks" in message
     assert cause in message
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_empty_masks_are_refused_whether_masks_are_asked_or_not(
+    masks: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:6]) + outlined(change_mask=empty, objects=OBJECTS[6:])
+
+    message = refusal(tmp_path, entries, masks=masks)
+
+    assert "6 of 12 boxes contradict their masks" in message
+    assert "empty" in message
+
+
+def test_a_single_empty_mask_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:11]) + outlined(change_mask=empty, objects=OBJECTS[11:])
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, entries), masks=True)
+
+    assert data.skipped == {"empty mask": 1}
+    assert data.numbers == {2: 11}
+    assert "1 of 12 boxes contradict their masks, such as annotations[11]" in caplog.text
 
 
 def test_the_share_of_pixels_in_the_box_is_named(tmp_path: Path) -> None:
@@ -396,6 +424,22 @@ def test_a_mask_of_the_visible_part_of_a_whole_box_is_named_and_read(
     [line] = warnings_of(tmp_path, outlined(change_mask=upper_third), caplog)
 
     assert "12 of 12 boxes are more than twice as large as their masks" in line
+
+
+def test_small_objects_may_be_outlined_loosely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small: list[Corners] = [
+        (20.0 + 9 * i, 30.0 + 5 * i, 26.0 + 9 * i, 35.0 + 5 * i) for i in range(12)
+    ]
+
+    def around(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left - 4, top - 4, right + 4, bottom + 4))
+
+    messages = warnings_of(tmp_path, outlined(change_mask=around, objects=small), caplog)
+
+    assert not messages
 
 
 def test_a_single_wrong_box_among_many_is_named_and_read(

@@ -141,6 +141,7 @@ def test_ids_that_are_no_numbers_stay_texts(tmp_path: Path) -> None:
     data = opened(tmp_path, change)
 
     assert data.ids == ("north/a.png", "007", "12")
+    assert not data.repaired
     assert data[1][1]["image_id"] == "007"
     assert data.numbers == {"north/a.png": 2, "007": 2, "12": 0}
     assert data.ground_truth()["annotations"][0]["image_id"] == "north/a.png"
@@ -156,6 +157,7 @@ def test_numbers_are_compared_as_text_where_other_ids_are_texts(tmp_path: Path) 
     data = opened(tmp_path, change)
 
     assert data.numbers == {"a": 2, "11": 2, "12": 0}
+    assert data.repaired == {"ids written as numbers among texts": 4}
 
 
 def test_category_ids_may_be_words(tmp_path: Path) -> None:
@@ -385,6 +387,16 @@ REFUSED: list[tuple[str, Change, list[str]]] = [
         lambda sample: sample["annotations"][1].update(iscrowd="maybe"),
         ["annotations[1].iscrowd", "'maybe'"],
     ),
+    (
+        "corners, by detectron2's word",
+        lambda sample: sample["annotations"][1].update(bbox_mode=0),
+        ["annotations[1]", "bbox_mode 0", "expected 1"],
+    ),
+    (
+        "a name of blanks",
+        lambda sample: sample["categories"][1].update(name="  "),
+        ["categories[1]", "'  '", "name of a class"],
+    ),
     ("no annotations", lambda sample: sample.pop("annotations"), ["annotations"]),
     ("no file_name", lambda sample: sample["images"][1].pop("file_name"), ["images[1]", "11"]),
     (
@@ -483,3 +495,67 @@ def test_objects_marked_as_crowd_are_counted_with_the_remedy(
     assert data.numbers == {10: 0, 11: 0, 12: 0}
     assert "4 of 4 objects are marked iscrowd=1" in caplog.text
     assert "--crowd objects" in caplog.text
+
+
+# Values that other programs read
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore", [1, True, "1"])
+def test_objects_that_are_marked_ignore_are_named(
+    ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: sample["annotations"][1].update(ignore=ignore))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have ignore=1, such as annotations[1]" in line
+    assert data.numbers[10] == 2
+
+
+@pytest.mark.parametrize("ignore", [0, False, None, "0"])
+def test_objects_that_are_not_marked_ignore_have_no_line(
+    ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, set_all("annotations", "ignore", lambda _: ignore))
+
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("mode", [1, None, "BoxMode.XYWH_ABS"])
+def test_the_box_mode_of_coco_is_read(mode: Any, tmp_path: Path) -> None:
+    data = opened(tmp_path, set_all("annotations", "bbox_mode", lambda _: mode))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+@pytest.mark.parametrize("step", [-1, 1], ids=["from 0", "from 2"])
+def test_images_and_boxes_that_are_counted_differently_are_named(
+    step: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for entry in sample["annotations"]:
+            entry["image_id"] += step
+        outer = sample["annotations"][-1] | {"id": 98, "image_id": 11 + 2 * step}
+        sample["annotations"].append(outer)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    assert "the images have the ids 10 ... 12. If one is counted from 0" in caplog.text
+
+
+def test_boxes_of_images_that_are_not_listed_are_left_out_without_a_guess(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for image_id in (9, 13, 4000):
+            entry = sample["annotations"][0] | {"id": image_id, "image_id": image_id}
+            sample["annotations"].append(entry)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "3 unknown image" in line

@@ -326,8 +326,8 @@ def test_a_class_that_a_part_lacks_is_named(
     table = read_folders(tmp_path)
     assert table["class"].cat.categories.tolist() == ["a", "b", "c"]
     lines = [record.getMessage() for record in caplog.records]
-    assert "train has no image of the class 'c'" in lines[0]
-    assert "val has no image of the class 'b'" in lines[1]
+    assert "train: no image of the class 'c'" in lines[0]
+    assert "val: no image of the class 'b'" in lines[1]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,16 @@ def test_an_object_whose_mask_shows_no_pixel_is_left_out(segmentation: Any, tmp_
     assert data.numbers == {4: 1}
 
 
+def test_masks_that_are_all_empty_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, [[10, 34, 22], [8, 8, 23]])  # all x, then all y
+    sample = json.loads(file.read_text())
+    sample["annotations"] = sample["annotations"][:1]
+    file.write_text(json.dumps(sample))
+
+    with pytest.raises(DataError, match=r"masks of all 1 objects are empty.*\[10, 34, 22\]"):
+        BoxImages(file, masks=True)
+
+
 def test_rectangles_alone_are_no_masks(tmp_path: Path) -> None:
     file = written(tmp_path, [])
     sample = json.loads(file.read_text())
