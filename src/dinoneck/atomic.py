@@ -70,7 +70,7 @@ def write_whole(
             # without bits they are those it was made with: never more than before
             with contextlib.suppress(OSError):
                 temporary.chmod(mode)
-        temporary.replace(target)
+        _rename(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -90,18 +90,43 @@ def check_target(target: Path) -> int | None:
         OSError: if the folder is missing, or what is there is not replaced.
     """
     if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
+        problem = f"the folder {target.parent} does not exist; create it first"
+        raise FileNotFoundError(errno.ENOENT, problem, str(target))
     if not target.exists():
         return None
+    if target.is_dir():
+        problem = "it is a folder; expected the name of a file"
+        raise IsADirectoryError(errno.EISDIR, problem, str(target))
     if not target.is_file():
-        raise OSError(f"{target} is a folder, device or pipe; only regular files are written")
+        problem = f"it is {_kind_of(target.stat().st_mode)}; only regular files are written"
+        raise OSError(errno.EINVAL, problem, str(target))
     mode = target.stat().st_mode & 0o777
     # the first also for those whom no bit stops
     if not mode & 0o222 or not os.access(target, os.W_OK):
-        raise PermissionError(
-            f"{target} is write-protected; make it writable (chmod u+w), or choose another name"
-        )
+        problem = "it is write-protected; make it writable (chmod u+w), or choose another name"
+        raise PermissionError(errno.EACCES, problem, str(target))
     return mode
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        problem = (
+            f"the finished file cannot be renamed to this name ({error.strerror}): the file system "
+            "may not rename, as some mounts of object storage do not. Write to a folder on a local "
+            "disk and copy the file from there"
+        )
+        raise OSError(error.errno, problem, str(target)) from error
+
+
+def _kind_of(mode: int) -> str:
+    """What is there in the place of a file, by the bits of ``os.stat``."""
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device"
 
 
 def _stem(target: Path) -> str:
@@ -162,6 +187,4 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
     if not stat.S_ISREG(mode):
-        raise OSError(
-            errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path)
-        )
+        raise OSError(errno.EINVAL, f"it is {_kind_of(mode)}, not a regular file", os.fspath(path))

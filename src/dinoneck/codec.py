@@ -21,11 +21,24 @@ from typing import Any, Union
 import msgspec
 
 from dinoneck import registry
-from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 TAG = "$"
 LARGEST_SIDE = 8192  # pixels of an image that a file or a call asks for
 _EXACT = (str, int, types.NoneType)  # values that are their own normal form
+_UNIONS = (Union, types.UnionType)
+_LISTS = (Sequence, list, tuple)
+_DICTS = (Mapping, dict)
+# annotations in the words of messages, for one value and for the items of a list
+_ONE = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    types.NoneType: "None",
+    Any: "a plain value",
+}
+_MANY = {bool: "True or False", int: "integers", float: "numbers", str: "texts", Any: "values"}
 
 
 def encode(value: Any) -> Any:
@@ -71,25 +84,84 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
                 return _module(cls, value, where)
     if item_type is not None and isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(normal(item_type, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if converted is None or (annotation is not Any and not _is_plain(value)):
+        raise _unfit(annotation, value, where)
+    keys = str if annotation is Any else str | numbers.Integral
     try:
-        if converted is None:
-            raise msgspec.ValidationError("or its JSON form")
-        keys = str if annotation is Any else str | numbers.Integral
         return msgspec.convert(_plain(value, where, keys), converted, str_keys=True)
-    except msgspec.ValidationError as error:
-        expected = (
-            annotation.__name__
-            if isinstance(annotation, type)
-            else str(annotation).replace("typing.", "")
-        )
-        raise ConfigError(f"{where} is {repr(value)[:80]}; expected {expected} ({error})") from None
+    except msgspec.ValidationError:
+        raise _unfit(annotation, value, where) from None
+
+
+def _unfit(annotation: Any, value: Any, where: str) -> ConfigError:
+    """The error for a value that an annotation does not allow."""
+    message = f"{where} is {repr(value)[:80]}; expected {_in_words(annotation)}"
+    allowed_words: list[str] = []
+    for member in _union_members(annotation):
+        if typing.get_origin(member) is typing.Literal:
+            allowed_words.extend(map(str, typing.get_args(member)))
+    if isinstance(value, str) and (hint := did_you_mean(value, allowed_words)):
+        message += f".{hint}"
+    return ConfigError(message)
+
+
+def _in_words(annotation: Any) -> str:
+    """What an annotation allows: ``'auto', or a list of integers, or None``."""
+    if annotation in _ONE:
+        return _ONE[annotation]
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin in _UNIONS:
+        return ", or ".join(_in_words(member) for member in arguments)
+    if origin is typing.Literal:
+        words = ", ".join(repr(word) for word in arguments)
+        return words if len(arguments) == 1 else f"one of {words}"
+    if origin is tuple and Ellipsis not in arguments:
+        if len(set(arguments)) == 1:
+            return f"{len(arguments)} {_many_in_words(arguments[0])}"
+        return " and ".join(_in_words(item) for item in arguments)
+    if origin in _LISTS:
+        return f"a list of {_many_in_words(arguments[0])}"
+    if origin in _DICTS:
+        keys, values = arguments
+        if values is Any:
+            return "a dict"
+        return f"a dict: {_many_in_words(keys)} -> {_many_in_words(values)}"
+    name = getattr(annotation, "__name__", str(annotation))
+    return f"an {name}" if name[0] in "AEIOU" else f"a {name}"
+
+
+def _many_in_words(annotation: Any) -> str:
+    """The items that a list with this annotation of its items holds: ``lists of integers``."""
+    if annotation in _MANY:
+        return _MANY[annotation]
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin in _LISTS and (origin is not tuple or Ellipsis in arguments):
+        return f"lists of {_many_in_words(arguments[0])}"
+    if isinstance(annotation, type):
+        return f"{annotation.__name__} objects"
+    return f"items that are {_in_words(annotation)}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value has a JSON form of its own; its items are not looked at."""
+    if isinstance(value, str | numbers.Real | types.NoneType | Sequence | Mapping):
+        return True
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; of another annotation itself."""
+    if typing.get_origin(annotation) in _UNIONS:
+        return typing.get_args(annotation)
+    return (annotation,)
 
 
 @functools.cache
 def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, Any]:
     """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
-    is_union = typing.get_origin(annotation) in (Union, types.UnionType)
-    members = typing.get_args(annotation) if is_union else (annotation,)
+    members = _union_members(annotation)
     classes = [
         kind
         for kind in members

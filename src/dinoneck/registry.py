@@ -16,7 +16,7 @@ from importlib.util import module_from_spec, spec_from_file_location  # noqa: TI
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dinoneck.errors import ConfigError, RegistryError, did_you_mean
+from dinoneck.errors import ConfigError, RegistryError, did_you_mean, first_line
 
 _HOMES: dict[str, str] = {
     "bins": "dinoneck.heads.linear:Bins",
@@ -148,9 +148,12 @@ def import_modules(names: Sequence[str]) -> None:
     """Import modules, or Python files, that register heads and necks.
 
     Raises:
-        ConfigError: if one cannot be imported.
+        ConfigError: if a file does not exist, or one of them cannot be imported, whatever it
+            raises.
     """
     for name in names:
+        if name.endswith(".py") and not Path(name).exists():
+            raise ConfigError(f"there is no file {name}; check the name and the working folder")
         try:
             spec = spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None
             if spec is None or spec.loader is None:
@@ -158,5 +161,6 @@ def import_modules(names: Sequence[str]) -> None:
                 continue
             sys.modules[spec.name] = module = module_from_spec(spec)
             spec.loader.exec_module(module)
-        except (ImportError, OSError) as error:
-            raise ConfigError(f"{name} cannot be imported: {error}") from error
+        except Exception as error:  # a user's file may raise anything
+            kind = type(error).__name__
+            raise ConfigError(f"{name} cannot be imported: {kind}: {first_line(error)}") from error

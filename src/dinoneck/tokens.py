@@ -351,11 +351,23 @@ class FeaturePyramid:
 
 
 def collate(batch: Sequence[Any]) -> Any:
-    """Collate samples, or tuples, lists or dicts of them: Tokens are joined, the rest goes to ``default_collate``.
+    """Collate samples for a ``DataLoader``: Tokens are joined, the rest goes to ``default_collate``.
+
+    Args:
+        batch: one entry per sample: Tokens, or tuples, lists or dicts that hold them.
+
+    Returns:
+        One entry of the same form, with the batch as first axis.
 
     Raises:
         ShapeError: if there are none, or Tokens differ in form or source, see
             :meth:`dinoneck.Tokens.cat`.
+
+    Examples:
+        >>> one = Tokens.from_patches(torch.zeros(1, 6, 8), grid=(2, 3), patch_size=16)
+        >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
+        >>> len(tokens), target.tolist()
+        (2, [1.0, 2.0])
     """
     if not batch:
         raise ShapeError("there are no samples to collate")

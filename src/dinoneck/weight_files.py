@@ -19,7 +19,8 @@ from dinoneck.errors import BackboneError, first_line, reason_of, some_of
 _PREFIXES, _WRAPPERS = ("module.", "_orig_mod."), ("model", "state_dict")
 _SHOWN = 8
 _SHARES = 4  # names of one memory: tied weights
-_CODE = re.compile(r"Weights only load failed|GLOBAL [\w.]+|Unsupported operand \d+")
+_CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
+_REFUSED = "Weights only load failed"
 
 
 def without_wrapper(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -57,7 +58,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(
-            f"{file} holds {type(loaded).__name__}; expected a state dict of named tensors"
+            f"{file} holds a {type(loaded).__name__}; expected a state dict of named tensors"
         )
     strange = [
         str(key) for key, value in loaded.items() if not (isinstance(key, str) and _is_dense(value))
@@ -93,7 +94,15 @@ def _check_held(state: Mapping[str, Tensor], where: str) -> None:
 
 
 def read_any(path: str | os.PathLike[str]) -> Any:
-    """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
+    """Return what a file holds: tensors, plain values and dicts of them.
+
+    Args:
+        path: a ``.safetensors`` file, or what ``torch.save`` wrote. Tensors come to the CPU.
+
+    Raises:
+        BackboneError: if the file is missing, damaged, larger unpacked, or a pickle that would run
+            code; nothing of it runs.
+    """
     file = Path(path)
     if file == Path():
         raise BackboneError(
@@ -113,11 +122,17 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        code = _CODE.findall(str(error))  # torch's own message advises to run the file after all
-        reason = f"{code[-1]}: it may be code, and nothing of it ran" if code else first_line(error)
+        if code := _CODE.findall(str(error)):
+            raise BackboneError(
+                f"{file} cannot be read as weights: this pickle asks for {code[-1]}, which may be "
+                "code; nothing of it ran. Ask its author for a state dict of tensors only"
+            ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if _REFUSED in str(error):  # torch's own message advises to run the file after all
+            reason = "torch's weights-only loader refuses it, and nothing of it ran"
         raise BackboneError(
-            f"{file} cannot be read as weights ({type(error).__name__}: {reason}); expected "
-            ".safetensors, or a .pth state dict of tensors only"
+            f"{file} cannot be read as weights: {reason}; expected .safetensors, or a .pth state "
+            "dict of tensors only"
         ) from error
 
 

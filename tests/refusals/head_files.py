@@ -6,12 +6,14 @@ digest fits.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -319,6 +321,12 @@ def saved_over_a_pipe(folder: Path) -> None:
     HeadCheckpoint.from_module(kit.head()).save(folder / "h.safetensors")
 
 
+def saved_where_no_file_is_renamed(folder: Path) -> None:
+    not_supported = OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    with patch.object(Path, "replace", side_effect=not_supported):
+        HeadCheckpoint.from_module(kit.head()).save(folder / "h.safetensors")
+
+
 def read_from_a_pipe(folder: Path) -> nn.Module:
     os.mkfifo(folder / "h.safetensors")
     return load_head(folder / "h.safetensors")
@@ -501,10 +509,11 @@ ROWS: list[Row] = [
     (saved_with_other_values, CheckpointError, "digest"),
     (built_without_a_tensor, CheckpointError, HIDDEN),
     (built_of_another_configuration, CheckpointError, "tasks"),
-    (saved_into_no_folder, CheckpointError, "h.safetensors"),
+    (saved_into_no_folder, CheckpointError, ("h.safetensors", "/no does not exist")),
     (saved_over_a_protected_file, CheckpointError, "chmod u+w"),
-    (saved_over_a_folder, CheckpointError, "h.safetensors"),
-    (saved_over_a_pipe, CheckpointError, "h.safetensors"),
+    (saved_over_a_folder, CheckpointError, ("h.safetensors", "folder")),
+    (saved_over_a_pipe, CheckpointError, ("h.safetensors", "pipe")),
+    (saved_where_no_file_is_renamed, CheckpointError, ("h.safetensors", "local disk")),
     # LoRA weights
     (forged_lora(lora_without_a_record), CheckpointError, "LoRA"),
     (forged_lora(lora_of_a_large_rank), CheckpointError, ("rank 65", "width 64")),

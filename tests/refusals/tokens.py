@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +102,14 @@ TRANSFORMS: list[dict[str, Any]] = [
     {"mean": (1.0, 2.0), "std": (1.0,)},
     {"mean": ((1.0,),)},
 ]
+
+
+def import_file(folder: Path, text: str) -> None:
+    """Import a file of one's own, as ``--import`` does."""
+    file = folder / "own_head.py"
+    file.write_text(text)
+    registry.import_modules([str(file)])
+
 
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
@@ -208,6 +217,13 @@ ROWS: list[Row] = [
         ("'patch_mean'", "PatchMeanHead", "Neck"),
     ),
     (lambda: registry.import_modules(["no_such_module"]), ConfigError, "no_such_module"),
-    (lambda: registry.import_modules(["no_such_file.py"]), ConfigError, "no_such_file.py"),
+    (lambda: registry.import_modules(["no_such_file.py"]), ConfigError, "no file no_such_file.py"),
+    (
+        lambda folder: import_file(folder, "def head(:"),
+        ConfigError,
+        ("own_head.py", "SyntaxError", "line 1"),
+    ),
+    (lambda folder: import_file(folder, "1 / 0"), ConfigError, ("own_head.py", "ZeroDivision")),
+    (lambda folder: import_file(folder, "import spconf"), ConfigError, ("own_head.py", "'spconf'")),
     (lambda: dinoneck.PatchMaenHead, AttributeError, ("'dinoneck'", "'PatchMaenHead'")),
 ]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.known import names_of
 from dinoneck.backbones.lora import base_name
-from dinoneck.errors import BackboneError, first_line, some_of
+from dinoneck.errors import BackboneError, first_line, reason_of, some_of
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.weight_files import read_state
 
@@ -119,7 +119,7 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         write_whole(path, safetensors.torch.save(tensors))
     except OSError as error:
-        raise BackboneError(f"{path} cannot be written: {error}") from error
+        raise BackboneError(f"{path} cannot be written: {reason_of(error)}") from error
 
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:

@@ -254,7 +254,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         except CheckpointError:
             raise
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+            raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _header(file: BufferedReader, name: str) -> Header:

@@ -20,7 +20,7 @@ from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import CheckpointError, did_you_mean
+from dinoneck.errors import CheckpointError, did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
@@ -167,7 +167,8 @@ class HeadCheckpoint:
             chunks: list[bytes | memoryview] = [start, *contents.chunks_of(self.meta, tensors)]
             write_whole(path, chunks, check=lambda file: contents.check(files.read(file)))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+            problem = f"{path} cannot be written: {reason_of(error)}"
+            raise CheckpointError(problem, step="write") from error
 
     def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.

@@ -14,7 +14,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import DINOV3, REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, reason_of
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.version import __version__
 
@@ -240,7 +240,8 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
     try:
         text = b"" if file is None else read_regular(Path(file)).strip()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
+        problem = f"the terms {file} cannot be read: {reason_of(error)}"
+        raise CheckpointError(problem, step="hub") from error
     if not text and (file is not None or licence == DINOV3["license"]):
         raise CheckpointError(
             f"terms is {file}, missing or empty, and the backbone's weights are under {licence}; "
@@ -265,6 +266,7 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
         except Exception as error:  # Pillow raises many types for a file that is not a picture
             expected = ", ".join(_PICTURES)
             raise CheckpointError(
-                f"the figure {path} cannot be used: {error}; expected {expected}", step="hub"
+                f"the figure {path} cannot be used: {reason_of(error)}; expected {expected}",
+                step="hub",
             ) from error
     return pictures

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dinoneck import registry
 from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.checkpoint.head_checkpoint import RECORDS, HeadCheckpoint, warn_without_backbone
-from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.errors import CheckpointError, RegistryError, reason_of
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
@@ -28,7 +28,7 @@ def save(
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(
-                f"the folder {path} cannot be made: {error}", step="write"
+                f"the folder {path} cannot be made: {reason_of(error)}", step="write"
             ) from error
         path /= HEAD_NAME
     checkpoint.save(path)

@@ -190,10 +190,11 @@ def _refusal(error: Exception) -> str | None:
         and error.filename is not None
         and not isinstance(error, DinoneckError)
     ):
-        return printable(
-            f"error: {error.filename}: {error.strerror}; check the name and who may read and "
-            "write there"
-        )
+        line = f"error: {error.filename}: {error.strerror}"
+        # sentences of dinoneck's own state their remedy
+        if error.errno is not None and error.strerror == os.strerror(error.errno):
+            line += "; check the name and who may read and write there"
+        return printable(line)
     if isinstance(error, DinoneckError | OSError) or (
         isinstance(error, ImportError) and "pip install" in str(error)
     ):

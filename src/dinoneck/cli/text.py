@@ -114,6 +114,24 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
         print(table(("cost", *(key.replace("_", " ") for key in next(iter(costs.values())))), rows))
     if report.get("verdict"):
         show(report["verdict"])
+    names = no_better_than_mean(report)
+    if names:
+        show(
+            f"{', '.join(names)}: R² is not above 0, so the head is no better than the mean of all "
+            "images."
+        )
+
+
+def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
+    """Return the targets of a report, without auxiliary ones, of which the head's R² is not above 0."""
+    names = []
+    for name, methods in report.get("scores", {}).items():
+        if name == "overall" or name in report.get("auxiliary", ()):
+            continue
+        r2 = methods.get("head", {}).get("r2", {}).get("pooled")
+        if r2 is not None and r2 <= 0:
+            names.append(name)
+    return names
 
 
 def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:

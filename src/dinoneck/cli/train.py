@@ -14,7 +14,15 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.training.run import Run
+
+# patches of an image: attention grows with their square, and above it takes most of a pass
+MANY_PATCHES = 4096
+# patches along the longer side of the size that is proposed instead, about 1,200 in all for 3:4
+ENOUGH_ALONG = 40
+# ratio of the two scales; rounding to whole patches alone gives up to about 2 %
+DISTORTED = 1.02
 
 
 def train(
@@ -161,8 +169,46 @@ def _describe(run: Run) -> None:
             f"{patches}."
         )
         show_remainder(source.preprocess, source.preprocess.size or (height, width))
+        for line in size_advice(source.preprocess, (height, width)):
+            print(line)
     if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "
             "looks better."
         )
+
+
+def size_advice(preprocess: Preprocessing, size: tuple[int, int]) -> list[str]:
+    """Return what a user should know of images that are distorted or have very many patches.
+
+    Args:
+        preprocess: how images are prepared.
+        size: (height, width) of an image in px.
+    """
+    from dinoneck.grid import patch_pair
+
+    lines = []
+    height, width = size
+    placement = preprocess.placement(size)
+    if preprocess.size is not None and preprocess.resize == "stretch":
+        resized_height, resized_width = placement.resized
+        ratio = (resized_height / height) / (resized_width / width)
+        if max(ratio, 1 / ratio) > DISTORTED:
+            lines.append(
+                f"--resize stretch changes its proportions by {abs(ratio - 1):.0%}; --resize crop, "
+                "pad or keep would not."
+            )
+    if preprocess.size is None:
+        patch_height, patch_width = patch_pair(preprocess.patch_size)
+        rows = placement.canvas[0] // patch_height
+        cols = placement.canvas[1] // patch_width
+        if rows * cols > MANY_PATCHES:
+            scale = ENOUGH_ALONG / max(rows, cols)
+            fewer_rows = max(1, round(rows * scale))
+            fewer_cols = max(1, round(cols * scale))
+            lines.append(
+                f"That is {rows * cols:,} patches per image: slow, and much memory. --size "
+                f"{fewer_rows * patch_height}x{fewer_cols * patch_width} brings images to "
+                f"{fewer_rows * fewer_cols:,}."
+            )
+    return lines

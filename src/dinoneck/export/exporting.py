@@ -21,7 +21,7 @@ from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
+from dinoneck.errors import CheckpointError, ConfigError, did_you_mean, reason_of
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
@@ -238,7 +238,8 @@ def _written(
         else:
             files = onnx_file.write_onnx(Path(path), onnx, texts)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+        problem = f"{path} cannot be written: {reason_of(error)}"
+        raise CheckpointError(problem, step="write") from error
     if traced.grid is not None and traced.reason is not None:
         only = f"this model takes {program.size_text(model, traced.grid)} only: {traced.reason}"
         warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)

@@ -221,6 +221,8 @@ class CLSGatingHead(Head):
     Reference: a published notebook; ``examples/biomass/published.py`` reads its weights.
     """
 
+    _reads_last_layer = True
+
     def __init__(
         self,
         embed_dim: int,

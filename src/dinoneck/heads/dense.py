@@ -51,6 +51,8 @@ class DenseHead(Head):
         torch.Size([2, 3, 3, 5])
     """
 
+    _reads_last_layer = True
+
     def __init__(
         self,
         embed_dim: int,

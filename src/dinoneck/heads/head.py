@@ -60,6 +60,7 @@ class Head(Configured, nn.Module):
     embed_dim: int
     trained_on: Origin | None = None
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
+    _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
     def _set_tasks(
         self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind

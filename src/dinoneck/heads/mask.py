@@ -25,6 +25,8 @@ from dinoneck.tasks import CLASSES, MASKS, Task
 SEMANTIC_QUERIES = 20
 _EPS = 1e-6  # of the normalisation of channels
 _LEAST_SHARE = 1e-6
+# base of the rotary positions' frequencies, as in DINOv3
+_ROTARY_BASE = 100.0
 
 
 class MaskHead(Head):
@@ -291,7 +293,7 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> 
         "dtype": torch.promote_types(like.dtype, torch.float32),
         "device": like.device,
     }
-    frequencies = 2 * math.pi * 100.0 ** (-torch.arange(angles, **on) / angles)
+    frequencies = 2 * math.pi * _ROTARY_BASE ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
     down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)

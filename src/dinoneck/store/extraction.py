@@ -41,6 +41,10 @@ from dinoneck.tokens import Tokens
 LARGEST_BATCH = 32
 UNIT_TOKENS = 8192
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
+# of a short list of images, so that several processes can share it
+LEAST_UNITS = 8
+# usable images that the channel scale of int8 is measured on
+SCALE_IMAGES = 16
 
 logger = logging.getLogger(__name__)
 Unit = Sequence[Item]
@@ -86,7 +90,7 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     """
     size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
-        size = max(1, min(size, len(items) // 8))
+        size = max(1, min(size, len(items) // LEAST_UNITS))
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
@@ -249,7 +253,7 @@ class Extractor:
             DataError: if an image cannot be used and is not to be skipped, or none can.
         """
         prepared = (self.prepare(item, {}) for item in items)
-        first = itertools.islice((image for image in prepared if image is not None), 16)
+        first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
         tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
         if not tokens:
             raise DataError(f"none of {len(items)} images can be used")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import check_regular, flush_folder, read_regular, write_whole
-from dinoneck.errors import StoreError
+from dinoneck.errors import StoreError, reason_of
 
 MOST_OPEN_FILES = 128
 
@@ -85,7 +85,7 @@ class LocalFiles:
                 _read_into(handle.fileno(), offset, buffers)
             except (OSError, EOFError, OverflowError) as error:
                 raise StoreError(
-                    f"{self.root / name} cannot be read at byte {offset}: {error}"
+                    f"{self.root / name} cannot be read at byte {offset}: {reason_of(error)}"
                 ) from error
 
     def forget(self) -> None:
@@ -192,8 +192,10 @@ def write_first(path: Path, content: bytes) -> None:
 
 def failed_write(path: Path, error: OSError) -> StoreError:
     """Return the error for a failed write."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    problem = "the disk is full. What was finished is kept; make room, run again" if full else error
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        problem = "the disk is full. What was finished is kept; make room, run again"
+    else:
+        problem = reason_of(error)
     return StoreError(f"{path} cannot be written: {problem}")
 
 

@@ -26,6 +26,14 @@ from dinoneck.store.shards import Entry, ImageFile
 
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
+# images whose files are compared at once, so that memory stays flat for stores of any size
+LOOKED_UP = 10_000
+# ids of changed images that a message names
+NAMED = 5
+# bytes of an image in the header of its shard and in the index, about
+ROW_BYTES = 600
+# images whose mean size stands for all where they keep their own
+SIZED_IMAGES = 64
 
 
 def image_ids(
@@ -103,14 +111,14 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     """
     changed: list[tuple[Entry, Path]] = []
     pending = iter(items)
-    while some := dict(itertools.islice(pending, 10_000)):
+    while some := dict(itertools.islice(pending, LOOKED_UP)):
         pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
         changed += [
             (entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)
         ]
     if changed:
         entry, path = changed[0]
-        ids = some_of([repr(other.id) for other, _ in changed], 5)
+        ids = some_of([repr(other.id) for other, _ in changed], NAMED)
         stored = (
             f"{path} is not what was read from {entry.root}. Extract into a new store or "
             "with another root="
@@ -173,9 +181,8 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     Raises:
         StoreError: if they do not fit on the disk.
     """
-    # 600 bytes of an image are in the header of its shard and in the index
     views, patches = len(description.views), _typical_patches(items, description)
-    size = sum(part.nbytes for part in description.parts(patches)) * views + 600
+    size = sum(part.nbytes for part in description.parts(patches)) * views + ROW_BYTES
     free = shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
@@ -198,7 +205,7 @@ def _typical_patches(items: Sequence[Item], description: Description) -> int:
     if (grid := prepare.grid()) is not None:
         return grid.count
     counts, (down, across) = [], patch_pair(prepare.patch_size)
-    for _, path in items[:: -(-len(items) // 64)]:
+    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
             height, width = prepare.placement(read_image_size(path)).canvas
             counts.append(height // down * (width // across))

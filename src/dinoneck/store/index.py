@@ -66,6 +66,9 @@ _ABOUT = (
     "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) "
     "from about"
 )
+# ids that "Did you mean" compares with an unknown one: a store may hold millions
+GUESSED_IDS = 1000
+_SOME_IDS = "select id from image limit ?"
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ class Index:
             several = found.get(image_id, ())
             if not several:
                 near = did_you_mean(
-                    image_id, (str(row[0]) for row in self._rows("select id from image limit 1000"))
+                    image_id, (str(row[0]) for row in self._rows(_SOME_IDS, GUESSED_IDS))
                 )
                 raise DataError(
                     f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}"

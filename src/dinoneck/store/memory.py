@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from dinoneck.devices import send
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, StoreError, counted
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
@@ -19,6 +21,8 @@ from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens, Tensor]
+# of the free memory; the rest is left to the model and its batches
+LARGEST_SHARE = 0.9
 
 
 class MemoryStore(StoredTokens):
@@ -34,6 +38,8 @@ class MemoryStore(StoredTokens):
 
     Raises:
         DataError: if an id is unknown, or the grids differ.
+        StoreError: if the tokens do not fit into the memory that is free (on Linux; other systems
+            are not asked).
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class MemoryStore(StoredTokens):
         self._ids = store.ids if ids is None else tuple(ids)
         pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
+        _check_memory(store, self._ids)
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         kept = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._scale: Columns = (
@@ -91,6 +98,35 @@ class MemoryStore(StoredTokens):
             for name, part in self._columns.items()
         }
         return chosen | self._scale
+
+
+def _check_memory(store: FeatureStore, ids: Sequence[str]) -> None:
+    """Reject a store that does not fit into memory: the system would end the process without a message."""
+    free = free_memory()
+    if free is None or not ids:
+        return
+    first, _ = store.columns(ids[:1])  # all images have one grid
+    view_bytes = sum(x.nbytes for part in first.values() for x in part)
+    needed = view_bytes * len(store.views) * len(ids)
+    if needed > LARGEST_SHARE * free:
+        sizes = [tqdm.format_sizeof(number, "B") for number in (needed, free)]
+        raise StoreError(
+            f"{counted(len(ids), 'image')} x {counted(len(store.views), 'view')} need {sizes[0]} of "
+            f"memory, {sizes[1]} are free; keep fewer ids, or read from the FeatureStore itself"
+        )
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that a process can take without swapping, None where Linux does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, size = line.partition(":")
+        if name == "MemAvailable":
+            return int(size.removesuffix("kB")) * 1024
+    return None
 
 
 class StoreDataset(Dataset[Sample]):

@@ -225,7 +225,8 @@ class Engine:
 
     @torch.no_grad()
     def _validate(self, validate: Callable[[], Row]) -> None:
-        """Add the scores to the row of the epoch, with batch statistics that all processes share."""
+        """Add the scores to the row of the epoch."""
+        # batch statistics differ between processes; all evaluate those of the first, which are saved
         same(self.plain.buffers())
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
@@ -371,6 +372,7 @@ def seed_all(*words: int) -> None:
 def own_random_numbers() -> Iterator[None]:
     """After the block the generators of Python, NumPy and torch (all devices) are as before it."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # fork_rng reads the state of each device, which would initialise a CUDA that nobody uses
     is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if is_used else []):
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +29,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
-from dinoneck.training.folder import STATE, Callback
+from dinoneck.training.folder import STATE, Callback, writes
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
@@ -44,7 +46,12 @@ from dinoneck.training.targets import (
 )
 from dinoneck.training.token_sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 
+logger = logging.getLogger(__name__)
 _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their loss counts
+# of the losses of two tasks at the first step: the smaller one then is at most 1 % of their sum
+LARGEST_RATIO = 100.0
+# with a target: the loss of fewer may be small by chance
+FEWEST_SAMPLES = 4
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
@@ -65,6 +72,9 @@ def fit(
     **recipe_fields: Any,
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and what is trainable in the backbone of :class:`LiveTokens`, repeatably.
+
+    Warnings in the log name the block that a head of one layer reads if the tokens have several,
+    and two tasks if one's loss is more than 100 times the other's at the first step.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
@@ -156,10 +166,16 @@ def _train(
         objective.trained, objective, _groups(objective), recipe, -(-count // recipe.batch_size)
     )
     # what does not fit is refused before a folder is made
+    inputs, targets = samples.read([0])
     with torch.no_grad(), engine.precision():
-        objective.eval()(*samples.read([0]), mixes=False)
+        objective.eval()(inputs, targets, mixes=False)
+    if head._reads_last_layer and engine.rank == 0:
+        source = samples.source
+        layers = source.backbone.layers if isinstance(source, LiveTokens) else inputs.layers
+        _warn_of_unread_layers(type(head).__name__, layers or ())
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
+    objective.is_first_step = not engine.history
     if recipe.standardise_tokens and not engine.history:
         batches = in_batches(samples.ids[:count], recipe.batch_size)
         with torch.no_grad():
@@ -174,6 +190,19 @@ def _train(
     return engine.history
 
 
+@functools.cache
+def _warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
+    """Log which of several blocks a head reads, once per process: ``train`` calls ``fit`` for every fold."""
+    if len(layers) > 1:
+        logger.warning(
+            "the tokens have layers %s, and %s reads the last one listed, block %d: extract that "
+            "one alone, list another one last, or take a head that reads several, such as FPNHead",
+            list(layers),
+            head_name,
+            layers[-1],
+        )
+
+
 class Objective(nn.Module):
     """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended.
 
@@ -185,6 +214,7 @@ class Objective(nn.Module):
 
     Attributes:
         trained: ``head``, and ``backbone`` where tokens are live.
+        is_first_step: whether no step of the run was taken yet; its losses are compared.
     """
 
     def __init__(self, head: Head, source: TokenSource, loss: TaskLoss, recipe: Recipe) -> None:
@@ -193,6 +223,7 @@ class Objective(nn.Module):
         self.trained, self.loss, self.recipe = nn.ModuleDict({"head": head, **live}), loss, recipe
         maps = [task.name for task in loss.tasks if task.is_map or task.is_masks]
         self.maps = {*maps, *(name + WEIGHT for name in maps)}
+        self.is_first_step = True
 
     def forward(self, inputs: Any, targets: Tensors, mixes: bool) -> Tensors:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
@@ -221,8 +252,47 @@ class Objective(nn.Module):
         losses: dict[str, Any] = {
             name: sum(share * part[name] for share, part in parts) for name in parts[0][1]
         }
+        if self.training and self.is_first_step:
+            self.is_first_step = False
+            self._compare_scales(losses, targets)
         learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
         return losses | {f"weight/{name}": weight for name, weight in learned.items()}
+
+    def _compare_scales(self, losses: Tensors, targets: Tensors) -> None:
+        """Log if one loss is so large that another one hardly affects the gradient.
+
+        Weights that are learned or that are not 1 were chosen to balance the losses: they are not
+        compared. The host waits for the device here, once per run.
+        """
+        tasks = [task for task in self.loss.tasks if task.weight == 1.0]
+        if len(tasks) < 2 or self.loss.weighting is not None or not writes():
+            return
+        counts = []
+        for task in tasks:
+            is_known = known(task, targets[task.name])
+            counts.append(
+                is_known.flatten(1).any(dim=1).sum() if is_known.ndim > 1 else is_known.sum()
+            )
+        values = [losses[f"loss/{task.name}"].detach() for task in tasks]
+        numbers = torch.stack([torch.stack(counts).to(values[0]), torch.stack(values)]).tolist()
+        sizes = {}
+        for task, count, value in zip(tasks, *numbers, strict=True):
+            if count >= FEWEST_SAMPLES and value > 0:
+                sizes[task.name] = value
+        if not sizes:
+            return
+        largest = max(sizes, key=sizes.__getitem__)
+        smallest = min(sizes, key=sizes.__getitem__)
+        if sizes[largest] > LARGEST_RATIO * sizes[smallest]:
+            logger.warning(
+                "at the first step the loss of %r is %.3g and that of %r is %.3g, so that the "
+                "smaller one hardly affects the gradient. Give the tasks a transform that is fitted "
+                "on their targets, TargetTransform().fit(values), or a weight",
+                largest,
+                sizes[largest],
+                smallest,
+                sizes[smallest],
+            )
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""

@@ -108,7 +108,12 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Give a model of the same form the averaged weights, in its own dtype, and the buffers."""
+        """Give a model of the same form the averaged weights, in its own dtype, and the buffers.
+
+        Raises:
+            KeyError: if the model lacks one of the names.
+            RuntimeError: if a weight has another shape there.
+        """
         own = _named(model)
         for name, value in self.values.items():
             own[name].copy_(value)
@@ -125,7 +130,11 @@ class EMA:
         return {"updates": self.updates, "values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of :meth:`state_dict` of the same model, on the device of the present averages."""
+        """Take over a state of :meth:`state_dict` of the same model, on the device of the present averages.
+
+        Raises:
+            KeyError: if it is not such a state.
+        """
         device = next((value.device for value in self.values.values()), None)
         self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
@@ -276,6 +285,9 @@ def manifold_mixup(
             themselves.
         generator: source of the random numbers; None = torch's own.
 
+    Returns:
+        The blended tokens and targets.
+
     Raises:
         ConfigError: if alpha is not positive and finite.
         ShapeError: if a target is not of floating point, or of another number of samples.
@@ -287,7 +299,9 @@ def manifold_mixup(
         >>> torch.allclose(mixed["mass"][:, 0], mixed["state"] @ torch.tensor([20.0, 100.0]))
         True
 
-    Reference: Verma et al. 2019, "Manifold Mixup".
+    Reference: Verma et al. 2019, "Manifold Mixup". Deviation: the partner of a sample is the one
+    before it in the batch, not one of a random permutation; only the tokens are blended, no hidden
+    layer of the head. As in their code, lambda is one for the batch.
     """
     mixed, share = blended_tokens(tokens, alpha, generator)
     return mixed, _blended_targets(targets, share, len(tokens))
@@ -313,6 +327,9 @@ def cutmix(
         patch_size: pixels per patch; the rectangle then holds whole patches.
         generator: see there.
 
+    Returns:
+        The images and the blended targets.
+
     Raises:
         ConfigError: if alpha is not positive and finite.
         GridError: if the patch does not divide the image.
@@ -324,7 +341,8 @@ def cutmix(
         >>> torch.allclose(mixed.mean(dim=(1, 2, 3)), targets["white"][:, 0])
         True
 
-    Reference: Yun et al. 2019, "CutMix". Deviation: the rectangle may hold whole patches.
+    Reference: Yun et al. 2019, "CutMix". Deviations: the partner of an image is the one before it in
+    the batch, not one of a random permutation; the rectangle may hold whole patches.
     """
     if images.ndim != 4:
         raise ShapeError(f"images are {tuple(images.shape)}; expected (batch, 3, height, width)")

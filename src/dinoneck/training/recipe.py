@@ -24,6 +24,8 @@ NotNegative = Annotated[float, Meta(ge=0)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+# of the head's learning rate: that of a backbone that is trained along, where none is given
+BACKBONE_RATE = 0.1
 
 OFF = "none"  # on the command line, the value of an option that is switched off
 
@@ -166,8 +168,9 @@ class Recipe(Config, frozen=True, kw_only=True):
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
-        rho: neighbourhood size of SAM, in the norm of all trained weights.
-        weight_decay: of AdamW, for weight matrices only.
+        rho: neighbourhood size of SAM, in the norm of all trained weights together.
+        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
+            have none.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
@@ -179,7 +182,8 @@ class Recipe(Config, frozen=True, kw_only=True):
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
             None = off.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
-        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off.
+        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off. With
+            mixup_alpha too, a batch is pasted first, then its tokens are blended.
         patience: epochs without a better validation loss before training stops with the best
             weights; None = keep the last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
@@ -230,7 +234,7 @@ class Recipe(Config, frozen=True, kw_only=True):
 
     def rates(self) -> dict[str, Any]:
         """Return what :func:`dinoneck.training.param_groups` takes of it."""
-        rate = 0.1 * self.lr if self.backbone_lr is None else self.backbone_lr
+        rate = BACKBONE_RATE * self.lr if self.backbone_lr is None else self.backbone_lr
         return {
             "lr": self.lr,
             "backbone_lr": rate,

@@ -18,7 +18,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, missing_extra
+from dinoneck.errors import ConfigError, DataError, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
@@ -146,7 +146,8 @@ def groups_of(table: Any) -> list[Hashable]:
 def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     """Return the folds to train by their numbers: ``(train, valid)`` rows of the table; None = all images.
 
-    A warning names groups that folds of a column share.
+    Warnings name groups that folds of a column share, and classes of which a fold holds out images
+    and trains on none.
 
     Args:
         config: its group ``folds``.
@@ -177,7 +178,30 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     folds: dict[int | None, Fold] = {
         i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)
     }
+    for name, fold in folds.items():
+        _warn_of_unseen_classes(config, table, name, fold)
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, fold: Fold) -> None:
+    """Log the classes of which a fold holds out images and trains on none."""
+    train, valid = fold
+    targets, auxiliary = target_columns(config, table)
+    for column in (*targets, *auxiliary):
+        names = class_names(table, column) if column in table else ()
+        if not names:
+            continue
+        codes = np.asarray(table[column].cat.codes)  # -1 = missing
+        unseen = [names[code] for code in np.setdiff1d(codes[valid], codes[train]) if code >= 0]
+        if unseen:
+            logger.warning(
+                "fold %s holds out images of the %s %s and trains on none: they cannot be predicted "
+                "right. Use other folds (--stratify %s), or remove what is too rare",
+                name,
+                column,
+                some_of(unseen, 5),
+                column,
+            )
 
 
 def group_folds(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests import kit
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
 from dinoneck.checkpoint import model_card
@@ -185,3 +188,18 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     assert json.loads(config_json(source))["digest"] == meta["digest"]
     many = on(meta, head_type="ensemble", config={"reduce": evil, "weights": [evil]})
     check_outside_of_code(model_card(many).split("\n---\n", 1)[1])
+
+
+def test_a_card_is_made_without_torch(tmp_path: Path) -> None:
+    """It is derived from the header: a web server that shows it needs no torch."""
+    file = kit.saved_head(tmp_path / "head.safetensors")
+    script = (
+        "import sys; from dinoneck.checkpoint import model_card; "
+        f"page = model_card({str(file)!r}); print('mass' in page, 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "True False\n"

@@ -294,3 +294,60 @@ def test_a_loaded_head_keeps_what_it_was_trained_on(tmp_path: Path) -> None:
             kept.predict(other)
     compiled = torch.compile(loaded, backend="eager", fullgraph=True)
     assert compiled(backbone(torch.rand(1, 3, 64, 64)))["mass"].shape == (1, 1)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_a_backbone_with_another_normalisation_is_refused(
+    key: str, probe: bool, tmp_path: Path
+) -> None:
+    """Its weights are the same, and every token would be another one."""
+    path = kit.saved_head(tmp_path / "h.safetensors")
+    other = kit.backbone()
+    other.preprocess = other.preprocess.changed(**{key: (0.43, 0.411, 0.296)})
+
+    with pytest.raises(CheckpointError, match=rf"normalisation of images \({key}\)"):
+        HeadCheckpoint.load(path).check_backbone(other, probe=probe)
+
+
+def test_a_normalisation_that_differs_by_rounding_is_the_same(tmp_path: Path) -> None:
+    path = kit.saved_head(tmp_path / "h.safetensors")
+    other = kit.backbone()
+    mean = tuple(value + 1e-4 for value in other.preprocess.mean)
+    other.preprocess = other.preprocess.changed(mean=mean)
+
+    HeadCheckpoint.load(path).check_backbone(other)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        pytest.param(pickle.dumps([0.5]), "a pickle, which may run code", id="pickle"),
+        pytest.param(b"PK\x03\x04", "a zip or torch.save file, which may run code", id="zip"),
+        pytest.param(b"version https://git-lfs.github.com", "git lfs pull", id="Git LFS"),
+        pytest.param(b"<!doctype html>", "a web page", id="web page"),
+        pytest.param(b"\x1f\x8b\x08", "unpack it first", id="gzip"),
+    ],
+)
+def test_what_is_mistaken_for_a_head_file_is_called_by_its_name(
+    content: bytes, named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(content + bytes(64))
+
+    with pytest.raises(CheckpointError, match=named):
+        HeadCheckpoint.load(path)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_lora_weights_of_a_head_are_trained_further_on_request_only(
+    trainable: bool, tmp_path: Path
+) -> None:
+    path = kit.saved_head(tmp_path / "h.safetensors", backbone=kit.backbone().add_lora(2))
+    base = kit.backbone()
+
+    HeadCheckpoint.load(path).apply_adapter(base, trainable=trainable)
+
+    lora = [parameter for name, parameter in base.named_parameters() if "lora_" in name]
+    assert lora
+    assert all(parameter.requires_grad == trainable for parameter in lora)

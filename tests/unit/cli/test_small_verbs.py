@@ -175,3 +175,41 @@ def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     ]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
+
+
+def report_of(**pooled: float | None) -> dict[str, Any]:
+    """A report with the R² of a head, of ``c`` as an auxiliary target."""
+    scores = {
+        name: {"head": {"r2": {"pooled": value, "folds": []}, "mae": {"pooled": 1.0}, "images": 9}}
+        for name, value in pooled.items()
+    }
+    return {"scores": scores, "auxiliary": ["c"]}
+
+
+def test_targets_that_are_predicted_no_better_than_by_their_mean_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = report_of(soil=0.4, crop=-0.1, weed=0.0)
+
+    show_scores(report)
+
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "crop, weed: R² is not above 0, so the head is no better than the mean of all images."
+    )
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(report_of(soil=0.01), id="above 0"),
+        pytest.param(report_of(soil=None), id="unknown"),
+        pytest.param(report_of(soil=0.4, c=-1.0), id="auxiliary"),
+        pytest.param(report_of(soil=0.4, overall=-0.1), id="overall"),
+    ],
+)
+def test_targets_that_are_predicted_better_or_not_compared_are_not_named(
+    report: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_scores(report)
+
+    assert "not above 0" not in capsys.readouterr().out

@@ -19,6 +19,8 @@ from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_r
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import command
+from dinoneck.data import Preprocessing
+from dinoneck.data.preprocessing import Resize
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig, r2
 
@@ -281,3 +283,54 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
     images = [tmp_path / f"{i}.png" for i in range(8)]
     assert cli("predict", *images, "--heads", run / "heads", "--out", tmp_path / "p.csv").code == 0
     assert [row["image"] for row in rows_of(tmp_path / "p.csv")] == [*map(str, images)]
+
+
+def test_images_with_very_many_patches_get_a_smaller_size_proposed() -> None:
+    recipe = Preprocessing(16, resize="crop")
+
+    [line] = train.size_advice(recipe, (3024, 4032))
+
+    assert line == (
+        "That is 47,628 patches per image: slow, and much memory. --size 480x640 brings images to "
+        "1,200."
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [
+        pytest.param(Preprocessing(16, resize="crop"), (1024, 1024), id="4,096 patches"),
+        pytest.param(Preprocessing(16, size=(480, 640)), (3024, 4032), id="a size"),
+    ],
+)
+def test_images_with_fewer_patches_get_no_advice(
+    recipe: Preprocessing, size: tuple[int, int]
+) -> None:
+    assert not train.size_advice(recipe, size)
+
+
+def test_a_size_that_stretches_images_is_said() -> None:
+    recipe = Preprocessing(16, size=(480, 480), resize="stretch")
+
+    [line] = train.size_advice(recipe, (360, 480))
+
+    assert line == (
+        "--resize stretch changes its proportions by 33%; --resize crop, pad or keep would not."
+    )
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad", "keep"])
+def test_other_resize_modes_keep_proportions_and_say_nothing(resize: Resize) -> None:
+    recipe = Preprocessing(16, size=(480, 480), resize=resize)
+
+    assert not train.size_advice(recipe, (360, 480))
+
+
+def test_advice_on_the_size_is_printed_before_the_work(meadow: Path, tmp_path: Path) -> None:
+    """The images of the meadow are twice as wide as high."""
+    table = ["--csv", str(meadow), "--targets", "crop", "--group", "place"]
+
+    result = cli("train", *table, *TINY, "--size", "32x32", "--out", str(tmp_path / "run"))
+
+    assert "--resize stretch changes its proportions by 100%" in result.out
+    assert result.out.index("--resize stretch") < result.out.index("written:")

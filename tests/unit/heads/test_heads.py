@@ -328,3 +328,14 @@ def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() 
     shares = nn.functional.interpolate(logits, size=size, mode="bilinear").softmax(dim=1)
     assert (found["depth"] - bounded).norm() <= 1e-5 * (bounded - bounded.mean()).norm()
     assert torch.allclose(found["class"], shares, atol=1e-6)
+
+
+@pytest.mark.parametrize("modes", [(False, False), (True, False), (True, True)], ids=str)
+def test_an_ensemble_leaves_the_modes_of_its_members_alone(modes: tuple[bool, bool]) -> None:
+    """It is in training mode where a member is."""
+    members = [PatchMeanHead(8, [Task("y")], hidden_dim=4).train(mode) for mode in modes]
+
+    ensemble = HeadEnsemble(members)
+
+    assert tuple(member.training for member in members) == modes
+    assert ensemble.training == ensemble.heads.training == any(modes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from tests import kit
 from torch import Tensor
 
-from dinoneck import BusyError, Predictor
+from dinoneck import BusyError, DataError, Predictor
 from dinoneck.inference import MicroBatcher
 
 
@@ -126,3 +128,52 @@ def test_the_end_predicts_all_that_wait(
     batcher.close()
     with pytest.raises(BusyError, match="closed"):
         batcher.predict(images(1)[0])
+
+
+def test_one_image_that_cannot_be_predicted_costs_no_neighbour(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [good] = images(1)
+    [expected] = predictor([good])
+    bad_size = (48, 48)
+    bad = kit.images(1, *bad_size)[0]
+    own = predictor.predicted
+
+    def predicted(prepared: Any, maps: bool) -> Any:
+        if any(image.size == bad_size for [image] in prepared):
+            raise DataError("not finite")
+        return own(prepared, maps)
+
+    monkeypatch.setattr(predictor, "predicted", predicted)
+
+    # the three fill one pass
+    with MicroBatcher(predictor, max_batch=3, max_wait_s=30) as batcher:
+        first, failed, last = [batcher.submit(image) for image in (good, bad, good)]
+
+    assert first.result(0) == last.result(0) == expected
+    with pytest.raises(DataError, match="not finite"):
+        failed.result(0)
+
+
+def test_images_that_come_within_max_wait_s_share_a_pass(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(predictor, monkeypatch)
+    held.go.set()
+    with MicroBatcher(predictor, max_batch=2, max_wait_s=30) as batcher:
+        first = batcher.submit(images(1)[0])
+        time.sleep(0.2)  # the pass of the first would have begun
+        second = batcher.submit(images(1)[0])
+        assert first.result(60) == second.result(60)
+
+    assert held.sizes == [2]
+
+
+def test_a_batcher_in_a_fork_raises_instead_of_waiting_for_ever(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork has no copy of the batcher's thread."""
+    with MicroBatcher(predictor) as batcher, monkeypatch.context() as fork:
+        fork.setattr(os, "getpid", lambda: -1)
+        with pytest.raises(BusyError, match="not in this process"):
+            batcher.submit(images(1)[0])

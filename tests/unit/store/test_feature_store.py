@@ -17,8 +17,11 @@ from tests.pretend_device import NAME, pretend_device
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
+from dinoneck.data import Preprocessing, Views
+from dinoneck.grid import PadTo
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import channel_rms, quantise
+from dinoneck.store.images import views_of as image_views
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -410,3 +413,36 @@ def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
     from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
     assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
     assert from_pt["b"].num_prefix_tokens == 0
+
+
+def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore) -> None:
+    """They live on between epochs, and draw its views."""
+    data = StoreDataset(filled, views="random", seed=3)
+    loader = data.loader(3, num_workers=1, persistent_workers=True, timeout=50)
+    read, drawn = [], []
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        [(tokens, numbers)] = loader
+        read.append(tokens.sequence[0])
+        drawn.append([data.view_of(int(number)) for number in numbers])
+
+    assert drawn[0] != drawn[1]
+    for tokens, views in zip(read, drawn, strict=True):
+        assert torch.equal(tokens, filled.batch(["a", "b", "c"], views).sequence[0])
+
+
+@pytest.mark.parametrize("pad_to", ["corner", "center"])
+def test_padding_is_the_mean_colour_in_every_view(pad_to: PadTo) -> None:
+    """It is normalised to 0, and follows the image when that is flipped or turned."""
+    preprocess = Preprocessing(16, size=(32, 32), resize="pad", pad_to=pad_to)
+    top = 0 if pad_to == "corner" else 8
+    bright = np.full((16, 32, 3), 255, np.uint8)
+    views = Views([*Views.named("color20").views, *Views.named("d6").views])
+
+    stored = image_views(bright, preprocess, views, "a")
+
+    for i, view in enumerate(stored):
+        upright = views.undo(view, i)
+        assert not upright[:, :top].any(), views.views[i]
+        assert not upright[:, top + 16 :].any(), views.views[i]
+        assert upright[:, top : top + 16].all(), views.views[i]

@@ -377,3 +377,26 @@ def merged(into: Path, other: Path) -> FeatureStore:
     for file in (other / "data").iterdir():
         shutil.copy(file, into / "data")
     return FeatureStore.open(into)
+
+
+def test_a_forked_process_opens_the_index_itself(
+    sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of SQLite must not be carried through a fork."""
+    opened: list[object] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda *args, **options: opened.append(args) or connect(*args, **options),
+    )
+    store = FeatureStore.open(sound.path)
+    assert "0" in store
+    before = len(opened)
+    assert "1" in store
+    assert len(opened) == before
+
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+
+    assert "2" in store
+    assert len(opened) == before + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.process_group import ROOT, printed_by
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore
+from dinoneck.atomic import STALE_AFTER_S
 
 WORKER = """
 import sys
@@ -124,3 +126,28 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"dinoneck\[ray\]"):
         make(tmp_path / "s", tiny).extract(images, engine="ray")
+
+
+@pytest.mark.parametrize(
+    "name", [".w-1.00.dinoneck-tmp", pytest.param(".store.json.00.dinoneck-tmp", id="description")]
+)
+@pytest.mark.parametrize(
+    ("age_s", "stays"),
+    [
+        pytest.param(STALE_AFTER_S + 60, False, id="killed"),
+        pytest.param(STALE_AFTER_S - 60, True, id="at work"),
+    ],
+)
+def test_temporary_files_of_writers_go_an_hour_after_their_last_byte(
+    name: str, age_s: float, stays: bool, images: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    store = extracted(tmp_path / "s", images, tiny, "fp16")
+    folder = tmp_path / "s" / ("data" if name.startswith(".w-") else "")
+    leftover = folder / name
+    leftover.write_text("half")
+    changed = time.time() - age_s
+    os.utime(leftover, (changed, changed))
+
+    store.extract(images)
+
+    assert leftover.exists() == stays

@@ -455,3 +455,30 @@ def test_classes_of_a_table_are_those_of_the_head() -> None:
             targets=table,
             target_ids=None,
         )
+
+
+def test_a_state_with_a_damaged_tensor_is_refused(tmp_path: Path) -> None:
+    """Torch does not compare the checksums of tensors, and would load it."""
+    module = head()
+    run(module, out=tmp_path, epochs=2)
+    state = tmp_path / "state.pt"
+    content = bytearray(state.read_bytes())
+    weight = module.mlps[0].hidden.weight.detach().numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    state.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="state.pt is not the state .* or is damaged"):
+        run(out=tmp_path, epochs=2)
+
+
+def test_the_log_is_cut_back_to_the_state_that_a_run_continues_from(tmp_path: Path) -> None:
+    """A kill may leave lines of epochs that the state does not hold, or a part of a line."""
+    history = run(out=tmp_path, epochs=2)
+    log = tmp_path / "log.jsonl"
+    expected = log.read_text()
+    log.write_text(expected + '{"epoch": 2, "loss": 0.5}\n{"epoch": 3, "lo')
+
+    again = run(out=tmp_path, epochs=2)
+
+    assert again == history
+    assert log.read_text() == expected

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.training.small_model import Model, learn
+from tests.unit.training.small_model import Model, batch, learn
 from torch import Tensor, nn
 
 from dinoneck import ConfigError
@@ -136,3 +136,19 @@ def test_lora_learns_in_every_stage() -> None:
     assert sum(
         not torch.equal(v, before[k]) for k, v in model.state_dict().items() if ".lora_" in k
     ) == len(lora)
+
+
+def test_gradients_left_over_from_a_stage_are_dropped_when_its_blocks_freeze() -> None:
+    """An optimizer would apply them once more."""
+    model = Model()
+    schedule = FreezeSchedule({0: "last:2", 1: "all"})
+    optimizer = torch.optim.SGD(schedule.param_groups(model, lr=0.1), lr=0.1)
+    schedule.start_epoch(0, model, optimizer)
+    images, target = batch(0)
+    (model(images) - target).square().mean().backward()
+    before = state_of(model)
+
+    schedule.start_epoch(1, model, optimizer)
+    optimizer.step()
+
+    assert moved(model, before) == {"head"}

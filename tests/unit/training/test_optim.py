@@ -410,3 +410,30 @@ def test_lora_weights_are_the_backbones() -> None:
         number = int(name.split("blocks.")[1].split(".")[0])
         assert found[id(p)]["name"] == f"backbone.block{number}.decay"
         assert found[id(p)]["lr"] == 0.25 * 0.5 ** (5 - number)
+
+
+def test_a_restored_sam_follows_the_rates_of_its_groups() -> None:
+    """A schedule that is made on it after a resume must reach the optimizer that steps."""
+    model = nn.Linear(2, 1)
+    sam = SAM(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    sam.step(closure_of(sam, lambda: model(torch.ones(1, 2)).square().sum()))
+    again = SAM(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    again.load_state_dict(sam.state_dict())
+    before = model.weight.detach().clone()
+
+    again.param_groups[0]["lr"] = 0.0
+    again.step(closure_of(again, lambda: model(torch.ones(1, 2)).square().sum()))
+
+    assert torch.equal(model.weight, before)
+
+
+def test_a_restored_sam_has_the_moments_of_the_one_before() -> None:
+    model = nn.Linear(2, 1)
+    sam = SAM(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+    sam.step(closure_of(sam, lambda: model(torch.ones(1, 2)).square().sum()))
+    again = SAM(model, torch.optim.AdamW(model.parameters(), lr=0.1))
+
+    again.load_state_dict(sam.state_dict())
+
+    assert again.state is again.base_optimizer.state
+    assert torch.equal(again.state[model.weight]["exp_avg"], sam.state[model.weight]["exp_avg"])

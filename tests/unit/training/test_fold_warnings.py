@@ -1,0 +1,62 @@
+"""Classes of which a fold holds out images and trains on none are named in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dinoneck.data.cells import FOLD
+from dinoneck.training import TrainConfig
+from dinoneck.training.table import folds_of
+
+KINDS = ["bare", "crop", "bare", "crop", "bare", "weedy"]
+
+
+def table(kinds: list[Any] = KINDS) -> pd.DataFrame:
+    """Six images in two folds; the only weedy one is in the second."""
+    columns = {"kind": pd.Categorical(kinds), "cover": range(6), FOLD: [0, 0, 0, 1, 1, 1]}
+    return pd.DataFrame(columns, index=[f"image {i}" for i in range(6)])
+
+
+def config(**data: Any) -> TrainConfig:
+    named = data or {"targets": ["kind", "cover"]}
+    return TrainConfig.from_dict({"data": named, "folds": {"column": "part"}})
+
+
+@pytest.mark.parametrize("role", ["targets", "aux_targets"])
+def test_a_class_that_a_fold_holds_out_and_does_not_train_on_is_named(
+    role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = "aux_targets" if role == "targets" else "targets"
+
+    folds_of(config(**{role: ["kind"], other: ["cover"]}), table())
+
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == (
+        "fold 1 holds out images of the kind weedy and trains on none: they cannot be predicted "
+        "right. Use other folds (--stratify kind), or remove what is too rare"
+    )
+
+
+def test_classes_that_every_fold_trains_on_are_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    folds_of(config(), table(["bare", "crop", "weedy", "weedy", "crop", "bare"]))
+
+    assert not caplog.records
+
+
+def test_images_without_a_class_are_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    folds_of(config(), table(["bare", "crop", "bare", "crop", "bare", None]))
+
+    assert not caplog.records
+
+
+def test_one_head_on_all_images_holds_out_none(caplog: pytest.LogCaptureFixture) -> None:
+    one = TrainConfig.from_dict({"data": {"targets": ["kind"]}, "folds": {"count": 1}})
+
+    folds_of(one, table())
+
+    assert not caplog.records

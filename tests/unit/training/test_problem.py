@@ -1,0 +1,112 @@
+"""What a run makes of its config and table before it trains: tasks, targets, folds, heads and the folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.unit.training.meadow import a_run
+
+from dinoneck import Backbone, DataError, DenseHead, Task
+from dinoneck.training import TrainConfig
+from dinoneck.training.folder import check_folder
+from dinoneck.training.run import Run
+from dinoneck.training.table import folds_of, table_of
+from dinoneck.training.tasks import Problem, problem_of
+
+
+def problem(config: TrainConfig, table: Any, backbone: Backbone) -> Problem:
+    return problem_of(config, table, backbone.preprocess)
+
+
+def tasks_of(config: TrainConfig, backbone: Backbone) -> dict[str, Task]:
+    return {task.name: task for task in problem(config, table_of(config), backbone).tasks}
+
+
+def with_auxiliary(meadow: Path, **groups: Any) -> TrainConfig:
+    """One target, and two columns that only help training."""
+    data = {"csv": str(meadow), "targets": ["crop"], "aux_targets": ["height", "weather"]}
+    return a_run(meadow, data=data | groups.pop("data", {}), **groups)
+
+
+def test_auxiliary_targets_share_the_weight_of_the_config(meadow: Path, tiny: Backbone) -> None:
+    tasks = tasks_of(with_auxiliary(meadow, losses={"aux_weight": 0.4}), tiny)
+
+    assert tasks["height"].weight == tasks["weather"].weight == pytest.approx(0.2)
+    assert tasks["crop"].weight == 1.0
+
+
+def test_learned_weights_take_no_weight_for_auxiliary_targets(meadow: Path, tiny: Backbone) -> None:
+    losses = {"aux_weight": 0.4, "weighting": "uncertainty"}
+
+    tasks = tasks_of(with_auxiliary(meadow, losses=losses), tiny)
+
+    assert tasks["height"].weight == tasks["weather"].weight == 1.0
+
+
+def test_minimum_and_unit_are_those_of_targets_and_not_of_auxiliary_ones(
+    meadow: Path, tiny: Backbone
+) -> None:
+    """A height may be in other units, and a temperature below 0."""
+    tasks = tasks_of(with_auxiliary(meadow, data={"unit": "g", "minimum": 0.0}), tiny)
+
+    assert (tasks["crop"].unit, tasks["crop"].minimum) == ("g", 0.0)
+    assert (tasks["height"].unit, tasks["height"].minimum) == ("", None)
+
+
+def test_shares_of_nothing_are_unknown_and_not_zero(tiny: Backbone) -> None:
+    columns = {"leaf": [1.0, 0.0, 3.0, 2.0], "stem": [3.0, 0.0, 1.0, 2.0], "mass": [4, 0, 4, 4]}
+    images = [np.zeros((32, 48, 3), np.uint8)] * 4
+    table = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
+    shares = {"kind": "ratio", "columns": ["leaf", "stem"]}
+    config = TrainConfig.from_dict({"data": {"targets": ["mass"]}, "tasks": {"shares": shares}})
+
+    targets = problem(config, table, tiny).targets["shares"]
+
+    assert targets[1].isnan().all()
+    assert targets[[0, 2, 3]].tolist() == [[0.25, 0.75], [0.75, 0.25], [0.5, 0.5]]
+
+
+def test_folds_that_are_stratified_by_a_number_hold_every_fifth_of_it() -> None:
+    pytest.importorskip("sklearn")
+    cover = np.random.default_rng(0).permutation(40).astype(float)
+    table = pd.DataFrame({"cover": cover}, index=[f"image {i}" for i in range(40)])
+    config = TrainConfig.from_dict(
+        {"data": {"targets": ["cover"]}, "folds": {"count": 4, "stratify": "cover"}}
+    )
+
+    folds = folds_of(config, table)
+
+    for _, held_out in folds.values():
+        fifths = np.sort(cover[held_out] // 8)
+        assert fifths.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_masks_on_one_layer_get_a_dense_head(meadow: Path, tmp_path: Path) -> None:
+    """A pyramid on one layer has no finer map than its patches."""
+    data = {"csv": str(meadow), "labels": "mask", "classes": ["soil", "crop", "weed"]}
+    config = a_run(None, data=data, backbone={"name": "dinoneck_tiny", "layers": [5]})
+
+    run = Run(config, tmp_path / "run")
+
+    assert all(isinstance(head, DenseHead) for head in run.heads.values())
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+
+    with pytest.raises(DataError, match="cannot be written to .*run.*not a folder that can be"):
+        check_folder(tmp_path / "new" / "run", overwrite=False)
+
+
+def test_a_folder_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(DataError, match="file is not a folder that can be written to"):
+        check_folder(tmp_path / "file" / "run", overwrite=False)
