@@ -252,7 +252,7 @@ ROWS: list[Row] = [
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads
     (lambda: tokens_of(["plot"], ["plot.v1.jpg", "plot.v2.jpg"]), DataError, "'plot.v1.jpg'"),
-    (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, "'c.jpg'"),
+    (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, ("'c.jpg'", "dinoneck extract")),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
     (heads("linear"), ConfigError, "linear"),

@@ -104,6 +104,10 @@ def write_weights(state: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, state)
 
 
+def write_code(state: Path) -> None:
+    torch.save({"run": Path}, state)
+
+
 def state_on_a_full_disk(folder: Path) -> Any:
     with kit.full_disk():
         return small_fit.run(out=folder)
@@ -148,12 +152,17 @@ def sam_at_infinity() -> Any:
     return optimizer.step(closure)
 
 
-def tokens_beyond_float16() -> Any:
-    backbone = kit.backbone()
-    for name, parameter in backbone.named_parameters():
-        if name.endswith("model.norm.weight"):
-            nn.init.constant_(parameter, 1e6)
-    return MemoryTokens.extract(backbone, list(kit.images()), ["a", "b"])
+def tokens_of_weights(value: float) -> Callable[[], Any]:
+    """Extract tokens with a backbone whose final norm has this weight."""
+
+    def call() -> Any:
+        backbone = kit.backbone()
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("model.norm.weight"):
+                nn.init.constant_(parameter, value)
+        return MemoryTokens.extract(backbone, list(kit.images()), ["a", "b"])
+
+    return call
 
 
 # the store
@@ -281,9 +290,10 @@ ROWS: list[Row] = [
     (trained_into("notes.txt"), DataError, "notes.txt"),
     (trained_below_a_file, DataError, "notes"),
     # the state
-    (resumed(flip_a_bit_of_a_tensor), CheckpointError, ("state.pt", "--no-resume")),
-    (resumed(write_text), CheckpointError, ("state.pt", "--no-resume")),
-    (resumed(write_weights), CheckpointError, ("state.pt", "--no-resume")),
+    (resumed(flip_a_bit_of_a_tensor), CheckpointError, ("state.pt", "checksum", "--no-resume")),
+    (resumed(write_text), CheckpointError, ("state.pt", "not a zip file", "--no-resume")),
+    (resumed(write_weights), CheckpointError, ("state.pt", "other things", "--no-resume")),
+    (resumed(write_code), CheckpointError, ("state.pt", "code", "--no-resume")),
     (resumed(keep, lr=2e-3), CheckpointError, ("0.001 / 0.002", "--no-resume")),
     (state_on_a_full_disk, CheckpointError, "log.jsonl"),
     (state_below_a_file, CheckpointError, "log.jsonl"),
@@ -291,9 +301,10 @@ ROWS: list[Row] = [
     (large_steps, DataError, ("fold 0", "lr")),
     (predictions_without_a_number, DataError, ("fold 0", "GDM_g", "--lr")),
     (sam_at_infinity, DataError, "inf"),
-    (tokens_beyond_float16, DataError, ("'a'", "float16")),
+    (tokens_of_weights(1e6), DataError, ("'a'", "float16", "torch.bfloat16")),
+    (tokens_of_weights(torch.nan), DataError, ("'a'", "not finite", "weights")),
     # the store
-    (on_converted_store, ConfigError, "store"),
+    (on_converted_store, ConfigError, ("store", "no layers", "dinoneck extract")),
     (on_store_made_with(data={"size": [64, 64]}), ConfigError, ("(32, 48)", "(64, 64)")),
     (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
     (on_store_of_other_images, StoreError, "a.png"),

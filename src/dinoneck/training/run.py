@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.atomic import read_regular, write_text
+from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
@@ -314,10 +314,8 @@ class Run:
             columns = reports.prediction_rows(
                 self.table, self.problem.scored, self.predictions, self.folds
             )
-            write_text(
-                folder / files.PREDICTIONS,
-                csv_text([*columns], zip(*columns.values(), strict=True)),
-            )
+            text = csv_text([*columns], zip(*columns.values(), strict=True))
+            files.write_file(folder / files.PREDICTIONS, text.encode())
         return report
 
     def _report(self) -> dict[str, Any]:

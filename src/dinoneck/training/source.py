@@ -69,7 +69,11 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, SourceIds(store.ids).all_of(names)
+        remedy = (
+            f". Extract the images that are missing (dinoneck extract IMAGES --out {store.path}, "
+            "with the options that made it), or remove the rows"
+        )
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names, remedy)
         if twice := [
             name
             for name, store_id in zip(names, self.ids, strict=True)
@@ -132,7 +136,9 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
         raise ConfigError(
-            f"the store {data.store} names no backbone and no layers; use training.fit"
+            f"the store {data.store} was converted from files that name no backbone and no layers: "
+            "a head trained on it could not be paired with one. Extract the images (dinoneck "
+            "extract), or train from Python: dinoneck.training.fit"
         )
     both = {
         "backbone": (backbone.name, record.get("name")),
@@ -143,7 +149,8 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     for name, (value, stored) in both.items():
         if value is not None and value != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out"
+                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out, "
+                "or extract the images again into another store"
             )
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
     images = [
