@@ -89,11 +89,12 @@ def evaluate(
         or is_pair
         or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
     ):
-        if group or labels or nodata:
-            raise ConfigError(
-                "group, labels and nodata are of tables and folders of masks; leave them out for "
-                "objects"
-            )
+        for name, value in {"group": group, "labels": labels, "nodata": nodata}.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
+                    "for objects"
+                )
         return _of_objects(
             "segments" if is_pair else "masks" if models else "boxes", every, truth, images
         )
@@ -106,8 +107,8 @@ def evaluate(
         cost[name] = _cost(one, begin, len(table))
     if not scored:
         raise DataError(
-            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
-            f"{[*table.columns]}"
+            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
+            f"{some_of(table.columns, 5)}"
         )
     return summary(table, scored, predictions, [range(len(table))]) | {
         "cost": cost,
@@ -152,11 +153,15 @@ def truth_table(
     image_column: str = "image",
     labels: Any = None,
 ) -> Any:
-    """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
+    """Return the images and their truth, by :func:`dinoneck.data.read_table`.
+
+    Raises:
+        DataError: if it has nothing that is predicted, text where the heads predict numbers, or
+            cannot be used.
+    """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         return read_masks(images, truth)
-    if IMAGES in getattr(truth, "columns", ()):
-        return truth
+    is_read = IMAGES in getattr(truth, "columns", ())
     held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
     classes = {
         name: task.labels
@@ -166,13 +171,17 @@ def truth_table(
     names = [
         column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
     ]
-    targets = [*classes, *(name for name in names if name in held)]
+    numbers = [name for name in names if name in held]
+    if is_read:
+        _check_numbers(truth, numbers)
+        return truth
+    targets = [*classes, *numbers]
     if not targets and labels is None:
         raise DataError(
             f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
             f"{some_of(held, 5)}"
         )
-    return read_table(
+    table = read_table(
         truth,
         images,
         targets,
@@ -181,6 +190,29 @@ def truth_table(
         labels=labels,
         classes=classes,
     )
+    _check_numbers(table, numbers)
+    return table
+
+
+def _check_numbers(table: Any, names: Sequence[str]) -> None:
+    """Check that the columns of these names hold numbers, not classes."""
+    for name in names:
+        words = [word for word in class_names(table, name) if not _is_number(word)]
+        if words:
+            image_id = table.index[table[name].isin(words).to_numpy()][0]
+            word = table[name][image_id]
+            raise DataError(
+                f"the truth of {name!r} is {word!r} for {image_id!r}, and the heads predict numbers; "
+                "write a number, or leave the cell empty where it is unknown"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _predictions(

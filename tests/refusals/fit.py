@@ -46,6 +46,7 @@ BY_ID, ODD = dict(zip(IDS, Y, strict=True)), {"s0": 1.0, "s1": 2.0}
 IMAGES, TINY = torch.rand(2, 3, 32, 48), load_backbone("dinoneck_tiny")
 ONE, FOLDS = Split([range(6)], range(6)), [(np.arange(2, 6), np.arange(2))]
 LINEAR = nn.Linear(2, 1)
+SGD = torch.optim.SGD(LINEAR.parameters())
 
 
 def y(values: Any, *tasks: Task, **changes: Any) -> Any:
@@ -80,6 +81,10 @@ def unfrozen() -> nn.Module:
     return model(load_backbone("dinoneck_tiny").unfreeze())
 
 
+def mixed_up(targets: dict[str, Any]) -> Any:
+    return manifold_mixup(tokens(), targets, 1.0)
+
+
 def unknown_validation() -> Any:
     """Wait for the loss of a validation sample whose value is missing."""
     return y(at(5, np.nan), ids=IDS[:5], val_ids=IDS[5:], recipe=Recipe(patience=2))
@@ -108,12 +113,12 @@ WRONG: list[dict[str, Any]] = [
     {"amp": "fp16", "optimizer": "sam"},
     {"epoch": 3},
 ]
-PLANS: list[tuple[Any, str]] = [
+PLANS: list[tuple[Any, Any]] = [
     ({}, "{}"),
     ({0: "al"}, "'al'"),
     ({0: 4}, "4"),
     ({-1: "all"}, "-1"),
-    ({30: "last:7"}, "7"),
+    ({30: "last:7"}, ("'last:7'", "'last:6'")),
 ]
 
 ROWS: list[Row] = [
@@ -231,19 +236,32 @@ ROWS: list[Row] = [
     (lambda: ids_of("a", "b").batch(["a"], [3]), DataError, ("view 0", "view 3")),
     # parts for own loops
     (lambda: EMA(LINEAR, decay=1.0), ConfigError, "decay is 1.0"),
-    (lambda: SAM(LINEAR, torch.optim.SGD(LINEAR.parameters()), rho=0), ConfigError, "rho is 0"),
+    (lambda: EMA(LINEAR).copy_to(nn.Linear(2, 5)), ConfigError, ("'weight'", "(5, 2)", "(1, 2)")),
+    (lambda: EMA(LINEAR).copy_to(nn.Linear(2, 1, bias=False)), ConfigError, "no 'bias'"),
     (
-        lambda: cosine_with_warmup(torch.optim.SGD(LINEAR.parameters()), 10, 3.0),
+        lambda: EMA(LINEAR).load_state_dict(EMA(nn.Linear(3, 1)).state_dict()),
         ConfigError,
-        "warmup is 3",
+        ("the state", "(1, 3)", "(1, 2)"),
     ),
+    (lambda: EMA(LINEAR).load_state_dict(LINEAR.state_dict()), ConfigError, "weight, bias"),
+    (lambda: SAM(LINEAR, SGD, rho=0), ConfigError, "rho is 0"),
+    (lambda: SAM(LINEAR, LINEAR), ConfigError, "base_optimizer is Linear"),
+    (lambda: SAM(LINEAR, SAM(LINEAR, SGD)), ConfigError, "base_optimizer is SAM"),
+    (lambda: SAM(LINEAR, SGD).step(None), ConfigError, "closure"),
+    (lambda: cosine_with_warmup(SGD, 10, 3.0), ConfigError, "warmup is 3"),
+    (lambda: cosine_with_warmup(SGD, 0), ConfigError, "total_steps is 0"),
     (lambda: manifold_mixup(tokens(), {}, 0.0), ConfigError, "alpha is 0.0"),
-    (
-        lambda: manifold_mixup(tokens(), {"k": torch.zeros(6, dtype=torch.long)}, 1.0),
-        ShapeError,
-        ("'k'", "one_hot"),
-    ),
+    (lambda: manifold_mixup(IMAGES, {}, 1.0), ShapeError, "tokens are Tensor"),
+    (lambda: mixed_up({"k": [0.0] * 6}), ShapeError, ("'k'", "list")),
+    (lambda: mixed_up({"k": torch.zeros(())}), ShapeError, ("'k'", "()", "6 samples")),
+    (lambda: mixed_up({"k": torch.zeros(5)}), ShapeError, ("'k'", "(5,)", "6 samples")),
+    (lambda: mixed_up({"k": torch.zeros(6, dtype=torch.long)}), ShapeError, ("'k'", "one_hot")),
     (lambda: cutmix(torch.zeros(3, 32, 32), {}, 1.0), ShapeError, "(3, 32, 32)"),
+    (lambda: cutmix(IMAGES.numpy(), {}, 1.0), ShapeError, "images are ndarray"),
+    (lambda: cutmix(IMAGES.byte(), {}, 1.0), ShapeError, ("torch.uint8", "images / 255")),
+    (lambda: cutmix(IMAGES, {"m": IMAGES}, 1.0), ShapeError, ("'m'", "(2, 3, 32, 48)", "fit(")),
+    (lambda: FreezeSchedule({0: "all"}, lr_scale=0.0), ConfigError, "lr_scale is 0.0"),
+    (lambda: FreezeSchedule({0: "all"}).stage(-1), ConfigError, "epoch is -1"),
     *(
         (lambda plan=plan: FreezeSchedule(plan).apply(TINY, 0), ConfigError, named)
         for plan, named in PLANS

@@ -38,7 +38,7 @@ from dinoneck import (
     evaluate,
     wrap_backbone,
 )
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
 from dinoneck.inference.sources import opened
 from dinoneck.training.tasks import start_from
@@ -125,6 +125,14 @@ def scored(folder: Path, head: Any) -> Any:
     kit.write_images(folder, ["a.png"])
     (folder / "t.csv").write_text("image,mass\na.png,1\n")
     return evaluate(head, folder, folder / "t.csv")
+
+
+def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
+    """Evaluate a head of numbers on a table that has their unit in the cells."""
+    kit.write_images(folder, ["a.png", "b.png", "c.png"])
+    (folder / "t.csv").write_text("image,mass\na.png,0.5 kg\nb.png,0.4 kg\nc.png,0.5 kg\n")
+    truth = read_table(folder / "t.csv", folder, "mass") if is_read else folder / "t.csv"
+    return evaluate(predictor(), folder, truth)
 
 
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
@@ -339,7 +347,18 @@ ROWS: list[Row] = [
     (
         lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]),
         ConfigError,
-        "group",
+        "group is ['place']",
+    ),
+    (
+        lambda folder: evaluate(detector_of("fcos"), folder, {}, labels="mask"),
+        ConfigError,
+        "labels is 'mask'",
+    ),
+    (scored_with_units, DataError, ("'mass'", "'0.5 kg'", "'a.png'")),
+    (
+        lambda folder: scored_with_units(folder, is_read=True),
+        DataError,
+        ("'mass'", "'0.5 kg'", "'a.png'"),
     ),
     (
         lambda folder: start_from(

@@ -264,15 +264,34 @@ def optimizer_of_the_head_alone() -> Any:
     return schedule.start_epoch(1, model, optimizer)
 
 
-def wrapped_before_it_was_unfrozen() -> Any:
-    """Give the schedule a model that DistributedDataParallel wrapped while its backbone was frozen."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model = DistributedDataParallel(Model(), find_unused_parameters=True)
-        optimizer = torch.optim.AdamW(model.parameters())
-        return FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(0, model, optimizer)
-    finally:
-        dist.destroy_process_group()
+def unfrozen_model() -> Model:
+    model = Model()
+    model.backbone.unfreeze()
+    return model
+
+
+def model_beside_its_backbone() -> nn.Module:
+    """A model of which a part is wrapped that holds the head alone."""
+    model = unfrozen_model()
+    model.head = DistributedDataParallel(model.head, find_unused_parameters=True)
+    return model
+
+
+def wrapped(build: Callable[[], nn.Module], finds_unused: bool = True) -> Callable[[], Any]:
+    """Start the first epoch with a model in DistributedDataParallel, or with a part of it there."""
+
+    def call() -> Any:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            model = build()
+            if not any(isinstance(part, DistributedDataParallel) for part in model.modules()):
+                model = DistributedDataParallel(model, find_unused_parameters=finds_unused)
+            optimizer = torch.optim.AdamW(model.parameters())
+            return FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(0, model, optimizer)
+        finally:
+            dist.destroy_process_group()
+
+    return call
 
 
 def latin_file(folder: Path) -> Any:
@@ -344,6 +363,8 @@ ROWS: list[Row] = [
     (stratified_with_an_empty_fold, DataError, "4 folds"),
     (stratified_without_scikit_learn, ImportError, "dinoneck[train]"),
     (lambda: small_fit.run(recipe=Recipe(freeze=("0=all",))), ConfigError, "0=all"),
-    (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "include_frozen=True")),
-    (wrapped_before_it_was_unfrozen, ConfigError, "find_unused_parameters=True"),
+    (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "schedule.param_groups")),
+    (wrapped(Model), ConfigError, "backbone.unfreeze()"),
+    (wrapped(unfrozen_model, False), ConfigError, "find_unused_parameters=True"),
+    (wrapped(model_beside_its_backbone), ConfigError, "self.backbone = backbone"),
 ]
