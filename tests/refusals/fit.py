@@ -114,10 +114,10 @@ WRONG: list[dict[str, Any]] = [
     {"epoch": 3},
 ]
 PLANS: list[tuple[Any, Any]] = [
-    ({}, "{}"),
-    ({0: "al"}, "'al'"),
-    ({0: 4}, "4"),
-    ({-1: "all"}, "-1"),
+    ({}, ("{}", "1 or more")),
+    ({0: "al"}, ("'al'", "'last:4'")),
+    ({0: 4}, ("4", "text")),
+    ({-1: "all"}, ("-1", "0 or more")),
     ({30: "last:7"}, ("'last:7'", "'last:6'")),
 ]
 

@@ -360,7 +360,7 @@ ROWS: list[Row] = [
         ("h.safetensors", "PatchMeanHead"),
     ),
     # folds and freezing
-    (stratified_with_an_empty_fold, DataError, "4 folds"),
+    (stratified_with_an_empty_fold, DataError, "fold 2 of 4"),
     (stratified_without_scikit_learn, ImportError, "dinoneck[train]"),
     (lambda: small_fit.run(recipe=Recipe(freeze=("0=all",))), ConfigError, "0=all"),
     (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "schedule.param_groups")),

@@ -24,11 +24,11 @@ from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import NotNegative, Positive, Scale, converted
+from dinoneck.training.recipe import PLAN_PATTERN, NotNegative, Positive, Scale, converted
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
-_Stage = Annotated[str, Meta(pattern="^(all|none|last:[1-9][0-9]*)$")]
+_Stage = Annotated[str, Meta(pattern=PLAN_PATTERN)]
 _Plan = Annotated[dict[Annotated[int, Meta(ge=0)], _Stage], Meta(min_length=1)]
 
 

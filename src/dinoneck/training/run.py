@@ -80,10 +80,15 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects or config.data.boxes:
+    if config.data.boxes:
         raise ConfigError(
-            "the config has data.boxes, instances or panoptic; take train_detector or "
-            "train_instances"
+            f"data.boxes is {config.data.boxes!r}; detectors are trained with "
+            "dinoneck.detection.train_detector"
+        )
+    if config.data.objects:
+        raise ConfigError(
+            "data.instances or data.panoptic names objects; heads for them are trained with "
+            "dinoneck.detection.train_instances"
         )
     return Run(config, Path(out), table=table, overwrite=overwrite).train(
         resume=resume, callbacks=callbacks
