@@ -262,10 +262,12 @@ class Predictor:
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
             With a mapping of heads: key -> such a dict.
         """
-        if maps not in (None, *get_args(Maps)) or (probabilities and maps != "image"):
+        if maps not in (None, *get_args(Maps)):
+            raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
+        if probabilities and maps != "image":
             raise ConfigError(
-                f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or "
-                "'image', and probabilities with 'image' only"
+                f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
+                "leave probabilities out"
             )
         if isinstance(images, StoredTokens):
             raise DataError(
@@ -311,11 +313,13 @@ class Predictor:
         """
         if self.tiling is not None:
             raise ConfigError("stored tokens are of whole images; leave tile= out")
-        if isinstance(ids, str) or not hasattr(store, "backbone_record"):
+        if not hasattr(store, "backbone_record"):
             raise ConfigError(
-                f"the store is {store!r:.80} and ids are {ids!r:.80}; expected a FeatureStore "
-                "(FeatureStore.open), and ids as a list; for images call the predictor"
+                f"the store is a {type(store).__name__}; expected a FeatureStore "
+                "(FeatureStore.open): for images call the predictor, predictor(images)"
             )
+        if isinstance(ids, str):
+            raise ConfigError(f"ids are {ids!r}; expected a list of them: [{ids!r}]")
         for one in self.passes:
             one.check_weights()
             one.check_store(store)
