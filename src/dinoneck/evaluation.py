@@ -78,6 +78,8 @@ def evaluate(
         name: _opened(one)
         for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()
     }
+    if not every:
+        raise ConfigError("model is an empty mapping; name one model or more")
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
     if 0 < len(models) < len(every):
         raise ConfigError(

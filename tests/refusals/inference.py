@@ -323,6 +323,9 @@ ROWS: list[Row] = [
             ({"tile": 0}, "tile is (0, 0)"),
             ({"tile": 40}, "tile=(32, 32)"),
             ({"overlap": 8}, "tile is None"),
+            ({"batch_size": 1.5}, "batch_size is 1.5"),
+            ({"batch_size": "x"}, "batch_size is 'x'"),
+            ({"preprocess": {}}, "preprocess is a dict"),
             ({"tile": 32, "overlap": 32}, "overlap is 32 px"),
             ({"tile": 32, "overlap": -1}, "overlap is -1 px"),
             ({"tile": 32, "overlap": 1.5}, "overlap is 1.5; a float is a share"),
@@ -369,6 +372,8 @@ ROWS: list[Row] = [
         ConfigError,
         "labels is 'mask'",
     ),
+    (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
+    (lambda: to_frame([{"q": 1.0}], [Task("p")]), DataError, ("no 'p'", "holds q")),
     (scored_with_units, DataError, ("'mass'", "'0.5 kg'", "'a.png'")),
     (
         lambda folder: scored_with_units(folder, is_read=True),

@@ -85,6 +85,13 @@ def gaps(**known: Any) -> Callable[[Path], Any]:
     return run(lambda csv: with_gaps(csv, **known), data=data, folds={"column": "part"})
 
 
+def on_folder_of_npz(folder: Path) -> Any:
+    """Train on features of another program that are no store yet."""
+    (folder / "features").mkdir()
+    np.savez(folder / "features" / "a.npz", tokens=np.zeros((4, 8)))
+    return run(data={"store": str(folder / "features")})(folder)
+
+
 def heads(*names: str) -> Callable[[Path], Any]:
     return lambda folder: prepare_heads(
         a_run(write_meadow(folder), ["soil"]), names, folder / "run"
@@ -218,7 +225,11 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
         ({"optim": own}, ConfigError, next(iter(own)))
         for own in ({"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})
     ),
-    ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, ConfigError, "seed=1"),
+    (
+        {"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}},
+        ConfigError,
+        ("seed is 1", "--random"),
+    ),
     ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
 ]
 FRAMES = [
@@ -320,6 +331,8 @@ ROWS: list[Row] = [
     (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, ("'c.jpg'", "dinoneck extract")),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
+    (lambda folder: train({}, folder / "run"), ConfigError, ("config is dict", "TrainConfig")),  # type: ignore[arg-type]
+    (on_folder_of_npz, ConfigError, (".npz", "from_npz")),
     (heads("linear"), ConfigError, "linear"),
     (heads("linear", "linear"), ConfigError, "linear"),
 ]

@@ -15,7 +15,7 @@ from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
@@ -154,7 +154,13 @@ class Predictor:
     ) -> None:
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
-        at_least(1, batch_size=1 if batch_size is None else batch_size)
+        if batch_size is not None:
+            at_least(1, batch_size=normal(int, batch_size, "batch_size"))
+        if preprocess is not None and not isinstance(preprocess, Preprocessing):
+            raise ConfigError(
+                f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
+                "such as backbone.preprocess.changed(size=...)"
+            )
         if tile is None and overlap != 0:
             raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
         self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)

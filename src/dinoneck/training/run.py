@@ -80,6 +80,11 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(
+            f"config is {type(config).__name__}; expected a TrainConfig: TrainConfig.from_dict, or "
+            "TrainConfig.read for a YAML file"
+        )
     if config.data.boxes:
         raise ConfigError(
             f"data.boxes is {config.data.boxes!r}; detectors are trained with "

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import DINOV3_SMALL
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -21,6 +21,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
@@ -130,6 +131,12 @@ def source_of(config: TrainConfig, table: Any) -> Source:
 def _from_store(config: TrainConfig, table: Any) -> Source:
     """The tokens of a store, which must be what the config asks for."""
     data, backbone = config.data, config.backbone
+    root = Path(str(data.store))
+    if root.is_dir() and not (root / FILE).exists() and any(root.rglob("*.npz")):
+        raise ConfigError(
+            f"{data.store} holds .npz files and is not a feature store; "
+            "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
+        )
     store = FeatureStore.open(str(data.store))
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(tokens.ids[:1], len(tokens.views))
@@ -244,5 +251,10 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         "norm": norm,
     }
     options |= {"source": config.source or "timm", "pretrained": not config.random}
+    if config.seed is not None and not config.random and config.name != TINY:
+        raise ConfigError(
+            f"the backbone's seed is {config.seed}, which chooses random weights; give it with "
+            "backbone.random: true (--random-backbone), or leave it out (--backbone-seed)"
+        )
     torch_device = local_device(device)  # refused before the weights are read
     return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)
