@@ -89,6 +89,8 @@ def evaluate(
         name: _opened(one)
         for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()
     }
+    if not every:
+        raise ConfigError("model is an empty mapping; name one model or more")
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
     if 0 < len(models) < len(every):
         raise ConfigError(
@@ -106,12 +108,12 @@ def evaluate(
             "nodata": nodata,
             "class_values": class_values,
         }
-        given = [name for name, value in options.items() if value]
-        if given:
-            raise ConfigError(
-                f"{', '.join(given)}: for tables and folders of masks alone; leave it out where "
-                "objects are scored"
-            )
+        for name, value in options.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
+                    "for objects"
+                )
         return _of_objects(
             "segments" if is_pair else "masks" if models else "boxes", every, truth, images, crowd
         )
@@ -129,7 +131,7 @@ def evaluate(
         cost[name] = _cost(one, begin, len(table))
     if not scored:
         raise DataError(
-            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
+            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
             f"{some_of(table.columns, 5)}"
         )
     return summary(table, scored, predictions, [range(len(table))]) | {
@@ -196,15 +198,26 @@ def truth_table(
 
 
 def _check_numbers(table: Any, tasks: Mapping[str, Task], truth: Any) -> None:
-    """Raise a DataError for a column of words that is predicted as numbers: it would not be scored."""
+    """Raise a DataError for words in a column that is predicted as numbers: they would not be scored."""
     for column, task, _ in columns_of([*tasks.values()]):
-        if task.kind == "classification" or column not in table or not class_names(table, column):
+        if task.kind == "classification" or column not in table:
             continue
-        known = table[column].dropna()
+        words = [word for word in class_names(table, column) if not _is_number(word)]
+        if not words:
+            continue
+        image_id = table.index[table[column].isin(words).to_numpy()][0]
         raise DataError(
-            f"{_called(truth)}: {column} of {known.index[0]!r} is {known.iloc[0]!r}, and the heads "
+            f"{_called(truth)}: {column} of {image_id!r} is {table[column][image_id]!r}, and the heads "
             "predict numbers; expected a number in every cell, or an empty one where it is unknown"
         )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_truth(
@@ -228,7 +241,8 @@ def _read_truth(
     names = [
         column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
     ]
-    targets = [*classes, *(name for name in names if name in held)]
+    numbers = [name for name in names if name in held]
+    targets = [*classes, *numbers]
     if not targets and labels is None:
         raise DataError(
             f"the truth has none of what is predicted, {some_of(names, 5)}; it has "

@@ -161,13 +161,14 @@ class Task:
         yield (
             "name",
             fits,
-            f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends",
+            f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends; "
+            "rename it (the column, if it comes from a table)",
         )
         yield (
             "name",
             name not in _RESERVED and not name.endswith((MAP, CLASSES, MASKS)),
-            f"another name: {', '.join(_RESERVED)} and names that end in {MAP}, {CLASSES} or "
-            f"{MASKS} are reserved; rename the column or task",
+            f"another name: {', '.join(map(repr, _RESERVED))} and names that end in {MAP!r}, "
+            f"{CLASSES!r} or {MASKS!r} are those of other outputs; rename the column or task",
         )
         yield "dim", self.dim >= 1, "1 or more"
         yield (
@@ -211,7 +212,12 @@ class Task:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
             adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
-            yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
+            yield (
+                "transform",
+                adds_up,
+                "one without log1p, as the image's value is the sum or mean of cells, which a "
+                "logarithm does not keep; or kind 'regression' without from_map",
+            )
         of_numbers = ("transform", "activation", "minimum", "maximum")
         if self.is_masks:
             yield (

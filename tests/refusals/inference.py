@@ -38,7 +38,7 @@ from dinoneck import (
     evaluate,
     wrap_backbone,
 )
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
 from dinoneck.inference.sources import opened
 from dinoneck.training.tasks import start_from
@@ -120,11 +120,25 @@ def as_images(folder: Path) -> Any:
     return predictor()(store)
 
 
+def ids_in_a_text(folder: Path) -> Any:
+    """Predict one id of a store that is not in a list."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor().predict(store, "a")
+
+
 def scored(folder: Path, head: Any) -> Any:
     """Evaluate a head on one image with a number ``mass``."""
     kit.write_images(folder, ["a.png"])
     (folder / "t.csv").write_text("image,mass\na.png,1\n")
     return evaluate(head, folder, folder / "t.csv")
+
+
+def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
+    """Evaluate a head of numbers on a table that has their unit in the cells."""
+    kit.write_images(folder, ["a.png", "b.png", "c.png"])
+    (folder / "t.csv").write_text("image,mass\na.png,0.5 kg\nb.png,0.4 kg\nc.png,0.5 kg\n")
+    truth = read_table(folder / "t.csv", folder, "mass") if is_read else folder / "t.csv"
+    return evaluate(predictor(), folder, truth)
 
 
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
@@ -245,8 +259,12 @@ ROWS: list[Row] = [
     (lambda: Task("maps"), ConfigError, "'maps'"),
     (lambda: Task("overall"), ConfigError, "'overall'"),
     *(
-        (lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
-        for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})
+        (lambda own=own: predictor()(IMAGE, **own), ConfigError, named)
+        for own, named in (
+            ({"maps": "pixel"}, "maps is 'pixel'"),
+            ({"maps": True}, "maps is True"),
+            ({"maps": "patch", "probabilities": True}, ("probabilities", "maps is 'patch'")),
+        )
     ),
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
     (lambda: Predictor(kit.head()), CheckpointError, "PatchMeanHead"),
@@ -306,7 +324,13 @@ ROWS: list[Row] = [
             ({"tile": 0}, "tile is (0, 0)"),
             ({"tile": 40}, "tile=(32, 32)"),
             ({"overlap": 8}, "tile is None"),
-            ({"tile": 32, "overlap": 32}, "overlap is 32"),
+            ({"batch_size": 1.5}, "batch_size is 1.5"),
+            ({"batch_size": "x"}, "batch_size is 'x'"),
+            ({"preprocess": {}}, "preprocess is a dict"),
+            ({"tile": 32, "overlap": 32}, "overlap is 32 px"),
+            ({"tile": 32, "overlap": -1}, "overlap is -1 px"),
+            ({"tile": 32, "overlap": 1.5}, "overlap is 1.5; a float is a share"),
+            ({"tile": 32, "overlap": 17}, "overlap is 17, rounded up to 2 of the 2"),
             ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
         )
     ),
@@ -322,7 +346,9 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, tta="flip4"), ConfigError, "horizontal=True"),
     (lambda folder: stored(folder, size=(64, 64)), CheckpointError, "64, 64"),
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
-    (lambda: predictor().predict("store"), ConfigError, "FeatureStore"),  # type: ignore[arg-type]
+    (lambda: predictor().predict("store"), ConfigError, ("a str", "FeatureStore")),  # type: ignore[arg-type]
+    (lambda: predictor().predict(torch.rand(3, 32, 48)), ConfigError, ("a Tensor", "(images)")),  # type: ignore[arg-type]
+    (ids_in_a_text, ConfigError, ("'a'", "['a']")),
     (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
     (
@@ -340,7 +366,20 @@ ROWS: list[Row] = [
     (
         lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]),
         ConfigError,
-        "group",
+        "group is ['place']",
+    ),
+    (
+        lambda folder: evaluate(detector_of("fcos"), folder, {}, labels="mask"),
+        ConfigError,
+        "labels is 'mask'",
+    ),
+    (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
+    (lambda: to_frame([{"q": 1.0}], [Task("p")]), DataError, ("no 'p'", "holds q")),
+    (scored_with_units, DataError, ("'mass'", "'0.5 kg'", "'a.png'")),
+    (
+        lambda folder: scored_with_units(folder, is_read=True),
+        DataError,
+        ("'mass'", "'0.5 kg'", "'a.png'"),
     ),
     (
         lambda folder: start_from(

@@ -19,11 +19,20 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.codec import LARGEST_SIDE
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
+from dinoneck.training.recipe import (
+    PATH_PATTERN,
+    Config,
+    Count,
+    NotNegative,
+    Positive,
+    Recipe,
+    Scale,
+    Seed,
+)
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
-Path = Annotated[str, Meta(pattern=r"\S")]
+Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
 
 
 def _size(words: list[str]) -> tuple[int, int]:
@@ -184,7 +193,8 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if self.file is not None and self.random:
             raise ConfigError(
-                "--backbone-file and --random-backbone exclude each other; give one of them"
+                "file and random exclude each other (--backbone-file, --random-backbone); give one "
+                "of them"
             )
 
 
@@ -287,7 +297,9 @@ class FoldsConfig(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.column is not None and self.stratify is not None:
-            raise ConfigError("--fold-column and --stratify both make folds; give one of them")
+            raise ConfigError(
+                "column and stratify both make folds (--fold-column, --stratify); give one of them"
+            )
 
 
 class DetectorConfig(Config, frozen=True, kw_only=True):

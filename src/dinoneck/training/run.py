@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.atomic import read_regular, write_text
+from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
@@ -81,10 +81,20 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects or config.data.boxes:
+    if not isinstance(config, TrainConfig):
         raise ConfigError(
-            "the config has data.boxes, instances or panoptic; take train_detector or "
-            "train_instances"
+            f"config is {type(config).__name__}; expected a TrainConfig: TrainConfig.from_dict, or "
+            "TrainConfig.read for a YAML file"
+        )
+    if config.data.boxes:
+        raise ConfigError(
+            f"data.boxes is {config.data.boxes!r}; detectors are trained with "
+            "dinoneck.detection.train_detector"
+        )
+    if config.data.objects:
+        raise ConfigError(
+            "data.instances or data.panoptic names objects; heads for them are trained with "
+            "dinoneck.detection.train_instances"
         )
     return Run(config, Path(out), table=table, overwrite=overwrite).train(
         resume=resume, callbacks=callbacks
@@ -315,10 +325,8 @@ class Run:
             columns = reports.prediction_rows(
                 self.table, self.problem.scored, self.predictions, self.folds
             )
-            write_text(
-                folder / files.PREDICTIONS,
-                csv_text([*columns], zip(*columns.values(), strict=True)),
-            )
+            text = csv_text([*columns], zip(*columns.values(), strict=True))
+            files.write_file(folder / files.PREDICTIONS, text.encode())
         return report
 
     def _report(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import DINOV3_SMALL
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -21,6 +21,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
@@ -69,7 +70,11 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, SourceIds(store.ids).all_of(names)
+        remedy = (
+            f". Extract the images that are missing (dinoneck extract IMAGES --out {store.path}, "
+            "with the options that made it), or remove the rows"
+        )
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names, remedy)
         if twice := [
             name
             for name, store_id in zip(names, self.ids, strict=True)
@@ -127,13 +132,21 @@ def source_of(config: TrainConfig, table: Any) -> Source:
 def _from_store(config: TrainConfig, table: Any) -> Source:
     """The tokens of a store, which must be what the config asks for."""
     data, backbone = config.data, config.backbone
+    root = Path(str(data.store))
+    if root.is_dir() and not (root / FILE).exists() and any(root.rglob("*.npz")):
+        raise ConfigError(
+            f"{data.store} holds .npz files and is not a feature store; "
+            "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
+        )
     store = FeatureStore.open(str(data.store))
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(tokens.ids[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
         raise ConfigError(
-            f"the store {data.store} names no backbone and no layers; use training.fit"
+            f"the store {data.store} was converted from files that name no backbone and no layers: "
+            "a head trained on it could not be paired with one. Extract the images (dinoneck "
+            "extract), or train from Python: dinoneck.training.fit"
         )
     both = {
         "backbone": (backbone.name, record.get("name")),
@@ -144,7 +157,8 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     for name, (value, stored) in both.items():
         if value is not None and value != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out"
+                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out, "
+                "or extract the images again into another store"
             )
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
     images = [
@@ -238,5 +252,10 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         "norm": norm,
     }
     options |= {"source": config.source or "timm", "pretrained": not config.random}
+    if config.seed is not None and not config.random and config.name != TINY:
+        raise ConfigError(
+            f"the backbone's seed is {config.seed}, which chooses random weights; give it with "
+            "backbone.random: true (--random-backbone), or leave it out (--backbone-seed)"
+        )
     torch_device = local_device(device)  # refused before the weights are read
     return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)

@@ -28,7 +28,7 @@ from dinoneck.data.layout import PARTS, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.sources import refuse_own_labels
-from dinoneck.errors import ConfigError, DataError, missing_extra, some_of
+from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
@@ -189,11 +189,8 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     if chosen.column is None and PARTS in table.attrs and chosen.count != 1:
         every_fold = _part_folds(table)
     elif chosen.column is not None:
-        every_fold, labels = column_folds(table[FOLD]), np.array(groups)
-        for number, (train, valid) in enumerate(every_fold):
-            if len(split := np.intersect1d(labels[train], labels[valid])):
-                line = "%d groups of fold %d are in other folds too, such as %r"
-                logger.warning(line, len(split), number, str(split[0]))
+        every_fold = column_folds(table[FOLD])
+        _warn_of_split_groups(chosen.column, groups, every_fold)
     elif chosen.count == 1:
         every_fold = [all_images]
     else:
@@ -209,6 +206,22 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     for name, fold in folds.items():
         _warn_of_unseen_classes(config, table, name, fold)
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequence[Fold]) -> None:
+    """Log the groups that have images in several folds of a column."""
+    labels = np.array(groups)
+    split: set[str] = set()
+    for train, valid in folds:
+        split.update(map(str, np.intersect1d(labels[train], labels[valid])))
+    if split:
+        logger.warning(
+            "%s with images in several folds of the column %r: %s; scores may look better than they "
+            "are for new groups",
+            counted(len(split), "group"),
+            column,
+            some_of(map(repr, split), 3),
+        )
 
 
 def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, fold: Fold) -> None:
@@ -329,6 +342,11 @@ def _strata(table: Any, column: str) -> list[Any]:
 
 
 def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[Fold]:
+    if len(classes) != len(of_row):
+        raise DataError(
+            f"stratify holds {counted(len(classes), 'class label')} for "
+            f"{counted(len(of_row), 'row')}; expected one for each"
+        )
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
@@ -339,16 +357,15 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
                 of_row, classes, of_row
             )
         ]
-    except (
-        ValueError
-    ) as error:  # too few rows of every class, or another number of classes than of rows
+    except ValueError as error:  # too few rows of every class
         raise DataError(
-            f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify"
+            f"the rows cannot be stratified: {error} Use fewer folds, or do not stratify"
         ) from error
-    if not all(len(valid) for _, valid in folds):
-        raise DataError(
-            f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify"
-        )
+    for number, (_, valid) in enumerate(folds):
+        if not len(valid):
+            raise DataError(
+                f"fold {number} of {n_folds} would be empty; use fewer folds, or do not stratify"
+            )
     return folds
 
 
@@ -380,10 +397,14 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
     kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
     names = ", ".join(name for name, _ in kinds)
-    if len(kinds) > 1 or (kinds and labels is None):
+    if len(kinds) > 1:
         raise ConfigError(
-            f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its "
-            "masks"
+            f"tasks {names} are all per patch, and there is one column of masks; keep one of them"
+        )
+    if kinds and labels is None:
+        raise ConfigError(
+            f"task {names} is per patch, and no masks are named; name them with data.labels "
+            "(--labels)"
         )
     if of_numbers and "segmentation" in dict(kinds).values():
         raise ConfigError(

@@ -299,7 +299,7 @@ def test_the_demo_does_not_write_into_a_folder_of_other_files(tmp_path: Path) ->
     ran = cli("demo", "--out", tmp_path)
 
     assert ran.code == 1
-    assert "holds other files; choose a new folder with --out" in ran.err
+    assert "holds other files; choose a new folder" in ran.err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
