@@ -70,8 +70,6 @@ OPTIONAL = {
 }
 # warnings of other packages
 FILTERS = {
-    # pycocotools with NumPy 2
-    "docs/tutorials/count.md": ("ignore:__array__ implementation:DeprecationWarning",),
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
     "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",

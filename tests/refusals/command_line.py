@@ -197,7 +197,7 @@ ROWS: list[Row] = [
     (
         line(f"{PREDICT} --overlay o --truth others.csv"),
         DataError,
-        ("others.csv", "0.png, 1.png", "7.png, 8.png"),
+        ("others.csv", "images/0.png, images/1.png", "7.png, 8.png"),
     ),
     (line(f"{PREDICT} --overlay o --truth twice.csv"), DataError, ("twice.csv", "0.png")),
     (
@@ -224,7 +224,7 @@ ROWS: list[Row] = [
     (
         line(f"evaluate images --heads {GOOD} --truth words.csv"),
         DataError,
-        ("mass of", "0.png", "'0.5 kg'", "expected a number"),
+        ("mass of", "0.png", "'0.5 kg'", "a number"),
     ),
     (line(f"{EVALUATE} --at-least AP=0.5"), ConfigError, "'AP'"),
     # train

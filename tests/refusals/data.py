@@ -260,7 +260,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     ),
     (panoptic(entry={"image_id": 8}), "image 7"),
     (panoptic(entry={"segments_info": None}), "segments_info"),
-    (panoptic(entry={"file_name": "../ids.png"}), "../ids.png"),
+    (panoptic(entry={"file_name": "../b.png"}), "../b.png"),
     (panoptic(entry={"file_name": "b.png"}), ("PNG files", "b.png")),
     (panoptic(segment={"category_id": 4}), "category_id 4"),
     (panoptic(segment={"iscrowd": 2}), "iscrowd"),
@@ -275,7 +275,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(mode="P"), ("ids.png", "palette")),
     (panoptic(category={"isthing": None}), "'disc'"),
     (panoptic(category={"isthing": 2}), "categories[0].isthing"),
-    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
@@ -287,10 +287,14 @@ def without_pandas() -> Any:
 
 
 def masked(number: int) -> Any:
-    """The content of a COCO file whose first image has so many objects of one class."""
+    """The content of a COCO file whose first image has so many objects of one class, each a bit larger."""
     made = box_samples.content()
-    first = {**made["annotations"][0], "segmentation": [[2, 3, 12, 3, 12, 11]]}
-    return made | {"annotations": [{**first, "id": i} for i in range(number)]}
+    first = made["annotations"][0]
+    objects = []
+    for i in range(number):
+        outline = [2, 3, 12 + i / 1000, 3, 12, 11]
+        objects.append({**first, "id": i, "segmentation": [outline]})
+    return made | {"annotations": objects}
 
 
 def mask_without_pycocotools(folder: Path) -> Any:

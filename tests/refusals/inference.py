@@ -375,11 +375,11 @@ ROWS: list[Row] = [
     ),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
     (lambda: to_frame([{"q": 1.0}], [Task("p")]), DataError, ("no 'p'", "holds q")),
-    (scored_with_units, DataError, ("'mass'", "'0.5 kg'", "'a.png'")),
+    (scored_with_units, DataError, ("mass", "'0.5 kg'", "'a.png'")),
     (
         lambda folder: scored_with_units(folder, is_read=True),
         DataError,
-        ("'mass'", "'0.5 kg'", "'a.png'"),
+        ("mass", "'0.5 kg'", "'a.png'"),
     ),
     (
         lambda folder: start_from(

@@ -328,7 +328,7 @@ ROWS: list[Row] = [
     (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
     (on_store_of_other_images, StoreError, "a.png"),
     # tasks and masks
-    (masks_of_one_class, DataError, "class 0"),
+    (masks_of_one_class, DataError, "class '0'"),
     (
         on_meadow(
             ["crop"],

@@ -343,18 +343,15 @@ def _expected_instead_of(text: str) -> str:
     if _DATE.fullmatch(text):
         return (
             "a number, not a date or a range: a spreadsheet makes dates of numbers such as 1.5; "
-            "format the column as numbers and enter it again. Class names are listed in classes="
+            "format the column as numbers and enter it again"
         )
     if unit is not None:
-        return (
-            f"a number without {unit[2]!r}; a unit is named by unit= (--unit), and class names by "
-            "classes="
-        )
+        return f"a number without {unit[2]!r}; a unit is named by unit= (--unit)"
     if as_decimal(text) is not None:
         return "a finite number"
     if any(character.isdigit() and not character.isascii() for character in text):
         return "a number in the digits 0-9"
-    return "a number; correct it, or list the class names with classes= if the column holds classes"
+    return "a number; correct it"
 
 
 def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[float]) -> None:

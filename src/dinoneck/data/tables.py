@@ -360,7 +360,8 @@ def _read_values(
             "%s: %s is missing for %d of %d images", sheet.name, column, missing, len(texts)
         )
     if listed is None and (must_be_numbers or _are_numbers(filled)):
-        return _numbers(filled, what, column, sheet).reindex(sheet.ids)
+        numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
+        return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
     return _classes(filled, what, listed).reindex(sheet.ids)
 
@@ -391,7 +392,9 @@ def _is_word(text: str) -> bool:
     return cells.as_decimal(text) is None and any(character.isalpha() for character in text)
 
 
-def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Series:
+def _numbers(
+    texts: pd.Series, what: str, column: str, sheet: _Sheet, *, may_be_classes: bool
+) -> pd.Series:
     """Float64 numbers of the filled cells; words that say "missing" are NaN, as the other empty cells."""
     is_unknown = [text.lower() in MISSING_WORDS for text in texts]
     if any(is_unknown):
@@ -407,7 +410,7 @@ def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Seri
             list(texts), separator, other_columns=lambda: sheet.columns_without(column)
         )
     except Misfit as misfit:
-        raise _number_misfit(what, texts, misfit) from None
+        raise _number_misfit(what, texts, misfit, may_be_classes) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
     sentinel = sentinel_of(numbers.values)
     if sentinel is not None:
@@ -421,9 +424,12 @@ def _numbers(texts: pd.Series, what: str, column: str, sheet: _Sheet) -> pd.Seri
     return pd.Series(numbers.values, texts.index, dtype="float64")
 
 
-def _number_misfit(what: str, texts: pd.Series, misfit: Misfit) -> DataError:
+def _number_misfit(what: str, texts: pd.Series, misfit: Misfit, may_be_classes: bool) -> DataError:
     row = texts.index[misfit.place]
     text = texts.iloc[misfit.place]
+    if misfit.other is None and may_be_classes and not is_error_value(text):
+        remedy = f"{misfit.expected}; if the column holds classes, list them with classes="
+        return _misfit(what, row, text, remedy)
     if misfit.other is None:
         return _misfit(what, row, text, misfit.expected)
     other_row = texts.index[misfit.other]

@@ -17,8 +17,6 @@ from dinoneck import DataError
 from dinoneck.data import BoxImages
 
 # of pycocotools with numpy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 Array = np.ndarray[Any, Any]
 Corners = tuple[float, float, float, float]
 SIZE = HEIGHT, WIDTH = 120, 180

@@ -169,7 +169,6 @@ def segmented(c: dict[str, Any]) -> None:
 
 
 # pycocotools 2.0.11, NumPy 2.4
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     data = made(tmp_path, segmented, masks=True)
     masks = data[0][1]["masks"]

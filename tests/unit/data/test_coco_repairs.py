@@ -16,7 +16,6 @@ from dinoneck import DataError
 from dinoneck.data import BoxImages
 
 # pycocotools 2.0.11 with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 Change = Callable[[dict[str, Any]], Any]
 CORNERS = [[[2, 3, 12, 11], [20, 10, 32, 22.5]], [[0, 0, 40, 30], [5.25, 6, 12.25, 14]], []]
 LABELS = [[1, 0], [1, 0], []]

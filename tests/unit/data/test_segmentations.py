@@ -16,8 +16,6 @@ from dinoneck.data import BoxImages
 
 masks = pytest.importorskip("pycocotools.mask", reason="masks need pycocotools, the extra [masks]")
 # pycocotools 2.0.11 with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 SIZE = HEIGHT, WIDTH = 36, 52
 BBOX = [10, 8, 24, 15]
 POLYGON = [10, 8, 34, 8, 34, 23, 10, 23]

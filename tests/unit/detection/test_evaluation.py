@@ -95,7 +95,9 @@ def test_as_many_images_as_asked_for_are_in_memory_and_in_a_pass(
         calls.append((len(images), batch_size))
         return [next(rows) for _ in images]
 
-    detector: Any = argparse.Namespace(classes=data.classes, predict=predict)
+    detector: Any = argparse.Namespace(
+        classes=data.classes, predict=predict, preprocess=Preprocessing()
+    )
     scores = evaluate_boxes(detector, data.file, data.paths[0].parent, **options)
     assert calls == [(size, options.get("batch_size", 8)) for size in sizes]
     assert scores["AP"] == pytest.approx(1.0)
