@@ -52,12 +52,12 @@ def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = 
 
     Args:
         values: uint16, any shape.
-        bits: 2**bits - 1 becomes 1; None is 16, for images that use the whole range.
+        bits: ``2**bits - 1`` becomes 1; None is 16, for images that use the whole range.
         name: of the image, for messages.
-        white_is_zero: 0 becomes 1, and 2**bits - 1 becomes 0.
+        white_is_zero: 0 becomes 1, and ``2**bits - 1`` becomes 0.
 
     Raises:
-        DataError: if a value is above 2**bits - 1, or without ``bits`` if the image uses a part of
+        DataError: if a value is above ``2**bits - 1``, or without ``bits`` if the image uses a part of
             the range.
     """
     if bits is None:

@@ -102,7 +102,7 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
     transparent pixels are those of the file. Of an array (H, W, 4) the fourth channel is alpha.
 
     16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
-    ``bits`` below 16, they are divided by 2**bits - 1, colours with both bytes. Images of 8 bits
+    ``bits`` below 16, they are divided by ``2**bits - 1``, colours with both bytes. Images of 8 bits
     and floats do not change with ``bits``. A TIFF or JPEG 2000 file that states fewer than 16 bits
     is divided by the range that it states, unless ``bits`` is less.
 

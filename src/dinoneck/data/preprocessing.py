@@ -133,7 +133,7 @@ class Preprocessing:
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
         bits: how many bits images of 16 bits use, 8 ... 16: their values are divided by
-            2**bits - 1. 16 reads them as they are; None does too, but refuses images that use a
+            ``2**bits - 1``. 16 reads them as they are; None does too, but refuses images that use a
             part of the range, as those of 12-bit cameras do. Images of 8 bits and floats do not
             change.
 
