@@ -276,7 +276,8 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if there are none, or a head file is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.sources import SUFFIXES, list_pictures
+    from dinoneck.data.sources import list_pictures
+    from dinoneck.data.walk import SUFFIXES
 
     if not given:
         raise ConfigError(

@@ -18,7 +18,7 @@ from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
-from dinoneck.data.sources import SUFFIXES
+from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
@@ -248,7 +248,7 @@ def known_values(
     by_name = {task.name: task for task in tasks}
     known = truth_table(None, table, by_name, image_column=image_column)
     if table.is_dir():
-        rows = _rows_of_files(known[IMAGES], images, table)
+        rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, table)
     else:
         rows = find_images(list(known.index), images, str(table))
     values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])

@@ -23,7 +23,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Tree, path_order, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -139,11 +139,11 @@ def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
 
 def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
     """The images of class folders; masks beside images in one are left out."""
-    tree = walk(content.images)
-    warn_of_left_out([tree])
+    listing = walk(content.images)
+    warn_of_left_out([listing])
     class_of: dict[Path, str] = {}
     pictures = []
-    class_folders = list(image_folder(tree).folders.values())
+    class_folders = list(image_folder(listing).folders.values())
     _warn_of_blanks(class_folders)
     for folder in class_folders:
         in_folder = pictures_of(folder)
@@ -226,9 +226,9 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
 
 def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The images and the masks of one folder by their names without suffix."""
-    tree = walk(folder)
-    warn_of_left_out([tree])
-    pictures = pictures_of(image_folder(tree))
+    listing = walk(folder)
+    warn_of_left_out([listing])
+    pictures = pictures_of(image_folder(listing))
     return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
 
 
@@ -248,21 +248,21 @@ def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    tree = walk(root)
+    listing = walk(root)
     if other not in root.parents:
-        tree.files = [file for file in tree.files if other not in file.parents]
-    warn_of_left_out([tree])
-    files = tree.images
+        listing.files = [file for file in listing.files if other not in file.parents]
+    warn_of_left_out([listing])
+    files = listing.images
     if not files:
         raise DataError(
-            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(tree)}"
+            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(listing)}"
         )
     return _stems_of(root, files)
 
 
-def _kinds_held(tree: Tree) -> str:
+def _kinds_held(listing: Listing) -> str:
     """The kinds of files that a folder without images holds, for the end of a message."""
-    kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
+    kinds = sorted({file.suffix.lower() for file in listing.files if file.suffix})
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""
 
 

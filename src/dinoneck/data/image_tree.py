@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoneck.data.cells import cell_text
-from dinoneck.data.walk import SUFFIXES, Tree, path_order
+from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
@@ -84,14 +84,14 @@ def _stem(path: Path) -> str:
     return path.with_suffix("").as_posix()
 
 
-def image_folder(tree: Tree) -> ImageFolder:
-    """Return the folders of a tree with their images."""
-    top = ImageFolder(tree.top)
-    by_path = {tree.top: top}
-    for path in tree.folders:  # sorted: a folder comes before those in it
+def image_folder(listing: Listing) -> ImageFolder:
+    """Return the folders of a listing with their images."""
+    top = ImageFolder(listing.top)
+    by_path = {listing.top: top}
+    for path in listing.folders:  # sorted: a folder comes before those in it
         by_path[path] = ImageFolder(path)
         by_path[path.parent].folders[path.name] = by_path[path]
-    for file in tree.files:
+    for file in listing.files:
         folder = by_path[file.parent]
         if file.suffix.lower() in SUFFIXES:
             folder.images.append(file)

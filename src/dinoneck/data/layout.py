@@ -23,7 +23,7 @@ from dinoneck.data.image_tree import (
     name_without_words,
     words_of,
 )
-from dinoneck.data.walk import Tree, walk
+from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,9 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     """
     root = Path(path)
     check_folder(root)
-    tree = walk(root)
-    _check_links(tree)
-    top = image_folder(tree)
+    listing = walk(root)
+    _check_links(listing)
+    top = image_folder(listing)
     if subfolders == "classes":
         return _classes_of(top, certain=True)
     pairs = mask_pairs(top)
@@ -154,14 +154,14 @@ def _is_coco(file: Path) -> bool:
     return any(key in head for key in (b'"annotations"', b'"categories"', b'"images"'))
 
 
-def _check_links(tree: Tree) -> None:
+def _check_links(listing: Listing) -> None:
     """Refuse links that take images away: to nothing, or to a folder that is read under another name."""
-    for link in tree.lost:
-        if link.suffix == "" and tree.top in (link.parent, link.parent.parent):
+    for link in listing.lost:
+        if link.suffix == "" and listing.top in (link.parent, link.parent.parent):
             raise DataError(
                 f"the link {link} leads to nothing; restore what it names, or remove it"
             )
-    for link, folder in tree.repeated.items():
+    for link, folder in listing.repeated.items():
         if folder not in link.parents:  # else it is a loop
             raise DataError(
                 f"{link} and {folder} are one folder; keep one of them, or images would count twice"
