@@ -12,7 +12,7 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import read_data_folder
+from dinoneck.data.layout import Content, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
 
@@ -315,9 +315,18 @@ def test_train_and_val_are_parts(
     train, val, test = expected
     assert table["fold"].tolist() == [train] * 3 + [val] * 3
     assert table["class"].tolist() == ["oats", "wheat", "wheat"] * 2
-    assert table.attrs["parts"] == val
+    assert table.attrs["held_out"] == val
     left = read_data_folder(tmp_path).left
-    assert (None if left is None else left.root.name) == test
+    assert (None if left is None else left.images.name) == test
+
+
+def test_parts_know_their_folders_and_share_their_kind(tmp_path: Path) -> None:
+    touched(tmp_path, "train/oats/1.png", "train/wheat/1.png", "val/oats/1.png", "val/rye/1.png")
+    data = read_data_folder(tmp_path)
+    assert data.content is None
+    assert data.kind == "classes"
+    assert data.classes == ("oats", "rye", "wheat")
+    assert data.parts["val"] == Content("classes", tmp_path / "val", classes=("oats", "rye"))
 
 
 def test_a_class_that_a_part_lacks_is_named(
@@ -448,7 +457,7 @@ def test_folds_are_read_on_request(tmp_path: Path) -> None:
         "k2/a/1.png": "k2",
         "k2/b/1.png": "k2",
     }
-    assert table.attrs["parts"] is None
+    assert table.attrs["held_out"] is None
 
 
 @pytest.mark.parametrize(
@@ -496,7 +505,7 @@ def test_tables_and_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
 def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
     touched(tmp_path, "1.jpg", "2.jpg", "masks/1.png", "masks/2.png")
     data = read_data_folder(tmp_path)
-    assert (data.kind, data.images, data.masks) == ("masks", tmp_path, tmp_path / "masks")
+    assert data.content == Content("masks", tmp_path, tmp_path / "masks")
     assert table_of_folder(data).index.tolist() == ["1.jpg", "2.jpg"]
 
 
