@@ -46,6 +46,8 @@ NO_EFFECT = {
     "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
 }
 """Kind of run -> the options without effect on it."""
+NO_IMAGES = "no images are named; name images, or folders of them, before the options"
+"""The message for a command line without images; a remedy of the verb may follow."""
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 """A verb's argument ``words``, which :func:`parse` fills with its command line."""
 
@@ -139,6 +141,7 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
 
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int | None, whole(1)]
+# FEWEST_BITS and FILE_BITS of dinoneck.data.bit_depth, which imports torch
 Bits = Annotated[int | None, whole(8, 16)]
 Images = Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGES ...")]
 Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]
@@ -276,12 +279,11 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if there are none, or a head file is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.sources import SUFFIXES, list_pictures
+    from dinoneck.data.sources import list_pictures
+    from dinoneck.data.walk import SUFFIXES
 
     if not given:
-        raise ConfigError(
-            "no images are named; name images, or folders of them, before the options"
-        )
+        raise ConfigError(NO_IMAGES)
     missing = [path for path in given if not path.exists()]
     if missing:
         raise DataError(

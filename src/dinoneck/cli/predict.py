@@ -18,7 +18,7 @@ from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
-from dinoneck.data.sources import SUFFIXES
+from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
@@ -81,10 +81,7 @@ def predict(
             f"{images[0]} and --store {store} are both given; predict from images or from a store"
         )
     if not images and store is None:
-        raise ConfigError(
-            "no images are named; name images, or folders of them, before the options, or pass "
-            "--store"
-        )
+        raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
         cli.refuse_unused("a feature store", words)
     named = {str(file): file for file in cli.list_images(images)} if images else {}
@@ -204,7 +201,7 @@ def predict_named(
 
 
 def known_values(
-    table: Path, image_column: str, images: Sequence[Path], tasks: Any
+    truth: Path, image_column: str, images: Sequence[Path], tasks: Any
 ) -> dict[Path, dict[str, float | str]]:
     """Return image -> column -> known value, or class, of the images that the truth has a row for.
 
@@ -212,7 +209,7 @@ def known_values(
     :func:`dinoneck.data.sources.find_images`.
 
     Args:
-        table: a CSV with one row per image and columns named like the predictions; or a folder of
+        truth: a CSV with one row per image and columns named like the predictions; or a folder of
             class folders that hold the images.
         image_column: its column of file names.
         images: the files.
@@ -229,28 +226,28 @@ def known_values(
 
     if tasks is None:
         raise ConfigError(
-            f"--truth {table} is for numbers and classes, and a detector predicts boxes; leave it out"
+            f"--truth {truth} is for numbers and classes, and a detector predicts boxes; leave it out"
         )
     if not isinstance(tasks, Sequence):
         raise ConfigError(
-            f"--truth {table} is for heads without keys; leave it out, or run one key at a time"
+            f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
         )
     if masks := [task.name for task in tasks if task.is_masks]:
         raise ConfigError(
-            f"--truth {table} is for numbers and classes, and {masks[0]} is predicted as masks; "
+            f"--truth {truth} is for numbers and classes, and {masks[0]} is predicted as masks; "
             "leave it out"
         )
-    if table.is_dir() and any(task.is_map for task in tasks):
+    if truth.is_dir() and any(task.is_map for task in tasks):
         raise ConfigError(
-            f"--truth {table} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+            f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
             "compares; here name a CSV of known values"
         )
     by_name = {task.name: task for task in tasks}
-    known = truth_table(None, table, by_name, image_column=image_column)
-    if table.is_dir():
-        rows = _rows_of_files(known[IMAGES], images, table)
+    known = truth_table(None, truth, by_name, image_column=image_column)
+    if truth.is_dir():
+        rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)
     else:
-        rows = find_images(list(known.index), images, str(table))
+        rows = find_images(list(known.index), images, str(truth))
     values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])
     values = values.astype(object)
     return {image: values.loc[row].dropna().to_dict() for row, image in rows.items()}

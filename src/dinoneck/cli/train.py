@@ -153,7 +153,7 @@ def _describe(run: Run) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size
-    from dinoneck.data.layout import PARTS
+    from dinoneck.data.layout import HELD_OUT
     from dinoneck.training.table import groups_of, target_columns
 
     config, table, source = run.config, run.table, run.source
@@ -178,7 +178,7 @@ def _describe(run: Run) -> None:
         show_remainder(source.preprocess, source.preprocess.size or (height, width))
         for line in size_advice(source.preprocess, (height, width)):
             print(line)
-    is_drawn = config.folds.column is None and PARTS not in table.attrs
+    is_drawn = config.folds.column is None and HELD_OUT not in table.attrs
     if GROUP not in table and is_drawn and len(run.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 _SHOWN = 10  # names in a message: COCO's 80 would fill a screen
@@ -21,10 +21,22 @@ def warn_of_empty_classes(counts: Mapping[str, int], noun: str, source: str, rem
         remedy: what to do, as a sentence without a full stop.
     """
     empty = [name for name, count in counts.items() if count == 0]
-    if not empty:
+    warn_of_missing_classes(empty, noun, source, remedy)
+
+
+def warn_of_missing_classes(names: Sequence[str], noun: str, source: str, remedy: str) -> None:
+    """Name classes of which the data hold nothing, in one warning; without names there is none.
+
+    Args:
+        names: the classes.
+        noun: what the data have of other classes, such as ``"image"``.
+        source: what messages call the data.
+        remedy: what to do, as a sentence without a full stop.
+    """
+    if not names:
         return
-    names = ", ".join(repr(name) for name in empty[:_SHOWN])
-    if len(empty) > _SHOWN:
-        names += f" and {len(empty) - _SHOWN} more"
-    classes = "the class" if len(empty) == 1 else f"{len(empty)} classes:"
-    logger.warning("%s: no %s of %s %s. %s", source, noun, classes, names, remedy)
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    if len(names) > _SHOWN:
+        shown += f" and {len(names) - _SHOWN} more"
+    classes = "the class" if len(names) == 1 else f"{len(names)} classes:"
+    logger.warning("%s: no %s of %s %s. %s", source, noun, classes, shown, remedy)

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
-from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
-    PARTS,
+    HELD_OUT,
+    Content,
     DataFolder,
     Subfolders,
     also_there,
@@ -23,7 +24,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Tree, path_order, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -87,13 +88,13 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
 def table_of_folder(data: DataFolder) -> pd.DataFrame:
     """Return the table of what a folder holds; of parts with their names as folds.
 
-    ``table.attrs["parts"]`` is then the fold that is held out; None = each in turn.
+    ``table.attrs["held_out"]`` is then the fold that is held out; None = each in turn.
 
     Raises:
         DataError: as :func:`read_folders` and :func:`read_masks`.
     """
-    if not data.parts:
-        return _content_table(data.root, data)
+    if data.content is not None:
+        return _content_table(data.root, data.content)
     tables = []
     for name, content in data.parts.items():
         table_of_part = _content_table(data.root, content)
@@ -101,8 +102,9 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         tables.append(table_of_part)
     table = pd.concat(tables)
     if data.kind == "classes":
-        _check_training_classes(data, table)
-    table.attrs[PARTS] = data.held_out
+        table = _with_classes(table, data.classes)
+        _warn_of_missing_classes(data)
+    table.attrs[HELD_OUT] = data.held_out
     return table
 
 
@@ -126,9 +128,9 @@ def describe(data: DataFolder, table: pd.DataFrame) -> str:
     return text
 
 
-def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
+def _content_table(root: Path, content: Content) -> pd.DataFrame:
     """The table of class folders, or of images and masks; ids are relative to ``root``."""
-    if content.kind == "masks" and content.masks is not None:
+    if content.masks is not None:
         return _mask_table(root, content.images, content.masks)
     if content.kind == "classes":
         return _class_table(root, content)
@@ -137,13 +139,13 @@ def _content_table(root: Path, content: DataFolder) -> pd.DataFrame:
     )
 
 
-def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
+def _class_table(root: Path, content: Content) -> pd.DataFrame:
     """The images of class folders; masks beside images in one are left out."""
-    tree = walk(content.images)
-    warn_of_left_out([tree])
+    listing = walk(content.images)
+    warn_of_left_out([listing])
     class_of: dict[Path, str] = {}
     pictures = []
-    class_folders = list(image_folder(tree).folders.values())
+    class_folders = list(image_folder(listing).folders.values())
     _warn_of_blanks(class_folders)
     for folder in class_folders:
         in_folder = pictures_of(folder)
@@ -161,7 +163,13 @@ def _class_table(root: Path, content: DataFolder) -> pd.DataFrame:
             f"{content.images}: no images of the class {some_of(empty, 5)}; add some or remove the "
             "folder"
         )
-    return table.astype({"class": pd.CategoricalDtype(sorted(content.classes))})
+    return _with_classes(table, content.classes)
+
+
+def _with_classes(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table with these classes, as numbers in this order."""
+    texts = table["class"].astype(object)
+    return table.assign(**{"class": texts.astype(pd.CategoricalDtype(names))})
 
 
 def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
@@ -192,18 +200,17 @@ def _check_one_class(class_of: Mapping[Path, str]) -> None:
             logger.warning(line, other_name, class_name)
 
 
-def _check_training_classes(data: DataFolder, table: pd.DataFrame) -> None:
-    """Give all parts the same classes, and name those that a part lacks."""
-    table["class"] = table["class"].astype(object).astype(pd.CategoricalDtype(data.classes))
+def _warn_of_missing_classes(data: DataFolder) -> None:
+    """Name the classes that a part lacks."""
     for name, content in data.parts.items():
-        counts = {class_name: int(class_name in content.classes) for class_name in data.classes}
+        missing = [class_name for class_name in data.classes if class_name not in content.classes]
         if data.held_out is None:
             remedy = "That fold scores nothing of it"
         elif name == data.held_out:
             remedy = "It gets no score"
         else:
             remedy = "No head can learn it: move some images there"
-        warn_of_empty_classes(counts, "image", str(data.root / name), remedy)
+        warn_of_missing_classes(missing, "image", str(data.root / name), remedy)
 
 
 # Images and masks
@@ -226,9 +233,9 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
 
 def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The images and the masks of one folder by their names without suffix."""
-    tree = walk(folder)
-    warn_of_left_out([tree])
-    pictures = pictures_of(image_folder(tree))
+    listing = walk(folder)
+    warn_of_left_out([listing])
+    pictures = pictures_of(image_folder(listing))
     return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
 
 
@@ -247,22 +254,27 @@ def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
-    """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    tree = walk(root)
-    if other not in root.parents:
-        tree.files = [file for file in tree.files if other not in file.parents]
-    warn_of_left_out([tree])
-    files = tree.images
+    """The images of a folder by their relative path without suffix.
+
+    Masks may lie in a folder in that of the images, and images in one in that of the masks: what is
+    below the other folder is left out.
+    """
+    listing = walk(root)
+    is_inside = other in root.parents  # then all files are below the other folder
+    if not is_inside:
+        listing.files = [file for file in listing.files if other not in file.parents]
+    warn_of_left_out([listing])
+    files = listing.images
     if not files:
         raise DataError(
-            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(tree)}"
+            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(listing)}"
         )
     return _stems_of(root, files)
 
 
-def _kinds_held(tree: Tree) -> str:
+def _kinds_held(listing: Listing) -> str:
     """The kinds of files that a folder without images holds, for the end of a message."""
-    kinds = sorted({file.suffix.lower() for file in tree.files if file.suffix})
+    kinds = sorted({file.suffix.lower() for file in listing.files if file.suffix})
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""
 
 

@@ -9,28 +9,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoneck.data.cells import cell_text
-from dinoneck.data.walk import SUFFIXES, Tree, path_order
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, words_of
+from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
-# words in the names of folders of images
-_IMAGE_WORDS = {"image", "images", "img", "imgs", "jpegimages", "leftimg"}
-# words of folders that hold images, or are a class of them
-_VAGUE_WORDS = {"photo", "photos", "picture", "pictures", "pics", "rgb", "input", "inputs", "raw"}
-_VAGUE_WORDS |= {"data", "original", "originals", "orig", "frame", "frames"}
-# words in the names of folders, and at the end of the names of files, of masks
-_MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"}
-_MASK_WORDS |= {"anno", "gt", "gtfine", "gtcoarse", "groundtruth", "truth", "seg", "segs", "segm"}
-_MASK_WORDS |= {"segmentation", "segmentations", "semantic", "trimap", "trimaps", "target"}
-_MASK_WORDS |= {"targets", "labelids", "labeltrainids"}
 _LAST_WORD = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
-_LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
+_LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
 _ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
 _MOST_COLOURS = 64  # of a mask in colours; a photo has thousands
@@ -39,9 +30,9 @@ _OPENED = 3  # files of a folder that are opened
 _MOST_ALIKE = 5  # folders with the same names: images, masks, depth ...; more are classes or days
 
 
-@dataclass
+@dataclass(eq=False)
 class ImageFolder:
-    """A folder, its images and other files, and the folders in it."""
+    """A folder, its images and other files, and the folders in it; it equals itself alone."""
 
     path: Path
     images: list[Path] = field(default_factory=list)
@@ -68,6 +59,11 @@ class ImageFolder:
         """Return the folders in it that hold images."""
         return [folder for folder in self.folders.values() if folder.all_images()]
 
+    def without(self, folders: Sequence[ImageFolder]) -> ImageFolder:
+        """Return the folder without some of the folders in it."""
+        rest = {name: folder for name, folder in self.folders.items() if folder not in folders}
+        return ImageFolder(self.path, self.images, self.others, rest)
+
     def stems(self) -> set[str]:
         """Return the paths of all images, relative to the folder and without their suffixes."""
         return {_stem(file.relative_to(self.path)) for file in self.all_images()}
@@ -84,14 +80,14 @@ def _stem(path: Path) -> str:
     return path.with_suffix("").as_posix()
 
 
-def image_folder(tree: Tree) -> ImageFolder:
-    """Return the folders of a tree with their images."""
-    top = ImageFolder(tree.top)
-    by_path = {tree.top: top}
-    for path in tree.folders:  # sorted: a folder comes before those in it
+def image_folder(listing: Listing) -> ImageFolder:
+    """Return the folders of a listing with their images."""
+    top = ImageFolder(listing.top)
+    by_path = {listing.top: top}
+    for path in listing.folders:  # sorted: a folder comes before those in it
         by_path[path] = ImageFolder(path)
         by_path[path.parent].folders[path.name] = by_path[path]
-    for file in tree.files:
+    for file in listing.files:
         folder = by_path[file.parent]
         if file.suffix.lower() in SUFFIXES:
             folder.images.append(file)
@@ -122,16 +118,16 @@ def pictures_of(top: ImageFolder) -> Pictures:
     doubtful = []
     folders = [top]
     for folder in folders:  # it grows meanwhile
-        of_masks = {id(mask): mask for _, mask in mask_pairs(folder)}
-        for images, mask in mirrored_masks(folder.with_images()):
-            if words_of(images.name) & (_IMAGE_WORDS | _VAGUE_WORDS):
-                of_masks[id(mask)] = mask
-            elif id(mask) not in of_masks:
-                doubtful.append((images.path, mask.path))
-        for mask in of_masks.values():
-            masks += mask.all_images()
+        mask_folders = {pair.masks for pair in mask_pairs(folder)}
+        for pair in mirrored_masks(folder.with_images()):
+            if words_of(pair.images.name) & (IMAGE_WORDS | VAGUE_WORDS):
+                mask_folders.add(pair.masks)
+            elif pair.masks not in mask_folders:
+                doubtful.append((pair.images.path, pair.masks.path))
+        for mask_folder in mask_folders:
+            masks += mask_folder.all_images()
         masks += masks_beside(folder.images)
-        folders += [inside for inside in folder.folders.values() if id(inside) not in of_masks]
+        folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
     pictures = top.all_images()
     if masks:
         is_mask = set(masks)
@@ -159,58 +155,76 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
         logger.warning(line, doubtful[0][1], doubtful[0][0])
 
 
-def words_of(name: str) -> set[str]:
-    """Return the words of a name: ``SegmentationClass_png`` -> segmentation, class, png."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
-
-
 # Folders of masks
 # ----------------------------------------------------------------------------------------------------
 
 
-def mask_pairs(top: ImageFolder) -> list[tuple[ImageFolder, ImageFolder]]:
-    """Return the folders in a folder that hold images, and next to them those of their masks.
+@dataclass(frozen=True)
+class MaskPair:
+    """A folder of images and the folder of their masks.
 
-    Where masks of the folder itself are in a folder in it, the first of the pair is the folder,
-    without the masks.
+    Attributes:
+        images: the folder of the images, without folders of masks in it.
+        masks: the folder of the masks.
+        is_around: whether the folder of the masks is in that of the images.
     """
-    folders = top.with_images()
-    masks = [folder for folder in folders if _has_mask_word(folder)]
-    others = [folder for folder in folders if not _has_mask_word(folder)]
-    rest = ImageFolder(top.path, top.images, top.others)
-    rest.folders = {folder.path.name: folder for folder in others}
+
+    images: ImageFolder
+    masks: ImageFolder
+    is_around: bool
+
+
+def mask_pairs(top: ImageFolder) -> list[MaskPair]:
+    """Return the folders in a folder that hold images, each with the one next to it that holds its masks.
+
+    A folder of masks that belongs to none of them belongs to the folder itself, if that has an
+    image for each mask, or images that look so.
+    """
+    masks = []
+    others = []
+    for folder in top.with_images():
+        if _has_mask_word(folder):
+            masks.append(folder)
+        else:
+            others.append(folder)
+    images_around = top.without(masks)
     pairs = []
     for mask in masks:
         beside = [other for other in others if _is_pair(other, mask, others)]
-        pairs += [(other, mask) for other in beside]
-        if not beside and rest.all_images() and _is_pair_with_rest(rest, mask):
-            pairs.append((rest, mask))
+        pairs += [MaskPair(other, mask, is_around=False) for other in beside]
+        if not beside and images_around.all_images() and _is_pair_with_rest(images_around, mask):
+            pairs.append(MaskPair(images_around, mask, is_around=True))
     return pairs
 
 
 def _has_mask_word(folder: ImageFolder) -> bool:
     name = folder.name.lower()
-    return bool(_MASK_WORDS & words_of(folder.name)) or name.endswith(("annot", "masks"))
+    return bool(MASK_WORDS & words_of(folder.name)) or name.endswith(("annot", "masks"))
 
 
 def _is_pair(images: ImageFolder, masks: ImageFolder, others: Sequence[ImageFolder]) -> bool:
     """Whether one folder holds the masks of another one next to it."""
+    # train and train_masks
     if _is_named_after(masks, images):
         return True
+    # val and train_masks: the masks belong to train
     if any(_is_named_after(masks, other) for other in others):
         return False
-    is_mirror = masks.stems() <= images.stems()
     words = words_of(images.name)
-    if words & _IMAGE_WORDS:
+    # images and masks, whatever is in them
+    if words & IMAGE_WORDS:
         return True
-    if words & _VAGUE_WORDS:
+    is_mirror = masks.stems() <= images.stems()
+    # photos and masks, or a class photos and a class labels: the names or the pixels of files tell
+    if words & VAGUE_WORDS:
         return is_mirror or look_like_masks(masks, images)
+    # wheat and masks, or a class wheat and a class target: names and pixels have to agree
     return is_mirror and look_like_masks(masks, images)
 
 
 def name_without_words(folder: ImageFolder) -> str:
     """Return what distinguishes folders of one kind: ``train`` of img_train and of mask-train."""
-    words = words_of(folder.name) - _MASK_WORDS - _IMAGE_WORDS - _VAGUE_WORDS
+    words = words_of(folder.name) - MASK_WORDS - IMAGE_WORDS - VAGUE_WORDS
     return " ".join(sorted(words))
 
 
@@ -218,9 +232,9 @@ def _is_named_after(masks: ImageFolder, images: ImageFolder) -> bool:
     """Whether a folder has the name of another one with a word for masks: train_masks, trainannot, labelsTr."""
     name = masks.name.lower()
     start = images.name.lower()
-    if name.startswith(start) and _MASK_WORDS & words_of(name[len(start) :]):
+    if name.startswith(start) and MASK_WORDS & words_of(name[len(start) :]):
         return True
-    is_image_folder = bool(words_of(images.name) & _IMAGE_WORDS)
+    is_image_folder = bool(words_of(images.name) & IMAGE_WORDS)
     return is_image_folder and name_without_words(masks) == name_without_words(images)
 
 
@@ -233,7 +247,7 @@ def _is_pair_with_rest(rest: ImageFolder, masks: ImageFolder) -> bool:
 def _without_mask_word(stem: str) -> str:
     """The name of a file without words for masks at its end: 0 of 0_mask_1, a of a_gtFine_labelIds."""
     match = _LAST_WORD.search(stem)
-    while match is not None and match.group(1).lower() in _MASK_WORDS:
+    while match is not None and match.group(1).lower() in MASK_WORDS:
         stem = stem[: match.start()]
         match = _LAST_WORD.search(stem)
     return stem
@@ -241,7 +255,7 @@ def _without_mask_word(stem: str) -> str:
 
 def mirrored_masks(
     folders: Sequence[ImageFolder],
-) -> Iterator[tuple[ImageFolder, ImageFolder]]:
+) -> Iterator[MaskPair]:
     """Yield images and masks of folders whose files have the same names, up to suffixes, and look so."""
     groups: dict[tuple[int, str, str], list[ImageFolder]] = {}
     for folder in folders:
@@ -257,7 +271,7 @@ def mirrored_masks(
                 if masks is other or masks.stems() != other.stems():
                     continue
                 if look_like_masks(masks, other):
-                    yield other, masks
+                    yield MaskPair(other, masks, is_around=False)
 
 
 # Files of masks
@@ -271,7 +285,7 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     """
     some_masks = masks.all_images()[:_OPENED]
     some_images = images.all_images()[:_OPENED]
-    if not all(file.suffix.lower() in _LOSSLESS for file in some_masks):
+    if not all(file.suffix.lower() in _LOSSLESS_SUFFIXES for file in some_masks):
         return False
     if all(map(_has_one_band, some_masks)) and not any(map(_has_one_band, some_images)):
         return True
@@ -279,34 +293,49 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
 
 
 def masks_beside(images: Sequence[Path]) -> list[Path]:
-    """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``.
-
-    Of files with one name those of one byte a pixel are masks, if others have colours. Files with a
-    word for masks are masks if all images have one, else those of one band. An image may have a
-    word of its own, as ``0_sat.jpg``.
-    """
+    """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
     by_stem: dict[str, list[Path]] = {}
     for file in images:
         by_stem.setdefault(file.stem, []).append(file)
+    return _masks_of_equal_stem(by_stem) + _masks_with_mask_word(by_stem)
+
+
+def _masks_of_equal_stem(by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The files of one byte a pixel among those that differ in their suffix alone, if others have colours."""
     masks: list[Path] = []
-    named: dict[Path, str] = {}  # a file with a word for masks -> its name without it
-    image_names: dict[str, str] = {}  # the name of an image, also without its last word -> its name
-    for stem, files in by_stem.items():
+    for files in by_stem.values():
         if len(files) > 1:
             one_byte = [file for file in files if _has_mode(file, _ONE_BYTE)]
             if len(one_byte) < len(files):
                 masks += one_byte
-        short = _without_mask_word(stem)
-        if short != stem and len(files) == 1:
-            named[files[0]] = short
+    return masks
+
+
+def _masks_with_mask_word(by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """The files with a word for masks, ``0_mask.png`` of ``0.png``: all if each image has one, else those of one band.
+
+    An image may have a word of its own: ``0_mask.png`` is that of ``0_sat.jpg`` too.
+    """
+    shared_name: dict[Path, str] = {}  # a file with a word for masks -> its name without it
+    image_named: dict[str, str] = {}  # the name of an image without its last word -> its stem
+    for stem, files in by_stem.items():
+        without_word = _without_mask_word(stem)
+        if without_word != stem and len(files) == 1:
+            shared_name[files[0]] = without_word
         else:
-            image_names[_LAST_WORD.sub("", stem)] = stem
-    image_names |= {stem: stem for stem in list(image_names.values())}
-    named = {file: short for file, short in named.items() if short in image_names}
-    with_mask = {image_names[short] for short in named.values()}
-    if with_mask == set(image_names.values()):
-        return masks + list(named)
-    return masks + [file for file in named if _has_one_band(file)]
+            image_named[_LAST_WORD.sub("", stem)] = stem
+    images = set(image_named.values())
+    for stem in images:
+        image_named[stem] = stem
+    masks = []
+    images_with_mask = set()
+    for file, name in shared_name.items():
+        if name in image_named:
+            masks.append(file)
+            images_with_mask.add(image_named[name])
+    if images_with_mask == images:
+        return masks
+    return [file for file in masks if _has_one_band(file)]
 
 
 def _has_one_band(file: Path) -> bool:
@@ -317,7 +346,7 @@ def _has_mode(file: Path, modes: Sequence[str]) -> bool:
     """Whether a file without losses has one of the modes of Pillow."""
     from PIL import Image
 
-    if file.suffix.lower() not in _LOSSLESS:
+    if file.suffix.lower() not in _LOSSLESS_SUFFIXES:
         return False
     try:
         with Image.open(file) as image:

@@ -14,64 +14,81 @@ from pathlib import Path
 from typing import Literal
 
 from dinoneck.data.cells import PathLike
+from dinoneck.data.folder_words import IMAGE_FOLDERS, PART_WORDS, PARTS, part_of, words_of
 from dinoneck.data.image_tree import (
     ImageFolder,
+    MaskPair,
     image_folder,
     mask_pairs,
     masks_beside,
     mirrored_masks,
     name_without_words,
-    words_of,
 )
-from dinoneck.data.walk import Tree, walk
+from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
 Kind = Literal["images", "classes", "masks"]
 Subfolders = Literal["classes", "folds", "parts"]
 """How the folders of a data set are read: as classes; as folds, each held out in turn; as train, val and test."""
-PARTS = "parts"
+HELD_OUT = "held_out"
 """The entry of ``table.attrs`` that says which fold of a table is held out; None = each in turn."""
 
-# folders that are never a class, next to another folder
-_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "leftimg8bit"}
-# words in the names of folders that are parts of a data set, not classes of it
-_PART_WORDS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
-_PART_WORDS |= {"eval", "evaluation", "holdout", "heldout", "unlabeled", "unlabelled", "trainval"}
-_PART_WORDS |= {"fold", "folds", "split", "part", "cv"}
-_PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 _MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
 _MOST_NAMES = 10  # that a message lists
 _HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
 
 
 @dataclass(frozen=True)
+class Content:
+    """The images of a folder, or of one part of it, and their labels.
+
+    Attributes:
+        kind: images alone, class folders, or images and masks.
+        images: the folder of the images.
+        masks: of images and masks: the folder of the masks, which may be that of the images.
+        classes: of class folders: their names, sorted.
+    """
+
+    kind: Kind
+    images: Path
+    masks: Path | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DataFolder:
-    """What a folder holds.
+    """What a folder holds: images of one kind, or parts that do.
 
     Attributes:
         root: the folder.
-        kind: images alone, class folders, or images and masks.
-        images: the folder of the images.
-        masks: the folder of their masks.
-        classes: the names of the class folders.
-        parts: name -> content of the parts, in the order in which they are read.
+        content: its images; None = it has parts.
+        parts: name -> content of the parts that are read, in their order; all are of one kind.
         held_out: of the parts: the one that heads are scored on; None = each in turn.
         left: of the parts: the one that training leaves, for ``evaluate``.
     """
 
     root: Path
-    kind: Kind
-    images: Path
-    masks: Path | None = None
-    classes: tuple[str, ...] = ()
-    parts: Mapping[str, DataFolder] = field(default_factory=dict)
+    content: Content | None
+    parts: Mapping[str, Content] = field(default_factory=dict)
     held_out: str | None = None
-    left: DataFolder | None = None
+    left: Content | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its images, which all parts share."""
+        return self._contents()[0].kind
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the class folders, of all parts, sorted."""
+        names = set()
+        for content in self._contents():
+            names |= set(content.classes)
+        return tuple(sorted(names))
+
+    def _contents(self) -> list[Content]:
+        return list(self.parts.values()) if self.content is None else [self.content]
 
 
 def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> DataFolder:
@@ -92,11 +109,11 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     """
     root = Path(path)
     check_folder(root)
-    tree = walk(root)
-    _check_links(tree)
-    top = image_folder(tree)
+    listing = walk(root)
+    _check_links(listing)
+    top = image_folder(listing)
     if subfolders == "classes":
-        return _classes_of(top, certain=True)
+        return DataFolder(root, _classes_of(top, certain=True))
     pairs = mask_pairs(top)
     if pairs:
         return _paired(top, pairs, subfolders)
@@ -104,9 +121,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
         return _parts_of(top, subfolders)
     if _are_parts([folder.name for folder in top.with_images()]):
         return _parts_of(top, "parts")
-    if top.with_images():
-        return _classes_of(top, certain=False)
-    return _flat(top)
+    return DataFolder(root, _content_without_mask_folder(top))
 
 
 def check_folder(path: Path) -> None:
@@ -125,9 +140,9 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
     """Return the folder in ``folder`` that ``masks`` holds the masks of; None if it is not beside one."""
     if masks.parent != folder:
         return None
-    for images, beside in mask_pairs(image_folder(walk(folder))):
-        if beside.path == masks:
-            return images.path
+    for pair in mask_pairs(image_folder(walk(folder))):
+        if pair.masks.path == masks:
+            return pair.images.path
     return None
 
 
@@ -154,14 +169,16 @@ def _is_coco(file: Path) -> bool:
     return any(key in head for key in (b'"annotations"', b'"categories"', b'"images"'))
 
 
-def _check_links(tree: Tree) -> None:
+def _check_links(listing: Listing) -> None:
     """Refuse links that take images away: to nothing, or to a folder that is read under another name."""
-    for link in tree.lost:
-        if link.suffix == "" and tree.top in (link.parent, link.parent.parent):
+    for link in listing.lost:
+        # a name without a suffix is that of a folder: of a class, or of a class of a part
+        is_like_folder = link.suffix == ""
+        if is_like_folder and listing.top in (link.parent, link.parent.parent):
             raise DataError(
                 f"the link {link} leads to nothing; restore what it names, or remove it"
             )
-    for link, folder in tree.repeated.items():
+    for link, folder in listing.repeated.items():
         if folder not in link.parents:  # else it is a loop
             raise DataError(
                 f"{link} and {folder} are one folder; keep one of them, or images would count twice"
@@ -174,16 +191,16 @@ def _check_links(tree: Tree) -> None:
 
 def _paired(
     top: ImageFolder,
-    pairs: Sequence[tuple[ImageFolder, ImageFolder]],
+    pairs: Sequence[MaskPair],
     subfolders: Subfolders | None,
 ) -> DataFolder:
     """Images and masks, or parts of which each has both."""
     root = top.path
-    images, masks = pairs[0]
-    paired = {id(folder) for pair in pairs for folder in pair}
-    others = [folder.name for folder in top.with_images() if id(folder) not in paired]
-    is_around = images.path == root  # the masks lie in the folder of the images
-    if not is_around and (top.images or others):
+    first = pairs[0]
+    images, masks = first.images, first.masks
+    paired = {pair.images for pair in pairs} | {pair.masks for pair in pairs}
+    others = [folder.name for folder in top.with_images() if folder not in paired]
+    if not first.is_around and (top.images or others):
         what = f"the folders {', '.join(others)}" if others else f"images such as {top.images[0]}"
         raise DataError(
             f"{root} holds {images.name}/ with masks in {masks.name}/, and {what}. Name the folders "
@@ -191,18 +208,19 @@ def _paired(
         )
     if len(pairs) == 1:
         return _images_and_masks(root, images, masks, subfolders)
-    if is_around or len({id(folder) for folder, _ in pairs}) < len(pairs):
+    has_several_masks = len({pair.images for pair in pairs}) < len(pairs)
+    if first.is_around or has_several_masks:
         raise DataError(
             f"{root} holds several folders with masks of {images.name}/: "
-            f"{', '.join(beside.name for _, beside in pairs)}. Name one: --images {images.path} "
+            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: --images {images.path} "
             f"--labels {masks.path}"
         )
     parts = {}
-    for folder, beside in pairs:
-        short = name_without_words(folder)  # train of train_images
-        name = short if _part(short) else folder.name
-        parts[name] = DataFolder(root, "masks", folder.path, beside.path)
-    return _in_order(root, parts, subfolders)
+    for pair in pairs:
+        short = name_without_words(pair.images)  # train of train_images
+        name = short if part_of(short) else pair.images.name
+        parts[name] = Content("masks", pair.images.path, pair.masks.path)
+    return _whole_of_parts(root, parts, subfolders)
 
 
 def _images_and_masks(
@@ -212,7 +230,7 @@ def _images_and_masks(
     folders = images.with_images()
     has_parts = not images.images and _are_parts([folder.name for folder in folders])
     if not has_parts and subfolders is None:
-        return DataFolder(root, "masks", images.path, masks.path)
+        return DataFolder(root, Content("masks", images.path, masks.path))
     masks_of = {folder.name: folder for folder in masks.with_images()}
     if not any(folder.name in masks_of for folder in folders):
         raise DataError(
@@ -222,29 +240,21 @@ def _images_and_masks(
     parts = {}
     for folder in folders:
         if folder.name in masks_of:
-            content = DataFolder(root, "masks", folder.path, masks_of[folder.name].path)
+            content = Content("masks", folder.path, masks_of[folder.name].path)
         else:
-            content = DataFolder(root, "images", folder.path)
+            content = Content("images", folder.path)
         parts[folder.name] = content
-    return _in_order(root, parts, subfolders)
+    return _whole_of_parts(root, parts, subfolders)
 
 
 # Parts
 # ----------------------------------------------------------------------------------------------------
 
 
-def _part(name: str) -> str | None:
-    """The part of a data set that a folder is named after."""
-    for part, words in _PARTS.items():
-        if name.lower() in words:
-            return part
-    return None
-
-
 def _are_parts(names: Sequence[str]) -> bool:
     """Whether folders are train and val, and perhaps test, and nothing else."""
-    parts = [_part(name) for name in names]
-    return {"train", "val"} <= set(parts) <= set(_PARTS) and len(set(parts)) == len(parts)
+    parts = [part_of(name) for name in names]
+    return {"train", "val"} <= set(parts) <= PARTS and len(set(parts)) == len(parts)
 
 
 def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
@@ -258,89 +268,94 @@ def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
         )
     parts = {}
     for folder in folders:
-        is_left = subfolders == "parts" and _part(folder.name) == "test"
+        is_left = subfolders == "parts" and part_of(folder.name) == "test"
         parts[folder.name] = _left_content(folder) if is_left else _part_content(folder)
-    return _in_order(top.path, parts, subfolders)
+    return _whole_of_parts(top.path, parts, subfolders)
 
 
-def _part_content(folder: ImageFolder) -> DataFolder:
+def _part_content(folder: ImageFolder) -> Content:
     pairs = mask_pairs(folder)
-    if pairs:
-        return _paired(folder, pairs, None)
-    if folder.with_images():
-        return _classes_of(folder, certain=False)
-    return _flat(folder)
+    if not pairs:
+        return _content_without_mask_folder(folder)
+    paired = _paired(folder, pairs, None)
+    if paired.content is None:
+        raise DataError(f"{folder.path} holds parts in its turn; name the folder of one")
+    return paired.content
 
 
-def _left_content(folder: ImageFolder) -> DataFolder:
+def _left_content(folder: ImageFolder) -> Content:
     """The content of a part that is not read: it may have no labels, in any form."""
     try:
         return _part_content(folder)
     except DataError:
-        return DataFolder(folder.path, "images", folder.path)
+        return Content("images", folder.path)
 
 
-def _flat(folder: ImageFolder) -> DataFolder:
-    """A folder of images alone, or of images with their masks beside them."""
+def _content_without_mask_folder(folder: ImageFolder) -> Content:
+    """Class folders, images with their masks beside them, or images alone."""
+    if folder.with_images():
+        return _classes_of(folder, certain=False)
     if masks_beside(folder.images):
-        return DataFolder(folder.path, "masks", folder.path, folder.path)
-    return DataFolder(folder.path, "images", folder.path)
+        return Content("masks", folder.path, folder.path)
+    return Content("images", folder.path)
 
 
-def _in_order(
-    root: Path, parts: Mapping[str, DataFolder], subfolders: Subfolders | None
+def _whole_of_parts(
+    root: Path, parts: Mapping[str, Content], subfolders: Subfolders | None
 ) -> DataFolder:
     """The folder with its parts: train and val, and test is left; or folds by their names.
 
     Raises:
         DataError: if they are not called so, there is one fold alone, or they are not alike.
     """
-    names = ", ".join(parts) or "none"
-    if subfolders == "folds" and len(parts) < 2:
-        raise DataError(
-            f"the folders with images in {root} are {names}; expected two folds or more"
-        )
-    if subfolders != "folds" and not _are_parts(list(parts)):
-        raise DataError(
-            f"the folders of {root} are {names}; parts are called train and val (or valid), and "
-            "perhaps test. Rename them; if they are folds, each held out in turn: --subfolders folds"
-        )
-    left = None
-    held_out = None
     if subfolders == "folds":
-        chosen = dict(sorted(parts.items()))
-    else:
-        by_part = {_part(name): name for name in parts}
-        chosen = {by_part[part]: parts[by_part[part]] for part in ("train", "val")}
-        held_out = by_part["val"]
-        left = parts[by_part["test"]] if "test" in by_part else None
-    kinds = {content.kind for content in chosen.values()}
+        _check_folds(root, list(parts))
+        folds = dict(sorted(parts.items()))
+        _check_alike(root, folds)
+        return DataFolder(root, None, folds)
+    _check_parts(root, list(parts))
+    name_of = {part_of(name): name for name in parts}
+    train = name_of["train"]
+    val = name_of["val"]
+    read_parts = {train: parts[train], val: parts[val]}
+    _check_alike(root, read_parts)
+    left = parts[name_of["test"]] if "test" in name_of else None
+    return DataFolder(root, None, read_parts, held_out=val, left=left)
+
+
+def _check_folds(root: Path, names: Sequence[str]) -> None:
+    """Raise a DataError unless there are two folds or more."""
+    if len(names) < 2:
+        raise DataError(
+            f"the folders with images in {root} are {', '.join(names) or 'none'}; expected two "
+            "folds or more"
+        )
+
+
+def _check_parts(root: Path, names: Sequence[str]) -> None:
+    """Raise a DataError unless folders are train and val, and perhaps test."""
+    if not _are_parts(names):
+        raise DataError(
+            f"the folders of {root} are {', '.join(names) or 'none'}; parts are called train and val "
+            "(or valid), and perhaps test. Rename them; if they are folds, each held out in turn: "
+            "--subfolders folds"
+        )
+
+
+def _check_alike(root: Path, parts: Mapping[str, Content]) -> None:
+    """Raise a DataError unless all parts have class folders, or all have masks."""
+    kinds = {content.kind for content in parts.values()}
     if kinds == {"images"}:
         raise DataError(
-            f"{root} holds images in {', '.join(chosen)}, without class folders and masks"
+            f"{root} holds images in {', '.join(parts)}, without class folders and masks"
             f"{also_there(root)}"
         )
     if len(kinds) > 1:
-        contents = [f"{name} holds {_called(content)}" for name, content in chosen.items()]
+        contents = [f"{name} holds {_called(content)}" for name, content in parts.items()]
         raise DataError(f"the folders of {root} are not alike: {'; '.join(contents)}")
-    nested = [name for name, content in chosen.items() if content.parts]
-    if nested:
-        raise DataError(f"{root / nested[0]} holds parts in its turn; name the folder of one")
-    [kind] = kinds
-    class_names = {name for content in chosen.values() for name in content.classes}
-    return DataFolder(
-        root=root,
-        kind=kind,
-        images=root,
-        masks=root if kind == "masks" else None,
-        classes=tuple(sorted(class_names)),
-        parts=chosen,
-        held_out=held_out,
-        left=left,
-    )
 
 
-def _called(content: DataFolder) -> str:
+def _called(content: Content) -> str:
     if content.kind == "classes":
         return f"class folders {some_of(content.classes, 3)}"
     if content.kind == "masks":
@@ -352,7 +367,7 @@ def _called(content: DataFolder) -> str:
 # ----------------------------------------------------------------------------------------------------
 
 
-def _classes_of(top: ImageFolder, *, certain: bool) -> DataFolder:
+def _classes_of(top: ImageFolder, *, certain: bool) -> Content:
     """The class folders of a folder.
 
     Args:
@@ -375,7 +390,7 @@ def _classes_of(top: ImageFolder, *, certain: bool) -> DataFolder:
             f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
             f"more, one per class{inner}{also_there(root)}"
         )
-    return DataFolder(root, "classes", root, classes=tuple(names))
+    return Content("classes", root, classes=tuple(names))
 
 
 def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
@@ -391,16 +406,18 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     as_folds = "if they are folds, each held out in turn: --subfolders folds"
     as_parts = "parts that are called train and val (and test) are read as such"
     for folder in top.folders.values():
-        if folder.name.lower() in _IMAGE_FOLDERS and len(names) > 1:
+        if folder.name.lower() in IMAGE_FOLDERS and len(names) > 1:
             raise _no_class(root, folder, list(top.folders.values()), listed, as_classes)
     if len(folders) < 2:
         return
-    for images, masks in mirrored_masks(folders):
+    mirrored = next(mirrored_masks(folders), None)
+    if mirrored is not None:
         raise DataError(
-            f"the folders of {root} are {listed}: {masks.name} has an image like a mask for each of "
-            f"{images.name}: --images {images.path} --labels {masks.path}. {as_classes}"
+            f"the folders of {root} are {listed}: {mirrored.masks.name} has an image like a mask for "
+            f"each of {mirrored.images.name}: --images {mirrored.images.path} --labels "
+            f"{mirrored.masks.path}. {as_classes}"
         )
-    if all(_PART_WORDS & words_of(folder.name) for folder in folders):
+    if all(PART_WORDS & words_of(folder.name) for folder in folders):
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
@@ -425,7 +442,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
                 f"the folders of {root} are {listed}, and {folder.name} holds {some_of(repeated, 3)} "
                 f"too: move it away, if these are the classes. {as_classes}"
             )
-        if _part(folder.name) and len(inside) > 1:
+        if part_of(folder.name) and len(inside) > 1:
             raise DataError(
                 f"the folders of {root} are {listed}, and {folder.name} holds {some_of(inside, 3)}: "
                 f"a part with classes, or a class? {as_classes}; name the part: --images "
@@ -496,7 +513,7 @@ def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
     """
     inside = []
     for folder in folders:
-        of_masks = {mask.name for _, mask in mask_pairs(folder)}
+        of_masks = {pair.masks.name for pair in mask_pairs(folder)}
         if not folder.images:
             inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
     everything = set().union(*inside)

@@ -14,45 +14,21 @@ from __future__ import annotations
 
 import posixpath
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
+from dinoneck.data.folder_words import GENERIC_FOLDERS, part_of
 from dinoneck.data.walk import SUFFIXES
 
 Parts = tuple[str, ...]
 """The folders of a path and its last name."""
 Key = Callable[[str], str]
 
-# folders that say nothing about which images they hold, as annotation tools and exports have them
-GENERIC_FOLDERS = {
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "photo",
-    "photos",
-    "picture",
-    "pictures",
-    "pics",
-    "jpegimages",
-    "data",
-    "dataset",
-    "datasets",
-    "upload",
-    "uploads",
-    "file",
-    "files",
-    "media",
-    "default",
-    "obj_train_data",
-    "..",
-}
-# the words for parts of a data set as names of folders, also with a year as in COCO's train2017
-_PART_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?\d*", re.IGNORECASE)
 # POSIX, a home folder, Windows with a drive or a share, an address
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:|[A-Za-z][\w+.-]+://")
 _SAMPLE = 1000  # names by which the nearest reading is chosen for a message
@@ -81,8 +57,14 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
 
     Folders that both end with agree. Of the rest, ``train`` contradicts ``val`` or ``test``. An
     absolute folder, of another machine, may else be called as it likes. A relative one has to be
-    that of the files, or to say nothing, such as ``data``, or ``images/7`` of an annotation tool
-    that numbers its projects.
+    that of the files, or to say nothing, such as ``data``.
+
+    Annotation tools number their projects: in ``images/7`` the number says nothing either. That
+    needs a folder beside it that says nothing, and a folder of files that is no number itself:
+
+    * names in ``images/7``, files in ``/data/photos``: agree.
+    * names in ``7``, files in ``/data/photos``: contradict, as 7 may be a day or a plot.
+    * names in ``images/7``, files in ``/data/8``: contradict.
 
     Args:
         prefix: what all names begin with.
@@ -102,15 +84,20 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
         return False
     last = folders[-1] if folders else ""
     unknown = [name for name in names if name not in GENERIC_FOLDERS and name != last]
-    if len(unknown) < len(names) and not last.isdecimal():
+    has_generic_folder = len(unknown) < len(names)
+    if has_generic_folder and not last.isdecimal():
         unknown = [name for name in unknown if not name.isdecimal()]
     return bool(unknown)
 
 
 def _part_words(folders: Sequence[str]) -> set[str]:
-    """The parts of a data set (train, val, test) that folders are named after."""
-    matches = [_PART_FOLDER.fullmatch(folder) for folder in folders]
-    return {match.group(1) for match in matches if match is not None}
+    """The parts of a data set (train, val, test) that folders are named after, as COCO's train2017."""
+    parts = set()
+    for folder in folders:
+        part = part_of(folder.rstrip(string.digits))
+        if part is not None:
+            parts.add(part)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -149,29 +136,30 @@ class Spelling:
         return texts
 
 
-def _composed(path: str) -> str:
+def composed(path: str) -> str:
+    """Return a path in the form NFC, in which an é is one character."""
     return unicodedata.normalize("NFC", path)
 
 
 def _lower_suffix(path: str) -> str:
     stem, suffix = posixpath.splitext(path)
-    return _composed(stem) + suffix.lower()
+    return composed(stem) + suffix.lower()
 
 
 def _any_case(path: str) -> str:
-    return _composed(path).casefold()
+    return composed(path).casefold()
 
 
 def _without_suffix(path: str) -> str:
     stem, suffix = posixpath.splitext(path)
-    return _composed(stem if suffix.lower() in SUFFIXES else path)
+    return composed(stem if suffix.lower() in SUFFIXES else path)
 
 
 _KEYS = {  # what is changed -> keys of names and of files
-    "": (_composed, _composed),
+    "": (composed, composed),
     "another case of the suffix": (_lower_suffix, _lower_suffix),
     "another case": (_any_case, _any_case),
-    "a suffix added": (_composed, _without_suffix),
+    "a suffix added": (composed, _without_suffix),
 }
 
 
@@ -180,39 +168,64 @@ def spellings_of(names: Sequence[str]) -> list[Spelling]:
     has_backslash = any("\\" in name for name in names)
     has_percent = any(unquote(name) != name for name in names)
     spellings = []
+    percent_options = (False, True) if has_percent else (False,)
     for text, (name_key, file_key) in _KEYS.items():
-        for percent in (False, True) if has_percent else (False,):
-            for slashes in (False, True) if has_backslash or percent else (False,):
+        for percent in percent_options:
+            may_have_backslash = has_backslash or percent  # %5C is one
+            slash_options = (False, True) if may_have_backslash else (False,)
+            for slashes in slash_options:
                 spellings.append(Spelling(slashes, percent, text, name_key, file_key))
     return spellings
 
 
-@dataclass
-class Reading:
-    """One way to take all names of a file, and the files that it finds.
+@dataclass(frozen=True)
+class _Match:
+    """The files of names.
 
     Attributes:
-        text: what it changes in the names; empty = nothing.
         files: name -> file.
         missing: the names without a file.
         several: a name -> the files that fit it alike.
         one_file: two names that one file fits.
+    """
+
+    files: Mapping[str, Path]
+    missing: Sequence[str]
+    several: Mapping[str, Sequence[Path]]
+    one_file: tuple[str, str] | None
+
+    @property
+    def is_one_to_one(self) -> bool:
+        """Whether the names that have files make pairs with them."""
+        return not self.several and self.one_file is None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to take all names of a file, and the files that it finds.
+
+    Attributes:
+        text: what it changes in the names, in words; empty = nothing.
         prefix: what it cuts from the names, as they have it.
-        contradiction: the folder of a file that the prefix contradicts; None = there is none.
+        is_contradicted: whether the folder of a file contradicts the prefix.
+        files: name -> file.
+        missing: the names without a file.
+        several: a name -> the files that fit it alike.
+        one_file: two names that one file fits.
     """
 
     text: str
-    files: dict[str, Path] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    several: dict[str, list[Path]] = field(default_factory=dict)
-    one_file: tuple[str, str] | None = None
-    prefix: str = ""
-    contradiction: Path | None = None
+    prefix: str
+    is_contradicted: bool
+    files: Mapping[str, Path]
+    missing: Sequence[str]
+    several: Mapping[str, Sequence[Path]]
+    one_file: tuple[str, str] | None
 
     @property
-    def is_sound(self) -> bool:
-        """Whether names and files make pairs, and their folders agree."""
-        return not self.several and self.one_file is None and self.contradiction is None
+    def is_changed(self) -> bool:
+        """Whether names are taken otherwise than as they are written."""
+        return self.text != ""
 
 
 @dataclass
@@ -242,77 +255,71 @@ class _Names:
             from_root = from_root or is_absolute(decoded)
         return cls(spelling, parts, from_root, _shared(list(parts.values())))
 
-    def describe(self, reading: Reading, cut: int = 0, below: str = "") -> Reading:
-        """Write into a reading what it changes.
+    def split(self, name: str, cut: int) -> tuple[str, str]:
+        r"""Return the first folders of a name, as the name has them, and its end.
+
+        One folder of ``old\a//0.png`` is ``old\``, and its end ``a//0.png``. Where separators are
+        encoded, or the end of the name goes up again, both are joined from the parts: one folder of
+        ``old%5Ca%5C0.png``, and of ``old/a/b/../0.png``, is ``old/``, and the end ``a/0.png``.
 
         Args:
-            reading: of these names.
-            cut: how many folders it cuts from the names.
-            below: where the files are, in words; empty = where the names say.
+            name: one of the names.
+            cut: how many folders.
         """
-        ends = []
-        prefix = ""
-        for name in self.parts:
-            prefix, end = self._split(name, cut)
-            ends.append(end)
-        changes = self.spelling.changes(ends)
-        if prefix:
-            text = f"names without '{prefix}'"
-        elif below:
-            text = f"names {below}"
-        elif changes:
-            text = f"names with {changes.pop(0)}"
-        else:
-            text = ""
-        reading.text = ", ".join([text, *changes])
-        reading.prefix = prefix
-        return reading
-
-    def _split(self, name: str, cut: int) -> tuple[str, str]:
-        """The folders of a name that are cut, as it has them, and its end."""
         if cut == 0:
             return "", name
         parts = self.parts[name]
         separators = r"/\\" if self.spelling.slashes else "/"
-        folders = rf"(?:[^{separators}]+[{separators}]+){{{len(parts) - cut - 1}}}"
-        end = re.search(rf"{folders}[^{separators}]+$", name)
-        if end is None or end.start() == 0:  # a separator is written %5C, or '..' leaves a folder
-            return "/".join(parts[:cut]) + "/", "/".join(parts[cut:])
-        return name[: end.start()], end.group()
+        num_folders = len(parts) - cut - 1  # of the end
+        folders = rf"(?:[^{separators}]+[{separators}]+){{{num_folders}}}"
+        match = re.search(rf"{folders}[^{separators}]+$", name)
+        if match is not None and parts_of(self.spelling.decode(match.group())) == parts[cut:]:
+            return name[: match.start()], match.group()
+        return "/".join(parts[:cut]) + "/", "/".join(parts[cut:])
 
-    def find(
+    def match(
         self,
         cut: int,
         files_of: Callable[[Parts], Sequence[Path]],
         *,
         stop: bool = False,
-    ) -> Reading:
-        """Return a reading with the files of all names; :meth:`describe` writes its text.
+    ) -> _Match:
+        """Return the files of all names.
 
         Args:
             cut: how many folders are cut from the names.
             files_of: the parts of a name that are left -> the files that fit them.
             stop: whether to stop at the first name without a file.
         """
-        reading = Reading("")
+        files: dict[str, Path] = {}
+        missing: list[str] = []
+        several: dict[str, Sequence[Path]] = {}
+        one_file = None
         name_of: dict[Path, str] = {}
         for name, parts in self.parts.items():
-            files = files_of(parts[cut:])
-            if len(files) > 1:  # one may be spelled as the name is
-                end = _composed("/" + "/".join(parts[cut:]))
-                same = [file for file in files if _composed(file.as_posix()).endswith(end)]
-                files = same if len(same) == 1 else files
-            if not files:
-                reading.missing.append(name)
+            end = parts[cut:]
+            candidates = files_of(end)
+            if len(candidates) > 1:
+                candidates = _spelled_alike(end, candidates)
+            if not candidates:
+                missing.append(name)
                 if stop:
                     break
-            elif len(files) > 1:
-                reading.several[name] = list(files)
-            elif name_of.setdefault(files[0], name) != name:
-                reading.one_file = (name_of[files[0]], name)
+            elif len(candidates) > 1:
+                several[name] = candidates
+            elif candidates[0] in name_of:
+                one_file = (name_of[candidates[0]], name)
             else:
-                reading.files[name] = files[0]
-        return reading
+                files[name] = candidates[0]
+                name_of[candidates[0]] = name
+        return _Match(files, missing, several, one_file)
+
+
+def _spelled_alike(end: Parts, files: Sequence[Path]) -> Sequence[Path]:
+    """The one of some files whose path ends exactly like a name; all if there is no such one."""
+    path = composed("/" + "/".join(end))
+    alike = [file for file in files if composed(file.as_posix()).endswith(path)]
+    return alike if len(alike) == 1 else files
 
 
 class _Files:
@@ -324,39 +331,97 @@ class _Files:
 
     def __init__(self, paths: Mapping[Path, Parts]) -> None:
         self.paths = paths
-        self._by_path: dict[Key, dict[str, list[Path]]] = {}
-        self._by_end: dict[tuple[Key, int], dict[str, list[Path]]] = {}
+        self._tables: dict[tuple[Key, int | None], dict[str, list[Path]]] = {}
 
     def at(self, path: Parts, spelling: Spelling) -> Sequence[Path]:
         """Return the files of this path."""
-        key = spelling.file_key
-        if key not in self._by_path:
-            table: dict[str, list[Path]] = {}
-            for file, parts in self.paths.items():
-                table.setdefault(key("/".join(parts)), []).append(file)
-            self._by_path[key] = table
-        return self._by_path[key].get(spelling.name_key("/".join(path)), ())
+        table = self._table(spelling.file_key, depth=None)
+        return table.get(spelling.name_key("/".join(path)), ())
 
     def ending(self, end: Parts, spelling: Spelling) -> Sequence[Path]:
         """Return the files whose path ends like this."""
-        key, depth = spelling.file_key, len(end)
-        if (key, depth) not in self._by_end:
+        table = self._table(spelling.file_key, depth=len(end))
+        return table.get(spelling.name_key("/".join(end)), ())
+
+    def _table(self, key: Key, depth: int | None) -> dict[str, list[Path]]:
+        """The last ``depth`` parts of the paths, as spelled, -> files; None = all parts."""
+        if (key, depth) not in self._tables:
             table: dict[str, list[Path]] = {}
             for file, parts in self.paths.items():
-                if len(parts) >= depth:
-                    table.setdefault(key("/".join(parts[-depth:])), []).append(file)
-            self._by_end[key, depth] = table
-        return self._by_end[key, depth].get(spelling.name_key("/".join(end)), ())
+                if depth is None:
+                    end = parts
+                elif len(parts) >= depth:
+                    end = parts[-depth:]
+                else:
+                    continue
+                table.setdefault(key("/".join(end)), []).append(file)
+            self._tables[key, depth] = table
+        return self._tables[key, depth]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A match of names, and how it was found.
+
+    Attributes:
+        match: the files of the names.
+        names: the names in one spelling.
+        cut: how many folders are cut from them.
+        anywhere: whether files are wherever they are, below the folders of the names.
+        is_contradicted: whether the folders that are cut contradict those of the files.
+    """
+
+    match: _Match
+    names: _Names
+    cut: int = 0
+    anywhere: bool = False
+    is_contradicted: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether names and files make pairs, and their folders agree."""
+        return self.match.is_one_to_one and not self.is_contradicted
+
+    def reading(self, files: _Files) -> Reading:
+        """Return the match with what it changes in the names, in words."""
+        ends = []
+        prefix = ""
+        for name in self.names.parts:
+            prefix, end = self.names.split(name, self.cut)
+            ends.append(end)
+        changes = self.names.spelling.changes(ends)
+        if prefix:
+            text = f"names without '{prefix}'"
+        elif self.anywhere:
+            text = f"names {_where(self.match, self.names, files)}"
+        elif changes:
+            text = f"names with {changes.pop(0)}"
+        else:
+            text = ""
+        return Reading(
+            text=", ".join([text, *changes]),
+            prefix=prefix,
+            is_contradicted=self.is_contradicted,
+            files=self.match.files,
+            missing=self.match.missing,
+            several=self.match.several,
+            one_file=self.match.one_file,
+        )
 
 
 def find_below(
     names: Sequence[str], paths: Mapping[Path, Parts], folders: Sequence[Parts]
 ) -> Reading:
-    """Return the first reading that finds all names below a folder; if there is none, the nearest one.
+    """Return how names mean files below a folder: by the first way in which each means one of them.
 
     The order: names relative to the folder; names of which each is the end of one path alone, as if
     one folder or several were put before them; names without the first folders that they share,
     from one such folder on. Of each the spellings, from the literal one on.
+
+    If there is no such way, the first one is returned that finds files for all names, and is not
+    certain: a name fits several files, two names fit one file, or folders contradict each other.
+    If there is none of these either, it is the one that finds most of the first 1000 names: its
+    ``files`` and ``missing`` are of these names alone.
 
     Args:
         names: the names, each once.
@@ -366,47 +431,32 @@ def find_below(
     files = _Files(paths)
     unsound = None
     for attempt in _attempts_below(names, files, folders, stop=True):
-        if attempt.reading.missing:
+        if attempt.match.missing:
             continue
-        if attempt.reading.is_sound:
-            return attempt.described(files)
+        if attempt.is_sound:
+            return attempt.reading(files)
         if unsound is None:
             unsound = attempt
     if unsound is not None:
-        return unsound.described(files)
+        return unsound.reading(files)
     attempts = _attempts_below(names[:_SAMPLE], files, folders, stop=False)
-    nearest = max(attempts, key=lambda attempt: len(attempt.reading.files))
-    return nearest.described(files)
-
-
-@dataclass
-class _Attempt:
-    """A reading of names that cuts so many folders, of files wherever they are or where the names say."""
-
-    reading: Reading
-    names: _Names
-    cut: int = 0
-    anywhere: bool = False
-
-    def described(self, files: _Files) -> Reading:
-        """Return the reading with its text."""
-        below = _where(self.reading, self.names, files) if self.anywhere else ""
-        return self.names.describe(self.reading, self.cut, below)
+    nearest = max(attempts, key=lambda attempt: len(attempt.match.files))
+    return nearest.reading(files)
 
 
 def _attempts_below(
     names: Sequence[str], files: _Files, folders: Sequence[Parts], *, stop: bool
 ) -> Iterator[_Attempt]:
-    """The readings in their order."""
+    """The attempts to find names below a folder, in their order."""
     spelled = _in_all_spellings(names)
 
     for spelled_names in spelled:
         at = partial(files.at, spelling=spelled_names.spelling)
-        yield _Attempt(spelled_names.find(0, at, stop=stop), spelled_names)
+        yield _Attempt(spelled_names.match(0, at, stop=stop), spelled_names)
 
     for spelled_names in spelled:
         ending = partial(files.ending, spelling=spelled_names.spelling)
-        yield _Attempt(spelled_names.find(0, ending, stop=stop), spelled_names, anywhere=True)
+        yield _Attempt(spelled_names.match(0, ending, stop=stop), spelled_names, anywhere=True)
 
     deepest = max(len(spelled_names.common) for spelled_names in spelled)
     for cut in range(1, deepest + 1):
@@ -414,11 +464,14 @@ def _attempts_below(
             if cut > len(spelled_names.common):
                 continue
             at = partial(files.at, spelling=spelled_names.spelling)
-            reading = spelled_names.find(cut, at, stop=stop)
             prefix = spelled_names.common[:cut]
-            if all(contradicts(prefix, folder, spelled_names.from_root) for folder in folders):
-                reading.contradiction = Path(*folders[0])
-            yield _Attempt(reading, spelled_names, cut)
+            from_root = spelled_names.from_root
+            yield _Attempt(
+                spelled_names.match(cut, at, stop=stop),
+                spelled_names,
+                cut=cut,
+                is_contradicted=all(contradicts(prefix, folder, from_root) for folder in folders),
+            )
 
 
 def _in_all_spellings(names: Sequence[str]) -> list[_Names]:
@@ -432,16 +485,19 @@ def _in_all_spellings(names: Sequence[str]) -> list[_Names]:
     return spelled
 
 
-def _where(reading: Reading, names: _Names, files: _Files) -> str:
-    """Where the files of a reading are, in words."""
+def _where(match: _Match, names: _Names, files: _Files) -> str:
+    """Where the files of a match are, in words."""
     folders = set()
-    for name, file in reading.files.items():
+    for name, file in match.files.items():
         folders.add("/".join(files.paths[file][: -len(names.parts[name])]))
     return f"below '{folders.pop()}/'" if len(folders) == 1 else "of files in several subfolders"
 
 
 def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:
-    """Return the reading that finds most of some files, each by the end of its path; names of other files are missing.
+    """Return which names mean some files, each by the end of its path; names of other files are missing.
+
+    As few folders as possible are cut from the names: none, or as many as it takes until one name
+    fits a file. Of the spellings that which finds most is taken, the most literal of several.
 
     Args:
         names: the names, each once.
@@ -449,36 +505,47 @@ def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:
     """
     files = _Files(paths)
     spelled = _in_all_spellings(names)
-    deepest = max((len(spelled_names.common) for spelled_names in spelled), default=-1)
+    deepest = max(len(spelled_names.common) for spelled_names in spelled)
     for cut in range(deepest + 1):
-        best = None
-        for spelled_names in spelled:
-            if cut > len(spelled_names.common):
-                continue
-            ending = partial(files.ending, spelling=spelled_names.spelling)
-            attempt = _Attempt(spelled_names.find(cut, ending), spelled_names, cut)
-            if best is None or len(attempt.reading.files) > len(best.reading.files):
-                best = attempt
-            if len(best.reading.files) == len(paths):
-                break
-        if best is not None and (best.reading.files or best.reading.several):
-            reading = best.described(files)
-            reading.contradiction = _contradicted(reading, best.names, cut, paths)
-            return reading
-    return Reading("", missing=list(names))
+        attempt = _best_spelling(spelled, cut, files)
+        if attempt.match.files or attempt.match.several:
+            contradicted = replace(attempt, is_contradicted=_is_contradicted(attempt, paths))
+            return contradicted.reading(files)
+    literal = _best_spelling(spelled[:1], 0, files)
+    return literal.reading(files)
 
 
-def _contradicted(
-    reading: Reading, names: _Names, cut: int, paths: Mapping[Path, Parts]
-) -> Path | None:
-    """The folder of a file that the folders which a reading cuts contradict."""
-    if cut == 0:
-        return None
-    for name, file in reading.files.items():
-        depth = len(names.parts[name]) - cut
-        if contradicts(names.common[:cut], paths[file][:-depth], names.from_root):
-            return file.parent
-    return None
+def _best_spelling(spelled: Sequence[_Names], cut: int, files: _Files) -> _Attempt:
+    """The spelling that finds most files by the ends of their paths, of names without so many folders.
+
+    Args:
+        spelled: the names in all spellings; in one of them at least they share so many folders.
+        cut: how many folders are cut.
+        files: that names may mean.
+    """
+    attempts = []
+    for spelled_names in spelled:
+        if cut > len(spelled_names.common):
+            continue
+        ending = partial(files.ending, spelling=spelled_names.spelling)
+        attempt = _Attempt(spelled_names.match(cut, ending), spelled_names, cut=cut)
+        attempts.append(attempt)
+        if len(attempt.match.files) == len(files.paths):
+            break
+    return max(attempts, key=lambda attempt: len(attempt.match.files))
+
+
+def _is_contradicted(attempt: _Attempt, paths: Mapping[Path, Parts]) -> bool:
+    """Whether the folders that an attempt cuts from the names contradict that of a file."""
+    if attempt.cut == 0:
+        return False
+    names = attempt.names
+    prefix = names.common[: attempt.cut]
+    for name, file in attempt.match.files.items():
+        depth = len(names.parts[name]) - attempt.cut
+        if contradicts(prefix, paths[file][:-depth], names.from_root):
+            return True
+    return False
 
 
 def _shared(paths: Sequence[Parts]) -> Parts:

@@ -11,38 +11,41 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from dinoneck.data.cells import PathLike, cell_text, is_missing
 from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
-from dinoneck.data.names import Reading, find_among, find_below, is_absolute, parts_of
-from dinoneck.data.walk import (
-    OTHER_SUFFIXES,
-    SUFFIXES,
-    images_below,
-    walk,
-    warn_of_left_out,
+from dinoneck.data.names import (
+    Reading,
+    composed,
+    find_among,
+    find_below,
+    is_absolute,
+    parts_of,
 )
+from dinoneck.data.walk import walk, warn_of_left_out
 from dinoneck.errors import DataError, some_of
 
-__all__ = [
-    "OTHER_SUFFIXES",
-    "SUFFIXES",
-    "find_files",
-    "find_images",
-    "images_below",
-    "list_pictures",
-    "refuse_own_labels",
-    "warn_of_left_out",
-]
 logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
 _MOST_FILES = 1_000_000
 _LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
-_LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
+# where another file of a name is looked for: all names share the folders that are cut, so few of
+# them tell, and parts of a data set lie one to three folders below what they share
+_LOOKED_AT = 3  # names
+_FOLDERS_ABOVE = 3
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file, and what the system says of it."""
+
+    path: Path
+    status: os.stat_result
 
 
 def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
@@ -56,18 +59,18 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
         DataError: if a folder cannot be read.
     """
     pictures: dict[Path, list[Path]] = {}
-    trees = []
+    listings = []
     pictures_of_folders = []
     for path in paths:
         if not path.is_dir():
             pictures[path] = [path]
             continue
-        tree = walk(path)
-        trees.append(tree)
-        in_folder = pictures_of(image_folder(tree))
+        listing = walk(path)
+        listings.append(listing)
+        in_folder = pictures_of(image_folder(listing))
         pictures_of_folders.append(in_folder)
         pictures[path] = in_folder.images
-    warn_of_left_out(trees)
+    warn_of_left_out(listings)
     warn_of_masks(pictures_of_folders)
     return pictures
 
@@ -97,29 +100,24 @@ def find_files(
     if folder is None:
         return [Path(text) if text else None for text in texts]
     distinct = [text for text in dict.fromkeys(texts) if text]
-    files: dict[str, Path] = {}
-    sizes: dict[str, int] = {}
-    identities: dict[tuple[int, int], list[str]] = {}  # of files -> names
+    files: dict[str, _File] = {}
     for text in distinct:
         exact = _exact_file(text, folder, outside)
         if exact is not None:
-            file, status = exact
-            files[text] = file
-            sizes[text] = status.st_size
-            identities.setdefault((status.st_dev, status.st_ino), []).append(text)
-    if len(files) < len(distinct):
-        missing = [text for text in distinct if text not in files]
-        files = _files_by_reading(distinct, missing, Path(folder), what)
-        sizes = {text: file.stat().st_size for text, file in files.items()}
+            files[text] = exact
+    missing = [text for text in distinct if text not in files]
+    if missing:
+        paths = _files_by_reading(distinct, missing, Path(folder), what)
+        files = {text: _File(path, path.stat()) for text, path in paths.items()}
     else:
-        _check_distinct(files, identities.values(), what)
-    empty = [_quoted(text) for text in distinct if sizes[text] == 0]
+        _check_distinct(files, what)
+    empty = [_quoted(text) for text in distinct if files[text].status.st_size == 0]
     if empty:
         raise DataError(
             f"{len(empty)} of {len(distinct)} {what} are empty files in {folder}: "
             f"{some_of(empty, 5)}; restore them, or remove their rows"
         )
-    return [files.get(text) for text in texts]
+    return [files[text].path if text else None for text in texts]
 
 
 def _text(name: Any) -> str:
@@ -129,47 +127,59 @@ def _text(name: Any) -> str:
     return "" if is_missing(name) else str(name).strip()
 
 
-def _exact_file(name: str, folder: PathLike, outside: bool) -> tuple[Path, os.stat_result] | None:
-    """The file that is called like this, and what the system says of it."""
+def _exact_file(name: str, folder: PathLike, outside: bool) -> _File | None:
+    """The file that is called like this; None = there is none."""
     if not outside and (is_absolute(name) or ".." in re.split(r"[/\\]", name)):
         return None
-    for spelling in [name] if name.isascii() else [name, _composed(name), _decomposed(name)]:
+    spellings = [name] if name.isascii() else [name, composed(name), _decomposed(name)]
+    for spelling in spellings:
         file = os.path.join(folder, spelling)  # noqa: PTH118 - twice as fast as Path / name
         try:
             status = os.stat(file)  # noqa: PTH116
         except (OSError, ValueError):  # ValueError: a null byte
             continue
         if stat.S_ISREG(status.st_mode):
-            return Path(file), status
+            return _File(Path(file), status)
     return None
 
 
-def _check_distinct(files: Mapping[str, Path], same: Iterable[Sequence[str]], what: str) -> None:
+def _check_distinct(files: Mapping[str, _File], what: str) -> None:
     """Refuse two names of one file; hard links count as two files.
 
     Args:
         files: name -> file.
-        same: names whose files have one place on the disk.
         what: as of :func:`find_files`.
     """
-    for names in same:
-        if len(names) < 2:
-            continue
-        first: dict[str, str] = {}
-        for name in names:
-            real = os.path.realpath(files[name])
-            if files[name].stat().st_nlink == 1:  # two spellings on a disk that ignores case
-                real = ""
-            other = first.setdefault(real, name)
-            if other != name:
-                raise DataError(
-                    f"of the {what}, '{other}' and '{name}' are the same file; keep one of them"
-                )
+    names_of: dict[tuple[int, int], list[str]] = {}  # a place on the disk -> names
+    for name, file in files.items():
+        place = (file.status.st_dev, file.status.st_ino)
+        names_of.setdefault(place, []).append(name)
+    for names in names_of.values():
+        same = _names_of_one_file(names, files) if len(names) > 1 else None
+        if same is not None:
+            first, second = same
+            raise DataError(
+                f"of the {what}, '{first}' and '{second}' are the same file; keep one of them"
+            )
+
+
+def _names_of_one_file(names: Sequence[str], files: Mapping[str, _File]) -> tuple[str, str] | None:
+    """Two of the names of one place on the disk that are no hard links of it; None = all are."""
+    is_hard_linked = files[names[0]].status.st_nlink > 1
+    if not is_hard_linked:  # a link leads there, or the disk ignores case
+        return names[0], names[1]
+    name_of: dict[str, str] = {}
+    for name in names:
+        path = os.path.realpath(files[name].path)
+        if path in name_of:
+            return name_of[path], name
+        name_of[path] = name
+    return None
 
 
 def _files_by_reading(
     names: Sequence[str], missing: Sequence[str], folder: Path, what: str
-) -> dict[str, Path]:
+) -> Mapping[str, Path]:
     """The files of names of which some are not called like this.
 
     Raises:
@@ -182,15 +192,15 @@ def _files_by_reading(
     counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
     refused = counts + some_of(map(_quoted, missing), 5)
     remedy = "names are relative to it, or pass their folder"
-    tree = walk(folder, most=_MOST_FILES)
-    if not tree.is_whole:
+    listing = walk(folder, most=_MOST_FILES)
+    if not listing.is_whole:
         raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
     depth = len(folder.parts)
-    paths = {file: tuple(map(_composed, file.parts[depth:])) for file in tree.files}
+    paths = {file: tuple(map(composed, file.parts[depth:])) for file in listing.files}
     called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
     reading = find_below(names, paths, sorted(called))
     if reading.missing:
-        if reading.files and reading.text:
+        if reading.files and reading.is_changed:  # of the first names, see find_below
             tried = len(reading.files) + len(reading.missing)
             not_found = some_of(map(_quoted, reading.missing), 3)
             refused += f" ({reading.text}: {len(reading.files)} of {tried}, not {not_found})"
@@ -206,7 +216,7 @@ def _files_by_reading(
             "them"
         )
     other = _other_file(reading, folder) if reading.prefix else None
-    if reading.contradiction is not None or other is not None:
+    if reading.is_contradicted or other is not None:
         name, file = next(iter(reading.files.items()))
         seen = f" ({other} exists)" if other is not None else ""
         raise DataError(
@@ -214,7 +224,7 @@ def _files_by_reading(
             f"images, write the names without '{reading.prefix}'; else pass the folder of those "
             "meant"
         )
-    if reading.text:
+    if reading.is_changed:
         _state(reading, len(names), len(names), what, str(folder))
     return reading.files
 
@@ -228,7 +238,7 @@ def _other_file(reading: Reading, folder: Path) -> Path | None:
     for name, file in list(reading.files.items())[:_LOOKED_AT]:
         cut = parts_of(reading.prefix.replace("\\", "/"))
         end = parts_of(name.replace("\\", "/"))[len(cut) :]
-        for above in list(here.parents)[:_LOOKED_AT]:
+        for above in list(here.parents)[:_FOLDERS_ABOVE]:
             for first in range(len(cut)):
                 other = above.joinpath(*cut[first:], *end)
                 if other.is_file() and not other.samefile(file):
@@ -236,7 +246,7 @@ def _other_file(reading: Reading, folder: Path) -> Path | None:
     return None
 
 
-def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict[str, Path]:
+def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> Mapping[str, Path]:
     r"""Return the image of each name, of some images; names of other images are left out.
 
     A name means the image whose path ends like it: a name without a folder the image of that name,
@@ -278,13 +288,13 @@ def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> dict
         )
     name, file = next(iter(reading.files.items()))
     other = _other_file(reading, file.parent) if reading.prefix else None
-    if reading.contradiction is not None or other is not None:
+    if reading.is_contradicted or other is not None:
         seen = f" ({other} exists)" if other is not None else ""
         raise DataError(
             f"{what} names '{name}', which is in another folder than the image {file}{seen}. If "
             f"they are the same images, write the names without '{reading.prefix}'"
         )
-    if reading.text:
+    if reading.is_changed:
         _state(reading, len(reading.files), len(images), what, "the images that are given")
     return reading.files
 
@@ -314,7 +324,7 @@ def _state(reading: Reading, number: int, total: int, what: str, where: str) -> 
 
 
 def _parts_from_root(path: str) -> tuple[str, ...]:
-    return tuple(map(_composed, Path(path).parts[1:]))
+    return tuple(map(composed, Path(path).parts[1:]))
 
 
 def _quoted(name: str) -> str:
@@ -322,10 +332,6 @@ def _quoted(name: str) -> str:
     if len(name) > _LONGEST_NAME:
         name = name[:_LONGEST_NAME] + "..."
     return f"'{name}'"
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def _decomposed(text: str) -> str:

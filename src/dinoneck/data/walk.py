@@ -1,5 +1,9 @@
 """The files below a folder: images, pictures of formats that are not read, and links.
 
+From files to tables: this module lists what lies below a folder; ``image_tree`` tells images from
+masks among it, and ``layout`` class folders, images with masks, and parts. ``folders`` makes tables
+of them. Where a table names the files, ``names`` and ``sources`` find them.
+
 Neither pandas nor torch is imported.
 """
 
@@ -78,7 +82,7 @@ SYSTEM_FOLDERS = (
 
 
 @dataclass
-class Tree:
+class Listing:
     """What lies below a folder, without hidden files and folders, and without those of systems.
 
     Attributes:
@@ -100,20 +104,20 @@ class Tree:
     @property
     def images(self) -> list[Path]:
         """The files that are read as images, by their suffix."""
-        return with_suffix(self.files, SUFFIXES)
+        return _with_suffix(self.files, SUFFIXES)
 
     @property
     def others(self) -> list[Path]:
         """The pictures of formats that are not read."""
-        return with_suffix(self.files, OTHER_SUFFIXES)
+        return _with_suffix(self.files, OTHER_SUFFIXES)
 
 
-def with_suffix(files: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Return the files whose name ends in one of the suffixes, in any case."""
+def _with_suffix(files: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
+    """The files whose name ends in one of the suffixes, in any case."""
     return [file for file in files if file.suffix.lower() in suffixes]
 
 
-def walk(top: Path, most: int | None = None) -> Tree:
+def walk(top: Path, most: int | None = None) -> Listing:
     """List what lies below a folder.
 
     Links are followed, also to folders. Each folder is read once, under the path without links if
@@ -127,7 +131,7 @@ def walk(top: Path, most: int | None = None) -> Tree:
     Raises:
         DataError: if a folder cannot be read.
     """
-    tree = Tree(top)
+    listing = Listing(top)
     first_path: dict[tuple[int, int], Path] = {}  # of a folder that was read
     folders = [top]
     links: list[Path] = []  # to folders; they are followed after all others
@@ -141,18 +145,18 @@ def walk(top: Path, most: int | None = None) -> Tree:
             status = folder.stat()
             identity = (status.st_dev, status.st_ino)
             if identity in first_path:
-                tree.repeated[folder] = first_path[identity]
+                listing.repeated[folder] = first_path[identity]
                 continue
             first_path[identity] = folder
-            with os.scandir(folder) as listing:
-                entries = list(listing)
+            with os.scandir(folder) as opened:
+                entries = list(opened)
         except OSError as error:
             raise DataError(
                 f"the folder {folder} cannot be read: {reason_of(error)}; check who may read it, or "
                 "move it away"
             ) from error
         if folder != top:
-            tree.folders.append(folder)
+            listing.folders.append(folder)
         for entry in entries:
             path = folder / entry.name
             if entry.name.startswith("."):
@@ -165,15 +169,15 @@ def walk(top: Path, most: int | None = None) -> Tree:
                 else:
                     folders.append(path)
             elif _leads_nowhere(entry) and path.suffix.lower() not in SUFFIXES:
-                tree.lost.append(path)
+                listing.lost.append(path)
             else:
-                tree.files.append(path)
-        if most is not None and len(tree.files) > most:
-            tree.is_whole = False
+                listing.files.append(path)
+        if most is not None and len(listing.files) > most:
+            listing.is_whole = False
             break
-    tree.files.sort(key=path_order)
-    tree.folders.sort(key=path_order)
-    return tree
+    listing.files.sort(key=path_order)
+    listing.folders.sort(key=path_order)
+    return listing
 
 
 def path_order(path: Path) -> str:
@@ -192,22 +196,9 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - raises nothing
 
 
-def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted, without hidden ones; for a file, the file.
-
-    Links are followed, see :func:`walk`.
-
-    Raises:
-        DataError: if a folder cannot be read.
-    """
-    if not top.is_dir():
-        return [top]
-    return with_suffix(walk(top).files, suffixes)
-
-
-def warn_of_left_out(trees: Sequence[Tree]) -> None:
+def warn_of_left_out(listings: Sequence[Listing]) -> None:
     """Name, in one line each, the pictures of formats that are not read, and links that lead nowhere."""
-    others = [file for tree in trees for file in tree.others]
+    others = [file for listing in listings for file in listing.others]
     if others:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         logger.warning(
@@ -216,7 +207,7 @@ def warn_of_left_out(trees: Sequence[Tree]) -> None:
             kinds,
             others[0],
         )
-    lost = [link for tree in trees for link in tree.lost]
+    lost = [link for listing in listings for link in listing.lost]
     if lost:
         logger.warning(
             "left out: %s to nothing, the first %s; restore what it names, or remove it",

@@ -6,8 +6,9 @@ No torch is imported here.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from dinoneck.data.layout import DataFolder, data_files, read_data_folder
+from dinoneck.data.layout import Content, DataFolder, data_files, read_data_folder
 from dinoneck.errors import ConfigError, some_of
 from dinoneck.training.config import FoldsConfig, TrainConfig
 
@@ -29,23 +30,25 @@ def of_data_folder(config: TrainConfig) -> TrainConfig:
     is_objects = bool(data.boxes or data.objects)
     if data.images is None or data.labels is not None or is_table or is_objects:
         return config
-    content = read_data_folder(data.images, data.subfolders)
-    if content.parts:
-        _check_folds(config.folds, content)
-        labels = None if content.masks is None else str(content.masks)
-        subfolders = "folds" if content.held_out is None else "parts"
+    folder = read_data_folder(data.images, data.subfolders)
+    content = folder.content
+    if content is None:
+        _check_folds(config.folds, folder)
+        labels = str(folder.root) if folder.kind == "masks" else None
+        subfolders = "folds" if folder.held_out is None else "parts"
         return config.changed(data=data.changed(labels=labels, subfolders=subfolders))
     if content.kind == "masks":
-        logger.warning("%s: %s%s", content.root, _places(content), _unread(content))
+        places = _places(folder.root, content)
+        logger.warning("%s: %s%s", folder.root, places, _unread(folder.root))
         changed = data.changed(images=str(content.images), labels=str(content.masks))
         return config.changed(data=changed)
     return config
 
 
-def _check_folds(folds: FoldsConfig, content: DataFolder) -> None:
+def _check_folds(folds: FoldsConfig, folder: DataFolder) -> None:
     """Refuse options of folds that folders make."""
     default = FoldsConfig()
-    names = ", ".join(content.parts)
+    names = ", ".join(folder.parts)
     if folds.stratify is not None:
         raise ConfigError(
             f"folds.stratify is {folds.stratify!r}, and the folders {names} are the folds; leave it "
@@ -58,16 +61,17 @@ def _check_folds(folds: FoldsConfig, content: DataFolder) -> None:
         )
 
 
-def _places(content: DataFolder) -> str:
+def _places(root: Path, content: Content) -> str:
     """Where images and masks lie, in words."""
-    root, images, masks = content.root, content.images, content.masks
+    images = content.images
+    masks = content.masks
     if masks is None or masks == images:
         return "images with masks beside them"
     in_images = f"images in {images.relative_to(root)}/" if images != root else "images"
     return f"{in_images}, masks in {masks.relative_to(root)}/"
 
 
-def _unread(content: DataFolder) -> str:
+def _unread(root: Path) -> str:
     """The tables and COCO files that lie there too, for the end of a line."""
-    files = data_files(content.root)
+    files = data_files(root)
     return f"; not read: {some_of(files, 3)}" if files else ""

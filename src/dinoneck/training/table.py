@@ -24,7 +24,7 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.layout import PARTS, read_data_folder
+from dinoneck.data.layout import HELD_OUT, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.sources import refuse_own_labels
@@ -186,7 +186,7 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     """
     chosen, groups = config.folds, groups_of(table)
     all_images: Fold = np.arange(len(table)), np.arange(0)
-    if chosen.column is None and PARTS in table.attrs and chosen.count != 1:
+    if chosen.column is None and HELD_OUT in table.attrs and chosen.count != 1:
         every_fold = _part_folds(table)
     elif chosen.column is not None:
         every_fold = column_folds(table[FOLD])
@@ -247,7 +247,7 @@ def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, f
 
 def _part_folds(table: Any) -> list[Fold]:
     """The folds that folders make: one that holds a part out, or one for each part."""
-    held_out = table.attrs[PARTS]
+    held_out = table.attrs[HELD_OUT]
     if held_out is None:
         return column_folds(table[FOLD])
     is_held_out = np.asarray(table[FOLD] == held_out)

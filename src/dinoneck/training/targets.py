@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.sources import SUFFIXES
+from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import OBJECTS, Task

@@ -12,8 +12,9 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import read_data_folder
-from dinoneck.data.sources import images_below, list_pictures
+from dinoneck.data.layout import Content, read_data_folder
+from dinoneck.data.sources import list_pictures
+from dinoneck.data.walk import walk
 
 
 def touched(root: Path, *names: str) -> Path:
@@ -46,8 +47,8 @@ def test_images_are_listed_without_hidden_files_and_those_of_systems(tmp_path: P
     hidden = [".a.png", "._b.png", ".thumbs/1.png", "b/.ipynb_checkpoints/1-checkpoint.png"]
     system = ["__MACOSX/a.jpg", "b/@eaDir/1.png/SYNOPHOTO_THUMB.jpg", "$RECYCLE.BIN/1.jpg"]
     touched(tmp_path, *shown, *hidden, *system, "b/notes.txt")
-    assert names_of(images_below(tmp_path), tmp_path) == shown
-    assert names_of(images_below(tmp_path / ".thumbs"), tmp_path) == [".thumbs/1.png"]
+    assert names_of(walk(tmp_path).images, tmp_path) == shown
+    assert names_of(walk(tmp_path / ".thumbs").images, tmp_path) == [".thumbs/1.png"]
 
 
 def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
     touched(tmp_path / "top", "a/0.png")
     (tmp_path / "top" / "b").symlink_to(tmp_path / "pool" / "b")
     (tmp_path / "top" / "3.png").symlink_to("../pool/3.png")
-    found = names_of(images_below(tmp_path / "top"), tmp_path / "top")
+    found = names_of(walk(tmp_path / "top").images, tmp_path / "top")
     assert found == ["3.png", "a/0.png", "b/1.png", "b/deep/2.png"]
 
 
@@ -69,7 +70,7 @@ def test_loops_of_links_and_links_to_one_folder_add_nothing(tmp_path: Path) -> N
         "a0": "a",
     }.items():
         (tmp_path / link).symlink_to(target)
-    assert names_of(images_below(tmp_path), tmp_path) == ["a/1.png", "b/2.png"]
+    assert names_of(walk(tmp_path).images, tmp_path) == ["a/1.png", "b/2.png"]
 
 
 def test_many_links_between_folders_end(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_many_links_between_folders_end(tmp_path: Path) -> None:
         touched(tmp_path, f"{i}/{i}.png")
         for j in range(12):
             (tmp_path / str(i) / f"to{j}").symlink_to(f"../{j}")
-    assert len(images_below(tmp_path)) == 12
+    assert len(walk(tmp_path).images) == 12
 
 
 def test_a_folder_that_cannot_be_read_is_named(
@@ -93,7 +94,7 @@ def test_a_folder_that_cannot_be_read_is_named(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"b cannot be read: Permission denied"):
-        images_below(tmp_path)
+        walk(tmp_path)
 
 
 def test_what_is_left_out_is_counted_by_every_reader(
@@ -314,9 +315,18 @@ def test_train_and_val_are_parts(
     train, val, test = expected
     assert table["fold"].tolist() == [train] * 3 + [val] * 3
     assert table["class"].tolist() == ["oats", "wheat", "wheat"] * 2
-    assert table.attrs["parts"] == val
+    assert table.attrs["held_out"] == val
     left = read_data_folder(tmp_path).left
-    assert (None if left is None else left.root.name) == test
+    assert (None if left is None else left.images.name) == test
+
+
+def test_parts_know_their_folders_and_share_their_kind(tmp_path: Path) -> None:
+    touched(tmp_path, "train/oats/1.png", "train/wheat/1.png", "val/oats/1.png", "val/rye/1.png")
+    data = read_data_folder(tmp_path)
+    assert data.content is None
+    assert data.kind == "classes"
+    assert data.classes == ("oats", "rye", "wheat")
+    assert data.parts["val"] == Content("classes", tmp_path / "val", classes=("oats", "rye"))
 
 
 def test_a_class_that_a_part_lacks_is_named(
@@ -447,7 +457,7 @@ def test_folds_are_read_on_request(tmp_path: Path) -> None:
         "k2/a/1.png": "k2",
         "k2/b/1.png": "k2",
     }
-    assert table.attrs["parts"] is None
+    assert table.attrs["held_out"] is None
 
 
 @pytest.mark.parametrize(
@@ -495,7 +505,7 @@ def test_tables_and_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
 def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
     touched(tmp_path, "1.jpg", "2.jpg", "masks/1.png", "masks/2.png")
     data = read_data_folder(tmp_path)
-    assert (data.kind, data.images, data.masks) == ("masks", tmp_path, tmp_path / "masks")
+    assert data.content == Content("masks", tmp_path, tmp_path / "masks")
     assert table_of_folder(data).index.tolist() == ["1.jpg", "2.jpg"]
 
 

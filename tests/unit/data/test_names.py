@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dinoneck import DataError
+from dinoneck.data.names import contradicts, find_among, find_below
 from dinoneck.data.sources import find_files, find_images, refuse_own_labels
 
 
@@ -57,6 +58,8 @@ def found(folder: Path, *names: str, outside: bool = False) -> list[str]:
         pytest.param(["s3://bucket/a/7.png"], ["7.png"], "names without 's3://bucket/a/'", id="bucket"),
         pytest.param(["/data/local-files/?d=a/7.png"], ["7.png"], "names without", id="Label Studio"),
         pytest.param(["../images/7.png"], ["7.png"], "names without '../images/'", id="up"),
+        pytest.param(["/u/a/b/../7.png"], ["a/7.png"], "names without 'u/'", id="up in the end"),
+        pytest.param([r"C:%5Cx%5C7.png"], ["7.png"], "names without 'C:/x/'", id="percent separators cut"),
         pytest.param([r"C:\x\d\7.PNG", r"C:\x\e\8.PNG"], ["d/7.png", "e/8.png"], "without", id="all at once"),
         pytest.param(["/u/a%20b/7.png"], ["7.png"], "names without '/u/a%20b/'", id="percent in the prefix"),
         pytest.param(["7.png", "8.png"], ["d/7.png", "d/8.png"], "names below 'd/'", id="a folder before"),
@@ -302,3 +305,69 @@ def test_rows_of_other_images_are_refused(
     with pytest.raises(DataError) as error:
         find_images(names, [Path(name) for name in images], "t.csv")
     assert all(text in str(error.value) for text in named)
+
+
+# Readings
+# ----------------------------------------------------------------------------------------------------
+
+
+def parts_from_root(*paths: str) -> dict[Path, tuple[str, ...]]:
+    """File -> its parts, of absolute paths."""
+    return {Path(path): tuple(path.split("/")[1:]) for path in paths}
+
+
+def test_the_fewest_folders_that_find_a_file_are_cut_though_more_would_find_more() -> None:
+    files = parts_from_root("/data/a/b/1.png", "/data/b/2.png")
+    reading = find_among(["x/a/b/1.png", "x/a/b/2.png"], files)
+    assert reading.prefix == "x/"
+    assert reading.files == {"x/a/b/1.png": Path("/data/a/b/1.png")}
+    assert reading.missing == ["x/a/b/2.png"]
+
+
+def test_of_the_spellings_that_which_finds_most_is_taken() -> None:
+    files = parts_from_root("/data/1.png", "/data/2.png")
+    reading = find_among(["1.png", "2.PNG"], files)
+    assert reading.text == "names with another case of the suffix"
+    assert len(reading.files) == 2
+
+
+def test_names_of_other_files_are_all_missing() -> None:
+    reading = find_among(["a/1.png", "a/2.png"], parts_from_root("/data/3.png"))
+    assert reading.missing == ["a/1.png", "a/2.png"]
+    assert not reading.is_changed
+
+
+def test_a_way_that_finds_files_for_all_names_wins_over_one_that_finds_most() -> None:
+    paths = {
+        Path("/data/d/1.png"): ("d", "1.png"),
+        Path("/data/e/1.png"): ("e", "1.png"),
+        Path("/data/2.png"): ("2.png",),
+    }
+    reading = find_below(["1.png", "2.png"], paths, [("data",)])
+    assert reading.missing == []
+    assert reading.several == {"1.png": [Path("/data/d/1.png"), Path("/data/e/1.png")]}
+
+
+def test_the_nearest_way_counts_the_first_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinoneck.data.names._SAMPLE", 2)
+    paths = {Path("/data/1.png"): ("1.png",)}
+    reading = find_below(["x/1.png", "x/2.png", "x/3.png"], paths, [("data",)])
+    assert reading.prefix == "x/"
+    assert reading.files == {"x/1.png": Path("/data/1.png")}
+    assert reading.missing == ["x/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "folder", "expected"),
+    [
+        pytest.param(("images", "7"), ("data", "photos"), False, id="number of a project"),
+        pytest.param(("7",), ("data", "photos"), True, id="number alone"),
+        pytest.param(("images", "7"), ("data", "8"), True, id="another number"),
+        pytest.param(("train2017",), ("data", "val2017"), True, id="parts with a year"),
+        pytest.param(("training",), ("data", "train"), True, id="another name, relative"),
+    ],
+)
+def test_folders_of_names_contradict_those_of_files(
+    prefix: tuple[str, ...], folder: tuple[str, ...], expected: bool
+) -> None:
+    assert contradicts(prefix, folder, from_root=False) is expected
