@@ -27,7 +27,6 @@ from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import PARTS, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.sources import refuse_own_labels
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
@@ -67,7 +66,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    table = read_table(
+    return read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -83,9 +82,6 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
-    if data.labels is not None:
-        refuse_own_labels(table[IMAGES], table[LABELS], data.csv or "the DataFrame")
-    return table
 
 
 def _table_of_folders(config: TrainConfig) -> Any:
