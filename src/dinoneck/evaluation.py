@@ -37,7 +37,7 @@ from dinoneck.inference.sources import opened
 from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
-from dinoneck.training.table import class_names
+from dinoneck.training.table import class_names, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
@@ -366,17 +366,13 @@ def _mask_readers(
     table: Any, tasks: Mapping[str, Task], nodata: Sequence[float], class_values: Sequence[int]
 ) -> dict[str, DenseLabels]:
     """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
-    files = []
-    sizes = []
-    if LABELS in table:
-        for image, file in zip(table[IMAGES], table[LABELS], strict=True):
-            if not is_missing(file):
-                files.append(file)
-                sizes.append(read_image_size(image))
-    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
-    if not segmentations or not files:
+    if LABELS not in table:
         return {}
-    survey = survey_masks(files, nodata, sizes)
+    masks = masks_of(table)
+    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
+    if not segmentations or not masks.files:
+        return {}
+    survey = survey_masks(masks.files, nodata, masks.image_sizes)
     readers = {}
     for task in segmentations:
         names = task.labels or tuple(map(str, range(task.dim)))
@@ -387,9 +383,7 @@ def _mask_readers(
             "the masks",
             remedy="Its IoU is unknown, or 0 where the class is predicted",
         )
-        readers[task.name] = DenseLabels(
-            classes=task.dim, nodata=nodata, class_values=classes.stored
-        )
+        readers[task.name] = reader_of_classes(classes, nodata)
     return readers
 
 
