@@ -42,7 +42,7 @@ from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
 
-Objects = Literal["boxes", "masks", "segments"]
+_Objects = Literal["boxes", "masks", "segments"]
 """What is scored of objects, and the key of its scores."""
 
 
@@ -145,7 +145,7 @@ def evaluate(
     }
 
 
-def _kind_of_objects(truth: Any, *, are_detectors: bool) -> Objects | None:
+def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
     """What is scored where the truth is of objects; None for a table or a folder of masks or classes."""
     if isinstance(truth, list | tuple):
         return "segments"
@@ -416,7 +416,7 @@ def _matrices(
 
 
 def _of_objects(
-    kind: Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
+    kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
 ) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     cost = {}
