@@ -7,12 +7,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from dinoneck.data.cells import IMAGES, LABELS, OWN_COLUMNS, is_missing
+from dinoneck.data.cells import (
+    FRAME_NAME,
+    IMAGES,
+    LABELS,
+    OWN_COLUMNS,
+    is_missing,
+    is_number,
+)
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folders import read_masks, table_of_folder
@@ -20,7 +27,6 @@ from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import DataFolder, read_data_folder
 from dinoneck.data.listed_images import Crowd
-from dinoneck.data.sources import refuse_own_labels
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
@@ -31,10 +37,13 @@ from dinoneck.inference.sources import opened
 from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
-from dinoneck.training.table import class_names
+from dinoneck.training.table import class_names, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
+
+_Objects = Literal["boxes", "masks", "segments"]
+"""What is scored of objects, and the key of its scores."""
 
 
 def evaluate(
@@ -85,50 +94,46 @@ def evaluate(
         >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
         8
     """
-    every = {
-        name: _opened(one)
-        for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()
-    }
-    if not every:
+    models = model if isinstance(model, Mapping) else {"head": model}
+    predictors: dict[str, Predictor] = {}
+    detectors: dict[str, Detector] = {}
+    for name, one in models.items():
+        opened_model = _opened(one)
+        if isinstance(opened_model, Predictor):
+            predictors[name] = opened_model
+        else:
+            detectors[name] = opened_model
+    if not predictors and not detectors:
         raise ConfigError("model is an empty mapping; name one model or more")
-    models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
-    if 0 < len(models) < len(every):
+    if predictors and detectors:
         raise ConfigError(
-            f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart"
+            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
+            "apart"
         )
-    is_pair = isinstance(truth, list | tuple)
-    if (
-        not models
-        or is_pair
-        or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
-    ):
-        options = {
+    kind = _kind_of_objects(truth, are_detectors=bool(detectors))
+    if kind is not None:
+        table_options = {
             "group": group,
             "labels": labels,
             "nodata": nodata,
             "class_values": class_values,
         }
-        for name, value in options.items():
-            if value:
-                raise ConfigError(
-                    f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
-                    "for objects"
-                )
-        return _of_objects(
-            "segments" if is_pair else "masks" if models else "boxes", every, truth, images, crowd
-        )
+        _check_not_given(table_options)
+        return _of_objects(kind, predictors or detectors, truth, images, crowd)
     if crowd != "ignore":
         raise ConfigError(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
-    tasks = _tasks_of(models)
+    tasks = _tasks_of(predictors)
     table = truth_table(images, truth, tasks, group, image_column, labels)
     masks = _mask_readers(table, tasks, nodata, class_values)
-    scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
-    for name, one in models.items():
+    scored: dict[str, Scored] = {}
+    predictions: dict[str, dict[str, Any]] = {}
+    cost: dict[str, Any] = {}
+    for name, predictor in predictors.items():
         begin = time.perf_counter()
-        predictions[name] = _predictions(one, table, masks, scored)
-        cost[name] = _cost(one, begin, len(table))
+        predictions[name] = _predictions(predictor, table, masks, scored)
+        cost[name] = _cost(predictor, begin, len(table))
     if not scored:
         raise DataError(
             f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
@@ -140,16 +145,39 @@ def evaluate(
     }
 
 
+def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
+    """What is scored where the truth is of objects; None for a table or a folder of masks or classes."""
+    if isinstance(truth, list | tuple):
+        return "segments"
+    if are_detectors:
+        return "boxes"
+    if isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"):
+        return "masks"
+    return None
+
+
+def _check_not_given(table_options: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for an option that means nothing for objects."""
+    for name, value in table_options.items():
+        if value:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
+                "for objects"
+            )
+
+
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
     """The tasks of all models by name, each of which has the same classes in all; masks hold their numbers."""
-    tasks = dict[str, Task]()
-    for task in (task for one in models.values() for task in one.tasks):
-        first, other = (own.labels for own in (tasks.setdefault(task.name, task), task))
-        if {*first} != {*other} or (first != other and task.kind == "segmentation"):
-            raise DataError(
-                f"two heads predict the classes {first} and {other} of {task.name}; score them "
-                "apart"
-            )
+    tasks: dict[str, Task] = {}
+    for predictor in models.values():
+        for task in predictor.tasks:
+            first = tasks.setdefault(task.name, task).labels
+            other = task.labels
+            if set(first) != set(other) or (first != other and task.kind == "segmentation"):
+                raise DataError(
+                    f"two heads predict the classes {first} and {other} of {task.name}; score them "
+                    "apart"
+                )
     return tasks
 
 
@@ -192,32 +220,27 @@ def truth_table(
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words.
     """
-    table = _read_truth(images, truth, tasks, group, image_column, labels)
-    _check_numbers(table, tasks, truth)
-    return table
+    if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
+        return _truth_of_folder(images, Path(truth), tasks)
+    if IMAGES in getattr(truth, "columns", ()):
+        _check_numbers(truth, tasks)
+        return truth
+    return _read_truth(images, truth, tasks, group, image_column, labels)
 
 
-def _check_numbers(table: Any, tasks: Mapping[str, Task], truth: Any) -> None:
+def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
     """Raise a DataError for words in a column that is predicted as numbers: they would not be scored."""
     for column, task, _ in columns_of([*tasks.values()]):
         if task.kind == "classification" or column not in table:
             continue
-        words = [word for word in class_names(table, column) if not _is_number(word)]
+        words = [word for word in class_names(table, column) if not is_number(word)]
         if not words:
             continue
         image_id = table.index[table[column].isin(words).to_numpy()][0]
         raise DataError(
-            f"{_called(truth)}: {column} of {image_id!r} is {table[column][image_id]!r}, and the heads "
+            f"{FRAME_NAME}: {column} of {image_id!r} is {table[column][image_id]!r}, and the heads "
             "predict numbers; expected a number in every cell, or an empty one where it is unknown"
         )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _read_truth(
@@ -228,27 +251,24 @@ def _read_truth(
     image_column: str,
     labels: Any,
 ) -> Any:
-    if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
-        return _truth_of_folder(images, Path(truth), tasks)
-    if IMAGES in getattr(truth, "columns", ()):
-        return truth
-    held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
+    """The table of a CSV file or a DataFrame, with the columns that are predicted."""
+    columns = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
     classes = {
         name: task.labels
         for name, task in tasks.items()
-        if task.kind == "classification" and name in held
+        if task.kind == "classification" and name in columns
     }
     names = [
         column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
     ]
-    numbers = [name for name in names if name in held]
+    numbers = [name for name in names if name in columns]
     targets = [*classes, *numbers]
     if not targets and labels is None:
         raise DataError(
             f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
-            f"{some_of(held, 5)}"
+            f"{some_of(columns, 5)}"
         )
-    table = read_table(
+    return read_table(
         truth,
         images,
         targets,
@@ -256,19 +276,16 @@ def _read_truth(
         image_column=image_column,
         labels=labels,
         classes=classes,
-        numbers=[name for name in targets if name not in classes],
+        numbers=numbers,
     )
-    if labels is not None:
-        refuse_own_labels(table[IMAGES], table[LABELS], _called(truth))
-    return table
 
 
 def _truth_of_folder(images: Any, truth: Path, tasks: Mapping[str, Any]) -> Any:
     """The images and their truth, of a folder of masks or of class folders."""
     if any(task.is_map for task in tasks.values()):
-        content = None if _is_other(images, truth) else read_data_folder(truth)
-        if content is None:
+        if _is_other(images, truth):
             return read_masks(images, truth)
+        content = read_data_folder(truth)
         if content.kind != "masks":
             raise DataError(
                 f"{truth} holds no images with masks; name the folder of the images, and that of "
@@ -303,10 +320,6 @@ def _without_parts(content: DataFolder) -> DataFolder:
             f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
         )
     return content
-
-
-def _called(truth: Any) -> str:
-    return "the DataFrame" if hasattr(truth, "columns") else str(truth)
 
 
 def _predictions(
@@ -353,17 +366,13 @@ def _mask_readers(
     table: Any, tasks: Mapping[str, Task], nodata: Sequence[float], class_values: Sequence[int]
 ) -> dict[str, DenseLabels]:
     """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
-    files = []
-    sizes = []
-    if LABELS in table:
-        for image, file in zip(table[IMAGES], table[LABELS], strict=True):
-            if not is_missing(file):
-                files.append(file)
-                sizes.append(read_image_size(image))
-    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
-    if not segmentations or not files:
+    if LABELS not in table:
         return {}
-    survey = survey_masks(files, nodata, sizes)
+    masks = masks_of(table)
+    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
+    if not segmentations or not masks.files:
+        return {}
+    survey = survey_masks(masks.files, nodata, masks.image_sizes)
     readers = {}
     for task in segmentations:
         names = task.labels or tuple(map(str, range(task.dim)))
@@ -374,9 +383,7 @@ def _mask_readers(
             "the masks",
             remedy="Its IoU is unknown, or 0 where the class is predicted",
         )
-        readers[task.name] = DenseLabels(
-            classes=task.dim, nodata=nodata, class_values=classes.stored
-        )
+        readers[task.name] = reader_of_classes(classes, nodata)
     return readers
 
 
@@ -409,16 +416,16 @@ def _matrices(
 
 
 def _of_objects(
-    key: str, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
+    kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     cost = {}
-    score: Callable[..., dict[str, Any]] = evaluate_boxes if key == "boxes" else evaluate_masks
-    for name, one in models.items():
+    score: Callable[..., dict[str, Any]] = evaluate_boxes if kind == "boxes" else evaluate_masks
+    for name, model in models.items():
         begin = time.perf_counter()
-        found[name] = score(one, truth, images, crowd=crowd)
-        cost[name] = _cost(one, begin, found[name]["images"])
-    return {key: found, "cost": cost, "versions": versions()}
+        scores[name] = score(model, truth, images, crowd=crowd)
+        cost[name] = _cost(model, begin, scores[name]["images"])
+    return {kind: scores, "cost": cost, "versions": versions()}
 
 
 def _cost(one: Any, begin: float, images: int) -> dict[str, float]:

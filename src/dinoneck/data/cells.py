@@ -18,9 +18,14 @@ from dinoneck.errors import DataError, some_of
 
 PathLike = str | os.PathLike[str]
 LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
+# float64 holds all numbers between 1e-307 and 1e308 with all of its digits: its largest number is
+# 1.8e308, its smallest normal one 2.2e-308
+_LARGEST_EXPONENT = 307
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
+FRAME_NAME = "the DataFrame"
+"""What messages call a table that is not of a file."""
 MISSING_WORDS = frozenset({"na", "n/a", "<na>", "null", "none"})
 """What R, pandas and databases write for a missing value, in lower case.
 
@@ -89,9 +94,11 @@ def as_decimal(text: str) -> Decimal | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell spells a finite number."""
+    """Whether a cell spells a number that float64 holds: finite, and neither too large nor too small."""
     number = as_decimal(text)
-    return number is not None and number.is_finite() and abs(number.adjusted()) < 308
+    if number is None or not number.is_finite():
+        return False
+    return abs(number.adjusted()) <= _LARGEST_EXPONENT
 
 
 def label_of(text: str) -> str:

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import check_unique, is_missing
+from dinoneck.data.word_cells import similar_names
 from dinoneck.errors import DataError, did_you_mean, reason_of, some_of
 
 logger = logging.getLogger(__name__)
@@ -513,17 +514,19 @@ def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCate
 
 def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> None:
     """Name categories that differ only in case or blanks: usually one class, written in two ways."""
-    spellings: dict[str, list[str]] = {}
-    for category in categories:
-        spellings.setdefault(" ".join(category.name.split()).casefold(), []).append(category.name)
-    for names in spellings.values():
-        if len(names) > 1:
-            logger.warning(
-                "%s: the categories %s differ only in case or blanks, and are separate classes; "
-                "give them one id if they are one class",
-                file,
-                ", ".join(repr(name) for name in names),
-            )
+    all_names = [category.name for category in categories]
+    for names in similar_names(all_names, key=_without_case_and_blanks):
+        logger.warning(
+            "%s: the categories %s differ only in case or blanks, and are separate classes; give "
+            "them one id if they are one class",
+            file,
+            ", ".join(repr(name) for name in names),
+        )
+
+
+def _without_case_and_blanks(name: str) -> str:
+    """A name in lower case, with one blank for several, and none at its ends."""
+    return " ".join(name.split()).casefold()
 
 
 def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file: Path) -> None:

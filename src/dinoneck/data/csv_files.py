@@ -49,9 +49,12 @@ _SAVE_AS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class CsvFile:
     """The cells of a CSV file as they are written: neither stripped nor composed.
+
+    Cells such as ``="007"`` are replaced by their text while the file is read, and added to
+    ``repairs``.
 
     Attributes:
         header: the names of its columns, stripped and composed (NFC).

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 from dinoneck.data.cells import LARGEST, MISSING_WORDS, as_decimal
 
@@ -136,7 +137,7 @@ class Numbers:
     repairs: list[str] = field(default_factory=list)
 
 
-class Misfit(Exception):  # never leaves dinoneck.data
+class NumberError(Exception):  # never leaves dinoneck.data
     """A text of a column that is no number, or not in the notation of another one.
 
     Args:
@@ -187,7 +188,7 @@ def read_numbers(
             where the column alone does not.
 
     Raises:
-        Misfit: if a text is no number, two texts have no notation in common, a column means
+        NumberError: if a text is no number, two texts have no notation in common, a column means
             different numbers in two notations, or a number is too large.
     """
     repairs: list[str] = []
@@ -199,7 +200,9 @@ def read_numbers(
         notation = _find_notation(texts, separator, other_columns)
     values = notation.read(texts)
     _check_sizes(texts, notation, values)
-    repairs += _stated(texts, notation, separator)
+    repair = _repair_of(texts, notation, separator)
+    if repair is not None:
+        repairs.append(repair)
     return Numbers(values, repairs)
 
 
@@ -243,17 +246,17 @@ def _find_notation(
     for notation in NOTATIONS:
         if notation.fits(texts):
             values = notation.read(texts)
+            # notations that give the same numbers are one reading
             if values not in readings.values():
                 readings[notation] = values
     if not readings:
         raise _no_notation(texts)
     if len(readings) == 1:
         return next(iter(readings))
-    return _choose_notation(texts, readings, separator, other_columns)
+    return _choose_notation(readings, separator, other_columns)
 
 
 def _choose_notation(
-    texts: Sequence[str],
     readings: dict[Notation, list[float]],
     separator: str | None,
     other_columns: Callable[[], Iterable[Iterable[str]]],
@@ -263,7 +266,7 @@ def _choose_notation(
     It is the usual one of the file, unless the other columns show the other decimal mark alone. In
     a file without a usual one it is that of the decimal mark that the other columns show.
     """
-    usual_mark = POINT if separator is None else _MARK_OF_SEPARATOR.get(separator)
+    usual_mark = _usual_mark(separator)
     usual = None
     for notation in readings:
         if notation.decimal == usual_mark and not notation.groups:
@@ -277,7 +280,7 @@ def _choose_notation(
     first, second, *_ = readings
     differs = [a != b for a, b in zip(readings[first], readings[second], strict=True)]
     place = differs.index(True)
-    raise Misfit(
+    raise NumberError(
         place,
         f"a number with one meaning: with {_name_of(first.decimal)} it is "
         f"{readings[first][place]:.15g}, with {_name_of(second.decimal)} "
@@ -285,6 +288,16 @@ def _choose_notation(
         "more or fewer than three decimals, or read it with pandas (decimal=, thousands=) and pass "
         "the DataFrame",
     )
+
+
+def _usual_mark(separator: str | None) -> str | None:
+    """The decimal mark of a file with this separator of cells; None = either.
+
+    Texts that are not of a file, whose separator is None, have a point, as Python writes numbers.
+    """
+    if separator is None:
+        return POINT
+    return _MARK_OF_SEPARATOR.get(separator)
 
 
 def _decimal_marks(columns: Iterable[Iterable[str]]) -> set[str]:
@@ -302,31 +315,35 @@ def _decimal_marks(columns: Iterable[Iterable[str]]) -> set[str]:
     return marks
 
 
-def _no_notation(texts: Sequence[str]) -> Misfit:
+def _no_notation(texts: Sequence[str]) -> NumberError:
     """Why no notation fits all texts: one is no number, or two are written in two ways."""
     fitting_notations = []
     for place, text in enumerate(texts):
         fitting = frozenset(notation for notation in NOTATIONS if notation.fits([text]))
         if not fitting:
-            return Misfit(place, _expected_instead_of(text))
+            return NumberError(place, _expected_instead_of(text))
         fitting_notations.append(fitting)
-    in_common = frozenset(NOTATIONS)
-    for place, fitting in enumerate(fitting_notations):
-        in_common &= fitting
-        if in_common:
-            continue
-        other = 0
-        for earlier in range(place):
-            if not fitting & fitting_notations[earlier]:
-                other = earlier
-                break
-        break
-    return Misfit(
+    # the notations that fit a text and all before it
+    in_common: Iterable[frozenset[Notation]] = accumulate(fitting_notations, frozenset.intersection)
+    place = list(in_common).index(frozenset())
+    return NumberError(
         place,
         "one notation for the whole column: write all of its numbers with a decimal point, or all "
         "with a decimal comma",
-        other,
+        other=_first_it_disagrees_with(fitting_notations, place),
     )
+
+
+def _first_it_disagrees_with(fitting_notations: Sequence[frozenset[Notation]], place: int) -> int:
+    """The first text before ``place`` that shares no notation with the text there.
+
+    Where each earlier text shares one with it, and only all of them together do not, it is the
+    first text of the column.
+    """
+    for earlier in range(place):
+        if not fitting_notations[place] & fitting_notations[earlier]:
+            return earlier
+    return 0
 
 
 def _expected_instead_of(text: str) -> str:
@@ -359,27 +376,26 @@ def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[floa
         return
     for place, value in enumerate(values):
         if not abs(value) <= LARGEST:
-            raise Misfit(place, "a number within +-3.4e38")
+            raise NumberError(place, "a number within +-3.4e38")
         digits = notation.plain(texts[place]).lstrip("+-")
         if digits.isdigit() and int(digits) != abs(value):
-            raise Misfit(
+            raise NumberError(
                 place,
                 "a number that float64 holds exactly; a name of digits is a class, see classes=",
             )
 
 
-def _stated(texts: Sequence[str], notation: Notation, separator: str | None) -> list[str]:
-    """The notation, where the separator of the file does not let expect it."""
+def _repair_of(texts: Sequence[str], notation: Notation, separator: str | None) -> str | None:
+    """How the first text that shows it was read, where the notation is unusual for the separator."""
     marks = notation.groups
     if notation.decimal == COMMA and separator in (None, ","):
         marks += COMMA
-    usual_mark = POINT if separator is None else _MARK_OF_SEPARATOR.get(separator)
-    if notation.decimal != usual_mark and _may_be_thousands(texts, notation.decimal):
+    if notation.decimal != _usual_mark(separator) and _may_be_thousands(texts, notation.decimal):
         marks += notation.decimal
     for text in texts:
         if any(mark in text for mark in marks):
-            return [f"{text!r} read as {float(notation.plain(text)):.15g}"]
-    return []
+            return f"{text!r} read as {float(notation.plain(text)):.15g}"
+    return None
 
 
 def _name_of(mark: str) -> str:

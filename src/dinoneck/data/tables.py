@@ -25,6 +25,7 @@ from typing import Any
 from dinoneck.data import cells
 from dinoneck.data.cells import (
     FOLD,
+    FRAME_NAME,
     GROUP,
     IMAGES,
     LABELS,
@@ -38,13 +39,13 @@ from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.csv_files import CsvFile, read_csv_file
 from dinoneck.data.number_cells import (
     NOTATIONS,
-    Misfit,
+    NumberError,
     is_error_value,
     is_spreadsheet_error,
     read_numbers,
     sentinel_of,
 )
-from dinoneck.data.sources import find_files
+from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
@@ -104,20 +105,22 @@ def read_table(
         classes: column -> class names in their order, which admits no others; empty = those that
             occur, also numbers.
         numbers: targets and auxiliary columns that hold numbers, so that words in them are errors
-            even where most cells are words.
+            even where most cells are words, or the column of a DataFrame is categorical. A column
+            in ``classes`` holds classes in any case.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image or a column is named
-            twice, a cell does not fit, or the numbers of a column are written in two ways or have
-            two meanings.
+            twice, a cell does not fit, the numbers of a column are written in two ways or have two
+            meanings, or the dense label of an image is the image itself.
     """
     roles = _Roles(
-        targets=_listed(targets),
-        auxiliary=_listed(auxiliary),
-        group=_listed(group),
-        folds=_listed(fold_column),
-        labels=_listed(labels),
+        targets=_as_tuple(targets),
+        auxiliary=_as_tuple(auxiliary),
+        group=_as_tuple(group),
+        folds=_as_tuple(fold_column),
+        masks=_as_tuple(labels),
     )
+    number_columns = _as_tuple(numbers)
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles.columns)
     files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
@@ -126,15 +129,16 @@ def read_table(
         table[column] = _read_values(
             sheet,
             column,
-            listed=classes.get(column),
-            must_be_numbers=column in _listed(numbers),
+            class_names=classes.get(column),
+            must_be_numbers=column in number_columns,
         )
     if roles.group:
-        table[GROUP] = _read_labels(sheet, roles.group, GROUP)
+        table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
     if roles.folds:
-        table[FOLD] = _read_labels(sheet, roles.folds, FOLD)
-    for column in roles.labels:
-        table[LABELS] = _find_labels(sheet, column, images)
+        table[FOLD] = _read_group_names(sheet, roles.folds, FOLD)
+    for column in roles.masks:
+        table[LABELS] = _find_mask_files(sheet, column, images)
+        refuse_own_labels(table[IMAGES], table[LABELS], sheet.name)
     if sheet.repairs:
         logger.warning("%s: %s", sheet.name, "; ".join(sheet.repairs))
     return table
@@ -155,8 +159,7 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
     file = read_csv_file(path, columns)
     rows = [[cell_text(cell) for cell in row] for row in file.rows]
     _check_header(str(path), file.header, columns)
-    if not rows:
-        raise DataError(f"{path} has no rows; expected one for each image")
+    _check_has_rows(str(path), len(rows))
     return pd.DataFrame(rows, columns=file.header, dtype=object)
 
 
@@ -172,7 +175,7 @@ class _Roles:
     auxiliary: tuple[str, ...]
     group: tuple[str, ...]
     folds: tuple[str, ...]
-    labels: tuple[str, ...]
+    masks: tuple[str, ...]
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -182,12 +185,14 @@ class _Roles:
     @property
     def columns(self) -> tuple[str, ...]:
         """All that are used, but for the images."""
-        return self.values + self.group + self.folds + self.labels
+        return self.values + self.group + self.folds + self.masks
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sheet:
     """The used cells of a CSV file as they are written, or the values of a DataFrame.
+
+    Columns that are read add to ``repairs``; nothing else changes.
 
     Attributes:
         name: what messages call it.
@@ -217,7 +222,7 @@ class _Sheet:
 
 
 def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
-    if not roles.targets and not roles.labels:
+    if not roles.targets and not roles.masks:
         raise DataError("no target columns are named; name them with targets= (--targets)")
     for column in roles.values:
         if column in cells.OWN_COLUMNS:
@@ -248,8 +253,7 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     file = read_csv_file(source, needed)
     name = str(source)
     _check_header(name, file.header, needed, image_column)
-    if not file.rows:
-        raise DataError(f"{name} has no rows; expected one for each image")
+    _check_has_rows(name, len(file.rows))
     image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
     return _Sheet(
         name=name,
@@ -263,7 +267,7 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
 
 
 def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[str]) -> _Sheet:
-    name = "the DataFrame"
+    name = FRAME_NAME
     frame = source.rename(columns=str)
     if image_column not in frame:
         if not all(isinstance(label, str | os.PathLike) for label in frame.index):
@@ -273,8 +277,7 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
             )
         frame[image_column] = frame.index.map(str)
     _check_header(name, list(frame.columns), needed, image_column)
-    if frame.empty:
-        raise DataError(f"{name} has no rows; expected one for each image")
+    _check_has_rows(name, len(frame))
     categories = {}
     for column in needed:
         if isinstance(frame[column].dtype, pd.CategoricalDtype):
@@ -323,7 +326,12 @@ def _check_header(
         )
 
 
-def _listed(names: Names | None) -> tuple[str, ...]:
+def _check_has_rows(name: str, num_rows: int) -> None:
+    if num_rows == 0:
+        raise DataError(f"{name} has no rows; expected one for each image")
+
+
+def _as_tuple(names: Names | None) -> tuple[str, ...]:
     if names is None:
         return ()
     if isinstance(names, str):
@@ -336,9 +344,18 @@ def _listed(names: Names | None) -> tuple[str, ...]:
 
 
 def _read_values(
-    sheet: _Sheet, column: str, *, listed: Sequence[str] | None, must_be_numbers: bool
+    sheet: _Sheet, column: str, *, class_names: Sequence[str] | None, must_be_numbers: bool
 ) -> pd.Series:
-    """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
+    """Read a column as float64 numbers or as classes.
+
+    Args:
+        sheet: the table.
+        column: which one.
+        class_names: the names that ``classes=`` gives the column, see :func:`_classes`; None = it
+            does not name the column.
+        must_be_numbers: whether ``numbers=`` names the column. If neither does, the categories of
+            a DataFrame are its classes, and of other columns most cells decide.
+    """
     values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
     if sheet.file is None:
@@ -346,10 +363,6 @@ def _read_values(
     texts = [cell_text(value) for value in values]
     filled = pd.Series(texts, sheet.ids, dtype=object)
     filled = filled[[text != "" for text in texts]]
-    if listed is None:
-        listed = sheet.categories.get(column)
-    else:
-        listed = list(listed)
     if filled.empty:
         raise DataError(
             f"{sheet.name}: the column {column!r} is empty; leave it out, or fill it in"
@@ -359,18 +372,22 @@ def _read_values(
         logger.info(
             "%s: %s is missing for %d of %d images", sheet.name, column, missing, len(texts)
         )
-    if listed is None and (must_be_numbers or _are_numbers(filled)):
+    if class_names is not None:
+        class_names = list(class_names)
+    elif not must_be_numbers:
+        class_names = sheet.categories.get(column)
+    if class_names is None and (must_be_numbers or _are_numbers(filled)):
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
-    return _classes(filled, what, listed).reindex(sheet.ids)
+    return _classes(filled, what, class_names).reindex(sheet.ids)
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
     for row, value in zip(ids, values, strict=True):
         if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
             kind = type(value).__name__
-            raise _misfit(what, row, value, f"a number or text, not {kind}: convert it first")
+            raise _cell_error(what, row, value, f"a number or text, not {kind}: convert it first")
 
 
 def _are_numbers(filled: Sequence[str]) -> bool:
@@ -378,14 +395,14 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     if any(notation.fits(filled) for notation in NOTATIONS):
         return True
     num_words = 0
-    num_others = 0
+    num_filled = 0
     for text, count in Counter(filled).items():
         if text.lower() in MISSING_WORDS:
             continue
-        num_others += count
+        num_filled += count
         if _is_word(text):
             num_words += count
-    return num_others > 0 and num_words * 2 <= num_others
+    return num_filled > 0 and num_words * 2 <= num_filled
 
 
 def _is_word(text: str) -> bool:
@@ -409,8 +426,8 @@ def _numbers(
         numbers = read_numbers(
             list(texts), separator, other_columns=lambda: sheet.columns_without(column)
         )
-    except Misfit as misfit:
-        raise _number_misfit(what, texts, misfit, may_be_classes) from None
+    except NumberError as error:
+        raise _number_error(what, texts, error, may_be_classes) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
     sentinel = sentinel_of(numbers.values)
     if sentinel is not None:
@@ -424,34 +441,43 @@ def _numbers(
     return pd.Series(numbers.values, texts.index, dtype="float64")
 
 
-def _number_misfit(what: str, texts: pd.Series, misfit: Misfit, may_be_classes: bool) -> DataError:
-    row = texts.index[misfit.place]
-    text = texts.iloc[misfit.place]
-    if misfit.other is None and may_be_classes and not is_error_value(text):
-        remedy = f"{misfit.expected}; if the column holds classes, list them with classes="
-        return _misfit(what, row, text, remedy)
-    if misfit.other is None:
-        return _misfit(what, row, text, misfit.expected)
-    other_row = texts.index[misfit.other]
-    other_text = texts.iloc[misfit.other]
+def _number_error(
+    what: str, texts: pd.Series, error: NumberError, may_be_classes: bool
+) -> DataError:
+    row = texts.index[error.place]
+    text = texts.iloc[error.place]
+    if error.other is None and may_be_classes and not is_error_value(text):
+        remedy = f"{error.expected}; if the column holds classes, list them with classes="
+        return _cell_error(what, row, text, remedy)
+    if error.other is None:
+        return _cell_error(what, row, text, error.expected)
+    other_row = texts.index[error.other]
+    other_text = texts.iloc[error.other]
     return DataError(
         f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
-        f"{misfit.expected}"
+        f"{error.expected}"
     )
 
 
-def _classes(texts: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
-    """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
+def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> pd.Series:
+    """Read the filled cells of a column as classes.
+
+    Args:
+        texts: the cells.
+        what: what messages call the column.
+        class_names: all that are admitted, in their order; empty = those that occur, also numbers;
+            None = those that occur and are words.
+    """
     same = cells.label_of if all(map(is_number, texts)) else str
     labels = pd.Series([same(text) for text in texts], texts.index, dtype=object)
     counts = Counter(labels)
-    if listed:
-        names = [str(name) for name in listed]
-    elif listed is None:
+    if class_names:
+        names = [str(name) for name in class_names]
+    elif class_names is None:
         names = _sorted_names([label for label in counts if _is_word(label)])
     else:
         names = _sorted_names(counts)
-    if not listed:
+    if not class_names:
         _check_names(what, names, labels)
     name_of = {same(cell_text(name)): name for name in names}
     if "" in name_of:
@@ -466,7 +492,7 @@ def _classes(texts: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Se
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
-            raise _misfit(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
+            raise _cell_error(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
@@ -486,7 +512,7 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
     counts = Counter(labels)
     for label in counts:
         if is_spreadsheet_error(label):
-            raise _misfit(
+            raise _cell_error(
                 what,
                 labels.index[list(labels).index(label)],
                 label,
@@ -518,41 +544,41 @@ def _state_spellings(
         )
 
 
-def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
+def _cell_error(what: str, row: Any, value: Any, expected: str) -> DataError:
     return DataError(
         f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}"
     )
 
 
-# Groups, folds and files of labels
+# Groups, folds and masks
 # ----------------------------------------------------------------------------------------------------
 
 
-def _read_labels(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
-    """The group or fold of every row; of several columns a text that holds all their labels."""
-    label_columns = []
+def _read_group_names(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
+    """The group or fold of every row; of several columns a text that holds all their names."""
+    name_columns = []
     for column in columns:
         what = f"{role} in column {column!r}"
-        labels = cells.same_labels(sheet.columns[column], sheet.ids, what)
-        _check_labels(sheet, column, f"{role}s", labels)
-        label_columns.append(labels)
-    if len(label_columns) == 1:
-        return [str(label) for label in label_columns[0]]
+        names = cells.same_labels(sheet.columns[column], sheet.ids, what)
+        _check_group_names(sheet, column, f"{role}s", names)
+        name_columns.append(names)
+    if len(name_columns) == 1:
+        return [str(name) for name in name_columns[0]]
     joined = []
-    for row_labels in zip(*label_columns, strict=True):
-        joined.append(" | ".join(str(label).replace("|", "||") for label in row_labels))
+    for row_names in zip(*name_columns, strict=True):
+        joined.append(" | ".join(str(name).replace("|", "||") for name in row_names))
     return joined
 
 
-def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) -> None:
-    """Reject error values of a spreadsheet, and warn of labels that may be a mistake."""
+def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[Any]) -> None:
+    """Reject error values of a spreadsheet, and warn of names that may be a mistake."""
     what = f"{sheet.name}: {column}"
-    counts = Counter(str(label) for label in labels)
-    for label in counts:
-        if is_error_value(label):
-            row = sheet.ids[[str(label) for label in labels].index(label)]
+    counts = Counter(str(name) for name in names)
+    for name in counts:
+        if is_error_value(name):
+            row = sheet.ids[[str(name) for name in names].index(name)]
             raise DataError(
-                f"{what} of {row!r} is {label!r}, the error value of a spreadsheet; correct its "
+                f"{what} of {row!r} is {name!r}, the error value of a spreadsheet; correct its "
                 "formula, and save the table with values"
             )
     warn_of_words(
@@ -566,7 +592,7 @@ def _check_labels(sheet: _Sheet, column: str, noun: str, labels: Sequence[Any]) 
     warn_of_powers_of_ten(what, cells_as_written, noun)
 
 
-def _find_labels(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:
+def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:
     names = sheet.columns[column]
     if sheet.file is not None:
         names = [cells.strip_cell(name) for name in names]

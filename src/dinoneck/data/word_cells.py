@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dinoneck.data.cells import MISSING_WORDS, is_number, label_of
 from dinoneck.data.number_cells import is_date, unit_of
@@ -87,6 +86,16 @@ def lookalike_key(text: str) -> str:
             _DASH_OF.get(unicodedata.category(character), character) for character in text
         )
     return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
+
+
+def similar_names(
+    names: Iterable[str], key: Callable[[str], str] = lookalike_key
+) -> list[list[str]]:
+    """Return the groups of two names or more whose keys are equal, in the order of their first names."""
+    names_of_key: dict[str, list[str]] = {}
+    for name in names:
+        names_of_key.setdefault(key(name), []).append(name)
+    return [similar for similar in names_of_key.values() if len(similar) > 1]
 
 
 def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) -> None:
@@ -175,14 +184,10 @@ def _is_price(name: str) -> bool:
 
 
 def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None:
-    alike = defaultdict(list)
-    for name in counts:
-        alike[lookalike_key(name)].append(name)
     groups = []
-    for names in alike.values():
-        if len(names) > 1:
-            rows = [f"{name!r} ({counted(counts[name], 'row')})" for name in sorted(names)]
-            groups.append(" and ".join(rows))
+    for names in similar_names(counts):
+        rows = [f"{name!r} ({counted(counts[name], 'row')})" for name in sorted(names)]
+        groups.append(" and ".join(rows))
     if groups:
         logger.warning(
             "%s has %s that may be one: %s. They differ only in case, blanks or dashes, or in how "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,6 @@ from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import HELD_OUT, read_data_folder
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.sources import refuse_own_labels
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
@@ -67,7 +67,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    table = read_table(
+    return read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -83,9 +83,6 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
-    if data.labels is not None:
-        refuse_own_labels(table[IMAGES], table[LABELS], data.csv or "the DataFrame")
-    return table
 
 
 def _table_of_folders(config: TrainConfig) -> Any:
@@ -419,46 +416,100 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     )
 
 
-def read_maps(
-    data: DataConfig, table: Any, preprocess: Preprocessing
-) -> tuple[tuple[str, ...], Tensor, Tensor, Callable[[int], Tensor]]:
+@dataclass(frozen=True)
+class TableMasks:
+    """The masks of a table, of the images that have one.
+
+    Attributes:
+        rows: the row of each mask.
+        files: each mask, a file or an array.
+        image_sizes: (height, width) of the image of each mask.
+    """
+
+    rows: list[int]
+    files: list[Any]
+    image_sizes: list[tuple[int, int]]
+
+
+def masks_of(table: Any) -> TableMasks:
+    """Return the masks of a table that has a column of them.
+
+    Raises:
+        DataError: if an image with a mask cannot be read.
+    """
+    masks = TableMasks(rows=[], files=[], image_sizes=[])
+    for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
+        if not is_missing(file):
+            masks.rows.append(row)
+            masks.files.append(file)
+            masks.image_sizes.append(read_image_size(image))
+    return masks
+
+
+def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:
+    """Return what reads masks as these classes.
+
+    Args:
+        classes: those of the masks.
+        nodata: values in masks without a label.
+    """
+    return DenseLabels(classes=len(classes.names), nodata=nodata, class_values=classes.stored)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The masks of a table, averaged over the patches of their images; n images, K classes or 1.
+
+    Attributes:
+        names: of the classes; none for numbers.
+        values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
+            NaN where unknown.
+        weight: (n, rows, cols) float32, how many labelled pixels a patch has.
+        pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none; without
+            a mask (1, 1, 1).
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    weight: Tensor
+    pixels: Callable[[int], Tensor]
+
+
+def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
     """Read the masks of a table and average them over the patches.
 
-    Returns:
-        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of
-        classes their shares of the patch, NaN where unknown; weight (n, rows, cols) float32, how
-        many labelled pixels a patch has; and a function that returns the classes (1, height, width)
-        of a row's prepared image, -1 = none, without a label (1, 1, 1).
+    Args:
+        data: how the masks are read.
+        table: of :func:`table_of`.
+        preprocess: what prepares the images.
 
     Raises:
         DataError: if a mask cannot be used, has another size than its image, or comes to another
             grid than others; if the masks show fewer than two classes, or it is open what their
             values mean.
     """
-    label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
-    rows = [*label_of]
-    masks = [*label_of.values()]
-    sizes = [read_image_size(table[IMAGES].iloc[row]) for row in rows]
+    masks = masks_of(table)
     names = data.classes
-    how = DenseLabels(nodata=data.nodata)
+    reader = DenseLabels(nodata=data.nodata)
     if data.label_kind == "classes":
-        survey = survey_masks(masks, data.nodata, sizes)
+        survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)
         names = classes.names
-        how = DenseLabels(classes=len(names), nodata=data.nodata, class_values=classes.stored)
-    mean, counts = how.cells(masks, preprocess, sizes)
+        reader = reader_of_classes(classes, data.nodata)
+    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
     values = torch.full((len(table), *mean.shape[1:]), torch.nan)
-    values[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
+    values[masks.rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
     weight = torch.zeros((len(table), *counts.shape[1:]))
-    weight[rows] = counts
+    weight[masks.rows] = counts
+    file_of_row = dict(zip(masks.rows, masks.files, strict=True))
 
     def pixels(row: int) -> Tensor:
-        if row not in label_of:
+        if row not in file_of_row:
             return torch.full((1, 1, 1), -1)
-        return how.indices([label_of[row]], preprocess)
+        return reader.indices([file_of_row[row]], preprocess)
 
-    return names, values, weight, pixels
+    return Maps(names, values, weight, pixels)
 
 
 def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:

@@ -77,7 +77,7 @@ class Problem(NamedTuple):
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
         pixels: returns the classes of a row's pixels, see
-            :func:`dinoneck.training.table.read_maps`.
+            :class:`dinoneck.training.table.Maps`.
     """
 
     tasks: Sequence[Task]
@@ -95,12 +95,9 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         ConfigError: if a task or a composition names what is not there, or columns of another kind.
         DataError: if values or masks cannot be used.
     """
-    specs, (map_name, map_kind), weight, pixels = (
-        _column_specs(config, table),
-        map_task(config, table),
-        None,
-        None,
-    )
+    specs = _column_specs(config, table)
+    map_name, map_kind = map_task(config, table)
+    maps = None
     # task -> its labels and values
     learned = {name: _values(name, spec, table) for name, spec in specs.items()}
     if config.data.labels is not None:
@@ -110,8 +107,10 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
                 f"the targets of task {map_name!r} are masks; leave out columns and auxiliary"
             )
         _check_options(map_name, map_kind, spec)
-        labels, values, weight, pixels = read_maps(config.data, table, preprocess)
-        learned[map_name] = labels, values
+        maps = read_maps(config.data, table, preprocess)
+        learned[map_name] = maps.names, maps.values
+    weight = None if maps is None else maps.weight
+    pixels = None if maps is None else maps.pixels
     if not specs:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.refusals.data import touched
 
 from dinoneck import DataError, PatchMeanHead, Task, Tokens
@@ -465,6 +466,40 @@ def test_words_in_a_column_that_must_hold_numbers_are_refused(tmp_path: Path) ->
 
     with pytest.raises(DataError, match="y of 'a.jpg' is '0.5 kg'"):
         read_table(path, targets="y", numbers="y")
+
+
+def test_words_of_a_categorical_column_that_must_hold_numbers_are_refused() -> None:
+    kinds = pd.Categorical(["soil", "crop", "soil"])
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": kinds})
+
+    with pytest.raises(DataError, match="y of 'a' is 'soil'"):
+        read_table(frame, targets="y", numbers="y")
+
+
+def test_numbers_of_a_categorical_column_are_numbers_where_they_must_be() -> None:
+    counts = pd.Categorical([2, 10, 2])
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": counts})
+
+    table = read_table(frame, targets="y", numbers="y")
+
+    assert table["y"].dtype == np.float64
+    assert table["y"].tolist() == [2.0, 10.0, 2.0]
+
+
+def test_a_column_with_listed_classes_holds_classes_although_numbers_names_it() -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [2, 10, 2]})
+
+    table = read_table(frame, targets="y", numbers="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["2", "10"]
+
+
+def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
+    kit.write_images(tmp_path, ["a.png", "b.png", "masks/b.png"])
+    path = written(tmp_path, "image,mask\na.png,a.png\nb.png,masks/b.png\n")
+
+    with pytest.raises(DataError, match=r"t\.csv: the label of .*a\.png is the image itself"):
+        read_table(path, tmp_path, labels="mask")
 
 
 def test_booleans_of_a_dataframe_are_classes() -> None:

@@ -9,7 +9,12 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.data import read_table
-from dinoneck.data.word_cells import lookalike_key, warn_of_class_names, warn_of_dates
+from dinoneck.data.word_cells import (
+    lookalike_key,
+    similar_names,
+    warn_of_class_names,
+    warn_of_dates,
+)
 
 ALIKE = [
     pytest.param("Weed", " weed", id="case and blank"),
@@ -38,6 +43,22 @@ def test_words_that_a_reader_takes_for_one_have_one_key(first: str, second: str)
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
 def test_other_words_have_keys_of_their_own(first: str, second: str) -> None:
     assert lookalike_key(first) != lookalike_key(second)
+
+
+def test_similar_names_are_grouped_in_the_order_of_their_first_one() -> None:
+    names = ["Weed", "soil", "crop", "Soil", "weed", "SOIL"]
+
+    groups = similar_names(names)
+
+    assert groups == [["Weed", "weed"], ["soil", "Soil", "SOIL"]]
+
+
+def test_the_key_decides_which_names_are_similar() -> None:
+    names = ["a b", "A B", "a_b"]
+
+    groups = similar_names(names, key=str.casefold)
+
+    assert groups == [["a b", "A B"]]
 
 
 TWO_WAYS = [

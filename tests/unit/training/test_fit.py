@@ -316,19 +316,21 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     table = Pasture(seed=0, size=(32, 64)).table(range(3))
     preprocess = load_backbone("dinoneck_tiny").preprocess
     config = run_of_masks(("soil", "clover", "dead", "green"))
-    labels, values, weight, pixels = read_maps(config.data, table, preprocess)
-    assert (labels, values.shape) == (config.data.classes, (3, 4, 2, 4))
-    assert weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
+    maps = read_maps(config.data, table, preprocess)
+    assert (maps.names, maps.values.shape) == (config.data.classes, (3, 4, 2, 4))
+    assert maps.weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
     first = table["labels"].iloc[0]
-    assert values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
-    assert pixels(0)[0].tolist() == first.tolist()
+    assert maps.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
+    assert maps.pixels(0)[0].tolist() == first.tolist()
     [task] = [
         task
         for task in fitted(problem_of(config, table, preprocess), np.array([0, 1]))
         if task.kind == "dense"
     ]
     assert task.transform is not None
-    assert task.transform.mean == pytest.approx(values[:2].double().mean(dim=(0, 2, 3)).tolist())
+    assert task.transform.mean == pytest.approx(
+        maps.values[:2].double().mean(dim=(0, 2, 3)).tolist()
+    )
     wrong = table.assign(
         labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object)
     )

@@ -16,7 +16,7 @@ from dinoneck.backbones import Backbone
 from dinoneck.data import Preprocessing, read_masks
 from dinoneck.training import TrainConfig
 from dinoneck.training.config import DataConfig
-from dinoneck.training.table import read_maps
+from dinoneck.training.table import Maps, read_maps
 
 SIZE = (32, 48)
 PREPARE = Preprocessing(16)
@@ -39,7 +39,7 @@ def halves(left: float, right: float, dtype: str = "u1") -> np.ndarray:
     return values
 
 
-def maps_of(folder: Path, **data: Any) -> Any:
+def maps_of(folder: Path, **data: Any) -> Maps:
     table = read_masks(folder / "images", folder / "masks")
     return read_maps(DataConfig(**data), table, PREPARE)
 
@@ -48,22 +48,22 @@ def test_black_and_white_masks_train_two_classes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = written(tmp_path, [halves(0, 255), halves(0, 0), halves(255, 255)])
-    names, shares, weight, pixels = maps_of(folder, classes=("soil", "crop"))
-    assert names == ("soil", "crop")
-    assert shares[0, 1, 0].tolist() == [0.0, 0.5, 1.0]
-    assert shares[:, 1].mean().item() == 0.5
-    assert (weight == 256).all()
-    assert pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
+    maps = maps_of(folder, classes=("soil", "crop"))
+    assert maps.names == ("soil", "crop")
+    assert maps.values[0, 1, 0].tolist() == [0.0, 0.5, 1.0]
+    assert maps.values[:, 1].mean().item() == 0.5
+    assert (maps.weight == 256).all()
+    assert maps.pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
     assert "read as the classes 'soil' and 'crop'" in caplog.text
 
 
 def test_class_values_name_the_numbers_of_the_classes(tmp_path: Path) -> None:
     folder = written(tmp_path, [halves(30, 10), halves(20, 30)])
-    names, shares, *_ = maps_of(folder, class_values=(10, 20, 30))
-    assert names == ("10", "20", "30")
-    assert shares[0, :, 0, 0].tolist() == [0, 0, 1]
-    named, *_ = maps_of(folder, class_values=(10, 20, 30), classes=("a", "b", "c"))
-    assert named == ("a", "b", "c")
+    maps = maps_of(folder, class_values=(10, 20, 30))
+    assert maps.names == ("10", "20", "30")
+    assert maps.values[0, :, 0, 0].tolist() == [0, 0, 1]
+    named = maps_of(folder, class_values=(10, 20, 30), classes=("a", "b", "c"))
+    assert named.names == ("a", "b", "c")
 
 
 def test_a_class_without_a_pixel_is_named_before_the_training(
@@ -109,9 +109,9 @@ def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:
     folder = written(tmp_path, [halves(0, 0)], suffix="tif")
     height = halves(-9999, 0.5, dtype="f4")
     write_tiff(folder / "masks/0.tif", height, tags=nodata_tag("-9999"))
-    _, values, weight, _ = maps_of(folder, label_kind="numbers")
-    assert weight[0].tolist() == [[0, 128, 256], [0, 128, 256]]
-    assert values[0, 0].nan_to_num(-1).tolist() == [[-1, 0.5, 0.5], [-1, 0.5, 0.5]]
+    maps = maps_of(folder, label_kind="numbers")
+    assert maps.weight[0].tolist() == [[0, 128, 256], [0, 128, 256]]
+    assert maps.values[0, 0].nan_to_num(-1).tolist() == [[-1, 0.5, 0.5], [-1, 0.5, 0.5]]
 
 
 @pytest.mark.parametrize(
