@@ -46,6 +46,30 @@ TargetTransform.inverse = lambda self, values: -_sound_inverse(self, values)
 """
 """Python text for the end of the file that defines TargetTransform: predictions change their sign."""
 
+OTHER_FORMS = """
+
+_sound_call = Predictor.__call__
+_sound_predict = Predictor.predict
+
+
+def _call(self, images, maps=None, probabilities=False, min_score=None):
+    rows = _sound_call(self, images, maps, probabilities, min_score)
+    for row in rows:
+        if probabilities:
+            row["maps"] = {name: cells.astype("float64") for name, cells in row["maps"].items()}
+    return rows
+
+
+def _predict(self, *arguments, **options):
+    rows = _sound_predict(self, *arguments, **options)
+    return [dict(reversed(row.items())) for row in rows]
+
+
+Predictor.__call__ = _call
+Predictor.predict = _predict
+"""
+"""Python text for the end of the file that defines Predictor: numbers are the same, their form is not."""
+
 
 def differences(old: Any, here: Any) -> list[Difference]:
     """Compare two results as the command does, under the address ``group``."""
@@ -425,6 +449,13 @@ def test_the_cases_use_public_names_only() -> None:
     assert internal == []
 
 
+def append(source: Path, defined: type, text: str) -> None:
+    """Append a text to the copy, in a folder of sources, of the file that defines a class."""
+    defined_in = Path(str(inspect.getsourcefile(defined)))
+    copied = source / defined_in.relative_to(ROOT / "src")
+    copied.write_text(copied.read_text() + text)
+
+
 @pytest.mark.slow
 def test_this_checkout_is_equal_to_itself_and_a_flipped_sign_is_found(tmp_path: Path) -> None:
     source = tmp_path / "src"
@@ -433,11 +464,21 @@ def test_this_checkout_is_equal_to_itself_and_a_flipped_sign_is_found(tmp_path: 
     # the files of a store have names, times and paths that differ from run to run
     assert compare_groups(this_side(), this_side(source), {"transcripts": ["stores"]}) == []
 
-    defined_in = Path(str(inspect.getsourcefile(dinoneck.TargetTransform)))
-    copied = source / defined_in.relative_to(ROOT / "src")
-    copied.write_text(copied.read_text() + FLIP)
+    append(source, dinoneck.TargetTransform, FLIP)
     # the target of the first has a transform, that of the second has none
     cases = {"predictors": ["one_head", "gate_d6"]}
     found = compare_groups(this_side(), this_side(source), cases)
     assert found
     assert {difference.case for difference in found} == {"one_head"}
+
+
+@pytest.mark.slow
+def test_the_dtype_of_probabilities_and_the_order_of_stored_rows_are_compared(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "src"
+    shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+    append(source, dinoneck.Predictor, OTHER_FORMS)
+    found = compare_groups(this_side(), this_side(source), {"predictors": ["dense_crop"]})
+    results = {difference.address.split("/")[2] for difference in found}
+    assert results == {"probabilities", "store"}
