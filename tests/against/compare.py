@@ -73,9 +73,19 @@ class Comparison:
         elif is_mapping(old) and is_mapping(here):
             self._compare_mappings(address, old, here)
         elif isinstance(old, list) and isinstance(here, list):
-            self._compare_mappings(address, by_position(old), by_position(here))
+            self._compare_lists(address, old, here)
         else:
             self._compare_values(address, old, here)
+
+    def _compare_lists(self, address: str, old: list[Any], here: list[Any]) -> None:
+        old_names = names_of(old)
+        names_here = names_of(here)
+        if old_names and names_here:
+            old_by_name = dict(zip(old_names, old, strict=True))
+            by_name_here = dict(zip(names_here, here, strict=True))
+            self._compare_mappings(address, old_by_name, by_name_here)
+        else:
+            self._compare_mappings(address, by_position(old), by_position(here))
 
     def _compare_types(self, address: str, old: str, here: str) -> None:
         if old != here:
@@ -162,6 +172,21 @@ def is_mapping(value: Any) -> bool:
 
 def by_position(values: Sequence[Any]) -> dict[str, Any]:
     return {str(position): value for position, value in enumerate(values)}
+
+
+def names_of(values: Sequence[Any]) -> list[str]:
+    """Return the ``name`` of every mapping in a list; none if one has none, or two have the same.
+
+    An item that is added to a list of names is then one difference, not one of all behind it.
+    """
+    names = []
+    for value in values:
+        content = without_type(value)
+        name = content.get("name") if is_mapping(content) else None
+        if not isinstance(name, str) or name in names:
+            return []
+        names.append(name)
+    return names
 
 
 def first_difference(old: str, here: str) -> int:

@@ -180,6 +180,23 @@ def test_a_longer_list_is_a_difference_where_it_is_longer() -> None:
     assert addresses([1, 2], [1, 2, 3]) == ["group/2"]
 
 
+def test_items_with_names_are_compared_by_name() -> None:
+    old = [{"name": "torch", "state": "ok"}, {"name": "timm", "state": "ok"}]
+    here = [{"name": "python"}, {"name": "torch", "state": "ok"}, {"name": "timm", "state": "no"}]
+    assert addresses(old, here) == ["group/timm/state", "group/python"]
+
+
+def test_another_order_of_items_with_names_is_a_difference() -> None:
+    [difference] = differences([{"name": "a"}, {"name": "b"}], [{"name": "b"}, {"name": "a"}])
+    assert (difference.old, difference.here) == ("a, b", "b, a")
+
+
+def test_items_that_share_a_name_are_compared_by_position() -> None:
+    old = [{"name": "a", "x": 1}, {"name": "a", "x": 2}]
+    here = [{"name": "a", "x": 2}, {"name": "a", "x": 2}]
+    assert addresses(old, here) == ["group/0/x"]
+
+
 def test_an_error_in_place_of_a_result_is_a_difference_with_its_message() -> None:
     comparison = Comparison()
     error = raised(TypeError("no argument reduce"), FOLDER)
