@@ -11,7 +11,9 @@ import contextlib
 import io
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,17 +40,51 @@ def train_detector(settings: Groups, out: Path) -> Mapping[str, Any]:
     return detection.train_detector(training.TrainConfig.from_dict(settings), out)
 
 
-def run_command(words: Sequence[str]) -> tuple[int, str]:
-    """Run ``python -m dinoneck WORDS`` in this process; return the exit code and its output."""
+@dataclass(frozen=True)
+class Ran:
+    """What a command line gave.
+
+    Attributes:
+        code: the exit code.
+        output: what it printed.
+        has_errors: whether it printed anything on stderr; the words are prose.
+        warnings: the categories of its warnings, which are not printed.
+    """
+
+    code: int
+    output: str
+    has_errors: bool
+    warnings: list[str]
+
+
+def run_command(words: Sequence[str]) -> Ran:
+    """Run ``python -m dinoneck WORDS`` in this process."""
     output = io.StringIO()
+    errors = io.StringIO()
     code = 0
     with (
+        warning_categories() as categories,
         contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stderr(errors),
         mock.patch.object(sys, "argv", ["dinoneck", *words]),
     ):
         try:
             runpy.run_module("dinoneck", run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
-    return code, output.getvalue()
+    return Ran(code, output.getvalue(), bool(errors.getvalue()), categories)
+
+
+@contextlib.contextmanager
+def warning_categories() -> Iterator[list[str]]:
+    """Give a list to which the categories of the warnings inside are added at the end, sorted.
+
+    How often a category came is not told: libraries warn at every call, or once in a process.
+    """
+    categories: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield categories
+        finally:
+            categories += sorted({warning.category.__name__ for warning in caught})

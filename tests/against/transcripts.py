@@ -1,9 +1,8 @@
-"""Every command line of ``tests/transcripts``: exit code, ``--json`` and what is written and removed."""
+"""Every command line of ``tests/transcripts``: exit code, warnings, ``--json`` and files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 from collections import Counter
@@ -11,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.against.canonical import canonical, canonical_file, canonical_text
+from tests.against.canonical import canonical, canonical_file, canonical_json, canonical_text
+from tests.against.left_out import of_verb
 from tests.against.this_version import run_command
 from tests.transcripts.materials import scene_folder
 from tests.transcripts.scenes import FAST, SLOW, commands
@@ -47,7 +47,7 @@ def run_in(folder: Path, command: str) -> dict[str, Any]:
     if not words[0].startswith("-"):
         words.append("--json")
     before = hashes(folder)
-    code, output = run_command(words)
+    ran = run_command(words)
     after = hashes(folder)
     written = {}
     for path, sha256 in after.items():
@@ -57,9 +57,13 @@ def run_in(folder: Path, command: str) -> dict[str, Any]:
                 raise ValueError(f"{command}: two files become {name!r}")
             written[name] = canonical_file(path, folder)
     removed = sorted(path.relative_to(folder).as_posix() for path in before.keys() - after.keys())
-    result: dict[str, Any] = {"exit": code}
-    if output.startswith("{"):
-        result["json"] = canonical(json.loads(output), folder)
+    result: dict[str, Any] = {
+        "exit": ran.code,
+        "stderr": "something" if ran.has_errors else "nothing",
+        "warnings": ran.warnings,
+    }
+    if ran.output.startswith("{"):
+        result["json"] = canonical_json(ran.output, folder, of_verb(words[0]))
     result["written"] = written
     result["removed"] = canonical(removed, folder)
     return result
