@@ -201,9 +201,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     shown = set(re.findall(r"^::: dinoneck\.(\S+)$", pages, re.MULTILINE))
-    for name in dinoneck._HOMES:
+    for name in dinoneck.HOMES:
         assert name in shown, name
-    for package in dinoneck._PACKAGES:
+    for package in dinoneck.PACKAGES:
         for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ()):
             value = getattr(importlib.import_module(f"dinoneck.{package}"), name)
             own = getattr(value, "__name__", name)  # an alias has that of its class

@@ -33,7 +33,7 @@ def public_api() -> str:
     """Every public name with its signature, and every method of a public class, one per line."""
     values = {}
     for package, module in sorted(lazy_packages().items()):
-        for name in sorted(module._HOMES):
+        for name in sorted(module.HOMES):
             values[f"{package}.{name}"] = getattr(module, name)
     values["dinoneck.configured.Configured"] = Configured
     classes = {value for value in values.values() if inspect.isclass(value)}

@@ -34,7 +34,7 @@ def lazy_packages() -> dict[str, Any]:
     folders = [path.parent for path in FILES if path.name == "__init__.py"]
     names = [".".join(("dinoneck", *folder.relative_to(SOURCE).parts)) for folder in folders]
     return {
-        name: module for name in names if hasattr(module := importlib.import_module(name), "_HOMES")
+        name: module for name in names if hasattr(module := importlib.import_module(name), "HOMES")
     }
 
 

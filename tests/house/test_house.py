@@ -96,10 +96,10 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
     written = Path(module.__file__ or "").with_suffix(".pyi")
     assert written.read_text() == stub(package), "write it again: python -m tests.house.test_house"
     submodules = {path.stem for path in Path(module.__file__ or "").parent.glob("*.py")}
-    assert not submodules & set(module._HOMES), (
+    assert not submodules & set(module.HOMES), (
         "a name that a submodule has too would give the submodule"
     )
-    for name in module._HOMES:
+    for name in module.HOMES:
         assert getattr(getattr(module, name), "__name__", name) == name
         assert name in dir(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -109,8 +109,8 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
 def stub(package: str) -> str:
     """What type checkers read of a package whose names are imported on first use."""
     module = importlib.import_module(package)
-    homes = sorted((home, name) for name, home in module._HOMES.items())
-    packages = [(package, name) for name in getattr(module, "_PACKAGES", ())]
+    homes = sorted((home, name) for name, home in module.HOMES.items())
+    packages = [(package, name) for name in getattr(module, "PACKAGES", ())]
     lines = [f"from {home} import {name} as {name}" for home, name in (*packages, *homes)]
     version = ["", "__version__: str"] if packages else []
     title = '"""Written by python -m tests.house.test_house from __init__.py."""'
@@ -118,7 +118,7 @@ def stub(package: str) -> str:
 
 
 def test_subpackages_are_attributes_of_the_package() -> None:
-    for name in dinoneck._PACKAGES:
+    for name in dinoneck.PACKAGES:
         assert getattr(dinoneck, name).__name__ == f"dinoneck.{name}"
 
 
@@ -188,7 +188,7 @@ def test_what_a_class_inherits_from_a_class_that_is_not_public_is_listed_with_it
 
 
 def test_every_registered_class_is_configured_and_has_no_hidden_buffers() -> None:
-    for name in registry._HOMES:  # those of the package
+    for name in registry.HOMES:  # those of the package
         cls = registry.resolve(name)
         assert issubclass(cls, Configured)
         home = importlib.import_module(cls.__module__.rpartition(".")[0])

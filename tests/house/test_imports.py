@@ -52,7 +52,7 @@ def test_files_do_not_import_each_other_in_circles() -> None:
     homes = {
         f"{name}.{own}": home
         for name, module in lazy_packages().items()
-        for own, home in module._HOMES.items()
+        for own, home in module.HOMES.items()
     }
     graph = {}
     for name, path in files.items():

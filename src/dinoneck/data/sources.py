@@ -40,7 +40,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
-_MOST_FILES = 1_000_000
+MOST_FILES = 1_000_000
 _LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 _LOOKED_AT = 3  # names and folders above that are looked at for another file of that name
 
@@ -182,7 +182,7 @@ def _files_by_reading(
     counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
     refused = counts + some_of(map(_quoted, missing), 5)
     remedy = "names are relative to it, or pass their folder"
-    tree = walk(folder, most=_MOST_FILES)
+    tree = walk(folder, most=MOST_FILES)
     if not tree.is_whole:
         raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
     depth = len(folder.parts)
