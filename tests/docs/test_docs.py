@@ -36,7 +36,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHOWN = re.compile(
     BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE
 )
-SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
+SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls run in the quick one
     *(
         f"docs/tutorials/{page}.md"
         for page in [
