@@ -21,7 +21,7 @@ OF_PYTHON = {"_asdict", "_field_defaults", "_fields", "_make", "_replace"}
 
 
 def is_private(name: str) -> bool:
-    """Whether a name begins with an underscore: neither ``_`` alone nor Python's, as ``__len__``."""
+    """Whether a name begins with an underscore, but for ``_`` alone and ``__len__``."""
     is_dunder = name.startswith("__") and name.endswith("__")
     return name.startswith("_") and name != "_" and not is_dunder
 

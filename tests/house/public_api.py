@@ -1,4 +1,7 @@
-"""The public names of the package with their signatures, one per line, as ``public_api.txt`` holds them."""
+"""The public names of the package with their signatures.
+
+One per line, as ``public_api.txt`` holds them.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def is_overload(definition: ast.ClassDef | ast.FunctionDef) -> bool:
 
 
 def undocumented(tree: ast.Module) -> list[str]:
-    """The public names of a file without a docstring, and ``module`` if the file itself has none."""
+    """The public names without a docstring, and ``module`` if the file itself has none."""
     missing = []
     if not ast.get_docstring(tree):
         missing.append("module")
