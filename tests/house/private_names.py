@@ -85,6 +85,9 @@ def _names_of_the_package(node: ast.AST, private: set[str], own: set[str]) -> It
             for argument in node.args:
                 if isinstance(argument, ast.Constant) and argument.value in private:
                     yield ast.unparse(node)
+        for keyword in node.keywords:  # mock.patch.multiple(store, _x=...)
+            if keyword.arg in private:
+                yield ast.unparse(node)
 
 
 def _is_private_address(address: str) -> bool:

@@ -53,6 +53,7 @@ class Store:
         pytest.param("monkeypatch.setattr('dinoneck.data._read', None)", id="patch by address"),
         pytest.param("monkeypatch.setattr(data, '_read', None)", id="patch by name"),
         pytest.param("mock.patch.object(data, '_read')", id="patch of an object"),
+        pytest.param("mock.patch.multiple(data, _read=None)", id="patch by keyword"),
         pytest.param("getattr(data, '_LIMIT')", id="getattr"),
     ],
 )
