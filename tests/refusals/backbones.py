@@ -1,4 +1,7 @@
-"""What backbones, weights files, LoRA, transformers' configurations, the service and recorded configurations refuse."""
+"""What backbones and the parts around them refuse.
+
+Weights files, LoRA, transformers' configurations, the service and recorded configurations.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the verbs of the command line refuse: their own checks, below ``main``, which prints one sentence.
+"""What the verbs of the command line refuse.
+
+These are their own checks, below ``main``, which prints one sentence.
 
 A row is a command line that runs in a folder with two images, their table, a head, a detector and a
 few files that are wrong.

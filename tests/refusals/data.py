@@ -115,7 +115,10 @@ def segmented(mask: Any) -> Call:
 
 
 def panoptic(**changes: Any) -> Call:
-    """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it; ``ids`` are its pixels."""
+    """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it.
+
+    ``ids`` are its pixels.
+    """
 
     def call(folder: Path) -> Any:
         ids, kind = changes.get("ids", np.full((4, 6), 300)), changes.get("mode", "RGB")
@@ -287,7 +290,10 @@ def without_pandas() -> Any:
 
 
 def masked(number: int) -> Any:
-    """The content of a COCO file whose first image has so many objects of one class, each a bit larger."""
+    """The content of a COCO file whose first image has so many objects of one class.
+
+    Each is a bit larger than the one before.
+    """
     made = box_samples.content()
     first = made["annotations"][0]
     objects = []

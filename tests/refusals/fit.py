@@ -1,4 +1,7 @@
-"""What fit and its parts refuse: heads, ids, targets, recipes, sources, parameter groups and scores."""
+"""What fit and its parts refuse.
+
+Heads, ids, targets, recipes, sources, parameter groups and scores.
+"""
 
 from __future__ import annotations
 

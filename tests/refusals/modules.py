@@ -130,7 +130,8 @@ def objects_without_scipy() -> Any:
 
 
 def measured_at_infinity() -> Any:
-    return TokenScale(16).measure([tokens()._map(lambda x: x * torch.inf)])
+    infinite = [x * torch.inf for x in tokens().sequence]
+    return TokenScale(16).measure([replace(tokens(), sequence=tuple(infinite))])
 
 
 ROWS: list[Row] = [

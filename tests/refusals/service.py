@@ -67,10 +67,7 @@ def answered(
     async def run() -> Any:
         return await work(worker)
 
-    try:
-        return asyncio.run(run())
-    finally:
-        worker._threads.shutdown()
+    return asyncio.run(run())
 
 
 def sent(body: bytes, headers: dict[str, str] | None = None) -> Callable[[], Any]:

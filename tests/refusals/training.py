@@ -1,4 +1,7 @@
-"""What training files, tables, folds and runs refuse; a run does so before its work, and leaves no folder."""
+"""What training files, tables, folds and runs refuse.
+
+A run does so before its work, and leaves no folder.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the folder, the state, the store and the masks of a training run refuse, and a training that diverges."""
+"""What training runs refuse.
+
+Their folder, their state, their store and their masks, and a training that diverges.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dinoneck.data.preprocessing import Preprocessing
 
 _GENERATED = (1024, 2048)  # pixels of the image
-_SECONDS = 1.0  # of each part, at least
+SECONDS_PER_PART = 1.0  # at least: a part is run until its time is measured that long
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _measure(files: list[Path], prepare: Any, modules: dict[str, Any]) -> list[d
         for name, part in parts.items():
             scope = {"part": part, "value": value}
             timer = Timer("part(value)", globals=scope, num_threads=torch.get_num_threads())
-            time, value = timer.blocked_autorange(min_run_time=_SECONDS), part(value)
+            time, value = timer.blocked_autorange(min_run_time=SECONDS_PER_PART), part(value)
             rows.append(
                 {"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr}
             )

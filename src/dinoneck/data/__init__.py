@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
     panoptic=["PanopticImages"],
@@ -15,5 +15,5 @@ _HOMES = homes(
     tables=["read_table"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -32,7 +32,7 @@ from dinoneck.errors import DataError, some_of
 logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
-_MOST_FILES = 1_000_000
+MOST_FILES = 1_000_000
 _LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 # where another file of a name is looked for: all names share the folders that are cut, so few of
 # them tell, and parts of a data set lie one to three folders below what they share
@@ -192,7 +192,7 @@ def _files_by_reading(
     counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
     refused = counts + some_of(map(_quoted, missing), 5)
     remedy = "names are relative to it, or pass their folder"
-    listing = walk(folder, most=_MOST_FILES)
+    listing = walk(folder, most=MOST_FILES)
     if not listing.is_whole:
         raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
     depth = len(folder.parts)

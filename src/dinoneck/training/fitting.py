@@ -172,7 +172,7 @@ def _train(
     if head._reads_last_layer and engine.rank == 0:
         source = samples.source
         layers = source.backbone.layers if isinstance(source, LiveTokens) else inputs.layers
-        _warn_of_unread_layers(type(head).__name__, layers or ())
+        warn_of_unread_layers(type(head).__name__, layers or ())
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
     objective.is_first_step = not engine.history
@@ -191,7 +191,7 @@ def _train(
 
 
 @functools.cache
-def _warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
+def warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
     """Log which of several blocks a head reads, once per process: ``train`` calls ``fit`` for every fold."""
     if len(layers) > 1:
         logger.warning(

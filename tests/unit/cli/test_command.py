@@ -233,7 +233,7 @@ def test_bars_are_for_terminals_and_lines_for_logs(
             patch.setattr(sys, "stderr", terminal := Terminal())
             assert main(job) == 0
         assert "%|" in terminal.getvalue(), job
-    monkeypatch.setattr("dinoneck.progress._SECONDS", 0.0)
+    monkeypatch.setattr("dinoneck.progress.SECONDS_PER_LINE", 0.0)
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 

@@ -110,7 +110,7 @@ def test_bench_times_the_parts_of_a_prediction(
         return predict(self, tokens)
 
     monkeypatch.setattr(PatchMeanHead, "predict", watched)
-    monkeypatch.setattr(verbs, "_SECONDS", 0.01)
+    monkeypatch.setattr(verbs, "SECONDS_PER_PART", 0.01)
     found = cli("bench", saved_head(tmp_path / "h.safetensors"), "--batch-size", 2, "--json").json
     assert [row["part"] for row in found["parts"]] == ["prepare", "backbone", "head"]
     assert seen == {(False, False, 2)}

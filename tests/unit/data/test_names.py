@@ -249,7 +249,7 @@ def test_links_and_hard_links_are_files(tmp_path: Path) -> None:
 def test_a_folder_that_is_too_large_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dinoneck.data.sources._MOST_FILES", 3)
+    monkeypatch.setattr("dinoneck.data.sources.MOST_FILES", 3)
     folder = touched(tmp_path, *(f"{i}.png" for i in range(5)))
     assert found(folder, "0.png", "4.png") == ["0.png", "4.png"]
     with pytest.raises(DataError, match="too many files"):
