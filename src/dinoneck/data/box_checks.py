@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
 # of this many boxes or more one in ten may reach over the edge; else they are of another form
 FEWEST = 10
 MOST_OVER = 0.1
-# of the boxes may show nothing; else they are of another form, such as shares of the sides
+# of the boxes may show nothing, or have no value above 1, by accident; if more do, all boxes are of
+# another form, such as shares of the sides
 MOST_LOST = 0.99
 # A box and a mask of one object may differ: boxes of whole objects next to masks of what is seen,
 # boxes and outlines drawn by two people, outlines with few points. COCO and LVIS take boxes from
@@ -66,13 +67,13 @@ EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 
 
 @dataclass(slots=True)
-class SortedBox:
-    """A box with what it is compared with.
+class BoxOfImage:
+    """A box with its image and its mask.
 
     Attributes:
         index: its place in ``annotations``.
         box: the annotation.
-        bbox: its x, y, width and height.
+        bbox: its x, y, width and height; those of the mask where the annotation has none.
         image: its image.
         shape: its mask; None without one, or if it cannot be read.
     """
@@ -93,7 +94,7 @@ class SortedBox:
 # ------------------------------------------------------------------------------------------------
 
 
-def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> None:
+def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> None:
     """Refuse boxes that are not x, y, width and height in pixels, as far as their images tell.
 
     Args:
@@ -102,8 +103,10 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
         lost: reason -> how many of the boxes show nothing.
 
     Raises:
-        DataError: if most boxes are shares of the sides, more than one in ten reaches over the
-            edge, or all show nothing.
+        DataError: if more than 99 % of the boxes have no value above 1, as shares of the sides have,
+            in images of more than 2 px; if 10 boxes or more are given and more than one in ten
+            reaches over the edge by more than 2 px, which is more than rounding; or if more than
+            99 % show nothing.
     """
     count = len(boxes)
     if not count:
@@ -114,6 +117,7 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
     bboxes = np.where(finite[:, None], bboxes, 0)
 
     are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
+    # in an image of 1 or 2 px a box of 1 px is no share
     are_shares &= sides.min(axis=1) > ROUNDING_PX
     if are_shares.sum() > MOST_LOST * count:
         raise DataError(
@@ -143,7 +147,7 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
     _warn_of_corner(file, bboxes, sides)
 
 
-def _example(entry: SortedBox) -> str:
+def _example(entry: BoxOfImage) -> str:
     return (
         f"such as {_numbers(entry.bbox)} of {entry.name} in an image of "
         f"{entry.image.width}x{entry.image.height} px (width x height)"
@@ -199,7 +203,7 @@ RESIZED = "The boxes, or the masks, seem to be of another size of the images"
 DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
-def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
+def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Compare every box with the extent of its mask.
 
     Run lengths are compared where pycocotools is installed.
@@ -231,7 +235,7 @@ def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
     _warn_of_loose_boxes(file, masked, comparison, set(wrong))
 
 
-def _extents(boxes: Sequence[SortedBox]) -> tuple[list[SortedBox], Array]:
+def _extents(boxes: Sequence[BoxOfImage]) -> tuple[list[BoxOfImage], Array]:
     """The boxes whose mask can be compared, and the extents (n, 4) of their masks."""
     drawn = []
     polygon_extents = []
@@ -260,9 +264,12 @@ class _Comparison:
         sides: width and height of the images (n, 2).
 
     Attributes:
-        boxes: left, top, right and bottom of the boxes, cut at the edge of their images (n, 4).
-        masks: the same of the masks; tools cut boxes or masks, and often only one of them.
+        bboxes, extents, sides: the arguments.
+        box_corners: left, top, right and bottom of the boxes, cut at the edge of their images
+            (n, 4).
+        mask_corners: the same of the extents; tools cut boxes or masks, and often only one of them.
         off_by: the largest difference of a side in pixels (n,).
+        is_empty: where the extent has no area in its image (n,).
         inside: share of the mask's extent that lies in the box (n,).
         spanned: share of the box that the mask's extent covers (n,).
     """
@@ -271,13 +278,13 @@ class _Comparison:
         self.bboxes = bboxes
         self.extents = extents
         self.sides = sides
-        self.boxes = _cut(_corners(bboxes), sides)
-        self.masks = _cut(extents, sides)
-        self.off_by = _difference(self.boxes, self.masks)
-        self.is_empty = _areas(self.masks) <= 0
-        shared = _areas(_overlap(self.boxes, self.masks))
-        self.inside = shared / np.maximum(_areas(self.masks), 1e-9)
-        self.spanned = shared / np.maximum(_areas(self.boxes), 1e-9)
+        self.box_corners = _cut(_corners(bboxes), sides)
+        self.mask_corners = _cut(extents, sides)
+        self.off_by = _difference(self.box_corners, self.mask_corners)
+        self.is_empty = _areas(self.mask_corners) <= 0
+        shared = _areas(_overlap(self.box_corners, self.mask_corners))
+        self.inside = shared / np.maximum(_areas(self.mask_corners), 1e-9)
+        self.spanned = shared / np.maximum(_areas(self.box_corners), 1e-9)
 
     def is_suspicious(self) -> Array:
         """Where a box and its mask differ by more than rounding (n,)."""
@@ -286,38 +293,40 @@ class _Comparison:
     def causes(self) -> list[str | None]:
         """What is wrong with each box and its mask; None where they may be of one object."""
         causes = np.full(len(self.bboxes), None, dtype=object)
-        rest = self.is_suspicious()
-        # another reading counts where it fits, and this one does so much worse
-        most = np.minimum(ROUNDING_PX, self.off_by - CLEARLY_BETTER_PX)
-        for cause, read_mask in _MASK_READINGS.items():
-            other = _cut(read_mask(self.extents, self.sides), self.sides)
-            fits = rest & (_difference(self.boxes, other) <= most)
-            causes[fits] = cause
-            rest = rest & ~fits
-        for cause, read_box in _BOX_READINGS.items():
-            other = _cut(read_box(self.bboxes, self.sides), self.sides)
-            fits = rest & ~self.is_empty & (_difference(other, self.masks) <= most)
-            causes[fits] = cause
-            rest = rest & ~fits
-        whole = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
+        is_unexplained = self.is_suspicious()
+        for cause, fits in self._possible_causes():  # the first that fits wins
+            causes[is_unexplained & fits] = cause
+            is_unexplained = is_unexplained & ~fits
+        return causes.tolist()
+
+    def _possible_causes(self) -> Iterator[tuple[str, Array]]:
+        """Yield causes and where they fit (n,), the most specific first."""
+        # another reading counts where it fits, and the plain one does so much worse
+        most_px = np.minimum(ROUNDING_PX, self.off_by - CLEARLY_BETTER_PX)
+        for reading in _MASK_READINGS:
+            corners = _cut(reading.corners(self.extents, self.sides), self.sides)
+            yield reading.message, _difference(self.box_corners, corners) <= most_px
+        for reading in _BOX_READINGS:
+            corners = _cut(reading.corners(self.bboxes, self.sides), self.sides)
+            fits = _difference(corners, self.mask_corners) <= most_px
+            yield reading.message, ~self.is_empty & fits
+        yield MOVED, self._is_moved()
+        yield RESIZED, self._is_resized()
+        yield EMPTY, self.is_empty
+        is_apart = self._is_apart()
+        whole_image = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
+        yield WHOLE, is_apart & (_difference(self.mask_corners, whole_image) <= ROUNDING_PX)
+        is_whole_box = _difference(self.box_corners, whole_image) <= ROUNDING_PX
+        yield WHOLE_BOXES, is_whole_box & (self.spanned < LEAST_SPANNED)
+        yield DIFFERENT, is_apart
+
+    def _is_apart(self) -> Array:
+        """Where a mask lies outside of its box, or is much larger."""
         # a few pixels are much of a small object
         is_far = self.off_by > ROUNDING_PX + CLEARLY_BETTER_PX
-        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | (self.inside == 0))
-        covers_image = is_apart & (_difference(self.masks, whole) <= ROUNDING_PX)
-        is_whole_box = (self.spanned < LEAST_SPANNED) & (
-            _difference(self.boxes, whole) <= ROUNDING_PX
-        )
-        for cause, fits in (
-            (MOVED, self._is_moved()),
-            (RESIZED, self._is_resized()),
-            (EMPTY, self.is_empty),
-            (WHOLE, covers_image),
-            (WHOLE_BOXES, is_whole_box),
-            (DIFFERENT, is_apart),
-        ):
-            causes[rest & fits] = cause
-            rest = rest & ~fits
-        return causes.tolist()
+        is_outside = self.inside == 0
+        is_apart: Array = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | is_outside)
+        return is_apart
 
     def _is_moved(self) -> Array:
         """Where a mask has the size of its box in another place."""
@@ -382,49 +391,75 @@ def _areas(corners: Array) -> Array:
 
 _SWAPPED = [1, 0, 3, 2]  # x and y of a bbox or of corners exchanged
 
-# What a bbox may hold in the place of x, y, width and height -> the corners that it then has, from
-# bboxes (n, 4) and the width and height of images (n, 2)
-_BOX_READINGS: dict[str, Callable[[Array, Array], Array]] = {
-    "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes
+
+@dataclass(frozen=True)
+class _Reading:
+    """Another meaning of the four numbers of a box or of a mask's extent.
+
+    Attributes:
+        message: what is wrong if it fits.
+        corners: from the numbers (n, 4) and the width and height of images (n, 2) to left, top,
+            right and bottom (n, 4).
+    """
+
+    message: str
+    corners: Callable[[Array, Array], Array]
+
+
+# what a bbox may hold in the place of x, y, width and height
+_BOX_READINGS = (
+    _Reading(
+        "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes,
     ),
-    "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes[:, _SWAPPED]
+    _Reading(
+        "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes[:, _SWAPPED],
     ),
-    "The boxes seem to hold x1, x2, y1, y2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes[:, [0, 2, 1, 3]]
+    _Reading(
+        "The boxes seem to hold x1, x2, y1, y2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes[:, [0, 2, 1, 3]],
     ),
-    "Width and height of the boxes seem to be exchanged": (
-        lambda bboxes, sides: _corners(bboxes[:, [0, 1, 3, 2]])
+    _Reading(
+        "Width and height of the boxes seem to be exchanged",
+        lambda bboxes, sides: _corners(bboxes[:, [0, 1, 3, 2]]),
     ),
-    "x and y of the boxes, or of the masks, seem to be exchanged": (
-        lambda bboxes, sides: _corners(bboxes[:, _SWAPPED])
+    _Reading(
+        "x and y of the boxes, or of the masks, seem to be exchanged",
+        lambda bboxes, sides: _corners(bboxes[:, _SWAPPED]),
     ),
-    "y of the boxes, or of the masks, seems to be counted from the lower edge": (
-        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=1)
+    _Reading(
+        "y of the boxes, or of the masks, seems to be counted from the lower edge",
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=1),
     ),
-    "x of the boxes, or of the masks, seems to be counted from the right edge": (
-        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=0)
+    _Reading(
+        "x of the boxes, or of the masks, seems to be counted from the right edge",
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=0),
     ),
-    "The boxes seem to begin at their centre: write x - width / 2, y - height / 2": (
-        lambda bboxes, sides: _centred(bboxes)
+    _Reading(
+        "The boxes seem to begin at their centre: write x - width / 2, y - height / 2",
+        lambda bboxes, sides: _centred(bboxes),
     ),
-    "The boxes seem to be shares of the image's sides: multiply them by its width and height": (
-        lambda bboxes, sides: _times_sides(_corners(bboxes), sides)
+    _Reading(
+        "The boxes seem to be shares of the image's sides: multiply them by its width and height",
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides),
     ),
-    "The boxes seem to be percent of the image's sides: take them times width and height / 100": (
-        lambda bboxes, sides: _times_sides(_corners(bboxes), sides) / 100
+    _Reading(
+        "The boxes seem to be percent of the image's sides: take them times width and height / 100",
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides) / 100,
     ),
-}
-# the same of the extents of masks (n, 4)
-_MASK_READINGS: dict[str, Callable[[Array, Array], Array]] = {
-    "The masks seem to be shares of the image's sides: multiply them by its width and height": (
-        _times_sides
+)
+# what the extents of masks may hold in the place of corners in pixels
+_MASK_READINGS = (
+    _Reading(
+        "The masks seem to be shares of the image's sides: multiply them by its width and height",
+        _times_sides,
     ),
-    "The masks seem to be percent of the image's sides: take them times width and height / 100": (
-        lambda extents, sides: _times_sides(extents, sides) / 100
+    _Reading(
+        "The masks seem to be percent of the image's sides: take them times width and height / 100",
+        lambda extents, sides: _times_sides(extents, sides) / 100,
     ),
-}
+)
 
 
 @dataclass
@@ -442,7 +477,9 @@ class _PixelFacts:
     note: str
 
 
-def _look_at_pixels(masked: Sequence[SortedBox], comparison: _Comparison) -> dict[int, _PixelFacts]:
+def _look_at_pixels(
+    masked: Sequence[BoxOfImage], comparison: _Comparison
+) -> dict[int, _PixelFacts]:
     """Decode the first masks that differ from their boxes: row -> what the pixels say.
 
     Run lengths that are incomplete are left out; they are refused where masks are asked for.
@@ -454,7 +491,7 @@ def _look_at_pixels(masked: Sequence[SortedBox], comparison: _Comparison) -> dic
         if not isinstance(entry.shape, RunLengths) or count_pixels(entry.shape) != height * width:
             continue
         pixels = decode(entry.shape, height, width)
-        box = comparison.boxes[row]
+        box = comparison.box_corners[row]
         extent = pixel_extent(pixels) or (0.0, 0.0, 0.0, 0.0)
         cause = None
         if np.abs(np.array(extent) - box).max() > ROUNDING_PX:
@@ -497,7 +534,7 @@ def _share_inside(pixels: Array, box: Array) -> str:
 
 def _report(
     file: Path,
-    masked: Sequence[SortedBox],
+    masked: Sequence[BoxOfImage],
     comparison: _Comparison,
     causes: Sequence[str | None],
     notes: dict[int, str],
@@ -526,7 +563,7 @@ def _report(
 
 
 def _warn_of_loose_boxes(
-    file: Path, masked: Sequence[SortedBox], comparison: _Comparison, wrong: set[int]
+    file: Path, masked: Sequence[BoxOfImage], comparison: _Comparison, wrong: set[int]
 ) -> None:
     """Warn of boxes that are much larger than their masks: right for partly hidden objects."""
     is_loose = (comparison.spanned < LEAST_SPANNED) & comparison.is_suspicious()
@@ -546,7 +583,7 @@ def _warn_of_loose_boxes(
 # ------------------------------------------------------------------------------------------------
 
 
-def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
+def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Compare boxes without a mask with their ``area``, which corners contradict.
 
     Raises:
@@ -594,7 +631,7 @@ def _has_area(box: CocoBox) -> bool:
     return type(box.area) in (int, float) and box.area > 0
 
 
-def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of boxes whose rectangle was turned after it was drawn."""
     turned = [entry for entry in boxes if entry.shape is None and rotation_of(entry.box)]
     if turned:
@@ -610,7 +647,7 @@ def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
         )
 
 
-def warn_of_ignored_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+def warn_of_ignored_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of boxes with ``ignore: 1``, which some tools leave out and COCO's evaluation does not."""
     ignored = [entry for entry in boxes if entry.box.ignore in (1, True, "1", "true")]
     if ignored:
