@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, in_words, name_entry
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, name_entry
 from dinoneck.data.segmentations import (
     Extent,
     RunLengths,
@@ -26,7 +26,7 @@ from dinoneck.data.segmentations import (
     rotation_of,
     run_length_extents,
 )
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, in_words
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]

@@ -6,10 +6,13 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -28,9 +31,9 @@ from dinoneck.data.box_checks import (
     warn_of_turned_boxes,
 )
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, in_words, name_entry, shorten
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, name_entry
 from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, paused_collector
+from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.data.segmentations import (
     RECTANGLES,
@@ -42,7 +45,7 @@ from dinoneck.data.segmentations import (
     read_shape,
     run_length_extents,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
+from dinoneck.errors import ConfigError, DataError, ShapeError, in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,19 @@ EMPTY_MASK = "empty mask"
 CROWD = "crowd"
 BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
+
+
+@dataclass(slots=True)
+class _BoxObject(ListedObject):
+    """An object with a box.
+
+    Attributes:
+        corners: left, top, right and bottom of its box in pixels, cut at the edge of the image.
+        shape: its mask; None if masks are not asked for.
+    """
+
+    corners: BBox
+    shape: Shape | None
 
 
 class BoxImages(ListedImages):
@@ -99,9 +115,14 @@ class BoxImages(ListedImages):
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
+        file: the JSON.
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
         ids: of the images: whole numbers, or texts if the JSON has other texts than numbers.
+        paths: files of the images, in the same order.
+        crowd: as passed.
+        numbers: image id -> number of its objects, without crowd regions.
+        class_counts: class -> number of its objects in all images, without crowd regions.
         skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
             ``not finite``, ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``,
             ``unknown image``, ``twice`` (equal image, class, box and mask), ``without box`` (no box
@@ -133,6 +154,8 @@ class BoxImages(ListedImages):
         ([[30.0, 10.0, 40.0, 15.0]], [0], ('cell',), 1)
     """
 
+    _objects: Sequence[Sequence[_BoxObject]]
+
     def __init__(
         self,
         annotations: PathLike,
@@ -146,12 +169,14 @@ class BoxImages(ListedImages):
     ) -> None:
         if masks:
             check_pycocotools()
-        self.transform = transform
-        self.masks = masks
-        self.bits = bits
-        self.clipped = 0
-        with paused_collector():
-            boxes = self._open(annotations, CocoBox, images, classes, crowd).annotations
+        with _paused_collector():
+            opened = open_json(annotations, CocoBox, images, classes, crowd)
+            boxes = opened.annotations
+            super().__init__(opened)
+            self.transform = transform
+            self.masks = masks
+            self.bits = bits
+            self.clipped = 0
             self._objects = self._sort(boxes)
         self._log_repairs()
         self._log_skipped(boxes)
@@ -187,7 +212,7 @@ class BoxImages(ListedImages):
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
         image = to_uint8(read_pixels(self.paths[i], self.bits))
-        size = self._size(i, (image.shape[-2], image.shape[-1]))
+        size = self._check_size(i, (image.shape[-2], image.shape[-1]))
         corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
         boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
@@ -206,7 +231,7 @@ class BoxImages(ListedImages):
         """
         if not self.masks:
             raise DataError(MASKS_NOT_READ)
-        size = self._size(i)
+        size = self._check_size(i)
         numbers = self._numbered(i)
         objects = self._objects[i]
         masks = [_decoded(entry, *size) > 0 for entry in objects]
@@ -226,7 +251,7 @@ class BoxImages(ListedImages):
         a box has its ``segmentation``.
         """
         annotations: list[dict[str, Any]] = []
-        for image, objects in zip(self._entries, self._objects, strict=True):
+        for image, objects in zip(self._images, self._objects, strict=True):
             for entry in objects:
                 left, top, right, bottom = entry.corners
                 annotation = {
@@ -246,12 +271,12 @@ class BoxImages(ListedImages):
             for category_id, name in zip(self.category_ids, self.classes, strict=True)
         ]
         return {
-            "images": msgspec.to_builtins(self._entries),
+            "images": msgspec.to_builtins(self._images),
             "annotations": annotations,
             "categories": categories,
         }
 
-    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[ListedObject]]:
+    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
         """Clip the boxes, compare them with their images and masks, and sort them to their images."""
         selected = self._select(boxes)
         repeated = find_repeated(boxes)
@@ -271,7 +296,7 @@ class BoxImages(ListedImages):
         for entry in visible:
             entry.shape = self._read_shape(entry, repairs)
         self._check_boxes(selected, lost, visible)
-        objects: dict[Any, list[ListedObject]] = {image_id: [] for image_id in self.ids}
+        objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
             if self.masks and _shows_nothing(entry):
                 self._count_skipped(entry, EMPTY_MASK)
@@ -283,7 +308,7 @@ class BoxImages(ListedImages):
         """Count a box that is left out; a crowd region counts as one, whatever else it is."""
         self.skipped[CROWD if self._is_crowd(entry.box.iscrowd) else reason] += 1
 
-    def _object_of(self, entry: BoxOfImage) -> ListedObject:
+    def _object_of(self, entry: BoxOfImage) -> _BoxObject:
         """The object that a box shows; a crowd region and a box that is clipped are counted."""
         is_crowd = self._is_crowd(entry.box.iscrowd)
         corners = clip(entry.bbox, entry.image)
@@ -291,7 +316,7 @@ class BoxImages(ListedImages):
             self.skipped[CROWD] += 1  # it is kept as a region, but is no object
         elif is_clipped(entry.bbox, corners):
             self.clipped += 1
-        return ListedObject(
+        return _BoxObject(
             label=self._label_of[entry.box.category_id],
             is_crowd=is_crowd,
             corners=corners,
@@ -312,7 +337,7 @@ class BoxImages(ListedImages):
 
     def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
         """The boxes of the classes and of listed images; the others are counted."""
-        image_of = {image.id: image for image in self._entries}
+        image_of = {image.id: image for image in self._images}
         selected = []
         for i, box in enumerate(boxes):
             image = image_of.get(box.image_id)
@@ -387,6 +412,22 @@ class BoxImages(ListedImages):
             )
 
 
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Pause Python's garbage collector.
+
+    A file of 100,000 boxes becomes millions of values, none of them garbage; the collector looks at
+    them again and again, which takes half of the time of reading.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
     """Return the places of boxes that repeat an earlier one: equal image, class, box and mask.
 
@@ -452,7 +493,7 @@ def reason_to_skip(bbox: BBox, corners: BBox) -> str:
     return ""
 
 
-def _decoded(entry: ListedObject, height: int, width: int) -> np.ndarray[Any, Any]:
+def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]:
     """The mask of an object (height, width), uint8."""
     if entry.shape is None:
         raise DataError(MASKS_NOT_READ)

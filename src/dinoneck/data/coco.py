@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import check_unique, is_missing
-from dinoneck.errors import DataError, did_you_mean, reason_of, some_of
+from dinoneck.errors import DataError, did_you_mean, reason_of, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,6 @@ _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
 _WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
-_LONGEST_VALUE = 80  # characters of a value in a message
 
 # kinds of repairs, as they are logged
 TEXT_IDS = "ids written as text"
@@ -168,19 +167,6 @@ def name_entry(kind: str, i: int, entry_id: object = None) -> str:
     if entry_id is None:
         return f"{kind}[{i}]"
     return f"{kind}[{i}] (id {entry_id})"
-
-
-def shorten(value: object) -> str:
-    """Return a value for a message, at most 80 characters long."""
-    text = repr(value)
-    if len(text) > _LONGEST_VALUE:
-        return text[: _LONGEST_VALUE - 4] + " ..."
-    return text
-
-
-def in_words(counts: Counter[str]) -> str:
-    """Return counted reasons as text: ``3 outside, 1 too small``."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 # Text -> plain values

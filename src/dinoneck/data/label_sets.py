@@ -105,7 +105,7 @@ class NumberCheck:
             self._marked[mark] += int(is_marked.sum())
         if raster.scaling:
             self._scaling.setdefault(raster.scaling, []).append(raster.name)
-        kind = "bool" if raster.bits == 1 else str(raster.values.dtype)
+        kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         numbers = raster.values[~unlabelled]
         # an end of the range that is a usual nodata value is not part of the range

@@ -308,14 +308,6 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
     return len(classes.names)
 
 
-def all_stored(
-    labels: Any, image_sizes: Sequence[Sequence[int]] | None
-) -> Iterator[tuple[Raw, str]]:
-    """Yield the numbers (H, W, K) of label after label, an alpha band included, and its name."""
-    for raster in read_labels(labels, image_sizes):
-        yield raster.bands(), raster.name
-
-
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     """Prepare one plane (H, W) as the recipe does images and add up every patch: (rows, cols), float64."""
     placement = recipe.placement((plane.shape[0], plane.shape[1]))
