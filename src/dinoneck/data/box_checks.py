@@ -628,7 +628,8 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
 
 
 def _has_area(box: CocoBox) -> bool:
-    return type(box.area) in (int, float) and box.area > 0
+    is_number = isinstance(box.area, int | float) and not isinstance(box.area, bool)
+    return is_number and box.area > 0
 
 
 def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:

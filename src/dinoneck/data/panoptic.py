@@ -190,22 +190,29 @@ def _mode_of(image: Image.Image, _: str) -> str:
     return image.mode
 
 
+def _read_as_bgr(png_id: int) -> int:
+    """The id of a colour whose red and blue are exchanged."""
+    red = png_id & 255
+    green = png_id >> 8 & 255
+    blue = png_id >> 16
+    return blue + (green << 8) + (red << 16)
+
+
 def _check_png_ids(png_ids: Ids, listed: set[int], png: Path) -> None:
     """Refuse a PNG that shows other ids than its segments_info lists."""
     shown = {*np.unique(png_ids).tolist()} - {0}
     hint = ""
-    reversed_ids = {
-        blue + (green << 8) + (red << 16)
-        for red, green, blue in ((x & 255, x >> 8 & 255, x >> 16) for x in shown)
-    }
+    reversed_ids = {_read_as_bgr(png_id) for png_id in shown}
     if shown != listed and reversed_ids == listed:
         hint = "; read from blue to red they fit: it was saved as BGR"
-    if unlisted := shown - listed:
+    unlisted = shown - listed
+    if unlisted:
         raise DataError(
             f"{png} shows the ids {some_of(map(str, unlisted), 3)}, which its segments_info does "
             f"not list{hint}"
         )
-    if absent := listed - shown:
+    absent = listed - shown
+    if absent:
         raise DataError(
             f"the segments_info of {png} lists the ids {some_of(map(str, absent), 3)}, which the "
             f"picture does not show{hint}"
