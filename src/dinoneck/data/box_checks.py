@@ -31,39 +31,39 @@ from dinoneck.errors import DataError, in_words
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
-ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
+_ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
 
 # of this many boxes or more one in ten may reach over the edge; else they are of another form
-FEWEST = 10
-MOST_OVER = 0.1
+_FEWEST = 10
+_MOST_OVER = 0.1
 # of the boxes may show nothing, or have no value above 1, by accident; if more do, all boxes are of
 # another form, such as shares of the sides
-MOST_LOST = 0.99
+_MOST_LOST = 0.99
 # A box and a mask of one object may differ: boxes of whole objects next to masks of what is seen,
 # boxes and outlines drawn by two people, outlines with few points. COCO and LVIS take boxes from
 # masks, and a few of theirs are broken. One in ten that contradict each other are no accident; of
 # fewer than ten objects more than half.
-MOST_WRONG = 0.1
-MOST_WRONG_OF_FEW = 0.5
+_MOST_WRONG = 0.1
+_MOST_WRONG_OF_FEW = 0.5
 # share of a mask's extent that has to lie in its box, and of a box that its mask has to span;
 # a mask that is moved by more than half of its own size fails
-LEAST_INSIDE = 0.5
-LEAST_SPANNED = 0.5
-LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
+_LEAST_INSIDE = 0.5
+_LEAST_SPANNED = 0.5
+_LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
 # by how much better another reading has to fit before it counts: with less, small objects near
 # the upper left corner fit several readings
-CLEARLY_BETTER_PX = 3
+_CLEARLY_BETTER_PX = 3
 # boxes that cover less than this part of their images, from the upper left corner on, are probably
 # of smaller copies; of 30 or more boxes it does not happen by chance
-MOST_OF_CORNER = 0.5
-FEWEST_OF_CORNER = 30
+_MOST_OF_CORNER = 0.5
+_FEWEST_OF_CORNER = 30
 # of equal areas, relative: tools round them to whole pixels or two decimals
-AREA_ROUNDING = 1e-3
-AREA_ROUNDING_PX = 0.5
-FEWEST_AREAS = 3  # the area of a single mask may equal anything
+_AREA_ROUNDING = 1e-3
+_AREA_ROUNDING_PX = 0.5
+_FEWEST_AREAS = 3  # the area of a single mask may equal anything
 # an area may be that of an outline around the rounded box
-LARGEST_AREA = 1.1
-EXAMINED = 20  # masks that are decoded to find out what is wrong with them
+_LARGEST_AREA = 1.1
+_EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 
 
 @dataclass(slots=True)
@@ -118,8 +118,8 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> 
 
     are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
     # in an image of 1 or 2 px a box of 1 px is no share
-    are_shares &= sides.min(axis=1) > ROUNDING_PX
-    if are_shares.sum() > MOST_LOST * count:
+    are_shares &= sides.min(axis=1) > _ROUNDING_PX
+    if are_shares.sum() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {are_shares.sum()} of {count} boxes have no value above 1, "
             f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. They seem to be shares "
@@ -127,19 +127,19 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> 
         )
     left_top = bboxes[:, :2]
     right_bottom = left_top + bboxes[:, 2:]
-    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > ROUNDING_PX
-    if over_edge.sum() > MOST_OVER * count:
+    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > _ROUNDING_PX
+    if over_edge.sum() > _MOST_OVER * count:
         first = boxes[int(over_edge.argmax())]
         other_form = _other_form(bboxes[over_edge], sides[over_edge])
         message = (
             f"{file}: {over_edge.sum()} of {count} boxes reach over the edge of their image, "
             f"{_example(first)}; expected {BBOX}{other_form}"
         )
-        if count >= FEWEST:
+        if count >= _FEWEST:
             raise DataError(f"{message}. If they are right, cut them at the edge")
         if other_form:
             logger.warning("%s, unless they are right", message)
-    if lost.total() > MOST_LOST * count:
+    if lost.total() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {lost.total()} of {count} boxes show nothing ({in_words(lost)}), "
             f"{_example(boxes[0])}; expected {BBOX}"
@@ -163,11 +163,11 @@ def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
     left_top = bboxes[:, :2]
     size = bboxes[:, 2:]
-    if ((size > left_top) & (size <= sides + ROUNDING_PX)).all():
+    if ((size > left_top) & (size <= sides + _ROUNDING_PX)).all():
         return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
     lowest = left_top - size / 2
     highest = left_top + size / 2
-    if ((lowest >= -ROUNDING_PX) & (highest <= sides + ROUNDING_PX)).all():
+    if ((lowest >= -_ROUNDING_PX) & (highest <= sides + _ROUNDING_PX)).all():
         return (
             ". They seem to begin at their centre: write x - width / 2, y - height / 2, width, "
             "height"
@@ -177,10 +177,10 @@ def _other_form(bboxes: Array, sides: Array) -> str:
 
 def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
     """Warn of boxes that all lie in the upper left part of their images."""
-    if len(bboxes) < FEWEST_OF_CORNER:
+    if len(bboxes) < _FEWEST_OF_CORNER:
         return
     shares = ((bboxes[:, :2] + bboxes[:, 2:]) / sides).max(axis=0)
-    if shares.max() < MOST_OF_CORNER:
+    if shares.max() < _MOST_OF_CORNER:
         logger.warning(
             "%s: all %d boxes lie in the left %.0f %% and the upper %.0f %% of their images; they "
             "may be of smaller copies of the images",
@@ -194,13 +194,13 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
 # Boxes and their masks
 # ------------------------------------------------------------------------------------------------
 
-TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
-EMPTY = "The masks are empty, or lie outside of their images"
-WHOLE = "The masks cover their whole images"
-WHOLE_BOXES = "The boxes cover their whole images"
-MOVED = "The masks, or the boxes, seem to be moved"
-RESIZED = "The boxes, or the masks, seem to be of another size of the images"
-DIFFERENT = "The masks lie outside of their boxes, or are much larger"
+_TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
+_EMPTY = "The masks are empty, or lie outside of their images"
+_WHOLE = "The masks cover their whole images"
+_WHOLE_BOXES = "The boxes cover their whole images"
+_MOVED = "The masks, or the boxes, seem to be moved"
+_RESIZED = "The boxes, or the masks, seem to be of another size of the images"
+_DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
 def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
@@ -226,8 +226,8 @@ def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     for row, facts in pixel_facts.items():
         causes[row] = facts.cause or causes[row]
     for row, cause in enumerate(causes):
-        if cause in (EMPTY, DIFFERENT) and rotation_of(masked[row].box):
-            causes[row] = TURNED
+        if cause in (_EMPTY, _DIFFERENT) and rotation_of(masked[row].box):
+            causes[row] = _TURNED
     wrong = [row for row, cause in enumerate(causes) if cause is not None]
     if wrong:
         notes = {row: facts.note for row, facts in pixel_facts.items()}
@@ -288,7 +288,7 @@ class _Comparison:
 
     def is_suspicious(self) -> Array:
         """Where a box and its mask differ by more than rounding (n,)."""
-        return self.is_empty | (self.off_by > ROUNDING_PX)
+        return self.is_empty | (self.off_by > _ROUNDING_PX)
 
     def causes(self) -> list[str | None]:
         """What is wrong with each box and its mask; None where they may be of one object."""
@@ -302,7 +302,7 @@ class _Comparison:
     def _possible_causes(self) -> Iterator[tuple[str, Array]]:
         """Yield causes and where they fit (n,), the most specific first."""
         # another reading counts where it fits, and the plain one does so much worse
-        most_px = np.minimum(ROUNDING_PX, self.off_by - CLEARLY_BETTER_PX)
+        most_px = np.minimum(_ROUNDING_PX, self.off_by - _CLEARLY_BETTER_PX)
         for reading in _MASK_READINGS:
             corners = _cut(reading.corners(self.extents, self.sides), self.sides)
             yield reading.message, _difference(self.box_corners, corners) <= most_px
@@ -310,29 +310,29 @@ class _Comparison:
             corners = _cut(reading.corners(self.bboxes, self.sides), self.sides)
             fits = _difference(corners, self.mask_corners) <= most_px
             yield reading.message, ~self.is_empty & fits
-        yield MOVED, self._is_moved()
-        yield RESIZED, self._is_resized()
-        yield EMPTY, self.is_empty
+        yield _MOVED, self._is_moved()
+        yield _RESIZED, self._is_resized()
+        yield _EMPTY, self.is_empty
         is_apart = self._is_apart()
         whole_image = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
-        yield WHOLE, is_apart & (_difference(self.mask_corners, whole_image) <= ROUNDING_PX)
-        is_whole_box = _difference(self.box_corners, whole_image) <= ROUNDING_PX
-        yield WHOLE_BOXES, is_whole_box & (self.spanned < LEAST_SPANNED)
-        yield DIFFERENT, is_apart
+        yield _WHOLE, is_apart & (_difference(self.mask_corners, whole_image) <= _ROUNDING_PX)
+        is_whole_box = _difference(self.box_corners, whole_image) <= _ROUNDING_PX
+        yield _WHOLE_BOXES, is_whole_box & (self.spanned < _LEAST_SPANNED)
+        yield _DIFFERENT, is_apart
 
     def _is_apart(self) -> Array:
         """Where a mask lies outside of its box, or is much larger."""
         # a few pixels are much of a small object
-        is_far = self.off_by > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_far = self.off_by > _ROUNDING_PX + _CLEARLY_BETTER_PX
         is_outside = self.inside == 0
-        is_apart: Array = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | is_outside)
+        is_apart: Array = ~self.is_empty & (self.inside < _LEAST_INSIDE) & (is_far | is_outside)
         return is_apart
 
     def _is_moved(self) -> Array:
         """Where a mask has the size of its box in another place."""
         move = self.extents - _corners(self.bboxes)
-        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= ROUNDING_PX
-        is_far = np.abs(move).max(axis=1) > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= _ROUNDING_PX
+        is_far = np.abs(move).max(axis=1) > _ROUNDING_PX + _CLEARLY_BETTER_PX
         is_moved: Array = is_equal_size & is_far
         return is_moved
 
@@ -343,9 +343,9 @@ class _Comparison:
         nearest = np.minimum(corners[:, :2], self.extents[:, :2]).min(axis=1)
         factors = self.extents[:, 2:] / np.maximum(corners[:, 2:], 1)
         difference = np.abs(corners[:, :2] * factors - self.extents[:, :2]).max(axis=1)
-        is_other = np.abs(factors - 1).max(axis=1) > LEAST_RESIZED
-        is_inside = nearest > ROUNDING_PX + CLEARLY_BETTER_PX
-        is_resized: Array = is_other & is_inside & (difference <= ROUNDING_PX)
+        is_other = np.abs(factors - 1).max(axis=1) > _LEAST_RESIZED
+        is_inside = nearest > _ROUNDING_PX + _CLEARLY_BETTER_PX
+        is_resized: Array = is_other & is_inside & (difference <= _ROUNDING_PX)
         return is_resized
 
 
@@ -494,10 +494,10 @@ def _look_at_pixels(
         box = comparison.box_corners[row]
         extent = pixel_extent(pixels) or (0.0, 0.0, 0.0, 0.0)
         cause = None
-        if np.abs(np.array(extent) - box).max() > ROUNDING_PX:
+        if np.abs(np.array(extent) - box).max() > _ROUNDING_PX:
             cause = _cause_of_pixels(pixels, box)
         found[row] = _PixelFacts(extent, cause, _share_inside(pixels, box))
-        if len(found) == EXAMINED:
+        if len(found) == _EXAMINED:
             break
     return found
 
@@ -516,7 +516,7 @@ def _cause_of_pixels(pixels: Array, box: Array) -> str | None:
         ("The masks are mirrored", pixels[:, ::-1]),
     ):
         extent = pixel_extent(other)
-        if extent is not None and np.abs(np.array(extent) - box).max() <= ROUNDING_PX:
+        if extent is not None and np.abs(np.array(extent) - box).max() <= _ROUNDING_PX:
             return cause
     return None
 
@@ -556,7 +556,7 @@ def _report(
         f"{file}: {wrong} of {len(masked)} boxes contradict their masks, such as {entry.name}: "
         f"its bbox is {_numbers(entry.bbox)} ({BBOX}), its mask {spans}. {cause}{of_them}"
     )
-    most = MOST_WRONG if len(masked) >= FEWEST else MOST_WRONG_OF_FEW
+    most = _MOST_WRONG if len(masked) >= _FEWEST else _MOST_WRONG_OF_FEW
     if wrong > most * len(masked):
         raise DataError(message)
     logger.warning("%s. They are used as they are", message)
@@ -566,7 +566,7 @@ def _warn_of_loose_boxes(
     file: Path, masked: Sequence[BoxOfImage], comparison: _Comparison, wrong: set[int]
 ) -> None:
     """Warn of boxes that are much larger than their masks: right for partly hidden objects."""
-    is_loose = (comparison.spanned < LEAST_SPANNED) & comparison.is_suspicious()
+    is_loose = (comparison.spanned < _LEAST_SPANNED) & comparison.is_suspicious()
     rows = [row for row in np.flatnonzero(is_loose).tolist() if row not in wrong]
     if rows:
         logger.warning(
@@ -596,7 +596,7 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     left, top, width, height = np.array([entry.bbox for entry in rated]).T
     of_sides = width * height
     of_corners = (width - left) * (height - top)
-    tolerance = np.maximum(AREA_ROUNDING * areas, AREA_ROUNDING_PX)
+    tolerance = np.maximum(_AREA_ROUNDING * areas, _AREA_ROUNDING_PX)
     fits_sides = np.abs(areas - of_sides) <= tolerance
     fits_corners = (np.abs(areas - of_corners) <= tolerance) & (width > left) & (height > top)
     are_corners = fits_corners & ~fits_sides
@@ -608,12 +608,12 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             f"{_numbers(first.bbox)}; expected {BBOX}. It fits corners, x1, y1, x2, y2: write x1, y1, "
             "x2 - x1, y2 - y1"
         )
-        if are_corners.sum() >= FEWEST_AREAS:
+        if are_corners.sum() >= _FEWEST_AREAS:
             raise DataError(message)
         logger.warning("%s, unless the area is that of a mask", message)
         return
-    is_larger = areas > LARGEST_AREA * of_sides + AREA_ROUNDING_PX
-    if is_larger.sum() > MOST_WRONG * len(rated):
+    is_larger = areas > _LARGEST_AREA * of_sides + _AREA_ROUNDING_PX
+    if is_larger.sum() > _MOST_WRONG * len(rated):
         first = rated[int(is_larger.argmax())]
         logger.warning(
             "%s: the area of %d of %d boxes is larger than the box, such as %s with the area %s "

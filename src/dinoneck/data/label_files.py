@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from dinoneck.data import label_tiffs, png
+from dinoneck.data import deep_colours, image_tiffs, label_tiffs, png
 from dinoneck.data.decoding import as_list, read_picture, upright
 from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages, tiff_pages
+from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
@@ -324,7 +324,7 @@ def _check_png(image: Image.Image, name: str) -> None:
             f"{name} stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey "
             f"or a palette, or {AS_ARRAY}"
         )
-    if ";16" in stored and not image.mode.startswith("I"):
+    if deep_colours.is_deep(image) and not image.mode.startswith("I"):
         raise DataError(f"{name} has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}")
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(
@@ -359,9 +359,7 @@ def _check_pages(image: Image.Image, name: str) -> None:
     file = getattr(image, "fp", None)
     if file is None or file.closed:
         return
-    position = file.tell()
-    pages = [*tiff_pages(file)]
-    file.seek(position)
+    pages = image_tiffs.pages_of(image)
     for number, tags in enumerate(pages):
         if number > 0 and number_of(tags, Base.NewSubfileType, 0) & MASK_PAGE:
             raise DataError(
