@@ -52,7 +52,13 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _LONGEST_NAME = 64
-OBJECTS = 1000  # objects of one class that ids can tell apart
+OBJECTS = 1000
+"""Objects of one class that the ids of pixels can tell apart.
+
+The id of a pixel is ``OBJECTS * (class + 1) + number`` with the number of its object in the class,
+0 for stuff; 0 where nothing is, -1 where nothing is known, and ``-OBJECTS * (class + 1)`` in a crowd
+region of the class.
+"""
 OVERALL = "overall"
 """What scores call the mean over the targets."""
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"

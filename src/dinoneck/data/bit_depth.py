@@ -18,17 +18,17 @@ from dinoneck.errors import ConfigError, DataError
 
 Values = np.ndarray[Any, Any]
 
-FEWEST_BITS = 8  # arrays of 8 bits that were converted to 16
+_FEWEST_BITS = 8  # arrays of 8 bits that were converted to 16
 FILE_BITS = 16
 FULL = (1 << FILE_BITS) - 1
 CAMERA_BITS = (8, 10, 12, 14)
 # 14 bits fill a quarter of the range, the most that a camera of fewer than 16 bits can
-FEWEST_LEVELS = 1 << 14
+_FEWEST_LEVELS = 1 << 14
 # hot and dead pixels of a sensor are fewer; a bright object that people look for is larger
-OUTLIERS = 0.001
-FEWEST_OUTLIERS = 3  # one pixel, in each of three channels
+_OUTLIERS = 0.001
+_FEWEST_OUTLIERS = 3  # one pixel, in each of three channels
 # an image of fewer values has no outliers
-SMALLEST = 100
+_SMALLEST = 100
 
 
 def check_bits(bits: int | None) -> None:
@@ -40,9 +40,9 @@ def check_bits(bits: int | None) -> None:
     if bits is None:
         return
     is_whole = isinstance(bits, int) and not isinstance(bits, bool)
-    if not is_whole or not FEWEST_BITS <= bits <= FILE_BITS:
+    if not is_whole or not _FEWEST_BITS <= bits <= FILE_BITS:
         raise ConfigError(
-            f"bits is {bits!r}; expected {FEWEST_BITS} ... {FILE_BITS}, the bits that 16-bit "
+            f"bits is {bits!r}; expected {_FEWEST_BITS} ... {FILE_BITS}, the bits that 16-bit "
             "images use, or None"
         )
 
@@ -94,19 +94,19 @@ def range_problem(values: Values) -> str | None:
     total = int(counts.sum())
     if not total:
         return None  # black, white or a silhouette
-    outliers = max(FEWEST_OUTLIERS, int(total * OUTLIERS)) if total >= SMALLEST else 0
+    outliers = max(_FEWEST_OUTLIERS, int(total * _OUTLIERS)) if total >= _SMALLEST else 0
     sums = counts.cumsum()
     low = int(np.searchsorted(sums, outliers, side="right"))
     high = int(np.searchsorted(sums, total - outliers, side="left"))
     largest = int(values.max())
-    if high < FEWEST_LEVELS:
+    if high < _FEWEST_LEVELS:
         return _in_words_dark(high, largest)
     spread = high - low
     # a low contrast alone is a foggy picture
-    if 0 < spread < FEWEST_LEVELS and low > spread:
+    if 0 < spread < _FEWEST_LEVELS and low > spread:
         occurring = np.flatnonzero(counts)
         lowest, highest = int(occurring[0]), int(occurring[-1])
-        if highest - lowest < FEWEST_LEVELS:
+        if highest - lowest < _FEWEST_LEVELS:
             return _in_words_offset(lowest, highest)
         return _in_words_offset(low, high)
     return None
@@ -116,9 +116,11 @@ def reaches_both_ends(values: Values) -> bool:
     """Return whether many values are dark and many are bright, without the cost of a histogram."""
     zeros = np.count_nonzero(values == 0)
     saturated = np.count_nonzero(values == FULL)
-    dark = np.count_nonzero(values < FEWEST_LEVELS // 2) - zeros
-    bright = np.count_nonzero(values >= FEWEST_LEVELS) - saturated
-    outliers = max(FEWEST_OUTLIERS, (values.size - zeros - saturated) * OUTLIERS)
+    # with half of the levels, a low end that is dark is below its distance to a high end that is
+    # bright, so range_problem() finds no offset
+    dark = np.count_nonzero(values < _FEWEST_LEVELS // 2) - zeros
+    bright = np.count_nonzero(values >= _FEWEST_LEVELS) - saturated
+    outliers = max(_FEWEST_OUTLIERS, (values.size - zeros - saturated) * _OUTLIERS)
     return bool(dark > outliers and bright > outliers)
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, in_words, name_entry
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, name_entry
 from dinoneck.data.segmentations import (
     Extent,
     RunLengths,
@@ -26,53 +26,54 @@ from dinoneck.data.segmentations import (
     rotation_of,
     run_length_extents,
 )
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, in_words
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
-ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
+_ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
 
 # of this many boxes or more one in ten may reach over the edge; else they are of another form
-FEWEST = 10
-MOST_OVER = 0.1
-# of the boxes may show nothing; else they are of another form, such as shares of the sides
-MOST_LOST = 0.99
+_FEWEST = 10
+_MOST_OVER = 0.1
+# of the boxes may show nothing, or have no value above 1, by accident; if more do, all boxes are of
+# another form, such as shares of the sides
+_MOST_LOST = 0.99
 # A box and a mask of one object may differ: boxes of whole objects next to masks of what is seen,
 # boxes and outlines drawn by two people, outlines with few points. COCO and LVIS take boxes from
 # masks, and a few of theirs are broken. One in ten that contradict each other are no accident; of
 # fewer than ten objects more than half.
-MOST_WRONG = 0.1
-MOST_WRONG_OF_FEW = 0.5
+_MOST_WRONG = 0.1
+_MOST_WRONG_OF_FEW = 0.5
 # share of a mask's extent that has to lie in its box, and of a box that its mask has to span;
 # a mask that is moved by more than half of its own size fails
-LEAST_INSIDE = 0.5
-LEAST_SPANNED = 0.5
-LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
+_LEAST_INSIDE = 0.5
+_LEAST_SPANNED = 0.5
+_LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
 # by how much better another reading has to fit before it counts: with less, small objects near
 # the upper left corner fit several readings
-CLEARLY_BETTER_PX = 3
+_CLEARLY_BETTER_PX = 3
 # boxes that cover less than this part of their images, from the upper left corner on, are probably
 # of smaller copies; of 30 or more boxes it does not happen by chance
-MOST_OF_CORNER = 0.5
-FEWEST_OF_CORNER = 30
+_MOST_OF_CORNER = 0.5
+_FEWEST_OF_CORNER = 30
 # of equal areas, relative: tools round them to whole pixels or two decimals
-AREA_ROUNDING = 1e-3
-AREA_ROUNDING_PX = 0.5
-FEWEST_AREAS = 3  # the area of a single mask may equal anything
+_AREA_ROUNDING = 1e-3
+_AREA_ROUNDING_PX = 0.5
+_FEWEST_AREAS = 3  # the area of a single mask may equal anything
 # an area may be that of an outline around the rounded box
-LARGEST_AREA = 1.1
-EXAMINED = 20  # masks that are decoded to find out what is wrong with them
+_LARGEST_AREA = 1.1
+_EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 
 
 @dataclass(slots=True)
-class SortedBox:
-    """A box with what it is compared with.
+class BoxOfImage:
+    """A box with its image and its mask.
 
     Attributes:
         index: its place in ``annotations``.
         box: the annotation.
-        bbox: its x, y, width and height.
+        bbox: its x, y, width and height; those of the mask where the annotation has none.
         image: its image.
         shape: its mask; None without one, or if it cannot be read.
     """
@@ -93,7 +94,7 @@ class SortedBox:
 # ------------------------------------------------------------------------------------------------
 
 
-def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> None:
+def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> None:
     """Refuse boxes that are not x, y, width and height in pixels, as far as their images tell.
 
     Args:
@@ -102,8 +103,10 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
         lost: reason -> how many of the boxes show nothing.
 
     Raises:
-        DataError: if most boxes are shares of the sides, more than one in ten reaches over the
-            edge, or all show nothing.
+        DataError: if more than 99 % of the boxes have no value above 1, as shares of the sides have,
+            in images of more than 2 px; if 10 boxes or more are given and more than one in ten
+            reaches over the edge by more than 2 px, which is more than rounding; or if more than
+            99 % show nothing.
     """
     count = len(boxes)
     if not count:
@@ -114,8 +117,9 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
     bboxes = np.where(finite[:, None], bboxes, 0)
 
     are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
-    are_shares &= sides.min(axis=1) > ROUNDING_PX
-    if are_shares.sum() > MOST_LOST * count:
+    # in an image of 1 or 2 px a box of 1 px is no share
+    are_shares &= sides.min(axis=1) > _ROUNDING_PX
+    if are_shares.sum() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {are_shares.sum()} of {count} boxes have no value above 1, "
             f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. They seem to be shares "
@@ -123,19 +127,19 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
         )
     left_top = bboxes[:, :2]
     right_bottom = left_top + bboxes[:, 2:]
-    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > ROUNDING_PX
-    if over_edge.sum() > MOST_OVER * count:
+    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > _ROUNDING_PX
+    if over_edge.sum() > _MOST_OVER * count:
         first = boxes[int(over_edge.argmax())]
         other_form = _other_form(bboxes[over_edge], sides[over_edge])
         message = (
             f"{file}: {over_edge.sum()} of {count} boxes reach over the edge of their image, "
             f"{_example(first)}; expected {BBOX}{other_form}"
         )
-        if count >= FEWEST:
+        if count >= _FEWEST:
             raise DataError(f"{message}. If they are right, cut them at the edge")
         if other_form:
             logger.warning("%s, unless they are right", message)
-    if lost.total() > MOST_LOST * count:
+    if lost.total() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {lost.total()} of {count} boxes show nothing ({in_words(lost)}), "
             f"{_example(boxes[0])}; expected {BBOX}"
@@ -143,7 +147,7 @@ def check_forms(file: Path, boxes: Sequence[SortedBox], lost: Counter[str]) -> N
     _warn_of_corner(file, bboxes, sides)
 
 
-def _example(entry: SortedBox) -> str:
+def _example(entry: BoxOfImage) -> str:
     return (
         f"such as {_numbers(entry.bbox)} of {entry.name} in an image of "
         f"{entry.image.width}x{entry.image.height} px (width x height)"
@@ -159,11 +163,11 @@ def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
     left_top = bboxes[:, :2]
     size = bboxes[:, 2:]
-    if ((size > left_top) & (size <= sides + ROUNDING_PX)).all():
+    if ((size > left_top) & (size <= sides + _ROUNDING_PX)).all():
         return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
     lowest = left_top - size / 2
     highest = left_top + size / 2
-    if ((lowest >= -ROUNDING_PX) & (highest <= sides + ROUNDING_PX)).all():
+    if ((lowest >= -_ROUNDING_PX) & (highest <= sides + _ROUNDING_PX)).all():
         return (
             ". They seem to begin at their centre: write x - width / 2, y - height / 2, width, "
             "height"
@@ -173,10 +177,10 @@ def _other_form(bboxes: Array, sides: Array) -> str:
 
 def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
     """Warn of boxes that all lie in the upper left part of their images."""
-    if len(bboxes) < FEWEST_OF_CORNER:
+    if len(bboxes) < _FEWEST_OF_CORNER:
         return
     shares = ((bboxes[:, :2] + bboxes[:, 2:]) / sides).max(axis=0)
-    if shares.max() < MOST_OF_CORNER:
+    if shares.max() < _MOST_OF_CORNER:
         logger.warning(
             "%s: all %d boxes lie in the left %.0f %% and the upper %.0f %% of their images; they "
             "may be of smaller copies of the images",
@@ -190,16 +194,16 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
 # Boxes and their masks
 # ------------------------------------------------------------------------------------------------
 
-TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
-EMPTY = "The masks are empty, or lie outside of their images"
-WHOLE = "The masks cover their whole images"
-WHOLE_BOXES = "The boxes cover their whole images"
-MOVED = "The masks, or the boxes, seem to be moved"
-RESIZED = "The boxes, or the masks, seem to be of another size of the images"
-DIFFERENT = "The masks lie outside of their boxes, or are much larger"
+_TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
+_EMPTY = "The masks are empty, or lie outside of their images"
+_WHOLE = "The masks cover their whole images"
+_WHOLE_BOXES = "The boxes cover their whole images"
+_MOVED = "The masks, or the boxes, seem to be moved"
+_RESIZED = "The boxes, or the masks, seem to be of another size of the images"
+_DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
-def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
+def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Compare every box with the extent of its mask.
 
     Run lengths are compared where pycocotools is installed.
@@ -222,8 +226,8 @@ def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
     for row, facts in pixel_facts.items():
         causes[row] = facts.cause or causes[row]
     for row, cause in enumerate(causes):
-        if cause in (EMPTY, DIFFERENT) and rotation_of(masked[row].box):
-            causes[row] = TURNED
+        if cause in (_EMPTY, _DIFFERENT) and rotation_of(masked[row].box):
+            causes[row] = _TURNED
     wrong = [row for row, cause in enumerate(causes) if cause is not None]
     if wrong:
         notes = {row: facts.note for row, facts in pixel_facts.items()}
@@ -231,7 +235,7 @@ def check_masks(file: Path, boxes: Sequence[SortedBox]) -> None:
     _warn_of_loose_boxes(file, masked, comparison, set(wrong))
 
 
-def _extents(boxes: Sequence[SortedBox]) -> tuple[list[SortedBox], Array]:
+def _extents(boxes: Sequence[BoxOfImage]) -> tuple[list[BoxOfImage], Array]:
     """The boxes whose mask can be compared, and the extents (n, 4) of their masks."""
     drawn = []
     polygon_extents = []
@@ -260,9 +264,12 @@ class _Comparison:
         sides: width and height of the images (n, 2).
 
     Attributes:
-        boxes: left, top, right and bottom of the boxes, cut at the edge of their images (n, 4).
-        masks: the same of the masks; tools cut boxes or masks, and often only one of them.
+        bboxes, extents, sides: the arguments.
+        box_corners: left, top, right and bottom of the boxes, cut at the edge of their images
+            (n, 4).
+        mask_corners: the same of the extents; tools cut boxes or masks, and often only one of them.
         off_by: the largest difference of a side in pixels (n,).
+        is_empty: where the extent has no area in its image (n,).
         inside: share of the mask's extent that lies in the box (n,).
         spanned: share of the box that the mask's extent covers (n,).
     """
@@ -271,59 +278,61 @@ class _Comparison:
         self.bboxes = bboxes
         self.extents = extents
         self.sides = sides
-        self.boxes = _cut(_corners(bboxes), sides)
-        self.masks = _cut(extents, sides)
-        self.off_by = _difference(self.boxes, self.masks)
-        self.is_empty = _areas(self.masks) <= 0
-        shared = _areas(_overlap(self.boxes, self.masks))
-        self.inside = shared / np.maximum(_areas(self.masks), 1e-9)
-        self.spanned = shared / np.maximum(_areas(self.boxes), 1e-9)
+        self.box_corners = _cut(_corners(bboxes), sides)
+        self.mask_corners = _cut(extents, sides)
+        self.off_by = _difference(self.box_corners, self.mask_corners)
+        self.is_empty = _areas(self.mask_corners) <= 0
+        shared = _areas(_overlap(self.box_corners, self.mask_corners))
+        self.inside = shared / np.maximum(_areas(self.mask_corners), 1e-9)
+        self.spanned = shared / np.maximum(_areas(self.box_corners), 1e-9)
 
     def is_suspicious(self) -> Array:
         """Where a box and its mask differ by more than rounding (n,)."""
-        return self.is_empty | (self.off_by > ROUNDING_PX)
+        return self.is_empty | (self.off_by > _ROUNDING_PX)
 
     def causes(self) -> list[str | None]:
         """What is wrong with each box and its mask; None where they may be of one object."""
         causes = np.full(len(self.bboxes), None, dtype=object)
-        rest = self.is_suspicious()
-        # another reading counts where it fits, and this one does so much worse
-        most = np.minimum(ROUNDING_PX, self.off_by - CLEARLY_BETTER_PX)
-        for cause, read_mask in _MASK_READINGS.items():
-            other = _cut(read_mask(self.extents, self.sides), self.sides)
-            fits = rest & (_difference(self.boxes, other) <= most)
-            causes[fits] = cause
-            rest = rest & ~fits
-        for cause, read_box in _BOX_READINGS.items():
-            other = _cut(read_box(self.bboxes, self.sides), self.sides)
-            fits = rest & ~self.is_empty & (_difference(other, self.masks) <= most)
-            causes[fits] = cause
-            rest = rest & ~fits
-        whole = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
-        # a few pixels are much of a small object
-        is_far = self.off_by > ROUNDING_PX + CLEARLY_BETTER_PX
-        is_apart = ~self.is_empty & (self.inside < LEAST_INSIDE) & (is_far | (self.inside == 0))
-        covers_image = is_apart & (_difference(self.masks, whole) <= ROUNDING_PX)
-        is_whole_box = (self.spanned < LEAST_SPANNED) & (
-            _difference(self.boxes, whole) <= ROUNDING_PX
-        )
-        for cause, fits in (
-            (MOVED, self._is_moved()),
-            (RESIZED, self._is_resized()),
-            (EMPTY, self.is_empty),
-            (WHOLE, covers_image),
-            (WHOLE_BOXES, is_whole_box),
-            (DIFFERENT, is_apart),
-        ):
-            causes[rest & fits] = cause
-            rest = rest & ~fits
+        is_unexplained = self.is_suspicious()
+        for cause, fits in self._possible_causes():  # the first that fits wins
+            causes[is_unexplained & fits] = cause
+            is_unexplained = is_unexplained & ~fits
         return causes.tolist()
+
+    def _possible_causes(self) -> Iterator[tuple[str, Array]]:
+        """Yield causes and where they fit (n,), the most specific first."""
+        # another reading counts where it fits, and the plain one does so much worse
+        most_px = np.minimum(_ROUNDING_PX, self.off_by - _CLEARLY_BETTER_PX)
+        for reading in _MASK_READINGS:
+            corners = _cut(reading.corners(self.extents, self.sides), self.sides)
+            yield reading.message, _difference(self.box_corners, corners) <= most_px
+        for reading in _BOX_READINGS:
+            corners = _cut(reading.corners(self.bboxes, self.sides), self.sides)
+            fits = _difference(corners, self.mask_corners) <= most_px
+            yield reading.message, ~self.is_empty & fits
+        yield _MOVED, self._is_moved()
+        yield _RESIZED, self._is_resized()
+        yield _EMPTY, self.is_empty
+        is_apart = self._is_apart()
+        whole_image = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
+        yield _WHOLE, is_apart & (_difference(self.mask_corners, whole_image) <= _ROUNDING_PX)
+        is_whole_box = _difference(self.box_corners, whole_image) <= _ROUNDING_PX
+        yield _WHOLE_BOXES, is_whole_box & (self.spanned < _LEAST_SPANNED)
+        yield _DIFFERENT, is_apart
+
+    def _is_apart(self) -> Array:
+        """Where a mask lies outside of its box, or is much larger."""
+        # a few pixels are much of a small object
+        is_far = self.off_by > _ROUNDING_PX + _CLEARLY_BETTER_PX
+        is_outside = self.inside == 0
+        is_apart: Array = ~self.is_empty & (self.inside < _LEAST_INSIDE) & (is_far | is_outside)
+        return is_apart
 
     def _is_moved(self) -> Array:
         """Where a mask has the size of its box in another place."""
         move = self.extents - _corners(self.bboxes)
-        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= ROUNDING_PX
-        is_far = np.abs(move).max(axis=1) > ROUNDING_PX + CLEARLY_BETTER_PX
+        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= _ROUNDING_PX
+        is_far = np.abs(move).max(axis=1) > _ROUNDING_PX + _CLEARLY_BETTER_PX
         is_moved: Array = is_equal_size & is_far
         return is_moved
 
@@ -334,9 +343,9 @@ class _Comparison:
         nearest = np.minimum(corners[:, :2], self.extents[:, :2]).min(axis=1)
         factors = self.extents[:, 2:] / np.maximum(corners[:, 2:], 1)
         difference = np.abs(corners[:, :2] * factors - self.extents[:, :2]).max(axis=1)
-        is_other = np.abs(factors - 1).max(axis=1) > LEAST_RESIZED
-        is_inside = nearest > ROUNDING_PX + CLEARLY_BETTER_PX
-        is_resized: Array = is_other & is_inside & (difference <= ROUNDING_PX)
+        is_other = np.abs(factors - 1).max(axis=1) > _LEAST_RESIZED
+        is_inside = nearest > _ROUNDING_PX + _CLEARLY_BETTER_PX
+        is_resized: Array = is_other & is_inside & (difference <= _ROUNDING_PX)
         return is_resized
 
 
@@ -382,49 +391,75 @@ def _areas(corners: Array) -> Array:
 
 _SWAPPED = [1, 0, 3, 2]  # x and y of a bbox or of corners exchanged
 
-# What a bbox may hold in the place of x, y, width and height -> the corners that it then has, from
-# bboxes (n, 4) and the width and height of images (n, 2)
-_BOX_READINGS: dict[str, Callable[[Array, Array], Array]] = {
-    "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes
+
+@dataclass(frozen=True)
+class _Reading:
+    """Another meaning of the four numbers of a box or of a mask's extent.
+
+    Attributes:
+        message: what is wrong if it fits.
+        corners: from the numbers (n, 4) and the width and height of images (n, 2) to left, top,
+            right and bottom (n, 4).
+    """
+
+    message: str
+    corners: Callable[[Array, Array], Array]
+
+
+# what a bbox may hold in the place of x, y, width and height
+_BOX_READINGS = (
+    _Reading(
+        "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes,
     ),
-    "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes[:, _SWAPPED]
+    _Reading(
+        "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes[:, _SWAPPED],
     ),
-    "The boxes seem to hold x1, x2, y1, y2: write x1, y1, x2 - x1, y2 - y1": (
-        lambda bboxes, sides: bboxes[:, [0, 2, 1, 3]]
+    _Reading(
+        "The boxes seem to hold x1, x2, y1, y2: write x1, y1, x2 - x1, y2 - y1",
+        lambda bboxes, sides: bboxes[:, [0, 2, 1, 3]],
     ),
-    "Width and height of the boxes seem to be exchanged": (
-        lambda bboxes, sides: _corners(bboxes[:, [0, 1, 3, 2]])
+    _Reading(
+        "Width and height of the boxes seem to be exchanged",
+        lambda bboxes, sides: _corners(bboxes[:, [0, 1, 3, 2]]),
     ),
-    "x and y of the boxes, or of the masks, seem to be exchanged": (
-        lambda bboxes, sides: _corners(bboxes[:, _SWAPPED])
+    _Reading(
+        "x and y of the boxes, or of the masks, seem to be exchanged",
+        lambda bboxes, sides: _corners(bboxes[:, _SWAPPED]),
     ),
-    "y of the boxes, or of the masks, seems to be counted from the lower edge": (
-        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=1)
+    _Reading(
+        "y of the boxes, or of the masks, seems to be counted from the lower edge",
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=1),
     ),
-    "x of the boxes, or of the masks, seems to be counted from the right edge": (
-        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=0)
+    _Reading(
+        "x of the boxes, or of the masks, seems to be counted from the right edge",
+        lambda bboxes, sides: _mirrored(_corners(bboxes), sides, axis=0),
     ),
-    "The boxes seem to begin at their centre: write x - width / 2, y - height / 2": (
-        lambda bboxes, sides: _centred(bboxes)
+    _Reading(
+        "The boxes seem to begin at their centre: write x - width / 2, y - height / 2",
+        lambda bboxes, sides: _centred(bboxes),
     ),
-    "The boxes seem to be shares of the image's sides: multiply them by its width and height": (
-        lambda bboxes, sides: _times_sides(_corners(bboxes), sides)
+    _Reading(
+        "The boxes seem to be shares of the image's sides: multiply them by its width and height",
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides),
     ),
-    "The boxes seem to be percent of the image's sides: take them times width and height / 100": (
-        lambda bboxes, sides: _times_sides(_corners(bboxes), sides) / 100
+    _Reading(
+        "The boxes seem to be percent of the image's sides: take them times width and height / 100",
+        lambda bboxes, sides: _times_sides(_corners(bboxes), sides) / 100,
     ),
-}
-# the same of the extents of masks (n, 4)
-_MASK_READINGS: dict[str, Callable[[Array, Array], Array]] = {
-    "The masks seem to be shares of the image's sides: multiply them by its width and height": (
-        _times_sides
+)
+# what the extents of masks may hold in the place of corners in pixels
+_MASK_READINGS = (
+    _Reading(
+        "The masks seem to be shares of the image's sides: multiply them by its width and height",
+        _times_sides,
     ),
-    "The masks seem to be percent of the image's sides: take them times width and height / 100": (
-        lambda extents, sides: _times_sides(extents, sides) / 100
+    _Reading(
+        "The masks seem to be percent of the image's sides: take them times width and height / 100",
+        lambda extents, sides: _times_sides(extents, sides) / 100,
     ),
-}
+)
 
 
 @dataclass
@@ -442,7 +477,9 @@ class _PixelFacts:
     note: str
 
 
-def _look_at_pixels(masked: Sequence[SortedBox], comparison: _Comparison) -> dict[int, _PixelFacts]:
+def _look_at_pixels(
+    masked: Sequence[BoxOfImage], comparison: _Comparison
+) -> dict[int, _PixelFacts]:
     """Decode the first masks that differ from their boxes: row -> what the pixels say.
 
     Run lengths that are incomplete are left out; they are refused where masks are asked for.
@@ -454,13 +491,13 @@ def _look_at_pixels(masked: Sequence[SortedBox], comparison: _Comparison) -> dic
         if not isinstance(entry.shape, RunLengths) or count_pixels(entry.shape) != height * width:
             continue
         pixels = decode(entry.shape, height, width)
-        box = comparison.boxes[row]
+        box = comparison.box_corners[row]
         extent = pixel_extent(pixels) or (0.0, 0.0, 0.0, 0.0)
         cause = None
-        if np.abs(np.array(extent) - box).max() > ROUNDING_PX:
+        if np.abs(np.array(extent) - box).max() > _ROUNDING_PX:
             cause = _cause_of_pixels(pixels, box)
         found[row] = _PixelFacts(extent, cause, _share_inside(pixels, box))
-        if len(found) == EXAMINED:
+        if len(found) == _EXAMINED:
             break
     return found
 
@@ -479,7 +516,7 @@ def _cause_of_pixels(pixels: Array, box: Array) -> str | None:
         ("The masks are mirrored", pixels[:, ::-1]),
     ):
         extent = pixel_extent(other)
-        if extent is not None and np.abs(np.array(extent) - box).max() <= ROUNDING_PX:
+        if extent is not None and np.abs(np.array(extent) - box).max() <= _ROUNDING_PX:
             return cause
     return None
 
@@ -497,7 +534,7 @@ def _share_inside(pixels: Array, box: Array) -> str:
 
 def _report(
     file: Path,
-    masked: Sequence[SortedBox],
+    masked: Sequence[BoxOfImage],
     comparison: _Comparison,
     causes: Sequence[str | None],
     notes: dict[int, str],
@@ -519,17 +556,17 @@ def _report(
         f"{file}: {wrong} of {len(masked)} boxes contradict their masks, such as {entry.name}: "
         f"its bbox is {_numbers(entry.bbox)} ({BBOX}), its mask {spans}. {cause}{of_them}"
     )
-    most = MOST_WRONG if len(masked) >= FEWEST else MOST_WRONG_OF_FEW
+    most = _MOST_WRONG if len(masked) >= _FEWEST else _MOST_WRONG_OF_FEW
     if wrong > most * len(masked):
         raise DataError(message)
     logger.warning("%s. They are used as they are", message)
 
 
 def _warn_of_loose_boxes(
-    file: Path, masked: Sequence[SortedBox], comparison: _Comparison, wrong: set[int]
+    file: Path, masked: Sequence[BoxOfImage], comparison: _Comparison, wrong: set[int]
 ) -> None:
     """Warn of boxes that are much larger than their masks: right for partly hidden objects."""
-    is_loose = (comparison.spanned < LEAST_SPANNED) & comparison.is_suspicious()
+    is_loose = (comparison.spanned < _LEAST_SPANNED) & comparison.is_suspicious()
     rows = [row for row in np.flatnonzero(is_loose).tolist() if row not in wrong]
     if rows:
         logger.warning(
@@ -546,7 +583,7 @@ def _warn_of_loose_boxes(
 # ------------------------------------------------------------------------------------------------
 
 
-def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
+def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Compare boxes without a mask with their ``area``, which corners contradict.
 
     Raises:
@@ -559,7 +596,7 @@ def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
     left, top, width, height = np.array([entry.bbox for entry in rated]).T
     of_sides = width * height
     of_corners = (width - left) * (height - top)
-    tolerance = np.maximum(AREA_ROUNDING * areas, AREA_ROUNDING_PX)
+    tolerance = np.maximum(_AREA_ROUNDING * areas, _AREA_ROUNDING_PX)
     fits_sides = np.abs(areas - of_sides) <= tolerance
     fits_corners = (np.abs(areas - of_corners) <= tolerance) & (width > left) & (height > top)
     are_corners = fits_corners & ~fits_sides
@@ -571,12 +608,12 @@ def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
             f"{_numbers(first.bbox)}; expected {BBOX}. It fits corners, x1, y1, x2, y2: write x1, y1, "
             "x2 - x1, y2 - y1"
         )
-        if are_corners.sum() >= FEWEST_AREAS:
+        if are_corners.sum() >= _FEWEST_AREAS:
             raise DataError(message)
         logger.warning("%s, unless the area is that of a mask", message)
         return
-    is_larger = areas > LARGEST_AREA * of_sides + AREA_ROUNDING_PX
-    if is_larger.sum() > MOST_WRONG * len(rated):
+    is_larger = areas > _LARGEST_AREA * of_sides + _AREA_ROUNDING_PX
+    if is_larger.sum() > _MOST_WRONG * len(rated):
         first = rated[int(is_larger.argmax())]
         logger.warning(
             "%s: the area of %d of %d boxes is larger than the box, such as %s with the area %s "
@@ -591,10 +628,11 @@ def check_areas(file: Path, boxes: Sequence[SortedBox]) -> None:
 
 
 def _has_area(box: CocoBox) -> bool:
-    return type(box.area) in (int, float) and box.area > 0
+    is_number = isinstance(box.area, int | float) and not isinstance(box.area, bool)
+    return is_number and box.area > 0
 
 
-def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of boxes whose rectangle was turned after it was drawn."""
     turned = [entry for entry in boxes if entry.shape is None and rotation_of(entry.box)]
     if turned:
@@ -610,7 +648,7 @@ def warn_of_turned_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
         )
 
 
-def warn_of_ignored_boxes(file: Path, boxes: Sequence[SortedBox]) -> None:
+def warn_of_ignored_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of boxes with ``ignore: 1``, which some tools leave out and COCO's evaluation does not."""
     ignored = [entry for entry in boxes if entry.box.ignore in (1, True, "1", "true")]
     if ignored:

@@ -6,10 +6,13 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -20,7 +23,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dinoneck.data.box_checks import (
-    SortedBox,
+    BoxOfImage,
     check_areas,
     check_forms,
     check_masks,
@@ -28,9 +31,9 @@ from dinoneck.data.box_checks import (
     warn_of_turned_boxes,
 )
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, in_words, name_entry, shorten
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, name_entry
 from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, paused_collector
+from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.data.segmentations import (
     RECTANGLES,
@@ -42,7 +45,7 @@ from dinoneck.data.segmentations import (
     read_shape,
     run_length_extents,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
+from dinoneck.errors import ConfigError, DataError, ShapeError, in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +56,30 @@ BBox = tuple[float, float, float, float]
 SHORTEST_PX = 1  # side of a box
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 # reasons to leave an object out, see BoxImages.skipped
+OTHER_CLASS = "other class"
+UNKNOWN_IMAGE = "unknown image"
+WITHOUT_BOX = "without box"
+NOT_FINITE = "not finite"
+TOO_SMALL = "too small"
+OUTSIDE = "outside"
 TWICE = "twice"
 EMPTY_MASK = "empty mask"
+CROWD = "crowd"
 BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
 MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
+
+
+@dataclass(slots=True)
+class _BoxObject(ListedObject):
+    """An object with a box.
+
+    Attributes:
+        corners: left, top, right and bottom of its box in pixels, cut at the edge of the image.
+        shape: its mask; None if masks are not asked for.
+    """
+
+    corners: BBox
+    shape: Shape | None
 
 
 class BoxImages(ListedImages):
@@ -92,9 +115,14 @@ class BoxImages(ListedImages):
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
+        file: the JSON.
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
         ids: of the images: whole numbers, or texts if the JSON has other texts than numbers.
+        paths: files of the images, in the same order.
+        crowd: as passed.
+        numbers: image id -> number of its objects, without crowd regions.
+        class_counts: class -> number of its objects in all images, without crowd regions.
         skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
             ``not finite``, ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``,
             ``unknown image``, ``twice`` (equal image, class, box and mask), ``without box`` (no box
@@ -126,6 +154,8 @@ class BoxImages(ListedImages):
         ([[30.0, 10.0, 40.0, 15.0]], [0], ('cell',), 1)
     """
 
+    _objects: Sequence[Sequence[_BoxObject]]
+
     def __init__(
         self,
         annotations: PathLike,
@@ -139,12 +169,14 @@ class BoxImages(ListedImages):
     ) -> None:
         if masks:
             check_pycocotools()
-        self.transform = transform
-        self.masks = masks
-        self.bits = bits
-        self.clipped = 0
-        with paused_collector():
-            boxes = self._open(annotations, CocoBox, images, classes, crowd).annotations
+        with _paused_collector():
+            opened = open_json(annotations, CocoBox, images, classes, crowd)
+            boxes = opened.annotations
+            super().__init__(opened)
+            self.transform = transform
+            self.masks = masks
+            self.bits = bits
+            self.clipped = 0
             self._objects = self._sort(boxes)
         self._log_repairs()
         self._log_skipped(boxes)
@@ -180,7 +212,7 @@ class BoxImages(ListedImages):
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
         image = to_uint8(read_pixels(self.paths[i], self.bits))
-        size = self._size(i, (image.shape[-2], image.shape[-1]))
+        size = self._check_size(i, (image.shape[-2], image.shape[-1]))
         corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
         boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
@@ -199,7 +231,7 @@ class BoxImages(ListedImages):
         """
         if not self.masks:
             raise DataError(MASKS_NOT_READ)
-        size = self._size(i)
+        size = self._check_size(i)
         numbers = self._numbered(i)
         objects = self._objects[i]
         masks = [_decoded(entry, *size) > 0 for entry in objects]
@@ -219,7 +251,7 @@ class BoxImages(ListedImages):
         a box has its ``segmentation``.
         """
         annotations: list[dict[str, Any]] = []
-        for image, objects in zip(self._entries, self._objects, strict=True):
+        for image, objects in zip(self._images, self._objects, strict=True):
             for entry in objects:
                 left, top, right, bottom = entry.corners
                 annotation = {
@@ -239,76 +271,95 @@ class BoxImages(ListedImages):
             for category_id, name in zip(self.category_ids, self.classes, strict=True)
         ]
         return {
-            "images": msgspec.to_builtins(self._entries),
+            "images": msgspec.to_builtins(self._images),
             "annotations": annotations,
             "categories": categories,
         }
 
-    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[ListedObject]]:
+    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
         """Clip the boxes, compare them with their images and masks, and sort them to their images."""
         selected = self._select(boxes)
         repeated = find_repeated(boxes)
-        repairs = self.repaired if self.masks else Repairs()  # of masks that are only compared
         lost = Counter[str]()  # reason -> boxes that show nothing
-        compared: list[SortedBox] = []
-        objects: dict[Any, list[ListedObject]] = {image_id: [] for image_id in self.ids}
+        visible: list[BoxOfImage] = []
         for entry in selected:
-            corners = clip(entry.bbox, entry.image)
-            reason = reason_to_skip(entry.bbox, corners)
+            reason = reason_to_skip(entry.bbox, clip(entry.bbox, entry.image))
             if reason:
                 lost[reason] += 1
+                self._count_skipped(entry, reason)
             elif entry.index in repeated:
-                reason = TWICE
+                self.skipped[TWICE] += 1
             else:
-                entry.shape = self._read_shape(entry, repairs)
-                compared.append(entry)
-                if self.masks and _shows_nothing(entry):
-                    reason = EMPTY_MASK
-            is_crowd = self._is_crowd(entry.box.iscrowd)
-            if is_crowd and reason != TWICE:
-                self.skipped["crowd"] += 1
-            elif reason:
-                self.skipped[reason] += 1
-            if reason:
-                continue
-            if not is_crowd and is_clipped(entry.bbox, corners):
-                self.clipped += 1
-            listed = ListedObject(self._label_of[entry.box.category_id], is_crowd, corners)
-            if self.masks:
-                listed.shape = entry.shape
-            objects[entry.image.id].append(listed)
-        check_forms(self.file, selected, lost)
-        check_masks(self.file, compared)
-        check_areas(self.file, compared)
-        warn_of_turned_boxes(self.file, compared)
-        warn_of_ignored_boxes(self.file, compared)
-        if self.masks:
-            self._check_shown(compared)
+                visible.append(entry)
+        # repairs of masks that are only compared are not reported
+        repairs = self.repaired if self.masks else Repairs()
+        for entry in visible:
+            entry.shape = self._read_shape(entry, repairs)
+        self._check_boxes(selected, lost, visible)
+        objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
+        for entry in visible:
+            if self.masks and _shows_nothing(entry):
+                self._count_skipped(entry, EMPTY_MASK)
+            else:
+                objects[entry.image.id].append(self._object_of(entry))
         return list(objects.values())
 
-    def _select(self, boxes: Sequence[CocoBox]) -> list[SortedBox]:
+    def _count_skipped(self, entry: BoxOfImage, reason: str) -> None:
+        """Count a box that is left out; a crowd region counts as one, whatever else it is."""
+        self.skipped[CROWD if self._is_crowd(entry.box.iscrowd) else reason] += 1
+
+    def _object_of(self, entry: BoxOfImage) -> _BoxObject:
+        """The object that a box shows; a crowd region and a box that is clipped are counted."""
+        is_crowd = self._is_crowd(entry.box.iscrowd)
+        corners = clip(entry.bbox, entry.image)
+        if is_crowd:
+            self.skipped[CROWD] += 1  # it is kept as a region, but is no object
+        elif is_clipped(entry.bbox, corners):
+            self.clipped += 1
+        return _BoxObject(
+            label=self._label_of[entry.box.category_id],
+            is_crowd=is_crowd,
+            corners=corners,
+            shape=entry.shape if self.masks else None,
+        )
+
+    def _check_boxes(
+        self, selected: Sequence[BoxOfImage], lost: Counter[str], visible: Sequence[BoxOfImage]
+    ) -> None:
+        """Compare boxes with their images, masks and areas."""
+        check_forms(self.file, selected, lost)
+        check_masks(self.file, visible)
+        check_areas(self.file, visible)
+        warn_of_turned_boxes(self.file, visible)
+        warn_of_ignored_boxes(self.file, visible)
+        if self.masks:
+            self._check_shown(visible)
+
+    def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
         """The boxes of the classes and of listed images; the others are counted."""
-        image_of = {image.id: image for image in self._entries}
+        image_of = {image.id: image for image in self._images}
         selected = []
         for i, box in enumerate(boxes):
             image = image_of.get(box.image_id)
             if box.category_id not in self._label_of:
-                self.skipped["other class"] += 1
+                self.skipped[OTHER_CLASS] += 1
             elif image is None:
-                self.skipped["unknown image"] += 1
+                self.skipped[UNKNOWN_IMAGE] += 1
             elif box.bbox is not None:
-                selected.append(SortedBox(i, box, box.bbox, image))
+                selected.append(BoxOfImage(i, box, box.bbox, image))
             elif box.segmentation:
-                selected.append(SortedBox(i, box, self._bbox_of_mask(i, box, image), image))
+                selected.append(BoxOfImage(i, box, self._bbox_of_mask(i, box, image), image))
                 self.repaired[BOXES_OF_MASKS] += 1
             else:
-                self.skipped["without box"] += 1
+                self.skipped[WITHOUT_BOX] += 1
         return selected
 
     def _bbox_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
         """The extent of the mask of an annotation that has no box."""
         where = f"{self.file}: {name_entry('annotations', i, box.id)}"
-        shape = read_shape(box, (image.height, image.width), where, Repairs())
+        # the mask is read again with those of the other boxes, and its repairs are counted there
+        uncounted = Repairs()
+        shape = read_shape(box, (image.height, image.width), where, uncounted)
         if shape is None:
             raise DataError(
                 f"{where} has no bbox, and its segmentation {shorten(box.segmentation)} covers no "
@@ -320,7 +371,7 @@ class BoxImages(ListedImages):
             left, top, right, bottom = run_length_extents([shape])[0].tolist()
         return left, top, right - left, bottom - top
 
-    def _read_shape(self, entry: SortedBox, repairs: Repairs) -> Shape | None:
+    def _read_shape(self, entry: BoxOfImage, repairs: Repairs) -> Shape | None:
         """The mask of a box; without ``masks`` it is only compared, so what cannot be read is None."""
         size = (entry.image.height, entry.image.width)
         if self.masks:
@@ -332,7 +383,7 @@ class BoxImages(ListedImages):
         except DataError:
             return None
 
-    def _check_shown(self, boxes: Sequence[SortedBox]) -> None:
+    def _check_shown(self, boxes: Sequence[BoxOfImage]) -> None:
         """Refuse a file of which no object has a mask that shows something."""
         if not boxes:
             return
@@ -343,8 +394,9 @@ class BoxImages(ListedImages):
                 f"segmentation {shorten(first.box.segmentation)} of {first.name}; expected "
                 "polygons of three points or more, [[x, y, x, y, x, y, ...]], or run lengths"
             )
+        num_rectangles = self.repaired[RECTANGLES]  # boxes that were read as their own mask
         # rectangles are masks only next to masks
-        if self.repaired[RECTANGLES] >= len(boxes):
+        if num_rectangles >= len(boxes):
             raise DataError(
                 f"{self.file}: none of the {len(boxes)} objects has a mask: their segmentation is "
                 "empty or repeats the box; draw masks, or train a detector of boxes (--boxes)"
@@ -353,11 +405,27 @@ class BoxImages(ListedImages):
     def _log_skipped(self, boxes: Sequence[CocoBox]) -> None:
         """Say what was left out; crowd regions have a line of their own."""
         left_out = Counter(self.skipped)
-        self._log_crowd(left_out.pop("crowd", 0), len(boxes))
+        self._log_crowd(left_out.pop(CROWD, 0), len(boxes))
         if left_out:
             logger.warning(
                 "%s: boxes left out: %s (of %d)", self.file, in_words(left_out), len(boxes)
             )
+
+
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Pause Python's garbage collector.
+
+    A file of 100,000 boxes becomes millions of values, none of them garbage; the collector looks at
+    them again and again, which takes half of the time of reading.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
@@ -384,7 +452,7 @@ def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
     return repeated
 
 
-def _shows_nothing(entry: SortedBox) -> bool:
+def _shows_nothing(entry: BoxOfImage) -> bool:
     """Whether the mask of an object has no pixel in its image."""
     if entry.shape is None:
         return True
@@ -417,15 +485,15 @@ def reason_to_skip(bbox: BBox, corners: BBox) -> str:
     """
     left, top, right, bottom = corners
     if not all(map(math.isfinite, bbox)):
-        return "not finite"
+        return NOT_FINITE
     if min(bbox[2], bbox[3]) < SHORTEST_PX:
-        return "too small"
+        return TOO_SMALL
     if min(right - left, bottom - top) < SHORTEST_PX:
-        return "outside"
+        return OUTSIDE
     return ""
 
 
-def _decoded(entry: ListedObject, height: int, width: int) -> np.ndarray[Any, Any]:
+def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]:
     """The mask of an object (height, width), uint8."""
     if entry.shape is None:
         raise DataError(MASKS_NOT_READ)

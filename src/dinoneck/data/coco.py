@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import check_unique, is_missing
 from dinoneck.data.word_cells import similar_names
-from dinoneck.errors import DataError, did_you_mean, reason_of, some_of
+from dinoneck.errors import DataError, did_you_mean, reason_of, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,6 @@ _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
 _WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
-_LONGEST_VALUE = 80  # characters of a value in a message
 
 # kinds of repairs, as they are logged
 TEXT_IDS = "ids written as text"
@@ -145,12 +144,12 @@ class Coco(Struct, Generic[Entry]):
     categories: Annotated[list[CocoCategory], Meta(min_length=1)]
 
 
-def read_coco(file: Path, kind: type[Entry], repairs: Repairs) -> Coco[Entry]:
+def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coco[Entry]:
     """Read and check a COCO JSON: types, ids and references.
 
     Args:
         file: the JSON.
-        kind: of its annotations, :class:`CocoBox` or :class:`CocoSegments`.
+        annotation_type: of its annotations, :class:`CocoBox` or :class:`CocoSegments`.
         repairs: is filled with what was repaired.
 
     Raises:
@@ -159,29 +158,16 @@ def read_coco(file: Path, kind: type[Entry], repairs: Repairs) -> Coco[Entry]:
     content = _parse(file)
     _check_form(content, file)
     _repair(content, repairs)
-    coco = _typed(content, kind, file)
+    coco = _typed(content, annotation_type, file)
     _check(coco, file)
     return coco
 
 
-def name_entry(kind: str, i: int, entry_id: object = None) -> str:
+def name_entry(list_name: str, i: int, entry_id: object = None) -> str:
     """Return what messages call an entry: its place in its list, and its id where it has one."""
     if entry_id is None:
-        return f"{kind}[{i}]"
-    return f"{kind}[{i}] (id {entry_id})"
-
-
-def shorten(value: object) -> str:
-    """Return a value for a message, at most 80 characters long."""
-    text = repr(value)
-    if len(text) > _LONGEST_VALUE:
-        return text[: _LONGEST_VALUE - 4] + " ..."
-    return text
-
-
-def in_words(counts: Counter[str]) -> str:
-    """Return counted reasons as text: ``3 outside, 1 too small``."""
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        return f"{list_name}[{i}]"
+    return f"{list_name}[{i}] (id {entry_id})"
 
 
 # Text -> plain values
@@ -294,34 +280,53 @@ def _entries_of(values: Any) -> Entries:
 
 def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
     """Make ids comparable: whole numbers where all spell one, else texts."""
-    kinds = {type(entry.get(key)) for entries, key in uses for entry in entries}
-    if kinds <= {int}:
+    values = [entry.get(key) for entries, key in uses for entry in entries]
+    if all(_is_integer(value) for value in values):
         return
-    values = [entry[key] for entries, key in uses for entry in entries if key in entry]
     texts = [value for value in values if isinstance(value, str)]
     are_numbers = all(whole_number(text) is not None for text in texts)
     for entries, key in uses:
-        for entry in entries:
-            value = entry.get(key)
-            number = whole_number(value)
-            if number is None or (are_numbers and type(value) is int):
-                continue
-            if are_numbers:
-                entry[key] = number
-                repairs[TEXT_IDS if isinstance(value, str) else WHOLE_FLOATS] += 1
-            elif not isinstance(value, str):
-                entry[key] = str(number)
-                repairs[NUMBERS_AMONG_TEXTS] += 1
+        if are_numbers:
+            _ids_to_numbers(entries, key, repairs)
+        else:
+            _ids_to_texts(entries, key, repairs)
+
+
+def _ids_to_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
+    """Write ids as whole numbers; what spells none stays, and is refused when it gets its type."""
+    for entry in entries:
+        value = entry.get(key)
+        number = whole_number(value)
+        if number is not None and not _is_integer(value):
+            entry[key] = number
+            repairs[TEXT_IDS if isinstance(value, str) else WHOLE_FLOATS] += 1
+
+
+def _ids_to_texts(entries: Entries, key: str, repairs: Repairs) -> None:
+    """Write numbers among ids as texts."""
+    for entry in entries:
+        value = entry.get(key)
+        number = whole_number(value)
+        if number is not None and not isinstance(value, str):
+            entry[key] = str(number)
+            repairs[NUMBERS_AMONG_TEXTS] += 1
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether a value is an integer; True and False, which Python counts as such, are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def whole_number(value: Any) -> int | None:
     """Return the whole number that a value spells exactly; None if it spells none."""
-    if type(value) is int:
-        return value
-    if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+    if _is_integer(value):
         return int(value)
-    if isinstance(value, str) and (match := _WHOLE.fullmatch(value)):
-        return int(match[1])
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+        return int(value)
+    if isinstance(value, str):
+        match = _WHOLE.fullmatch(value)
+        if match is not None:
+            return int(match[1])
     return None
 
 
@@ -334,17 +339,17 @@ def _drop_nulls(entries: Entries, key: str) -> None:
 def _repair_whole_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
     for entry in entries:
         value = entry.get(key)
-        if type(value) is int or (number := whole_number(value)) is None:
-            continue
-        repairs[TEXT_NUMBERS if isinstance(value, str) else WHOLE_FLOATS] += 1
-        entry[key] = number
+        number = whole_number(value)
+        if number is not None and not _is_integer(value):
+            entry[key] = number
+            repairs[TEXT_NUMBERS if isinstance(value, str) else WHOLE_FLOATS] += 1
 
 
 def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
     """Make flags 0 or 1; null is as if the flag were not there."""
     for entry in entries:
         value = entry.get(key, 0)
-        if type(value) is int:
+        if _is_integer(value):
             continue
         if value is None:
             del entry[key]
@@ -381,7 +386,7 @@ def _number_of(value: Any, repairs: Repairs) -> Any:
 def _repair_names(categories: Entries, repairs: Repairs) -> None:
     for entry in categories:
         name = entry.get("name")
-        if type(name) is int:
+        if _is_integer(name):
             entry["name"] = str(name)
             repairs[NUMBER_NAMES] += 1
 
@@ -390,10 +395,10 @@ def _repair_names(categories: Entries, repairs: Repairs) -> None:
 # ------------------------------------------------------------------------------------------------
 
 
-def _typed(content: dict[str, Any], kind: type[Entry], file: Path) -> Coco[Entry]:
+def _typed(content: dict[str, Any], annotation_type: type[Entry], file: Path) -> Coco[Entry]:
     """The entries with their types."""
     try:
-        return msgspec.convert(content, Coco[kind])  # type: ignore[valid-type]
+        return msgspec.convert(content, Coco[annotation_type])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         raise DataError(f"{file}: {_explain(error, content)}") from None
 
@@ -411,7 +416,8 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
     place = place.rstrip("`").lstrip(".")
     name = next((step for step in reversed(steps) if not step.isdigit()), "")
     owner = f" (id {entry_id!r})" if entry_id is not None else ""
-    if missing := re.search(r"missing required field `(\w+)`", message):
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
         expected = _EXPECTED.get(missing[1], "")
         return f"{place or 'the file'}{owner} lacks {missing[1]}; expected {expected}"
     expected = _EXPECTED.get(name, message)

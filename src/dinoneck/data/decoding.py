@@ -268,9 +268,10 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         values = np.array(image, np.uint16)[None]
         if image.format == "JPEG2000":
             values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
-        if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
-            bit_depth.check_range(values, name)
         if stated_bits < bit_depth.FILE_BITS:
+            # 15 bits are no camera's: they may hold a part of the range, as 16 may
+            if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
+                bit_depth.check_range(values, name)
             bits = min(stated_bits, bits or stated_bits)
         scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
         return scaled.expand(3, -1, -1)

@@ -11,13 +11,13 @@ from dinoneck.data.bit_depth import FULL
 from dinoneck.data.image_tiffs import has_planes
 
 # raw modes: kinds of colours, and the order of their two bytes
-KINDS = ("RGB", "RGBA", "RGBX")
-HIGH_FIRST = ";16B"
-LOW_FIRST = ";16L"
-NATIVE = ";16N"
+_KINDS = ("RGB", "RGBA", "RGBX")
+_HIGH_FIRST = ";16B"
+_LOW_FIRST = ";16L"
+_NATIVE = ";16N"  # the order of the machine
 # Pillow's decoders whose raw mode does not tell the bits
-PNM_DECODERS = ("ppm", "ppm_plain")
-SGI_DECODER = "SGI16"
+_PNM_DECODERS = ("ppm", "ppm_plain")
+_SGI_DECODER = "SGI16"
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -28,10 +28,10 @@ def is_deep(image: Image.Image) -> bool:
 def _is_deep_tile(tile: ImageFile._Tile) -> bool:
     decoder = tile[0]
     arguments = tile[3]
-    if decoder in PNM_DECODERS and isinstance(arguments, tuple):
+    if decoder in _PNM_DECODERS and isinstance(arguments, tuple):
         # others state a smaller range, to which Pillow scales
         return bool(arguments[-1] == FULL)
-    return decoder == SGI_DECODER or ";16" in _raw_mode(tile)
+    return decoder == _SGI_DECODER or ";16" in _raw_mode(tile)
 
 
 def file_of(image: Image.Image) -> bytes:
@@ -77,14 +77,14 @@ def _raw_mode(tile: ImageFile._Tile) -> str:
 
 def _other_order(mode: str) -> str | None:
     """The raw mode with the bytes of a value exchanged; None if it is not one of 16-bit RGB."""
-    kind = mode[: -len(NATIVE)]
-    order = mode[-len(NATIVE) :]
-    if kind not in KINDS:
+    kind = mode[: -len(_NATIVE)]
+    order = mode[-len(_NATIVE) :]
+    if kind not in _KINDS:
         return None
-    if order == NATIVE:
-        order = LOW_FIRST if sys.byteorder == "little" else HIGH_FIRST
-    if order == LOW_FIRST:
-        return kind + HIGH_FIRST
-    if order == HIGH_FIRST:
-        return kind + LOW_FIRST
+    if order == _NATIVE:
+        order = _LOW_FIRST if sys.byteorder == "little" else _HIGH_FIRST
+    if order == _LOW_FIRST:
+        return kind + _HIGH_FIRST
+    if order == _HIGH_FIRST:
+        return kind + _LOW_FIRST
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PIL import Image, TiffImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.data import tiff
 from dinoneck.errors import DataError, counted
@@ -18,7 +19,7 @@ COLOURS = {
     tiff.ICCLAB: 3,
     tiff.ITULAB: 3,
 }
-ALPHA = (tiff.PREMULTIPLIED_ALPHA, tiff.ALPHA, tiff.ALPHA_OF_COREL_DRAW)
+KINDS_OF_ALPHA = (tiff.PREMULTIPLIED_ALPHA, tiff.ALPHA, tiff.ALPHA_OF_COREL_DRAW)
 BYTE = 8  # bits
 
 
@@ -65,7 +66,7 @@ def _check_bands(layout: tiff.TiffLayout, name: str) -> None:
     if extra <= 0:
         return
     # Pillow, OpenCV and many others write no tag for alpha
-    has_alpha = not layout.extra or layout.extra[0] in ALPHA
+    has_alpha = not layout.extra or layout.extra[0] in KINDS_OF_ALPHA
     if extra > 1 or not has_alpha:
         raise DataError(
             f"{name} is a TIFF of {counted(layout.bands, 'band')}; expected grey or RGB, with or "
@@ -81,16 +82,21 @@ def check_pages(image: Image.Image, name: str) -> None:
     """
     if tiff.layout_of(image) is None:
         return
-    file = image.fp  # type: ignore[attr-defined]
-    position = file.tell()
-    pages = [*tiff.tiff_pages(file)]
-    file.seek(position)
-    problem = tiff.problem_of_pages(pages)
+    problem = tiff.problem_of_pages(pages_of(image))
     if problem:
         raise DataError(
             f"{name} {problem}; expected one image: write the picture to use as a file, or pass it "
             "as an array"
         )
+
+
+def pages_of(image: Image.Image) -> list[ImageFileDirectory_v2]:
+    """Return the tags of each page of an opened TIFF file, whose position stays."""
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    pages = [*tiff.tiff_pages(file)]
+    file.seek(position)
+    return pages
 
 
 def has_planes(image: Image.Image) -> bool:

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-START = 0xD8
-END = 0xD9
-SCAN = 0xDA
-APP1 = 0xE1  # EXIF and XMP
-COMMENT = 0xFE
+_END = 0xD9
+_SCAN = 0xDA
+_APP1 = 0xE1  # EXIF and XMP
+_COMMENT = 0xFE
 # of frames that are coded in scans of all coefficients, and in progressive scans
-FRAMES = (0xC0, 0xC1, 0xC2)
-END_OF_IMAGE = bytes([0xFF, END])
-FIRST_RESTART = 0xD0
-RESTARTS = 8
-COEFFICIENTS = 64  # of a block
+_FRAMES = (0xC0, 0xC1, 0xC2)
+END_OF_IMAGE = bytes([0xFF, _END])
+_FIRST_RESTART = 0xD0
+_RESTARTS = 8
+_COEFFICIENTS = 64  # of a block
 # of bytes that a cut file is completed with: with one of them about a third of the files that lack
 # a few bits give the same picture, with 12 one in a million
-FILLINGS = 12
+_FILLINGS = 12
+_FILLING_BYTES = 64  # before the end, and after each restart
 # at the end of a whole file; more of them fill up a sector of a disk
-MOST_CODED_ZEROS = 2
+_MOST_CODED_ZEROS = 2
 # what follows the coded bits of a scan: a marker that neither escapes 0xFF nor restarts the coder
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -58,7 +58,7 @@ def segments(raw: bytes | memoryview) -> Iterator[Segment]:
         if marker == 0xFF:  # a byte that fills up
             position += 1
             continue
-        if marker == END:
+        if marker == _END:
             return
         length = view[position + 2] << 8 | view[position + 3]  # with its own two bytes
         after = position + 2 + length
@@ -66,7 +66,7 @@ def segments(raw: bytes | memoryview) -> Iterator[Segment]:
             return
         yield Segment(marker, position, bytes(view[position + 4 : after]))
         position = after
-        if marker == SCAN:
+        if marker == _SCAN:
             following = _AFTER_SCAN.search(view, position)
             if following is None:
                 return
@@ -78,10 +78,10 @@ def has_end(raw: bytes) -> bool:
     last = None
     for segment in segments(raw):
         last = segment
-    if last is None or last.marker != SCAN:
+    if last is None or last.marker != _SCAN:
         return False
     following = _AFTER_SCAN.search(raw, last.start + 2)
-    return following is not None and raw[following.start() + 1] == END
+    return following is not None and raw[following.start() + 1] == _END
 
 
 def hide_exif(raw: np.ndarray[Any, Any]) -> bool:
@@ -93,9 +93,9 @@ def hide_exif(raw: np.ndarray[Any, Any]) -> bool:
         Whether the header could be followed to the first scan.
     """
     for segment in segments(raw.data):
-        if segment.marker == APP1:
-            raw[segment.start + 1] = COMMENT
-        elif segment.marker == SCAN:
+        if segment.marker == _APP1:
+            raw[segment.start + 1] = _COMMENT
+        elif segment.marker == _SCAN:
             return True
     return False
 
@@ -125,7 +125,7 @@ def _without_padding(raw: bytes) -> bytes:
     """The file without the zeros that fill up what was not written, and without half of an end marker."""
     cut = raw.rstrip(b"\x00")
     zeros = len(raw) - len(cut)
-    if 0 < zeros <= MOST_CODED_ZEROS:
+    if 0 < zeros <= _MOST_CODED_ZEROS:
         return raw
     if not cut.endswith(b"\xff"):
         return cut
@@ -139,17 +139,17 @@ def _fillings() -> list[bytes]:
     """Bytes to put before the end: none, and coded bits of no meaning, also after restarts of the coder."""
     random = np.random.default_rng(0)
     fillings = [b""]
-    for _ in range(FILLINGS):
+    for _ in range(_FILLINGS):
         filling = _random_bytes(random)
-        for i in range(2 * RESTARTS):
-            filling += bytes([0xFF, FIRST_RESTART + i % RESTARTS]) + _random_bytes(random)
+        for i in range(2 * _RESTARTS):
+            filling += bytes([0xFF, _FIRST_RESTART + i % _RESTARTS]) + _random_bytes(random)
         fillings.append(filling)
     return fillings
 
 
 def _random_bytes(random: np.random.Generator) -> bytes:
     # 0xFF would begin a marker
-    return random.integers(0, 0xFF, 64, np.uint8).tobytes()
+    return random.integers(0, 0xFF, _FILLING_BYTES, np.uint8).tobytes()
 
 
 def _pixels(raw: bytes) -> np.ndarray[Any, Any] | None:
@@ -167,13 +167,15 @@ def _has_all_scans(raw: bytes) -> bool:
     has_frame = False
     for segment in segments(raw):
         content = segment.content
-        if segment.marker == SCAN and len(content) < 6:
+        # a scan has a count, two bytes for each component, and three bytes; one component at least
+        if segment.marker == _SCAN and len(content) < 6:
             return False
-        if segment.marker in FRAMES:
+        if segment.marker in _FRAMES:
             has_frame = True
+            # after bits, height, width and a count, three bytes for each component; the first names it
             for component in content[6::3]:
-                missing |= {(component, k) for k in range(COEFFICIENTS)}
-        elif segment.marker == SCAN:
+                missing |= {(component, k) for k in range(_COEFFICIENTS)}
+        elif segment.marker == _SCAN:
             # the components with their tables, the first and the last coefficient, their bits
             components = content[1:-3:2]
             first, last, bits = content[-3:]

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from dinoneck.data import label_tiffs, png
+from dinoneck.data import deep_colours, image_tiffs, label_tiffs, png
 from dinoneck.data.decoding import as_list, read_picture, upright
 from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages, tiff_pages
+from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
@@ -42,7 +42,7 @@ class LabelRaster:
             None = it says nothing.
         nodata: values that the file marks as unlabelled.
         palette: index -> colour; None = the values are no indices of a palette.
-        bits: per value, as stored.
+        is_bool: the values are stored as one bit each.
         scaling: the file's rule from stored numbers to quantities, in words; "" = none.
     """
 
@@ -52,14 +52,8 @@ class LabelRaster:
     is_hidden: Raw | None = None
     nodata: FileNodata | None = None
     palette: Mapping[int, Colour] | None = None
-    bits: int = 0
+    is_bool: bool = False
     scaling: str = ""
-
-    def bands(self) -> Raw:
-        """Return the values (H, W, K) with the alpha band, if there is one, as the last."""
-        if self.alpha is None:
-            return self.values
-        return np.concatenate([self.values, self.alpha[..., None]], axis=2)
 
     def unlabelled(self, nodata: Sequence[float]) -> Raw:
         """Return which pixels have no label, (H, W) bool.
@@ -206,7 +200,7 @@ def _from_array(array: Raw, name: str) -> LabelRaster:
         name,
         native.reshape(*native.shape[:2], -1),
         is_hidden=is_hidden,
-        bits=1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize,
+        is_bool=array.dtype.kind == "b",
     )
 
 
@@ -235,7 +229,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
         alpha=alpha,
         is_hidden=is_hidden,
         palette=palette,
-        bits=_bits_of(image, values),
+        is_bool=image.mode == "1",
     )
 
 
@@ -278,7 +272,7 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         alpha=alpha,
         nodata=nodata,
         palette=palette,
-        bits=_bits_of(image, values),
+        is_bool=image.mode == "1",
         scaling=scaling,
     )
 
@@ -288,10 +282,6 @@ def _values_of(image: Image.Image) -> Raw:
     values = np.asarray(upright(image))
     values = values.reshape(*values.shape[:2], -1)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _bits_of(image: Image.Image, values: Raw) -> int:
-    return 1 if image.mode == "1" else 8 * values.dtype.itemsize
 
 
 def without_alpha(raster: LabelRaster) -> LabelRaster:
@@ -334,7 +324,7 @@ def _check_png(image: Image.Image, name: str) -> None:
             f"{name} stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey "
             f"or a palette, or {AS_ARRAY}"
         )
-    if ";16" in stored and not image.mode.startswith("I"):
+    if deep_colours.is_deep(image) and not image.mode.startswith("I"):
         raise DataError(f"{name} has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}")
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(
@@ -369,9 +359,7 @@ def _check_pages(image: Image.Image, name: str) -> None:
     file = getattr(image, "fp", None)
     if file is None or file.closed:
         return
-    position = file.tell()
-    pages = [*tiff_pages(file)]
-    file.seek(position)
+    pages = image_tiffs.pages_of(image)
     for number, tags in enumerate(pages):
         if number > 0 and number_of(tags, Base.NewSubfileType, 0) & MASK_PAGE:
             raise DataError(

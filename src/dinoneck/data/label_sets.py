@@ -54,27 +54,39 @@ class PaletteCheck:
     def __init__(self) -> None:
         self._first: dict[int, tuple[Colour, str]] = {}
 
-    def add(self, raster: LabelRaster, nodata: Sequence[float] = ()) -> None:
-        """Compare the colours of the indices that occur with those of earlier labels.
+    def add(self, name: str, colours: Mapping[int, Colour], nodata: Sequence[float] = ()) -> None:
+        """Compare the colours of the indices of a label with those of earlier labels.
+
+        Args:
+            name: of the label, for messages.
+            colours: index -> colour, of the indices that occur.
+            nodata: indices that may have several colours.
 
         Raises:
-            DataError: if an index that occurs in two labels has different colours in them; one
-                among ``nodata`` may.
+            DataError: if an index that occurs in two labels has different colours in them.
         """
-        if raster.palette is None:
-            return
-        indices, _ = count_values(raster.values[..., 0])
-        for index in indices.tolist():
-            colour = raster.palette.get(index)
-            if colour is None or index in nodata:
+        for index, colour in colours.items():
+            if index in nodata:
                 continue
-            first_colour, first_name = self._first.setdefault(index, (colour, raster.name))
+            first_colour, first_name = self._first.setdefault(index, (colour, name))
             if first_colour != colour:
                 raise DataError(
                     f"the palettes differ: index {index} is {_colour_words(colour)} in "
-                    f"{raster.name} and {_colour_words(first_colour)} in {first_name}; save all "
+                    f"{name} and {_colour_words(first_colour)} in {first_name}; save all "
                     "labels with one palette, or as grey indices"
                 )
+
+
+def used_colours(raster: LabelRaster) -> dict[int, Colour]:
+    """Return index -> colour of the indices that occur in a label; empty if it has no palette."""
+    if raster.palette is None:
+        return {}
+    indices, _ = count_values(raster.values[..., 0])
+    colours = {}
+    for index in indices.tolist():
+        if index in raster.palette:
+            colours[index] = raster.palette[index]
+    return colours
 
 
 def _colour_words(colour: Colour) -> str:
@@ -105,48 +117,66 @@ class NumberCheck:
             self._marked[mark] += int(is_marked.sum())
         if raster.scaling:
             self._scaling.setdefault(raster.scaling, []).append(raster.name)
-        kind = "bool" if raster.bits == 1 else str(raster.values.dtype)
+        kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         numbers = raster.values[~unlabelled]
-        # an end of the range that is a usual nodata value is not part of the range
-        for end in (numbers.min, numbers.max) if numbers.size else ():
-            value = float(end())
-            if _usual(value):
-                is_end = numbers == end()
-                self._ends[value] += int(is_end.sum())
-                numbers = numbers[~is_end]
-            if not numbers.size:
-                break
+        if numbers.size:
+            numbers = self._without_usual_nodata(numbers, numbers.min())
+        if numbers.size:
+            numbers = self._without_usual_nodata(numbers, numbers.max())
         if numbers.size:
             self._low = min(self._low, float(numbers.min()))
             self._high = max(self._high, float(numbers.max()))
+
+    def _without_usual_nodata(self, numbers: Raw, end: Any) -> Raw:
+        """The numbers without an end of their range that is a usual nodata value, which is counted."""
+        value = float(end)
+        if not _usual(value):
+            return numbers
+        is_end = numbers == end
+        self._ends[value] += int(is_end.sum())
+        others: Raw = numbers[~is_end]
+        return others
 
     def report(self, *, converts: bool) -> None:
         """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
         log_marks(self._marked)
         for value, pixels in self._ends.items():
-            is_far = value < self._low or value > self._high
-            gap = self._low - value if value < self._low else value - self._high
-            # the nearest label is at least half a range away, and there is a range
-            if is_far and self._high > self._low and gap >= 0.5 * (self._high - self._low):
+            if self._is_far(value):
                 logger.warning(
                     "%s of the labels hold %.12g, all others %.6g ... %.6g. If it marks pixels "
                     "without a label, pass nodata=%.12g (--nodata %.12g)",
-                    *(counted(pixels, "pixel"), value, self._low, self._high, value, value),
+                    counted(pixels, "pixel"),
+                    value,
+                    self._low,
+                    self._high,
+                    value,
+                    value,
                 )
         if len(self._kinds) > 1:
             examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
             logger.warning(
                 "the labels hold numbers of %d kinds: %s. Check that they have one unit",
-                *(len(examples), some_of(examples, _SHOWN)),
+                len(examples),
+                some_of(examples, _SHOWN),
             )
         if self._scaling and not converts:
             rule, names = next(iter(self._scaling.items()))
+            num_labels = sum(map(len, self._scaling.values()))
             logger.warning(
                 "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
                 "DenseLabels takes scale= and offset=",
-                *(counted(sum(map(len, self._scaling.values())), "label"), rule, names[0]),
+                counted(num_labels, "label"),
+                rule,
+                names[0],
             )
+
+    def _is_far(self, value: float) -> bool:
+        """Whether a number is at least half a range away from all labels that have a range."""
+        if not self._high > self._low:
+            return False
+        gap = max(self._low - value, value - self._high)
+        return gap >= 0.5 * (self._high - self._low)
 
 
 def _usual(value: float) -> bool:
@@ -197,8 +227,8 @@ class MaskFile:
         name: what messages call it.
         pixels: value -> labelled pixels that have it.
         marked: mark -> unlabelled pixels.
-        tops: mean number of upper ends of the areas of a value above 0; 1 = all are blobs. None =
-            the values above 0 are not 1 ... n.
+        tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
+            None = the values above 0 are not 1 ... n.
     """
 
     name: str
@@ -262,24 +292,16 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[LabelRaster, MaskFile]:
+    def read(number: int) -> tuple[MaskFile, dict[int, Colour]]:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
-        return _without_values(raster), _mask_file(raster, nodata)
+        return _mask_file(raster, nodata), used_colours(raster)
 
     palettes = PaletteCheck()
     files = []
-    for raster, file in in_threads(read, range(len(singles))):
-        palettes.add(raster, nodata)
+    for file, colours in in_threads(read, range(len(singles))):
+        palettes.add(file.name, colours, nodata)
         files.append(file)
     return MaskSurvey(files)
-
-
-def _without_values(raster: LabelRaster) -> LabelRaster:
-    """The raster with each of its values once, for the comparison of palettes."""
-    if raster.palette is None:
-        return LabelRaster(raster.name, raster.values[:0])
-    distinct, _ = count_values(raster.values[..., 0])
-    return LabelRaster(raster.name, distinct[:, None, None], palette=raster.palette)
 
 
 def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
@@ -327,7 +349,9 @@ def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
         logger.log(
             level,
             "%s of the labels have none, by %s: %s if they have one",
-            *(counted(count, "pixel"), mark.words(), mark.removal),
+            counted(count, "pixel"),
+            mark.words(),
+            mark.removal,
         )
 
 
@@ -367,7 +391,17 @@ def check_whole(values: Raw, counts: Raw, name: str) -> None:
 
 
 def _mean_tops(index: Raw, objects: int) -> float:
-    """How many runs of a row have no pixel of their value above them, per value."""
+    """How many tops the areas of a value have, as a mean over the values above 0.
+
+    A top is a run of equal pixels in a row with no pixel of its value above it. An object is a blob
+    and has one; a class that is spread over the image has many. Here 1 has one top and 2 has three,
+    which are in brackets, so that the mean is 2::
+
+         . [1  1] .  . [2]
+         1  1  1  .  .  2
+        [2] .  .  .  2  2
+         .  . [2] .  .  .
+    """
     starts = np.ones(index.shape, bool)
     starts[:, 1:] = index[:, 1:] != index[:, :-1]
     has_same_above = np.zeros(index.shape, bool)
@@ -375,8 +409,8 @@ def _mean_tops(index: Raw, objects: int) -> float:
     first = np.flatnonzero(starts.ravel())
     is_joined = np.logical_or.reduceat(has_same_above.ravel(), first)
     run_values = index.ravel()[first]
-    tops = int(((run_values > 0) & ~is_joined).sum())
-    return tops / objects
+    num_tops = int(((run_values > 0) & ~is_joined).sum())
+    return num_tops / objects
 
 
 # Which classes they are
@@ -412,43 +446,52 @@ def mask_classes(
     Raises:
         DataError: if a value is no class, or it is open what the values mean.
     """
-    values = [*survey.pixels]
-    if not values:
+    if not survey.pixels:
         raise DataError(
             f"all pixels of the masks are unlabelled; expected class indices{survey.marked_words()}"
         )
-    stored = tuple(class_values) or None
-    if stored is not None and names and len(names) != len(stored):
-        raise DataError(
-            f"there are {counted(len(names), 'class name')} and {len(stored)} class values; "
-            "expected one value for each name"
-        )
-    if stored is None:
-        _check_one_form(survey)
-    if stored is None and is_black_and_white(values) and len(names) in (0, 2):
-        stored = (values[0], values[1])
-        names = tuple(names) or tuple(map(str, stored))
-        logger.warning(
-            "the masks hold %d and %d alone: they are read as the classes %r and %r",
-            *(*stored, *names),
-        )
-    elif stored is None and not names:
-        check_indices(survey)
-        names = tuple(map(str, range(values[-1] + 1)))
-    elif not names:
-        names = tuple(map(str, stored or ()))
+    names, stored = _choose_classes(survey, tuple(names), tuple(class_values))
     expected = range(len(names)) if stored is None else stored
-    outside = [value for value in values if value not in expected]
+    outside = [value for value in survey.pixels if value not in expected]
     if outside:
-        objects = object_ids(survey) if stored is None else ""
+        objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
-        reason = misfit(survey.pixels, len(names), stored, first=first, objects=objects)
+        reason = describe_misfit(survey.pixels, len(names), stored, first=first, objects=objects)
         raise DataError(f"the masks hold {reason}")
     log_marks(survey.marked, expected)
     pixels = {}
     for name, value in zip(names, expected, strict=True):
         pixels[name] = survey.pixels.get(value, 0)
-    return MaskClasses(tuple(names), stored, pixels)
+    return MaskClasses(names, stored, pixels)
+
+
+def _choose_classes(
+    survey: MaskSurvey, names: tuple[str, ...], class_values: tuple[int, ...]
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The names of the classes and their values; None instead of the values: 0, 1, ..."""
+    if class_values:
+        if names and len(names) != len(class_values):
+            raise DataError(
+                f"there are {counted(len(names), 'class name')} and {len(class_values)} class "
+                "values; expected one value for each name"
+            )
+        return names or tuple(map(str, class_values)), class_values
+    _check_one_form(survey)
+    values = tuple(survey.pixels)
+    if is_black_and_white(values) and len(names) in (0, 2):
+        names = names or tuple(map(str, values))
+        logger.warning(
+            "the masks hold %d and %d alone: they are read as the classes %r and %r",
+            values[0],
+            values[1],
+            names[0],
+            names[1],
+        )
+        return names, values
+    if names:
+        return names, None
+    check_indices(survey)
+    return tuple(map(str, range(values[-1] + 1))), None
 
 
 def is_black_and_white(values: Iterable[int]) -> bool:
@@ -483,7 +526,7 @@ def check_indices(survey: MaskSurvey) -> None:
                 f"class: pass nodata={white} (--nodata {white}), or name the classes with their "
                 f"values: class_values= (--classes, --class-values)"
             )
-    objects = object_ids(survey)
+    objects = reason_for_object_ids(survey)
     if objects:
         raise DataError(
             f"the masks seem to hold object ids, not classes: {objects}. Learn objects from COCO "
@@ -514,7 +557,7 @@ def _is_smoothed(pixels: Mapping[int, int]) -> bool:
     return at_ends >= _LEAST_SHARE_AT_ENDS * sum(pixels.values())
 
 
-def object_ids(survey: MaskSurvey) -> str:
+def reason_for_object_ids(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be ids of objects; "" = they do not."""
     objects = [value for value in survey.pixels if value > 0]
     with_objects = [file for file in survey.files if any(value > 0 for value in file.pixels)]
@@ -526,9 +569,10 @@ def object_ids(survey: MaskSurvey) -> str:
         return f"{len(objects)} numbers up to {largest}, with gaps"
     if len(with_objects) < _LEAST_MASKS:
         return ""
-    if sum(len([value for value in file.pixels if value > 0]) for file in with_objects) == len(
-        objects
-    ):
+    numbers_of_all_masks = 0
+    for file in with_objects:
+        numbers_of_all_masks += sum(value > 0 for value in file.pixels)
+    if numbers_of_all_masks == len(objects):
         first, second = with_objects[:2]
         return (
             f"each of {len(with_objects)} masks has numbers of its own, such as "
@@ -545,7 +589,7 @@ def object_ids(survey: MaskSurvey) -> str:
     return ""
 
 
-def misfit(
+def describe_misfit(
     pixels: Mapping[int, int],
     classes: int,
     stored: Sequence[int] | None = None,
@@ -570,46 +614,85 @@ def misfit(
     if stored is not None:
         return f"{refused} the class values {some_of_numbers(stored)}, or name it as nodata"
     refused += f" class indices 0 ... {classes - 1}"
-    if objects:
-        return f"{refused}. They seem to be object ids (--instances, --panoptic): {objects}"
-    if _is_smoothed(pixels):
-        return (
-            f"{refused}. The mask was smoothed, by resizing or JPEG: make it by nearest neighbour"
-        )
-    values = [*pixels]
-    listed = ", ".join(map(str, values))
-    words = " ".join(map(str, values))
-    if is_black_and_white(values):
-        return (
-            f"{refused}. {values[0]} and {values[1]} alone are two classes: pass "
-            f"class_values=({listed}), or two class names (--classes)"
-        )
-    if values[0] == 1 and values[-1] == classes:
-        option = f"1 2 ... {classes}"
-        if classes <= _SHOWN:
-            option = " ".join(map(str, range(1, classes + 1)))
-        return (
-            f"{refused}. If the classes are numbered from 1, pass class_values=range(1, "
-            f"{classes + 1}) (--class-values {option})"
-        )
-    if outside[-1] < 0:
-        option = " ".join(map(str, outside[:_SHOWN]))
-        return f"{refused}. Pass --nodata {option} (nodata=) if it marks pixels without a class"
-    if len(values) == classes and classes <= _SHOWN:
-        return (
-            f"{refused}. If these are the classes in their order, pass class_values=({listed}) "
-            f"(--class-values {words})"
-        )
-    if len(outside) == 1 and outside[0] in _WHITES and classes == 2 and 1 not in pixels:
-        return (
-            f"{refused}. Pass class_values=(0, {outside[0]}) (--class-values 0 {outside[0]}) if it "
-            "is a class, nodata if it marks pixels without one"
-        )
+    hint = (
+        _hint_for_object_ids(objects)
+        or _hint_for_smoothed(pixels)
+        or _hint_for_black_and_white([*pixels])
+        or _hint_for_classes_from_one([*pixels], classes)
+        or _hint_for_negative(outside)
+        or _hint_for_gaps([*pixels], classes)
+        or _hint_for_white([*pixels], outside, classes)
+    )
+    if hint:
+        return f"{refused}. {hint}"
     return f"{refused}: raise classes, or name it as nodata"
 
 
+def _hint_for_object_ids(reason: str) -> str:
+    if not reason:
+        return ""
+    return f"They seem to be object ids (--instances, --panoptic): {reason}"
+
+
+def _hint_for_smoothed(pixels: Mapping[int, int]) -> str:
+    if not _is_smoothed(pixels):
+        return ""
+    return "The mask was smoothed, by resizing or JPEG: make it by nearest neighbour"
+
+
+def _hint_for_black_and_white(values: Sequence[int]) -> str:
+    if not is_black_and_white(values):
+        return ""
+    return (
+        f"{values[0]} and {values[1]} alone are two classes: pass class_values=({values[0]}, "
+        f"{values[1]}), or two class names (--classes)"
+    )
+
+
+def _hint_for_classes_from_one(values: Sequence[int], classes: int) -> str:
+    if values[0] != 1 or values[-1] != classes:
+        return ""
+    option = f"1 2 ... {classes}"
+    if classes <= _SHOWN:
+        option = " ".join(map(str, range(1, classes + 1)))
+    return (
+        f"If the classes are numbered from 1, pass class_values=range(1, {classes + 1}) "
+        f"(--class-values {option})"
+    )
+
+
+def _hint_for_negative(outside: Sequence[int]) -> str:
+    if outside[-1] >= 0:
+        return ""
+    option = " ".join(map(str, outside[:_SHOWN]))
+    return f"Pass --nodata {option} (nodata=) if it marks pixels without a class"
+
+
+def _hint_for_gaps(values: Sequence[int], classes: int) -> str:
+    """The hint for as many numbers as there are classes, which are not 0, 1, ..."""
+    if len(values) != classes or classes > _SHOWN:
+        return ""
+    listed = ", ".join(map(str, values))
+    option = " ".join(map(str, values))
+    return (
+        f"If these are the classes in their order, pass class_values=({listed}) (--class-values "
+        f"{option})"
+    )
+
+
+def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:
+    """The hint for 255 (or 65535) as the only number that is no class, where one of two is free."""
+    is_white = len(outside) == 1 and outside[0] in _WHITES
+    if not is_white or classes != 2 or 1 in values:
+        return ""
+    return (
+        f"Pass class_values=(0, {outside[0]}) (--class-values 0 {outside[0]}) if it is a class, "
+        "nodata if it marks pixels without one"
+    )
+
+
 def some_of_numbers(values: Iterable[int]) -> str:
-    """Return the first numbers, and how many more there are."""
+    """Return the first numbers in their order as text, and how many more there are: ``1, 2, 3, 4, 5 and 2 more``."""
     ordered = [*values]
     shown = ", ".join(map(str, ordered[:_SHOWN]))
     rest = len(ordered) - _SHOWN

@@ -22,7 +22,7 @@ AS_ARRAY = "read it with a raster library and pass an array (H, W) or (H, W, K)"
 
 _STORED_AS_THEY_ARE = (tiff.MIN_IS_BLACK, tiff.RGB, tiff.PALETTE, tiff.CMYK)
 # none, CCITT (3), LZW, Adobe and old Deflate, PackBits, LZMA, Zstandard
-_LOSSLESS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000)
+_LOSSLESS_CODECS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000)
 _LOSSY_NAMES = {6: "JPEG", 7: "JPEG", 34712: "JPEG 2000", 34887: "LERC", 50001: "WebP"}
 # (kind, bits) of one band that Pillow reads without a change
 _READABLE = (
@@ -65,7 +65,7 @@ def problem_of(layout: TiffLayout) -> str:
 
 
 def _storage_problem(layout: TiffLayout) -> str:
-    if layout.compression not in _LOSSLESS:
+    if layout.compression not in _LOSSLESS_CODECS:
         codec = _LOSSY_NAMES.get(layout.compression, f"method {layout.compression}")
         return (
             f"is compressed by {codec}, which may change numbers; expected LZW, Deflate or "

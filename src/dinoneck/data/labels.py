@@ -24,12 +24,13 @@ from dinoneck.data.label_sets import (
     PaletteCheck,
     check_whole,
     count_values,
+    describe_misfit,
     is_black_and_white,
     mask_classes,
-    misfit,
     one_band,
     some_of_numbers,
     survey_masks,
+    used_colours,
 )
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
@@ -214,7 +215,7 @@ class DenseLabels:
         palettes = PaletteCheck()
         for raster in read_labels(labels, image_sizes):
             opaque = without_alpha(raster)
-            palettes.add(opaque, self._nodata)
+            palettes.add(opaque.name, used_colours(opaque), self._nodata)
             yield opaque
 
     def _quantities(
@@ -270,7 +271,7 @@ class DenseLabels:
         check_whole(values, counts, name)
         pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
         stored = None if self.class_values is None else [*self.class_values]
-        raise DataError(f"{name} holds {misfit(pixels, classes, stored)}")
+        raise DataError(f"{name} holds {describe_misfit(pixels, classes, stored)}")
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
@@ -306,14 +307,6 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         "class_values",
     )
     return len(classes.names)
-
-
-def all_stored(
-    labels: Any, image_sizes: Sequence[Sequence[int]] | None
-) -> Iterator[tuple[Raw, str]]:
-    """Yield the numbers (H, W, K) of label after label, an alpha band included, and its name."""
-    for raster in read_labels(labels, image_sizes):
-        yield raster.bands(), raster.name
 
 
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Generic, Literal, Self, get_args
 
 import numpy as np
 from PIL import Image
@@ -20,18 +18,17 @@ from dinoneck.data.cells import PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.coco import (
     UNKNOWN_SIDE,
-    Coco,
+    CocoCategory,
+    CocoImage,
     Entry,
     Id,
     Repairs,
     choose_classes,
-    in_words,
     read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
-from dinoneck.data.segmentations import Shape
 from dinoneck.data.sources import find_files
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, in_words
 from dinoneck.tasks import OBJECTS
 
 logger = logging.getLogger(__name__)
@@ -46,22 +43,6 @@ CROWD_REMEDY = (
 IMAGE_SIZES = "image sizes read from the images"  # a kind of repair, as it is logged
 
 
-@contextlib.contextmanager
-def paused_collector() -> Iterator[None]:
-    """Pause Python's garbage collector.
-
-    A file of 100,000 boxes becomes millions of values, none of them garbage; the collector looks at
-    them again and again, which takes half of the time of reading.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 @dataclass(slots=True)
 class ListedObject:
     """An object of an image.
@@ -69,16 +50,115 @@ class ListedObject:
     Attributes:
         label: index of its class.
         is_crowd: whether it is a crowd region, which is no object of its own.
-        corners: left, top, right and bottom of its box in pixels; of a panoptic segment none.
-        shape: the mask that the JSON has of a box; None if masks are not asked for.
-        png_id: id of the pixels of a panoptic segment in its PNG.
     """
 
     label: int
     is_crowd: bool
-    corners: tuple[float, ...] = ()
-    shape: Shape | None = None
-    png_id: int = 0
+
+
+@dataclass
+class OpenedJson(Generic[Entry]):
+    """A COCO JSON with the choices of its reader.
+
+    Attributes:
+        file: the JSON.
+        crowd: whether entries with ``iscrowd`` are objects.
+        category_ids: name of a class -> id of its category, in the order of the labels.
+        images: entries of the images, with their sizes.
+        annotations: entries of the annotations, of all categories.
+        categories: entries of the categories, the chosen ones and the others.
+        paths: files of the images, in the same order as their entries.
+        repaired: what was written in another way than COCO's, and read -> how often.
+    """
+
+    file: Path
+    crowd: Crowd
+    category_ids: dict[str, Id]
+    images: list[CocoImage]
+    annotations: list[Entry]
+    categories: list[CocoCategory]
+    paths: list[Path]
+    repaired: Repairs
+
+
+def open_json(
+    annotations: PathLike,
+    annotation_type: type[Entry],
+    images: PathLike | None,
+    classes: Sequence[str] | None,
+    crowd: Crowd,
+) -> OpenedJson[Entry]:
+    """Read a COCO JSON, choose its classes and find its images.
+
+    Args:
+        annotations: the JSON.
+        annotation_type: of its annotations, :class:`dinoneck.data.coco.CocoBox` or
+            :class:`dinoneck.data.coco.CocoSegments`.
+        images: the folder of the images; None = that of the JSON, or ``images`` in it.
+        classes: names in the order of their labels; None = all, by ascending category id.
+        crowd: whether entries with ``iscrowd`` are objects.
+
+    Raises:
+        DataError: if the JSON cannot be used, or an image does not exist.
+        ConfigError: if ``crowd`` is another word.
+    """
+    if crowd not in get_args(Crowd):
+        raise ConfigError(f"crowd is {crowd!r}; expected one of {', '.join(get_args(Crowd))}")
+    file = Path(annotations)
+    repaired = Repairs()
+    coco = read_coco(file, annotation_type, repaired)
+    category_ids = choose_classes(classes, coco.categories, file)
+    names = [image.file_name for image in coco.images]
+    folder = _find_folder(file, names[0]) if images is None else Path(images)
+    paths = find_files(names, folder, f"images of {file}")
+    _read_missing_sizes(coco.images, paths, file, repaired)
+    return OpenedJson(
+        file=file,
+        crowd=crowd,
+        category_ids=category_ids,
+        images=coco.images,
+        annotations=coco.annotations,
+        categories=coco.categories,
+        paths=paths,
+        repaired=repaired,
+    )
+
+
+def _find_folder(file: Path, name: str) -> Path:
+    """The folder of the images: that of the JSON, or ``images`` in it if the first is not there."""
+    folder = file.parent
+    if not (folder / name).is_file() and (folder / "images").is_dir():
+        return folder / "images"
+    return folder
+
+
+def _read_missing_sizes(
+    images: Sequence[CocoImage], paths: Sequence[Path], file: Path, repaired: Repairs
+) -> None:
+    """Read the sizes that the JSON does not state from the headers of the images."""
+    rows = []
+    for row, image in enumerate(images):
+        if UNKNOWN_SIDE in (image.width, image.height):
+            rows.append(row)
+    turned = []
+    sizes = in_threads(_read_size, [paths[row] for row in rows])
+    for row, size in zip(rows, sizes, strict=True):
+        image = images[row]
+        # a side that is stated stays, and is compared with the image when it is decoded
+        image.height = image.height or size.height
+        image.width = image.width or size.width
+        if size.is_turned:
+            turned.append(row)
+    if rows:
+        repaired[IMAGE_SIZES] += len(rows)
+    if turned:
+        logger.warning(
+            "%s states no size of %d images that are turned by their EXIF tag, such as %s: "
+            "boxes and masks are read as those of the upright image",
+            file,
+            len(turned),
+            paths[turned[0]],
+        )
 
 
 class ListedImages(Dataset[Any]):
@@ -98,71 +178,20 @@ class ListedImages(Dataset[Any]):
         repaired: what was written in another way than COCO's, and read -> how often.
     """
 
-    stuff: frozenset[int] = frozenset()
-    skipped: Counter[str]
     _objects: Sequence[Sequence[ListedObject]]  # of every image
 
-    def _open(
-        self,
-        annotations: PathLike,
-        kind: type[Entry],
-        images: PathLike | None,
-        classes: Sequence[str] | None,
-        crowd: Crowd,
-    ) -> Coco[Entry]:
-        """Read the JSON, choose its classes and find its images; ``images`` is their folder."""
-        if crowd not in get_args(Crowd):
-            raise ConfigError(f"crowd is {crowd!r}; expected one of {', '.join(get_args(Crowd))}")
-        self.file = Path(annotations)
-        self.crowd = crowd
-        self.skipped = Counter()
-        self.repaired = Repairs()
-        coco = read_coco(self.file, kind, self.repaired)
-        id_of = choose_classes(classes, coco.categories, self.file)
-        self.classes = tuple(id_of)
-        self.category_ids = tuple(id_of.values())
+    def __init__(self, opened: OpenedJson[Any]) -> None:
+        self.file = opened.file
+        self.crowd = opened.crowd
+        self.classes = tuple(opened.category_ids)
+        self.category_ids = tuple(opened.category_ids.values())
+        self.ids = tuple(image.id for image in opened.images)
+        self.paths = tuple(opened.paths)
+        self.stuff: frozenset[int] = frozenset()
+        self.skipped = Counter[str]()
+        self.repaired = opened.repaired
+        self._images = tuple(opened.images)
         self._label_of = {category_id: k for k, category_id in enumerate(self.category_ids)}
-        self._entries = tuple(coco.images)
-        self.ids = tuple(entry.id for entry in coco.images)
-        names = [entry.file_name for entry in coco.images]
-        folder = self._find_folder(names[0]) if images is None else Path(images)
-        self.paths: tuple[Path, ...] = tuple(find_files(names, folder, f"images of {self.file}"))
-        self._read_missing_sizes()
-        return coco
-
-    def _find_folder(self, name: str) -> Path:
-        """The folder of the images: that of the JSON, or ``images`` in it if the first is not there."""
-        folder = self.file.parent
-        if not (folder / name).is_file() and (folder / "images").is_dir():
-            return folder / "images"
-        return folder
-
-    def _read_missing_sizes(self) -> None:
-        """Read the sizes that the JSON does not state from the headers of the images."""
-        rows = [
-            row
-            for row, entry in enumerate(self._entries)
-            if UNKNOWN_SIDE in (entry.width, entry.height)
-        ]
-        turned = []
-        sizes = in_threads(_read_size, [self.paths[row] for row in rows])
-        for row, size in zip(rows, sizes, strict=True):
-            entry = self._entries[row]
-            # a side that is stated stays, and is compared with the image when it is decoded
-            entry.height = entry.height or size.height
-            entry.width = entry.width or size.width
-            if size.is_turned:
-                turned.append(row)
-        if rows:
-            self.repaired[IMAGE_SIZES] += len(rows)
-        if turned:
-            logger.warning(
-                "%s states no size of %d images that are turned by their EXIF tag, such as %s: "
-                "boxes and masks are read as those of the upright image",
-                self.file,
-                len(turned),
-                self.paths[turned[0]],
-            )
 
     def _log_repairs(self) -> None:
         """Name what was repaired, in one line."""
@@ -241,12 +270,12 @@ class ListedImages(Dataset[Any]):
         )
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._images)
 
     def take(self, rows: Iterable[int]) -> Self:
         """Return the dataset of these images, in this order.
 
-        ``skipped``, ``clipped`` and ``repaired`` stay as they are.
+        The counts of the whole dataset, such as ``skipped`` and ``repaired``, stay as they are.
 
         Raises:
             DataError: if there are no rows, or one is given twice or does not exist.
@@ -260,13 +289,17 @@ class ListedImages(Dataset[Any]):
         subset = copy.copy(self)
         subset.ids = tuple(self.ids[row] for row in rows)
         subset.paths = tuple(self.paths[row] for row in rows)
-        subset._entries = tuple(self._entries[row] for row in rows)
+        subset._images = tuple(self._images[row] for row in rows)
         subset._objects = tuple(self._objects[row] for row in rows)
         return subset
 
-    def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """The (height, width) of an image, which is that in the JSON."""
-        entry = self._entries[i]
+    def _check_size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return the (height, width) of an image, read from its file if it is not given.
+
+        Raises:
+            DataError: if the JSON states another size.
+        """
+        entry = self._images[i]
         path = self.paths[i]
         height, width = read_image_size(path) if size is None else size
         if (height, width) == (entry.height, entry.width):
@@ -319,7 +352,7 @@ def _read_size(path: Path) -> _ImageSize:
     return _ImageSize(height, width, is_turned=(height, width) != stored and height != width)
 
 
-def _stored_size(image: Image.Image, name: str) -> tuple[int, int]:
+def _stored_size(image: Image.Image, _: str) -> tuple[int, int]:
     return image.height, image.width
 
 

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import Coco, CocoSegments
+from dinoneck.data.coco import CocoCategory, CocoSegments
 from dinoneck.data.decoding import read_picture
-from dinoneck.data.labels import all_stored
-from dinoneck.data.listed_images import UNKNOWN, Crowd, Ids, ListedImages, ListedObject
+from dinoneck.data.label_files import read_labels
+from dinoneck.data.listed_images import (
+    UNKNOWN,
+    Crowd,
+    Ids,
+    ListedImages,
+    ListedObject,
+    open_json,
+)
 from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError, some_of
 
 _CHANNELS = np.array([1, 256, 256**2])  # what a step of red, green and blue adds to an id
 _OPAQUE = 255
+
+
+@dataclass(slots=True)
+class _Segment(ListedObject):
+    """A panoptic segment.
+
+    Attributes:
+        png_id: id of its pixels in the PNG.
+    """
+
+    png_id: int
 
 
 class PanopticImages(ListedImages):
@@ -47,6 +66,8 @@ class PanopticImages(ListedImages):
         ConfigError: if ``crowd`` is another word.
     """
 
+    _objects: Sequence[Sequence[_Segment]]
+
     def __init__(
         self,
         annotations: PathLike,
@@ -56,14 +77,15 @@ class PanopticImages(ListedImages):
         classes: Sequence[str] | None = None,
         crowd: Crowd = "ignore",
     ) -> None:
-        coco = self._open(annotations, CocoSegments, images, classes, crowd)
-        self._maps = self._find_maps(coco)
+        opened = open_json(annotations, CocoSegments, images, classes, crowd)
+        super().__init__(opened)
+        self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]
         self._pngs: dict[object, Path] = dict(
             zip(self._maps, find_files(names, folder, f"PNG files of {self.file}"), strict=True)
         )
-        self.stuff = self._find_stuff(coco)
-        self._objects = [self._listed(self._maps[image_id]) for image_id in self.ids]
+        self.stuff = self._find_stuff(opened.categories)
+        self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
         self._log_repairs()
         marked = 0
         listed = 0
@@ -72,9 +94,9 @@ class PanopticImages(ListedImages):
             listed += len(entry.segments_info)
         self._log_crowd(marked, listed)
 
-    def _find_maps(self, coco: Coco[CocoSegments]) -> dict[object, CocoSegments]:
+    def _find_maps(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
         """Image id -> the entry of its PNG, for every image."""
-        entries = {entry.image_id: entry for entry in coco.annotations}
+        entries = {entry.image_id: entry for entry in annotations}
         for image_id in self.ids:
             if image_id not in entries:
                 raise DataError(
@@ -83,34 +105,34 @@ class PanopticImages(ListedImages):
                 )
         return {image_id: entries[image_id] for image_id in self.ids}
 
-    def _find_stuff(self, coco: Coco[CocoSegments]) -> frozenset[int]:
+    def _find_stuff(self, categories: Sequence[CocoCategory]) -> frozenset[int]:
         """The labels that are no things."""
-        unsaid = [category.name for category in coco.categories if category.isthing is None]
+        unsaid = [category.name for category in categories if category.isthing is None]
         if unsaid:
             raise DataError(
-                f"{self.file} has {len(unsaid)} of {len(coco.categories)} categories without "
+                f"{self.file} has {len(unsaid)} of {len(categories)} categories without "
                 f"isthing: {some_of(map(repr, unsaid), 5)}; write 1 if its objects are counted one "
                 "by one, 0 for stuff such as soil or sky"
             )
         stuff = set()
-        for category in coco.categories:
+        for category in categories:
             if not category.isthing and category.id in self._label_of:
                 stuff.add(self._label_of[category.id])
         return frozenset(stuff)
 
-    def _listed(self, entry: CocoSegments) -> list[ListedObject]:
+    def _segments_of(self, entry: CocoSegments) -> list[_Segment]:
         """The segments of an image that are of the classes."""
-        objects = []
-        for segment in entry.segments_info:
-            if segment.category_id not in self._label_of:
+        segments = []
+        for listed in entry.segments_info:
+            if listed.category_id not in self._label_of:
                 continue
-            listed = ListedObject(
-                label=self._label_of[segment.category_id],
-                is_crowd=self._is_crowd(segment.iscrowd),
-                png_id=segment.id,
+            segment = _Segment(
+                label=self._label_of[listed.category_id],
+                is_crowd=self._is_crowd(listed.iscrowd),
+                png_id=listed.id,
             )
-            objects.append(listed)
-        return objects
+            segments.append(segment)
+        return segments
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64.
@@ -123,7 +145,7 @@ class PanopticImages(ListedImages):
                 three colours or has other ids than are listed, or there are 1000 segments of a
                 class or more.
         """
-        size = self._size(i)
+        size = self._check_size(i)
         image_id = self.ids[i]
         png_ids = _read_png_ids(self._pngs[image_id], size)
         listed = {segment.id for segment in self._maps[image_id].segments_info}
@@ -136,7 +158,11 @@ class PanopticImages(ListedImages):
 
 def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
     """The ids (H, W) that the colours of a PNG spell, 0 where nothing is known."""
-    [(colours, name)] = all_stored(png, [size])
+    [raster] = read_labels(png, [size])
+    name = raster.name
+    colours = raster.values
+    if raster.alpha is not None:
+        colours = np.concatenate([colours, raster.alpha[..., None]], axis=2)
     bands = colours.shape[2]
     if bands == 4 and colours.dtype == np.uint8:
         if (colours[..., 3] != _OPAQUE).any():
@@ -160,26 +186,33 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
     return ids
 
 
-def _mode_of(image: Image.Image, name: str) -> str:
+def _mode_of(image: Image.Image, _: str) -> str:
     return image.mode
+
+
+def _read_as_bgr(png_id: int) -> int:
+    """The id of a colour whose red and blue are exchanged."""
+    red = png_id & 255
+    green = png_id >> 8 & 255
+    blue = png_id >> 16
+    return blue + (green << 8) + (red << 16)
 
 
 def _check_png_ids(png_ids: Ids, listed: set[int], png: Path) -> None:
     """Refuse a PNG that shows other ids than its segments_info lists."""
     shown = {*np.unique(png_ids).tolist()} - {0}
     hint = ""
-    reversed_ids = {
-        blue + (green << 8) + (red << 16)
-        for red, green, blue in ((x & 255, x >> 8 & 255, x >> 16) for x in shown)
-    }
+    reversed_ids = {_read_as_bgr(png_id) for png_id in shown}
     if shown != listed and reversed_ids == listed:
         hint = "; read from blue to red they fit: it was saved as BGR"
-    if unlisted := shown - listed:
+    unlisted = shown - listed
+    if unlisted:
         raise DataError(
             f"{png} shows the ids {some_of(map(str, unlisted), 3)}, which its segments_info does "
             f"not list{hint}"
         )
-    if absent := listed - shown:
+    absent = listed - shown
+    if absent:
         raise DataError(
             f"the segments_info of {png} lists the ids {some_of(map(str, absent), 3)}, which the "
             f"picture does not show{hint}"

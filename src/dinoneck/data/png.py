@@ -11,10 +11,10 @@ from PIL import Image
 from dinoneck.data.deep_colours import file_of
 
 CUT = "image file is truncated"
-SIGNATURE_BYTES = 8
-LENGTH_AND_KIND = struct.Struct(">I4s")
-LENGTH_BYTES = 4
-CHECKSUM = struct.Struct(">I")
+_SIGNATURE_BYTES = 8
+_LENGTH_AND_KIND = struct.Struct(">I4s")
+_LENGTH_BYTES = 4
+_CHECKSUM = struct.Struct(">I")
 PIXELS = b"IDAT"
 
 
@@ -34,17 +34,17 @@ def check_end(image: Image.Image) -> None:
 
 def _has_damaged_pixels(file: bytes) -> bool:
     """Return whether a chunk of pixels is cut, or does not fit its checksum."""
-    position = SIGNATURE_BYTES
-    while position + LENGTH_AND_KIND.size <= len(file):
-        length, kind = LENGTH_AND_KIND.unpack_from(file, position)
-        content = position + LENGTH_AND_KIND.size
+    position = _SIGNATURE_BYTES
+    while position + _LENGTH_AND_KIND.size <= len(file):
+        length, kind = _LENGTH_AND_KIND.unpack_from(file, position)
+        content = position + _LENGTH_AND_KIND.size
         after = content + length
         if kind == PIXELS:
-            if after + CHECKSUM.size > len(file):
+            if after + _CHECKSUM.size > len(file):
                 return True
-            (checksum,) = CHECKSUM.unpack_from(file, after)
-            kind_and_content = memoryview(file)[position + LENGTH_BYTES : after]
+            (checksum,) = _CHECKSUM.unpack_from(file, after)
+            kind_and_content = memoryview(file)[position + _LENGTH_BYTES : after]
             if zlib.crc32(kind_and_content) != checksum:
                 return True
-        position = after + CHECKSUM.size
+        position = after + _CHECKSUM.size
     return False

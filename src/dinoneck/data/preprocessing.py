@@ -381,13 +381,10 @@ def to_image_pixels(
         [[0.0, 20.0], [160.0, 100.0]]
     """
     _check_points(xy)
-    height, width = _size_of(image)
-    placement = preprocess.placement((height, width))
-    resized_height, resized_width = placement.resized
-    top, left = placement.corner
+    image_size, resized, corner = _frames_of(image, preprocess)
     xy = xy * 1.0  # integers become floats
-    scale = xy.new_tensor((width / resized_width, height / resized_height))
-    return (xy - xy.new_tensor((left, top))) * scale
+    scale = xy.new_tensor((image_size.x / resized.x, image_size.y / resized.y))
+    return (xy - xy.new_tensor(corner)) * scale
 
 
 def to_prepared_pixels(
@@ -421,13 +418,28 @@ def to_prepared_pixels(
         [[0.0, 0.0], [64.0, 32.0]]
     """
     _check_points(xy)
+    image_size, resized, corner = _frames_of(image, preprocess)
+    xy = xy * 1.0  # integers become floats
+    scale = xy.new_tensor((resized.x / image_size.x, resized.y / image_size.y))
+    return xy * scale + xy.new_tensor(corner)
+
+
+class _XY(NamedTuple):
+    """Two lengths, or a place, in pixels."""
+
+    x: int
+    y: int
+
+
+def _frames_of(
+    image: ImageInput | Sequence[int], preprocess: Preprocessing
+) -> tuple[_XY, _XY, _XY]:
+    """The size of an image, its size when resized, and its upper left corner in the prepared image."""
     height, width = _size_of(image)
     placement = preprocess.placement((height, width))
     resized_height, resized_width = placement.resized
     top, left = placement.corner
-    xy = xy * 1.0  # integers become floats
-    scale = xy.new_tensor((resized_width / width, resized_height / height))
-    return xy * scale + xy.new_tensor((left, top))
+    return _XY(width, height), _XY(resized_width, resized_height), _XY(left, top)
 
 
 def _check_points(xy: Tensor) -> None:

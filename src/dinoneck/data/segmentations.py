@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from dinoneck.data.coco import WHOLE_FLOATS, CocoBox, Repairs, Side, shorten, whole_number
-from dinoneck.errors import DataError, missing_extra
+from dinoneck.data.coco import WHOLE_FLOATS, CocoBox, Repairs, Side, whole_number
+from dinoneck.errors import DataError, missing_extra, shorten
 
 Array = np.ndarray[Any, Any]
 Extent = tuple[float, float, float, float]

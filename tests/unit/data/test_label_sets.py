@@ -293,6 +293,21 @@ def test_objects_that_are_numbered_from_1_in_each_image_are_recognised() -> None
         count_classes(masks)
 
 
+def test_the_tops_of_areas_are_counted() -> None:
+    """The picture in the docstring of ``_mean_tops``: 1 has one top, and 2 has three."""
+    areas = np.array(
+        [
+            [0, 1, 1, 0, 0, 2],
+            [1, 1, 1, 0, 0, 2],
+            [2, 0, 0, 0, 2, 2],
+            [0, 0, 2, 0, 0, 0],
+        ],
+        np.uint8,
+    )
+    [file] = survey_masks([areas]).files
+    assert file.tops == 2.0
+
+
 def test_named_classes_are_no_object_ids() -> None:
     masks = [mask(0, 1), mask(0, 2), mask(0, 3)]
     names = ["soil", "oats", "rye", "pea"]
