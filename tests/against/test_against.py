@@ -380,9 +380,19 @@ def test_categories_of_warnings_are_told_once_and_sorted() -> None:
     assert categories == ["DeprecationWarning", "UserWarning"]
 
 
-@pytest.mark.parametrize(("words", "has_errors"), [(["--version"], False), (["viz"], True)])
-def test_a_command_tells_whether_it_wrote_on_stderr(words: list[str], has_errors: bool) -> None:
-    assert run_command(words).has_errors is has_errors
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        pytest.param(["list", "heads"], [], id="nothing"),
+        pytest.param(["list", "heads", "--json"], ["text"], id="what is on stdout without --json"),
+        pytest.param(["inspect", "none.safetensors"], ["error:"], id="an error"),
+        pytest.param(["viz"], ["text"], id="wrong usage"),
+    ],
+)
+def test_a_command_tells_what_kinds_of_lines_it_wrote_on_stderr(
+    words: list[str], kinds: list[str]
+) -> None:
+    assert run_command(words).stderr == kinds
 
 
 ONE = Difference("training/masks/report.json/scores", "1", "2")

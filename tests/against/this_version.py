@@ -40,6 +40,9 @@ def train_detector(settings: Groups, out: Path) -> Mapping[str, Any]:
     return detection.train_detector(training.TrainConfig.from_dict(settings), out)
 
 
+KINDS_OF_LINES = ("Traceback", "error:", "interrupted")
+
+
 @dataclass(frozen=True)
 class Ran:
     """What a command line gave.
@@ -47,13 +50,13 @@ class Ran:
     Attributes:
         code: the exit code.
         output: what it printed.
-        has_errors: whether it printed anything on stderr; the words are prose.
+        stderr: what kinds of lines it printed on stderr, see :func:`kinds_of_lines`.
         warnings: the categories of its warnings, which are not printed.
     """
 
     code: int
     output: str
-    has_errors: bool
+    stderr: list[str]
     warnings: list[str]
 
 
@@ -72,7 +75,19 @@ def run_command(words: Sequence[str]) -> Ran:
             runpy.run_module("dinoneck", run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
-    return Ran(code, output.getvalue(), bool(errors.getvalue()), categories)
+    return Ran(code, output.getvalue(), kinds_of_lines(errors.getvalue()), categories)
+
+
+def kinds_of_lines(text: str) -> list[str]:
+    """Return which kinds of lines a text on stderr has; none if it is empty. The words are prose.
+
+    With ``--json`` a verb prints there what it else prints on stdout: that is ``text``.
+    """
+    kinds = set()
+    for line in text.splitlines():
+        beginning = line.split(" ")[0]
+        kinds.add(beginning if beginning in KINDS_OF_LINES else "text")
+    return sorted(kinds)
 
 
 @contextlib.contextmanager

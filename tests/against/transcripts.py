@@ -18,14 +18,17 @@ from tests.transcripts.scenes import FAST, SLOW, commands
 
 MADE_AT = 1_700_000_000
 """When all files of a scene were made, in seconds: a store records it."""
+AS_TEXT = ("usage", "head files", "predictions")
+"""Scenes that are run without ``--json`` too: only then is stderr empty where all is well."""
 INDEX = ".sqlite"
 """The ending of a store's index, which opening it may write again."""
 
 
-def run_scene(scene: str, folder: Path) -> dict[str, Any]:
+def run_scene(scene: str, folder: Path, *, as_json: bool = True) -> dict[str, Any]:
     """Run the commands of a scene one after another: command -> what it gave.
 
-    They run in a folder of their own, next to a hub, so the one that is given stays empty.
+    They run in a folder of their own, next to a hub, so the one that is given stays empty. Without
+    ``as_json`` what they print is prose: only whether it is there is compared.
     """
     results: dict[str, Any] = {}
     with scene_folder() as inside:
@@ -37,14 +40,14 @@ def run_scene(scene: str, folder: Path) -> dict[str, Any]:
             name = command
             if times[command] > 1:
                 name = f"{command} (time {times[command]})"
-            results[name] = run_in(inside, command)
+            results[name] = run_in(inside, command, as_json=as_json)
     return results
 
 
-def run_in(folder: Path, command: str) -> dict[str, Any]:
+def run_in(folder: Path, command: str, *, as_json: bool) -> dict[str, Any]:
     """Run a command line in a scene's folder, which is the current one."""
     words = shlex.split(command)
-    if not words[0].startswith("-"):
+    if as_json and not words[0].startswith("-"):
         words.append("--json")
     before = hashes(folder)
     ran = run_command(words)
@@ -59,7 +62,8 @@ def run_in(folder: Path, command: str) -> dict[str, Any]:
     removed = sorted(path.relative_to(folder).as_posix() for path in before.keys() - after.keys())
     result: dict[str, Any] = {
         "exit": ran.code,
-        "stderr": "something" if ran.has_errors else "nothing",
+        "stdout": "something" if ran.output else "nothing",
+        "stderr": ran.stderr,
         "warnings": ran.warnings,
     }
     if ran.output.startswith("{"):
@@ -79,3 +83,5 @@ def hashes(folder: Path) -> dict[Path, str]:
 
 
 CASES = {scene: partial(run_scene, scene) for scene in (*FAST, *SLOW)}
+for _scene in AS_TEXT:
+    CASES[f"{_scene} without json"] = partial(run_scene, _scene, as_json=False)
