@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from tests import kit
-from tests.pretend_device import NAME, pretend_device
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
@@ -258,19 +257,6 @@ def test_a_linear_layer_on_int8_gives_the_dtype_of_its_weight_and_gradients() ->
 
 def test_the_length_of_int8_tokens_is_their_number_of_images() -> None:
     assert len(quantised(outlier_tokens())) == 2
-
-
-def test_int8_tokens_stay_int8_on_another_device() -> None:
-    packed = quantised(outlier_tokens())
-    expected = packed.pool()
-    with pretend_device():
-        moved = packed.to(NAME)
-        assert [x.dtype for x in moved.q] == [torch.int8, torch.int8]
-        parts = (moved.q, moved.scale, moved.prefix, moved.channel_scale)
-        assert {x.device.type for part in parts for x in part} == {NAME}
-        pooled = [x.cpu() for x in moved.pool()]
-    for x, y in zip(pooled, expected, strict=True):
-        torch.testing.assert_close(x, y)
 
 
 def test_an_int8_store(
