@@ -23,6 +23,7 @@ from dinoneck import (
     Composition,
     ConfigError,
     DataError,
+    DenseHead,
     FeatureStore,
     FPNHead,
     HeadCheckpoint,

@@ -12,7 +12,7 @@ from PIL import Image
 from tests import kit
 from tests.unit.training.meadow import a_run
 
-from dinoneck import Backbone, ConfigError, DenseHead, Predictor, Task, evaluate
+from dinoneck import Backbone, CheckpointError, ConfigError, DenseHead, Predictor, Task, evaluate
 from dinoneck.checkpoint import HeadCheckpoint
 from dinoneck.training import train
 
@@ -211,6 +211,24 @@ def test_an_option_that_contradicts_the_training_is_refused(
 
     with pytest.raises(ConfigError, match=message):
         evaluate(file, field / "images", field / "masks", **options)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        pytest.param(
+            {"class_values": []}, "training.masks.class_values is .*length >= 1", id="none"
+        ),
+        pytest.param({"class_values": ["1"]}, "class_values.*`int`", id="text"),
+        pytest.param({"nodata": 255}, "training.masks.nodata is 255.*`array", id="no list"),
+        pytest.param({"no_data": [255]}, "training.masks.*no_data", id="unknown"),
+    ],
+)
+def test_a_record_that_says_nothing_of_masks_is_refused(
+    tmp_path: Path, tiny: Backbone, record: Any, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        a_file(tmp_path / "head.safetensors", tiny, **record)
 
 
 @pytest.mark.parametrize("is_ensemble", [False, True], ids=["two models", "one ensemble"])
