@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
-from dinoneck.inference.sources import opened
+from dinoneck.inference.sources import MaskRecord, opened
 from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
@@ -41,6 +42,8 @@ from dinoneck.training.table import class_names, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
+
+logger = logging.getLogger(__name__)
 
 _Objects = Literal["boxes", "masks", "segments"]
 """What is scored of objects, and the key of its scores."""
@@ -72,8 +75,9 @@ def evaluate(
             image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
-        nodata: values in masks without a label.
-        class_values: the value of each class in the masks, as ``data.class_values`` of a training.
+        nodata: values in masks without a label; empty = as the head files record of the training.
+        class_values: the value of each class in the masks, as ``data.class_values`` of a training;
+            empty = as the head files record.
         crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
 
     Returns:
@@ -82,7 +86,8 @@ def evaluate(
         -> scores. ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
-        ConfigError: if detectors and heads are mixed.
+        ConfigError: if detectors and heads are mixed, or masks were read in training with other
+            class values or nodata than these, or than for another head.
         DataError: if the truth has nothing that a model predicts, or an image or label cannot be
             used.
         CheckpointError: if a model cannot be read.
@@ -126,7 +131,8 @@ def evaluate(
         )
     tasks = _tasks_of(predictors)
     table = truth_table(images, truth, tasks, group, image_column, labels)
-    masks = _mask_readers(table, tasks, nodata, class_values)
+    asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
+    masks = _mask_readers(table, tasks, asked, _mask_records(predictors))
     scored: dict[str, Scored] = {}
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
@@ -362,8 +368,80 @@ def _values(
     return own
 
 
+def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
+    """How the trainings of the heads that predict segmentations read their masks, as far as recorded."""
+    records: list[MaskRecord] = []
+    for model in models.values():
+        for one in model.passes:
+            for reading in one.readings.values():
+                if any(task.kind == "segmentation" for task in reading.head.tasks):
+                    records += reading.mask_records
+    return records
+
+
+def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRecord:
+    """How masks are read: what the call leaves open is as in the trainings, and stated in a log line.
+
+    Raises:
+        ConfigError: if trainings differ, or the call contradicts one.
+    """
+    of_values = [record for record in records if record.class_values]
+    of_nodata = [record for record in records if record.nodata]
+    for record in of_values:
+        first = of_values[0]
+        if record.class_values != first.class_values:
+            raise ConfigError(
+                f"the training of {first.source} read masks with the class values "
+                f"{_listed(first.class_values)}, that of {record.source} with "
+                f"{_listed(record.class_values)}; evaluate them apart"
+            )
+        if asked.class_values and asked.class_values != record.class_values:
+            raise ConfigError(
+                f"class_values are {_listed(asked.class_values)}, and the training of "
+                f"{record.source} read masks with the class values {_listed(record.class_values)}; "
+                "leave class_values out (--class-values), and write the masks with the values of "
+                "the training if they have others"
+            )
+    for record in of_nodata:
+        first = of_nodata[0]
+        if {*record.nodata} != {*first.nodata}:
+            raise ConfigError(
+                f"the training of {first.source} read masks with nodata {_listed(first.nodata)}, "
+                f"that of {record.source} with {_listed(record.nodata)}; evaluate them apart"
+            )
+        if asked.nodata and not {*record.nodata} <= {*asked.nodata}:
+            raise ConfigError(
+                f"nodata is {_listed(asked.nodata)}, and the training of {record.source} read "
+                f"masks with nodata {_listed(record.nodata)}; leave nodata out (--nodata), or name "
+                f"{_listed(record.nodata)} among it"
+            )
+    with_values = next(iter(of_values), asked) if not asked.class_values else asked
+    with_nodata = next(iter(of_nodata), asked) if not asked.nodata else asked
+    both = {*with_values.class_values} & {*with_nodata.nodata}
+    if both and with_values is not with_nodata:
+        is_of_heads = asked not in (with_values, with_nodata)
+        remedy = "evaluate them apart" if is_of_heads else "leave the option out that names it"
+        raise ConfigError(
+            f"the class values of {with_values.source} are {_listed(with_values.class_values)}, "
+            f"and {min(both):g} is nodata of {with_nodata.source}; {remedy}"
+        )
+    taken = []
+    if with_values is not asked:
+        taken.append(f"class values {_listed(with_values.class_values)}")
+    if with_nodata is not asked:
+        taken.append(f"nodata {_listed(with_nodata.nodata)}")
+    if taken:
+        logger.warning("masks are read as in training: %s", ", ".join(taken))
+    return MaskRecord(asked.source, with_values.class_values, with_nodata.nodata)
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Values as the command line has them."""
+    return " ".join(f"{value:.12g}" for value in values)
+
+
 def _mask_readers(
-    table: Any, tasks: Mapping[str, Task], nodata: Sequence[float], class_values: Sequence[int]
+    table: Any, tasks: Mapping[str, Task], asked: MaskRecord, records: Sequence[MaskRecord]
 ) -> dict[str, DenseLabels]:
     """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
     if LABELS not in table:
@@ -372,6 +450,7 @@ def _mask_readers(
     segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
     if not segmentations or not masks.files:
         return {}
+    _, class_values, nodata = _as_in_training(asked, records)
     survey = survey_masks(masks.files, nodata, masks.image_sizes)
     readers = {}
     for task in segmentations:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from timm.models.eva import Eva
 
 from dinoneck import (
@@ -22,6 +23,7 @@ from dinoneck import (
     Composition,
     ConfigError,
     DataError,
+    DenseHead,
     FeatureStore,
     FPNHead,
     HeadCheckpoint,
@@ -242,6 +244,18 @@ def scored_with_other_classes(folder: Path) -> Any:
     return scored(folder, models)
 
 
+def scored_masks(folder: Path, record: Any, **options: Any) -> Any:
+    """Evaluate a head, whose file records how masks were read, on one mask."""
+    kit.write_images(folder, ["a.png"])
+    Image.fromarray(np.zeros(kit.SIZE, np.uint8)).save(folder / "mask.png")
+    (folder / "t.csv").write_text("image,mask\na.png,mask.png\n")
+    head = DenseHead(64, [Task("cover", dim=2, kind="segmentation", labels=("crop", "soil"))])
+    checkpoint = HeadCheckpoint.from_module(
+        head, backbone=kit.backbone(), training={"masks": record}
+    )
+    return evaluate(checkpoint, folder, folder / "t.csv", labels="mask", **options)
+
+
 ROWS: list[Row] = [
     (lambda: predictor(tta="flip"), ConfigError, "'flip'"),
     (lambda: predictor(batch_size=0), ConfigError, "batch_size is 0"),
@@ -374,6 +388,21 @@ ROWS: list[Row] = [
         "labels is 'mask'",
     ),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
+    (
+        lambda folder: scored_masks(folder, {"class_values": [1, 0]}, class_values=(0, 1)),
+        ConfigError,
+        ("class_values are 0 1", "the training of the head", "1 0", "--class-values"),
+    ),
+    (
+        lambda folder: scored_masks(folder, {"nodata": [9.0]}, nodata=(255,)),
+        ConfigError,
+        ("nodata is 255", "the training of the head", "nodata 9", "--nodata"),
+    ),
+    (
+        lambda folder: scored_masks(folder, {"nodata": [0.0]}, class_values=(0, 1)),
+        ConfigError,
+        ("of the call are 0 1", "0 is nodata of the head", "leave the option out"),
+    ),
     (lambda: to_frame([{"q": 1.0}], [Task("p")]), DataError, ("no 'p'", "holds q")),
     (scored_with_units, DataError, ("mass", "'0.5 kg'", "'a.png'")),
     (

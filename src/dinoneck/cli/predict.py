@@ -479,8 +479,8 @@ def evaluate(
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
-        nodata: mask values without a label, such as 255.
-        class_values: the value of each class in the masks, as in training.
+        nodata: mask values without a label, such as 255; without it as in training.
+        class_values: the value of each class in the masks; without it as in training.
         crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
             objects.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.

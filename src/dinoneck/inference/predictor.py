@@ -417,7 +417,9 @@ def _together(
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
     return first._replace(
-        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs
+        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce),
+        inputs=inputs,
+        mask_records=tuple(record for item in loaded for record in item.mask_records),
     )
 
 

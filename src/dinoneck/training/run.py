@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR
@@ -377,6 +378,7 @@ class Run:
                 "folds": len({*self.folds} - {None}),
                 "seed": optim.seed,
                 "epochs": optim.epochs,
+                **_mask_record(self.config.data),
                 **facts,
             },
             tta=self.config.data.tta,
@@ -450,3 +452,17 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
     del report["config"], report["parameters"]
     report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}
     return files.finish(out, report)
+
+
+def _mask_record(data: DataConfig) -> dict[str, Any]:
+    """How class masks are read, for the head files; empty without options, as files of 0.3 are."""
+    if data.labels is None or data.label_kind != "classes":
+        return {}
+    record: dict[str, Any] = {}
+    if data.class_values:
+        record["class_values"] = [*data.class_values]
+    # JSON has no NaN and no infinity, and neither have class masks
+    nodata = [value for value in data.nodata if math.isfinite(value)]
+    if nodata:
+        record["nodata"] = nodata
+    return {"masks": record} if record else {}
