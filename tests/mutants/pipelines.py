@@ -146,8 +146,10 @@ PIPELINES = [
         sentence="A missing number of a table is read as 0.",
         where="data.tables:read_table",
         edit=replace(
-            "_numbers(_texts, _what, _column, _sheet).reindex(_index)",
-            by="_numbers(_texts, _what, _column, _sheet).reindex(_index, fill_value=0.0)",
+            "_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag)",
+            by="""_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag).reindex(
+                _sheet.ids, fill_value=0.0
+            )""",
         ),
         tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],
     ),
@@ -174,8 +176,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",
-        where="data.decoding:upright",
-        edit=replace("ImageOps.exif_transpose(image)", by="image"),
+        where="data.orientation:upright",
+        edit=always("_transpose is None"),
         tests=["unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
     ),
     Mutant(
@@ -210,7 +212,7 @@ PIPELINES = [
     Mutant(
         sentence="An alpha band of a label is averaged as if it were a band of it.",
         where="data.label_files:read_label",
-        edit=replace("_values[..., :-1]", by="_values"),
+        edit=replace("label_tiffs.has_alpha(_layout)", by="False"),
         tests=["unit/data/test_label_files.py::test_alpha_is_no_band_of_a_label"],
     ),
     Mutant(
@@ -265,9 +267,12 @@ PIPELINES = [
         ),
         where="inference.predictor:Predictor",
         edit=replace(
-            "(_recorded or _backbone.preprocess).changed(blur=blur)",
+            "(_recorded or _backbone.preprocess).changed(blur=blur, bits=bits)",
             by="""(_recorded or _backbone.preprocess).changed(
-                blur=blur, mean=_backbone.preprocess.mean, std=_backbone.preprocess.std
+                blur=blur,
+                bits=bits,
+                mean=_backbone.preprocess.mean,
+                std=_backbone.preprocess.std,
             )""",
         ),
         tests=["unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records"],
