@@ -400,6 +400,11 @@ ROWS: list[Row] = [
         ("images", "train and val", "masks"),
     ),
     (
+        folders("images/train/1.jpg", "images/dev/2.jpg", "masks/train/1.png", "masks/dev/2.png"),
+        DataError,
+        ("dev and train", "one set", "--subfolders folds", "--labels"),
+    ),
+    (
         folders(
             "train/images/train/1.jpg",
             "train/images/val/2.jpg",

@@ -124,6 +124,44 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     return DataFolder(root, _content_without_mask_folder(top))
 
 
+def read_images_and_masks(
+    images: PathLike, masks: PathLike, subfolders: Subfolders | None
+) -> DataFolder:
+    """Tell what a folder of images and a folder of their masks hold; ids are relative to ``images``.
+
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks, another one.
+        subfolders: how the folders in both are read: folds or parts; None = they say nothing, and a
+            warning names those that are called as parts of a data set.
+
+    Raises:
+        DataError: if a folder does not exist, or has no such parts.
+    """
+    image_root = Path(images)
+    mask_root = Path(masks)
+    check_folder(image_root)
+    check_folder(mask_root)
+    if subfolders == "classes":
+        raise DataError(
+            f"--subfolders is classes, and {mask_root} holds masks; expected folds or parts, or leave "
+            "it or --labels out"
+        )
+    if subfolders is not None:
+        top = image_folder(walk(image_root))
+        return _parts_of_images_and_masks(
+            image_root, top, image_folder(walk(mask_root)), subfolders
+        )
+    part_names = _part_names(image_folder(walk(image_root)).with_images())
+    if len(part_names) > 1:
+        line = (
+            "%s: the images of %s are read as one set; --subfolders parts holds out val, --subfolders "
+            "folds each in turn"
+        )
+        logger.warning(line, image_root, _listed(part_names))
+    return DataFolder(image_root, Content("masks", image_root, mask_root))
+
+
 def check_folder(path: Path) -> None:
     """Refuse what is no folder.
 
@@ -226,11 +264,34 @@ def _paired(
 def _images_and_masks(
     root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
 ) -> DataFolder:
-    """A folder of images and one of masks, which may both have the same parts."""
+    """A folder of images and one of masks, which may both have the same parts.
+
+    Raises:
+        DataError: if their folders may be parts, and are not called train and val.
+    """
+    names = [folder.name for folder in images.with_images()]
+    if subfolders is not None or (not images.images and _are_parts(names)):
+        return _parts_of_images_and_masks(root, images, masks, subfolders)
+    if len(_part_names(images.with_images())) > 1:
+        raise DataError(
+            f"the folders of {images.path} are {_listed(names)}, with masks in {masks.path}: parts of "
+            "a data set, or one set? If they are folds, each held out in turn: --subfolders folds; if "
+            f"they are one set: --images {images.path} --labels {masks.path}; parts that are called "
+            "train and val (and test) are read as such"
+        )
+    return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _parts_of_images_and_masks(
+    root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
+) -> DataFolder:
+    """The parts that a folder of images and a folder of masks both have."""
     folders = images.with_images()
-    has_parts = not images.images and _are_parts([folder.name for folder in folders])
-    if not has_parts and subfolders is None:
-        return DataFolder(root, Content("masks", images.path, masks.path))
+    if images.images:
+        raise DataError(
+            f"{images.path} holds images next to its folders {_listed([folder.name for folder in folders])}, "
+            f"such as {images.images[0].name}; move each into one"
+        )
     masks_of = {folder.name: folder for folder in masks.with_images()}
     if not any(folder.name in masks_of for folder in folders):
         raise DataError(
@@ -255,6 +316,11 @@ def _are_parts(names: Sequence[str]) -> bool:
     """Whether folders are train and val, and perhaps test, and nothing else."""
     parts = [part_of(name) for name in names]
     return {"train", "val"} <= set(parts) <= PARTS and len(set(parts)) == len(parts)
+
+
+def _part_names(folders: Sequence[ImageFolder]) -> list[str]:
+    """The names of folders with a word for parts of a data set: train2017, fold1, dev."""
+    return [folder.name for folder in folders if PART_WORDS & words_of(folder.name)]
 
 
 def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:

@@ -448,6 +448,46 @@ def test_parts_of_images_without_such_parts_of_masks_are_refused(tmp_path: Path)
         read_data_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "test"),
+        ("training", "dev"),
+        ("fold1", "fold2"),
+        ("train2017", "val2017"),
+        ("train", "val", "extra"),
+    ],
+    ids="-".join,
+)
+def test_images_and_masks_in_folders_that_may_be_parts_are_refused(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"{kind}/{part}/1.png" for part in parts for kind in ("images", "masks")))
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "parts of a data set, or one set?" in str(error.value)
+    assert all(part in str(error.value) for part in parts)
+    assert f"--images {tmp_path / 'images'} --labels {tmp_path / 'masks'}" in str(error.value)
+    folds = read_data_folder(tmp_path, "folds")
+    assert list(folds.parts) == sorted(parts)
+
+
+def test_images_and_masks_in_folders_of_plots_stay_one_set(tmp_path: Path) -> None:
+    names = ("plot1", "plot2", "train")
+    touched(tmp_path, *(f"{kind}/{name}/1.png" for name in names for kind in ("images", "masks")))
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert len(table) == 3
+
+
+def test_images_beside_the_parts_of_images_and_masks_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "images/0.png", "images/train/1.png", "images/val/1.png")
+    touched(tmp_path, "masks/0.png", "masks/train/1.png", "masks/val/1.png")
+    with pytest.raises(
+        DataError, match=r"images next to its folders train and val, such as 0\.png"
+    ):
+        read_data_folder(tmp_path, "parts")
+
+
 def test_folds_are_read_on_request(tmp_path: Path) -> None:
     touched(tmp_path, "k2/a/1.png", "k2/b/1.png", "k1/a/1.png", "k1/b/1.png")
     table = read_folders(tmp_path, subfolders="folds")
