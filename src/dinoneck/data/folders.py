@@ -21,6 +21,7 @@ from dinoneck.data.layout import (
     Subfolders,
     also_there,
     check_folder,
+    data_files,
     masks_in,
     read_data_folder,
 )
@@ -93,6 +94,8 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
     Raises:
         DataError: as :func:`read_folders` and :func:`read_masks`.
     """
+    if data.kind == "classes":
+        _warn_of_unread(data.root)
     if data.content is not None:
         return _content_table(data.root, data.content)
     tables = []
@@ -164,6 +167,13 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
             "folder"
         )
     return _with_classes(table, content.classes)
+
+
+def _warn_of_unread(root: Path) -> None:
+    """Name the tables and COCO files that lie beside class folders or in them."""
+    files = data_files(root)
+    if files:
+        logger.warning("%s: class folders; not read: %s", root, some_of(files, 3))
 
 
 def _with_classes(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.folder_words import IMAGE_FOLDERS, PART_WORDS, PARTS, part_of, words_of
+from dinoneck.data.folder_words import (
+    IMAGE_FOLDERS,
+    OUTPUT_WORDS,
+    PART_WORDS,
+    PARTS,
+    part_of,
+    words_of,
+)
 from dinoneck.data.image_tree import (
     ImageFolder,
     MaskPair,
     image_folder,
+    is_called_image,
+    is_called_mask,
     mask_pairs,
     masks_beside,
     mirrored_masks,
@@ -493,6 +502,13 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             f"the folders of {root} are {listed}, and all hold images and masks: parts with masks, or "
             f"classes? {as_classes}; {as_folds}; {as_parts}; or name one of them"
         )
+    if _are_samples(folders):
+        held = some_of([file.name for file in folders[0].images], 4)
+        raise DataError(
+            f"the folders of {root} are {listed}, and each holds one image ({folders[0].name}: {held}): "
+            f"one folder for each sample, or classes? {as_classes}; if they are samples, name the "
+            f"image and its label in the rows of a table (--csv){also_there(root)}"
+        )
     shared = _shared_subfolders(folders)
     if shared:
         raise DataError(
@@ -515,6 +531,40 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
                 f"{folder.path}"
             )
     _warn_of_one_subfolder(top, listed)
+    _warn_of_doubtful_classes(folders)
+
+
+def _are_samples(folders: Sequence[ImageFolder]) -> bool:
+    """Whether each folder is that of one sample: ``s0/image.png`` with ``s0/mask.png``, or alone.
+
+    ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
+    """
+    stems = set()
+    for folder in folders:
+        images = [file for file in folder.images if not is_called_mask(file)]
+        if len(images) != 1 or len(folder.all_images()) != len(folder.images):
+            return False
+        stems.add(images[0].stem if is_called_image(images[0]) else None)
+    if len(stems) == 1 and None not in stems:
+        return True
+    return all(any(is_called_mask(file) for file in folder.images) for folder in folders)
+
+
+def _warn_of_doubtful_classes(folders: Sequence[ImageFolder]) -> None:
+    """Name the classes that are called like a part of a data set, or like what programs write."""
+    doubtful = []
+    for folder in folders:
+        words = words_of(folder.name)
+        if words and words <= PART_WORDS | OUTPUT_WORDS:
+            doubtful.append(folder.name)
+    if not doubtful:
+        return
+    names = ", ".join(f"'{name}'" for name in doubtful[:_MOST_NAMES])
+    if len(doubtful) == 1:
+        read = "is read as a class; move it away if it is none"
+    else:
+        read = "are read as classes; move them away if they are none"
+    logger.warning("%s: %s %s", folders[0].path.parent, names, read)
 
 
 def _listed(names: Sequence[str]) -> str:

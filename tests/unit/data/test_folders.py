@@ -391,6 +391,75 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
 
 
 @pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["image.png", "mask.png"], id="image and mask"),
+        pytest.param(["img.png", "label.png", "label_viz.png"], id="labelme"),
+        pytest.param(["image.png", "mask_0.png", "mask_1.png"], id="several masks"),
+        pytest.param(["rgb.png"], id="one image alone"),
+        pytest.param(["scan.png", "GT.png"], id="an image of another name"),
+    ],
+)
+def test_folders_of_one_sample_each_are_no_classes_without_a_word(
+    files: list[str], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"s{number}/{file}" for number in range(7) for file in files))
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert "s0, s1" in str(error.value)
+    assert "one folder for each sample, or classes?" in str(error.value)
+    assert files[0] in str(error.value)
+    assert "--csv" in str(error.value)
+    assert len(read_folders(tmp_path, subfolders="classes")["class"].cat.categories) == 7
+
+
+def test_masks_of_samples_are_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touched(tmp_path, "s0/image.png", "s0/mask.png", "s1/img.png", "s1/label.png")
+    touched(tmp_path, "s2/7.png", "s2/mask_of_venice.png")
+    [found] = list_pictures([tmp_path]).values()
+    expected = ["s0/image.png", "s1/img.png", "s2/7.png", "s2/mask_of_venice.png"]
+    assert names_of(found, tmp_path) == expected
+    assert "left out: 2 masks beside images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        pytest.param("test", "'test' is read as a class; move it away", id="test"),
+        pytest.param("val", "'val' is read as a class", id="val"),
+        pytest.param("unlabeled", "'unlabeled' is read as a class", id="unlabeled"),
+        pytest.param("Predictions", "'Predictions' is read as a class", id="predictions"),
+        pytest.param("overlay", "'overlay' is read as a class", id="overlay"),
+    ],
+)
+def test_a_class_that_may_be_none_is_named(
+    name: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", f"{name}/1.png", "tested_positive/1.png")
+    assert name in read_folders(tmp_path)["class"].tolist()
+    [record] = caplog.records
+    assert line in record.getMessage()
+
+
+def test_several_classes_that_may_be_none_are_named_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", "test/1.png", "val/1.png")
+    assert len(read_folders(tmp_path)) == 4
+    [record] = caplog.records
+    assert f"{tmp_path}: 'test', 'val' are read as classes" in record.getMessage()
+
+
+def test_a_table_beside_class_folders_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "camera1/1.png", "camera2/1.png", "labels.csv")
+    assert read_folders(tmp_path)["class"].tolist() == ["camera1", "camera2"]
+    [record] = caplog.records
+    assert f"not read: the table {tmp_path / 'labels.csv'} (--csv)" in record.getMessage()
+
+
+@pytest.mark.parametrize(
     "names",
     [
         pytest.param(["bus/1", "train/1", "car/1"], id="a train"),
