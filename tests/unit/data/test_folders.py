@@ -284,6 +284,74 @@ def test_a_link_to_an_image_of_another_class_is_refused(tmp_path: Path) -> None:
         read_folders(tmp_path)
 
 
+def link(file: Path, target: Path, how: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if how == "hard":
+        file.hardlink_to(target)
+    else:
+        file.symlink_to(target)
+
+
+HOW = pytest.mark.parametrize("how", ["symbolic", "hard"])
+
+
+@HOW
+def test_one_image_in_two_classes_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    link(tmp_path / "b" / "9.png", tmp_path / "a" / "1.png", how)
+    with pytest.raises(DataError, match=r"a/1\.png and .*b/9\.png are one file in two classes"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/b/3.png")
+    link(tmp_path / "val" / "a" / "0.png", tmp_path / "train" / "a" / "0.png", how)
+    with pytest.raises(DataError, match=r"train/a/0\.png and .*val/a/0\.png are one file in two p"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_with_masks_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/images/0.png", "train/masks/0.png", "val/masks/0.png")
+    link(tmp_path / "val" / "images" / "0.png", tmp_path / "train" / "images" / "0.png", how)
+    with pytest.raises(DataError, match="are one file in two parts"):
+        table_of_folder(read_data_folder(tmp_path))
+
+
+@HOW
+def test_one_image_under_two_names_of_a_class_is_named(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/0.png", "b/1.png")
+    link(tmp_path / "a" / "9.png", tmp_path / "a" / "0.png", how)
+    assert len(read_folders(tmp_path)) == 3
+    [record] = caplog.records
+    line = f"1 file under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
+    assert line in record.getMessage()
+
+
+def test_two_links_to_one_image_elsewhere_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png")
+    top = touched(tmp_path / "top", "images/0.png", *(f"masks/{i}.png" for i in range(3)))
+    link(top / "images" / "1.png", pool / "x.png", "symbolic")
+    link(top / "images" / "2.png", pool / "x.png", "symbolic")
+    assert len(read_masks(top / "images", top / "masks")) == 3
+    assert "1 file under two names" in caplog.text
+
+
+def test_links_to_different_images_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png", "y.png")
+    link(tmp_path / "top" / "a" / "0.png", pool / "x.png", "symbolic")
+    link(tmp_path / "top" / "b" / "0.png", pool / "y.png", "hard")
+    assert read_folders(tmp_path / "top")["class"].tolist() == ["a", "b"]
+    assert caplog.text == ""
+
+
 def test_classes_that_differ_in_case_alone_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
