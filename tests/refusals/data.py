@@ -384,6 +384,11 @@ ROWS: list[Row] = [
         ("train holds", "Val holds"),
     ),
     (folders("train/a/1.jpg", "dev/a/2.jpg"), DataError, ("train", "dev", "--subfolders classes")),
+    (
+        folders("s0/image.png", "s0/mask.png", "s1/image.png", "s1/mask.png"),
+        DataError,
+        ("s0 and s1", "one folder for each sample", "--subfolders classes", "--csv"),
+    ),
     (folders("k1/a/1.jpg", "k1/b/1.jpg", "k2/a/2.jpg"), DataError, ("k1", "k2", "a, b")),
     (folders("images/1.jpg", "masks/1.jpg"), DataError, "read_masks"),
     (folders("images/1.jpg", "labels/1.txt"), DataError, ("labels", ".txt")),
@@ -398,6 +403,11 @@ ROWS: list[Row] = [
         folders("images/train/1.jpg", "images/val/2.jpg", "masks/1.png", "masks/2.png"),
         DataError,
         ("images", "train and val", "masks"),
+    ),
+    (
+        folders("images/train/1.jpg", "images/dev/2.jpg", "masks/train/1.png", "masks/dev/2.png"),
+        DataError,
+        ("dev and train", "one set", "--subfolders folds", "--labels"),
     ),
     (
         folders(

@@ -218,8 +218,9 @@ def known_values(
     Raises:
         ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
             truth is a folder of masks.
-        DataError: if the truth has none of the columns or none of the images, a cell does not fit,
-            or a name stands for several rows or images.
+        DataError: if class folders have a class that the heads do not, the truth has none of the
+            columns or none of the images, a cell does not fit, or a name stands for several rows or
+            images.
     """
     from dinoneck.data.sources import find_images
     from dinoneck.evaluation import truth_table
@@ -245,12 +246,27 @@ def known_values(
     by_name = {task.name: task for task in tasks}
     known = truth_table(None, truth, by_name, image_column=image_column)
     if truth.is_dir():
+        _check_known_classes(truth, known, tasks)
         rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)
     else:
         rows = find_images(list(known.index), images, str(truth))
     values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])
     values = values.astype(object)
     return {image: values.loc[row].dropna().to_dict() for row, image in rows.items()}
+
+
+def _check_known_classes(truth: Path, known: Any, tasks: Sequence[Any]) -> None:
+    """Raise a DataError if class folders have a class that the heads do not."""
+    for task in tasks:
+        if task.kind != "classification" or not task.labels or task.name not in known:
+            continue
+        unknown = set(known[task.name].dropna()) - set(task.labels)
+        if unknown:
+            raise DataError(
+                f"--truth {truth} has the class folder {some_of(sorted(map(repr, unknown)), 3)}; the "
+                f"heads predict {some_of(task.labels, 8)}. Rename the folder, or name a folder without "
+                "it"
+            )
 
 
 def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str, Path]:

@@ -37,6 +37,9 @@ PART_WORDS = {"dev", "eval", "evaluation", "holdout", "heldout", "unlabeled", "u
 """Words in the names of folders that are parts of a data set, not classes of it."""
 PART_WORDS |= {"trainval", "fold", "folds", "split", "part", "cv"}
 PART_WORDS |= {name for names in _PART_NAMES.values() for name in names}
+OUTPUT_WORDS = {"prediction", "predictions", "pred", "preds", "overlay", "overlays", "output"}
+"""Words in the names of folders that programs write, which are no class beside class folders."""
+OUTPUT_WORDS |= {"outputs", "result", "results", "thumb", "thumbs", "thumbnail", "thumbnails"}
 
 
 def part_of(name: str) -> str | None:

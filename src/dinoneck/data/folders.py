@@ -21,10 +21,11 @@ from dinoneck.data.layout import (
     Subfolders,
     also_there,
     check_folder,
+    data_files,
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Listing, one_file_pairs, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -82,7 +83,9 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
             f"images and masks are both in {image_root}; put the masks into a folder of their own"
         )
     beside = masks_in(image_root, label_root)
-    return _mask_table(image_root, image_root if beside is None else beside, label_root)
+    table = _mask_table(image_root, image_root if beside is None else beside, label_root)
+    _check_links(table)
+    return table
 
 
 def table_of_folder(data: DataFolder) -> pd.DataFrame:
@@ -93,14 +96,19 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
     Raises:
         DataError: as :func:`read_folders` and :func:`read_masks`.
     """
+    if data.kind == "classes":
+        _warn_of_unread(data.root)
     if data.content is not None:
-        return _content_table(data.root, data.content)
+        table = _content_table(data.root, data.content)
+        _check_links(table)
+        return table
     tables = []
     for name, content in data.parts.items():
         table_of_part = _content_table(data.root, content)
         table_of_part[FOLD] = name
         tables.append(table_of_part)
     table = pd.concat(tables)
+    _check_links(table)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)
@@ -152,7 +160,7 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
         pictures.append(in_folder)
         class_of |= dict.fromkeys(in_folder.images, folder.name)
     warn_of_masks(pictures)
-    _check_one_class(class_of)
+    _warn_of_case(class_of)
     rows = {}
     for file in sorted(class_of, key=path_order):
         rows[file.relative_to(root).as_posix()] = (file, class_of[file])
@@ -164,6 +172,13 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
             "folder"
         )
     return _with_classes(table, content.classes)
+
+
+def _warn_of_unread(root: Path) -> None:
+    """Name the tables and COCO files that lie beside class folders or in them."""
+    files = data_files(root)
+    if files:
+        logger.warning("%s: class folders; not read: %s", root, some_of(files, 3))
 
 
 def _with_classes(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -184,14 +199,30 @@ def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
             logger.warning(line, other.path, folder.path, folder.name)
 
 
-def _check_one_class(class_of: Mapping[Path, str]) -> None:
-    """Refuse links that give one file to two classes, and name classes whose names differ in case alone."""
-    if any(file.is_symlink() for file in class_of):
-        first: dict[Path, Path] = {}
-        for file, class_name in class_of.items():
-            other = first.setdefault(file.resolve(), file)
-            if class_of[other] != class_name:
-                raise DataError(f"{other} and {file} are one file in two classes; keep one of them")
+def _check_links(table: pd.DataFrame) -> None:
+    """Refuse one file under two names in two parts or two classes, and name it within one.
+
+    Raises:
+        DataError: naming both.
+    """
+    pairs = one_file_pairs(table[IMAGES])
+    if not pairs:
+        return
+    rows = table.set_index(IMAGES)
+    for file, again in pairs:
+        if FOLD in table and rows.at[file, FOLD] != rows.at[again, FOLD]:
+            raise DataError(
+                f"{file} and {again} are one file in two parts, so that a head is scored on what it "
+                "was trained on; keep one of them"
+            )
+        if "class" in table and rows.at[file, "class"] != rows.at[again, "class"]:
+            raise DataError(f"{file} and {again} are one file in two classes; keep one of them")
+    line = "%s under two names, such as %s and %s, count twice; keep one of each"
+    logger.warning(line, counted(len(pairs), "file"), *pairs[0])
+
+
+def _warn_of_case(class_of: Mapping[Path, str]) -> None:
+    """Name classes whose names differ in case alone."""
     spelled: dict[str, str] = {}
     for class_name in dict.fromkeys(class_of.values()):
         other_name = spelled.setdefault(class_name.casefold(), class_name)

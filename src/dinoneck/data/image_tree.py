@@ -297,7 +297,26 @@ def masks_beside(images: Sequence[Path]) -> list[Path]:
     by_stem: dict[str, list[Path]] = {}
     for file in images:
         by_stem.setdefault(file.stem, []).append(file)
-    return _masks_of_equal_stem(by_stem) + _masks_with_mask_word(by_stem)
+    masks = _masks_of_equal_stem(by_stem) + _masks_with_mask_word(by_stem)
+    return masks + [file for file in _masks_called_so(images) if file not in masks]
+
+
+def is_called_mask(file: Path) -> bool:
+    """Whether the name of a file begins with a word for masks: mask.png, mask_0.png, label_viz.png."""
+    first_word = re.split(r"[_\-. \d]", file.stem.lower(), maxsplit=1)[0]
+    return first_word in MASK_WORDS
+
+
+def is_called_image(file: Path) -> bool:
+    """Whether the whole name of a file is a word for images: image.png, img.jpg, rgb.png."""
+    return file.stem.lower() in IMAGE_WORDS | VAGUE_WORDS
+
+
+def _masks_called_so(images: Sequence[Path]) -> list[Path]:
+    """The files that are called masks, in the folder of one sample: ``mask.png`` beside ``image.png``."""
+    if not any(is_called_image(file) for file in images):
+        return []
+    return [file for file in images if is_called_mask(file)]
 
 
 def _masks_of_equal_stem(by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:

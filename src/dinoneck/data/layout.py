@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.folder_words import IMAGE_FOLDERS, PART_WORDS, PARTS, part_of, words_of
+from dinoneck.data.folder_words import (
+    IMAGE_FOLDERS,
+    OUTPUT_WORDS,
+    PART_WORDS,
+    PARTS,
+    part_of,
+    words_of,
+)
 from dinoneck.data.image_tree import (
     ImageFolder,
     MaskPair,
     image_folder,
+    is_called_image,
+    is_called_mask,
     mask_pairs,
     masks_beside,
     mirrored_masks,
@@ -124,6 +133,44 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     return DataFolder(root, _content_without_mask_folder(top))
 
 
+def read_images_and_masks(
+    images: PathLike, masks: PathLike, subfolders: Subfolders | None
+) -> DataFolder:
+    """Tell what a folder of images and a folder of their masks hold; ids are relative to ``images``.
+
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks, another one.
+        subfolders: how the folders in both are read: folds or parts; None = they say nothing, and a
+            warning names those that are called as parts of a data set.
+
+    Raises:
+        DataError: if a folder does not exist, or has no such parts.
+    """
+    image_root = Path(images)
+    mask_root = Path(masks)
+    check_folder(image_root)
+    check_folder(mask_root)
+    if subfolders == "classes":
+        raise DataError(
+            f"--subfolders is classes, and {mask_root} holds masks; expected folds or parts, or leave "
+            "it or --labels out"
+        )
+    if subfolders is not None:
+        top = image_folder(walk(image_root))
+        return _parts_of_images_and_masks(
+            image_root, top, image_folder(walk(mask_root)), subfolders
+        )
+    part_names = _part_names(image_folder(walk(image_root)).with_images())
+    if len(part_names) > 1:
+        line = (
+            "%s: the images of %s are read as one set; --subfolders parts holds out val, --subfolders "
+            "folds each in turn"
+        )
+        logger.warning(line, image_root, _listed(part_names))
+    return DataFolder(image_root, Content("masks", image_root, mask_root))
+
+
 def check_folder(path: Path) -> None:
     """Refuse what is no folder.
 
@@ -226,11 +273,34 @@ def _paired(
 def _images_and_masks(
     root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
 ) -> DataFolder:
-    """A folder of images and one of masks, which may both have the same parts."""
+    """A folder of images and one of masks, which may both have the same parts.
+
+    Raises:
+        DataError: if their folders may be parts, and are not called train and val.
+    """
+    names = [folder.name for folder in images.with_images()]
+    if subfolders is not None or (not images.images and _are_parts(names)):
+        return _parts_of_images_and_masks(root, images, masks, subfolders)
+    if len(_part_names(images.with_images())) > 1:
+        raise DataError(
+            f"the folders of {images.path} are {_listed(names)}, with masks in {masks.path}: parts of "
+            "a data set, or one set? If they are folds, each held out in turn: --subfolders folds; if "
+            f"they are one set: --images {images.path} --labels {masks.path}; parts that are called "
+            "train and val (and test) are read as such"
+        )
+    return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _parts_of_images_and_masks(
+    root: Path, images: ImageFolder, masks: ImageFolder, subfolders: Subfolders | None
+) -> DataFolder:
+    """The parts that a folder of images and a folder of masks both have."""
     folders = images.with_images()
-    has_parts = not images.images and _are_parts([folder.name for folder in folders])
-    if not has_parts and subfolders is None:
-        return DataFolder(root, Content("masks", images.path, masks.path))
+    if images.images:
+        raise DataError(
+            f"{images.path} holds images next to its folders {_listed([folder.name for folder in folders])}, "
+            f"such as {images.images[0].name}; move each into one"
+        )
     masks_of = {folder.name: folder for folder in masks.with_images()}
     if not any(folder.name in masks_of for folder in folders):
         raise DataError(
@@ -255,6 +325,11 @@ def _are_parts(names: Sequence[str]) -> bool:
     """Whether folders are train and val, and perhaps test, and nothing else."""
     parts = [part_of(name) for name in names]
     return {"train", "val"} <= set(parts) <= PARTS and len(set(parts)) == len(parts)
+
+
+def _part_names(folders: Sequence[ImageFolder]) -> list[str]:
+    """The names of folders with a word for parts of a data set: train2017, fold1, dev."""
+    return [folder.name for folder in folders if PART_WORDS & words_of(folder.name)]
 
 
 def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
@@ -427,6 +502,13 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
             f"the folders of {root} are {listed}, and all hold images and masks: parts with masks, or "
             f"classes? {as_classes}; {as_folds}; {as_parts}; or name one of them"
         )
+    if _are_samples(folders):
+        held = some_of([file.name for file in folders[0].images], 4)
+        raise DataError(
+            f"the folders of {root} are {listed}, and each holds one image ({folders[0].name}: {held}): "
+            f"one folder for each sample, or classes? {as_classes}; if they are samples, name the "
+            f"image and its label in the rows of a table (--csv){also_there(root)}"
+        )
     shared = _shared_subfolders(folders)
     if shared:
         raise DataError(
@@ -449,6 +531,40 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
                 f"{folder.path}"
             )
     _warn_of_one_subfolder(top, listed)
+    _warn_of_doubtful_classes(folders)
+
+
+def _are_samples(folders: Sequence[ImageFolder]) -> bool:
+    """Whether each folder is that of one sample: ``s0/image.png`` with ``s0/mask.png``, or alone.
+
+    ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
+    """
+    stems = set()
+    for folder in folders:
+        images = [file for file in folder.images if not is_called_mask(file)]
+        if len(images) != 1 or len(folder.all_images()) != len(folder.images):
+            return False
+        stems.add(images[0].stem if is_called_image(images[0]) else None)
+    if len(stems) == 1 and None not in stems:
+        return True
+    return all(any(is_called_mask(file) for file in folder.images) for folder in folders)
+
+
+def _warn_of_doubtful_classes(folders: Sequence[ImageFolder]) -> None:
+    """Name the classes that are called like a part of a data set, or like what programs write."""
+    doubtful = []
+    for folder in folders:
+        words = words_of(folder.name)
+        if words and words <= PART_WORDS | OUTPUT_WORDS:
+            doubtful.append(folder.name)
+    if not doubtful:
+        return
+    names = ", ".join(f"'{name}'" for name in doubtful[:_MOST_NAMES])
+    if len(doubtful) == 1:
+        read = "is read as a class; move it away if it is none"
+    else:
+        read = "are read as classes; move them away if they are none"
+    logger.warning("%s: %s %s", folders[0].path.parent, names, read)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -180,6 +180,21 @@ def walk(top: Path, most: int | None = None) -> Listing:
     return listing
 
 
+def one_file_pairs(files: Iterable[Path]) -> list[tuple[Path, Path]]:
+    """Return the files that are an earlier one once more, by a link or a hard link: (first, again)."""
+    first: dict[tuple[int, int], Path] = {}
+    pairs = []
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:  # a link to nothing; whoever reads it says so
+            continue
+        earlier = first.setdefault((status.st_dev, status.st_ino), file)
+        if earlier is not file:
+            pairs.append((earlier, file))
+    return pairs
+
+
 def path_order(path: Path) -> str:
     """Return a key that sorts paths as pathlib does, folder by folder, in a fifth of the time."""
     return str(path).replace(os.sep, "\0")

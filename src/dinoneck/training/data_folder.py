@@ -8,7 +8,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dinoneck.data.layout import Content, DataFolder, data_files, read_data_folder
+from dinoneck.data.layout import (
+    Content,
+    DataFolder,
+    data_files,
+    read_data_folder,
+    read_images_and_masks,
+)
 from dinoneck.errors import ConfigError, some_of
 from dinoneck.training.config import FoldsConfig, TrainConfig
 
@@ -19,7 +25,8 @@ def of_data_folder(config: TrainConfig) -> TrainConfig:
     """Return the config with what the folder ``data.images`` holds: its masks, and its parts.
 
     Nothing is changed for a table, boxes and objects, for class folders, and where ``data.labels``
-    names the masks. What is taken is logged in one line.
+    names the masks; their folders are then parts only if ``data.subfolders`` says so. What is taken
+    is logged in one line.
 
     Raises:
         ConfigError: if the config has folds, and the folders make them.
@@ -28,7 +35,12 @@ def of_data_folder(config: TrainConfig) -> TrainConfig:
     data = config.data
     is_table = data.csv is not None or data.store is not None
     is_objects = bool(data.boxes or data.objects)
-    if data.images is None or data.labels is not None or is_table or is_objects:
+    if data.images is None or is_table or is_objects:
+        return config
+    if data.labels is not None:
+        if data.labels != data.images and data.subfolders is not None:
+            pairs = read_images_and_masks(data.images, data.labels, data.subfolders)
+            _check_folds(config.folds, pairs)
         return config
     folder = read_data_folder(data.images, data.subfolders)
     content = folder.content

@@ -25,7 +25,7 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.layout import HELD_OUT, read_data_folder
+from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
@@ -91,8 +91,11 @@ def _table_of_folders(config: TrainConfig) -> Any:
 
     data = config.data
     if data.labels is not None and data.labels != data.images:
-        return read_masks(str(data.images), data.labels)
-    content = read_data_folder(str(data.images), data.subfolders)
+        content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
+        if not content.parts:
+            return read_masks(str(data.images), data.labels)
+    else:
+        content = read_data_folder(str(data.images), data.subfolders)
     table = table_of_folder(content)
     if content.parts and config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"

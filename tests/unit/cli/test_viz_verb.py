@@ -169,6 +169,16 @@ def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> No
     }
 
 
+def test_class_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
+    kind = Task("kind", 2, kind="classification", labels=("oats", "rye"))
+    files = []
+    for name in ("oats", "wheat"):
+        files += write_images(tmp_path / name, ["1.png"], 8, 8)
+    with pytest.raises(DataError) as error:
+        known_values(tmp_path, "image", files[:1], [kind])
+    assert "has the class folder 'wheat'; the heads predict oats, rye" in str(error.value)
+
+
 def test_class_folders_are_known_classes(tmp_path: Path) -> None:
     files = write_images(tmp_path, ["a/0.png", "a/1.png", "b/0.png"])
     kind = Task("species", 2, kind="classification", labels=("b", "a"))

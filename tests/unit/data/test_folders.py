@@ -284,6 +284,74 @@ def test_a_link_to_an_image_of_another_class_is_refused(tmp_path: Path) -> None:
         read_folders(tmp_path)
 
 
+def link(file: Path, target: Path, how: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if how == "hard":
+        file.hardlink_to(target)
+    else:
+        file.symlink_to(target)
+
+
+HOW = pytest.mark.parametrize("how", ["symbolic", "hard"])
+
+
+@HOW
+def test_one_image_in_two_classes_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    link(tmp_path / "b" / "9.png", tmp_path / "a" / "1.png", how)
+    with pytest.raises(DataError, match=r"a/1\.png and .*b/9\.png are one file in two classes"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/b/3.png")
+    link(tmp_path / "val" / "a" / "0.png", tmp_path / "train" / "a" / "0.png", how)
+    with pytest.raises(DataError, match=r"train/a/0\.png and .*val/a/0\.png are one file in two p"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_with_masks_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/images/0.png", "train/masks/0.png", "val/masks/0.png")
+    link(tmp_path / "val" / "images" / "0.png", tmp_path / "train" / "images" / "0.png", how)
+    with pytest.raises(DataError, match="are one file in two parts"):
+        table_of_folder(read_data_folder(tmp_path))
+
+
+@HOW
+def test_one_image_under_two_names_of_a_class_is_named(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/0.png", "b/1.png")
+    link(tmp_path / "a" / "9.png", tmp_path / "a" / "0.png", how)
+    assert len(read_folders(tmp_path)) == 3
+    [record] = caplog.records
+    line = f"1 file under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
+    assert line in record.getMessage()
+
+
+def test_two_links_to_one_image_elsewhere_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png")
+    top = touched(tmp_path / "top", "images/0.png", *(f"masks/{i}.png" for i in range(3)))
+    link(top / "images" / "1.png", pool / "x.png", "symbolic")
+    link(top / "images" / "2.png", pool / "x.png", "symbolic")
+    assert len(read_masks(top / "images", top / "masks")) == 3
+    assert "1 file under two names" in caplog.text
+
+
+def test_links_to_different_images_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png", "y.png")
+    link(tmp_path / "top" / "a" / "0.png", pool / "x.png", "symbolic")
+    link(tmp_path / "top" / "b" / "0.png", pool / "y.png", "hard")
+    assert read_folders(tmp_path / "top")["class"].tolist() == ["a", "b"]
+    assert caplog.text == ""
+
+
 def test_classes_that_differ_in_case_alone_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -391,6 +459,75 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
 
 
 @pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["image.png", "mask.png"], id="image and mask"),
+        pytest.param(["img.png", "label.png", "label_viz.png"], id="labelme"),
+        pytest.param(["image.png", "mask_0.png", "mask_1.png"], id="several masks"),
+        pytest.param(["rgb.png"], id="one image alone"),
+        pytest.param(["scan.png", "GT.png"], id="an image of another name"),
+    ],
+)
+def test_folders_of_one_sample_each_are_no_classes_without_a_word(
+    files: list[str], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"s{number}/{file}" for number in range(7) for file in files))
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert "s0, s1" in str(error.value)
+    assert "one folder for each sample, or classes?" in str(error.value)
+    assert files[0] in str(error.value)
+    assert "--csv" in str(error.value)
+    assert len(read_folders(tmp_path, subfolders="classes")["class"].cat.categories) == 7
+
+
+def test_masks_of_samples_are_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touched(tmp_path, "s0/image.png", "s0/mask.png", "s1/img.png", "s1/label.png")
+    touched(tmp_path, "s2/7.png", "s2/mask_of_venice.png")
+    [found] = list_pictures([tmp_path]).values()
+    expected = ["s0/image.png", "s1/img.png", "s2/7.png", "s2/mask_of_venice.png"]
+    assert names_of(found, tmp_path) == expected
+    assert "left out: 2 masks beside images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        pytest.param("test", "'test' is read as a class; move it away", id="test"),
+        pytest.param("val", "'val' is read as a class", id="val"),
+        pytest.param("unlabeled", "'unlabeled' is read as a class", id="unlabeled"),
+        pytest.param("Predictions", "'Predictions' is read as a class", id="predictions"),
+        pytest.param("overlay", "'overlay' is read as a class", id="overlay"),
+    ],
+)
+def test_a_class_that_may_be_none_is_named(
+    name: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", f"{name}/1.png", "tested_positive/1.png")
+    assert name in read_folders(tmp_path)["class"].tolist()
+    [record] = caplog.records
+    assert line in record.getMessage()
+
+
+def test_several_classes_that_may_be_none_are_named_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", "test/1.png", "val/1.png")
+    assert len(read_folders(tmp_path)) == 4
+    [record] = caplog.records
+    assert f"{tmp_path}: 'test', 'val' are read as classes" in record.getMessage()
+
+
+def test_a_table_beside_class_folders_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "camera1/1.png", "camera2/1.png", "labels.csv")
+    assert read_folders(tmp_path)["class"].tolist() == ["camera1", "camera2"]
+    [record] = caplog.records
+    assert f"not read: the table {tmp_path / 'labels.csv'} (--csv)" in record.getMessage()
+
+
+@pytest.mark.parametrize(
     "names",
     [
         pytest.param(["bus/1", "train/1", "car/1"], id="a train"),
@@ -446,6 +583,46 @@ def test_parts_of_images_without_such_parts_of_masks_are_refused(tmp_path: Path)
         DataError, match=r"folders train and val, and .*masks has no folder of these"
     ):
         read_data_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "test"),
+        ("training", "dev"),
+        ("fold1", "fold2"),
+        ("train2017", "val2017"),
+        ("train", "val", "extra"),
+    ],
+    ids="-".join,
+)
+def test_images_and_masks_in_folders_that_may_be_parts_are_refused(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"{kind}/{part}/1.png" for part in parts for kind in ("images", "masks")))
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "parts of a data set, or one set?" in str(error.value)
+    assert all(part in str(error.value) for part in parts)
+    assert f"--images {tmp_path / 'images'} --labels {tmp_path / 'masks'}" in str(error.value)
+    folds = read_data_folder(tmp_path, "folds")
+    assert list(folds.parts) == sorted(parts)
+
+
+def test_images_and_masks_in_folders_of_plots_stay_one_set(tmp_path: Path) -> None:
+    names = ("plot1", "plot2", "train")
+    touched(tmp_path, *(f"{kind}/{name}/1.png" for name in names for kind in ("images", "masks")))
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert len(table) == 3
+
+
+def test_images_beside_the_parts_of_images_and_masks_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "images/0.png", "images/train/1.png", "images/val/1.png")
+    touched(tmp_path, "masks/0.png", "masks/train/1.png", "masks/val/1.png")
+    with pytest.raises(
+        DataError, match=r"images next to its folders train and val, such as 0\.png"
+    ):
+        read_data_folder(tmp_path, "parts")
 
 
 def test_folds_are_read_on_request(tmp_path: Path) -> None:

@@ -198,3 +198,49 @@ def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> No
     (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
     with pytest.raises(DataError, match="mass of '1.png' is 'little'.*a number"):
         truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)})
+
+
+def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:
+    """Write two images and their masks into each part of img/ and annotations/masks/."""
+    for name in names:
+        for i in range(2):
+            pictures(root, f"img/{name}/{i}.png", f"annotations/masks/{name}/{i}.png")
+    return root / "img", root / "annotations" / "masks"
+
+
+def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "training", "validation")
+    config = config_of(images, labels=str(masks), subfolders="parts")
+    table = table_of(config)
+    [(train, valid)] = folds_of(config, table).values()
+    assert list(table.index[train]) == ["training/0.png", "training/1.png"]
+    assert list(table.index[valid]) == ["validation/0.png", "validation/1.png"]
+    assert table["labels"].tolist()[3] == masks / "validation" / "1.png"
+
+
+def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "a", "b", "c")
+    config = config_of(images, labels=str(masks), subfolders="folds")
+    folds = folds_of(config, table_of(config))
+    assert [len(valid) for _, valid in folds.values()] == [2, 2, 2]
+
+
+def test_named_images_and_masks_without_the_option_are_one_set_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    table = table_of(config_of(images, labels=str(masks)))
+    assert len(table) == 4
+    assert "the images of train and val are read as one set; --subfolders parts" in caplog.text
+
+
+def test_named_images_and_masks_are_no_classes(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    with pytest.raises(DataError, match="--subfolders is classes, .*expected folds or parts"):
+        config_of(images, labels=str(masks), subfolders="classes")
+
+
+def test_parts_of_named_images_and_masks_take_no_number_of_folds(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    with pytest.raises(ConfigError, match="the folders train, val are the folds"):
+        config_of(images, {"count": 3}, labels=str(masks), subfolders="parts")
