@@ -322,6 +322,11 @@ ROWS: list[Row] = [
         DataError,
         ("y", "Timedelta"),
     ),
+    (
+        table("image,crop,note\na.jpg,1,5,\nb.jpg,2,7,\n"),
+        DataError,
+        ("row 2", "1,5 may be", "in quotes"),
+    ),
     (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
     (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
     (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),
