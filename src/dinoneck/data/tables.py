@@ -44,7 +44,7 @@ from dinoneck.data.number_cells import (
     is_error_value,
     is_spreadsheet_error,
     read_numbers,
-    sentinel_of,
+    sentinels_of,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
@@ -432,11 +432,10 @@ def _numbers(
     except NumberError as error:
         raise _number_error(what, texts, error, may_be_classes) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
-    sentinel = sentinel_of(numbers.values)
-    if sentinel is not None:
+    for sentinel in sentinels_of(numbers.values):
         logger.warning(
-            "%s is %g in %s, unlike all other values, and is learned as this number. Leave cells "
-            "empty where the value is unknown",
+            "%s is %g in %s, unlike all other values, and is read as this number. Leave cells empty "
+            "where the value is unknown",
             what,
             sentinel,
             counted(numbers.values.count(sentinel), "row"),
