@@ -481,6 +481,16 @@ def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> 
         names = _sorted_names(counts)
     if not class_names:
         _check_names(what, names, labels)
+    if class_names is not None and not class_names and all(map(is_number, texts)):
+        values = [float(text) for text in texts]
+        for sentinel in sentinels_of(values):
+            logger.warning(
+                "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
+                "the class is unknown",
+                what,
+                sentinel,
+                counted(values.count(sentinel), "row"),
+            )
     name_of = {same(cell_text(name)): name for name in names}
     if "" in name_of:
         raise DataError(

@@ -641,3 +641,17 @@ def test_masks_with_other_names_than_all_images_are_read(tmp_path: Path) -> None
 
     files = [str(file.relative_to(tmp_path)) for file in table["labels"]]
     assert files == ["mu/1.png", "mv/1.png", "w_mask.png"]
+
+
+def test_a_value_for_no_data_among_classes_of_numbers_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "1", "2", "-9999", "1"])
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["-9999", "0", "1", "2"]
+    assert caplog.messages == [
+        f"{path}: y is -9999 in 1 row, unlike all other values, and is a class. Leave cells empty "
+        "where the class is unknown"
+    ]
