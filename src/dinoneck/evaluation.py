@@ -15,6 +15,7 @@ import torch
 
 from dinoneck.data.cells import (
     FRAME_NAME,
+    GROUP,
     IMAGES,
     LABELS,
     OWN_COLUMNS,
@@ -86,8 +87,9 @@ def evaluate(
         -> scores. ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
-        ConfigError: if detectors and heads are mixed, or masks were read in training with other
-            class values or nodata than these, or than for another head.
+        ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
+            masks were read in training with other class values or nodata than these, or than for
+            another head.
         DataError: if the truth has nothing that a model predicts, or an image or label cannot be
             used.
         CheckpointError: if a model cannot be read.
@@ -131,6 +133,8 @@ def evaluate(
         )
     tasks = _tasks_of(predictors)
     table = truth_table(images, truth, tasks, group, image_column, labels)
+    mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
+    _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
     masks = _mask_readers(table, tasks, asked, _mask_records(predictors))
     scored: dict[str, Scored] = {}
@@ -141,6 +145,7 @@ def evaluate(
         predictions[name] = _predictions(predictor, table, masks, scored)
         cost[name] = _cost(predictor, begin, len(table))
     if not scored:
+        _check_scorable(table, tasks)
         raise DataError(
             f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
             f"{some_of(table.columns, 5)}"
@@ -170,6 +175,44 @@ def _check_not_given(table_options: Mapping[str, Any]) -> None:
                 f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
                 "for objects"
             )
+
+
+def _check_mask_options(
+    mask_options: Mapping[str, Any], table: Any, tasks: Mapping[str, Task]
+) -> None:
+    """Raise a ConfigError for an option of masks where no masks are scored: it would change nothing."""
+    if LABELS in table and any(task.kind == "segmentation" for task in tasks.values()):
+        return
+    number_maps = [task.name for task in tasks.values() if task.kind == "dense"]
+    for name, value in mask_options.items():
+        if not value:
+            continue
+        if LABELS not in table:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of masks, and the truth has none; name its column "
+                "of masks with labels= (--labels), and leave cells of a table empty where the "
+                "value is unknown"
+            )
+        if number_maps:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of masks of classes, and the heads predict maps of "
+                f"numbers, {some_of(number_maps, 5)}, which are not scored; leave it out"
+            )
+        raise ConfigError(
+            f"{name} is {value!r}, which is of masks, and the heads predict "
+            f"{some_of([*tasks], 5)}, which no mask shows; leave it out"
+        )
+
+
+def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
+    """Raise a DataError where the truth has masks and the heads predict maps of numbers."""
+    number_maps = [task.name for task in tasks.values() if task.kind == "dense"]
+    if LABELS in table and number_maps:
+        raise DataError(
+            f"the heads predict maps of numbers, {some_of(number_maps, 5)}, which are not scored "
+            "against masks; expected a table with a column of numbers for each image, or heads of "
+            "classes"
+        )
 
 
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
@@ -223,12 +266,25 @@ def truth_table(
         labels: its column of masks.
 
     Raises:
+        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column.
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
-            is predicted as numbers holds words.
+            is predicted as numbers holds words or classes.
     """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
+        for name, value in {"group": group, "labels": labels}.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value!r}, which is a column of a table, and the truth {truth} is "
+                    "a folder; leave it out"
+                )
         return _truth_of_folder(images, Path(truth), tasks)
     if IMAGES in getattr(truth, "columns", ()):
+        for role, value in {GROUP: group, LABELS: labels}.items():
+            if value and role not in truth:
+                raise ConfigError(
+                    f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
+                    f"name it with {role}= of read_table(), which makes it"
+                )
         _check_numbers(truth, tasks)
         return truth
     return _read_truth(images, truth, tasks, group, image_column, labels)
@@ -239,7 +295,14 @@ def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
     for column, task, _ in columns_of([*tasks.values()]):
         if task.kind == "classification" or column not in table:
             continue
-        words = [word for word in class_names(table, column) if not is_number(word)]
+        names = class_names(table, column)
+        words = [word for word in names if not is_number(word)]
+        if names and not words:
+            raise DataError(
+                f"{FRAME_NAME}: {column} is categorical, of the classes "
+                f"{some_of(map(repr, names), 5)}, and the heads predict numbers; expected a column "
+                f"of float64, which table[{column!r}].astype(float) gives"
+            )
         if not words:
             continue
         image_id = table.index[table[column].isin(words).to_numpy()][0]

@@ -322,6 +322,31 @@ ROWS: list[Row] = [
         DataError,
         ("y", "Timedelta"),
     ),
+    (
+        table(
+            "image,m\na.jpg,m/b.png\nb.jpg,m/a.png\n",
+            ("a.jpg", "b.jpg", "m/a.png", "m/b.png"),
+            targets=(),
+            labels="m",
+        ),
+        DataError,
+        ("'a.jpg'", "b.png", "named after another image, 'b.jpg'"),
+    ),
+    (
+        table(
+            "image,m\na.jpg,m/x.png\nb.jpg,m/x.png\n",
+            ("a.jpg", "b.jpg", "m/x.png"),
+            targets=(),
+            labels="m",
+        ),
+        DataError,
+        ("'a.jpg' and of 'b.jpg'", "x.png"),
+    ),
+    (
+        table("image,crop,note\na.jpg,1,5,\nb.jpg,2,7,\n"),
+        DataError,
+        ("row 2", "1,5 may be", "in quotes"),
+    ),
     (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
     (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
     (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),

@@ -143,6 +143,20 @@ def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
     return evaluate(predictor(), folder, truth)
 
 
+def scored_with_nodata(folder: Path) -> Any:
+    """Evaluate a head of numbers with the option of masks that names values without a label."""
+    kit.write_images(folder, ["a.png"])
+    (folder / "t.csv").write_text("image,mass\na.png,1\n")
+    return evaluate(predictor(), folder, folder / "t.csv", nodata=[-9999.0])
+
+
+def scored_categories(folder: Path) -> Any:
+    """Evaluate a head of numbers on a ready-made table whose numbers are categories."""
+    images = kit.write_images(folder, ["a.png", "b.png"], *kit.SIZE)
+    table = pd.DataFrame({"images": images, "mass": pd.Categorical(["1", "2"])})
+    return evaluate(predictor(), None, table)
+
+
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
     return PatchMeanHead(64, tasks, compositions=[Composition(**{**PARTS, **changes})])  # type: ignore[arg-type]
 
@@ -387,6 +401,8 @@ ROWS: list[Row] = [
         ConfigError,
         "labels is 'mask'",
     ),
+    (scored_with_nodata, ConfigError, ("nodata is [-9999.0]", "--labels")),
+    (scored_categories, DataError, ("mass is categorical", "astype(float)")),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
     (
         lambda folder: scored_masks(folder, {"class_values": [1, 0]}, class_values=(0, 1)),

@@ -346,6 +346,14 @@ ROWS: list[Row] = [
     (lambda: group_folds("abc", 2, 0, stratify="ab"), DataError, ("2 class labels", "3 rows")),
     (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "row 1, row 3"),
     (lambda: column_folds(["a", "a"]), DataError, "2 rows"),
+    (
+        run(
+            folds={"column": "split"},
+            table=PASTURE.assign(fold=["train", "test"] * (len(PASTURE) // 2)),
+        ),
+        DataError,
+        ("'split'", "expected train and val"),
+    ),
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads
     (lambda: tokens_of(["plot"], ["plot.v1.jpg", "plot.v2.jpg"]), DataError, "'plot.v1.jpg'"),

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, cell_text
@@ -43,6 +44,9 @@ _OTHER_FORMATS = (
     (b"{\\rtf", "a document in rich text format"),
 )
 _MARKUP = re.compile(rb"\s*<(\?xml|!doctype|html|table|workbook)", re.IGNORECASE)
+_WHOLE_NUMBER = re.compile(r"\s*[-+]?\d+")
+_POINT_NUMBER = re.compile(r"\s*[-+]?\d*\.\d+\s*")
+_DIGITS = re.compile(r"\d+")
 _SAVE_AS = (
     "save the table as CSV in UTF-8 (Excel: 'CSV UTF-8'; LibreOffice: character set 'Unicode "
     "(UTF-8)'), or read it with pandas and pass the DataFrame"
@@ -228,6 +232,8 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
     row_numbers: list[int] = []
     blank_rows = 0
     cut_rows = 0
+    # the first row whose cells may be the halves of a number
+    halved: DataError | None = None
     reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     number = 0
     try:
@@ -239,6 +245,8 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
             if not header:
                 header = row
                 continue
+            if halved is None and separator == ",":
+                halved = _halved_number(path, number, row, header)
             if len(row) > len(header) and _is_blank(row[len(header) :]):
                 row = row[: len(header)]
                 cut_rows += 1
@@ -256,6 +264,8 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
         ) from error
     if not header:
         raise DataError(f"{path} is empty; expected a header row and a row for each image")
+    if halved is not None and not _shows_decimal_point(rows):
+        raise halved
     if blank_rows:
         repairs.append(f"{counted(blank_rows, 'blank row')} skipped")
     if cut_rows:
@@ -266,6 +276,43 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
 
 def _is_blank(row: Sequence[str]) -> bool:
     return not "".join(row).strip()
+
+
+def _halved_number(
+    path: PathLike, number: int, row: Sequence[str], header: Sequence[str]
+) -> DataError | None:
+    """The error for a row that may hold a number with a decimal comma, which would be two cells.
+
+    It has more cells than columns with a name, and two numbers next to each other of which the
+    second is made of digits: ``1,5,`` below ``y,note``. Where the header ends in as many separators
+    as the row, the row has one reading.
+    """
+    num_named = _num_filled(header)
+    row_ends_as_header = len(row) == len(header) and _is_blank(row[num_named:])
+    if len(row) <= num_named or row_ends_as_header:
+        return None
+    for first, second in pairwise(row[: _num_filled(row)]):
+        if _WHOLE_NUMBER.fullmatch(first) and _DIGITS.fullmatch(second):
+            return DataError(
+                f"{path} row {number} has {counted(len(row), 'cell')} below "
+                f"{counted(num_named, 'column')} with a name, and {first.strip()},{second} may be "
+                "one number with a decimal comma, or two cells; write such numbers in quotes, or "
+                "';' between the cells, and leave out separators at the end of rows"
+            )
+    return None
+
+
+def _num_filled(row: Sequence[str]) -> int:
+    """The number of cells up to the last one that holds something."""
+    count = len(row)
+    while count > 0 and not row[count - 1].strip():
+        count -= 1
+    return count
+
+
+def _shows_decimal_point(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a cell is a number with a decimal point: the comma is none then."""
+    return any(_POINT_NUMBER.fullmatch(cell) for row in rows for cell in row)
 
 
 def _wrong_length(

@@ -31,7 +31,7 @@ Key = Callable[[str], str]
 
 # POSIX, a home folder, Windows with a drive or a share, an address
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:|[A-Za-z][\w+.-]+://")
-_SAMPLE = 1000  # names by which the nearest reading is chosen for a message
+SAMPLE = 1000  # names by which the nearest reading is chosen for a message
 
 
 def is_absolute(name: str) -> bool:
@@ -439,7 +439,7 @@ def find_below(
             unsound = attempt
     if unsound is not None:
         return unsound.reading(files)
-    attempts = _attempts_below(names[:_SAMPLE], files, folders, stop=False)
+    attempts = _attempts_below(names[:SAMPLE], files, folders, stop=False)
     nearest = max(attempts, key=lambda attempt: len(attempt.match.files))
     return nearest.reading(files)
 

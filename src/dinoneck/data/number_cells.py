@@ -24,24 +24,31 @@ _BLANKS = " \u00a0\u2009\u202f'\u2019"
 _MINUS_SIGN = "\u2212"
 # float64 holds every whole number below it
 _FIRST_INEXACT = 2**53
-# what programs write for "no data" in a column of numbers: surveys and loggers, int16, int32, netCDF
-_SENTINELS = frozenset(
+# what programs write for "no data" in a column of numbers: surveys and loggers
+_NEGATIVE_CODES = frozenset({-999.0, -9999.0, -99999.0, -999999.0})
+_POSITIVE_CODES = frozenset({999.0, 9999.0, 99999.0, 999999.0})
+# a positive code is more than this many times as large as all other values: 9999 among thousands
+_LARGER_THAN_CODES = 3
+# the ends of int16, uint16, int32, uint32 and float32, and the fill values of netCDF and of models
+_EXTREMES = frozenset(
     {
         -99.0,
-        -999.0,
-        -9999.0,
-        -99999.0,
-        -999999.0,
         -32768.0,
+        32767.0,
+        65535.0,
         -2147483648.0,
-        999.0,
-        9999.0,
-        99999.0,
-        999999.0,
+        2147483647.0,
+        4294967295.0,
         9.969209968386869e36,
+        1e20,
+        -1e20,
+        1e30,
+        -1e30,
+        -LARGEST,
+        LARGEST,
     }
 )
-# a positive one is more than this many times as large as all other values
+# one of these is more than this many times as large as all other values
 _LARGER_THAN_VALUES = 10
 
 # error values of Excel in its languages (#DIV/0!, #WERT!, #NOM?, #N/A, #NV), of LibreOffice and
@@ -206,24 +213,30 @@ def read_numbers(
     return Numbers(values, repairs)
 
 
-def sentinel_of(values: Sequence[float]) -> float | None:
-    """Return the value that programs write for "no data", if it is unlike all other values; else None.
+def sentinels_of(values: Sequence[float]) -> list[float]:
+    """Return the values that programs write for "no data" and that are unlike all others, sorted.
 
-    Where it is negative, the other values are not: among numbers of both signs -99 may be one of
-    them. Where it is positive, it is far above the others.
+    Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
+    smallest integers are too; else they, and positive codes, are far from the others.
     """
-    suspects = _SENTINELS.intersection(values)
-    if len(suspects) != 1:
-        return None
-    (suspect,) = suspects
-    others = [value for value in values if value != suspect]
+    suspects = (_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values)
+    others = [value for value in values if value not in suspects]
     if not others:
-        return None
-    if suspect < 0:
-        is_unlike = min(others) >= 0
-    else:
-        is_unlike = max(others) * _LARGER_THAN_VALUES < suspect
-    return suspect if is_unlike else None
+        return []
+    lowest = min(others)
+    largest = max(map(abs, others))
+    found = []
+    for suspect in sorted(suspects):
+        if suspect in _NEGATIVE_CODES:
+            is_unlike = suspect < lowest
+        elif suspect in _POSITIVE_CODES:
+            is_unlike = largest * _LARGER_THAN_CODES < suspect
+        else:
+            is_unlike = largest * _LARGER_THAN_VALUES < abs(suspect)
+            is_unlike = is_unlike or suspect < 0 <= lowest
+        if is_unlike:
+            found.append(suspect)
+    return found
 
 
 def _may_be_thousands(texts: Iterable[str], mark: str) -> bool:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from dinoneck.data import cells
@@ -43,7 +44,7 @@ from dinoneck.data.number_cells import (
     is_error_value,
     is_spreadsheet_error,
     read_numbers,
-    sentinel_of,
+    sentinels_of,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
@@ -111,7 +112,8 @@ def read_table(
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image or a column is named
             twice, a cell does not fit, the numbers of a column are written in two ways or have two
-            meanings, or the dense label of an image is the image itself.
+            meanings, or the dense label of an image is the image itself, that of several images, or
+            named after another one.
     """
     roles = _Roles(
         targets=_as_tuple(targets),
@@ -139,6 +141,7 @@ def read_table(
     for column in roles.masks:
         table[LABELS] = _find_mask_files(sheet, column, images)
         refuse_own_labels(table[IMAGES], table[LABELS], sheet.name)
+        _refuse_labels_of_others(table[IMAGES], table[LABELS], f"{sheet.name}: {column}")
     if sheet.repairs:
         logger.warning("%s: %s", sheet.name, "; ".join(sheet.repairs))
     return table
@@ -429,11 +432,10 @@ def _numbers(
     except NumberError as error:
         raise _number_error(what, texts, error, may_be_classes) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
-    sentinel = sentinel_of(numbers.values)
-    if sentinel is not None:
+    for sentinel in sentinels_of(numbers.values):
         logger.warning(
-            "%s is %g in %s, unlike all other values, and is learned as this number. Leave cells "
-            "empty where the value is unknown",
+            "%s is %g in %s, unlike all other values, and is read as this number. Leave cells empty "
+            "where the value is unknown",
             what,
             sentinel,
             counted(numbers.values.count(sentinel), "row"),
@@ -479,6 +481,16 @@ def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> 
         names = _sorted_names(counts)
     if not class_names:
         _check_names(what, names, labels)
+    if class_names is not None and not class_names and all(map(is_number, texts)):
+        values = [float(text) for text in texts]
+        for sentinel in sentinels_of(values):
+            logger.warning(
+                "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
+                "the class is unknown",
+                what,
+                sentinel,
+                counted(values.count(sentinel), "row"),
+            )
     name_of = {same(cell_text(name)): name for name in names}
     if "" in name_of:
         raise DataError(
@@ -603,3 +615,32 @@ def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.
     what = f"labels named in column {column!r} of {sheet.name}"
     files = find_files(names, images, what, outside=True)
     return pd.Series(files, sheet.ids, dtype=object)
+
+
+def _refuse_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> None:
+    """Raise a DataError for a file of labels that several images have, or that is named after another image.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the column of labels.
+    """
+    row_of_label: dict[Path, Any] = {}
+    row_of_stem = {file.stem: row for row, file in images.items() if isinstance(file, Path)}
+    for row, label in labels.items():
+        if not isinstance(label, Path):
+            continue
+        if label in row_of_label:
+            raise DataError(
+                f"{what} of {row_of_label[label]!r} and of {row!r} is the one file {label}; "
+                "expected a file for each image, or an empty cell for an image without labels"
+            )
+        row_of_label[label] = row
+        image = images[row]
+        if not isinstance(image, Path) or label.stem == image.stem or label.stem not in row_of_stem:
+            continue
+        raise DataError(
+            f"{what} of {row!r} is {label}, which is named after another image, "
+            f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, or "
+            "rename the files of labels if it is right"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
+from dinoneck.data.folder_words import part_of
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
@@ -58,7 +60,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
-        return frame
+        return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
@@ -67,7 +69,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    return read_table(
+    table = read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -83,6 +85,47 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+    return table if folds.column is None else _without_test_part(table, folds.column)
+
+
+def _without_test_part(table: Any, column: str) -> Any:
+    """Return a table whose folds are all parts such as train and val: without test, and with val held out.
+
+    Tables with other folds are returned as they are, also those that have a part among them.
+
+    Args:
+        table: with a column ``fold``.
+        column: what the user calls this column.
+
+    Raises:
+        DataError: if there are several parts, and not both train and val.
+    """
+    parts = [part_of(str(name).strip()) for name in table[FOLD]]
+    counts = Counter(parts)
+    if None in counts or len(counts) < 2:
+        return table
+    if not {"train", "val"} <= counts.keys():
+        raise DataError(
+            f"the fold column {column!r} has the parts {', '.join(sorted(map(str, counts)))}; "
+            "expected train and val, and perhaps test: train on train, and score on val. Call the "
+            "rows to score on val, or name folds that are held out in turn otherwise, such as 0 "
+            "and 1"
+        )
+    is_read = np.array([part != "test" for part in parts])
+    kept = table[is_read].copy()
+    kept[FOLD] = [part for part in parts if part != "test"]
+    kept.attrs[HELD_OUT] = "val"
+    left_out = ""
+    if counts["test"]:
+        left_out = f"; test ({counted(counts['test'], 'image')}) is left out, for evaluate"
+    logger.warning(
+        "the fold column %r names parts: train (%s) is trained on, val (%s) is held out%s",
+        column,
+        counted(counts["train"], "image"),
+        counted(counts["val"], "image"),
+        left_out,
+    )
+    return kept
 
 
 def _table_of_folders(config: TrainConfig) -> Any:
@@ -189,7 +232,7 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     if chosen.column is None and HELD_OUT in table.attrs and chosen.count != 1:
         every_fold = _part_folds(table)
     elif chosen.column is not None:
-        every_fold = column_folds(table[FOLD])
+        every_fold = _part_folds(table) if HELD_OUT in table.attrs else column_folds(table[FOLD])
         _warn_of_split_groups(chosen.column, groups, every_fold)
     elif chosen.count == 1:
         every_fold = [all_images]
@@ -246,7 +289,7 @@ def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, f
 
 
 def _part_folds(table: Any) -> list[Fold]:
-    """The folds that folders make: one that holds a part out, or one for each part."""
+    """The folds that parts make: one that holds a part out, or one for each part."""
     held_out = table.attrs[HELD_OUT]
     if held_out is None:
         return column_folds(table[FOLD])

@@ -184,3 +184,47 @@ def test_a_separator_after_the_last_name_needs_none_in_the_rows(tmp_path: Path) 
     file = read_csv_file(write(tmp_path, "image;y;\na;1\nb;2;\n"))
 
     assert file.rows == [["a", "1", ""], ["b", "2", ""]]
+
+
+# Decimal commas without quotes
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("image,y,note\n0.png,1,5,\n1.png,2,7,\n", id="empty last cell"),
+        pytest.param("image,y,\n0.png,1,5\n1.png,2,7\n", id="column without a name"),
+        pytest.param("image,y,\n0.png,1,5,\n1.png,2,7,\n", id="both"),
+        pytest.param("image,y,note\n0.png,3,\n1.png,-2,7,\n", id="one row of several"),
+    ],
+)
+def test_cells_that_may_be_the_halves_of_a_number_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+
+    with pytest.raises(DataError) as refused:
+        read_csv_file(tmp_path / "t.csv")
+
+    message = str(refused.value)
+    assert "1,5 may be one number with a decimal comma" in message or "-2,7 may be" in message
+    assert "write such numbers in quotes, or ';' between the cells" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param("image,y,note\n0.png,1,5\n", ["0.png", "1", "5"], id="as many as names"),
+        pytest.param("image,y,z,\n0.png,1,5,\n", ["0.png", "1", "5", ""], id="header ends so too"),
+        pytest.param("image,y,z\n0.png,1.5,5,\n", ["0.png", "1.5", "5"], id="decimal point"),
+        pytest.param("image,y\n0.png,1,,\n", ["0.png", "1"], id="empty cells alone"),
+        pytest.param("image;y;z\n0.png;1;5;\n", ["0.png", "1", "5"], id="semicolons"),
+    ],
+)
+def test_whole_numbers_in_two_cells_are_read_where_no_other_reading_fits(
+    tmp_path: Path, content: str, expected: list[str]
+) -> None:
+    (tmp_path / "t.csv").write_text(content)
+
+    file = read_csv_file(tmp_path / "t.csv")
+
+    assert file.rows == [expected]

@@ -349,7 +349,7 @@ def test_a_way_that_finds_files_for_all_names_wins_over_one_that_finds_most() ->
 
 
 def test_the_nearest_way_counts_the_first_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinoneck.data.names._SAMPLE", 2)
+    monkeypatch.setattr("dinoneck.data.names.SAMPLE", 2)
     paths = {Path("/data/1.png"): ("1.png",)}
     reading = find_below(["x/1.png", "x/2.png", "x/3.png"], paths, [("data",)])
     assert reading.prefix == "x/"

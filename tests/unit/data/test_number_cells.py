@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinoneck.data.number_cells import NumberError, read_numbers, sentinel_of
+from dinoneck.data.number_cells import NumberError, read_numbers, sentinels_of
 
 NBSP, THIN, NARROW, APOSTROPHE, MINUS = "\u00a0", "\u2009", "\u202f", "\u2019", "\u2212"
 
@@ -194,19 +194,29 @@ def test_the_usual_notation_is_not_stated(text: str, separator: str) -> None:
 
 
 SENTINELS = [
-    pytest.param([0.5, 3.0, -9999.0, -9999.0], -9999.0, id="no data"),
-    pytest.param([0.5, -3.0, -9999.0], None, id="other negative values"),
-    pytest.param([0.5, 3.0], None, id="none"),
-    pytest.param([-9999.0], None, id="alone"),
-    pytest.param([-99.0, -999.0, 1.0], None, id="two suspects"),
-    pytest.param([1.0, 9.969209968386869e36], 9.969209968386869e36, id="netCDF"),
-    pytest.param([4.0, 9999.0, 70.0], 9999.0, id="positive, far above the others"),
-    pytest.param([4.0, 999.0, 700.0], None, id="positive, near the others"),
+    pytest.param([0.5, 3.0, -9999.0, -9999.0], [-9999.0], id="no data"),
+    pytest.param([-0.1, 0.5, 0.7, -9999.0, 0.3], [-9999.0], id="other negative values"),
+    pytest.param([-120.0, -99.0, 40.0], [], id="-99 among values of both signs"),
+    pytest.param([-12000.0, -9999.0, 40.0], [], id="-9999 above another value"),
+    pytest.param([0.5, 3.0], [], id="none"),
+    pytest.param([-9999.0], [], id="alone"),
+    pytest.param([-99.0, -999.0, 1.0], [-999.0, -99.0], id="two codes"),
+    pytest.param([1.0, 9.969209968386869e36], [9.969209968386869e36], id="netCDF"),
+    pytest.param([-1.0, 2.0, -3.4028234663852886e38], [-3.4028234663852886e38], id="float32"),
+    pytest.param([-1.0, 2.0, -1e30], [-1e30], id="-1e30"),
+    pytest.param([-1.0, 2.0, 1e20], [1e20], id="1e20"),
+    pytest.param([1.0, 2.0, 65535.0], [65535.0], id="uint16"),
+    pytest.param([1.0, -2.0, 32767.0], [32767.0], id="int16"),
+    pytest.param([1.0, -2.0, 2147483647.0], [2147483647.0], id="int32"),
+    pytest.param([60000.0, 61000.0, 65535.0], [], id="uint16 among its like"),
+    pytest.param([4.0, 9999.0, 70.0], [9999.0], id="positive, far above the others"),
+    pytest.param([1000.0, 2400.0, 9999.0], [9999.0], id="positive, above thousands"),
+    pytest.param([4.0, 999.0, 700.0], [], id="positive, near the others"),
 ]
 
 
 @pytest.mark.parametrize(("values", "expected"), SENTINELS)
-def test_a_value_for_no_data_is_noticed_where_it_is_unlike_all_others(
-    values: list[float], expected: float | None
+def test_values_for_no_data_are_noticed_where_they_are_unlike_all_others(
+    values: list[float], expected: list[float]
 ) -> None:
-    assert sentinel_of(values) == expected
+    assert sentinels_of(values) == expected

@@ -603,3 +603,55 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
         assert (
             abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()
         )
+
+
+# Masks of other images
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_masks_named_after_other_images_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "im/000.png", "im/001.png", "m01/000.png", "m01/001.png")
+    path = written(tmp_path, "image,mask\nim/000.png,m01/001.png\nim/001.png,m01/000.png\n")
+
+    with pytest.raises(DataError) as refused:
+        read_table(path, tmp_path, labels="mask")
+
+    assert str(refused.value) == (
+        f"{path}: mask of 'im/000.png' is {tmp_path / 'm01/001.png'}, which is named after another "
+        "image, 'im/001.png'; expected the labels of 'im/000.png': correct the column, or rename "
+        "the files of labels if it is right"
+    )
+
+
+def test_a_mask_of_several_images_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "a.jpg", "b.jpg", "m/x.png")
+    path = written(tmp_path, "image,mask\na.jpg,m/x.png\nb.jpg,m/x.png\n")
+
+    with pytest.raises(DataError, match="'a.jpg' and of 'b.jpg' is the one file .*x.png; expected"):
+        read_table(path, tmp_path, labels="mask")
+
+
+def test_masks_with_other_names_than_all_images_are_read(tmp_path: Path) -> None:
+    """Also those of images that have the same name in two folders."""
+    names = ["u/1.png", "v/1.png", "mu/1.png", "mv/1.png", "w.png", "w_mask.png"]
+    touched(tmp_path, *names)
+    path = written(tmp_path, "image,mask\nu/1.png,mu/1.png\nv/1.png,mv/1.png\nw.png,w_mask.png\n")
+
+    table = read_table(path, tmp_path, labels="mask")
+
+    files = [str(file.relative_to(tmp_path)) for file in table["labels"]]
+    assert files == ["mu/1.png", "mv/1.png", "w_mask.png"]
+
+
+def test_a_value_for_no_data_among_classes_of_numbers_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "1", "2", "-9999", "1"])
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["-9999", "0", "1", "2"]
+    assert caplog.messages == [
+        f"{path}: y is -9999 in 1 row, unlike all other values, and is a class. Leave cells empty "
+        "where the class is unknown"
+    ]
