@@ -333,16 +333,6 @@ ROWS: list[Row] = [
         ("'a.jpg'", "b.png", "named after another image, 'b.jpg'"),
     ),
     (
-        table(
-            "image,m\na.jpg,m/x.png\nb.jpg,m/x.png\n",
-            ("a.jpg", "b.jpg", "m/x.png"),
-            targets=(),
-            labels="m",
-        ),
-        DataError,
-        ("'a.jpg' and of 'b.jpg'", "x.png"),
-    ),
-    (
         table("image,crop,note\na.jpg,1,5,\nb.jpg,2,7,\n"),
         DataError,
         ("row 2", "1,5 may be", "in quotes"),

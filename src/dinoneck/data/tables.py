@@ -112,8 +112,8 @@ def read_table(
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image or a column is named
             twice, a cell does not fit, the numbers of a column are written in two ways or have two
-            meanings, or the dense label of an image is the image itself, that of several images, or
-            named after another one.
+            meanings, or the dense label of an image is the image itself, or named after another
+            one.
     """
     roles = _Roles(
         targets=_as_tuple(targets),
@@ -141,7 +141,7 @@ def read_table(
     for column in roles.masks:
         table[LABELS] = _find_mask_files(sheet, column, images)
         refuse_own_labels(table[IMAGES], table[LABELS], sheet.name)
-        _refuse_labels_of_others(table[IMAGES], table[LABELS], f"{sheet.name}: {column}")
+        _check_labels_of_others(table[IMAGES], table[LABELS], f"{sheet.name}: {column}")
     if sheet.repairs:
         logger.warning("%s: %s", sheet.name, "; ".join(sheet.repairs))
     return table
@@ -617,25 +617,22 @@ def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.
     return pd.Series(files, sheet.ids, dtype=object)
 
 
-def _refuse_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> None:
-    """Raise a DataError for a file of labels that several images have, or that is named after another image.
+def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> None:
+    """Raise a DataError for a file of labels that is named after another image; name those of several images.
+
+    One mask of several images is right where a camera stands still, so it is a warning.
 
     Args:
         images: a file or an image per row.
         labels: a file, an array or nothing per row.
         what: what messages call the column of labels.
     """
-    row_of_label: dict[Path, Any] = {}
+    rows_of_label: dict[Path, list[Any]] = defaultdict(list)
     row_of_stem = {file.stem: row for row, file in images.items() if isinstance(file, Path)}
     for row, label in labels.items():
         if not isinstance(label, Path):
             continue
-        if label in row_of_label:
-            raise DataError(
-                f"{what} of {row_of_label[label]!r} and of {row!r} is the one file {label}; "
-                "expected a file for each image, or an empty cell for an image without labels"
-            )
-        row_of_label[label] = row
+        rows_of_label[label].append(row)
         image = images[row]
         if not isinstance(image, Path) or label.stem == image.stem or label.stem not in row_of_stem:
             continue
@@ -644,3 +641,15 @@ def _refuse_labels_of_others(images: pd.Series, labels: pd.Series, what: str) ->
             f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, or "
             "rename the files of labels if it is right"
         )
+    shared = {label: rows for label, rows in rows_of_label.items() if len(rows) > 1}
+    for label, rows in shared.items():
+        logger.warning(
+            "%s: %s of several images, such as %s of %r and %r. If an image has no labels, leave "
+            "its cell empty",
+            what,
+            counted(len(shared), "file"),
+            label,
+            rows[0],
+            rows[1],
+        )
+        break  # one example

@@ -623,12 +623,16 @@ def test_masks_named_after_other_images_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_mask_of_several_images_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_several_images_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     touched(tmp_path, "a.jpg", "b.jpg", "m/x.png")
     path = written(tmp_path, "image,mask\na.jpg,m/x.png\nb.jpg,m/x.png\n")
 
-    with pytest.raises(DataError, match="'a.jpg' and of 'b.jpg' is the one file .*x.png; expected"):
-        read_table(path, tmp_path, labels="mask")
+    table = read_table(path, tmp_path, labels="mask")
+
+    assert len(set(table["labels"])) == 1
+    assert f"1 file of several images, such as {tmp_path / 'm/x.png'} of 'a.jpg'" in caplog.text
 
 
 def test_masks_with_other_names_than_all_images_are_read(tmp_path: Path) -> None:
