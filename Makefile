@@ -60,7 +60,7 @@ wheel: $(VENV)/installed-dev
 first-prediction: $(VENV)/python
 	$(BIN)/python -m tests.first_prediction $(VENV)/first-prediction $(FIRST)
 
-# the first tier on every Python found here, with the oldest and the newest dependencies (see noxfile.py)
+# the quick tier on every Python found here, with the oldest and the newest dependencies (see noxfile.py)
 matrix: $(VENV)/installed-matrix
 	$(BIN)/nox
 

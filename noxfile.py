@@ -1,4 +1,4 @@
-"""``make matrix``: the first test tier on every supported Python, with the oldest and the newest dependencies.
+"""``make matrix``: the quick test tier on every supported Python, with the oldest and the newest dependencies.
 
 uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
@@ -34,7 +34,7 @@ SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_h
 @nox.session(python=PYTHONS)
 @nox.parametrize("dependencies", tuple(RESOLUTIONS))
 def matrix(session: nox.Session, dependencies: str) -> None:
-    """Install one end of the supported versions and run the first tier; arguments after -- go to pytest."""
+    """Install one end of the supported versions and run the quick tier; arguments after -- go to pytest."""
     wanted = Path(session.create_tmp()) / f"{dependencies}.txt"
     python = str(Path(session.bin) / "python")
     session.run(
@@ -86,14 +86,14 @@ def matrix(session: nox.Session, dependencies: str) -> None:
     )
     machine["versions"] = {"dinoneck": str(own).strip()}
     path = RESULTS / "matrix.json"
-    stored = read(path).get("first tier") if path.exists() else None
+    stored = read(path).get("quick tier") if path.exists() else None
     rows = stored["rows"] if stored and stored["machine"]["versions"] == machine["versions"] else {}
     write(
         path,
         "matrix",
         "make matrix",
         machine,
-        {"first tier": dict(sorted({**rows, name: row}.items()))},
+        {"quick tier": dict(sorted({**rows, name: row}.items()))},
     )
     if row["failed"]:
         session.error(f"{name}: {row['failed']} tests failed")

@@ -21,6 +21,7 @@ from benchmarks.results import RESULTS, markdown, write
 
 NAMES = (
     "images",
+    "reading",
     "extraction",
     "training_loop",
     "store",

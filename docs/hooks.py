@@ -16,7 +16,7 @@ from benchmarks.results import filled
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):<code>~?([^<]+)</code>")
 IN_PACKAGES = {
     name: f"dinoneck.{package}.{name}"
-    for package in dinoneck._PACKAGES
+    for package in dinoneck.PACKAGES
     for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ())
 }
 PUBLIC = {**IN_PACKAGES, **{name: f"dinoneck.{name}" for name in dinoneck.__all__}}

@@ -151,7 +151,7 @@ def crop_cover() -> Path:
 @pytest.fixture(autouse=True)
 def registered_classes() -> Iterator[None]:
     """Classes that a test or a block of a page registers are gone after it."""
-    own = dict(registry._OWN)
+    own = dict(registry.REGISTERED)
     yield
-    registry._OWN.clear()
-    registry._OWN.update(own)
+    registry.REGISTERED.clear()
+    registry.REGISTERED.update(own)

@@ -51,7 +51,7 @@ class Stopped(Exception):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    options, rest = _parser().parse_known_args(arguments)
+    options, rest = argument_parser().parse_known_args(arguments)
     try:
         run(options, rest)
     except Stopped as stop:
@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m examples.biomass run``."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.biomass run",
         description=__doc__,

@@ -23,16 +23,32 @@ class ImageFileError(Exception):
     """An image cannot be read, or does not come to a size that the model takes."""
 
 
-def read(path: Path) -> Pixels:
-    """Return an image (height, width, 3), RGB uint8 or 16-bit values in 0 ... 1, turned upright by its EXIF tag."""
+def read(path: Path, bits: int | None = None) -> Pixels:
+    """Return an image (height, width, 3), RGB uint8 or 16-bit values in 0 ... 1, turned upright by its EXIF tag.
+
+    Args:
+        path: the file.
+        bits: of the model's ``preprocess``: 2**bits - 1 becomes 1 in grey images of 16 bits.
+    """
     try:
         # an open file, not its name: Pillow 11 to 13 scrambles raw TIFFs that it maps and turns by
         # 90 degrees
         with path.open("rb") as file, Image.open(file) as image:
+            if bits not in (None, 16) and image.mode in ("RGB", "RGBA", "LA"):
+                if ";16" in str(getattr(image, "tile", ())):
+                    raise ImageFileError(
+                        f"{path} holds colours of 16 bits; bits={bits} needs both bytes"
+                    )
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if deep:
-                grey = np.asarray(upright).astype(np.float32) / np.float32(65535)
+                largest = (1 << (bits or 16)) - 1
+                values = np.asarray(upright)
+                if values.max() > largest:
+                    raise ImageFileError(
+                        f"{path} holds {values.max()}; {bits} bits end at {largest}"
+                    )
+                grey = values.astype(np.float32) / np.float32(largest)
                 return np.repeat(grey[..., None], 3, axis=2)
             if upright.mode in ("I", "F"):
                 raise ImageFileError(f"{path} holds 32-bit values of unknown range")

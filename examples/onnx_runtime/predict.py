@@ -96,7 +96,8 @@ def batches(
     waiting: dict[tuple[int, ...], list[Prepared]] = {}
     for path in paths:
         try:
-            image, shown = prepare(read(path), model.about["preprocess"])
+            recipe = model.about["preprocess"]
+            image, shown = prepare(read(path, recipe.get("bits")), recipe)
             model.check_size(image)
         except ImageFileError as error:
             bad.append(f"{path}: {error}" if str(path) not in str(error) else str(error))

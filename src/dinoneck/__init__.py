@@ -10,7 +10,7 @@ from dinoneck.lazy import attach, homes
 from dinoneck.registry import exports
 from dinoneck.version import __version__ as __version__
 
-_HOMES = {
+HOMES = {
     **exports("dinoneck.heads", "dinoneck.necks"),
     **{name: "dinoneck.errors" for name in vars(errors) if name.endswith("Error")},
     **homes("dinoneck.backbones", backbone=["Backbone"], load=["load_backbone", "wrap_backbone"]),
@@ -34,7 +34,7 @@ _HOMES = {
     "Composition": "dinoneck.losses.composition",
     "FeatureStore": "dinoneck.store.feature_store",
 }
-_PACKAGES = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))
+PACKAGES = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))
 
-__all__ = [*_HOMES, "__version__"]
-__getattr__, __dir__ = attach(__name__, _HOMES, _PACKAGES)
+__all__ = [*HOMES, "__version__"]
+__getattr__, __dir__ = attach(__name__, HOMES, PACKAGES)

@@ -8,9 +8,10 @@ from and what to do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _LONGEST = 2000  # of messages and of names that are compared
+_LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class DinoneckError(Exception):
@@ -115,6 +116,19 @@ def some_of(names: Iterable[str], shown: int) -> str:
 def counted(number: int, what: str) -> str:
     """Return a number of things in words: ``1 image``, ``3 images``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return counted reasons as text: ``3 outside, 1 too small``."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def shorten(value: object) -> str:
+    """Return a value for a message, at most 80 characters long."""
+    text = repr(value)
+    if len(text) > _LONGEST_VALUE:
+        return text[: _LONGEST_VALUE - 4] + " ..."
+    return text
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.cells import IMAGES, LABELS, is_missing
+from dinoneck.data.cells import (
+    FRAME_NAME,
+    GROUP,
+    IMAGES,
+    LABELS,
+    OWN_COLUMNS,
+    is_missing,
+    is_number,
+)
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
+from dinoneck.data.folders import read_masks, table_of_folder
+from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.tables import read_cells, read_masks, read_table
+from dinoneck.data.layout import DataFolder, read_data_folder
+from dinoneck.data.listed_images import Crowd
+from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
     coco_results,
@@ -31,14 +45,19 @@ from dinoneck.detection.paired import precision_intervals
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
-from dinoneck.inference.sources import opened
+from dinoneck.inference.sources import MaskRecord, opened
 from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
-from dinoneck.training.table import class_names
+from dinoneck.training.table import class_names, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
+
+logger = logging.getLogger(__name__)
+
+_Objects = Literal["boxes", "masks", "segments"]
+"""What is scored of objects, and the key of its scores."""
 
 
 def evaluate(
@@ -50,21 +69,27 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: Sequence[float] = (),
+    class_values: Sequence[int] = (),
+    crowd: Crowd = "ignore",
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
     Args:
         model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a
             module), or a mapping of names to these: the first is compared with each other one.
-        images: their folder; for boxes None = that of the COCO file.
+        images: their folder; for boxes None = that of the COCO file; for a folder None = those in
+            the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
-            folder of masks; a COCO file of boxes, or of masks for instances; or ``(folder, file)``
-            of panoptic segments.
+            folder of masks, or of images and masks; a folder of class folders; a COCO file of
+            boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every
             image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
-        nodata: values in masks without a label.
+        nodata: values in masks without a label; empty = as the head files record of the training.
+        class_values: the value of each class in the masks, as ``data.class_values`` of a training;
+            empty = as the head files record.
+        crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one
@@ -74,7 +99,9 @@ def evaluate(
         five images). ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
-        ConfigError: if detectors and heads are mixed.
+        ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
+            masks were read in training with other class values or nodata than these, or than for
+            another head.
         DataError: if the truth has nothing that a model predicts, or an image or label cannot be
             used.
         CheckpointError: if a model cannot be read.
@@ -86,40 +113,54 @@ def evaluate(
         >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
         8
     """
-    every = {
-        name: _opened(one)
-        for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()
-    }
-    models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
-    if 0 < len(models) < len(every):
-        raise ConfigError(
-            f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart"
-        )
-    is_pair = isinstance(truth, list | tuple)
-    if (
-        not models
-        or is_pair
-        or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"))
-    ):
-        if group or labels or nodata:
-            raise ConfigError(
-                "group, labels and nodata are of tables and folders of masks; leave them out for "
-                "objects"
-            )
-        return _of_objects(
-            "segments" if is_pair else "masks" if models else "boxes", every, truth, images
-        )
-    tasks = _tasks_of(models)
-    table = truth_table(images, truth, tasks, group, image_column, labels)
-    scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
+    models = model if isinstance(model, Mapping) else {"head": model}
+    predictors: dict[str, Predictor] = {}
+    detectors: dict[str, Detector] = {}
     for name, one in models.items():
+        opened_model = _opened(one)
+        if isinstance(opened_model, Predictor):
+            predictors[name] = opened_model
+        else:
+            detectors[name] = opened_model
+    if not predictors and not detectors:
+        raise ConfigError("model is an empty mapping; name one model or more")
+    if predictors and detectors:
+        raise ConfigError(
+            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
+            "apart"
+        )
+    kind = _kind_of_objects(truth, are_detectors=bool(detectors))
+    if kind is not None:
+        table_options = {
+            "group": group,
+            "labels": labels,
+            "nodata": nodata,
+            "class_values": class_values,
+        }
+        _check_not_given(table_options)
+        return _of_objects(kind, predictors or detectors, truth, images, crowd)
+    if crowd != "ignore":
+        raise ConfigError(
+            f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
+        )
+    tasks = _tasks_of(predictors)
+    table = truth_table(images, truth, tasks, group, image_column, labels)
+    mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
+    _check_mask_options(mask_options, table, tasks)
+    asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
+    masks = _mask_readers(table, tasks, asked, _mask_records(predictors))
+    scored: dict[str, Scored] = {}
+    predictions: dict[str, dict[str, Any]] = {}
+    cost: dict[str, Any] = {}
+    for name, predictor in predictors.items():
         begin = time.perf_counter()
-        predictions[name] = _predictions(one, table, tuple(nodata), scored)
-        cost[name] = _cost(one, begin, len(table))
+        predictions[name] = _predictions(predictor, table, masks, scored)
+        cost[name] = _cost(predictor, begin, len(table))
     if not scored:
+        _check_scorable(table, tasks)
         raise DataError(
-            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has "
-            f"{[*table.columns]}"
+            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
+            f"{some_of(table.columns, 5)}"
         )
     return summary(table, scored, predictions, [range(len(table))]) | {
         "cost": cost,
@@ -127,16 +168,77 @@ def evaluate(
     }
 
 
+def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
+    """What is scored where the truth is of objects; None for a table or a folder of masks or classes."""
+    if isinstance(truth, list | tuple):
+        return "segments"
+    if are_detectors:
+        return "boxes"
+    if isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"):
+        return "masks"
+    return None
+
+
+def _check_not_given(table_options: Mapping[str, Any]) -> None:
+    """Raise a ConfigError for an option that means nothing for objects."""
+    for name, value in table_options.items():
+        if value:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
+                "for objects"
+            )
+
+
+def _check_mask_options(
+    mask_options: Mapping[str, Any], table: Any, tasks: Mapping[str, Task]
+) -> None:
+    """Raise a ConfigError for an option of masks where no masks are scored: it would change nothing."""
+    if LABELS in table and any(task.kind == "segmentation" for task in tasks.values()):
+        return
+    number_maps = [task.name for task in tasks.values() if task.kind == "dense"]
+    for name, value in mask_options.items():
+        if not value:
+            continue
+        if LABELS not in table:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of masks, and the truth has none; name its column "
+                "of masks with labels= (--labels), and leave cells of a table empty where the "
+                "value is unknown"
+            )
+        if number_maps:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of masks of classes, and the heads predict maps of "
+                f"numbers, {some_of(number_maps, 5)}, which are not scored; leave it out"
+            )
+        raise ConfigError(
+            f"{name} is {value!r}, which is of masks, and the heads predict "
+            f"{some_of([*tasks], 5)}, which no mask shows; leave it out"
+        )
+
+
+def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
+    """Raise a DataError where the truth has masks and the heads predict maps of numbers."""
+    number_maps = [task.name for task in tasks.values() if task.kind == "dense"]
+    if LABELS in table and number_maps:
+        raise DataError(
+            f"the heads predict maps of numbers, {some_of(number_maps, 5)}, which are not scored "
+            "against masks; expected a table with a column of numbers for each image, or heads of "
+            "classes"
+        )
+
+
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
     """The tasks of all models by name, each of which has the same classes in all; masks hold their numbers."""
-    tasks = dict[str, Task]()
-    for task in (task for one in models.values() for task in one.tasks):
-        first, other = (own.labels for own in (tasks.setdefault(task.name, task), task))
-        if {*first} != {*other} or (first != other and task.kind == "segmentation"):
-            raise DataError(
-                f"two heads predict the classes {first} and {other} of {task.name}; score them "
-                "apart"
-            )
+    tasks: dict[str, Task] = {}
+    for predictor in models.values():
+        for task in predictor.tasks:
+            first = tasks.setdefault(task.name, task).labels
+            other = task.labels
+            if set(first) != set(other) or (first != other and task.kind == "segmentation"):
+                raise DataError(
+                    f"two heads predict the classes {first} and {other} of {task.name}; score them "
+                    "apart"
+                )
     return tasks
 
 
@@ -164,25 +266,88 @@ def truth_table(
     image_column: str = "image",
     labels: Any = None,
 ) -> Any:
-    """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
+    """Return the images and their truth: of a table, of class folders, or of a folder of masks.
+
+    Args:
+        images: folder of the images; None = those of the truth, whose files are not looked for if
+            it is a table.
+        truth: a CSV file or a DataFrame, a folder, or a table of :func:`dinoneck.data.read_table`.
+        tasks: name -> task, whose columns are read.
+        group: columns of the table.
+        image_column: its column of file names.
+        labels: its column of masks.
+
+    Raises:
+        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column.
+        DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
+            is predicted as numbers holds words or classes.
+    """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
-        return read_masks(images, truth)
+        for name, value in {"group": group, "labels": labels}.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value!r}, which is a column of a table, and the truth {truth} is "
+                    "a folder; leave it out"
+                )
+        return _truth_of_folder(images, Path(truth), tasks)
     if IMAGES in getattr(truth, "columns", ()):
+        for role, value in {GROUP: group, LABELS: labels}.items():
+            if value and role not in truth:
+                raise ConfigError(
+                    f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
+                    f"name it with {role}= of read_table(), which makes it"
+                )
+        _check_numbers(truth, tasks)
         return truth
-    held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
+    return _read_truth(images, truth, tasks, group, image_column, labels)
+
+
+def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
+    """Raise a DataError for words in a column that is predicted as numbers: they would not be scored."""
+    for column, task, _ in columns_of([*tasks.values()]):
+        if task.kind == "classification" or column not in table:
+            continue
+        names = class_names(table, column)
+        words = [word for word in names if not is_number(word)]
+        if names and not words:
+            raise DataError(
+                f"{FRAME_NAME}: {column} is categorical, of the classes "
+                f"{some_of(map(repr, names), 5)}, and the heads predict numbers; expected a column "
+                f"of float64, which table[{column!r}].astype(float) gives"
+            )
+        if not words:
+            continue
+        image_id = table.index[table[column].isin(words).to_numpy()][0]
+        raise DataError(
+            f"{FRAME_NAME}: {column} of {image_id!r} is {table[column][image_id]!r}, and the heads "
+            "predict numbers; expected a number in every cell, or an empty one where it is unknown"
+        )
+
+
+def _read_truth(
+    images: Any,
+    truth: Any,
+    tasks: Mapping[str, Task],
+    group: Any,
+    image_column: str,
+    labels: Any,
+) -> Any:
+    """The table of a CSV file or a DataFrame, with the columns that are predicted."""
+    columns = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
     classes = {
         name: task.labels
         for name, task in tasks.items()
-        if task.kind == "classification" and name in held
+        if task.kind == "classification" and name in columns
     }
     names = [
         column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
     ]
-    targets = [*classes, *(name for name in names if name in held)]
+    numbers = [name for name in names if name in columns]
+    targets = [*classes, *numbers]
     if not targets and labels is None:
         raise DataError(
             f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
-            f"{some_of(held, 5)}"
+            f"{some_of(columns, 5)}"
         )
     return read_table(
         truth,
@@ -192,11 +357,54 @@ def truth_table(
         image_column=image_column,
         labels=labels,
         classes=classes,
+        numbers=numbers,
     )
 
 
+def _truth_of_folder(images: Any, truth: Path, tasks: Mapping[str, Any]) -> Any:
+    """The images and their truth, of a folder of masks or of class folders."""
+    if any(task.is_map for task in tasks.values()):
+        if _is_other(images, truth):
+            return read_masks(images, truth)
+        content = read_data_folder(truth)
+        if content.kind != "masks":
+            raise DataError(
+                f"{truth} holds no images with masks; name the folder of the images, and that of "
+                "the masks as the truth"
+            )
+        return table_of_folder(_without_parts(content))
+    classes = [task.name for task in tasks.values() if task.kind == "classification"]
+    if len(classes) != 1:
+        raise DataError(
+            f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "
+            f"predict {some_of(tasks, 5)}. Name a CSV with these columns"
+        )
+    content = read_data_folder(truth)
+    if content.kind != "classes":
+        raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
+    if _is_other(images, truth):
+        raise DataError(
+            f"the truth {truth} has class folders, which hold the images to predict; name it in the "
+            f"place of {images}"
+        )
+    return table_of_folder(_without_parts(content)).rename(columns={"class": classes[0]})
+
+
+def _is_other(images: Any, truth: Path) -> bool:
+    """Whether a folder of images is given, and is another one than that of the truth."""
+    return images is not None and not Path(images).samefile(truth)
+
+
+def _without_parts(content: DataFolder) -> DataFolder:
+    if content.parts:
+        raise DataError(
+            f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
+        )
+    return content
+
+
 def _predictions(
-    one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]
+    one: Predictor, table: Any, masks: Mapping[str, DenseLabels], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
     maps = LABELS in table and any(task.is_map for task in one.tasks)
@@ -207,7 +415,7 @@ def _predictions(
     )
     rows = [*found.values()]
     return _values(one, table, rows, scored) | (
-        _matrices(one, table, rows, nodata, scored) if maps else {}
+        _matrices(one, table, rows, masks, scored) if maps else {}
     )
 
 
@@ -217,6 +425,9 @@ def _values(
     """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
     own: dict[str, Any] = {}
     for column, task, place in columns_of(one.tasks):
+        # the groups of the table are not the truth of a class "group"
+        if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
+            continue
         if task.kind == "classification" and place == 0 and task.name in table:
             truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
             first = scored.setdefault(
@@ -232,56 +443,166 @@ def _values(
     return own
 
 
+def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
+    """How the trainings of the heads that predict segmentations read their masks, as far as recorded."""
+    records: list[MaskRecord] = []
+    for model in models.values():
+        for one in model.passes:
+            for reading in one.readings.values():
+                if any(task.kind == "segmentation" for task in reading.head.tasks):
+                    records += reading.mask_records
+    return records
+
+
+def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRecord:
+    """How masks are read: what the call leaves open is as in the trainings, and stated in a log line.
+
+    Raises:
+        ConfigError: if trainings differ, or the call contradicts one.
+    """
+    of_values = [record for record in records if record.class_values]
+    of_nodata = [record for record in records if record.nodata]
+    for record in of_values:
+        first = of_values[0]
+        if record.class_values != first.class_values:
+            raise ConfigError(
+                f"the training of {first.source} read masks with the class values "
+                f"{_listed(first.class_values)}, that of {record.source} with "
+                f"{_listed(record.class_values)}; evaluate them apart"
+            )
+        if asked.class_values and asked.class_values != record.class_values:
+            raise ConfigError(
+                f"class_values are {_listed(asked.class_values)}, and the training of "
+                f"{record.source} read masks with the class values {_listed(record.class_values)}; "
+                "leave class_values out (--class-values), and write the masks with the values of "
+                "the training if they have others"
+            )
+    for record in of_nodata:
+        first = of_nodata[0]
+        if {*record.nodata} != {*first.nodata}:
+            raise ConfigError(
+                f"the training of {first.source} read masks with nodata {_listed(first.nodata)}, "
+                f"that of {record.source} with {_listed(record.nodata)}; evaluate them apart"
+            )
+        if asked.nodata and not {*record.nodata} <= {*asked.nodata}:
+            raise ConfigError(
+                f"nodata is {_listed(asked.nodata)}, and the training of {record.source} read "
+                f"masks with nodata {_listed(record.nodata)}; leave nodata out (--nodata), or name "
+                f"{_listed(record.nodata)} among it"
+            )
+    with_values = next(iter(of_values), asked) if not asked.class_values else asked
+    with_nodata = next(iter(of_nodata), asked) if not asked.nodata else asked
+    both = {*with_values.class_values} & {*with_nodata.nodata}
+    if both and with_values is not with_nodata:
+        is_of_heads = asked not in (with_values, with_nodata)
+        remedy = "evaluate them apart" if is_of_heads else "leave the option out that names it"
+        raise ConfigError(
+            f"the class values of {with_values.source} are {_listed(with_values.class_values)}, "
+            f"and {min(both):g} is nodata of {with_nodata.source}; {remedy}"
+        )
+    taken = []
+    if with_values is not asked:
+        taken.append(f"class values {_listed(with_values.class_values)}")
+    if with_nodata is not asked:
+        taken.append(f"nodata {_listed(with_nodata.nodata)}")
+    if taken:
+        logger.warning("masks are read as in training: %s", ", ".join(taken))
+    return MaskRecord(asked.source, with_values.class_values, with_nodata.nodata)
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Values as the command line has them."""
+    return " ".join(f"{value:.12g}" for value in values)
+
+
+def _mask_readers(
+    table: Any, tasks: Mapping[str, Task], asked: MaskRecord, records: Sequence[MaskRecord]
+) -> dict[str, DenseLabels]:
+    """How the masks of a table are read, by segmentation task; a class that they do not show is warned of."""
+    if LABELS not in table:
+        return {}
+    masks = masks_of(table)
+    segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
+    if not segmentations or not masks.files:
+        return {}
+    _, class_values, nodata = _as_in_training(asked, records)
+    survey = survey_masks(masks.files, nodata, masks.image_sizes)
+    readers = {}
+    for task in segmentations:
+        names = task.labels or tuple(map(str, range(task.dim)))
+        classes = mask_classes(survey, names, class_values)
+        warn_of_empty_classes(
+            classes.pixels,
+            "pixel",
+            "the masks",
+            remedy="Its IoU is unknown, or 0 where the class is predicted",
+        )
+        readers[task.name] = reader_of_classes(classes, nodata)
+    return readers
+
+
 def _matrices(
     one: Predictor,
     table: Any,
     rows: Sequence[Any],
-    nodata: tuple[float, ...],
+    masks: Mapping[str, DenseLabels],
     scored: dict[str, Scored],
 ) -> dict[str, Any]:
     """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
-    own: dict[str, Any] = {}
-    for task in (task for task in one.tasks if task.kind == "segmentation"):
-        how = DenseLabels(nodata=nodata, classes=task.dim)
+    matrices: dict[str, Any] = {}
+    for task in one.tasks:
+        if task.kind != "segmentation":
+            continue
         scored.setdefault(
             task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels)
         )
-        own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
+        matrices[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
         for i, (image, file, row) in enumerate(
             zip(table[IMAGES], table[LABELS], rows, strict=True)
         ):
-            if not is_missing(file):
-                maps, size = torch.as_tensor(row["maps"][task.name])[None], read_image_size(image)
-                own[task.name][i] = map_confusion(how.indices([file], one.preprocess, [size]), maps)
-    return own
+            if is_missing(file):
+                continue
+            predicted = torch.as_tensor(row["maps"][task.name])[None]
+            size = read_image_size(image)
+            true = masks[task.name].indices([file], one.preprocess, [size])
+            matrices[task.name][i] = map_confusion(true, predicted)
+    return matrices
 
 
-def _of_objects(key: str, models: Mapping[str, Any], truth: Any, images: Any) -> dict[str, Any]:
+def _of_objects(
+    kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
+) -> dict[str, Any]:
     """Score models of boxes, masks or segments; of two or more the first is compared with each other one."""
     found: dict[str, dict[str, Any]] = {}
     cost = {}
     results: dict[str, list[dict[str, Any]]] = {}  # not of panoptic segments
     datasets: dict[str, Any] = {}
-    kind = "bbox" if key == "boxes" else "segm"
     for name, one in models.items():
         begin = time.perf_counter()
-        if key == "boxes":
-            dataset: Any = BoxImages(truth, images, classes=one.classes)
+        if kind == "boxes":
+            dataset: Any = BoxImages(
+                truth,
+                images,
+                classes=one.classes,
+                crowd=crowd,
+                bits=one.preprocess.bits,
+            )
             boxes = predict_boxes(one, dataset)
             found[name] = score_boxes(dataset, boxes)
             results[name] = coco_results(boxes, dataset)
         else:
-            dataset, objects = predict_masks(one, truth, images)
-            if key == "masks":
+            dataset, objects = predict_masks(one, truth, images, crowd=crowd)
+            if kind == "masks":
                 found[name] = score_masks(dataset, objects)
                 results[name] = mask_results(objects, dataset)
             else:
                 found[name] = score_segments(dataset, objects)
         datasets[name] = dataset
         cost[name] = _cost(one, begin, found[name]["images"])
-    report: dict[str, Any] = {key: found, "cost": cost, "versions": versions()}
+    report: dict[str, Any] = {kind: found, "cost": cost, "versions": versions()}
     if len(results) > 1:
-        report["verdict"] = _compare_objects(found, results, datasets, kind)
+        iou_type = "bbox" if kind == "boxes" else "segm"
+        report["verdict"] = _compare_objects(found, results, datasets, iou_type)
     return report
 
 

@@ -322,11 +322,15 @@ class TokenGrid(nn.Module):
         height, width = image_size
         down, across = self.patch_height, self.patch_width
         if self.on_remainder == "error" and (height % down or width % across):
+            padded = f"'pad' ({-(-height // down) * down}x{-(-width // across) * across})"
+            cropped = ""
+            if height >= down and width >= across:
+                cropped = f"'crop' ({height // down * down}x{width // across * across}), "
             raise GridError(
                 f"the image is {height}x{width} px (height x width) and the patch {down}x{across} "
                 f"px: {height} % {down} = {height % down}, {width} % {across} = {width % across}. "
-                "Pass an image whose sides are multiples of the patch, or choose 'crop', 'pad', "
-                "or for images resize='stretch'"
+                f"Pass an image whose sides are multiples of the patch, or choose {cropped}{padded}, "
+                "or 'resize', which Preprocessing calls resize='stretch'"
             )
         return self._axis(height, self.patch_height), self._axis(width, self.patch_width)
 

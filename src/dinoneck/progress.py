@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-_SECONDS = 60.0
+SECONDS_PER_LINE = 60.0  # of a log
 
 
 def progress(
@@ -42,9 +42,9 @@ def progress(
         initial=initial,
         disable=hidden,
         leave=False,
-        delay=_SECONDS,
-        mininterval=_SECONDS,
-        maxinterval=_SECONDS,
+        delay=SECONDS_PER_LINE,
+        mininterval=SECONDS_PER_LINE,
+        maxinterval=SECONDS_PER_LINE,
         miniters=1,
         bar_format="{desc}: {n_fmt} of {total_fmt} in {elapsed}, {remaining} left",
     )

@@ -18,7 +18,8 @@ from typing import Any, TypeVar, cast
 
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean, first_line
 
-_HOMES: dict[str, str] = {
+# name -> module and name of the class that the package registers
+HOMES: dict[str, str] = {
     "bins": "dinoneck.heads.linear:Bins",
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
@@ -41,14 +42,14 @@ _HOMES: dict[str, str] = {
     "sta_pyramid": "dinoneck.necks.sta_pyramid:STAPyramid",
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
-_OWN: dict[str, type] = {}  # of the running program
+REGISTERED: dict[str, type] = {}  # name -> class that the running program has registered
 _NAME = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _Class = TypeVar("_Class", bound=type)
 
 
 def _known() -> dict[str, str | type]:
-    return {**_HOMES, **_OWN}
+    return {**HOMES, **REGISTERED}
 
 
 def names() -> tuple[str, ...]:
@@ -63,7 +64,7 @@ def classes() -> dict[str, str]:
 
 def exports(*packages: str) -> dict[str, str]:
     """Return the classes of the table in these packages: class name -> the module that defines it."""
-    homes = (home.partition(":") for home in _HOMES.values())
+    homes = (home.partition(":") for home in HOMES.values())
     return {name: module for module, _, name in homes if module.rpartition(".")[0] in packages}
 
 
@@ -140,7 +141,7 @@ def register(cls: _Class, /, *, name: str | None = None) -> _Class:
         raise RegistryError(
             f"head_type {head_type!r} is taken by {known}; choose another one with name="
         )
-    _OWN[head_type] = cls
+    REGISTERED[head_type] = cls
     return cls
 
 

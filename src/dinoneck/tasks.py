@@ -52,12 +52,21 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _LONGEST_NAME = 64
-OBJECTS = 1000  # objects of one class that ids can tell apart
+OBJECTS = 1000
+"""Objects of one class that the ids of pixels can tell apart.
+
+The id of a pixel is ``OBJECTS * (class + 1) + number`` with the number of its object in the class,
+0 for stuff; 0 where nothing is, -1 where nothing is known, and ``-OBJECTS * (class + 1)`` in a crowd
+region of the class.
+"""
+OVERALL = "overall"
+"""What scores call the mean over the targets."""
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
 
 The names of tasks leave them free.
 """
+_RESERVED = (GATE, "maps", OVERALL)
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -72,8 +81,8 @@ class Task:
     Args:
         name: the key of the head's output and its column in tables: 1 to 64 printable characters,
             such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
-            separates a column's label. ``gate`` and ``maps`` are reserved, and names that end in
-            ``.map``, ``.classes`` or ``.masks``.
+            separates a column's label. ``gate``, ``maps`` and ``overall`` are reserved, and names
+            that end in ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
             ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
@@ -158,12 +167,14 @@ class Task:
         yield (
             "name",
             fits,
-            f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends",
+            f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends; "
+            "rename it (the column, if it comes from a table)",
         )
         yield (
             "name",
-            name not in (GATE, "maps") and not name.endswith((MAP, CLASSES, MASKS)),
-            "an unreserved name",
+            name not in _RESERVED and not name.endswith((MAP, CLASSES, MASKS)),
+            f"another name: {', '.join(map(repr, _RESERVED))} and names that end in {MAP!r}, "
+            f"{CLASSES!r} or {MASKS!r} are those of other outputs; rename the column or task",
         )
         yield "dim", self.dim >= 1, "1 or more"
         yield (
@@ -207,7 +218,12 @@ class Task:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
             adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
-            yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
+            yield (
+                "transform",
+                adds_up,
+                "one without log1p, as the image's value is the sum or mean of cells, which a "
+                "logarithm does not keep; or kind 'regression' without from_map",
+            )
         of_numbers = ("transform", "activation", "minimum", "maximum")
         if self.is_masks:
             yield (

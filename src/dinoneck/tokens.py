@@ -108,8 +108,9 @@ class Tokens:
         if sequence[0].shape[1] != num_prefix_tokens + grid.rows * grid.cols:
             raise GridError(
                 f"a sequence of {sequence[0].shape[1]} tokens does not fit "
-                f"{image_size[0]}x{image_size[1]} px: {grid.rows} rows x {grid.cols} cols of "
-                f"patches, plus {num_prefix_tokens} prefix tokens"
+                f"{image_size[0]}x{image_size[1]} px: {grid.rows} rows x {grid.cols} cols = "
+                f"{grid.count} patches, plus {num_prefix_tokens} prefix tokens; check image_size=, "
+                "patch_size= and num_prefix_tokens="
             )
         if layers is not None and len(layers) != len(sequence):
             raise ShapeError(
@@ -155,6 +156,12 @@ class Tokens:
             checked_grid(grid),
             patch_pair(patch_size),
         )
+        if patches[0].shape[1] != size.count:
+            raise GridError(
+                f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x "
+                f"{size.cols} cols = {size.count}; pass the patches without CLS and registers, or "
+                "another grid"
+            )
         single = (
             []
             if cls_token is None

@@ -22,31 +22,41 @@ import torch
 import dinoneck
 from tests.against.canonical import raised
 from tests.against.groups import GROUPS
+from tests.against.this_version import warning_categories
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "scipy")
 """Libraries that results depend on, which must be the same on both sides."""
 
 
-def run_cases(group: str, names: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Run the cases of a group, all if none is named: case -> plain form of what it gives."""
+def run_cases(
+    group: str, names: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Run the cases of a group, all if none is named.
+
+    Returns:
+        Case -> plain form of what it gives, and case -> categories of its warnings.
+    """
     cases = import_module(f"tests.against.{group}").CASES
     unknown = [name for name in names if name not in cases]
     if unknown:
         sys.exit(f"{group} has no case {unknown[0]!r}; it has {', '.join(cases)}")
     results = {}
+    warnings = {}
     for number, name in enumerate(names or cases):
         inside = folder / str(number)
         inside.mkdir()
         torch.manual_seed(0)
         np.random.seed(0)
         started = time.monotonic()
-        try:
-            results[name] = cases[name](inside)
-        except Exception as error:
-            traceback.print_exc()
-            results[name] = raised(error, inside)
+        with warning_categories() as categories:
+            try:
+                results[name] = cases[name](inside)
+            except Exception as error:
+                traceback.print_exc()
+                results[name] = raised(error, inside)
+        warnings[name] = categories
         print(f"{name}: {time.monotonic() - started:.1f} s", flush=True)
-    return results
+    return results, warnings
 
 
 def main() -> None:
@@ -64,8 +74,9 @@ def main() -> None:
     torch.set_num_threads(1)
     libraries = {name: metadata.version(name) for name in LIBRARIES}
     libraries["python"] = platform.python_version()
-    cases = run_cases(options.group, options.case, options.folder.resolve())
-    options.result.write_text(json.dumps({"libraries": libraries, "cases": cases}))
+    cases, warnings = run_cases(options.group, options.case, options.folder.resolve())
+    document = {"libraries": libraries, "cases": cases, "warnings": warnings}
+    options.result.write_text(json.dumps(document))
 
 
 if __name__ == "__main__":

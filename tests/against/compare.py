@@ -13,8 +13,13 @@ ARRAY = "<array>"
 """The only key of what stands for an array in a plain form, see ``canonical.py``."""
 RAISED = "<raised>"
 """The only key of what stands for an error: its class and, for the report alone, its message."""
+TYPED = "<type>"
+"""The first key of what stands for a value of a type that JSON does not know; the second is VALUE."""
+VALUE = "<value>"
 LIST = Path(__file__).with_name("differences.toml")
 FIELDS = ("address", "what", "commit", "why")
+IDENTITY = ("dtype", "shape", "sha256", "order", "requires_grad")
+"""What makes two arrays equal."""
 ABSENT = "absent"
 SHOWN = 80
 """How many characters of a value the report shows."""
@@ -59,14 +64,33 @@ class Comparison:
 
     def compare(self, address: str, old: Any, here: Any) -> None:
         """Compare two plain forms with everything that they hold."""
+        if is_typed(old) or is_typed(here):
+            self._compare_types(address, type_of(old), type_of(here))
+            self.compare(address, content_of(old), content_of(here))
+            return
         if is_marked(old, ARRAY) and is_marked(here, ARRAY):
             self._compare_arrays(address, old[ARRAY], here[ARRAY])
         elif is_mapping(old) and is_mapping(here):
             self._compare_mappings(address, old, here)
         elif isinstance(old, list) and isinstance(here, list):
-            self._compare_mappings(address, by_position(old), by_position(here))
+            self._compare_lists(address, old, here)
         else:
             self._compare_values(address, old, here)
+
+    def _compare_lists(self, address: str, old: list[Any], here: list[Any]) -> None:
+        old_names = names_of(old)
+        names_here = names_of(here)
+        if old_names and names_here:
+            old_by_name = dict(zip(old_names, old, strict=True))
+            by_name_here = dict(zip(names_here, here, strict=True))
+            self._compare_mappings(address, old_by_name, by_name_here)
+        else:
+            self._compare_mappings(address, by_position(old), by_position(here))
+
+    def _compare_types(self, address: str, old: str, here: str) -> None:
+        if old != here:
+            start = first_difference(old, here)
+            self._add(address, describe(old, start), describe(here, start), "type")
 
     def _compare_mappings(self, address: str, old: dict[str, Any], here: dict[str, Any]) -> None:
         for key, value in old.items():
@@ -84,8 +108,7 @@ class Comparison:
 
     def _compare_arrays(self, address: str, old: dict[str, Any], here: dict[str, Any]) -> None:
         self.compared += 1
-        identity = ("dtype", "shape", "sha256")
-        if any(old[name] != here[name] for name in identity):
+        if any(old[name] != here[name] for name in IDENTITY):
             note = array_distance(old, here)
             self._add(address, describe({ARRAY: old}), describe({ARRAY: here}), note)
 
@@ -111,12 +134,59 @@ def is_marked(value: Any, mark: str) -> bool:
     return isinstance(value, dict) and list(value) == [mark]
 
 
+def typed(name: str, value: Any) -> dict[str, Any]:
+    """Return the plain form of a value with a type that the plain form of its content does not tell."""
+    return {TYPED: name, VALUE: value}
+
+
+def is_typed(value: Any) -> bool:
+    return isinstance(value, dict) and list(value) == [TYPED, VALUE]
+
+
+def type_of(plain: Any) -> str:
+    """Return the name of a typed value's type, and JSON's name of any other."""
+    if is_typed(plain):
+        return str(plain[TYPED])
+    if is_marked(plain, ARRAY):
+        return "array"
+    if is_marked(plain, RAISED):
+        return "error"
+    return type(plain).__name__
+
+
+def content_of(plain: Any) -> Any:
+    """Return what a typed value holds, which may be typed too, and any other value as it is."""
+    return plain[VALUE] if is_typed(plain) else plain
+
+
+def without_type(plain: Any) -> Any:
+    """Return the content of a typed value, also of one inside another, and any other value as it is."""
+    while is_typed(plain):
+        plain = plain[VALUE]
+    return plain
+
+
 def is_mapping(value: Any) -> bool:
     return isinstance(value, dict) and not is_marked(value, ARRAY) and not is_marked(value, RAISED)
 
 
 def by_position(values: Sequence[Any]) -> dict[str, Any]:
     return {str(position): value for position, value in enumerate(values)}
+
+
+def names_of(values: Sequence[Any]) -> list[str]:
+    """Return the ``name`` of every mapping in a list; none if one has none, or two have the same.
+
+    An item that is added to a list of names is then one difference, not one of all behind it.
+    """
+    names = []
+    for value in values:
+        content = without_type(value)
+        name = content.get("name") if is_mapping(content) else None
+        if not isinstance(name, str) or name in names:
+            return []
+        names.append(name)
+    return names
 
 
 def first_difference(old: str, here: str) -> int:
@@ -146,7 +216,14 @@ def describe(value: Any, start: int = 0) -> str:
         array = value[ARRAY]
         shape = "x".join(map(str, array["shape"])) or "scalar"
         numbers = " ".join(f"{number:.6g}" for number in array.get("sample", [])[:4])
-        return f"{array['dtype']} {shape}, {array['sha256'][:8]}: {numbers}"
+        words = f"{array['dtype']} {shape}, {array['sha256'][:8]}"
+        if array["order"] != sorted(array["order"]):
+            words += f", axes in memory {' '.join(map(str, array['order']))}"
+        if array["requires_grad"]:
+            words += ", requires grad"
+        return f"{words}: {numbers}"
+    if is_typed(value):
+        return f"{value[TYPED]} {describe(value[VALUE])}"
     if is_marked(value, RAISED):
         return f"raises {value[RAISED]['class']}: {value[RAISED]['message']}"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""22 predictors on images of several sizes, without maps, with maps of patches and of pixels."""
+"""22 predictors on images of several sizes, in all forms of maps, and on stored tokens of the images."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from dinoneck import (
     CLSGatingHead,
     Composition,
+    ConfigError,
     DenseHead,
+    FeatureStore,
     HeadEnsemble,
     MaskHead,
     PatchMeanHead,
@@ -47,6 +51,10 @@ PLANT = Composition(
     ratio="ratio",
 )
 MAPS = (None, "patch", "image")
+VIEWS_OF_STORE = {"none": "none", "flip4": "flips4", "d6": "d6"}
+"""Name of what a predictor averages -> name of the views in a store."""
+MIN_SCORE = 0.5
+"""Leaves some of the objects out: the scores of random heads are about one half."""
 
 
 @cache
@@ -173,13 +181,53 @@ WITH_ODD_IMAGES = {
 
 
 def predict(name: str, folder: Path) -> dict[str, Any]:
-    """Predict the images with one predictor: form of the maps -> rows."""
+    """Predict the images with one predictor, in all forms, and stored tokens of them."""
     predictor = PREDICTORS[name]()
     images = random_images(ODD_IMAGES if name in WITH_ODD_IMAGES else IMAGES)
     results = {}
     for maps in MAPS:
         results[f"maps={maps}"] = canonical(predictor(images, maps=maps), folder)
+    probabilities = predictor(images, maps="image", probabilities=True)
+    results["probabilities"] = canonical(probabilities, folder)
+    results["min_score"] = canonical(predictor(images, min_score=MIN_SCORE), folder)
     results["image_maps"] = canonical(maps_of_images(predictor, images), folder)
+    if predictor.tiling is None:
+        results["store"] = predict_store(predictor, images, folder)
+    return results
+
+
+def predict_store(predictor: Predictor, images: list[Any], folder: Path) -> dict[str, Any]:
+    """Predict from a store of the images: call -> rows, or the class of an error.
+
+    A store does not know the sizes of images, so objects and maps of padded images raise one.
+    """
+    paths = []
+    for number, image in enumerate(images):
+        path = folder / f"{number}.png"
+        Image.fromarray(image).save(path)
+        paths.append(path)
+    recipe = predictor.preprocess
+    fitting = {} if recipe.size is None else {"resize": recipe.resize, "pad_to": recipe.pad_to}
+    store = FeatureStore.create(
+        folder / "store",
+        backbone=predictor.backbone,
+        views=VIEWS_OF_STORE[predictor.tta],
+        image_size=recipe.size,
+        **fitting,
+    )
+    store.extract(paths, folder, workers=1)
+    some = [store.ids[2], store.ids[0]]
+    calls = {
+        "maps=None": partial(predictor.predict, store),
+        "maps=patch": partial(predictor.predict, store, maps="patch"),
+        "two images": partial(predictor.predict, store, some),
+    }
+    results: dict[str, Any] = {}
+    for name, call in calls.items():
+        try:
+            results[name] = canonical(call(), folder)
+        except ConfigError as error:
+            results[name] = f"raises {type(error).__name__}"
     return results
 
 

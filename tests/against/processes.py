@@ -81,7 +81,7 @@ def wait_for(children: Sequence[Child]) -> None:
 def run_group(
     old_side: Side, this_side: Side, group: str, cases: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run a group on both sides at once; return case -> plain form of what it gave, for each.
+    """Run a group on both sides at once; return what ``child.py`` wrote, for each.
 
     Raises:
         CannotCompareError: if a process fails, if a case fails in 0.3.0, or if the libraries of the
@@ -110,7 +110,7 @@ def run_group(
             raise CannotCompareError(
                 f"{group}/{name} fails in {old_side.name} with {error['class']}: {error['message']}"
             )
-    return old["cases"], here["cases"]
+    return old, here
 
 
 def compare_groups(
@@ -126,7 +126,9 @@ def compare_groups(
         started = time.monotonic()
         old, here = run_group(old_side, this_side, group, cases)
         comparison = Comparison()
-        comparison.compare(group, old, here)
+        comparison.compare(group, old["cases"], here["cases"])
+        for name, categories in old["warnings"].items():
+            comparison.compare(f"{group}/{name}/warnings", categories, here["warnings"][name])
         seconds = time.monotonic() - started
         print(
             f"{group:<12} {comparison.compared:>6} values compared, "

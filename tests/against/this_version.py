@@ -11,7 +11,9 @@ import contextlib
 import io
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,17 +40,66 @@ def train_detector(settings: Groups, out: Path) -> Mapping[str, Any]:
     return detection.train_detector(training.TrainConfig.from_dict(settings), out)
 
 
-def run_command(words: Sequence[str]) -> tuple[int, str]:
-    """Run ``python -m dinoneck WORDS`` in this process; return the exit code and its output."""
+KINDS_OF_LINES = ("Traceback", "error:", "interrupted")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command line gave.
+
+    Attributes:
+        code: the exit code.
+        output: what it printed.
+        stderr: what kinds of lines it printed on stderr, see :func:`kinds_of_lines`.
+        warnings: the categories of its warnings, which are not printed.
+    """
+
+    code: int
+    output: str
+    stderr: list[str]
+    warnings: list[str]
+
+
+def run_command(words: Sequence[str]) -> Ran:
+    """Run ``python -m dinoneck WORDS`` in this process."""
     output = io.StringIO()
+    errors = io.StringIO()
     code = 0
     with (
+        warning_categories() as categories,
         contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.redirect_stderr(errors),
         mock.patch.object(sys, "argv", ["dinoneck", *words]),
     ):
         try:
             runpy.run_module("dinoneck", run_name="__main__")
         except SystemExit as end:
             code = int(end.code or 0)
-    return code, output.getvalue()
+    return Ran(code, output.getvalue(), kinds_of_lines(errors.getvalue()), categories)
+
+
+def kinds_of_lines(text: str) -> list[str]:
+    """Return which kinds of lines a text on stderr has; none if it is empty. The words are prose.
+
+    With ``--json`` a verb prints there what it else prints on stdout: that is ``text``.
+    """
+    kinds = set()
+    for line in text.splitlines():
+        beginning = line.split(" ")[0]
+        kinds.add(beginning if beginning in KINDS_OF_LINES else "text")
+    return sorted(kinds)
+
+
+@contextlib.contextmanager
+def warning_categories() -> Iterator[list[str]]:
+    """Give a list to which the categories of the warnings inside are added at the end, sorted.
+
+    How often a category came is not told: libraries warn at every call, or once in a process.
+    """
+    categories: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield categories
+        finally:
+            categories += sorted({warning.category.__name__ for warning in caught})

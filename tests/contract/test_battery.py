@@ -31,7 +31,7 @@ def built(case: Case, **factory: object) -> nn.Module:
 def test_every_registered_class_has_a_case() -> None:
     # no parameters: tests/unit/heads; images and an attached backbone: tests/unit/detection
     own = {"bins", "detector"}
-    assert {registry.name_of(type(case.build())) for case in CASES} == set(registry._HOMES) - own
+    assert {registry.name_of(type(case.build())) for case in CASES} == set(registry.HOMES) - own
 
 
 @each

@@ -66,7 +66,7 @@ def test_one_file_and_three_lines(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "src/dinoneck/necks/token_map.py").write_text(source)
     inserted(
         tmp_path / "src/dinoneck/registry.py",
-        "_HOMES: dict[str, str] = {\n",
+        "HOMES: dict[str, str] = {\n",
         lines["src/dinoneck/registry.py"],
     )
     inserted(tmp_path / "tests/contract/cases.py", "CASES = [\n", lines["tests/contract/cases.py"])

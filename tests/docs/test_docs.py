@@ -8,8 +8,10 @@ import doctest
 import importlib
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,13 @@ PAGES = [
     *sorted((ROOT / "examples").rglob("*.md")),
     *sorted((ROOT / "benchmarks").rglob("*.md")),
 ]
+README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # a block, and what it prints where the page shows it: "..." stands for anything
 SHOWN = re.compile(
     BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE
 )
-SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
+SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls run in the quick one
     *(
         f"docs/tutorials/{page}.md"
         for page in [
@@ -70,8 +73,6 @@ OPTIONAL = {
 }
 # warnings of other packages
 FILTERS = {
-    # pycocotools with NumPy 2
-    "docs/tutorials/count.md": ("ignore:__array__ implementation:DeprecationWarning",),
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
     "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",
@@ -170,24 +171,39 @@ def test_docstring_examples(name: str) -> None:
     assert failed == 0
 
 
-def test_the_first_commands_of_the_readme_install_predict_and_train() -> None:
-    text = (ROOT / "README.md").read_text()
-    first = re.search(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert first is not None
-    assert [line.split()[1:3] for line in first.group(1).splitlines()][:3] == [
-        ["pip", "install"],
-        ["dinoneck", "predict"],
-        ["dinoneck", "train"],
-    ]
-    assert "make demo" in text and "make test" in text
+def test_every_verb_of_the_readme_has_the_flags_that_it_shows() -> None:
+    commands = re.findall(r"^\$ dinoneck (.*)$", README, re.MULTILINE)
+    assert commands
+    for command in commands:
+        verb, *words = shlex.split(command, comments=True)
+        flags = [word for word in words if word.startswith("--")]
+        text = help_of(verb)
+        for flag in flags:
+            assert re.search(rf"{flag}\b", text), f"dinoneck {verb} has no {flag}: {command}"
+
+
+def test_every_extra_that_the_readme_installs_is_declared() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.findall(r"pip install \"?dinoneck\[([\w-]+)\]", README)
+    assert extras
+    for extra in extras:
+        assert extra in declared["optional-dependencies"]
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    targets = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
     shown = set(re.findall(r"^::: dinoneck\.(\S+)$", pages, re.MULTILINE))
-    for name in dinoneck._HOMES:
+    for name in dinoneck.HOMES:
         assert name in shown, name
-    for package in dinoneck._PACKAGES:
+    for package in dinoneck.PACKAGES:
         for name in getattr(importlib.import_module(f"dinoneck.{package}"), "__all__", ()):
             value = getattr(importlib.import_module(f"dinoneck.{package}"), name)
             own = getattr(value, "__name__", name)  # an alias has that of its class

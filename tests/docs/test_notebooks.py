@@ -40,7 +40,7 @@ def cells(path: Path, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_short_and_stored_without_outputs(path: Path) -> None:
+def test_notebooks_are_stored_without_outputs(path: Path) -> None:
     content = json.loads(path.read_text())
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     assert content["metadata"]["kernelspec"]["name"] == "python3"
@@ -48,8 +48,6 @@ def test_notebooks_are_short_and_stored_without_outputs(path: Path) -> None:
     assert not [
         cell for cell in content["cells"] if cell.get("outputs") or cell.get("execution_count")
     ]
-    assert len(cells(path, "code")) <= 15
-    assert len(" ".join(cells(path, "markdown")).split()) <= 350
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ OPEN = {
         "activation",
         "NoneType float": "area, mean, std",
         "NoneType int float": "minimum, maximum",
-        "NoneType int": "ignore_index, seed, folds, fold, epochs, blur",
+        "NoneType int": "ignore_index, seed, folds, fold, epochs, blur, bits",
         "NoneType list": "layer_indices",
         "NoneType int list": "num_patches, size",
         "int list": "patch_size",

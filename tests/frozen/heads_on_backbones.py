@@ -121,6 +121,12 @@ HEADS_ON_BACKBONES = (
         records={"tta": "d6", "training": {"data": {"name": "field"}}},
     ),
     HeadOnBackbone(
+        "on-backbone-12-bits",
+        lambda: PatchMeanHead(WIDTH, [MASS], hidden_dim=2),
+        kit.backbone,
+        preprocess={"size": kit.SIZE, "bits": 12},
+    ),
+    HeadOnBackbone(
         "on-backbone-gate",
         lambda: CLSGatingHead(WIDTH, [MASS], "query", hidden_dim=2),
         lambda: kit.backbone(seed=3),

@@ -18,8 +18,6 @@ from tests.frozen.folder import FrozenFile, frozen_files
 
 pytest.importorskip("pycocotools", reason="objects need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 RUNS = frozen_files(runs.FOLDER)
 FINISHED = [file for file in RUNS if file.path.name != runs.UNFINISHED]
 UNFINISHED = [file for file in RUNS if file.path.name == runs.UNFINISHED]

@@ -1,4 +1,7 @@
-"""The public names of the package with their signatures, one per line, as ``public_api.txt`` holds them."""
+"""The public names of the package with their signatures.
+
+One per line, as ``public_api.txt`` holds them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def public_api() -> str:
     """Every public name with its signature, and every method of a public class, one per line."""
     values = {}
     for package, module in sorted(lazy_packages().items()):
-        for name in sorted(module._HOMES):
+        for name in sorted(module.HOMES):
             values[f"{package}.{name}"] = getattr(module, name)
     values["dinoneck.configured.Configured"] = Configured
     classes = {value for value in values.values() if inspect.isclass(value)}

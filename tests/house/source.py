@@ -21,21 +21,30 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Modules and ``module.name`` that a file imports, also in functions and for annotations alone."""
+    """Yield what a file imports, also in functions and for annotations alone.
+
+    ``from a.b import c`` yields ``("a.b", "a.b.c")``, and ``import a.b`` yields ``("a.b", "a.b")``.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, alias.name) for alias in node.names)
+            for alias in node.names:
+                yield alias.name, alias.name
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from ((node.module, f"{node.module}.{alias.name}") for alias in node.names)
+            for alias in node.names:
+                yield node.module, f"{node.module}.{alias.name}"
 
 
 def lazy_packages() -> dict[str, Any]:
     """The packages whose names are imported on first use, by name."""
-    folders = [path.parent for path in FILES if path.name == "__init__.py"]
-    names = [".".join(("dinoneck", *folder.relative_to(SOURCE).parts)) for folder in folders]
-    return {
-        name: module for name in names if hasattr(module := importlib.import_module(name), "_HOMES")
-    }
+    packages = {}
+    for path in FILES:
+        if path.name == "__init__.py":
+            folders = path.parent.relative_to(SOURCE).parts
+            name = ".".join(("dinoneck", *folders))
+            module = importlib.import_module(name)
+            if hasattr(module, "HOMES"):
+                packages[name] = module
+    return packages
 
 
 def name_of(path: Path) -> str:

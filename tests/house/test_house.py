@@ -1,4 +1,7 @@
-"""What protects users and the architecture: public names, their documentation, light imports, no machine paths."""
+"""What protects users and the architecture.
+
+Public names, their documentation, light imports, no machine paths.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +22,61 @@ from tests.house import public_api
 from tests.house.source import FILES, ROOT, lazy_packages, name_of, tree_of
 
 
-def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node that does not stand inside a function."""
+def public_definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """Every public function and class, and the public methods of public classes.
+
+    What stands inside a function or in a private class is not among them.
+    """
     for child in ast.iter_child_nodes(node):
-        yield child
+        if isinstance(child, ast.ClassDef | ast.FunctionDef):
+            if child.name.startswith("_"):
+                continue
+            yield child
         if not isinstance(child, ast.FunctionDef):
-            yield from outside_functions(child)
+            yield from public_definitions(child)
+
+
+def is_overload(definition: ast.ClassDef | ast.FunctionDef) -> bool:
+    """Whether a definition is only a signature for type checkers."""
+    for decorator in definition.decorator_list:
+        if isinstance(decorator, ast.Name) and decorator.id == "overload":
+            return True
+    return False
+
+
+def undocumented(tree: ast.Module) -> list[str]:
+    """The public names without a docstring, and ``module`` if the file itself has none."""
+    missing = []
+    if not ast.get_docstring(tree):
+        missing.append("module")
+    for definition in public_definitions(tree):
+        if not is_overload(definition) and not ast.get_docstring(definition):
+            missing.append(definition.name)
+    return missing
 
 
 def test_everything_public_is_documented() -> None:
-    missing = []
+    missing = {}
     for path in FILES:
-        if not ast.get_docstring(tree_of(path)):
-            missing.append(str(path))
-        for node in outside_functions(tree_of(path)):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-                signature_only = any(
-                    getattr(how, "id", "") == "overload" for how in node.decorator_list
-                )
-                if not signature_only and not ast.get_docstring(node):
-                    missing.append(f"{path}:{node.name}")
-    assert not missing
+        names = undocumented(tree_of(path))
+        if names:
+            missing[name_of(path)] = names
+    assert missing == {}
+
+
+def test_methods_of_a_private_class_need_no_docstring() -> None:
+    tree = ast.parse("""
+class Table:
+    def rows(self): ...
+    def _count(self): ...
+
+class _Cursor:
+    def rows_left(self): ...
+
+if True:
+    def read(): ...
+""")
+    assert undocumented(tree) == ["module", "Table", "rows", "read"]
 
 
 # names of single data sets, competitions and notebooks
@@ -50,7 +87,7 @@ PASTURE = {"data/pasture.py", "cli/demo.py", "evaluation.py"}
 
 def test_no_data_set_is_named_outside_the_generated_pasture() -> None:
     naming = {name_of(path) for path in FILES if DATA_SETS.search(path.read_text(encoding="utf-8"))}
-    assert naming == PASTURE
+    assert naming <= PASTURE
 
 
 @pytest.mark.parametrize("package", lazy_packages())
@@ -59,10 +96,10 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
     written = Path(module.__file__ or "").with_suffix(".pyi")
     assert written.read_text() == stub(package), "write it again: python -m tests.house.test_house"
     submodules = {path.stem for path in Path(module.__file__ or "").parent.glob("*.py")}
-    assert not submodules & set(module._HOMES), (
+    assert not submodules & set(module.HOMES), (
         "a name that a submodule has too would give the submodule"
     )
-    for name in module._HOMES:
+    for name in module.HOMES:
         assert getattr(getattr(module, name), "__name__", name) == name
         assert name in dir(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -72,8 +109,8 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
 def stub(package: str) -> str:
     """What type checkers read of a package whose names are imported on first use."""
     module = importlib.import_module(package)
-    homes = sorted((home, name) for name, home in module._HOMES.items())
-    packages = [(package, name) for name in getattr(module, "_PACKAGES", ())]
+    homes = sorted((home, name) for name, home in module.HOMES.items())
+    packages = [(package, name) for name in getattr(module, "PACKAGES", ())]
     lines = [f"from {home} import {name} as {name}" for home, name in (*packages, *homes)]
     version = ["", "__version__: str"] if packages else []
     title = '"""Written by python -m tests.house.test_house from __init__.py."""'
@@ -81,7 +118,7 @@ def stub(package: str) -> str:
 
 
 def test_subpackages_are_attributes_of_the_package() -> None:
-    for name in dinoneck._PACKAGES:
+    for name in dinoneck.PACKAGES:
         assert getattr(dinoneck, name).__name__ == f"dinoneck.{name}"
 
 
@@ -151,7 +188,7 @@ def test_what_a_class_inherits_from_a_class_that_is_not_public_is_listed_with_it
 
 
 def test_every_registered_class_is_configured_and_has_no_hidden_buffers() -> None:
-    for name in registry._HOMES:  # those of the package
+    for name in registry.HOMES:  # those of the package
         cls = registry.resolve(name)
         assert issubclass(cls, Configured)
         home = importlib.import_module(cls.__module__.rpartition(".")[0])

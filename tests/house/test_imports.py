@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -18,51 +19,75 @@ from tests.wheel import package_page, targets
 
 
 def modules() -> dict[str, Path]:
-    """Name -> file of every module of the package, of the benchmarks and of the examples, without ``__init__``."""
+    """Name -> file of every module of the package, the benchmarks and the examples.
+
+    A package has no entry: its ``__init__`` imports nothing before a name is used.
+    """
+    # folder -> where the names of its modules begin
     roots = {SOURCE: SOURCE.parent, ROOT / "benchmarks": ROOT, ROOT / "examples": ROOT}
-    return {
-        ".".join(path.relative_to(base).with_suffix("").parts): path
-        for folder, base in roots.items()
-        for path in sorted(folder.rglob("*.py"))
-        if path.name != "__init__.py"
-    }
+    files = {}
+    for folder, base in roots.items():
+        for path in sorted(folder.rglob("*.py")):
+            if path.name != "__init__.py":
+                parts = path.relative_to(base).with_suffix("").parts
+                files[".".join(parts)] = path
+    return files
 
 
-def cycles_in(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
-    """The groups of files that import each other in a circle, sorted."""
-    reached: dict[str, set[str]] = {}
-    for name in graph:
-        reached[name], waiting = set(), [name]
-        while waiting:
-            new = graph[waiting.pop()] - reached[name]
-            reached[name] |= new
-            waiting += new
-    return sorted(
-        {
-            tuple(sorted(other for other in reached[name] if name in reached[other]))
-            for name in graph
-        }
-        - {()}
-    )
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """The names that a chain of edges leads to; ``start`` only if a circle leads back to it."""
+    reached: set[str] = set()
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        new = graph[name] - reached
+        reached |= new
+        waiting += new
+    return reached
+
+
+def cycles_in(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of names that reach each other, sorted."""
+    reached = {name: reachable(graph, name) for name in graph}
+    cycles: list[list[str]] = []
+    for name in sorted(graph):
+        cycle = sorted(other for other in reached[name] if name in reached[other])
+        if cycle and cycle not in cycles:
+            cycles.append(cycle)
+    return cycles
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Name of a module -> the modules of :func:`modules` that it imports.
+
+    ``from dinoneck import Task`` imports ``dinoneck.tasks``, which defines the name.
+    """
+    homes = {}
+    for package, module in lazy_packages().items():
+        for name, home in module.HOMES.items():
+            homes[f"{package}.{name}"] = home
+    files = modules()
+    graph = {}
+    for importer, path in files.items():
+        imported = set()
+        for module_name, full_name in imports(tree_of(path)):
+            imported.add(module_name)
+            imported.add(homes.get(full_name, full_name))
+        imported.discard(importer)
+        graph[importer] = imported & files.keys()
+    return graph
 
 
 def test_files_do_not_import_each_other_in_circles() -> None:
-    files = modules()
-    # public names, with their packages -> the modules that define them
-    homes = {
-        f"{name}.{own}": home
-        for name, module in lazy_packages().items()
-        for own, home in module._HOMES.items()
-    }
-    graph = {}
-    for name, path in files.items():
-        found = ({homes.get(full, full), module} for module, full in imports(tree_of(path)))
-        graph[name] = set().union(*found) & files.keys() - {name}
-    assert cycles_in(graph) == []
+    assert cycles_in(import_graph()) == []
 
 
-# -- dependencies
-# -----------------------------------------------------------------------------------------
+def test_every_circle_is_found_once() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a", "e"}, "e": set(), "f": {"f"}}
+    assert cycles_in(graph) == [["a", "b", "c"], ["f"]]
+
+
+# Dependencies
 
 # extras of those who work on dinoneck; dev is their sum
 DEVELOPERS = ("bench", "docs", "lint", "test")
@@ -88,91 +113,113 @@ MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv
 
 
 def external_imports(path: Path) -> set[str]:
-    """Packages from elsewhere that a file imports."""
-    return {module.split(".")[0] for module, _ in imports(tree_of(path))} - {"dinoneck"}
+    """Packages from elsewhere that a file imports, by the names that it imports."""
+    packages = {module.split(".")[0] for module, _ in imports(tree_of(path))}
+    return packages - {"dinoneck"}
 
 
-def required(lines: Iterable[str]) -> set[str]:
-    """The names of requirements, as an index spells them."""
-    names = {re.split(r"[<>=\[;]", line)[0].strip().lower().replace("_", "-") for line in lines}
+def as_on_index(name: str) -> str:
+    """The name of a package as an index spells it: ``types-PyYAML`` is ``types-pyyaml``."""
+    return name.strip().lower().replace("_", "-")
+
+
+def required(requirements: Iterable[str]) -> set[str]:
+    """The names of the packages in requirements such as ``torch>=2.6`` and ``dinoneck[train]``."""
+    names = set()
+    for requirement in requirements:
+        name = re.split(r"[<>=\[;]", requirement)[0]
+        names.add(as_on_index(name))
     return names - {"dinoneck"}
+
+
+def imported_in(folders: Iterable[str]) -> set[str]:
+    """Packages from elsewhere that the Python files of these folders import."""
+    packages = set()
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            packages |= external_imports(path)
+    return packages
 
 
 def unused(names: Iterable[str], *folders: str) -> set[str]:
     """Those of the packages that no Python file of these folders imports."""
-    texts = {
-        path: path.read_text(encoding="utf-8")
-        for folder in folders
-        for path in (ROOT / folder).rglob("*.py")
-    }
-    modules = {name: MODULES.get(name, name.replace("-", "_")) for name in names}
-    return {
-        name
-        for name, module in modules.items()
-        # only files that name it are parsed: docstrings name packages too
-        if not any(
-            module in external_imports(path) for path, text in texts.items() if module in text
-        )
-    }
+    imported = imported_in(folders)
+    unused_names = set()
+    for name in names:
+        module = MODULES.get(name, name.replace("-", "_"))
+        if module not in imported:
+            unused_names.add(name)
+    return unused_names
 
 
-def declared() -> tuple[set[str], set[str], set[str]]:
-    """Packages of the core, of the extras for users, and of the extras for developers."""
+@dataclass
+class Declared:
+    """The packages that ``pyproject.toml`` declares.
+
+    Attributes:
+        core: dependencies of every installation.
+        users: those of the extras for users.
+        developers: those of the extras for people who work on dinoneck.
+    """
+
+    core: set[str]
+    users: set[str]
+    developers: set[str]
+
+
+def declared() -> Declared:
+    """Read the packages that ``pyproject.toml`` declares."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    own = {name for name in extras if name in (*DEVELOPERS, "dev")}
-    return (
-        required(project["dependencies"]),
-        required(line for name in extras.keys() - own for line in extras[name]),
-        required(line for name in own for line in extras[name]),
-    )
+    packages = Declared(core=required(project["dependencies"]), users=set(), developers=set())
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra in DEVELOPERS or extra == "dev":
+            packages.developers |= required(requirements)
+        else:
+            packages.users |= required(requirements)
+    return packages
 
 
 def test_imports_are_declared() -> None:
-    core, users, _ = declared()
-    owner = metadata.packages_distributions()
-    foreign = set().union(*map(external_imports, FILES)) - sys.stdlib_module_names
-    assert {
-        owner.get(name, [name])[0].lower().replace("_", "-") for name in foreign
-    } <= core | users
+    packages = declared()
+    distributions = metadata.packages_distributions()
+    undeclared = set()
+    for path in FILES:
+        for name in external_imports(path) - sys.stdlib_module_names:
+            distribution = distributions.get(name, [name])[0]
+            if as_on_index(distribution) not in packages.core | packages.users:
+                undeclared.add(f"{path}: {name}")
+    assert undeclared == set()
 
 
 def test_declared_packages_are_imported() -> None:
     """Core and users' extras by the package itself, developers' extras by what they work with."""
-    core, users, developers = declared()
-    idle = unused(core | users, "src") | unused(
-        developers - core - users, "tests", "docs", "examples", "benchmarks"
-    )
-    assert idle == NOT_IMPORTED.keys() | IMPORTED_BY_EXAMPLES.keys(), (
+    packages = declared()
+    for_users = packages.core | packages.users
+    for_developers = packages.developers - for_users
+    not_imported = unused(for_users, "src")
+    not_imported |= unused(for_developers, "tests", "docs", "examples", "benchmarks")
+    assert not_imported == NOT_IMPORTED.keys() | IMPORTED_BY_EXAMPLES.keys(), (
         "add an entry with its reason, or remove one"
     )
     for name, folder in IMPORTED_BY_EXAMPLES.items():
         assert not unused({name}, f"examples/{folder}"), f"examples/{folder} does not import {name}"
 
 
+# Addresses
+
 HOME = "https://github.com/dinoneck/dinoneck"
-
-
 BLOB = f"{HOME}/blob/v{__version__}/"
-
-
 RAW = f"https://raw.githubusercontent.com/dinoneck/dinoneck/v{__version__}/"
 
 
 def test_every_link_of_the_package_page_is_absolute_and_leads_to_a_file() -> None:
     page = package_page((ROOT / "README.md").read_text(), __version__)
     assert targets(page)
-    assert not [
-        target
-        for target in targets(page)
-        if not target.startswith(("https://", "http://", "mailto:"))
-    ]
-    here = [
-        target.removeprefix(BLOB).removeprefix(RAW)
-        for target in targets(page)
-        if target.startswith((BLOB, RAW))
-    ]
-    assert not [path for path in here if not (ROOT / path.split("#")[0]).exists()]
+    for target in targets(page):
+        assert target.startswith(("https://", "http://", "mailto:")), target
+        if target.startswith((BLOB, RAW)):
+            name = target.removeprefix(BLOB).removeprefix(RAW).split("#")[0]
+            assert (ROOT / name).exists(), target
 
 
 @pytest.mark.parametrize(
@@ -201,7 +248,7 @@ def test_all_files_name_the_same_addresses() -> None:
         assert f"{HOME}/security/advisories/new" in (ROOT / page).read_text()
 
 
-# -- CITATION.cff names this version and this licence
+# Versions
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -6,11 +6,11 @@ from tests.mutants.mutant import Mutant, MutantError
 from tests.mutants.pipelines import PIPELINES
 from tests.mutants.published import PUBLISHED
 
-__all__ = ["GROUPS", "MUTANTS", "Mutant", "MutantError"]
-GROUPS = {
+__all__ = ["MUTANTS", "SUBJECTS", "Mutant", "MutantError"]
+SUBJECTS = {
     "modules": MODULES,
     "pipelines": PIPELINES,
     "published": PUBLISHED,
     "masks": MASKS,
 }
-MUTANTS = [mutant for group in GROUPS.values() for mutant in group]
+MUTANTS = [mutant for mutants in SUBJECTS.values() for mutant in mutants]

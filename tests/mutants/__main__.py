@@ -1,6 +1,6 @@
 """``python -m tests.mutants [WORD]``: put each fault into a copy of ``src`` and run its tests.
 
-WORD is a group (modules, pipelines, published or masks), or chooses the faults whose sentence,
+WORD is a subject (modules, pipelines, published or masks), or chooses the faults whose sentence,
 place, edit or tests contain it; without it all faults are tried.
 
 Exits with 1 if no test notices a fault, if a fault cannot be put into the code, or if the tests
@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import timm  # noqa: F401  with torch, once for all forks; each fork imports dinoneck from the copy
 
-from tests.mutants import GROUPS, MUTANTS, Mutant, MutantError
+from tests.mutants import MUTANTS, SUBJECTS, Mutant, MutantError
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED, FAILED = 0, 1  # exit codes of pytest
@@ -59,9 +59,9 @@ def main(word: str) -> int:
 
 
 def chosen_by(word: str) -> list[Mutant]:
-    """Return the mutants of a group, or those that contain a word."""
-    if word in GROUPS:
-        return GROUPS[word]
+    """Return the mutants of a subject, or those that contain a word."""
+    if word in SUBJECTS:
+        return SUBJECTS[word]
     return [mutant for mutant in MUTANTS if word in str(mutant)]
 
 

@@ -85,8 +85,7 @@ def drop(statement: str) -> Edit:
 
 def set_keyword(function: str, keyword: str, value: object) -> Edit:
     """Change a keyword argument of a call: ``set_keyword("_x.var", "correction", 1)``."""
-    call = "{}(*_arguments, {}={}, **_options)"
     return Edit(
-        call.format(function, keyword, "_"),
-        by=call.format(function, keyword, repr(value)),
+        f"{function}(*_arguments, {keyword}=_, **_options)",
+        by=f"{function}(*_arguments, {keyword}={value!r}, **_options)",
     )

@@ -97,26 +97,45 @@ def _candidates(pattern: Sequence[ast.AST], tree: ast.AST) -> Iterator[list[ast.
 
 
 def _fits(pattern: object, value: object, wildcards: dict[str, Fitted]) -> bool:
-    """Return whether a pattern fits a node, or a field of a node; note what its wildcards fit."""
+    """Return whether a pattern fits a node, or a field of a node; note what its wildcards fit.
+
+    Names, constants, calls and assignments are nodes too: what is special about them is asked
+    before what holds for every node.
+    """
+    # _x fits max(a, b)
     if isinstance(pattern, ast.Name) and is_private(pattern.id):
         return isinstance(value, ast.expr) and _note(pattern.id, value, wildcards)
-    if isinstance(pattern, str) and is_private(pattern):  # such as the name after a dot
+    # self._method fits self.size: what follows a dot is a str, not a node
+    if isinstance(pattern, str) and is_private(pattern):
         return isinstance(value, str) and _note(pattern, ast.Name(value), wildcards)
+    # [x, *_rest] fits [x, 1, 2]; arguments and blocks are lists as well
     if isinstance(pattern, list):
         return isinstance(value, list) and _fits_list(pattern, value, wildcards)
+    # 1 fits 1, but neither 1.0 nor True
     if isinstance(pattern, ast.Constant):
         return isinstance(value, ast.Constant) and _is_same_constant(pattern, value)
+    # sorted(x, key=_f, reverse=True) fits sorted(x, reverse=True, key=len)
     if isinstance(pattern, ast.Call):
         return isinstance(value, ast.Call) and _fits_call(pattern, value, wildcards)
+    # _x = 1 fits count: int = 1
     if isinstance(pattern, ast.Assign) and isinstance(value, ast.AnnAssign) and value.value:
-        value = ast.Assign([value.target], value.value)
+        return _fits_node(pattern, ast.Assign([value.target], value.value), wildcards)
+    # _x + 1 fits len(y) + 1
     if isinstance(pattern, ast.AST):
-        return type(pattern) is type(value) and all(
-            _fits(getattr(pattern, field), getattr(value, field), wildcards)
-            for field in pattern._fields
-            if field not in _IGNORED_FIELDS
-        )
+        return isinstance(value, ast.AST) and _fits_node(pattern, value, wildcards)
+    # a public name after a dot; None where an optional part is absent
     return pattern == value
+
+
+def _fits_node(pattern: ast.AST, node: ast.AST, wildcards: dict[str, Fitted]) -> bool:
+    """Return whether two nodes are of one type and every field of the pattern fits."""
+    if type(pattern) is not type(node):
+        return False
+    for field, part in ast.iter_fields(pattern):
+        if field not in _IGNORED_FIELDS:
+            if not _fits(part, getattr(node, field, None), wildcards):
+                return False
+    return True
 
 
 def _fits_each(
@@ -163,12 +182,18 @@ def _is_same_constant(pattern: ast.Constant, constant: ast.Constant) -> bool:
 
 
 def _wildcard_for_several(pattern: ast.AST) -> str | None:
-    """Return the name in ``*_rest``, in ``**_rest``, or of ``_body`` as a statement."""
-    is_keyword = isinstance(pattern, ast.keyword) and pattern.arg is None
-    if is_keyword or isinstance(pattern, ast.Starred | ast.Expr):
-        name = pattern.value  # type: ignore[attr-defined]
-        if isinstance(name, ast.Name) and is_private(name.id):
-            return name.id
+    """Return the name of a wildcard that fits any number of nodes, or None for other patterns."""
+    # f(**_rest): a keyword argument without a keyword
+    is_double_starred = isinstance(pattern, ast.keyword) and pattern.arg is None
+    # f(*_rest), [*_rest]
+    is_starred = isinstance(pattern, ast.Starred)
+    # _body on a line of its own: a statement that consists of a value
+    is_statement = isinstance(pattern, ast.Expr)
+    if not (is_double_starred or is_starred or is_statement):
+        return None
+    content: ast.expr = pattern.value  # type: ignore[attr-defined]
+    if isinstance(content, ast.Name) and is_private(content.id):
+        return content.id
     return None
 
 

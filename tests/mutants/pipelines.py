@@ -146,8 +146,10 @@ PIPELINES = [
         sentence="A missing number of a table is read as 0.",
         where="data.tables:read_table",
         edit=replace(
-            "_numbers(_texts, _column_name, _decimal).reindex(_index)",
-            by="_numbers(_texts, _column_name, _decimal).reindex(_index, fill_value=0.0)",
+            "_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag)",
+            by="""_numbers(_texts, _what, _column, _sheet, may_be_classes=_flag).reindex(
+                _sheet.ids, fill_value=0.0
+            )""",
         ),
         tests=["unit/data/test_tables.py::test_numbers_words_and_gaps"],
     ),
@@ -155,15 +157,27 @@ PIPELINES = [
         sentence="An id of digits loses its leading zeros: 007 becomes 7.",
         where="data.tables:read_table",
         edit=replace(
-            "[cell_text(_cell) for _cell in _cells]",
-            by='[cell_text(_cell).lstrip("0") or cell_text(_cell) for _cell in _cells]',
+            "pd.Index(_ids, dtype=object)",
+            by='pd.Index([text.lstrip("0") or text for text in _ids], dtype=object)',
         ),
         tests=["unit/data/test_tables.py::test_ids_stay_text"],
     ),
     Mutant(
+        sentence="1.500 of a German spreadsheet, which means 1500, is read as 1.5.",
+        where="data.number_cells:read_numbers",
+        edit=never("_may_be_thousands(_texts, POINT)"),
+        tests=["unit/data/test_number_cells.py"],
+    ),
+    Mutant(
+        sentence="Any of several meanings of a number is taken, whatever the other columns show.",
+        where="data.number_cells:read_numbers",
+        edit=always("_usual.decimal in _marks or not _marks"),
+        tests=["unit/data/test_number_cells.py"],
+    ),
+    Mutant(
         sentence="The EXIF orientation of a file that Pillow decodes is ignored.",
-        where="data.decoding:upright",
-        edit=replace("ImageOps.exif_transpose(image)", by="image"),
+        where="data.orientation:upright",
+        edit=always("_transpose is None"),
         tests=["unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image"],
     ),
     Mutant(
@@ -174,6 +188,32 @@ PIPELINES = [
             by="_weight = _sums(torch.ones_like(_valid), preprocess)",
         ),
         tests=["unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize"],
+    ),
+    Mutant(
+        sentence="Pixels that a GeoTIFF marks as nodata count with the value that marks them.",
+        where="data.label_files:LabelRaster.unlabelled",
+        edit=never("self.nodata is not None"),
+        tests=["unit/data/test_label_files.py::test_what_gdal_marks_has_no_label"],
+    ),
+    Mutant(
+        sentence="Two masks may give one index of their palettes two colours.",
+        where="data.label_sets:PaletteCheck.add",
+        edit=never("_first != _colour"),
+        tests=["unit/data/test_label_sets.py::test_an_index_of_two_colours_is_refused"],
+    ),
+    Mutant(
+        sentence="A TIFF of which a strip is not stored gives the bytes of its header.",
+        where="data.label_tiffs:problem_of",
+        edit=never("layout.is_sparse"),
+        tests=[
+            "unit/data/test_label_files.py::test_a_tiff_that_would_give_other_numbers_is_refused"
+        ],
+    ),
+    Mutant(
+        sentence="An alpha band of a label is averaged as if it were a band of it.",
+        where="data.label_files:read_label",
+        edit=replace("label_tiffs.has_alpha(_layout)", by="False"),
+        tests=["unit/data/test_label_files.py::test_alpha_is_no_band_of_a_label"],
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
@@ -227,9 +267,12 @@ PIPELINES = [
         ),
         where="inference.predictor:Predictor",
         edit=replace(
-            "(_recorded or _backbone.preprocess).changed(blur=blur)",
+            "(_recorded or _backbone.preprocess).changed(blur=blur, bits=bits)",
             by="""(_recorded or _backbone.preprocess).changed(
-                blur=blur, mean=_backbone.preprocess.mean, std=_backbone.preprocess.std
+                blur=blur,
+                bits=bits,
+                mean=_backbone.preprocess.mean,
+                std=_backbone.preprocess.std,
             )""",
         ),
         tests=["unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records"],

@@ -38,10 +38,15 @@ def find_place(module: ast.Module, name: str) -> Place | None:
         module: its syntax tree.
         name: of a function, class, method or constant; empty for the whole module.
     """
-    definitions = block = module.body
-    for part in name.split(".") if name else ():
+    definitions = module.body
+    block = module.body
+    parts = name.split(".") if name else []
+    # "TokenGrid.size": the class in the block of the module, then the method in that of the class
+    for part in parts:
         definitions = [statement for statement in block if part in _defined_names(statement)]
-        block = [child for node in definitions for child in getattr(node, "body", ())]
+        block = []
+        for definition in definitions:
+            block += getattr(definition, "body", [])
     if not definitions:
         return None
     return Place(definitions, _helpers(module, definitions), _public_names(module, definitions))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import GROUPS, MUTANTS, Mutant
+from tests.mutants import MUTANTS, SUBJECTS, Mutant
 from tests.process_group import printed_by
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY_MUTANT = [pytest.param(mutant, id=mutant.sentence) for mutant in MUTANTS]
-LIMIT_S = 1800  # of a group; the largest one takes two minutes of a core that does nothing else
+LIMIT_S = 1800  # of a subject; the largest one takes two minutes of a core that does nothing else
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +35,9 @@ def test_the_tests_of_a_mutant_exist(mutant: Mutant) -> None:
 
 
 @pytest.mark.timeout(LIMIT_S + 60)
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_mutant_is_noticed(group: str) -> None:
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_every_mutant_is_noticed(subject: str) -> None:
     # what pytest sets for this process is not meant for those that it starts
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "tests.mutants", group]
+    command = [sys.executable, "-m", "tests.mutants", subject]
     printed_by(command, LIMIT_S, environment)  # fails with the report, which ends in what survives

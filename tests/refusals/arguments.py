@@ -1,4 +1,7 @@
-"""What constructors refuse by the annotations of their arguments: words, types and lists of them."""
+"""What constructors refuse by the annotations of their arguments.
+
+Words, types and lists of them.
+"""
 
 from __future__ import annotations
 

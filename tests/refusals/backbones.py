@@ -1,4 +1,7 @@
-"""What backbones, weights files, LoRA, transformers' configurations, the service and recorded configurations refuse."""
+"""What backbones and the parts around them refuse.
+
+Weights files, LoRA, transformers' configurations, the service and recorded configurations.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,25 @@ def official(prefix: str = "", **changed: Any) -> Any:
     return call
 
 
+def holding_a_model() -> nn.Module:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Linear(1, 1)
+
+    return Holder()
+
+
+def transformers_folder(name: str, content: str) -> Any:
+    """Load a folder with this file."""
+
+    def call(folder: Path) -> Any:
+        (folder / name).write_text(content)
+        return load_backbone(str(folder), source="transformers")
+
+    return call
+
+
 class Trap:
     """An object whose unpickling would end this process."""
 
@@ -131,7 +153,19 @@ ROWS: list[Row] = [
     (lambda: load_backbone("dinoneck_tiny", checkpoint=""), BackboneError, "empty"),
     (lambda: kit.backbone(pos_embed="antialias"), ConfigError, "'antialias'"),
     (lambda: wrap_backbone(nn.Linear(1, 1)), BackboneError, "Linear"),
-    (lambda: wrap_backbone(kit.backbone()), BackboneError, "Backbone"),  # type: ignore[arg-type]
+    (lambda: wrap_backbone(kit.backbone()), BackboneError, "with_layers"),  # type: ignore[arg-type]
+    (lambda: wrap_backbone("dinov2_vits14"), BackboneError, ("'dinov2_vits14'", "load_backbone")),  # type: ignore[arg-type]
+    (lambda: wrap_backbone([1]), BackboneError, "a list"),  # type: ignore[arg-type]
+    (lambda: wrap_backbone(holding_a_model()), BackboneError, ("Holder", ".backbone")),
+    (lambda: load_backbone(None), ConfigError, "NoneType"),  # type: ignore[arg-type]
+    (lambda: load_backbone(nn.Linear(1, 1)), ConfigError, ("Linear", "wrap_backbone")),  # type: ignore[arg-type]
+    (lambda: kit.backbone(dtype="float16"), ConfigError, "'float16'"),
+    (lambda: kit.backbone(norm="no"), ConfigError, "norm is 'no'"),
+    (lambda: kit.backbone(frozen="false"), ConfigError, "frozen is 'false'"),
+    (lambda: kit.backbone(seed=1.5), ConfigError, "seed is 1.5"),
+    (lambda: kit.backbone(seed=-1), ConfigError, "seed is -1"),
+    (lambda: load_backbone("dinov3_convnext_tiny"), BackboneError, "ConvNeXt"),
+    (transformers_folder("config.json", "{"), BackboneError, ("config.json", "JSON")),
     (
         lambda: wrap_backbone(timm.create_model(TINY, global_pool="avg")),
         BackboneError,
@@ -143,11 +177,16 @@ ROWS: list[Row] = [
         "(224, 224)",
     ),
     (lambda: wrap_backbone(with_peft()), BackboneError, "peft"),
-    (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
+    (
+        lambda: wrap_backbone(nn.DataParallel(Dinov2Like())),
+        BackboneError,
+        ("DataParallel", ".module"),
+    ),
     (lacking_patch_size, BackboneError, "patch_size"),
     (lambda: kit.backbone().unfreeze_last(0), BackboneError, "0"),
     (lambda: kit.backbone().add_lora(0), BackboneError, "0"),
     (lambda: kit.backbone().add_lora(2, alpha=-1), BackboneError, "-1"),
+    (lambda: kit.backbone().add_lora(2, alpha="x"), BackboneError, "'x'"),  # type: ignore[arg-type]
     (lambda: kit.backbone().add_lora(2, targets="mlp"), ConfigError, "'mlp'"),
     (lambda: kit.backbone().add_lora(2).add_lora(2), BackboneError, "LoRA"),
     (lambda: kit.backbone().merge_lora(), BackboneError, "LoRA"),
@@ -162,6 +201,8 @@ ROWS: list[Row] = [
     (official(**{"norm.weight": torch.ones(3)}), BackboneError, ("norm.weight", "(3,)", "(384,)")),
     (official(**{"norm.weight": torch.full((384,), torch.nan)}), BackboneError, "not finite"),
     (official("module."), BackboneError, "module."),
+    (official(cls_token=torch.zeros(1, 1, 768)), BackboneError, ("ViT-B of 768", "ViT-S of 384")),
+    (official("layer."), BackboneError, "source='transformers'"),
     (written(b"<html>"), BackboneError, ("w.pth", "weights-only loader")),
     (written({"weight": Trap()}), BackboneError, ("w.pth", "sys.exit")),
     (written([1, 2]), BackboneError, "list"),

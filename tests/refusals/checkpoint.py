@@ -1,4 +1,7 @@
-"""What head files refuse: modules, records and backbones when they are saved, weights of others, names for the Hub."""
+"""What head files refuse.
+
+Modules, records and backbones when they are saved, weights of others, names for the Hub.
+"""
 
 from __future__ import annotations
 

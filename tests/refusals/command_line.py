@@ -1,4 +1,6 @@
-"""What the verbs of the command line refuse: their own checks, below ``main``, which prints one sentence.
+"""What the verbs of the command line refuse.
+
+These are their own checks, below ``main``, which prints one sentence.
 
 A row is a command line that runs in a folder with two images, their table, a head, a detector and a
 few files that are wrong.
@@ -7,6 +9,7 @@ few files that are wrong.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -71,6 +74,13 @@ def write_world(folder: Path) -> None:
     (folder / "heads" / "b.safetensors").write_bytes(sound())
     (folder / "results").mkdir()
     (folder / "results" / "report.json").write_text("{}")
+    (folder / "words.csv").write_text("image,mass\n0.png,0.5 kg\n1.png,0.4 kg\n")
+    (folder / "rows.csv").write_text("image,mass\n0.png,1\n0.png,2\n")
+    (folder / "again").mkdir()
+    (folder / "again" / "0.png").write_bytes((folder / "images" / "0.png").read_bytes())
+    (folder / "run" / "heads").mkdir(parents=True)
+    (folder / "run" / "heads" / "a.safetensors").write_bytes(sound())
+    (folder / "run" / "report.json").write_text("{cut")
 
 
 def line(text: str) -> Call:
@@ -94,6 +104,13 @@ def usage(text: str) -> Call:
         raise WrongUsageError(ran.err)
 
     return call
+
+
+def with_a_name_of_no_text(folder: Path) -> Any:
+    write_world(folder)
+    (folder / "images" / "0.png").rename(folder / "images" / os.fsdecode(b"\xff.png"))
+    with contextlib.chdir(folder):
+        return command("predict", shlex.split(PREDICT)[1:])()
 
 
 def drawn_boxes(folder: Path) -> Any:
@@ -145,6 +162,12 @@ ROWS: list[Row] = [
     (line("extract --out s --size 32"), ConfigError, "no images"),
     (line("extract images no.png --out s --size 32"), DataError, "no.png"),
     (line("extract empty --out s --size 32"), DataError, ("empty", ".png")),
+    (
+        line(f"predict {GOOD} --heads {GOOD} --out p.csv"),
+        ConfigError,
+        (f"{GOOD} is not an image", "--heads"),
+    ),
+    (with_a_name_of_no_text, DataError, "UTF-8"),
     # extract, bench, demo, verify
     (line(f"{EXTRACT} --shard 2/2"), ConfigError, "'2/2'"),
     (line(f"{EXTRACT} --shard 0/2 --engine ray"), ConfigError, ("--shard", "--engine ray")),
@@ -176,7 +199,7 @@ ROWS: list[Row] = [
     (
         line(f"{PREDICT} --overlay o --truth others.csv"),
         DataError,
-        ("others.csv", "0.png, 1.png", "7.png, 8.png"),
+        ("others.csv", "images/0.png, images/1.png", "7.png, 8.png"),
     ),
     (line(f"{PREDICT} --overlay o --truth twice.csv"), DataError, ("twice.csv", "0.png")),
     (
@@ -200,6 +223,11 @@ ROWS: list[Row] = [
     (line(f"{EVALUATE} --at-least mass"), ConfigError, "'mass'"),
     (line(f"{EVALUATE} --at-least mass=nan"), ConfigError, "'mass=nan'"),
     (line(f"{EVALUATE} --at-least weight=0.5"), ConfigError, ("'weight'", "mass")),
+    (
+        line(f"evaluate images --heads {GOOD} --truth words.csv"),
+        DataError,
+        ("mass of", "0.png", "'0.5 kg'", "a number"),
+    ),
     (line(f"{EVALUATE} --at-least AP=0.5"), ConfigError, "'AP'"),
     # train
     (line("train --epochs 1 run.yaml --out r"), ConfigError, "run.yaml"),
@@ -214,6 +242,16 @@ ROWS: list[Row] = [
     # viz
     (drawn_boxes, ConfigError, "boxes.json"),
     (line("viz report d.safetensors --out r.html"), ConfigError, "report.json"),
+    (
+        line("viz report run/heads/a.safetensors images --out r.html"),
+        DataError,
+        ("run/report.json", "damaged"),
+    ),
+    (
+        line(f"predict images again --heads {GOOD} --out p.csv --overlay o --truth t.csv"),
+        DataError,
+        ("images/0.png", "again/0.png"),
+    ),
     (line("viz tokens images --store s --size 32 --out t.png"), ConfigError, "--store s"),
     (
         line("viz tokens images --backbone dinoneck_tiny --foreground 2 --out t.png"),

@@ -25,6 +25,7 @@ from dinoneck.data import (
     View,
     Views,
     box_transforms,
+    collate_boxes,
     count_classes,
     read_folders,
     read_masks,
@@ -114,7 +115,10 @@ def segmented(mask: Any) -> Call:
 
 
 def panoptic(**changes: Any) -> Call:
-    """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it; ``ids`` are its pixels."""
+    """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it.
+
+    ``ids`` are its pixels.
+    """
 
     def call(folder: Path) -> Any:
         ids, kind = changes.get("ids", np.full((4, 6), 300)), changes.get("mode", "RGB")
@@ -129,7 +133,7 @@ def panoptic(**changes: Any) -> Call:
         content = {
             "images": [image],
             "annotations": [entry],
-            "categories": [{"id": 1, "name": "disc"}],
+            "categories": [{"id": 1, "name": "disc", "isthing": 1} | changes.get("category", {})],
         }
         (folder / "s.json").write_text(json.dumps(content | changes.get("content", {})))
         return PanopticImages(folder / "s.json", folder).pixels(0)
@@ -168,6 +172,17 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
+def picture(name: str, content: bytes) -> Call:
+    """Read an image file of these bytes."""
+
+    def call(folder: Path) -> Any:
+        (folder / name).write_bytes(content)
+        return read_pixels(folder / name)
+
+    return call
+
+
+OFFSET = np.arange(32768, 32784, dtype=np.uint16).reshape(4, 4)
 GREY = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
 SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
@@ -175,9 +190,19 @@ POINT = torch.zeros(2)
 MISFITS = [  # cells of a column of numbers or words, and the one that is named
     (["1", "2", "wheat"], "'wheat'"),
     (["oats", "3", "wheat"], "'3'"),
-    (["1,5", "2,5", "3,5"], "'1,5'"),
+    (["1,500", "2,500"], ("'1,500'", "1.5", "1500")),
+    (["1.5", "2,5"], ("'1.5'", "'2,5'", "'0.jpg'", "'1.jpg'")),
     (["1", "٣", "2"], "'٣'"),
-    (["1", "2", "NA"], "'NA'"),
+    (["1", "2", "-"], "'-'"),
+    (["1", "2", "?"], "'?'"),
+    (["1", "2", "inf"], "'inf'"),
+    (["1", "2", "1e39"], ("'1e39'", "3.4e38")),
+    (["1", "2 %", "3"], ("'2 %'", "'%'")),
+    (["1", "#DIV/0!", "3"], "'#DIV/0!'"),
+    (["1", "=A2*2", "3"], "'=A2*2'"),
+    (["1", "2", "03. Mai"], "'03. Mai'"),
+    (["oats", "#NV", "wheat"], "'#NV'"),
+    (["NA", "NA", "NA"], "'NA'"),
     (["oats", "oats", "oats"], "'oats'"),
     (["", "", "nan"], "'y'"),
     (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
@@ -193,7 +218,8 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
-    (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
+    (boxes("images", 1, file_name="../1.png"), "../1.png"),
+    (boxes("images", 1, file_name=" "), ("images[1]", "11", "' '")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"),
     (boxes("images", 1, file_name="9.png"), "9.png"),
@@ -214,7 +240,6 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
             None,
             {"size": [3, 4], "counts": [12]},
             {"size": [30, 40], "counts": [5]},
-            [[1, 2]],
             [[math.nan] * 6],
             [[2, 3, 12, 3, 12, 11, 5]],
             *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
@@ -238,7 +263,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     ),
     (panoptic(entry={"image_id": 8}), "image 7"),
     (panoptic(entry={"segments_info": None}), "segments_info"),
-    (panoptic(entry={"file_name": "../ids.png"}), "../ids.png"),
+    (panoptic(entry={"file_name": "../b.png"}), "../b.png"),
     (panoptic(entry={"file_name": "b.png"}), ("PNG files", "b.png")),
     (panoptic(segment={"category_id": 4}), "category_id 4"),
     (panoptic(segment={"iscrowd": 2}), "iscrowd"),
@@ -249,8 +274,11 @@ SEGMENTS: list[tuple[Call, Any]] = [
     ),
     (panoptic(segment={"id": 301}), ("ids.png", "300")),
     (panoptic(mode="L"), ("ids.png", "1 band")),
-    (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
-    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
+    (panoptic(mode="LA"), ("ids.png", "2 bands")),
+    (panoptic(mode="P"), ("ids.png", "palette")),
+    (panoptic(category={"isthing": None}), "'disc'"),
+    (panoptic(category={"isthing": 2}), "categories[0].isthing"),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),
     (panoptic(image={"height": 5}), ("a.png", "5x6")),
 ]
 
@@ -262,10 +290,17 @@ def without_pandas() -> Any:
 
 
 def masked(number: int) -> Any:
-    """The content of a COCO file whose first image has so many objects of one class."""
+    """The content of a COCO file whose first image has so many objects of one class.
+
+    Each is a bit larger than the one before.
+    """
     made = box_samples.content()
-    first = {**made["annotations"][0], "segmentation": [[2, 3, 12, 3, 12, 11]]}
-    return made | {"annotations": [{**first, "id": i} for i in range(number)]}
+    first = made["annotations"][0]
+    objects = []
+    for i in range(number):
+        outline = [2, 3, 12 + i / 1000, 3, 12, 11]
+        objects.append({**first, "id": i, "segmentation": [outline]})
+    return made | {"annotations": objects}
 
 
 def mask_without_pycocotools(folder: Path) -> Any:
@@ -287,6 +322,21 @@ ROWS: list[Row] = [
         DataError,
         ("y", "Timedelta"),
     ),
+    (
+        table(
+            "image,m\na.jpg,m/b.png\nb.jpg,m/a.png\n",
+            ("a.jpg", "b.jpg", "m/a.png", "m/b.png"),
+            targets=(),
+            labels="m",
+        ),
+        DataError,
+        ("'a.jpg'", "b.png", "named after another image, 'b.jpg'"),
+    ),
+    (
+        table("image,crop,note\na.jpg,1,5,\nb.jpg,2,7,\n"),
+        DataError,
+        ("row 2", "1,5 may be", "in quotes"),
+    ),
     (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
     (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
     (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),
@@ -299,6 +349,29 @@ ROWS: list[Row] = [
     (table("image,crop\n"), DataError, "t.csv"),
     (table(GOOD + "c.jpg,1\n"), DataError, "row 5"),
     (table(GOOD.replace("weed", "crop")), DataError, ("2", "'crop'")),
+    (table(GOOD.replace("image", "file")), DataError, ("'image'", "image_column")),
+    (table(GOOD.encode("utf-16-le")), DataError, "UTF-16"),
+    (table(GOOD.encode("utf-16")[:-1]), DataError, ("UTF-16", "bytes")),
+    (table(b"PK\x03\x04"), DataError, "workbook"),
+    (table("<html>"), DataError, "HTML"),
+    (table(""), DataError, "empty"),
+    (table(GOOD + 'd.jpg,"1,0,f2,1\n'), DataError, "row 5"),
+    (table("image,crop\na.jpg,1,5\n"), DataError, ("row 2", "decimal comma")),
+    (table("image;crop\na.jpg;1;5\n"), DataError, ("row 2", "';'")),
+    (table("image;crop\na.jpg;1.500\n"), DataError, ("'1.500'", "1500")),
+    (table("Survey 2024\n" + GOOD), DataError, ("'Survey 2024'", "above")),
+    (table(GOOD.replace(",", "|")), DataError, ("one cell", "semicolons")),
+    (table(GOOD.replace("f1", "#REF!"), group="field"), DataError, ("field of", "'#REF!'")),
+    (table(GOOD, targets=["crop", "crop"]), DataError, "'crop'"),
+    (table(GOOD, auxiliary="crop"), DataError, "'crop'"),
+    (column("u", "v", classes={"y": "uv"}), DataError, "'uv'"),
+    (column("u", "v", classes={"y": ["u", "u"]}), DataError, "['u', 'u']"),
+    (column("5 g", "6 g", numbers="y"), DataError, ("'5 g'", "'g'")),
+    (
+        lambda: read_table(FRAME.assign(y=[1.5, "2,5", 3]), targets="y"),
+        DataError,
+        ("'1.5'", "'2,5'"),
+    ),
     (table(GOOD, group="site"), DataError, "'site'"),
     (table(GOOD.replace("f1,1", ",1"), group="field"), DataError, ("'field'", "a.jpg")),
     (table(GOOD, targets=[]), DataError, "target"),
@@ -319,19 +392,82 @@ ROWS: list[Row] = [
     (folders("a/1.jpg", "b/1.jpg", "2.jpg"), DataError, "2.jpg"),
     (folders("a/1.jpg"), DataError, "a"),
     (folders("a/1.jpg", "b/notes.txt", "c/1.jpg"), DataError, "b"),
-    (folders("train/a/1.jpg", "Val/a/2.jpg"), DataError, "Val"),
+    (folders("train/1.jpg", "Val/2.jpg"), DataError, "Val"),
+    (
+        folders("train/a/1.jpg", "train/b/1.jpg", "Val/2.jpg"),
+        DataError,
+        ("train holds", "Val holds"),
+    ),
+    (folders("train/a/1.jpg", "dev/a/2.jpg"), DataError, ("train", "dev", "--subfolders classes")),
+    (
+        folders("s0/image.png", "s0/mask.png", "s1/image.png", "s1/mask.png"),
+        DataError,
+        ("s0 and s1", "one folder for each sample", "--subfolders classes", "--csv"),
+    ),
+    (folders("k1/a/1.jpg", "k1/b/1.jpg", "k2/a/2.jpg"), DataError, ("k1", "k2", "a, b")),
+    (folders("images/1.jpg", "masks/1.jpg"), DataError, "read_masks"),
+    (folders("images/1.jpg", "labels/1.txt"), DataError, ("labels", ".txt")),
+    (folders("images/1.jpg", "depth/1.tif"), DataError, ("images", "depth")),
+    (folders("images/1.jpg", "annotations/1.xml"), DataError, ("annotations", ".xml")),
+    (
+        folders("p/images/1.jpg", "p/masks/1.png", "q/images/1.jpg", "q/masks/1.png"),
+        DataError,
+        ("p and q", "images and masks", "--subfolders classes", "--subfolders folds"),
+    ),
+    (
+        folders("images/train/1.jpg", "images/val/2.jpg", "masks/1.png", "masks/2.png"),
+        DataError,
+        ("images", "train and val", "masks"),
+    ),
+    (
+        folders("images/train/1.jpg", "images/dev/2.jpg", "masks/train/1.png", "masks/dev/2.png"),
+        DataError,
+        ("dev and train", "one set", "--subfolders folds", "--labels"),
+    ),
+    (
+        folders(
+            "train/images/train/1.jpg",
+            "train/images/val/2.jpg",
+            "train/masks/train/1.png",
+            "train/masks/val/2.png",
+            "val/images/3.jpg",
+            "val/masks/3.png",
+        ),
+        DataError,
+        "parts in its turn",
+    ),
+    (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
+    (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
-    (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 files")),
+    (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 images")),
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
-    (masks(("1.jpg", "1.png"), ("1.png",)), DataError, "'1'"),
-    (masks(("1.jpg",), ("notes.txt",)), DataError, "y"),
-    (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "each"),
+    (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
+    (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
+    (masks((), ("1.png",)), DataError, "x"),
+    (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),
     # boxes
     *((call, DataError, named) for call, named in ENTRIES),
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
     (lambda: box_transforms(64, train=True, min_box_px=0.5), ConfigError, "min_box_px is 0.5"),
+    (lambda: box_transforms(64, train=True, std=None), ConfigError, "None"),
+    (lambda: box_transforms(None, train=True), ConfigError, "size is None"),  # type: ignore[arg-type]
+    (lambda: box_transforms(0, train=True), ConfigError, "size is (0, 0)"),
+    (lambda: box_transforms((32.5, 64), train=True), ConfigError, "32.5"),  # type: ignore[arg-type]
+    (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
+    (
+        lambda: to_original(torch.ones(1, 4), (3, 64, 64), (30, 40)),
+        ShapeError,
+        "size is (3, 64, 64)",
+    ),
+    (lambda: to_original(torch.ones(1, 4), (64, 64), (0, 40)), ShapeError, "original is (0, 40)"),
+    (lambda: collate_boxes([]), ShapeError, "empty"),
+    (
+        lambda: collate_boxes([(torch.zeros(3, 4, side), {}) for side in (5, 6)]),
+        ShapeError,
+        ("2 sizes", "(3, 4, 5), (3, 4, 6)", "box_transforms"),
+    ),
     # masks
     *(
         (lambda own=own: DenseLabels(**own), ConfigError, named)
@@ -345,7 +481,7 @@ ROWS: list[Row] = [
     (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
     (cells(np.full((2, 2), np.inf)), DataError, "4"),
     (cells([np.zeros((16, 32)), np.zeros((32, 32))]), DataError, "1x1x2, 1x2x2"),
-    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("(16, 32)", "(32, 16)")),
+    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("16x32", "32x16")),
     (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
     (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
     (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
@@ -368,18 +504,33 @@ ROWS: list[Row] = [
         for image, named in (
             ("missing.jpg", "missing.jpg"),
             ("", "folder"),
-            (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
+            (np.zeros((4, 4, 2), np.uint8), "(4, 4, 2)"),
+            (torch.zeros(4, 5, 5), "(4, 5, 5)"),
+            (np.zeros(3, np.uint8), "(3,)"),
+            (np.zeros((1, 4, 4, 3), np.uint8), "(1, 4, 4, 3)"),
             (np.full((4, 4, 3), 2.0), "2 ... 2"),
+            (np.zeros((4, 4, 3), np.int64), "int64"),
+            (np.ma.masked_equal(np.eye(4, dtype=np.uint8), 1), "4 masked"),
             (3, "int"),
             (Image.new("I", (2, 2)), "'I'"),
+            (Image.new("F", (2, 2)), "'F'"),
+            (np.full((4, 4), 9, np.uint16), ("at most 9", "bits=8")),
+            (OFFSET, ("32768 to 32783", "bits=16")),
         )
     ),
+    (lambda: read_pixels(OFFSET, bits=12), DataError, ("32783", "4095", "bits=12")),
+    (lambda: read_pixels(OFFSET, bits=20), ConfigError, "20"),
+    (picture("a.jpg", b"text"), DataError, ("a.jpg", "b'text'")),
+    (picture("a.jpg", b""), DataError, ("a.jpg", "empty")),
     *(
         (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
         for own in (
             {"resize": "squash"},
             {"pad_to": "center"},
             {"mean": (1, 2)},
+            {"std": (1, 2, 3, 4)},
+            {"std": (1, 0, 1)},
+            {"bits": 7},
             {"size": (0, 4)},
             {"size": (1.5, 2)},
             {"blur": 4},
@@ -390,6 +541,9 @@ ROWS: list[Row] = [
     (lambda: Preprocessing(2)([np.zeros((6, 8, 3)), np.zeros((4, 8, 3))]), DataError, "4x8, 6x8"),
     (lambda: Preprocessing(2)([]), DataError, "no images"),
     (lambda: Preprocessing(2)(3), DataError, "int"),
+    (lambda: Preprocessing(2)({"a": GREY}), DataError, "dict"),
+    (lambda: Preprocessing(2).changed(fitt="crop"), ConfigError, "fitt"),
+    (lambda: Preprocessing(2, blur=9)(np.zeros((4, 8, 3))), DataError, ("9", "4")),
     (lambda: to_image_pixels(torch.zeros(4, 3), Preprocessing(), (16, 16)), ShapeError, "(4, 3)"),
     (lambda: to_image_pixels(POINT, Preprocessing(), (10,)), DataError, "(10,)"),
     (

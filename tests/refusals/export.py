@@ -19,6 +19,7 @@ from dinoneck import (
     PatchMeanMLP,
     Task,
     load_backbone,
+    save_head,
     wrap_backbone,
 )
 from dinoneck.export import export_head, export_model
@@ -120,6 +121,25 @@ def give_nothing(tokens: Any) -> dict[str, torch.Tensor]:
     return {}
 
 
+def give_two_columns(tokens: Any) -> dict[str, torch.Tensor]:
+    return {"mass": torch.zeros(len(tokens), 2)}
+
+
+def checked_on_a_full_disk(folder: Path) -> Any:
+    with kit.full_disk():
+        return run_empty_model(folder)
+
+
+def onto_its_own_file(folder: Path) -> Any:
+    save_head(folder / "h.safetensors", kit.head(), backbone=kit.backbone())
+    return export_head(folder / "h.safetensors", folder / "h.safetensors", format="pt2")
+
+
+def onto_a_file_of_its_folder(folder: Path) -> Any:
+    save_head(folder / "h.safetensors", kit.head(), backbone=kit.backbone())
+    return export_model(folder, folder / "h.safetensors", format="pt2")
+
+
 def give_zeros(tokens: Any) -> dict[str, torch.Tensor]:
     return {"mass": torch.zeros(len(tokens), 1)}
 
@@ -129,7 +149,10 @@ ROWS: list[Row] = [
     (model(format="onxx"), ConfigError, ("'onxx'", "'onnx'")),
     (model(backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16)), ConfigError, "bfloat16"),
     (model(name="no/m.pt2", format="pt2", check=False, size=(32, 32)), CheckpointError, "m.pt2"),
-    (model(kit.head().half(), half=True), ConfigError, "float16"),
+    (model(kit.head().half(), half=True), ConfigError, ("half is True", "float16")),
+    (model(name="m.pt2", format="pt2", half=True), ConfigError, ("half is True", "'pt2'")),
+    (onto_its_own_file, ConfigError, "h.safetensors belongs"),
+    (onto_a_file_of_its_folder, ConfigError, "h.safetensors belongs"),
     (model(heavy(), half=True, size=(32, 32)), CheckpointError, "1e+06"),
     (model(GATE, format="pt2"), CheckpointError, "size="),
     (
@@ -138,11 +161,11 @@ ROWS: list[Row] = [
         "2 heads",
     ),  # type: ignore
     (alone(PatchMeanMLP(4, 2)), CheckpointError, "PatchMeanMLP"),
-    (alone(kit.head()), CheckpointError, "does not state"),
+    (alone(kit.head()), CheckpointError, "does not state which tokens"),
     # what other libraries refuse or lack
     (export_without_onnxscript, ImportError, ("onnxscript", "dinoneck[export]")),
     (run_without_onnxruntime, ImportError, ("onnxruntime", "dinoneck[export]")),
-    (run_empty_model, CheckpointError, "ONNX Runtime"),
+    (run_empty_model, CheckpointError, "ONNX Runtime refuses"),
     (failing(torch.onnx, "export", tokens_to("onnx")), CheckpointError, ("rot90", "'pt2'")),
     (failing(torch.export, "export", tokens_to("pt2")), CheckpointError, "rot90"),
     (
@@ -153,6 +176,8 @@ ROWS: list[Row] = [
     (with_fixed_size((32, 32)), CheckpointError, ("32x32", "64x64")),
     # what the export gives
     (lambda: compared(fail), CheckpointError, ("batch 1 of 2x3 patches", "rot90")),
-    (lambda: compared(give_nothing), CheckpointError, "batch 1 of 2x3 patches"),
+    (lambda: compared(give_nothing), CheckpointError, ("none at batch 1 of 2x3", "expected mass")),
+    (lambda: compared(give_two_columns), CheckpointError, ("'mass'", "(1, 2)", "(1, 1)")),
+    (checked_on_a_full_disk, CheckpointError, ("TMPDIR", "--no-check")),
     (lambda: compared(give_zeros), CheckpointError, "'mass'"),
 ]

@@ -1,4 +1,4 @@
-"""What reading a head file refuses, and what using the LoRA weights and the backbone that it names refuses.
+"""What reading a head file refuses, and using the LoRA weights and the backbone that it names.
 
 Files that are not head files, damaged ones, and forged ones, whose header is canonical and whose
 digest fits.

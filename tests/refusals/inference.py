@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from timm.models.eva import Eva
 
 from dinoneck import (
@@ -22,6 +23,7 @@ from dinoneck import (
     Composition,
     ConfigError,
     DataError,
+    DenseHead,
     FeatureStore,
     FPNHead,
     HeadCheckpoint,
@@ -38,7 +40,7 @@ from dinoneck import (
     evaluate,
     wrap_backbone,
 )
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
 from dinoneck.inference.sources import opened
 from dinoneck.training.tasks import start_from
@@ -120,11 +122,39 @@ def as_images(folder: Path) -> Any:
     return predictor()(store)
 
 
+def ids_in_a_text(folder: Path) -> Any:
+    """Predict one id of a store that is not in a list."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor().predict(store, "a")
+
+
 def scored(folder: Path, head: Any) -> Any:
     """Evaluate a head on one image with a number ``mass``."""
     kit.write_images(folder, ["a.png"])
     (folder / "t.csv").write_text("image,mass\na.png,1\n")
     return evaluate(head, folder, folder / "t.csv")
+
+
+def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
+    """Evaluate a head of numbers on a table that has their unit in the cells."""
+    kit.write_images(folder, ["a.png", "b.png", "c.png"])
+    (folder / "t.csv").write_text("image,mass\na.png,0.5 kg\nb.png,0.4 kg\nc.png,0.5 kg\n")
+    truth = read_table(folder / "t.csv", folder, "mass") if is_read else folder / "t.csv"
+    return evaluate(predictor(), folder, truth)
+
+
+def scored_with_nodata(folder: Path) -> Any:
+    """Evaluate a head of numbers with the option of masks that names values without a label."""
+    kit.write_images(folder, ["a.png"])
+    (folder / "t.csv").write_text("image,mass\na.png,1\n")
+    return evaluate(predictor(), folder, folder / "t.csv", nodata=[-9999.0])
+
+
+def scored_categories(folder: Path) -> Any:
+    """Evaluate a head of numbers on a ready-made table whose numbers are categories."""
+    images = kit.write_images(folder, ["a.png", "b.png"], *kit.SIZE)
+    table = pd.DataFrame({"images": images, "mass": pd.Categorical(["1", "2"])})
+    return evaluate(predictor(), None, table)
 
 
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
@@ -228,6 +258,18 @@ def scored_with_other_classes(folder: Path) -> Any:
     return scored(folder, models)
 
 
+def scored_masks(folder: Path, record: Any, **options: Any) -> Any:
+    """Evaluate a head, whose file records how masks were read, on one mask."""
+    kit.write_images(folder, ["a.png"])
+    Image.fromarray(np.zeros(kit.SIZE, np.uint8)).save(folder / "mask.png")
+    (folder / "t.csv").write_text("image,mask\na.png,mask.png\n")
+    head = DenseHead(64, [Task("cover", dim=2, kind="segmentation", labels=("crop", "soil"))])
+    checkpoint = HeadCheckpoint.from_module(
+        head, backbone=kit.backbone(), training={"masks": record}
+    )
+    return evaluate(checkpoint, folder, folder / "t.csv", labels="mask", **options)
+
+
 ROWS: list[Row] = [
     (lambda: predictor(tta="flip"), ConfigError, "'flip'"),
     (lambda: predictor(batch_size=0), ConfigError, "batch_size is 0"),
@@ -243,9 +285,14 @@ ROWS: list[Row] = [
     ),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
     (lambda: Task("maps"), ConfigError, "'maps'"),
+    (lambda: Task("overall"), ConfigError, "'overall'"),
     *(
-        (lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
-        for own in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True})
+        (lambda own=own: predictor()(IMAGE, **own), ConfigError, named)
+        for own, named in (
+            ({"maps": "pixel"}, "maps is 'pixel'"),
+            ({"maps": True}, "maps is True"),
+            ({"maps": "patch", "probabilities": True}, ("probabilities", "maps is 'patch'")),
+        )
     ),
     (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
     (lambda: Predictor(kit.head()), CheckpointError, "PatchMeanHead"),
@@ -305,7 +352,13 @@ ROWS: list[Row] = [
             ({"tile": 0}, "tile is (0, 0)"),
             ({"tile": 40}, "tile=(32, 32)"),
             ({"overlap": 8}, "tile is None"),
-            ({"tile": 32, "overlap": 32}, "overlap is 32"),
+            ({"batch_size": 1.5}, "batch_size is 1.5"),
+            ({"batch_size": "x"}, "batch_size is 'x'"),
+            ({"preprocess": {}}, "preprocess is a dict"),
+            ({"tile": 32, "overlap": 32}, "overlap is 32 px"),
+            ({"tile": 32, "overlap": -1}, "overlap is -1 px"),
+            ({"tile": 32, "overlap": 1.5}, "overlap is 1.5; a float is a share"),
+            ({"tile": 32, "overlap": 17}, "overlap is 17, rounded up to 2 of the 2"),
             ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
         )
     ),
@@ -321,7 +374,9 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, tta="flip4"), ConfigError, "horizontal=True"),
     (lambda folder: stored(folder, size=(64, 64)), CheckpointError, "64, 64"),
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
-    (lambda: predictor().predict("store"), ConfigError, "FeatureStore"),  # type: ignore[arg-type]
+    (lambda: predictor().predict("store"), ConfigError, ("a str", "FeatureStore")),  # type: ignore[arg-type]
+    (lambda: predictor().predict(torch.rand(3, 32, 48)), ConfigError, ("a Tensor", "(images)")),  # type: ignore[arg-type]
+    (ids_in_a_text, ConfigError, ("'a'", "['a']")),
     (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
     (
@@ -339,7 +394,37 @@ ROWS: list[Row] = [
     (
         lambda folder: evaluate(detector_of("fcos"), folder, {}, group=["place"]),
         ConfigError,
-        "group",
+        "group is ['place']",
+    ),
+    (
+        lambda folder: evaluate(detector_of("fcos"), folder, {}, labels="mask"),
+        ConfigError,
+        "labels is 'mask'",
+    ),
+    (scored_with_nodata, ConfigError, ("nodata is [-9999.0]", "--labels")),
+    (scored_categories, DataError, ("mass is categorical", "astype(float)")),
+    (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
+    (
+        lambda folder: scored_masks(folder, {"class_values": [1, 0]}, class_values=(0, 1)),
+        ConfigError,
+        ("class_values are 0 1", "the training of the head", "1 0", "--class-values"),
+    ),
+    (
+        lambda folder: scored_masks(folder, {"nodata": [9.0]}, nodata=(255,)),
+        ConfigError,
+        ("nodata is 255", "the training of the head", "nodata 9", "--nodata"),
+    ),
+    (
+        lambda folder: scored_masks(folder, {"nodata": [0.0]}, class_values=(0, 1)),
+        ConfigError,
+        ("of the call are 0 1", "0 is nodata of the head", "leave the option out"),
+    ),
+    (lambda: to_frame([{"q": 1.0}], [Task("p")]), DataError, ("no 'p'", "holds q")),
+    (scored_with_units, DataError, ("mass", "'0.5 kg'", "'a.png'")),
+    (
+        lambda folder: scored_with_units(folder, is_read=True),
+        DataError,
+        ("mass", "'0.5 kg'", "'a.png'"),
     ),
     (
         lambda folder: start_from(

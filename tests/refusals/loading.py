@@ -1,4 +1,7 @@
-"""What loading backbones refuses: by name, from the Hub, from folders of transformers and from weights files."""
+"""What loading backbones refuses.
+
+By name, from the Hub, from folders of transformers and from weights files.
+"""
 
 from __future__ import annotations
 

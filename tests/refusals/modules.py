@@ -67,6 +67,17 @@ X, MAPS = torch.randn(2, 12, 16), torch.zeros(2, 3, 2, 4)
 QUERIES, KNOWN = torch.zeros(1, 4, 3), (torch.zeros(5, dtype=torch.int64), torch.zeros(5, 3, 1))
 
 
+def neck_of_maps() -> SimplePyramid:
+    """A neck that returns a list of maps where a FeaturePyramid is expected."""
+    neck = SimplePyramid(16, 8)
+    neck.forward = lambda tokens: [MAPS]  # type: ignore[method-assign, assignment]
+    return neck
+
+
+def two_heads() -> list[PatchMeanHead]:
+    return [PatchMeanHead(16, [A]), PatchMeanHead(16, [A])]
+
+
 def tokens(rows: int = 3, cols: int = 4, layers: int = 1, batch: int = 2) -> Tokens:
     return kit.tokens(batch, rows, cols, width=16, layers=layers)
 
@@ -119,7 +130,8 @@ def objects_without_scipy() -> Any:
 
 
 def measured_at_infinity() -> Any:
-    return TokenScale(16).measure([tokens()._map(lambda x: x * torch.inf)])
+    infinite = [x * torch.inf for x in tokens().sequence]
+    return TokenScale(16).measure([replace(tokens(), sequence=tuple(infinite))])
 
 
 ROWS: list[Row] = [
@@ -147,20 +159,31 @@ ROWS: list[Row] = [
         ConfigError,
         ("'mass'", "0.25", "1.0"),
     ),
-    (lambda: Bins(1.0, 0.5), ConfigError, "high"),
-    (lambda: Bins(0.0, 2.0, spacing="log"), ConfigError, "low"),
+    (lambda: Bins(1.0, 0.5), ConfigError, ("low is 1.0", "high 0.5")),
+    (lambda: Bins(0.0, 2.0, spacing="log"), ConfigError, ("low is 0.0", "'log'")),
+    (lambda: Bins(0.0, 2.0, eps=0.0), ConfigError, "eps is 0.0"),
     (lambda: Bins(1.0, 2.0, 1), ConfigError, "count"),
-    (lambda: LinearHead(8, [STATE], use_cls=True), ConfigError, "pool"),
+    (lambda: LinearHead(8, [STATE], use_cls=True), ConfigError, ("'cls+mean'", "use_cls is")),
+    (
+        lambda: LinearHead(8, [STATE], upsample=2, bins=Bins(0.0, 1.0)),
+        ConfigError,
+        "upsample and bins are",
+    ),
     (lambda: LinearHead(8, [SEGMENTED], pool=None, bins=Bins(0.0, 1.0)), ConfigError, "soil"),
     (lambda: LinearHead(8, [SEGMENTED], pool="mean"), ConfigError, "segmentation"),
     (lambda: LinearHead(8, [STATE], pool=None), ConfigError, "classification"),
-    (lambda: mask_head(dim=18), ConfigError, "18"),
+    (lambda: mask_head(dim=18), ConfigError, ("18", "8 (4 x num_heads)")),
     (lambda: mask_head(num_queries=-1), ConfigError, "-1"),
     (lambda: mask_head(dim=0), ConfigError, "dim is 0"),
     (lambda: mask_head(num_heads=0), ConfigError, "num_heads is 0"),
     (lambda: mask_head().predict_instances(tokens(layers=2)), ConfigError, "instances"),
     (lambda: mask_head().predict_panoptic(tokens(layers=2)), ConfigError, "panoptic"),
-    (lambda: MaskHead(32, [SEGMENTED, Task("b", dim=2, kind="segmentation")]), ConfigError, "b"),
+    (
+        lambda: MaskHead(32, [SEGMENTED, Task("b", dim=2, kind="segmentation")]),
+        ConfigError,
+        "soil, b",
+    ),
+    (lambda: MaskHead(32, [LEAF]), ConfigError, ("num_queries", "'leaf'", "'instances'")),
     (lambda: MaskHead(32, [A]), ConfigError, "regression"),
     (
         lambda: PyramidHead(16, [SEGMENTED], DPTNeck(16, 2, 8)).predict_instances(tokens(layers=2)),
@@ -187,21 +210,32 @@ ROWS: list[Row] = [
     (lambda: FPNHead(24, [A], 2, (1, -1)), ConfigError, "-1"),
     (lambda: FPNHead(16, [A], 2, (0, 7))(tokens(layers=2)), ConfigError, "[7]"),
     (lambda: FPNHead(16, [A], 2)(tokens(layers=4)), ShapeError, "4"),
-    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1]]), ConfigError, ("2", "3")),
-    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "()"),
-    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "1"),
-    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, "4"),
-    (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "a"),
-    (lambda: composition(sums={"both": ("xx", "y")}), ConfigError, "'xx'"),
-    (lambda: composed_of({"weights": (1.0, 2.0)}), ConfigError, "(1.0, 2.0)"),
-    (lambda: composed_of({"weights": (1.0, 1.0, -1.0)}), ConfigError, "-1.0"),
+    (
+        lambda: PyramidHead(16, [A], neck_of_maps())(tokens()),
+        ShapeError,
+        ("SimplePyramid", "list", "FeaturePyramid"),
+    ),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1]]), ConfigError, ("2 groups", "3")),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "group 2"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "position 1"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, ("position 4", "0 ... 3")),
+    (lambda: composition(parts=("a", ""), sums=()), ConfigError, "empty name"),
+    (lambda: composition(parts=("a", "b:c"), sums=()), ConfigError, "'b:c'"),
+    (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "'a'"),
+    (lambda: composition(sums={"both": ("xx", "y")}), ConfigError, ("'both'", "'xx'", "x, y")),
+    (lambda: composition(sums={"both": ()}), ConfigError, "'both'"),
+    (lambda: composition(sums={"both": ("x", "x")}), ConfigError, ("'both'", "x, x")),
+    (lambda: composed_of({"weights": (1.0, 2.0)}), ConfigError, ("2 weights", "x, y, both")),
+    (lambda: composed_of({"weights": (1.0, 1.0, -1.0)}), ConfigError, ("'both'", "-1.0")),
     (lambda: composed_of({"beta": 0.0}), ConfigError, "beta"),
     (lambda: TaskLoss(TWO, [CompositionLoss(composition())]), ConfigError, "total"),
-    (lambda: composed_of(total="mas"), ConfigError, ("'mas'", "mass (regression")),
-    (lambda: composed_of(ratio="mass"), ConfigError, "mass (regression"),
+    (lambda: composed_of(total="mas"), ConfigError, ("'mas'", "'mass'")),
+    (lambda: composed_of(ratio="mass"), ConfigError, ("'mass'", "'regression'", "ratio")),
+    (lambda: composed_of(parts=("x", "y", "z")), ConfigError, ("'shares'", "dim=3", "dim=2")),
     (lambda: composed_of(name="mass"), ConfigError, "'mass'"),
     (lambda: mask_loss(QUERIES, QUERIES[..., None], [KNOWN]), DataError, ("5 masks", "4 queries")),
-    (lambda: mask_loss(QUERIES, QUERIES[..., None] * torch.nan, [KNOWN]), DataError, "finite"),
+    (lambda: mask_loss(QUERIES, QUERIES[..., None] * torch.nan, [KNOWN]), DataError, "mask logits"),
+    (lambda: mask_loss(QUERIES / 0, QUERIES[..., None], [KNOWN]), DataError, "class logits"),
     (lambda: masked_mse(X[:, 0], X[:, 0, :3]), ShapeError, ("(2, 16)", "(2, 3)")),
     (lambda: masked_mse(X[:, 0], X[:, 0], torch.ones(3)), ShapeError, "mask"),
     (
@@ -225,13 +259,16 @@ ROWS: list[Row] = [
     (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), torch.nan)), DataError, "nan"),
     (lambda: DensityRegulariser("m", smoothness=1.0).parts(MAPS[0]), ShapeError, "(3, 2, 4)"),
     (lambda: CLSGating(16, 20)(X[:, 0], X), ShapeError, ("12", "20")),
-    (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "(5, 4)")),
+    (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "5 rows x 4 cols")),
     (
         lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)),
         ShapeError,
         ("12", "5 rows x 4 cols"),
     ),
+    (lambda: CLSGating(16, 12)(X[:, 0, :8], X), ShapeError, "(2, 8)"),
     (lambda: CLSGating(16, 12)(X[:, 0], X[:, :, :8]), ShapeError, "(2, 12, 8)"),
+    (lambda: CLSGating(16, 12)(X[:, 0], X[:, 0]), ShapeError, ("(2, 16)", "patches")),
+    (lambda: CLSGating(16, 12)(X[:1, 0], X), ShapeError, ("1 images", "2")),
     (lambda: CLSGatingHead(16, [A], "query", dropout=1.0), ConfigError, "1.0"),
     (lambda: PyramidHead(tasks=[A], neck={"type": "simple_pyramid"}), ConfigError, "embed_dim"),
     (lambda: PyramidHead(16, [A]), ConfigError, "neck"),
@@ -250,7 +287,7 @@ ROWS: list[Row] = [
     ),
     (lambda: LayerGrouper(16, 3, 8)([X, X]), ShapeError, "2"),
     (lambda: SimplePyramid(16, 8, (3.0,)), ConfigError, "(3.0,)"),
-    (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, "(1.0, 2.0)"),
+    (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, ("(1.0, 2.0)", "(2.0, 1.0)")),
     (lambda: STAPyramid(16, strides=(8, 16, 31)), ConfigError, "(8, 16, 31)"),
     (
         lambda: SpatialTuningAdapter(16, 8, 1, detail=None, grid_from="image"),
@@ -286,8 +323,12 @@ ROWS: list[Row] = [
     (lambda: loss({"b": X[:, 0, :1]}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0, :1]}, {}), ShapeError, "'a'"),
     (lambda: loss({"a": X[:, 0]}), ShapeError, "(2, 16)"),
-    (lambda: loss({"a": X[:, 0, :1]}, masks={"c": X}), ShapeError, "['c']"),
-    (lambda: TaskLoss([A], weighting=UncertaintyWeighting(["b"])), ConfigError, "['b']"),
+    (lambda: loss({"a": X[:, 0, :1]}, masks={"c": X}), ShapeError, "'c'"),
+    (
+        lambda: TaskLoss([A], weighting=UncertaintyWeighting(["b"])),
+        ConfigError,
+        ("built for b", "are a"),
+    ),
     (
         lambda: TaskLoss([Task("a", weight=0.5)], weighting=UncertaintyWeighting(["a"])),
         ConfigError,
@@ -296,10 +337,21 @@ ROWS: list[Row] = [
     (
         lambda: TaskLoss([A], regularisers=[DensityRegulariser("a", 1.0)]),
         ConfigError,
-        "'a': 'regression'",
+        ("'a'", "'regression'"),
     ),
-    (lambda: UncertaintyWeighting(["a", "a"]), ConfigError, "('a', 'a')"),
-    (lambda: UncertaintyWeighting(["a"])({"b": X.sum()}), ShapeError, ("['a']", "['b']")),
+    (
+        lambda: TaskLoss([MASS_MAP], regularisers=[DensityRegulariser("maas", 1.0)]),
+        ConfigError,
+        ("'maas'", "'mass'"),
+    ),
+    (lambda: UncertaintyWeighting([]), ConfigError, "names="),
+    (lambda: UncertaintyWeighting(["a", "a"]), ConfigError, "'a' twice"),
+    (lambda: UncertaintyWeighting(["a"])({"b": X.sum()}), ShapeError, ("'a'", "hold b")),
+    (
+        lambda: UncertaintyWeighting(["a"])({"a": X.sum(), "b": X.sum()}),
+        ShapeError,
+        ("'b'", "for a"),
+    ),
     (lambda: UncertaintyWeighting(["a"])({"a": X}), ShapeError, "(2, 12, 16)"),
     # what modules are given
     (
@@ -322,7 +374,17 @@ ROWS: list[Row] = [
     (
         lambda: HeadEnsemble([FPNHead(16, [A], 1, fpn_dim=8), FPNHead(16, [A], 2, fpn_dim=8)]),
         ConfigError,
-        ("{1, 2}", "layers="),
+        ("1 and 2 layers", "layers="),
+    ),
+    (
+        lambda: HeadEnsemble.from_heads(two_heads(), layers=[(0,)]),
+        ConfigError,
+        ("1 list", "2 members"),
+    ),
+    (
+        lambda: HeadEnsemble.from_heads(two_heads(), layers=[(0,), ()]),
+        ConfigError,
+        "member 1",
     ),
     (measured_at_infinity, DataError, "not finite"),
     (lambda: PatchMeanMLP(16).per_patch(X[0]), ShapeError, ("(12, 16)", "16)")),
@@ -347,7 +409,12 @@ ROWS: list[Row] = [
     (
         lambda: mask_loss(QUERIES, torch.zeros(1, 4, 5, 1), [KNOWN]),
         ShapeError,
-        ("5 classes", "(5, 3, 1)"),
+        ("(5, 3, 1)", "(masks, 5, 1)"),
+    ),
+    (
+        lambda: mask_loss(QUERIES, QUERIES[..., None], [(KNOWN[0][:2], KNOWN[1])]),
+        ShapeError,
+        ("2 known classes", "5 known masks"),
     ),
     (objects_without_scipy, ImportError, "dinoneck[masks]"),
     (
@@ -355,6 +422,6 @@ ROWS: list[Row] = [
             {"mass": X[:, 0, :1]}, {"mass": X[:, 0, :1]}
         ),
         ShapeError,
-        ("'mass.map'", "['mass']"),
+        ("'mass.map'", "hold mass"),
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,17 +73,29 @@ PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
 ]
 LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
+NOWHERE = torch.tensor([[0.0, 0.0], [0.0, math.nan], [0.0, 0.0]])
 BACKWARDS = Links(
     FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70)
 )
-LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
+LIFTED: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
     ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
     ({"sampling": "cubic"}, ConfigError, "'cubic'"),
     ({"views": "first"}, ConfigError, "'first'"),
     ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential"),
+    ({"project": nn.Linear(5, 2)}, ShapeError, ("5 channels", "have 4")),
+    ({"project": nn.Linear(4, 2).double()}, ShapeError, ("torch.float32", "torch.float64")),
+    ({"links": 3}, ShapeError, ("links is a int", "Links")),
+    ({"grid": 3}, ShapeError, ("grid is a int", "VoxelGrid")),
     ({"links": BACKWARDS}, DataError, "sorted"),
+    # links made by hand
+    ({"links": replace(LINKS, view=FOUR[:3] + 3)}, DataError, ("link 0", "view 3", "0 ... 2")),
+    ({"links": replace(LINKS, point=torch.tensor([0, 1, 40]))}, DataError, ("link 2", "point 40")),
+    ({"links": replace(LINKS, uv=NOWHERE)}, DataError, ("link 1", "nan")),
+    ({"links": replace(LINKS, uv=NOWHERE[:2])}, ShapeError, ("uv", "(2, 2)", "(3, 2)")),
+    ({"links": replace(LINKS, point=FOUR)}, ShapeError, ("links.point", "(3,)")),
+    ({"links": replace(LINKS, image_size=(0, 70))}, DataError, "(0, 70)"),
 ]
 TWO = torch.zeros(2, 3)
 VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
@@ -247,8 +260,13 @@ ROWS: list[Row] = [
     ),
     (lambda: GatedFusion(6, 5, 4), ConfigError, "c_out is 4"),
     (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
-    (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),
+    (lambda: FUSION(F, F, SEEN), ShapeError, ("x3 has 6 channels", "5")),
+    (lambda: FUSION(X[:, :5], X[:, :5], SEEN), ShapeError, ("x2 has 5 channels", "6")),
+    (lambda: FUSION(X[:, :5], F[:3], SEEN), ShapeError, ("(3,)", "(4,)", "x2")),
     (lambda: FUSION(X[:, :5], F, SEEN.long()), ShapeError, "torch.int64"),
+    (lambda: FUSION(X[:, :5], F, SEEN[:3]), ShapeError, ("valid", "(3,)", "(4,)")),
+    (lambda: FUSION(X[:, :5], F.half(), SEEN), ShapeError, ("x2", "torch.float16")),
+    (lambda: INJECTION(X, F.half(), SEEN, stride=2), ShapeError, ("features", "torch.float16")),
     # attached networks
     (without_a_pyramid, ConfigError, ("'block2'", "injection.using(pyramid)")),
     (two_passes_before_backward, ConfigError, ("'block1'", "torch.no_grad()")),

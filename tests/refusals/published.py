@@ -1,4 +1,6 @@
-"""What heads that others published refuse: their names, their files, and that a file is to be fetched.
+"""What heads that others published refuse.
+
+Their names, their files, and that a file is to be fetched.
 
 Nothing is downloaded: files are written here, the hub is one on loopback, and the publisher's
 server is not reached.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -105,6 +107,29 @@ def unusable(folder: Path) -> Any:
     )
 
 
+def missing_image(folder: Path) -> Any:
+    store = make(folder / "store", two_layers())
+    return store.extract([folder / "zz.png"])
+
+
+def beyond_the_world(store: FeatureStore) -> Any:
+    with mock.patch.dict("os.environ", {"RANK": "3", "WORLD_SIZE": "2"}):
+        return store.extract(Path(store.path).parent / "images")
+
+
+def removed_meanwhile(folder: Path) -> Any:
+    store = make(folder / "store", two_layers())
+    shutil.rmtree(folder / "store")
+    return store.extract(write_images(folder / "images", ["a.png"]))
+
+
+def written_by_others_only(folder: Path) -> Any:
+    store = make(folder / "store", two_layers())
+    images = write_images(folder / "images", ["a.png"])
+    with mock.patch("os.access", return_value=False):  # of root it never is
+        return store.extract(images)
+
+
 def touched(path: Path) -> Path:
     path.touch()
     return path
@@ -122,9 +147,12 @@ CHANGES: list[tuple[dict[str, Any], str | tuple[str, ...]]] = [
 READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[str, ...]]] = [
     (lambda store: store.batch(["a", "d"]), DataError, ("'d'", "2 images")),
     (lambda store: store["a", 4], DataError, "[4]"),
-    (lambda store: store.batch(["a"], [0, 1]), DataError, ("[0, 1]", "1 ids")),
+    (lambda store: store.batch(["a"], [0, 1]), DataError, ("2 numbers", "1 id")),
+    (lambda store: store.batch(["a"], ["0"]), DataError, "['0']"),  # type: ignore[list-item]
+    (lambda store: store.batch("ab"), DataError, ("'ab'", "['ab']")),
+    (lambda store: store.batch([]), DataError, "no ids"),
     (lambda store: store.quantised(["a"]), StoreError, "fp16"),
-    (lambda store: MemoryStore(store, ["b"]).batch(["b", "a"]), DataError, "'a'"),
+    (lambda store: MemoryStore(store, ["b"]).batch(["b", "a"]), DataError, ("'a'", "1 image")),
     (lambda store: StoreDataset(store, views="all"), DataError, "'all'"),  # type: ignore[arg-type]
     (lambda store: StoreDataset(store, ["z"]), DataError, "'z'"),
     (
@@ -132,6 +160,13 @@ READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[st
         ConfigError,
         "(2, 2)",
     ),
+    (lambda store: store.extract(".", shard="0/2"), ConfigError, "'0/2'"),  # type: ignore[arg-type]
+    (lambda store: store.extract(".", shard=(0, 1, 2)), ConfigError, "(0, 1, 2)"),  # type: ignore[arg-type]
+    (lambda store: store.extract(".", shard=(0, 2), engine="ray"), ConfigError, ("(0, 2)", "ray")),
+    (lambda store: store.extract(".", batch_size=0), ConfigError, "batch_size is 0"),
+    (lambda store: store.extract(".", workers=1.5), ConfigError, "workers is 1.5"),  # type: ignore[arg-type]
+    (lambda store: store.extract(".", shard_bytes=0), ConfigError, "shard_bytes is 0"),
+    (beyond_the_world, ConfigError, ("RANK is 3", "WORLD_SIZE 2")),
     (lambda store: store.extract(".", engine="rey"), ConfigError, "'rey'"),  # type: ignore[arg-type]
     (lambda store: FeatureStore.open(store.path).extract(["x.png"]), StoreError, "backbone"),
     (
@@ -150,10 +185,13 @@ ROWS: list[Row] = [
         ShapeError,
         ("(5, 31)", "(D, 64)"),
     ),
-    (lambda folder: FeatureStore.open(folder / "no"), StoreError, "store.json"),
+    (lambda folder: FeatureStore.open(folder / "no"), StoreError, ("/no", "holds no store.json")),
+    (lambda folder: FeatureStore.open(touched(folder / "a.txt")), StoreError, "a.txt is a file"),
     (lambda: FeatureStore.open("memory://no-such-store"), StoreError, "store.json"),
     (in_a_folder, StoreError, "'thesis.txt'"),
     (lambda folder: make(touched(folder / "a.txt"), two_layers()), StoreError, "a.txt"),
+    (removed_meanwhile, StoreError, ("store/data", "moved or removed")),
+    (written_by_others_only, StoreError, ("store/data", "right to write")),
     (
         lambda folder: make(folder / "x", two_layers(), dtype="fp32"),
         ConfigError,
@@ -171,12 +209,15 @@ ROWS: list[Row] = [
         StoreError,
         "memory://x",
     ),
-    (described('"schema": 1', '"schema": 2'), StoreError, "2"),
+    (described('"schema": 1', '"schema": 2'), StoreError, ("schema 2", "schema 1", "dinoneck 0.")),
+    (described("dinoneck.store", "dinoneck.head"), StoreError, "'dinoneck.store'"),
+    (described('"patch_size"', '"patch"'), StoreError, ("store.json", "edited")),
     (described('"fp16"', '"bf16"'), StoreError, "digest"),
-    (described("{", None), StoreError, "store.json"),
+    (described("{", None), StoreError, ("store.json", "no JSON")),
     (described("[" * 100_000, None), StoreError, "store.json"),
     (unusable, DataError, ("empty.png", "--skip-unusable")),
-    (lambda: encode(LARGE, "fp16"), StoreError, ("layer 5", "70000", "bf16")),
+    (missing_image, DataError, ("there is no image", "zz.png", "is kept")),
+    (lambda: encode(LARGE, "fp16"), StoreError, ("layer 5", "70000", "65504", "norm=True")),
     (lambda: encode(NOT_A_NUMBER, "bf16"), StoreError, "layer 5"),
     (lambda: encode(LARGE, "int8"), StoreError, "int8"),
     (images("x/a.png", "x/a.jpg"), DataError, ("a.jpg", "a.png", "'x/a'")),
@@ -185,4 +226,9 @@ ROWS: list[Row] = [
     (npz(patches_0=np.zeros((6, 8))), DataError, ("a.npz", "3 rows")),
     (npz(patches_0=np.array([{"a": 1}], dtype=object)), DataError, "a.npz"),
     (lambda folder: FeatureStore.from_pt(folder, folder / "s", patch_size=16), DataError, ".pt"),
+    (
+        lambda folder: FeatureStore.from_pt(folder, folder / "s", patch_size=16, dtype="int8"),
+        ConfigError,
+        ("'int8'", "'fp16' or 'bf16'"),
+    ),
 ]

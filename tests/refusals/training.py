@@ -1,4 +1,7 @@
-"""What training files, tables, folds and runs refuse; a run does so before its work, and leaves no folder."""
+"""What training files, tables, folds and runs refuse.
+
+A run does so before its work, and leaves no folder.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +88,13 @@ def gaps(**known: Any) -> Callable[[Path], Any]:
     return run(lambda csv: with_gaps(csv, **known), data=data, folds={"column": "part"})
 
 
+def on_folder_of_npz(folder: Path) -> Any:
+    """Train on features of another program that are no store yet."""
+    (folder / "features").mkdir()
+    np.savez(folder / "features" / "a.npz", tokens=np.zeros((4, 8)))
+    return run(data={"store": str(folder / "features")})(folder)
+
+
 def heads(*names: str) -> Callable[[Path], Any]:
     return lambda folder: prepare_heads(
         a_run(write_meadow(folder), ["soil"]), names, folder / "run"
@@ -96,25 +106,51 @@ TEXTS = [
     ("tasks: {a: {colums: [b]}}", ("'tasks.a.colums'", "'columns'")),
     ("optim.lr: 3", ("'optim.lr'", "'optim'")),
     ("optim: 3", "optim is 3"),
-    ("data: {targets: a}", "data.targets is 'a'"),
-    ("data: {csv: ' '}", "csv is ' '"),
+    ("optim: {lr: fast}", ("optim.lr is 'fast'", "expected a number")),
+    ("optim: {epochs: 0}", ("optim.epochs is 0", "an integer of 1 or more")),
+    ("optim: {warmup: 1.0}", ("optim.warmup is 1.0", "a number below 1")),
+    ("optim: {lr: 0}", ("optim.lr is 0", "a number above 0")),
+    ("optim: {ema_decay: x}", ("optim.ema_decay is 'x'", "a number or none")),
+    ("data: {targets: a}", ("data.targets is 'a'", "a list, such as [a]")),
+    ("data: {targets: [1]}", ("data.targets is [1]", "every item must be text")),
+    ("data: {csv: ' '}", ("data.csv is ' '", "file")),
+    ("data: {panoptic: [a]}", ("data.panoptic is ['a']", "2 values")),
+    ("head: fpn", ("head is 'fpn'", "keys with values")),
+    ("tasks: {3: {}}", ("tasks is {3", "every key must be text")),
     ("optim: {optimizer: smd}", ("optim.optimizer is 'smd'", "adamw, sam", "'sam'")),
     ("optim: {amp: fp8}", ("optim.amp is 'fp8'", "bf16, fp16")),
     ("backbone: {source: tim}", ("backbone.source is 'tim'", "timm, transformers", "'timm'")),
     ("data: {size: 0}", "(0, 0)"),
-    ("folds: {column: a, stratify: b}", ("--fold-column", "--stratify")),
-    ("backbone: {file: w.pth, random: true}", ("--backbone-file", "--random-backbone")),
+    ("folds: {column: a, stratify: b}", ("folds.column", "--fold-column", "--stratify")),
+    (
+        "backbone: {file: w.pth, random: true}",
+        ("backbone.file", "--backbone-file", "--random-backbone"),
+    ),
     ("optim: {lr: 1}\noptim: {lr: 2}", "'optim'"),
     ("optim: &a {x: *a}", "anchors"),
     ("just text", "run.yaml"),
-    ("optim: {freeze: [all]}", "freeze"),
+    ("optim: {freeze: [all]}", ("optim.freeze is ['all']", "EPOCH=STAGE", "10=last:4")),
     ("optim: {freeze: ['0=all', '0=none']}", "0=all, 0=none"),
 ]
 RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"head": {"type": "fpn", "fpn_dims": 8}}, ConfigError, ("'fpn_dims'", "'fpn_dim'")),
     ({"head": {"type": "fpnn"}}, RegistryError, "fpnn"),
     ({"tasks": {"crops": {}}}, DataError, ("'crops'", "'crop'")),
-    ({"tasks": {"both": {"columns": ["crop", "kind"]}}}, ConfigError, ("'both'", "'kind'")),
+    (
+        {"tasks": {"both": {"columns": ["crop", "kind"]}}},
+        ConfigError,
+        ("'both'", "'kind'", "kind: classification"),
+    ),
+    (
+        {"tasks": {"both": {"columns": ["kind", "kind"]}}},
+        ConfigError,
+        ("'both'", "'kind'", "twice"),
+    ),
+    (
+        {"tasks": {"two": {"columns": ["kind", "place"]}}},
+        ConfigError,
+        ("'two'", "kind, place", "one column"),
+    ),
     (
         {"tasks": {"kind": {"kind": "regression"}}},
         ConfigError,
@@ -124,16 +160,33 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     (
         {"tasks": {"x": {"columns": ["crop"]}, "y": {"columns": ["crop"]}}},
         ConfigError,
-        ("'y'", "crop"),
+        ("'x'", "'y'", "'crop'"),
     ),
     (
         {"tasks": {"kind": {"log1p": True}}},
         ConfigError,
-        ("'kind'", "transform", "'classification'"),
+        ("'kind'", "'log1p'", "'classification'"),
+    ),
+    (
+        {"tasks": {"m": {"kind": "segmentation", "area": 2.0}}, "data": {"labels": "mask"}},
+        ConfigError,
+        ("'m'", "'area'", "'segmentation'"),
     ),
     ({"tasks": {"crop": {"beta": 2.0}}}, ConfigError, ("beta 2", "smooth_l1")),
-    ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, DataError, "'r'"),
-    ({"tasks": {"m": {"kind": "dense"}}}, ConfigError, ("m ", "data.labels")),
+    ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, ConfigError, ("'r'", "'crop'")),
+    ({"tasks": {"m": {"kind": "dense"}}}, ConfigError, ("m ", "data.labels", "--labels")),
+    (
+        {"tasks": {"m": {"kind": "dense"}, "n": {"kind": "segmentation"}}},
+        ConfigError,
+        ("m, n", "keep one"),
+    ),
+    ({"compositions": {"g": {}}}, ConfigError, ("'g'", "sums:")),
+    (
+        {"compositions": {"g": {"total": "crops", "ratio": "r"}}},
+        ConfigError,
+        ("'g'", "total 'crops'", "'crop'"),
+    ),
+    ({"compositions": {"g": {"total": "crop"}}}, ConfigError, ("'g'", "no ratio")),
     (
         {
             "tasks": {"r": {"kind": "ratio", "columns": ["soil", "weed"]}, "total": {}},
@@ -157,8 +210,8 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ),
     ({"data": {"classes": ["a", "b"]}}, ConfigError, ("data.classes", "data.labels")),
     ({"data": {"views": 2}}, ConfigError, "data.views"),
-    ({"data": {"boxes": "b.json"}}, ConfigError, "data.boxes"),
-    ({"data": {"instances": "b.json"}}, ConfigError, "train_instances"),
+    ({"data": {"boxes": "b.json"}}, ConfigError, ("'b.json'", "train_detector")),
+    ({"data": {"instances": "b.json"}}, ConfigError, ("data.instances", "train_instances")),
     ({"data": {"targets": ["height"]}}, DataError, "'04.png'"),
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
     ({"data": {"csv": None}}, ConfigError, "targets"),
@@ -175,8 +228,29 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
         ({"optim": own}, ConfigError, next(iter(own)))
         for own in ({"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})
     ),
-    ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, ConfigError, "seed=1"),
+    (
+        {"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}},
+        ConfigError,
+        ("seed is 1", "--random"),
+    ),
     ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
+]
+# names of predicted numbers that are columns of tables, or of the scores, already
+TAKEN_NAMES: list[tuple[dict[str, Any], str]] = [
+    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "group", "weed"]}}, "'group'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "image", "weed"]}}, "'image'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "labels", "b"]}}, "'labels'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["fold", "a", "b"]}}, "'fold'"),
+    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "b", "overall"]}}, "'overall'"),
+    ({"tasks": {"images": {"columns": ["weed"]}}}, "'images'"),
+    ({"tasks": {"overall": {"columns": ["weed"]}}}, "'overall'"),
+    (
+        {
+            "compositions": {"g": {"sums": {"overall": ["crop", "weed"]}}},
+            "data": {"targets": ["crop", "weed"]},
+        },
+        "'overall'",
+    ),
 ]
 FRAMES = [
     ({"targets": ["weed"]}, {}, "'weed'"),
@@ -190,6 +264,7 @@ ROWS: list[Row] = [
         for content, named in TEXTS
     ),
     *((run(**changes), error, named) for changes, error, named in RUNS),
+    *((run(**changes), ConfigError, named) for changes, named in TAKEN_NAMES),
     *(
         (
             run(
@@ -212,6 +287,14 @@ ROWS: list[Row] = [
         DataError,
         ("'site'", "7 classes", "12 images", "6 of them"),
     ),
+    (
+        run(
+            lambda csv: with_columns(csv, site=["a", "b"] + [""] * (COUNT - 2)),
+            data={"targets": ["site", "crop"]},
+        ),
+        DataError,
+        ("'site'", "2 classes", "2 images"),
+    ),
     # targets that cannot be learned
     (
         run(
@@ -219,7 +302,15 @@ ROWS: list[Row] = [
             tasks={"t": {"kind": "ratio", "columns": ["a", "b"]}},
         ),
         DataError,
-        ("a, b", "negative"),
+        ("'t'", "a, b", "negative"),
+    ),
+    (
+        run(
+            table=PASTURE.assign(a=[0.0] * N, b=[0.0] + [1.0] * (N - 1)).drop(columns="GDM_g"),
+            tasks={"t": {"kind": "ratio", "columns": ["a", "b"]}},
+        ),
+        DataError,
+        ("nothing is known", "a, b", "'t'", "total"),
     ),
     (
         run(
@@ -238,6 +329,11 @@ ROWS: list[Row] = [
         DataError,
         ("fold ", "'GDM_g'", "(1 "),
     ),
+    (
+        run(table=PASTURE, tasks={"GDM_g": {"kind": "classification"}}),
+        ConfigError,
+        ("'GDM_g'", "'classification'", "numbers"),
+    ),
     (run(table=PASTURE.iloc[:1]), DataError, "1 "),
     (run(table=PASTURE[["images"]]), ConfigError, "data.targets"),
     (gaps(crop=range(1, 12, 2), mask=range(COUNT)), DataError, ("fold 1", "'crop'")),
@@ -247,14 +343,25 @@ ROWS: list[Row] = [
     (lambda: group_folds("ab", 1, 0), ConfigError, "1"),
     (lambda: group_folds("abc", 2, 0, stratify=[0.0, float("nan"), 1.0]), DataError, "row 1"),
     (lambda: group_folds("abc", 3, 0, stratify="abc"), DataError, "stratified"),
+    (lambda: group_folds("abc", 2, 0, stratify="ab"), DataError, ("2 class labels", "3 rows")),
     (lambda: group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0), DataError, "row 1, row 3"),
     (lambda: column_folds(["a", "a"]), DataError, "2 rows"),
+    (
+        run(
+            folds={"column": "split"},
+            table=PASTURE.assign(fold=["train", "test"] * (len(PASTURE) // 2)),
+        ),
+        DataError,
+        ("'split'", "expected train and val"),
+    ),
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads
     (lambda: tokens_of(["plot"], ["plot.v1.jpg", "plot.v2.jpg"]), DataError, "'plot.v1.jpg'"),
-    (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, "'c.jpg'"),
+    (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, ("'c.jpg'", "dinoneck extract")),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
+    (lambda folder: train({}, folder / "run"), ConfigError, ("config is dict", "TrainConfig")),  # type: ignore[arg-type]
+    (on_folder_of_npz, ConfigError, (".npz", "from_npz")),
     (heads("linear"), ConfigError, "linear"),
     (heads("linear", "linear"), ConfigError, "linear"),
 ]

@@ -1,4 +1,7 @@
-"""What the folder, the state, the store and the masks of a training run refuse, and a training that diverges."""
+"""What training runs refuse.
+
+Their folder, their state, their store and their masks, and a training that diverges.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +107,10 @@ def write_weights(state: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, state)
 
 
+def write_code(state: Path) -> None:
+    torch.save({"run": Path}, state)
+
+
 def state_on_a_full_disk(folder: Path) -> Any:
     with kit.full_disk():
         return small_fit.run(out=folder)
@@ -148,12 +155,17 @@ def sam_at_infinity() -> Any:
     return optimizer.step(closure)
 
 
-def tokens_beyond_float16() -> Any:
-    backbone = kit.backbone()
-    for name, parameter in backbone.named_parameters():
-        if name.endswith("model.norm.weight"):
-            nn.init.constant_(parameter, 1e6)
-    return MemoryTokens.extract(backbone, list(kit.images()), ["a", "b"])
+def tokens_of_weights(value: float) -> Callable[[], Any]:
+    """Extract tokens with a backbone whose final norm has this weight."""
+
+    def call() -> Any:
+        backbone = kit.backbone()
+        for name, parameter in backbone.named_parameters():
+            if name.endswith("model.norm.weight"):
+                nn.init.constant_(parameter, value)
+        return MemoryTokens.extract(backbone, list(kit.images()), ["a", "b"])
+
+    return call
 
 
 # the store
@@ -255,15 +267,34 @@ def optimizer_of_the_head_alone() -> Any:
     return schedule.start_epoch(1, model, optimizer)
 
 
-def wrapped_before_it_was_unfrozen() -> Any:
-    """Give the schedule a model that DistributedDataParallel wrapped while its backbone was frozen."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        model = DistributedDataParallel(Model(), find_unused_parameters=True)
-        optimizer = torch.optim.AdamW(model.parameters())
-        return FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(0, model, optimizer)
-    finally:
-        dist.destroy_process_group()
+def unfrozen_model() -> Model:
+    model = Model()
+    model.backbone.unfreeze()
+    return model
+
+
+def model_beside_its_backbone() -> nn.Module:
+    """A model of which a part is wrapped that holds the head alone."""
+    model = unfrozen_model()
+    model.head = DistributedDataParallel(model.head, find_unused_parameters=True)
+    return model
+
+
+def wrapped(build: Callable[[], nn.Module], finds_unused: bool = True) -> Callable[[], Any]:
+    """Start the first epoch with a model in DistributedDataParallel, or with a part of it there."""
+
+    def call() -> Any:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            model = build()
+            if not any(isinstance(part, DistributedDataParallel) for part in model.modules()):
+                model = DistributedDataParallel(model, find_unused_parameters=finds_unused)
+            optimizer = torch.optim.AdamW(model.parameters())
+            return FreezeSchedule({0: "all", 1: "last:1"}).start_epoch(0, model, optimizer)
+        finally:
+            dist.destroy_process_group()
+
+    return call
 
 
 def latin_file(folder: Path) -> Any:
@@ -281,9 +312,10 @@ ROWS: list[Row] = [
     (trained_into("notes.txt"), DataError, "notes.txt"),
     (trained_below_a_file, DataError, "notes"),
     # the state
-    (resumed(flip_a_bit_of_a_tensor), CheckpointError, ("state.pt", "--no-resume")),
-    (resumed(write_text), CheckpointError, ("state.pt", "--no-resume")),
-    (resumed(write_weights), CheckpointError, ("state.pt", "--no-resume")),
+    (resumed(flip_a_bit_of_a_tensor), CheckpointError, ("state.pt", "checksum", "--no-resume")),
+    (resumed(write_text), CheckpointError, ("state.pt", "not a zip file", "--no-resume")),
+    (resumed(write_weights), CheckpointError, ("state.pt", "other things", "--no-resume")),
+    (resumed(write_code), CheckpointError, ("state.pt", "code", "--no-resume")),
     (resumed(keep, lr=2e-3), CheckpointError, ("0.001 / 0.002", "--no-resume")),
     (state_on_a_full_disk, CheckpointError, "log.jsonl"),
     (state_below_a_file, CheckpointError, "log.jsonl"),
@@ -291,14 +323,15 @@ ROWS: list[Row] = [
     (large_steps, DataError, ("fold 0", "lr")),
     (predictions_without_a_number, DataError, ("fold 0", "GDM_g", "--lr")),
     (sam_at_infinity, DataError, "inf"),
-    (tokens_beyond_float16, DataError, ("'a'", "float16")),
+    (tokens_of_weights(1e6), DataError, ("'a'", "float16", "torch.bfloat16")),
+    (tokens_of_weights(torch.nan), DataError, ("'a'", "not finite", "weights")),
     # the store
-    (on_converted_store, ConfigError, "store"),
+    (on_converted_store, ConfigError, ("store", "no layers", "dinoneck extract")),
     (on_store_made_with(data={"size": [64, 64]}), ConfigError, ("(32, 48)", "(64, 64)")),
     (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
     (on_store_of_other_images, StoreError, "a.png"),
     # tasks and masks
-    (masks_of_one_class, DataError, "class 0"),
+    (masks_of_one_class, DataError, "class '0'"),
     (
         on_meadow(
             ["crop"],
@@ -330,9 +363,11 @@ ROWS: list[Row] = [
         ("h.safetensors", "PatchMeanHead"),
     ),
     # folds and freezing
-    (stratified_with_an_empty_fold, DataError, "4 folds"),
+    (stratified_with_an_empty_fold, DataError, "fold 2 of 4"),
     (stratified_without_scikit_learn, ImportError, "dinoneck[train]"),
     (lambda: small_fit.run(recipe=Recipe(freeze=("0=all",))), ConfigError, "0=all"),
-    (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "include_frozen=True")),
-    (wrapped_before_it_was_unfrozen, ConfigError, "find_unused_parameters=True"),
+    (optimizer_of_the_head_alone, ConfigError, ("epoch 1", "schedule.param_groups")),
+    (wrapped(Model), ConfigError, "backbone.unfreeze()"),
+    (wrapped(unfrozen_model, False), ConfigError, "find_unused_parameters=True"),
+    (wrapped(model_beside_its_backbone), ConfigError, "self.backbone = backbone"),
 ]

@@ -52,8 +52,10 @@ ROWS: list[Row] = [
     (
         lambda: drawn(BOXES, {"boxes": BOXES, "names": ["cell"]}),
         ShapeError,
-        "2 known boxes, 1 labels",
+        ("2 known boxes", "1 labels"),
     ),
+    (lambda: drawn({"boxes": BOXES, "names": ["cell"]}), ShapeError, ("2 boxes", "1 labels")),
+    (lambda: drawn({"boxes": BOXES, "scores": [0.5]}), ShapeError, ("2 boxes", "1 scores")),
     (lambda: drawn(BOXES[:, :3]), ShapeError, "3"),
     (lambda: drawn({"boxes": BOXES, "labels": [0, 2]}), DataError, "2"),
     (lambda: pca_panels([IMAGE, IMAGE], TOKENS), DataError, "2 images"),
@@ -75,6 +77,7 @@ ROWS: list[Row] = [
     (lambda: page(known={"a": "heavy"}), DataError, ("'a'", "heavy")),
     (lambda: page(tokens=np.zeros((2, 2))), ShapeError, "colours"),
     (lambda: page(a=math.nan), DataError, "'a' hold nan"),
+    (lambda: page(task=Task("b")), DataError, ("no prediction of 'b'", "holds a")),
     (lambda: page(a="much"), DataError, "predictions of 'a'"),
     (lambda: page(maps={"a": np.zeros((2, 2))}), ShapeError, "maps of 'a'"),
     (lambda: page(maps={"a": np.full((1, 2, 2), np.nan)}), DataError, "maps of 'a' hold nan"),
@@ -88,6 +91,6 @@ ROWS: list[Row] = [
     (
         lambda folder: write_maps(folder, "a", {"a?b": PLANE, "a/b": PLANE}, COLLIDING),
         ConfigError,
-        "a/b, a?b",
+        ("'a?b'", "'a/b'", "'a_b'"),
     ),
 ]

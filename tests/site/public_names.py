@@ -17,10 +17,10 @@ ROOT_HEADING = re.compile(r"<h2 id=")
 def public_names() -> dict[str, tuple[str, ...]]:
     """``package.name`` -> the anchors that may stand for it: its own, the package's, that of its home."""
     names: dict[str, tuple[str, ...]] = {}
-    for package in ("dinoneck", *(f"dinoneck.{name}" for name in dinoneck._PACKAGES)):
+    for package in ("dinoneck", *(f"dinoneck.{name}" for name in dinoneck.PACKAGES)):
         module = importlib.import_module(package)
         for name in getattr(module, "__all__", ()):
-            home = module._HOMES.get(name, package)
+            home = module.HOMES.get(name, package)
             # an alias stands where the class does
             own = getattr(getattr(module, name), "__name__", name)
             names[f"{package}.{name}"] = (

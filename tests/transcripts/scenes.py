@@ -104,6 +104,9 @@ SLOW = {
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
         viz tokens images {TINY} --size 32x64 --out t.png
+        viz similarity images {TINY} --size 32x64 --out u.html
+        viz similarity images {TINY} --size 32x64 --out u.png
+        viz similarity none {TINY} --size 32x64 --out v.html
     """,
     "timing": f"""
         bench {TINY} --size 32x64

@@ -71,7 +71,7 @@ def test_ratios_are_medians_over_rounds_in_which_all_take_turns() -> None:
 
 
 def test_an_unknown_name_lists_the_names() -> None:
-    with pytest.raises(SystemExit, match="images, extraction"):
+    with pytest.raises(SystemExit, match="images, reading"):
         main(["pictures"])
 
 

@@ -203,7 +203,7 @@ def test_the_first_comment_of_a_training_file_runs_it(
     assert stated
     for _, *words in stated:
         if words[:3] == ["-m", "examples.biomass", "run"]:
-            options, _ = pipeline._parser().parse_known_args(words[3:])
+            options, _ = pipeline.argument_parser().parse_known_args(words[3:])
             assert options.config is None or Path(options.config).name == file.name
             continue
         if words[:3] == ["-m", "examples.biomass", "table"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,16 @@ from PIL import Image
 from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
-from dinoneck import Backbone, DataError, DenseHead, PatchMeanHead, Predictor, Task, evaluate
+from dinoneck import (
+    Backbone,
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    evaluate,
+)
 from dinoneck.data import read_table
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
@@ -90,6 +100,92 @@ def test_classes_are_matched_by_their_names(meadow: Path, tiny: Backbone) -> Non
             meadow.parent,
             meadow,
         )
+
+
+def test_known_numbers_that_are_written_with_a_unit_are_refused(
+    meadow: Path, tiny: Backbone
+) -> None:
+    """They would be classes, which no head of numbers predicts: the target would be left out."""
+    rows = pd.read_csv(meadow)
+    rows["soil"] = [f"{value} g" for value in rows["soil"]]
+
+    with pytest.raises(DataError, match="soil of '00.png' is .* g'"):
+        evaluate(predictor(tiny), meadow.parent, rows)
+
+
+@pytest.mark.parametrize(
+    "option", [{"nodata": [-9999.0]}, {"class_values": [0, 1]}], ids=["nodata", "class_values"]
+)
+def test_options_of_masks_are_refused_for_a_table_of_numbers(
+    option: dict[str, Any], meadow: Path, tiny: Backbone
+) -> None:
+    [(name, value)] = option.items()
+
+    with pytest.raises(ConfigError) as refused:
+        evaluate(predictor(tiny), meadow.parent, meadow, **option)
+
+    message = str(refused.value)
+    assert f"{name} is {value}, which is of masks, and the truth has none" in message
+    assert "--labels" in message and "leave cells of a table empty" in message
+
+
+def test_a_column_of_masks_is_refused_for_heads_without_maps(meadow: Path, tiny: Backbone) -> None:
+    with pytest.raises(ConfigError, match="labels is 'mask'.*the heads predict .*soil.*leave"):
+        evaluate(predictor(tiny), meadow.parent, meadow, labels="mask")
+
+
+def test_number_maps_are_said_not_to_be_scored_against_masks(
+    meadow: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    for folder, column in (("images", "image"), ("masks", "mask")):
+        (tmp_path / folder).mkdir()
+        for row in rows_of(meadow):
+            Image.open(meadow.parent / row[column]).save(tmp_path / folder / row["image"])
+    numbers = Predictor(DenseHead(64, [Task("num", kind="dense")]), tiny)
+
+    with pytest.raises(DataError, match="maps of numbers, num, which are not scored"):
+        evaluate(numbers, tmp_path / "images", tmp_path / "masks")
+
+
+def test_a_column_of_masks_is_refused_for_number_maps(meadow: Path, tiny: Backbone) -> None:
+    numbers = Predictor(DenseHead(64, [Task("num", kind="dense")]), tiny)
+
+    with pytest.raises(ConfigError, match="maps of numbers, num, which are not scored"):
+        evaluate(numbers, meadow.parent, meadow, labels="mask")
+
+
+def test_a_categorical_column_of_numbers_is_refused_in_a_ready_made_table(
+    meadow: Path, tiny: Backbone
+) -> None:
+    """Its numbers are names, and the target would be left out of the scores."""
+    table = read_table(meadow, meadow.parent, ["soil", "kind"])
+    table["soil"] = table["soil"].round().astype(str).astype("category")
+
+    with pytest.raises(DataError, match=r"soil is categorical.*table\['soil'\].astype\(float\)"):
+        evaluate(predictor(tiny), None, table)
+
+
+def test_groups_that_a_ready_made_table_lacks_are_refused(meadow: Path, tiny: Backbone) -> None:
+    table = read_table(meadow, meadow.parent, ["soil", "kind"])
+
+    with pytest.raises(ConfigError, match="no column 'group'.*group= of read_table"):
+        evaluate(predictor(tiny), None, table, group=["place"])
+
+
+def test_groups_of_a_table_are_refused_for_a_folder(meadow: Path, tiny: Backbone) -> None:
+    with pytest.raises(ConfigError, match="group is .*'place'.*is a folder; leave it out"):
+        evaluate(predictor(tiny), None, meadow.parent, group=["place"])
+
+
+def test_groups_of_the_table_are_not_the_truth_of_a_class_of_that_name(
+    meadow: Path, tiny: Backbone
+) -> None:
+    labels = ("soil", "group", "labels")
+    head = DenseHead(64, [Task("cover", dim=3, kind="segmentation", labels=labels)])
+
+    report = evaluate(Predictor(head, tiny), meadow.parent, meadow, group=["place"], labels="mask")
+
+    assert [*report["scores"]] == ["soil", "cover", "overall"]
 
 
 def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_masks_lie_on_the_upright_image(form: str, files: list[Path], tmp_path: 
             stored = write(
                 tmp_path / f"stored.{suffix}", STORED[int(file.stem)](mask()), None, options
             )
-            with pytest.raises(DataError, match=rf"stored.{suffix}.*\({WIDTH}, {HEIGHT}\)"):
+            with pytest.raises(DataError, match=rf"stored.{suffix}.*{WIDTH}x{HEIGHT}"):
                 how.cells(stored, recipe, sizes)
 
 

@@ -211,7 +211,7 @@ def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         Several({"type": "patch_mean_mlp", "config": {"embed_dim": 8}})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="Linear"):
         Several(Halved(8), layer=nn.Linear(1, 1))
-    monkeypatch.delitem(registry._OWN, "halved")
+    monkeypatch.delitem(registry.REGISTERED, "halved")
     with pytest.raises(RegistryError, match=r"dinoneck\.register\(cls\)"):
         a_module()
     with pytest.raises(CheckpointError, match=r"halved.*dinoneck\.register"):

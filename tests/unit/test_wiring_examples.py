@@ -13,12 +13,12 @@ from dinoneck import DataError, registry
 
 NAME = "biomass_wiring"
 # the example registers its head when it is imported; other tests see the package's own heads
-del registry._OWN[NAME]
+del registry.REGISTERED[NAME]
 
 
 @pytest.mark.slow
 def test_biomass_learns_and_its_file_predicts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._OWN, NAME, biomass.BiomassHead)
+    monkeypatch.setitem(registry.REGISTERED, NAME, biomass.BiomassHead)
     numbers = biomass.main()
     assert numbers["last_loss"] < numbers["first_loss"] / 4
     assert numbers["error"] < numbers["constant"]  # on held-out images

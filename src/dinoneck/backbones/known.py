@@ -143,6 +143,11 @@ def architecture_of(name: str) -> str:
 
 def refuse(name: str, names: list[str]) -> BackboneError:
     """Return the error for a name that does not belong to a DINOv2/DINOv3 ViT."""
+    if "convnext" in name.lower():
+        return BackboneError(
+            f"{name!r} is a ConvNeXt, which has no patch tokens; 'dinoneck list backbones' lists "
+            "the ViTs of DINOv2 and DINOv3"
+        )
     hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
     near = did_you_mean(
         name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)]

@@ -17,11 +17,14 @@ from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import TINY, names_of, resolve_name
 from dinoneck.backbones.weight_hashes import uniform
+from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 from dinoneck.weight_files import read_state
 
 Source = Literal["timm", "transformers"]
 File = str | os.PathLike[str]
+# where torch.compile, DataParallel and DistributedDataParallel keep the model
+_WRAPPED = ("_orig_mod", "module")
 Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
 
 
@@ -77,7 +80,15 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"name is a {type(name).__name__}; expected the name of a model. wrap_backbone(model) "
+            "takes a model"
+        )
     _check_plain(source, pos_embed)
+    _check_options(dtype, pretrained=pretrained, norm=norm, frozen=frozen)
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
     if source == "timm" or not (name.startswith("facebook/") or Path(name).is_dir()):
         name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
@@ -123,8 +134,10 @@ def wrap_backbone(
 
     Raises:
         BackboneError: if the model is of another kind.
+        ConfigError: if an option is of another type.
     """
     _check_plain("timm", pos_embed)
+    _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen).to(dtype=dtype)
@@ -133,6 +146,20 @@ def wrap_backbone(
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     """Return the adapter of the library that the model comes from."""
     kind = type(model).__name__
+    if isinstance(model, str):
+        raise BackboneError(f"model is the text {model!r}; load_backbone(name) takes a name")
+    if not isinstance(model, nn.Module):
+        raise BackboneError(f"model is a {kind}; expected a torch module")
+    if isinstance(model, Backbone):
+        raise BackboneError(
+            "this is a Backbone already; backbone.with_layers(...) gives other layers of it"
+        )
+    for inner in _WRAPPED:
+        if isinstance(getattr(model, inner, None), nn.Module):
+            raise BackboneError(
+                f"{kind} wraps a model, as torch.compile and DDP do; pass its .{inner}, and wrap "
+                "the Backbone"
+            )
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(
             f"{kind} holds adapters of peft, which the backbone's record would not name; merge "
@@ -147,9 +174,12 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         return transformers.TransformersAdapter(model, pos_embed)
     if official.is_official(model):
         return official.OfficialAdapter(model, pos_embed)
+    hint = ""
+    if isinstance(getattr(model, "backbone", None), nn.Module):
+        hint = ". If its .backbone is one, pass that"
     raise BackboneError(
         f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a "
-        "DINO model of transformers, or an object of the dinov2 or dinov3 repositories"
+        f"DINO model of transformers, or an object of the dinov2 or dinov3 repositories{hint}"
     )
 
 
@@ -239,6 +269,15 @@ def _check_plain(source: object, pos_embed: object) -> None:
             f"{', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))} For an "
             f"official object: {official.HOW_TO}"
         )
+
+
+def _check_options(dtype: object, **flags: object) -> None:
+    """Raise a ConfigError for a dtype of no weights, and for a flag that is not True or False."""
+    if dtype is not None:
+        check_float(dtype)
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}; expected True or False")
 
 
 SCHEME = "philox-uniform-1"

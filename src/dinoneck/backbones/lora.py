@@ -42,8 +42,9 @@ def add(
         raise ConfigError(f"targets is {targets!r}; expected one of {', '.join(get_args(Targets))}")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= adapter.embed_dim:
         raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
-    scale = float(rank if alpha is None else alpha)
-    if not 0 < scale <= LARGEST_ALPHA:
+    is_number = alpha is None or (isinstance(alpha, int | float) and not isinstance(alpha, bool))
+    scale = float(rank if alpha is None or not is_number else alpha)
+    if not is_number or not 0 < scale <= LARGEST_ALPHA:
         raise BackboneError(
             f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}"
         )

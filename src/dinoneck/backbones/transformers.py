@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, PosEmbed, official_positions
 from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
-from dinoneck.errors import BackboneError, missing_extra
+from dinoneck.errors import BackboneError, first_line, missing_extra, reason_of
 from dinoneck.grid import patch_pair
 
 _CLASSES = {
@@ -81,8 +81,7 @@ class TransformersAdapter(Adapter):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
         if self.name and Path(self.name).is_dir():
             if (file := Path(self.name) / "preprocessor_config.json").is_file():
-                setting = json.loads(file.read_text("utf-8"))
-                self.mean, self.std = tuple(setting["image_mean"]), tuple(setting["image_std"])
+                self.mean, self.std = _normalisation_in(file)
             # head files are shared: no path of this machine in them
             self.name = Path(self.name).resolve().name
 
@@ -139,6 +138,18 @@ class TransformersAdapter(Adapter):
         return cast("Tensor", result[0] if isinstance(result, tuple) else result)
 
 
+def _normalisation_in(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a ``preprocessor_config.json``."""
+    try:
+        setting = json.loads(file.read_text("utf-8"))
+        return tuple(setting["image_mean"]), tuple(setting["image_std"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackboneError(
+            f"{file} does not hold image_mean and image_std: {type(error).__name__}: "
+            f"{first_line(error)}; fetch it again"
+        ) from error
+
+
 def from_folder(folder: Path) -> nn.Module:
     """Load a model from a folder with config.json and safetensors weights; every key must match.
 
@@ -148,12 +159,19 @@ def from_folder(folder: Path) -> nn.Module:
     """
     library = import_transformers()
     file = folder / "config.json"
-    try:
-        kind = json.loads(file.read_text("utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
+    if not file.is_file():
         raise BackboneError(
-            f"{folder} holds no config.json of a transformers model: {error}"
+            f"{folder} holds no config.json; expected a model as transformers saves it"
+        )
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"{file} cannot be read as JSON: {reason_of(error)}; fetch it again"
         ) from error
+    if not isinstance(config, dict):
+        raise BackboneError(f"{file} holds a {type(config).__name__}; expected an object")
+    kind = config.get("model_type")
     if kind not in _CLASSES:
         raise BackboneError(
             f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}"

@@ -38,6 +38,10 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
 _SHOWN = 8
+_CLS_NAMES = ("cls_token", "embeddings.cls_token")
+_TRANSFORMERS_NAMES = ("embeddings.", "encoder.", "layer.", "layernorm.", "norm.")
+# channels -> size, of DINOv2 and DINOv3
+_SIZES = {384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
 _TIMEOUT_S = 10.0
 
 
@@ -88,11 +92,15 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
     own = model.state_dict()
+    if other_size := _other_size(own, state):
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {other_size}")
     problems = []
     if missing := own.keys() - state.keys():
         problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
     if unexpected := state.keys() - own.keys():
         problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}")
+        if all(key.startswith(_TRANSFORMERS_NAMES) for key in unexpected):
+            problems.append("these are names of the library transformers: source='transformers'")
     for key in sorted(own.keys() & state.keys()):
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
@@ -104,6 +112,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         )
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
+
+
+def _other_size(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """What to say of a file with the weights of a larger or smaller model; None for the same width."""
+    for key in _CLS_NAMES:
+        if key in own and key in state and own[key].shape[-1:] != state[key].shape[-1:]:
+            return (
+                f"the file holds a {_size_name(state[key])}, the model is a {_size_name(own[key])}"
+            )
+    return None
+
+
+def _size_name(cls_token: Tensor) -> str:
+    width = cls_token.shape[-1] if cls_token.ndim else 0
+    return f"{_SIZES.get(width, 'model')} of {width} channels"
 
 
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -100,7 +100,8 @@ class HeadCheckpoint:
             preprocess: how its images were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
             training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data``
-                (``name`` and ``revision``) and ``metrics`` (name -> a number, or
+                (``name`` and ``revision``), ``masks`` (``class_values`` and ``nodata``, which
+                :func:`dinoneck.evaluate` reads masks with) and ``metrics`` (name -> a number, or
                 ``{"mean": ..., "sd": ...}``); at most 16 KiB.
             license: the head's own licence, preferably an SPDX identifier.
             tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or

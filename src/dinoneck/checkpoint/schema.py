@@ -42,8 +42,8 @@ _PROBE_PER_LAYER = 8
 _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
-    ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong "
-    "under extra",
+    ".training": "; its entries are seed, folds, fold, epochs, data, masks and metrics, others "
+    "belong under extra",
 }
 # what the Literal annotations of the records allow, by the name of the entry
 _ALLOWED = {
@@ -123,6 +123,7 @@ class Inputs(Struct):
     size: Annotated[list[Side], Meta(min_length=2, max_length=2)] | None = None
     patch_size: Positive | Pair | None = None
     blur: int | None = None
+    bits: int | None = None
     resize: str | None = None
     pad_to: str | None = None
     interpolation: str | None = None
@@ -168,6 +169,13 @@ class Data(Struct, forbid_unknown_fields=True):
     revision: str | None = None
 
 
+class Masks(Struct, forbid_unknown_fields=True):
+    """How a training read the values of class masks; null where it was not told."""
+
+    class_values: Annotated[list[int], Meta(min_length=1)] | None = None
+    nodata: Annotated[list[float], Meta(min_length=1)] | None = None
+
+
 class Training(Struct, forbid_unknown_fields=True):
     """Facts of a training."""
 
@@ -176,6 +184,7 @@ class Training(Struct, forbid_unknown_fields=True):
     fold: Count | None = None
     epochs: Count | None = None
     data: Data | None = None
+    masks: Masks | None = None
     metrics: dict[Annotated[str, Meta(min_length=1)], float | Spread] | None = None
 
 

@@ -25,8 +25,7 @@ from tyro.conf import (
 )
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, DataError, counted, did_you_mean
+from dinoneck.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
@@ -47,6 +46,8 @@ NO_EFFECT = {
     "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
 }
 """Kind of run -> the options without effect on it."""
+NO_IMAGES = "no images are named; name images, or folders of them, before the options"
+"""The message for a command line without images; a remedy of the verb may follow."""
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 """A verb's argument ``words``, which :func:`parse` fills with its command line."""
 
@@ -140,6 +141,8 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
 
 Count = Annotated[int, whole(1)]
 CountOrNone = Annotated[int | None, whole(1)]
+# FEWEST_BITS and FILE_BITS of dinoneck.data.bit_depth, which imports torch
+Bits = Annotated[int | None, whole(8, 16)]
 Images = Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGES ...")]
 Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]
 
@@ -187,6 +190,8 @@ class Views(HeadBackbone):
         probe: accept a backbone whose outputs match, even if the hash of its weights differs.
         min_score: of detectors: smallest score of a box (default: that of the file, the one
             with the best F1 on held-out images).
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
+            as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
@@ -195,6 +200,7 @@ class Views(HeadBackbone):
     batch_size: Count = 8
     probe: bool = False
     min_score: float | None = None
+    bits: Bits = None
     device: str | None = None
 
 
@@ -262,36 +268,56 @@ def check_place(option: str, path: Path) -> None:
 
 
 def list_images(given: Sequence[Path]) -> list[Path]:
-    """Return images, and those in folders with their subfolders; name files that dinoneck does not read.
+    """Return images, and those in folders with their subfolders; a warning counts what is left out.
+
+    Masks beside images and files of formats that dinoneck does not read are left out.
 
     Args:
         given: images and folders.
 
     Raises:
-        ConfigError: if there are none.
-        DataError: if one does not exist, or a folder holds no images.
+        ConfigError: if there are none, or a head file is among them.
+        DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
-    from dinoneck.data.cells import OTHER_SUFFIXES, SUFFIXES, images_below
+    from dinoneck.data.sources import list_pictures
+    from dinoneck.data.walk import SUFFIXES
 
     if not given:
-        raise ConfigError(
-            "no images are named; name images, or folders of them, before the options"
-        )
-    if missing := [path for path in given if not path.exists()]:
+        raise ConfigError(NO_IMAGES)
+    missing = [path for path in given if not path.exists()]
+    if missing:
         raise DataError(
             f"{len(missing)} of {len(given)} images or folders do not exist, the first is "
             f"{missing[0]}"
         )
-    if others := [
-        file for path in given if path.is_dir() for file in images_below(path, OTHER_SUFFIXES)
-    ]:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
-        number = counted(len(others), "file")
-        show(f"left out: {number} of other formats ({kinds}), the first {others[0]}; convert them")
-    inside = {path: images_below(path) for path in given}
-    if empty := [path for path, files in inside.items() if not files]:
+    heads = [path for path in given if path.suffix == ".safetensors"]
+    if heads:
+        raise ConfigError(
+            f"{heads[0]} is not an image; name head files after --heads, and images before the "
+            "options"
+        )
+    images = list_pictures(given)
+    empty = [path for path, files in images.items() if not files]
+    if empty:
         raise DataError(f"the folder {empty[0]} holds no images ({', '.join(SUFFIXES)})")
-    return [file for files in inside.values() for file in files]
+    files = [file for path in given for file in images[path]]
+    for file in files:
+        check_encodable(file)
+    return files
+
+
+def check_encodable(file: Path) -> None:
+    """Refuse a file name that cannot be written into a table or a document.
+
+    Raises:
+        DataError: naming it.
+    """
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
+        ) from None
 
 
 def names_below(files: Sequence[Path]) -> list[str]:

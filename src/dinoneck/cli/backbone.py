@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dinoneck.data.preprocessing import Preprocessing
 
 _GENERATED = (1024, 2048)  # pixels of the image
-_SECONDS = 1.0  # of each part, at least
+SECONDS_PER_PART = 1.0  # at least: a part is run until its time is measured that long
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Stored:
         interpolation: of the resize (default: bilinear).
         views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
         blur: odd kernel of a Gaussian blur of every view.
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
+            images that use a part of the range are refused).
         dtype: of the values; int8 takes half the space of fp16.
     """
 
@@ -43,6 +45,7 @@ class Stored:
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     views: str = "none"
     blur: int | None = None
+    bits: cli.Bits = None
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
 
 
@@ -85,7 +88,9 @@ def extract(
         raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
     if engine == "ray" and shard is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
-    cli.list_images(images)
+    files = cli.list_images(images)
+    if root is None and len(images) == 1 and images[0].is_dir():
+        root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)
     from dinoneck.store.feature_store import FeatureStore, no_empty_store
     from dinoneck.training.source import open_backbone
@@ -98,7 +103,7 @@ def extract(
     with no_empty_store(out) if is_alone else nullcontext():
         store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
         show_remainder(store.preprocess, size)
-        done = store.extract(images, root, part, skip_unusable=skip_unusable, **settings)
+        done = store.extract(files, root, part, skip_unusable=skip_unusable, **settings)
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")
@@ -209,7 +214,7 @@ def _measure(files: list[Path], prepare: Any, modules: dict[str, Any]) -> list[d
         for name, part in parts.items():
             scope = {"part": part, "value": value}
             timer = Timer("part(value)", globals=scope, num_threads=torch.get_num_threads())
-            time, value = timer.blocked_autorange(min_run_time=_SECONDS), part(value)
+            time, value = timer.blocked_autorange(min_run_time=SECONDS_PER_PART), part(value)
             rows.append(
                 {"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr}
             )

@@ -41,7 +41,8 @@ def demo(
         random_backbone: seeded random weights in the place of pretrained ones.
     """
     if out.exists() and not (out / _MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is a file, or holds other files; choose a new folder with --out")
+        what = "holds other files" if out.is_dir() else "is a file"
+        raise ConfigError(f"--out {out} {what}; choose a new folder")
     check_backbone_name(backbone)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).write_text(

@@ -57,7 +57,10 @@ def export(
 
     read: Any = opened(file, revision, backbone.weights)[""]
     if len(read) > 1:
-        raise ConfigError(f"{file} holds {len(read)} head files; expected one")
+        raise ConfigError(
+            f"{file} holds {len(read)} head files; name one of them, or join them in Python: "
+            "HeadEnsemble"
+        )
     [head] = read
     settings: dict[str, Any] = {"format": format, "half": half, "check": check}
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}

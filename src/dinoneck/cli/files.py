@@ -14,7 +14,7 @@ from dinoneck.checkpoint.format import files_in, is_file, only_head, read_header
 from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
-from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
+from dinoneck.errors import CheckpointError, ConfigError, DinoneckError, first_line
 
 Row = dict[str, Any]
 _PUBLISHED = ("name", "task", "backbone", "licence", "gated")
@@ -159,12 +159,27 @@ def verify(files: Paths) -> Row:
 def _rows(path: Path) -> Iterator[Row]:
     """A row for a file, a store or a repository, or for every head file of a folder."""
     is_store = is_file(path / "store.json")
-    for part in files_in(path) if path.is_dir() and not is_store else [path]:
+    parts = [path]
+    if path.is_dir() and not is_store:
+        try:
+            parts = files_in(path)
+        except (DinoneckError, OSError) as error:
+            yield _refused(path, error)
+            return
+    for part in parts:
         try:
             yield {"state": "ok", "path": part, **(_store(part) if is_store else _head(part))}
-        except (DinoneckError, OSError) as error:
-            step = {"step": error.step} if isinstance(error, CheckpointError) else {}
-            yield {"state": "refused", "path": part, "message": str(error), **step}
+        except Exception as error:  # one broken file must not keep the others from being checked
+            yield _refused(part, error)
+
+
+def _refused(path: Path, error: Exception) -> Row:
+    """The row of a file that is not sound; of an error that dinoneck does not raise, its state is ``error``."""
+    if isinstance(error, DinoneckError | OSError):
+        step = {"step": error.step} if isinstance(error, CheckpointError) else {}
+        return {"state": "refused", "path": path, "message": str(error), **step}
+    problem = f"unexpected {type(error).__name__}: {first_line(error)}"
+    return {"state": "error", "path": path, "message": problem}
 
 
 def _head(file: Path) -> Row:

@@ -9,16 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from pathlib import Path, PurePath
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
-from dinoneck.data.cells import IMAGES, SUFFIXES, csv_text
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.data.cells import IMAGES, LABELS, csv_text
+from dinoneck.data.walk import SUFFIXES
+from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
@@ -47,7 +48,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
-    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int, cli.whole(0)] = 0,
@@ -67,18 +68,20 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
-        truth: with overlay: CSV of known values, drawn next to predictions: column image, and the
-            predictions' names.
+        truth: with overlay: known values, drawn next to predictions: CSV with the column image and
+            the predictions' names, or the class folders that hold the images.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
         views: how images are predicted.
         words: the command line.
     """
-    if bool(images) == bool(store):
+    if images and store is not None:
         raise ConfigError(
-            "name images, or folders of them, before the options; or give --store, and no images"
+            f"{images[0]} and --store {store} are both given; predict from images or from a store"
         )
+    if not images and store is None:
+        raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
         cli.refuse_unused("a feature store", words)
     named = {str(file): file for file in cli.list_images(images)} if images else {}
@@ -165,10 +168,16 @@ def open_model(
 
         detector = Detector.from_checkpoint(first, own, device)
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
+        detector.preprocess = detector.preprocess.changed(bits=views.bits)
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
     from dinoneck.inference.predictor import Predictor
 
-    settings = {"batch_size": views.batch_size, "probe": views.probe, **tiles}
+    settings = {
+        "batch_size": views.batch_size,
+        "probe": views.probe,
+        "bits": views.bits,
+        **tiles,
+    }
     predictor = Predictor(read.get("", read), own, views.tta, device, **settings)
     return predictor, partial(predictor, maps="patch" if maps else None), checkpoints
 
@@ -192,54 +201,85 @@ def predict_named(
 
 
 def known_values(
-    table: Path, image_column: str, images: Sequence[Path], tasks: Any
+    truth: Path, image_column: str, images: Sequence[Path], tasks: Any
 ) -> dict[Path, dict[str, float | str]]:
-    """Return image -> column -> known value, or class, of the images that the table has a row for.
+    """Return image -> column -> known value, or class, of the images that the truth has a row for.
 
-    A row belongs to the image of the same file name, whatever its folder.
+    A row belongs to the image whose path ends like its name, see
+    :func:`dinoneck.data.sources.find_images`.
 
     Args:
-        table: a CSV with one row per image and columns named like the predictions.
+        truth: a CSV with one row per image and columns named like the predictions; or a folder of
+            class folders that hold the images.
         image_column: its column of file names.
         images: the files.
         tasks: what is predicted.
 
     Raises:
-        ConfigError: if there are no tasks, as of a detector, or several groups of them.
-        DataError: if the table has none of the columns or none of the images, a cell does not fit,
-            or a name stands for several rows or images.
+        ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
+            truth is a folder of masks.
+        DataError: if class folders have a class that the heads do not, the truth has none of the
+            columns or none of the images, a cell does not fit, or a name stands for several rows or
+            images.
     """
-    import pandas as pd
-
+    from dinoneck.data.sources import find_images
     from dinoneck.evaluation import truth_table
 
-    if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
+    if tasks is None:
         raise ConfigError(
-            f"--truth {table} is of numbers or classes of heads without keys; leave it out"
+            f"--truth {truth} is for numbers and classes, and a detector predicts boxes; leave it out"
         )
-    every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
-    every.index = pd.Index([PurePath(name).name for name in every.index])
-    names = pd.Index([image.name for image in images])
-    known = every[every.index.isin(names)].drop(columns=IMAGES).astype(object)
-    if known.empty:
-        raise DataError(
-            f"{table} has no row of the images {some_of(names, 3)}; it names "
-            f"{some_of(every.index, 3)}"
+    if not isinstance(tasks, Sequence):
+        raise ConfigError(
+            f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
         )
-    repeated = [
-        *known.index[known.index.duplicated()],
-        *names[names.duplicated() & names.isin(known.index)],
-    ]
-    if repeated:
-        raise DataError(
-            f"{table}: {repeated[0]} is the name of several rows or images; give each a name of "
-            "its own"
+    if masks := [task.name for task in tasks if task.is_masks]:
+        raise ConfigError(
+            f"--truth {truth} is for numbers and classes, and {masks[0]} is predicted as masks; "
+            "leave it out"
         )
-    return {
-        image: known.loc[image.name].dropna().to_dict()
-        for image in images
-        if image.name in known.index
-    }
+    if truth.is_dir() and any(task.is_map for task in tasks):
+        raise ConfigError(
+            f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+            "compares; here name a CSV of known values"
+        )
+    by_name = {task.name: task for task in tasks}
+    known = truth_table(None, truth, by_name, image_column=image_column)
+    if truth.is_dir():
+        _check_known_classes(truth, known, tasks)
+        rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)
+    else:
+        rows = find_images(list(known.index), images, str(truth))
+    values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])
+    values = values.astype(object)
+    return {image: values.loc[row].dropna().to_dict() for row, image in rows.items()}
+
+
+def _check_known_classes(truth: Path, known: Any, tasks: Sequence[Any]) -> None:
+    """Raise a DataError if class folders have a class that the heads do not."""
+    for task in tasks:
+        if task.kind != "classification" or not task.labels or task.name not in known:
+            continue
+        unknown = set(known[task.name].dropna()) - set(task.labels)
+        if unknown:
+            raise DataError(
+                f"--truth {truth} has the class folder {some_of(sorted(map(repr, unknown)), 3)}; the "
+                f"heads predict {some_of(task.labels, 8)}. Rename the folder, or name a folder without "
+                "it"
+            )
+
+
+def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str, Path]:
+    """Row -> image, of the rows whose file is one of the images."""
+    image_of = {image.resolve(): image for image in images}
+    rows = {}
+    for row, file in files.items():
+        image = image_of.get(file.resolve())
+        if image is not None:
+            rows[row] = image
+    if not rows:
+        raise DataError(f"{truth} holds none of the images, such as {some_of(map(str, images), 3)}")
+    return rows
 
 
 def _draw(
@@ -250,12 +290,14 @@ def _draw(
     overlay: Path | None,
 ) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
+    from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel as over
     from dinoneck.viz.overlay import write_maps
     from dinoneck.viz.panels import boxes_panel as boxes
     from dinoneck.viz.scales import outputs, scales
 
     all_tasks = getattr(model, "tasks", ())
+    bits = model.preprocess.bits
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         for key, tasks in (
             all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}
@@ -275,10 +317,12 @@ def _draw(
                 if new_overlay is None:
                     continue
                 if not tasks:
-                    drawn = boxes(file, row, classes=model.classes)
+                    drawn = boxes(read_pixels(file, bits), row, classes=model.classes)
                 elif objects is not None:
                     drawn = boxes(
-                        file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels
+                        read_pixels(file, bits),
+                        _boxes_of(row[objects.name], objects.labels),
+                        classes=objects.labels,
                     )
                 else:
                     drawn = over(
@@ -316,7 +360,8 @@ def _places(
     for option, folder in given.items():
         cli.check_place(option, folder)
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+            what = "holds files" if folder.is_dir() else "is a file"
+            raise ConfigError(f"{option} {folder} {what}; name a new folder")
         if inside := [
             each
             for each in images
@@ -431,6 +476,8 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
+    crowd: Literal["ignore", "objects"] = "ignore",
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     views: Annotated[cli.Views, arg(name="")] = cli.Views(),
     words: cli.Words = (),
@@ -443,12 +490,15 @@ def evaluate(
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories; each is one model, compared with the
             first.
-        truth: CSV of numbers or classes, a folder of masks, a COCO file of boxes or objects, or the
-            folder and the COCO file of panoptic segments.
+        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
+            boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
-        nodata: mask values without a label, such as 255.
+        nodata: mask values without a label, such as 255; without it as in training.
+        class_values: the value of each class in the masks; without it as in training.
+        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
+            objects.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         views: how images are predicted.
         words: the command line.
@@ -474,7 +524,15 @@ def evaluate(
         )
     known: Any = truth if len(truth) > 1 else truth[0]
     found = scored(
-        models, images, known, group=group, image_column=image_column, labels=labels, nodata=nodata
+        models,
+        images,
+        known,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        nodata=nodata,
+        class_values=class_values,
+        crowd=crowd,
     )
     show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
     low = [line for target, value in least.items() for line in _too_low(found, target, value)]
@@ -500,8 +558,10 @@ def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
             own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own
         )
     if not scores:
+        there = {*found.get("scores", {}), *(key for own in objects.values() for key in own)}
         raise ConfigError(
-            f"--at-least names {target!r}; expected a target with a score, or AP of boxes"
+            f"--at-least names {target!r}; expected one of {some_of(there, 8)}."
+            f"{did_you_mean(target, there)}"
         )
     return [
         f"{target} of {name} is {x}, below {least:g}"

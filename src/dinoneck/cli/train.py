@@ -68,9 +68,12 @@ def train(
             f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
         )
     # before torch is imported
-    if out.is_file() or ((out / "report.json").exists() and not overwrite):
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file; name a folder")
+    if (out / "report.json").exists() and not overwrite:
         raise ConfigError(
-            f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those"
+            f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
+            "replace them with --overwrite"
         )
     _check_names(run)
     if objects := run.data.boxes or run.data.objects:
@@ -86,6 +89,9 @@ def train(
             with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume
         )
     else:
+        from dinoneck.training.data_folder import of_data_folder
+
+        run = of_data_folder(run)  # before torch is imported
         from dinoneck.training.run import Run, prepare_heads, train_heads
 
         run = with_width(run, hidden_dim)
@@ -147,6 +153,7 @@ def _describe(run: Run) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size
+    from dinoneck.data.layout import HELD_OUT
     from dinoneck.training.table import groups_of, target_columns
 
     config, table, source = run.config, run.table, run.source
@@ -171,7 +178,8 @@ def _describe(run: Run) -> None:
         show_remainder(source.preprocess, source.preprocess.size or (height, width))
         for line in size_advice(source.preprocess, (height, width)):
             print(line)
-    if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
+    is_drawn = config.folds.column is None and HELD_OUT not in table.attrs
+    if GROUP not in table and is_drawn and len(run.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "
             "looks better."

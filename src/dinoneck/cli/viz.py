@@ -16,7 +16,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError, DataError, counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def report(
     images: cli.Images = (),
     *,
     out: Path,
-    truth: Annotated[Path | None, arg(metavar="CSV|JSON")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
@@ -53,8 +53,8 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, or JSON of a detector's
-            boxes.
+        truth: CSV of known values in columns named like the predictions, the class folders that
+            hold the images, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
@@ -77,7 +77,9 @@ def report(
         values = {} if truth is None else known_values(truth, image_column, files, tasks)
         known, shown = lambda file: values.get(file, {}), model.picture
     else:
-        named, known, shown = _box_images(files, images, truth, training, model.classes)
+        named, known, shown = _box_images(
+            files, images, truth, training, model.classes, model.preprocess.bits
+        )
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
@@ -180,8 +182,14 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     path = (folder.parent if folder.name == "heads" else folder) / "report.json"
     if not path.is_file():
         return {}
-    found: dict[str, Any] = json.loads(read_regular(path))
-    scores = found.get("scores", {})
+    try:
+        found: dict[str, Any] = json.loads(read_regular(path))
+        scores = found.get("scores", {})
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not the report of a training, or is damaged: {reason_of(error)}; remove "
+            "it, or move the head out of its folder"
+        ) from error
     # of maps: "task label"
     scored = {own for name in scores for own in (name, name.partition(" ")[0])}
     if tasks and scored.isdisjoint(name for task in tasks for name in (task.name, *task.columns)):
@@ -210,24 +218,26 @@ def _box_images(
     truth: Path | None,
     training: Mapping[str, Any],
     classes: Sequence[str],
+    bits: int | None,
 ) -> tuple[dict[str, Any], Any, Any]:
     """The images of a COCO file, or without any those that the run held out, by name; their boxes and their pixels.
 
-    Without known boxes they are the images that are named.
+    Without known boxes they are the images that are named. ``bits`` are those of 16-bit images.
     """
     from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.decoding import read_pixels
 
     if truth is not None:
         if len(images) != 1 or not images[0].is_dir():
             raise ConfigError(
                 f"--truth {truth} names its images itself; name the one folder that they are in"
             )
-        known = BoxImages(truth, images[0], classes=classes)
+        known = BoxImages(truth, images[0], classes=classes, bits=bits)
     elif images:
         return (
             dict(zip(cli.names_below(files), files, strict=True)),
             lambda file: {},
-            lambda file: file,
+            lambda file: file if bits is None else read_pixels(file, bits),
         )
     elif "best" in training:
         from dinoneck.detection.training import open_images
@@ -272,12 +282,14 @@ class Features:
             last).
         store: take the tokens of this feature store, which was made from these files.
         size: resize images to this size (default: their own).
+        bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
     backbone: Annotated[FrozenBackbone, arg(name="")] = _BACKBONE
     store: Path | None = None
     size: Annotated[tuple[int, int] | None, SIZE] = None
+    bits: cli.Bits = None
     device: str | None = None
 
     def of(self, images: Sequence[Path], out: Path, suffixes: Sequence[str]) -> Any:
@@ -289,30 +301,40 @@ class Features:
                 raise ConfigError(
                     f"the tokens are in --store {self.store}; leave the backbone's options out"
                 )
-            return _stored(self.store, files)
+            return _stored(self.store, files, images)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
         model = open_backbone(self.backbone, self.device)
         recipe = model.preprocess.changed(
-            size=self.size, resize="crop" if self.size is None else None
+            size=self.size, resize="crop" if self.size is None else None, bits=self.bits
         )
         note = "(random weights)" if model.weights["kind"] == "seeded" else ""
         pictures = [recipe.picture(file) for file in files]
         return cli.names_below(files), pictures, _tokens(model, recipe, files), note
 
 
-def _stored(path: Path, files: Sequence[Path]) -> Any:
+def _stored(path: Path, files: Sequence[Path], images: Sequence[Path]) -> Any:
     """Return names, pictures, tokens and a note, of a feature store that was extracted from these files.
+
+    Ids are relative to the folder that is named, as ``extract`` makes them, else to the folder that
+    the files share.
 
     Raises:
         DataError: if the store lacks a file, or holds another one of its name.
     """
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.source import TableTokens, compare_images
+    from dinoneck.training.targets import SourceIds
 
     store = FeatureStore.open(path)
-    ids = TableTokens(store, cli.names_below(files)).ids
+    names = cli.names_below(files)
+    if len(images) == 1 and images[0].is_dir():
+        relative = [file.relative_to(images[0]).as_posix() for file in files]
+        stored = SourceIds(store.ids)
+        if all(stored.find(name) is not None for name in relative):
+            names = relative
+    ids = TableTokens(store, names).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
     return (
         ids,

@@ -2,17 +2,18 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
-    coco=["PanopticImages"],
+    panoptic=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],
     preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
-    tables=["read_folders", "read_masks", "read_table"],
+    folders=["read_folders", "read_masks"],
+    tables=["read_table"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -6,10 +6,13 @@ size, for training with augmentation, and :func:`to_original` is the way back.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -19,35 +22,64 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import (
-    BBOX,
-    Classes,
-    Coco,
-    CocoBox,
-    Ids,
-    Listed,
-    ListedImages,
-    decoded,
-    shape_of,
+from dinoneck.data.box_checks import (
+    BoxOfImage,
+    check_areas,
+    check_forms,
+    check_masks,
+    warn_of_ignored_boxes,
+    warn_of_turned_boxes,
 )
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, name_entry
 from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dinoneck.data.segmentations import (
+    RECTANGLES,
+    Shape,
+    check_pycocotools,
+    decode,
+    is_empty,
+    polygon_extent,
+    read_shape,
+    run_length_extents,
+)
+from dinoneck.errors import ConfigError, DataError, ShapeError, in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
+BBox = tuple[float, float, float, float]
 
-# of 10 boxes or more may reach over the edge; else they are of another form, such as corners
-_MOST_OVER = 0.1
-_FEWEST = 10  # boxes; of fewer, many may reach over the edge by chance
-# of the boxes may show nothing; else they are of another form, such as shares of the sides
-_MOST_LOST = 0.99
-_ROUNDING_PX = 2  # by which a rounded box may reach over the edge
-_SHORTEST_PX = 1  # side of a box
-_LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
+SHORTEST_PX = 1  # side of a box
+LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
+# reasons to leave an object out, see BoxImages.skipped
+OTHER_CLASS = "other class"
+UNKNOWN_IMAGE = "unknown image"
+WITHOUT_BOX = "without box"
+NOT_FINITE = "not finite"
+TOO_SMALL = "too small"
+OUTSIDE = "outside"
+TWICE = "twice"
+EMPTY_MASK = "empty mask"
+CROWD = "crowd"
+BOXES_OF_MASKS = "boxes taken from their masks"  # a kind of repair, as it is logged
+MASKS_NOT_READ = "the masks were not read; make the dataset with masks=True"
+
+
+@dataclass(slots=True)
+class _BoxObject(ListedObject):
+    """An object with a box.
+
+    Attributes:
+        corners: left, top, right and bottom of its box in pixels, cut at the edge of the image.
+        shape: its mask; None if masks are not asked for.
+    """
+
+    corners: BBox
+    shape: Shape | None
 
 
 class BoxImages(ListedImages):
@@ -77,21 +109,34 @@ class BoxImages(ListedImages):
             and counted. None = all, by ascending category id. Give the test set the classes of the
             training set.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
+        crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are not
+            trained on and count for nothing in scores; ``"objects"``: they are objects, as in
+            exports that mark every mask.
+        bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
-        ids: the images' ids, in the order of the JSON.
+        file: the JSON.
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
+        ids: of the images: whole numbers, or texts if the JSON has other texts than numbers.
+        paths: files of the images, in the same order.
+        crowd: as passed.
+        numbers: image id -> number of its objects, without crowd regions.
+        class_counts: class -> number of its objects in all images, without crowd regions.
         skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
             ``not finite``, ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``,
-            ``unknown image``.
+            ``unknown image``, ``twice`` (equal image, class, box and mask), ``without box`` (no box
+            and no mask), ``empty mask`` (with ``masks``: no pixel of the mask lies in the image).
+        repaired: what was written in another way than COCO's, and read -> how often.
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
 
     Raises:
-        DataError: if the JSON or an image cannot be used, or the boxes are given in another form
-            (corners, shares of the image's sides); it names the file, the entry, the value and the
-            remedy.
+        DataError: if the JSON or an image cannot be used, the boxes are given in another form
+            (corners, shares of the image's sides), or they contradict their masks or areas; it
+            names the file, the entry, the value and the remedy.
+        ConfigError: if ``crowd`` is another word.
+        ImportError: if masks are asked for and pycocotools is not installed.
 
     Examples:
         >>> import json, tempfile
@@ -109,36 +154,56 @@ class BoxImages(ListedImages):
         ([[30.0, 10.0, 40.0, 15.0]], [0], ('cell',), 1)
     """
 
+    _objects: Sequence[Sequence[_BoxObject]]
+
     def __init__(
         self,
         annotations: PathLike,
         images: PathLike | None = None,
         *,
         transform: Callable[[Any, Target], Any] | None = None,
-        classes: Classes = None,
+        classes: Sequence[str] | None = None,
         masks: bool = False,
+        crowd: Crowd = "ignore",
+        bits: int | None = None,
     ) -> None:
-        self.transform, self.masks = transform, masks
-        self._objects = self._sorted(
-            self._open(annotations, Coco[CocoBox], images, classes).annotations
-        )
-        if self.skipped:
-            logger.warning("%s: boxes skipped: %s", self.file, dict(self.skipped))
+        if masks:
+            check_pycocotools()
+        with _paused_collector():
+            opened = open_json(annotations, CocoBox, images, classes, crowd)
+            boxes = opened.annotations
+            super().__init__(opened)
+            self.transform = transform
+            self.masks = masks
+            self.bits = bits
+            self.clipped = 0
+            self._objects = self._sort(boxes)
+        self._log_repairs()
+        self._log_skipped(boxes)
 
     @property
     def without_boxes(self) -> int:
         """How many images have no box."""
-        return sum(all(box.crowd for box in boxes) for boxes in self._objects)
+        return sum(all(entry.is_crowd for entry in objects) for objects in self._objects)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        size, kept = boxes.canvas_size, [box for box in self._objects[i] if not box.crowd]
-        labels = torch.tensor([box.label for box in kept], dtype=torch.int64)
-        target: Target = {"boxes": boxes, "labels": labels, "image_id": self.ids[i], "size": size}
+        size = boxes.canvas_size
+        kept = [entry for entry in self._objects[i] if not entry.is_crowd]
+        target: Target = {
+            "boxes": boxes,
+            "labels": torch.tensor([entry.label for entry in kept], dtype=torch.int64),
+            "image_id": self.ids[i],
+            "size": size,
+        }
         if self.masks:
-            planes = [torch.from_numpy(decoded(box.shape, *size))[None] for box in kept]
-            target["masks"] = tv_tensors.Mask(torch.cat([image.new_zeros(0, *size), *planes]))
-        return (image, target) if self.transform is None else self.transform(image, target)
+            planes = torch.zeros(len(kept), *size, dtype=torch.uint8)
+            for plane, entry in zip(planes, kept, strict=True):
+                plane.copy_(torch.from_numpy(_decoded(entry, *size)))
+            target["masks"] = tv_tensors.Mask(planes)
+        if self.transform is None:
+            return image, target
+        return self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
         """Return one image and its boxes without the transform, for instance to draw them.
@@ -146,12 +211,10 @@ class BoxImages(ListedImages):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        kept, image = (
-            [box.corners for box in self._objects[i] if not box.crowd],
-            to_uint8(read_pixels(self.paths[i])),
-        )
-        size = self._size(i, (image.shape[-2], image.shape[-1]))
-        boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
+        image = to_uint8(read_pixels(self.paths[i], self.bits))
+        size = self._check_size(i, (image.shape[-2], image.shape[-1]))
+        corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
+        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
             boxes, format="XYXY", canvas_size=size
         )
@@ -167,11 +230,17 @@ class BoxImages(ListedImages):
                 1000 objects of a class or more.
         """
         if not self.masks:
-            raise DataError("the masks were not read; make the dataset with masks=True")
-        size, numbers, boxes = self._size(i), self._numbered(i), self._objects[i]
-        ids, masks = np.zeros(size, np.int64), [decoded(box.shape, *size) > 0 for box in boxes]
-        for place in sorted(range(len(boxes)), key=lambda k: (not boxes[k].crowd, -masks[k].sum())):
-            ids[masks[place]] = numbers[place]
+            raise DataError(MASKS_NOT_READ)
+        size = self._check_size(i)
+        numbers = self._numbered(i)
+        objects = self._objects[i]
+        masks = [_decoded(entry, *size) > 0 for entry in objects]
+        ids = np.zeros(size, np.int64)
+        order = sorted(
+            range(len(objects)), key=lambda k: (not objects[k].is_crowd, -masks[k].sum())
+        )
+        for k in order:
+            ids[masks[k]] = numbers[k]
         return ids
 
     def ground_truth(self) -> dict[str, Any]:
@@ -181,73 +250,254 @@ class BoxImages(ListedImages):
         are back, marked by ``iscrowd``, since detections inside them count for nothing. With masks
         a box has its ``segmentation``.
         """
-        listed: list[dict[str, Any]] = []
-        for entry, boxes in zip(self._entries, self._objects, strict=True):
-            for label, crowd, shape, (left, top, right, bottom), _ in boxes:
-                about = {
-                    "image_id": entry.id,
-                    "category_id": self.category_ids[label],
-                    "iscrowd": int(crowd),
-                }
-                box = {
+        annotations: list[dict[str, Any]] = []
+        for image, objects in zip(self._images, self._objects, strict=True):
+            for entry in objects:
+                left, top, right, bottom = entry.corners
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": self.category_ids[entry.label],
+                    "iscrowd": int(entry.is_crowd),
                     "bbox": [left, top, right - left, bottom - top],
                     "area": (right - left) * (bottom - top),
                 }
                 if self.masks:
-                    area = int(decoded(shape, entry.height, entry.width).sum())
-                    box |= {"segmentation": msgspec.to_builtins(shape), "area": area}
-                listed.append({"id": len(listed) + 1, **about, **box})
+                    annotation["area"] = int(_decoded(entry, image.height, image.width).sum())
+                    annotation["segmentation"] = msgspec.to_builtins(entry.shape)
+                annotations.append(annotation)
         categories = [
-            {"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)
+            {"id": category_id, "name": name}
+            for category_id, name in zip(self.category_ids, self.classes, strict=True)
         ]
         return {
-            "images": msgspec.to_builtins(self._entries),
-            "annotations": listed,
+            "images": msgspec.to_builtins(self._images),
+            "annotations": annotations,
             "categories": categories,
         }
 
-    def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[Listed]]:
-        """Clip the boxes, count what is left out, and sort the others to their images."""
-        entry_of = {entry.id: entry for entry in self._entries}
-        kept: dict[int, list[Listed]] = {image_id: [] for image_id in self.ids}
-        self.skipped, self.clipped, over, lost, count = Counter[str](), 0, 0, 0, 0
+    def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
+        """Clip the boxes, compare them with their images and masks, and sort them to their images."""
+        selected = self._select(boxes)
+        repeated = find_repeated(boxes)
+        lost = Counter[str]()  # reason -> boxes that show nothing
+        visible: list[BoxOfImage] = []
+        for entry in selected:
+            reason = reason_to_skip(entry.bbox, clip(entry.bbox, entry.image))
+            if reason:
+                lost[reason] += 1
+                self._count_skipped(entry, reason)
+            elif entry.index in repeated:
+                self.skipped[TWICE] += 1
+            else:
+                visible.append(entry)
+        # repairs of masks that are only compared are not reported
+        repairs = self.repaired if self.masks else Repairs()
+        for entry in visible:
+            entry.shape = self._read_shape(entry, repairs)
+        self._check_boxes(selected, lost, visible)
+        objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
+        for entry in visible:
+            if self.masks and _shows_nothing(entry):
+                self._count_skipped(entry, EMPTY_MASK)
+            else:
+                objects[entry.image.id].append(self._object_of(entry))
+        return list(objects.values())
+
+    def _count_skipped(self, entry: BoxOfImage, reason: str) -> None:
+        """Count a box that is left out; a crowd region counts as one, whatever else it is."""
+        self.skipped[CROWD if self._is_crowd(entry.box.iscrowd) else reason] += 1
+
+    def _object_of(self, entry: BoxOfImage) -> _BoxObject:
+        """The object that a box shows; a crowd region and a box that is clipped are counted."""
+        is_crowd = self._is_crowd(entry.box.iscrowd)
+        corners = clip(entry.bbox, entry.image)
+        if is_crowd:
+            self.skipped[CROWD] += 1  # it is kept as a region, but is no object
+        elif is_clipped(entry.bbox, corners):
+            self.clipped += 1
+        return _BoxObject(
+            label=self._label_of[entry.box.category_id],
+            is_crowd=is_crowd,
+            corners=corners,
+            shape=entry.shape if self.masks else None,
+        )
+
+    def _check_boxes(
+        self, selected: Sequence[BoxOfImage], lost: Counter[str], visible: Sequence[BoxOfImage]
+    ) -> None:
+        """Compare boxes with their images, masks and areas."""
+        check_forms(self.file, selected, lost)
+        check_masks(self.file, visible)
+        check_areas(self.file, visible)
+        warn_of_turned_boxes(self.file, visible)
+        warn_of_ignored_boxes(self.file, visible)
+        if self.masks:
+            self._check_shown(visible)
+
+    def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
+        """The boxes of the classes and of listed images; the others are counted."""
+        image_of = {image.id: image for image in self._images}
+        selected = []
         for i, box in enumerate(boxes):
-            entry, label = entry_of.get(box.image_id), self._label_of.get(box.category_id)
-            if label is None or entry is None:
-                self.skipped["other class" if label is None else "unknown image"] += 1
-                continue
-            x, y, width, height = box.bbox
-            corners = (
-                max(x, 0.0),
-                max(y, 0.0),
-                min(x + width, entry.width * 1.0),
-                min(y + height, entry.height * 1.0),
-            )
-            cut = max(
-                corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3]
-            )
-            # of what is inside the image
-            shortest = min(corners[2] - corners[0], corners[3] - corners[1])
-            reason = "" if all(map(math.isfinite, box.bbox)) else "not finite"
-            reason = reason or ("too small" if min(width, height) < _SHORTEST_PX else "")
-            reason = reason or ("outside" if shortest < _SHORTEST_PX else "")
-            over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
-            if not reason:
-                shape = (
-                    shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks else None
-                )
-                kept[entry.id].append(Listed(label, bool(box.iscrowd), shape, corners))
-            if reason or box.iscrowd:
-                self.skipped["crowd" if box.iscrowd else reason] += 1
-            elif cut > 0:
-                self.clipped += 1
-        if lost > _MOST_LOST * count or (count >= _FEWEST and over > _MOST_OVER * count):
-            counts = f"{over} of {count} boxes leave their image and {lost} show nothing"
+            image = image_of.get(box.image_id)
+            if box.category_id not in self._label_of:
+                self.skipped[OTHER_CLASS] += 1
+            elif image is None:
+                self.skipped[UNKNOWN_IMAGE] += 1
+            elif box.bbox is not None:
+                selected.append(BoxOfImage(i, box, box.bbox, image))
+            elif box.segmentation:
+                selected.append(BoxOfImage(i, box, self._bbox_of_mask(i, box, image), image))
+                self.repaired[BOXES_OF_MASKS] += 1
+            else:
+                self.skipped[WITHOUT_BOX] += 1
+        return selected
+
+    def _bbox_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
+        """The extent of the mask of an annotation that has no box."""
+        where = f"{self.file}: {name_entry('annotations', i, box.id)}"
+        # the mask is read again with those of the other boxes, and its repairs are counted there
+        uncounted = Repairs()
+        shape = read_shape(box, (image.height, image.width), where, uncounted)
+        if shape is None:
             raise DataError(
-                f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at "
-                "the edge"
+                f"{where} has no bbox, and its segmentation {shorten(box.segmentation)} covers no "
+                f"area; expected a bbox: {BBOX}"
             )
-        return [*kept.values()]
+        if isinstance(shape, list):
+            left, top, right, bottom = polygon_extent(shape)
+        else:
+            left, top, right, bottom = run_length_extents([shape])[0].tolist()
+        return left, top, right - left, bottom - top
+
+    def _read_shape(self, entry: BoxOfImage, repairs: Repairs) -> Shape | None:
+        """The mask of a box; without ``masks`` it is only compared, so what cannot be read is None."""
+        size = (entry.image.height, entry.image.width)
+        if self.masks:
+            return read_shape(entry.box, size, f"{self.file}: {entry.name}", repairs)
+        if not entry.box.segmentation:
+            return None
+        try:
+            return read_shape(entry.box, size, "", repairs)
+        except DataError:
+            return None
+
+    def _check_shown(self, boxes: Sequence[BoxOfImage]) -> None:
+        """Refuse a file of which no object has a mask that shows something."""
+        if not boxes:
+            return
+        if all(entry.shape is None for entry in boxes):
+            first = boxes[0]
+            raise DataError(
+                f"{self.file}: the masks of all {len(boxes)} objects are empty, such as the "
+                f"segmentation {shorten(first.box.segmentation)} of {first.name}; expected "
+                "polygons of three points or more, [[x, y, x, y, x, y, ...]], or run lengths"
+            )
+        num_rectangles = self.repaired[RECTANGLES]  # boxes that were read as their own mask
+        # rectangles are masks only next to masks
+        if num_rectangles >= len(boxes):
+            raise DataError(
+                f"{self.file}: none of the {len(boxes)} objects has a mask: their segmentation is "
+                "empty or repeats the box; draw masks, or train a detector of boxes (--boxes)"
+            )
+
+    def _log_skipped(self, boxes: Sequence[CocoBox]) -> None:
+        """Say what was left out; crowd regions have a line of their own."""
+        left_out = Counter(self.skipped)
+        self._log_crowd(left_out.pop(CROWD, 0), len(boxes))
+        if left_out:
+            logger.warning(
+                "%s: boxes left out: %s (of %d)", self.file, in_words(left_out), len(boxes)
+            )
+
+
+@contextlib.contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Pause Python's garbage collector.
+
+    A file of 100,000 boxes becomes millions of values, none of them garbage; the collector looks at
+    them again and again, which takes half of the time of reading.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
+    """Return the places of boxes that repeat an earlier one: equal image, class, box and mask.
+
+    Of equal boxes of which only some have a mask, those with a mask stay.
+    """
+    places: dict[Any, list[int]] = {}
+    for i, box in enumerate(boxes):
+        if box.bbox is not None:
+            key = (box.image_id, box.category_id, box.bbox, box.iscrowd)
+            places.setdefault(key, []).append(i)
+    repeated = set[int]()
+    for equal in places.values():
+        if len(equal) == 1:
+            continue
+        different: list[int] = []
+        for i in sorted(equal, key=lambda i: not boxes[i].segmentation):
+            mask = boxes[i].segmentation
+            if any(not mask or mask == boxes[other].segmentation for other in different):
+                repeated.add(i)
+            else:
+                different.append(i)
+    return repeated
+
+
+def _shows_nothing(entry: BoxOfImage) -> bool:
+    """Whether the mask of an object has no pixel in its image."""
+    if entry.shape is None:
+        return True
+    return is_empty(entry.shape, entry.image.height, entry.image.width)
+
+
+def clip(bbox: BBox, image: CocoImage) -> BBox:
+    """Return left, top, right and bottom of the part of a box that lies in its image."""
+    x, y, width, height = bbox
+    return (
+        max(x, 0.0),
+        max(y, 0.0),
+        min(x + width, float(image.width)),
+        min(y + height, float(image.height)),
+    )
+
+
+def is_clipped(bbox: BBox, corners: BBox) -> bool:
+    """Whether corners are those of a part of a box."""
+    x, y, width, height = bbox
+    return corners != (x, y, x + width, y + height)
+
+
+def reason_to_skip(bbox: BBox, corners: BBox) -> str:
+    """Return why a box shows nothing; empty if it shows something.
+
+    Args:
+        bbox: x, y, width and height.
+        corners: left, top, right and bottom of the part in the image.
+    """
+    left, top, right, bottom = corners
+    if not all(map(math.isfinite, bbox)):
+        return NOT_FINITE
+    if min(bbox[2], bbox[3]) < SHORTEST_PX:
+        return TOO_SMALL
+    if min(right - left, bottom - top) < SHORTEST_PX:
+        return OUTSIDE
+    return ""
+
+
+def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]:
+    """The mask of an object (height, width), uint8."""
+    if entry.shape is None:
+        raise DataError(MASKS_NOT_READ)
+    return decode(entry.shape, height, width)
 
 
 def box_transforms(
@@ -260,7 +510,7 @@ def box_transforms(
     crop: bool = False,
     mean: Sequence[float] | None = IMAGENET_MEAN,
     std: Sequence[float] | None = IMAGENET_STD,
-    min_box_px: float = _SHORTEST_PX,
+    min_box_px: float = SHORTEST_PX,
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
@@ -288,7 +538,8 @@ def box_transforms(
             or more.
 
     Raises:
-        ConfigError: if mean or std is given alone, ``flip`` is another value, or ``min_box_px`` is
+        ConfigError: if mean or std is given alone, ``flip`` is another value, a side of ``size`` is
+            no whole number from 1 on, mean and std are not three numbers each, or ``min_box_px`` is
             below 1.
 
     Examples:
@@ -300,24 +551,21 @@ def box_transforms(
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
-    if (mean is None) != (std is None):
-        raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
-    if flip not in (None, *get_args(Flip)):
-        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
-    if not min_box_px >= _SHORTEST_PX:
-        raise ConfigError(f"min_box_px is {min_box_px}; expected {_SHORTEST_PX} or more")
+    height_and_width = _check_transform(size, mean, std, flip)
+    if not min_box_px >= SHORTEST_PX:
+        raise ConfigError(f"min_box_px is {min_box_px}; expected {SHORTEST_PX} or more")
     steps: list[Any] = []
     if train and zoom:
         mean_colour = [round(255 * value) for value in mean or IMAGENET_MEAN]
         fill = {tv_tensors.Mask: 0, "others": mean_colour}
-        steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, _LARGEST_ZOOM)))
+        steps.append(v2.RandomZoomOut(fill=fill, side_range=(1.0, LARGEST_ZOOM)))
     if train and crop:
         steps.append(v2.RandomIoUCrop())
     if train and flip is not None:
         steps.append(v2.RandomHorizontalFlip())
     if train and flip == "both":
         steps.append(v2.RandomVerticalFlip())
-    steps.append(v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True))
+    steps.append(v2.Resize(height_and_width, antialias=True))
     if train and photometric:
         jitter = v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)
         steps.append(v2.RandomApply([jitter]))
@@ -328,6 +576,27 @@ def box_transforms(
     if mean is not None and std is not None:
         steps.append(v2.Normalize(list(mean), list(std)))
     return v2.Compose(steps)
+
+
+def _check_transform(size: Any, mean: Any, std: Any, flip: Any) -> list[int]:
+    """The size as [height, width]; an error where an argument cannot be used."""
+    if size is None:
+        raise ConfigError(
+            "size is None; expected (height, width) in pixels, or one number for both"
+        )
+    if (mean is None) != (std is None):
+        raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
+    if flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    # it checks the values that it shares with this transform
+    Preprocessing(
+        patch_size=1,
+        size=pair,
+        mean=IMAGENET_MEAN if mean is None else tuple(mean),
+        std=IMAGENET_STD if std is None else tuple(std),
+    )
+    return list(pair)
 
 
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
@@ -344,7 +613,7 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         (..., 4) -> (..., 4).
 
     Raises:
-        ShapeError: if the last axis has another length than 4.
+        ShapeError: if the last axis has another length than 4, or a size is no (height, width).
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
@@ -354,15 +623,33 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         raise ShapeError(
             f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom"
         )
-    x, y = original[1] / size[1], original[0] / size[0]
-    plain = boxes.as_subclass(Tensor) * 1.0  # integers become floats
-    return plain * plain.new_tensor([x, y, x, y])
+    for name, sides in (("size", size), ("original", original)):
+        if len(sides) != 2 or min(sides) < 1:
+            raise ShapeError(
+                f"{name} is {tuple(sides)}; expected (height, width) in pixels, each 1 or more"
+            )
+    x_factor = original[1] / size[1]
+    y_factor = original[0] / size[0]
+    corners = boxes.as_subclass(Tensor) * 1.0  # integers become floats
+    return corners * corners.new_tensor([x_factor, y_factor, x_factor, y_factor])
 
 
 def collate_boxes(
     batch: Sequence[tuple[Tensor, dict[str, Any]]],
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader."""
-    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [
-        target for _, target in batch
-    ]
+    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
+
+    Raises:
+        ShapeError: if the images have several sizes, or there is none.
+    """
+    images = [image.as_subclass(Tensor) for image, _ in batch]
+    targets = [target for _, target in batch]
+    if not images:
+        raise ShapeError("the batch is empty; expected one (image, target) or more")
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ShapeError(
+            f"the images of a batch have {len(shapes)} sizes (channels, height, width): "
+            f"{some_of(map(str, shapes), 5)}; give the dataset transform=box_transforms(size, ...)"
+        )
+    return torch.stack(images), targets

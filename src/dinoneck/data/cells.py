@@ -1,4 +1,4 @@
-"""What single cells of a table mean, and the files of a table or folder.
+"""What single cells of a table mean.
 
 Neither pandas nor torch is imported.
 """
@@ -12,75 +12,29 @@ import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 from dinoneck.errors import DataError, some_of
 
 PathLike = str | os.PathLike[str]
 LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are
+# float64 holds all numbers between 1e-307 and 1e308 with all of its digits: its largest number is
+# 1.8e308, its smallest normal one 2.2e-308
+_LARGEST_EXPONENT = 307
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
+FRAME_NAME = "the DataFrame"
+"""What messages call a table that is not of a file."""
+MISSING_WORDS = frozenset({"na", "n/a", "<na>", "null", "none"})
+"""What R, pandas and databases write for a missing value, in lower case.
 
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-OTHER_SUFFIXES = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".gif",
-    ".jxl",
-    ".jp2",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".psd",
-)
-
-
-def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
-    if not top.is_dir():
-        return [top]
-    files = (
-        path
-        for path in top.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
-    return sorted(path for path in files if not path.is_dir())
-
-
-def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Any]:
-    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
-
-    A name is looked for as it is written, then in the forms NFC and NFD, which file systems
-    exchange. A missing name has the file None.
-
-    Raises:
-        DataError: if a file does not exist or is empty, or two names are one file.
-    """
-    texts = ["" if is_missing(name) else str(name).strip() for name in names]
-    if folder is None:
-        return [Path(text) if text else None for text in texts]
-    files, first = dict[str, Path](), dict[Path, str]()
-    for text in filter(None, texts):
-        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
-        places = (Path(folder, name) for name in spellings)
-        if file := next((file for file in places if file.is_file() and file.stat().st_size), None):
-            files[text] = file
-            if (other := first.setdefault(file.resolve(), text)) != text:
-                raise DataError(
-                    f"of the {what}, {other!r} and {text!r} are the same file; keep one of them"
-                )
-    if missing := [repr(text) for text in texts if text and text not in files]:
-        counts = f"{len(missing)} of {len(texts)} {what} are missing or empty in {folder}"
-        raise DataError(
-            f"{counts}: {some_of(missing, 5)}; names are relative to it, or pass their folder"
-        )
-    return [files.get(text) for text in texts]
+In a column of numbers it can be nothing else; in a column of words it may be a name (Namibia), so
+there it is a word like any other.
+"""
+# marks that no one sees, and that copying from Windows, browsers and office programs leaves at the
+# ends of a cell: byte order mark, zero width space, word joiner, marks of the writing direction
+_INVISIBLE = "\ufeff\u200b\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
@@ -102,12 +56,27 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty text, ``nan`` in any case, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
+        return strip_cell(value).lower() in ("", "nan")
     return value is None or str(value) in ("nan", "NaN", "NaT", "<NA>")
+
+
+def strip_cell(text: str) -> str:
+    """Return a text without blanks and invisible marks at its ends."""
+    stripped = text.strip()
+    if stripped.isascii():
+        return stripped
+    while stripped and (stripped[0] in _INVISIBLE or stripped[-1] in _INVISIBLE):
+        stripped = stripped.strip(_INVISIBLE).strip()
+    return stripped
 
 
 def cell_text(value: Any) -> str:
     """Return a value as a CSV would hold it, stripped and composed (NFC); empty where it is missing."""
+    if isinstance(value, str):
+        text = strip_cell(value)
+        if text.lower() == "nan":
+            return ""
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
     if is_missing(value):
         return ""
     if isinstance(value, Real) and not isinstance(value, Integral):
@@ -125,9 +94,11 @@ def as_decimal(text: str) -> Decimal | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell spells a finite number."""
+    """Whether a cell spells a number that float64 holds: finite, and neither too large nor too small."""
     number = as_decimal(text)
-    return number is not None and number.is_finite() and abs(number.adjusted()) < 308
+    if number is None or not number.is_finite():
+        return False
+    return abs(number.adjusted()) <= _LARGEST_EXPONENT
 
 
 def label_of(text: str) -> str:

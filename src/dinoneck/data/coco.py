@@ -1,78 +1,139 @@
-"""COCO JSON: one typed conversion with ids, references and boxes checked, masks by pycocotools, panoptic segments."""
+"""Reads COCO JSON: text -> plain values -> repaired -> typed -> checked.
+
+Annotation tools write one fact in several ways: ids as text, flags as true and false, whole numbers
+with a point. A value that can be read in exactly one way is repaired and counted. Any other is an
+error that names the value and its entry.
+"""
 
 from __future__ import annotations
 
-import copy
 import json
-import math
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Generic, Literal, NamedTuple, Self, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
-from torch.utils.data import Dataset
 
 from dinoneck.atomic import read_regular
-from dinoneck.data.cells import PathLike, check_unique, existing_files, is_missing
-from dinoneck.data.decoding import read_image_size
-from dinoneck.data.labels import all_stored
-from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of, some_of
-from dinoneck.tasks import OBJECTS
+from dinoneck.data.cells import check_unique, is_missing
+from dinoneck.data.word_cells import similar_names
+from dinoneck.errors import DataError, did_you_mean, reason_of, shorten, some_of
+
+logger = logging.getLogger(__name__)
 
 Entry = TypeVar("Entry")
-Classes = Sequence[str] | None
-Ids = np.ndarray[Any, Any]
-UNKNOWN = -1  # id of pixels of which nothing is known
+Entries = list[dict[str, Any]]
+Repairs = Counter[str]
+"""What was repaired -> how often."""
 
 Side = Annotated[int, Meta(ge=1)]
-# NaN is refused too
-Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=6)]
+Id = int | Annotated[str, Meta(min_length=1)]
+UNKNOWN_SIDE = 0  # of an image whose entry does not state it; a file cannot hold it
+CROWD_KEY = "iscrowd"
+# detectron2's BoxMode.XYWH_ABS, which is COCO's form; 0 are corners
+BBOX_MODE = 1
+BBOX_MODE_NAME = "BoxMode.XYWH_ABS"
 
-_NUMBER = "[P-o]*[0-O]"  # of COCO's text: groups of 5 bits, the last one without a bit for more
 BBOX = "x, y of the upper left corner, width and height in pixels"
-_UNIQUE = ("images id", "images file_name", "annotations id", "categories id", "categories name")
+_EXPECTED = {  # the last name in the place of a value -> what it should be
+    "images": "a list of images, one or more",
+    "annotations": "a list of annotations",
+    "categories": "a list of categories, one or more, each with id and name",
+    "segments_info": "a list of segments, each with id and category_id",
+    "id": "a whole number or a text",
+    "image_id": "a whole number or a text",
+    "category_id": "a whole number or a text",
+    "file_name": "the path of a file, relative to its folder",
+    "name": "the name of a class",
+    "width": "pixels, a whole number from 1 on; without it the image is asked",
+    "height": "pixels, a whole number from 1 on; without it the image is asked",
+    "bbox": f"four numbers: {BBOX}",
+    "iscrowd": "0 or 1",
+    "isthing": "0 or 1",
+}
+_FORMS = {  # keys of the files of other tools -> what such a file is
+    ("shapes", "imagePath"): "a labelme file of one image; convert the folder to COCO first",
+    ("_via_img_metadata",): "a project of VIA; export it as COCO",
+    ("_via_settings",): "a project of VIA; export it as COCO",
+    ("dataset", "samples"): "an export of FiftyOne or Segments.ai; export it as COCO",
+    ("features", "type"): "GeoJSON; convert it to COCO first",
+}
+_ENTRY_FORMS = {  # the same of files that are lists, by the keys of their first entry
+    ("image_id", "score"): "a list of results; pass the COCO file with the images and their truth",
+    ("image", "annotations"): "a CreateML file; export COCO",
+    ("data", "annotations"): "Label Studio's own JSON; export COCO",
+    ("data_row",): "Labelbox's own JSON; export COCO",
+}
+_LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
+_WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
+_NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
+_FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
+
+# kinds of repairs, as they are logged
+TEXT_IDS = "ids written as text"
+NUMBERS_AMONG_TEXTS = "ids written as numbers among texts"
+TEXT_NUMBERS = "numbers written as text"
+WHOLE_FLOATS = "whole numbers written with a point"
+FLAGS = "flags written as true, false, null or text"
+NUMBER_NAMES = "category names that are numbers"
+NO_IDS = "annotations without an id"
 
 
 class CocoImage(Struct):
-    """One entry of ``images``."""
+    """One entry of ``images``; :data:`UNKNOWN_SIDE` where it does not state its size."""
 
-    id: int
+    id: Id
     file_name: str
-    width: Side
-    height: Side
+    width: Side = UNKNOWN_SIDE
+    height: Side = UNKNOWN_SIDE
 
 
 class CocoCategory(Struct):
-    """One entry of ``categories``."""
+    """One entry of ``categories``; ``isthing`` is None where the file does not say."""
 
-    id: int
+    id: Id
     name: Annotated[str, Meta(min_length=1)]
-    isthing: Literal[0, 1] = 1
+    isthing: Literal[0, 1] | None = None
 
 
 class CocoBox(Struct):
-    """One entry of ``annotations``."""
+    """One entry of ``annotations``.
 
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
+    ``area`` and ``segmentation`` are as the file holds them, see
+    :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, and ``bbox_mode`` is
+    detectron2's.
+    """
+
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float] | None = None
+    id: int | float | str | None = None
     iscrowd: Literal[0, 1] = 0
     segmentation: Any = None
+    area: Any = None
+    attributes: Any = None
+    ignore: Any = None
+    bbox_mode: Any = None
 
 
-class CocoMask(Struct):
-    """A run-length encoded mask, (height, width), as counts or as COCO's text."""
+class CocoSegment(Struct):
+    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known."""
 
-    size: tuple[Side, Side]
-    counts: list[Annotated[int, Meta(ge=0)]] | Annotated[str, Meta(pattern=rf"^({_NUMBER})*\Z")]
+    id: Annotated[int, Meta(ge=1, lt=256**3)]
+    category_id: Id
+    iscrowd: Literal[0, 1] = 0
 
 
-Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
+class CocoSegments(Struct):
+    """One entry of ``annotations`` of panoptic segments: the PNG of an image."""
+
+    image_id: Id
+    file_name: str
+    segments_info: list[CocoSegment]
 
 
 class Coco(Struct, Generic[Entry]):
@@ -83,283 +144,449 @@ class Coco(Struct, Generic[Entry]):
     categories: Annotated[list[CocoCategory], Meta(min_length=1)]
 
 
-class CocoSegment(Struct):
-    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known."""
+def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coco[Entry]:
+    """Read and check a COCO JSON: types, ids and references.
 
-    id: Annotated[int, Meta(ge=1, lt=256**3)]
-    category_id: int
-    iscrowd: Literal[0, 1] = 0
+    Args:
+        file: the JSON.
+        annotation_type: of its annotations, :class:`CocoBox` or :class:`CocoSegments`.
+        repairs: is filled with what was repaired.
 
-
-class CocoSegments(Struct):
-    """One entry of ``annotations`` of panoptic segments: the PNG of an image, which it has the id of."""
-
-    id: int = msgspec.field(name="image_id")
-    file_name: str
-    segments_info: list[CocoSegment]
-
-
-class Listed(NamedTuple):
-    """An object of an image: its class, and whether it is a crowd region.
-
-    A box has a shape, the mask that the JSON has of it, and corners (left, top, right, bottom); a
-    panoptic segment has the id of its pixels in the PNG.
+    Raises:
+        DataError: naming the file, the entry, the value and what was expected.
     """
-
-    label: int
-    crowd: bool
-    shape: Any = None
-    corners: tuple[float, ...] = ()
-    png_id: int = 0
-
-
-def read_coco(file: Path, kind: Any) -> Any:
-    """Read and check a COCO JSON: types, ids, references and names of files."""
-    try:
-        content = json.loads(read_regular(file))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
-        ) from error
-    coco: Any = _converted(content, kind, str(file))
-    for entry in (own for own in (*coco.images, *coco.annotations) if not isinstance(own, CocoBox)):
-        name, path = entry.file_name, PureWindowsPath(entry.file_name)  # knows both separators
-        if is_missing(name) or "\0" in name or path.anchor or ".." in path.parts:
-            raise DataError(
-                f"{file}: image {entry.id} has the file_name {name[:60]!r}; expected a path in "
-                "the folder"
-            )
-    for part, key in map(str.split, _UNIQUE):
-        names = (getattr(entry, key) for entry in getattr(coco, part))
-        check_unique(names, f"{file}: {part}: the {key}", "give every entry its own")
-    known = {category.id for category in coco.categories}
-    for i, entry in enumerate(coco.annotations):
-        where, own = f"{file}: annotations[{i}]", getattr(entry, "segments_info", [entry])
-        check_unique((each.id for each in own), f"{where}: the id", "give every segment its own")
-        if unknown := {each.category_id for each in own} - known:
-            raise DataError(f"{where} has the category_id {min(unknown)}, which is not listed")
-        if isinstance(entry, CocoBox) and min(entry.bbox[2:]) < 0:
-            raise DataError(f"{where} has the bbox {entry.bbox} with a negative side; {BBOX}")
+    content = _parse(file)
+    _check_form(content, file)
+    _repair(content, repairs)
+    coco = _typed(content, annotation_type, file)
+    _check(coco, file)
     return coco
 
 
-def _converted(content: Any, kind: Any, name: str) -> Any:
+def name_entry(list_name: str, i: int, entry_id: object = None) -> str:
+    """Return what messages call an entry: its place in its list, and its id where it has one."""
+    if entry_id is None:
+        return f"{list_name}[{i}]"
+    return f"{list_name}[{i}] (id {entry_id})"
+
+
+# Text -> plain values
+# ------------------------------------------------------------------------------------------------
+
+
+def _parse(file: Path) -> Any:
+    """The plain values of a JSON file."""
     try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{name}: {error}") from None
-
-
-def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
-    """Return the segmentation of an entry; a run-length code has the height and width of its image."""
-    size = (image.height, image.width)
-    shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
-    if isinstance(shape, list) and any(len(polygon) % 2 for polygon in shape):
+        raw = read_regular(file)
+    except OSError as error:
         raise DataError(
-            f"{where} has a polygon with an odd number of coordinates; expected pairs of x and y"
-        )
-    if isinstance(shape, CocoMask):
-        runs = _runs(shape.counts) if isinstance(shape.counts, str) else shape.counts
-        if shape.size != size or min(runs, default=-1) < 0 or sum(runs) != math.prod(size):
-            raise DataError(
-                f"{where} has a mask of size {shape.size}, {sum(runs)} pixels; expected {size}, "
-                "all pixels"
-            )
-    return shape
-
-
-def _runs(text: str) -> list[int]:
-    """The run lengths in COCO's text; from the fourth run on it holds differences to the last run but one."""
-    runs = list[int]()
-    for number in re.findall(_NUMBER, text):
-        value = sum((ord(sign) - 48 & 31) << 5 * i for i, sign in enumerate(number))
-        value -= (ord(number[-1]) - 48 & 16) << 5 * len(number) - 4  # the sign
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-    return runs
-
-
-def decoded(shape: Shape, height: int, width: int) -> Any:
-    """Return a mask as (height, width) uint8, 1 inside.
-
-    Raises:
-        ImportError: if the extra is not installed.
-    """
+            f"{file} cannot be read: {reason_of(error)}; pass a COCO JSON file"
+        ) from error
     try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise missing_extra("pycocotools", "masks") from error
-    runs: Any = (
-        shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+        content = _decode(raw)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is no UTF-8 text ({error}); pass a COCO JSON file, saved as UTF-8"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
+        ) from error
+    _refuse_repeated_lists(raw, file)
+    return content
+
+
+def _decode(raw: bytes) -> Any:
+    """Decode JSON; NaN, Infinity and other encodings than UTF-8 are read by the slower decoder."""
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return json.loads(raw)
+
+
+def _refuse_repeated_lists(raw: bytes, file: Path) -> None:
+    """Refuse a list that the file holds twice: decoders keep the last and forget the others."""
+    names = ("images", "annotations", "categories")
+    if all(raw.count(f'"{name}"'.encode()) < 2 for name in names):
+        return
+
+    def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        lists = Counter(key for key, value in pairs if key in names and isinstance(value, list))
+        for name, count in lists.items():
+            if count > 1:
+                raise DataError(
+                    f"{file} holds the list {name} {count} times; merge them into one list"
+                )
+        return dict(pairs)
+
+    json.loads(raw, object_pairs_hook=check)
+
+
+def _check_form(content: Any, file: Path) -> None:
+    """Refuse what is not a dict of images, annotations and categories, and say what it seems to be."""
+    expected = "expected a COCO JSON: images, annotations and categories"
+    if isinstance(content, list):
+        first = content[0] if content and isinstance(content[0], dict) else {}
+        for keys, form in _ENTRY_FORMS.items():
+            if all(key in first for key in keys):
+                raise DataError(f"{file} is {form}")
+        raise DataError(f"{file} holds a list of {len(content)} entries; {expected}")
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds {shorten(content)}; {expected}")
+    missing = [name for name in ("images", "annotations", "categories") if name not in content]
+    if not missing:
+        return
+    for keys, form in _FORMS.items():
+        if all(key in content for key in keys):
+            raise DataError(f"{file} is {form}")
+    raise DataError(f"{file} lacks {', '.join(missing)}; {expected}")
+
+
+# Plain values -> repaired
+# ------------------------------------------------------------------------------------------------
+
+
+def _repair(content: dict[str, Any], repairs: Repairs) -> None:
+    """Write values that can be read in one way as COCO does, in place; others stay as they are."""
+    images = _entries_of(content["images"])
+    annotations = _entries_of(content["annotations"])
+    categories = _entries_of(content["categories"])
+    segments: Entries = []
+    for entry in annotations:
+        if "segments_info" in entry:
+            segments += _entries_of(entry["segments_info"])
+
+    _repair_ids([(images, "id"), (annotations, "image_id")], repairs)
+    _repair_ids(
+        [(categories, "id"), (annotations, "category_id"), (segments, "category_id")], repairs
     )
-    is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
-    return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))
+    for name in ("width", "height"):
+        _drop_nulls(images, name)
+        _repair_whole_numbers(images, name, repairs)
+    _repair_whole_numbers(segments, "id", repairs)
+    for entries in (annotations, segments):
+        _repair_flags(entries, CROWD_KEY, repairs)
+    _repair_flags(categories, "isthing", repairs)
+    _repair_boxes(annotations, repairs)
+    _repair_names(categories, repairs)
 
 
-class ListedImages(Dataset[Any]):
-    """Images of a COCO JSON, and the objects that it lists for each.
+def _entries_of(values: Any) -> Entries:
+    """The dicts of a list; what is none is refused when it gets its type."""
+    if not isinstance(values, list):
+        return []
+    return [value for value in values if isinstance(value, dict)]
 
-    Attributes:
-        classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order, to write results with.
-        ids: of the images, in the order of the JSON.
-        paths: their files, in the same order.
-        stuff: labels whose objects have no number of their own.
-    """
 
-    stuff: frozenset[int] = frozenset()
-    _objects: Sequence[Sequence[Listed]]  # of every image
+def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
+    """Make ids comparable: whole numbers where all spell one, else texts."""
+    values = [entry.get(key) for entries, key in uses for entry in entries]
+    if all(_is_integer(value) for value in values):
+        return
+    texts = [value for value in values if isinstance(value, str)]
+    are_numbers = all(whole_number(text) is not None for text in texts)
+    for entries, key in uses:
+        if are_numbers:
+            _ids_to_numbers(entries, key, repairs)
+        else:
+            _ids_to_texts(entries, key, repairs)
 
-    def _open(
-        self, annotations: PathLike, kind: Any, images: PathLike | None, classes: Classes
-    ) -> Any:
-        """Read the JSON, choose its classes and find its images; ``images`` is their folder."""
-        self.file = Path(annotations)
-        coco = read_coco(self.file, kind)
-        id_of = {
-            category.name: category.id
-            for category in sorted(coco.categories, key=lambda own: own.id)
-        }
-        self.classes = tuple(id_of if classes is None else classes)
-        unknown = [name for name in self.classes if name not in id_of]
-        if unknown or not self.classes or len({*self.classes}) < len(self.classes):
-            known = f"{', '.join(id_of)} of {self.file}.{did_you_mean(''.join(unknown[:1]), id_of)}"
+
+def _ids_to_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
+    """Write ids as whole numbers; what spells none stays, and is refused when it gets its type."""
+    for entry in entries:
+        value = entry.get(key)
+        number = whole_number(value)
+        if number is not None and not _is_integer(value):
+            entry[key] = number
+            repairs[TEXT_IDS if isinstance(value, str) else WHOLE_FLOATS] += 1
+
+
+def _ids_to_texts(entries: Entries, key: str, repairs: Repairs) -> None:
+    """Write numbers among ids as texts."""
+    for entry in entries:
+        value = entry.get(key)
+        number = whole_number(value)
+        if number is not None and not isinstance(value, str):
+            entry[key] = str(number)
+            repairs[NUMBERS_AMONG_TEXTS] += 1
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether a value is an integer; True and False, which Python counts as such, are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a value spells exactly; None if it spells none."""
+    if _is_integer(value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+        return int(value)
+    if isinstance(value, str):
+        match = _WHOLE.fullmatch(value)
+        if match is not None:
+            return int(match[1])
+    return None
+
+
+def _drop_nulls(entries: Entries, key: str) -> None:
+    for entry in entries:
+        if key in entry and entry[key] is None:
+            del entry[key]
+
+
+def _repair_whole_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
+    for entry in entries:
+        value = entry.get(key)
+        number = whole_number(value)
+        if number is not None and not _is_integer(value):
+            entry[key] = number
+            repairs[TEXT_NUMBERS if isinstance(value, str) else WHOLE_FLOATS] += 1
+
+
+def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
+    """Make flags 0 or 1; null is as if the flag were not there."""
+    for entry in entries:
+        value = entry.get(key, 0)
+        if _is_integer(value):
+            continue
+        if value is None:
+            del entry[key]
+        elif value in (False, True, 0.0, 1.0):
+            entry[key] = int(value)
+        elif isinstance(value, str) and value.strip().lower() in _FLAGS:
+            entry[key] = _FLAGS[value.strip().lower()]
+        else:
+            continue
+        repairs[FLAGS] += 1
+
+
+def _repair_boxes(annotations: Entries, repairs: Repairs) -> None:
+    """Make numbers of texts in boxes, and leave empty boxes out; count entries without an id."""
+    for entry in annotations:
+        if entry.get("id") is None and "segments_info" not in entry:
+            repairs[NO_IDS] += 1
+        bbox = entry.get("bbox")
+        if not isinstance(bbox, list):
+            continue
+        if not bbox:
+            del entry["bbox"]
+        elif str in map(type, bbox):
+            entry["bbox"] = [_number_of(value, repairs) for value in bbox]
+
+
+def _number_of(value: Any, repairs: Repairs) -> Any:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        repairs[TEXT_NUMBERS] += 1
+        return float(value)
+    return value
+
+
+def _repair_names(categories: Entries, repairs: Repairs) -> None:
+    for entry in categories:
+        name = entry.get("name")
+        if _is_integer(name):
+            entry["name"] = str(name)
+            repairs[NUMBER_NAMES] += 1
+
+
+# Repaired -> typed
+# ------------------------------------------------------------------------------------------------
+
+
+def _typed(content: dict[str, Any], annotation_type: type[Entry], file: Path) -> Coco[Entry]:
+    """The entries with their types."""
+    try:
+        return msgspec.convert(content, Coco[annotation_type])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        raise DataError(f"{file}: {_explain(error, content)}") from None
+
+
+def _explain(error: msgspec.ValidationError, content: Any) -> str:
+    """Say which value is not as it should be, and what was expected; the first is named."""
+    message, _, place = str(error).partition(" - at `$")
+    steps = re.findall(r"[^.\[\]`]+", place)
+    value = content
+    entry_id = None
+    for step in steps:
+        value = value[int(step)] if step.isdigit() else value[step]
+        if isinstance(value, dict):
+            entry_id = value.get("id", entry_id)
+    place = place.rstrip("`").lstrip(".")
+    name = next((step for step in reversed(steps) if not step.isdigit()), "")
+    owner = f" (id {entry_id!r})" if entry_id is not None else ""
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        expected = _EXPECTED.get(missing[1], "")
+        return f"{place or 'the file'}{owner} lacks {missing[1]}; expected {expected}"
+    expected = _EXPECTED.get(name, message)
+    return f"{place}{owner} is {shorten(value)}; expected {expected}"
+
+
+# Typed -> checked
+# ------------------------------------------------------------------------------------------------
+
+
+def _check(coco: Coco[Any], file: Path) -> None:
+    """Check names, that ids are unique, and that what they refer to is there."""
+    _check_images(coco.images, file)
+    _check_categories(coco.categories, file)
+    boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
+    _check_boxes(boxes, coco.categories, file)
+    _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
+    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+    _check_maps(maps, coco.categories, file)
+
+
+def _check_images(images: Sequence[CocoImage], file: Path) -> None:
+    for i, image in enumerate(images):
+        _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
+    _check_unique((image.id for image in images), f"{file}: images: the id")
+    _check_unique((image.file_name for image in images), f"{file}: images: the file_name")
+
+
+def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
+    _check_unique((category.id for category in categories), f"{file}: categories: the id")
+    _check_unique((category.name for category in categories), f"{file}: categories: the name")
+    for i, category in enumerate(categories):
+        if not category.name.strip():
             raise DataError(
-                f"classes is {classes!r}; expected one or more names, each once, of {known}"
+                f"{file}: {name_entry('categories', i, category.id)} has the name "
+                f"{category.name!r}; expected {_EXPECTED['name']}"
             )
-        self.category_ids = tuple(id_of[name] for name in self.classes)
-        self._label_of = {category: label for label, category in enumerate(self.category_ids)}
-        self._entries, names = tuple(coco.images), [entry.file_name for entry in coco.images]
-        self.ids = tuple(entry.id for entry in coco.images)
-        folder = self.file.parent if images is None else Path(images)
-        if images is None and not (folder / names[0]).is_file():
-            folder /= "images"
-        self.paths = tuple(existing_files(names, folder, f"images of {self.file}"))
-        return coco
+    _warn_of_similar_names(categories, file)
 
-    @property
-    def numbers(self) -> dict[int, int]:
-        """Image id -> number of its objects, without crowd regions and stuff."""
-        counted = (
-            sum(not (x.crowd or x.label in self.stuff) for x in own) for own in self._objects
+
+def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], file: Path) -> None:
+    _check_unique((box.id for box in boxes if box.id is not None), f"{file}: annotations: the id")
+    category_ids = {category.id for category in categories}
+    for i, box in enumerate(boxes):
+        if box.category_id not in category_ids:
+            where = f"{file}: {name_entry('annotations', i, box.id)}"
+            raise _unknown_category(where, box.category_id, categories)
+        if box.bbox_mode not in (None, BBOX_MODE, BBOX_MODE_NAME):
+            raise DataError(
+                f"{file}: {name_entry('annotations', i, box.id)} has the bbox_mode "
+                f"{shorten(box.bbox_mode)}; expected {BBOX_MODE}, {BBOX}: convert the boxes with "
+                "detectron2's BoxMode.convert"
+            )
+        if box.bbox is not None and (box.bbox[2] < 0 or box.bbox[3] < 0):
+            raise DataError(
+                f"{file}: {name_entry('annotations', i, box.id)} has the bbox {list(box.bbox)} "
+                f"with a negative side; expected {BBOX}"
+            )
+
+
+def _check_maps(
+    maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
+) -> None:
+    _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
+    category_ids = {category.id for category in categories}
+    for i, entry in enumerate(maps):
+        where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
+        _check_file_name(entry.file_name, where)
+        _check_unique((segment.id for segment in entry.segments_info), f"{where}: the segment id")
+        for segment in entry.segments_info:
+            if segment.category_id not in category_ids:
+                raise _unknown_category(where, segment.category_id, categories)
+
+
+def _check_file_name(name: str, where: str) -> None:
+    if is_missing(name) or "\0" in name:
+        raise DataError(
+            f"{where} has the file_name {shorten(name)}; expected {_EXPECTED['file_name']}"
         )
-        return dict(zip(self.ids, counted, strict=True))
 
-    def __len__(self) -> int:
-        return len(self._entries)
 
-    def take(self, rows: Iterable[int]) -> Self:
-        """Return the dataset of these images, in this order; ``skipped`` and ``clipped`` stay as they are."""
-        part, rows = copy.copy(self), list(rows)
-        for name in ("ids", "paths", "_entries", "_objects"):
-            setattr(part, name, tuple(getattr(self, name)[row] for row in rows))
-        return part
+def _check_unique(values: Iterable[Any], what: str) -> None:
+    check_unique(values, what, "give every entry its own")
 
-    def _size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """The (height, width) of an image, which is that in the JSON."""
-        entry, path = self._entries[i], self.paths[i]
-        height, width = read_image_size(path) if size is None else size
-        if (height, width) != (entry.height, entry.width):
-            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
-            raise DataError(
-                f"the upright image of {path} is {height}x{width} px (height x width); {expected}"
+
+def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCategory]) -> DataError:
+    """The error for a category_id that is not listed."""
+    ids = ", ".join(str(category.id) for category in categories[:20])
+    for category in categories:
+        if category.name == category_id:
+            return DataError(
+                f"{where} has the category_id {category_id!r}, the name of the category "
+                f"{category.id}; write its id"
             )
-        return height, width
+    return DataError(
+        f"{where} has the category_id {category_id!r}, which is not among the categories {ids}; "
+        "list it there or correct it"
+    )
 
-    def _numbered(self, i: int) -> list[int]:
-        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
-        ids, counts = list[int](), Counter[int]()
-        for own in self._objects[i]:
-            first = OBJECTS * (own.label + 1)
-            ids.append(-first if own.crowd else first + counts[own.label])
-            counts[own.label] += not (own.crowd or own.label in self.stuff)
-        if max(counts.values(), default=0) >= OBJECTS:
-            raise DataError(
-                f"{self.paths[i]} has {len(ids)} objects; expected fewer than {OBJECTS} of a class"
+
+def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> None:
+    """Name categories that differ only in case or blanks: usually one class, written in two ways."""
+    all_names = [category.name for category in categories]
+    for names in similar_names(all_names, key=_without_case_and_blanks):
+        logger.warning(
+            "%s: the categories %s differ only in case or blanks, and are separate classes; give "
+            "them one id if they are one class",
+            file,
+            ", ".join(repr(name) for name in names),
+        )
+
+
+def _without_case_and_blanks(name: str) -> str:
+    """A name in lower case, with one blank for several, and none at its ends."""
+    return " ".join(name.split()).casefold()
+
+
+def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file: Path) -> None:
+    """Warn where images are counted from 1 and their boxes from 0, or the other way round.
+
+    Such boxes lie on the image before or after theirs; only the first or the last id tells.
+    """
+    listed = {image_id for image_id in image_ids if isinstance(image_id, int)}
+    used = {box.image_id for box in boxes if isinstance(box.image_id, int)}
+    if not listed or not used or max(listed) - min(listed) + 1 != len(listed):
+        return
+    for step in (-1, 1):
+        shifted = {image_id + step for image_id in listed}
+        if used <= shifted and not used <= listed:
+            logger.warning(
+                "%s: boxes name the images %d ... %d, and the images have the ids %d ... %d. If "
+                "one is counted from 0 and the other from 1, the boxes lie on other images: make "
+                "image_id the id of the image",
+                file,
+                min(used),
+                max(used),
+                min(listed),
+                max(listed),
             )
-        return ids
 
 
-class PanopticImages(ListedImages):
-    """Images with segments in COCO's panoptic form: a JSON, and a PNG per image whose colours are ids of segments.
-
-    The id of a pixel is red + 256 green + 65536 blue, 0 = unknown.
+def choose_classes(
+    classes: Sequence[str] | None, categories: Sequence[CocoCategory], file: Path
+) -> dict[str, Id]:
+    """Return the names of the classes and their category ids, in the order of the labels.
 
     Args:
-        annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG,
-            ``segments_info`` with id, category_id, iscrowd) and ``categories`` (id, name, isthing).
-        folder: of the PNG files.
-        images: as of :class:`dinoneck.data.BoxImages`.
-        classes: as of :class:`dinoneck.data.BoxImages`; pixels of others are unknown. None = all.
-
-    Attributes:
-        classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order.
-        stuff: labels whose segments have no number of their own, by ``isthing``.
+        classes: names in the order of their labels; None = all, by ascending category id.
+        categories: those of the file.
+        file: what messages name.
 
     Raises:
-        DataError: if the JSON or a file cannot be used, or an image has no PNG.
+        DataError: if ``classes`` is no list of names, is empty, or names a category twice or one
+            that the file does not have.
     """
-
-    def __init__(
-        self,
-        annotations: PathLike,
-        folder: PathLike,
-        images: PathLike | None = None,
-        *,
-        classes: Classes = None,
-    ) -> None:
-        coco = self._open(annotations, Coco[CocoSegments], images, classes)
-        self._stored = {entry.id: entry for entry in coco.annotations}
-        if missing := [image_id for image_id in self.ids if image_id not in self._stored]:
-            raise DataError(
-                f"{self.file} has no annotations of image {missing[0]}; expected one entry for "
-                "each image"
-            )
-        stored, label_of = [self._stored[image_id] for image_id in self.ids], self._label_of
-        pngs = existing_files(
-            [entry.file_name for entry in stored], folder, f"PNG files of {self.file}"
+    id_of = {
+        category.name: category.id for category in sorted(categories, key=lambda entry: entry.id)
+    }
+    if classes is None:
+        return id_of
+    if isinstance(classes, str) or not len(classes):
+        raise DataError(
+            f"classes is {classes!r}; expected a list of one or more of {', '.join(id_of)}"
         )
-        self._pngs = dict(zip(self.ids, pngs, strict=True))
-        self.stuff = frozenset(
-            label_of[x.id] for x in coco.categories if not x.isthing and x.id in label_of
-        )
-        shown = [
-            [own for own in entry.segments_info if own.category_id in label_of] for entry in stored
-        ]
-        self._objects = [
-            [Listed(label_of[x.category_id], bool(x.iscrowd), png_id=x.id) for x in own]
-            for own in shown
-        ]
-
-    def pixels(self, i: int) -> Ids:
-        """Return the ids of the pixels of an image (H, W), int64.
-
-        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 *
-        (class + 1) in a crowd region of the class, -1 where nothing is known.
-
-        Raises:
-            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
-                three colours or has other ids than are listed, or there are 1000 segments of a
-                class or more.
-        """
-        size, image_id = self._size(i), self.ids[i]
-        [(colours, name)] = all_stored(self._pngs[image_id], [size])
-        if colours.shape[2] != 3 or colours.dtype != np.uint8:
+    for name in classes:
+        if name not in id_of:
             raise DataError(
-                f"{name} has {colours.shape[2]} bands of {colours.dtype}; expected red, green and "
-                "blue"
+                f"classes: {file} has no category {name!r}.{did_you_mean(name, id_of)} It has "
+                f"{some_of(id_of, 20)}"
             )
-        found = colours.astype(np.int64) @ np.array([1, 256, 256**2])
-        shown, listed = (
-            {*np.unique(found).tolist()} - {0},
-            {own.id for own in self._stored[image_id].segments_info},
-        )
-        if others := shown ^ listed:
-            raise DataError(
-                f"{name} and its segments_info do not both have the ids "
-                f"{some_of(map(str, others), 3)}"
-            )
-        ids = np.full(size, UNKNOWN, np.int64)
-        for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
-            ids[found == segment.png_id] = number
-        return ids
+    check_unique(classes, "classes: the name", "name each once")
+    return {name: id_of[name] for name in classes}

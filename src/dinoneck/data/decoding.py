@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import os
+import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
+from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, tiff
+from dinoneck.data.orientation import read_orientation, turn, warn_once
+from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
 
 T = TypeVar("T")
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
-_JPEG_END = b"\xff\xd9"  # the marker "end of image"
-ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+Array = np.ndarray[Any, Any]
+ImageInput = str | os.PathLike[str] | Image.Image | Array | Tensor
+
+SHOWN_BYTES = 12
+# what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    EOFError,
+    AssertionError,
+    OverflowError,
+    ZeroDivisionError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def in_threads(
@@ -66,38 +88,50 @@ def as_list(images: Any, noun: str = "images") -> list[Any]:
         and getattr(images, "ndim", 3) != 4
     ):
         return [images]
-    if not isinstance(images, Iterable):
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise DataError(
             f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors"
         )
     return list(images)
 
 
-def read_pixels(image: ImageInput) -> Tensor:
+def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
     """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
 
-    Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535;
-    of 16-bit colours in a file Pillow keeps the high byte.
+    Grey, palette, CMYK and transparent images become RGB. Alpha is left out: the colours below
+    transparent pixels are those of the file. Of an array (H, W, 4) the fourth channel is alpha.
+
+    16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
+    ``bits`` below 16, they are divided by ``2**bits - 1``, colours with both bytes. Images of 8 bits
+    and floats do not change with ``bits``. A TIFF or JPEG 2000 file that states fewer than 16 bits
+    is divided by the range that it states, unless ``bits`` is less.
+
+    Args:
+        image: a path, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)
+            or (1, H, W).
+        bits: how many bits 16-bit images use, 8 ... 16; 16 reads them as they are. None refuses
+            those that use a part of the range.
 
     Returns:
         uint8 where the image has 8 bits, else float32 in 0 ... 1.
 
     Raises:
-        DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones
-            fill 14 bits at most.
+        DataError: naming the file, if it cannot be read, has other bands than grey or RGB with or
+            without alpha, values are out of range, or 16-bit ones do not use the range.
+        ConfigError: if ``bits`` is out of range.
     """
+    bit_depth.check_bits(bits)
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), _from_file)
+        return read_picture(Path(image), functools.partial(_from_file, bits=bits))
     if isinstance(image, Image.Image):
-        return _from_pil(image, "a PIL image")
+        return _from_pil(image, "a PIL image", bits)
     if isinstance(image, np.ndarray) and image.dtype.kind in "uif":
-        array = np.atleast_3d(image).astype(image.dtype.newbyteorder("="))  # (H, W, C), a copy
-        image = torch.from_numpy(array[..., :3] if array.shape[-1] == 4 else array).moveaxis(-1, 0)
+        return _from_array(image, bits)
     if isinstance(image, Tensor):
-        return _from_tensor(image, "an image")
-    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
+        return _from_tensor(image, "an image", bits)
+    received = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
     raise DataError(
-        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
+        f"an image is {received}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
         "W)"
     )
 
@@ -106,7 +140,7 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
     """Return (height, width) of an image turned upright.
 
     A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are
-    decoded.
+    decoded. The values of an array or a tensor are not looked at.
 
     Raises:
         DataError: if it is not an image, naming the file.
@@ -116,7 +150,8 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
     if isinstance(image, Image.Image):
         is_turned = 5 <= read_orientation(image) <= 8
         return image.size if is_turned else (image.height, image.width)
-    return read_pixels(image).shape[-2:]  # type: ignore[return-value]
+    height, width = read_pixels(image, bits=bit_depth.FILE_BITS).shape[-2:]
+    return height, width
 
 
 def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
@@ -130,36 +165,72 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
             return read(image, str(path))
     except DataError:
         raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        RuntimeError,
-        Image.DecompressionBombError,
-    ) as error:  # AVIF: the fourth
+    except FileNotFoundError:
+        raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
+    except UnidentifiedImageError:
+        raise DataError(_not_a_picture(path, noun)) from None
+    except DAMAGED as error:
+        # KeyError of a compression, ValueError of a raw mode that Pillow does not know
+        is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
+        contents = image_tiffs.describe(path) if is_unknown else None
+        if contents is not None:
+            raise DataError(_unread_tiff(path, noun, contents)) from error
         raise DataError(
             f"{noun} {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
         ) from error
 
 
-def _from_file(image: Image.Image, name: str) -> Tensor:
+def _not_a_picture(path: Path, noun: str) -> str:
+    """Why Pillow finds no picture in a file that exists."""
+    contents = image_tiffs.describe(path)
+    if contents is not None:
+        return _unread_tiff(path, noun, contents)
+    size = path.stat().st_size
+    if not size:
+        return f"{noun} {path} is an empty file; restore or remove it"
+    with open_regular(path) as file:
+        start = file.read(SHOWN_BYTES)
+    return (
+        f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
+        f"{start!r}; check its name, save it as PNG, JPEG or TIFF, or replace it"
+    )
+
+
+def _unread_tiff(path: Path, noun: str, contents: str) -> str:
+    return (
+        f"{noun} {path} is a TIFF of {contents}, which Pillow does not read; read it with a raster "
+        "library and pass an array"
+    )
+
+
+def _from_file(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an opened file: a JPEG by the fastest operator installed, others and damaged ones by Pillow.
 
     All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
+    image_tiffs.check_pages(image, name)
+    pixels = _fast_pixels(image)
+    return _from_pil(image, name, bits) if pixels is None else pixels
+
+
+def _fast_pixels(image: Image.Image) -> Tensor | None:
+    """The pixels of an opened JPEG file by the fastest operator; None for those that Pillow decodes."""
     operator = fast_decoder()
-    if operator is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        image.fp.seek(0)  # type: ignore[attr-defined]
-        raw = np.fromfile(image.fp, np.uint8)  # type: ignore[attr-defined]
-        exif = Image.Exif()
-        exif.load(image.info.get("exif", b""))
-        # the operators do not read XMP
-        is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)
-        with contextlib.suppress(RuntimeError):  # damaged
-            # else it is cut short or has an appendix
-            if is_known and raw[-2:].tobytes() == _JPEG_END:
-                return operator(torch.from_numpy(raw))
-    return _from_pil(image, name)
+    is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    if operator is None or not is_jpeg:
+        return None
+    image.fp.seek(0)  # type: ignore[attr-defined]
+    raw = np.fromfile(image.fp, np.uint8)  # type: ignore[attr-defined]
+    if raw[-2:].tobytes() != jpeg.END_OF_IMAGE:
+        return None  # cut short, or with an appendix
+    # the operators do not read XMP, and read damaged EXIF in other ways than Pillow
+    if not jpeg.hide_exif(raw):
+        return None
+    try:
+        pixels = operator(torch.from_numpy(raw))
+    except RuntimeError:  # damaged
+        return None
+    return turn(pixels, read_orientation(image))
 
 
 @functools.cache
@@ -181,68 +252,192 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
     return None
 
 
-def read_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation by which the pixels of an image, as Pillow decodes them, are still to be turned.
-
-    Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the
-    result is 1. Its size is that of the upright image from then on.
-    """
-    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if image.format != "TIFF" or orientation == 1:
-        return orientation if isinstance(orientation, int) else 1  # damaged
-    image.filename = ""  # type: ignore[attr-defined]  # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
-    image.load()
-    return 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Return the image turned by its EXIF orientation."""
-    return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
-def _from_pil(image: Image.Image, name: str) -> Tensor:
-    # not known once it is decoded
-    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
+    """Decode an image of Pillow."""
+    image_tiffs.check_numbers(image, name)
+    jpeg_2000.check_numbers(image, name)
+    image = _whole(image, name)
+    white_is_zero = image_tiffs.is_white_zero(image)
+    # what follows is not known once it is decoded
+    stated_bits = _stated_bits(image)
+    is_deep = deep_colours.is_deep(image)
+    if is_deep and not image.mode.startswith("I"):
+        return _from_deep_colours(image, name, bits)
     image = upright(image)
     if image.mode.startswith("I;16"):
-        return _from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name)
+        values = np.array(image, np.uint16)[None]
+        if image.format == "JPEG2000":
+            values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
+        if stated_bits < bit_depth.FILE_BITS:
+            # 15 bits are no camera's: they may hold a part of the range, as 16 may
+            if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
+                bit_depth.check_range(values, name)
+            bits = min(stated_bits, bits or stated_bits)
+        scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
+        return scaled.expand(3, -1, -1)
     if image.mode in ("I", "F"):
+        raise DataError(_in_words_wide(image, name))
+    return _rgb(image)
+
+
+def _stated_bits(image: Image.Image) -> int:
+    """How many bits of 16 an opened file says that its numbers have; 16 where it does not say."""
+    numbers = jpeg_2000.numbers_of(image)
+    if numbers is not None:
+        return numbers.bits
+    layout = tiff.layout_of(image)
+    if layout is not None and layout.bits == (12,):
+        return 12
+    return bit_depth.FILE_BITS
+
+
+def _whole(image: Image.Image, name: str) -> Image.Image:
+    """Open a JPEG that lacks its end marker alone as if it were there, with a warning.
+
+    Images of other formats are returned as they are. Zeros fill up files that were not written
+    whole, and Pillow takes them for coded pixels.
+
+    Raises:
+        OSError: if a JPEG or PNG is cut.
+    """
+    png.check_end(image)
+    source = getattr(image, "fp", None)
+    if source is None or source.closed or image.format != "JPEG":
+        return image
+    source.seek(-len(jpeg.END_OF_IMAGE), os.SEEK_END)
+    if source.read() == jpeg.END_OF_IMAGE:
+        return image
+    content = deep_colours.file_of(image)
+    if jpeg.has_end(content):
+        return image  # with an appendix
+    whole = jpeg.with_end(content)
+    if whole is None:
+        raise OSError(png.CUT)
+    warn_once(f"{name}: the JPEG has no end marker, but its picture is whole; save it again")
+    return Image.open(io.BytesIO(whole))
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    """The pixels of an image of 8 bits without its alpha."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "La":  # premultiplied; there is no direct way to RGB
+        image = image.convert("LA")
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tensor:
+    """Decode colours of 16 bits: to their high bytes, or with ``bits`` below 16 to floats."""
+    file = deep_colours.file_of(image)  # it is closed once the image is decoded
+    high = _rgb(upright(image))
+    if bits is not None and bits < bit_depth.FILE_BITS:
+        values = _with_low_bytes(high, file)
+        if values is None:
+            raise DataError(
+                f"{name} holds 16-bit {image.mode} values, of which Pillow gives the high byte, so "
+                f"bits={bits} (--bits {bits}) cannot be used; save it as interleaved RGB, "
+                "or pass an array"
+            )
+        return bit_depth.scale(values, bits, name)
+    if bits is None:
+        problem = _problem_of_colours(high, file)
+        if problem is not None:
+            raise DataError(f"{name} {problem}")
+    return high
+
+
+def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
+    """Why 16-bit colours do not seem to use their range; None if they do."""
+    estimate = high.numpy().astype(np.uint16) * 257  # 255 becomes 65535
+    if bit_depth.reaches_both_ends(estimate):
+        return None
+    # a high byte of 0 may be black, or any value of 8 bits
+    values = _with_low_bytes(high, file)
+    if values is not None:
+        return bit_depth.range_problem(values)
+    if not ((high > 0) & (high < 255)).any():
+        return "holds 16-bit values whose high bytes are 0 or 255; pass them as an array"
+    if bit_depth.range_problem(estimate) is None:
+        return None
+    return (
+        f"holds 16-bit values of about {estimate.min()} ... {estimate.max()}, a part of the range, "
+        "and Pillow gives their high bytes alone; pass them as an array with the bits of the "
+        f"camera, or read the file as it is with bits={bit_depth.FILE_BITS} (--bits "
+        f"{bit_depth.FILE_BITS})"
+    )
+
+
+def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
+    """The 16-bit values (3, H, W) of a file whose high bytes are given; None if Pillow cannot give the others."""
+    image = deep_colours.low_bytes(file)
+    if image is None:
+        return None
+    low = _rgb(upright(image))
+    values: Array = high.numpy().astype(np.uint16) << 8 | low.numpy()
+    return values
+
+
+def _in_words_wide(image: Image.Image, name: str) -> str:
+    """Why an image of 32 bits per value is not read."""
+    layout = tiff.layout_of(image)
+    if image.mode == "F":
+        kind = "32-bit floats"
+    elif layout is not None and layout.kind == tiff.SIGNED:
+        kind = f"signed {max(layout.bits)}-bit integers"
+    elif image.format == "PPM":
+        kind = "integers above 255"  # of 16 bits, which Pillow scales and converts
+    else:
+        kind = "32-bit integers"
+    values = np.asarray(image)
+    return (
+        f"{name} holds {kind} of {values.min():g} ... {values.max():g} (mode {image.mode!r}); "
+        "expected unsigned integers of 8 or 16 bits: bring them to 0 ... 1 and pass an array of floats"
+    )
+
+
+def _from_array(array: Array, bits: int | None) -> Tensor:
+    """Check an array (H, W) or (H, W, channels) and decode it."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
         raise DataError(
-            f"{name} holds 32-bit {image.mode!r} values; expected 8 or 16 bits, or an array in 0 "
-            "... 1"
+            f"an array image has shape {array.shape}; expected (height, width, 3) or (height, "
+            "width)"
         )
-    rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-    pixels = torch.from_numpy(np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB")))
-    if is_deep:  # the low bytes are lost
-        _check_depth(int(pixels.max()) << 8 | 255, name)
-    return pixels.permute(2, 0, 1)
-
-
-def _check_depth(largest: int, name: str) -> None:
-    """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
-    if 0 < largest < 1 << 14:
-        remedy = "divide it by the camera's largest value, such as 4095, and pass floats in 0 ... 1"
+    if np.ma.is_masked(array):
         raise DataError(
-            f"{name} holds 16-bit values of at most {largest}, too dark when scaled by 65535; "
-            f"{remedy}"
+            f"an array image has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
+            "with array.filled(0)"
         )
+    kind = array.dtype.newbyteorder("=")
+    if kind.kind == "f" and kind.itemsize > np.float64().itemsize:
+        kind = np.dtype(np.float64)  # torch has no longer floats
+    channels = np.atleast_3d(array).astype(kind)  # a copy
+    if channels.shape[-1] == 4:
+        channels = channels[..., :3]  # without alpha
+    return _from_tensor(torch.from_numpy(channels).moveaxis(-1, 0), "an image", bits)
 
 
-def _from_tensor(x: Tensor, name: str) -> Tensor:
+def _from_tensor(x: Tensor, name: str, bits: int | None) -> Tensor:
     """Check an image (1 or 3, H, W); values of 16 bits become floats."""
     if x.ndim != 3 or x.shape[0] not in (1, 3) or not x.numel():
         raise DataError(
             f"{name} has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width"
         )
     if x.dtype == torch.uint16:
-        _check_depth(int(x.int().max()), name)
-        x = x.float() / 65535.0
-    if x.dtype != torch.uint8:
+        x = bit_depth.scale(x.cpu().numpy(), bits, name)
+    elif x.is_floating_point():
         low, high = x.min().item(), x.max().item()
-        if not (x.is_floating_point() and low >= 0.0 and high <= 1.0):  # also catches NaN
-            expected = "expected uint8, uint16 or floats in 0 ... 1, not normalised"
-            raise DataError(f"{name} holds {x.dtype} values {low:g} ... {high:g}; {expected}")
+        if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+            raise DataError(
+                f"{name} has values {low:g} ... {high:g}; expected floats in 0 ... 1 (a normalised "
+                "image goes to the backbone directly)"
+            )
         x = x.float()
+    elif x.dtype != torch.uint8:
+        raise DataError(
+            f"{name} holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1"
+        )
     return x.expand(3, -1, -1).cpu()
 
 

@@ -7,36 +7,49 @@ image, so that cell (r, c) of the label covers what patch (r, c) of the prepared
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.data.decoding import as_list, read_picture, upright
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
+from dinoneck.data.label_sets import (
+    NumberCheck,
+    PaletteCheck,
+    check_whole,
+    count_values,
+    describe_misfit,
+    is_black_and_white,
+    mask_classes,
+    one_band,
+    some_of_numbers,
+    survey_masks,
+    used_colours,
+)
+from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import patch_pair
-
-Raw = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
-    A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1 to
-    16 bit, 32-bit integers or floats, several bands of 8 bit, or a palette, whose indices count), a
-    PIL image, or an array (H, W) or (H, W, K). What Pillow cannot read whole, such as several bands
-    of floats, is refused: read it with a raster library and pass the array.
+    A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1, 8,
+    12 or 16 bits, 32-bit integers or floats, several bands of 8 bits, or a palette, whose indices
+    count), a PIL image, or an array (H, W) or (H, W, K). What Pillow would read with other numbers,
+    such as several bands of 16 bits, is refused: read it with a raster library and pass the array.
+
+    Pixels without a label weigh nothing. They are NaN, the values ``nodata``, what the file itself
+    marks (the tag GDAL_NODATA, GDAL's ``.aux.xml``, the transparent colour of a grey PNG, alpha 0),
+    and masked pixels of a NumPy masked array. An alpha band is no band of the label.
 
     Args:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
@@ -45,9 +58,13 @@ class DenseLabels:
             nothing. NaN always marks such pixels.
         classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so
             that cells are cover fractions. None: the label holds quantities.
+        class_values: the stored value of each class, such as (0, 255) for masks drawn in white or
+            (1, 2, 3) for classes that are numbered from 1. None: 0, 1, ...; with it ``classes`` may
+            be left out.
 
     Raises:
-        ConfigError: if a value is out of range, or classes are given a scale or an offset.
+        ConfigError: if a value is out of range, classes are given a scale or an offset, or a class
+            value occurs twice or is nodata.
 
     Examples:
         >>> from dinoneck.data import Preprocessing
@@ -63,21 +80,60 @@ class DenseLabels:
     offset: float = 0.0
     nodata: float | Sequence[float] | None = None
     classes: int | None = None
+    class_values: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
-        # no NaN
-        normalize_fields(
-            self, nodata=[value for value in nodata if value is not None and value == value]
-        )
-        converts = (self.scale, self.offset) != (1.0, 0.0)
-        if self.scale == 0 or (self.classes is not None and (self.classes < 1 or converts)):
-            values = (
-                f"classes is {self.classes}, scale is {self.scale:g} and offset is {self.offset:g}"
-            )
+        nodata: Any = self.nodata
+        if not isinstance(nodata, list | tuple | set | frozenset | range | np.ndarray):
+            nodata = [nodata]
+        numbers = []
+        for value in np.ravel(nodata) if isinstance(nodata, np.ndarray) else nodata:
+            is_nan = value != value  # NaN is no label anyway
+            if value is not None and not is_nan:
+                numbers.append(value)
+        class_values = self.class_values
+        if class_values is not None:
+            class_values = [*class_values]
+        normalize_fields(self, nodata=numbers, class_values=class_values)
+        self._check_classes()
+        if self.scale == 0:
+            raise ConfigError("scale is 0; expected a number other than 0")
+
+    def _check_classes(self) -> None:
+        if self.class_values is not None:
+            if self.classes is None:
+                object.__setattr__(self, "classes", len(self.class_values))
+            if len(self.class_values) != self.classes:
+                raise ConfigError(
+                    f"classes is {self.classes} and there are {len(self.class_values)} "
+                    "class_values; expected one value for each class"
+                )
+            if len({*self.class_values}) < len(self.class_values):
+                raise ConfigError(
+                    f"class_values are {[*self.class_values]}; expected each value once"
+                )
+            both = {*self.class_values} & {*self._nodata}
+            if both:
+                raise ConfigError(
+                    f"{min(both):g} is among class_values and nodata; name it in one of them"
+                )
+        if self.classes is None:
+            return
+        if self.classes < 1:
             raise ConfigError(
-                f"{values}; expected 1 class or more without the others, or a scale that is not 0"
+                f"classes is {self.classes}; expected how many there are, 1 or more, or None"
             )
+        if (self.scale, self.offset) != (1.0, 0.0):
+            raise ConfigError(
+                f"classes is {self.classes}, and scale is {self.scale:g} and offset "
+                f"{self.offset:g}; class indices are taken as they are stored: leave scale and "
+                "offset out"
+            )
+
+    @property
+    def _nodata(self) -> tuple[float, ...]:
+        numbers: Any = self.nodata  # a tuple, since it was set
+        return tuple(numbers)
 
     def cells(
         self,
@@ -103,20 +159,29 @@ class DenseLabels:
             float32.
 
         Raises:
-            DataError: if a label cannot be read, holds colours where class indices are expected, an
-                index outside 0 ... classes - 1 that is not nodata, or an infinite value, naming the
-                file; if it has another size than its image, or labels come to different grids or
-                numbers of bands.
+            DataError: if a label cannot be read as it is stored, holds colours where class indices
+                are expected, a value that is no class and not nodata, or an infinite value, naming
+                the file; if the file marks values as unlabelled that ``nodata`` does not have; if
+                it has another size than its image; if an index of a palette has another colour in
+                two labels, or labels come to different grids or numbers of bands.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        every_values, every_weight = [], []
-        for raw, name in all_stored(labels, image_sizes):
-            planes, valid = self._planes(raw, name)
+        numbers = NumberCheck()
+        label_values = []
+        label_weights = []
+        for raster in self._read(labels, image_sizes):
+            if self.classes is None:
+                planes, valid = self._quantities(raster, numbers)
+            else:
+                index = self._index(raster, self.classes)
+                planes = (index == k for k in range(self.classes))
+                valid = index >= 0
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
-            every_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
-            every_weight.append(weight.float())
-        return _batch(every_values), torch.stack(every_weight)
+            label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
+            label_weights.append(weight.float())
+        numbers.report(converts=(self.scale, self.offset) != (1.0, 0.0))
+        return _batch(label_values), torch.stack(label_weights)
 
     def indices(
         self,
@@ -134,59 +199,85 @@ class DenseLabels:
             DataError: as :meth:`cells`.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        return _batch(
-            [_nearest(self._index(*own), preprocess) for own in all_stored(labels, image_sizes)]
-        )
-
-    def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
-        """One (H, W) tensor per band or class, 0 where invalid, and the valid pixels."""
-        if self.classes is not None:
-            index = self._index(raw, name)
-            return (index == k for k in range(self.classes)), index >= 0
-        valid = ~self._is_unlabelled(raw)
-        with np.errstate(over="ignore", invalid="ignore"):
-            exact = raw.astype(np.float64) * self.scale + self.offset
-            values = np.where(valid[..., None], exact, 0.0).astype(np.float32)
-        if broken := np.isinf(values).sum():
-            raise DataError(
-                f"{name} holds {broken} values that are infinite in float32; name what it stores "
-                "as nodata"
-            )
-        return torch.from_numpy(values).permute(2, 0, 1).contiguous(), torch.from_numpy(valid)
-
-    def _index(self, raw: Raw, name: str) -> Tensor:
-        """Class indices (H, W), int64; -1 where invalid."""
         if self.classes is None:
             raise ConfigError(
                 "indices are for class labels; make the record with DenseLabels(classes=...)"
             )
-        expected = f"expected one band of class indices 0 ... {self.classes - 1}"
-        if raw.shape[2] != 1:
-            raise DataError(
-                f"{name} holds {raw.shape[2]} bands; {expected}: turn a mask of colours into "
-                "numbers first"
-            )
-        unlabelled, raw = self._is_unlabelled(raw), raw[..., 0]
-        if (
-            wrong := ~unlabelled & ~((raw >= 0) & (raw < self.classes) & (raw == np.floor(raw)))
-        ).any():
-            found = some_of([f"{value:.12g}" for value in np.unique(raw[wrong]).tolist()], 5)
-            raise DataError(
-                f"{name} holds the class {found} ({wrong.sum()} pixels); {expected}, or name it "
-                "as nodata"
-            )
-        return torch.from_numpy(np.where(unlabelled, 0, raw).astype(np.int64) - unlabelled)
+        maps = []
+        for raster in self._read(labels, image_sizes):
+            maps.append(_nearest(self._index(raster, self.classes), preprocess))
+        return _batch(maps)
 
-    def _is_unlabelled(self, raw: Raw) -> Raw:
-        """Where any band of a pixel is nodata or NaN, (H, W) bool."""
-        # the lowest double, GDAL's habit, is -inf in a float32 file
-        with np.errstate(over="ignore"):
-            marked: Any = [raw == value for value in self.nodata]  # type: ignore[union-attr]
-        return np.any([np.isnan(raw), *marked], axis=(0, 3))  # type: ignore[no-any-return]
+    def _read(
+        self, labels: Any, image_sizes: Sequence[Sequence[int]] | None
+    ) -> Iterator[LabelRaster]:
+        """Read the labels, of which palettes must agree; alpha bands are gone."""
+        palettes = PaletteCheck()
+        for raster in read_labels(labels, image_sizes):
+            opaque = without_alpha(raster)
+            palettes.add(opaque.name, used_colours(opaque), self._nodata)
+            yield opaque
+
+    def _quantities(
+        self, raster: LabelRaster, numbers: NumberCheck
+    ) -> tuple[Iterable[Tensor], Tensor]:
+        """One (H, W) tensor per band, 0 where invalid, and the valid pixels."""
+        unlabelled = raster.unlabelled(self._nodata)
+        numbers.add(raster, unlabelled)
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = raster.values.astype(np.float64) * self.scale + self.offset
+            values = np.where(unlabelled[..., None], 0.0, exact).astype(np.float32)
+        broken = int(np.isinf(values).sum())
+        if broken:
+            raise DataError(
+                f"{raster.name} holds {broken} values that are infinite in float32; name what it "
+                "stores as nodata"
+            )
+        planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
+        return planes, torch.from_numpy(~unlabelled)
+
+    def _index(self, raster: LabelRaster, classes: int) -> Tensor:
+        """Class indices (H, W), int64; -1 where invalid."""
+        band = one_band(raster)
+        unlabelled = raster.unlabelled(self._nodata)
+        if raster.nodata is not None and self.class_values is not None:
+            both = {*raster.nodata.values} & {*self.class_values}
+            if both:
+                raise DataError(
+                    f"{raster.name}: {raster.nodata.source} marks {min(both):g} as unlabelled, and "
+                    f"class_values has it as a class; {raster.nodata.removal}, or leave it out of "
+                    "class_values"
+                )
+        index, is_class = self._classes_of(band, classes)
+        is_wrong = ~unlabelled & ~is_class
+        if is_wrong.any():
+            self._refuse(raster.name, band[~unlabelled], classes)
+        return torch.from_numpy(np.where(unlabelled, -1, index))
+
+    def _classes_of(self, band: Raw, classes: int) -> tuple[Raw, Raw]:
+        """The class of each pixel (H, W), int64, and whether it has one."""
+        if self.class_values is None:
+            with np.errstate(invalid="ignore"):
+                is_class = (band >= 0) & (band < classes) & (band == np.floor(band))
+            return np.where(is_class, band, 0).astype(np.int64), is_class
+        order = np.argsort(self.class_values)
+        ordered = np.array(self.class_values)[order]
+        position = np.searchsorted(ordered, band).clip(max=len(ordered) - 1)
+        return order[position], ordered[position] == band
+
+    def _refuse(self, name: str, labelled: Raw, classes: int) -> None:
+        """Raise the error for a mask of which a value is no class."""
+        values, counts = count_values(labelled)
+        check_whole(values, counts, name)
+        pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
+        stored = None if self.class_values is None else [*self.class_values]
+        raise DataError(f"{name} holds {describe_misfit(pixels, classes, stored)}")
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
+
+    An index below it that no pixel has is named in a warning.
 
     Args:
         labels: masks, one band of class indices or a palette each.
@@ -194,74 +285,28 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
 
     Raises:
         DataError: if a mask cannot be read, or its values are not class indices: colours,
-            fractions, negative numbers, or 255 as the only index above 253.
+            fractions, negative numbers, 0 and 255 alone (these are two classes, see
+            ``DenseLabels(class_values=(0, 255))``), 255 as the only index above 253, grey levels of
+            smoothed masks, or ids of objects.
     """
-    how, largest = DenseLabels(nodata=nodata, classes=1 << 16), -1
-    for raw, name in all_stored(labels, None):
-        index = how._index(raw, name)
-        if (index == 255).any() and not (index == 254).any():
-            raise DataError(
-                f"{name} holds 255, which usually marks pixels without a class: pass nodata=255"
-            )
-        largest = max(largest, int(index.max()))
-    if largest < 0:
-        raise DataError("all pixels of the masks are nodata; expected class indices")
-    return largest + 1
-
-
-def all_stored(
-    labels: Any, image_sizes: Sequence[Sequence[int]] | None
-) -> Iterator[tuple[Raw, str]]:
-    """Read label after label and compare each with its image's size."""
-    single = as_list(labels, "labels")
-    sizes = [None] * len(single) if image_sizes is None else [*image_sizes]
-    if not single or len(sizes) != len(single):
+    unlabelled = DenseLabels(nodata=nodata)._nodata
+    survey = survey_masks(labels, unlabelled)
+    if is_black_and_white(survey.pixels):
+        black, white = survey.pixels
         raise DataError(
-            f"there are {len(single)} labels and {len(sizes)} image sizes; expected one for each"
+            f"{survey.holder(white)} holds {white}, and the masks hold no other value but 0: they "
+            f"are two classes, which DenseLabels(class_values=({black}, {white})) reads. Pass "
+            f"nodata={white} only if it marks pixels without a class"
         )
-    for label, size in zip(single, sizes, strict=True):
-        name, raw = f"a label {type(label).__name__}", label
-        if isinstance(label, str | os.PathLike):
-            name, raw = str(label), read_picture(Path(label), _from_pil, "label")
-        elif isinstance(label, Image.Image):
-            raw = _from_pil(label, name)
-        if not (
-            isinstance(raw, np.ndarray)
-            and raw.ndim in (2, 3)
-            and raw.size
-            and raw.dtype.kind in "buif"
-        ):
-            held = f"{getattr(raw, 'shape', raw)!s:.60} {getattr(raw, 'dtype', '')}"
-            raise DataError(
-                f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)"
-            )
-        if size is not None and raw.shape[:2] != tuple(size):
-            raise DataError(
-                f"the label {name} has the size {raw.shape[:2]} (height, width), its image "
-                f"{tuple(size)}"
-            )
-        yield raw.astype(raw.dtype.newbyteorder("="), copy=False).reshape(*raw.shape[:2], -1), name
-
-
-def _from_pil(image: Image.Image, name: str) -> Raw:
-    """The numbers (H, W) or (H, W, K) as they are stored in the file, turned upright."""
-    if image.format not in (None, "PNG", "TIFF"):
-        raise DataError(
-            f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number"
-        )
-    # the tile is gone once the image is decoded
-    first, bits = image.size, str(getattr(image, "tile", ()))
-    is_other = image.mode[0] not in "IF" and re.search("[L1];|;16", bits) is not None
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(1)
-        is_other |= image.size == first  # smaller pages are overviews
-        image.seek(0)
-    if is_other:
-        raise DataError(
-            f"{name} has numbers that Pillow changes, or several pages; pass one as an array (H, "
-            "W, K)"
-        )
-    return np.asarray(upright(image))
+    classes = mask_classes(survey)
+    warn_of_empty_classes(
+        classes.pixels,
+        "pixel",
+        "the masks",
+        remedy=f"They hold {some_of_numbers(survey.pixels)}; if these are all classes, pass them as "
+        "class_values",
+    )
+    return len(classes.names)
 
 
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:

@@ -6,6 +6,7 @@ prepared for prediction as they were for training.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import LARGEST_SIDE, normalize_fields
+from dinoneck.data.bit_depth import check_bits
 from dinoneck.data.decoding import (
     ImageInput,
     as_list,
@@ -23,7 +25,7 @@ from dinoneck.data.decoding import (
     read_pixels,
     to_unit_range,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
 from dinoneck.grid import (
     GridSize,
     PadTo,
@@ -130,6 +132,10 @@ class Preprocessing:
             others; bilinear where a side grows).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
+        bits: how many bits images of 16 bits use, 8 ... 16: their values are divided by
+            ``2**bits - 1``. 16 reads them as they are; None does too, but refuses images that use a
+            part of the range, as those of 12-bit cameras do. Images of 8 bits and floats do not
+            change.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -143,6 +149,7 @@ class Preprocessing:
     pad_to: PadTo = "corner"
     interpolation: Interpolation = "bilinear"
     blur: int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         pair, size = patch_pair(self.patch_size), self.size
@@ -152,11 +159,14 @@ class Preprocessing:
             size=(size, size) if isinstance(size, int) else size,
             resize=self.resize or ("keep" if size is None else "stretch"),
         )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, "
-                "G, B"
-            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3:
+                raise ConfigError(f"{name} is {values}; expected three numbers, for R, G, B")
+            if not all(map(math.isfinite, values)):
+                raise ConfigError(f"{name} is {values}; expected finite numbers")
+        if min(self.std) <= 0:
+            raise ConfigError(f"std is {self.std}; expected positive numbers")
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
             raise ConfigError(
                 f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE}"
@@ -165,6 +175,7 @@ class Preprocessing:
             raise ConfigError(
                 f"blur is {self.blur}; expected an odd kernel size such as 5, or None"
             )
+        check_bits(self.bits)
         if self.pad_to != "corner" and self.resize != "pad":
             raise ConfigError(
                 f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave "
@@ -179,7 +190,7 @@ class Preprocessing:
         Args:
             images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors
                 (3, H, W), or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ...
-                65535, floats 0 ... 1.
+                65535 or what ``bits`` says, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
             **changes: other fields of this record to change for this call, such as ``resize``.
 
@@ -239,7 +250,7 @@ class Preprocessing:
             DataError: if the image cannot be read.
             GridError: as :meth:`placement`.
         """
-        pixels = read_pixels(image)[None]
+        pixels = read_pixels(image, self.bits)[None]
         placement = self.placement((pixels.shape[-2], pixels.shape[-1]))
         x = resample(pixels, placement.resized, self.interpolation)
         x = x if self.resize == "pad" else placement.on_canvas(x)
@@ -251,6 +262,8 @@ class Preprocessing:
         Raises:
             DataError: if there are none, or they come to different sizes.
         """
+        if not images:
+            raise DataError("there are no images")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         # images that are not padded are whole patches already
         placements = [
@@ -258,12 +271,10 @@ class Preprocessing:
         ]
         canvases = sorted({placement.canvas for placement in placements})
         if len(canvases) != 1:
-            shown = (
-                ", ".join(f"{height}x{width}" for height, width in canvases[:5])
-                or "there are no images"
-            )
+            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5])
             raise DataError(
-                f"the images come to different sizes: {shown}; pass size=(height, width) (--size)"
+                f"the images come to different sizes: {shown}; pass size=(height, width) (--size), "
+                "or one image at a time"
             )
         mean, std = (images[0].new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         every = [(image - mean) / std for image in images]
@@ -271,6 +282,12 @@ class Preprocessing:
             # it takes as long to import as torch
             from torchvision.transforms.v2.functional import gaussian_blur
 
+            shortest = min(min(size) for size in sizes)
+            if self.blur // 2 >= shortest:
+                raise DataError(
+                    f"a blur of {self.blur} px does not fit images with a side of {shortest} px; "
+                    "choose a smaller one"
+                )
             sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
             every = [gaussian_blur(x, [self.blur] * 2, [sigma] * 2) for x in every]
         batch = torch.stack([own.on_canvas(x) for own, x in zip(placements, every, strict=True)])
@@ -295,18 +312,30 @@ class Preprocessing:
 
         A size turns ``keep`` without a size, the default there, into ``stretch``, the default with
         one.
+
+        Raises:
+            ConfigError: if there is no such field, or a value is out of range.
         """
+        fields = self.__dataclass_fields__
+        for name in changes:
+            if name not in fields:
+                raise ConfigError(
+                    f"preprocessing has no field {name!r}.{did_you_mean(name, fields)} It has "
+                    f"{', '.join(fields)}"
+                )
         given = {name: value for name, value in changes.items() if value is not None}
         if "size" in given and self.size is None and self.resize == "keep":
             given.setdefault("resize", "stretch")
         return replace(self, **given)
 
     def record(self) -> dict[str, Any]:
-        """Return the JSON-able record that checkpoints carry."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        """Return the JSON-able record that checkpoints carry; ``bits`` only where they are set."""
+        record = {}
+        for key, value in asdict(self).items():
+            record[key] = list(value) if isinstance(value, tuple) else value
+        if self.bits is None:
+            del record["bits"]  # files of 0.3 hold none, and are written as they were
+        return record
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
@@ -315,7 +344,8 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        if not isinstance(record, Mapping) or record.keys() != cls.__dataclass_fields__.keys():
+        expected = cls.__dataclass_fields__.keys()
+        if not isinstance(record, Mapping) or record.keys() | {"bits"} != expected:
             raise ConfigError(
                 f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is "
                 f"{record!r}"
@@ -351,13 +381,10 @@ def to_image_pixels(
         [[0.0, 20.0], [160.0, 100.0]]
     """
     _check_points(xy)
-    height, width = _size_of(image)
-    placement = preprocess.placement((height, width))
-    resized_height, resized_width = placement.resized
-    top, left = placement.corner
+    image_size, resized, corner = _frames_of(image, preprocess)
     xy = xy * 1.0  # integers become floats
-    scale = xy.new_tensor((width / resized_width, height / resized_height))
-    return (xy - xy.new_tensor((left, top))) * scale
+    scale = xy.new_tensor((image_size.x / resized.x, image_size.y / resized.y))
+    return (xy - xy.new_tensor(corner)) * scale
 
 
 def to_prepared_pixels(
@@ -391,13 +418,28 @@ def to_prepared_pixels(
         [[0.0, 0.0], [64.0, 32.0]]
     """
     _check_points(xy)
+    image_size, resized, corner = _frames_of(image, preprocess)
+    xy = xy * 1.0  # integers become floats
+    scale = xy.new_tensor((resized.x / image_size.x, resized.y / image_size.y))
+    return xy * scale + xy.new_tensor(corner)
+
+
+class _XY(NamedTuple):
+    """Two lengths, or a place, in pixels."""
+
+    x: int
+    y: int
+
+
+def _frames_of(
+    image: ImageInput | Sequence[int], preprocess: Preprocessing
+) -> tuple[_XY, _XY, _XY]:
+    """The size of an image, its size when resized, and its upper left corner in the prepared image."""
     height, width = _size_of(image)
     placement = preprocess.placement((height, width))
     resized_height, resized_width = placement.resized
     top, left = placement.corner
-    xy = xy * 1.0  # integers become floats
-    scale = xy.new_tensor((resized_width / width, resized_height / height))
-    return xy * scale + xy.new_tensor((left, top))
+    return _XY(width, height), _XY(resized_width, resized_height), _XY(left, top)
 
 
 def _check_points(xy: Tensor) -> None:

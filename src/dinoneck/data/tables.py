@@ -1,4 +1,4 @@
-"""Tables of images as pandas DataFrames: from CSV files, DataFrames, class folders, or folders of images and masks.
+"""Tables of images as pandas DataFrames, from CSV files or DataFrames.
 
 The index of a table holds the images' ids: file names as text, stripped and composed (NFC). Its
 columns are
@@ -12,31 +12,48 @@ columns are
 
 from __future__ import annotations
 
-import csv
-import io
+import logging
 import math
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import read_regular
 from dinoneck.data import cells
 from dinoneck.data.cells import (
     FOLD,
+    FRAME_NAME,
     GROUP,
     IMAGES,
     LABELS,
+    MISSING_WORDS,
     PathLike,
     cell_text,
-    images_below,
     is_missing,
     is_number,
 )
-from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.csv_files import CsvFile, read_csv_file
+from dinoneck.data.number_cells import (
+    NOTATIONS,
+    NumberError,
+    is_error_value,
+    is_spreadsheet_error,
+    read_numbers,
+    sentinels_of,
+)
+from dinoneck.data.sources import find_files, refuse_own_labels
+from dinoneck.data.word_cells import (
+    warn_of_class_names,
+    warn_of_dates,
+    warn_of_powers_of_ten,
+    warn_of_words,
+)
+from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
 
 try:
     import pandas as pd
@@ -44,7 +61,10 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-_PARTS = {"train", "training", "val", "valid", "validation", "test"}
+_SHOWN = 5  # names in a message
+_SHOWN_COLUMNS = 20
+
+logger = logging.getLogger(__name__)
 
 
 def read_table(
@@ -58,16 +78,23 @@ def read_table(
     image_column: str = "image",
     labels: str | None = None,
     classes: Mapping[str, Sequence[str]] = {},
+    numbers: Names = (),
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
     A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are
-    missing, of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as
-    numbers where all cells are, else as text.
+    missing, of a DataFrame also None, NaN, NaT and NA; among numbers also the words NA, N/A, NULL
+    and None. Groups, folds and classes are compared as numbers where all cells are, else as text.
+
+    The numbers of a column are read in the one notation that fits all of them: a decimal point or a
+    decimal comma, with or without separators of thousands. What was read although a plain CSV file
+    does not have it, such as UTF-16 or separators of thousands, is listed in one warning for the
+    table. Other warnings name classes and groups that may be one, such as ``weed`` and
+    ``Weed``, and classes without a row.
 
     Args:
-        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both:
-            decimal commas too).
+        source: a pandas DataFrame, or a CSV file: UTF-8 (UTF-16 with a byte order mark), header
+            row, ``,``, ``;`` or tab between the cells.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
@@ -78,52 +105,45 @@ def read_table(
             none.
         classes: column -> class names in their order, which admits no others; empty = those that
             occur, also numbers.
+        numbers: targets and auxiliary columns that hold numbers, so that words in them are errors
+            even where most cells are words, or the column of a DataFrame is categorical. A column
+            in ``classes`` holds classes in any case.
 
     Raises:
-        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a
-            cell does not fit.
+        DataError: if a column, a file, a group or a fold is missing, an image or a column is named
+            twice, a cell does not fit, the numbers of a column are written in two ways or have two
+            meanings, or the dense label of an image is the image itself, or named after another
+            one.
     """
-    wanted, helping, grouped, folded, masks = (
-        _listed(x) for x in (targets, auxiliary, group, fold_column, labels)
+    roles = _Roles(
+        targets=_as_tuple(targets),
+        auxiliary=_as_tuple(auxiliary),
+        group=_as_tuple(group),
+        folds=_as_tuple(fold_column),
+        masks=_as_tuple(labels),
     )
-    if not wanted and not masks:
-        raise DataError("no target columns are named; name them with targets= (--targets)")
-    if own := {*wanted, *helping}.intersection(cells.OWN_COLUMNS):
-        raise DataError(
-            f"a target or auxiliary column is named {min(own)!r}, as a column of the result; "
-            "rename it"
+    number_columns = _as_tuple(numbers)
+    _check_roles(roles, classes)
+    sheet = _read_sheet(source, image_column, roles.columns)
+    files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
+    table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
+    for column in roles.values:
+        table[column] = _read_values(
+            sheet,
+            column,
+            class_names=classes.get(column),
+            must_be_numbers=column in number_columns,
         )
-    if other := set(classes).difference(wanted, helping):
-        raise DataError(
-            f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary"
-        )
-    name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
-    rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    files = cells.existing_files(rows[image_column], images, f"images named in {name}")
-    table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
-    for column in (*wanted, *helping):
-        values = _values(rows[column], f"{name}: {column}", classes.get(column))
-        if values.isna().all():
-            raise DataError(f"{name}: the column {column!r} is empty; leave it out, or fill it in")
-        table[column] = values
-    for role, named in ((GROUP, grouped), (FOLD, folded)):
-        if named:
-            each = [
-                cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}")
-                for own in named
-            ]
-            if len(each) > 1:
-                each = [[str(label).replace("|", "||") for label in labels] for labels in each]
-            table[role] = [" | ".join(map(str, row)) for row in zip(*each, strict=True)]
-    for column in masks:
-        if rows[column].map(is_missing).all():
-            raise DataError(
-                f"{name}: the column {column!r} names no labels; leave it out, or fill in some"
-            )
-        found = cells.existing_files(
-            rows[column], images, f"labels named in column {column!r} of {name}"
-        )
-        table[LABELS] = pd.Series(found, rows.index, dtype=object)
+    if roles.group:
+        table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
+    if roles.folds:
+        table[FOLD] = _read_group_names(sheet, roles.folds, FOLD)
+    for column in roles.masks:
+        table[LABELS] = _find_mask_files(sheet, column, images)
+        refuse_own_labels(table[IMAGES], table[LABELS], sheet.name)
+        _check_labels_of_others(table[IMAGES], table[LABELS], f"{sheet.name}: {column}")
+    if sheet.repairs:
+        logger.warning("%s: %s", sheet.name, "; ".join(sheet.repairs))
     return table
 
 
@@ -131,221 +151,505 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Read the cells of a CSV file as text, stripped and composed (NFC).
 
     Args:
-        path: the file: UTF-8, with a header row, separated by ``,``, ``;`` or tabs.
+        path: the file: UTF-8 (UTF-16 with a byte order mark), with a header row, separated by
+            ``,``, ``;`` or tabs.
         columns: which it must have.
 
     Raises:
         DataError: if it cannot be read, a column is missing or occurs twice, there are no rows, or
             a row has another number of cells.
     """
-    try:
-        text = io.TextIOWrapper(io.BytesIO(read_regular(path)), "utf-8-sig").read()  # any line ends
-        header_line = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
-        separator = max(",;\t", key=header_line.count)
-        lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist; check the name, which is relative to this folder"
-        ) from None
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read; expected a DataFrame or CSV, UTF-8: {reason_of(error)}"
-        ) from error
-    for number, row in enumerate(rows, 2):
-        if len(row) != len(header):
+    file = read_csv_file(path, columns)
+    rows = [[cell_text(cell) for cell in row] for row in file.rows]
+    _check_header(str(path), file.header, columns)
+    _check_has_rows(str(path), len(rows))
+    return pd.DataFrame(rows, columns=file.header, dtype=object)
+
+
+# Columns and rows
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Which columns of a table are used, and for what."""
+
+    targets: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    group: tuple[str, ...]
+    folds: tuple[str, ...]
+    masks: tuple[str, ...]
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Columns of numbers or classes."""
+        return self.targets + self.auxiliary
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that are used, but for the images."""
+        return self.values + self.group + self.folds + self.masks
+
+
+@dataclass
+class _Sheet:
+    """The used cells of a CSV file as they are written, or the values of a DataFrame.
+
+    Columns that are read add to ``repairs``; nothing else changes.
+
+    Attributes:
+        name: what messages call it.
+        ids: of the rows.
+        image_names: the file of each row.
+        columns: column -> its cells.
+        categories: categorical column of a DataFrame -> its categories.
+        file: all cells; None for a DataFrame.
+        repairs: what was read although a plain CSV file does not have it.
+    """
+
+    name: str
+    ids: pd.Index
+    image_names: list[Any]
+    columns: dict[str, list[Any]]
+    categories: dict[str, list[str]]
+    file: CsvFile | None
+    repairs: list[str]
+
+    def columns_without(self, column: str) -> Iterator[list[str]]:
+        """Yield the cells of the file's other columns."""
+        if self.file is None:
+            return
+        for place, name in enumerate(self.file.header):
+            if name != column:
+                yield [cell_text(row[place]) for row in self.file.rows]
+
+
+def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
+    if not roles.targets and not roles.masks:
+        raise DataError("no target columns are named; name them with targets= (--targets)")
+    for column in roles.values:
+        if column in cells.OWN_COLUMNS:
             raise DataError(
-                f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}"
+                f"a target or auxiliary column is named {column!r}, as a column of the result; "
+                "rename it"
             )
-    table = pd.DataFrame(rows, columns=header, dtype=object)
-    _check_header(str(path), table, columns)
-    table.attrs["decimal"] = "." if separator == "," else ","
-    return table
+    cells.check_unique(
+        roles.values,
+        "the target or auxiliary column",
+        "name it once, in one of the two roles",
+    )
+    for column, names in classes.items():
+        if column not in roles.values:
+            raise DataError(
+                f"classes= lists those of {column!r}, which is neither a target nor auxiliary"
+            )
+        if isinstance(names, str):
+            raise DataError(
+                f"classes= gives the text {names!r} for {column!r}; expected a list of names"
+            )
 
 
-def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
-    frame = source.rename(columns=str) if isinstance(source, pd.DataFrame) else read_cells(source)
-    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
+    needed = (image_column, *columns)
+    if isinstance(source, pd.DataFrame):
+        return _sheet_of_frame(source, image_column, needed)
+    file = read_csv_file(source, needed)
+    name = str(source)
+    _check_header(name, file.header, needed, image_column)
+    _check_has_rows(name, len(file.rows))
+    image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
+    return _Sheet(
+        name=name,
+        ids=_ids_of(name, image_column, image_names, file.row_numbers),
+        image_names=image_names,
+        columns={column: file.column(column) for column in columns},
+        categories={},
+        file=file,
+        repairs=list(file.repairs),
+    )
+
+
+def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[str]) -> _Sheet:
+    name = FRAME_NAME
+    frame = source.rename(columns=str)
+    if image_column not in frame:
+        if not all(isinstance(label, str | os.PathLike) for label in frame.index):
+            raise DataError(
+                f"{name} has no column {image_column!r} and its index holds no file names. Name "
+                "the column of images with image_column=, or make it the index with set_index()"
+            )
         frame[image_column] = frame.index.map(str)
-    _check_header(name, frame, (image_column, *columns))
-    ids = [cell_text(value) for value in frame[image_column]]
+    _check_header(name, list(frame.columns), needed, image_column)
+    _check_has_rows(name, len(frame))
+    categories = {}
+    for column in needed:
+        if isinstance(frame[column].dtype, pd.CategoricalDtype):
+            categories[column] = [str(label) for label in frame[column].dtype.categories]
+    image_names = list(frame[image_column])
+    return _Sheet(
+        name=name,
+        ids=_ids_of(name, image_column, image_names, range(len(frame))),
+        image_names=image_names,
+        columns={column: list(frame[column].astype(object)) for column in needed},
+        categories=categories,
+        file=None,
+        repairs=[],
+    )
+
+
+def _ids_of(
+    name: str, image_column: str, image_names: Sequence[Any], row_numbers: Sequence[int]
+) -> pd.Index:
+    ids = [cell_text(value) for value in image_names]
     if "" in ids:
         raise DataError(
-            f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove "
-            "the row"
+            f"{name}: the {image_column} of row {row_numbers[ids.index('')]} is empty; name it, or "
+            "remove the row"
         )
     cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
-    return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
+    return pd.Index(ids, dtype=object)
 
 
-def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
-    header = list(table.columns)
+def _check_header(
+    name: str, header: Sequence[str], columns: Sequence[str], image_column: str | None = None
+) -> None:
     for column in columns:
-        if (count := header.count(column) or "no") != 1:
-            hint = (
-                did_you_mean(column, header)
-                or " image_column= (--image-column) names that of file names."
-            )
-            raise DataError(
-                f"{name} has {count} columns named {column!r} of {header}, expected one.{hint}"
-            )
-    if table.empty:
-        raise DataError(f"{name} has no rows")
-
-
-def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
-    """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    for row, value in column.items():
-        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
-            raise _misfit(
-                what, row, value, f"a number or text, not {type(value).__name__}: convert it first"
-            )
-    if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
-        listed = [str(name) for name in column.dtype.categories]
-    texts = column.astype(object).map(cell_text)
-    filled = texts[texts != ""]
-    words = [
-        text
-        for text in filled
-        if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
-    ]
-    if listed is None and len(words) * 2 <= len(filled):
-        return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
-    return _classes(filled, words, what, listed).reindex(column.index)
-
-
-def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
-    has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
-    numbers = texts.str.replace(",", ".", regex=False) if has_commas else texts
-    for (row, text), number in zip(texts.items(), numbers, strict=True):
-        is_exact = not number.lstrip("+-").isdigit() or int(number) == float(number)
-        if not (is_number(number) and is_exact and abs(float(number)) <= cells.LARGEST):
-            raise _misfit(
-                what,
-                row,
-                text,
-                "a number within +-3.4e38 that float64 holds, or a class of classes=",
-            )
-    return numbers.astype("float64")
-
-
-def _classes(
-    texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None
-) -> pd.Series:
-    """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
-    same = cells.label_of if all(map(is_number, texts)) else str
-    labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
-    names = list(map(str, listed or ()))  # else numbers before words
-    names = names or sorted(
-        occurring, key=lambda text: (float(text) if is_number(text) else math.inf, text)
-    )
-    name_of = {same(cell_text(name)): name for name in names}
-    if len(name_of) < max(len(names), 2) or "" in name_of:
+        count = header.count(column)
+        if count > 1:
+            raise DataError(f"{name} has {count} columns named {column!r}; rename one of them")
+        if count == 1:
+            continue
+        hint = did_you_mean(column, header)
+        if not hint and column in (image_column, "image"):
+            hint = " Another column of file names is named by image_column= (--image-column)."
+        shown = ", ".join(repr(label) for label in header[:_SHOWN_COLUMNS])
         raise DataError(
-            f"{what}: the classes are {names}; expected two or more that differ, none empty or nan"
+            f"{name} has no column {column!r}.{hint} It has "
+            f"{counted(len(header), 'column')}: {shown}"
         )
+
+
+def _check_has_rows(name: str, num_rows: int) -> None:
+    if num_rows == 0:
+        raise DataError(f"{name} has no rows; expected one for each image")
+
+
+def _as_tuple(names: Names | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if isinstance(names, str):
+        return (names,)
+    return tuple(names)
+
+
+# Values
+# ----------------------------------------------------------------------------------------------------
+
+
+def _read_values(
+    sheet: _Sheet, column: str, *, class_names: Sequence[str] | None, must_be_numbers: bool
+) -> pd.Series:
+    """Read a column as float64 numbers or as classes.
+
+    Args:
+        sheet: the table.
+        column: which one.
+        class_names: the names that ``classes=`` gives the column, see :func:`_classes`; None = it
+            does not name the column.
+        must_be_numbers: whether ``numbers=`` names the column. If neither does, the categories of
+            a DataFrame are its classes, and of other columns most cells decide.
+    """
+    values = sheet.columns[column]
+    what = f"{sheet.name}: {column}"
+    if sheet.file is None:
+        _check_types(what, sheet.ids, values)
+    texts = [cell_text(value) for value in values]
+    filled = pd.Series(texts, sheet.ids, dtype=object)
+    filled = filled[[text != "" for text in texts]]
+    if filled.empty:
+        raise DataError(
+            f"{sheet.name}: the column {column!r} is empty; leave it out, or fill it in"
+        )
+    if len(filled) < len(texts):
+        missing = len(texts) - len(filled)
+        logger.info(
+            "%s: %s is missing for %d of %d images", sheet.name, column, missing, len(texts)
+        )
+    if class_names is not None:
+        class_names = list(class_names)
+    elif not must_be_numbers:
+        class_names = sheet.categories.get(column)
+    if class_names is None and (must_be_numbers or _are_numbers(filled)):
+        numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
+        return numbers.reindex(sheet.ids)
+    _state_spellings(sheet, column, values, texts)
+    return _classes(filled, what, class_names).reindex(sheet.ids)
+
+
+def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
+    for row, value in zip(ids, values, strict=True):
+        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
+            kind = type(value).__name__
+            raise _cell_error(what, row, value, f"a number or text, not {kind}: convert it first")
+
+
+def _are_numbers(filled: Sequence[str]) -> bool:
+    """Whether at most half of the cells are words; those that say "missing" do not count."""
+    if any(notation.fits(filled) for notation in NOTATIONS):
+        return True
+    num_words = 0
+    num_filled = 0
+    for text, count in Counter(filled).items():
+        if text.lower() in MISSING_WORDS:
+            continue
+        num_filled += count
+        if _is_word(text):
+            num_words += count
+    return num_filled > 0 and num_words * 2 <= num_filled
+
+
+def _is_word(text: str) -> bool:
+    return cells.as_decimal(text) is None and any(character.isalpha() for character in text)
+
+
+def _numbers(
+    texts: pd.Series, what: str, column: str, sheet: _Sheet, *, may_be_classes: bool
+) -> pd.Series:
+    """Float64 numbers of the filled cells; words that say "missing" are NaN, as the other empty cells."""
+    is_unknown = [text.lower() in MISSING_WORDS for text in texts]
+    if any(is_unknown):
+        words = sorted(set(texts[is_unknown]))
+        count = counted(sum(is_unknown), "cell")
+        sheet.repairs.append(f"{column}: {', '.join(words)} in {count} read as missing")
+        texts = texts[[not unknown for unknown in is_unknown]]
+    if texts.empty:
+        raise DataError(f"{what} holds no number; leave the column out, or fill it in")
+    separator = None if sheet.file is None else sheet.file.separator
+    try:
+        numbers = read_numbers(
+            list(texts), separator, other_columns=lambda: sheet.columns_without(column)
+        )
+    except NumberError as error:
+        raise _number_error(what, texts, error, may_be_classes) from None
+    sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
+    for sentinel in sentinels_of(numbers.values):
+        logger.warning(
+            "%s is %g in %s, unlike all other values, and is read as this number. Leave cells empty "
+            "where the value is unknown",
+            what,
+            sentinel,
+            counted(numbers.values.count(sentinel), "row"),
+        )
+    return pd.Series(numbers.values, texts.index, dtype="float64")
+
+
+def _number_error(
+    what: str, texts: pd.Series, error: NumberError, may_be_classes: bool
+) -> DataError:
+    row = texts.index[error.place]
+    text = texts.iloc[error.place]
+    if error.other is None and may_be_classes and not is_error_value(text):
+        remedy = f"{error.expected}; if the column holds classes, list them with classes="
+        return _cell_error(what, row, text, remedy)
+    if error.other is None:
+        return _cell_error(what, row, text, error.expected)
+    other_row = texts.index[error.other]
+    other_text = texts.iloc[error.other]
+    return DataError(
+        f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
+        f"{error.expected}"
+    )
+
+
+def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> pd.Series:
+    """Read the filled cells of a column as classes.
+
+    Args:
+        texts: the cells.
+        what: what messages call the column.
+        class_names: all that are admitted, in their order; empty = those that occur, also numbers;
+            None = those that occur and are words.
+    """
+    same = cells.label_of if all(map(is_number, texts)) else str
+    labels = pd.Series([same(text) for text in texts], texts.index, dtype=object)
+    counts = Counter(labels)
+    if class_names:
+        names = [str(name) for name in class_names]
+    elif class_names is None:
+        names = _sorted_names([label for label in counts if _is_word(label)])
+    else:
+        names = _sorted_names(counts)
+    if not class_names:
+        _check_names(what, names, labels)
+    if class_names is not None and not class_names and all(map(is_number, texts)):
+        values = [float(text) for text in texts]
+        for sentinel in sentinels_of(values):
+            logger.warning(
+                "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
+                "the class is unknown",
+                what,
+                sentinel,
+                counted(values.count(sentinel), "row"),
+            )
+    name_of = {same(cell_text(name)): name for name in names}
+    if "" in name_of:
+        raise DataError(
+            f"{what}: classes= has an empty name, or one that reads as missing, 'nan'; spell it "
+            "another way"
+        )
+    if len(name_of) < len(names):
+        raise DataError(f"{what}: classes= gives {names}; expected names that differ")
+    if len(name_of) < 2:
+        raise DataError(f"{what} has the class {names[0]!r} alone; expected two classes or more")
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
-            raise _misfit(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
+            raise _cell_error(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
+    warn_of_empty_classes(
+        {name: counts[label] for label, name in name_of.items()},
+        noun="row",
+        source=what,
+        remedy="Leave it out of the classes, or add rows of it",
+    )
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
-def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
+def _sorted_names(labels: Iterable[str]) -> list[str]:
+    """Numbers before words."""
+    return sorted(labels, key=lambda text: (float(text) if is_number(text) else math.inf, text))
+
+
+def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
+    """Reject class names that are errors of a spreadsheet, and warn of those that may be a mistake."""
+    counts = Counter(labels)
+    for label in counts:
+        if is_spreadsheet_error(label):
+            raise _cell_error(
+                what,
+                labels.index[list(labels).index(label)],
+                label,
+                "a class: this is an error value or a formula of a spreadsheet; correct it, and "
+                "save the table with values. A class of this name is listed in classes=",
+            )
+    warn_of_words(
+        what,
+        counts,
+        noun="classes",
+        remedy="Leave the cell empty where the value is missing",
+    )
+    warn_of_class_names(what, names)
+
+
+def _state_spellings(
+    sheet: _Sheet, column: str, values: Sequence[Any], texts: Sequence[str]
+) -> None:
+    """State which words are one although blanks around them, or composed letters, differ."""
+    spellings = defaultdict(set)
+    for value, text in zip(values, texts, strict=True):
+        if isinstance(value, str) and text:
+            spellings[text].add(value)
+    several = [text for text, written in spellings.items() if len(written) > 1]
+    if several:
+        sheet.repairs.append(
+            f"{column}: blanks around {some_of(map(repr, several), _SHOWN)} left out, which stand "
+            "in some rows only"
+        )
+
+
+def _cell_error(what: str, row: Any, value: Any, expected: str) -> DataError:
     return DataError(
         f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}"
     )
 
 
-def _listed(names: Names | None) -> tuple[str, ...]:
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+# Groups, folds and masks
+# ----------------------------------------------------------------------------------------------------
 
 
-def read_folders(images: PathLike) -> pd.DataFrame:
-    """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
+def _read_group_names(sheet: _Sheet, columns: Sequence[str], role: str) -> list[str]:
+    """The group or fold of every row; of several columns a text that holds all their names."""
+    name_columns = []
+    for column in columns:
+        what = f"{role} in column {column!r}"
+        names = cells.same_labels(sheet.columns[column], sheet.ids, what)
+        _check_group_names(sheet, column, f"{role}s", names)
+        name_columns.append(names)
+    if len(name_columns) == 1:
+        return [str(name) for name in name_columns[0]]
+    joined = []
+    for row_names in zip(*name_columns, strict=True):
+        joined.append(" | ".join(str(name).replace("|", "||") for name in row_names))
+    return joined
 
-    Returns:
-        A table with the target ``class``; its class names are those of the folders, stripped,
-        composed (NFC) and sorted. The ids are the paths relative to ``images``, with ``/``.
 
-    Raises:
-        DataError: if images lie next to the class folders, there are fewer than two, or one holds
-            no images.
+def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[Any]) -> None:
+    """Reject error values of a spreadsheet, and warn of names that may be a mistake."""
+    what = f"{sheet.name}: {column}"
+    counts = Counter(str(name) for name in names)
+    for name in counts:
+        if is_error_value(name):
+            row = sheet.ids[[str(name) for name in names].index(name)]
+            raise DataError(
+                f"{what} of {row!r} is {name!r}, the error value of a spreadsheet; correct its "
+                "formula, and save the table with values"
+            )
+    warn_of_words(
+        what,
+        counts,
+        noun=noun,
+        remedy="Rows with it are kept together; fill in the right name where it is missing",
+    )
+    warn_of_dates(what, counts, noun)
+    cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
+    warn_of_powers_of_ten(what, cells_as_written, noun)
+
+
+def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:
+    names = sheet.columns[column]
+    if sheet.file is not None:
+        names = [cells.strip_cell(name) for name in names]
+    if all(map(is_missing, names)):
+        raise DataError(
+            f"{sheet.name}: the column {column!r} names no labels; leave it out, or fill in some"
+        )
+    what = f"labels named in column {column!r} of {sheet.name}"
+    files = find_files(names, images, what, outside=True)
+    return pd.Series(files, sheet.ids, dtype=object)
+
+
+def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> None:
+    """Raise a DataError for a file of labels that is named after another image; name those of several images.
+
+    One mask of several images is right where a camera stands still, so it is a warning.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the column of labels.
     """
-    root = _folder(images)
-    names = {
-        cell_text(path.name)
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    }
-    files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
-    if loose := [name for name in files if "/" not in name]:
+    rows_of_label: dict[Path, list[Any]] = defaultdict(list)
+    row_of_stem = {file.stem: row for row, file in images.items() if isinstance(file, Path)}
+    for row, label in labels.items():
+        if not isinstance(label, Path):
+            continue
+        rows_of_label[label].append(row)
+        image = images[row]
+        if not isinstance(image, Path) or label.stem == image.stem or label.stem not in row_of_stem:
+            continue
         raise DataError(
-            f"{root} holds images next to the class folders: {some_of(loose, 5)}; move each into "
-            "one"
+            f"{what} of {row!r} is {label}, which is named after another image, "
+            f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, or "
+            "rename the files of labels if it is right"
         )
-    if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
-        raise DataError(
-            f"the folders of {root} are {sorted(names)}; expected two or more, one per class, and "
-            "no parts"
+    shared = {label: rows for label, rows in rows_of_label.items() if len(rows) > 1}
+    for label, rows in shared.items():
+        logger.warning(
+            "%s: %s of several images, such as %s of %r and %r. If an image has no labels, leave "
+            "its cell empty",
+            what,
+            counted(len(shared), "file"),
+            label,
+            rows[0],
+            rows[1],
         )
-    kept = {
-        name: (path, cell_text(name.partition("/")[0]))
-        for name, path in files.items()
-        if name[0] != "."
-    }
-    table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
-    if empty := names.difference(table["class"]):
-        raise DataError(
-            f"{root}: no images of the class {some_of(empty, 5)}; add some or remove the folder"
-        )
-    return table.astype({"class": pd.CategoricalDtype(sorted(names))})
-
-
-def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
-    """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
-
-    Returns:
-        A table without targets, the masks as ``labels``. The ids are the images' paths relative to
-        ``images``.
-
-    Raises:
-        DataError: if an image has no mask, a mask has no image, or two files differ in their suffix
-            alone.
-    """
-    image_root, label_root = _folder(images), _folder(labels)
-    image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
-    if unpaired := image_of.keys() ^ mask_of.keys():
-        names = (
-            f"{some_of(unpaired, 5)}; an image and its mask have one relative path without suffix"
-        )
-        raise DataError(
-            f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: "
-            f"{names}"
-        )
-    pairs = {
-        path.relative_to(image_root).as_posix(): (path, mask_of[stem])
-        for stem, path in image_of.items()
-    }
-    return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
-
-
-def _by_stem(root: Path, other: Path) -> dict[str, Path]:
-    """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    files = [
-        path for path in images_below(root) if other not in path.parents or other in root.parents
-    ]
-    if not files:
-        raise DataError(
-            f"{root} holds no images outside of {other}; put images and masks into a folder each"
-        )
-    stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
-    cells.check_unique(stems, f"{root}: the name without its suffix", "keep one of the files")
-    return dict(zip(stems, files, strict=True))
-
-
-def _folder(path: PathLike) -> Path:
-    if not Path(path).is_dir():
-        raise DataError(f"the folder {path} does not exist")
-    return Path(path)
+        break  # one example

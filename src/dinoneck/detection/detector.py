@@ -42,6 +42,7 @@ class Detector(nn.Module):
         backbone: of the neck's width and patch size; what of it is trained is saved with the head.
         size: (height, width) in pixels that images are resized to.
         record: of the backbone before its training; None = of the backbone as it is.
+        bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
         head: the :class:`dinoneck.detection.DetectionHead`.
@@ -71,10 +72,11 @@ class Detector(nn.Module):
         size: tuple[int, int],
         *,
         record: Mapping[str, Any] | None = None,
+        bits: int | None = None,
     ) -> None:
         super().__init__()
         recipe = backbone.preprocess.changed(
-            size=size, resize="stretch", pad_to="corner", interpolation="bilinear"
+            size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
         self.preprocess: Preprocessing = recipe
         head.check_size(self.size, patch_pair(backbone.patch_size))
@@ -156,7 +158,7 @@ class Detector(nn.Module):
 
     def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
         """Decode and resize an image; also return its own (height, width)."""
-        pixels = read_pixels(image)
+        pixels = read_pixels(image, self.preprocess.bits)
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def _named(
@@ -321,7 +323,7 @@ class Detector(nn.Module):
                     )
                 weights[name].copy_(value)
         head.tuned = nn.ParameterList()  # they are the backbone's now
-        detector = cls(head, backbone, recipe.size, record=record).eval()
+        detector = cls(head, backbone, recipe.size, record=record, bits=recipe.bits).eval()
         return detector if device is None else detector.to(device)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dinoneck.codec import at_least
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.coco import UNKNOWN, PanopticImages
+from dinoneck.data.listed_images import UNKNOWN, Crowd
+from dinoneck.data.panoptic import PanopticImages
 from dinoneck.errors import DataError, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Prediction = Mapping[str, Any]
 # image id -> as dinoneck.inference.coco_objects returns them
-Objects = Mapping[int, Sequence[Mapping[str, Any]]]
+Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 
 KEYS = ("boxes", "scores", "labels")
@@ -40,6 +41,7 @@ def evaluate_boxes(
     images: str | os.PathLike[str] | None = None,
     *,
     batch_size: int = 8,
+    crowd: Crowd = "ignore",
 ) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the boxes with those of the file.
 
@@ -48,6 +50,8 @@ def evaluate_boxes(
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
         batch_size: images in a forward pass.
+        crowd: whether entries with ``iscrowd`` count for nothing, or are objects, as of
+            :class:`dinoneck.data.BoxImages`.
 
     Returns:
         As :func:`score_boxes`.
@@ -58,15 +62,16 @@ def evaluate_boxes(
         ImportError: if pycocotools is missing.
     """
     at_least(1, batch_size=batch_size)
-    dataset = BoxImages(coco_json, images, classes=detector.classes)
+    bits = detector.preprocess.bits
+    dataset = BoxImages(coco_json, images, classes=detector.classes, crowd=crowd, bits=bits)
     return score_boxes(dataset, predict_boxes(detector, dataset, batch_size))
 
 
 def predict_boxes(
     detector: Detector, dataset: BoxImages, batch_size: int = 8
-) -> dict[int, Prediction]:
+) -> dict[Any, Prediction]:
     """Return image id -> the boxes of all scores, of the images of a dataset."""
-    predictions: dict[int, Prediction] = {}
+    predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         found = detector.predict(batch, min_score=0.0, batch_size=batch_size)
@@ -75,7 +80,7 @@ def predict_boxes(
     return predictions
 
 
-def _check_images(dataset: Any, predictions: Mapping[int, Any]) -> None:
+def _check_images(dataset: Any, predictions: Mapping[Any, Any]) -> None:
     """Refuse predictions of images that a dataset does not have."""
     if unknown := [*predictions.keys() - {*dataset.ids}]:
         raise DataError(
@@ -83,7 +88,7 @@ def _check_images(dataset: Any, predictions: Mapping[int, Any]) -> None:
         )
 
 
-def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> dict[str, Any]:
+def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> dict[str, Any]:
     """Compare the boxes of a dataset with the predictions of any detector.
 
     An image without an entry counts as one without detections. At most 100 boxes count per image
@@ -108,21 +113,30 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
     return _scores(dataset, coco_results(predictions, dataset), "bbox")
 
 
-def known_objects(truth: Any, images: Any = None, classes: Sequence[str] | None = None) -> Any:
+def known_objects(
+    truth: Any,
+    images: Any = None,
+    classes: Sequence[str] | None = None,
+    crowd: Crowd = "ignore",
+) -> Any:
     """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments."""
     if isinstance(truth, str | os.PathLike):
-        return BoxImages(truth, images, classes=classes, masks=True)
+        return BoxImages(truth, images, classes=classes, masks=True, crowd=crowd)
     if len(truth) != 2:
         raise DataError(
             f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
             "segments"
         )
     folder, file = truth
-    return PanopticImages(file, folder, images, classes=classes)
+    return PanopticImages(file, folder, images, classes=classes, crowd=crowd)
 
 
 def evaluate_masks(
-    predictor: Predictor, coco_json: Any, images: str | os.PathLike[str] | None = None
+    predictor: Predictor,
+    coco_json: Any,
+    images: str | os.PathLike[str] | None = None,
+    *,
+    crowd: Crowd = "ignore",
 ) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the objects with the masks of the file.
 
@@ -130,6 +144,7 @@ def evaluate_masks(
         predictor: of a head whose classes the file has; of instances objects of all scores count.
         coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
         images: the folder of the images; None = the file's, or ``images`` in it.
+        crowd: as of :func:`evaluate_boxes`.
 
     Returns:
         As :func:`score_masks`, or of panoptic segments :func:`score_segments`.
@@ -139,15 +154,19 @@ def evaluate_masks(
             object.
         ImportError: if pycocotools is missing.
     """
-    dataset, objects = predict_masks(predictor, coco_json, images)
+    dataset, objects = predict_masks(predictor, coco_json, images, crowd=crowd)
     if isinstance(dataset, PanopticImages):
         return score_segments(dataset, objects)
     return score_masks(dataset, objects)
 
 
 def predict_masks(
-    predictor: Predictor, coco_json: Any, images: str | os.PathLike[str] | None
-) -> tuple[Any, dict[int, Any]]:
+    predictor: Predictor,
+    coco_json: Any,
+    images: str | os.PathLike[str] | None,
+    *,
+    crowd: Crowd = "ignore",
+) -> tuple[Any, dict[Any, Any]]:
     """Return the images of a file, and image id -> the objects predicted in it.
 
     Raises:
@@ -163,16 +182,14 @@ def predict_masks(
         raise DataError(
             f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
         )
-    dataset: Any = known_objects(coco_json, images, task.labels)
+    dataset: Any = known_objects(coco_json, images, task.labels, crowd)
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
     objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
     return dataset, objects
 
 
-def score_masks(
-    dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> dict[str, Any]:
+def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
     Args:
@@ -345,10 +362,7 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str
     # pycocotools 2.0.10 fails without "info"
     truth.dataset = {"info": {}, **dataset.ground_truth()}
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise DataError(
-            f"none of the {len(dataset)} images of {dataset.file} has a box or a mask to compare "
-            "with"
-        )
+        raise dataset.nothing_to_show("box" if kind == "bbox" else "mask")
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
@@ -380,7 +394,7 @@ def _best_threshold(test: Any) -> dict[str, float | None]:
     }
 
 
-def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
+def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
     """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
 
     Raises:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.coco import UNKNOWN
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
@@ -75,20 +75,23 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    data, optim = config.data, config.optim
-    dataset = known_objects(data.objects, data.images, data.classes or None)
-    head, most = config.head, max(dataset.numbers.values()) + len(dataset.stuff)
+    data = config.data
+    optim = config.optim
+    dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
+    dataset.check_trainable("object" if data.panoptic is None else "segment")
+    most = max(dataset.numbers.values()) + len(dataset.stuff)
+    head = config.head
     if "type" not in head:
-        head = (
-            {"type": "dpt_neck", "out_channels": 64} if data.panoptic is None else {"type": "mask"}
-        ) | head
+        if data.panoptic is None:
+            head = {"type": "dpt_neck", "out_channels": 64} | head
+        else:
+            head = {"type": "mask"} | head
     if head["type"] == "mask":
         head = {"num_queries": min(max(2 * most, _FEWEST_QUERIES), _MOST_QUERIES)} | head
-    if not 0 < most <= head.get("num_queries", most):
-        queries = head.get("num_queries", "as many as you like")
+    if most > head.get("num_queries", most):
         raise DataError(
-            f"{dataset.file}: an image has up to {most} objects; expected 1 ... {queries} "
-            "(num_queries)"
+            f"{dataset.file}: an image has {most} objects; num_queries is {head['num_queries']}, "
+            f"expected {most} or more"
         )
     steps = -(-len(dataset) // optim.batch_size)
     if optim.epochs == type(optim)().epochs:

@@ -265,11 +265,24 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     )
     val_views = box_transforms(size, train=False, **plain)
     train = BoxImages(
-        str(data.boxes), data.images, transform=train_views, classes=data.classes or None
+        str(data.boxes),
+        data.images,
+        transform=train_views,
+        classes=data.classes or None,
+        bits=data.bits,
+        crowd=data.crowd,
     )
     if data.val_boxes is not None:
         folder = data.val_images or data.images
-        held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        held_out = BoxImages(
+            data.val_boxes,
+            folder,
+            transform=val_views,
+            classes=train.classes,
+            crowd=data.crowd,
+            bits=data.bits,
+        )
+        train.check_trainable("box")
         if both := {path.resolve() for path in train.paths} & {
             path.resolve() for path in held_out.paths
         }:
@@ -287,6 +300,13 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             f"{data.boxes} has {len(train)} images, too few to hold out one in "
             f"{config.folds.count}; name held-out images with data.val_boxes (--val-boxes)"
         )
+    if count == len(train):
+        raise ConfigError(
+            f"folds.count is {config.folds.count} (--folds): all images are held out and none is "
+            "left to train on; take 2 or more, or name held-out images with data.val_boxes "
+            "(--val-boxes)"
+        )
+    train.check_trainable("box")
     val = train.take(sorted(order[:count]))
     val.transform = val_views
     return train.take(sorted(order[count:])), val
@@ -330,7 +350,8 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     )
     if config.init is not None:
         start_from(head, config.init)
-    detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
+    size = cast("tuple[int, int]", config.data.size or SIZE)
+    detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()
     return detector

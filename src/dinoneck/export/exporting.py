@@ -106,7 +106,8 @@ def export_model(
     Raises:
         CheckpointError: if it cannot be exported or written, or differs from the eager model; a
             file that was there stays.
-        ConfigError: for an unknown format.
+        ConfigError: for an unknown format, a dtype that it does not take, or a ``path`` that is one
+            of the head files.
         GridError: if the patch does not divide ``size``.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
 
@@ -158,7 +159,8 @@ def export_head(
         CheckpointError: if the head has no tasks or no record of its backbone, cannot be exported
             or written, needs a ``grid``, or the result differs from it; a file that was there
             stays.
-        ConfigError: for an unknown format, or several heads.
+        ConfigError: for an unknown format, a dtype that it does not take, several heads, or a
+            ``path`` that is one of the head files.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """
     found = _checkpoints(head, path, format, backbone)
@@ -183,9 +185,46 @@ def _checkpoints(
             f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}"
         )
     check_path(path)
+    _check_not_replaced(heads, Path(path))
     images = None if backbone is None else backbone.preprocess
     of_module = partial(HeadCheckpoint.from_module, backbone=backbone, preprocess=images)
     return [own if isinstance(own, HeadCheckpoint) else of_module(own) for own in opened(heads)[""]]
+
+
+def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) -> None:
+    """Raise a ConfigError if the file to write is one of the head files that are read."""
+    sources = [heads] if isinstance(heads, str) or not isinstance(heads, Sequence) else heads
+    for source in sources:
+        if not isinstance(source, str | os.PathLike) or not path.is_file():
+            continue
+        files = [Path(source)]
+        if files[0].is_dir():
+            files = [*files[0].rglob("*.safetensors")]
+        if any(file.is_file() and path.samefile(file) for file in files):
+            raise ConfigError(
+                f"{path} belongs to the heads that are exported and would be replaced; choose "
+                "another name"
+            )
+
+
+def _check_dtypes(model: Model, form: Format, half: bool) -> None:
+    """Raise a ConfigError if a model of these dtypes is not written in this format."""
+    dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in model.dtypes))
+    if half and form != "onnx":
+        raise ConfigError(
+            f"half is True, and format is {form!r}; half is of ONNX models: leave it out"
+        )
+    if form == "onnx" and torch.bfloat16 in model.dtypes:
+        raise ConfigError(
+            "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: "
+            "load the backbone with dtype=torch.float32 and save the head as head.float(), or "
+            "take format='pt2'"
+        )
+    if half and model.dtypes != {torch.float32}:
+        raise ConfigError(
+            f"half is True, and the backbone or a head computes in {dtypes}; expected float32, of "
+            "which half of the weights' bytes are left: leave half out"
+        )
 
 
 def _written(
@@ -198,14 +237,7 @@ def _written(
     check: bool,
 ) -> Exported:
     """Trace, compare, describe, write."""
-    unfit = model.dtypes != {torch.float32} if half else torch.bfloat16 in model.dtypes
-    if (half and form != "onnx") or (form == "onnx" and unfit):
-        raise ConfigError(
-            f"format is {form!r} and half {half}, and the backbone or a head computes in "
-            f"{', '.join(sorted(map(str, model.dtypes)))}; ONNX takes no bfloat16, and half=True "
-            "is for ONNX models of float32 weights: load the backbone with dtype=torch.float32 "
-            "and save the head as head.float()"
-        )
+    _check_dtypes(model, form, half)
     with warnings.catch_warnings(), evaluating(model):
         # of the exporters, about themselves
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -13,6 +13,7 @@ from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.pairing import need
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
 from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.predictor import Predictor
@@ -74,7 +75,12 @@ class TokensModel(_Heads):
     )
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
-        reading, record = load(checkpoint), checkpoint.meta["backbone"] or {}
+        reading, record = load(checkpoint), checkpoint.meta["backbone"]
+        if record is None:
+            raise CheckpointError(
+                "this head file does not state which tokens the head takes; save it with backbone=",
+                step="pairing",
+            )
         layers = tuple(getattr(reading.head, "layer_indices", None) or need(record, "layers"))
         super().__init__(reading, need(record, "patch_size"), checkpoint.preprocess)
         self.record, self.layers, self.embed_dim = record, layers, reading.head.embed_dim

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError, first_line, missing_extra
+from dinoneck.errors import CheckpointError, first_line, missing_extra, reason_of
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.export.program import Run, Traced
 
@@ -186,12 +186,20 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             file, *_ = write_onnx(Path(folder, "model.onnx"), copy.deepcopy(proto))
+        except OSError as error:
+            raise CheckpointError(
+                f"the copy to check cannot be written: {reason_of(error)}; let TMPDIR name a "
+                "folder with room, or leave the check out: check=False (--no-check)",
+                step="write",
+            ) from error
+        try:
             session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # of ONNX Runtime: several types
+            reason = first_line(error).replace(str(file), "the model")  # that file is gone by then
             raise CheckpointError(
-                f"ONNX Runtime refuses the exported model: {first_line(error)}", step="write"
+                f"ONNX Runtime refuses the exported model: {reason}", step="write"
             ) from error
         names = [entry.name for entry in session.get_outputs()]
 

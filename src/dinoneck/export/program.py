@@ -171,13 +171,19 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
                 raise CheckpointError(
                     f"the export fails at {where}: {first_line(error)}", step="write"
                 ) from error
-        if {name: x.shape for name, x in outputs.items()} != {
-            name: x.shape for name, x in expected.items()
-        }:
+        if outputs.keys() != expected.keys():
             raise CheckpointError(
-                f"the exported model gives other outputs at {where}", step="write"
+                f"the exported model gives the outputs {', '.join(outputs) or 'none'} at {where}; "
+                f"expected {', '.join(expected)}",
+                step="write",
             )
         for name, x in expected.items():
+            if outputs[name].shape != x.shape:
+                raise CheckpointError(
+                    f"the exported model gives {name!r} of shape {tuple(outputs[name].shape)} at "
+                    f"{where}; expected {tuple(x.shape)}",
+                    step="write",
+                )
             largest.setdefault(name, []).append((_largest(outputs[name] - x), _largest(x)))
     tolerance = max(
         TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ()))

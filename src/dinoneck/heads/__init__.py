@@ -3,10 +3,10 @@
 from dinoneck.lazy import attach
 from dinoneck.registry import exports
 
-_HOMES = {
+HOMES = {
     **exports(__name__),
     "Head": "dinoneck.heads.head",
 }
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -107,11 +107,20 @@ class CLSGating(Configured, nn.Module):
             patches: (B, N, C).
             grid: (rows, cols) of the patches; ``resized`` needs it where it is not its own.
         """
-        expected = (cls_token.shape[0], patches.shape[1], self.embed_dim)
-        if cls_token.shape[1:] != expected[2:] or patches.shape != expected:
+        if cls_token.ndim != 2 or cls_token.shape[1] != self.embed_dim:
             raise ShapeError(
-                f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; "
-                f"expected (batch, {self.embed_dim}) and (batch, N, {self.embed_dim})"
+                f"the CLS token has shape {tuple(cls_token.shape)}; expected "
+                f"(batch, {self.embed_dim})"
+            )
+        if patches.ndim != 3 or patches.shape[2] != self.embed_dim:
+            raise ShapeError(
+                f"the patches have shape {tuple(patches.shape)}; expected "
+                f"(batch, N, {self.embed_dim})"
+            )
+        if patches.shape[0] != cls_token.shape[0]:
+            raise ShapeError(
+                f"there are CLS tokens of {cls_token.shape[0]} images and patches of "
+                f"{patches.shape[0]}; expected one batch"
             )
         if (
             grid is not None
@@ -140,11 +149,17 @@ class CLSGating(Configured, nn.Module):
         self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None
     ) -> Tensor:
         """Return the logits (B, N) of ``mlp`` and ``resized``, computed from the CLS token (B, C) alone."""
-        if (self.own_grid is None or grid is None) and num_patches != self.num_patches:
+        if self.own_grid is None and num_patches != self.num_patches:
             raise ShapeError(
-                f"there are {num_patches} patches; this gate was built for "
-                f"{self.own_grid or self.num_patches}. Use images of that size, mode='resized' "
-                "with grid=(rows, cols) (the same weights), or 'query'"
+                f"there are {num_patches} patches; this gate of mode 'mlp' was built for "
+                f"{self.num_patches}. Use images of the size it was trained on, or build it with "
+                "mode='resized' (the same weights, any grid) or 'query'"
+            )
+        if self.own_grid is not None and grid is None and num_patches != self.num_patches:
+            raise ShapeError(
+                f"there are {num_patches} patches, and the logits belong to a grid of "
+                f"{self.own_grid[0]} rows x {self.own_grid[1]} cols; pass grid=(rows, cols) of "
+                "the patches"
             )
         logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))  # (B, own rows * own cols)
         if self.own_grid is None or grid is None:

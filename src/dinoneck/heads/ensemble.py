@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, counted
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, Resample, recompute_derived, resampled
@@ -410,18 +410,25 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
         ConfigError: if no tokens suit every member, or ``layers`` are not those of every member.
     """
     if layers is not None:
-        if len(layers) != len(members) or not all(layers):
+        if len(layers) != len(members):
             raise ConfigError(
-                f"layers are {layers} for {len(members)} members; expected block indices for each"
+                f"layers hold {counted(len(layers), 'list')} of block indices for {len(members)} "
+                "members; give one list for each"
             )
+        for number, blocks in enumerate(layers):
+            if not blocks:
+                raise ConfigError(
+                    f"layers name no blocks for member {number}; give one or more block indices"
+                )
         return None
     named = [getattr(head, "layer_indices", None) for head in members]
     free = (head for head, own in zip(members, named, strict=True) if own is None)
-    counts = {getattr(head, "num_layers", None) for head in free} - {None}
+    counts: set[Any] = {getattr(head, "num_layers", None) for head in free} - {None}
     if len(counts) > 1:
         raise ConfigError(
-            f"the members read {counts} layers, and no tokens suit all of them; give each its "
-            "block indices, such as HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+            f"the members read {' and '.join(map(str, sorted(counts)))} layers, and no tokens "
+            "suit all of them; give each its block indices, such as "
+            "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
         )
     return counts.pop() if counts else None
 

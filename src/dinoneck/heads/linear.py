@@ -69,11 +69,15 @@ class Bins(Configured, nn.Module):
     ) -> None:
         super().__init__()
         at_least(2, count=count)
-        if not (low < high and eps > 0) or (spacing != "linear" and low <= 0):
+        if low >= high:
+            raise ConfigError(f"low is {low} and high {high}; expected low below high")
+        if spacing != "linear" and low <= 0:
             raise ConfigError(
-                f"low is {low}, high {high}, spacing {spacing!r} and eps {eps}; expected low < "
-                "high, low > 0 for logarithmic bins, and eps > 0"
+                f"low is {low}; spacing={spacing!r} takes its logarithm: pass a number above 0, "
+                "or spacing='linear'"
             )
+        if eps <= 0:
+            raise ConfigError(f"eps is {eps}; expected a number above 0")
         self.low, self.high, self.count, self.spacing, self.eps = low, high, count, spacing, eps
 
     def reset_parameters(self) -> None:
@@ -170,11 +174,14 @@ class LinearHead(Head):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, upsample=upsample)
-        if pool is not None and (use_cls or upsample > 1 or bins is not None):
-            raise ConfigError(
-                f"pool is {pool!r}; use_cls, upsample and bins are for maps: pass pool=None with "
-                "them"
-            )
+        if pool is not None:
+            for_maps = {"use_cls": use_cls, "upsample": upsample > 1, "bins": bins is not None}
+            given = [name for name, is_given in for_maps.items() if is_given]
+            if given:
+                raise ConfigError(
+                    f"pool is {pool!r}, which gives no maps, and {' and '.join(given)} "
+                    f"{'is' if len(given) == 1 else 'are'} for maps; pass pool=None"
+                )
         self.embed_dim, self.pool, self.use_cls, self.upsample, self.bins = (
             embed_dim,
             pool,

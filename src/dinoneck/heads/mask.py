@@ -86,11 +86,13 @@ class MaskHead(Head):
     ) -> None:
         super().__init__()
         self._set_tasks(tasks, (), "segmentation", "instances", "panoptic")
-        if len(self.tasks) > 1 or (num_queries is None and self.tasks[0].is_masks):
-            names = [task.name for task in self.tasks]
+        if len(self.tasks) > 1:
+            names = ", ".join(task.name for task in self.tasks)
+            raise ConfigError(f"tasks are {names}; a MaskHead has one task")
+        if num_queries is None and self.tasks[0].is_masks:
             raise ConfigError(
-                f"tasks are {names}, num_queries {num_queries}; expected one task, for objects a "
-                "number"
+                f"num_queries is None, and task {self.tasks[0].name!r} is of kind "
+                f"{self.tasks[0].kind!r}; pass a number, more than an image has objects"
             )
         width, queries = (
             embed_dim if dim is None else dim,
@@ -106,7 +108,8 @@ class MaskHead(Head):
         at_least(1, embed_dim=embed_dim, dim=width, **counts)
         if width % (4 * heads):
             raise ConfigError(
-                f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides"
+                f"dim is {width} and num_heads {heads}; expected a dim that is a multiple of "
+                f"{4 * heads} (4 x num_heads)"
             )
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
         factory: dict[str, Any] = {"device": device, "dtype": dtype}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.codec import at_least, encode
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
 from dinoneck.heads.instances import decode_centres, task_of
 from dinoneck.layers.blocks import ActivationName, NormName
@@ -20,7 +20,7 @@ from dinoneck.necks.layer_grouper import Fusion
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.necks.vit_fpn import Downsample, ViTFPN
 from dinoneck.tasks import MAP, Kind, Task
-from dinoneck.tokens import Tokens
+from dinoneck.tokens import FeaturePyramid, Tokens
 
 RatioReadout = Literal["pooled", "patch"]
 
@@ -60,7 +60,7 @@ class PyramidHead(Head):
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
-        ShapeError: if tokens do not fit the neck.
+        ShapeError: if tokens do not fit the neck, or the neck returns no FeaturePyramid.
 
     Examples:
         >>> from dinoneck import SimplePyramid
@@ -130,7 +130,7 @@ class PyramidHead(Head):
         tokens = self._selected(self._tokens(tokens, **plain))
         # the levels, (B, D, rows_i, cols_i) each; a neck with a shortcut gives their means alone
         shortcut = None if self._mapped else getattr(self.neck, "pooled", None)
-        levels: tuple[Tensor, ...] = () if shortcut else self.neck(tokens).maps
+        levels = () if shortcut else self._levels(tokens)
         outputs: dict[str, Tensor] = {}
         if self.norm is not None:
             # global average of every level: (B, levels * D)
@@ -147,6 +147,17 @@ class PyramidHead(Head):
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)
+
+    def _levels(self, tokens: Tokens) -> tuple[Tensor, ...]:
+        """The maps of the neck's pyramid, fine to coarse."""
+        pyramid = self.neck(tokens)
+        if not isinstance(pyramid, FeaturePyramid):
+            raise ShapeError(
+                f"{type(self.neck).__name__}.forward returned a {type(pyramid).__name__}; expected "
+                "a FeaturePyramid: return FeaturePyramid(maps, self.strides) with maps "
+                "(batch, out_channels, rows, cols), fine to coarse"
+            )
+        return pyramid.maps
 
     @torch.no_grad()
     def predict_instances(

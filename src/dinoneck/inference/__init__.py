@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     batching=["MicroBatcher"],
     predictor=["Predictor"],
@@ -10,5 +10,5 @@ _HOMES = homes(
     tiles=["VIEWS"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

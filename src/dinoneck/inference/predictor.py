@@ -15,7 +15,7 @@ from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
@@ -99,6 +99,8 @@ class Predictor:
             averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
             keeps it.
+        bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
+            :class:`dinoneck.data.Preprocessing`; None keeps it.
         preprocess: how images are prepared, instead of the records of the files.
         batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU
             4.
@@ -147,6 +149,7 @@ class Predictor:
         weights: Sequence[float] | None = None,
         reduce: Reduce = "mean",
         blur: int | None = None,
+        bits: int | None = None,
         preprocess: Preprocessing | None = None,
         batch_size: int | None = None,
         probe: bool = False,
@@ -154,7 +157,13 @@ class Predictor:
     ) -> None:
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
-        at_least(1, batch_size=1 if batch_size is None else batch_size)
+        if batch_size is not None:
+            at_least(1, batch_size=normal(int, batch_size, "batch_size"))
+        if preprocess is not None and not isinstance(preprocess, Preprocessing):
+            raise ConfigError(
+                f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
+                "such as backbone.preprocess.changed(size=...)"
+            )
         if tile is None and overlap != 0:
             raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
         self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)
@@ -193,7 +202,7 @@ class Predictor:
             base = (
                 backbones[record] if device is None else backbones[record].to(local_device(device))
             )
-            prepare = (recipe or base.preprocess).changed(blur=blur)
+            prepare = (recipe or base.preprocess).changed(blur=blur, bits=bits)
             check_patch(prepare.patch_size, base.adapter.patch_size)
             for reading in readings.values():
                 reading.head.to(next(base.parameters()).device)
@@ -262,10 +271,12 @@ class Predictor:
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
             With a mapping of heads: key -> such a dict.
         """
-        if maps not in (None, *get_args(Maps)) or (probabilities and maps != "image"):
+        if maps not in (None, *get_args(Maps)):
+            raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
+        if probabilities and maps != "image":
             raise ConfigError(
-                f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or "
-                "'image', and probabilities with 'image' only"
+                f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
+                "leave probabilities out"
             )
         if isinstance(images, StoredTokens):
             raise DataError(
@@ -311,11 +322,13 @@ class Predictor:
         """
         if self.tiling is not None:
             raise ConfigError("stored tokens are of whole images; leave tile= out")
-        if isinstance(ids, str) or not hasattr(store, "backbone_record"):
+        if not hasattr(store, "backbone_record"):
             raise ConfigError(
-                f"the store is {store!r:.80} and ids are {ids!r:.80}; expected a FeatureStore "
-                "(FeatureStore.open), and ids as a list; for images call the predictor"
+                f"the store is a {type(store).__name__}; expected a FeatureStore "
+                "(FeatureStore.open): for images call the predictor, predictor(images)"
             )
+        if isinstance(ids, str):
+            raise ConfigError(f"ids are {ids!r}; expected a list of them: [{ids!r}]")
         for one in self.passes:
             one.check_weights()
             one.check_store(store)
@@ -329,8 +342,14 @@ class Predictor:
 
     def ready(self, image: ImageInput) -> list[Ready]:
         """Decode an image and prepare it for every pass; called by threads."""
-        pixels = read_pixels(image)
-        return [one.ready(pixels) for one in self.passes]
+        decoded: dict[int | None, Tensor] = {}
+        ready = []
+        for one in self.passes:
+            bits = one.preprocess.bits
+            if bits not in decoded:
+                decoded[bits] = read_pixels(image, bits)
+            ready.append(one.ready(decoded[bits]))
+        return ready
 
     @torch.no_grad()
     def predicted(
@@ -398,7 +417,9 @@ def _together(
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
     return first._replace(
-        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs
+        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce),
+        inputs=inputs,
+        mask_records=tuple(record for item in loaded for record in item.mask_records),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, missing_extra, printable
+from dinoneck.errors import ConfigError, DataError, DinoneckError, missing_extra, printable, some_of
 from dinoneck.progress import progress
 from dinoneck.tasks import GATE, MAP, Task, columns_of
 
@@ -106,6 +106,7 @@ def table_row(
 
     Raises:
         ConfigError: if two columns have one name.
+        DataError: if the result lacks a task.
     """
     pairs = [*known.items(), *_cells(tasks, result)]
     row = dict(pairs)
@@ -131,6 +132,7 @@ def to_frame(
 
     Raises:
         ConfigError: if two columns have one name.
+        DataError: if a result lacks a task.
         ImportError: if pandas is not installed.
 
     Examples:
@@ -146,6 +148,10 @@ def to_frame(
 
 def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
     for task in tasks:
+        if task.name not in result:
+            raise DataError(
+                f"a result has no {task.name!r}; it holds {some_of(map(str, result), 5) or 'nothing'}"
+            )
         if task.is_masks:
             found = result[task.name]
             is_segments = isinstance(found, tuple)  # of which things are counted

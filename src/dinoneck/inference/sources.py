@@ -29,6 +29,20 @@ HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 Heads = HeadSource | Sequence[HeadSource]
 
 
+class MaskRecord(NamedTuple):
+    """How the training of a head read its class masks.
+
+    Attributes:
+        source: the file, as messages name it.
+        class_values: the value of each class; empty = not recorded.
+        nodata: values without a label; empty = not recorded.
+    """
+
+    source: str
+    class_values: tuple[int, ...] = ()
+    nodata: tuple[float, ...] = ()
+
+
 class Reading(NamedTuple):
     """A head, and what its file records of what it reads.
 
@@ -41,6 +55,7 @@ class Reading(NamedTuple):
         inputs: how its images are prepared; None where it is not recorded.
         views: the views that are averaged.
         checkpoint: its file; None for a module.
+        mask_records: of the files of all its heads that record how masks were read.
     """
 
     head: Head
@@ -50,6 +65,7 @@ class Reading(NamedTuple):
     inputs: Preprocessing | None = None
     views: str = "none"
     checkpoint: HeadCheckpoint | None = None
+    mask_records: tuple[MaskRecord, ...] = ()
 
     @property
     def objects(self) -> Task | None:
@@ -218,8 +234,24 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
     record, views = source.meta["backbone"], (source.meta["tta"] or {"ops": "none"})["ops"]
     own = own if record is None else {key: record.get(key) for key in ("layers", "norm")}
     return Reading(
-        module, **own, backbone=record, inputs=source.preprocess, views=views, checkpoint=source
+        module,
+        **own,
+        backbone=record,
+        inputs=source.preprocess,
+        views=views,
+        checkpoint=source,
+        mask_records=_mask_records(source),
     )
+
+
+def _mask_records(file: HeadCheckpoint) -> tuple[MaskRecord, ...]:
+    """How the training of a file read its masks; empty where it is not recorded."""
+    masks = (file.meta["training"] or {}).get("masks")
+    if masks is None:
+        return ()
+    class_values = tuple(masks.get("class_values") or ())
+    nodata = tuple(masks.get("nodata") or ())
+    return (MaskRecord(file.source or "the head", class_values, nodata),)
 
 
 def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:

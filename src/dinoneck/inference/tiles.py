@@ -16,6 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
+from dinoneck.tasks import MAP
 
 
 class TileAxis(NamedTuple):
@@ -74,6 +75,16 @@ class Tiling:
             raise ConfigError(
                 f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)"
             )
+        if isinstance(self.overlap, int) and not 0 <= self.overlap < min(self.tile):
+            raise ConfigError(
+                f"overlap is {self.overlap} px; expected 0 or more, and less than the tile's "
+                f"{min(self.tile)} px"
+            )
+        if isinstance(self.overlap, float) and not 0.0 <= self.overlap < 1.0:
+            raise ConfigError(
+                f"overlap is {self.overlap}; a float is a share of the tile, 0 or more and below 1 "
+                "(an int is pixels)"
+            )
 
     def check(self, recipe: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
@@ -101,11 +112,10 @@ class Tiling:
                     f"tile={(self.tile[0], round(width))}"
                 )
         for length, overlap in zip(*self._lengths(recipe), strict=True):
-            if self.overlap < 0 or overlap >= length:
+            if overlap >= length:
                 raise ConfigError(
-                    f"overlap is {self.overlap!r}, {overlap} of the {length} patches of a tile; "
-                    "expected 0 or more and fewer patches: an int is pixels of the tile, a float "
-                    "a share of it"
+                    f"overlap is {self.overlap!r}, rounded up to {overlap} of the {length} patches "
+                    "of a tile, so that tiles would not move on; choose less, or larger tiles"
                 )
 
     def fits(self, image_size: tuple[int, int]) -> bool:
@@ -214,8 +224,9 @@ class Assembly:
         """Add a tile's map (dim, rows, cols) to the image's, weighted."""
         down, across = cells.shape[1] // self.rows.length, cells.shape[2] // self.cols.length
         if cells.shape[1:] != (self.rows.length * down, self.cols.length * across):
+            task = str(name[-1]).removesuffix(MAP)
             raise ShapeError(
-                f"the map of {name[-1]!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile "
+                f"the map of {task!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile "
                 f"of {self.rows.length}x{self.cols.length} patches; tiles are put together from "
                 "whole cells per patch. Predict without tile=, or with a head whose finest map is "
                 "as fine as the patches or finer"

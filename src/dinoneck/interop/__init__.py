@@ -2,12 +2,12 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     encoder=["EncoderByName", "PyramidEncoder", "find_encoder"],
     torchvision=["TorchvisionBackbone"],
     transformers=["DinoneckBackbone", "DinoneckBackboneConfig", "attach_to_detr", "register"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

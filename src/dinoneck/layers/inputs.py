@@ -139,7 +139,8 @@ def check_tokens(
     if sequence[0].shape[-1] != embed_dim:
         raise ShapeError(
             f"the tokens have {sequence[0].shape[-1]} channels, this {owner} was built for "
-            f"{embed_dim}: it belongs to another backbone"
+            f"{embed_dim}: build it with embed_dim={sequence[0].shape[-1]}, or take the tokens of "
+            "its own backbone"
         )
     if num_layers is not None and len(sequence) != num_layers:
         raise ShapeError(

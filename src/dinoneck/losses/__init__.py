@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     composition=["Composed", "Composition", "CompositionLoss"],
     gram_anchor=["GramAnchor"],
@@ -19,5 +19,5 @@ _HOMES = homes(
     task_loss=["TaskLoss", "UncertaintyWeighting"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError, ShapeError, counted, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import TargetTransform, Task, constants
 from dinoneck.transforms import each
@@ -50,8 +50,8 @@ class Composition:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
 
     Raises:
-        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or no output is
-            named.
+        ConfigError: if a name is empty, repeated or holds ``":"``, a sum is empty, repeats a part
+            or names an unknown one, or no output is named.
         ShapeError: if total or logits have another shape.
 
     Examples:
@@ -80,17 +80,37 @@ class Composition:
             raise ConfigError(
                 f"Composition({'sums' if self.parts else 'parts'}=) is empty; name at least one"
             )
-        names = (*self.parts, *(name for name, _ in self._pairs))
-        if len(set(names)) < len(names) or not all(name and ":" not in name for name in names):
-            raise ConfigError(
-                f"Composition: a name of {names} is empty, repeated or holds ':'; expected one "
-                "name per output"
-            )
-        for name, members in self._pairs:
-            if not members or len(set(members)) < len(members) or not {*members} <= {*self.parts}:
+        self._check_names()
+        self._check_sums()
+
+    def _check_names(self) -> None:
+        """Check that every output has a name of its own."""
+        seen = set()
+        for name in (*self.parts, *(name for name, _ in self._pairs)):
+            if not name:
+                raise ConfigError("Composition: a part or sum has an empty name; give it one")
+            if ":" in name:
+                raise ConfigError(f"Composition: the name {name!r} holds ':'; rename it")
+            if name in seen:
                 raise ConfigError(
-                    f"Composition: {name!r} adds up {members}; expected some of {self.parts}, "
-                    "each once"
+                    f"Composition: the name {name!r} is repeated; expected one name per output"
+                )
+            seen.add(name)
+
+    def _check_sums(self) -> None:
+        """Check that every sum adds up parts, each once."""
+        for name, members in self._pairs:
+            if not members:
+                raise ConfigError(f"Composition: {name!r} adds up nothing; name one or more parts")
+            for part in members:
+                if part not in self.parts:
+                    raise ConfigError(
+                        f"Composition: {name!r} adds up {part!r}; expected one of "
+                        f"{', '.join(self.parts)}.{did_you_mean(part, self.parts)}"
+                    )
+            if len(set(members)) < len(members):
+                raise ConfigError(
+                    f"Composition: {name!r} adds up {', '.join(members)}; expected each part once"
                 )
 
     @property
@@ -169,11 +189,20 @@ class Composition:
                 (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
             )
             task = known.get(name)
-            if task is None or task.kind not in kinds or task.dim != dim:
-                there = ", ".join(f"{own.name} ({own.kind}, dim {own.dim})" for own in tasks)
+            if task is None:
                 raise ConfigError(
-                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)} "
-                    f"with dim {dim}; there are {there}"
+                    f"composition {self.name!r} needs task {name!r}; there are "
+                    f"{', '.join(known)}.{did_you_mean(name, known)}"
+                )
+            if task.kind not in kinds:
+                raise ConfigError(
+                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)}; "
+                    f"it is of kind {task.kind!r}"
+                )
+            if task.dim != dim:
+                raise ConfigError(
+                    f"composition {self.name!r} needs task {name!r} with dim={dim}; it has "
+                    f"dim={task.dim}"
                 )
         used = tuple(known[name] for name in self.inputs)
         if self.adds_tasks and len({task.unit for task in used}) > 1:
@@ -302,11 +331,17 @@ class CompositionLoss:
                 "it out"
             )
         names = self.composition.names
-        if self.weights is not None and (len(self.weights) != len(names) or min(self.weights) < 0):
+        if self.weights is not None and len(self.weights) != len(names):
             raise ConfigError(
-                f"weights are {self.weights} for the outputs {names}; expected a number of 0 or "
-                "more for each"
+                f"CompositionLoss {self.name!r}: there are {counted(len(self.weights), 'weight')} "
+                f"for the {len(names)} outputs {', '.join(names)}; give one for each"
             )
+        for name, weight in zip(names, self.weights or (), strict=False):
+            if weight < 0:
+                raise ConfigError(
+                    f"CompositionLoss {self.name!r}: the weight of {name!r} is {weight}; expected "
+                    "0 or more"
+                )
         if self.beta <= 0:
             raise ConfigError(
                 f"CompositionLoss {self.name!r}: beta is {self.beta}; expected a positive number"

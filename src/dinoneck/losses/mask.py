@@ -42,19 +42,25 @@ def mask_loss(
     Reference: Mask2Former (arXiv 2112.01527), with weights 2, 5, 5 and 0.1. Deviation: all cells,
     not random points.
     """
-    if not (classes.isfinite().all() and masks.isfinite().all()):
-        raise DataError(
-            "class or mask logits are not finite; lower the learning rate, or check the tokens"
-        )
+    for what, queried in (("class", classes), ("mask", masks)):
+        if not queried.isfinite().all():
+            raise DataError(
+                f"{what} logits are not finite; lower the learning rate, or check the tokens"
+            )
     every = torch.ones_like(masks[:, 0]) if weight is None else weight
     total, norm, count, shapes = *classes.new_zeros(3), exact(masks).sum() * 0.0
     for scores, logits, own, (labels, truth) in zip(
         exact(classes), exact(masks), every, known, strict=True
     ):
-        if truth.shape[1:] != logits.shape[1:] or len(truth) != len(labels):
+        if truth.shape[1:] != logits.shape[1:]:
             raise ShapeError(
-                f"{len(labels)} classes and masks {tuple(truth.shape)}; expected (n, "
-                f"*{logits.shape[1:]})"
+                f"the known masks of an image have shape {tuple(truth.shape)}; expected "
+                f"(masks, {', '.join(map(str, logits.shape[1:]))}) as the logits"
+            )
+        if len(truth) != len(labels):
+            raise ShapeError(
+                f"an image has {len(labels)} known classes and {len(truth)} known masks; expected "
+                "one class per mask"
             )
         if len(labels) > len(logits):
             raise DataError(

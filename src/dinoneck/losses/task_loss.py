@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.mask import centre_loss, mask_loss
 from dinoneck.losses.masked import (
@@ -73,11 +73,16 @@ class UncertaintyWeighting(Configured, nn.Module):
     def __init__(self, names: Sequence[str], *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
         self.names = tuple(names)
-        if not self.names or "" in self.names or len(set(self.names)) < len(self.names):
+        if not self.names or "" in self.names:
             raise ConfigError(
-                f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, each "
-                "once"
+                f"UncertaintyWeighting(names=) is {self.names}; expected one or more names, none "
+                "empty"
             )
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise ConfigError(
+                    f"UncertaintyWeighting(names=) has {name!r} twice; name each loss once"
+                )
         self.log_variance = nn.Parameter(
             torch.empty(len(self.names), device=device, dtype=dtype or torch.float32)
         )
@@ -132,15 +137,17 @@ class UncertaintyWeighting(Configured, nn.Module):
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
 
     def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
-        if set(scalars) != set(self.names):
-            missing, unknown = (
-                sorted(set(self.names) - set(scalars)),
-                sorted(set(scalars) - set(self.names)),
-            )
-            raise ShapeError(
-                f"the {what} lack {missing or 'nothing'} and add {unknown or 'nothing'}; this "
-                f"weighting was built for {list(self.names)}"
-            )
+        for name in self.names:
+            if name not in scalars:
+                raise ShapeError(
+                    f"the {what} lack {name!r}; they hold {', '.join(scalars) or 'nothing'}"
+                )
+        for name in scalars:
+            if name not in self.names:
+                raise ShapeError(
+                    f"the {what} hold {name!r}; this weighting was built for "
+                    f"{', '.join(self.names)}"
+                )
         values = {
             name: torch.as_tensor(scalars[name], device=self.log_variance.device)
             for name in self.names
@@ -232,8 +239,8 @@ class TaskLoss(nn.Module):
                 )
         if weighting is not None and set(weighting.names) != set(self._names):
             raise ConfigError(
-                f"the weighting is built for {list(weighting.names)}; the tasks and compositions "
-                f"are {self._names}"
+                f"the weighting is built for {', '.join(weighting.names)}; the tasks and "
+                f"compositions are {', '.join(self._names)}: build it for their names"
             )
         for task in self.tasks if weighting is not None else ():
             if not isinstance(task.weight, tuple) and task.weight != 1.0:
@@ -241,12 +248,17 @@ class TaskLoss(nn.Module):
                     f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that "
                     "learns it: use one of them (a weight per output is allowed with both)"
                 )
-        known = {task.name: task.kind for task in self.tasks}
+        kinds = {task.name: task.kind for task in self.tasks}
         for own in self.regularisers:
-            if known.get(own.task) != "density":
+            if own.task not in kinds:
                 raise ConfigError(
-                    f"a DensityRegulariser names task {own.task!r}; expected a density task of "
-                    f"{known}"
+                    f"a DensityRegulariser names task {own.task!r}; there are "
+                    f"{', '.join(kinds)}.{did_you_mean(own.task, kinds)}"
+                )
+            if kinds[own.task] != "density":
+                raise ConfigError(
+                    f"a DensityRegulariser names task {own.task!r} of kind {kinds[own.task]!r}; "
+                    "expected a density task"
                 )
 
     def forward(
@@ -282,14 +294,18 @@ class TaskLoss(nn.Module):
             if own.names and own.task + MAP not in outputs:
                 raise ShapeError(
                     f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold "
-                    f"{[*outputs]}"
+                    f"{', '.join(outputs)}"
                 )
             penalties |= own.parts(outputs[own.task + MAP]) if own.names else {}
         return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
-        if unknown := set(masks) - set(self._names):
-            raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {self._names}")
+        for name in masks:
+            if name not in self._names:
+                raise ShapeError(
+                    f"there is a mask for {name!r}; the tasks are {', '.join(self._names)}."
+                    f"{did_you_mean(name, self._names)}"
+                )
         for task in self.tasks:
             for what, tensors in (("outputs", outputs), ("targets", targets)):
                 ends = (MASKS, MAP) if task.is_masks and what == "outputs" else ("",)

@@ -3,11 +3,11 @@
 from dinoneck.lazy import attach
 from dinoneck.registry import exports
 
-_HOMES = {
+HOMES = {
     **exports(__name__),
     "Neck": "dinoneck.necks.neck",
     "TopDown": "dinoneck.necks.vit_fpn",
 }
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

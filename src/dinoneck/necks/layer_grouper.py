@@ -134,15 +134,7 @@ class LayerGrouper(Configured, nn.Module):
             self.groups = auto_groups(num_layers, num_groups)
         else:
             self.groups = tuple(tuple(group) for group in layer_groups)
-            read = [*chain.from_iterable(self.groups)]
-            covers = len(self.groups) == num_groups and all(self.groups)
-            if not covers or len({*read}) < len(read) or not {*read} <= {*range(num_layers)}:
-                raise ConfigError(
-                    f"layer_groups is {self.groups}, {len(self.groups)} groups; expected "
-                    f"{num_groups}, one per level, of one or more of the positions 0 ... "
-                    f"{num_layers - 1} in the list of layers (these are not block indices), each "
-                    "position once at most"
-                )
+            _check_groups(self.groups, num_layers, num_groups)
         factory = {"device": device, "dtype": dtype}
         used = sorted(set(chain.from_iterable(self.groups)))
         self._place = {
@@ -307,6 +299,28 @@ class LayerGrouper(Configured, nn.Module):
                     f"the layers have shapes {[tuple(y.shape) for y in layers]}; expected equal "
                     f"(B, N, {self.embed_dim})"
                 )
+
+
+def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
+    """Check the positions that a user assigns to the levels; a position may be left out."""
+    where = f"layer_groups is {groups}"
+    if len(groups) != num_groups:
+        raise ConfigError(f"{where}: {len(groups)} groups; expected {num_groups}, one per level")
+    seen = set()
+    for place, group in enumerate(groups):
+        if not group:
+            raise ConfigError(f"{where}: group {place} is empty; every level needs a layer")
+        for position in group:
+            if not 0 <= position < num_layers:
+                raise ConfigError(
+                    f"{where}: there is no position {position}; the {num_layers} layers have the "
+                    f"positions 0 ... {num_layers - 1} in the list (these are not block indices)"
+                )
+            if position in seen:
+                raise ConfigError(
+                    f"{where}: position {position} appears twice; a layer belongs to one group"
+                )
+            seen.add(position)
 
 
 def auto_groups(num_layers: int, num_groups: int) -> Groups:

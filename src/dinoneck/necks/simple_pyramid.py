@@ -75,15 +75,14 @@ class SimplePyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if (
-            not scales
-            or not {*scales} <= {*SCALES}
-            or any(coarse >= fine for fine, coarse in pairwise(scales))
-        ):
+        if not scales or not set(scales) <= set(SCALES):
+            allowed = ", ".join(f"{scale:g}" for scale in SCALES)
+            raise ConfigError(f"scales is {scales}; expected one or more of {allowed}")
+        falling = tuple(sorted(set(scales), reverse=True))
+        if scales != falling:
             raise ConfigError(
-                f"scales is {scales}; expected one or more of "
-                f"{', '.join(f'{scale:g}' for scale in SCALES)}, strictly falling (levels go from "
-                "fine to coarse)"
+                f"scales is {scales}; expected them strictly falling, since levels go from fine "
+                f"to coarse: {falling}"
             )
         at_least(1, out_channels=out_channels, patch_size=patch_size)
         at_least(max(1, int(scales[0])), embed_dim=embed_dim)

@@ -5,7 +5,7 @@ Pure torch.
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     attachment=[
         "Attached",
@@ -27,5 +27,5 @@ _HOMES = homes(
     voxels=["SparseFeatures", "VoxelGrid"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

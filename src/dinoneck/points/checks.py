@@ -31,6 +31,19 @@ def check_tensor(name: str, value: object) -> None:
         )
 
 
+def check_dtype(name: str, values: Tensor, owner: str, weight: Tensor) -> None:
+    """Refuse values of another dtype than a module's weights, unless autocast converts both.
+
+    Raises:
+        ShapeError: naming both dtypes.
+    """
+    if values.dtype != weight.dtype and not torch.is_autocast_enabled(values.device.type):
+        raise ShapeError(
+            f"{name} are {values.dtype}, the weights of {owner} {weight.dtype}; convert one of them "
+            "(.to(dtype=...)), or run under torch.autocast"
+        )
+
+
 def check_integers(name: str, values: Tensor, columns: int | None) -> None:
     """Refuse anything but integers (N, columns), or (N,) for None.
 

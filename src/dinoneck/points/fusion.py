@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points.checks import check_dtype
 
 
 class GatedFusion(Configured, nn.Module):
@@ -81,16 +82,25 @@ class GatedFusion(Configured, nn.Module):
 
     def forward(self, x3: Tensor, x2: Tensor, valid: Tensor) -> Tensor:
         """Return the mixed features; x2 is finite also where not valid."""
-        if x3.shape[-1] != self.c3d or x2.shape[-1] != self.c2d:
+        for name, values, channels in (("x3", x3, self.c3d), ("x2", x2, self.c2d)):
+            if values.shape[-1] != channels:
+                raise ShapeError(
+                    f"{name} has {values.shape[-1]} channels; this fusion was built for {channels}"
+                )
+        if x2.shape[:-1] != x3.shape[:-1]:
             raise ShapeError(
-                f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = "
-                f"{self.c3d}, c2d = {self.c2d}"
+                f"x2 has rows {tuple(x2.shape[:-1])} and x3 {tuple(x3.shape[:-1])}; expected one row "
+                "of x2 for every row of x3"
             )
-        if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
+        if valid.dtype != torch.bool:
+            raise ShapeError(f"valid is {valid.dtype}; expected torch.bool")
+        if valid.shape != x3.shape[:-1]:
             raise ShapeError(
-                f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} "
-                f"{valid.dtype}; expected one row of x2 and one bool for every row of x3"
+                f"valid has shape {tuple(valid.shape)}; expected {tuple(x3.shape[:-1])}, one bool "
+                "for every row of x3"
             )
+        check_dtype("x2", x2, "the fusion", self.project.weight)
+        check_dtype("x3", x3, "the fusion", self.project.weight)
         h = F.gelu(self.project(x2))
         gate = torch.sigmoid(
             self.gate_out(F.gelu(self.gate_hidden(torch.cat((x3, h.to(x3.dtype)), dim=-1))))

@@ -14,6 +14,7 @@ from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pyramid, Slot, SparseAdapter, hook_blocks
+from dinoneck.points.checks import check_dtype
 from dinoneck.points.voxels import SparseFeatures, check_stride
 
 Gate = Literal["scalar", "channel", "token"]
@@ -320,6 +321,8 @@ class DecoderInjection(Configured, nn.Module):
             raise ShapeError(
                 f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}"
             )
+        weight = next(self.levels[str(stride)].parameters())
+        check_dtype("the features", features, "the injection", weight)
         return cast(LevelInjection, self.levels[str(stride)])
 
 

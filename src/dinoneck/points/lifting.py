@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.checks import check_tensor
-from dinoneck.points.projection import Links
+from dinoneck.points.checks import check_dtype, check_tensor
+from dinoneck.points.projection import Links, check_links
 from dinoneck.points.pyramid import Reduce
 from dinoneck.points.reductions import cell_max, weighted_bags
 from dinoneck.points.voxels import SparseFeatures, VoxelGrid
@@ -108,7 +108,8 @@ def lift(
     Raises:
         ShapeError: if maps, links, grid and ``project`` do not fit each other.
         ConfigError: for an unknown option.
-        DataError: if the links are not sorted by point.
+        DataError: if the links are not sorted by point, or were made by hand and name a point or
+            view that does not exist, or a place that is not finite.
 
     Examples:
         >>> from dinoneck.points import Cameras, PointProjector, VoxelGrid
@@ -163,6 +164,13 @@ def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
             f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run "
             "first"
         )
+    if project is not None and project.in_features != maps.shape[1]:
+        raise ShapeError(
+            f"project takes {project.in_features} channels, and the maps have {maps.shape[1]}; "
+            f"build it as nn.Linear({maps.shape[1]}, ...)"
+        )
+    if project is not None:
+        check_dtype("maps", maps, "project", project.weight)
     count, channels, rows, cols = maps.shape
     per_view = rows * cols
     learns = maps.requires_grad or (
@@ -310,6 +318,17 @@ def _check(
             f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, "
             "rows, cols)"
         )
+    if not isinstance(links, Links):
+        raise ShapeError(
+            f"links is a {type(links).__name__}; expected dinoneck.points.Links, as PointProjector "
+            "gives them"
+        )
+    if grid is not None and not isinstance(grid, VoxelGrid):
+        raise ShapeError(
+            f"grid is a {type(grid).__name__}; expected a dinoneck.points.VoxelGrid, or None"
+        )
+    if links.counts is None:
+        check_links(links)
     if maps.shape[0] != links.num_views:
         raise ShapeError(
             f"{maps.shape[0]} maps for links of {links.num_views} views; expected one map per "

@@ -103,6 +103,47 @@ class Links:
         )
 
 
+def check_links(links: Links) -> None:
+    """Check links that were made by hand.
+
+    Raises:
+        ShapeError: if the columns have other shapes or dtypes.
+        DataError: if a row names a point or view that does not exist, or a place that is not finite.
+    """
+    count = len(links)
+    check_index("links.view", links.view, count)
+    check_index("links.point", links.point, count)
+    for name, column, shape in (("uv", links.uv, (count, 2)), ("z", links.z, (count,))):
+        check_tensor(f"links.{name}", column)
+        if tuple(column.shape) != shape:
+            raise ShapeError(
+                f"links.{name} has shape {tuple(column.shape)}; expected {shape}, as links.view"
+            )
+    if min(links.image_size) < 1:
+        raise DataError(
+            f"links.image_size is {tuple(links.image_size)}; expected (height, width) in pixels, "
+            "each positive"
+        )
+    numbers = (
+        ("view", links.view, links.num_views),
+        ("point", links.point, links.num_points),
+    )
+    for name, column, length in numbers:
+        wrong = (column < 0) | (column >= length)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise DataError(
+                f"link {row} names {name} {int(column[row])}; expected 0 ... {length - 1}"
+            )
+    lost = ~links.uv.isfinite().all(dim=1)
+    if lost.any():
+        row = int(lost.nonzero()[0])
+        raise DataError(
+            f"link {row} has uv = {links.uv[row].tolist()}; expected pixels, leave out links "
+            "without a place"
+        )
+
+
 @dataclass(frozen=True)
 class PointProjector:
     """Finds the views that see each point of a cloud: in front, in the image, and not behind another surface.
@@ -318,17 +359,25 @@ def _look_at(
     known, agree = measured if measured else (0, 0)
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
-    wrong_depth = (
-        depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
-    )
-    if wrong_depth or (not in_bounds and offered >= _SUSPICIOUS_PAIRS):
+    if not in_bounds and offered >= _SUSPICIOUS_PAIRS:
         logger.warning(
-            "of %d projected points %d lie in an image, %d of them at known depth, which %d agree "
-            "with: look at units (metres), poses and K, see dinoneck.points.check_cameras",
+            "none of the %d projected points lies in an image: look at units (metres), poses and K",
             offered,
+        )
+    elif depth is not None and not known and in_bounds >= _SUSPICIOUS_PAIRS:
+        logger.warning(
+            "depth is unknown at all of the %d projected points in an image: look at the depth maps, "
+            "in which 0 and NaN mean unknown",
             in_bounds,
-            known,
+        )
+    elif (
+        depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
+    ):
+        logger.warning(
+            "%d of the %d projected points with known depth agree with it: "
+            "dinoneck.points.check_cameras tells whether poses and K are read the right way",
             agree,
+            known,
         )
 
 

@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(__name__, app=["create_app", "serve"], settings=["Settings"])
+HOMES = homes(__name__, app=["create_app", "serve"], settings=["Settings"])
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

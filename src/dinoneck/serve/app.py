@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dinoneck.errors import DinoneckError, Refusal, missing_extra
+from dinoneck.errors import ConfigError, DinoneckError, Refusal, missing_extra
 
 try:
     import uvicorn
@@ -30,6 +30,7 @@ from dinoneck.serve.settings import Settings
 from dinoneck.version import versions
 
 logger = logging.getLogger("dinoneck.serve")
+LARGEST_PORT = 65_535
 ROUTES = ("/", "/predict", "/health")
 
 
@@ -125,6 +126,7 @@ def serve(
 
     Raises:
         CheckpointError: if the head cannot be read.
+        ConfigError: if there is no such port, or for views or batches of a detector.
         DinoneckError: if its backbone cannot be loaded, or it cannot listen on the address.
         ImportError: if the extra ``serve`` is missing.
     """
@@ -146,6 +148,8 @@ def serve(
 
 
 def _listener(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= LARGEST_PORT:
+        raise ConfigError(f"port is {port}; expected 0 ... {LARGEST_PORT}")
     try:
         listener = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -98,10 +98,10 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
 
 
 def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
-    if (settings.batch, settings.tta) != (1, None):
-        raise ConfigError(
-            f"batch is {settings.batch}, tta {settings.tta}; both are for heads: leave them out"
-        )
+    if settings.batch != 1:
+        raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
+    if settings.tta is not None:
+        raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     detector = Detector.from_checkpoint(checkpoint, device=settings.device)
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:

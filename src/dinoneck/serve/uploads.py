@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Request
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -21,6 +21,7 @@ from starlette.types import Message
 from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
+from dinoneck.data.image_tiffs import check_pages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, Refusal, first_line
 from dinoneck.grid import patch_pair
@@ -47,13 +48,18 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
 
     Raises:
         Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many
-            files, 415 if it is not plain multipart, 422 if it holds no file, or a text field.
+            files, 415 if it is not multipart, or encoded, 422 if it holds no file, or a text field.
     """
     most, length = settings.max_upload_bytes, request.headers.get("content-length", "")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise Refusal(
             415, "not_multipart", f"the body is {quoted(kind.decode('latin-1'))}; {EXPECTED}"
+        )
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise Refusal(
+            415, "not_multipart", f"the body is encoded as {quoted(encoding)}; send it plain"
         )
     last_line = b"--%b--" % options.get(b"boundary", b"")
     seen, end = 0, b""
@@ -71,7 +77,11 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         raise _too_large(length[:20], most)
     try:
         form = await Request(request.scope, counted).form(max_files=settings.max_images + 1000)
-    except (ClientDisconnect, HTTPException, FormParserError) as error:
+    except ClientDisconnect:
+        raise Refusal(
+            400, "malformed_upload", "the connection ended before the body did; send it again"
+        ) from None
+    except (HTTPException, FormParserError) as error:
         reason = getattr(error, "detail", type(error).__name__)
         raise Refusal(
             400, "malformed_upload", f"the body is malformed: {reason}; {EXPECTED}"
@@ -108,17 +118,30 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
             to, is too large.
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
+    if not upload.size:
+        raise Refusal(422, "not_an_image", f"{name} is empty; expected an image. Send it again")
     try:
         image = Image.open(upload.file, formats=FORMATS)
         is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
-    except Image.DecompressionBombError as error:
+    except Image.DecompressionBombError:  # Pillow's text calls it an attack
         raise Refusal(
-            413, "too_many_pixels", f"{name}: {error}; expected {max_pixels} pixels at most"
+            413,
+            "too_many_pixels",
+            f"{name} has far more pixels than its bytes explain; expected {max_pixels} at most. "
+            "Shrink it",
         ) from None
-    except Exception:  # decoders raise many types of errors on damaged bytes
-        expected = f"expected a complete image as {', '.join(FORMATS)}"
+    except UnidentifiedImageError:
         raise Refusal(
-            422, "not_an_image", f"{name} cannot be read; {expected}. Convert it"
+            422,
+            "not_an_image",
+            f"{name} is not an image of a known format; expected {', '.join(FORMATS)}. Convert it",
+        ) from None
+    except Exception as error:  # decoders raise many types of errors on damaged bytes
+        reason = quoted(first_line(error))
+        raise Refusal(
+            422,
+            "not_an_image",
+            f"{name} is damaged: {reason}; expected a complete image. Send it again",
         ) from None
     if is_animated:
         raise Refusal(
@@ -129,15 +152,19 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
     sides = image.size
     # EXIF may turn it
     prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))
-    if max(math.prod(sides), prepared) > max_pixels:
-        found = (
-            f"{name} is {sides[0]}x{sides[1]} px (width x height) and is resized to up to "
-            f"{prepared} pixels"
-        )
+    found = f"{name} is {sides[0]}x{sides[1]} px (width x height)"
+    if math.prod(sides) > max_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{found}; expected {max_pixels} pixels at most. Crop it, or shrink it",
+            f"{found}, {math.prod(sides)} pixels; expected {max_pixels} at most. Shrink it",
+        )
+    if prepared > max_pixels:
+        raise Refusal(
+            413,
+            "too_many_pixels",
+            f"{found} and would be resized to {prepared} pixels; expected {max_pixels} at most. "
+            "Crop it to a less extreme shape",
         )
     return image
 
@@ -151,15 +178,17 @@ def _prepared_pixels(sides: tuple[int, int], recipe: Preprocessing) -> int:
     return math.prod(math.ceil(side / patch) * patch for side, patch in pairs)
 
 
-def decode(image: Image.Image, upload: UploadFile) -> Tensor:
-    """Return the pixels (3, H, W) of an opened image, upright.
+def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:
+    """Return the pixels (3, H, W) of an opened image, upright; ``bits`` are those of 16-bit images.
 
     Raises:
-        Refusal: 422 if the bytes are damaged or the values cannot be used.
+        DataError: if the values cannot be used, or a TIFF holds a preview or several images.
+        Refusal: 422 if the bytes are damaged.
     """
     name = f"{quoted(upload.filename)} ({upload.size} bytes)"
     try:
-        return read_pixels(image)
+        check_pages(image, "the file")
+        return read_pixels(image, bits)
     except DataError:  # the worker names the image
         raise
     except Exception as error:  # decoders raise many types of errors on damaged bytes

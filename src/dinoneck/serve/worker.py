@@ -105,7 +105,7 @@ class Worker:
             for _ in range(units):
                 self._units.acquire()
         try:
-            pixels = decode(image, upload)
+            pixels = decode(image, upload, recipe.bits)
             return self._model.predict(pixels, maps)
         except GridError:
             (height, width), (down, across) = pixels.shape[-2:], patch_pair(recipe.patch_size)

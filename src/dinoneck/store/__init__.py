@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     encoding=["QuantisedTokens"],
     extraction=["Extracted"],
@@ -11,5 +11,5 @@ _HOMES = homes(
     memory=["MemoryStore", "StoreDataset"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

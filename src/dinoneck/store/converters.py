@@ -20,7 +20,7 @@ from torch import Tensor
 from dinoneck.atomic import open_regular
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
-from dinoneck.errors import DataError, DinoneckError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, reason_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.store.description import Description, named_views
@@ -32,10 +32,10 @@ from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_any
 
 Make = Callable[[Description], Reader]
-_EXPECTED = (
-    "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, "
-    "cols) in a .pt"
-)
+_EXPECTED = {
+    ".npz": "cls_i (C,) and patches_i (N, C), i = 0, 1, ...",
+    ".pt": "a tensor (C, rows, cols) of real numbers",
+}
 
 
 def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
@@ -48,8 +48,12 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
     try:
         if path.suffix == ".pt":
             maps = read_any(path)
-            if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.is_complex():
-                raise ValueError(f"it holds {getattr(maps, 'shape', type(maps).__name__)}")
+            if not isinstance(maps, Tensor):
+                raise ValueError(f"it holds a {type(maps).__name__}")
+            if maps.ndim != 3:
+                raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
+            if maps.is_complex():
+                raise ValueError("it holds complex numbers")
             grid = maps.shape[1:]
             patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
         else:
@@ -70,7 +74,9 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
         zipfile.BadZipFile,
         DinoneckError,
     ) as error:
-        raise DataError(f"{path} cannot be converted: {error}; expected {_EXPECTED}") from error
+        raise DataError(
+            f"{path} cannot be converted: {reason_of(error)}; expected {_EXPECTED[path.suffix]}"
+        ) from error
 
 
 def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int) -> Tensor:
@@ -95,7 +101,12 @@ def convert(
             converted is kept.
         StoreError: if a file that was converted before has changed, the disk is full, or values do
             not fit the dtype.
+        ConfigError: for int8.
     """
+    if dtype == "int8":
+        raise ConfigError(
+            "dtype is 'int8'; converted features are stored as they are, expected 'fp16' or 'bf16'"
+        )
     files = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in sorted(folder.rglob(f"*{suffix}"))

@@ -25,7 +25,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import bytes_of
-from dinoneck.errors import ConfigError, DinoneckError, StoreError
+from dinoneck.errors import ConfigError, DinoneckError, StoreError, first_line, reason_of
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
@@ -37,6 +37,8 @@ SCALE_FILE = "channel_scale.safetensors"
 DATA = "data"
 FORMAT = "dinoneck.store"
 SCHEMA = 1
+# characters of a maker that a message quotes from a file
+_LONGEST_MAKER = 40
 _COMPARED = (
     "name",
     "source",
@@ -155,19 +157,23 @@ class Description:
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
-        for (field, value), wanted in zip(
-            self._fields().items(), asked._fields().values(), strict=True
-        ):
+        asked_fields = asked._fields()
+        for field, value in self._fields().items():
+            wanted = asked_fields[field]
             if value != wanted:
-                values = f"{field} = {value:.200}; asked for {wanted:.200}"
+                reason = ""
+                if field == "backbone.weights_sha256":
+                    reason = ", so the backbone has other weights"
                 raise StoreError(
-                    f"the store {name} was made with {values}. Create another store for that"
+                    f"the store {name} was made with {field} = {value:.200}; asked for "
+                    f"{wanted:.200}{reason}. Use what it was made with, or create another store"
                 )
 
     def _fields(self) -> dict[str, str]:
         """What decides whether tokens belong together, as JSON texts."""
         values = {f"backbone.{key}": self.backbone.get(key) for key in _COMPARED}
-        values |= {f"inputs.{key}": value for key, value in self.preprocess.record().items()}
+        inputs = {"bits": None, **self.preprocess.record()}  # a record holds no bits without any
+        values |= {f"inputs.{key}": value for key, value in inputs.items()}
         values |= {"views": self.views.record(), "dtype": self.dtype}
         return {field: json.dumps(value) for field, value in values.items()}
 
@@ -180,6 +186,8 @@ def make_folder(root: Path, asked: Description) -> None:
         GridError: if no whole patch is left of the images' size.
     """
     asked.preprocess.grid()
+    if root.is_file():
+        raise StoreError(f"{root} is a file; expected a folder for the store")
     if (root / FILE).exists():  # it may be on a read-only disk
         return
     # which a killed creation leaves
@@ -205,26 +213,58 @@ def read_description(files: Files) -> Description:
     Raises:
         StoreError: if there is none, it cannot be read, is damaged or of a newer schema.
     """
+    name = f"{files}/{FILE}"
+    content = _read_content(files)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise StoreError(
+            f"{name} does not describe a feature store: it states no format {FORMAT!r}; check the "
+            "path"
+        )
+    schema = content.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        maker = str(content.get("created_by", "a later dinoneck"))[:_LONGEST_MAKER]
+        raise StoreError(
+            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install {maker}, "
+            "which wrote it, or later"
+        )
     try:
-        content = json.loads(files.read(FILE))
-        if (kind := (content["format"], content["schema"])) != (FORMAT, SCHEMA):
-            raise ValueError(f"it has the format and schema {kind}, not {(FORMAT, SCHEMA)}")
         prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
         described = Description(content["backbone"], prepare, views, content["dtype"])
-        if content.keys() != described.content().keys() or content["digest"] != described.digest:
-            raise ValueError("its digest does not fit its content")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        DinoneckError,
-    ) as error:
-        problem = f"its {FILE} is missing or damaged ({type(error).__name__}: {error})"
-        raise StoreError(f"{files} is not the folder of a feature store: {problem}") from error
+        is_complete = content.keys() == described.content().keys()
+    except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
+        raise StoreError(
+            f"{name} lacks what describes a store, or holds other values: "
+            f"{type(error).__name__}: {first_line(error)}. It was edited; copy it back"
+        ) from error
+    if not is_complete or content["digest"] != described.digest:
+        raise StoreError(
+            f"{name} was edited or damaged: its digest does not fit its content; copy it back"
+        )
     return described
+
+
+def _read_content(files: Files) -> Any:
+    """What ``store.json`` holds.
+
+    Raises:
+        StoreError: if there is none, it cannot be read, or it is no JSON.
+    """
+    try:
+        raw = files.read(FILE)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{files} is not a feature store: it holds no {FILE}; check the path, or extract first"
+        ) from None
+    except NotADirectoryError:
+        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
+    except OSError as error:
+        raise StoreError(f"{files}/{FILE} cannot be read: {reason_of(error)}") from error
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{files}/{FILE} is damaged: it is no JSON, {first_line(error)}; copy it back"
+        ) from error
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:
@@ -240,12 +280,14 @@ def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | Non
     except FileNotFoundError:
         return None
     except Exception as error:  # the library raises types of its own
-        raise StoreError(f"{name} cannot be read: {error}") from error
-    if tuple(scale.shape) != shape or _hash_of(scale) != checksum:
+        raise StoreError(f"{name} cannot be read: {reason_of(error)}; copy it back") from error
+    if tuple(scale.shape) != shape:
         raise StoreError(
-            f"{name} is damaged or another store's: its checksum or shape {tuple(scale.shape)} is "
-            "wrong"
+            f"{name} has the shape {tuple(scale.shape)}; expected {shape}, (layers, channels): it "
+            "is another store's. Copy the store's own back"
         )
+    if _hash_of(scale) != checksum:
+        raise StoreError(f"{name} is damaged: its values have another checksum; copy it back")
     return scale, checksum
 
 

@@ -102,10 +102,15 @@ def encode(
     for layer, x in zip(tokens.layers or range(len(tokens.sequence)), tokens.sequence, strict=True):
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
-            raise StoreError(f"tokens of layer {layer} are not finite; is the backbone sound?")
+            raise StoreError(
+                f"tokens of layer {layer} are not finite; load the backbone's weights again, or in "
+                "float32"
+            )
         if dtype == "fp16" and largest > torch.finfo(torch.float16).max:
-            remedy = "create the store with dtype='bf16' or 'int8'"
-            raise StoreError(f"tokens of layer {layer} reach {largest:g}, beyond float16; {remedy}")
+            raise StoreError(
+                f"tokens of layer {layer} reach {largest:g}, beyond float16 (65504); create the "
+                "store with dtype='bf16' or 'int8', or load the backbone with norm=True"
+            )
     if dtype != "int8":
         return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
     if channel_scale is None:

@@ -28,10 +28,18 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.decoding import in_threads
 from dinoneck.devices import fetch, send
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, missing_extra
+from dinoneck.errors import (
+    ConfigError,
+    DataError,
+    DinoneckError,
+    StoreError,
+    counted,
+    missing_extra,
+    reason_of,
+)
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, progress
-from dinoneck.store.description import Description, write_scale
+from dinoneck.store.description import DATA, Description, write_scale
 from dinoneck.store.encoding import channel_rms, encode
 from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
 from dinoneck.store.reading import Reader
@@ -94,6 +102,35 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
+def check_shard(shard: object) -> None:
+    """Check that this is a part of the work: (i, n) with 0 <= i < n.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if isinstance(shard, Sequence) and [type(number) for number in shard] == [int, int]:
+        part, count = shard
+        if 0 <= part < count:
+            return
+    raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
+
+
+def check_writable(folder: Path) -> None:
+    """Check before any work that shards can be written.
+
+    Raises:
+        StoreError: naming the folder.
+    """
+    data = folder / DATA
+    if not data.is_dir():
+        raise StoreError(
+            f"{data} is missing, so the store was moved or removed; create it again, or open it "
+            "where it is now"
+        )
+    if not os.access(data, os.W_OK | os.X_OK):
+        raise StoreError(f"{data} cannot be written; copy the store, or ask for the right to write")
+
+
 @dataclass(frozen=True)
 class Extractor:
     """Runs a backbone over images and writes what the store lacks; with its backbone on the CPU it can be pickled.
@@ -127,9 +164,9 @@ class Extractor:
             engine: see there.
 
         Raises:
-            ConfigError: if i of ``shard`` is not in 0 ... n - 1.
-            StoreError: if the file of a stored image has changed, or the images do not fit on the
-                disk; else as :meth:`run`.
+            ConfigError: if torchrun's RANK is not below its WORLD_SIZE.
+            StoreError: if the file of a stored image has changed, the folder cannot be written, or
+                the images do not fit on the disk; else as :meth:`run`.
         """
         reader, folder = self.reader, Path(str(self.reader.files))
         units = units_of(items, reader.description, self.batch_size)
@@ -139,7 +176,8 @@ class Extractor:
         )
         if not 0 <= part < count:
             raise ConfigError(
-                f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)"
+                f"RANK is {part} and WORLD_SIZE {count}; expected 0 <= RANK < WORLD_SIZE, as "
+                "torchrun sets them: unset both, or pass shard=(i, n)"
             )
         share = units if engine == "ray" else units[part::count]
         remove_leftovers(folder)
@@ -147,6 +185,7 @@ class Extractor:
             (item for unit in share for item in unit if item[0] in self.known), reader.entries
         )
         if lacking := self._new(items):
+            check_writable(folder)
             announce(plan(items, lacking, reader.description, folder))
         if reader.description.dtype == "int8" and reader.scale is None:
             write_scale(reader.files, self.measure_scale(items))
@@ -252,11 +291,15 @@ class Extractor:
         Raises:
             DataError: if an image cannot be used and is not to be skipped, or none can.
         """
-        prepared = (self.prepare(item, {}) for item in items)
+        unusable: dict[str, str] = {}
+        prepared = (self.prepare(item, unusable) for item in items)
         first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
         tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
         if not tokens:
-            raise DataError(f"none of {len(items)} images can be used")
+            raise DataError(
+                f"none of {counted(len(items), 'image')} can be used, so an int8 store has no "
+                f"channel scale; the first: {next(iter(unusable.values()))}"
+            )
         return channel_rms(tokens)
 
     def prepare(self, item: Item, unusable: dict[str, str]) -> Prepared | None:
@@ -276,13 +319,17 @@ class Extractor:
             return image_file(path), views_of(
                 path, description.preprocess, description.views, image_id
             )
-        except (DinoneckError, OSError) as error:
+        except DinoneckError as error:
             problem = str(error) if str(path) in str(error) else f"{path}: {error}"
+        except FileNotFoundError:
+            problem = f"there is no image {path}; check the folder and the file name"
+        except OSError as error:
+            problem = f"{path} cannot be read: {reason_of(error)}"
         if image_id not in self.known:
             if not self.skip_unusable:
                 raise DataError(
-                    f"{problem}. Fix or remove it and run again, or skip_unusable=True "
-                    "(--skip-unusable)"
+                    f"{problem}. What was finished is kept: fix or remove it and run again, or "
+                    "pass skip_unusable=True (--skip-unusable)"
                 )
             logger.warning("left out: %s", problem)
             unusable[image_id] = problem

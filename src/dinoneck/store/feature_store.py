@@ -13,12 +13,12 @@ from typing import Literal, Self
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.preprocessing import Interpolation, Resize
 from dinoneck.data.views import Views
-from dinoneck.errors import ConfigError, StoreError
+from dinoneck.errors import ConfigError, StoreError, did_you_mean
 from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters
 from dinoneck.store.description import Description, make_folder, named_views, read_description
 from dinoneck.store.encoding import StoreDtype
-from dinoneck.store.extraction import Extracted, Extractor
+from dinoneck.store.extraction import Extracted, Extractor, check_shard
 from dinoneck.store.files import Files, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
 from dinoneck.store.index import FILE
@@ -100,6 +100,7 @@ class FeatureStore(Reader):
         pad_to: PadTo | None = None,
         interpolation: Interpolation | None = None,
         blur: int | None = None,
+        bits: int | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
 
@@ -116,15 +117,23 @@ class FeatureStore(Reader):
             pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
             interpolation: see there; None = the backbone's (``bilinear``).
             blur: of all views, see there; None = the backbone's, which is none.
+            bits: how many bits images of 16 bits use, see there; None = the backbone's, which is
+                none.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder
                 cannot be used.
+            GridError: if no whole patch is left of ``image_size``.
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
         own = checked_backbone(backbone).preprocess
         prepare = own.changed(
-            size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur
+            size=image_size,
+            resize=resize,
+            pad_to=pad_to,
+            interpolation=interpolation,
+            blur=blur,
+            bits=bits,
         )
         store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone
@@ -211,11 +220,21 @@ class FeatureStore(Reader):
             ConfigError: if an option is out of range.
             ImportError: naming the extra, if Ray is not installed.
         """
-        if engine not in ("local", "ray") or (engine == "ray" and shard is not None):
+        if engine not in ("local", "ray"):
             raise ConfigError(
-                f"engine is {engine!r}, shard is {shard!r}; expected 'local', or 'ray' without a "
-                "shard"
+                f"engine is {engine!r}; expected local or ray.{did_you_mean(engine, ('local', 'ray'))}"
             )
+        if engine == "ray" and shard is not None:
+            raise ConfigError(
+                f"shard is {shard!r}, and engine is 'ray', which shares the work itself; leave "
+                "shard= (--shard) out"
+            )
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value is not None:
+                _check_count(name, value)
+        _check_count("shard_bytes", shard_bytes)
+        if shard is not None:
+            check_shard(shard)
         if self._backbone is None:
             raise StoreError(
                 "this store was opened for reading; extract with FeatureStore.create(..., "
@@ -249,6 +268,7 @@ class FeatureStore(Reader):
 
         Raises:
             DataError: if the id is not in the store.
+            StoreError: if different images were stored under it, or the index is damaged.
         """
         several = self.entries.lookup([image_id]).get(image_id)
         if several is None and image_id in (FILE, *self.shards.sizes()):
@@ -305,3 +325,8 @@ class FeatureStore(Reader):
         make = functools.partial(cls._made, path)
         converters.convert(make, Path(folder), ".pt", "none", dtype, patch_size=patch_size)
         return cls.open(path)
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; expected a whole number, 1 or more")

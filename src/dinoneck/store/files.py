@@ -16,6 +16,8 @@ from dinoneck.atomic import check_regular, flush_folder, read_regular, write_who
 from dinoneck.errors import StoreError, reason_of
 
 MOST_OPEN_FILES = 128
+_CUT_SHORT = "it is cut short; delete that file and extract its images again"
+_MISSING = "is missing; copy it back, or extract its images again"
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
@@ -83,6 +85,8 @@ class LocalFiles:
                 # a name of its own keeps it open, whatever other threads open and close
                 handle = self._opened(name)
                 _read_into(handle.fileno(), offset, buffers)
+            except FileNotFoundError as error:
+                raise StoreError(f"{self.root / name} {_MISSING}") from error
             except (OSError, EOFError, OverflowError) as error:
                 raise StoreError(
                     f"{self.root / name} cannot be read at byte {offset}: {reason_of(error)}"
@@ -137,8 +141,10 @@ class RemoteFiles:
         ends = [offset + sum(map(len, buffers)) for _, offset, buffers in pieces]
         fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
         for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
+            if isinstance(raw, FileNotFoundError):
+                raise StoreError(f"{self.url}/{name} {_MISSING}")
             if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
-                problem = raw if isinstance(raw, Exception) else "it is cut short"
+                problem = reason_of(raw) if isinstance(raw, Exception) else _CUT_SHORT
                 raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
             source = io.BytesIO(raw)
             for buffer in buffers:
@@ -204,7 +210,7 @@ def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     while pending:
         count = os.preadv(descriptor, pending[:512], offset)  # systems allow 1024 buffers
         if not count:
-            raise EOFError("it is cut short; delete that file and extract its images again")
+            raise EOFError(_CUT_SHORT)
         offset += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))

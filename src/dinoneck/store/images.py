@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.cells import images_below
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.sources import list_pictures
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
 from dinoneck.grid import patch_pair
@@ -46,7 +46,8 @@ def image_ids(
 
     Args:
         paths: images and folders, which are searched to the bottom for names that end in a
-            picture's suffix. A file that is listed several times counts once.
+            picture's suffix; masks beside images are left out. A file that is listed several times
+            counts once.
         root: what ids are relative to; None = the one folder given, else the nearest folder that
             holds all images.
 
@@ -55,7 +56,8 @@ def image_ids(
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     tops = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
-    files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
+    pictures = list_pictures(tops)
+    files = list(dict.fromkeys(file for top in tops for file in pictures[top]))
     if not files:
         raise DataError(
             f"there are no images in {some_of(map(str, tops), 3) or given}; name images, or their "

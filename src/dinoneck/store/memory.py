@@ -88,7 +88,10 @@ class MemoryStore(StoredTokens):
     def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
         if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
-            raise DataError(f"the image {missing[0]!r} is not kept here")
+            raise DataError(
+                f"the image {missing[0]!r} is not among the {counted(len(self), 'image')} kept in "
+                "memory; name it in ids= of the MemoryStore"
+            )
         return torch.tensor([self._rows[pair] for pair in pairs])
 
     def _chosen(self, rows: Tensor) -> Columns:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
@@ -141,6 +141,10 @@ class Reader(StoredTokens):
         Args:
             rebuild: build the index from the headers of all shards.
             write: write the index if its file lacks shards.
+
+        Raises:
+            StoreError: if the channel scale of an int8 store is missing or damaged, or an index has
+                to be built and cannot be written anywhere.
         """
         own = self.description
         with self._lock:
@@ -195,12 +199,16 @@ class Reader(StoredTokens):
         except DinoneckError as error:
             if not self._is_outdated(ids):
                 raise
+            first_error = error
             logger.warning(
                 "%s: the shards are not those of the index, which is built again (%s)",
                 self.files,
                 error,
             )
+        are_shards_gone = self._lacks_shards(ids)
         self.refresh(rebuild=True)
+        if are_shards_gone and any(image_id not in self for image_id in ids):
+            raise first_error  # it names the shard, which the new index no longer does
         return self._read(ids, numbers)
 
     def _read(self, ids: Sequence[str], views: Sequence[int]) -> tuple[Columns, GridSize]:
@@ -266,6 +274,15 @@ class Reader(StoredTokens):
         for _, entry in self.entries.find(ids):
             self._grid_of([entry] * count, range(count))
 
+    def _lacks_shards(self, ids: Sequence[str]) -> bool:
+        """Whether a shard is not there that the index names for these images."""
+        try:
+            found = self.entries.lookup(ids)
+        except StoreError:  # the index is damaged
+            return False
+        sizes = self.shards.sizes()
+        return any(entry.shard not in sizes for several in found.values() for _, entry in several)
+
     def _is_outdated(self, ids: Sequence[str]) -> bool:
         """Whether the index has other rows for these images than the headers of their shards."""
         try:
@@ -294,12 +311,19 @@ class Reader(StoredTokens):
         """Return one view per id.
 
         Raises:
-            DataError: if a view does not exist, or there is not one per id.
+            DataError: if there are no ids, a view does not exist, or there is not one per id.
         """
+        if isinstance(ids, str):
+            raise DataError(f"ids is the text {ids!r}; expected a list of ids: [{ids!r}]")
+        if not len(ids):
+            raise DataError("there are no ids; expected one or more")
         asked, count = np.asarray(0 if views is None else views), len(self.description.views)
-        if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
+        if asked.dtype.kind not in "iu":
+            raise DataError(f"views is {views!r}; expected whole numbers: one, or one per id")
+        if asked.shape not in ((), (len(ids),)):
             raise DataError(
-                f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id"
+                f"views has {counted(asked.size, 'number')} for {counted(len(ids), 'id')}; expected "
+                "one number for all, or one per id"
             )
         if not ((asked >= 0) & (asked < count)).all():
             raise DataError(f"views is {views!r}; {self.files} holds the views 0 ... {count - 1}")

@@ -179,10 +179,13 @@ class Shards:
                 tensor = header.pop(f"{image_id}/{part.name}")
                 begin, end = tensor["data_offsets"]
                 shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
-                if tensor["shape"] != shape or not 0 <= begin <= end <= size - length:
+                if tensor["shape"] != shape:
                     raise ValueError(
-                        f"it is cut short, or its {image_id}/{part.name} is not of shape {shape}"
+                        f"its {image_id}/{part.name} has the shape {tensor['shape']}; expected "
+                        f"{shape}"
                     )
+                if not 0 <= begin <= end <= size - length:
+                    raise ValueError(f"it is cut short, before its {image_id}/{part.name} ends")
                 begins.append(length + begin)
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
             entries.append(

@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     baselines=["knn_probe", "ridge_probe"],
     config=[
@@ -25,5 +25,5 @@ _HOMES = homes(
     token_sources=["LiveTokens", "MemoryTokens", "TokenSource"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -19,11 +19,20 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.codec import LARGEST_SIDE
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
+from dinoneck.training.recipe import (
+    PATH_PATTERN,
+    Config,
+    Count,
+    NotNegative,
+    Positive,
+    Recipe,
+    Scale,
+    Seed,
+)
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
-Path = Annotated[str, Meta(pattern=r"\S")]
+Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
 
 
 def _size(words: list[str]) -> tuple[int, int]:
@@ -66,6 +75,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
             generated images.
         images: folder of the table's files (None = the table's folder), with a store to compare
             them with those extracted; without a table, of the images.
+        subfolders: without a table: the folders in images are classes, folds (each is held out in
+            turn) or parts (train, val, test); None = by their names.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
@@ -75,6 +86,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
             labels.
         classes: names of the classes 0, 1, ... in the masks.
+        class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
+            and of two classes 0 and 255 where the masks hold these alone.
         nodata: mask values without a label, such as 255.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
@@ -86,6 +99,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         pad_to: where resize pad puts the image; None = corner.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
+        bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
+            them as they are; None refuses images that use a part of the range.
         tta: views that predictions average, recorded in the head files; the run's scores do not use
             them.
         pasture: number of generated images if no data is named.
@@ -95,16 +110,20 @@ class DataConfig(Config, frozen=True, kw_only=True):
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
+            objects: they are objects, as in exports that mark every mask.
     """
 
     csv: Path | None = None
     images: Path | None = None
+    subfolders: Literal["classes", "folds", "parts"] | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
     labels: Path | None = None
     label_kind: Literal["classes", "numbers"] = "classes"
     classes: tuple[str, ...] = ()
+    class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
     unit: str = ""
     minimum: float | None = None
@@ -115,6 +134,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: Count | None = None
+    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
     instances: Path | None = None
@@ -122,6 +142,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     boxes: Path | None = None
     val_boxes: Path | None = None
     val_images: Path | None = None
+    crowd: Literal["ignore", "objects"] = "ignore"
 
     @property
     def objects(self) -> Any:
@@ -134,6 +155,16 @@ class DataConfig(Config, frozen=True, kw_only=True):
         force_setattr(self, "size", size)
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
+        if self.class_values and self.label_kind == "numbers":
+            raise ConfigError(
+                f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
+                "'numbers'; leave one of them out"
+            )
+        if self.class_values and self.classes and len(self.class_values) != len(self.classes):
+            raise ConfigError(
+                f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
+                "expected one value for each class"
+            )
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
@@ -162,7 +193,8 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if self.file is not None and self.random:
             raise ConfigError(
-                "--backbone-file and --random-backbone exclude each other; give one of them"
+                "file and random exclude each other (--backbone-file, --random-backbone); give one "
+                "of them"
             )
 
 
@@ -265,7 +297,9 @@ class FoldsConfig(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.column is not None and self.stratify is not None:
-            raise ConfigError("--fold-column and --stratify both make folds; give one of them")
+            raise ConfigError(
+                "column and stratify both make folds (--fold-column, --stratify); give one of them"
+            )
 
 
 class DetectorConfig(Config, frozen=True, kw_only=True):
@@ -349,6 +383,15 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
         return self.is_live or bool(self.data.objects)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain = super().to_dict()
+        default = DataConfig()
+        for name in _LATER_OPTIONS_OF_DATA:
+            if getattr(self.data, name) == getattr(default, name):
+                del plain["data"][name]
+        return plain
+
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
         r"""Read a training file: YAML with the groups of this class.
@@ -369,13 +412,17 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_yaml(path), str(path))
 
 
+# options that came after 0.3: a record holds them only where they are set, so that it equals those
+# of 0.3 and a run that 0.3 began continues
+_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "subfolders")
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
     _LIVE: ("optim.cutmix_alpha",),
     (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
     ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
-    ("data.labels",): ("data.nodata", "data.label_kind"),
+    ("data.instances", "data.panoptic", "data.boxes"): ("data.crowd",),
+    ("data.labels",): ("data.nodata", "data.label_kind", "data.class_values"),
     ("data.store",): ("data.views",),
     ("data.csv",): (
         "data.targets",
@@ -386,10 +433,21 @@ _NEEDS = {  # one of these -> the options that have no effect without it
         "folds.column",
     ),
     ("data.csv", "data.images"): ("data.labels",),
+    ("data.images",): ("data.subfolders",),
 }
 # what heads of images alone use; and heads of images or of objects alone
 _OF_IMAGES = [
-    f"data.{name}" for name in ("csv", "targets", "aux_targets", "labels", "unit", "minimum", "tta")
+    f"data.{name}"
+    for name in (
+        "csv",
+        "subfolders",
+        "targets",
+        "aux_targets",
+        "labels",
+        "unit",
+        "minimum",
+        "tta",
+    )
 ]
 _OF_IMAGES += [
     "tasks",
@@ -417,6 +475,7 @@ _OF_HEADS += [
 ]
 _OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
 _EXCLUDED = {  # this -> the options that have no effect with it
+    "data.csv": ["data.subfolders"],
     "data.boxes": _OF_IMAGES + _OF_HEADS,
     "data.instances": ["data.panoptic", *_OF_IMAGES],
     "data.panoptic": _OF_IMAGES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import json
+import logging
 import math
 import os
 import random
@@ -29,6 +30,7 @@ from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.recipe import Recipe
 
+logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 # images of a batch in all processes, arguments of model
 Batches = Generator[tuple[int, Sequence[Any]], None, None]
@@ -274,6 +276,8 @@ class Engine:
             self._take(state["weights"])
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
+            if self.rank == 0:
+                logger.info("the run is resumed from %s, epoch %d", path, self.epoch)
         self._write_log()
 
     def _save(self) -> None:

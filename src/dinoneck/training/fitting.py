@@ -21,7 +21,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import bytes_of, fetch
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
@@ -114,11 +114,7 @@ def fit(
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be
             written.
     """
-    if not isinstance(head, Head) or not isinstance(recipe, Recipe | None):
-        raise ConfigError(
-            f"head is {type(head).__name__}, recipe {recipe!r}; expected a head with tasks, and a "
-            "Recipe"
-        )
+    _check_arguments(head, source, loss, recipe, callbacks)
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
@@ -162,9 +158,13 @@ def _train(
 
     seed_all(recipe.seed)
     begin(0)
-    engine = Engine(
-        objective.trained, objective, _groups(objective), recipe, -(-count // recipe.batch_size)
-    )
+    groups = _groups(objective)
+    if not groups:
+        raise ConfigError(
+            f"all parameters of this {type(head).__name__} are frozen, so that there is nothing to "
+            "train; unfreeze some: head.requires_grad_(True)"
+        )
+    engine = Engine(objective.trained, objective, groups, recipe, -(-count // recipe.batch_size))
     # what does not fit is refused before a folder is made
     inputs, targets = samples.read([0])
     with torch.no_grad(), engine.precision():
@@ -172,7 +172,7 @@ def _train(
     if head._reads_last_layer and engine.rank == 0:
         source = samples.source
         layers = source.backbone.layers if isinstance(source, LiveTokens) else inputs.layers
-        _warn_of_unread_layers(type(head).__name__, layers or ())
+        warn_of_unread_layers(type(head).__name__, layers or ())
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
     objective.is_first_step = not engine.history
@@ -191,7 +191,7 @@ def _train(
 
 
 @functools.cache
-def _warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
+def warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
     """Log which of several blocks a head reads, once per process: ``train`` calls ``fit`` for every fold."""
     if len(layers) > 1:
         logger.warning(
@@ -385,6 +385,29 @@ def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None
         compare_images(source, {image_id: files[image_id] for image_id in ids})
 
 
+def _check_arguments(head: Any, source: Any, loss: Any, recipe: Any, callbacks: Any) -> None:
+    """Check the types of what ``fit`` is given."""
+    if not isinstance(head, Head):
+        raise ConfigError(
+            f"head is {type(head).__name__}; expected a head with tasks, such as "
+            "PatchMeanHead(384, [Task('mass')])"
+        )
+    if not (hasattr(source, "ids") and hasattr(source, "batch")):
+        raise DataError(
+            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, "
+            "MemoryTokens(ids, tokens) or LiveTokens"
+        )
+    if not isinstance(loss, TaskLoss | None):
+        raise ConfigError(f"loss is {type(loss).__name__}; expected a TaskLoss over head.tasks")
+    if not isinstance(recipe, Recipe | None):
+        raise ConfigError(
+            f"recipe is {type(recipe).__name__}; expected Recipe(...) of dinoneck.training, or its "
+            "fields: fit(..., epochs=12)"
+        )
+    if callable(callbacks):
+        raise ConfigError("callbacks is one function; expected a list of them: callbacks=[...]")
+
+
 def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskLoss) -> None:
     """Refuse a head, a source, a recipe and a loss that do not fit together."""
     if not torch.is_grad_enabled():
@@ -398,18 +421,25 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskL
     maps = [task.name for task in head.tasks if task.is_map or task.is_masks]
     if maps and getattr(source, "transform", None) is not None:
         raise ConfigError(
-            f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave "
-            "it out"
+            f"the head has tasks with maps ({', '.join(maps)}), and transform= may move pixels while "
+            "maps stay; leave it out, or train on a feature store with augmented views, which "
+            "state how they are flipped and turned"
         )
     if recipe.freeze and not live:
         raise ConfigError(
             f"freeze is {', '.join(recipe.freeze)}, and needs LiveTokens, not "
             f"{type(source).__name__}"
         )
-    if recipe.cutmix_alpha is not None and (not live or any(task.is_masks for task in head.tasks)):
+    if recipe.cutmix_alpha is not None and not live:
         raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}, and pastes images of LiveTokens without "
-            f"objects; the source is {type(source).__name__}, tasks with maps are {maps}"
+            f"cutmix_alpha is {recipe.cutmix_alpha}, and the source is a {type(source).__name__}, "
+            "which has no images to paste into; take mixup_alpha, or LiveTokens"
+        )
+    objects = [task.name for task in head.tasks if task.is_masks]
+    if recipe.cutmix_alpha is not None and objects:
+        raise ConfigError(
+            f"cutmix_alpha is {recipe.cutmix_alpha}, and task {objects[0]!r} has objects, which "
+            "pasted parts of images would cut; leave it out"
         )
 
 

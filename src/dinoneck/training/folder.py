@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import read_regular, write_text, write_whole
-from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
+from dinoneck.atomic import read_regular, write_whole
+from dinoneck.errors import CheckpointError, DataError, DinoneckError, reason_of, some_of
 from dinoneck.inference.sources import difference
 from dinoneck.weight_files import read_any
 
@@ -30,6 +30,7 @@ DETECTOR = "detector.safetensors"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
+_DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -99,8 +100,7 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
         for old_file in results_in(folder):
             old_file.unlink()
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
+        write_file(path, text.encode())
     return identity
 
 
@@ -108,7 +108,7 @@ def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, the last file of a run, and return its plain values."""
     text = json.dumps(report, indent=2, allow_nan=False)
     if writes():
-        write_text(folder / REPORT, text + "\n")
+        write_file(folder / REPORT, f"{text}\n".encode())
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     plain: dict[str, Any] = json.loads(text)
     return plain
@@ -129,7 +129,9 @@ def write_file(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+        raise CheckpointError(
+            f"{path} cannot be written: {reason_of(error)}", step="write"
+        ) from error
 
 
 def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -143,14 +145,25 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         with zipfile.ZipFile(path) as file:
             # torch does not compare the checksums of tensors
-            if (damaged := file.testzip()) is not None:
-                raise ValueError(f"{damaged} does not fit its checksum")
-        state: dict[str, Any] = read_any(path)
-        there = state["run"]
-    except (DinoneckError, OSError, ValueError, KeyError, TypeError, *_DAMAGED) as error:
+            damaged = file.testzip()
+    except (OSError, *_DAMAGED) as error:
         raise CheckpointError(
-            f"{path} is not the state of a training run, or is damaged; {_REMEDY}"
+            f"{path} cannot be read as the state of a training run: {reason_of(error)}; "
+            f"{_DAMAGED_REMEDY}"
         ) from error
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged, its part {damaged} does not fit its checksum; {_DAMAGED_REMEDY}"
+        )
+    try:
+        state: dict[str, Any] = read_any(path)
+    except DinoneckError as error:
+        raise CheckpointError(f"{error}; {_DAMAGED_REMEDY}") from error
+    there = state.get("run") if isinstance(state, dict) else None
+    if there is None:
+        raise CheckpointError(
+            f"{path} holds other things than the state of a training run; {_REMEDY}"
+        )
     check_same(there, run, str(path))
     return state
 

@@ -12,15 +12,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dinoneck.errors import DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.losses.masked import exact
 from dinoneck.tokens import Tokens
@@ -41,8 +42,9 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
         warmup: share of them, at least 0 and below 1.
 
     Raises:
-        ConfigError: if ``warmup`` is out of range.
+        ConfigError: if ``total_steps`` or ``warmup`` is out of range.
     """
+    converted("total_steps", total_steps, Annotated[int, Meta(ge=1)])
     converted("warmup", warmup, BelowOne)
     rising = round(warmup * total_steps)
 
@@ -111,12 +113,13 @@ class EMA:
         """Give a model of the same form the averaged weights, in its own dtype, and the buffers.
 
         Raises:
-            KeyError: if the model lacks one of the names.
-            RuntimeError: if a weight has another shape there.
+            ConfigError: if the model lacks one of the names, or a weight has another shape there;
+                its weights are as before.
         """
-        own = _named(model)
+        named = _named(model)
+        _check_averaged(self.values, named, "the model")
         for name, value in self.values.items():
-            own[name].copy_(value)
+            named[name].copy_(value)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -132,9 +135,17 @@ class EMA:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state of :meth:`state_dict` of the same model, on the device of the present averages.
 
+        The state may have more names: those of parameters that were unfrozen before it was taken.
+
         Raises:
-            KeyError: if it is not such a state.
+            ConfigError: if it is not such a state, or the average of another model.
         """
+        if not {"updates", "values"} <= {*state}:
+            raise ConfigError(
+                f"the state of an average holds {', '.join(map(str, state)) or 'nothing'}; expected "
+                "updates and values, as state_dict() returns them"
+            )
+        _check_averaged(self.values, state["values"], "the state")
         device = next((value.device for value in self.values.values()), None)
         self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
@@ -146,6 +157,22 @@ class EMA:
             elif parameter.requires_grad:
                 self.values[name] = exact(parameter.detach()).clone()
         self.values |= {name: value.detach().clone() for name, value in model.named_buffers()}
+
+
+def _check_averaged(
+    averages: Mapping[str, Tensor], others: Mapping[str, Tensor], what: str
+) -> None:
+    """Check that another set of weights has the names and shapes of averages."""
+    for name, value in averages.items():
+        if name not in others:
+            raise ConfigError(
+                f"{what} has no {name!r}, which the average has; it belongs to another model"
+            )
+        if others[name].shape != value.shape:
+            raise ConfigError(
+                f"{what} has {name!r} of shape {tuple(others[name].shape)} and the average "
+                f"{tuple(value.shape)}; it belongs to another model"
+            )
 
 
 def _named(model: nn.Module) -> dict[str, Tensor]:
@@ -182,7 +209,7 @@ class SAM(Optimizer):
         rho: the distance.
 
     Raises:
-        ConfigError: if rho is not above 0.
+        ConfigError: if rho is not above 0, or ``base_optimizer`` is no optimizer, or SAM itself.
 
     Examples:
         >>> model = nn.Linear(2, 1)
@@ -201,6 +228,11 @@ class SAM(Optimizer):
 
     def __init__(self, model: nn.Module, base_optimizer: Optimizer, rho: float = 0.05) -> None:
         converted("rho", rho, Positive)
+        if not isinstance(base_optimizer, Optimizer) or isinstance(base_optimizer, SAM):
+            raise ConfigError(
+                f"base_optimizer is {type(base_optimizer).__name__}; expected another optimizer of "
+                "torch, such as torch.optim.AdamW(model.parameters())"
+            )
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.model, self.base_optimizer, self.rho = model, base_optimizer, rho
         self.param_groups, self.state = base_optimizer.param_groups, base_optimizer.state
@@ -213,8 +245,14 @@ class SAM(Optimizer):
                 called twice.
 
         Raises:
+            ConfigError: without a closure.
             DataError: if the first gradient is not finite; weights are as before.
         """
+        if closure is None:
+            raise ConfigError(
+                "SAM.step() has no closure; pass a function that zeroes the gradients, computes the "
+                "loss, backpropagates and returns it"
+            )
         loss = self.gradient(closure)
         self.base_optimizer.step()
         return loss
@@ -242,8 +280,8 @@ class SAM(Optimizer):
         norm = torch.nn.utils.get_total_norm([gradient for _, gradient in moved])
         if not bool(norm.isfinite()):
             raise DataError(
-                f"SAM's first gradient has norm {norm.item()}; weights are left as they are; "
-                "lower lr"
+                f"SAM's first gradient has norm {norm.item()}; weights are left as they are. Lower "
+                "lr, check the targets, or compute the loss in float32"
             )
         statistics = [
             b
@@ -290,7 +328,8 @@ def manifold_mixup(
 
     Raises:
         ConfigError: if alpha is not positive and finite.
-        ShapeError: if a target is not of floating point, or of another number of samples.
+        ShapeError: if tokens or a target are not of floating point, or a target is of another
+            number of samples.
 
     Examples:
         >>> tokens = Tokens.from_patches(torch.randn(2, 6, 8), grid=(2, 3), patch_size=16)
@@ -303,6 +342,17 @@ def manifold_mixup(
     before it in the batch, not one of a random permutation; only the tokens are blended, no hidden
     layer of the head. As in their code, lambda is one for the batch.
     """
+    if not isinstance(tokens, Tokens):
+        raise ShapeError(
+            f"tokens are {type(tokens).__name__}; expected Tokens, such as Tokens.from_sequence "
+            "makes"
+        )
+    for layer in tokens.sequence:
+        if not layer.is_floating_point():
+            raise ShapeError(
+                f"the tokens are {layer.dtype}; expected floating point: tokens.to(dtype="
+                "torch.float32)"
+            )
     mixed, share = blended_tokens(tokens, alpha, generator)
     return mixed, _blended_targets(targets, share, len(tokens))
 
@@ -321,8 +371,8 @@ def cutmix(
     clipped at the border. It is the same for all images of the batch.
 
     Args:
-        images: (B, C, H, W). They are not changed.
-        targets: as for :func:`manifold_mixup`.
+        images: (B, C, H, W) of floating point. They are not changed.
+        targets: as for :func:`manifold_mixup`, of whole images: (B,) or (B, K).
         alpha: see there.
         patch_size: pixels per patch; the rectangle then holds whole patches.
         generator: see there.
@@ -333,7 +383,7 @@ def cutmix(
     Raises:
         ConfigError: if alpha is not positive and finite.
         GridError: if the patch does not divide the image.
-        ShapeError: if images have another form, or as for ``manifold_mixup``.
+        ShapeError: if images have another form, a target is a map, or as for ``manifold_mixup``.
 
     Examples:
         >>> images = torch.stack((torch.zeros(3, 32, 64), torch.ones(3, 32, 64)))
@@ -344,8 +394,21 @@ def cutmix(
     Reference: Yun et al. 2019, "CutMix". Deviations: the partner of an image is the one before it in
     the batch, not one of a random permutation; the rectangle may hold whole patches.
     """
+    if not isinstance(images, Tensor):
+        raise ShapeError(
+            f"images are {type(images).__name__}; expected a tensor (batch, 3, height, width)"
+        )
     if images.ndim != 4:
         raise ShapeError(f"images are {tuple(images.shape)}; expected (batch, 3, height, width)")
+    if not images.is_floating_point():
+        raise ShapeError(f"images are {images.dtype}; expected floating point: images / 255")
+    for name, x in targets.items():
+        if isinstance(x, Tensor) and x.ndim > 2:
+            raise ShapeError(
+                f"targets of {name!r} are maps {tuple(x.shape)}, which have to be pasted as the "
+                "images are, not blended by the area; expected (batch,) or (batch, K), or train "
+                "with fit(cutmix_alpha=...), which pastes maps"
+            )
     box, share = random_box(
         images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator
     )
@@ -404,9 +467,18 @@ def _blended_targets(
     targets: Mapping[str, Tensor], share: float, samples: int
 ) -> dict[str, Tensor]:
     for name, x in targets.items():
-        if not x.is_floating_point() or len(x) != samples:
+        if not isinstance(x, Tensor):
             raise ShapeError(
-                f"targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected {samples} one_hot "
-                "floats"
+                f"targets of {name!r} are {type(x).__name__}; expected a tensor of {samples} samples"
+            )
+        if x.ndim == 0 or len(x) != samples:
+            raise ShapeError(
+                f"targets of {name!r} have shape {tuple(x.shape)}; expected {samples} samples, the "
+                "first axis"
+            )
+        if not x.is_floating_point():
+            raise ShapeError(
+                f"targets of {name!r} are {x.dtype}; expected floating point, classes as one-hot "
+                "rows: torch.nn.functional.one_hot(x, classes).float()"
             )
     return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

@@ -24,11 +24,11 @@ from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import NotNegative, Positive, Scale, converted
+from dinoneck.training.recipe import PLAN_PATTERN, NotNegative, Positive, Scale, converted
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
-_Stage = Annotated[str, Meta(pattern="^(all|none|last:[1-9][0-9]*)$")]
+_Stage = Annotated[str, Meta(pattern=PLAN_PATTERN)]
 _Plan = Annotated[dict[Annotated[int, Meta(ge=0)], _Stage], Meta(min_length=1)]
 
 
@@ -221,9 +221,15 @@ class FreezeSchedule:
     def __post_init__(self) -> None:
         plan = converted("plan", self.plan, _Plan)
         object.__setattr__(self, "plan", {0: "all"} | dict(sorted(plan.items())))
+        converted("lr_scale", self.lr_scale, Positive)
 
     def stage(self, epoch: int) -> str:
-        """Return the stage that holds in an epoch."""
+        """Return the stage that holds in an epoch.
+
+        Raises:
+            ConfigError: if the epoch is not an integer of 0 or more.
+        """
+        converted("epoch", epoch, Annotated[int, Meta(ge=0)])
         return self.plan[max(begin for begin in self.plan if begin <= epoch)]
 
     def apply(self, model: nn.Module, epoch: int) -> FreezeReport:
@@ -245,7 +251,8 @@ class FreezeSchedule:
         runs, deepest = max(backbone.layers) + 1, max(map(_count, self.plan.values()))
         if deepest > runs:
             raise ConfigError(
-                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run; name fewer"
+                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run for layers "
+                f"{', '.join(map(str, backbone.layers))}; expected 'last:{runs}' at most, or 'none'"
             )
         before = _trainable(backbone)
         if stage == "all":
@@ -301,20 +308,30 @@ class FreezeSchedule:
         for part in (part for part in wrappers if "dinoneck_checked" not in part.__dict__):
             # a wrapper averages the gradients of what is trainable when it is built
             averaged, part.__dict__["dinoneck_checked"] = _trainable(part), True
-            if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
+            if not part.find_unused_parameters:
                 raise ConfigError(
-                    "DistributedDataParallel does not average all parameters that the plan may "
-                    "train, so ranks would diverge; register the backbone as a submodule "
-                    "(self.backbone = backbone), call backbone.unfreeze() before the model is "
-                    "wrapped, and pass find_unused_parameters=True"
+                    "DistributedDataParallel waits for the gradients of frozen parameters; build "
+                    "it with find_unused_parameters=True"
+                )
+            if not {*backbone.parameters()} <= {*part.parameters()}:
+                raise ConfigError(
+                    "DistributedDataParallel does not see the parameters of the backbone, so that "
+                    "ranks would diverge; register it as a submodule: self.backbone = backbone"
+                )
+            if not _trainable(backbone.unfreeze()) <= averaged:
+                raise ConfigError(
+                    "DistributedDataParallel was built while parameters that the plan may train "
+                    "were frozen, and does not average them, so that ranks would diverge; call "
+                    "backbone.unfreeze() before the model is wrapped"
                 )
         self.apply(model, epoch)
         if missing := _trainable(backbone) - {
             p for group in optimizer.param_groups for p in group["params"]
         }:
             raise ConfigError(
-                f"the optimizer lacks {len(missing)} weights of epoch {epoch}; pass "
-                "include_frozen=True"
+                f"the optimizer lacks {len(missing)} weights that the plan trains from epoch {epoch} "
+                "on; build it from schedule.param_groups(model, lr=...), or param_groups(model, "
+                "lr=..., include_frozen=True)"
             )
         return model, optimizer
 

@@ -6,6 +6,7 @@ Python, flags and YAML pass the same check.
 from __future__ import annotations
 
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +27,30 @@ Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 # of the head's learning rate: that of a backbone that is trained along, where none is given
 BACKBONE_RATE = 0.1
+
+STAGE = "(all|none|last:[1-9][0-9]*)"  # what is frozen of a backbone
+PATH_PATTERN = r"\S"
+PLAN_PATTERN = f"^{STAGE}$"
+FREEZE_PATTERN = f"^[0-9]+={STAGE}$"
+# what texts of these patterns are, for messages
+PATTERNS = {
+    PATH_PATTERN: "the name of a file, a folder ('.' for the current one) or a column",
+    PLAN_PATTERN: "the stage 'all', 'none' or 'last:N', such as 'last:4'",
+    FREEZE_PATTERN: "EPOCH=STAGE with the stage all, none or last:N, such as 10=last:4",
+}
+# msgspec's message for a value that does not fit, and its words
+_EXPECTED = re.compile("Expected `(?P<types>[^`]+)`(?P<limit>.*)")
+_TYPES = {
+    "array": "a list",
+    "object": "keys with values",
+    "str": "text",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "none",
+}
+_LIMITS = {" >=": "of {} or more", " >": "above {}", " <=": "of at most {}", " <": "below {}"}
+_LONGEST_VALUE = 80  # characters of a value in a message
 
 OFF = "none"  # on the command line, the value of an option that is switched off
 
@@ -66,7 +91,9 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     try:
         checked = msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name} is {value!r}: {_in_words(error, value, hint)}") from None
+        raise ConfigError(
+            f"{name} is {repr(value)[:_LONGEST_VALUE]}; {_in_words(error, value, hint)}"
+        ) from None
     if isinstance(checked, float) and not math.isfinite(checked):
         raise ConfigError(f"{name} is {value!r}; expected a finite number")
     return checked
@@ -156,7 +183,32 @@ def _in_words(error: Exception, value: Any, hint: Any) -> str:
             "expected one of "
             f"{', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
         )
-    return str(error).partition(" - at ")[0]
+    message, _, place = str(error).partition(" - at ")
+    parts = _EXPECTED.fullmatch(message)
+    if parts is None:
+        return message
+    expected = _limited(parts["types"], parts["limit"])
+    if isinstance(value, str) and parts["types"].startswith("array"):
+        expected += f", such as [{value}]"
+    if place.startswith("`key`"):
+        return f"every key must be {expected}"
+    if place:
+        return f"every item must be {expected}"
+    return f"expected {expected}"
+
+
+def _limited(types: str, limit: str) -> str:
+    """Types with a limit, in the spelling of msgspec, in words: ``int`` with `` >= 1`` is an integer of 1 or more."""
+    for pattern, words in PATTERNS.items():
+        if limit == f" matching regex {pattern!r}":
+            return words
+    words = " or ".join(_TYPES.get(name, name) for name in types.split(" | "))
+    limit, _, number = limit.partition(", got ")[0].removesuffix(".0").rpartition(" ")
+    if limit == " of length":
+        return f"{words} of {number} values"
+    if limit == " of length >=":
+        return f"{words}, {number} or more"
+    return f"{words} {_LIMITS[limit].format(number)}" if limit else words
 
 
 class Recipe(Config, frozen=True, kw_only=True):
@@ -214,7 +266,7 @@ class Recipe(Config, frozen=True, kw_only=True):
     patience: Annotated[Count | None, INT_OR_NONE] = None
     backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
     layer_decay: Annotated[Scale | None, FLOAT_OR_NONE] = None
-    freeze: tuple[Annotated[str, Meta(pattern=r"^[0-9]+=(all|none|last:[1-9][0-9]*)$")], ...] = ()
+    freeze: tuple[Annotated[str, Meta(pattern=FREEZE_PATTERN)], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,13 +10,13 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
+from dinoneck.tasks import OVERALL
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.table import Fold, groups_of
 from dinoneck.training.tasks import Problem, Scored
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
-OVERALL = "overall"
 ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
 _MAIN = ("r2", "accuracy", "mean_iou")
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
@@ -115,7 +115,14 @@ def scores_of(
         predictions: of the methods; the first is compared with the others.
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
+
+    Raises:
+        DataError: if a target is called ``overall``.
     """
+    if OVERALL in scored:
+        raise DataError(
+            f"a target is called {OVERALL!r}, which is the mean over the targets; rename its column"
+        )
     first, every = next(iter(predictions)), {**scored}
     values = [
         name for name, target in scored.items() if target.kind == "value" and not target.auxiliary

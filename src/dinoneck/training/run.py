@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.atomic import read_regular, write_text
+from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
@@ -26,7 +27,8 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import DataConfig, TrainConfig, check_used
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
@@ -80,10 +82,20 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    if config.data.objects or config.data.boxes:
+    if not isinstance(config, TrainConfig):
         raise ConfigError(
-            "the config has data.boxes, instances or panoptic; take train_detector or "
-            "train_instances"
+            f"config is {type(config).__name__}; expected a TrainConfig: TrainConfig.from_dict, or "
+            "TrainConfig.read for a YAML file"
+        )
+    if config.data.boxes:
+        raise ConfigError(
+            f"data.boxes is {config.data.boxes!r}; detectors are trained with "
+            "dinoneck.detection.train_detector"
+        )
+    if config.data.objects:
+        raise ConfigError(
+            "data.instances or data.panoptic names objects; heads for them are trained with "
+            "dinoneck.detection.train_instances"
         )
     return Run(config, Path(out), table=table, overwrite=overwrite).train(
         resume=resume, callbacks=callbacks
@@ -93,8 +105,8 @@ def train(
 class Run:
     """A run whose inputs fit together; what may be refused is refused before the first expensive step.
 
-    Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same
-    images.
+    Arguments and errors are those of :func:`train`; ``like`` is another run of the same data, whose
+    table and tokens are used.
 
     Attributes:
         config: its description.
@@ -115,18 +127,18 @@ class Run:
         *,
         table: Any = None,
         overwrite: bool = False,
-        source: Source | None = None,
+        like: Run | None = None,
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
+        if table is None:
+            config = of_data_folder(config)
         check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
-        self.table, self.config = (
-            table_of(config, table),
-            config if table is not None else of_pasture(config),
-        )
-        self.source = source or source_of(config, self.table)
+        self.table: Any = table_of(config, table) if like is None else like.table
+        self.config = config if table is not None else of_pasture(config)
+        self.source: Source = source_of(config, self.table) if like is None else like.source
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
         problem = self._problem()
         self.folds = folds_of(config, self.table)
@@ -314,10 +326,8 @@ class Run:
             columns = reports.prediction_rows(
                 self.table, self.problem.scored, self.predictions, self.folds
             )
-            write_text(
-                folder / files.PREDICTIONS,
-                csv_text([*columns], zip(*columns.values(), strict=True)),
-            )
+            text = csv_text([*columns], zip(*columns.values(), strict=True))
+            files.write_file(folder / files.PREDICTIONS, text.encode())
         return report
 
     def _report(self) -> dict[str, Any]:
@@ -368,6 +378,7 @@ class Run:
                 "folds": len({*self.folds} - {None}),
                 "seed": optim.seed,
                 "epochs": optim.epochs,
+                **_mask_record(self.config.data),
                 **facts,
             },
             tta=self.config.data.tta,
@@ -411,12 +422,14 @@ def prepare_heads(
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
     files.check_folder(out, overwrite=overwrite)
-    runs, source = dict[str, Run](), None
+    config = of_data_folder(config)
+    runs = dict[str, Run]()
+    first = None
     # all read the layers of the first
     for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):
         with_head = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(with_head, out / name, overwrite=overwrite, source=source)
-        source = runs[name].source
+        runs[name] = Run(with_head, out / name, overwrite=overwrite, like=first)
+        first = runs[name]
     return runs
 
 
@@ -439,3 +452,17 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
     del report["config"], report["parameters"]
     report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}
     return files.finish(out, report)
+
+
+def _mask_record(data: DataConfig) -> dict[str, Any]:
+    """How class masks are read, for the head files; empty without options, as files of 0.3 are."""
+    if data.labels is None or data.label_kind != "classes":
+        return {}
+    record: dict[str, Any] = {}
+    if data.class_values:
+        record["class_values"] = [*data.class_values]
+    # JSON has no NaN and no infinity, and neither have class masks
+    nodata = [value for value in data.nodata if math.isfinite(value)]
+    if nodata:
+        record["nodata"] = nodata
+    return {"masks": record} if record else {}

@@ -10,7 +10,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError, counted, some_of
 from dinoneck.training.targets import as_array, by_id
 
 Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
@@ -66,30 +66,75 @@ def weighted_r2(
     """
     tables: list[Any] = [targets, predictions, weights]
     if any(hasattr(table, "keys") for table in tables):
-        names = [{*table} if hasattr(table, "keys") else type(table).__name__ for table in tables]
-        if not names[0] == names[1] == names[2]:
-            raise DataError(
-                f"targets, predictions and weights hold {names}; expected the same names"
-            )
+        _check_names(targets, predictions, weights)
         pairs = [_matched(tables[0][name], tables[1][name]) for name in tables[2]]
+        lengths = [len(true) for true, _ in pairs]
+        if len({*lengths}) > 1:
+            counts = ", ".join(f"{name} {n}" for name, n in zip(tables[2], lengths, strict=True))
+            raise DataError(f"the targets differ in length: {counts}; expected one length")
         tables = [
             *(np.concatenate(side, axis=1) for side in zip(*pairs, strict=True)),
             [*tables[2].values()],
         ]
     true, pred, shares = (as_array(table).astype(np.float64) for table in tables)
-    if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
-        raise DataError(
-            f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit"
-        )
-    if not all(np.isfinite(x).all() for x in (true, pred, shares)) or (shares < 0).any():
-        raise DataError(
-            f"some targets or predictions are not finite, or the weights {shares.tolist()} negative"
-        )
+    _check_arrays(true, pred, shares)
     terms = value_terms(true[..., None], pred[..., None], joint=True)
     lost = float(unexplained(terms.sum(axis=0), shares))
     if np.isnan(lost):
-        raise DataError(f"the {true.shape} targets are all equal; R² is not defined")
+        raise DataError(
+            f"all {counted(true.size, 'target')} are {true.flat[0]:g}, so that R² is not defined; "
+            "score targets that vary"
+        )
     return 1.0 - lost
+
+
+def _check_names(targets: Any, predictions: Any, weights: Any) -> None:
+    """Check that all three have names, one or more, and the same ones."""
+    tables = {"targets": targets, "predictions": predictions, "weights": weights}
+    for what, table in tables.items():
+        if not hasattr(table, "keys"):
+            others = " and ".join(name for name in tables if hasattr(tables[name], "keys"))
+            raise DataError(
+                f"the {what} are {type(table).__name__}, and the {others} have names; expected "
+                "names in all three, or in none"
+            )
+    for what, table in tables.items():
+        if {*table} != {*targets}:
+            raise DataError(
+                f"the {what} hold {', '.join(map(str, table)) or 'nothing'} and the targets "
+                f"{', '.join(map(str, targets)) or 'nothing'}; expected the same names"
+            )
+    if not len(targets):
+        raise DataError("there is nothing to score: the targets hold no names")
+
+
+def _check_arrays(true: _Floats, pred: _Floats, shares: _Floats) -> None:
+    """Check targets and predictions (n, t) and the weights of t targets."""
+    if true.ndim != 2:
+        raise DataError(f"the targets have shape {true.shape}; expected (samples, targets)")
+    if pred.shape != true.shape:
+        raise DataError(
+            f"the predictions have shape {pred.shape} and the targets {true.shape}; expected the "
+            "same shape"
+        )
+    if shares.shape != true.shape[1:]:
+        raise DataError(
+            f"the weights have shape {shares.shape}; expected {true.shape[1:]}, one for each target"
+        )
+    for what, values in (("targets", true), ("predictions", pred), ("weights", shares)):
+        if count := int((~np.isfinite(values)).sum()):
+            raise DataError(
+                f"{count} of the {what} {'is' if count == 1 else 'are'} not finite; leave out what "
+                "is not known"
+            )
+    if (shares < 0).any():
+        raise DataError(f"the weights are {shares.tolist()}; expected 0 or more")
+    if not true.size:
+        raise DataError("there is nothing to score: the targets have no values")
+    if not shares.sum():
+        raise DataError(
+            f"there is nothing to score: the weights are {shares.tolist()}; expected one above 0"
+        )
 
 
 def _matched(targets: Any, predictions: Any) -> tuple[_Array, _Array]:
@@ -97,10 +142,30 @@ def _matched(targets: Any, predictions: Any) -> tuple[_Array, _Array]:
     if hasattr(targets, "items") or hasattr(predictions, "items"):
         true, pred = (by_id(x, "a column", range(len(x))) for x in (targets, predictions))
         if odd := [repr(image_id) for image_id in true.keys() ^ pred.keys()]:
-            raise DataError(f"the ids {some_of(odd, 3)} are not in both targets and predictions")
+            if hasattr(targets, "items") != hasattr(predictions, "items"):
+                ids_of = "targets" if hasattr(targets, "items") else "predictions"
+                raise DataError(
+                    f"the {ids_of} alone have ids; expected {{id: value}} or a Series on both "
+                    "sides, or on neither (series.to_numpy())"
+                )
+            raise DataError(
+                f"{counted(len(odd), 'id')} not in both targets and predictions: {some_of(odd, 3)}"
+            )
         targets, predictions = [*true.values()], [pred[image_id] for image_id in true]
-    columns = (as_array(x) for x in (targets, predictions))
-    return tuple(x.reshape(len(x), -1) for x in columns)  # type: ignore[return-value]
+    true_column = as_array(targets)
+    predicted_column = as_array(predictions)
+    if len(true_column) != len(predicted_column):
+        raise DataError(
+            f"there are {counted(len(true_column), 'target')} and "
+            f"{counted(len(predicted_column), 'prediction')}; expected one for each"
+        )
+    for what, column in (("targets", true_column), ("predictions", predicted_column)):
+        if column.shape[1:] not in ((), (1,)):
+            raise DataError(
+                f"the {what} of one name have shape {column.shape}; expected "
+                f"({len(column)},): score several with weighted_r2"
+            )
+    return true_column.reshape(-1, 1), predicted_column.reshape(-1, 1)
 
 
 def value_terms(values: _Floats, predictions: _Floats, *, joint: bool = False) -> _Floats:
@@ -175,12 +240,14 @@ def confusion_matrix(
         array([[1, 1],
                [0, 1]])
     """
-    counted = as_array(true) >= 0
-    classes = [as_array(each)[counted].astype(np.int64) for each in (true, predicted)]
-    if any(((each < 0) | (each >= num_classes)).any() for each in classes):
-        raise DataError(
-            f"there are classes {np.unique(classes).tolist()}; expected 0 to {num_classes - 1}"
-        )
+    is_known = as_array(true) >= 0
+    classes = [as_array(each)[is_known].astype(np.int64) for each in (true, predicted)]
+    for what, indices in zip(("true", "predicted"), classes, strict=True):
+        is_outside = (indices < 0) | (indices >= num_classes)
+        if is_outside.any():
+            raise DataError(
+                f"{what} classes hold {indices[is_outside][0]}; expected 0 ... {num_classes - 1}"
+            )
     return np.bincount(classes[0] * num_classes + classes[1], minlength=num_classes**2).reshape(
         num_classes, -1
     )
@@ -290,10 +357,14 @@ def method_scores(
         DataError: for values that are infinite or no class indices, or shapes that differ.
     """
     given = [np.asarray(x, np.float64) for x in (true, predicted, head) if x is not None]
-    if any(x.shape != given[0].shape or np.isinf(x).any() for x in given):
-        raise DataError(
-            f"targets and predictions {[x.shape for x in given]} differ in shape or are infinite"
-        )
+    for values in given:
+        if values.shape != given[0].shape:
+            raise DataError(
+                f"the targets have shape {given[0].shape} and predictions {values.shape}; expected "
+                "the same shape"
+            )
+        if np.isinf(values).any():
+            raise DataError("targets or predictions hold infinite values; missing ones are NaN")
     terms, known, scores = _TERMS[kind](given, labels, weights)
     folds = [np.array([row for row in fold if known[row]], np.int64) for fold in split.folds]
     rows = np.sort(np.concatenate(folds))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import DINOV3_SMALL
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -23,6 +23,7 @@ from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import TokenGrid
+from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
@@ -72,7 +73,11 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, SourceIds(store.ids).all_of(names)
+        remedy = (
+            f". Extract the images that are missing (dinoneck extract IMAGES --out {store.path}, "
+            "with the options that made it), or remove the rows"
+        )
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names, remedy)
         if twice := [
             name
             for name, store_id in zip(names, self.ids, strict=True)
@@ -116,7 +121,8 @@ def source_of(config: TrainConfig, table: Any) -> Source:
     map_kind = None if data.labels is None else map_task(config, table)[1]
     if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
         backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
-    changes = {name: getattr(data, name) for name in ("size", "pad_to", "interpolation", "blur")}
+    names = ("size", "pad_to", "interpolation", "blur", "bits")
+    changes = {name: getattr(data, name) for name in names}
     resize = data.resize or ("crop" if data.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(
@@ -129,6 +135,12 @@ def source_of(config: TrainConfig, table: Any) -> Source:
 def _from_store(config: TrainConfig, table: Any) -> Source:
     """The tokens of a store, which must be what the config asks for."""
     data, backbone = config.data, config.backbone
+    root = Path(str(data.store))
+    if root.is_dir() and not (root / FILE).exists() and any(root.rglob("*.npz")):
+        raise ConfigError(
+            f"{data.store} holds .npz files and is not a feature store; "
+            "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
+        )
     store = FeatureStore.open(str(data.store))
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(tokens.ids[:1], len(tokens.views))
@@ -142,12 +154,13 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
         "backbone": (backbone.name, record.get("name")),
         "layers": (backbone.layers, tuple(record["layers"])),
     }
-    names = ("size", "interpolation", "blur", "resize", "pad_to")
+    names = ("size", "interpolation", "blur", "bits", "resize", "pad_to")
     both |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
     for name, (value, stored) in both.items():
         if value is not None and value != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out"
+                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out, "
+                "or extract the images again into another store"
             )
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
     images = [
@@ -272,5 +285,10 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         "norm": norm,
     }
     options |= {"source": config.source or "timm", "pretrained": not config.random}
+    if config.seed is not None and not config.random and config.name != TINY:
+        raise ConfigError(
+            f"the backbone's seed is {config.seed}, which chooses random weights; give it with "
+            "backbone.random: true (--random-backbone), or leave it out (--backbone-seed)"
+        )
     torch_device = local_device(device)  # refused before the weights are read
     return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)

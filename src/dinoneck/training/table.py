@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +16,21 @@ from msgspec import Meta
 from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
+from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.decoding import read_image_size
-from dinoneck.data.labels import DenseLabels, count_classes
+from dinoneck.data.folder_words import part_of
+from dinoneck.data.label_sets import (
+    MaskClasses,
+    MaskSurvey,
+    mask_classes,
+    some_of_numbers,
+    survey_masks,
+)
+from dinoneck.data.labels import DenseLabels
+from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, missing_extra, some_of
+from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
@@ -48,20 +60,16 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
-        return frame
-    from dinoneck.data.tables import read_folders, read_masks, read_table
-
+        return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return (
-            read_folders(data.images)
-            if data.labels is None
-            else read_masks(data.images, data.labels)
-        )
+        return _table_of_folders(config)
+    from dinoneck.data.tables import read_table
+
     targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
-    return read_table(
+    table = read_table(
         data.csv if frame is None else frame,
         (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
@@ -77,6 +85,67 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+    return table if folds.column is None else _without_test_part(table, folds.column)
+
+
+def _without_test_part(table: Any, column: str) -> Any:
+    """Return a table whose folds are all parts such as train and val: without test, and with val held out.
+
+    Tables with other folds are returned as they are, also those that have a part among them.
+
+    Args:
+        table: with a column ``fold``.
+        column: what the user calls this column.
+
+    Raises:
+        DataError: if there are several parts, and not both train and val.
+    """
+    parts = [part_of(str(name).strip()) for name in table[FOLD]]
+    counts = Counter(parts)
+    if None in counts or len(counts) < 2:
+        return table
+    if not {"train", "val"} <= counts.keys():
+        raise DataError(
+            f"the fold column {column!r} has the parts {', '.join(sorted(map(str, counts)))}; "
+            "expected train and val, and perhaps test: train on train, and score on val. Call the "
+            "rows to score on val, or name folds that are held out in turn otherwise, such as 0 "
+            "and 1"
+        )
+    is_read = np.array([part != "test" for part in parts])
+    kept = table[is_read].copy()
+    kept[FOLD] = [part for part in parts if part != "test"]
+    kept.attrs[HELD_OUT] = "val"
+    left_out = ""
+    if counts["test"]:
+        left_out = f"; test ({counted(counts['test'], 'image')}) is left out, for evaluate"
+    logger.warning(
+        "the fold column %r names parts: train (%s) is trained on, val (%s) is held out%s",
+        column,
+        counted(counts["train"], "image"),
+        counted(counts["val"], "image"),
+        left_out,
+    )
+    return kept
+
+
+def _table_of_folders(config: TrainConfig) -> Any:
+    """The table of class folders, of folders of images and masks, or of parts with these."""
+    from dinoneck.data.folders import describe, read_masks, table_of_folder
+
+    data = config.data
+    if data.labels is not None and data.labels != data.images:
+        content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
+        if not content.parts:
+            return read_masks(str(data.images), data.labels)
+    else:
+        content = read_data_folder(str(data.images), data.subfolders)
+    table = table_of_folder(content)
+    if content.parts and config.folds.count == 1:
+        line = "%s: %s are trained on, and none is held out, as --folds is 1"
+        logger.warning(line, content.root, " and ".join(content.parts))
+    elif content.parts:
+        logger.warning("%s", describe(content, table))
+    return table
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:
@@ -160,12 +229,11 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     """
     chosen, groups = config.folds, groups_of(table)
     all_images: Fold = np.arange(len(table)), np.arange(0)
-    if chosen.column is not None:
-        every_fold, labels = column_folds(table[FOLD]), np.array(groups)
-        for number, (train, valid) in enumerate(every_fold):
-            if len(split := np.intersect1d(labels[train], labels[valid])):
-                line = "%d groups of fold %d are in other folds too, such as %r"
-                logger.warning(line, len(split), number, str(split[0]))
+    if chosen.column is None and HELD_OUT in table.attrs and chosen.count != 1:
+        every_fold = _part_folds(table)
+    elif chosen.column is not None:
+        every_fold = _part_folds(table) if HELD_OUT in table.attrs else column_folds(table[FOLD])
+        _warn_of_split_groups(chosen.column, groups, every_fold)
     elif chosen.count == 1:
         every_fold = [all_images]
     else:
@@ -181,6 +249,22 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     for name, fold in folds.items():
         _warn_of_unseen_classes(config, table, name, fold)
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequence[Fold]) -> None:
+    """Log the groups that have images in several folds of a column."""
+    labels = np.array(groups)
+    split: set[str] = set()
+    for train, valid in folds:
+        split.update(map(str, np.intersect1d(labels[train], labels[valid])))
+    if split:
+        logger.warning(
+            "%s with images in several folds of the column %r: %s; scores may look better than they "
+            "are for new groups",
+            counted(len(split), "group"),
+            column,
+            some_of(map(repr, split), 3),
+        )
 
 
 def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, fold: Fold) -> None:
@@ -202,6 +286,15 @@ def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, f
                 some_of(unseen, 5),
                 column,
             )
+
+
+def _part_folds(table: Any) -> list[Fold]:
+    """The folds that parts make: one that holds a part out, or one for each part."""
+    held_out = table.attrs[HELD_OUT]
+    if held_out is None:
+        return column_folds(table[FOLD])
+    is_held_out = np.asarray(table[FOLD] == held_out)
+    return [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
 
 
 def group_folds(
@@ -292,6 +385,11 @@ def _strata(table: Any, column: str) -> list[Any]:
 
 
 def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[Fold]:
+    if len(classes) != len(of_row):
+        raise DataError(
+            f"stratify holds {counted(len(classes), 'class label')} for "
+            f"{counted(len(of_row), 'row')}; expected one for each"
+        )
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
@@ -302,16 +400,15 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
                 of_row, classes, of_row
             )
         ]
-    except (
-        ValueError
-    ) as error:  # too few rows of every class, or another number of classes than of rows
+    except ValueError as error:  # too few rows of every class
         raise DataError(
-            f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify"
+            f"the rows cannot be stratified: {error} Use fewer folds, or do not stratify"
         ) from error
-    if not all(len(valid) for _, valid in folds):
-        raise DataError(
-            f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify"
-        )
+    for number, (_, valid) in enumerate(folds):
+        if not len(valid):
+            raise DataError(
+                f"fold {number} of {n_folds} would be empty; use fewer folds, or do not stratify"
+            )
     return folds
 
 
@@ -343,10 +440,14 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
     kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
     names = ", ".join(name for name, _ in kinds)
-    if len(kinds) > 1 or (kinds and labels is None):
+    if len(kinds) > 1:
         raise ConfigError(
-            f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its "
-            "masks"
+            f"tasks {names} are all per patch, and there is one column of masks; keep one of them"
+        )
+    if kinds and labels is None:
+        raise ConfigError(
+            f"task {names} is per patch, and no masks are named; name them with data.labels "
+            "(--labels)"
         )
     if of_numbers and "segmentation" in dict(kinds).values():
         raise ConfigError(
@@ -361,45 +462,114 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     )
 
 
-def read_maps(
-    data: DataConfig, table: Any, preprocess: Preprocessing
-) -> tuple[tuple[str, ...], Tensor, Tensor, Callable[[int], Tensor]]:
+@dataclass(frozen=True)
+class TableMasks:
+    """The masks of a table, of the images that have one.
+
+    Attributes:
+        rows: the row of each mask.
+        files: each mask, a file or an array.
+        image_sizes: (height, width) of the image of each mask.
+    """
+
+    rows: list[int]
+    files: list[Any]
+    image_sizes: list[tuple[int, int]]
+
+
+def masks_of(table: Any) -> TableMasks:
+    """Return the masks of a table that has a column of them.
+
+    Raises:
+        DataError: if an image with a mask cannot be read.
+    """
+    masks = TableMasks(rows=[], files=[], image_sizes=[])
+    for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
+        if not is_missing(file):
+            masks.rows.append(row)
+            masks.files.append(file)
+            masks.image_sizes.append(read_image_size(image))
+    return masks
+
+
+def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:
+    """Return what reads masks as these classes.
+
+    Args:
+        classes: those of the masks.
+        nodata: values in masks without a label.
+    """
+    return DenseLabels(classes=len(classes.names), nodata=nodata, class_values=classes.stored)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The masks of a table, averaged over the patches of their images; n images, K classes or 1.
+
+    Attributes:
+        names: of the classes; none for numbers.
+        values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
+            NaN where unknown.
+        weight: (n, rows, cols) float32, how many labelled pixels a patch has.
+        pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none; without
+            a mask (1, 1, 1).
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    weight: Tensor
+    pixels: Callable[[int], Tensor]
+
+
+def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
     """Read the masks of a table and average them over the patches.
 
-    Returns:
-        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of
-        classes their shares of the patch, NaN where unknown; weight (n, rows, cols) float32, how
-        many labelled pixels a patch has; and a function that returns the classes (1, height, width)
-        of a row's prepared image, -1 = none, without a label (1, 1, 1).
+    Args:
+        data: how the masks are read.
+        table: of :func:`table_of`.
+        preprocess: what prepares the images.
 
     Raises:
         DataError: if a mask cannot be used, has another size than its image, or comes to another
-            grid than others.
+            grid than others; if the masks show fewer than two classes, or it is open what their
+            values mean.
     """
-    label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
-    rows, masks = [*label_of], [*label_of.values()]
-    labels, how = data.classes, DenseLabels(nodata=data.nodata)
+    masks = masks_of(table)
+    names = data.classes
+    reader = DenseLabels(nodata=data.nodata)
     if data.label_kind == "classes":
-        labels = labels or tuple(map(str, range(count_classes(masks, data.nodata))))
-        if len(labels) < 2:
-            raise DataError(
-                f"the masks hold the class {labels[0]} alone; expected two classes or more"
-            )
-        how = DenseLabels(classes=len(labels), nodata=data.nodata)
-    mean, counts = how.cells(
-        masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows]
-    )
-    values, weight = (
-        torch.full((len(table), *x.shape[1:]), empty)
-        for x, empty in ((mean, torch.nan), (counts, 0.0))
-    )
-    values[rows], weight[rows] = mean.masked_fill(counts[:, None] == 0, torch.nan), counts
+        survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
+        classes = mask_classes(survey, data.classes, data.class_values)
+        _check_shown(classes, survey)
+        names = classes.names
+        reader = reader_of_classes(classes, data.nodata)
+    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
+    values = torch.full((len(table), *mean.shape[1:]), torch.nan)
+    values[masks.rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
+    weight = torch.zeros((len(table), *counts.shape[1:]))
+    weight[masks.rows] = counts
+    file_of_row = dict(zip(masks.rows, masks.files, strict=True))
 
     def pixels(row: int) -> Tensor:
-        return (
-            how.indices([label_of[row]], preprocess)
-            if row in label_of
-            else torch.full((1, 1, 1), -1)
-        )
+        if row not in file_of_row:
+            return torch.full((1, 1, 1), -1)
+        return reader.indices([file_of_row[row]], preprocess)
 
-    return labels, values, weight, pixels
+    return Maps(names, values, weight, pixels)
+
+
+def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:
+    """Check that masks show two classes or more, and warn of those that they do not show."""
+    shown = [name for name, pixels in classes.pixels.items() if pixels]
+    if len(shown) < 2:
+        raise DataError(
+            f"the masks hold the class {shown[0]!r} alone; expected two classes or more"
+            f"{survey.marked_words()}"
+        )
+    warn_of_empty_classes(
+        classes.pixels,
+        "pixel",
+        "the masks",
+        remedy=f"They hold {some_of_numbers(survey.pixels)}; leave a class out that is not in "
+        "them, or name the values of the classes (--class-values)",
+    )

@@ -12,12 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import SUFFIXES
+from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import OBJECTS, Task
 
-ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
+# of a minimum: float32 holds 7 digits, and values may have passed through it
+ROUNDING = 1e-6
+# of a sum of shares: three of them, rounded to two digits each, may add up to 0.99
+SHARES_TOLERANCE = 1e-2
+# of one share: what a resampled mask or a division in float16 may be off by
+SHARE_ROUNDING = 1e-3
 _ANY = "/"  # stands for any suffix: no id ends like this
 WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
 _Array = np.ndarray[Any, Any]
@@ -65,6 +70,15 @@ def match_samples(
             f"{counted(len(both), 'id')} for training and for validation: "
             f"{some_of(map(repr, both), 3)}"
         )
+    if not train and chosen is not None:
+        raise DataError("there are no training ids: ids= is empty; name some, or leave it out")
+    if not train and valid:
+        raise DataError(
+            "there are no training ids: all ids of the targets are validation ids; leave some out "
+            "of val_ids="
+        )
+    if not train:
+        raise DataError("there are no training ids: the targets have no values; pass some")
     used = [*train, *valid]
     values, counts = (
         {name: _rows(name, x, used) for name, x in of.items()} for of in (columns, cells)
@@ -109,8 +123,12 @@ class SourceIds:
             )
         return fitting[0] if fitting else None
 
-    def all_of(self, ids: Iterable[Any]) -> list[str]:
+    def all_of(self, ids: Iterable[Any], remedy: str = "") -> list[str]:
         """Return the source's spelling of ids.
+
+        Args:
+            ids: of the source, in either spelling.
+            remedy: follows the message that names those without tokens.
 
         Raises:
             DataError: naming those that have no tokens.
@@ -121,7 +139,7 @@ class SourceIds:
                 f"{counted(len(missing), 'id')} without tokens in the source: "
                 f"{some_of(missing, 3)}. The ids of the source are such as "
                 f"{some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below "
-                "the root of its extraction (--root)"
+                f"the root of its extraction (--root){remedy}"
             )
         return [spelling for spelling in spelt.values() if spelling is not None]
 
@@ -180,6 +198,11 @@ def by_id(
     Raises:
         DataError: for values without ids, another number of ids, or an id with several values.
     """
+    if not hasattr(values, "__len__"):
+        raise DataError(
+            f"{name} is {type(values).__name__}; expected {{id: value}}, a Series, or an array with "
+            "target_ids="
+        )
     values = class_codes(values, name, ())
     if hasattr(values, "items"):
         ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
@@ -203,7 +226,9 @@ def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     if missing := [repr(image_id) for image_id in ids if image_id not in column]:
         raise DataError(
-            f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}"
+            f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}. The "
+            f"ids there are such as {some_of(map(repr, column), 3) or 'none'}; missing values are "
+            "NaN, of classes -1"
         )
     try:
         return np.array([as_array(column[image_id]) for image_id in ids])
@@ -245,23 +270,40 @@ def training_targets(
         DataError: if something is missing, has another shape or values that cannot be, is below the
             task's minimum, or is constant over the training samples.
     """
-    if unknown := {*weights} - {task.name for task in loss.tasks if task.kind == "dense"}:
-        raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
+    dense = [task.name for task in loss.tasks if task.kind == "dense"]
+    for name in weights:
+        if name not in dense:
+            raise DataError(
+                f"weights are given for {name!r}, which is no dense task; there are "
+                f"{', '.join(dense) or 'none'}"
+            )
     values = Tensors()
     for task in loss.tasks:
         x = _original(task, targets[task.name])
+        _check_shape(task, x)
         if task.name in weights:
             values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
             x = x.where(weight[:, None] > 0, torch.nan)
         values[task.name] = _normalised(task, x, ids)
-        _check_learnable(task, values[task.name][:train_count])
-    if needs_validation and not any(
-        known(task, values[task.name][train_count:]).any() for task in loss.tasks
-    ):
-        raise DataError(
-            "patience is set, and no validation id has a target value to judge epochs by"
-        )
+        _check_learnable(task, x[:train_count], values[task.name][:train_count])
+    if needs_validation:
+        _check_validation(loss, values, train_count)
     return values
+
+
+def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None:
+    """Check that validation samples have values, as a run that waits for a better loss needs them."""
+    held_out = {task.name: values[task.name][train_count:] for task in loss.tasks}
+    if not any(len(x) for x in held_out.values()):
+        raise DataError(
+            "patience is set, and there are no validation ids whose loss it could wait for; name "
+            "some (val_ids=, several folds), or leave patience out"
+        )
+    if not any(known(task, held_out[task.name]).any() for task in loss.tasks):
+        raise DataError(
+            "patience is set, and no validation id has a target value to judge epochs by; fill in "
+            "some, or leave patience out"
+        )
 
 
 def as_array(values: Any) -> _Array:
@@ -313,68 +355,182 @@ def _original(task: Task, values: Any) -> Tensor:
     return torch.from_numpy(numbers[:, None] if numbers.ndim == 1 else numbers)
 
 
+def _check_shape(task: Task, values: Tensor) -> None:
+    """Check the shape of a task's values, (n, ...), by its kind."""
+    shape = tuple(values.shape[1:])
+    if task.is_masks or (task.is_map and not values.is_floating_point()):
+        fits = len(shape) == 2
+        expected = "(height, width)"
+    elif task.is_map:
+        fits = len(shape) == 3 and shape[0] == task.dim
+        expected = f"({task.dim}, rows, cols)"
+    elif task.is_categorical:
+        fits = shape == ()
+        expected = "(), one class index"
+    else:
+        fits = shape == (task.dim,)
+        expected = "() or (1,)" if task.dim == 1 else f"({task.dim},)"
+    if not fits:
+        raise DataError(
+            f"the targets of {task.name!r} have the shape {shape} per image; expected {expected}"
+        )
+
+
 def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
     """How much every cell of a dense task counts: (n, rows, cols)."""
     weight = torch.from_numpy(as_array(weights).astype(np.float32))
-    expected = (len(values), *values.shape[2:])
-    if weight.shape != expected or not bool((weight.isfinite() & (weight >= 0)).all()):
+    if weight.shape[1:] != values.shape[2:]:
         raise DataError(
-            f"the weights of {name!r} are {tuple(weight.shape)}, {weight.min():g} ... "
-            f"{weight.max():g}; expected {tuple(expected)}, 0 or more"
+            f"the weights of {name!r} have the shape {tuple(weight.shape[1:])} per image; expected "
+            f"{tuple(values.shape[2:])}, one for each cell of the targets"
+        )
+    is_wrong = ~weight.isfinite() | (weight < 0)
+    if bool(is_wrong.any()):
+        raise DataError(
+            f"the weights of {name!r} hold {weight[is_wrong][0]:g}; expected finite numbers of 0 "
+            "or more"
         )
     return weight
 
 
 def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
-    """Targets as the loss compares them, int64, or float32 in normalised units; values that cannot be are refused."""
-    normalised, shown = x.float() if x.is_floating_point() else x, x
+    """Targets as the loss compares them: int64, or float32 in normalised units."""
     if task.is_masks:
-        expected = (
-            f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 "
-            "for unknown"
-        )
-        fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
-    elif not x.is_floating_point():
-        expected = f"a class of 0 ... {task.dim - 1}, -1 = missing"
-        fits = ((x >= -1) & (x < task.dim)) | (
-            x == (-1 if task.ignore_index is None else task.ignore_index)
-        )
-    elif task.kind in ("ratio", "segmentation"):
-        expected, shown = "shares of 0 ... 1 that add up to 1", x.movedim(1, -1)
-        outside = (x < -1e-3) | (x > 1 + 1e-3)
-        fits = ~(((x.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1))
-    else:
-        least = -torch.inf if task.minimum is None else task.minimum
-        expected = f"a number of {least:g} or more that is finite in normalised units"
-        if task.transform is not None:
+        _check_objects(task, x, ids)
+        return x
+    if not x.is_floating_point():
+        _check_classes(task, x, ids)
+        return x
+    if task.kind in ("ratio", "segmentation"):
+        _check_shares(task, x, ids)
+        return x.float()
+    _check_numbers(task, x, ids)
+    normalised = x.float()
+    if task.transform is not None:
+        try:
             normalised = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1).float()
-        fits = x.isnan() | (normalised.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
-    if not bool(fits.all()):
-        index = tuple((~fits).nonzero()[0].tolist())
+        except DataError as error:
+            raise DataError(f"task {task.name!r}: {error}") from None
+    is_too_large = x.isfinite() & ~normalised.isfinite()
+    if bool(is_too_large.any()):
+        row, value = _first_place(is_too_large, x)
         raise DataError(
-            f"{task.name!r} is {shown[index].tolist()} for {ids[index[0]]!r}; expected {expected}"
+            f"the targets of {task.name!r} reach {value:g} for {ids[row]!r}, beyond float32 in "
+            "normalised units; give the task a transform that is fitted on them, or another unit"
         )
     return normalised
 
 
-def _check_learnable(task: Task, values: Tensor) -> None:
-    """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
-    if not bool(known(task, values).any()):
+def _first_place(is_wrong: Tensor, values: Tensor) -> tuple[int, float]:
+    """The row of the first value that is wrong, and this value."""
+    index = tuple(is_wrong.nonzero()[0].tolist())
+    return index[0], values[index].item()
+
+
+def _rows_where(is_wrong: Tensor) -> list[int]:
+    """The rows in which a value is wrong."""
+    rows: list[int] = is_wrong.reshape(len(is_wrong), -1).any(dim=1).nonzero().flatten().tolist()
+    return rows
+
+
+def _check_objects(task: Task, x: Tensor, ids: Sequence[str]) -> None:
+    """Check the ids of objects."""
+    fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
+    if not bool(fits.all()):
+        row, value = _first_place(~fits, x)
         raise DataError(
-            f"task {task.name!r} has no target value among the {len(values)} training ids"
+            f"{task.name!r} is {value} for {ids[row]!r}; expected {OBJECTS} * (class + 1) + number "
+            f"for the pixels of an object, with a class of 0 ... {task.dim - 1}, 0 for none, -1 for "
+            "unknown"
+        )
+
+
+def _check_classes(task: Task, x: Tensor, ids: Sequence[str]) -> None:
+    """Check class indices."""
+    ignored = -1 if task.ignore_index is None else task.ignore_index
+    fits = ((x >= -1) & (x < task.dim)) | (x == ignored)
+    if not bool(fits.all()):
+        row, value = _first_place(~fits, x)
+        raise DataError(
+            f"{task.name!r} is {value} for {ids[row]!r}; expected a class of 0 ... {task.dim - 1}, "
+            "-1 = missing"
+        )
+
+
+def _check_shares(task: Task, x: Tensor, ids: Sequence[str]) -> None:
+    """Check shares of one whole, which are the second axis."""
+    is_outside = (x < -SHARE_ROUNDING) | (x > 1 + SHARE_ROUNDING)
+    if rows := _rows_where(is_outside):
+        row, value = _first_place(is_outside, x)
+        raise DataError(
+            f"{counted(len(rows), 'image')} with targets of {task.name!r} outside 0 ... 1, the first "
+            f"is {ids[row]!r} with {value:g}; expected shares: divide per cent by 100, unknown ones "
+            "are NaN"
+        )
+    sums = x.sum(dim=1)
+    is_other_sum = (sums - 1).abs() > SHARES_TOLERANCE
+    if rows := _rows_where(is_other_sum):
+        row, value = _first_place(is_other_sum, sums)
+        raise DataError(
+            f"{counted(len(rows), 'image')} with targets of {task.name!r} that do not add up to 1, "
+            f"the first is {ids[row]!r} with {value:.4g}; divide them by their sum, unknown ones "
+            "are NaN"
+        )
+
+
+def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
+    """Check that numbers are finite or missing, and not below the task's minimum."""
+    if rows := _rows_where(x.isinf()):
+        raise DataError(
+            f"{counted(len(rows), 'image')} with infinite targets of {task.name!r}: "
+            f"{some_of([repr(ids[row]) for row in rows], 3)}; missing ones are NaN"
+        )
+    if task.minimum is None:
+        return
+    is_below = x < task.minimum - ROUNDING * max(1.0, abs(task.minimum))
+    if rows := _rows_where(is_below):
+        shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
+        raise DataError(
+            f"{counted(len(rows), 'image')} with targets of {task.name!r} below the minimum "
+            f"{task.minimum:g}: {some_of(shown, 3)}. Predictions never go below it: correct these "
+            "values, or give another minimum (--minimum)"
+        )
+
+
+def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
+    """Check training targets: some are known, they differ, and the task's activation can reach them."""
+    if not bool(known(task, normalised).any()):
+        raise DataError(
+            f"task {task.name!r} has no target value among the {len(normalised)} training ids"
         )
     if task.is_categorical:
         return
-    columns = values.movedim(1, -1).flatten(0, -2)  # (m, dim)
-    low, high = (
-        columns.nan_to_num(torch.inf).amin(dim=0),
-        columns.nan_to_num(-torch.inf).amax(dim=0),
-    )
+    low, high = _ranges(normalised)
     if bool((low == high).all()):
-        raise DataError(f"the targets of {task.name!r} are {low[0]:g} (normalised) for all images")
-    least, most = low.min(), high.max()
-    if task.activation is not None and (least < 0 or (task.activation == "sigmoid" and most > 1)):
+        values = ", ".join(f"{value:g}" for value in _ranges(original)[0][:3].tolist())
         raise DataError(
-            f"task {task.name!r}: {task.activation!r} cannot reach targets of {least:.4g} ... "
-            f"{most:.4g}"
+            f"the targets of {task.name!r} are {values} for every training image; there is nothing "
+            f"to learn: leave {task.name!r} out, or train on images in which it varies"
         )
+    reached = (
+        f"task {task.name!r}: activation {task.activation!r} cannot reach targets of "
+        f"{low.min():.4g} ... {high.max():.4g} in normalised units"
+    )
+    if task.activation is not None and low.min() < 0:
+        raise DataError(
+            f"{reached}, as it gives none below 0; leave the activation out (minimum= keeps "
+            "predictions from falling below a bound), or use a transform without mean"
+        )
+    if task.activation == "sigmoid" and high.max() > 1:
+        raise DataError(
+            f"{reached}, as it gives none above 1; leave the activation out, or use a transform "
+            "whose std is the largest target"
+        )
+
+
+def _ranges(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest known value of each output, (dim,) each."""
+    columns = values.movedim(1, -1).flatten(0, -2)  # (m, dim)
+    low = columns.nan_to_num(torch.inf).amin(dim=0)
+    high = columns.nan_to_num(-torch.inf).amax(dim=0)
+    return low, high

@@ -22,9 +22,9 @@ from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
-from dinoneck.tasks import TargetTransform, Task
+from dinoneck.tasks import OVERALL, TargetTransform, Task, columns_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
 from dinoneck.training.table import class_names, column_tasks, map_task, read_maps
 from dinoneck.training.targets import known
@@ -39,6 +39,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
+# columns of tables of predictions and truth, and what scores call the mean over targets
+_TAKEN_COLUMNS = ("image", *OWN_COLUMNS, OVERALL)
 logger = logging.getLogger(__name__)
 Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
@@ -75,7 +77,7 @@ class Problem(NamedTuple):
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
         pixels: returns the classes of a row's pixels, see
-            :func:`dinoneck.training.table.read_maps`.
+            :class:`dinoneck.training.table.Maps`.
     """
 
     tasks: Sequence[Task]
@@ -93,22 +95,22 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         ConfigError: if a task or a composition names what is not there, or columns of another kind.
         DataError: if values or masks cannot be used.
     """
-    specs, (map_name, map_kind), weight, pixels = (
-        _column_specs(config, table),
-        map_task(config, table),
-        None,
-        None,
-    )
+    specs = _column_specs(config, table)
+    map_name, map_kind = map_task(config, table)
+    maps = None
     # task -> its labels and values
-    learned = {name: _values(spec, table) for name, spec in specs.items()}
+    learned = {name: _values(name, spec, table) for name, spec in specs.items()}
     if config.data.labels is not None:
         specs[map_name] = spec = config.tasks.get(map_name, TaskConfig()).changed(kind=map_kind)
         if spec.columns or spec.auxiliary:
             raise ConfigError(
                 f"the targets of task {map_name!r} are masks; leave out columns and auxiliary"
             )
-        labels, values, weight, pixels = read_maps(config.data, table, preprocess)
-        learned[map_name] = labels, values
+        _check_options(map_name, map_kind, spec)
+        maps = read_maps(config.data, table, preprocess)
+        learned[map_name] = maps.names, maps.values
+    weight = None if maps is None else maps.weight
+    pixels = None if maps is None else maps.pixels
     if not specs:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -119,12 +121,13 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         for name, (labels, values) in learned.items()
     ]
     targets = {name: values for name, (_, values) in learned.items()}
-    _check_known(tasks, targets, table.index)
+    _check_known(tasks, targets, specs, table)
     weights = {map_name: weight} if weight is not None and map_kind == "dense" else {}
     for name, patches in weights.items():
         _propose_from_map(specs, learned[name][0], targets, name, patches)
     scored, compositions = dict[str, Scored](), list[Composition]()
     for name, made in config.compositions.items():
+        _check_composition(name, made, specs)
         parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))
         parts = specs[made.ratio].columns if made.ratio in specs else parts
         compositions.append(Composition(parts, made.sums, name, made.total, made.ratio))
@@ -136,6 +139,7 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         its_targets = _scored(task, specs[task.name], targets[task.name])
         # of a column a ratio predicts the share only: what else predicts it is scored
         scored = its_targets | scored if task.kind == "ratio" else scored | its_targets
+    _check_columns(tasks, compositions)
     numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
     return Problem(
         tasks,
@@ -147,9 +151,54 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
     )
 
 
+def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
+    """Reject names of predicted numbers that are columns of tables, or of the scores, already."""
+    for task in tasks:
+        if task.name in _TAKEN_COLUMNS:
+            raise ConfigError(
+                f"a target is called {task.name!r}, as another column of tables of predictions; "
+                "rename it"
+            )
+    for column in columns_of(tasks):
+        if column.name in _TAKEN_COLUMNS:
+            raise ConfigError(
+                f"a class of {column.task.name!r} is called {column.name!r}, as another column of "
+                "tables of predictions and truth; give it another name (--classes)"
+            )
+    for composition in compositions:
+        for name in composition.names:
+            if name in _TAKEN_COLUMNS:
+                raise ConfigError(
+                    f"a sum is called {name!r}, as another column of tables of predictions, or the "
+                    "mean of the scores; rename it"
+                )
+
+
+def _check_composition(name: str, made: CompositionConfig, specs: Specs) -> None:
+    """Check that a composition has sums, or a total and its ratio that are tasks."""
+    if not made.total and not made.ratio and not made.sums:
+        raise ConfigError(
+            f"composition {name!r} is empty; write sums: {{COLUMN: [TASK, TASK]}} for columns that "
+            "add up tasks, or total: TASK and ratio: TASK for the parts of a whole"
+        )
+    if not made.total and not made.ratio:
+        return
+    for role, task in (("total", made.total), ("ratio", made.ratio)):
+        if not task:
+            raise ConfigError(
+                f"composition {name!r} has no {role}; write total: TASK and ratio: TASK together"
+            )
+        if task not in specs:
+            raise ConfigError(
+                f"composition {name!r} has the {role} {task!r}; expected one of the tasks "
+                f"{', '.join(specs)}.{did_you_mean(task, specs)}"
+            )
+
+
 def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     """The tasks of the table's columns, which must exist and hold values of the task's kind; all kinds are set."""
-    tasks, taken = column_tasks(config, table), set[str]()
+    tasks = column_tasks(config, table)
+    owner: dict[str, str] = {}  # column -> the task that predicts it
     existing = [name for name in table.columns if name not in OWN_COLUMNS]
     for name, spec in tasks.items():
         if missing := [column for column in spec.columns if column not in existing]:
@@ -157,36 +206,76 @@ def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
             raise ConfigError(
                 f"task {name!r} needs column {missing[0]!r}; there are {', '.join(existing)}.{hint}"
             )
-        columns, alone = ", ".join(spec.columns), {*spec.columns} if spec.kind != "ratio" else set()
-        if len({*spec.columns}) < len(spec.columns) or taken & alone:
-            raise ConfigError(
-                f"task {name!r} has columns {columns}; name each once, and in one task"
-            )
+        for column in spec.columns:
+            if spec.columns.count(column) > 1:
+                raise ConfigError(f"task {name!r} has the column {column!r} twice; name it once")
+            if spec.kind != "ratio" and column in owner:
+                raise ConfigError(
+                    f"tasks {owner[column]!r} and {name!r} both predict column {column!r}; leave it "
+                    "out of one of them"
+                )
         kind = spec.kind or (
             "classification" if class_names(table, spec.columns[0]) else "regression"
         )
-        for column in spec.columns:
-            words = class_names(table, column)
-            if bool(words) != (kind == "classification") or (words and len(spec.columns) > 1):
-                held = f"the classes {', '.join(words[:5])}" if words else "numbers"
-                raise ConfigError(
-                    f"task {name!r} of kind {kind!r} has columns {columns}; {column!r} holds {held}"
-                )
-        taken |= alone
+        if kind == "ratio" and len(spec.columns) < 2:
+            raise ConfigError(
+                f"task {name!r} is a ratio of {spec.columns[0]!r} alone; name two columns or more"
+            )
+        _check_kind(name, kind, spec.columns, table)
+        _check_options(name, kind, spec)
+        if kind != "ratio":
+            owner |= dict.fromkeys(spec.columns, name)
         tasks[name] = spec.changed(kind=kind)
     return tasks
 
 
-def _values(spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
+def _check_kind(name: str, kind: str, columns: Sequence[str], table: Any) -> None:
+    """Check that columns hold what a task of this kind learns: classes of one column, or numbers."""
+    for column in columns:
+        words = class_names(table, column)
+        if kind == "classification" and not words:
+            raise ConfigError(
+                f"task {name!r} is of kind 'classification', and its column {column!r} holds "
+                "numbers; leave the kind out, or write classes as words"
+            )
+        if kind != "classification" and words:
+            raise ConfigError(
+                f"task {name!r} is of kind {kind!r}, for numbers, and its column {column!r} holds "
+                f"the classes {', '.join(words[:5])}; leave the kind out, or write kind: "
+                "classification"
+            )
+    if kind == "classification" and len(columns) > 1:
+        raise ConfigError(
+            f"task {name!r} has the columns {', '.join(columns)}; classes are one column: make a "
+            "task of each"
+        )
+
+
+def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
+    """Check that a task of classes or shares has no option of numbers."""
+    if kind not in ("classification", "segmentation", "ratio"):
+        return
+    for option in ("area", "log1p", "activation", "minimum"):
+        if getattr(spec, option) not in (None, False):
+            raise ConfigError(
+                f"task {name!r} is of kind {kind!r}, whose outputs are probabilities, and has no "
+                f"{option!r}; leave it out"
+            )
+
+
+def _values(name: str, spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
     """The labels of a task, and its values of all images: (n,) or (n, outputs), or class indices (n,)."""
     if spec.kind == "classification":
         indices = np.asarray(table[spec.columns[0]].cat.codes, np.int64)
         return class_names(table, spec.columns[0]), torch.tensor(indices)
     values = np.stack([np.asarray(table[column], np.float64) for column in spec.columns], axis=1)
     if spec.kind == "ratio":
+        columns = ", ".join(spec.columns)
         if (values < 0).any():  # the shares of two negative values would be positive
+            row = table.index[(values < 0).any(axis=1)][0]
             raise DataError(
-                f"a ratio of {', '.join(spec.columns)}, which hold negative values; correct them"
+                f"task {name!r} is a ratio of {columns}, and a value of {row!r} is negative; correct "
+                "it"
             )
         # of nothing the shares are unknown, 0 / 0
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -287,24 +376,38 @@ def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
     }
 
 
-def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any) -> None:
+def _check_known(
+    tasks: Sequence[Task], targets: Mapping[str, Tensor], specs: Specs, table: Any
+) -> None:
     """Refuse images of which nothing is known, and classes that no head can learn."""
     known_values = [known(task, targets[task.name]) for task in tasks]
     present = [x.reshape(len(x), -1).any(dim=1).numpy() for x in known_values]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
-        names = some_of([repr(ids[row]) for row in nothing], 3)
+        names = some_of([repr(table.index[row]) for row in nothing], 3)
+        for name, spec in specs.items():
+            columns = list(spec.columns)
+            if spec.kind == "ratio" and (table[columns].iloc[nothing] == 0).all(axis=None):
+                raise DataError(
+                    f"nothing is known of the images {names}: the columns {', '.join(columns)} of "
+                    f"the ratio {name!r} are all 0 there, so that their shares are unknown; remove "
+                    "the rows, or add a task of the total"
+                )
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
     for task in (task for task in tasks if task.kind == "classification"):
         classes = targets[task.name].numpy()
         counts = np.unique(classes[classes >= 0], return_counts=True)[1]
-        if len(counts) < 2 or counts.sum() < 2 * len(counts):
-            held = (
-                f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of "
-                "them in one alone"
-            )
+        if len(counts) < 2:
+            held = task.labels[int(classes[classes >= 0][0])] if len(counts) else "none"
             raise DataError(
-                f"target {task.name!r} has {held}; expected two or more, and 2 images a class on "
-                "average"
+                f"target {task.name!r} has one class alone, {held!r}, in {counts.sum()} images; "
+                "expected two classes or more"
+            )
+        if counts.sum() < 2 * len(counts):
+            raise DataError(
+                f"target {task.name!r} has {len(counts)} classes in {counts.sum()} images, "
+                f"{(counts == 1).sum()} of them in one image alone; expected 2 images a class on "
+                "average. Leave out the column if it holds names or notes, and kind: classification "
+                "if it holds numbers"
             )
 
 

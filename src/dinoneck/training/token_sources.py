@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.codec import at_least
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, read_pixels, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError, counted, some_of
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Batches
@@ -64,11 +67,16 @@ class _ById:
     def __init__(self, ids: Sequence[str], count: int) -> None:
         self.ids = tuple(ids)
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        if not len(self._rows) == len(self.ids) == count > 0:
+        if count == 0:
+            raise DataError("there are no images; give one or more")
+        if len(self.ids) != count:
             raise DataError(
-                f"{len(self.ids)} ids ({len(self._rows)} different), {count} images; expected one "
-                "id each"
+                f"there are {counted(len(self.ids), 'id')} for {counted(count, 'image')}; expected "
+                "one for each"
             )
+        if len(self._rows) < count:
+            twice = next(x for row, x in enumerate(self.ids) if self._rows[x] != row)
+            raise DataError(f"the id {twice!r} is given to several images; ids must differ")
 
     def rows(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[int]:
         """Return the row numbers of these ids.
@@ -78,11 +86,24 @@ class _ById:
         """
         if unknown := [image_id for image_id in ids if image_id not in self._rows]:
             raise DataError(
-                f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}"
+                f"{counted(len(unknown), 'id')} of {len(ids)} not in this source: "
+                f"{some_of(map(repr, unknown), 3)}; the ids there are such as "
+                f"{some_of(map(repr, self.ids), 3)}"
             )
         if views is not None and any(views):
-            raise DataError(f"these tokens have view 0 only; asked for {sorted(set(views))}")
+            raise DataError(
+                f"these tokens have view 0 only, the image as it is; asked for view {max(views)}"
+            )
         return [self._rows[image_id] for image_id in ids]
+
+
+def _first_not_finite(tokens: Tokens) -> int | None:
+    """The row of the first image with a token that is not finite, or None."""
+    for layer in tokens.sequence:
+        is_finite = layer.isfinite().flatten(1).all(dim=1)
+        if not bool(is_finite.all()):
+            return int(is_finite.int().argmin())
+    return None
 
 
 class MemoryTokens(_ById):
@@ -135,6 +156,7 @@ class MemoryTokens(_ById):
             list(ids),
         )
         _ById(ids, len(images))
+        at_least(1, batch_size=batch_size)
         sizes = (
             {}
             if prepare.size
@@ -153,11 +175,17 @@ class MemoryTokens(_ById):
         for batch in progress([*in_batches(images, batch_size)], desc="tokens", unit="batch"):
             with torch.no_grad():
                 tokens = backbone(prepare(batch).to(device)).to("cpu")
-            parts.append(tokens.to(dtype=dtype))
-            if not all(bool(x.isfinite().all()) for x in parts[-1].sequence):
+            first = len(parts) * batch_size
+            if (row := _first_not_finite(tokens)) is not None:
                 raise DataError(
-                    f"tokens of {ids[len(parts) * batch_size - batch_size]!r} ... do not fit "
-                    f"{dtype}"
+                    f"tokens of {ids[first + row]!r} are not finite; the weights of the backbone "
+                    "may be damaged, load it again"
+                )
+            parts.append(tokens.to(dtype=dtype))
+            if (row := _first_not_finite(parts[-1])) is not None:
+                raise DataError(
+                    f"tokens of {ids[first + row]!r} exceed {str(dtype).removeprefix('torch.')}; "
+                    "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
         return cls(ids, Tokens.cat(parts))
 
@@ -224,9 +252,11 @@ class LiveTokens(_ById):
         """
         images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
         if transformed and self.transform is not None:
+            read = partial(read_pixels, bits=self.preprocess.bits)
             # one after another, as transforms draw from the global generators
             images = [
-                self.transform(to_uint8(pixels)) for pixels in in_threads(read_pixels, images)
+                _checked_image(self.transform(to_uint8(pixels)))
+                for pixels in in_threads(read, images)
             ]
         return self.preprocess(images)
 
@@ -240,6 +270,16 @@ class LiveTokens(_ById):
         images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
+
+
+def _checked_image(result: Any) -> Any:
+    """The image that a transform returned; a text would be read as a path."""
+    if not isinstance(result, Tensor | np.ndarray | Image.Image):
+        raise DataError(
+            f"transform= returned {type(result).__name__}; expected an image: a tensor "
+            "(3, height, width), an array or a PIL image"
+        )
+    return result
 
 
 @dataclass

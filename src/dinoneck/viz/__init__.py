@@ -6,7 +6,7 @@ library. ``report.py`` fills ``report.html.j2``, one HTML file.
 
 from dinoneck.lazy import attach, homes
 
-_HOMES = homes(
+HOMES = homes(
     __name__,
     overlay=["overlay_panel", "write_maps"],
     panels=["boxes_panel", "heat", "pca_panels"],
@@ -16,5 +16,5 @@ _HOMES = homes(
     similarity=["similarity_page"],
 )
 
-__all__ = [*_HOMES]
-__getattr__, __dir__ = attach(__name__, _HOMES)
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, printable, some_of
+from dinoneck.errors import ConfigError, printable
 from dinoneck.inference.resolution import UNSEEN, at_image_size
 from dinoneck.tasks import Task
 from dinoneck.viz import style
@@ -66,7 +66,7 @@ def overlay_panel(
         DataError: if the image cannot be read, or predictions are not finite.
         ShapeError: if a map is not (outputs, rows, cols).
     """
-    picture, listed = as_image(image), outputs(tasks)
+    picture, listed = as_image(image, preprocess.bits), outputs(tasks)
     size, ratio = (picture.height, picture.width), style.OVERLAY_PX / max(picture.size)
     width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
@@ -236,9 +236,14 @@ def write_maps(
     places = {
         parts: Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts)) for parts in planes
     }
-    if len({*places.values()}) < len(places):
-        names = some_of(map("/".join, places), 9)
-        raise ConfigError(f"two of the maps {names} have one file name; rename a task or a label")
+    first_in: dict[Path, tuple[str, ...]] = {}
+    for parts, place in places.items():
+        first = first_in.setdefault(place, parts)
+        if first != parts:
+            raise ConfigError(
+                f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
+                f"{place.as_posix()!r}; rename a task or a label"
+            )
     position, files = None if image is None else _position(image), list[Path]()
     for parts, (task, plane) in planes.items():
         inside = folder / places[parts] if len(planes) > 1 else folder

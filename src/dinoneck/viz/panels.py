@@ -118,12 +118,16 @@ def boxes_panel(
     scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [
         ""
     ] * len(names)
-    if not len(names) == len(scores) == len(corners) or len(known_names) != len(known):
-        counts = f"{len(corners)} boxes, {len(names)} labels, {len(scores)} scores"
-        raise ShapeError(
-            f"there are {counts}, {len(known)} known boxes, {len(known_names)} labels; expected "
-            "one each"
-        )
+    listed = (
+        ("labels", len(names), "boxes", len(corners)),
+        ("scores", len(scores), "boxes", len(corners)),
+        ("labels", len(known_names), "known boxes", len(known)),
+    )
+    for what, number, of_what, count in listed:
+        if number != count:
+            raise ShapeError(
+                f"there are {count} {of_what} and {number} {what} for them; expected one for each"
+            )
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
@@ -223,13 +227,13 @@ def captions(
     return texts
 
 
-def as_image(image: ImageInput) -> Image.Image:
-    """Return an image in 8 bits.
+def as_image(image: ImageInput, bits: int | None = None) -> Image.Image:
+    """Return an image in 8 bits; ``bits`` are those of 16-bit images.
 
     Raises:
         DataError: if it cannot be read.
     """
-    decoded: Image.Image = to_pil_image(to_unit_range(read_pixels(image)))
+    decoded: Image.Image = to_pil_image(to_unit_range(read_pixels(image, bits)))
     return decoded
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoneck.data.decoding import ImageInput
+from dinoneck.errors import DataError, some_of
 from dinoneck.tasks import Task, columns_of
 from dinoneck.viz.drawing import Floats, minus, numbers, span
 
@@ -79,7 +80,12 @@ class Output(NamedTuple):
             ShapeError: if the result has another number of outputs.
             DataError: if it is missing, or not finite.
         """
-        given = np.reshape(result.get(self.task.name, math.nan), -1)
+        if self.task.name not in result:
+            raise DataError(
+                f"a result has no prediction of {self.task.name!r}; it holds "
+                f"{some_of(map(str, result), 5) or 'nothing'}"
+            )
+        given = np.reshape(result[self.task.name], -1)
         return float(
             numbers(given, f"the predictions of {self.task.name!r}", f"{self.task.dim}")[self.place]
         )

@@ -313,7 +313,7 @@ def test_a_backbone_with_another_normalisation_is_refused(
     other = kit.backbone()
     other.preprocess = other.preprocess.changed(**{key: (0.43, 0.411, 0.296)})
 
-    with pytest.raises(CheckpointError, match=rf"normalisation of images \({key}\)"):
+    with pytest.raises(CheckpointError, match=rf"{key}.*0\.43, 0\.411, 0\.296"):
         HeadCheckpoint.load(path).check_backbone(other, probe=probe)
 
 

@@ -35,7 +35,7 @@ TASKS = [
 
 def new_process() -> None:
     """Nothing of one's own is registered."""
-    registry._OWN.clear()
+    registry.REGISTERED.clear()
 
 
 def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> None:

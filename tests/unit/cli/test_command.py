@@ -233,7 +233,7 @@ def test_bars_are_for_terminals_and_lines_for_logs(
             patch.setattr(sys, "stderr", terminal := Terminal())
             assert main(job) == 0
         assert "%|" in terminal.getvalue(), job
-    monkeypatch.setattr("dinoneck.progress._SECONDS", 0.0)
+    monkeypatch.setattr("dinoneck.progress.SECONDS_PER_LINE", 0.0)
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 
@@ -299,7 +299,7 @@ def test_the_demo_does_not_write_into_a_folder_of_other_files(tmp_path: Path) ->
     ran = cli("demo", "--out", tmp_path)
 
     assert ran.code == 1
-    assert "holds other files; choose a new folder with --out" in ran.err
+    assert "holds other files; choose a new folder" in ran.err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -248,14 +248,16 @@ def test_json_has_tasks_and_objects_and_pictures_their_boxes(kind: str, tmp_path
         assert picture.size == boxes_panel(image, np.zeros((0, 4))).size
 
 
-def test_images_that_cannot_be_used_are_left_out_on_request(place: Path) -> None:
+def test_images_that_cannot_be_used_are_left_out_on_request(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("a.png", "m.png", "e.heic", "e.GIF", ".hidden.heic", "notes.txt"):
         (place / "images" / name).write_bytes(b"of another format")
     assert cli(*job(place)).code == 1
     assert not (place / "out.csv").exists()
     printed = cli(*job(place, "--skip-unusable", "--json", "--batch-size", "2"))
     assert sorted(Path(name).name for name in printed.json["unusable"]) == ["a.png", "m.png"]
-    assert "left out: 2 files of other formats (.gif, .heic)" in printed.err
+    assert "left out: 2 files of other formats (.gif, .heic)" in caplog.text
     assert [Path(row["image"]).stem for row in rows_of(place / "out.csv")] == ["large", "small"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_bench_times_the_parts_of_a_prediction(
         return predict(self, tokens)
 
     monkeypatch.setattr(PatchMeanHead, "predict", watched)
-    monkeypatch.setattr(verbs, "_SECONDS", 0.01)
+    monkeypatch.setattr(verbs, "SECONDS_PER_PART", 0.01)
     found = cli("bench", saved_head(tmp_path / "h.safetensors"), "--batch-size", 2, "--json").json
     assert [row["part"] for row in found["parts"]] == ["prepare", "backbone", "head"]
     assert seen == {(False, False, 2)}
@@ -233,3 +234,14 @@ def test_targets_that_are_predicted_better_or_not_compared_are_not_named(
     show_scores(report)
 
     assert "not above 0" not in capsys.readouterr().out
+
+
+def test_verify_goes_on_after_a_folder_without_heads(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    file = saved_head(tmp_path / "h.safetensors")
+
+    found = cli("verify", tmp_path / "empty", file, "--json")
+
+    rows = json.loads(found.out)["checked"]
+    assert [row["state"] for row in rows] == ["refused", "ok"]
+    assert found.code == 1

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tests.kit import cli, head, write_images
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
-from dinoneck import Backbone, DataError, Predictor, Task, save_head
+from dinoneck import Backbone, ConfigError, DataError, Predictor, Task, save_head
 from dinoneck.cli.predict import known_values
 from dinoneck.data import Pasture
 from dinoneck.viz import pca_panels
@@ -155,12 +155,12 @@ def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(
     assert changed.code == 1 and "3.png" in changed.err
 
 
-def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:
+def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> None:
     kind = Task("kind", 2, kind="classification", labels=("a,b", "c"))
     (tmp_path / "t.csv").write_text(
         "image;mass;kind\na/1.jpg;1,5;a,b\n2.jpg; nan;c\n./b/3.jpg;3;\nc/4.jpg;1;c\n"
     )
-    names = [Path("x/1.jpg"), Path("2.jpg"), Path("../b/3.jpg"), Path("7.jpg")]
+    names = [Path("x/a/1.jpg"), Path("x/2.jpg"), Path("../b/3.jpg"), Path("d/4.jpg")]
     found = known_values(tmp_path / "t.csv", "image", names, [Task("mass"), kind])
     assert found == {
         names[0]: {"mass": 1.5, "kind": "a,b"},
@@ -169,11 +169,36 @@ def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:
     }
 
 
+def test_class_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
+    kind = Task("kind", 2, kind="classification", labels=("oats", "rye"))
+    files = []
+    for name in ("oats", "wheat"):
+        files += write_images(tmp_path / name, ["1.png"], 8, 8)
+    with pytest.raises(DataError) as error:
+        known_values(tmp_path, "image", files[:1], [kind])
+    assert "has the class folder 'wheat'; the heads predict oats, rye" in str(error.value)
+
+
+def test_class_folders_are_known_classes(tmp_path: Path) -> None:
+    files = write_images(tmp_path, ["a/0.png", "a/1.png", "b/0.png"])
+    kind = Task("species", 2, kind="classification", labels=("b", "a"))
+    found = known_values(tmp_path, "image", [files[0], files[2]], [kind])
+    assert found == {files[0]: {"species": "a"}, files[2]: {"species": "b"}}
+
+
+def test_a_folder_of_masks_is_left_to_evaluate(tmp_path: Path) -> None:
+    [mask] = write_images(tmp_path, ["masks/0.png"])
+    cover = Task("cover", 2, kind="segmentation", labels=("a", "b"))
+    with pytest.raises(ConfigError, match="dinoneck evaluate"):
+        known_values(mask.parent, "image", [mask], [cover])
+
+
 @pytest.mark.parametrize(
     ("rows", "images", "task", "named"),
     [
         ([("1.jpg", "1")], ["a/1.jpg", "b/1.jpg"], Task("mass"), "1.jpg"),
         ([("a/1.jpg", "1"), ("b/1.jpg", "2")], ["1.jpg"], Task("mass"), "1.jpg"),
+        ([("x/1.jpg", "1"), ("x/2.jpg", "2")], ["y/1.jpg"], Task("mass"), "x/1.jpg"),
         ([("1.jpg", "1")], ["7.jpg"], Task("mass"), "7.jpg"),
         ([("1.jpg", "1")], ["1.jpg"], Task("cover"), "cover"),
         ([("1.jpg", "inf")], ["1.jpg"], Task("mass"), "inf"),

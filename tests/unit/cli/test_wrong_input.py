@@ -58,7 +58,7 @@ REFUSED = [
     ("predict images --out p.csv --heads none.safetensors", "none.safetensors", "cannot be opened"),
     (f"{PREDICT} images/0.png", "images/0.png", "before the options"),
     (f"predict --out p.csv --heads {GOOD}", "name images", "--store"),
-    (f"{PREDICT} --store s", "--store", "no images"),
+    (f"{PREDICT} --store s", "--store", "both given"),
     (f"predict --store s --out p.csv --heads {GOOD} --maps m", "--maps", "leave out"),
     (f"{PREDICT} --out x.jpg", "x.jpg", "ends in .csv"),
     (f"{PREDICT} --maps images/0.png", "images/0.png", "name a new folder"),

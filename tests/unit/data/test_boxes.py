@@ -97,7 +97,8 @@ def test_what_is_cut_or_left_out_is_counted(
     with caplog.at_level(logging.WARNING, "dinoneck"):
         data = made(tmp_path, change)
     assert data.skipped == {"crowd": 1, "unknown image": 1}
-    assert "boxes skipped: {'crowd': 1, 'unknown image': 1}" in caplog.text
+    assert "boxes left out: 1 unknown image (of 4)" in caplog.text
+    assert "1 of 4 objects are marked iscrowd=1" in caplog.text
     assert (data.without_boxes, data[0][1]["labels"].tolist()) == (2, [])
     truth = data.ground_truth()["annotations"]
     expected = [(1, [2, 3, 10, 8], 1), (2, [0, 0, 40, 30], 0), (3, [5.25, 6, 7, 8], 0)]
@@ -137,8 +138,11 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     [
         [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
         # the edge cuts one of ten
-        [*([[2.0, 4.0, 12.0, 29.0]] * 6), *([[2.0, 4.0, 12.0, 20.0]] * 54)],
-        [[1.0, 1.0, 41.0, 31.0]] * 30,  # the whole image, rounded on all sides
+        [
+            *([2.0 + i / 8, 4.0, 12.0, 29.0] for i in range(6)),
+            *([2.0 + i / 8, 4.0, 12.0, 20.0] for i in range(54)),
+        ],
+        [[1.0, 1.0 - i / 64, 41.0, 31.0] for i in range(30)],  # the whole image, rounded
         [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
     ],
 )
@@ -165,7 +169,6 @@ def segmented(c: dict[str, Any]) -> None:
 
 
 # pycocotools 2.0.11, NumPy 2.4
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     data = made(tmp_path, segmented, masks=True)
     masks = data[0][1]["masks"]

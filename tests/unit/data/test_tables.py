@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.refusals.data import touched
 
-from dinoneck import PatchMeanHead, Task, Tokens
+from dinoneck import DataError, PatchMeanHead, Task, Tokens
 from dinoneck.data import Pasture, count_classes, read_folders, read_masks, read_table
 from dinoneck.data.cells import csv_text
 from dinoneck.training import MemoryTokens, fit, group_folds
@@ -238,6 +240,276 @@ def test_only_empty_cells_and_nan_are_missing_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table["y"], [1, np.nan, np.nan, np.nan, 2.5, 2.0**53, 1e15])
 
 
+def test_words_that_say_missing_are_missing_among_numbers_and_stated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["1.5", "NA", "n/a", "NULL", "none", "<NA>", "3"])
+
+    table = read_table(path, targets="y")
+
+    np.testing.assert_array_equal(table["y"], [1.5] + [np.nan] * 5 + [3.0])
+    assert caplog.messages == [f"{path}: y: <NA>, NA, NULL, n/a, none in 5 cells read as missing"]
+
+
+def test_a_word_that_says_missing_among_words_is_a_class_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, country=["NA", "DE", "NA", "FR"])
+
+    table = read_table(path, targets="country")
+
+    assert table["country"].cat.categories.tolist() == ["DE", "FR", "NA"]
+    [message] = caplog.messages
+    assert "'NA'" in message
+    assert "2 rows" in message
+
+
+# What spreadsheets do to tables
+# ----------------------------------------------------------------------------------------------------
+
+LOOKALIKES = [
+    pytest.param(["True", "TRUE", "FALSE", "FALSE"], ("'TRUE'", "'True'"), id="pandas and Excel"),
+    pytest.param(["weed", "Weed", "crop", "crop"], ("'Weed'", "'weed'"), id="case"),
+    pytest.param(["tall  grass", "tall grass", "a", "a"], ("'tall  grass'",), id="two blanks"),
+    pytest.param(["tall\u00a0grass", "tall grass", "a", "a"], ("'tall grass'",), id="fixed blank"),
+    pytest.param(["tall_grass", "tall grass", "a", "a"], ("'tall_grass'",), id="underscore"),
+    pytest.param(["A\u2013B", "A-B", "a", "a"], ("'A-B'",), id="dashes"),
+    pytest.param(["\uff21", "A", "b", "b"], ("'A'",), id="full width"),
+    pytest.param(["so\u00adil", "soil", "b", "b"], ("'soil'",), id="soft hyphen"),
+    pytest.param(["STRASSE", "Straße", "b", "b"], ("'STRASSE'", "'Straße'"), id="sharp s"),
+]
+
+
+@pytest.mark.parametrize(("cells", "named"), LOOKALIKES)
+@pytest.mark.parametrize("role", ["targets", "group", "fold_column"])
+def test_words_that_look_alike_are_named_and_not_joined(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    cells: list[str],
+    named: tuple[str, ...],
+    role: str,
+) -> None:
+    path = columns(tmp_path, c=cells, y=[1, 2, 3, 4])
+    roles = {"targets": "y", role: "c"}
+
+    table = read_table(path, **roles)
+
+    values = table[{"targets": "c", "group": "group", "fold_column": "fold"}[role]]
+    assert values.tolist() == cells
+    [message] = caplog.messages
+    for name in named:
+        assert f"{name} (1 row)" in message
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [["1_11", "11_1", "a"], ["C+", "C-", "C"], ["prés", "pres", "a"], ["10", "01", "A1"]],
+    ids=["plots", "grades", "accents", "numbers"],
+)
+def test_words_that_do_not_look_alike_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]
+) -> None:
+    read_table(columns(tmp_path, g=cells, y=[1, 2, 3]), targets="y", group="g")
+
+    assert caplog.messages == []
+
+
+def test_blanks_around_a_word_are_left_out_and_stated_where_only_some_rows_have_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, some=["u", "u ", "v"], every=[" u", " u", " v"])
+
+    table = read_table(path, targets=["some", "every"])
+
+    assert table["some"].tolist() == table["every"].tolist() == ["u", "u", "v"]
+    [message] = caplog.messages
+    assert message.startswith(f"{path}: some: blanks around 'u'")
+
+
+def test_marks_that_no_one_sees_are_no_part_of_a_cell(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "\ufeff\ufeffimage,\u200by\u200b,c\n\u202aa.jpg,\u200e1.5,u\u200b\nb.jpg,2\u2060,v\n",
+    )
+
+    table = read_table(path, targets=["y", "c"])
+
+    assert table.index.tolist() == ["a.jpg", "b.jpg"]
+    assert table["y"].tolist() == [1.5, 2.0]
+    assert table["c"].tolist() == ["u", "v"]
+
+
+def test_all_repairs_of_a_table_are_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    text = "sep=;\nimage;mass;area\na.jpg;1.234,5;NA\n;;\nb.jpg;20;0,5\n"
+    path.write_bytes(text.encode("utf-16"))
+
+    table = read_table(path, targets=["mass", "area"])
+
+    assert table["mass"].tolist() == [1234.5, 20.0]
+    np.testing.assert_array_equal(table["area"], [np.nan, 0.5])
+    assert caplog.messages == [
+        f"{path}: the file is UTF-16; its first line is 'sep=;'; 1 blank row skipped; "
+        "mass: '1.234,5' read as 1234.5; area: NA in 1 cell read as missing"
+    ]
+
+
+PLAIN = [
+    pytest.param("image,y,c\na,1.5,u\nb,,v\n", id="comma"),
+    pytest.param("image;y;c\r\na;1,5;u\r\nb;nan;v\r\n", id="semicolon and decimal comma"),
+    pytest.param('"image","y","c"\n"a","1.5","u"\n"b","","v"\n', id="all in quotes"),
+    pytest.param("\ufeffimage\ty\tc\na\t1,5\tu\nb\t\tv\n\n", id="mark, tabs, empty line"),
+]
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_plain_table_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    table = read_table(written(tmp_path, text), targets=["y", "c"])
+
+    np.testing.assert_array_equal(table["y"], [1.5, np.nan])
+    assert table["c"].tolist() == ["u", "v"]
+    assert caplog.messages == []
+
+
+def test_numbers_in_two_notations_are_an_error_that_names_both_cells(tmp_path: Path) -> None:
+    path = columns(tmp_path, mass=["4", "1.5", "3", "2,25"])
+
+    with pytest.raises(DataError, match="mass of 'b.jpg' is '1.5', and of 'd.jpg' '2,25'"):
+        read_table(path, targets="mass")
+
+
+def test_a_dataframe_of_numbers_and_texts_in_two_notations_is_refused() -> None:
+    frame = pd.DataFrame({"image": ["a", "b"], "mass": [1.5, "2,25"]})
+
+    with pytest.raises(DataError, match="mass of 'a' is '1.5', and of 'b' '2,25'"):
+        read_table(frame, targets="mass")
+
+
+def test_another_column_of_the_file_shows_that_points_are_between_thousands(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, "image;mass;height\na;1.500;0,5\nb;750;1,25\n")
+
+    table = read_table(path, targets="mass")
+
+    assert table["mass"].tolist() == [1500.0, 750.0]
+    assert caplog.messages == [f"{path}: mass: '1.500' read as 1500"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "word"),
+    [
+        (["5 cm", "10 cm", "5 cm"], "unit"),
+        (["0.5 kg", "400 g", "0.5 kg"], "unit"),
+        (["01. Mai", "02. Mai", "Jan 05"], "dates"),
+    ],
+    ids=["one unit", "two units", "dates of German Excel"],
+)
+def test_classes_that_were_meant_as_numbers_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str], word: str
+) -> None:
+    table = read_table(columns(tmp_path, c=cells), targets="c")
+
+    assert table["c"].tolist() == cells
+    [message] = caplog.messages
+    assert word in message
+    assert repr(cells[0]) in message
+
+
+def test_classes_that_begin_with_a_number_are_classes_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_table(columns(tmp_path, c=["1a", "2b", "Gras"], d=["1a", "2b", "3c"]), targets=["c", "d"])
+
+    assert caplog.messages == []
+
+
+def test_a_value_for_no_data_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = columns(tmp_path, y=["0.5", "-9999", "3", "-9999.0"])
+
+    table = read_table(path, targets="y")
+
+    assert table["y"].tolist() == [0.5, -9999.0, 3.0, -9999.0]
+    [message] = caplog.messages
+    assert "-9999 in 2 rows" in message
+
+
+def test_a_listed_class_without_a_row_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, c=["u", "v", "u"])
+
+    table = read_table(path, targets="c", classes={"c": ("u", "v", "w")})
+
+    assert table["c"].cat.categories.tolist() == ["u", "v", "w"]
+    [message] = caplog.messages
+    assert "no row of the class 'w'" in message
+
+
+def test_how_many_values_are_missing_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["1", "", "3", ""])
+
+    with caplog.at_level(logging.INFO, "dinoneck"):
+        read_table(path, targets="y")
+
+    assert caplog.messages == [f"{path}: y is missing for 2 of 4 images"]
+
+
+def test_words_in_a_column_that_must_hold_numbers_are_refused(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["0.5 kg", "0.4 kg", "0.5 kg"])
+
+    with pytest.raises(DataError, match="y of 'a.jpg' is '0.5 kg'"):
+        read_table(path, targets="y", numbers="y")
+
+
+def test_words_of_a_categorical_column_that_must_hold_numbers_are_refused() -> None:
+    kinds = pd.Categorical(["soil", "crop", "soil"])
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": kinds})
+
+    with pytest.raises(DataError, match="y of 'a' is 'soil'"):
+        read_table(frame, targets="y", numbers="y")
+
+
+def test_numbers_of_a_categorical_column_are_numbers_where_they_must_be() -> None:
+    counts = pd.Categorical([2, 10, 2])
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": counts})
+
+    table = read_table(frame, targets="y", numbers="y")
+
+    assert table["y"].dtype == np.float64
+    assert table["y"].tolist() == [2.0, 10.0, 2.0]
+
+
+def test_a_column_with_listed_classes_holds_classes_although_numbers_names_it() -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [2, 10, 2]})
+
+    table = read_table(frame, targets="y", numbers="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["2", "10"]
+
+
+def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
+    kit.write_images(tmp_path, ["a.png", "b.png", "masks/b.png"])
+    path = written(tmp_path, "image,mask\na.png,a.png\nb.png,masks/b.png\n")
+
+    with pytest.raises(DataError, match=r"t\.csv: the label of .*a\.png is the image itself"):
+        read_table(path, tmp_path, labels="mask")
+
+
+def test_booleans_of_a_dataframe_are_classes() -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": pd.array([True, None, False], "boolean")})
+
+    table = read_table(frame, targets="y")
+
+    assert table["y"].tolist() == ["True", np.nan, "False"]
+
+
 # Folders
 # ----------------------------------------------------------------------------------------------------
 
@@ -331,3 +603,59 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
         assert (
             abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()
         )
+
+
+# Masks of other images
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_masks_named_after_other_images_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "im/000.png", "im/001.png", "m01/000.png", "m01/001.png")
+    path = written(tmp_path, "image,mask\nim/000.png,m01/001.png\nim/001.png,m01/000.png\n")
+
+    with pytest.raises(DataError) as refused:
+        read_table(path, tmp_path, labels="mask")
+
+    assert str(refused.value) == (
+        f"{path}: mask of 'im/000.png' is {tmp_path / 'm01/001.png'}, which is named after another "
+        "image, 'im/001.png'; expected the labels of 'im/000.png': correct the column, or rename "
+        "the files of labels if it is right"
+    )
+
+
+def test_a_mask_of_several_images_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a.jpg", "b.jpg", "m/x.png")
+    path = written(tmp_path, "image,mask\na.jpg,m/x.png\nb.jpg,m/x.png\n")
+
+    table = read_table(path, tmp_path, labels="mask")
+
+    assert len(set(table["labels"])) == 1
+    assert f"1 file of several images, such as {tmp_path / 'm/x.png'} of 'a.jpg'" in caplog.text
+
+
+def test_masks_with_other_names_than_all_images_are_read(tmp_path: Path) -> None:
+    """Also those of images that have the same name in two folders."""
+    names = ["u/1.png", "v/1.png", "mu/1.png", "mv/1.png", "w.png", "w_mask.png"]
+    touched(tmp_path, *names)
+    path = written(tmp_path, "image,mask\nu/1.png,mu/1.png\nv/1.png,mv/1.png\nw.png,w_mask.png\n")
+
+    table = read_table(path, tmp_path, labels="mask")
+
+    files = [str(file.relative_to(tmp_path)) for file in table["labels"]]
+    assert files == ["mu/1.png", "mv/1.png", "w_mask.png"]
+
+
+def test_a_value_for_no_data_among_classes_of_numbers_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "1", "2", "-9999", "1"])
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["-9999", "0", "1", "2"]
+    assert caplog.messages == [
+        f"{path}: y is -9999 in 1 row, unlike all other values, and is a class. Leave cells empty "
+        "where the class is unknown"
+    ]

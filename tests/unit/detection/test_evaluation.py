@@ -15,7 +15,7 @@ import torchvision
 from tests.conftest import DATA
 from tests.unit.data.box_samples import content, write
 
-from dinoneck.data import BoxImages
+from dinoneck.data import BoxImages, Preprocessing
 from dinoneck.detection import coco_results, evaluate_boxes, score_boxes
 
 pytest.importorskip("pycocotools")
@@ -80,7 +80,7 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
             return found
         return [{key: value[:0] for key, value in row.items()} for row in found]
 
-    unsure = argparse.Namespace(classes=data.classes, predict=predict)
+    unsure = argparse.Namespace(classes=data.classes, predict=predict, preprocess=Preprocessing())
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
 
 
@@ -95,7 +95,9 @@ def test_as_many_images_as_asked_for_are_in_memory_and_in_a_pass(
         calls.append((len(images), batch_size))
         return [next(rows) for _ in images]
 
-    detector: Any = argparse.Namespace(classes=data.classes, predict=predict)
+    detector: Any = argparse.Namespace(
+        classes=data.classes, predict=predict, preprocess=Preprocessing()
+    )
     scores = evaluate_boxes(detector, data.file, data.paths[0].parent, **options)
     assert calls == [(size, options.get("batch_size", 8)) for size in sizes]
     assert scores["AP"] == pytest.approx(1.0)

@@ -20,7 +20,6 @@ from dinoneck.inference import coco_objects
 
 pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 NAMES = ("disc", "square", "soil")  # of the categories 4, 9 and 2; the last one is stuff
 Segment = tuple[int, int, bool]  # id in the PNG, category, whether it is a crowd region
 Array = np.ndarray[Any, Any]

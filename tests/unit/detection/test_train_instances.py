@@ -21,7 +21,6 @@ from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, T
 
 pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 HEIGHT, WIDTH = 96, 128
 COLOURS = ((220, 40, 40), (40, 60, 220))
 Array = np.ndarray[Any, Any]

@@ -293,7 +293,6 @@ def test_objects_lie_where_the_image_lies(
 
 
 # of pycocotools' decode
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks_are_run_lengths_of_coco(kind: str, tiny: Backbone) -> None:
     coco = pytest.importorskip("pycocotools.mask")

@@ -94,6 +94,7 @@ def prepared_as(model: Path, recipe: Preprocessing, path: Path) -> Path:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "crop": {"size": (80, 96), "resize": "crop", "interpolation": "bilinear", "blur": 5},
+    "bits": {"size": (80, 96), "interpolation": "area", "bits": 16},
     "centred": {"size": (90, 90), "resize": "pad", "pad_to": "center", "interpolation": "area"},
 }
 

@@ -209,9 +209,9 @@ def test_what_fits_nothing_is_logged(
     )
     in_image = len(PointProjector()(points, cameras))
     shown = (
-        "check_cameras",
-        f"{6 * len(points)} projected points 0",
-        f"{in_image} lie in an image, 0",
+        f"0 of the {in_image} projected points with known depth",
+        f"none of the {6 * len(points)} projected points",
+        f"depth is unknown at all of the {in_image} projected points",
     )
     assert all(part in text for part, text in zip(shown, caplog.messages, strict=True))
 

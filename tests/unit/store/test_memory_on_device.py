@@ -52,3 +52,19 @@ def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
     assert per_pass == {"to device": 1, "to host": 1, "read": 1}
     tokens, others = (one.batch(store.ids).sequence[0] for one in (store, expected))
     assert torch.allclose(tokens, others, atol=4e-3)  # other kernels
+
+
+def test_int8_tokens_stay_int8_on_another_device(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", ["a.png", "b.png"])
+    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), dtype="int8")
+    store.extract(images)
+    packed = store.quantised(["a", "b"], 0)
+    expected = packed.pool()
+    with pretend_device():
+        moved = packed.to(NAME)
+        assert {x.dtype for x in moved.q} == {torch.int8}
+        parts = (moved.q, moved.scale, moved.prefix, moved.channel_scale)
+        assert {x.device.type for part in parts for x in part} == {NAME}
+        pooled = [x.cpu() for x in moved.pool()]
+    for x, y in zip(pooled, expected, strict=True):
+        torch.testing.assert_close(x, y)

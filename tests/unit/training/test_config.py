@@ -28,7 +28,7 @@ from dinoneck.training import (
 
 WHOLE = """
 data: {csv: cover.csv, images: pictures, targets: [crop, kind], aux_targets: [height], size: [480, 960], resize: pad,
-  interpolation: area, pad_to: center, blur: 5, minimum: 0, unit: g, tta: d6, store: tokens,
+  interpolation: area, pad_to: center, blur: 5, bits: 12, minimum: 0, unit: g, tta: d6, store: tokens,
   views: 4}
 backbone: {name: dinoneck_tiny, layers: [1, 5], seed: 3}
 head: {type: fpn, fpn_dim: 64, layer_groups: [[0], [1]]}
@@ -112,6 +112,8 @@ WRONG = [
     ("data", "pad_to", "left"),
     ("data", "interpolation", "cubic"),
     ("data", "blur", 0),
+    ("data", "bits", 7),
+    ("data", "bits", 17),
     ("data", "tta", "flip8"),
     ("data", "pasture", 0),
     ("data", "label_kind", "words"),

@@ -15,7 +15,7 @@ from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
 from dinoneck.training import LiveTokens, MemoryTokens, engine
-from dinoneck.training.fitting import _warn_of_unread_layers
+from dinoneck.training.fitting import warn_of_unread_layers
 
 SPLIT = {"ids": IDS[:4], "val_ids": IDS[4:]}
 
@@ -23,9 +23,9 @@ SPLIT = {"ids": IDS[:4], "val_ids": IDS[4:]}
 @pytest.fixture(autouse=True)
 def unread_layers_are_said_again() -> Iterator[None]:
     """Forget what earlier tests of this process have logged: it is logged once per process."""
-    _warn_of_unread_layers.cache_clear()
+    warn_of_unread_layers.cache_clear()
     yield
-    _warn_of_unread_layers.cache_clear()
+    warn_of_unread_layers.cache_clear()
 
 
 def tokens_of_layers(*layers: int) -> MemoryTokens:

@@ -31,7 +31,7 @@ class Numbered:
     """A store whose tokens state their id and view."""
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self.ids, self.views = tuple(ids), Views.named("flips4")
+        self.ids, self.views, self.path = tuple(ids), Views.named("flips4"), "store"
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         marks = [

@@ -1,0 +1,261 @@
+"""Label files of 100,000 entries to images and targets: ``python -m benchmarks reading``.
+
+Each kind of file has a function of its own, which :func:`measure` calls. Each variant runs in a
+process of its own, which waits while the others are measured. ``--against FOLDER`` adds the code of
+another checkout, such as ``git archive 3ff49b8a src | tar -x -C FOLDER`` makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row, ratios, turns
+
+ROUNDS = 9
+ROWS, ROWS_IN_SHORT = 100_000, 2_000
+ROOT = Path(__file__).resolve().parents[1]
+PANDAS, THIS, OTHER = "pandas.read_csv", "read_table", "read_table, --against"
+JSON, BOXES, OTHER_BOXES = "json.loads", "BoxImages", "BoxImages, --against"
+BOXES_PER_IMAGE = 50
+HEIGHT, WIDTH = 480, 640
+CORNERS_OF_OUTLINES = 20
+# what separates the cells, and the decimal mark
+LAYOUTS = {"commas": (",", "."), "semicolons and decimal commas": (";", ",")}
+# reads the file whose name is on a line, and answers with the CPU seconds and the sums of two columns
+WORKERS = {
+    "table": """
+import sys, time
+from dinoneck.data import read_table
+for line in sys.stdin:
+    path, separator, decimal = line.rstrip("\\n").split("|")
+    begin = time.process_time()
+    table = read_table(path, targets=["mass", "height", "kind"], group="field")
+    seconds = time.process_time() - begin
+    print(seconds, table["mass"].sum(), table["height"].sum(), flush=True)
+""",
+    "pandas": """
+import sys, time
+import pandas
+columns = ["image", "mass", "height", "kind", "field"]
+for line in sys.stdin:
+    path, separator, decimal = line.rstrip("\\n").split("|")
+    begin = time.process_time()
+    table = pandas.read_csv(path, sep=separator, decimal=decimal, usecols=columns)
+    seconds = time.process_time() - begin
+    print(seconds, table["mass"].sum(), table["height"].sum(), flush=True)
+""",
+    "boxes": """
+import sys, time
+from dinoneck.data import BoxImages
+for line in sys.stdin:
+    path = line.rstrip("\\n").split("|")[0]
+    begin = time.process_time()
+    data = BoxImages(path)
+    seconds = time.process_time() - begin
+    print(seconds, sum(data.numbers.values()), flush=True)
+""",
+    "json": """
+import json, sys, time
+for line in sys.stdin:
+    path = line.rstrip("\\n").split("|")[0]
+    begin = time.process_time()
+    with open(path, encoding="utf-8") as file:
+        content = json.loads(file.read())
+    seconds = time.process_time() - begin
+    print(seconds, len(content["annotations"]), flush=True)
+""",
+}
+
+
+class Worker:
+    """A process that reads a label file whenever it is asked to."""
+
+    def __init__(self, code: str, source: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def read(self, path: Path, separator: str = "", decimal: str = "") -> tuple[float, list[float]]:
+        """Return the CPU seconds, and the sums of the columns of numbers, or how many boxes there are."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{path}|{separator}|{decimal}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().split()
+        if not answer:
+            raise SystemExit("a process that reads label files ended; its error is above")
+        return float(answer[0]), [float(value) for value in answer[1:]]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def write_table(path: Path, rows: int, separator: str, decimal: str) -> None:
+    """Write a CSV file of images with masses, heights (some are missing), kinds, fields and notes."""
+    draw = random.Random(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=separator)
+        writer.writerow(["image", "mass", "height", "kind", "field", "notes"])
+        for row in range(rows):
+            height = f"{draw.uniform(0, 100):.1f}" if row % 7 else ""
+            writer.writerow(
+                [
+                    f"a/{row:06}.jpg",
+                    f"{draw.uniform(0, 100):.4f}".replace(".", decimal),
+                    height.replace(".", decimal),
+                    draw.choice(["wheat", "oats", "rye", "clover"]),
+                    f"field {row // 50}",
+                    "after rain",
+                ]
+            )
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="src folder of another checkout"
+    )
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the rows of every kind of label file."""
+    yield "CSV tables", tables(options)
+    yield "COCO files", coco_files(options)
+
+
+def tables(options: argparse.Namespace) -> dict[str, Row]:
+    """Return the CPU time of reading a table, next to pandas.read_csv and another checkout.
+
+    ``pandas.read_csv`` parses the same columns and checks nothing.
+
+    Raises:
+        SystemExit: if two variants read different numbers.
+    """
+    workers = {
+        PANDAS: Worker(WORKERS["pandas"], ROOT / "src"),
+        THIS: Worker(WORKERS["table"], ROOT / "src"),
+    }
+    if options.against is not None:
+        workers[OTHER] = Worker(WORKERS["table"], options.against.resolve())
+    rows: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (separator, decimal) in LAYOUTS.items():
+            path = Path(folder, f"{name}.csv")
+            write_table(path, ROWS_IN_SHORT if options.short else ROWS, separator, decimal)
+            reads = {}
+            for variant, worker in workers.items():
+                reads[variant] = _read_of(worker, path, separator, decimal)
+            _check_equal({variant: read()[1] for variant, read in reads.items()}, THIS)
+            seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
+            against_pandas = ratios(seconds, PANDAS, "× pandas")
+            for variant, row in against_pandas.items():
+                rows[f"{name}: {variant}"] = row
+            if options.against is not None:
+                speed = ratios(seconds, OTHER, "× --against")[THIS]
+                rows[f"{name}: {THIS}"]["× --against"] = speed["× --against"]
+    for worker in workers.values():
+        worker.close()
+    return rows
+
+
+def coco_files(options: argparse.Namespace) -> dict[str, Row]:
+    """Return the CPU time of reading boxes, next to json.loads and another checkout.
+
+    ``json.loads`` parses the file and checks nothing.
+
+    Raises:
+        SystemExit: if two variants read other numbers of boxes.
+    """
+    workers = {
+        JSON: Worker(WORKERS["json"], ROOT / "src"),
+        BOXES: Worker(WORKERS["boxes"], ROOT / "src"),
+    }
+    if options.against is not None:
+        workers[OTHER_BOXES] = Worker(WORKERS["boxes"], options.against.resolve())
+    rows: dict[str, Row] = {}
+    count = ROWS_IN_SHORT if options.short else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        for name, with_outlines in (("boxes", False), ("boxes and outlines", True)):
+            path = Path(folder, f"{name}.json")
+            write_coco(path, count, with_outlines)
+            reads = {variant: _read_of(worker, path) for variant, worker in workers.items()}
+            _check_equal({variant: read()[1] for variant, read in reads.items()}, BOXES)
+            seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
+            for variant, row in ratios(seconds, JSON, "× json.loads").items():
+                rows[f"{name}: {variant}"] = row
+            if options.against is not None:
+                speed = ratios(seconds, OTHER_BOXES, "× --against")[BOXES]
+                rows[f"{name}: {BOXES}"]["× --against"] = speed["× --against"]
+    for worker in workers.values():
+        worker.close()
+    return rows
+
+
+def write_coco(path: Path, boxes: int, with_outlines: bool) -> None:
+    """Write a COCO file of ellipses and the images that it lists, which are never decoded."""
+    draw = random.Random(0)
+    images = []
+    for i in range(boxes // BOXES_PER_IMAGE):
+        name = f"{i:05}.jpg"
+        path.with_name(name).write_bytes(b"an image")
+        images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
+    annotations = []
+    for i in range(boxes):
+        width = round(draw.uniform(5, 120), 2)
+        height = round(draw.uniform(5, 70), 2)
+        left = round(draw.uniform(0, WIDTH - width), 2)
+        top = round(draw.uniform(0, HEIGHT - height), 2)
+        annotation: dict[str, Any] = {
+            "id": i,
+            "image_id": draw.randrange(len(images)),
+            "category_id": draw.randrange(20),
+            "bbox": [left, top, width, height],
+            "area": width * height,
+            "iscrowd": 0,
+        }
+        if with_outlines:
+            annotation["segmentation"] = [_outline(left, top, width, height)]
+        annotations.append(annotation)
+    categories = [{"id": i, "name": f"class {i}"} for i in range(20)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _outline(left: float, top: float, width: float, height: float) -> list[float]:
+    """The corners of a polygon around an ellipse, x, y, x, y, ..."""
+    numbers = []
+    for i in range(CORNERS_OF_OUTLINES):
+        angle = 2 * math.pi * i / CORNERS_OF_OUTLINES
+        numbers.append(round(left + width * (1 + math.cos(angle)) / 2, 2))
+        numbers.append(round(top + height * (1 + math.sin(angle)) / 2, 2))
+    return numbers
+
+
+def _read_of(worker: Worker, path: Path, separator: str = "", decimal: str = "") -> Any:
+    return lambda: worker.read(path, separator, decimal)
+
+
+def _check_equal(sums: dict[str, list[float]], reference: str) -> None:
+    for variant, values in sums.items():
+        for value, expected in zip(values, sums[reference], strict=True):
+            if abs(value - expected) > 1e-9 * abs(expected):
+                raise SystemExit(f"{variant} reads other numbers: {values}, not {sums[reference]}")

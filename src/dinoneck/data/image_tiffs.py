@@ -1,0 +1,124 @@
+"""TIFF files as images: where Pillow reads a part of their bands, numbers and pages without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, TiffImagePlugin
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from dinoneck.data import tiff
+from dinoneck.errors import DataError, counted
+
+# bands that are colours, by photometric interpretation; others are of one band
+COLOURS = {
+    tiff.RGB: 3,
+    tiff.CMYK: 4,
+    tiff.YCBCR: 3,
+    tiff.CIELAB: 3,
+    tiff.ICCLAB: 3,
+    tiff.ITULAB: 3,
+}
+KINDS_OF_ALPHA = (tiff.PREMULTIPLIED_ALPHA, tiff.ALPHA, tiff.ALPHA_OF_COREL_DRAW)
+BYTE = 8  # bits
+
+
+def check_numbers(image: Image.Image, name: str) -> None:
+    """Check that Pillow reads all bands of a TIFF file but alpha, and their numbers as they are.
+
+    Other images pass.
+
+    Raises:
+        DataError: naming the bands, the numbers or the missing tag, and the remedy.
+    """
+    layout = tiff.layout_of(image)
+    if layout is None:
+        return
+    if layout.photometric is None and layout.bands == 1:
+        raise DataError(
+            f"{name} is a TIFF without the tag PhotometricInterpretation, so 0 may be black or "
+            "white; write the tag, or pass an array"
+        )
+    if layout.is_sparse:
+        raise DataError(
+            f"{name} is a sparse TIFF: some of its strips or tiles are not stored; write it in full "
+            "(gdal_translate -co SPARSE_OK=FALSE), or pass an array"
+        )
+    _check_bands(layout, name)
+    # of uncompressed bands Pillow reads each value as two
+    is_deep = max(layout.bits) > BYTE and layout.compression == tiff.UNCOMPRESSED
+    if has_planes(image) and (is_deep or layout.photometric == tiff.CIELAB):
+        raise DataError(
+            f"{name} is a TIFF whose {counted(layout.bands, 'band')} of {max(layout.bits)} bits "
+            "are stored one after another, which Pillow reads wrongly; write it with interleaved "
+            "bands, or pass an array"
+        )
+    if layout.kind == tiff.SIGNED and image.mode == "L":
+        raise DataError(
+            f"{name} is a TIFF of signed 8-bit values; expected unsigned ones: shift them, and "
+            "write the file again or pass an array"
+        )
+
+
+def _check_bands(layout: tiff.TiffLayout, name: str) -> None:
+    """Check that a file has no other bands than grey or colours, and alpha."""
+    extra = layout.bands - COLOURS.get(layout.photometric, 1)  # type: ignore[arg-type]
+    if extra <= 0:
+        return
+    # Pillow, OpenCV and many others write no tag for alpha
+    has_alpha = not layout.extra or layout.extra[0] in KINDS_OF_ALPHA
+    if extra > 1 or not has_alpha:
+        raise DataError(
+            f"{name} is a TIFF of {counted(layout.bands, 'band')}; expected grey or RGB, with or "
+            "without alpha: write a file of the bands to use, or pass them as an array (H, W, 3)"
+        )
+
+
+def check_pages(image: Image.Image, name: str) -> None:
+    """Check that an opened TIFF file is one picture: other pages are smaller, as overviews are, or masks.
+
+    Raises:
+        DataError: naming the page that is none of these, or that the first page is a preview.
+    """
+    if tiff.layout_of(image) is None:
+        return
+    problem = tiff.problem_of_pages(pages_of(image))
+    if problem:
+        raise DataError(
+            f"{name} {problem}; expected one image: write the picture to use as a file, or pass it "
+            "as an array"
+        )
+
+
+def pages_of(image: Image.Image) -> list[ImageFileDirectory_v2]:
+    """Return the tags of each page of an opened TIFF file, whose position stays."""
+    file = image.fp  # type: ignore[attr-defined]
+    position = file.tell()
+    pages = [*tiff.tiff_pages(file)]
+    file.seek(position)
+    return pages
+
+
+def has_planes(image: Image.Image) -> bool:
+    """Return whether an opened TIFF file has several bands that are stored one after another."""
+    layout = tiff.layout_of(image)
+    return layout is not None and layout.bands > 1 and layout.is_band_after_band
+
+
+def is_white_zero(image: Image.Image) -> bool:
+    """Return whether 0 is white in an opened TIFF file."""
+    layout = tiff.layout_of(image)
+    return layout is not None and layout.photometric == tiff.MIN_IS_WHITE
+
+
+def describe(path: Path) -> str | None:
+    """Return the bands and numbers of a TIFF file in words; None if it is not one, or its tags cannot be read."""
+    layout = tiff.layout_of_file(path)
+    if layout is None:
+        return None
+    words = layout.words()
+    if layout.photometric == tiff.MIN_IS_WHITE:
+        words += " with 0 as white"
+    if layout.compression not in TiffImagePlugin.COMPRESSION_INFO:
+        words += f" in the compression {layout.compression}"
+    return words

@@ -1,0 +1,699 @@
+"""What the labels of one set have in common: palettes, kinds of numbers, and the classes of masks.
+
+A mask alone cannot tell whether 255 is a class, whether its numbers are objects, or which of two
+palettes is the right one. Together with the other masks of the set it mostly can. What stays open
+is refused with both readings.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dinoneck.data.decoding import as_list, in_threads
+from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
+from dinoneck.data.label_notes import equals
+from dinoneck.data.label_tiffs import Raw
+from dinoneck.errors import DataError, counted, some_of
+
+logger = logging.getLogger(__name__)
+
+_WHITES = (255, 65535)  # the largest numbers of 8 and of 16 bits: white, or "no class"
+_SHOWN = 5  # values in a message
+
+# Object ids. A mask of classes rarely has more than 256 of them, and a set of masks shows most of
+# its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
+_MOST_CLASSES_WITH_GAPS = 256
+_LEAST_SHARE_OF_NUMBERS = 0.25
+_LEAST_MASKS = 3  # fewer masks of one class each are no pattern
+# numbers 1 ... n in every mask: up to this n they may be classes that happen to occur in order
+_MOST_CLASSES_IN_ORDER = 4
+_TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an image has dozens
+
+# Smoothed masks: most pixels are near black or near white, and both ends have grey levels
+_END = 15  # grey levels that count as near an end
+_LEAST_LEVELS_PER_END = 3
+_LEAST_SHARE_AT_ENDS = 0.8
+
+# values that programs write where nothing was measured
+_USUAL_NODATA = (
+    *(-9999.0, -99999.0, -999.0, -32768.0, -32767.0),
+    *(255.0, 32767.0, 65535.0, 99999.0, 4294967295.0),
+    *(1e20, 9.969209968386869e36, -3.4028234663852886e38, 3.4028234663852886e38, -3.4e38),
+)
+
+
+class PaletteCheck:
+    """Compares the palettes of labels that are added one after another."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[Colour, str]] = {}
+
+    def add(self, name: str, colours: Mapping[int, Colour], nodata: Sequence[float] = ()) -> None:
+        """Compare the colours of the indices of a label with those of earlier labels.
+
+        Args:
+            name: of the label, for messages.
+            colours: index -> colour, of the indices that occur.
+            nodata: indices that may have several colours.
+
+        Raises:
+            DataError: if an index that occurs in two labels has different colours in them.
+        """
+        for index, colour in colours.items():
+            if index in nodata:
+                continue
+            first_colour, first_name = self._first.setdefault(index, (colour, name))
+            if first_colour != colour:
+                raise DataError(
+                    f"the palettes differ: index {index} is {_colour_words(colour)} in "
+                    f"{name} and {_colour_words(first_colour)} in {first_name}; save all "
+                    "labels with one palette, or as grey indices"
+                )
+
+
+def used_colours(raster: LabelRaster) -> dict[int, Colour]:
+    """Return index -> colour of the indices that occur in a label; empty if it has no palette."""
+    if raster.palette is None:
+        return {}
+    indices, _ = count_values(raster.values[..., 0])
+    colours = {}
+    for index in indices.tolist():
+        if index in raster.palette:
+            colours[index] = raster.palette[index]
+    return colours
+
+
+def _colour_words(colour: Colour) -> str:
+    names: dict[Colour, str] = {
+        (0, 0, 0): "black",
+        (255, 255, 255): "white",
+        (255, 0, 0): "red",
+        (0, 255, 0): "green",
+        (0, 0, 255): "blue",
+    }
+    return names.get(colour, f"RGB {colour}")
+
+
+class NumberCheck:
+    """Notes what the labels of numbers of one set say of themselves, for one log line of a kind."""
+
+    def __init__(self) -> None:
+        self._scaling: dict[str, list[str]] = {}
+        self._kinds: dict[str, list[str]] = {}
+        self._low = np.inf
+        self._high = -np.inf
+        self._ends: Counter[float] = Counter()
+        self._marked: Counter[Mark] = Counter()
+
+    def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
+        """Note a label and which of its pixels have none."""
+        for mark, is_marked in _marks(raster, ()):
+            self._marked[mark] += int(is_marked.sum())
+        if raster.scaling:
+            self._scaling.setdefault(raster.scaling, []).append(raster.name)
+        kind = "bool" if raster.is_bool else str(raster.values.dtype)
+        self._kinds.setdefault(kind, []).append(raster.name)
+        numbers = raster.values[~unlabelled]
+        if numbers.size:
+            numbers = self._without_usual_nodata(numbers, numbers.min())
+        if numbers.size:
+            numbers = self._without_usual_nodata(numbers, numbers.max())
+        if numbers.size:
+            self._low = min(self._low, float(numbers.min()))
+            self._high = max(self._high, float(numbers.max()))
+
+    def _without_usual_nodata(self, numbers: Raw, end: Any) -> Raw:
+        """The numbers without an end of their range that is a usual nodata value, which is counted."""
+        value = float(end)
+        if not _usual(value):
+            return numbers
+        is_end = numbers == end
+        self._ends[value] += int(is_end.sum())
+        others: Raw = numbers[~is_end]
+        return others
+
+    def report(self, *, converts: bool) -> None:
+        """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
+        log_marks(self._marked)
+        for value, pixels in self._ends.items():
+            if self._is_far(value):
+                logger.warning(
+                    "%s of the labels hold %.12g, all others %.6g ... %.6g. If it marks pixels "
+                    "without a label, pass nodata=%.12g (--nodata %.12g)",
+                    counted(pixels, "pixel"),
+                    value,
+                    self._low,
+                    self._high,
+                    value,
+                    value,
+                )
+        if len(self._kinds) > 1:
+            examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
+            logger.warning(
+                "the labels hold numbers of %d kinds: %s. Check that they have one unit",
+                len(examples),
+                some_of(examples, _SHOWN),
+            )
+        if self._scaling and not converts:
+            rule, names = next(iter(self._scaling.items()))
+            num_labels = sum(map(len, self._scaling.values()))
+            logger.warning(
+                "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
+                "DenseLabels takes scale= and offset=",
+                counted(num_labels, "label"),
+                rule,
+                names[0],
+            )
+
+    def _is_far(self, value: float) -> bool:
+        """Whether a number is at least half a range away from all labels that have a range."""
+        if not self._high > self._low:
+            return False
+        gap = max(self._low - value, value - self._high)
+        return gap >= 0.5 * (self._high - self._low)
+
+
+def _usual(value: float) -> bool:
+    return any(np.float32(value) == np.float32(usual) for usual in _USUAL_NODATA)
+
+
+def count_values(values: Raw) -> tuple[Raw, Raw]:
+    """Return the distinct values, sorted, and how often each occurs."""
+    if values.dtype.kind == "b" or values.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(values.ravel().astype(np.int64, copy=False))
+        indices = np.flatnonzero(counts)
+        return indices, counts[indices]
+    return np.unique(values, return_counts=True)
+
+
+# Masks of classes
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What makes pixels of a mask unlabelled.
+
+    Attributes:
+        values: that it marks; empty = it marks pixels by their place.
+        source: where it comes from, such as ``the tag GDAL_NODATA``.
+        removal: what to do if the pixels are of a class.
+        is_by_file: the file says so, not the caller.
+    """
+
+    values: tuple[float, ...]
+    source: str
+    removal: str
+    is_by_file: bool
+
+    def words(self) -> str:
+        """Return what it marks, such as ``the tag GDAL_NODATA (0)``."""
+        if not self.values:
+            return self.source
+        return f"{self.source} ({', '.join(f'{value:.12g}' for value in self.values)})"
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """The numbers of one mask.
+
+    Attributes:
+        name: what messages call it.
+        pixels: value -> labelled pixels that have it.
+        marked: mark -> unlabelled pixels.
+        tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
+            None = the values above 0 are not 1 ... n.
+    """
+
+    name: str
+    pixels: Mapping[int, int]
+    marked: Mapping[Mark, int]
+    tops: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSurvey:
+    """The numbers of a set of masks.
+
+    Attributes:
+        files: one by one.
+        pixels: value -> labelled pixels of all masks, in the order of the values.
+        marked: mark -> unlabelled pixels of all masks.
+    """
+
+    files: Sequence[MaskFile]
+    pixels: Mapping[int, int] = field(init=False)
+    marked: Mapping[Mark, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pixels: Counter[int] = Counter()
+        marked: Counter[Mark] = Counter()
+        for file in self.files:
+            pixels.update(file.pixels)
+            marked.update(file.marked)
+        object.__setattr__(self, "pixels", dict(sorted(pixels.items())))
+        object.__setattr__(self, "marked", dict(marked))
+
+    def holder(self, value: int) -> str:
+        """Return the name of the first mask that has a value."""
+        return next(file.name for file in self.files if value in file.pixels)
+
+    def marked_words(self) -> str:
+        """Return what is unlabelled, as a sentence that follows another one; "" = nothing."""
+        parts = []
+        for mark, count in self.marked.items():
+            remedy = f"{mark.removal} if they are of a class"
+            parts.append(f"{counted(count, 'pixel')} by {mark.words()}: {remedy}")
+        return f". Unlabelled are {'; '.join(parts)}" if parts else ""
+
+
+def survey_masks(
+    labels: Any,
+    nodata: Sequence[float] = (),
+    image_sizes: Sequence[Sequence[int]] | None = None,
+) -> MaskSurvey:
+    """Read masks of classes and count their values.
+
+    Args:
+        labels: one mask or several: paths, PIL images or arrays.
+        nodata: stored values that are no class.
+        image_sizes: (height, width) in pixels of each upright image; None compares nothing.
+
+    Raises:
+        DataError: if a mask cannot be read, has another size than its image, or holds colours,
+            fractions or infinite values; if two masks have different colours for one index.
+    """
+    singles = as_list(labels, "labels")
+    sizes = sizes_of(singles, image_sizes)
+
+    def read(number: int) -> tuple[MaskFile, dict[int, Colour]]:
+        raster = without_alpha(read_label(singles[number], sizes[number], number))
+        return _mask_file(raster, nodata), used_colours(raster)
+
+    palettes = PaletteCheck()
+    files = []
+    for file, colours in in_threads(read, range(len(singles))):
+        palettes.add(file.name, colours, nodata)
+        files.append(file)
+    return MaskSurvey(files)
+
+
+def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
+    unlabelled = raster.unlabelled(nodata)
+    index = one_band(raster)
+    values, counts = count_values(index[~unlabelled])
+    check_whole(values, counts, raster.name)
+    pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
+    marked = {}
+    for mark, is_marked in _marks(raster, nodata):
+        if is_marked.any():
+            marked[mark] = int(is_marked.sum())
+    objects = [value for value in pixels if value > 0]
+    tops = None
+    if objects == [*range(1, len(objects) + 1)]:
+        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects)) if objects else 1.0
+    return MaskFile(raster.name, pixels, marked, tops)
+
+
+def _marks(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
+    """Yield what makes pixels of a raster unlabelled, and which pixels these are."""
+    for number in nodata:
+        passed = Mark((number,), "nodata", "leave it out", is_by_file=False)
+        yield passed, np.any(equals(raster.values, number), axis=2)
+    if raster.nodata is not None:
+        noted = raster.nodata
+        values = tuple(dict.fromkeys(noted.values))
+        mark = Mark(values, noted.source, noted.removal, is_by_file=True)
+        yield mark, noted.pixels(raster.values)
+    if raster.is_hidden is not None:
+        hidden = Mark((), "transparency or a mask", "save it without", is_by_file=True)
+        yield hidden, raster.is_hidden
+
+
+def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
+    """Log which pixels the files themselves mark as unlabelled.
+
+    It is a warning where they would be of a class otherwise.
+    """
+    for mark, count in marked.items():
+        if not mark.is_by_file:
+            continue
+        takes_class = not mark.values or any(value in classes for value in mark.values)
+        level = logging.WARNING if takes_class and classes else logging.INFO
+        logger.log(
+            level,
+            "%s of the labels have none, by %s: %s if they have one",
+            counted(count, "pixel"),
+            mark.words(),
+            mark.removal,
+        )
+
+
+def one_band(raster: LabelRaster) -> Raw:
+    """Return the only band of a mask of classes, (H, W).
+
+    Raises:
+        DataError: if there are several bands, as a mask of colours has.
+    """
+    bands = raster.values.shape[2]
+    if bands == 1:
+        return raster.values[..., 0]
+    hint = "turn a mask of colours into numbers first"
+    if (raster.values == raster.values[..., :1]).all():
+        hint = "they are equal: save one of them as a grey mask"
+    raise DataError(
+        f"{raster.name} holds {bands} bands; expected one band of class indices: {hint}"
+    )
+
+
+def check_whole(values: Raw, counts: Raw, name: str) -> None:
+    """Refuse values of a mask that are no whole numbers.
+
+    Raises:
+        DataError: naming them.
+    """
+    if values.dtype.kind != "f":
+        return
+    is_broken = ~np.isfinite(values) | (values != np.floor(values))
+    if is_broken.any():
+        shown = some_of([f"{value:.12g}" for value in values[is_broken].tolist()], _SHOWN)
+        raise DataError(
+            f"{name} holds {shown} ({counted(int(counts[is_broken].sum()), 'pixel')}); expected "
+            "class indices, which are whole numbers. Numbers per pixel are labels of another kind: "
+            "DenseLabels without classes, --label-kind numbers"
+        )
+
+
+def _mean_tops(index: Raw, objects: int) -> float:
+    """How many tops the areas of a value have, as a mean over the values above 0.
+
+    A top is a run of equal pixels in a row with no pixel of its value above it. An object is a blob
+    and has one; a class that is spread over the image has many. Here 1 has one top and 2 has three,
+    which are in brackets, so that the mean is 2::
+
+         . [1  1] .  . [2]
+         1  1  1  .  .  2
+        [2] .  .  .  2  2
+         .  . [2] .  .  .
+    """
+    starts = np.ones(index.shape, bool)
+    starts[:, 1:] = index[:, 1:] != index[:, :-1]
+    has_same_above = np.zeros(index.shape, bool)
+    has_same_above[1:] = index[1:] == index[:-1]
+    first = np.flatnonzero(starts.ravel())
+    is_joined = np.logical_or.reduceat(has_same_above.ravel(), first)
+    run_values = index.ravel()[first]
+    num_tops = int(((run_values > 0) & ~is_joined).sum())
+    return num_tops / objects
+
+
+# Which classes they are
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskClasses:
+    """The classes of a set of masks.
+
+    Attributes:
+        names: one per class.
+        stored: the value of each class in the masks; None = 0, 1, ...
+        pixels: name -> labelled pixels.
+    """
+
+    names: tuple[str, ...]
+    stored: tuple[int, ...] | None
+    pixels: Mapping[str, int]
+
+
+def mask_classes(
+    survey: MaskSurvey, names: Sequence[str] = (), class_values: Sequence[int] = ()
+) -> MaskClasses:
+    """Return which classes the values of masks are.
+
+    Args:
+        survey: the values.
+        names: of the classes, where they are known; empty = as many classes as the masks have.
+        class_values: the value of each class in the masks; empty = 0, 1, ..., and of two classes
+            also 0 and 255 (or 65535), where the masks hold no other value.
+
+    Raises:
+        DataError: if a value is no class, or it is open what the values mean.
+    """
+    if not survey.pixels:
+        raise DataError(
+            f"all pixels of the masks are unlabelled; expected class indices{survey.marked_words()}"
+        )
+    names, stored = _choose_classes(survey, tuple(names), tuple(class_values))
+    expected = range(len(names)) if stored is None else stored
+    outside = [value for value in survey.pixels if value not in expected]
+    if outside:
+        objects = reason_for_object_ids(survey) if stored is None else ""
+        first = survey.holder(outside[0])
+        reason = describe_misfit(survey.pixels, len(names), stored, first=first, objects=objects)
+        raise DataError(f"the masks hold {reason}")
+    log_marks(survey.marked, expected)
+    pixels = {}
+    for name, value in zip(names, expected, strict=True):
+        pixels[name] = survey.pixels.get(value, 0)
+    return MaskClasses(names, stored, pixels)
+
+
+def _choose_classes(
+    survey: MaskSurvey, names: tuple[str, ...], class_values: tuple[int, ...]
+) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The names of the classes and their values; None instead of the values: 0, 1, ..."""
+    if class_values:
+        if names and len(names) != len(class_values):
+            raise DataError(
+                f"there are {counted(len(names), 'class name')} and {len(class_values)} class "
+                "values; expected one value for each name"
+            )
+        return names or tuple(map(str, class_values)), class_values
+    _check_one_form(survey)
+    values = tuple(survey.pixels)
+    if is_black_and_white(values) and len(names) in (0, 2):
+        names = names or tuple(map(str, values))
+        logger.warning(
+            "the masks hold %d and %d alone: they are read as the classes %r and %r",
+            values[0],
+            values[1],
+            names[0],
+            names[1],
+        )
+        return names, values
+    if names:
+        return names, None
+    check_indices(survey)
+    return tuple(map(str, range(values[-1] + 1))), None
+
+
+def is_black_and_white(values: Iterable[int]) -> bool:
+    """Whether values are 0 and the largest number of 8 or 16 bits, as of masks drawn in white."""
+    return {*values} in ({0, white} for white in _WHITES)
+
+
+def check_indices(survey: MaskSurvey) -> None:
+    """Refuse masks whose values are no class indices 0, 1, ..., for a reader without class names.
+
+    Raises:
+        DataError: naming what they seem to be, and the way to read them.
+    """
+    values = [*survey.pixels]
+    if values[0] < 0:
+        raise DataError(
+            f"{survey.holder(values[0])} holds {values[0]} "
+            f"({counted(survey.pixels[values[0]], 'pixel')}); expected class indices 0, 1, ...: "
+            f"pass nodata={values[0]} (--nodata {values[0]}) if it marks pixels without a class"
+        )
+    if _is_smoothed(survey.pixels):
+        raise DataError(
+            f"{survey.holder(values[-1])} and others hold {len(values)} grey levels, most of them "
+            "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
+            "nearest neighbour, or set a threshold"
+        )
+    for white in _WHITES:
+        others = [value for value in values if value != white]
+        if white in values and (not others or others[-1] < white - 1):
+            raise DataError(
+                f"{survey.holder(white)} holds {white}, which usually marks pixels without a "
+                f"class: pass nodata={white} (--nodata {white}), or name the classes with their "
+                f"values: class_values= (--classes, --class-values)"
+            )
+    objects = reason_for_object_ids(survey)
+    if objects:
+        raise DataError(
+            f"the masks seem to hold object ids, not classes: {objects}. Learn objects from COCO "
+            "files with --instances or --panoptic; if these are classes, name them (--classes)"
+        )
+
+
+def _check_one_form(survey: MaskSurvey) -> None:
+    """Refuse masks of two classes of which some have 0 and 1, others 0 and 255."""
+    for white in _WHITES:
+        if [*survey.pixels] != [0, 1, white]:
+            continue
+        if any(1 in file.pixels and white in file.pixels for file in survey.files):
+            continue
+        raise DataError(
+            f"{survey.holder(1)} holds 0 and 1, {survey.holder(white)} 0 and {white}, and no mask "
+            f"both 1 and {white}: they seem to be one mask in two forms. Save all in one form, or "
+            f"pass nodata={white} (--nodata {white}) if it marks pixels without a class"
+        )
+
+
+def _is_smoothed(pixels: Mapping[int, int]) -> bool:
+    near_black = [value for value in pixels if 0 < value <= _END]
+    near_white = [value for value in pixels if 255 - _END <= value < 255]
+    if min(len(near_black), len(near_white)) < _LEAST_LEVELS_PER_END or max(pixels) > 255:
+        return False
+    at_ends = sum(pixels[value] for value in (0, *near_black, *near_white, 255) if value in pixels)
+    return at_ends >= _LEAST_SHARE_AT_ENDS * sum(pixels.values())
+
+
+def reason_for_object_ids(survey: MaskSurvey) -> str:
+    """Return why the values of masks seem to be ids of objects; "" = they do not."""
+    objects = [value for value in survey.pixels if value > 0]
+    with_objects = [file for file in survey.files if any(value > 0 for value in file.pixels)]
+    if not objects or {*objects} <= {*_WHITES}:
+        return ""
+    largest = objects[-1]
+    share = len(objects) / largest
+    if largest >= _MOST_CLASSES_WITH_GAPS and share < _LEAST_SHARE_OF_NUMBERS:
+        return f"{len(objects)} numbers up to {largest}, with gaps"
+    if len(with_objects) < _LEAST_MASKS:
+        return ""
+    numbers_of_all_masks = 0
+    for file in with_objects:
+        numbers_of_all_masks += sum(value > 0 for value in file.pixels)
+    if numbers_of_all_masks == len(objects):
+        first, second = with_objects[:2]
+        return (
+            f"each of {len(with_objects)} masks has numbers of its own, such as "
+            f"{max(first.pixels)} in {first.name} and {max(second.pixels)} in {second.name}"
+        )
+    tops = [file.tops for file in with_objects if file.tops is not None]
+    numbers = {max(file.pixels) for file in with_objects}
+    in_order = len(tops) == len(with_objects) and len(numbers) > 1
+    if in_order and largest > _MOST_CLASSES_IN_ORDER and np.median(tops) <= _TOPS_OF_AN_OBJECT:
+        return (
+            f"each of {len(with_objects)} masks has the numbers 1 ... n, with n from "
+            f"{min(numbers)} to {max(numbers)}, and one area for each"
+        )
+    return ""
+
+
+def describe_misfit(
+    pixels: Mapping[int, int],
+    classes: int,
+    stored: Sequence[int] | None = None,
+    *,
+    first: str = "",
+    objects: str = "",
+) -> str:
+    """Return which values of masks are no class, and what may help, to follow "it holds".
+
+    Args:
+        pixels: value -> labelled pixels, in the order of the values; one or more is no class.
+        classes: how many there are.
+        stored: the value of each class; None = 0, 1, ...
+        first: the name of the first mask that has one of them; "" = there is one mask.
+        objects: why the values seem to be object ids.
+    """
+    expected = range(classes) if stored is None else stored
+    outside = [value for value in pixels if value not in expected]
+    count = sum(pixels[value] for value in outside)
+    where = f", first in {first}" if first else ""
+    refused = f"{some_of_numbers(outside)} ({counted(count, 'pixel')}{where}); expected"
+    if stored is not None:
+        return f"{refused} the class values {some_of_numbers(stored)}, or name it as nodata"
+    refused += f" class indices 0 ... {classes - 1}"
+    hint = (
+        _hint_for_object_ids(objects)
+        or _hint_for_smoothed(pixels)
+        or _hint_for_black_and_white([*pixels])
+        or _hint_for_classes_from_one([*pixels], classes)
+        or _hint_for_negative(outside)
+        or _hint_for_gaps([*pixels], classes)
+        or _hint_for_white([*pixels], outside, classes)
+    )
+    if hint:
+        return f"{refused}. {hint}"
+    return f"{refused}: raise classes, or name it as nodata"
+
+
+def _hint_for_object_ids(reason: str) -> str:
+    if not reason:
+        return ""
+    return f"They seem to be object ids (--instances, --panoptic): {reason}"
+
+
+def _hint_for_smoothed(pixels: Mapping[int, int]) -> str:
+    if not _is_smoothed(pixels):
+        return ""
+    return "The mask was smoothed, by resizing or JPEG: make it by nearest neighbour"
+
+
+def _hint_for_black_and_white(values: Sequence[int]) -> str:
+    if not is_black_and_white(values):
+        return ""
+    return (
+        f"{values[0]} and {values[1]} alone are two classes: pass class_values=({values[0]}, "
+        f"{values[1]}), or two class names (--classes)"
+    )
+
+
+def _hint_for_classes_from_one(values: Sequence[int], classes: int) -> str:
+    if values[0] != 1 or values[-1] != classes:
+        return ""
+    option = f"1 2 ... {classes}"
+    if classes <= _SHOWN:
+        option = " ".join(map(str, range(1, classes + 1)))
+    return (
+        f"If the classes are numbered from 1, pass class_values=range(1, {classes + 1}) "
+        f"(--class-values {option})"
+    )
+
+
+def _hint_for_negative(outside: Sequence[int]) -> str:
+    if outside[-1] >= 0:
+        return ""
+    option = " ".join(map(str, outside[:_SHOWN]))
+    return f"Pass --nodata {option} (nodata=) if it marks pixels without a class"
+
+
+def _hint_for_gaps(values: Sequence[int], classes: int) -> str:
+    """The hint for as many numbers as there are classes, which are not 0, 1, ..."""
+    if len(values) != classes or classes > _SHOWN:
+        return ""
+    listed = ", ".join(map(str, values))
+    option = " ".join(map(str, values))
+    return (
+        f"If these are the classes in their order, pass class_values=({listed}) (--class-values "
+        f"{option})"
+    )
+
+
+def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:
+    """The hint for 255 (or 65535) as the only number that is no class, where one of two is free."""
+    is_white = len(outside) == 1 and outside[0] in _WHITES
+    if not is_white or classes != 2 or 1 in values:
+        return ""
+    return (
+        f"Pass class_values=(0, {outside[0]}) (--class-values 0 {outside[0]}) if it is a class, "
+        "nodata if it marks pixels without one"
+    )
+
+
+def some_of_numbers(values: Iterable[int]) -> str:
+    """Return the first numbers in their order as text, and how many more there are: ``1, 2, 3, 4, 5 and 2 more``."""
+    ordered = [*values]
+    shown = ", ".join(map(str, ordered[:_SHOWN]))
+    rest = len(ordered) - _SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown

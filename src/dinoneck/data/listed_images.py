@@ -1,0 +1,365 @@
+"""Images of a COCO JSON and the objects that it lists for each, whatever shows them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, Self, get_args
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dinoneck.data.cells import PathLike
+from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.coco import (
+    UNKNOWN_SIDE,
+    CocoCategory,
+    CocoImage,
+    Entry,
+    Id,
+    Repairs,
+    choose_classes,
+    read_coco,
+)
+from dinoneck.data.decoding import in_threads, read_image_size, read_picture
+from dinoneck.data.sources import find_files
+from dinoneck.errors import ConfigError, DataError, in_words
+from dinoneck.tasks import OBJECTS
+
+logger = logging.getLogger(__name__)
+
+Ids = np.ndarray[Any, Any]
+Crowd = Literal["ignore", "objects"]
+UNKNOWN = -1  # id of pixels of which nothing is known
+CROWD_REMEDY = (
+    'set iscrowd to 0, or read them as objects: crowd="objects" (--crowd objects) in place of '
+    '"ignore"'
+)
+IMAGE_SIZES = "image sizes read from the images"  # a kind of repair, as it is logged
+
+
+@dataclass(slots=True)
+class ListedObject:
+    """An object of an image.
+
+    Attributes:
+        label: index of its class.
+        is_crowd: whether it is a crowd region, which is no object of its own.
+    """
+
+    label: int
+    is_crowd: bool
+
+
+@dataclass
+class OpenedJson(Generic[Entry]):
+    """A COCO JSON with the choices of its reader.
+
+    Attributes:
+        file: the JSON.
+        crowd: whether entries with ``iscrowd`` are objects.
+        category_ids: name of a class -> id of its category, in the order of the labels.
+        images: entries of the images, with their sizes.
+        annotations: entries of the annotations, of all categories.
+        categories: entries of the categories, the chosen ones and the others.
+        paths: files of the images, in the same order as their entries.
+        repaired: what was written in another way than COCO's, and read -> how often.
+    """
+
+    file: Path
+    crowd: Crowd
+    category_ids: dict[str, Id]
+    images: list[CocoImage]
+    annotations: list[Entry]
+    categories: list[CocoCategory]
+    paths: list[Path]
+    repaired: Repairs
+
+
+def open_json(
+    annotations: PathLike,
+    annotation_type: type[Entry],
+    images: PathLike | None,
+    classes: Sequence[str] | None,
+    crowd: Crowd,
+) -> OpenedJson[Entry]:
+    """Read a COCO JSON, choose its classes and find its images.
+
+    Args:
+        annotations: the JSON.
+        annotation_type: of its annotations, :class:`dinoneck.data.coco.CocoBox` or
+            :class:`dinoneck.data.coco.CocoSegments`.
+        images: the folder of the images; None = that of the JSON, or ``images`` in it.
+        classes: names in the order of their labels; None = all, by ascending category id.
+        crowd: whether entries with ``iscrowd`` are objects.
+
+    Raises:
+        DataError: if the JSON cannot be used, or an image does not exist.
+        ConfigError: if ``crowd`` is another word.
+    """
+    if crowd not in get_args(Crowd):
+        raise ConfigError(f"crowd is {crowd!r}; expected one of {', '.join(get_args(Crowd))}")
+    file = Path(annotations)
+    repaired = Repairs()
+    coco = read_coco(file, annotation_type, repaired)
+    category_ids = choose_classes(classes, coco.categories, file)
+    names = [image.file_name for image in coco.images]
+    folder = _find_folder(file, names[0]) if images is None else Path(images)
+    paths = find_files(names, folder, f"images of {file}")
+    _read_missing_sizes(coco.images, paths, file, repaired)
+    return OpenedJson(
+        file=file,
+        crowd=crowd,
+        category_ids=category_ids,
+        images=coco.images,
+        annotations=coco.annotations,
+        categories=coco.categories,
+        paths=paths,
+        repaired=repaired,
+    )
+
+
+def _find_folder(file: Path, name: str) -> Path:
+    """The folder of the images: that of the JSON, or ``images`` in it if the first is not there."""
+    folder = file.parent
+    if not (folder / name).is_file() and (folder / "images").is_dir():
+        return folder / "images"
+    return folder
+
+
+def _read_missing_sizes(
+    images: Sequence[CocoImage], paths: Sequence[Path], file: Path, repaired: Repairs
+) -> None:
+    """Read the sizes that the JSON does not state from the headers of the images."""
+    rows = []
+    for row, image in enumerate(images):
+        if UNKNOWN_SIDE in (image.width, image.height):
+            rows.append(row)
+    turned = []
+    sizes = in_threads(_read_size, [paths[row] for row in rows])
+    for row, size in zip(rows, sizes, strict=True):
+        image = images[row]
+        # a side that is stated stays, and is compared with the image when it is decoded
+        image.height = image.height or size.height
+        image.width = image.width or size.width
+        if size.is_turned:
+            turned.append(row)
+    if rows:
+        repaired[IMAGE_SIZES] += len(rows)
+    if turned:
+        logger.warning(
+            "%s states no size of %d images that are turned by their EXIF tag, such as %s: "
+            "boxes and masks are read as those of the upright image",
+            file,
+            len(turned),
+            paths[turned[0]],
+        )
+
+
+class ListedImages(Dataset[Any]):
+    """Images of a COCO JSON, and the objects that it lists for each.
+
+    Attributes:
+        file: the JSON.
+        classes: names, in the order of the labels.
+        category_ids: their ids in the JSON, in the same order, to write results with.
+        ids: of the images, in the order of the JSON: whole numbers, or texts if not all ids of
+            images are numbers.
+        paths: their files, in the same order.
+        stuff: labels whose objects have no number of their own.
+        skipped: reason -> objects left out.
+        crowd: ``"ignore"`` if entries with ``iscrowd`` are regions that count for nothing,
+            ``"objects"`` if they are objects.
+        repaired: what was written in another way than COCO's, and read -> how often.
+    """
+
+    _objects: Sequence[Sequence[ListedObject]]  # of every image
+
+    def __init__(self, opened: OpenedJson[Any]) -> None:
+        self.file = opened.file
+        self.crowd = opened.crowd
+        self.classes = tuple(opened.category_ids)
+        self.category_ids = tuple(opened.category_ids.values())
+        self.ids = tuple(image.id for image in opened.images)
+        self.paths = tuple(opened.paths)
+        self.stuff: frozenset[int] = frozenset()
+        self.skipped = Counter[str]()
+        self.repaired = opened.repaired
+        self._images = tuple(opened.images)
+        self._label_of = {category_id: k for k, category_id in enumerate(self.category_ids)}
+
+    def _log_repairs(self) -> None:
+        """Name what was repaired, in one line."""
+        if self.repaired:
+            kinds = [f"{kind}: {count}" for kind, count in sorted(self.repaired.items())]
+            logger.warning("%s: repaired: %s", self.file, "; ".join(kinds))
+
+    def _is_crowd(self, iscrowd: int) -> bool:
+        return iscrowd == 1 and self.crowd == "ignore"
+
+    def _log_crowd(self, marked: int, listed: int) -> None:
+        """Say how many objects are left out because they are marked as crowd regions."""
+        if marked and self.crowd == "ignore":
+            logger.warning(
+                "%s: %d of %d objects are marked iscrowd=1, as exports of masks do (CVAT, "
+                "Datumaro, supervision). They are regions that are not trained on and count for "
+                "nothing in scores; if they are single objects, %s",
+                self.file,
+                marked,
+                listed,
+                CROWD_REMEDY,
+            )
+
+    @property
+    def numbers(self) -> dict[Id, int]:
+        """Image id -> number of its objects, without crowd regions and stuff."""
+        numbers = {}
+        for image_id, objects in zip(self.ids, self._objects, strict=True):
+            numbers[image_id] = sum(
+                not (entry.is_crowd or entry.label in self.stuff) for entry in objects
+            )
+        return numbers
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Class -> number of its objects in all images, without crowd regions; of stuff, of its segments."""
+        counts = Counter(
+            entry.label for objects in self._objects for entry in objects if not entry.is_crowd
+        )
+        return {name: counts[label] for label, name in enumerate(self.classes)}
+
+    def check_trainable(self, noun: str) -> None:
+        """Refuse a dataset that shows nothing, and name the classes of which it shows nothing.
+
+        Args:
+            noun: what it shows: ``"box"``, ``"object"`` or ``"segment"``.
+
+        Raises:
+            DataError: if no image has an object.
+        """
+        counts = self.class_counts
+        if not any(counts.values()):
+            raise self.nothing_to_show(noun)
+        present = [name for name, count in counts.items() if count]
+        warn_of_empty_classes(
+            counts,
+            noun,
+            str(self.file),
+            f"No head learns it; leave it out: --classes {' '.join(map(_quoted, present))} "
+            "(classes=), or add examples",
+        )
+
+    def nothing_to_show(self, noun: str) -> DataError:
+        """Return the error for a dataset without an object, with the reason."""
+        marked = sum(entry.is_crowd for objects in self._objects for entry in objects)
+        if marked:
+            return DataError(
+                f"{self.file}: {marked} of {marked} objects are marked iscrowd=1, as exports of "
+                "masks do (CVAT, Datumaro, supervision), and such regions are not trained on and "
+                f"count for nothing in scores; {CROWD_REMEDY}"
+            )
+        left_out = f"; left out: {in_words(self.skipped)}" if self.skipped else ""
+        return DataError(
+            f"{self.file}: none of the {len(self)} images has {_article(noun)}: 0 objects of the "
+            f"classes {', '.join(self.classes)}{left_out}"
+        )
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def take(self, rows: Iterable[int]) -> Self:
+        """Return the dataset of these images, in this order.
+
+        The counts of the whole dataset, such as ``skipped`` and ``repaired``, stay as they are.
+
+        Raises:
+            DataError: if there are no rows, or one is given twice or does not exist.
+        """
+        rows = list(rows)
+        if not rows or len({*rows}) < len(rows) or not 0 <= min(rows) <= max(rows) < len(self):
+            raise DataError(
+                f"rows are {rows[:20]}; expected one image or more of 0 ... {len(self) - 1}, each "
+                "once"
+            )
+        subset = copy.copy(self)
+        subset.ids = tuple(self.ids[row] for row in rows)
+        subset.paths = tuple(self.paths[row] for row in rows)
+        subset._images = tuple(self._images[row] for row in rows)
+        subset._objects = tuple(self._objects[row] for row in rows)
+        return subset
+
+    def _check_size(self, i: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return the (height, width) of an image, read from its file if it is not given.
+
+        Raises:
+            DataError: if the JSON states another size.
+        """
+        entry = self._images[i]
+        path = self.paths[i]
+        height, width = read_image_size(path) if size is None else size
+        if (height, width) == (entry.height, entry.width):
+            return height, width
+        if (width, height) != (entry.height, entry.width):
+            cause = "they are of another image, or of a copy in another size"
+        elif read_picture(path, _stored_size) == (entry.height, entry.width):
+            cause = "they were made on the image before it was turned by its EXIF tag"
+        else:
+            cause = "width and height are exchanged"
+        raise DataError(
+            f"the upright image of {path} is {height}x{width} px (height x width), and {self.file} "
+            f"has {entry.height}x{entry.width} for image {entry.id}. Its boxes do not fit it: "
+            f"{cause}; correct the JSON or restore the file"
+        )
+
+    def _numbered(self, i: int) -> list[int]:
+        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
+        ids = []
+        counts = Counter[int]()
+        for entry in self._objects[i]:
+            first = OBJECTS * (entry.label + 1)
+            if entry.is_crowd:
+                ids.append(-first)
+                continue
+            ids.append(first + counts[entry.label])
+            if entry.label not in self.stuff:
+                counts[entry.label] += 1
+        for label, count in counts.most_common(1):
+            if count >= OBJECTS:
+                raise DataError(
+                    f"{self.paths[i]} has {count} objects of the class {self.classes[label]!r}; "
+                    f"expected fewer than {OBJECTS}"
+                )
+        return ids
+
+
+@dataclass
+class _ImageSize:
+    """Size of an upright image, and whether its EXIF tag exchanges the sides of what is stored."""
+
+    height: int
+    width: int
+    is_turned: bool
+
+
+def _read_size(path: Path) -> _ImageSize:
+    height, width = read_image_size(path)
+    stored = read_picture(path, _stored_size)
+    return _ImageSize(height, width, is_turned=(height, width) != stored and height != width)
+
+
+def _stored_size(image: Image.Image, _: str) -> tuple[int, int]:
+    return image.height, image.width
+
+
+def _quoted(name: str) -> str:
+    """A name as a shell takes it."""
+    return name if name.isalnum() else repr(name)
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

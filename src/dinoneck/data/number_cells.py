@@ -1,0 +1,415 @@
+"""Columns of numbers as people and spreadsheets write them.
+
+A column is read in the one notation that fits all of its cells: a decimal point or a decimal comma,
+with or without separators of thousands. Two notations that give different numbers are an error.
+Neither pandas nor torch is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+from dinoneck.data.cells import LARGEST, MISSING_WORDS, as_decimal
+
+POINT, COMMA = ".", ","
+# the decimal mark that goes with a separator of cells: a comma between the cells leaves the point,
+# and spreadsheets separate by semicolons where the decimal mark is the comma; tabs go with both
+_MARK_OF_SEPARATOR = {",": POINT, ";": COMMA}
+# blanks (Polish, French, Swedish, ISO 80000) and apostrophes (Swiss) between thousands
+_BLANKS = " \u00a0\u2009\u202f'\u2019"
+_MINUS_SIGN = "\u2212"
+# float64 holds every whole number below it
+_FIRST_INEXACT = 2**53
+# what programs write for "no data" in a column of numbers: surveys and loggers
+_NEGATIVE_CODES = frozenset({-999.0, -9999.0, -99999.0, -999999.0})
+_POSITIVE_CODES = frozenset({999.0, 9999.0, 99999.0, 999999.0})
+# a positive code is more than this many times as large as all other values: 9999 among thousands
+_LARGER_THAN_CODES = 3
+# the ends of int16, uint16, int32, uint32 and float32, and the fill values of netCDF and of models
+_EXTREMES = frozenset(
+    {
+        -99.0,
+        -32768.0,
+        32767.0,
+        65535.0,
+        -2147483648.0,
+        2147483647.0,
+        4294967295.0,
+        9.969209968386869e36,
+        1e20,
+        -1e20,
+        1e30,
+        -1e30,
+        -LARGEST,
+        LARGEST,
+    }
+)
+# one of these is more than this many times as large as all other values
+_LARGER_THAN_VALUES = 10
+
+# error values of Excel in its languages (#DIV/0!, #WERT!, #NOM?, #N/A, #NV), of LibreOffice and
+# Google Sheets, and the ##### of a column that is too narrow, which Excel saves as it shows it
+_ERROR_VALUE = re.compile(
+    r"#\S+[!?]|#[^\W\d]/[^\W\d]+|#NV|#YOK|#GETTING_DATA|##+|Err:\d+|Loading\.\.\."
+)
+_FORMULA = re.compile(r"=[\w+(@\"'$-].*", re.DOTALL)
+_UNIT = re.compile(r"([-+]?[\d.,]*\d[\d.,]*)\s*([^\W\d_][^\d]*|%|\N{DEGREE SIGN}.*)")
+_MONTH = (
+    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz]"
+    r"|janv|f[eé]v|mars|avr|juin|juil|ao[uû]t|d[eé]c)[a-zé]*\.?"
+)
+_DATE = re.compile(
+    rf"\d{{1,4}}[-/]\d{{1,2}}(?:[-/]\d{{1,4}})?|\d{{1,2}}\.\d{{1,2}}\.(?:\d{{2}}|\d{{4}})?"
+    rf"|\d{{1,4}}\.?[- ]{_MONTH}(?:[- ]\d{{2,4}})?|{_MONTH}[- ]\d{{1,4}}"
+    r"|(?:\d+\u5e74)?\d{1,2}\u6708(?:\d{1,2}\u65e5)?",
+    re.IGNORECASE,
+)
+# dates without a year (01.05) and codes, which show no decimal mark
+_ZERO_BEFORE_DIGIT = re.compile(r"[-+]?0[0-9]")
+_DASHES = frozenset("-\u2013\u2014\u2212")
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How numbers are written.
+
+    Attributes:
+        decimal: the decimal mark.
+        groups: the marks that may be between thousands; empty = none.
+    """
+
+    decimal: str
+    groups: str = ""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """What a number in this notation matches as a whole."""
+        mark = re.escape(self.decimal)
+        number = rf"(?:[0-9]+(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][-+]?[0-9]+)?"
+        if self.groups:
+            number = rf"(?:{number}|{_thousands(self.groups)}(?:{mark}[0-9]*)?)"
+        return re.compile(rf"[-+]?{number}")
+
+    def fits(self, texts: Iterable[str]) -> bool:
+        """Whether all texts are numbers in this notation."""
+        return all(map(self.pattern.fullmatch, texts))
+
+    def plain(self, text: str) -> str:
+        """Return a number of this notation as Python writes it."""
+        for mark in self.groups:
+            text = text.replace(mark, "")
+        return text.replace(self.decimal, POINT)
+
+    def read(self, texts: Iterable[str]) -> list[float]:
+        """Return the numbers that fit this notation."""
+        if not self.groups and self.decimal == POINT:
+            return [float(text) for text in texts]
+        return [float(self.plain(text)) for text in texts]
+
+
+def _thousands(marks: str) -> str:
+    """The pattern of whole numbers with one of these marks between thousands, the same in all places."""
+    choices = [f"[1-9][0-9]{{0,2}}(?:{re.escape(mark)}[0-9]{{3}})+" for mark in marks]
+    return f"(?:{'|'.join(choices)})"
+
+
+NOTATIONS = (
+    Notation(POINT),
+    Notation(COMMA),
+    Notation(POINT, groups=COMMA),
+    Notation(COMMA, groups=POINT),
+    Notation(POINT, groups=_BLANKS),
+    Notation(COMMA, groups=_BLANKS),
+)
+"""All that are tried; blanks stand for apostrophes too."""
+_PLAIN_POINT, _PLAIN_COMMA = NOTATIONS[:2]
+# whole numbers with a mark between thousands, which may also be decimals: 1.500
+_GROUPED = {mark: re.compile(rf"[-+]?{_thousands(mark)}") for mark in (POINT, COMMA)}
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a column.
+
+    Attributes:
+        values: one for each text.
+        repairs: what was read although a plain CSV file does not have it.
+    """
+
+    values: list[float]
+    repairs: list[str] = field(default_factory=list)
+
+
+class NumberError(Exception):  # never leaves dinoneck.data
+    """A text of a column that is no number, or not in the notation of another one.
+
+    Args:
+        place: of the text in the column.
+        expected: what was expected, with the remedy.
+        other: the place of a text that it disagrees with.
+    """
+
+    def __init__(self, place: int, expected: str, other: int | None = None) -> None:
+        super().__init__(expected)
+        self.place = place
+        self.expected = expected
+        self.other = other
+
+
+def unit_of(text: str) -> str | None:
+    """Return what follows the number in a text such as ``1.5 kg`` or ``1a``; None without both."""
+    match = _UNIT.fullmatch(text)
+    return None if match is None else match[2]
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date, also one that a spreadsheet made of a number: ``01. Mai``."""
+    return _DATE.fullmatch(text) is not None
+
+
+def is_error_value(text: str) -> bool:
+    """Whether a text is an error value of a spreadsheet, such as ``#N/A``."""
+    return _ERROR_VALUE.fullmatch(text) is not None
+
+
+def is_spreadsheet_error(text: str) -> bool:
+    """Whether a text is an error value such as ``#N/A``, or a formula instead of its value."""
+    return is_error_value(text) or _FORMULA.fullmatch(text) is not None
+
+
+def read_numbers(
+    texts: Sequence[str],
+    separator: str | None = None,
+    other_columns: Callable[[], Iterable[Iterable[str]]] = tuple,
+) -> Numbers:
+    """Read a column of numbers.
+
+    Args:
+        texts: its cells, stripped, none of them empty.
+        separator: what separates the cells of its file; None = it is not of a file.
+        other_columns: returns the cells of the file's other columns, which show its decimal mark
+            where the column alone does not.
+
+    Raises:
+        NumberError: if a text is no number, two texts have no notation in common, a column means
+            different numbers in two notations, or a number is too large.
+    """
+    repairs: list[str] = []
+    if any(text.startswith(_MINUS_SIGN) for text in texts):
+        texts = [f"-{text[1:]}" if text.startswith(_MINUS_SIGN) else text for text in texts]
+        repairs.append("the minus sign U+2212 read as '-'")
+    notation = _PLAIN_POINT
+    if not _PLAIN_POINT.fits(texts) or _may_be_thousands(texts, POINT):
+        notation = _find_notation(texts, separator, other_columns)
+    values = notation.read(texts)
+    _check_sizes(texts, notation, values)
+    repair = _repair_of(texts, notation, separator)
+    if repair is not None:
+        repairs.append(repair)
+    return Numbers(values, repairs)
+
+
+def sentinels_of(values: Sequence[float]) -> list[float]:
+    """Return the values that programs write for "no data" and that are unlike all others, sorted.
+
+    Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
+    smallest integers are too; else they, and positive codes, are far from the others.
+    """
+    suspects = (_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values)
+    others = [value for value in values if value not in suspects]
+    if not others:
+        return []
+    lowest = min(others)
+    largest = max(map(abs, others))
+    found = []
+    for suspect in sorted(suspects):
+        if suspect in _NEGATIVE_CODES:
+            is_unlike = suspect < lowest
+        elif suspect in _POSITIVE_CODES:
+            is_unlike = largest * _LARGER_THAN_CODES < suspect
+        else:
+            is_unlike = largest * _LARGER_THAN_VALUES < abs(suspect)
+            is_unlike = is_unlike or suspect < 0 <= lowest
+        if is_unlike:
+            found.append(suspect)
+    return found
+
+
+def _may_be_thousands(texts: Iterable[str], mark: str) -> bool:
+    """Whether all marks may be separators of thousands, and there is one."""
+    is_anywhere = False
+    for text in texts:
+        if mark in text:
+            if _GROUPED[mark].fullmatch(text) is None:
+                return False
+            is_anywhere = True
+    return is_anywhere
+
+
+def _find_notation(
+    texts: Sequence[str],
+    separator: str | None,
+    other_columns: Callable[[], Iterable[Iterable[str]]],
+) -> Notation:
+    readings: dict[Notation, list[float]] = {}
+    for notation in NOTATIONS:
+        if notation.fits(texts):
+            values = notation.read(texts)
+            # notations that give the same numbers are one reading
+            if values not in readings.values():
+                readings[notation] = values
+    if not readings:
+        raise _no_notation(texts)
+    if len(readings) == 1:
+        return next(iter(readings))
+    return _choose_notation(readings, separator, other_columns)
+
+
+def _choose_notation(
+    readings: dict[Notation, list[float]],
+    separator: str | None,
+    other_columns: Callable[[], Iterable[Iterable[str]]],
+) -> Notation:
+    """The notation of numbers such as 1.500.
+
+    It is the usual one of the file, unless the other columns show the other decimal mark alone. In
+    a file without a usual one it is that of the decimal mark that the other columns show.
+    """
+    usual_mark = _usual_mark(separator)
+    usual = None
+    for notation in readings:
+        if notation.decimal == usual_mark and not notation.groups:
+            usual = notation
+    shown_marks = _decimal_marks(other_columns())
+    if usual is not None and (usual.decimal in shown_marks or not shown_marks):
+        return usual
+    shown = [notation for notation in readings if notation.decimal in shown_marks]
+    if usual is None and len(shown) == 1:
+        return shown[0]
+    first, second, *_ = readings
+    differs = [a != b for a, b in zip(readings[first], readings[second], strict=True)]
+    place = differs.index(True)
+    raise NumberError(
+        place,
+        f"a number with one meaning: with {_name_of(first.decimal)} it is "
+        f"{readings[first][place]:.15g}, with {_name_of(second.decimal)} "
+        f"{readings[second][place]:.15g}. Write the column without separators of thousands and with "
+        "more or fewer than three decimals, or read it with pandas (decimal=, thousands=) and pass "
+        "the DataFrame",
+    )
+
+
+def _usual_mark(separator: str | None) -> str | None:
+    """The decimal mark of a file with this separator of cells; None = either.
+
+    Texts that are not of a file, whose separator is None, have a point, as Python writes numbers.
+    """
+    if separator is None:
+        return POINT
+    return _MARK_OF_SEPARATOR.get(separator)
+
+
+def _decimal_marks(columns: Iterable[Iterable[str]]) -> set[str]:
+    """The decimal marks that columns show beyond doubt."""
+    marks = set()
+    for texts in columns:
+        filled = [text for text in texts if text]
+        if any(map(_ZERO_BEFORE_DIGIT.match, filled)):
+            continue
+        for notation in (_PLAIN_POINT, _PLAIN_COMMA):
+            mark = notation.decimal
+            has_mark = any(mark in text for text in filled)
+            if has_mark and notation.fits(filled) and not _may_be_thousands(filled, mark):
+                marks.add(mark)
+    return marks
+
+
+def _no_notation(texts: Sequence[str]) -> NumberError:
+    """Why no notation fits all texts: one is no number, or two are written in two ways."""
+    fitting_notations = []
+    for place, text in enumerate(texts):
+        fitting = frozenset(notation for notation in NOTATIONS if notation.fits([text]))
+        if not fitting:
+            return NumberError(place, _expected_instead_of(text))
+        fitting_notations.append(fitting)
+    # the notations that fit a text and all before it
+    in_common: Iterable[frozenset[Notation]] = accumulate(fitting_notations, frozenset.intersection)
+    place = list(in_common).index(frozenset())
+    return NumberError(
+        place,
+        "one notation for the whole column: write all of its numbers with a decimal point, or all "
+        "with a decimal comma",
+        other=_first_it_disagrees_with(fitting_notations, place),
+    )
+
+
+def _first_it_disagrees_with(fitting_notations: Sequence[frozenset[Notation]], place: int) -> int:
+    """The first text before ``place`` that shares no notation with the text there.
+
+    Where each earlier text shares one with it, and only all of them together do not, it is the
+    first text of the column.
+    """
+    for earlier in range(place):
+        if not fitting_notations[place] & fitting_notations[earlier]:
+            return earlier
+    return 0
+
+
+def _expected_instead_of(text: str) -> str:
+    """What to write instead of a text that is no number."""
+    unit = _UNIT.fullmatch(text)
+    if _ERROR_VALUE.fullmatch(text):
+        return "a number: this is the error value of a spreadsheet; correct its formula"
+    if _FORMULA.fullmatch(text):
+        return "a number: this is a formula; save the table with values instead of formulas"
+    if text in _DASHES:
+        return "a number: write 0 if the dash stands for zero"
+    if text.lower() in MISSING_WORDS or text == "?":
+        return "a number"
+    if _DATE.fullmatch(text):
+        return (
+            "a number, not a date or a range: a spreadsheet makes dates of numbers such as 1.5; "
+            "format the column as numbers and enter it again"
+        )
+    if unit is not None:
+        return f"a number without {unit[2]!r}; a unit is named by unit= (--unit)"
+    if as_decimal(text) is not None:
+        return "a finite number"
+    if any(character.isdigit() and not character.isascii() for character in text):
+        return "a number in the digits 0-9"
+    return "a number; correct it"
+
+
+def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[float]) -> None:
+    if all(abs(value) < _FIRST_INEXACT for value in values):
+        return
+    for place, value in enumerate(values):
+        if not abs(value) <= LARGEST:
+            raise NumberError(place, "a number within +-3.4e38")
+        digits = notation.plain(texts[place]).lstrip("+-")
+        if digits.isdigit() and int(digits) != abs(value):
+            raise NumberError(
+                place,
+                "a number that float64 holds exactly; a name of digits is a class, see classes=",
+            )
+
+
+def _repair_of(texts: Sequence[str], notation: Notation, separator: str | None) -> str | None:
+    """How the first text that shows it was read, where the notation is unusual for the separator."""
+    marks = notation.groups
+    if notation.decimal == COMMA and separator in (None, ","):
+        marks += COMMA
+    if notation.decimal != _usual_mark(separator) and _may_be_thousands(texts, notation.decimal):
+        marks += notation.decimal
+    for text in texts:
+        if any(mark in text for mark in marks):
+            return f"{text!r} read as {float(notation.plain(text)):.15g}"
+    return None
+
+
+def _name_of(mark: str) -> str:
+    return "a decimal point" if mark == POINT else "a decimal comma"

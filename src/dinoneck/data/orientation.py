@@ -1,0 +1,96 @@
+"""The EXIF orientation of images, and pixels turned upright by it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from dinoneck.errors import reason_of
+
+logger = logging.getLogger(__name__)
+
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the pixels upright."""
+ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Entries of ``Image.info`` that may hold the orientation."""
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation by which the pixels of an image, as Pillow decodes them, are still to be turned.
+
+    Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the
+    result is 1. Its size is that of the upright image from then on. EXIF that cannot be read is
+    ignored, with a warning.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        # EXIF may follow the pixels; an error of theirs is not one of EXIF
+        image.load()
+    try:
+        # Pillow reads it as it opens a JPEG, and keeps the error for itself
+        Image.Exif().load(image.info.get("exif", b""))
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception as error:  # damaged EXIF raises many types of errors
+        warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
+        return 1
+    if image.format == "TIFF" and orientation != 1:
+        # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
+        image.filename = ""  # type: ignore[attr-defined]
+        image.load()
+        return 1
+    return orientation if isinstance(orientation, int) else 1  # damaged
+
+
+def _name_of(image: Image.Image) -> str:
+    """The file of an opened image, or the words for one in memory."""
+    for name in (getattr(getattr(image, "fp", None), "name", ""), getattr(image, "filename", "")):
+        if isinstance(name, str | os.PathLike) and str(name):
+            return str(name)
+    return "a PIL image"
+
+
+@functools.lru_cache(maxsize=10_000)
+def warn_once(text: str) -> None:
+    """Warn of a file that is read all the same; it may be read every epoch."""
+    logger.warning("%s", text)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image turned by its EXIF orientation."""
+    transpose = TRANSPOSES.get(read_orientation(image))
+    if transpose is None:
+        return image
+    turned = image.transpose(transpose)
+    for key in ORIENTED_BY:
+        turned.info.pop(key, None)
+    return turned
+
+
+def turn(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn pixels (3, H, W) upright by an EXIF orientation, as :func:`upright` does."""
+    if orientation == 2:
+        return pixels.flip(2)
+    if orientation == 3:
+        return pixels.flip(1, 2)
+    if orientation == 4:
+        return pixels.flip(1)
+    if orientation == 5:
+        return pixels.mT
+    if orientation == 6:
+        return pixels.mT.flip(2)
+    if orientation == 7:
+        return pixels.mT.flip(1, 2)
+    if orientation == 8:
+        return pixels.mT.flip(1)
+    return pixels

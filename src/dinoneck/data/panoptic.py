@@ -1,0 +1,219 @@
+"""Images with panoptic segments, read from COCO JSON and PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco import CocoCategory, CocoSegments
+from dinoneck.data.decoding import read_picture
+from dinoneck.data.label_files import read_labels
+from dinoneck.data.listed_images import (
+    UNKNOWN,
+    Crowd,
+    Ids,
+    ListedImages,
+    ListedObject,
+    open_json,
+)
+from dinoneck.data.sources import find_files
+from dinoneck.errors import DataError, some_of
+
+_CHANNELS = np.array([1, 256, 256**2])  # what a step of red, green and blue adds to an id
+_OPAQUE = 255
+
+
+@dataclass(slots=True)
+class _Segment(ListedObject):
+    """A panoptic segment.
+
+    Attributes:
+        png_id: id of its pixels in the PNG.
+    """
+
+    png_id: int
+
+
+class PanopticImages(ListedImages):
+    """Images with segments in COCO's panoptic form: a JSON, and a PNG per image whose colours are ids of segments.
+
+    The id of a pixel is red + 256 green + 65536 blue, 0 = unknown. A PNG with alpha is read if it
+    is opaque. Values of the JSON that have exactly one reading are repaired and counted, as for
+    :class:`dinoneck.data.BoxImages`.
+
+    Args:
+        annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG,
+            ``segments_info`` with id, category_id, iscrowd) and ``categories`` (id, name, isthing).
+        folder: of the PNG files.
+        images: as of :class:`dinoneck.data.BoxImages`.
+        classes: as of :class:`dinoneck.data.BoxImages`; pixels of others are unknown. None = all.
+        crowd: as of :class:`dinoneck.data.BoxImages`.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        category_ids: their ids in the JSON, in the same order.
+        stuff: labels whose segments have no number of their own, by ``isthing``.
+        repaired: as of :class:`dinoneck.data.BoxImages`.
+
+    Raises:
+        DataError: if the JSON or a file cannot be used, an image has no PNG, or a category does
+            not say whether it ``isthing``.
+        ConfigError: if ``crowd`` is another word.
+    """
+
+    _objects: Sequence[Sequence[_Segment]]
+
+    def __init__(
+        self,
+        annotations: PathLike,
+        folder: PathLike,
+        images: PathLike | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        crowd: Crowd = "ignore",
+    ) -> None:
+        opened = open_json(annotations, CocoSegments, images, classes, crowd)
+        super().__init__(opened)
+        self._maps = self._find_maps(opened.annotations)
+        names = [entry.file_name for entry in self._maps.values()]
+        self._pngs: dict[object, Path] = dict(
+            zip(self._maps, find_files(names, folder, f"PNG files of {self.file}"), strict=True)
+        )
+        self.stuff = self._find_stuff(opened.categories)
+        self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
+        self._log_repairs()
+        marked = 0
+        listed = 0
+        for entry in self._maps.values():
+            marked += sum(segment.iscrowd for segment in entry.segments_info)
+            listed += len(entry.segments_info)
+        self._log_crowd(marked, listed)
+
+    def _find_maps(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
+        """Image id -> the entry of its PNG, for every image."""
+        entries = {entry.image_id: entry for entry in annotations}
+        for image_id in self.ids:
+            if image_id not in entries:
+                raise DataError(
+                    f"{self.file} has no annotations of image {image_id}; expected one entry for "
+                    "each image"
+                )
+        return {image_id: entries[image_id] for image_id in self.ids}
+
+    def _find_stuff(self, categories: Sequence[CocoCategory]) -> frozenset[int]:
+        """The labels that are no things."""
+        unsaid = [category.name for category in categories if category.isthing is None]
+        if unsaid:
+            raise DataError(
+                f"{self.file} has {len(unsaid)} of {len(categories)} categories without "
+                f"isthing: {some_of(map(repr, unsaid), 5)}; write 1 if its objects are counted one "
+                "by one, 0 for stuff such as soil or sky"
+            )
+        stuff = set()
+        for category in categories:
+            if not category.isthing and category.id in self._label_of:
+                stuff.add(self._label_of[category.id])
+        return frozenset(stuff)
+
+    def _segments_of(self, entry: CocoSegments) -> list[_Segment]:
+        """The segments of an image that are of the classes."""
+        segments = []
+        for listed in entry.segments_info:
+            if listed.category_id not in self._label_of:
+                continue
+            segment = _Segment(
+                label=self._label_of[listed.category_id],
+                is_crowd=self._is_crowd(listed.iscrowd),
+                png_id=listed.id,
+            )
+            segments.append(segment)
+        return segments
+
+    def pixels(self, i: int) -> Ids:
+        """Return the ids of the pixels of an image (H, W), int64.
+
+        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 *
+        (class + 1) in a crowd region of the class, -1 where nothing is known.
+
+        Raises:
+            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
+                three colours or has other ids than are listed, or there are 1000 segments of a
+                class or more.
+        """
+        size = self._check_size(i)
+        image_id = self.ids[i]
+        png_ids = _read_png_ids(self._pngs[image_id], size)
+        listed = {segment.id for segment in self._maps[image_id].segments_info}
+        _check_png_ids(png_ids, listed, self._pngs[image_id])
+        ids = np.full(size, UNKNOWN, np.int64)
+        for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
+            ids[png_ids == segment.png_id] = number
+        return ids
+
+
+def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
+    """The ids (H, W) that the colours of a PNG spell, 0 where nothing is known."""
+    [raster] = read_labels(png, [size])
+    name = raster.name
+    colours = raster.values
+    if raster.alpha is not None:
+        colours = np.concatenate([colours, raster.alpha[..., None]], axis=2)
+    bands = colours.shape[2]
+    if bands == 4 and colours.dtype == np.uint8:
+        if (colours[..., 3] != _OPAQUE).any():
+            raise DataError(
+                f"{name} has transparent pixels, whose colour may be lost; save it as RGB without "
+                "alpha"
+            )
+        colours = colours[..., :3]
+    elif bands != 3 or colours.dtype != np.uint8:
+        if read_picture(png, _mode_of) == "P":
+            content = "colours of a palette"
+        elif bands == 1:
+            content = f"1 band of {colours.dtype}"
+        else:
+            content = f"{bands} bands of {colours.dtype}"
+        raise DataError(
+            f"{name} has {content}; save it as RGB, with the id of a segment as red + 256 green + "
+            "65536 blue"
+        )
+    ids: Ids = colours.astype(np.int64) @ _CHANNELS
+    return ids
+
+
+def _mode_of(image: Image.Image, _: str) -> str:
+    return image.mode
+
+
+def _read_as_bgr(png_id: int) -> int:
+    """The id of a colour whose red and blue are exchanged."""
+    red = png_id & 255
+    green = png_id >> 8 & 255
+    blue = png_id >> 16
+    return blue + (green << 8) + (red << 16)
+
+
+def _check_png_ids(png_ids: Ids, listed: set[int], png: Path) -> None:
+    """Refuse a PNG that shows other ids than its segments_info lists."""
+    shown = {*np.unique(png_ids).tolist()} - {0}
+    hint = ""
+    reversed_ids = {_read_as_bgr(png_id) for png_id in shown}
+    if shown != listed and reversed_ids == listed:
+        hint = "; read from blue to red they fit: it was saved as BGR"
+    unlisted = shown - listed
+    if unlisted:
+        raise DataError(
+            f"{png} shows the ids {some_of(map(str, unlisted), 3)}, which its segments_info does "
+            f"not list{hint}"
+        )
+    absent = listed - shown
+    if absent:
+        raise DataError(
+            f"the segments_info of {png} lists the ids {some_of(map(str, absent), 3)}, which the "
+            f"picture does not show{hint}"
+        )

@@ -1,0 +1,370 @@
+"""Masks of COCO JSON: the forms that tools write, their extents, and their pixels.
+
+pycocotools decodes run lengths. It does not check them: of run lengths that end early it returns
+memory that nobody wrote, and a comparison with them never returns. So their total is counted here
+before it sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import mul
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from dinoneck.data.coco import WHOLE_FLOATS, CocoBox, Repairs, Side, whole_number
+from dinoneck.errors import DataError, missing_extra, shorten
+
+Array = np.ndarray[Any, Any]
+Extent = tuple[float, float, float, float]
+"""Left, top, right and bottom of a mask in pixels."""
+
+FEWEST_NUMBERS = 6  # of a polygon: three points
+# NaN is refused too; beyond this pycocotools overflows
+Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=FEWEST_NUMBERS)]
+_BITS = 5  # of a number in COCO's text per character
+_MORE = 1 << _BITS  # set in a character unless it is the last one of its number
+_SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
+_ZERO = ord("0")  # the character of the value 0
+_LONGEST_NUMBER = 7  # characters, 35 bits: more than any image has pixels
+_EQUAL_PX = 1  # by which four numbers may differ from the box that they repeat
+_SMALLEST_AREA = 1.0  # square pixels of a polygon that is sure to show a pixel
+
+# kinds of repairs, as they are logged
+RECTANGLES = "objects without polygons or run lengths, read as the rectangles of their boxes"
+FLAT = "polygons written as one flat list"
+POINTS = "polygons written as lists of points"
+SINGLE = "run lengths in a list of their own"
+TINY = "parts of masks with fewer than three points, dropped"
+
+
+class _Polygons(Struct):
+    """Polygons as COCO writes them: flat lists x, y, x, y, ..."""
+
+    parts: Annotated[list[Polygon], Meta(min_length=1)]
+
+
+class RunLengths(Struct):
+    """A run-length encoded mask, (height, width), as counts or as COCO's text."""
+
+    size: tuple[Side, Side]
+    # the last character of the text ends a number
+    counts: list[Annotated[int, Meta(ge=0)]] | Annotated[str, Meta(pattern=r"^([0-o]*[0-O])?\Z")]
+
+
+Shape = list[list[float]] | RunLengths
+"""Polygons as flat lists x, y, x, y, ..., or run lengths."""
+
+
+def read_shape(
+    box: CocoBox, image_size: tuple[int, int], where: str, repairs: Repairs
+) -> Shape | None:
+    """Return the mask of an annotation; None if it has no part that covers an area.
+
+    Args:
+        box: the annotation.
+        image_size: (height, width) of its image, which run lengths must have.
+        where: what messages call the annotation.
+        repairs: is filled with what was repaired.
+
+    Raises:
+        DataError: if there is no mask, or it cannot be read in exactly one way.
+    """
+    segmentation = box.segmentation
+    if segmentation is None:
+        raise DataError(
+            f"{where} has no segmentation; draw its mask, or take the annotation out. An empty "
+            "list, [], is read as the rectangle of its box"
+        )
+    if isinstance(segmentation, list) and len(segmentation) == 1:
+        if isinstance(segmentation[0], dict):
+            repairs[SINGLE] += 1
+            segmentation = segmentation[0]
+    if isinstance(segmentation, dict):
+        return _read_run_lengths(segmentation, image_size, where, repairs)
+    if not isinstance(segmentation, list):
+        raise _unreadable(where, segmentation)
+    if not segmentation:
+        return _read_rectangle(box, where, repairs)
+    return _read_polygons(segmentation, box, where, repairs)
+
+
+def rotation_of(box: CocoBox) -> float:
+    """Return the degrees by which an annotation tool turned the rectangle of a box, 0 if it did not.
+
+    CVAT and Datumaro write the box as it was before, and the angle among the attributes.
+    """
+    if not isinstance(box.attributes, dict):
+        return 0.0
+    rotation = box.attributes.get("rotation", 0.0)
+    if type(rotation) not in (int, float):
+        return 0.0
+    return float(rotation) % 180.0
+
+
+def _read_rectangle(box: CocoBox, where: str, repairs: Repairs) -> Shape | None:
+    """The rectangle of a box as a polygon."""
+    if box.bbox is None:
+        return None
+    if rotation_of(box):
+        raise DataError(
+            f"{where} is a rectangle that is turned by {rotation_of(box):g} degrees "
+            "(attributes.rotation), and its bbox is that of the rectangle before; export it as a "
+            "polygon"
+        )
+    repairs[RECTANGLES] += 1
+    x, y, width, height = box.bbox
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def _read_polygons(
+    segmentation: list[Any], box: CocoBox, where: str, repairs: Repairs
+) -> Shape | None:
+    """Polygons of three points or more; four numbers that repeat the box are a rectangle."""
+    try:
+        shape = msgspec.convert({"parts": segmentation}, _Polygons).parts
+    except msgspec.ValidationError:
+        parts = _flat_parts(segmentation, repairs)
+        polygons = [part for part in parts if not _is_tiny(part)]
+        if not polygons and any(_repeats_box(part, box) for part in parts):
+            return _read_rectangle(box, where, repairs)
+        if len(polygons) < len(parts):
+            repairs[TINY] += len(parts) - len(polygons)
+        if not polygons:
+            return None
+        try:
+            shape = msgspec.convert({"parts": polygons}, _Polygons).parts
+        except msgspec.ValidationError as error:
+            raise _unreadable(where, segmentation, str(error).partition(" - at ")[0]) from None
+    for polygon in shape:
+        if len(polygon) % 2:
+            raise DataError(
+                f"{where} has a polygon of {len(polygon)} numbers; expected pairs of x and y, an "
+                "even number"
+            )
+    return shape
+
+
+def _flat_parts(segmentation: list[Any], repairs: Repairs) -> list[Any]:
+    """The parts of a mask as flat lists of numbers, whichever way they are nested."""
+    if _is_numbers(segmentation):
+        repairs[FLAT] += 1
+        return [segmentation]
+    if _is_points(segmentation):
+        repairs[POINTS] += 1
+        return [_flattened(segmentation)]
+    parts = []
+    for part in segmentation:
+        if isinstance(part, list) and _is_points(part):
+            repairs[POINTS] += 1
+            part = _flattened(part)
+        parts.append(part)
+    return parts
+
+
+def _is_numbers(values: list[Any]) -> bool:
+    return all(type(value) in (int, float) for value in values)
+
+
+def _is_tiny(part: Any) -> bool:
+    """Whether a part of a mask has fewer than three points, and so no area."""
+    return isinstance(part, list) and len(part) < FEWEST_NUMBERS and _is_numbers(part)
+
+
+def _is_points(values: list[Any]) -> bool:
+    """Whether a list holds three points or more, [x, y] each; fewer may be parts of two numbers."""
+    if len(values) < FEWEST_NUMBERS // 2:
+        return False
+    return all(isinstance(point, list) and len(point) == 2 for point in values) and all(
+        _is_numbers(point) for point in values
+    )
+
+
+def _flattened(points: list[list[Any]]) -> list[Any]:
+    return [number for point in points for number in point]
+
+
+def _repeats_box(part: Any, box: CocoBox) -> bool:
+    """Whether four numbers are the box again, as its corners or with its width and height."""
+    if box.bbox is None or not isinstance(part, list) or len(part) != 4 or not _is_numbers(part):
+        return False
+    x, y, width, height = box.bbox
+    corners = (x, y, x + width, y + height)
+    return _are_close(part, corners) or _are_close(part, box.bbox)
+
+
+def _are_close(numbers: Sequence[float], others: Sequence[float]) -> bool:
+    return all(abs(a - b) <= _EQUAL_PX for a, b in zip(numbers, others, strict=True))
+
+
+def _unreadable(where: str, segmentation: Any, reason: str = "") -> DataError:
+    note = f" ({reason})" if reason else ""
+    return DataError(
+        f"{where} has the segmentation {shorten(segmentation)}{note}; expected polygons of three "
+        "points or more in pixels, [[x, y, x, y, x, y, ...]], or run lengths with size and counts"
+    )
+
+
+# Run lengths
+# ------------------------------------------------------------------------------------------------
+
+
+def _read_run_lengths(
+    segmentation: dict[str, Any], image_size: tuple[int, int], where: str, repairs: Repairs
+) -> RunLengths:
+    """Run lengths of the size of their image that add up to all its pixels."""
+    values = dict(segmentation)
+    for key in ("size", "counts"):
+        numbers = values.get(key)
+        if isinstance(numbers, list) and float in map(type, numbers):
+            whole = [whole_number(number) for number in numbers]
+            values[key] = numbers if None in whole else whole
+            repairs[WHOLE_FLOATS] += 1
+    counts = values.get("counts")
+    if isinstance(counts, str) and counts.startswith(("b'", 'b"')):
+        raise DataError(
+            f"{where} has the counts {shorten(counts)}, bytes that str() wrote; write "
+            "counts.decode()"
+        )
+    try:
+        runs = msgspec.convert(values, RunLengths)
+    except msgspec.ValidationError as error:
+        raise _unreadable(where, segmentation, str(error)) from None
+    if runs.size != image_size:
+        swapped = "; its sides are exchanged" if runs.size == image_size[::-1] else ""
+        raise DataError(
+            f"{where} has a mask of {runs.size} (height, width), and its image has "
+            f"{image_size}{swapped}"
+        )
+    total = count_pixels(runs)
+    pixels = image_size[0] * image_size[1]
+    if total != pixels:
+        raise DataError(
+            f"{where} has a mask whose run lengths add up to {total} pixels; expected the {pixels} "
+            f"of an image of {image_size} (height, width): write the mask again"
+        )
+    return runs
+
+
+def count_pixels(runs: RunLengths) -> int:
+    """Return the sum of the run lengths; -1 if one is negative or longer than any image."""
+    if isinstance(runs.counts, list):
+        return sum(runs.counts)
+    # a number has 5 bits per character, the lowest first; from the fourth number on it is the
+    # difference to the last number but one
+    characters = np.frombuffer(runs.counts.encode(), np.uint8).astype(np.int64) - _ZERO
+    if not len(characters):
+        return 0
+    ends = np.flatnonzero(characters < _MORE)
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_NUMBER:
+        return -1
+    places = np.arange(len(characters)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((characters & (_MORE - 1)) << (_BITS * places), starts)
+    is_negative = (characters[ends] & _SIGN) > 0
+    numbers -= np.where(is_negative, np.int64(1) << (_BITS * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return -1 if (numbers < 0).any() else int(numbers.sum())
+
+
+# Extents and pixels
+# ------------------------------------------------------------------------------------------------
+
+
+def polygon_extent(polygons: Sequence[Sequence[float]]) -> Extent:
+    """Return the extent of polygons."""
+    if len(polygons) == 1:
+        numbers = polygons[0]
+    else:
+        numbers = [number for polygon in polygons for number in polygon]
+    xs = numbers[0::2]
+    ys = numbers[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
+    """Return the area of polygons in square pixels, each by the shoelace formula."""
+    total = 0.0
+    for polygon in polygons:
+        xs = polygon[0::2]
+        ys = polygon[1::2]
+        next_xs = [*xs[1:], xs[0]]
+        next_ys = [*ys[1:], ys[0]]
+        total += abs(sum(map(mul, xs, next_ys)) - sum(map(mul, ys, next_xs))) / 2
+    return total
+
+
+def run_length_extents(masks: Sequence[RunLengths]) -> Array:
+    """Return the extents (n, 4) of run-length encoded masks: left, top, right, bottom.
+
+    Those of masks with runs of the length 0 may be wrong, see :func:`pixel_extent`.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    mask = _pycocotools()
+    if not masks:
+        return np.zeros((0, 4))
+    boxes = mask.toBbox([_compressed(runs) for runs in masks])
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes  # type: ignore[no-any-return]
+
+
+def pixel_extent(pixels: Array) -> Extent | None:
+    """Return the extent of the pixels (H, W) that are not 0; None if there is none."""
+    ys, xs = np.nonzero(pixels)
+    if not len(xs):
+        return None
+    return float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
+
+
+def decode(shape: Shape, height: int, width: int) -> Array:
+    """Return a mask as (height, width) uint8, 1 inside.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    mask = _pycocotools()
+    if isinstance(shape, RunLengths):
+        return mask.decode(_compressed(shape))  # type: ignore[no-any-return]
+    parts = mask.frPyObjects(shape, height, width)
+    return mask.decode(mask.merge(parts))  # type: ignore[no-any-return]
+
+
+def is_empty(shape: Shape, height: int, width: int) -> bool:
+    """Whether a mask shows no pixel; only polygons of a tiny area are drawn to find out."""
+    if isinstance(shape, RunLengths):
+        return not _pycocotools().area(_compressed(shape))
+    left, top, right, bottom = polygon_extent(shape)
+    is_outside = right <= 0 or bottom <= 0 or left >= width or top >= height
+    if not is_outside and polygon_area(shape) >= _SMALLEST_AREA:
+        return False
+    return not decode(shape, height, width).any()
+
+
+def _compressed(runs: RunLengths) -> Any:
+    """Run lengths as pycocotools' functions take them."""
+    if isinstance(runs.counts, str):
+        return {"size": list(runs.size), "counts": runs.counts}
+    height, width = runs.size
+    return _pycocotools().frPyObjects(
+        {"size": [height, width], "counts": runs.counts}, height, width
+    )
+
+
+def check_pycocotools() -> None:
+    """Raise the ImportError of masks if pycocotools is not installed."""
+    _pycocotools()
+
+
+def _pycocotools() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise missing_extra("pycocotools", "masks") from error
+    return mask

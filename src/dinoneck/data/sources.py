@@ -1,0 +1,338 @@
+"""Which files are meant: the images below a folder, and the file that a name stands for.
+
+Neither pandas nor torch is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from dinoneck.data.cells import PathLike, cell_text, is_missing
+from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
+from dinoneck.data.names import (
+    Reading,
+    composed,
+    find_among,
+    find_below,
+    is_absolute,
+    parts_of,
+)
+from dinoneck.data.walk import walk, warn_of_left_out
+from dinoneck.errors import DataError, some_of
+
+logger = logging.getLogger(__name__)
+# files of a folder that are listed to find a name which is not there; a folder with more is no
+# folder of images but a home directory or a whole disk, which takes minutes
+MOST_FILES = 1_000_000
+_LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
+# where another file of a name is looked for: all names share the folders that are cut, so few of
+# them tell, and parts of a data set lie one to three folders below what they share
+_LOOKED_AT = 3  # names
+_FOLDERS_ABOVE = 3
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file, and what the system says of it."""
+
+    path: Path
+    status: os.stat_result
+
+
+def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return path -> images: those below a folder, sorted, or the file itself.
+
+    Masks that lie beside images (``masks/`` next to ``images/``, ``0_mask.png`` next to ``0.png``)
+    are no pictures, unless they are named themselves. A warning counts them, and files of formats
+    that are not read.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+    pictures: dict[Path, list[Path]] = {}
+    listings = []
+    pictures_of_folders = []
+    for path in paths:
+        if not path.is_dir():
+            pictures[path] = [path]
+            continue
+        listing = walk(path)
+        listings.append(listing)
+        in_folder = pictures_of(image_folder(listing))
+        pictures_of_folders.append(in_folder)
+        pictures[path] = in_folder.images
+    warn_of_left_out(listings)
+    warn_of_masks(pictures_of_folders)
+    return pictures
+
+
+def find_files(
+    names: Iterable[Any], folder: PathLike | None, what: str, *, outside: bool = False
+) -> list[Any]:
+    r"""Return the files of names, below a folder.
+
+    Names are taken as they are, in the forms NFC and NFD, which file systems exchange. If files of
+    some are missing, all names are read in one other way, which a warning states: with ``/`` for
+    ``\``, ``%20`` decoded, another case, a suffix added, without the folders that all of them begin
+    with, or below another folder; see :mod:`dinoneck.data.names`.
+
+    Args:
+        names: one per row; a missing one has the file None.
+        folder: that they are relative to; None = they are not looked for.
+        what: what messages call the names, such as ``images named in t.csv``.
+        outside: whether an absolute name, and one with ``..``, may name a file outside of the
+            folder.
+
+    Raises:
+        DataError: if a file does not exist or is empty, two names are one file, or a name fits
+            several.
+    """
+    texts = [_text(name) for name in names]
+    if folder is None:
+        return [Path(text) if text else None for text in texts]
+    distinct = [text for text in dict.fromkeys(texts) if text]
+    files: dict[str, _File] = {}
+    for text in distinct:
+        exact = _exact_file(text, folder, outside)
+        if exact is not None:
+            files[text] = exact
+    missing = [text for text in distinct if text not in files]
+    if missing:
+        paths = _files_by_reading(distinct, missing, Path(folder), what)
+        files = {text: _File(path, path.stat()) for text, path in paths.items()}
+    else:
+        _check_distinct(files, what)
+    empty = [_quoted(text) for text in distinct if files[text].status.st_size == 0]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(distinct)} {what} are empty files in {folder}: "
+            f"{some_of(empty, 5)}; restore them, or remove their rows"
+        )
+    return [files[text].path if text else None for text in texts]
+
+
+def _text(name: Any) -> str:
+    """A name without blanks around it; a number as a CSV would hold it, empty where it is missing."""
+    if isinstance(name, Real):
+        return cell_text(name)
+    return "" if is_missing(name) else str(name).strip()
+
+
+def _exact_file(name: str, folder: PathLike, outside: bool) -> _File | None:
+    """The file that is called like this; None = there is none."""
+    if not outside and (is_absolute(name) or ".." in re.split(r"[/\\]", name)):
+        return None
+    spellings = [name] if name.isascii() else [name, composed(name), _decomposed(name)]
+    for spelling in spellings:
+        file = os.path.join(folder, spelling)  # noqa: PTH118 - twice as fast as Path / name
+        try:
+            status = os.stat(file)  # noqa: PTH116
+        except (OSError, ValueError):  # ValueError: a null byte
+            continue
+        if stat.S_ISREG(status.st_mode):
+            return _File(Path(file), status)
+    return None
+
+
+def _check_distinct(files: Mapping[str, _File], what: str) -> None:
+    """Refuse two names of one file; hard links count as two files.
+
+    Args:
+        files: name -> file.
+        what: as of :func:`find_files`.
+    """
+    names_of: dict[tuple[int, int], list[str]] = {}  # a place on the disk -> names
+    for name, file in files.items():
+        place = (file.status.st_dev, file.status.st_ino)
+        names_of.setdefault(place, []).append(name)
+    for names in names_of.values():
+        same = _names_of_one_file(names, files) if len(names) > 1 else None
+        if same is not None:
+            first, second = same
+            raise DataError(
+                f"of the {what}, '{first}' and '{second}' are the same file; keep one of them"
+            )
+
+
+def _names_of_one_file(names: Sequence[str], files: Mapping[str, _File]) -> tuple[str, str] | None:
+    """Two of the names of one place on the disk that are no hard links of it; None = all are."""
+    is_hard_linked = files[names[0]].status.st_nlink > 1
+    if not is_hard_linked:  # a link leads there, or the disk ignores case
+        return names[0], names[1]
+    name_of: dict[str, str] = {}
+    for name in names:
+        path = os.path.realpath(files[name].path)
+        if path in name_of:
+            return name_of[path], name
+        name_of[path] = name
+    return None
+
+
+def _files_by_reading(
+    names: Sequence[str], missing: Sequence[str], folder: Path, what: str
+) -> Mapping[str, Path]:
+    """The files of names of which some are not called like this.
+
+    Raises:
+        DataError: if there is no way to take all names, with the nearest one.
+    """
+    if not folder.exists():
+        raise DataError(f"the folder {folder} of the {what} does not exist; check the path")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file; expected the folder of the {what}")
+    counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
+    refused = counts + some_of(map(_quoted, missing), 5)
+    remedy = "names are relative to it, or pass their folder"
+    listing = walk(folder, most=MOST_FILES)
+    if not listing.is_whole:
+        raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
+    depth = len(folder.parts)
+    paths = {file: tuple(map(composed, file.parts[depth:])) for file in listing.files}
+    called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
+    reading = find_below(names, paths, sorted(called))
+    if reading.missing:
+        if reading.files and reading.is_changed:  # of the first names, see find_below
+            tried = len(reading.files) + len(reading.missing)
+            not_found = some_of(map(_quoted, reading.missing), 3)
+            refused += f" ({reading.text}: {len(reading.files)} of {tried}, not {not_found})"
+        raise DataError(f"{refused}; {remedy}")
+    if reading.several:
+        name, files = next(iter(reading.several.items()))
+        shown = " and ".join(map(str, files[:2]))
+        raise DataError(f"{refused}. '{name}' may be {shown}; pass the folder of those meant")
+    if reading.one_file is not None:
+        first, second = reading.one_file
+        raise DataError(
+            f"{refused}. As {reading.text} '{first}' and '{second}' are the same file; keep one of "
+            "them"
+        )
+    other = _other_file(reading, folder) if reading.prefix else None
+    if reading.is_contradicted or other is not None:
+        name, file = next(iter(reading.files.items()))
+        seen = f" ({other} exists)" if other is not None else ""
+        raise DataError(
+            f"{counts}'{name}' is in another folder than {file}{seen}. If they are the same "
+            f"images, write the names without '{reading.prefix}'; else pass the folder of those "
+            "meant"
+        )
+    if reading.is_changed:
+        _state(reading, len(names), len(names), what, str(folder))
+    return reading.files
+
+
+def _other_file(reading: Reading, folder: Path) -> Path | None:
+    """A file that a name means, next to or above the folder whose files a reading found; None = there is none.
+
+    Of names ``train/0.png`` and the folder ``val`` this is ``val/../train/0.png``.
+    """
+    here = Path(os.path.abspath(folder))  # noqa: PTH100 - the path as it is given
+    for name, file in list(reading.files.items())[:_LOOKED_AT]:
+        cut = parts_of(reading.prefix.replace("\\", "/"))
+        end = parts_of(name.replace("\\", "/"))[len(cut) :]
+        for above in list(here.parents)[:_FOLDERS_ABOVE]:
+            for first in range(len(cut)):
+                other = above.joinpath(*cut[first:], *end)
+                if other.is_file() and not other.samefile(file):
+                    return other
+    return None
+
+
+def find_images(names: Sequence[str], images: Sequence[Path], what: str) -> Mapping[str, Path]:
+    r"""Return the image of each name, of some images; names of other images are left out.
+
+    A name means the image whose path ends like it: a name without a folder the image of that name,
+    wherever it is; a name with a folder one that lies in that folder. Else all names are read in
+    one other way, as by :func:`find_files`, which a warning states.
+
+    Args:
+        names: the names, as of the rows of a table; each once.
+        images: the files.
+        what: what messages call the names' owner, such as ``t.csv``.
+
+    Raises:
+        DataError: if no image has a name, a name fits several images, an image has several names,
+            or the folders of names and images contradict each other.
+    """
+    if not names:
+        raise DataError(f"{what} has no rows; expected one per image")
+    paths: dict[Path, tuple[str, ...]] = {}
+    for image in images:
+        paths[image] = _parts_from_root(os.path.abspath(image))  # noqa: PTH100 - of the link
+    reading = find_among(names, paths)
+    shown = f"{some_of(map(str, images), 3)}"
+    if reading.several:
+        name, files = next(iter(reading.several.items()))
+        raise DataError(
+            f"{what}: '{name}' is the name of several images, {files[0]} and {files[1]}; write "
+            "names with their folders"
+        )
+    if reading.one_file is not None:
+        first, second = reading.one_file
+        raise DataError(
+            f"{what}: '{first}' and '{second}' are both the name of one image; give each image one "
+            "row"
+        )
+    if not reading.files:
+        raise DataError(
+            f"{what} has no row of the images {shown}; it names {some_of(names, 3)}. Names with a "
+            "folder mean images in that folder"
+        )
+    name, file = next(iter(reading.files.items()))
+    other = _other_file(reading, file.parent) if reading.prefix else None
+    if reading.is_contradicted or other is not None:
+        seen = f" ({other} exists)" if other is not None else ""
+        raise DataError(
+            f"{what} names '{name}', which is in another folder than the image {file}{seen}. If "
+            f"they are the same images, write the names without '{reading.prefix}'"
+        )
+    if reading.is_changed:
+        _state(reading, len(reading.files), len(images), what, "the images that are given")
+    return reading.files
+
+
+def refuse_own_labels(images: Iterable[Any], labels: Iterable[Any], what: str) -> None:
+    """Refuse a label that is the file of its image, as of a mask named like its image.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the table.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for image, label in zip(images, labels, strict=True):
+        if isinstance(image, Path) and isinstance(label, Path) and image == label:
+            raise DataError(
+                f"{what}: the label of {image} is the image itself; write the labels with their "
+                "folder, such as ../masks/0001.png"
+            )
+
+
+def _state(reading: Reading, number: int, total: int, what: str, where: str) -> None:
+    """Say how names were read, in one line."""
+    logger.warning("%s: %s: %d of %d found in %s", what, reading.text, number, total, where)
+
+
+def _parts_from_root(path: str) -> tuple[str, ...]:
+    return tuple(map(composed, Path(path).parts[1:]))
+
+
+def _quoted(name: str) -> str:
+    """A name in quotes, cut if it is no path; repr() would double the backslashes of Windows."""
+    if len(name) > _LONGEST_NAME:
+        name = name[:_LONGEST_NAME] + "..."
+    return f"'{name}'"
+
+
+def _decomposed(text: str) -> str:
+    return unicodedata.normalize("NFD", text)

@@ -1,0 +1,89 @@
+"""What the folder of a config holds, if it names no table: the config that reads it.
+
+No torch is imported here.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dinoneck.data.layout import (
+    Content,
+    DataFolder,
+    data_files,
+    read_data_folder,
+    read_images_and_masks,
+)
+from dinoneck.errors import ConfigError, some_of
+from dinoneck.training.config import FoldsConfig, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+def of_data_folder(config: TrainConfig) -> TrainConfig:
+    """Return the config with what the folder ``data.images`` holds: its masks, and its parts.
+
+    Nothing is changed for a table, boxes and objects, for class folders, and where ``data.labels``
+    names the masks; their folders are then parts only if ``data.subfolders`` says so. What is taken
+    is logged in one line.
+
+    Raises:
+        ConfigError: if the config has folds, and the folders make them.
+        DataError: if the folder can be read in several ways, or holds images alone.
+    """
+    data = config.data
+    is_table = data.csv is not None or data.store is not None
+    is_objects = bool(data.boxes or data.objects)
+    if data.images is None or is_table or is_objects:
+        return config
+    if data.labels is not None:
+        if data.labels != data.images and data.subfolders is not None:
+            pairs = read_images_and_masks(data.images, data.labels, data.subfolders)
+            _check_folds(config.folds, pairs)
+        return config
+    folder = read_data_folder(data.images, data.subfolders)
+    content = folder.content
+    if content is None:
+        _check_folds(config.folds, folder)
+        labels = str(folder.root) if folder.kind == "masks" else None
+        subfolders = "folds" if folder.held_out is None else "parts"
+        return config.changed(data=data.changed(labels=labels, subfolders=subfolders))
+    if content.kind == "masks":
+        places = _places(folder.root, content)
+        logger.warning("%s: %s%s", folder.root, places, _unread(folder.root))
+        changed = data.changed(images=str(content.images), labels=str(content.masks))
+        return config.changed(data=changed)
+    return config
+
+
+def _check_folds(folds: FoldsConfig, folder: DataFolder) -> None:
+    """Refuse options of folds that folders make."""
+    default = FoldsConfig()
+    names = ", ".join(folder.parts)
+    if folds.stratify is not None:
+        raise ConfigError(
+            f"folds.stratify is {folds.stratify!r}, and the folders {names} are the folds; leave it "
+            "out"
+        )
+    if folds.count not in (1, default.count):
+        raise ConfigError(
+            f"folds.count is {folds.count}, and the folders {names} are the folds; leave it out, or "
+            "name one of the folders"
+        )
+
+
+def _places(root: Path, content: Content) -> str:
+    """Where images and masks lie, in words."""
+    images = content.images
+    masks = content.masks
+    if masks is None or masks == images:
+        return "images with masks beside them"
+    in_images = f"images in {images.relative_to(root)}/" if images != root else "images"
+    return f"{in_images}, masks in {masks.relative_to(root)}/"
+
+
+def _unread(root: Path) -> str:
+    """The tables and COCO files that lie there too, for the end of a line."""
+    files = data_files(root)
+    return f"; not read: {some_of(files, 3)}" if files else ""

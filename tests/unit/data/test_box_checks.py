@@ -1,0 +1,591 @@
+"""Boxes are compared with their image, their mask and their area before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import DataError
+from dinoneck.data import BoxImages
+
+# of pycocotools with numpy 2
+Array = np.ndarray[Any, Any]
+Corners = tuple[float, float, float, float]
+SIZE = HEIGHT, WIDTH = 120, 180
+# left, top, right, bottom of objects that lie anywhere, none of them symmetric to another
+OBJECTS: list[Corners] = [
+    (20, 14, 62, 40),
+    (70, 31, 98, 82),
+    (110, 9, 171, 29),
+    (14, 66, 49, 110),
+    (60, 90, 90, 101),
+    (120, 55, 163, 97),
+    (31, 45, 57, 61),
+    (101, 35, 116, 49),
+    (8, 42, 19, 60),
+    (128, 101, 173, 116),
+    (75, 8, 100, 22),
+    (140, 36, 170, 50),
+]
+
+
+def bbox_of(corners: Corners) -> list[float]:
+    left, top, right, bottom = corners
+    return [left, top, right - left, bottom - top]
+
+
+def outline_of(corners: Corners) -> list[list[float]]:
+    left, top, right, bottom = corners
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def mask_of(corners: Corners) -> Array:
+    left, top, right, bottom = map(int, corners)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def runs_of(sequence: Array) -> list[int]:
+    """Run lengths of a sequence of 0 and 1 that begin with the zeros."""
+    changes = np.flatnonzero(np.diff(sequence, prepend=0)).tolist()
+    return np.diff([0, *changes, sequence.size]).tolist()  # type: ignore[no-any-return]
+
+
+def run_lengths(mask: Array) -> dict[str, Any]:
+    """A mask in COCO's run lengths, which run down the columns."""
+    return {"size": list(SIZE), "counts": runs_of(mask.T.ravel())}
+
+
+def written(folder: Path, entries: list[dict[str, Any]]) -> Path:
+    """Write an image and annotations with these boxes, masks and areas."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "field.png")
+    annotations = [
+        {"id": 500 + i, "image_id": 2, "category_id": 8, **entry} for i, entry in enumerate(entries)
+    ]
+    sample = {
+        "images": [{"id": 2, "file_name": "field.png", "width": WIDTH, "height": HEIGHT}],
+        "annotations": annotations,
+        "categories": [{"id": 8, "name": "weed"}],
+    }
+    file = folder / "field.json"
+    file.write_text(json.dumps(sample))
+    return file
+
+
+def outlined(
+    change_box: Callable[[Corners], Any] = bbox_of,
+    change_mask: Callable[[Corners], Any] = outline_of,
+    objects: list[Corners] = OBJECTS,
+) -> list[dict[str, Any]]:
+    """Annotations of objects, with their boxes and masks as these functions write them."""
+    return [
+        {"bbox": change_box(corners), "segmentation": change_mask(corners)} for corners in objects
+    ]
+
+
+def refusal(folder: Path, entries: list[dict[str, Any]], **options: Any) -> str:
+    with pytest.raises(DataError) as refused:
+        BoxImages(written(folder, entries), **options)
+    return str(refused.value)
+
+
+def warnings_of(
+    folder: Path, entries: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> list[str]:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(written(folder, entries))
+    return caplog.messages
+
+
+# Boxes of another form next to right masks
+# ------------------------------------------------------------------------------------------------
+
+
+def moved(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [left + 9, top - 6, width, height]
+
+
+def from_below(corners: Corners) -> list[float]:
+    left, _, width, height = bbox_of(corners)
+    return [left, HEIGHT - corners[3], width, height]
+
+
+def from_right(corners: Corners) -> list[float]:
+    _, top, width, height = bbox_of(corners)
+    return [WIDTH - corners[2], top, width, height]
+
+
+def centred(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [left + width / 2, top + height / 2, width, height]
+
+
+def percent(corners: Corners) -> list[float]:
+    sides = (WIDTH, HEIGHT, WIDTH, HEIGHT)
+    return [100 * number / side for number, side in zip(bbox_of(corners), sides, strict=True)]
+
+
+def x_before_y(corners: Corners) -> list[float]:
+    left, top, right, bottom = corners
+    return [left, right, top, bottom]
+
+
+def swapped(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [top, left, height, width]
+
+
+def lying(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [left, top, height, width]
+
+
+def halved(corners: Corners) -> list[float]:
+    return [number / 2 for number in bbox_of(corners)]
+
+
+def of_the_next(corners: Corners) -> list[float]:
+    return bbox_of(OBJECTS[(OBJECTS.index(corners) + 1) % len(OBJECTS)])
+
+
+WRONG_BOXES: list[tuple[str, Callable[[Corners], list[float]], str]] = [
+    ("corners", lambda corners: list(corners), "corners, x1, y1, x2, y2"),
+    ("corners with y first", lambda c: [c[1], c[0], c[3], c[2]], "corners, y1, x1, y2, x2"),
+    ("x1, x2, y1, y2", x_before_y, "x1, x2, y1, y2"),
+    ("x and y exchanged", swapped, "x and y of the boxes, or of the masks, seem to be exchanged"),
+    ("width and height exchanged", lying, "Width and height"),
+    ("y from below", from_below, "counted from the lower edge"),
+    ("x from the right", from_right, "counted from the right edge"),
+    ("at the centre", centred, "begin at their centre"),
+    ("percent", percent, "percent"),
+    ("moved", moved, "seem to be moved"),
+    ("of images of half the size", halved, "another size of the images"),
+    ("the whole image", lambda corners: [0, 0, WIDTH, HEIGHT], "boxes cover their whole images"),
+    ("of other objects", of_the_next, "lie outside of their boxes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"), [pytest.param(*row[1:], id=row[0]) for row in WRONG_BOXES]
+)
+def test_boxes_of_another_form_are_refused_with_their_cause(
+    change: Callable[[Corners], list[float]], cause: str, tmp_path: Path
+) -> None:
+    # few enough to stay inside their image: else the edge tells first
+    objects = [corners for corners in OBJECTS if _fits(change(corners))]
+    entries = outlined(change, objects=objects)
+
+    message = refusal(tmp_path, entries)
+
+    assert "field.json" in message
+    assert f"of {len(objects)} boxes contradict their masks" in message
+    assert cause in message
+
+
+def _fits(bbox: list[float]) -> bool:
+    x, y, width, height = bbox
+    return width > 0 and height > 0 and x + width <= WIDTH and y + height <= HEIGHT
+
+
+def test_the_first_box_and_both_extents_are_named(tmp_path: Path) -> None:
+    message = refusal(tmp_path, outlined(lambda corners: list(corners), objects=OBJECTS[:1]))
+
+    assert "annotations[0] (id 500)" in message
+    assert "[20, 14, 62, 40]" in message
+    assert "x 20 ... 62, y 14 ... 40" in message
+
+
+def test_a_wrong_polygon_is_refused_with_its_cause(tmp_path: Path) -> None:
+    def in_shares(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left / WIDTH, top / HEIGHT, right / WIDTH, bottom / HEIGHT))
+
+    message = refusal(tmp_path, outlined(change_mask=in_shares))
+
+    assert "The masks seem to be shares of the image's sides" in message
+
+
+def test_masks_beside_their_images_are_refused(tmp_path: Path) -> None:
+    def beyond(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left + 400, top, right + 400, bottom + 3))
+
+    message = refusal(tmp_path, outlined(change_mask=beyond))
+
+    assert "empty, or lie outside of their images" in message
+
+
+# Run lengths
+# ------------------------------------------------------------------------------------------------
+
+
+def along_rows(corners: Corners) -> dict[str, Any]:
+    return {"size": list(SIZE), "counts": runs_of(mask_of(corners).ravel())}
+
+
+def inverted(corners: Corners) -> dict[str, Any]:
+    return run_lengths(1 - mask_of(corners))
+
+
+def upside_down(corners: Corners) -> dict[str, Any]:
+    return run_lengths(mask_of(corners)[::-1])
+
+
+def mirrored(corners: Corners) -> dict[str, Any]:
+    return run_lengths(mask_of(corners)[:, ::-1])
+
+
+def whole(corners: Corners) -> dict[str, Any]:
+    return run_lengths(np.ones(SIZE, np.uint8))
+
+
+def empty(corners: Corners) -> dict[str, Any]:
+    return run_lengths(np.zeros(SIZE, np.uint8))
+
+
+WRONG_RUNS: list[tuple[str, Callable[[Corners], Any], str]] = [
+    ("along the rows", along_rows, "counted along the rows; COCO's run down the columns"),
+    ("the background", inverted, "begin with the mask; COCO's begin with the background"),
+    ("upside down", upside_down, "upside down"),
+    ("mirrored", mirrored, "mirrored"),
+    ("the whole image", whole, "cover their whole images"),
+    ("nothing", empty, "empty"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"), [pytest.param(*row[1:], id=row[0]) for row in WRONG_RUNS]
+)
+@pytest.mark.parametrize("form", ["counts", "text"])
+def test_run_lengths_beside_their_box_are_refused_with_their_cause(
+    form: str, change: Callable[[Corners], Any], cause: str, tmp_path: Path
+) -> None:
+    masks = pytest.importorskip("pycocotools.mask")
+    entries = outlined(change_mask=change)
+    if form == "text":
+        for entry in entries:
+            runs = masks.frPyObjects(entry["segmentation"], *SIZE)
+            entry["segmentation"] = {"size": list(SIZE), "counts": runs["counts"].decode()}
+
+    message = refusal(tmp_path, entries)
+
+    assert "12 of 12 boxes contradict their masks" in message
+    assert cause in message
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_empty_masks_are_refused_whether_masks_are_asked_or_not(
+    masks: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:6]) + outlined(change_mask=empty, objects=OBJECTS[6:])
+
+    message = refusal(tmp_path, entries, masks=masks)
+
+    assert "6 of 12 boxes contradict their masks" in message
+    assert "empty" in message
+
+
+def test_a_single_empty_mask_is_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(objects=OBJECTS[:11]) + outlined(change_mask=empty, objects=OBJECTS[11:])
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, entries), masks=True)
+
+    assert data.skipped == {"empty mask": 1}
+    assert data.numbers == {2: 11}
+    assert "1 of 12 boxes contradict their masks, such as annotations[11]" in caplog.text
+
+
+def test_the_share_of_pixels_in_the_box_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(change_mask=along_rows, objects=[(20, 14, 62, 40)])
+    flat = mask_of((20, 14, 62, 40)).ravel()
+    share = flat.reshape(WIDTH, HEIGHT).T[14:40, 20:62].sum() / flat.sum()
+
+    message = refusal(tmp_path, entries, masks=True)
+
+    assert f"{100 * share:.0f} % of its pixels in the box" in message
+
+
+def test_boxes_are_read_without_pycocotools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    file = written(tmp_path, outlined(change_mask=along_rows))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(file)
+
+    assert data.numbers == {2: 12}
+    assert not caplog.messages
+    with pytest.raises(ImportError, match="pycocotools"):
+        BoxImages(file, masks=True)
+
+
+def test_polygons_are_compared_without_pycocotools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+
+    message = refusal(tmp_path, outlined(swapped, objects=[OBJECTS[0], OBJECTS[6]]))
+
+    assert "exchanged" in message
+
+
+# What tools write, and what is right
+# ------------------------------------------------------------------------------------------------
+
+
+def rounded_down(corners: Corners) -> list[float]:
+    return [float(int(number)) for number in bbox_of(corners)]
+
+
+def last_pixel_out(corners: Corners) -> list[float]:
+    left, top, right, bottom = corners
+    return [left, top, right - left - 1, bottom - top - 1]
+
+
+def from_one(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [left + 1, top + 1, width, height]
+
+
+def loose(corners: Corners) -> list[float]:
+    left, top, width, height = bbox_of(corners)
+    return [left - 0.1 * width, top - 0.05 * height, 1.15 * width, 1.2 * height]
+
+
+def fractional(corners: Corners) -> Any:
+    left, top, right, bottom = corners
+    return outline_of((left + 0.4, top + 0.7, right + 0.2, bottom - 0.3))
+
+
+RIGHT: list[tuple[str, Callable[[Corners], Any], Callable[[Corners], Any]]] = [
+    ("exact", bbox_of, outline_of),
+    ("rounded down", rounded_down, fractional),
+    ("without the last pixel", last_pixel_out, outline_of),
+    ("counted from 1", from_one, outline_of),
+    ("drawn loosely", loose, outline_of),
+    ("run lengths", bbox_of, lambda corners: run_lengths(mask_of(corners))),
+    ("run lengths, rounded", last_pixel_out, lambda corners: run_lengths(mask_of(corners))),
+]
+
+
+@pytest.mark.parametrize(
+    ("change_box", "change_mask"), [pytest.param(*row[1:], id=row[0]) for row in RIGHT]
+)
+def test_boxes_that_differ_from_masks_as_tools_write_them_are_read_without_a_word(
+    change_box: Callable[[Corners], Any],
+    change_mask: Callable[[Corners], Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entries = outlined(change_box, change_mask)
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    assert not messages
+
+
+def test_a_box_cut_at_the_edge_fits_a_mask_that_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = outlined(objects=[*OBJECTS[:9]])
+    entries.append({"bbox": [150, 80, 30, 40], "segmentation": [[150, 80, 240, 80, 150, 190]]})
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    assert not messages
+
+
+def test_a_mask_of_the_visible_part_of_a_whole_box_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def upper_third(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left, top, right, top + (bottom - top) / 3))
+
+    [line] = warnings_of(tmp_path, outlined(change_mask=upper_third), caplog)
+
+    assert "12 of 12 boxes are more than twice as large as their masks" in line
+
+
+def test_small_objects_may_be_outlined_loosely(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small: list[Corners] = [
+        (20.0 + 9 * i, 30.0 + 5 * i, 26.0 + 9 * i, 35.0 + 5 * i) for i in range(12)
+    ]
+
+    def around(corners: Corners) -> Any:
+        left, top, right, bottom = corners
+        return outline_of((left - 4, top - 4, right + 4, bottom + 4))
+
+    messages = warnings_of(tmp_path, outlined(change_mask=around, objects=small), caplog)
+
+    assert not messages
+
+
+def test_a_single_wrong_box_among_many_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = outlined()
+    entries[4]["bbox"] = [5, 5, 20, 20]
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "1 of 12 boxes contradict their masks, such as annotations[4] (id 504)" in line
+    assert "[5, 5, 20, 20]" in line
+    assert "They are used as they are" in line
+
+
+def test_two_wrong_boxes_of_twelve_are_too_many(tmp_path: Path) -> None:
+    entries = outlined()
+    entries[4]["bbox"] = [5, 5, 20, 20]
+    entries[7]["bbox"] = [5, 30, 20, 20]
+
+    message = refusal(tmp_path, entries)
+
+    assert "2 of 12 boxes contradict their masks" in message
+
+
+def test_masks_are_compared_also_where_masks_are_asked(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+
+    message = refusal(tmp_path, outlined(moved), masks=True)
+
+    assert "12 of 12" in message
+
+
+# Boxes and their images
+# ------------------------------------------------------------------------------------------------
+
+
+def boxed(bboxes: list[list[float]]) -> list[dict[str, Any]]:
+    return [{"bbox": bbox} for bbox in bboxes]
+
+
+def test_shares_of_the_sides_are_refused(tmp_path: Path) -> None:
+    bboxes = [[number / 100 for number in percent(corners)] for corners in OBJECTS]
+
+    message = refusal(tmp_path, boxed(bboxes))
+
+    assert "12 of 12 boxes have no value above 1" in message
+    assert "180x120 px" in message
+    assert "shares of the image's sides" in message
+
+
+def test_corners_that_leave_the_image_are_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, boxed([list(corners) for corners in OBJECTS]))
+
+    assert "boxes reach over the edge" in message
+    assert "corners, x1, y1, x2, y2" in message
+
+
+def test_centres_that_leave_the_image_are_refused(tmp_path: Path) -> None:
+    corners = [(110 + i, 70.0, 178.0, 118.0) for i in range(12)]
+
+    message = refusal(tmp_path, boxed([centred(box) for box in corners]))
+
+    assert "begin at their centre" in message
+
+
+def test_boxes_that_all_lie_outside_are_refused_with_the_reason(tmp_path: Path) -> None:
+    message = refusal(tmp_path, boxed([[500.0 + i, 500, 20, 20] for i in range(4)]))
+
+    assert "4 of 4 boxes show nothing (4 outside)" in message
+
+
+def test_few_corners_that_leave_the_image_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [line] = warnings_of(tmp_path, boxed([[110, 60, 171, 100], [20, 14, 62, 40]]), caplog)
+
+    assert "1 of 2 boxes reach over the edge" in line
+    assert "unless they are right" in line
+
+
+def test_boxes_of_smaller_copies_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [[2.0 * i, 1.0 * i, 20, 12] for i in range(30)]
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert "all 30 boxes lie in the left 43 % and the upper 34 %" in line
+
+
+# Boxes and their areas
+# ------------------------------------------------------------------------------------------------
+
+
+def rated(bboxes: list[list[float]], areas: list[Any]) -> list[dict[str, Any]]:
+    return [{"bbox": bbox, "area": area} for bbox, area in zip(bboxes, areas, strict=True)]
+
+
+INNER = [(10.0, 8.0, 60.0, 50.0), (22.0, 14.0, 70.0, 41.0), (5.0, 20.0, 80.0, 60.0)]
+AREAS = [50 * 42, 48 * 27, 75 * 40]
+
+
+def test_areas_tell_corners_without_masks(tmp_path: Path) -> None:
+    entries = rated([list(corners) for corners in INNER], AREAS)
+
+    message = refusal(tmp_path, entries)
+
+    assert "annotations[0] (id 500)" in message
+    assert "the area 2100" in message
+    assert "corners, x1, y1, x2, y2" in message
+
+
+def test_two_areas_of_corners_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = rated([list(corners) for corners in INNER[:2]], AREAS[:2])
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "the area of 2 of 2 boxes is not width x height" in line
+
+
+RIGHT_AREAS: list[tuple[str, list[Any]]] = [
+    ("exact", AREAS),
+    ("of the mask", [0.7 * area for area in AREAS]),
+    ("rounded", [area + 0.4 for area in AREAS]),
+    ("none", [None, None, None]),
+    ("zero", [0, 0, 0]),
+    ("of one pixel", [1, 1, 1]),
+    ("as text", ["?", "?", "?"]),
+]
+
+
+@pytest.mark.parametrize("areas", [row[1] for row in RIGHT_AREAS], ids=[r[0] for r in RIGHT_AREAS])
+def test_areas_that_may_be_right_are_read_without_a_word(
+    areas: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = rated([bbox_of(corners) for corners in INNER], areas)
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    assert not messages
+
+
+def test_areas_larger_than_their_boxes_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = rated([bbox_of(corners) for corners in INNER], [9000, 9000, 9000])
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "the area of 3 of 3 boxes is larger than the box" in line

@@ -1,0 +1,560 @@
+"""COCO files as tools write them: what has one exact reading is read, whatever its spelling."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
+
+from dinoneck import DataError
+from dinoneck.data import BoxImages
+
+# pycocotools 2.0.11 with NumPy 2
+Change = Callable[[dict[str, Any]], Any]
+CORNERS = [[[2, 3, 12, 11], [20, 10, 32, 22.5]], [[0, 0, 40, 30], [5.25, 6, 12.25, 14]], []]
+LABELS = [[1, 0], [1, 0], []]
+
+
+def opened(folder: Path, change: Change, **options: Any) -> BoxImages:
+    """Open the sample after a change of its content."""
+    sample = content()
+    change(sample)
+    return BoxImages(write(folder, sample), **options)
+
+
+def set_all(part: str, key: str, convert: Callable[[Any], Any]) -> Change:
+    """Give a key of all entries of a part the converted value."""
+
+    def change(sample: dict[str, Any]) -> None:
+        for entry in sample[part]:
+            entry[key] = convert(entry.get(key))
+
+    return change
+
+
+def remove(part: str, *keys: str) -> Change:
+    def change(sample: dict[str, Any]) -> None:
+        for entry in sample[part]:
+            for key in keys:
+                del entry[key]
+
+    return change
+
+
+def both(first: Change, second: Change) -> Change:
+    def change(sample: dict[str, Any]) -> None:
+        first(sample)
+        second(sample)
+
+    return change
+
+
+REPAIRED: list[tuple[str, Change, str, int]] = [
+    ("image ids as text", set_all("images", "id", str), "ids written as text", 3),
+    ("image_id as text", set_all("annotations", "image_id", str), "ids written as text", 4),
+    ("category_id as text", set_all("annotations", "category_id", str), "ids written as text", 4),
+    ("text 10.0", set_all("annotations", "image_id", "{}.0".format), "ids written as text", 4),
+    ("blanks", set_all("annotations", "image_id", " {} ".format), "ids written as text", 4),
+    ("image_id 10.0", set_all("annotations", "image_id", float), "whole numbers written", 4),
+    ("category id 5.0", set_all("categories", "id", float), "whole numbers written", 2),
+    ("width 40.0", set_all("images", "width", float), "whole numbers written", 3),
+    ("height as text", set_all("images", "height", str), "numbers written as text", 3),
+    ("iscrowd false", set_all("annotations", "iscrowd", bool), "flags", 4),
+    ("iscrowd null", set_all("annotations", "iscrowd", lambda _: None), "flags", 4),
+    ("iscrowd 0.0", set_all("annotations", "iscrowd", float), "flags", 4),
+    ("iscrowd '0'", set_all("annotations", "iscrowd", str), "flags", 4),
+    ("iscrowd 'False'", set_all("annotations", "iscrowd", lambda _: "False"), "flags", 4),
+    ("no annotation id", remove("annotations", "id"), "annotations without an id", 4),
+    ("id null", set_all("annotations", "id", lambda _: None), "annotations without an id", 4),
+    ("no size", remove("images", "width", "height"), "image sizes read from the images", 3),
+    ("no width", remove("images", "width"), "image sizes read from the images", 3),
+    ("width null", set_all("images", "width", lambda _: None), "image sizes read", 3),
+    (
+        "bbox as text",
+        set_all("annotations", "bbox", lambda bbox: [str(number) for number in bbox]),
+        "numbers written as text",
+        16,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "count"), [pytest.param(*row[1:], id=row[0]) for row in REPAIRED]
+)
+def test_a_spelling_with_one_reading_is_read_and_counted(
+    change: Change, kind: str, count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change)
+
+    assert data.ids == (10, 11, 12)
+    assert data.category_ids == (2, 5)
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert [data[i][1]["labels"].tolist() for i in range(3)] == LABELS
+    [repair] = data.repaired
+    assert repair.startswith(kind)
+    assert data.repaired[repair] == count
+    [line] = caplog.messages
+    assert "boxes.json: repaired: " in line
+    assert f"{repair}: {count}" in line
+
+
+def test_all_repairs_of_a_file_are_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change = both(set_all("images", "id", str), set_all("annotations", "iscrowd", bool))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "ids written as text: 3" in line
+    assert "flags written as true, false, null or text: 4" in line
+
+
+def test_a_file_as_coco_writes_it_has_no_repairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: None)
+
+    assert not data.repaired
+    assert not caplog.messages
+
+
+def test_ids_that_are_no_numbers_stay_texts(tmp_path: Path) -> None:
+    names = {10: "north/a.png", 11: "007", 12: "12"}
+
+    def change(sample: dict[str, Any]) -> None:
+        for image in sample["images"]:
+            image["id"] = names[image["id"]]
+        for entry in sample["annotations"]:
+            entry["image_id"] = names[entry["image_id"]]
+
+    data = opened(tmp_path, change)
+
+    assert data.ids == ("north/a.png", "007", "12")
+    assert not data.repaired
+    assert data[1][1]["image_id"] == "007"
+    assert data.numbers == {"north/a.png": 2, "007": 2, "12": 0}
+    assert data.ground_truth()["annotations"][0]["image_id"] == "north/a.png"
+
+
+def test_numbers_are_compared_as_text_where_other_ids_are_texts(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["images"][0]["id"] = "a"
+        for entry in sample["annotations"]:
+            if entry["image_id"] == 10:
+                entry["image_id"] = "a"
+
+    data = opened(tmp_path, change)
+
+    assert data.numbers == {"a": 2, "11": 2, "12": 0}
+    assert data.repaired == {"ids written as numbers among texts": 4}
+
+
+def test_category_ids_may_be_words(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for part, key in (("categories", "id"), ("annotations", "category_id")):
+            for entry in sample[part]:
+                entry[key] = {5: "r", 2: "b"}[entry[key]]
+
+    data = opened(tmp_path, change)
+
+    assert data.classes == ("blue", "red")
+    assert data.category_ids == ("b", "r")
+    assert data[0][1]["labels"].tolist() == [1, 0]
+
+
+def test_a_flag_that_is_true_marks_a_crowd_region(tmp_path: Path) -> None:
+    data = opened(tmp_path, lambda sample: sample["annotations"][0].update(iscrowd=True))
+
+    assert data.skipped == {"crowd": 1}
+
+
+def test_category_names_may_be_numbers(tmp_path: Path) -> None:
+    data = opened(tmp_path, set_all("categories", "name", {"red": 1, "blue": 2}.get))
+
+    assert data.classes == ("2", "1")
+    assert data.repaired == {"category names that are numbers": 2}
+
+
+def test_sizes_are_read_from_the_upright_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = tmp_path / "turned"
+    file = write(folder, content())
+    Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "0.png", exif=exif)  # stored on its side
+    sample = content()
+    for image in sample["images"]:
+        del image["width"], image["height"]
+    file.write_text(json.dumps(sample))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(file)
+
+    assert data[0][1]["size"] == (HEIGHT, WIDTH)
+    assert "1 images that are turned by their EXIF tag" in caplog.text
+    assert "0.png" in caplog.text
+
+
+def test_a_size_that_contradicts_the_image_is_refused_though_the_other_side_is_read(
+    tmp_path: Path,
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        del sample["images"][0]["height"]
+        sample["images"][0]["width"] = WIDTH + 1
+
+    data = opened(tmp_path, change)
+
+    with pytest.raises(DataError, match=rf"{HEIGHT}x{WIDTH} px .* {HEIGHT}x{WIDTH + 1} for image"):
+        data[0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_json_of_any_unicode_encoding_is_read(encoding: str, tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    file.write_bytes(file.read_text().encode(encoding))
+
+    assert BoxImages(file).ids == (10, 11, 12)
+
+
+def test_nan_in_a_box_leaves_the_box_out(tmp_path: Path) -> None:
+    data = opened(
+        tmp_path, lambda sample: sample["annotations"][0].update(bbox=[float("nan"), 1, 5, 5])
+    )
+
+    assert data.skipped == {"not finite": 1}
+
+
+def test_categories_that_differ_in_case_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["categories"].append({"id": 9, "name": " Red"})
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change)
+
+    assert data.classes == ("blue", "red", " Red")
+    [line] = caplog.messages
+    assert "'red', ' Red'" in line
+
+
+# Boxes without a box, and boxes that are there twice
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bbox", [None, []], ids=["null", "empty"])
+def test_an_annotation_without_box_takes_that_of_its_polygon(bbox: Any, tmp_path: Path) -> None:
+    polygon = [[4, 6, 14, 6, 14, 18, 4, 18]]
+
+    data = opened(
+        tmp_path, lambda sample: sample["annotations"][0].update(bbox=bbox, segmentation=polygon)
+    )
+
+    assert data[0][1]["boxes"][0].tolist() == [4, 6, 14, 18]
+    assert data.repaired == {"boxes taken from their masks": 1}
+
+
+def test_an_annotation_without_box_and_mask_is_left_out(tmp_path: Path) -> None:
+    data = opened(
+        tmp_path, lambda sample: sample["annotations"][0].update(bbox=[], segmentation=[])
+    )
+
+    assert data.skipped == {"without box": 1}
+    assert len(data[0][1]["boxes"]) == 1
+
+
+def repeat(sample: dict[str, Any], **changes: Any) -> None:
+    """Add the first annotation again, with another id."""
+    sample["annotations"].append(sample["annotations"][0] | {"id": 99} | changes)
+
+
+def test_the_same_box_twice_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, repeat)
+
+    assert data.skipped == {"twice": 1}
+    assert data.numbers[10] == 2
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert "boxes left out: 1 twice (of 5)" in caplog.text
+
+
+POLYGON = [[2, 3, 12, 3, 12, 11, 2, 11]]
+TRIANGLE = [[2, 3, 12, 3, 12, 11]]
+REPEATS: list[tuple[str, dict[str, Any], dict[str, Any], int]] = [
+    ("one mask each, equal", {"segmentation": POLYGON}, {"segmentation": POLYGON}, 1),
+    ("other masks", {"segmentation": POLYGON}, {"segmentation": TRIANGLE}, 0),
+    ("a mask once", {"segmentation": POLYGON}, {"segmentation": []}, 1),
+    ("a mask the second time", {"segmentation": []}, {"segmentation": POLYGON}, 1),
+    ("another class", {}, {"category_id": 2}, 0),
+    ("another image", {}, {"image_id": 12}, 0),
+    ("a box beside", {}, {"bbox": [2, 3, 10, 9]}, 0),
+    ("a crowd region around", {}, {"iscrowd": 1}, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dropped"), [pytest.param(*row[1:], id=row[0]) for row in REPEATS]
+)
+def test_boxes_are_twice_the_same_by_image_class_box_and_mask(
+    first: dict[str, Any], second: dict[str, Any], dropped: int, tmp_path: Path
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["annotations"][0].update(first)
+        repeat(sample, **second)
+
+    data = opened(tmp_path, change)
+
+    assert data.skipped["twice"] == dropped
+
+
+def test_of_equal_boxes_that_with_a_mask_stays(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+
+    def change(sample: dict[str, Any]) -> None:
+        sample["annotations"] = sample["annotations"][:1]
+        sample["annotations"][0]["segmentation"] = []
+        repeat(sample, segmentation=TRIANGLE)
+
+    data = opened(tmp_path, change, masks=True)
+
+    assert not data.repaired
+    assert 0 < int(data[0][1]["masks"].sum()) < 10 * 8
+
+
+# What is refused
+# ------------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[str, Change, list[str]]] = [
+    (
+        "half a pixel",
+        lambda sample: sample["images"][1].update(width=40.5),
+        ["images[1].width", "11", "40.5"],
+    ),
+    (
+        "an id between numbers",
+        lambda sample: sample["annotations"][2].update(image_id=11.5),
+        ["annotations[2].image_id", "11.5"],
+    ),
+    (
+        "an id that lost digits",
+        lambda sample: sample["annotations"][2].update(image_id=1e17),
+        ["annotations[2].image_id", "1e+17"],
+    ),
+    (
+        "no class",
+        lambda sample: sample["annotations"][1].update(category_id=None),
+        ["annotations[1].category_id", "None"],
+    ),
+    (
+        "the name of a class as its id",
+        lambda sample: sample["annotations"][1].update(category_id="red"),
+        ["annotations[1]", "'red'", "category 5"],
+    ),
+    (
+        "ids that are equal as numbers",
+        lambda sample: sample["images"][1].update(id="10"),
+        ["images", "10"],
+    ),
+    (
+        "a decimal comma",
+        lambda sample: sample["annotations"][1].update(bbox=["1,5", 2, 3, 4]),
+        ["annotations[1].bbox[0]", "'1,5'"],
+    ),
+    (
+        "a box that is a dict",
+        lambda sample: sample["annotations"][1].update(bbox={"x": 1}),
+        ["annotations[1].bbox", "{'x': 1}", "four numbers"],
+    ),
+    (
+        "null in a box",
+        lambda sample: sample["annotations"][1].update(bbox=[1, None, 3, 4]),
+        ["annotations[1].bbox[1]", "None"],
+    ),
+    (
+        "a flag of neither",
+        lambda sample: sample["annotations"][1].update(iscrowd="maybe"),
+        ["annotations[1].iscrowd", "'maybe'"],
+    ),
+    (
+        "corners, by detectron2's word",
+        lambda sample: sample["annotations"][1].update(bbox_mode=0),
+        ["annotations[1]", "bbox_mode 0", "expected 1"],
+    ),
+    (
+        "a name of blanks",
+        lambda sample: sample["categories"][1].update(name="  "),
+        ["categories[1]", "'  '", "name of a class"],
+    ),
+    ("no annotations", lambda sample: sample.pop("annotations"), ["annotations"]),
+    ("no file_name", lambda sample: sample["images"][1].pop("file_name"), ["images[1]", "11"]),
+    (
+        "an entry that is a number",
+        lambda sample: sample["annotations"].append(7),
+        ["annotations[4]", "7"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [pytest.param(*row[1:], id=row[0]) for row in REFUSED]
+)
+def test_what_has_no_exact_reading_is_refused_with_its_value(
+    change: Change, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as refused:
+        opened(tmp_path, change)
+
+    for word in ["boxes.json", *words]:
+        assert word in str(refused.value)
+
+
+TEXTS: list[tuple[str, bytes, str]] = [
+    (
+        "results",
+        b'[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]',
+        "results",
+    ),
+    ("labelme", b'{"shapes": [], "imagePath": "a.png"}', "labelme"),
+    ("VIA", b'{"_via_img_metadata": {}}', "VIA"),
+    ("GeoJSON", b'{"type": "FeatureCollection", "features": []}', "GeoJSON"),
+    ("Label Studio", b'[{"data": {}, "annotations": []}]', "Label Studio"),
+    ("a number", b"3", "images, annotations and categories"),
+    ("latin-1", '{"images": "ä"}'.encode("latin-1"), "UTF-8"),
+    ("nested", b"[" * 100_000, "JSON"),
+    ("nothing", b"", "JSON"),
+    (
+        "a list twice",
+        json.dumps(content()).replace('"categories"', '"annotations": [], "categories"').encode(),
+        "annotations 2 times",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "word"), [pytest.param(*row[1:], id=row[0]) for row in TEXTS])
+def test_other_files_are_refused_by_what_they_are(text: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(text)
+
+    with pytest.raises(DataError, match=word):
+        BoxImages(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("classes", "word"),
+    [("red", "'red'"), ([], r"\[\]"), (["red", "red"], "'red'"), (["rad"], "Did you mean 'red'")],
+    ids=["a text", "none", "twice", "unknown"],
+)
+def test_classes_that_cannot_be_chosen_are_refused(classes: Any, word: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=word):
+        opened(tmp_path, lambda sample: None, classes=classes)
+
+
+@pytest.mark.parametrize("rows", [[], [0, 0], [-1], [3]], ids=["none", "twice", "negative", "more"])
+def test_rows_are_taken_once_each(rows: list[int], tmp_path: Path) -> None:
+    data = opened(tmp_path, lambda sample: None)
+
+    with pytest.raises(DataError, match="rows are"):
+        data.take(rows)
+
+
+# Crowd regions
+# ------------------------------------------------------------------------------------------------
+
+
+def test_crowd_regions_are_objects_where_it_is_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    change = set_all("annotations", "iscrowd", lambda _: 1)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change, crowd="objects")
+
+    assert data.numbers == {10: 2, 11: 2, 12: 0}
+    assert [entry["iscrowd"] for entry in data.ground_truth()["annotations"]] == [0, 0, 0, 0]
+    assert not data.skipped
+    assert not caplog.messages
+
+
+def test_objects_marked_as_crowd_are_counted_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, set_all("annotations", "iscrowd", lambda _: 1))
+
+    assert data.numbers == {10: 0, 11: 0, 12: 0}
+    assert "4 of 4 objects are marked iscrowd=1" in caplog.text
+    assert "--crowd objects" in caplog.text
+
+
+# Values that other programs read
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ignore", [1, True, "1"])
+def test_objects_that_are_marked_ignore_are_named(
+    ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: sample["annotations"][1].update(ignore=ignore))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have ignore=1, such as annotations[1]" in line
+    assert data.numbers[10] == 2
+
+
+@pytest.mark.parametrize("ignore", [0, False, None, "0"])
+def test_objects_that_are_not_marked_ignore_have_no_line(
+    ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, set_all("annotations", "ignore", lambda _: ignore))
+
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("mode", [1, None, "BoxMode.XYWH_ABS"])
+def test_the_box_mode_of_coco_is_read(mode: Any, tmp_path: Path) -> None:
+    data = opened(tmp_path, set_all("annotations", "bbox_mode", lambda _: mode))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+@pytest.mark.parametrize("step", [-1, 1], ids=["from 0", "from 2"])
+def test_images_and_boxes_that_are_counted_differently_are_named(
+    step: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for entry in sample["annotations"]:
+            entry["image_id"] += step
+        outer = sample["annotations"][-1] | {"id": 98, "image_id": 11 + 2 * step}
+        sample["annotations"].append(outer)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    assert "the images have the ids 10 ... 12. If one is counted from 0" in caplog.text
+
+
+def test_boxes_of_images_that_are_not_listed_are_left_out_without_a_guess(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for image_id in (9, 13, 4000):
+            entry = sample["annotations"][0] | {"id": image_id, "image_id": image_id}
+            sample["annotations"].append(entry)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "3 unknown image" in line

@@ -1,0 +1,745 @@
+"""What folders hold: classes, images with masks, parts; and files that are no images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import DataError
+from dinoneck.data import read_folders, read_masks
+from dinoneck.data.folders import table_of_folder
+from dinoneck.data.layout import Content, read_data_folder
+from dinoneck.data.sources import list_pictures
+from dinoneck.data.walk import walk
+
+
+def touched(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def drawn(root: Path, mode: str, *names: str, colours: int = 1) -> Path:
+    """Write small images of about so many colours."""
+    pixels = np.arange(12 * 16) % colours
+    rgb = np.stack([pixels, 255 - pixels, pixels * 7 % 256], axis=-1).astype(np.uint8)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rgb.reshape(12, 16, 3)).convert(mode).save(root / name)
+    return root
+
+
+def names_of(files: list[Path], root: Path) -> list[str]:
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+# The files below a folder
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_listed_without_hidden_files_and_those_of_systems(tmp_path: Path) -> None:
+    shown = ["B/2.JPG", "a.tiff", "b/c/1.png", "x.jpg/1.webp"]
+    hidden = [".a.png", "._b.png", ".thumbs/1.png", "b/.ipynb_checkpoints/1-checkpoint.png"]
+    system = ["__MACOSX/a.jpg", "b/@eaDir/1.png/SYNOPHOTO_THUMB.jpg", "$RECYCLE.BIN/1.jpg"]
+    touched(tmp_path, *shown, *hidden, *system, "b/notes.txt")
+    assert names_of(walk(tmp_path).images, tmp_path) == shown
+    assert names_of(walk(tmp_path / ".thumbs").images, tmp_path) == [".thumbs/1.png"]
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
+    touched(tmp_path / "pool", "b/1.png", "b/deep/2.png", "3.png")
+    touched(tmp_path / "top", "a/0.png")
+    (tmp_path / "top" / "b").symlink_to(tmp_path / "pool" / "b")
+    (tmp_path / "top" / "3.png").symlink_to("../pool/3.png")
+    found = names_of(walk(tmp_path / "top").images, tmp_path / "top")
+    assert found == ["3.png", "a/0.png", "b/1.png", "b/deep/2.png"]
+
+
+def test_loops_of_links_and_links_to_one_folder_add_nothing(tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    for link, target in {
+        "a/up": "..",
+        "a/self": "self",
+        "a/other": "../b",
+        "b/other": "../a",
+        "a0": "a",
+    }.items():
+        (tmp_path / link).symlink_to(target)
+    assert names_of(walk(tmp_path).images, tmp_path) == ["a/1.png", "b/2.png"]
+
+
+def test_many_links_between_folders_end(tmp_path: Path) -> None:
+    for i in range(12):
+        touched(tmp_path, f"{i}/{i}.png")
+        for j in range(12):
+            (tmp_path / str(i) / f"to{j}").symlink_to(f"../{j}")
+    assert len(walk(tmp_path).images) == 12
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    scan = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"b cannot be read: Permission denied"):
+        walk(tmp_path)
+
+
+def test_what_is_left_out_is_counted_by_every_reader(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path / "c", "a/1.png", "a/2.HEIC", "b/1.png", "b/2.heic", "b/3.jxl", "b/4.txt")
+    touched(tmp_path / "i", "1.png", "2.gif")
+    touched(tmp_path / "m", "1.png", "2.npy")
+    line = "left out: 3 files of other formats (.heic, .jxl), the first"
+    assert len(read_folders(tmp_path / "c")) == 2
+    assert line in caplog.text
+    caplog.clear()
+    assert len(list_pictures([tmp_path / "c"])[tmp_path / "c"]) == 2
+    assert line in caplog.text
+    caplog.clear()
+    assert len(read_masks(tmp_path / "i", tmp_path / "m")) == 1
+    assert "1 file of other formats (.gif)" in caplog.text
+    assert "1 file of other formats (.npy)" in caplog.text
+
+
+def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touched(tmp_path, "1.png")
+    (tmp_path / "gone").symlink_to("nowhere")
+    assert list_pictures([tmp_path]) == {tmp_path: [tmp_path / "1.png"]}
+    assert "left out: 1 link to nothing" in caplog.text
+
+
+# Masks are no pictures
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks"),
+    [
+        pytest.param(["images/1.jpg"], ["masks/1.png"], id="images and masks"),
+        pytest.param(["images/1.jpg", "images/2.jpg"], ["labels/1.png"], id="some labels"),
+        pytest.param(["imagesTr/1.jpg"], ["labelsTr/1.png"], id="words"),
+        pytest.param(["JPEGImages/1.jpg"], ["SegmentationClass/1.png", "SegmentationObject/1.png"], id="VOC"),
+        pytest.param(["leftImg8bit/x/1_leftImg8bit.png"], ["gtFine/x/1_gtFine_color.png"], id="Cityscapes"),
+        pytest.param(["train/1.jpg", "val/2.jpg"], ["trainannot/1.png", "valannot/2.png"], id="one word"),
+        pytest.param(["train/1.jpg", "test/2.jpg"], ["train_masks/1.png"], id="masks of one part"),
+        pytest.param(["a/images/1.jpg", "b/images/2.jpg"], ["a/gt/1.png", "b/gt/2.png"], id="in folders"),
+        pytest.param(["images/train/1.jpg"], ["annotations/train/1.png"], id="parts in them"),
+        pytest.param(["1.png", "2.png"], ["1_mask.png", "2_mask.png"], id="beside"),
+        pytest.param(["1.jpg"], ["1-label.png"], id="beside, another ending"),
+        pytest.param(["imagesTr/1.png", "imagesTs/2.png"], ["labelsTr/1.png"], id="masks of some"),
+        pytest.param(["rgb/1.jpg", "rgb/2.jpg"], ["depth/1.png", "depth/2.png"], id="depth"),
+        pytest.param(["train/ok/1.png", "test/bad/2.png"], ["ground_truth/bad/2_mask.png"], id="MVTec"),
+        pytest.param(["a (1).png", "a (2).png"], ["a (1)_mask.png", "a (1)_mask_1.png", "a (2)_mask.png"], id="many"),
+        pytest.param(["1.jpg", "2.jpg"], ["masks/1.png"], id="in a folder beside"),
+        pytest.param(["d/1.jpg", "e/1.jpg"], ["masks/d/1.png", "masks/e/1.png"], id="of several folders"),
+        pytest.param(["1.jpg", "2.jpg"], ["gt/1_gt.png", "gt/2_gt.png"], id="in a folder, with an ending"),
+    ],
+)  # fmt: skip
+def test_masks_beside_images_are_no_pictures(
+    pictures: list[str], masks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(tmp_path, "RGB", *pictures)
+    drawn(tmp_path, "L", *masks)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == sorted(pictures)
+    counted = f"{len(masks)} mask" + ("s" if len(masks) > 1 else "")
+    assert f"left out: {counted} beside images" in caplog.text
+
+
+def test_masks_in_colours_are_told_by_their_few_colours(tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", "photos/1.png", "photos/2.png", colours=150)
+    drawn(tmp_path, "RGB", "cover/1.png", "cover/2.png", colours=5)
+    with pytest.raises(DataError, match="cover has an image like a mask for each of photos"):
+        read_folders(tmp_path)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["photos/1.png", "photos/2.png"]
+    (tmp_path / "cover").rename(tmp_path / "target")
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["photos/1.png", "photos/2.png"]
+
+
+def test_folders_of_any_name_that_may_be_masks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(tmp_path, "RGB", "x/1.png", "x/2.png", colours=150)
+    drawn(tmp_path, "P", "y/1.png", "y/2.png")
+    [found] = list_pictures([tmp_path]).values()
+    assert len(found) == 4
+    assert f"{tmp_path / 'y'} has an image like a mask for each of {tmp_path / 'x'}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks"),
+    [
+        pytest.param("1.png", "1_mask.png", id="a word"),
+        pytest.param("1_sat.jpg", "1_mask.png", id="two words"),
+        pytest.param("1.jpg", "1.png", id="the same name"),
+    ],
+)
+def test_masks_may_lie_beside_their_images(pictures: str, masks: str, tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", f"train/{pictures}", f"val/{pictures}")
+    drawn(tmp_path, "L", f"train/{masks}", f"val/{masks}")
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert table["labels"].to_dict() == {
+        f"{part}/{pictures}": tmp_path / part / masks for part in ("train", "val")
+    }
+
+
+def test_masks_in_class_folders_are_no_images_of_the_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(tmp_path, "RGB", "a/images/1.jpg", "b/images/1.jpg", "c/1.png", "c/2.png")
+    drawn(tmp_path, "L", "a/masks/1.png", "b/masks/1.png", "c/1_mask.png", "c/2_mask.png")
+    table = read_folders(tmp_path)
+    assert table.index.tolist() == ["a/images/1.jpg", "b/images/1.jpg", "c/1.png", "c/2.png"]
+    assert "left out: 4 masks beside images" in caplog.text
+
+
+def test_masks_that_are_named_are_pictures(tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", "images/1.jpg")
+    drawn(tmp_path, "L", "masks/1.png", "masks/2.png")
+    named = [tmp_path / "masks", tmp_path / "masks" / "1.png"]
+    found = list_pictures(named)
+    assert [len(found[path]) for path in named] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["mask/1.jpg", "no_mask/1.jpg"], id="faces"),
+        pytest.param(["with_mask/1.jpg", "without_mask/1.jpg"], id="faces, other words"),
+        pytest.param(["mask/1.jpg", "nomask/1.jpg"], id="faces, one word"),
+        pytest.param(["labels/1.jpg", "barcodes/1.jpg"], id="labels of parcels"),
+        pytest.param(["a/1.jpg", "annotations/1.jpg"], id="a beginning that is no word"),
+        pytest.param(["left/1.png", "right/1.png"], id="stereo"),
+        pytest.param(["1.jpg", "face_mask.jpg"], id="no image of that name"),
+        pytest.param(["1.jpg", "2.jpg", "1_seg.jpg"], id="one of two"),
+        pytest.param(["1.jpg", "1.png"], id="two formats of one picture"),
+    ],
+)
+def test_pictures_with_words_for_masks_stay_pictures(names: list[str], tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", *names)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == sorted(names)
+
+
+def test_a_mask_of_the_same_name_beside_its_picture_is_none(tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", "1.jpg", "2.jpg")
+    drawn(tmp_path, "P", "1.png")
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["1.jpg", "2.jpg"]
+
+
+# What a folder holds
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_folder_is_a_class(tmp_path: Path) -> None:
+    touched(tmp_path / "pool", "beet/1.png", "beet/2.png")
+    touched(tmp_path / "classes", "oats/1.png")
+    (tmp_path / "classes" / "beet").symlink_to("../pool/beet")
+    table = read_folders(tmp_path / "classes")
+    assert table["class"].to_dict() == {
+        "beet/1.png": "beet",
+        "beet/2.png": "beet",
+        "oats/1.png": "oats",
+    }
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "named"),
+    [
+        pytest.param("c", "a", "are one folder", id="another class"),
+        pytest.param("c", "../nowhere", "leads to nothing", id="nothing"),
+        pytest.param("a/more", "../b", "are one folder", id="images of another class"),
+    ],
+)
+def test_links_that_change_a_class_are_refused(
+    link: str, target: str, named: str, tmp_path: Path
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / link).symlink_to(target)
+    with pytest.raises(DataError, match=named):
+        read_folders(tmp_path)
+
+
+def test_a_link_to_an_image_of_another_class_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "b" / "1.png").symlink_to("../a/1.png")
+    with pytest.raises(DataError, match="are one file in two classes"):
+        read_folders(tmp_path)
+
+
+def link(file: Path, target: Path, how: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if how == "hard":
+        file.hardlink_to(target)
+    else:
+        file.symlink_to(target)
+
+
+HOW = pytest.mark.parametrize("how", ["symbolic", "hard"])
+
+
+@HOW
+def test_one_image_in_two_classes_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/2.png")
+    link(tmp_path / "b" / "9.png", tmp_path / "a" / "1.png", how)
+    with pytest.raises(DataError, match=r"a/1\.png and .*b/9\.png are one file in two classes"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/b/3.png")
+    link(tmp_path / "val" / "a" / "0.png", tmp_path / "train" / "a" / "0.png", how)
+    with pytest.raises(DataError, match=r"train/a/0\.png and .*val/a/0\.png are one file in two p"):
+        read_folders(tmp_path)
+
+
+@HOW
+def test_one_image_with_masks_in_two_parts_is_refused(how: str, tmp_path: Path) -> None:
+    touched(tmp_path, "train/images/0.png", "train/masks/0.png", "val/masks/0.png")
+    link(tmp_path / "val" / "images" / "0.png", tmp_path / "train" / "images" / "0.png", how)
+    with pytest.raises(DataError, match="are one file in two parts"):
+        table_of_folder(read_data_folder(tmp_path))
+
+
+@HOW
+def test_one_image_under_two_names_of_a_class_is_named(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/0.png", "b/1.png")
+    link(tmp_path / "a" / "9.png", tmp_path / "a" / "0.png", how)
+    assert len(read_folders(tmp_path)) == 3
+    [record] = caplog.records
+    line = f"1 file under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
+    assert line in record.getMessage()
+
+
+def test_two_links_to_one_image_elsewhere_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png")
+    top = touched(tmp_path / "top", "images/0.png", *(f"masks/{i}.png" for i in range(3)))
+    link(top / "images" / "1.png", pool / "x.png", "symbolic")
+    link(top / "images" / "2.png", pool / "x.png", "symbolic")
+    assert len(read_masks(top / "images", top / "masks")) == 3
+    assert "1 file under two names" in caplog.text
+
+
+def test_links_to_different_images_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = touched(tmp_path / "pool", "x.png", "y.png")
+    link(tmp_path / "top" / "a" / "0.png", pool / "x.png", "symbolic")
+    link(tmp_path / "top" / "b" / "0.png", pool / "y.png", "hard")
+    assert read_folders(tmp_path / "top")["class"].tolist() == ["a", "b"]
+    assert caplog.text == ""
+
+
+def test_classes_that_differ_in_case_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "Oats/1.png", "oats/2.png", "rye/1.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    assert "'Oats' and 'oats' differ in upper and lower case" in caplog.text
+
+
+def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "again").symlink_to("..")
+    assert read_folders(tmp_path)["class"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        pytest.param(["train", "val"], ("train", "val", None), id="train, val"),
+        pytest.param(["train", "valid", "test"], ("train", "valid", "test"), id="valid, test"),
+        pytest.param(["Training", "Validation"], ("Training", "Validation", None), id="long words"),
+    ],
+)
+def test_train_and_val_are_parts(
+    names: list[str], expected: tuple[str, str, str | None], tmp_path: Path
+) -> None:
+    for name in names:
+        touched(tmp_path, f"{name}/oats/1.png", f"{name}/wheat/1.png", f"{name}/wheat/2.png")
+    table = read_folders(tmp_path)
+    train, val, test = expected
+    assert table["fold"].tolist() == [train] * 3 + [val] * 3
+    assert table["class"].tolist() == ["oats", "wheat", "wheat"] * 2
+    assert table.attrs["held_out"] == val
+    left = read_data_folder(tmp_path).left
+    assert (None if left is None else left.images.name) == test
+
+
+def test_parts_know_their_folders_and_share_their_kind(tmp_path: Path) -> None:
+    touched(tmp_path, "train/oats/1.png", "train/wheat/1.png", "val/oats/1.png", "val/rye/1.png")
+    data = read_data_folder(tmp_path)
+    assert data.content is None
+    assert data.kind == "classes"
+    assert data.classes == ("oats", "rye", "wheat")
+    assert data.parts["val"] == Content("classes", tmp_path / "val", classes=("oats", "rye"))
+
+
+def test_a_class_that_a_part_lacks_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/c/2.png")
+    table = read_folders(tmp_path)
+    assert table["class"].cat.categories.tolist() == ["a", "b", "c"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert "train: no image of the class 'c'" in lines[0]
+    assert "val: no image of the class 'b'" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["train/images/1.jpg", "train/masks/1.png", "val/images/2.jpg", "val/masks/2.png"], id="inside"),
+        pytest.param(["images/train/1.jpg", "gt/train/1.png", "images/val/2.jpg", "gt/val/2.png"], id="outside"),
+        pytest.param(["train/1.jpg", "trainannot/1.png", "val/2.jpg", "valannot/2.png"], id="beside"),
+        pytest.param(["img_train/1.jpg", "mask_train/1.png", "img_val/2.jpg", "mask_val/2.png"], id="words"),
+    ],
+)  # fmt: skip
+def test_parts_may_have_images_and_masks(names: list[str], tmp_path: Path) -> None:
+    data = read_data_folder(touched(tmp_path, *names))
+    assert (data.kind, list(data.parts), data.held_out) == ("masks", ["train", "val"], "val")
+    table = table_of_folder(data)
+    assert table["fold"].tolist() == ["train", "val"]
+    assert [file.stem for file in table["labels"]] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["train/a/1", "train/b/1", "dev/a/1", "dev/b/1"], id="train, dev"),
+        pytest.param(["train_set/a/1", "train_set/b/1", "test_set/a/1"], id="sets"),
+        pytest.param(["train/a/1", "train/b/1", "unlabeled/a/1", "unlabeled/b/1"], id="unlabeled"),
+        pytest.param(["train/a/1", "train/b/1", "test/a/1", "test/b/1"], id="train, test"),
+        pytest.param(["train/a/1", "train/b/1", "rest/1"], id="a part and a flat folder"),
+        pytest.param(["train/1", "testing/1"], id="flat parts"),
+        pytest.param(["fold1/1", "fold2/1", "fold3/1"], id="flat folds"),
+        pytest.param(["cam1/a/1", "cam1/b/1", "cam2/a/1", "cam2/b/1"], id="cameras"),
+        pytest.param(["cam1/a/1", "cam1/b/1", "cam2/b/1", "cam2/c/1"], id="some classes in common"),
+        pytest.param(["2023/x/a/1", "2023/y/a/1", "2024/x/a/1"], id="deeper"),
+        pytest.param(["nut/train/ok/1", "nut/test/bad/1", "bolt/train/ok/1", "bolt/test/bad/1"], id="parts inside"),
+        pytest.param(["a/fold1/1", "a/fold2/1", "b/fold1/1", "b/fold2/1"], id="folds inside"),
+        pytest.param(["train/a/1", "train/b/1", "val/a/1", "val/b/1", "more/a/1", "more/b/1"], id="one more"),
+        pytest.param(["a/1", "b/1", "augmented/a/1", "augmented/b/1"], id="the classes once more"),
+        pytest.param(["p/images/1", "p/masks/1", "q/images/1", "q/masks/1"], id="images and masks inside"),
+    ],
+)  # fmt: skip
+def test_folders_that_may_be_parts_are_no_classes_without_a_word(
+    names: list[str], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"{name}.png" for name in names))
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert "--subfolders classes" in str(error.value)
+    tops = sorted({name.partition("/")[0] for name in names})
+    assert all(name in str(error.value) for name in tops)
+    table = read_folders(tmp_path, subfolders="classes")
+    assert table["class"].cat.categories.tolist() == tops
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["image.png", "mask.png"], id="image and mask"),
+        pytest.param(["img.png", "label.png", "label_viz.png"], id="labelme"),
+        pytest.param(["image.png", "mask_0.png", "mask_1.png"], id="several masks"),
+        pytest.param(["rgb.png"], id="one image alone"),
+        pytest.param(["scan.png", "GT.png"], id="an image of another name"),
+    ],
+)
+def test_folders_of_one_sample_each_are_no_classes_without_a_word(
+    files: list[str], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"s{number}/{file}" for number in range(7) for file in files))
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert "s0, s1" in str(error.value)
+    assert "one folder for each sample, or classes?" in str(error.value)
+    assert files[0] in str(error.value)
+    assert "--csv" in str(error.value)
+    assert len(read_folders(tmp_path, subfolders="classes")["class"].cat.categories) == 7
+
+
+def test_masks_of_samples_are_no_pictures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touched(tmp_path, "s0/image.png", "s0/mask.png", "s1/img.png", "s1/label.png")
+    touched(tmp_path, "s2/7.png", "s2/mask_of_venice.png")
+    [found] = list_pictures([tmp_path]).values()
+    expected = ["s0/image.png", "s1/img.png", "s2/7.png", "s2/mask_of_venice.png"]
+    assert names_of(found, tmp_path) == expected
+    assert "left out: 2 masks beside images" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        pytest.param("test", "'test' is read as a class; move it away", id="test"),
+        pytest.param("val", "'val' is read as a class", id="val"),
+        pytest.param("unlabeled", "'unlabeled' is read as a class", id="unlabeled"),
+        pytest.param("Predictions", "'Predictions' is read as a class", id="predictions"),
+        pytest.param("overlay", "'overlay' is read as a class", id="overlay"),
+    ],
+)
+def test_a_class_that_may_be_none_is_named(
+    name: str, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", f"{name}/1.png", "tested_positive/1.png")
+    assert name in read_folders(tmp_path)["class"].tolist()
+    [record] = caplog.records
+    assert line in record.getMessage()
+
+
+def test_several_classes_that_may_be_none_are_named_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "wheat/1.png", "oats/1.png", "test/1.png", "val/1.png")
+    assert len(read_folders(tmp_path)) == 4
+    [record] = caplog.records
+    assert f"{tmp_path}: 'test', 'val' are read as classes" in record.getMessage()
+
+
+def test_a_table_beside_class_folders_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "camera1/1.png", "camera2/1.png", "labels.csv")
+    assert read_folders(tmp_path)["class"].tolist() == ["camera1", "camera2"]
+    [record] = caplog.records
+    assert f"not read: the table {tmp_path / 'labels.csv'} (--csv)" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["bus/1", "train/1", "car/1"], id="a train"),
+        pytest.param(["wheat/images/1", "oats/images/1"], id="one folder in each"),
+        pytest.param(["wheat/2023/1", "oats/2024/1"], id="other folders in each"),
+        pytest.param(["wheat/1", "wheat/day1/1", "oats/2", "oats/day1/1"], id="images beside folders"),
+        pytest.param(["healthy/1", "tested_positive/1"], id="a part's word in one name"),
+        pytest.param(["photo/1", "sketch/1"], id="photo"),
+        pytest.param(["0/1", "1/1", "2/1"], id="numbers"),
+    ],
+)  # fmt: skip
+def test_class_folders_stay_class_folders(names: list[str], tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{name}.jpg" for name in names))
+    expected = [name.partition("/")[0] for name in sorted(names)]
+    assert sorted(read_folders(tmp_path)["class"]) == sorted(expected)
+
+
+def test_folders_with_one_folder_of_one_name_are_classes_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "day1/wheat/1.png", "day2/wheat/1.png")
+    assert read_folders(tmp_path)["class"].tolist() == ["day1", "day2"]
+    assert "the folders day1 and day2 are read as classes" in caplog.text
+    assert "in wheat/" in caplog.text
+
+
+def test_folders_whose_names_differ_in_blanks_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, " oats/1.png", "oats/2.png", "rye/3.png")
+    assert read_folders(tmp_path)["class"].tolist() == ["oats", "oats", "rye"]
+    assert f"'{tmp_path}/ oats' and '{tmp_path}/oats' are one class, 'oats'" in caplog.text
+
+
+def test_many_folders_are_not_all_listed_in_a_message(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"k{number}/{name}/1.png" for number in range(40) for name in "ab"))
+    with pytest.raises(DataError, match="and 30 more"):
+        read_folders(tmp_path)
+
+
+def test_folds_of_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    touched(
+        tmp_path, *(f"{site}/{kind}/1.png" for site in ("s1", "s2") for kind in ("images", "masks"))
+    )
+    table = table_of_folder(read_data_folder(tmp_path, "folds"))
+    assert table["fold"].to_dict() == {"s1/images/1.png": "s1", "s2/images/1.png": "s2"}
+    assert table["labels"].tolist() == [tmp_path / f"{site}/masks/1.png" for site in ("s1", "s2")]
+
+
+def test_parts_of_images_without_such_parts_of_masks_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "images/train/1.png", "images/val/2.png", "masks/1.png", "masks/2.png")
+    with pytest.raises(
+        DataError, match=r"folders train and val, and .*masks has no folder of these"
+    ):
+        read_data_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "test"),
+        ("training", "dev"),
+        ("fold1", "fold2"),
+        ("train2017", "val2017"),
+        ("train", "val", "extra"),
+    ],
+    ids="-".join,
+)
+def test_images_and_masks_in_folders_that_may_be_parts_are_refused(
+    parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    touched(tmp_path, *(f"{kind}/{part}/1.png" for part in parts for kind in ("images", "masks")))
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "parts of a data set, or one set?" in str(error.value)
+    assert all(part in str(error.value) for part in parts)
+    assert f"--images {tmp_path / 'images'} --labels {tmp_path / 'masks'}" in str(error.value)
+    folds = read_data_folder(tmp_path, "folds")
+    assert list(folds.parts) == sorted(parts)
+
+
+def test_images_and_masks_in_folders_of_plots_stay_one_set(tmp_path: Path) -> None:
+    names = ("plot1", "plot2", "train")
+    touched(tmp_path, *(f"{kind}/{name}/1.png" for name in names for kind in ("images", "masks")))
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert len(table) == 3
+
+
+def test_images_beside_the_parts_of_images_and_masks_are_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "images/0.png", "images/train/1.png", "images/val/1.png")
+    touched(tmp_path, "masks/0.png", "masks/train/1.png", "masks/val/1.png")
+    with pytest.raises(
+        DataError, match=r"images next to its folders train and val, such as 0\.png"
+    ):
+        read_data_folder(tmp_path, "parts")
+
+
+def test_folds_are_read_on_request(tmp_path: Path) -> None:
+    touched(tmp_path, "k2/a/1.png", "k2/b/1.png", "k1/a/1.png", "k1/b/1.png")
+    table = read_folders(tmp_path, subfolders="folds")
+    assert table["fold"].to_dict() == {
+        "k1/a/1.png": "k1",
+        "k1/b/1.png": "k1",
+        "k2/a/1.png": "k2",
+        "k2/b/1.png": "k2",
+    }
+    assert table.attrs["held_out"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "subfolders", "named"),
+    [
+        pytest.param(["a/1.png", "b/1.png"], "parts", "called train and val", id="no parts"),
+        pytest.param(["a/c/1.png", "a/d/1.png"], "folds", "two folds or more", id="one fold"),
+        pytest.param(["a/1.png", "b/1.png"], "folds", "without class folders", id="folds of images"),
+        pytest.param(["train/a/1.png", "train/b/1.png", "val/1.png"], None, "not alike", id="flat val"),
+        pytest.param(["train/a/1.png", "val/a/1.png", "0.png"], None, "0.png", id="images beside parts"),
+        pytest.param(["train/a/1.png", "val/a/1.png"], None, "1 folder", id="one class"),
+        pytest.param(["images/1.png", "masks/1.png", "labels/1.png"], None, "masks", id="two folders of masks"),
+        pytest.param(["images/1.png", "masks/1.png", "extra/1.png"], None, "extra", id="one more folder"),
+        pytest.param(["images/1.png", "masks/1.png", "0.png"], None, "0.png", id="images beside them"),
+    ],
+)  # fmt: skip
+def test_folders_that_make_no_parts_are_refused(
+    names: list[str], subfolders: str | None, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=named):
+        read_data_folder(touched(tmp_path, *names), subfolders)  # type: ignore[arg-type]
+
+
+def test_masks_in_a_folder_of_any_name_are_no_class(tmp_path: Path) -> None:
+    drawn(tmp_path, "RGB", "field/1.png", "field/2.png")
+    drawn(tmp_path, "P", "cover/1.png", "cover/2.png")
+    with pytest.raises(DataError, match="cover has an image like a mask for each of field"):
+        read_folders(tmp_path)
+
+
+def test_tables_and_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
+    touched(tmp_path, "train/1.jpg", "valid/1.jpg", "train/notes.json")
+    for part in ("train", "valid"):
+        (tmp_path / part / "_annotations.coco.json").write_text('{"images": []}')
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert f"{tmp_path}/train/_annotations.coco.json (--boxes" in str(error.value)
+    assert "notes" not in str(error.value)
+
+
+# Images and masks in two folders
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
+    touched(tmp_path, "1.jpg", "2.jpg", "masks/1.png", "masks/2.png")
+    data = read_data_folder(tmp_path)
+    assert data.content == Content("masks", tmp_path, tmp_path / "masks")
+    assert table_of_folder(data).index.tolist() == ["1.jpg", "2.jpg"]
+
+
+def test_parts_of_images_may_lie_beside_one_folder_of_masks(tmp_path: Path) -> None:
+    touched(tmp_path, "train/1.jpg", "val/2.jpg", "masks/train/1.png", "masks/val/2.png")
+    table = table_of_folder(read_data_folder(tmp_path))
+    assert table["fold"].to_dict() == {"train/1.jpg": "train", "val/2.jpg": "val"}
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    touched(tmp_path, "1.png")
+    for call in (
+        lambda: read_folders(tmp_path / "1.png"),
+        lambda: read_masks(tmp_path, tmp_path / "1.png"),
+    ):
+        with pytest.raises(DataError, match="1.png is a file"):
+            call()
+
+
+def test_the_folder_of_both_may_be_named_for_the_images(tmp_path: Path) -> None:
+    touched(tmp_path, "images/a/1.jpg", "masks/a/1.png")
+    table = read_masks(tmp_path, tmp_path / "masks")
+    assert table["labels"].to_dict() == {"images/a/1.jpg": tmp_path / "masks/a/1.png"}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "line"),
+    [
+        pytest.param(["1.jpg", "a/2.jpg"], ["1_mask.png", "a/2_mask.png"], "masks without '_mask'", id="masks"),
+        pytest.param(["1.jpg", "2.jpg"], ["1-a-gt.png", "2-a-gt.png"], "masks without '-a-gt'", id="two words"),
+        pytest.param(["1_sat.jpg", "2_sat.jpg"], ["1_mask.png", "2_mask.png"], "images without", id="both"),
+        pytest.param(["1_rgb.jpg", "2_rgb.jpg"], ["1.png", "2.png"], "images without '_rgb'", id="images"),
+    ],
+)  # fmt: skip
+def test_one_ending_of_all_masks_is_left_out(
+    images: list[str],
+    masks: list[str],
+    line: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    touched(tmp_path / "x", *images)
+    touched(tmp_path / "y", *masks)
+    table = read_masks(tmp_path / "x", tmp_path / "y")
+    assert table["labels"].to_dict() == {
+        image: tmp_path / "y" / mask for image, mask in zip(images, masks, strict=True)
+    }
+    [message] = [record.getMessage() for record in caplog.records]
+    assert line in message and message.endswith(": 2 pairs")
+
+
+def test_files_of_the_other_folder_are_named(tmp_path: Path) -> None:
+    touched(tmp_path / "x", "1.jpg", "2_a.jpg")
+    touched(tmp_path / "y", "2_b.png", "3.png", "1.png")
+    with pytest.raises(DataError) as error:
+        read_masks(tmp_path / "x", tmp_path / "y")
+    message = str(error.value)
+    assert f"{tmp_path / 'y'} has no mask for 1 image of {tmp_path / 'x'}: 2_a" in message
+    assert f"{tmp_path / 'x'} has no image for 2 masks of {tmp_path / 'y'}: 2_b, 3" in message
+    assert "--csv" in message

@@ -1,0 +1,463 @@
+"""What the values of a set of masks mean is read where it is clear, and refused with both readings where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.data.tiff_files import nodata_tag, write_tiff
+
+from dinoneck import ConfigError, DataError
+from dinoneck.data import DenseLabels, Preprocessing, count_classes
+from dinoneck.data.label_sets import MaskClasses, mask_classes, survey_masks
+
+ONE_PIXEL = Preprocessing(1)
+
+
+def mask(*values: int, dtype: str = "u1") -> np.ndarray:
+    """A mask of stripes, (6, 4 per value): 24 pixels of each value."""
+    return np.repeat(np.array([values] * 6, dtype), 4, axis=1)
+
+
+def saved(folder: Path, masks: Sequence[np.ndarray], suffix: str = "png") -> list[Path]:
+    """Write masks as 0.png, 1.png, ..."""
+    files = []
+    for number, values in enumerate(masks):
+        file = folder / f"{number}.{suffix}"
+        Image.fromarray(values).save(file)
+        files.append(file)
+    return files
+
+
+def classes_of(
+    masks: Any,
+    names: Sequence[str] = (),
+    *,
+    class_values: Sequence[int] = (),
+    nodata: Sequence[float] = (),
+) -> MaskClasses:
+    return mask_classes(survey_masks(masks, nodata), names, class_values)
+
+
+# Two classes
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("white", "dtype"), [(255, "u1"), (255, "u2"), (65535, "u2"), (255, "f4"), (255, "i4")]
+)
+def test_black_and_white_masks_are_two_classes(
+    white: int, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    masks = [mask(0, white, dtype=dtype), mask(0, 0, dtype=dtype), mask(white, dtype=dtype)]
+    suffix = "png" if dtype in ("u1", "u2") else "tif"
+    classes = classes_of(saved(tmp_path, masks, suffix), ["soil", "crop"])
+    assert classes.stored == (0, white)
+    assert classes.pixels == {"soil": 72, "crop": 48}
+    assert f"0 and {white} alone: they are read as the classes 'soil' and 'crop'" in caplog.text
+
+
+def test_black_and_white_without_names_are_named_by_their_values() -> None:
+    classes = classes_of([mask(0, 255)])
+    assert classes.names == ("0", "255")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(np.array([[False, True]]), id="bools"),
+        pytest.param(np.array([[0, 1]], np.uint8), id="0 and 1"),
+        pytest.param(np.array([[0.0, 1.0]], np.float32), id="0.0 and 1.0"),
+        pytest.param(Image.fromarray(np.array([[False, True]])), id="1-bit image"),
+    ],
+)
+def test_zero_and_one_stay_two_classes(values: Any) -> None:
+    assert classes_of([values], ["soil", "crop"]).stored is None
+    assert count_classes([values]) == 2
+    assert DenseLabels(classes=2).indices([values], ONE_PIXEL).tolist() == [[[0, 1]]]
+
+
+def test_a_mask_that_is_all_white_shows_the_second_class() -> None:
+    """The set decides, not the single mask."""
+    classes = classes_of([mask(255), mask(0)], ["soil", "crop"])
+    assert classes.pixels == {"soil": 24, "crop": 24}
+
+
+def test_white_beside_other_classes_is_no_class() -> None:
+    with pytest.raises(DataError, match=r"255 \(24 pixels.*expected class indices 0 ... 1"):
+        classes_of([mask(0, 1, 255)], ["soil", "crop"])
+
+
+def test_white_among_three_names_is_refused_with_the_way_to_two() -> None:
+    with pytest.raises(DataError, match=r"255.*0 ... 2.*class_values=\(0, 255\).*--classes"):
+        classes_of([mask(0, 255)], ["soil", "crop", "weed"])
+
+
+def test_the_remedy_for_black_and_white_leads_to_two_classes() -> None:
+    masks = [mask(0, 255)]
+    with pytest.raises(DataError, match=r"class_values=\(0, 255\)"):
+        count_classes(masks)
+    with pytest.raises(DataError, match=r"class_values=\(0, 255\)"):
+        DenseLabels(classes=2).indices(masks, ONE_PIXEL)
+    index = DenseLabels(class_values=(0, 255)).indices(masks, ONE_PIXEL)
+    assert index[0].unique(return_counts=True)[1].tolist() == [24, 24]
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        pytest.param([mask(0, 1), mask(0, 255)], id="0 and 1, 0 and 255"),
+        pytest.param([mask(0, 1).astype(bool), mask(0, 255)], id="1 bit and 8 bits"),
+        pytest.param([mask(1), mask(0, 65535, dtype="u2")], id="8 bits and 16 bits"),
+    ],
+)
+def test_one_mask_in_two_forms_is_refused(forms: list[np.ndarray], tmp_path: Path) -> None:
+    """Programs that shrink PNG files write some of the masks with 1 bit."""
+    files = saved(tmp_path, forms)
+    for names in ((), ("soil", "crop")):
+        with pytest.raises(DataError, match=r"0.png holds 0 and 1, .*1.png 0 and .*two forms"):
+            classes_of(files, names)
+
+
+def test_white_that_is_nodata_leaves_the_other_form(tmp_path: Path) -> None:
+    files = saved(tmp_path, [mask(0, 1), mask(0, 255)])
+    classes = classes_of(files, nodata=[255])
+    assert classes.pixels == {"0": 48, "1": 24}
+
+
+# Values of classes
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [(0, 255), (1, 2, 3), (10, 20, 100), (255, 0), (7, 1, 3), (-1, 0), (3_000_000_000, 0)],
+)
+def test_class_values_give_each_class_its_number(stored: tuple[int, ...]) -> None:
+    label = np.array([stored], np.int64)
+    how = DenseLabels(class_values=stored)
+    expected = list(range(len(stored)))
+    assert how.classes == len(stored)
+    assert how.indices(label, ONE_PIXEL)[0].tolist() == [expected]
+    shares, _ = how.cells(label, ONE_PIXEL)
+    assert shares[0, :, 0].tolist() == torch.eye(len(stored)).tolist()
+
+
+def test_a_value_that_is_no_class_value_is_refused(tmp_path: Path) -> None:
+    [file] = saved(tmp_path, [mask(1, 2, 4)])
+    with pytest.raises(DataError, match=r"0.png holds 4 \(24 pixels\).*class values 1, 2, 3"):
+        DenseLabels(class_values=(1, 2, 3)).indices(file, ONE_PIXEL)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"class_values": (1, 2), "classes": 3}, "2 class_values"),
+        ({"class_values": (1, 1)}, "each value once"),
+        ({"class_values": (0, 255), "nodata": 255}, "255 is among"),
+        ({"class_values": (1, 2), "scale": 2}, "scale"),
+        ({"class_values": ()}, "classes is 0"),
+        ({"class_values": (0.5, 1)}, "class_values"),
+    ],
+)
+def test_class_values_that_contradict_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        DenseLabels(**options)
+
+
+def test_a_class_value_that_the_file_marks_is_refused(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "m.tif", mask(0, 255), tags=nodata_tag("0"))
+    with pytest.raises(DataError, match=r"m.tif.*GDAL_NODATA marks 0.*class_values"):
+        DenseLabels(class_values=(0, 255)).indices(file, ONE_PIXEL)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "named"),
+    [
+        pytest.param(
+            (1, 2, 3),
+            3,
+            r"from 1.*class_values=range\(1, 4\) \(--class-values 1 2 3\)",
+            id="from 1",
+        ),
+        pytest.param((*range(1, 9),), 8, r"from 1.*--class-values 1 2 ... 8", id="1 ... 8"),
+        pytest.param((10, 20, 40), 3, r"class_values=\(10, 20, 40\)", id="as many values"),
+        pytest.param((0, 2), 2, r"class_values=\(0, 2\)", id="0 and 2"),
+        pytest.param((255,), 2, r"class_values=\(0, 255\)", id="white alone"),
+        pytest.param((0, 1, 7), 2, r"7 \(24 pixels\).*raise classes.*nodata", id="one too many"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused_with_what_fits(
+    values: tuple[int, ...], classes: int, named: str
+) -> None:
+    with pytest.raises(DataError, match=named):
+        DenseLabels(classes=classes).indices(mask(*values), ONE_PIXEL)
+
+
+def test_negative_numbers_are_refused_with_nodata_as_the_way() -> None:
+    with pytest.raises(DataError, match=r"-1 \(24 pixels\).*--nodata -1 "):
+        DenseLabels(classes=2).indices(mask(-1, 0, 1, dtype="i2"), ONE_PIXEL)
+
+
+def test_white_of_two_depths_is_no_object_id() -> None:
+    masks = [mask(0, 255), mask(0, 65535, dtype="u2")]
+    with pytest.raises(DataError, match="255, 65535") as refused:
+        classes_of(masks, ["soil", "crop"])
+    assert "object" not in str(refused.value)
+
+
+def test_nodata_may_be_an_array() -> None:
+    index = DenseLabels(classes=2, nodata=np.array([7, 9])).indices(mask(0, 7, 9, 1), ONE_PIXEL)
+    assert index[0, 0, ::4].tolist() == [0, -1, -1, 1]
+
+
+# How many classes
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("masks", "count"),
+    [
+        pytest.param([mask(0, 1, 2)], 3, id="one mask"),
+        pytest.param([mask(0, 1), mask(0, 4), mask(4, 1)], 5, id="with gaps"),
+        pytest.param([mask(3), mask(1, 3), mask(2, 1)], 4, id="from 1"),
+        pytest.param([mask(0, 15), mask(0, 15, 7), mask(8, 7)], 16, id="few classes of many"),
+        pytest.param([mask(0, 254), mask(0, 254, 255)], 256, id="all of 8 bits"),
+        pytest.param([mask(0, 1), mask(0, 2)], 3, id="two masks with one class each"),
+        pytest.param([mask(0, 1), mask(0, 1, 2), mask(0, 1, 2, 3)], 4, id="few classes in order"),
+    ],
+)
+def test_classes_are_counted_over_the_set(masks: list[np.ndarray], count: int) -> None:
+    assert count_classes(masks) == count
+
+
+def test_an_index_without_a_pixel_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert count_classes([mask(0, 3)]) == 4
+    assert "no pixel of 2 classes: '1', '2'" in caplog.text
+
+
+def test_classes_in_order_are_counted_where_they_are_spread_over_the_image() -> None:
+    """Noise of 4, 6 and 8 classes: no class is one blob."""
+    random = np.random.default_rng(0)
+    masks = [random.integers(0, high, (32, 32)).astype(np.uint8) for high in (5, 7, 9)]
+    assert count_classes(masks) == 9
+
+
+@pytest.mark.parametrize(
+    ("masks", "named"),
+    [
+        pytest.param([mask(0, 5, 255)], "holds 255.*nodata=255", id="255"),
+        pytest.param([mask(0, 5, 65535, dtype="u2")], "holds 65535.*nodata=65535", id="65535"),
+        pytest.param([mask(-1, 0, dtype="i2")], "holds -1 .*nodata=-1", id="negative"),
+        pytest.param([np.full((2, 2), 0.5)], "0.5 .4 pixels.*label-kind numbers", id="fraction"),
+        pytest.param([np.full((2, 2), np.inf)], "inf", id="infinite"),
+        pytest.param([mask(0, 24001, dtype="u2")], "object ids.*24001", id="a large id"),
+        pytest.param([np.zeros((4, 4, 3), np.uint8)], "3 bands.*they are equal", id="grey as RGB"),
+        pytest.param([np.eye(12).reshape(4, 12, 3)], "3 bands.*colours", id="colours"),
+    ],
+)
+def test_values_that_are_no_classes_are_refused(masks: list[np.ndarray], named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        count_classes(masks)
+
+
+def test_masks_of_one_object_id_each_are_recognised(tmp_path: Path) -> None:
+    files = saved(tmp_path, [mask(0, 3), mask(0, 5), mask(0, 9), mask(0, 0)])
+    with pytest.raises(DataError, match=r"object ids.*3 masks.*3 in .*0.png.*--instances"):
+        count_classes(files)
+
+
+def test_large_ids_are_refused_without_memory_for_all_numbers() -> None:
+    ids = np.array([[0, 24001, 26007, 2_000_000_000]], np.int64)
+    with pytest.raises(DataError, match=r"3 numbers up to 2000000000, with gaps"):
+        count_classes([ids])
+
+
+def test_objects_that_are_numbered_from_1_in_each_image_are_recognised() -> None:
+    """As scikit-image's label and Cellpose write them."""
+    masks = []
+    for count in (7, 3, 11):
+        ids = np.zeros((40, 60), np.uint8)
+        for number in range(count):
+            row = 10 * (number // 6)
+            column = 10 * (number % 6)
+            ids[row : row + 8, column : column + 7] = number + 1
+        masks.append(ids)
+    with pytest.raises(DataError, match=r"object ids.*1 ... n, with n from 3 to 11"):
+        count_classes(masks)
+
+
+def test_the_tops_of_areas_are_counted() -> None:
+    """The picture in the docstring of ``_mean_tops``: 1 has one top, and 2 has three."""
+    areas = np.array(
+        [
+            [0, 1, 1, 0, 0, 2],
+            [1, 1, 1, 0, 0, 2],
+            [2, 0, 0, 0, 2, 2],
+            [0, 0, 2, 0, 0, 0],
+        ],
+        np.uint8,
+    )
+    [file] = survey_masks([areas]).files
+    assert file.tops == 2.0
+
+
+def test_named_classes_are_no_object_ids() -> None:
+    masks = [mask(0, 1), mask(0, 2), mask(0, 3)]
+    names = ["soil", "oats", "rye", "pea"]
+    assert classes_of(masks, names).pixels == {"soil": 72, "oats": 24, "rye": 24, "pea": 24}
+
+
+def test_object_ids_beyond_the_names_are_recognised() -> None:
+    masks = [mask(0, 24001, dtype="u2"), mask(0, 24002, dtype="u2")]
+    with pytest.raises(DataError, match=r"24001, 24002.*0 ... 1.*object ids"):
+        classes_of(masks, ["soil", "cow"])
+
+
+def smoothed() -> np.ndarray:
+    """A disc in white, made smaller with interpolation."""
+    rows, columns = np.mgrid[:200, :200]
+    disc = np.hypot(rows - 90, columns - 110) < 70
+    whole = Image.fromarray(np.where(disc, 255, 0).astype(np.uint8))
+    return np.asarray(whole.resize((90, 90), Image.Resampling.BILINEAR))
+
+
+def test_smoothed_masks_are_recognised() -> None:
+    with pytest.raises(DataError, match="grey levels.*smoothed"):
+        count_classes([smoothed()])
+    with pytest.raises(DataError, match="smoothed"):
+        classes_of([smoothed()], ["soil", "crop"])
+
+
+def test_masks_that_were_jpeg_are_recognised(tmp_path: Path) -> None:
+    sharp = Image.fromarray(np.where(smoothed() > 128, 255, 0).astype(np.uint8))
+    sharp.save(tmp_path / "mask.jpg")
+    grey = np.asarray(Image.open(tmp_path / "mask.jpg"))
+    with pytest.raises(DataError, match="smoothed"):
+        count_classes([grey])
+
+
+# Palettes
+# ----------------------------------------------------------------------------------------------------
+
+RED_FIRST = [255, 0, 0, 0, 0, 0, 9, 9, 9]
+BLACK_FIRST = [0, 0, 0, 255, 0, 0, 9, 9, 9]
+LONGER = [0, 0, 0, 255, 0, 0, 200, 100, 0]
+
+
+def coloured(folder: Path, palettes: Sequence[list[int]], *values: int, suffix: str) -> list[Path]:
+    files = []
+    for number, palette in enumerate(palettes):
+        image = Image.fromarray(mask(*values), "P")
+        image.putpalette(palette)
+        files.append(folder / f"{number}.{suffix}")
+        image.save(files[-1])
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(count_classes, id="count_classes"),
+        pytest.param(lambda files: DenseLabels(classes=2).indices(files, ONE_PIXEL), id="indices"),
+        pytest.param(lambda files: DenseLabels().cells(files, ONE_PIXEL), id="numbers"),
+        pytest.param(survey_masks, id="survey"),
+    ],
+)
+def test_an_index_of_two_colours_is_refused(read: Any, suffix: str, tmp_path: Path) -> None:
+    files = coloured(tmp_path, [RED_FIRST, BLACK_FIRST], 0, 1, suffix=suffix)
+    with pytest.raises(
+        DataError, match=rf"index 0 is black in .*1.{suffix} and red in .*0.{suffix}"
+    ):
+        read(files)
+
+
+def test_only_indices_that_occur_need_one_colour(tmp_path: Path) -> None:
+    files = coloured(tmp_path, [BLACK_FIRST, LONGER], 0, 1, suffix="png")
+    assert count_classes(files) == 2
+
+
+def test_an_index_without_a_label_may_have_any_colour(tmp_path: Path) -> None:
+    files = coloured(tmp_path, [BLACK_FIRST, LONGER], 0, 1, 2, suffix="png")
+    index = DenseLabels(classes=2, nodata=2).indices(files, ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1, -1], [0, 1, -1]]
+
+
+def test_a_grey_mask_beside_palettes_is_read(tmp_path: Path) -> None:
+    files = coloured(tmp_path, [BLACK_FIRST], 0, 1, suffix="png")
+    Image.fromarray(mask(1, 0)).save(tmp_path / "grey.png")
+    index = DenseLabels(classes=2).indices([*files, tmp_path / "grey.png"], ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1], [1, 0]]
+
+
+# What is logged
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "others"),
+    [
+        (-9999, (0.0, 0.25, 1.0)),
+        (-9999, (0, 3000, 10000)),
+        (-32768, (0, 100, 9000)),
+        (np.finfo(np.float32).min, (-0.1, 0.5, 0.9)),
+        (255, (0, 50, 100)),
+        (65535, (0, 5000, 20000)),
+    ],
+)
+def test_a_usual_nodata_value_far_from_all_others_is_named(
+    values: float, others: tuple[float, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    label = np.array([[values, values, *others]], np.float32)
+    DenseLabels().cells(label, ONE_PIXEL)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"2 pixels of the labels hold {values:.12g}" in record.getMessage()
+    caplog.clear()
+    DenseLabels(nodata=float(values)).cells(label, ONE_PIXEL)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([[0, 120, 254, 255]], id="all of 8 bits"),
+        pytest.param([[0, 255]], id="two values"),
+        pytest.param([[-9999, -9998, 3]], id="near others"),
+        pytest.param([[255]], id="one value"),
+    ],
+)
+def test_a_value_among_others_is_not_named(
+    values: list[list[float]], caplog: pytest.LogCaptureFixture
+) -> None:
+    DenseLabels().cells(np.array(values, np.float32), ONE_PIXEL)
+    assert not caplog.records
+
+
+def test_numbers_of_two_kinds_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    shares = np.array([[0.0, 0.5, 1.0]], np.float32)
+    percent = np.array([[0, 50, 100]], np.uint8)
+    DenseLabels().cells([shares, percent], ONE_PIXEL)
+    assert "float32 (label 0" in caplog.text
+    assert "uint8 (label 1" in caplog.text
+
+
+def test_pixels_that_a_file_marks_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    file = write_tiff(tmp_path / "m.tif", mask(0, 1, 2), tags=nodata_tag("0"))
+    DenseLabels().cells([file, file], ONE_PIXEL)
+    assert "48 pixels of the labels have none, by the tag GDAL_NODATA (0)" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    caplog.clear()
+    classes_of([file], ["soil", "crop", "weed"])
+    assert "24 pixels of the labels have none, by the tag GDAL_NODATA (0)" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}

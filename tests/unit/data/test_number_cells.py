@@ -1,0 +1,222 @@
+"""Numbers as spreadsheets write them: one notation per column, and no meaning is guessed."""
+
+from __future__ import annotations
+
+import pytest
+
+from dinoneck.data.number_cells import NumberError, read_numbers, sentinels_of
+
+NBSP, THIN, NARROW, APOSTROPHE, MINUS = "\u00a0", "\u2009", "\u202f", "\u2019", "\u2212"
+
+
+def other_columns(*columns: list[str]) -> list[list[str]]:
+    return list(columns)
+
+
+ONE_MEANING = [
+    pytest.param(["1.5", "-2e-3", "7"], ",", [1.5, -0.002, 7.0], id="decimal point"),
+    pytest.param(["1.500", "2.250"], ",", [1.5, 2.25], id="three decimals, commas between cells"),
+    pytest.param(["0.500", "2.250"], ";", [0.5, 2.25], id="a leading zero is no thousand"),
+    pytest.param(["1.500", "2500.0"], "\t", [1.5, 2500.0], id="another cell has one decimal"),
+    pytest.param(["1,5", "-2,25E-1", "7"], ";", [1.5, -0.225, 7.0], id="decimal comma"),
+    pytest.param(["12,345", "1,500"], ";", [12.345, 1.5], id="three decimals, semicolons"),
+    pytest.param(["1,5", "22,75"], ",", [1.5, 22.75], id="decimal commas in quotes (Sheets)"),
+    pytest.param(["1.234,5", "300"], ";", [1234.5, 300.0], id="German thousands and decimals"),
+    pytest.param(["1,234.5", "300"], ",", [1234.5, 300.0], id="English thousands and decimals"),
+    pytest.param(["1.234.567", "8"], ";", [1234567.0, 8.0], id="German millions"),
+    pytest.param(["1,234,567", "8.25"], "\t", [1234567.0, 8.25], id="English millions"),
+    pytest.param([f"1{NARROW}234,5", "1,25"], ";", [1234.5, 1.25], id="French, narrow blanks"),
+    pytest.param([f"12{NBSP}345", "6"], ";", [12345.0, 6.0], id="Polish, fixed blanks"),
+    pytest.param([f"12{THIN}345.5", "6"], ",", [12345.5, 6.0], id="ISO 80000, thin blanks"),
+    pytest.param(["1'234.50", "9"], ";", [1234.5, 9.0], id="Swiss, apostrophes"),
+    pytest.param([f"1{APOSTROPHE}234", "9"], ";", [1234.0, 9.0], id="Swiss, typographic ones"),
+    pytest.param([f"{MINUS}1,5", "+2"], ";", [-1.5, 2.0], id="minus sign of Unicode"),
+    pytest.param(["007", ".5", "5."], ",", [7.0, 0.5, 5.0], id="zeros and bare marks"),
+    pytest.param(["1,5", "22,75"], None, [1.5, 22.75], id="texts of a DataFrame"),
+]
+
+
+@pytest.mark.parametrize(("texts", "separator", "expected"), ONE_MEANING)
+def test_the_only_notation_that_fits_all_cells_is_read(
+    texts: list[str], separator: str | None, expected: list[float]
+) -> None:
+    numbers = read_numbers(texts, separator)
+
+    assert numbers.values == expected
+
+
+TWO_MEANINGS = [
+    pytest.param(["1.500", "2.250"], ";", id="point, semicolons"),
+    pytest.param(["1.500", "12"], "\t", id="point, tabs"),
+    pytest.param(["1,500", "2,250"], "\t", id="comma, tabs"),
+    pytest.param(["1,500", "2,250"], ",", id="comma in quotes"),
+    pytest.param(["-1.500", "2.250"], ";", id="negative"),
+]
+
+
+@pytest.mark.parametrize(("texts", "separator"), TWO_MEANINGS)
+def test_numbers_with_two_meanings_are_refused_with_both(texts: list[str], separator: str) -> None:
+    with pytest.raises(NumberError) as refused:
+        read_numbers(texts, separator)
+
+    assert "1.5" in refused.value.expected
+    assert "1500" in refused.value.expected
+
+
+SHOWN_ELSEWHERE = [
+    pytest.param("1.500", ";", ["0,5", "12,25"], 1500.0, id="German file"),
+    pytest.param("1.500", ";", ["0.5", "12.25"], 1.5, id="pandas with sep=';'"),
+    pytest.param("1.500", "\t", ["0,5", ""], 1500.0, id="German text file with tabs"),
+    pytest.param("1.500", "\t", ["0.5", ""], 1.5, id="English text file with tabs"),
+    pytest.param("1,500", "\t", ["0.5", "3"], 1500.0, id="English thousands with tabs"),
+    pytest.param("1,500", ",", ["0.5", "3"], 1500.0, id="English thousands in quotes"),
+    pytest.param("1,500", ",", ["0,5", "3"], 1.5, id="German Sheets, decimals in quotes"),
+]
+
+
+@pytest.mark.parametrize(("text", "separator", "other", "expected"), SHOWN_ELSEWHERE)
+def test_other_columns_show_the_decimal_mark_of_the_file(
+    text: str, separator: str, other: list[str], expected: float
+) -> None:
+    numbers = read_numbers([text, "2"], separator, lambda: other_columns(["a", "b"], other))
+
+    assert numbers.values == [expected, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "other"), [("1.500", ",", "0,5"), ("1,500", ";", "0.5")]
+)
+def test_other_columns_that_contradict_the_separator_are_no_reason_to_choose(
+    text: str, separator: str, other: str
+) -> None:
+    with pytest.raises(NumberError) as refused:
+        read_numbers([text], separator, lambda: other_columns([other]))
+
+    assert "1500" in refused.value.expected
+
+
+@pytest.mark.parametrize("other", ["01.05", "-00.5"])
+def test_dates_without_a_year_and_codes_show_no_decimal_mark(other: str) -> None:
+    with pytest.raises(NumberError) as refused:
+        read_numbers(["1.500"], ";", lambda: other_columns([other, "10.05"]))
+
+    assert "1500" in refused.value.expected
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "other"), [("1.500", ";", "0.5"), ("1,500", "\t", "0,5")]
+)
+def test_a_meaning_that_other_columns_show_is_stated(text: str, separator: str, other: str) -> None:
+    numbers = read_numbers([text], separator, lambda: other_columns([other]))
+
+    assert numbers.repairs == [f"'{text}' read as 1.5"]
+
+
+def test_columns_with_both_decimal_marks_leave_the_usual_one_of_the_separator() -> None:
+    numbers = read_numbers(["1.500"], ",", lambda: other_columns(["0.5"], ["0,5"]))
+
+    assert numbers.values == [1.5]
+
+
+DISAGREEING = [
+    pytest.param(["3", "1.5", "2,25"], 1, 2, id="point and comma"),
+    pytest.param(["2,25", "4", "1.5"], 0, 2, id="comma and point"),
+    pytest.param(["1.234,5", "1,234.5"], 0, 1, id="German and English thousands"),
+    pytest.param(["1,234", "1.5", "1 234"], 0, 2, id="each two share one, all three none"),
+    pytest.param(["1.5", "1,234,567"], None, None, id="none: English millions have a point"),
+]
+
+
+@pytest.mark.parametrize(("texts", "first", "second"), DISAGREEING)
+def test_two_cells_in_two_notations_are_both_named(
+    texts: list[str], first: int | None, second: int | None
+) -> None:
+    if first is None:
+        assert read_numbers(texts, ",").values == [1.5, 1234567.0]
+        return
+
+    with pytest.raises(NumberError) as refused:
+        read_numbers(texts, ";")
+
+    assert (refused.value.other, refused.value.place) == (first, second)
+
+
+NO_NUMBERS = [
+    pytest.param("50 %", "'%'", id="percent"),
+    pytest.param("1,5 kg", "'kg'", id="unit"),
+    pytest.param("20°", "'°'", id="degrees"),
+    pytest.param("#DIV/0!", "error value", id="error of Excel"),
+    pytest.param("#WERT!", "error value", id="error of German Excel"),
+    pytest.param("#NOM?", "error value", id="error of French Excel"),
+    pytest.param("#N/A", "error value", id="not available"),
+    pytest.param("#NV", "error value", id="not available in German"),
+    pytest.param("Err:502", "error value", id="error of LibreOffice"),
+    pytest.param("########", "error value", id="a column that was too narrow"),
+    pytest.param("=SUM(B2:B9)", "formula", id="formula"),
+    pytest.param("01. Mai", "date", id="1.5 in German Excel"),
+    pytest.param("05-Jan", "date", id="1-5 in English Excel"),
+    pytest.param("1月5日", "date", id="1-5 in Japanese Excel"),
+    pytest.param("2024-03-01", "date", id="ISO date"),
+    pytest.param("01/03/2024", "date", id="date with slashes"),
+    pytest.param("-", "0", id="dash"),
+    pytest.param("inf", "finite", id="infinity"),
+    pytest.param("1e39", "3.4e38", id="more than float32 holds"),
+    pytest.param("9007199254740993", "exactly", id="more digits than float64 holds"),
+    pytest.param("１２", "0-9", id="digits of full width"),
+    pytest.param("1_000", "number", id="underscore"),
+    pytest.param("1,23,456", "number", id="Indian thousands"),
+    pytest.param("12.34.567", "number", id="groups of two digits"),
+    pytest.param("(1.5)", "number", id="accountant's minus"),
+    pytest.param("<0.1", "number", id="below the limit of detection"),
+]
+
+
+@pytest.mark.parametrize(("text", "word"), NO_NUMBERS)
+def test_what_is_no_number_is_refused_with_its_cause(text: str, word: str) -> None:
+    with pytest.raises(NumberError) as refused:
+        read_numbers(["1", text, "3"], ",")
+
+    assert refused.value.place == 1
+    assert word in refused.value.expected
+
+
+def test_a_notation_that_the_separator_does_not_let_expect_is_stated() -> None:
+    numbers = read_numbers(["12", "1.234,5"], ";")
+
+    assert numbers.repairs == ["'1.234,5' read as 1234.5"]
+
+
+@pytest.mark.parametrize(("text", "separator"), [("1,5", ";"), ("1,5", "\t"), ("1.5", ",")])
+def test_the_usual_notation_is_not_stated(text: str, separator: str) -> None:
+    numbers = read_numbers([text], separator)
+
+    assert numbers.repairs == []
+
+
+SENTINELS = [
+    pytest.param([0.5, 3.0, -9999.0, -9999.0], [-9999.0], id="no data"),
+    pytest.param([-0.1, 0.5, 0.7, -9999.0, 0.3], [-9999.0], id="other negative values"),
+    pytest.param([-120.0, -99.0, 40.0], [], id="-99 among values of both signs"),
+    pytest.param([-12000.0, -9999.0, 40.0], [], id="-9999 above another value"),
+    pytest.param([0.5, 3.0], [], id="none"),
+    pytest.param([-9999.0], [], id="alone"),
+    pytest.param([-99.0, -999.0, 1.0], [-999.0, -99.0], id="two codes"),
+    pytest.param([1.0, 9.969209968386869e36], [9.969209968386869e36], id="netCDF"),
+    pytest.param([-1.0, 2.0, -3.4028234663852886e38], [-3.4028234663852886e38], id="float32"),
+    pytest.param([-1.0, 2.0, -1e30], [-1e30], id="-1e30"),
+    pytest.param([-1.0, 2.0, 1e20], [1e20], id="1e20"),
+    pytest.param([1.0, 2.0, 65535.0], [65535.0], id="uint16"),
+    pytest.param([1.0, -2.0, 32767.0], [32767.0], id="int16"),
+    pytest.param([1.0, -2.0, 2147483647.0], [2147483647.0], id="int32"),
+    pytest.param([60000.0, 61000.0, 65535.0], [], id="uint16 among its like"),
+    pytest.param([4.0, 9999.0, 70.0], [9999.0], id="positive, far above the others"),
+    pytest.param([1000.0, 2400.0, 9999.0], [9999.0], id="positive, above thousands"),
+    pytest.param([4.0, 999.0, 700.0], [], id="positive, near the others"),
+]
+
+
+@pytest.mark.parametrize(("values", "expected"), SENTINELS)
+def test_values_for_no_data_are_noticed_where_they_are_unlike_all_others(
+    values: list[float], expected: list[float]
+) -> None:
+    assert sentinels_of(values) == expected

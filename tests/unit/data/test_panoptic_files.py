@@ -1,0 +1,145 @@
+"""The forms in which tools write panoptic segments, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck import DataError
+from dinoneck.data import PanopticImages
+
+SIZE = HEIGHT, WIDTH = 10, 14
+SKY = 259  # red 3, green 1
+CELL = 65538  # red 2, blue 1
+IDS = np.full(SIZE, SKY)
+IDS[2:7, 3:9] = CELL
+COLOURS = np.stack([IDS % 256, IDS // 256 % 256, IDS // 65536], axis=-1).astype(np.uint8)
+# sky is stuff, class 0; the cell is the first object of class 1
+PIXELS = np.where(IDS == SKY, 1000, 2000)
+
+
+def written(
+    folder: Path,
+    picture: Image.Image,
+    is_things: tuple[Any, Any] = (0, 1),
+    segments: tuple[dict[str, Any], ...] = ({"id": SKY}, {"id": CELL}),
+) -> Path:
+    """Write an image, the PNG of its segments and their JSON; an ``isthing`` of "" is left out."""
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "image.jpg")
+    picture.save(folder / "segments.png")
+    categories = []
+    for category_id, name, is_thing in zip((4, 9), ("sky", "cell"), is_things, strict=True):
+        category = {"id": category_id, "name": name}
+        if is_thing != "":
+            category["isthing"] = is_thing
+        categories.append(category)
+    listed = [
+        {"category_id": category_id} | segment
+        for category_id, segment in zip((4, 9), segments, strict=True)
+    ]
+    content = {
+        "images": [{"id": 3, "file_name": "image.jpg", "width": WIDTH, "height": HEIGHT}],
+        "annotations": [{"image_id": 3, "file_name": "segments.png", "segments_info": listed}],
+        "categories": categories,
+    }
+    file = folder / "segments.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def opaque() -> Image.Image:
+    return Image.fromarray(np.dstack([COLOURS, np.full(SIZE, 255, np.uint8)]))
+
+
+FLAGS: list[tuple[str, tuple[Any, Any]]] = [
+    ("numbers", (0, 1)),
+    ("truth values", (False, True)),
+    ("text", ("0", "1")),
+    ("words", ("false", "True")),
+    ("floats", (0.0, 1.0)),
+]
+
+
+@pytest.mark.parametrize("flags", [row[1] for row in FLAGS], ids=[row[0] for row in FLAGS])
+def test_isthing_is_read_as_tools_write_it(flags: tuple[Any, Any], tmp_path: Path) -> None:
+    data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS), flags), tmp_path)
+
+    assert data.classes == ("sky", "cell")
+    assert data.stuff == {0}
+    assert np.array_equal(data.pixels(0), PIXELS)
+
+
+@pytest.mark.parametrize("missing", ["", None], ids=["no key", "null"])
+def test_a_category_that_does_not_say_whether_it_is_a_thing_is_refused(
+    missing: Any, tmp_path: Path
+) -> None:
+    file = written(tmp_path, Image.fromarray(COLOURS), (missing, 1))
+
+    with pytest.raises(DataError, match=r"1 of 2 categories without isthing: 'sky'; write 1"):
+        PanopticImages(file, tmp_path)
+
+
+def test_a_png_with_full_alpha_is_read(tmp_path: Path) -> None:
+    data = PanopticImages(written(tmp_path, opaque()), tmp_path)
+
+    assert np.array_equal(data.pixels(0), PIXELS)
+
+
+def test_a_png_with_transparent_pixels_is_refused(tmp_path: Path) -> None:
+    picture = opaque()
+    picture.putpixel((5, 4), (2, 0, 1, 254))
+    data = PanopticImages(written(tmp_path, picture), tmp_path)
+
+    with pytest.raises(DataError, match=r"segments\.png has transparent pixels.*without alpha"):
+        data.pixels(0)
+
+
+def test_a_png_with_a_palette_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    picture = Image.fromarray(COLOURS).convert("P")
+    data = PanopticImages(written(tmp_path, picture), tmp_path)
+
+    with pytest.raises(DataError, match="has colours of a palette; save it as RGB"):
+        data.pixels(0)
+
+
+def test_a_png_saved_as_bgr_is_refused_with_the_cause(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.ascontiguousarray(COLOURS[..., ::-1]))
+    data = PanopticImages(written(tmp_path, picture), tmp_path)
+
+    with pytest.raises(DataError, match="it was saved as BGR"):
+        data.pixels(0)
+
+
+def test_ids_of_segments_may_be_texts_or_whole_floats(tmp_path: Path) -> None:
+    segments = ({"id": str(SKY)}, {"id": float(CELL), "iscrowd": False})
+
+    data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS), segments=segments), tmp_path)
+
+    assert np.array_equal(data.pixels(0), PIXELS)
+    assert data.repaired == {
+        "numbers written as text": 1,
+        "whole numbers written with a point": 1,
+        "flags written as true, false, null or text": 1,
+    }
+
+
+def test_crowd_segments_are_counted_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segments = ({"id": SKY}, {"id": CELL, "iscrowd": 1})
+    file = written(tmp_path, Image.fromarray(COLOURS), segments=segments)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        regions = PanopticImages(file, tmp_path)
+    objects = PanopticImages(file, tmp_path, crowd="objects")
+
+    [line] = caplog.messages
+    assert "1 of 2 objects are marked iscrowd=1" in line
+    assert regions.pixels(0)[4, 5] == -2000
+    assert objects.pixels(0)[4, 5] == 2000

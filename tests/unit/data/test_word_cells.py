@@ -1,0 +1,164 @@
+"""Words as people and spreadsheets write them: what looks like a mistake is named, and nothing is joined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dinoneck import DataError
+from dinoneck.data import read_table
+from dinoneck.data.word_cells import (
+    lookalike_key,
+    similar_names,
+    warn_of_class_names,
+    warn_of_dates,
+)
+
+ALIKE = [
+    pytest.param("Weed", " weed", id="case and blank"),
+    pytest.param("1", "1.0", id="whole numbers"),
+    pytest.param("01", "1", id="leading zeros"),
+    pytest.param("1,50", "1.5", id="decimal marks"),
+    pytest.param("01.05.2024", "1.5.2024", id="days with and without zeros"),
+    pytest.param("2024-05-01 00:00:00", "2024-05-01", id="midnight of pandas"),
+    pytest.param("2024-05-01T00:00", "2024-05-01", id="midnight of ISO 8601"),
+    pytest.param("01-Mai", "1-mai", id="month names"),
+]
+DIFFERENT = [
+    pytest.param("1_11", "11_1", id="plots"),
+    pytest.param("1.50", "1.05", id="decimals"),
+    pytest.param("2024-05-01 10:30", "2024-05-01", id="another time"),
+    pytest.param("1-11", "11-1", id="plots with dashes"),
+    pytest.param("plot 1", "plot 10", id="names with numbers"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), ALIKE)
+def test_words_that_a_reader_takes_for_one_have_one_key(first: str, second: str) -> None:
+    assert lookalike_key(first) == lookalike_key(second)
+
+
+@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+def test_other_words_have_keys_of_their_own(first: str, second: str) -> None:
+    assert lookalike_key(first) != lookalike_key(second)
+
+
+def test_similar_names_are_grouped_in_the_order_of_their_first_one() -> None:
+    names = ["Weed", "soil", "crop", "Soil", "weed", "SOIL"]
+
+    groups = similar_names(names)
+
+    assert groups == [["Weed", "weed"], ["soil", "Soil", "SOIL"]]
+
+
+def test_the_key_decides_which_names_are_similar() -> None:
+    names = ["a b", "A B", "a_b"]
+
+    groups = similar_names(names, key=str.casefold)
+
+    assert groups == [["a b", "A B"]]
+
+
+TWO_WAYS = [
+    pytest.param(["2024-05-01", "02.05.2024"], id="ISO and German"),
+    pytest.param(["1.5.24", "02.05.2024"], id="years of two and four digits"),
+    pytest.param(["5/1/2024", "2024/05/02"], id="American and Japanese"),
+    pytest.param(["2024-05-01 10:30:00", "02.05.2024"], id="with and without time"),
+]
+ONE_WAY = [
+    pytest.param(["2024-05-01", "2024-05-02", "later"], id="ISO"),
+    pytest.param(["1.5.2024", "10.12.2024"], id="without zeros"),
+    pytest.param(["2024-05-01 10:30", "2024-05-01 11:00:00"], id="times"),
+    pytest.param(["1-2-3", "101-2-33"], id="plots"),
+    pytest.param(["0.1.2", "10.0.1"], id="versions"),
+]
+
+
+@pytest.mark.parametrize("names", TWO_WAYS)
+def test_dates_in_two_ways_are_named(caplog: pytest.LogCaptureFixture, names: list[str]) -> None:
+    warn_of_dates("t.csv: day", dict.fromkeys(names, 1), "groups")
+
+    [message] = caplog.messages
+    for name in names:
+        assert repr(name) in message
+
+
+@pytest.mark.parametrize("names", ONE_WAY)
+def test_dates_in_one_way_are_not_named(caplog: pytest.LogCaptureFixture, names: list[str]) -> None:
+    warn_of_dates("t.csv: day", dict.fromkeys(names, 1), "groups")
+
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("names", "is_named"),
+    [
+        (["WAHR", "FALSCH", "TRUE", "FALSE"], True),
+        (["ja", "nein", "Yes"], True),
+        (["TRUE", "FALSE"], False),
+        (["yes", "no", "unsure"], False),
+    ],
+    ids=["two languages", "one word of another", "two words", "a third class"],
+)
+def test_truth_in_several_words_is_named(
+    caplog: pytest.LogCaptureFixture, names: list[str], is_named: bool
+) -> None:
+    warn_of_class_names("t.csv: wet", names)
+
+    assert len(caplog.messages) == is_named
+
+
+def test_prices_as_classes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_class_names("t.csv: price", ["R$ 5,00", "R$ 7,50"])
+
+    [message] = caplog.messages
+    assert "'R$ 5,00'" in message
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "plots.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_groups_as_spreadsheets_write_long_numbers_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "image,plot,y\na,4.05123E+12,1\nb,4.05123E+12,2\nc,7,3\n")
+
+    table = read_table(path, targets="y", group="plot")
+
+    assert table["group"].tolist() == ["4051230000000", "4051230000000", "7"]
+    [message] = caplog.messages
+    assert "'4.05123E+12', in 2 rows" in message
+
+
+def test_a_group_that_says_missing_is_to_be_filled_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "image,plot,y\na,P1,1\nb,NA,2\nc,NA,3\n")
+
+    read_table(path, targets="y", group="plot")
+
+    [message] = caplog.messages
+    assert "'NA' is one of the groups, in 2 rows" in message
+    assert "fill in" in message
+
+
+def test_error_values_are_no_groups(tmp_path: Path) -> None:
+    path = write(tmp_path, "image,plot,y\na,P1,1\nb,#N/A,2\nc,#N/A,3\n")
+
+    with pytest.raises(DataError, match="plot of 'b' is '#N/A'"):
+        read_table(path, targets="y", group="plot")
+
+
+def test_days_of_a_dataframe_and_their_texts_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    days = [pd.Timestamp("2024-05-01"), "2024-05-01", "2024-05-02"]
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1.0, 2.0, 3.0], "day": days})
+
+    read_table(frame, targets="y", group="day")
+
+    [message] = caplog.messages
+    assert "'2024-05-01' (1 row) and '2024-05-01 00:00:00' (1 row)" in message

@@ -1,0 +1,246 @@
+"""A folder of data is trained as what it holds: masks, parts that make the fold, classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.kit import cli
+from tests.unit.training.meadow import rows_of
+
+from dinoneck import ConfigError, DataError, Task
+from dinoneck.evaluation import truth_table
+from dinoneck.training import TrainConfig
+from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.table import folds_of, table_of
+
+COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
+RUN = ("--backbone", "dinoneck_tiny", "--size", "32x48", "--epochs", "2")
+
+
+def pictures(root: Path, *names: str) -> Path:
+    """Write images whose colour is that of their folder; those called masks are masks of two halves."""
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if "masks" in name:
+            pixels = np.zeros((32, 48), np.uint8)
+            pixels[:, 24:] = 1
+        else:
+            noise = np.random.default_rng(i).integers(0, 50, (32, 48, 3))
+            pixels = (noise + COLOURS.get(Path(name).parent.name, (90, 90, 90))).astype(np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+def class_parts(root: Path, **counts: int) -> Path:
+    """Write parts with class folders, so many images of each class."""
+    for part, count in counts.items():
+        for colour in COLOURS:
+            pictures(root, *(f"{part}/{colour}/{i}.png" for i in range(count)))
+    return root
+
+
+def config_of(folder: Path, folds: dict[str, Any] | None = None, **data: Any) -> TrainConfig:
+    values = {"data": {"images": str(folder), **data}, "folds": folds or {}}
+    return of_data_folder(TrainConfig.from_dict(values))
+
+
+def test_train_and_val_are_one_fold_and_test_is_left(tmp_path: Path) -> None:
+    config = config_of(class_parts(tmp_path, train=3, valid=2, test=4))
+    table = table_of(config)
+    folds = folds_of(config, table)
+    [(train, valid)] = folds.values()
+    assert {table.index[row].partition("/")[0] for row in train} == {"train"}
+    assert {table.index[row].partition("/")[0] for row in valid} == {"valid"}
+    assert (len(train), len(valid), len(table)) == (6, 4, 10)
+
+
+def test_folders_that_are_folds_are_held_out_in_turn(tmp_path: Path) -> None:
+    folder = class_parts(tmp_path, k1=1, k2=2, k3=3)
+    config = config_of(folder, subfolders="folds")
+    folds = folds_of(config, table_of(config))
+    assert [len(valid) for _, valid in folds.values()] == [2, 4, 6]
+
+
+def test_one_head_on_all_images_trains_on_both_parts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(class_parts(tmp_path, train=3, val=2), folds={"count": 1})
+    [(train, valid)] = folds_of(config, table_of(config)).values()
+    assert (len(train), len(valid)) == (10, 0)
+    assert "none is held out" in caplog.text
+
+
+@pytest.mark.parametrize("folds", [{"count": 3}, {"stratify": "class"}])
+def test_folds_that_folders_make_take_no_options(folds: dict[str, Any], tmp_path: Path) -> None:
+    folder = class_parts(tmp_path, train=1, val=1)
+    with pytest.raises(ConfigError, match="the folders train, val are the folds"):
+        config_of(folder, folds)
+
+
+def test_the_masks_of_a_folder_are_its_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures(tmp_path, "images/1.png", "masks/1.png")
+    (tmp_path / "cover.csv").write_text("image,y\n1.png,1\n")
+    config = config_of(tmp_path, classes=["soil", "crop"])
+    assert config.data.images == str(tmp_path / "images")
+    assert config.data.labels == str(tmp_path / "masks")
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "images in images/, masks in masks/" in line
+    assert f"not read: the table {tmp_path / 'cover.csv'} (--csv)" in line
+    assert of_data_folder(config) == config
+
+
+def test_a_folder_that_is_read_as_in_0_3_changes_nothing(tmp_path: Path) -> None:
+    pictures(tmp_path, "blue/1.png", "red/1.png")
+    config = TrainConfig.from_dict({"data": {"images": str(tmp_path)}})
+    assert of_data_folder(config) == config
+    assert "subfolders" not in config.to_dict()["data"]
+    parts = config_of(class_parts(tmp_path / "parts", train=1, val=1))
+    assert parts.to_dict()["data"]["subfolders"] == "parts"
+    assert TrainConfig.from_dict(parts.to_dict()) == parts
+
+
+def test_subfolders_are_of_folders(tmp_path: Path) -> None:
+    refused = cli(
+        "train",
+        "--images",
+        tmp_path,
+        "--csv",
+        "t.csv",
+        "--subfolders",
+        "classes",
+        "--out",
+        tmp_path / "r",
+    )
+    assert refused.code == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["masks/train", "train/masks"])
+def test_parts_with_masks_are_trained(inside: bool, tmp_path: Path) -> None:
+    names = []
+    for part, count in {"train": 3, "val": 2}.items():
+        for kind in ("images", "masks"):
+            folder = f"{part}/{kind}" if inside else f"{kind}/{part}"
+            names += [f"{folder}/{i}.png" for i in range(count)]
+    folder = pictures(tmp_path / "ds", *names)
+    found = cli(
+        "train",
+        "--images",
+        folder,
+        "--classes",
+        "soil",
+        "crop",
+        "--head",
+        "dense",
+        *RUN,
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
+    assert found.code == 0
+    assert found.json["report"]["predicted"] == 2
+    scores = found.json["report"]["scores"]["segmentation"]["head"]
+    assert np.sum(scores["confusion_matrix"]) == 2 * 32 * 48
+
+
+def test_the_part_that_is_left_is_evaluated(tmp_path: Path) -> None:
+    folder = class_parts(tmp_path / "ds", train=4, val=2, test=3)
+    run = tmp_path / "run"
+    assert cli("train", "--images", folder, *RUN, "--out", run).code == 0
+    assert {row["image"].partition("/")[0] for row in rows_of(run / "out_of_fold.csv")} == {"val"}
+    test = folder / "test"
+    found = cli("evaluate", test, "--heads", run, "--truth", test, "--json")
+    assert found.json["images"] == 6
+    assert np.sum(found.json["scores"]["class"]["head"]["confusion_matrix"]) == 6
+    report = cli(
+        "viz", "report", run, test, "--truth", test, "--out", tmp_path / "r.html", "--json"
+    )
+    assert (
+        report.json["scores"]["class"]["accuracy"]
+        == found.json["scores"]["class"]["head"]["accuracy"]["pooled"]
+    )
+
+
+def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
+    kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
+    folder = class_parts(tmp_path, train=1, val=1)
+    with pytest.raises(DataError, match="holds the parts train, val"):
+        truth_table(None, folder, {"kind": kind})
+    table = truth_table(folder / "val", folder / "val", {"kind": kind})
+    assert table["kind"].tolist() == ["blue", "red"]
+    with pytest.raises(DataError, match="in the place of"):
+        truth_table(folder / "train", folder / "val", {"kind": kind})
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "named"),
+    [
+        pytest.param(Task("kind", 2, kind="classification"), ["1.png"], "no class folders", id="images alone"),
+        pytest.param(Task("mass", 1), ["a/1.png", "b/1.png"], "predict mass", id="numbers"),
+        pytest.param(Task("soil", 2, kind="segmentation"), ["a/1.png", "b/1.png"], "no images with masks", id="masks"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
+    task: Task, files: list[str], named: str, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path, *files)
+    with pytest.raises(DataError, match=named):
+        truth_table(None, folder, {task.name: task})
+
+
+def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
+    with pytest.raises(DataError, match="mass of '1.png' is 'little'.*a number"):
+        truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)})
+
+
+def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:
+    """Write two images and their masks into each part of img/ and annotations/masks/."""
+    for name in names:
+        for i in range(2):
+            pictures(root, f"img/{name}/{i}.png", f"annotations/masks/{name}/{i}.png")
+    return root / "img", root / "annotations" / "masks"
+
+
+def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "training", "validation")
+    config = config_of(images, labels=str(masks), subfolders="parts")
+    table = table_of(config)
+    [(train, valid)] = folds_of(config, table).values()
+    assert list(table.index[train]) == ["training/0.png", "training/1.png"]
+    assert list(table.index[valid]) == ["validation/0.png", "validation/1.png"]
+    assert table["labels"].tolist()[3] == masks / "validation" / "1.png"
+
+
+def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "a", "b", "c")
+    config = config_of(images, labels=str(masks), subfolders="folds")
+    folds = folds_of(config, table_of(config))
+    assert [len(valid) for _, valid in folds.values()] == [2, 2, 2]
+
+
+def test_named_images_and_masks_without_the_option_are_one_set_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    table = table_of(config_of(images, labels=str(masks)))
+    assert len(table) == 4
+    assert "the images of train and val are read as one set; --subfolders parts" in caplog.text
+
+
+def test_named_images_and_masks_are_no_classes(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    with pytest.raises(DataError, match="--subfolders is classes, .*expected folds or parts"):
+        config_of(images, labels=str(masks), subfolders="classes")
+
+
+def test_parts_of_named_images_and_masks_take_no_number_of_folds(tmp_path: Path) -> None:
+    images, masks = folders_of_parts(tmp_path, "train", "val")
+    with pytest.raises(ConfigError, match="the folders train, val are the folds"):
+        config_of(images, {"count": 3}, labels=str(masks), subfolders="parts")

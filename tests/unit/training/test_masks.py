@@ -1,0 +1,180 @@
+"""The masks of a training: their classes, what has no label, and what is named before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.unit.data.tiff_files import nodata_tag, write_tiff
+
+from dinoneck import ConfigError, DataError, DenseHead, Predictor, Task, evaluate
+from dinoneck.backbones import Backbone
+from dinoneck.data import Preprocessing, read_masks
+from dinoneck.training import TrainConfig
+from dinoneck.training.config import DataConfig
+from dinoneck.training.table import Maps, read_maps
+
+SIZE = (32, 48)
+PREPARE = Preprocessing(16)
+
+
+def written(folder: Path, masks: Sequence[np.ndarray], suffix: str = "png") -> Path:
+    """Write an image for each mask, and the masks; the folder is returned."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number, values in enumerate(masks):
+        Image.new("RGB", SIZE[::-1], (60 * number, 90, 30)).save(folder / f"images/{number}.png")
+        if suffix == "png":
+            Image.fromarray(values).save(folder / f"masks/{number}.png")
+    return folder
+
+
+def halves(left: float, right: float, dtype: str = "u1") -> np.ndarray:
+    values = np.full(SIZE, left, dtype)
+    values[:, 24:] = right
+    return values
+
+
+def maps_of(folder: Path, **data: Any) -> Maps:
+    table = read_masks(folder / "images", folder / "masks")
+    return read_maps(DataConfig(**data), table, PREPARE)
+
+
+def test_black_and_white_masks_train_two_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(tmp_path, [halves(0, 255), halves(0, 0), halves(255, 255)])
+    maps = maps_of(folder, classes=("soil", "crop"))
+    assert maps.names == ("soil", "crop")
+    assert maps.values[0, 1, 0].tolist() == [0.0, 0.5, 1.0]
+    assert maps.values[:, 1].mean().item() == 0.5
+    assert (maps.weight == 256).all()
+    assert maps.pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
+    assert "read as the classes 'soil' and 'crop'" in caplog.text
+
+
+def test_class_values_name_the_numbers_of_the_classes(tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(30, 10), halves(20, 30)])
+    maps = maps_of(folder, class_values=(10, 20, 30))
+    assert maps.names == ("10", "20", "30")
+    assert maps.values[0, :, 0, 0].tolist() == [0, 0, 1]
+    named = maps_of(folder, class_values=(10, 20, 30), classes=("a", "b", "c"))
+    assert named.names == ("a", "b", "c")
+
+
+def test_a_class_without_a_pixel_is_named_before_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(tmp_path, [halves(1, 2)])
+    maps_of(folder, classes=("soil", "crop", "weed"))
+    assert "no pixel of the class 'soil'" in caplog.text
+    assert "They hold 1, 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("masks", "data"),
+    [
+        pytest.param([halves(0, 255)], {"classes": ("soil", "crop"), "nodata": (255,)}, id="255"),
+        pytest.param([halves(0, 7)], {"nodata": (7,)}, id="no names"),
+        pytest.param([halves(1, 1)], {"classes": ("soil", "crop")}, id="one class in the masks"),
+    ],
+)
+def test_masks_of_one_class_are_refused(
+    masks: list[np.ndarray], data: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = written(tmp_path, masks)
+    with pytest.raises(DataError, match="alone; expected two classes or more"):
+        maps_of(folder, **data)
+
+
+def test_the_nodata_that_hides_a_class_is_named(tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(0, 255)])
+    with pytest.raises(DataError, match=r"768 pixels by nodata \(255\): leave it out"):
+        maps_of(folder, classes=("soil", "crop"), nodata=(255,))
+
+
+def test_the_tag_that_hides_a_class_is_named(tmp_path: Path) -> None:
+    """QGIS and others note 0 as nodata in masks whose 0 is the background."""
+    folder = written(tmp_path, [halves(0, 1)], suffix="tif")
+    write_tiff(folder / "masks/0.tif", halves(0, 1), tags=nodata_tag("0"))
+    with pytest.raises(DataError, match=r"the class '1' alone.*GDAL_NODATA \(0\).*unsetnodata"):
+        maps_of(folder)
+
+
+def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(0, 0)], suffix="tif")
+    height = halves(-9999, 0.5, dtype="f4")
+    write_tiff(folder / "masks/0.tif", height, tags=nodata_tag("-9999"))
+    maps = maps_of(folder, label_kind="numbers")
+    assert maps.weight[0].tolist() == [[0, 128, 256], [0, 128, 256]]
+    assert maps.values[0, 0].nan_to_num(-1).tolist() == [[-1, 0.5, 0.5], [-1, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"labels": "m", "label_kind": "numbers", "class_values": (0, 255)}, "class_values"),
+        ({"labels": "m", "classes": ("a",), "class_values": (0, 255)}, "1 classes and 2"),
+    ],
+)
+def test_class_values_that_have_no_effect_are_refused(data: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        DataConfig(**data)
+
+
+def test_class_values_are_in_a_record_only_where_they_are_set() -> None:
+    assert not TrainConfig().to_dict()["data"].keys() & {"bits", "class_values"}
+    config = TrainConfig.from_dict({"data": {"labels": "mask", "class_values": [0, 255]}})
+    assert config.to_dict()["data"]["class_values"] in ([0, 255], (0, 255))
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+# Evaluation
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def segmenter(tiny: Backbone) -> Predictor:
+    task = Task("cover", dim=2, kind="segmentation", labels=("soil", "crop"))
+    return Predictor(DenseHead(64, [task]), tiny)
+
+
+def true_pixels(found: dict[str, Any]) -> list[int]:
+    matrix = found["scores"]["cover"]["head"]["confusion_matrix"]
+    return [sum(row) for row in matrix]
+
+
+def test_black_and_white_masks_are_evaluated_as_two_classes(
+    segmenter: Predictor, tmp_path: Path
+) -> None:
+    folder = written(tmp_path, [halves(0, 255), halves(0, 0)])
+    found = evaluate(segmenter, folder / "images", folder / "masks")
+    assert true_pixels(found) == [768 * 3, 768]
+
+
+def test_class_values_are_evaluated(segmenter: Predictor, tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(1, 2), halves(1, 1)])
+    found = evaluate(segmenter, folder / "images", folder / "masks", class_values=(1, 2))
+    assert true_pixels(found) == [768 * 3, 768]
+
+
+def test_a_class_that_the_truth_lacks_is_named(
+    segmenter: Predictor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(tmp_path, [halves(0, 0)])
+    evaluate(segmenter, folder / "images", folder / "masks")
+    assert "no pixel of the class 'crop'" in caplog.text
+
+
+def test_palettes_of_the_truth_must_agree(segmenter: Predictor, tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(0, 1), halves(0, 1)])
+    for number, palette in enumerate(([0, 0, 0, 255, 0, 0], [255, 0, 0, 0, 0, 0])):
+        image = Image.fromarray(halves(0, 1), "P")
+        image.putpalette(palette)
+        image.save(folder / f"masks/{number}.png")
+    with pytest.raises(DataError, match="index 0 is red in .*black in"):
+        evaluate(segmenter, folder / "images", folder / "masks")

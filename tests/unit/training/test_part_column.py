@@ -1,0 +1,71 @@
+"""A fold column whose words are all parts, such as train and val, is read as folders of these names are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dinoneck import DataError
+from dinoneck.training import TrainConfig
+from dinoneck.training.table import folds_of, table_of
+
+CONFIG = {"data": {"targets": ["y"]}, "folds": {"column": "split"}}
+
+
+def folds_by_id(
+    words: list[str], *, is_ready_made: bool = False, column: str = "split"
+) -> list[tuple[list[str], list[str]]]:
+    """The ids that each fold trains on and holds out; images are called 0, 1, ... in memory."""
+    ids = [str(number) for number in range(len(words))]
+    frame = pd.DataFrame({"image": ids, "y": np.arange(len(words), dtype=float), column: words})
+    config = TrainConfig.from_dict(CONFIG)
+    if is_ready_made:
+        frame = frame.set_index("image").rename(columns={column: "fold"})
+        frame["images"] = pd.Series(dtype=object)
+    else:
+        config = config.changed(data=config.data.changed(store="tokens"))
+    table = table_of(config, frame)
+    folds = folds_of(config, table)
+    return [(list(table.index[train]), list(table.index[valid])) for train, valid in folds.values()]
+
+
+@pytest.mark.parametrize("is_ready_made", [False, True], ids=["frame", "ready-made table"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["train", "val", "train", "test", "val"], id="train, val, test"),
+        pytest.param(["Training", "VALID", "train", "Test", "Validation"], id="other words"),
+    ],
+)
+def test_part_words_are_one_fold_that_holds_val_out_and_leaves_test(
+    words: list[str], is_ready_made: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folds = folds_by_id(words, is_ready_made=is_ready_made)
+
+    assert folds == [(["0", "2"], ["1", "4"])]
+    assert caplog.messages == [
+        "the fold column 'split' names parts: train (2 images) is trained on, val (2 images) is "
+        "held out; test (1 image) is left out, for evaluate"
+    ]
+
+
+def test_train_and_val_alone_are_one_fold() -> None:
+    assert folds_by_id(["val", "train", "train"]) == [(["1", "2"], ["0"])]
+
+
+@pytest.mark.parametrize("words", [["train", "a", "train"], ["0", "1", "0"], ["a", "b", "a"]])
+def test_other_words_are_folds_that_are_held_out_in_turn(
+    words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folds = folds_by_id(words)
+
+    assert sorted(folds) == [(["0", "2"], ["1"]), (["1"], ["0", "2"])]
+    assert not caplog.messages
+
+
+def test_parts_without_val_are_refused() -> None:
+    with pytest.raises(
+        DataError, match="'split' has the parts test, train; expected train and val"
+    ):
+        folds_by_id(["train", "test", "train"])
