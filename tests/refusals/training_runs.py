@@ -326,7 +326,7 @@ ROWS: list[Row] = [
     (tokens_of_weights(1e6), DataError, ("'a'", "float16", "torch.bfloat16")),
     (tokens_of_weights(torch.nan), DataError, ("'a'", "not finite", "weights")),
     # the store
-    (on_converted_store, ConfigError, ("store", "no layers", "dinoneck extract")),
+    (on_converted_store, ConfigError, ("store", "no backbone", "--backbone NAME")),
     (on_store_made_with(data={"size": [64, 64]}), ConfigError, ("(32, 48)", "(64, 64)")),
     (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
     (on_store_of_other_images, StoreError, "a.png"),
