@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import (
     FRAME_NAME,
     GROUP,
@@ -244,18 +243,17 @@ def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
 
 def _opened(model: Any) -> Predictor | Detector:
     if isinstance(model, Predictor | Detector):
-        if isinstance(keyed := getattr(model, "tasks", ()), Mapping):
+        tasks_by_key = getattr(model, "tasks", ())
+        if isinstance(tasks_by_key, Mapping):
             raise ConfigError(
-                f"the model has the keys {', '.join(keyed)}; give {{name: model}} with a head each"
+                f"the model has the keys {', '.join(tasks_by_key)}; give {{name: model}} with a head each"
             )
         return model
-    [read] = opened(model).values()
-    first: Any = read[0]
-    return (
-        Detector.from_checkpoint(first)
-        if getattr(first, "head_type", "") == "detector"
-        else Predictor(read)
-    )
+    [checkpoints] = opened(model).values()
+    first: Any = checkpoints[0]
+    if getattr(first, "head_type", "") == "detector":
+        return Detector.from_checkpoint(first)
+    return Predictor(checkpoints)
 
 
 def truth_table(
@@ -404,51 +402,56 @@ def _without_parts(content: DataFolder) -> DataFolder:
 
 
 def _predictions(
-    one: Predictor, table: Any, masks: Mapping[str, DenseLabels], scored: dict[str, Scored]
+    predictor: Predictor, table: Any, masks: Mapping[str, DenseLabels], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
-    maps = LABELS in table and any(task.is_map for task in one.tasks)
-    found = predict_many(
-        partial(one, maps="patch" if maps else None),
-        list(table[IMAGES]),
-        at_once=4 * one.batch_size,
-    )
-    rows = [*found.values()]
-    return _values(one, table, rows, scored) | (
-        _matrices(one, table, rows, masks, scored) if maps else {}
-    )
+    has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
+    predict = partial(predictor, maps="patch" if has_masks else None)
+    row_of_image = predict_many(predict, list(table[IMAGES]), at_once=4 * predictor.batch_size)
+    rows = list(row_of_image.values())
+    predictions = _values(predictor, table, rows, scored)
+    if has_masks:
+        predictions |= _matrices(predictor, table, rows, masks, scored)
+    return predictions
 
 
 def _values(
-    one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
+    predictor: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
-    own: dict[str, Any] = {}
-    for column, task, place in columns_of(one.tasks):
+    predictions: dict[str, Any] = {}
+    for column, task, place in columns_of(predictor.tasks):
         # the groups of the table are not the truth of a class "group"
         if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
             continue
-        if task.kind == "classification" and place == 0 and task.name in table:
-            truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
-            first = scored.setdefault(
-                task.name, Scored("class", task.name, slice(None), truths, task.labels)
-            )
-            # another head may number them otherwise
-            order = [*map(first.labels.index, task.labels)] or range(task.dim)
-            own[task.name] = np.array([order[int(np.argmax(row[task.name]))] for row in rows])
-        elif task.kind != "classification" and column in table and not class_names(table, column):
+        if task.kind == "classification":
+            # a column per class, and one truth for all of them
+            if place == 0 and task.name in table:
+                predictions[task.name] = _classes(task, table, rows, scored)
+        elif column in table and not class_names(table, column):
             truths = np.asarray(table[column], np.float64)[:, None]
             scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
-            own[column] = np.array([np.reshape(row[task.name], -1)[place] for row in rows])[:, None]
-    return own
+            numbers = [np.reshape(row[task.name], -1)[place] for row in rows]
+            predictions[column] = np.array(numbers)[:, None]
+    return predictions
+
+
+def _classes(task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> Any:
+    """The most probable class of every image (n,), numbered as in the first head of this task."""
+    truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
+    target = Scored("class", task.name, slice(None), truths, task.labels)
+    first = scored.setdefault(task.name, target)
+    # another head may number them otherwise
+    numbers = [first.labels.index(label) for label in task.labels] or list(range(task.dim))
+    return np.array([numbers[int(np.argmax(row[task.name]))] for row in rows])
 
 
 def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
     """How the trainings of the heads that predict segmentations read their masks, as far as recorded."""
     records: list[MaskRecord] = []
     for model in models.values():
-        for one in model.passes:
-            for reading in one.readings.values():
+        for backbone_pass in model.passes:
+            for reading in backbone_pass.readings.values():
                 if any(task.kind == "segmentation" for task in reading.head.tasks):
                     records += reading.mask_records
     return records
@@ -460,10 +463,30 @@ def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRec
     Raises:
         ConfigError: if trainings differ, or the call contradicts one.
     """
-    of_values = [record for record in records if record.class_values]
-    of_nodata = [record for record in records if record.nodata]
-    for record in of_values:
-        first = of_values[0]
+    with_class_values = [record for record in records if record.class_values]
+    with_nodata = [record for record in records if record.nodata]
+    _check_class_values(asked, with_class_values)
+    _check_nodata(asked, with_nodata)
+    # whose class values and whose nodata are taken
+    values_of = asked
+    nodata_of = asked
+    taken = []
+    if with_class_values and not asked.class_values:
+        values_of = with_class_values[0]
+        taken.append(f"class values {_listed(values_of.class_values)}")
+    if with_nodata and not asked.nodata:
+        nodata_of = with_nodata[0]
+        taken.append(f"nodata {_listed(nodata_of.nodata)}")
+    _check_apart(asked, values_of, nodata_of)
+    if taken:
+        logger.warning("masks are read as in training: %s", ", ".join(taken))
+    return MaskRecord(asked.source, values_of.class_values, nodata_of.nodata)
+
+
+def _check_class_values(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:
+    """Raise a ConfigError if the class values of trainings differ from another, or from the call."""
+    for record in records:
+        first = records[0]
         if record.class_values != first.class_values:
             raise ConfigError(
                 f"the training of {first.source} read masks with the class values "
@@ -477,8 +500,12 @@ def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRec
                 "leave class_values out (--class-values), and write the masks with the values of "
                 "the training if they have others"
             )
-    for record in of_nodata:
-        first = of_nodata[0]
+
+
+def _check_nodata(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:
+    """Raise a ConfigError if the nodata of trainings differ, or the call leaves some of it out."""
+    for record in records:
+        first = records[0]
         if {*record.nodata} != {*first.nodata}:
             raise ConfigError(
                 f"the training of {first.source} read masks with nodata {_listed(first.nodata)}, "
@@ -490,24 +517,23 @@ def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRec
                 f"masks with nodata {_listed(record.nodata)}; leave nodata out (--nodata), or name "
                 f"{_listed(record.nodata)} among it"
             )
-    with_values = next(iter(of_values), asked) if not asked.class_values else asked
-    with_nodata = next(iter(of_nodata), asked) if not asked.nodata else asked
-    both = {*with_values.class_values} & {*with_nodata.nodata}
-    if both and with_values is not with_nodata:
-        is_of_heads = asked not in (with_values, with_nodata)
-        remedy = "evaluate them apart" if is_of_heads else "leave the option out that names it"
-        raise ConfigError(
-            f"the class values of {with_values.source} are {_listed(with_values.class_values)}, "
-            f"and {min(both):g} is nodata of {with_nodata.source}; {remedy}"
-        )
-    taken = []
-    if with_values is not asked:
-        taken.append(f"class values {_listed(with_values.class_values)}")
-    if with_nodata is not asked:
-        taken.append(f"nodata {_listed(with_nodata.nodata)}")
-    if taken:
-        logger.warning("masks are read as in training: %s", ", ".join(taken))
-    return MaskRecord(asked.source, with_values.class_values, with_nodata.nodata)
+
+
+def _check_apart(asked: MaskRecord, values_of: MaskRecord, nodata_of: MaskRecord) -> None:
+    """Raise a ConfigError if a class of one source is nodata of another one."""
+    if values_of is nodata_of:
+        return
+    both = {*values_of.class_values} & {*nodata_of.nodata}
+    if not both:
+        return
+    if asked in (values_of, nodata_of):
+        remedy = "leave the option out that names it"
+    else:
+        remedy = "evaluate them apart"
+    raise ConfigError(
+        f"the class values of {values_of.source} are {_listed(values_of.class_values)}, "
+        f"and {min(both):g} is nodata of {nodata_of.source}; {remedy}"
+    )
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -525,24 +551,24 @@ def _mask_readers(
     segmentations = [task for task in tasks.values() if task.kind == "segmentation"]
     if not segmentations or not masks.files:
         return {}
-    _, class_values, nodata = _as_in_training(asked, records)
-    survey = survey_masks(masks.files, nodata, masks.image_sizes)
+    read_as = _as_in_training(asked, records)
+    survey = survey_masks(masks.files, read_as.nodata, masks.image_sizes)
     readers = {}
     for task in segmentations:
         names = task.labels or tuple(map(str, range(task.dim)))
-        classes = mask_classes(survey, names, class_values)
+        classes = mask_classes(survey, names, read_as.class_values)
         warn_of_empty_classes(
             classes.pixels,
             "pixel",
             "the masks",
             remedy="Its IoU is unknown, or 0 where the class is predicted",
         )
-        readers[task.name] = reader_of_classes(classes, nodata)
+        readers[task.name] = reader_of_classes(classes, read_as.nodata)
     return readers
 
 
 def _matrices(
-    one: Predictor,
+    predictor: Predictor,
     table: Any,
     rows: Sequence[Any],
     masks: Mapping[str, DenseLabels],
@@ -550,7 +576,7 @@ def _matrices(
 ) -> dict[str, Any]:
     """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
     matrices: dict[str, Any] = {}
-    for task in one.tasks:
+    for task in predictor.tasks:
         if task.kind != "segmentation":
             continue
         scored.setdefault(
@@ -564,7 +590,7 @@ def _matrices(
                 continue
             predicted = torch.as_tensor(row["maps"][task.name])[None]
             size = read_image_size(image)
-            true = masks[task.name].indices([file], one.preprocess, [size])
+            true = masks[task.name].indices([file], predictor.preprocess, [size])
             matrices[task.name][i] = map_confusion(true, predicted)
     return matrices
 
@@ -573,44 +599,38 @@ def _of_objects(
     kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
 ) -> dict[str, Any]:
     """Score models of boxes, masks or segments; of two or more the first is compared with each other one."""
-    found: dict[str, dict[str, Any]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     cost = {}
     results: dict[str, list[dict[str, Any]]] = {}  # not of panoptic segments
     datasets: dict[str, Any] = {}
-    for name, one in models.items():
+    for name, model in models.items():
         begin = time.perf_counter()
+        dataset: Any
         if kind == "boxes":
-            dataset: Any = BoxImages(
-                truth,
-                images,
-                classes=one.classes,
-                crowd=crowd,
-                bits=one.preprocess.bits,
-            )
-            boxes = predict_boxes(one, dataset)
-            found[name] = score_boxes(dataset, boxes)
+            dataset, boxes = predict_boxes(model, truth, images, crowd=crowd)
+            scores[name] = score_boxes(dataset, boxes)
             results[name] = coco_results(boxes, dataset)
+        elif kind == "masks":
+            dataset, objects = predict_masks(model, truth, images, crowd=crowd)
+            scores[name] = score_masks(dataset, objects)
+            results[name] = mask_results(objects, dataset)
         else:
-            dataset, objects = predict_masks(one, truth, images, crowd=crowd)
-            if kind == "masks":
-                found[name] = score_masks(dataset, objects)
-                results[name] = mask_results(objects, dataset)
-            else:
-                found[name] = score_segments(dataset, objects)
+            dataset, segments = predict_masks(model, truth, images, crowd=crowd)
+            scores[name] = score_segments(dataset, segments)
         datasets[name] = dataset
-        cost[name] = _cost(one, begin, found[name]["images"])
-    report: dict[str, Any] = {kind: found, "cost": cost, "versions": versions()}
+        cost[name] = _cost(model, begin, scores[name]["images"])
+    report: dict[str, Any] = {kind: scores, "cost": cost, "versions": versions()}
     if len(results) > 1:
         iou_type = "bbox" if kind == "boxes" else "segm"
-        report["verdict"] = _compare_objects(found, results, datasets, iou_type)
+        report["verdict"] = _compare_objects(scores, results, datasets, iou_type)
     return report
 
 
 def _compare_objects(
-    found: dict[str, dict[str, Any]],
+    scores: dict[str, dict[str, Any]],
     results: Mapping[str, list[dict[str, Any]]],
     datasets: Mapping[str, Any],
-    kind: str,
+    iou_type: str,
 ) -> str:
     """Add ``head_minus`` to the scores of all models but the first; return the verdict on AP."""
     first, *others = results
@@ -623,9 +643,9 @@ def _compare_objects(
                 f"{datasets[name].classes}; their AP is not compared"
             )
             continue
-        ends = precision_intervals(dataset, results[first], results[name], kind)
-        found[name]["head_minus"] = ends
-        sentences.append(_verdict(first, name, ends["AP"], found[first]["images"]))
+        intervals = precision_intervals(dataset, results[first], results[name], iou_type)
+        scores[name]["head_minus"] = intervals
+        sentences.append(_verdict(first, name, intervals["AP"], scores[first]["images"]))
     return "\n".join(sentences)
 
 
@@ -639,13 +659,22 @@ def _verdict(first: str, other: str, ends: list[float] | None, images: int) -> s
     return f"{difference} is {ends[0]:+.3f} ... {ends[1]:+.3f} over {images} images, {clear}"
 
 
-def _cost(one: Any, begin: float, images: int) -> dict[str, float]:
-    backbone, *modules = (one.backbone, one) if isinstance(one, Detector) else one.passes[0].modules
-    inside = {id(x): x.numel() for x in backbone.parameters()}
-    own = sum(x.numel() for module in modules for x in module.parameters() if id(x) not in inside)
+def _cost(model: Predictor | Detector, begin: float, images: int) -> dict[str, float]:
+    """Seconds per image since ``begin``, and the parameters of the heads and of the backbone."""
     seconds = (time.perf_counter() - begin) / images
+    if isinstance(model, Detector):
+        backbone: Any = model.backbone
+        modules: Sequence[Any] = [model]
+    else:
+        backbone, *modules = model.passes[0].modules
+    of_backbone = {id(parameter): parameter.numel() for parameter in backbone.parameters()}
+    count = 0
+    for module in modules:
+        for parameter in module.parameters():
+            if id(parameter) not in of_backbone:
+                count += parameter.numel()
     return {
         "seconds_per_image": seconds,
-        "parameters": own,
-        "backbone_parameters": sum(inside.values()),
+        "parameters": count,
+        "backbone_parameters": sum(of_backbone.values()),
     }

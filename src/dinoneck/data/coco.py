@@ -262,8 +262,8 @@ def _repair(content: dict[str, Any], repairs: Repairs) -> None:
     )
     for name in ("width", "height"):
         _drop_nulls(images, name)
-        _repair_whole_numbers(images, name, repairs)
-    _repair_whole_numbers(segments, "id", repairs)
+        _repair_whole_numbers(images, name, repairs, kind_of_texts=TEXT_NUMBERS)
+    _repair_whole_numbers(segments, "id", repairs, kind_of_texts=TEXT_NUMBERS)
     for entries in (annotations, segments):
         _repair_flags(entries, CROWD_KEY, repairs)
     _repair_flags(categories, "isthing", repairs)
@@ -287,19 +287,28 @@ def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
     are_numbers = all(whole_number(text) is not None for text in texts)
     for entries, key in uses:
         if are_numbers:
-            _ids_to_numbers(entries, key, repairs)
+            _repair_whole_numbers(entries, key, repairs, kind_of_texts=TEXT_IDS)
         else:
             _ids_to_texts(entries, key, repairs)
 
 
-def _ids_to_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
-    """Write ids as whole numbers; what spells none stays, and is refused when it gets its type."""
+def _repair_whole_numbers(
+    entries: Entries, key: str, repairs: Repairs, *, kind_of_texts: str
+) -> None:
+    """Write values as whole numbers; what spells none stays, and is refused when it gets its type.
+
+    Args:
+        entries: images, annotations, segments or categories.
+        key: of the values.
+        repairs: where repairs are counted by their kind.
+        kind_of_texts: the kind of a number that was written as a text.
+    """
     for entry in entries:
         value = entry.get(key)
         number = whole_number(value)
         if number is not None and not _is_integer(value):
             entry[key] = number
-            repairs[TEXT_IDS if isinstance(value, str) else WHOLE_FLOATS] += 1
+            repairs[kind_of_texts if isinstance(value, str) else WHOLE_FLOATS] += 1
 
 
 def _ids_to_texts(entries: Entries, key: str, repairs: Repairs) -> None:
@@ -334,15 +343,6 @@ def _drop_nulls(entries: Entries, key: str) -> None:
     for entry in entries:
         if key in entry and entry[key] is None:
             del entry[key]
-
-
-def _repair_whole_numbers(entries: Entries, key: str, repairs: Repairs) -> None:
-    for entry in entries:
-        value = entry.get(key)
-        number = whole_number(value)
-        if number is not None and not _is_integer(value):
-            entry[key] = number
-            repairs[TEXT_NUMBERS if isinstance(value, str) else WHOLE_FLOATS] += 1
 
 
 def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:

@@ -61,23 +61,35 @@ def evaluate_boxes(
         DataError: if the file or an image cannot be used, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    at_least(1, batch_size=batch_size)
-    bits = detector.preprocess.bits
-    dataset = BoxImages(coco_json, images, classes=detector.classes, crowd=crowd, bits=bits)
-    return score_boxes(dataset, predict_boxes(detector, dataset, batch_size))
+    dataset, predictions = predict_boxes(
+        detector, coco_json, images, batch_size=batch_size, crowd=crowd
+    )
+    return score_boxes(dataset, predictions)
 
 
 def predict_boxes(
-    detector: Detector, dataset: BoxImages, batch_size: int = 8
-) -> dict[Any, Prediction]:
-    """Return image id -> the boxes of all scores, of the images of a dataset."""
+    detector: Detector,
+    coco_json: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None,
+    *,
+    batch_size: int = 8,
+    crowd: Crowd = "ignore",
+) -> tuple[BoxImages, dict[Any, Prediction]]:
+    """Return the images of a file, and image id -> the boxes of all scores.
+
+    Raises:
+        ConfigError, DataError: as :func:`evaluate_boxes`.
+    """
+    at_least(1, batch_size=batch_size)
+    bits = detector.preprocess.bits
+    dataset = BoxImages(coco_json, images, classes=detector.classes, crowd=crowd, bits=bits)
     predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         found = detector.predict(batch, min_score=0.0, batch_size=batch_size)
         for row, prediction in zip(rows, found, strict=True):
             predictions[dataset.ids[row]] = prediction
-    return predictions
+    return dataset, predictions
 
 
 def _check_images(dataset: Any, predictions: Mapping[Any, Any]) -> None:

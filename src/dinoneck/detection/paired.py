@@ -24,7 +24,7 @@ class ClassResults:
         image: (P,), the place of each object's image; the surest first.
         right: bool (T, P), whether it is right at each IoU.
         counts: bool (T, P), whether it counts at all: crowd regions are ignored.
-        known: (images,), true objects per image.
+        known: (images,), number of true objects per image.
     """
 
     image: Array
@@ -70,10 +70,11 @@ def precision_intervals(
 
 
 def _ends(differences: Array) -> list[float] | None:
-    known = differences[~np.isnan(differences)]
-    if not known.size:
+    """The ends of the 95 % interval, over the draws in which both models have a score."""
+    scored = differences[~np.isnan(differences)]
+    if not scored.size:
         return None
-    low, high = np.quantile(known, (0.025, 0.975))
+    low, high = np.quantile(scored, (0.025, 0.975))
     return [float(low), float(high)]
 
 
@@ -86,7 +87,7 @@ def class_results(evaluation: Any) -> list[ClassResults]:
         if row is not None and row["aRng"] == parameters.areaRng[0]:
             by_class[row["category_id"]].append(row)
     thresholds = len(parameters.iouThrs)
-    found = []
+    classes = []
     for rows in by_class.values():
         known = np.zeros(len(place_of))
         scores: list[Array] = [np.zeros(0)]
@@ -102,7 +103,7 @@ def class_results(evaluation: Any) -> list[ClassResults]:
             right.append(np.asarray(row["dtMatches"]).reshape(thresholds, number) > 0)
             counts.append(~np.asarray(row["dtIgnore"], bool).reshape(thresholds, number))
         order = np.argsort(-np.concatenate(scores), kind="mergesort")  # as pycocotools
-        found.append(
+        classes.append(
             ClassResults(
                 image=np.concatenate(image)[order],
                 right=np.concatenate(right, axis=1)[:, order],
@@ -110,7 +111,7 @@ def class_results(evaluation: Any) -> list[ClassResults]:
                 known=known,
             )
         )
-    return found
+    return classes
 
 
 def drawn_precision(classes: Sequence[ClassResults], draws: Array) -> Array:
@@ -123,29 +124,37 @@ def drawn_precision(classes: Sequence[ClassResults], draws: Array) -> Array:
     Returns:
         (draws, IoUs), the mean over the classes that a draw has objects of; NaN where it has none.
     """
-    each = np.full((len(classes), len(draws), len(classes[0].right)), np.nan)
-    for place, results in enumerate(classes):
+    precisions = np.full((len(classes), len(draws), len(classes[0].right)), np.nan)
+    for number, results in enumerate(classes):
         for draw, weights in enumerate(draws):
-            known = float(weights @ results.known)
-            if known:
-                each[place, draw] = _precision(results, weights[results.image], known)
-    is_known = ~np.isnan(each)
-    total = np.where(is_known, each, 0.0).sum(axis=0)
-    number = is_known.sum(axis=0)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+            num_true = float(weights @ results.known)
+            if num_true:
+                precisions[number, draw] = _precision(results, weights[results.image], num_true)
+    is_scored = ~np.isnan(precisions)
+    total = np.where(is_scored, precisions, 0.0).sum(axis=0)
+    num_classes = is_scored.sum(axis=0)
+    return np.where(num_classes > 0, total / np.maximum(num_classes, 1), np.nan)
 
 
-def _precision(results: ClassResults, weights: Array, known: float) -> Array:
-    """Return COCO's AP (T,) of a class, with objects that count as often as their images."""
+def _precision(results: ClassResults, weights: Array, num_true: float) -> Array:
+    """Return COCO's AP (T,) of a class, with objects that count as often as their images.
+
+    Args:
+        results: the ranked objects (P,) of the class.
+        weights: (P,), how often the image of each object was drawn.
+        num_true: true objects of the images that were drawn.
+    """
     right = (results.right & results.counts) * weights  # (T, P)
     wrong = (~results.right & results.counts) * weights
     hits = right.cumsum(axis=1)
-    recall = hits / known
+    recall = hits / num_true
     precision = hits / np.maximum(hits + wrong.cumsum(axis=1), 1)
     best_after = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    found = np.zeros(len(recall))
-    for place in range(len(recall)):
-        at = np.searchsorted(recall[place], RECALLS, side="left")
-        reached = at < recall.shape[1]
-        found[place] = best_after[place][at[reached]].sum() / len(RECALLS)
-    return found
+    average = np.zeros(len(recall))
+    for threshold in range(len(recall)):
+        first_object = np.searchsorted(recall[threshold], RECALLS, side="left")
+        # a recall that is never reached has a precision of 0
+        is_reached = first_object < recall.shape[1]
+        reached = best_after[threshold][first_object[is_reached]]
+        average[threshold] = reached.sum() / len(RECALLS)
+    return average

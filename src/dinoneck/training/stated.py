@@ -59,9 +59,11 @@ def stated_record(
     layers = (model.depth - 1,) if backbone.layers is None else backbone.layers
     _compare(model, layers, stored, store)
     name = resolve_name(backbone.name)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
     if name.endswith(SATELLITE):
-        mean, std = SATELLITE_MEAN, SATELLITE_STD
+        mean = SATELLITE_MEAN
+        std = SATELLITE_STD
     return {
         "name": name,
         "family": family_of(name),
