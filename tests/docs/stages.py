@@ -73,13 +73,13 @@ def make_folder(folder: Path) -> None:
 
 def _write_boxes(folder: Path) -> None:
     """Write the boxes of a few of the real images: eight to learn from and six to test on."""
-    plain = json.loads((DATA / "blood_cells" / "val.json").read_text("utf-8"))
+    dataset = json.loads((DATA / "blood_cells" / "val.json").read_text("utf-8"))
     for name, rows in (("cells_train", slice(0, 8)), ("cells_val", slice(8, 14))):
-        images = plain["images"][rows]
+        images = dataset["images"][rows]
         ids = {image["id"] for image in images}
-        boxes = [box for box in plain["annotations"] if box["image_id"] in ids]
-        part = {"images": images, "annotations": boxes, "categories": plain["categories"]}
-        (folder / f"{name}.json").write_text(json.dumps(part), "utf-8")
+        boxes = [box for box in dataset["annotations"] if box["image_id"] in ids]
+        subset = {"images": images, "annotations": boxes, "categories": dataset["categories"]}
+        (folder / f"{name}.json").write_text(json.dumps(subset), "utf-8")
 
 
 def _write_scans(folder: Path, frames: Frames) -> None:
@@ -89,18 +89,20 @@ def _write_scans(folder: Path, frames: Frames) -> None:
     for number in range(6):
         name = f"scene000{number}_00"
         views = [number % 2, number % 2 + 1, number % 2 + 2]
-        part = frames.of(views)
-        write_scene(folder / "scans", name, part)
-        cloud = part.cameras.unproject(part.depth).reshape(-1, 3)
+        scene = frames.of(views)
+        write_scene(folder / "scans", name, scene)
+        cloud = scene.cameras.unproject(scene.depth).reshape(-1, 3)
         cloud = cloud[cloud.isfinite().all(1)][::50]
         height = cloud[:, 1]
         label = 1 + (height > height.median()).long()
         column = (cloud[:, 0] > cloud[:, 0].median()).long()
-        table = torch.cat((cloud, label[:, None], (2 * (label - 1) + column)[:, None]), dim=1)
+        instance = 2 * (label - 1) + column
+        table = torch.cat((cloud, label[:, None], instance[:, None]), dim=1)
         np.save(folder / "labels" / f"{name}.npy", table.numpy())
-        for view in range(len(part)):
+        for view in range(len(scene)):
             image = f"2D/{name}/color/{view}.png"
-            entries.append({"img_path": image, "pose": part.cameras.cam_to_world[view].numpy()})
+            pose = scene.cameras.cam_to_world[view].numpy()
+            entries.append({"img_path": image, "pose": pose})
     content = {"metainfo": {}, "data_list": entries}
     raw = pickle.dumps(content, protocol=2)
     (folder / "scans" / "scannet_oneformer3d_infos_val.pkl").write_bytes(raw)

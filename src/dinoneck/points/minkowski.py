@@ -35,18 +35,19 @@ class MinkowskiAdapter:
         Raises:
             ShapeError: if the tensor's own stride is another, naming it.
         """
-        if self.strides(x) != (stride,) * _AXES:
+        tensor_stride = self.strides(x)
+        if tensor_stride != (stride,) * _AXES:
             raise ShapeError(
-                f"the tensor has tensor_stride {list(self.strides(x))} where stride {stride} is "
+                f"the tensor has tensor_stride {list(tensor_stride)} where stride {stride} is "
                 "injected; name the module at that stride"
             )
-        places = x.C.long()
-        return places[:, 1:], places[:, 0]
+        batched_coords = x.C.long()  # (M, 4): batch, x, y, z
+        return batched_coords[:, 1:], batched_coords[:, 0]
 
     def features(self, x: Any) -> Tensor:
         """Return ``F``, (M, C)."""
-        found: Tensor = x.F
-        return found
+        feats: Tensor = x.F
+        return feats
 
     def with_features(self, x: Any, feats: Tensor) -> Any:
         """Return a tensor with other features on the same coordinate map, so that skips still fit."""
@@ -86,13 +87,13 @@ class MinkowskiAdapter:
             )
         if hasattr(x, "features_at_coordinates"):
             query = torch.cat((batch[:, None], coords), dim=1).to(x.F.dtype)
-            found: Tensor = x.features_at_coordinates(query)
-            return found
+            feats: Tensor = x.features_at_coordinates(query)
+            return feats
         return self._interpolated(x, coords, batch)
 
     def _interpolated(self, x: Any, coords: Tensor, batch: Tensor) -> Tensor:
-        places = x.C.long()
-        keys, order = torch.sort(encode(places[:, 1:], places[:, 0]))
+        batched_coords = x.C.long()  # (M, 4): batch, x, y, z
+        keys, order = torch.sort(encode(batched_coords[:, 1:], batched_coords[:, 0]))
         stride = coords.new_tensor(self.strides(x), dtype=torch.float64)
         cells = coords.double() / stride
         low = cells.floor()
@@ -103,9 +104,9 @@ class MinkowskiAdapter:
         for step in product((0, 1), repeat=_AXES):
             corner = low + low.new_tensor(step)
             weight = (1 - (cells - corner).abs()).prod(dim=1)  # (Q,)
-            wanted = encode((corner * stride).long(), batch.long())
-            row = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-            weight = weight * (keys[row] == wanted)
+            corner_keys = encode((corner * stride).long(), batch.long())
+            row = torch.searchsorted(keys, corner_keys).clamp_(max=len(keys) - 1)
+            weight = weight * (keys[row] == corner_keys)
             result = result + weight[:, None].to(result) * feats[order[row]]
         return result
 
