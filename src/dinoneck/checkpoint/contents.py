@@ -190,9 +190,9 @@ def _difference(given: Any, expected: Any, place: str) -> str:
             if _json(given[key]) != _json(expected[key]):
                 return _difference(given[key], expected[key], f"{place}.{key}")
     if isinstance(given, list) and isinstance(expected, list) and len(given) == len(expected):
-        for i, (one, other) in enumerate(zip(given, expected, strict=True)):
-            if _json(one) != _json(other):
-                return _difference(one, other, f"{place}[{i}]")
+        for i, (given_item, expected_item) in enumerate(zip(given, expected, strict=True)):
+            if _json(given_item) != _json(expected_item):
+                return _difference(given_item, expected_item, f"{place}[{i}]")
     return f"{place} is {_shown(given)}; expected {_shown(expected)}"
 
 

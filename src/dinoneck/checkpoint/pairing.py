@@ -162,7 +162,8 @@ def check_fits(
         CheckpointError: if the width, the layers or the patch size differ, naming both.
     """
     record = backbone or {}
-    inputs_patch, backbone_patch = (inputs or {}).get("patch_size"), record.get("patch_size")
+    inputs_patch = (inputs or {}).get("patch_size")
+    backbone_patch = record.get("patch_size")
     if inputs_patch is not None and backbone_patch is not None:
         check_patch(inputs_patch, backbone_patch)
 
@@ -178,14 +179,17 @@ def check_fits(
     layers = record.get("layers")
     if layers is None:
         return
-    indices, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
+    indices = getattr(module, "layer_indices", None)
+    count = getattr(module, "num_layers", None)
     if indices is not None:
-        is_missing, wanted = not {*indices} <= {*layers}, f"blocks {[*indices]}"
+        does_fit = {*indices} <= {*layers}
+        layers_read = f"blocks {[*indices]}"
     else:
-        is_missing, wanted = count not in (None, len(layers)), f"{count} layers"
-    if is_missing:
+        does_fit = count is None or count == len(layers)
+        layers_read = f"{count} layers"
+    if not does_fit:
         raise CheckpointError(
-            f"this {name} reads {wanted}, the backbone gives blocks {[*layers]}; save it with the "
+            f"this {name} reads {layers_read}, the backbone gives blocks {[*layers]}; save it with the "
             "backbone that it was trained on (load_backbone(layers=...), or "
             "backbone.with_layers(...))",
             step="pairing",
@@ -254,10 +258,11 @@ def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     for key in ("mean", "std"):
-        one, other = trained.get(key), given.get(key)
-        if one is None or other is None:
+        trained_values = trained.get(key)
+        given_values = given.get(key)
+        if trained_values is None or given_values is None:
             continue
-        if not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL):
+        if not np.allclose(trained_values, given_values, rtol=0, atol=_SAME_CHANNEL):
             return [
                 f"normalisation: the head's backbone took images with mean {trained.get('mean')} "
                 f"and std {trained.get('std')}, this one takes {given.get('mean')} and "

@@ -262,15 +262,15 @@ def _check_names(names: Sequence[str], name: str) -> None:
             "was edited. Fetch it again",
             step="tensors",
         )
-    for one, other in pairwise(names):
-        if one == other:
+    for tensor, later in pairwise(names):
+        if tensor == later:
             raise CheckpointError(
-                f"{name} lists the tensor {one} twice; the file was edited. Fetch it again",
+                f"{name} lists the tensor {tensor} twice; the file was edited. Fetch it again",
                 step="tensors",
             )
-        if one > other:
+        if tensor > later:
             raise CheckpointError(
-                f"{name} lists the tensor {one} before {other}; expected names in order. The file "
+                f"{name} lists the tensor {tensor} before {later}; expected names in order. The file "
                 "was edited, fetch it again",
                 step="tensors",
             )

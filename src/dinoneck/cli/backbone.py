@@ -214,7 +214,8 @@ def _measure(files: list[Path], prepare: Any, modules: dict[str, Any]) -> list[d
         for name, part in parts.items():
             scope = {"part": part, "value": value}
             timer = Timer("part(value)", globals=scope, num_threads=torch.get_num_threads())
-            time, value = timer.blocked_autorange(min_run_time=SECONDS_PER_PART), part(value)
+            time = timer.blocked_autorange(min_run_time=SECONDS_PER_PART)
+            value = part(value)
             rows.append(
                 {"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr}
             )

@@ -558,7 +558,9 @@ def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
             own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own
         )
     if not scores:
-        there = {*found.get("scores", {}), *(key for own in objects.values() for key in own)}
+        there = {*found.get("scores", {})}
+        for object_scores in objects.values():
+            there.update(object_scores)
         raise ConfigError(
             f"--at-least names {target!r}; expected one of {some_of(there, 8)}."
             f"{did_you_mean(target, there)}"

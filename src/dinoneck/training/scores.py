@@ -241,7 +241,7 @@ def confusion_matrix(
                [0, 1]])
     """
     is_known = as_array(true) >= 0
-    classes = [as_array(each)[is_known].astype(np.int64) for each in (true, predicted)]
+    classes = [as_array(indices)[is_known].astype(np.int64) for indices in (true, predicted)]
     for what, indices in zip(("true", "predicted"), classes, strict=True):
         is_outside = (indices < 0) | (indices >= num_classes)
         if is_outside.any():

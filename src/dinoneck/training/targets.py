@@ -58,19 +58,23 @@ def match_samples(
     columns = source.columns(targets, target_ids, names)
     cells = {} if weights is None else source.columns(weights, target_ids, weights)
     # the order of a set differs between processes
-    chosen, valid = (sorted(x) if isinstance(x, set | frozenset) else x for x in (ids, val_ids))
-    valid = [] if valid is None else source.all_of(valid)
-    if chosen is None:
-        every = {image_id for column in columns.values() for image_id in column}
-        train = sorted({*source.all_of(every)} - {*valid})
+    if isinstance(ids, set | frozenset):
+        ids = sorted(ids)
+    if isinstance(val_ids, set | frozenset):
+        val_ids = sorted(val_ids)
+    valid = [] if val_ids is None else source.all_of(val_ids)
+    if ids is None:
+        ids_with_values = {image_id for column in columns.values() for image_id in column}
+        train = sorted({*source.all_of(ids_with_values)} - {*valid})
     else:
-        train = source.all_of(chosen)
-    if both := {*train} & {*valid}:
+        train = source.all_of(ids)
+    both = {*train} & {*valid}
+    if both:
         raise DataError(
             f"{counted(len(both), 'id')} for training and for validation: "
             f"{some_of(map(repr, both), 3)}"
         )
-    if not train and chosen is not None:
+    if not train and ids is not None:
         raise DataError("there are no training ids: ids= is empty; name some, or leave it out")
     if not train and valid:
         raise DataError(
@@ -80,10 +84,9 @@ def match_samples(
     if not train:
         raise DataError("there are no training ids: the targets have no values; pass some")
     used = [*train, *valid]
-    values, counts = (
-        {name: _rows(name, x, used) for name, x in of.items()} for of in (columns, cells)
-    )
-    return train, valid, values, counts
+    values = {name: _rows(name, column, used) for name, column in columns.items()}
+    cell_weights = {name: _rows(name, column, used) for name, column in cells.items()}
+    return train, valid, values, cell_weights
 
 
 class SourceIds:
@@ -99,7 +102,8 @@ class SourceIds:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self.ids, self._named = set(ids), defaultdict[str, list[str]](list)
+        self.ids = set(ids)
+        self._named = defaultdict[str, list[str]](list)
         for image_id in ids:
             stem, suffix = _stem_and_suffix(image_id)
             for name in (stem + suffix, stem + _ANY):
@@ -157,7 +161,8 @@ class SourceIds:
                 f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: "
                 "value}"
             )
-        if absent := [name for name in names if name not in table]:
+        absent = [name for name in names if name not in table]
+        if absent:
             raise DataError(
                 f"there are no targets for {absent[0]!r}; given: "
                 f"{', '.join(map(str, table)) or 'none'}"
@@ -217,9 +222,9 @@ def by_id(
             f"{counted(len(twice), 'id')} with several rows in {name}: {some_of(twice, 3)}; keep "
             "one row"
         )
-    return dict(
-        zip(spelt, values.detach().cpu() if isinstance(values, Tensor) else values, strict=True)
-    )
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+    return dict(zip(spelt, values, strict=True))
 
 
 def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:

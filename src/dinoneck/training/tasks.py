@@ -125,13 +125,18 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
     weights = {map_name: weight} if weight is not None and map_kind == "dense" else {}
     for name, patches in weights.items():
         _propose_from_map(specs, learned[name][0], targets, name, patches)
-    scored, compositions = dict[str, Scored](), list[Composition]()
+    scored = dict[str, Scored]()
+    compositions = list[Composition]()
     for name, made in config.compositions.items():
         _check_composition(name, made, specs)
-        parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))
-        parts = specs[made.ratio].columns if made.ratio in specs else parts
-        compositions.append(Composition(parts, made.sums, name, made.total, made.ratio))
-        for i, column in enumerate(compositions[-1].names):
+        if made.ratio in specs:
+            parts = specs[made.ratio].columns
+        else:
+            summed = (part for members in made.sums.values() for part in members)
+            parts = tuple(dict.fromkeys(summed))
+        composition = Composition(parts, made.sums, name, made.total, made.ratio)
+        compositions.append(composition)
+        for i, column in enumerate(composition.names):
             if column in table:
                 truth = np.asarray(table[column], np.float64)[:, None]
                 scored[column] = Scored("value", name, slice(i, i + 1), truth)
