@@ -83,6 +83,15 @@ NUMBERED = [
     "E4.4.loss",
     "E4.4.run",
     "E4.5",
+    "E5.1",
+    "E5.2",
+    "E5.3",
+    "E5.4",
+    "E6.1",
+    "E6.3",
+    "E6.4",
+    "E7",
+    "E8",
 ]
 
 
@@ -112,6 +121,7 @@ def run(text: str, folder: Path) -> str:
     program = {
         "python": [sys.executable],
         "dinoneck": [sys.executable, "-m", "dinoneck"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
         "cat": ["cat"],
     }
     paths = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
