@@ -17,7 +17,8 @@ from examples.pointcloud.level_check import LevelReport
 
 _DOT = 1  # pixels around a point that are painted
 _WRONG = (255, 40, 40)  # points inside the image that are not at the depth measured there
-_NEAR, _FAR = (255, 230, 60), (40, 90, 255)  # points that agree, near to far
+_NEAR = (255, 230, 60)  # points that agree, from near
+_FAR = (40, 90, 255)  # to far
 
 
 def frame_lines(report: FrameReport, voxel: float) -> list[str]:
@@ -30,8 +31,8 @@ def frame_lines(report: FrameReport, voxel: float) -> list[str]:
     if report.views:
         lines.append(f"  valid projection: {report.valid_projection:.3f} of the points")
         rows = [("points in", "projected", "in front", "in bounds", "depth known", "depth agrees")]
-        for place, view in enumerate(report.views):
-            name = "own image" if place == 0 else view.frame
+        for number, view in enumerate(report.views):
+            name = "own image" if number == 0 else view.frame
             shares = (view.projected, view.front, view.in_bounds, view.known, view.agree)
             rows.append((name, *(f"{share:.3f}" for share in shares)))
         lines += table(rows)
@@ -76,10 +77,11 @@ def summary_lines(reports: Sequence[FrameReport], problems: Sequence[str]) -> li
     run = [report for report in reports if report.views]
     lines = [f"\n{len(reports)} frames, {len(run)} of them sent through the network"]
     if run:
-        agree = [value for report in run if (value := report.agree_elsewhere) is not None]
+        agree = [report.agree_elsewhere for report in run if report.agree_elsewhere is not None]
+        agreement = f"{fmean(agree):.3f}" if agree else "-"
         lines.append(
             f"  valid projection {fmean(report.valid_projection for report in run):.3f}, depth "
-            f"agrees with other frames {f'{fmean(agree):.3f}' if agree else '-'}, "
+            f"agrees with other frames {agreement}, "
             f"{fmean(report.cost.seconds for report in run):.2f} s per frame, peak memory "
             f"{max(report.cost.peak_memory_mb for report in run):.0f} MiB"
         )
@@ -127,17 +129,18 @@ def picture(frames: Frames, view: int, points: Tensor) -> Image.Image:
     grey = frames.images[view].float().mean(0).numpy()
     canvas = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8)
     order = z[0].argsort(descending=True)  # the nearest last, over the others
-    for wanted in (False, True):
-        rows = order[(inside & (agree == wanted))[order]]
-        place = pixels[rows].long().numpy()
+    for agrees in (False, True):
+        painted = inside & (agree == agrees)
+        rows = order[painted[order]]
+        centres = pixels[rows].long().numpy()  # (n, 2): x, y
         share = ((z[0][rows] - near) / max(far - near, 1e-6)).clamp(0, 1)[:, None].numpy()
         colours = np.array(_NEAR) * (1 - share) + np.array(_FAR) * share
-        if not wanted:
+        if not agrees:
             colours[:] = _WRONG
         for down in range(-_DOT, _DOT + 1):
             for right in range(-_DOT, _DOT + 1):
-                y = (place[:, 1] + down).clip(0, height - 1)
-                x = (place[:, 0] + right).clip(0, width - 1)
+                y = (centres[:, 1] + down).clip(0, height - 1)
+                x = (centres[:, 0] + right).clip(0, width - 1)
                 canvas[y, x] = colours.astype(np.uint8)
     return Image.fromarray(canvas)
 

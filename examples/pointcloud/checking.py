@@ -20,7 +20,6 @@ from dinoneck.atomic import write_text
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.points import CameraCheck, check_cameras
-from dinoneck.weight_files import read_state
 from examples.pointcloud.check_report import frame_lines, picture, save_picture, summary_lines
 from examples.pointcloud.extraction import Sampling, step_of
 from examples.pointcloud.features import frame_maps, maps_of
@@ -33,17 +32,20 @@ from examples.pointcloud.frame_check import (
 )
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.level_check import STRIDES
-from examples.pointcloud.minkowski_weights import STEM, stem_channels
+from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.room_batches import INPUT_CHANNELS, Inputs, Voxels
 from examples.pointcloud.rooms import room
 from examples.pointcloud.scans import Cloud, cloud_file, read_cloud
 from examples.pointcloud.segmentation import build, load_weights
 
-RESULT, PICTURES = "check.json", "pictures"
-ROOM_VIEWS, ROOM_SIZE = 5, (240, 320)
+RESULT = "check.json"
+PICTURES = "pictures"
+# of a drawn room
+ROOM_VIEWS = 5
+ROOM_SIZE = (240, 320)  # height, width
 ROOM_POINTS = 40_000
 _CLASSES = 20  # of the network's random last layer; any number does
-_OWN_POINTS = 4000  # of each other frame, in a picture
+_PICTURE_POINTS = 4000  # of the scan, or of each other frame, in a picture
 
 
 @dataclass
@@ -125,8 +127,8 @@ def check(
     if frames < 1 or points < 1:
         raise ConfigError(f"--frames is {frames} and --points {points}; expected 1 or more of each")
     inputs = _inputs(data, step_of(every, sampling), clouds, frames, seed)
-    place = local_device(device)
-    source = _source(features, backbone, random_backbone, place, inputs)
+    run_device = local_device(device)
+    source = _source(features, backbone, random_backbone, run_device, inputs)
     torch.manual_seed(seed)
     voxels = Voxels(voxel, inputs_of(init), STRIDES)
     model = build(
@@ -138,9 +140,9 @@ def check(
     )
     if init is not None:
         load_weights(model, init)
-    chain = Chain(model.to(place).eval(), voxels, points, place)
+    chain = Chain(model.to(run_device).eval(), voxels, points, run_device)
     out.mkdir(parents=True, exist_ok=True)
-    print(f"features of {source.channels} channels, network {network}, {place}")
+    print(f"features of {source.channels} channels, network {network}, {run_device}")
     reports = []
     left = frames
     for position, scene in enumerate(inputs):
@@ -151,9 +153,9 @@ def check(
     problems = [problem for report in reports for problem in report.problems]
     frame_reports = [frame for report in reports for frame in report.frames]
     for report in reports:
-        verdict = (
-            "nothing tells how its poses are read" if report.cameras is None else report.cameras
-        )
+        verdict = "nothing tells how its poses are read"
+        if report.cameras is not None:
+            verdict = str(report.cameras)
         print(f"\ncameras of {report.name}: {verdict}")
     print("\n".join(summary_lines(frame_reports, problems)))
     write_text(out / RESULT, json.dumps(_to_json(reports), indent=2) + "\n")
@@ -165,15 +167,12 @@ def inputs_of(init: Path | None) -> Inputs:
     """Return what a file's network is given of the points; geometry without a file.
 
     Raises:
-        ConfigError: if the file holds no such network.
+        ConfigError: if the file holds no such network, or takes other channels.
+        CheckpointError: if it holds several.
     """
     if init is None:
         return "geometry"
-    channels = stem_channels(read_state(init))
-    if channels is None:
-        raise ConfigError(
-            f"{init} holds no Res16UNet: neither {STEM} nor unet.stem.conv.weight is in it"
-        )
+    channels = file_channels(init)
     for inputs, count in INPUT_CHANNELS.items():
         if count == channels:
             return inputs
@@ -194,19 +193,20 @@ def check_scene(
             frames = scene.read()
             cloud = scene.cloud()
             report.cameras = verdict_of(frames, cloud)
-        texts = {warning.category: str(warning.message) for warning in warned}
-        report.problems += [f"{scene.name}: {text}" for text in texts.values()]
+        texts = dict.fromkeys(str(warning.message) for warning in warned)
+        report.problems += [f"{scene.name}: {text}" for text in texts]
         views = _evenly(len(frames), count)
         with warnings.catch_warnings():
             if texts:  # they are said again for every size that the cameras are brought to
                 warnings.simplefilter("ignore", UserWarning)
-            _check_frames(chain, report, frames, views, source.maps(frames, views), cloud, seed)
+            maps = source.maps(frames, views)
+            _check_frames(chain, report, frames, views, maps, cloud, seed)
         for view in views:
             save_picture(_picture(frames, view, cloud, seed), pictures, frames.names[view])
     except DinoneckError as error:
         report.problems.append(f"{scene.name}: {error}")
-    for one in report.frames:
-        report.problems += one.problems
+    for frame_report in report.frames:
+        report.problems += frame_report.problems
     cameras = report.cameras
     if cameras is not None and not is_right(cameras):
         report.problems.append(f"{scene.name}: {cameras}")
@@ -225,10 +225,11 @@ def _check_frames(
     seed: int,
 ) -> None:
     """Send frames through the chain, and print what each shows as soon as it is known."""
-    for place, view in enumerate(views):
-        one = check_frame(chain, report.name, frames, view, maps[place : place + 1], cloud, seed)
-        report.frames.append(one)
-        print("\n".join(frame_lines(one, chain.voxels.size)))
+    for row, view in enumerate(views):
+        view_map = maps[row : row + 1]
+        frame_report = check_frame(chain, report.name, frames, view, view_map, cloud, seed)
+        report.frames.append(frame_report)
+        print("\n".join(frame_lines(frame_report, chain.voxels.size)))
 
 
 def is_right(verdict: CameraCheck) -> bool:
@@ -246,19 +247,22 @@ def verdict_of(frames: Frames, cloud: Cloud | None) -> CameraCheck | None:
     return verdict if max(verdict.scores.values()) > 0 else None
 
 
-def _evenly(count: int, wanted: int) -> list[int]:
-    """Return so many of ``count`` places, evenly spaced."""
-    number = min(count, wanted)
-    return [place * count // number for place in range(number)]
+def _evenly(count: int, most: int) -> list[int]:
+    """Return at most ``most`` of the indices below ``count``, evenly spaced."""
+    number = min(count, most)
+    return [step * count // number for step in range(number)]
 
 
 def _picture(frames: Frames, view: int, cloud: Cloud | None, seed: int) -> Image.Image:
     """Return the scan, or what the other frames' depth shows, over the image of a frame."""
     if cloud is not None:
-        return picture(frames, view, points_of(frames, view, cloud, _OWN_POINTS, seed).points)
-    others = [place for place in range(len(frames)) if place != view] or [view]
-    parts = [points_of(frames, place, None, _OWN_POINTS, seed).points for place in others]
-    return picture(frames, view, torch.cat(parts))
+        points = points_of(frames, view, cloud, _PICTURE_POINTS, seed).points
+        return picture(frames, view, points)
+    others = [other for other in range(len(frames)) if other != view]
+    if not others:
+        others = [view]
+    clouds = [points_of(frames, other, None, _PICTURE_POINTS, seed).points for other in others]
+    return picture(frames, view, torch.cat(clouds))
 
 
 def _inputs(
@@ -268,9 +272,10 @@ def _inputs(
     if data is None:
         if clouds is not None:
             raise ConfigError("--clouds belongs to scenes of your own; drawn rooms have their scan")
-        return [_room_input(seed + place) for place in range(math.ceil(frames / ROOM_VIEWS))]
+        rooms = math.ceil(frames / ROOM_VIEWS)
+        return [_room_input(seed + number) for number in range(rooms)]
     folders = scene_folders(data)
-    chosen = [folders[place] for place in _evenly(len(folders), frames)]
+    chosen = [folders[index] for index in _evenly(len(folders), frames)]
     return [_folder_input(folder, every, clouds) for folder in chosen]
 
 
@@ -316,7 +321,7 @@ def _source(
 
 
 def _to_json(reports: Sequence[SceneReport]) -> list[dict[str, object]]:
-    found = []
+    scenes: list[dict[str, object]] = []
     for report in reports:
         cameras = None
         if report.cameras is not None:
@@ -328,7 +333,7 @@ def _to_json(reports: Sequence[SceneReport]) -> list[dict[str, object]]:
                 "verdict": str(report.cameras),
             }
         rows = [asdict(frame) for frame in report.frames]
-        found.append(
+        scenes.append(
             {
                 "scene": report.name,
                 "cameras": cameras,
@@ -336,4 +341,4 @@ def _to_json(reports: Sequence[SceneReport]) -> list[dict[str, object]]:
                 "problems": report.problems,
             }
         )
-    return found
+    return scenes

@@ -19,10 +19,9 @@ import tyro
 
 from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError
-from dinoneck.weight_files import read_state
 from examples.pointcloud.comparison_tables import markdown
 from examples.pointcloud.instances import AP_OF, SceneMatches, matches_from_json
-from examples.pointcloud.minkowski_weights import STEM, stem_channels
+from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.paired import (
     STUDENT,
     PairedPrecision,
@@ -163,11 +162,7 @@ def check_inputs(path: Path, inputs: Inputs, option: str) -> None:
     Raises:
         ConfigError: naming both, and the block that fits.
     """
-    channels = stem_channels(read_state(path))
-    if channels is None:
-        raise ConfigError(
-            f"{path} holds no Res16UNet: neither {STEM} nor unet.stem.conv.weight is in it"
-        )
+    channels = file_channels(path)
     if INPUT_CHANNELS[inputs] == channels:
         return
     fitting = [name for name, block in BLOCKS.items() if INPUT_CHANNELS[block.inputs] == channels]
@@ -209,18 +204,18 @@ class Runner:
         begin = Path(plan.init) if plan.init else None
         rows = {START: self._result(replace(plan, steps=self.pretrain_steps), start, begin)}
         for name, changes in ROWS.items():
-            own = replace(plan, **changes)
+            row_plan = replace(plan, **changes)
             if BLOCKS[block].stand_in and name != "3D only":
-                own = replace(own, backbone=STAND_IN)
+                row_plan = replace(row_plan, backbone=STAND_IN)
             folder = self.folder(block, plan.seed, name)
-            rows[name] = self._result(own, folder, start / WEIGHTS)
+            rows[name] = self._result(row_plan, folder, start / WEIGHTS)
         return rows
 
     def folder(self, block: str, seed: int, row: str) -> Path:
         """Return the folder of a run; blocks that give the points alike share the runs without images."""
         if row in (START, "3D only"):
             inputs = BLOCKS[block].inputs
-            block = next(name for name, one in BLOCKS.items() if one.inputs == inputs)
+            block = next(name for name, other in BLOCKS.items() if other.inputs == inputs)
         return self.out / block / f"seed{seed}" / row.lower().replace(",", "").replace(" ", "-")
 
     def _result(self, plan: Plan, folder: Path, start: Path | None) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dinoneck.errors import CheckpointError, some_of
+from dinoneck.errors import CheckpointError, ConfigError, some_of
 from dinoneck.points import minkowski_to_conv3d
+from dinoneck.weight_files import read_state
 
 STEM = "conv0p1s1.kernel"
+_OWN_STEM = "unet.stem.conv.weight"
 # our stage -> the engine's convolution and its norm
 STAGES = {
     "stem": ("conv0p1s1", "bn0"),
@@ -46,15 +48,22 @@ def is_minkowski(state: Mapping[str, Tensor]) -> bool:
     return bool(_stems(state))
 
 
-def stem_channels(state: Mapping[str, Tensor]) -> int | None:
-    """Return how many channels per voxel a file's network takes, of MinkowskiEngine or of this example.
+def file_channels(path: Path) -> int:
+    """Return how many channels per voxel the network of a file takes.
 
-    None if the file is neither.
+    Args:
+        path: a file of MinkowskiEngine's network, or of this example's.
+
+    Raises:
+        ConfigError: if it holds neither.
+        CheckpointError: if it holds several networks.
     """
-    for stem in _stems(state):
-        return int(state[stem].shape[-2])  # (K³, C_in, C_out)
-    own = state.get("unet.stem.conv.weight")  # (C_out, K, K, K, C_in)
-    return None if own is None else int(own.shape[-1])
+    state = read_state(path)
+    if is_minkowski(state):
+        return int(state[_only_stem(state, path)].shape[-2])  # (K³, C_in, C_out)
+    if _OWN_STEM in state:
+        return int(state[_OWN_STEM].shape[-1])  # (C_out, K, K, K, C_in)
+    raise ConfigError(f"{path} holds no Res16UNet: neither {STEM} nor {_OWN_STEM} is in it")
 
 
 def unet_weights(
@@ -74,22 +83,18 @@ def unet_weights(
         CheckpointError: if the file holds several such networks, lacks a weight, or has one of
             another shape: nothing of the network may start anew without a word.
     """
-    stems = _stems(state)
-    if len(stems) != 1:
-        raise CheckpointError(
-            f"{path} holds {len(stems)} networks, {some_of(stems, _SHOWN)}; expected one Res16UNet",
-            step="tensors",
-        )
-    prefix = stems[0].removesuffix(STEM)
+    prefix = _only_stem(state, path).removesuffix(STEM)
     weights = {}
     missing = []
     other_shapes = []
     for name, value in own.items():
         source = prefix + minkowski_name(name)
         if source in state:
-            found = own_layout(state[source]) if value.ndim > 1 else state[source]
-            if found.shape == value.shape:
-                weights[name] = found.clone()
+            weight = state[source]
+            if value.ndim > 1:  # of a convolution; norms have one axis
+                weight = own_layout(weight)
+            if weight.shape == value.shape:
+                weights[name] = weight.clone()
             else:
                 other_shapes.append(
                     f"{source} is {tuple(state[source].shape)} for {tuple(value.shape)}"
@@ -146,6 +151,17 @@ def own_layout(kernel: Tensor) -> Tensor:
     if kernel.ndim == 2:
         return weight[:, :, 0, 0, 0]
     return weight.permute(0, 2, 3, 4, 1)
+
+
+def _only_stem(state: Mapping[str, Tensor], path: Path) -> str:
+    """Return the name of the first kernel of the one network in a file."""
+    stems = _stems(state)
+    if len(stems) != 1:
+        raise CheckpointError(
+            f"{path} holds {len(stems)} networks, {some_of(stems, _SHOWN)}; expected one Res16UNet",
+            step="tensors",
+        )
+    return stems[0]
 
 
 def _stems(state: Mapping[str, Tensor]) -> list[str]:

@@ -100,8 +100,8 @@ def add_features(content: Any, features: Path, infos: Path, absolute: bool = Fal
         for frame in frames:
             files[frame] = feature_file(features, frame)
         paths = [feature_file(root, frame).as_posix() for frame in frames]
-        named = paths[0] if key == SINGLE_VIEW else paths
-        packed_entries.append({**entry, FEATURES_OF[key]: named})
+        feature_paths = paths[0] if key == SINGLE_VIEW else paths
+        packed_entries.append({**entry, FEATURES_OF[key]: feature_paths})
     return Packed({**content, "data_list": packed_entries}, tuple(files.values()))
 
 
@@ -180,14 +180,14 @@ def check_files(files: tuple[Path, ...]) -> set[tuple[int, ...]]:
 
 
 def _below(features: Path, folder: Path) -> Path:
-    own = _absolute(features)
-    top = _absolute(folder)
-    if not own.is_relative_to(top):
+    features_folder = _absolute(features)
+    info_folder = _absolute(folder)
+    if not features_folder.is_relative_to(info_folder):
         raise DataError(
-            f"the features are in {own}, not below the info file's folder {top}; move them there, "
+            f"the features are in {features_folder}, not below the info file's folder {info_folder}; move them there, "
             "or pass --absolute"
         )
-    return own.relative_to(top)
+    return features_folder.relative_to(info_folder)
 
 
 def _absolute(path: Path) -> Path:

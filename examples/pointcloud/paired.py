@@ -13,9 +13,8 @@ from examples.pointcloud.instances import AP_OF, SceneMatches, precision_of, res
 
 # two-sided 95 % of Student's t, by degrees of freedom
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-LEAST_GROUPS = (
-    5  # as dinoneck's reports: with fewer, intervals of equal methods leave out 0 too often
-)
+# as dinoneck's reports: with fewer, intervals of equal methods leave out 0 too often
+LEAST_GROUPS = 5
 DRAWS = 1000
 _SCAN = re.compile(r"(scene\d{4})_\d{2}")  # ScanNet's names: several scans of one room
 
@@ -29,15 +28,16 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
     """Return the paired difference of two rows over seeds, its 95 % interval, and whether that leaves out 0."""
-    each = [x - y for x, y in zip(a, b, strict=True)]
-    mean = statistics.fmean(each)
-    deviation = statistics.stdev(each)
-    half = STUDENT[len(each) - 2] * deviation / len(each) ** 0.5
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    seeds = len(differences)
+    mean = statistics.fmean(differences)
+    deviation = statistics.stdev(differences)
+    half = STUDENT[seeds - 2] * deviation / seeds**0.5  # seeds - 1 degrees of freedom
     return {
         "mean": mean,
         "deviation": deviation,
         "half_width": half,
-        "each": each,
+        "each": differences,
         "exceeds_noise": abs(mean) > half,
     }
 
@@ -92,11 +92,11 @@ class PairedPrecision:
             ``LEAST_GROUPS``), ``groups``, how many, and ``excludes_0``.
         """
         values = []
-        for of_a, of_b in zip(self.matches[a], self.matches[b], strict=True):
-            one = precision_of(of_a, self.names)[score]
-            other = precision_of(of_b, self.names)[score]
-            if one is not None and other is not None:
-                values.append(one - other)
+        for scenes_a, scenes_b in zip(self.matches[a], self.matches[b], strict=True):
+            precision_a = precision_of(scenes_a, self.names)[score]
+            precision_b = precision_of(scenes_b, self.names)[score]
+            if precision_a is not None and precision_b is not None:
+                values.append(precision_a - precision_b)
         interval = None
         if self.number >= LEAST_GROUPS:
             drawn = self._mean_draws(a, score) - self._mean_draws(b, score)
@@ -113,10 +113,10 @@ class PairedPrecision:
     def _mean_draws(self, row: str, score: str) -> np.ndarray[Any, Any]:
         """The AP of a row, the mean over seeds, in every draw."""
         if (row, score) not in self._draws:
-            each = []
+            of_seeds = []
             for scenes in self.matches[row]:
-                each.append(resampled_precision(scenes, self.names, score, self.counts))
-            self._draws[row, score] = np.mean(each, axis=0)
+                of_seeds.append(resampled_precision(scenes, self.names, score, self.counts))
+            self._draws[row, score] = np.mean(of_seeds, axis=0)
         return self._draws[row, score]
 
 
@@ -126,16 +126,16 @@ def draw_counts(groups: Sequence[str], seed: int) -> np.ndarray[Any, Any]:
     names = sorted(set(groups))
     drawn = generator.integers(len(names), size=(DRAWS, len(names)))
     of_group = np.stack([np.bincount(row, minlength=len(names)) for row in drawn])
-    place = [names.index(group) for group in groups]
-    return of_group[:, place].astype(float)
+    group_of_scene = [names.index(group) for group in groups]
+    return of_group[:, group_of_scene].astype(float)
 
 
 def precisions(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the spread over seeds of every AP; nothing for runs on scenes without instance masks."""
     if not all("instances" in test for test in tests):
         return {}
-    found = {}
+    spreads = {}
     for score in AP_OF:
         values = [test["instances"][score] for test in tests]
-        found[score] = spread([value for value in values if value is not None])
-    return found
+        spreads[score] = spread([value for value in values if value is not None])
+    return spreads

@@ -343,3 +343,17 @@ def test_weights_of_no_such_network_are_named(
     words = ["--init", str(tmp_path / "other.pth")]
     assert main(["check", "--out", str(tmp_path / "out"), *COARSE, *words]) == 1
     assert "other.pth holds no Res16UNet" in capsys.readouterr().err
+
+
+def test_a_file_of_several_networks_starts_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = torch.zeros(125, 3, 8)
+    names = ("student.conv0p1s1.kernel", "teacher.conv0p1s1.kernel")
+    torch.save(dict.fromkeys(names, kernel), tmp_path / "two.pth")
+    words = ["check", "--out", str(tmp_path / "out"), *COARSE, "--init", str(tmp_path / "two.pth")]
+
+    code = main(words)
+
+    assert code == 1
+    assert "holds 2 networks" in capsys.readouterr().err
