@@ -390,6 +390,7 @@ ROWS: list[Row] = [
     (table(GOOD, auxiliary="crop"), DataError, "'crop'"),
     (column("u", "v", classes={"y": "uv"}), DataError, "'uv'"),
     (column("u", "v", classes={"y": ["u", "u"]}), DataError, "'u' and 'u'"),
+    (column("u", "v", classes={"y": {"u", "v"}}), DataError, ("a set for 'y'", "a list")),
     (column("5 g", "6 g", numbers="y"), DataError, ("'5 g'", "'g'")),
     (
         lambda: read_table(FRAME.assign(y=[1.5, "2,5", 3]), targets="y"),

@@ -253,6 +253,11 @@ def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
             raise DataError(
                 f"classes= gives the text {names!r} for {column!r}; expected a list of names"
             )
+        if isinstance(names, set | frozenset):
+            raise DataError(
+                f"classes= gives a set for {column!r}, whose order differs between processes; "
+                "expected a list of names"
+            )
 
 
 def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
@@ -697,11 +702,11 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
         remedy="Rows with it are kept together; fill in the right name where it is missing",
     )
     warn_of_dates(what, counts, noun)
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for name, cell in zip(names, sheet.columns[column], strict=True):
-        if isinstance(cell, str):
-            spellings[str(name)].add(cell_text(cell))
-    if all(map(is_number, spellings)):
+    if all(map(is_number, counts)):
+        spellings: dict[str, set[str]] = defaultdict(set)
+        for name, cell in zip(names, sheet.columns[column], strict=True):
+            if isinstance(cell, str):
+                spellings[str(name)].add(cell_text(cell))
         warn_of_joined_numbers(what, spellings, noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)

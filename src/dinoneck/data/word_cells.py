@@ -52,6 +52,10 @@ _AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e. "
 # letters of Cyrillic and Greek that look like Latin ones
 _LATIN_OF = str.maketrans("аеорсухіѕјԁԛԝοαν", "aeopcyxisjdqwoav")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+# those of P01; not those of decimals, 1.05 m
+_ZEROS_OF_NAME = re.compile(r"(?<![\d.,])0+(?=\d)")
+_BETWEEN_THOUSANDS = re.compile("[ \u00a0\u2009\u202f'\u2019]")
+_THOUSANDS = re.compile(rf"\d{{1,3}}(?:{_BETWEEN_THOUSANDS.pattern}\d{{3}})+")
 # a day with its year, and what differs between two ways to write it
 _DAY = re.compile(
     r"(?:19|20)\d\d([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:(?:19|20)\d\d|\d\d)"
@@ -80,9 +84,12 @@ def lookalike_key(text: str) -> str:
 
     These are words without case, blanks, kinds of dashes, quotes around them and widths of letters,
     with Latin letters in the place of others that look like them, numbers by their value, also with
-    a decimal comma, and dates without leading zeros and without midnight. A blank between two
-    digits counts: the plots ``1_11`` and ``11_1`` are not one.
+    a decimal comma or blanks between thousands, and numbers in names and dates without leading
+    zeros and without midnight. A blank between two digits counts otherwise: the plots ``1_11`` and
+    ``11_1`` are not one.
     """
+    if _THOUSANDS.fullmatch(text):
+        text = _BETWEEN_THOUSANDS.sub("", text)
     with_point = text.replace(",", ".", 1)
     if is_number(with_point):
         return label_of(with_point)
@@ -97,6 +104,7 @@ def lookalike_key(text: str) -> str:
         )
         text = text.translate(_LATIN_OF)
     text = _DASH_BETWEEN_LETTERS.sub("", text)
+    text = _ZEROS_OF_NAME.sub("", text)
     return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
 
 

@@ -29,6 +29,8 @@ ALIKE = [
     pytest.param("tall-grass", "tall grass", id="dash between letters"),
     pytest.param("'weed'", "weed", id="quotes"),
     pytest.param("spec.", "spec", id="full stop"),
+    pytest.param("P01", "P1", id="leading zeros of a name"),
+    pytest.param("1 234", "1234", id="blank between thousands"),
     pytest.param("c\u0430t", "cat", id="a letter of Cyrillic"),
 ]
 DIFFERENT = [
@@ -37,6 +39,8 @@ DIFFERENT = [
     pytest.param("2024-05-01 10:30", "2024-05-01", id="another time"),
     pytest.param("1-11", "11-1", id="plots with dashes"),
     pytest.param("C-", "C", id="grades"),
+    pytest.param("1.05 m", "1.5 m", id="decimals with a unit"),
+    pytest.param("P100", "P1", id="zeros at the end of a name"),
     pytest.param("a-1", "a1", id="dash before a digit"),
     pytest.param("plot 1", "plot 10", id="names with numbers"),
 ]
