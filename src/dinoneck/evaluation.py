@@ -48,7 +48,7 @@ from dinoneck.inference.sources import MaskRecord, opened
 from dinoneck.tasks import Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
-from dinoneck.training.table import class_names, masks_of, reader_of_classes
+from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
@@ -429,7 +429,7 @@ def _values(
             if place == 0 and task.name in table:
                 predictions[task.name] = _classes(task, table, rows, scored)
         elif column in table and not class_names(table, column):
-            truths = np.asarray(table[column], np.float64)[:, None]
+            truths = column_numbers(table, column)[:, None]
             scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
             numbers = [np.reshape(row[task.name], -1)[place] for row in rows]
             predictions[column] = np.array(numbers)[:, None]

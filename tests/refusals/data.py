@@ -40,6 +40,7 @@ from tests.refusals import Row
 from tests.unit.data import box_samples
 
 GOOD = "image,crop,weed,field,day\na.jpg,0.5,0.1,f1,1\nb.jpg,0.25,0,f1,2\nc.jpg,1e-3,0.9,f2,1\n"
+DAYS = np.array([1, 2, 3], "m8[D]")
 FRAME = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"], "y": [1.0, 2.0, 3.0]})
 Call = Callable[[Path], Any]
 
@@ -333,6 +334,29 @@ ROWS: list[Row] = [
         ("'a.jpg'", "b.png", "named after another image, 'b.jpg'"),
     ),
     (
+        table("sep=,\nimage;crop\na;1,5\n"),
+        DataError,
+        ("first line", "','", "';'"),
+    ),
+    (table(GOOD + GOOD), DataError, ("row 5", "names of the columns")),
+    (table('[{"image": "a", "crop": 1}]'), DataError, ("JSON", "--boxes")),
+    (table("version https://git-lfs.github.com/spec/v1\noid"), DataError, "git lfs pull"),
+    (
+        lambda: read_table(FRAME.rename(columns={"image": "image "}), targets="y"),
+        DataError,
+        ("'image'", "set_index", "'image '"),
+    ),
+    (
+        lambda: read_table(FRAME.assign(y=pd.Series([*DAYS], FRAME.index, object)), targets="y"),
+        DataError,
+        ("y of", "timedelta64"),
+    ),
+    (
+        lambda: read_table(FRAME.assign(y=pd.Categorical(["1.1", "1.10", "2"])), targets="y"),
+        DataError,
+        ("'1.1' and '1.10'", "compared as numbers"),
+    ),
+    (
         table("image,crop,note\na.jpg,1,5,\nb.jpg,2,7,\n"),
         DataError,
         ("row 2", "1,5 may be", "in quotes"),
@@ -365,7 +389,8 @@ ROWS: list[Row] = [
     (table(GOOD, targets=["crop", "crop"]), DataError, "'crop'"),
     (table(GOOD, auxiliary="crop"), DataError, "'crop'"),
     (column("u", "v", classes={"y": "uv"}), DataError, "'uv'"),
-    (column("u", "v", classes={"y": ["u", "u"]}), DataError, "['u', 'u']"),
+    (column("u", "v", classes={"y": ["u", "u"]}), DataError, "'u' and 'u'"),
+    (column("u", "v", classes={"y": {"u", "v"}}), DataError, ("a set for 'y'", "a list")),
     (column("5 g", "6 g", numbers="y"), DataError, ("'5 g'", "'g'")),
     (
         lambda: read_table(FRAME.assign(y=[1.5, "2,5", 3]), targets="y"),

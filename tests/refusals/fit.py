@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -48,6 +49,7 @@ CLASSES, CELLS = np.array([0, 1, 2, 0, 1, 2]), np.linspace(0, 1, 36).reshape(6, 
 BY_ID, ODD = dict(zip(IDS, Y, strict=True)), {"s0": 1.0, "s1": 2.0}
 IMAGES, TINY = torch.rand(2, 3, 32, 48), load_backbone("dinoneck_tiny")
 ONE, FOLDS = Split([range(6)], range(6)), [(np.arange(2, 6), np.arange(2))]
+DAYS = np.arange("2024-05-01", "2024-05-07", dtype="datetime64[D]")
 LINEAR = nn.Linear(2, 1)
 SGD = torch.optim.SGD(LINEAR.parameters())
 
@@ -168,7 +170,24 @@ ROWS: list[Row] = [
     # values
     (lambda: y({"s0": [1.0], "s1": [1.0, 2.0]}), DataError, "'y'"),
     (lambda: y(["a"] * 6), DataError, ("'y'", "'a'")),
-    (lambda: y(np.arange(6).astype("datetime64[D]")), DataError, "datetime64"),
+    (lambda: y(np.arange(6).astype("datetime64[D]")), DataError, ("'y'", "1970-01-01")),
+    (lambda: y(np.arange(6).astype("datetime64[ns]")), DataError, ("'y'", "1970-01-01")),
+    (lambda: y(np.arange(6).astype("timedelta64[ns]")), DataError, ("'y'", "0 nanoseconds")),
+    (lambda: y(pd.date_range("2024-05-01", periods=6)), DataError, ("'y'", "2024-05-01")),
+    (
+        lambda: y(pd.Series(pd.to_timedelta(range(6), "D"), IDS)),
+        DataError,
+        ("'y'", "0 days", "since the first one"),
+    ),
+    (
+        lambda: y(DAYS, KIND),
+        DataError,
+        ("'y'", "2024-05-01"),
+    ),
+    (lambda: ridge_probe(ids_of(*IDS), {"y": DAYS}, FOLDS, target_ids=IDS), DataError, "dates"),
+    (lambda: r2(DAYS, DAYS), DataError, ("dates", "2024-05-01")),
+    (lambda: run(target_ids=(i for i in IDS)), DataError, ("generator", "a list")),
+    (lambda: run(target_ids={*IDS}), DataError, ("set", "a list")),
     (lambda: y(np.ma.masked_array(Y, Y > 3)), DataError, "masked"),
     (lambda: y(Y * 1e200), DataError, ("'y'", "1e+200", "'s1'", "transform")),
     (lambda: y(at(2, np.inf)), DataError, ("'y'", "infinite", "'s2'", "NaN")),

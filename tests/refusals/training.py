@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 
 from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
@@ -60,6 +61,11 @@ def run(
             assert not (folder / "run").exists()
 
     return call
+
+
+def read_with(folder: Path, **columns: Any) -> Any:
+    """The table of the meadow, to which columns are added that read_table has not read."""
+    return read_table(write_meadow(folder), folder, "crop").assign(**columns)
 
 
 def own_head(arguments: str) -> Callable[[Path], Any]:
@@ -258,6 +264,14 @@ FRAMES = [
     ({"csv": "other.csv"}, {}, "'other.csv'"),
 ]
 
+DAY = {"targets": ["day"]}
+# of a table that is given, and what its error names
+COLUMNS_OF_NO_NUMBERS = [
+    (pd.date_range("2024-05-01", periods=COUNT), ("'day'", "datetime64", "days since")),
+    (pd.to_timedelta(range(COUNT), "D"), ("'day'", "timedelta64", "days since")),
+    (["late"] * COUNT, ("'day'", "'late'", "read_table()")),
+]
+
 ROWS: list[Row] = [
     *(
         (text(content), ConfigError, ("run.yaml", *([named] if isinstance(named, str) else named)))
@@ -276,6 +290,14 @@ ROWS: list[Row] = [
             named,
         )
         for data, folds, named in FRAMES
+    ),
+    *(
+        (
+            run(table=lambda folder, days=days: read_with(folder, day=days), data=DAY),
+            DataError,
+            named,
+        )
+        for days, named in COLUMNS_OF_NO_NUMBERS
     ),
     (own_head("embed_dim: int, tasks"), ConfigError, "tasks: Sequence"),
     (own_head("embed_dim: int, tasks: Sequence[Task], width: int"), ConfigError, "width"),

@@ -42,7 +42,25 @@ _OTHER_FORMATS = (
     (b"SQLite format 3", "an SQLite database"),
     (b"%PDF", "a PDF"),
     (b"{\\rtf", "a document in rich text format"),
+    (b"ARROW1", "a Feather file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x80\x02", "a pickle of Python"),
+    (b"\x80\x03", "a pickle of Python"),
+    (b"\x80\x04", "a pickle of Python"),
+    (b"\x80\x05", "a pickle of Python"),
+    (b"\x93NUMPY", "a file of NumPy"),
+    (b"BZh91AY", "a bzip2 file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"7z\xbc\xaf", "a 7z file"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"$FL2", "a file of SPSS"),
+    (b"<stata_dta>", "a file of Stata"),
 )
+# what begins a list of objects, an object, or a line with an object
+_JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*("[^"]*"\s*:|\})|\s*\[\s*[\[\]"\d]')
+_GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _MARKUP = re.compile(rb"\s*<(\?xml|!doctype|html|table|workbook)", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"\s*[-+]?\d+")
 _POINT_NUMBER = re.compile(r"\s*[-+]?\d*\.\d+\s*")
@@ -96,6 +114,8 @@ def read_csv_file(path: PathLike, columns: Sequence[str] = ()) -> CsvFile:
     separator, text = _take_separator_line(text, repairs)
     if separator is None:
         separator = _find_separator(text, columns)
+    elif columns:
+        _check_separator_line(path, text, separator, columns)
     _check_first_row(path, _first_rows(text, separator), columns)
     table = _parse(path, text, separator, repairs)
     if '="' in text or '=""' in text:
@@ -124,6 +144,16 @@ def _decode(path: PathLike, content: bytes, repairs: list[str]) -> str:
     for start, kind in _OTHER_FORMATS:
         if content.startswith(start):
             raise DataError(f"{path} is {kind}, not a CSV file; {_SAVE_AS}")
+    if content.startswith(_GIT_LFS):
+        raise DataError(
+            f"{path} is a pointer of Git LFS, not the file that it stands for; fetch that with "
+            "'git lfs pull'"
+        )
+    if _JSON.match(content):
+        raise DataError(
+            f"{path} is a JSON file, not a CSV file; {_SAVE_AS}. COCO files are named as boxes= or "
+            "instances= of a training (--boxes, --instances)"
+        )
     if _MARKUP.match(content):
         raise DataError(f"{path} is a page of HTML or XML, not a CSV file; {_SAVE_AS}")
     encoding, encoding_name = "utf-8", "UTF-8"
@@ -173,6 +203,22 @@ def _take_separator_line(text: str, repairs: list[str]) -> tuple[str | None, str
     repairs.append(f"its first line is {first_line.strip()!r}")
     separator = match[1].replace("\\t", "\t")
     return separator, rest
+
+
+def _check_separator_line(
+    path: PathLike, text: str, separator: str, columns: Sequence[str]
+) -> None:
+    """Raise a DataError where another separator than that of the first line gives the columns."""
+    found = _find_separator(text, columns)
+    has_columns = []
+    for candidate in (separator, found):
+        header = [cell_text(cell) for row in _first_rows(text, candidate)[:1] for cell in row]
+        has_columns.append(set(columns).issubset(header))
+    if has_columns == [False, True]:
+        raise DataError(
+            f"{path}: its first line says that {separator!r} is between the cells, and they are "
+            f"separated by {found!r}; correct or remove the line"
+        )
 
 
 def _find_separator(text: str, columns: Sequence[str]) -> str:

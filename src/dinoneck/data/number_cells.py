@@ -57,20 +57,56 @@ _ERROR_VALUE = re.compile(
     r"#\S+[!?]|#[^\W\d]/[^\W\d]+|#NV|#YOK|#GETTING_DATA|##+|Err:\d+|Loading\.\.\."
 )
 _FORMULA = re.compile(r"=[\w+(@\"'$-].*", re.DOTALL)
-_UNIT = re.compile(r"([-+]?[\d.,]*\d[\d.,]*)\s*([^\W\d_][^\d]*|%|\N{DEGREE SIGN}.*)")
-_MONTH = (
-    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz]"
-    r"|janv|f[eé]v|mars|avr|juin|juil|ao[uû]t|d[eé]c)[a-zé]*\.?"
+_UNIT = re.compile(r"([-+]?[\d.,]*\d[\d.,]*)\s*([^\W\d_][^\d]*[23]?|%|\N{DEGREE SIGN}.*)")
+# words that people write before a number, bounds and currencies
+_ABOUT = re.compile(
+    r"((?i:ca\.?|circa|approx\.?|about|around|etwa|env\.?|environ)"
+    r"|EUR|USD|GBP|CHF|JPY|CNY|INR|BRL|PLN|SEK|NOK|DKK|CZK|AUD|CAD"
+    r"|[~\u2248<>=\u2264\u2265]+|[A-Z]{0,2}[$\u20ac\u00a3\u00a5])\s*[-+]?[\d.,]*\d[\d.,]*"
 )
+_TOLERANCE = re.compile(r"[-+]?[\d.,]+\s*(\u00b1|\+/?-)\s*[\d.,]+.*")
+_DIGITS_AND_MARKS = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)"
+# numbers as programs print them, which are no names of classes, and what to write instead
+_PRINTED = (
+    (re.compile(r"[-+]?0[xX][0-9a-fA-F]+"), "a number in decimal digits, not a hexadecimal one"),
+    (
+        re.compile(rf"{_DIGITS_AND_MARKS}[dD][-+]\d+|[-+]?\d*[.,]\d*[dD]\d+"),
+        "a number with 'e' before its exponent, not 'D' as Fortran writes it",
+    ),
+    (
+        re.compile(rf"{_DIGITS_AND_MARKS}\s*[x*\u00d7\u00b7]\s*10\s*(?:\^|\*\*)\s*[-+\u2212]?\d+"),
+        "a number with 'e' before its exponent, such as 1.5e-3",
+    ),
+    (
+        re.compile(
+            r"(?:(?:torch\.)?tensor|(?:np|numpy)\.\w+|array|Decimal|Fraction)\(.*\)", re.DOTALL
+        ),
+        "the number alone, which float() returns: this is how Python prints an object",
+    ),
+)
+# in English, German, French, Spanish, Italian and Dutch, whole and short
+_MONTH = (
+    r"(?:jan(?:uar[yi]?|v(?:ier)?)?|gen(?:naio)?|ene(?:ro)?"
+    r"|feb(?:ruar[yi]?|braio|rero)?|f[e\u00e9]v(?:r(?:ier)?)?"
+    r"|m[a\u00e4]r(?:ch|zo?|s|t)?|mrz|mrt|maart|apr(?:ile?)?|a[vb]r(?:il)?"
+    r"|mayo?|mai|mei|mag(?:gio)?|jun[ei]?|junio|juin|giu(?:gno)?"
+    r"|jul[yi]?|julio|juil(?:let)?|lug(?:lio)?|aug(?:ust(?:us)?)?|ao[u\u00fb]t|ago(?:sto)?"
+    r"|sept?(?:ember|embre|iembre)?|set(?:tembre)?|o[ck]t(?:ober|obre|ubre)?|ott(?:obre)?"
+    r"|nov(?:ember|embre|iembre)?|d[e\u00e9][cz](?:ember|embre)?|dic(?:embre|iembre)?)\.?"
+)
+MONTH_NAME = re.compile(rf"(?<![^\W\d_]){_MONTH}(?![^\W\d_])", re.IGNORECASE)
+CLOCK = re.compile(r"[ T]\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?\s?(?:Z|[-+]\d\d:?\d\d)?$")
+"""A time of the day, at the end of a date."""
 _DATE = re.compile(
     rf"\d{{1,4}}[-/]\d{{1,2}}(?:[-/]\d{{1,4}})?|\d{{1,2}}\.\d{{1,2}}\.(?:\d{{2}}|\d{{4}})?"
-    rf"|\d{{1,4}}\.?[- ]{_MONTH}(?:[- ]\d{{2,4}})?|{_MONTH}[- ]\d{{1,4}}"
+    rf"|\d{{1,4}}\.?[- ]{_MONTH}(?:[- ]\d{{2,4}})?|{_MONTH}[- ]\d{{1,4}}(?:,? \d{{4}})?"
     r"|(?:\d+\u5e74)?\d{1,2}\u6708(?:\d{1,2}\u65e5)?",
     re.IGNORECASE,
 )
 # dates without a year (01.05) and codes, which show no decimal mark
 _ZERO_BEFORE_DIGIT = re.compile(r"[-+]?0[0-9]")
 _DASHES = frozenset("-\u2013\u2014\u2212")
+_QUOTES = frozenset("'\"\u2018\u2019\u201c\u201d\u201e")
 
 
 @dataclass(frozen=True)
@@ -166,9 +202,20 @@ def unit_of(text: str) -> str | None:
     return None if match is None else match[2]
 
 
+def word_before(text: str) -> str | None:
+    """Return what is before the number in a text such as ``ca. 3`` or ``EUR 3``; None without both."""
+    match = _ABOUT.fullmatch(text)
+    return None if match is None else match[1]
+
+
+def is_printed_number(text: str) -> bool:
+    """Whether a text is a number in the notation of programs: ``0x1F``, ``1.5D-03``, ``tensor(1.5)``."""
+    return any(pattern.fullmatch(text) for pattern, _ in _PRINTED)
+
+
 def is_date(text: str) -> bool:
-    """Whether a text is a date, also one that a spreadsheet made of a number: ``01. Mai``."""
-    return _DATE.fullmatch(text) is not None
+    """Whether a text is a date, also with a time, or one that a spreadsheet made of a number: ``01. Mai``."""
+    return _DATE.fullmatch(CLOCK.sub("", text)) is not None
 
 
 def is_error_value(text: str) -> bool:
@@ -199,8 +246,8 @@ def read_numbers(
             different numbers in two notations, or a number is too large.
     """
     repairs: list[str] = []
-    if any(text.startswith(_MINUS_SIGN) for text in texts):
-        texts = [f"-{text[1:]}" if text.startswith(_MINUS_SIGN) else text for text in texts]
+    if any(_MINUS_SIGN in text for text in texts):
+        texts = [text.replace(_MINUS_SIGN, "-") for text in texts]
         repairs.append("the minus sign U+2212 read as '-'")
     notation = _PLAIN_POINT
     if not _PLAIN_POINT.fits(texts) or _may_be_thousands(texts, POINT):
@@ -266,10 +313,11 @@ def _find_notation(
         raise _no_notation(texts)
     if len(readings) == 1:
         return next(iter(readings))
-    return _choose_notation(readings, separator, other_columns)
+    return _choose_notation(texts, readings, separator, other_columns)
 
 
 def _choose_notation(
+    texts: Sequence[str],
     readings: dict[Notation, list[float]],
     separator: str | None,
     other_columns: Callable[[], Iterable[Iterable[str]]],
@@ -277,7 +325,9 @@ def _choose_notation(
     """The notation of numbers such as 1.500.
 
     It is the usual one of the file, unless the other columns show the other decimal mark alone. In
-    a file without a usual one it is that of the decimal mark that the other columns show.
+    a file without a usual one it is that of the decimal mark that the other columns show. A column
+    whose numbers all are such as 1.500, next to columns with decimal commas, is an error: it may be
+    of another program.
     """
     usual_mark = _usual_mark(separator)
     usual = None
@@ -289,7 +339,9 @@ def _choose_notation(
         return usual
     shown = [notation for notation in readings if notation.decimal in shown_marks]
     if usual is None and len(shown) == 1:
-        return shown[0]
+        may_be_pasted = shown[0].groups == POINT and all(POINT in text for text in texts)
+        if not may_be_pasted:
+            return shown[0]
     first, second, *_ = readings
     differs = [a != b for a, b in zip(readings[first], readings[second], strict=True)]
     place = differs.index(True)
@@ -361,22 +413,40 @@ def _first_it_disagrees_with(fitting_notations: Sequence[frozenset[Notation]], p
 
 def _expected_instead_of(text: str) -> str:
     """What to write instead of a text that is no number."""
-    unit = _UNIT.fullmatch(text)
+    unit = unit_of(text)
+    before = word_before(text)
+    tolerance = _TOLERANCE.fullmatch(text)
+    for pattern, expected in _PRINTED:
+        if pattern.fullmatch(text):
+            return expected
     if _ERROR_VALUE.fullmatch(text):
         return "a number: this is the error value of a spreadsheet; correct its formula"
     if _FORMULA.fullmatch(text):
         return "a number: this is a formula; save the table with values instead of formulas"
     if text in _DASHES:
         return "a number: write 0 if the dash stands for zero"
+    if (
+        text[0] in _DASHES
+        and text[0] != "-"
+        and _PLAIN_COMMA.fits([text[1:].replace(POINT, COMMA)])
+    ):
+        return f"a number with the minus sign '-' in the place of {text[0]!r}"
     if text.lower() in MISSING_WORDS or text == "?":
         return "a number"
-    if _DATE.fullmatch(text):
+    if is_date(text):
         return (
-            "a number, not a date or a range: a spreadsheet makes dates of numbers such as 1.5; "
-            "format the column as numbers and enter it again"
+            "a number, not a date, a range or a fraction. Spreadsheets make dates of numbers such "
+            "as 1.5: format the column as numbers and enter it again. Of dates write a number, "
+            "such as days since the first one"
         )
     if unit is not None:
-        return f"a number without {unit[2]!r}; a unit is named by unit= (--unit)"
+        return f"the number without {unit!r}, a unit that training names by unit= (--unit)"
+    if before is not None:
+        return f"the number without {before!r}"
+    if tolerance is not None:
+        return f"the number without {tolerance[1]!r} and what follows"
+    if text[0] in _QUOTES:
+        return f"a number without {text[0]!r}, and no blank between a separator and a quote"
     if as_decimal(text) is not None:
         return "a finite number"
     if any(character.isdigit() and not character.isascii() for character in text):
@@ -394,7 +464,7 @@ def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[floa
         if digits.isdigit() and int(digits) != abs(value):
             raise NumberError(
                 place,
-                "a number that float64 holds exactly; a name of digits is a class, see classes=",
+                "a number that float64 holds exactly",
             )
 
 

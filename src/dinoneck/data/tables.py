@@ -16,12 +16,14 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dinoneck.data import cells
 from dinoneck.data.cells import (
@@ -41,15 +43,19 @@ from dinoneck.data.csv_files import CsvFile, read_csv_file
 from dinoneck.data.number_cells import (
     NOTATIONS,
     NumberError,
+    is_date,
     is_error_value,
+    is_printed_number,
     is_spreadsheet_error,
     read_numbers,
     sentinels_of,
+    unit_of,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
+    warn_of_joined_numbers,
     warn_of_powers_of_ten,
     warn_of_words,
 )
@@ -247,6 +253,11 @@ def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
             raise DataError(
                 f"classes= gives the text {names!r} for {column!r}; expected a list of names"
             )
+        if isinstance(names, set | frozenset):
+            raise DataError(
+                f"classes= gives a set for {column!r}, whose order differs between processes; "
+                "expected a list of names"
+            )
 
 
 def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
@@ -258,6 +269,8 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     _check_header(name, file.header, needed, image_column)
     _check_has_rows(name, len(file.rows))
     image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
+    if image_column in image_names:
+        _check_repeats_no_header(name, file, needed, image_names.index(image_column))
     return _Sheet(
         name=name,
         ids=_ids_of(name, image_column, image_names, file.row_numbers),
@@ -269,6 +282,14 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     )
 
 
+def _check_repeats_no_header(name: str, file: CsvFile, columns: Sequence[str], place: int) -> None:
+    """Raise a DataError for a row that holds the names of the columns, as joined files do."""
+    if all(cell_text(file.column(column)[place]) == column for column in columns):
+        raise DataError(
+            f"{name}: row {file.row_numbers[place]} repeats the names of the columns; remove it"
+        )
+
+
 def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[str]) -> _Sheet:
     name = FRAME_NAME
     frame = source.rename(columns=str)
@@ -276,7 +297,8 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
         if not all(isinstance(label, str | os.PathLike) for label in frame.index):
             raise DataError(
                 f"{name} has no column {image_column!r} and its index holds no file names. Name "
-                "the column of images with image_column=, or make it the index with set_index()"
+                "the column of images with image_column=, or make it the index with set_index()."
+                f"{did_you_mean(image_column, frame.columns)}"
             )
         frame[image_column] = frame.index.map(str)
     _check_header(name, list(frame.columns), needed, image_column)
@@ -383,33 +405,59 @@ def _read_values(
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
-    return _classes(filled, what, class_names).reindex(sheet.ids)
+    return _classes(filled, what, column, class_names).reindex(sheet.ids)
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
     for row, value in zip(ids, values, strict=True):
-        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
+        # NumPy calls its spans of time whole numbers
+        is_readable = isinstance(value, str | Real | Decimal) and not isinstance(
+            value, np.timedelta64
+        )
+        if not (is_readable or is_missing(value)):
             kind = type(value).__name__
             raise _cell_error(what, row, value, f"a number or text, not {kind}: convert it first")
 
 
 def _are_numbers(filled: Sequence[str]) -> bool:
-    """Whether at most half of the cells are words; those that say "missing" do not count."""
+    """Whether at most half of the cells are words; those that say "missing" do not count.
+
+    Where some cells are numbers, others with a unit are no words: ``2``, ``3``, ``1.5 kg``.
+    """
     if any(notation.fits(filled) for notation in NOTATIONS):
         return True
     num_words = 0
+    num_with_unit = 0
+    num_numbers = 0
     num_filled = 0
     for text, count in Counter(filled).items():
         if text.lower() in MISSING_WORDS:
             continue
         num_filled += count
-        if _is_word(text):
+        if is_number(text):
+            num_numbers += count
+        elif _is_word(text):
             num_words += count
+            if unit_of(text) is not None:
+                num_with_unit += count
+    if num_numbers > 0:
+        num_words -= num_with_unit
     return num_filled > 0 and num_words * 2 <= num_filled
 
 
 def _is_word(text: str) -> bool:
-    return cells.as_decimal(text) is None and any(character.isalpha() for character in text)
+    """Whether a text has a letter and is no number, also none as programs print it: ``tensor(1.5)``."""
+    if cells.as_decimal(text) is not None or is_printed_number(text):
+        return False
+    return any(character.isalpha() for character in text)
+
+
+def _as_classes(column: str) -> str:
+    """How a column is read as classes, in Python and in the file of a training."""
+    return (
+        f"if the column holds classes, name it in read_table(classes={{{column!r}: ()}}), or as "
+        f"tasks: {{{column}: {{kind: classification}}}} in the file of a training"
+    )
 
 
 def _numbers(
@@ -430,7 +478,9 @@ def _numbers(
             list(texts), separator, other_columns=lambda: sheet.columns_without(column)
         )
     except NumberError as error:
-        raise _number_error(what, texts, error, may_be_classes) from None
+        raise _number_error(
+            what, texts, error, _as_classes(column) if may_be_classes else None
+        ) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
     for sentinel in sentinels_of(numbers.values):
         logger.warning(
@@ -444,13 +494,13 @@ def _numbers(
 
 
 def _number_error(
-    what: str, texts: pd.Series, error: NumberError, may_be_classes: bool
+    what: str, texts: pd.Series, error: NumberError, as_classes: str | None
 ) -> DataError:
+    """The error of a column; ``as_classes`` says how it is read as classes, if it may hold these."""
     row = texts.index[error.place]
     text = texts.iloc[error.place]
-    if error.other is None and may_be_classes and not is_error_value(text):
-        remedy = f"{error.expected}; if the column holds classes, list them with classes="
-        return _cell_error(what, row, text, remedy)
+    if error.other is None and as_classes is not None and not is_spreadsheet_error(text):
+        return _cell_error(what, row, text, f"{error.expected}; {as_classes}")
     if error.other is None:
         return _cell_error(what, row, text, error.expected)
     other_row = texts.index[error.other]
@@ -461,16 +511,20 @@ def _number_error(
     )
 
 
-def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> pd.Series:
+def _classes(
+    texts: pd.Series, what: str, column: str, class_names: Sequence[str] | None
+) -> pd.Series:
     """Read the filled cells of a column as classes.
 
     Args:
         texts: the cells.
         what: what messages call the column.
+        column: its name.
         class_names: all that are admitted, in their order; empty = those that occur, also numbers;
             None = those that occur and are words.
     """
-    same = cells.label_of if all(map(is_number, texts)) else str
+    are_numbers = all(map(is_number, texts))
+    same = cells.label_of if are_numbers else str
     labels = pd.Series([same(text) for text in texts], texts.index, dtype=object)
     counts = Counter(labels)
     if class_names:
@@ -480,31 +534,17 @@ def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> 
     else:
         names = _sorted_names(counts)
     if not class_names:
-        _check_names(what, names, labels)
-    if class_names is not None and not class_names and all(map(is_number, texts)):
-        values = [float(text) for text in texts]
-        for sentinel in sentinels_of(values):
-            logger.warning(
-                "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
-                "the class is unknown",
-                what,
-                sentinel,
-                counted(values.count(sentinel), "row"),
-            )
-    name_of = {same(cell_text(name)): name for name in names}
-    if "" in name_of:
-        raise DataError(
-            f"{what}: classes= has an empty name, or one that reads as missing, 'nan'; spell it "
-            "another way"
-        )
-    if len(name_of) < len(names):
-        raise DataError(f"{what}: classes= gives {names}; expected names that differ")
-    if len(name_of) < 2:
-        raise DataError(f"{what} has the class {names[0]!r} alone; expected two classes or more")
+        _check_names(what, names, labels, may_be_numbers=class_names is None)
+    if are_numbers:
+        _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
+    name_of = _name_of_label(what, names, same)
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
-            raise _cell_error(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
+            expected = f"one of {some_of(names, _SHOWN_COLUMNS)}.{hint}"
+            if class_names is None:
+                expected = f"{expected.removesuffix('.')}; {_as_classes(column)}"
+            raise _cell_error(what, row, texts[row], expected)
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
@@ -514,13 +554,73 @@ def _classes(texts: pd.Series, what: str, class_names: Sequence[str] | None) -> 
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
+def _name_of_label(what: str, names: Sequence[str], same: Callable[[str], str]) -> dict[str, str]:
+    """Label -> the name of its class.
+
+    Args:
+        what: what messages call the column.
+        names: of the classes, as they are listed, or as they occur.
+        same: makes one label of several spellings.
+    """
+    name_of: dict[str, str] = {}
+    for name in names:
+        label = same(cell_text(name))
+        if label == "":
+            raise DataError(
+                f"{what}: a class is called {name!r}, which is empty or reads as missing; spell it "
+                "another way"
+            )
+        if label in name_of:
+            raise DataError(
+                f"{what}: the classes {name_of[label]!r} and {name!r} are one: blanks around them "
+                "do not count, and numbers are compared as numbers; expected names that differ"
+            )
+        name_of[label] = name
+    if len(name_of) < 2:
+        raise DataError(f"{what} has the class {names[0]!r} alone; expected two classes or more")
+    return name_of
+
+
+def _warn_of_numbers_as_classes(
+    what: str, texts: pd.Series, labels: pd.Series, *, are_listed: bool
+) -> None:
+    """Name numbers that may be no classes, or several: 1.10 and 1.1.
+
+    Args:
+        what: what messages call the column.
+        texts: its cells.
+        labels: number of each cell.
+        are_listed: whether all classes are listed, so that no number is unexpected.
+    """
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for label, text in zip(labels, texts, strict=True):
+        spellings[label].add(text)
+    warn_of_joined_numbers(what, spellings, noun="classes")
+    if are_listed:
+        return
+    values = [float(text) for text in texts]
+    for sentinel in sentinels_of(values):
+        logger.warning(
+            "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
+            "the class is unknown",
+            what,
+            sentinel,
+            counted(values.count(sentinel), "row"),
+        )
+
+
 def _sorted_names(labels: Iterable[str]) -> list[str]:
     """Numbers before words."""
     return sorted(labels, key=lambda text: (float(text) if is_number(text) else math.inf, text))
 
 
-def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
-    """Reject class names that are errors of a spreadsheet, and warn of those that may be a mistake."""
+def _check_names(
+    what: str, names: Sequence[str], labels: pd.Series, *, may_be_numbers: bool
+) -> None:
+    """Reject class names that are errors of a spreadsheet, and warn of those that may be a mistake.
+
+    Numbers with a unit and dates are named if ``may_be_numbers``: nobody says that they are classes.
+    """
     counts = Counter(labels)
     for label in counts:
         if is_spreadsheet_error(label):
@@ -529,7 +629,7 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
                 labels.index[list(labels).index(label)],
                 label,
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
-                "save the table with values. A class of this name is listed in classes=",
+                "save the table with values. If it is the name of a class, rename the class",
             )
     warn_of_words(
         what,
@@ -537,7 +637,9 @@ def _check_names(what: str, names: Sequence[str], labels: pd.Series) -> None:
         noun="classes",
         remedy="Leave the cell empty where the value is missing",
     )
-    warn_of_class_names(what, names)
+    if not all(map(is_date, names)):
+        warn_of_dates(what, counts, noun="classes")
+    warn_of_class_names(what, names, may_be_numbers=may_be_numbers)
 
 
 def _state_spellings(
@@ -600,6 +702,12 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
         remedy="Rows with it are kept together; fill in the right name where it is missing",
     )
     warn_of_dates(what, counts, noun)
+    if all(map(is_number, counts)):
+        spellings: dict[str, set[str]] = defaultdict(set)
+        for name, cell in zip(names, sheet.columns[column], strict=True):
+            if isinstance(cell, str):
+                spellings[str(name)].add(cell_text(cell))
+        warn_of_joined_numbers(what, spellings, noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
 

@@ -12,55 +12,68 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dinoneck.data.cells import MISSING_WORDS, is_number, label_of
-from dinoneck.data.number_cells import is_date, unit_of
+from dinoneck.data.number_cells import CLOCK, MONTH_NAME, is_date, unit_of, word_before
 from dinoneck.errors import counted, some_of
 
 _SHOWN = 5  # names in a message
-# a column of words whose cells all are a number with one of these units was meant as numbers
+# a column of words, most of which are a number with one of these units, was meant as numbers
 _UNITS = frozenset(
     (
-        "mg",
-        "g",
-        "kg",
-        "t",
-        "lb",
-        "oz",
-        "mm",
-        "cm",
-        "dm",
-        "m",
-        "km",
-        "in",
-        "ft",
-        "ml",
-        "l",
-        "ha",
-        "%",
+        *("ng", "ug", "\u00b5g", "\u03bcg", "mg", "g", "kg", "t", "lb", "lbs", "oz"),
+        *("nm", "um", "\u00b5m", "\u03bcm", "mm", "cm", "dm", "m", "km", "in", "ft"),
+        *("ml", "cl", "dl", "l", "ha", "m\u00b2", "cm\u00b2", "m\u00b3"),
+        *("ms", "s", "sec", "min", "h", "hrs", "days"),
+        *("ppm", "ppb", "hz", "khz", "kpa", "hpa", "\u00b0", "\u00b0c", "\u00b0f", "%"),
+        *("eur", "usd", "gbp", "chf", "k", "mio"),
     )
 )
 # how spreadsheets in their languages write true and false, and how people write yes and no
 _TRUTH_WORDS = frozenset(
     (
-        *("true", "false", "yes", "no", "y", "n"),
+        *("true", "false", "t", "f", "yes", "no", "y", "n"),
         *("wahr", "falsch", "ja", "nein"),
         *("vrai", "faux", "oui", "non"),
         *("verdadero", "verdadeiro", "vero", "falso"),
         *("waar", "onwaar", "prawda", "fałsz", "sant", "falskt"),
     )
 )
+# what people write for "not known", in lower case; it may be a class
+_UNKNOWN_WORDS = frozenset(
+    ("n.d.", "n.d", "nd", "n/d", "k.a.", "k. a.", "?", "??", "-", "--", "unknown", "missing")
+)
 _OTHER_BLANK = re.compile(r"(?<!\d)[\s_]+|[\s_]+(?!\d)")
+# between letters, a dash is a blank: tall-grass
+_DASH_BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _BLANK_BETWEEN_DIGITS = re.compile(r"[\s_]+")
 # Unicode categories: all dashes are one, and formatting characters, which no one sees, are nothing
 _DASH_OF = {"Pd": "-", "Cf": ""}
+# quotes, and the full stop of abbreviations
+_AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e. "
+# letters of Cyrillic and Greek that look like Latin ones
+_LATIN_OF = str.maketrans("аеорсухіѕјԁԛԝοαν", "aeopcyxisjdqwoav")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+# those of P01; not those of decimals, 1.05 m
+_ZEROS_OF_NAME = re.compile(r"(?<![\d.,])0+(?=\d)")
+_BETWEEN_THOUSANDS = re.compile("[ \u00a0\u2009\u202f'\u2019]")
+_THOUSANDS = re.compile(rf"\d{{1,3}}(?:{_BETWEEN_THOUSANDS.pattern}\d{{3}})+")
 # a day with its year, and what differs between two ways to write it
 _DAY = re.compile(
     r"(?:19|20)\d\d([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:(?:19|20)\d\d|\d\d)"
 )
 _YEAR = re.compile(r"\d{4}")
 _SHORT_NUMBER = re.compile(r"(?<!\d)\d{1,2}(?!\d)")
+# days in one number, which are days where other names are: 20240503, and Excel's number of a day,
+# of the years 1982 to 2036
+_COMPACT_DAY = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+_DAY_OF_EXCEL = re.compile(r"[34]\d{4}")
+# names of which Excel makes dates, 3-5 and 13/24, and what it makes of them
+_PAIR = re.compile(r"\d{1,2}[-/.]\d{1,2}")
 _MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?$")
-_TIME = re.compile(r"[ T]\d{1,2}:\d\d(:\d\d(\.\d+)?)?$")
+# numbers without an exponent, and the end of those that are whole
+_PLAIN = re.compile(r"[-+]?\d+(?:\.\d*)?")
+_ZERO_DECIMALS = re.compile(r"\.0*$")
+# between the labels of an image with several
+_LIST_MARKS = (";", ",", "|", "+", "&", "/")
 _POWER_OF_TEN = re.compile(r"[-+]?[\d.,]+[eE][-+]?\d+")
 
 logger = logging.getLogger(__name__)
@@ -69,22 +82,29 @@ logger = logging.getLogger(__name__)
 def lookalike_key(text: str) -> str:
     """Return what is equal for words that a reader takes for one.
 
-    These are words without case, blanks, kinds of dashes and widths of letters, numbers by their
-    value, also with a decimal comma, and dates without leading zeros and without midnight. A blank
-    between two digits counts: the plots ``1_11`` and ``11_1`` are not one.
+    These are words without case, blanks, kinds of dashes, quotes around them and widths of letters,
+    with Latin letters in the place of others that look like them, numbers by their value, also with
+    a decimal comma or blanks between thousands, and numbers in names and dates without leading
+    zeros and without midnight. A blank between two digits counts otherwise: the plots ``1_11`` and
+    ``11_1`` are not one.
     """
+    if _THOUSANDS.fullmatch(text):
+        text = _BETWEEN_THOUSANDS.sub("", text)
     with_point = text.replace(",", ".", 1)
     if is_number(with_point):
         return label_of(with_point)
     date = _MIDNIGHT.sub("", text)
     if is_date(date):
         return _LEADING_ZEROS.sub("", date).casefold()
-    text = text.casefold()
+    text = text.strip(_AROUND_WORDS).casefold()
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).casefold()
         text = "".join(
             _DASH_OF.get(unicodedata.category(character), character) for character in text
         )
+        text = text.translate(_LATIN_OF)
+    text = _DASH_BETWEEN_LETTERS.sub("", text)
+    text = _ZEROS_OF_NAME.sub("", text)
     return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
 
 
@@ -109,19 +129,27 @@ def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) 
     """
     _warn_of_lookalikes(what, counts, noun)
     for name, count in counts.items():
-        if name.lower() in MISSING_WORDS:
+        if name.lower() in MISSING_WORDS | _UNKNOWN_WORDS:
             rows = counted(count, "row")
             logger.warning("%s: %r is one of the %s, in %s. %s", what, name, noun, rows, remedy)
 
 
 def warn_of_dates(what: str, counts: Mapping[str, int], noun: str) -> None:
-    """Name dates that are written in several ways, so that one day may be several words."""
+    """Name dates that are written in several ways, so that one day may be several words.
+
+    Names such as ``3-May``, which spreadsheets make of ``3-5``, are named where others are ``3-5``.
+    """
     example_of: dict[str, str] = {}
     for name in counts:
-        day = _TIME.sub("", name)
-        if _DAY.fullmatch(day):
-            pattern = _SHORT_NUMBER.sub("0", _YEAR.sub("year", day))
-            example_of.setdefault(pattern, name)
+        form = _form_of_day(name)
+        if form is not None:
+            example_of.setdefault(form, name)
+    if example_of:
+        for name in counts:
+            if _COMPACT_DAY.fullmatch(name):
+                example_of.setdefault("yearmonthday", name)
+            elif _DAY_OF_EXCEL.fullmatch(name):
+                example_of.setdefault("days since 1900", name)
     if len(example_of) > 1:
         logger.warning(
             "%s has %s that are dates, written in %d ways: %s. A day that is written in two ways "
@@ -130,6 +158,54 @@ def warn_of_dates(what: str, counts: Mapping[str, int], noun: str) -> None:
             noun,
             len(example_of),
             some_of(map(repr, example_of.values()), _SHOWN),
+        )
+    pairs = [name for name in counts if _PAIR.fullmatch(name)]
+    made = [name for name in counts if is_date(name) and name not in pairs]
+    if pairs and made:
+        logger.warning(
+            "%s has %s such as %r, and dates such as %r, in %s: spreadsheets make dates of names "
+            "such as 3-5, so that one name may be in two spellings, which count as two. Format the "
+            "column as text and enter the names again",
+            what,
+            noun,
+            pairs[0],
+            made[0],
+            counted(sum(counts[name] for name in made), "row"),
+        )
+
+
+def _form_of_day(name: str) -> str | None:
+    """How a day with its year is written, with 0 for days and months: ``year-0-0``; None for other names."""
+    day = CLOCK.sub("", name)
+    has_month_name = _YEAR.search(day) is not None and MONTH_NAME.search(day) is not None
+    if not _DAY.fullmatch(day) and not (has_month_name and is_date(day)):
+        return None
+    return _SHORT_NUMBER.sub("0", _YEAR.sub("year", MONTH_NAME.sub("month", day)))
+
+
+def warn_of_joined_numbers(what: str, spellings: Mapping[str, Iterable[str]], noun: str) -> None:
+    """Name numbers that are one although they are written as names of different things are.
+
+    These are numbers with leading zeros, ``007`` and ``7``, and with zeros after other decimals,
+    ``1.10`` and ``1.1``. ``1.0`` and ``1`` are not named.
+
+    Args:
+        what: what messages call the column.
+        spellings: number -> how it is written.
+        noun: what messages call the numbers, such as ``"groups"``.
+    """
+    examples = []
+    for written in spellings.values():
+        by_name = {_ZERO_DECIMALS.sub("", text): text for text in written if _PLAIN.fullmatch(text)}
+        if len(by_name) > 1:
+            examples.append(" and ".join(repr(text) for text in sorted(by_name.values())))
+    if examples:
+        logger.warning(
+            "%s has %s that are one number: %s. They count as one; if they are names of different "
+            "things, begin each name of the column with a letter",
+            what,
+            noun,
+            some_of(examples, _SHOWN),
         )
 
 
@@ -148,25 +224,29 @@ def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> No
         )
 
 
-def warn_of_class_names(what: str, names: Sequence[str]) -> None:
-    """Name classes that may have been meant as numbers, or that mix two ways to say true and false."""
-    units = {unit_of(name) for name in names}
-    are_units = None not in units and (len(units) == 1 or units <= _UNITS)
-    are_prices = all(map(_is_price, names))
-    if all(map(is_date, names)):
+def warn_of_class_names(what: str, names: Sequence[str], *, may_be_numbers: bool = True) -> None:
+    """Name classes that may have been meant as numbers, as true and false, or as several labels.
+
+    Args:
+        what: what messages call the column.
+        names: the classes.
+        may_be_numbers: whether nobody has said that the column holds classes.
+    """
+    if may_be_numbers and all(map(is_date, names)):
         logger.warning(
             "%s has dates as classes: %s. Spreadsheets make dates of numbers such as 1.5; if these "
             "were numbers, format the column as numbers and enter it again",
             what,
             some_of(map(repr, names), _SHOWN),
         )
-    elif are_units or are_prices:
+    elif may_be_numbers and _are_quantities(names):
         logger.warning(
-            "%s has numbers with a unit as classes: %s. To learn them as numbers, write them "
-            "without the unit, which unit= (--unit) names",
+            "%s has numbers with a unit, or a word before them, as classes: %s. To learn them as "
+            "numbers, write the numbers alone; unit= (--unit) names a unit in training",
             what,
             some_of(map(repr, names), _SHOWN),
         )
+    _warn_of_several_labels(what, names)
     truth_words = {name.casefold() for name in names}
     if len(truth_words) > 2 and truth_words <= _TRUTH_WORDS:
         logger.warning(
@@ -175,6 +255,41 @@ def warn_of_class_names(what: str, names: Sequence[str]) -> None:
             len(names),
             some_of(map(repr, names), len(names)),
         )
+
+
+def _are_quantities(names: Sequence[str]) -> bool:
+    """Whether more than half of the names, and two or more, are numbers with units or words such as "about"."""
+    units = [unit for unit in map(unit_of, names) if unit is not None]
+    num_with_unit = sum(map(_is_unit, units))
+    if len(units) == len(names) and len(set(units)) == 1:
+        num_with_unit = len(units)
+    num_with_word = sum(word_before(name) is not None for name in names)
+    num_prices = sum(map(_is_price, names))
+    return 2 * max(num_with_unit, num_with_word, num_prices) > len(names)
+
+
+def _is_unit(text: str) -> bool:
+    """Whether a text is a unit of the list, or a quotient or power of such: ``kg/ha``, ``m2``."""
+    parts = text.casefold().split("/")
+    return all(part.strip().rstrip("23^") in _UNITS or part.strip() in _UNITS for part in parts)
+
+
+def _warn_of_several_labels(what: str, names: Sequence[str]) -> None:
+    """Name classes that join others, ``a;b`` next to ``a`` and ``b``: an image has one class."""
+    known = set(names)
+    for name in names:
+        for mark in _LIST_MARKS:
+            parts = [part.strip() for part in name.split(mark)]
+            if len(parts) > 1 and known.issuperset(parts):
+                logger.warning(
+                    "%s has the class %r, next to %s: an image has one class, and this is one of "
+                    "its own. To learn several labels of an image, write a column of 0 and 1 for "
+                    "each label",
+                    what,
+                    name,
+                    some_of(map(repr, parts), _SHOWN),
+                )
+                return
 
 
 def _is_price(name: str) -> bool:
@@ -190,8 +305,9 @@ def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None
         groups.append(" and ".join(rows))
     if groups:
         logger.warning(
-            "%s has %s that may be one: %s. They differ only in case, blanks or dashes, or in how "
-            "a number or date is written, and are not joined; write them alike if they are one",
+            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes or "
+            "letters that look alike, or in how a number or date is written, and are not joined; "
+            "write them alike if they are one",
             what,
             noun,
             some_of(groups, _SHOWN),

@@ -36,7 +36,10 @@ from dinoneck.training.recipe import Seed, converted
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
+# kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
+_NO_NUMBERS = "mMc"
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
+_Floats = np.ndarray[Any, np.dtype[np.float64]]
 Fold = tuple[_Rows, _Rows]
 _BINS = 5  # of a column of numbers that folds are stratified by
 
@@ -205,6 +208,27 @@ def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
 def class_names(table: Any, column: str) -> tuple[str, ...]:
     """Return the class names of a column; none for numbers."""
     return tuple(table[column].cat.categories) if hasattr(table[column], "cat") else ()
+
+
+def column_numbers(table: Any, column: str) -> _Floats:
+    """Return the numbers of a column in float64, NaN = missing.
+
+    Raises:
+        DataError: for a column of dates, times, complex numbers, or what else is no number.
+    """
+    values = table[column]
+    if values.dtype.kind in _NO_NUMBERS:
+        raise DataError(
+            f"the column {column!r} of the table is {values.dtype}; expected numbers: convert it, "
+            "of dates such as to days since the first one"
+        )
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the column {column!r} of the table is no column of numbers: {error}; make the table "
+            "with read_table()"
+        ) from error
 
 
 def groups_of(table: Any) -> list[Hashable]:
@@ -380,7 +404,7 @@ def _strata(table: Any, column: str) -> list[Any]:
         raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {known}")
     if class_names(table, column):
         return list(table[column].cat.codes)
-    values = np.asarray(table[column], np.float64)
+    values = column_numbers(table, column)
     return list(np.searchsorted(np.nanquantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]), values))
 
 

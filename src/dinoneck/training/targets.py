@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,6 +26,8 @@ SHARES_TOLERANCE = 1e-2
 SHARE_ROUNDING = 1e-3
 _ANY = "/"  # stands for any suffix: no id ends like this
 WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
+# pandas' Timestamp and Timedelta are kinds of these
+_TIMES = (date, timedelta, np.datetime64, np.timedelta64)
 _Array = np.ndarray[Any, Any]
 Tensors = dict[str, Tensor]
 
@@ -201,7 +204,8 @@ def by_id(
     """Return id -> value of a mapping, a Series (as :func:`class_codes`), or values with such ids.
 
     Raises:
-        DataError: for values without ids, another number of ids, or an id with several values.
+        DataError: for values without ids, ids without an order, another number of ids, or an id
+            with several values.
     """
     if not hasattr(values, "__len__"):
         raise DataError(
@@ -211,6 +215,8 @@ def by_id(
     values = class_codes(values, name, ())
     if hasattr(values, "items"):
         ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
+    elif ids is not None:
+        _check_has_order(ids)
     if ids is None or len(ids) != len(values):
         given = "no ids" if ids is None else f"{len(ids)} ids"
         raise DataError(
@@ -227,6 +233,15 @@ def by_id(
     return dict(zip(spelt, values, strict=True))
 
 
+def _check_has_order(ids: Any) -> None:
+    """Raise a DataError for a generator, which has one reading, and for a set, whose order is any."""
+    if isinstance(ids, set | frozenset) or not hasattr(ids, "__len__"):
+        raise DataError(
+            f"target_ids is a {type(ids).__name__}; expected a list, with one id for each row of "
+            "the targets"
+        )
+
+
 def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     if missing := [repr(image_id) for image_id in ids if image_id not in column]:
@@ -235,8 +250,9 @@ def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
             f"ids there are such as {some_of(map(repr, column), 3) or 'none'}; missing values are "
             "NaN, of classes -1"
         )
+    what = f"the values of {name!r}"
     try:
-        return np.array([as_array(column[image_id]) for image_id in ids])
+        return np.array([as_array(column[image_id], what) for image_id in ids])
     except ValueError as error:
         raise DataError(f"the values of {name!r} are no array: {error}") from error
 
@@ -311,11 +327,16 @@ def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None
         )
 
 
-def as_array(values: Any) -> _Array:
+def as_array(values: Any, what: str = "the values") -> _Array:
     """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
 
+    Args:
+        values: numbers, or whatever holds them.
+        what: what messages call them.
+
     Raises:
-        DataError: for masked values (``numpy.ma``).
+        DataError: for masked values (``numpy.ma``), and for dates and times, of which NumPy makes
+            numbers of nanoseconds.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -326,7 +347,19 @@ def as_array(values: Any) -> _Array:
             "some values are masked; fill them: values.filled(numpy.nan), of classes "
             "values.filled(-1)"
         )
-    return np.asarray(values)
+    array = np.asarray(values)
+    if _holds_times(array):
+        raise DataError(
+            f"{what} are dates or times, such as {array.flat[0]}; expected numbers: convert them, "
+            "such as to days since the first one"
+        )
+    return array
+
+
+def _holds_times(array: _Array) -> bool:
+    if array.dtype.kind in "mM":
+        return array.size > 0
+    return array.dtype.kind == "O" and any(isinstance(value, _TIMES) for value in array.flat)
 
 
 def known(task: Task, values: Tensor) -> Tensor:

@@ -26,7 +26,13 @@ from dinoneck.tasks import OVERALL, TargetTransform, Task, columns_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
-from dinoneck.training.table import class_names, column_tasks, map_task, read_maps
+from dinoneck.training.table import (
+    class_names,
+    column_numbers,
+    column_tasks,
+    map_task,
+    read_maps,
+)
 from dinoneck.training.targets import known
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
@@ -138,7 +144,7 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         compositions.append(composition)
         for i, column in enumerate(composition.names):
             if column in table:
-                truth = np.asarray(table[column], np.float64)[:, None]
+                truth = column_numbers(table, column)[:, None]
                 scored[column] = Scored("value", name, slice(i, i + 1), truth)
     for task in tasks:
         its_targets = _scored(task, specs[task.name], targets[task.name])
@@ -273,7 +279,7 @@ def _values(name: str, spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], T
     if spec.kind == "classification":
         indices = np.asarray(table[spec.columns[0]].cat.codes, np.int64)
         return class_names(table, spec.columns[0]), torch.tensor(indices)
-    values = np.stack([np.asarray(table[column], np.float64) for column in spec.columns], axis=1)
+    values = np.stack([column_numbers(table, column) for column in spec.columns], axis=1)
     if spec.kind == "ratio":
         columns = ", ".join(spec.columns)
         if (values < 0).any():  # the shares of two negative values would be positive

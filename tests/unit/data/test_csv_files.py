@@ -56,6 +56,17 @@ NO_CSV = [
     pytest.param(b"\xd0\xcf\x11\xe0 and more", (".xls",), id="xls"),
     pytest.param(b"PAR1 and more", ("Parquet",), id="Parquet"),
     pytest.param(b"\x1f\x8b and more", ("gzip",), id="gzip"),
+    pytest.param(b"ARROW1\0\0 and more", ("Feather",), id="Feather"),
+    pytest.param(b"\x89HDF\r\n\x1a\n", ("HDF5",), id="HDF5"),
+    pytest.param(b"\x80\x04\x95 and more", ("pickle",), id="pickle"),
+    pytest.param(b"\x93NUMPY\x01\0", ("NumPy",), id="NumPy"),
+    pytest.param(b"BZh91AY&SY", ("bzip2",), id="bzip2"),
+    pytest.param(b"\x89PNG\r\n\x1a\n", ("image",), id="PNG"),
+    pytest.param(b'[{"image": "a"}]', ("JSON", "--boxes"), id="list of JSON objects"),
+    pytest.param(b'{"images": [], "annotations": []}', ("JSON",), id="COCO"),
+    pytest.param(b'\xef\xbb\xbf{"y": 1}\n{"y": 2}\n', ("JSON",), id="lines of JSON"),
+    pytest.param(b"[[1, 2], [3, 4]]", ("JSON",), id="JSON lists"),
+    pytest.param(b"version https://git-lfs.github.com/spec/v1\n", ("git lfs pull",), id="LFS"),
     pytest.param(b"\n<html><table><tr>", ("HTML",), id="a page that is called .xls"),
     pytest.param(b"", ("empty",), id="empty"),
     pytest.param(b"\xef\xbb\xbf\r\n;;\r\n", ("empty",), id="blank rows alone"),
@@ -71,6 +82,20 @@ def test_other_files_are_refused_by_what_they_are(
 
     for word in named:
         assert word in str(refused.value)
+
+
+@pytest.mark.parametrize("first_cell", ["[kg]", "{a}", '"{a}"', "[plot]"])
+def test_a_name_in_brackets_begins_no_json_file(tmp_path: Path, first_cell: str) -> None:
+    file = read_csv_file(write(tmp_path, f"{first_cell},y\na,1\n"))
+
+    assert file.header == [first_cell.strip('"'), "y"]
+
+
+def test_a_first_line_that_names_another_separator_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "sep=,\nimage;y\na;1,5\n")
+
+    with pytest.raises(DataError, match="first line says that ',' .* separated by ';'"):
+        read_csv_file(path, ["image", "y"])
 
 
 SEPARATED = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dinoneck.data.number_cells import NumberError, read_numbers, sentinels_of
+from dinoneck.data.number_cells import NumberError, is_date, read_numbers, sentinels_of
 
 NBSP, THIN, NARROW, APOSTROPHE, MINUS = "\u00a0", "\u2009", "\u202f", "\u2019", "\u2212"
 
@@ -31,6 +31,7 @@ ONE_MEANING = [
     pytest.param(["1'234.50", "9"], ";", [1234.5, 9.0], id="Swiss, apostrophes"),
     pytest.param([f"1{APOSTROPHE}234", "9"], ";", [1234.0, 9.0], id="Swiss, typographic ones"),
     pytest.param([f"{MINUS}1,5", "+2"], ";", [-1.5, 2.0], id="minus sign of Unicode"),
+    pytest.param([f"1e{MINUS}3", "2"], ",", [0.001, 2.0], id="minus sign of an exponent"),
     pytest.param(["007", ".5", "5."], ",", [7.0, 0.5, 5.0], id="zeros and bare marks"),
     pytest.param(["1,5", "22,75"], None, [1.5, 22.75], id="texts of a DataFrame"),
 ]
@@ -92,6 +93,15 @@ def test_other_columns_that_contradict_the_separator_are_no_reason_to_choose(
     with pytest.raises(NumberError) as refused:
         read_numbers([text], separator, lambda: other_columns([other]))
 
+    assert "1500" in refused.value.expected
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_points_in_all_numbers_may_be_decimals_next_to_decimal_commas(separator: str) -> None:
+    with pytest.raises(NumberError) as refused:
+        read_numbers(["1.500", "2.250"], separator, lambda: other_columns(["0,5", "3"]))
+
+    assert "1.5" in refused.value.expected
     assert "1500" in refused.value.expected
 
 
@@ -158,7 +168,23 @@ NO_NUMBERS = [
     pytest.param("1月5日", "date", id="1-5 in Japanese Excel"),
     pytest.param("2024-03-01", "date", id="ISO date"),
     pytest.param("01/03/2024", "date", id="date with slashes"),
+    pytest.param("2024-03-01T10:30:00Z", "date", id="ISO date with a time"),
+    pytest.param("May 3, 2024", "date", id="American date in words"),
+    pytest.param("1/2", "fraction", id="fraction"),
     pytest.param("-", "0", id="dash"),
+    pytest.param("\u20131.5", "minus sign '-'", id="dash for a minus sign"),
+    pytest.param("0x1F", "hexadecimal", id="hexadecimal"),
+    pytest.param("1.5D-03", "Fortran", id="exponent of Fortran"),
+    pytest.param(".5d2", "Fortran", id="exponent of Fortran without a sign"),
+    pytest.param("1.5 x 10^-3", "1.5e-3", id="power of ten in words"),
+    pytest.param("tensor(1.5, device='cuda:0')", "float()", id="tensor"),
+    pytest.param("np.float64(1.5)", "float()", id="number of NumPy"),
+    pytest.param("~3", "'~'", id="about"),
+    pytest.param("ca. 3", "'ca.'", id="about in a word"),
+    pytest.param("\u20ac 3,50", "'\u20ac'", id="sign of a currency"),
+    pytest.param("1.5 \u00b1 0.2", "'\u00b1'", id="tolerance"),
+    pytest.param("3 g/m2", "'g/m2'", id="unit with a power"),
+    pytest.param("'1", "quote", id="apostrophe of Excel"),
     pytest.param("inf", "finite", id="infinity"),
     pytest.param("1e39", "3.4e38", id="more than float32 holds"),
     pytest.param("9007199254740993", "exactly", id="more digits than float64 holds"),
@@ -167,7 +193,7 @@ NO_NUMBERS = [
     pytest.param("1,23,456", "number", id="Indian thousands"),
     pytest.param("12.34.567", "number", id="groups of two digits"),
     pytest.param("(1.5)", "number", id="accountant's minus"),
-    pytest.param("<0.1", "number", id="below the limit of detection"),
+    pytest.param("<0.1", "'<'", id="below the limit of detection"),
 ]
 
 
@@ -191,6 +217,23 @@ def test_the_usual_notation_is_not_stated(text: str, separator: str) -> None:
     numbers = read_numbers([text], separator)
 
     assert numbers.repairs == []
+
+
+DATES = [
+    pytest.param("01. Mai", True, id="day and month of German Excel"),
+    pytest.param("3 septiembre 2024", True, id="Spanish"),
+    pytest.param("Ao\u00fbt-24", True, id="French month"),
+    pytest.param("2024-05-01 10:30", True, id="with a time"),
+    pytest.param("3 marigold", False, id="a word that begins like a month"),
+    pytest.param("5 mag", True, id="Italian"),
+    pytest.param("2 maize", False, id="another such word"),
+    pytest.param("10:30", False, id="a time alone"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), DATES)
+def test_what_is_a_date(text: str, expected: bool) -> None:
+    assert is_date(text) == expected
 
 
 SENTINELS = [

@@ -243,12 +243,13 @@ def test_only_empty_cells_and_nan_are_missing_numbers(tmp_path: Path) -> None:
 def test_words_that_say_missing_are_missing_among_numbers_and_stated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = columns(tmp_path, y=["1.5", "NA", "n/a", "NULL", "none", "<NA>", "3"])
+    path = columns(tmp_path, y=["1.5", "NA", "n/a", "NULL", "none", "<NA>", "n.a.", "3"])
 
     table = read_table(path, targets="y")
 
-    np.testing.assert_array_equal(table["y"], [1.5] + [np.nan] * 5 + [3.0])
-    assert caplog.messages == [f"{path}: y: <NA>, NA, NULL, n/a, none in 5 cells read as missing"]
+    np.testing.assert_array_equal(table["y"], [1.5] + [np.nan] * 6 + [3.0])
+    [message] = caplog.messages
+    assert message == f"{path}: y: <NA>, NA, NULL, n.a., n/a, none in 6 cells read as missing"
 
 
 def test_a_word_that_says_missing_among_words_is_a_class_and_named(
@@ -426,6 +427,85 @@ def test_classes_that_begin_with_a_number_are_classes_without_a_word(
     read_table(columns(tmp_path, c=["1a", "2b", "Gras"], d=["1a", "2b", "3c"]), targets=["c", "d"])
 
     assert caplog.messages == []
+
+
+PRINTED = [
+    pytest.param(["0x1F", "0x20", "0x1F", "0x20"], "0x1F", "hexadecimal", id="hexadecimal"),
+    pytest.param(["1.5D-03", "2D+00", "1.5D-03", "2D+00"], "1.5D-03", "Fortran", id="Fortran"),
+    pytest.param(["3", "2.5D-03", "1.5D-03", "4"], "2.5D-03", "Fortran", id="Fortran and others"),
+    pytest.param(["tensor(1.)", "tensor(2.)"], "tensor(1.)", "float()", id="tensors"),
+    pytest.param(["np.float32(1.5)", "2"], "np.float32(1.5)", "float()", id="NumPy's repr"),
+    pytest.param(["1x10^5", "2x10^5"], "1x10^5", "exponent", id="powers of ten"),
+    pytest.param(["1.5 kg", "2 kg", "3"], "1.5 kg", "'kg'", id="most with a unit"),
+]
+
+
+@pytest.mark.parametrize(("cells", "named", "cause"), PRINTED)
+def test_numbers_that_are_spelled_as_words_are_no_classes(
+    tmp_path: Path, cells: list[str], named: str, cause: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read_table(columns(tmp_path, y=cells), targets="y")
+
+    assert repr(named) in str(refused.value)
+    assert cause in str(refused.value)
+
+
+@pytest.mark.parametrize("cells", [["0x1F", "0x20", "0x1F"], ["12 %", "13 %", "12 %"]])
+def test_the_option_that_the_error_names_makes_classes_of_them(
+    tmp_path: Path, cells: list[str]
+) -> None:
+    path = columns(tmp_path, y=cells)
+    with pytest.raises(DataError, match=r"read_table\(classes=\{'y': \(\)\}\)"):
+        read_table(path, targets="y")
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].tolist() == cells
+
+
+def test_numbers_among_words_are_classes_by_the_option_that_the_error_names(
+    tmp_path: Path,
+) -> None:
+    path = columns(tmp_path, y=["grass", "soil", "3", "grass"])
+    with pytest.raises(DataError, match=r"one of grass, soil; .* read_table\(classes=\{'y'"):
+        read_table(path, targets="y")
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].tolist() == ["grass", "soil", "3", "grass"]
+
+
+@pytest.mark.parametrize("role", ["target", "group", "fold_column"])
+def test_names_that_are_one_number_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    path = columns(tmp_path, p=["1.1", "1.10", "1.2", "1.10"], y=[1, 2, 3, 4])
+    options = {"classes": {"p": ()}, "targets": ["p", "y"]}
+    if role != "target":
+        options = {"targets": "y", role: "p"}
+
+    table = read_table(path, **options)
+
+    values = table[{"target": "p", "group": "group", "fold_column": "fold"}[role]]
+    assert values.tolist() == ["1.1", "1.1", "1.2", "1.1"]
+    [message] = caplog.messages
+    assert "'1.1' and '1.10'" in message
+
+
+def test_a_letter_before_each_name_keeps_them_apart(tmp_path: Path) -> None:
+    path = columns(tmp_path, p=["p1.1", "p1.10", "p1.2"], y=[1, 2, 3])
+
+    table = read_table(path, targets="y", group="p")
+
+    assert table["group"].tolist() == ["p1.1", "p1.10", "p1.2"]
+
+
+def test_rows_that_repeat_the_names_of_the_columns_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "image,y\na,1\nb,2\nimage,y\nc,3\n")
+
+    with pytest.raises(DataError, match="row 4 repeats the names of the columns"):
+        read_table(path, targets="y")
 
 
 def test_a_value_for_no_data_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

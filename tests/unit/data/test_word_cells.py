@@ -14,6 +14,7 @@ from dinoneck.data.word_cells import (
     similar_names,
     warn_of_class_names,
     warn_of_dates,
+    warn_of_joined_numbers,
 )
 
 ALIKE = [
@@ -25,12 +26,22 @@ ALIKE = [
     pytest.param("2024-05-01 00:00:00", "2024-05-01", id="midnight of pandas"),
     pytest.param("2024-05-01T00:00", "2024-05-01", id="midnight of ISO 8601"),
     pytest.param("01-Mai", "1-mai", id="month names"),
+    pytest.param("tall-grass", "tall grass", id="dash between letters"),
+    pytest.param("'weed'", "weed", id="quotes"),
+    pytest.param("spec.", "spec", id="full stop"),
+    pytest.param("P01", "P1", id="leading zeros of a name"),
+    pytest.param("1 234", "1234", id="blank between thousands"),
+    pytest.param("c\u0430t", "cat", id="a letter of Cyrillic"),
 ]
 DIFFERENT = [
     pytest.param("1_11", "11_1", id="plots"),
     pytest.param("1.50", "1.05", id="decimals"),
     pytest.param("2024-05-01 10:30", "2024-05-01", id="another time"),
     pytest.param("1-11", "11-1", id="plots with dashes"),
+    pytest.param("C-", "C", id="grades"),
+    pytest.param("1.05 m", "1.5 m", id="decimals with a unit"),
+    pytest.param("P100", "P1", id="zeros at the end of a name"),
+    pytest.param("a-1", "a1", id="dash before a digit"),
     pytest.param("plot 1", "plot 10", id="names with numbers"),
 ]
 
@@ -66,6 +77,10 @@ TWO_WAYS = [
     pytest.param(["1.5.24", "02.05.2024"], id="years of two and four digits"),
     pytest.param(["5/1/2024", "2024/05/02"], id="American and Japanese"),
     pytest.param(["2024-05-01 10:30:00", "02.05.2024"], id="with and without time"),
+    pytest.param(["2024-05-01T10:30:00Z", "02.05.2024"], id="ISO 8601 with a zone"),
+    pytest.param(["2024-05-01", "20240502"], id="in one number"),
+    pytest.param(["2024-05-01", "45415"], id="number of Excel"),
+    pytest.param(["2024-05-01", "3 May 2024"], id="month in words"),
 ]
 ONE_WAY = [
     pytest.param(["2024-05-01", "2024-05-02", "later"], id="ISO"),
@@ -73,7 +88,100 @@ ONE_WAY = [
     pytest.param(["2024-05-01 10:30", "2024-05-01 11:00:00"], id="times"),
     pytest.param(["1-2-3", "101-2-33"], id="plots"),
     pytest.param(["0.1.2", "10.0.1"], id="versions"),
+    pytest.param(["20240501", "20240502"], id="numbers alone"),
+    pytest.param(["45415", "3"], id="numbers of plots"),
+    pytest.param(["3-5", "3-6"], id="pairs"),
+    pytest.param(["3-May", "4-Jun"], id="days without a year"),
 ]
+
+
+@pytest.mark.parametrize("made", ["3-May", "03. Mai", "Mar-05", "2024-05-03 00:00:00"])
+def test_dates_that_spreadsheets_make_of_names_are_named_next_to_such_names(
+    caplog: pytest.LogCaptureFixture, made: str
+) -> None:
+    warn_of_dates("t.csv: plot", {"3-6": 4, made: 2}, "groups")
+
+    [message] = caplog.messages
+    assert "'3-6'" in message
+    assert f"{made!r}, in 2 rows" in message
+
+
+NAMES_OF_NUMBERS = [
+    pytest.param({"1.1": ["1.1", "1.10"]}, "'1.1' and '1.10'", id="plots of a block"),
+    pytest.param({"7": ["007", "7"]}, "'007' and '7'", id="leading zeros"),
+    pytest.param({"7": ["07.0", "7"]}, "'07.0' and '7'", id="leading zeros and a decimal"),
+]
+
+
+@pytest.mark.parametrize(("spellings", "named"), NAMES_OF_NUMBERS)
+def test_numbers_that_may_be_names_of_two_things_are_named(
+    caplog: pytest.LogCaptureFixture, spellings: dict[str, list[str]], named: str
+) -> None:
+    warn_of_joined_numbers("t.csv: plot", spellings, "groups")
+
+    [message] = caplog.messages
+    assert named in message
+
+
+def test_whole_numbers_with_and_without_decimals_are_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_of_joined_numbers("t.csv: plot", {"7": ["7", "7.0", "7.00", "7e0"]}, "groups")
+
+    assert caplog.messages == []
+
+
+QUANTITIES = [
+    pytest.param(["5 cm", "10 cm", "unknown"], True, id="most with a unit"),
+    pytest.param(["1.5 kg/ha", "2 Kg/ha", "3 g/m2"], True, id="several units"),
+    pytest.param(["ca. 3", "about 4"], True, id="about"),
+    pytest.param(["EUR 3", "EUR 4.50"], True, id="currency before"),
+    pytest.param(["1a", "2a", "Gras"], False, id="classes with a letter"),
+    pytest.param(["plot 1", "plot 2"], False, id="numbered names"),
+    pytest.param(["5 cm", "grass", "clover"], False, id="one with a unit"),
+]
+
+
+@pytest.mark.parametrize(("names", "is_named"), QUANTITIES)
+def test_classes_of_numbers_with_units_or_words_are_named(
+    caplog: pytest.LogCaptureFixture, names: list[str], is_named: bool
+) -> None:
+    warn_of_class_names("t.csv: y", names)
+
+    assert len(caplog.messages) == is_named
+
+
+def test_numbers_with_units_that_are_said_to_be_classes_are_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_of_class_names("t.csv: pot", ["5 cm", "10 cm"], may_be_numbers=False)
+
+    assert caplog.messages == []
+
+
+LISTS = [
+    pytest.param(["a", "b", "a;b"], "'a;b'", id="semicolon"),
+    pytest.param(["dry", "cold", "dry, cold"], "'dry, cold'", id="comma and blank"),
+    pytest.param(["u|v", "u", "v"], "'u|v'", id="bar"),
+]
+
+
+@pytest.mark.parametrize(("names", "named"), LISTS)
+def test_a_class_that_joins_others_is_named(
+    caplog: pytest.LogCaptureFixture, names: list[str], named: str
+) -> None:
+    warn_of_class_names("t.csv: y", names)
+
+    [message] = caplog.messages
+    assert f"the class {named}" in message
+
+
+def test_a_class_with_a_mark_between_other_words_is_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_of_class_names("t.csv: y", ["grass/clover", "grass", "soil"])
+
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("names", TWO_WAYS)
@@ -97,10 +205,11 @@ def test_dates_in_one_way_are_not_named(caplog: pytest.LogCaptureFixture, names:
     [
         (["WAHR", "FALSCH", "TRUE", "FALSE"], True),
         (["ja", "nein", "Yes"], True),
+        (["T", "F", "TRUE"], True),
         (["TRUE", "FALSE"], False),
         (["yes", "no", "unsure"], False),
     ],
-    ids=["two languages", "one word of another", "two words", "a third class"],
+    ids=["two languages", "one word of another", "R's letters", "two words", "a third class"],
 )
 def test_truth_in_several_words_is_named(
     caplog: pytest.LogCaptureFixture, names: list[str], is_named: bool
