@@ -121,11 +121,16 @@ class CocoBox(Struct):
 
 
 class CocoSegment(Struct):
-    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known."""
+    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known.
+
+    ``bbox`` and ``area`` are as the file holds them.
+    """
 
     id: Annotated[int, Meta(ge=1, lt=256**3)]
     category_id: Id
     iscrowd: Literal[0, 1] = 0
+    bbox: Any = None
+    area: Any = None
 
 
 class CocoSegments(Struct):
@@ -482,6 +487,7 @@ def _check_maps(
     maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
 ) -> None:
     _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
+    _check_unique((entry.file_name for entry in maps), f"{file}: annotations: the file_name")
     category_ids = {category.id for category in categories}
     for i, entry in enumerate(maps):
         where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
