@@ -26,6 +26,7 @@ from dinoneck.data.box_checks import (
     BoxOfImage,
     check_areas,
     check_forms,
+    check_holes,
     check_masks,
     warn_of_ignored_boxes,
     warn_of_turned_boxes,
@@ -334,6 +335,7 @@ class BoxImages(ListedImages):
         warn_of_ignored_boxes(self.file, visible)
         if self.masks:
             self._check_shown(visible)
+            check_holes(self.file, visible)
 
     def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
         """The boxes of the classes and of listed images; the others are counted."""

@@ -12,7 +12,6 @@ from PIL import Image
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco import CocoCategory, CocoSegments
-from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.decoding import read_picture
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
@@ -23,6 +22,7 @@ from dinoneck.data.listed_images import (
     ListedObject,
     open_json,
 )
+from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError, some_of
 
