@@ -11,7 +11,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -34,6 +35,23 @@ Side = Annotated[int, Meta(ge=1)]
 Id = int | Annotated[str, Meta(min_length=1)]
 UNKNOWN_SIDE = 0  # of an image whose entry does not state it; a file cannot hold it
 CROWD_KEY = "iscrowd"
+_LISTS = ("images", "annotations", "categories")
+_READ_KEYS = (
+    *_LISTS,
+    "id",
+    "file_name",
+    "width",
+    "height",
+    "image_id",
+    "category_id",
+    "bbox",
+    "segmentation",
+    "area",
+    CROWD_KEY,
+    "name",
+    "isthing",
+    "segments_info",
+)
 # detectron2's BoxMode.XYWH_ABS, which is COCO's form; 0 are corners
 BBOX_MODE = 1
 BBOX_MODE_NAME = "BoxMode.XYWH_ABS"
@@ -81,6 +99,8 @@ WHOLE_FLOATS = "whole numbers written with a point"
 FLAGS = "flags written as true, false, null or text"
 NUMBER_NAMES = "category names that are numbers"
 NO_IDS = "annotations without an id"
+ADDRESSES = "file names taken from coco_url"
+NAMESAKES = "categories without objects that have the name of another one, dropped"
 
 
 class CocoImage(Struct):
@@ -162,8 +182,10 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
     """
     content = _parse(file)
     _check_form(content, file)
+    _check_kind(content, annotation_type, file)
     _repair(content, repairs)
     coco = _typed(content, annotation_type, file)
+    _drop_unused_namesakes(coco, repairs)
     _check(coco, file)
     return coco
 
@@ -197,7 +219,8 @@ def _parse(file: Path) -> Any:
         raise DataError(
             f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
         ) from error
-    _refuse_repeated_lists(raw, file)
+    if isinstance(content, dict):
+        _refuse_repeated_keys(raw, content, file)
     return content
 
 
@@ -209,22 +232,41 @@ def _decode(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def _refuse_repeated_lists(raw: bytes, file: Path) -> None:
-    """Refuse a list that the file holds twice: decoders keep the last and forget the others."""
-    names = ("images", "annotations", "categories")
-    if all(raw.count(f'"{name}"'.encode()) < 2 for name in names):
+def _refuse_repeated_keys(raw: bytes, content: dict[str, Any], file: Path) -> None:
+    """Refuse a key that an entry, or the file, has twice: decoders keep the last value and forget the others."""
+    counts = Counter[str](content.keys())
+    for values in content.values():
+        if isinstance(values, dict):
+            counts.update(values.keys())
+        counts.update(chain.from_iterable(_entries_of(values)))
+    for entry in _entries_of(content.get("annotations")):
+        if "segments_info" not in entry:
+            break
+        counts.update(chain.from_iterable(_entries_of(entry["segments_info"])))
+    if all(raw.count(f'"{key}"'.encode()) == counts[key] for key in _READ_KEYS):
         return
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        lists = Counter(key for key, value in pairs if key in names and isinstance(value, list))
-        for name, count in lists.items():
-            if count > 1:
-                raise DataError(
-                    f"{file} holds the list {name} {count} times; merge them into one list"
-                )
-        return dict(pairs)
+        entry: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in entry and key in _READ_KEYS:
+                _check_repeated(key, entry, value, file)
+            entry[key] = value
+        return entry
 
     json.loads(raw, object_pairs_hook=check)
+
+
+def _check_repeated(key: str, entry: dict[str, Any], value: Any, file: Path) -> None:
+    """Refuse a second value of a key, unless it repeats the first one."""
+    if key in _LISTS and isinstance(value, list):
+        raise DataError(f"{file} holds the list {key} more than once; merge them into one list")
+    if entry[key] != value:
+        owner = f" (id {entry['id']!r})" if "id" in entry and key != "id" else ""
+        raise DataError(
+            f"{file}: an entry{owner} has {key} twice, {shorten(entry[key])} and {shorten(value)}; "
+            "keep the right one"
+        )
 
 
 def _check_form(content: Any, file: Path) -> None:
@@ -247,6 +289,24 @@ def _check_form(content: Any, file: Path) -> None:
     raise DataError(f"{file} lacks {', '.join(missing)}; {expected}")
 
 
+def _check_kind(content: dict[str, Any], annotation_type: type[Any], file: Path) -> None:
+    """Refuse panoptic segments where boxes are expected, and the other way round."""
+    annotations = _entries_of(content["annotations"])
+    if not annotations:
+        return
+    are_segments = ["segments_info" in entry for entry in annotations]
+    if annotation_type is CocoSegments and not any(are_segments):
+        raise DataError(
+            f"{file} holds boxes or masks of objects, and no panoptic segments (segments_info); "
+            "pass it with --boxes or --instances (BoxImages), or a panoptic JSON here"
+        )
+    if annotation_type is CocoBox and all(are_segments):
+        raise DataError(
+            f"{file} holds panoptic segments (segments_info), and no boxes; pass it with the folder "
+            "of its PNG files, --panoptic FOLDER FILE (PanopticImages)"
+        )
+
+
 # Plain values -> repaired
 # ------------------------------------------------------------------------------------------------
 
@@ -266,12 +326,13 @@ def _repair(content: dict[str, Any], repairs: Repairs) -> None:
         [(categories, "id"), (annotations, "category_id"), (segments, "category_id")], repairs
     )
     for name in ("width", "height"):
-        _drop_nulls(images, name)
+        _drop_unknown_sides(images, name)
         _repair_whole_numbers(images, name, repairs, kind_of_texts=TEXT_NUMBERS)
     _repair_whole_numbers(segments, "id", repairs, kind_of_texts=TEXT_NUMBERS)
     for entries in (annotations, segments):
         _repair_flags(entries, CROWD_KEY, repairs)
     _repair_flags(categories, "isthing", repairs)
+    _repair_file_names(images, repairs)
     _repair_boxes(annotations, repairs)
     _repair_names(categories, repairs)
 
@@ -344,10 +405,12 @@ def whole_number(value: Any) -> int | None:
     return None
 
 
-def _drop_nulls(entries: Entries, key: str) -> None:
-    for entry in entries:
-        if key in entry and entry[key] is None:
-            del entry[key]
+def _drop_unknown_sides(images: Entries, key: str) -> None:
+    """Take sides of null and 0 out, which exporters write that never opened the image."""
+    for image in images:
+        value = image.get(key, 1)
+        if value is None or (value == 0 and value is not False):
+            del image[key]
 
 
 def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
@@ -386,6 +449,15 @@ def _number_of(value: Any, repairs: Repairs) -> Any:
         repairs[TEXT_NUMBERS] += 1
         return float(value)
     return value
+
+
+def _repair_file_names(images: Entries, repairs: Repairs) -> None:
+    """Take the last folder and the name of COCO's address where there is no file_name, as in LVIS."""
+    for image in images:
+        address = image.get("coco_url")
+        if image.get("file_name") is None and isinstance(address, str) and "/" in address:
+            image["file_name"] = "/".join(address.split("/")[-2:])
+            repairs[ADDRESSES] += 1
 
 
 def _repair_names(categories: Entries, repairs: Repairs) -> None:
@@ -429,6 +501,34 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
     return f"{place}{owner} is {shorten(value)}; expected {expected}"
 
 
+def _drop_unused_namesakes(coco: Coco[Any], repairs: Repairs) -> None:
+    """Drop categories that no object has and whose name another one has, as Roboflow's super-categories.
+
+    Of several without an object the last stays. Of several with objects all stay, and are refused.
+    """
+    ids_of: dict[str, list[Id]] = {}
+    for category in coco.categories:
+        ids_of.setdefault(category.name, []).append(category.id)
+    if len(ids_of) == len(coco.categories):
+        return
+    used = set[Id]()
+    for entry in coco.annotations:
+        if isinstance(entry, CocoSegments):
+            used.update(segment.category_id for segment in entry.segments_info)
+        else:
+            used.add(entry.category_id)
+    kept = []
+    for category in coco.categories:
+        namesakes = ids_of[category.name]
+        is_last = category.id == namesakes[-1]
+        none_is_used = used.isdisjoint(namesakes)
+        if len(namesakes) == 1 or category.id in used or (none_is_used and is_last):
+            kept.append(category)
+        else:
+            repairs[NAMESAKES] += 1
+    coco.categories = kept
+
+
 # Typed -> checked
 # ------------------------------------------------------------------------------------------------
 
@@ -453,7 +553,11 @@ def _check_images(images: Sequence[CocoImage], file: Path) -> None:
 
 def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
     _check_unique((category.id for category in categories), f"{file}: categories: the id")
-    _check_unique((category.name for category in categories), f"{file}: categories: the name")
+    check_unique(
+        (category.name for category in categories),
+        f"{file}: categories: the name",
+        "give its objects one category_id, or each category its own name",
+    )
     for i, category in enumerate(categories):
         if not category.name.strip():
             raise DataError(
@@ -566,7 +670,11 @@ def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file
 
 
 def choose_classes(
-    classes: Sequence[str] | None, categories: Sequence[CocoCategory], file: Path
+    classes: Sequence[str] | None,
+    categories: Sequence[CocoCategory],
+    file: Path,
+    *,
+    may_lack_classes: bool = False,
 ) -> dict[str, Id]:
     """Return the names of the classes and their category ids, in the order of the labels.
 
@@ -574,10 +682,13 @@ def choose_classes(
         classes: names in the order of their labels; None = all, by ascending category id.
         categories: those of the file.
         file: what messages name.
+        may_lack_classes: whether the file may lack some of the classes, as one of test images that
+            lists what they show; these get ids of their own.
 
     Raises:
         DataError: if ``classes`` is no list of names, is empty, or names a category twice or one
-            that the file does not have.
+            that the file does not have. With ``may_lack_classes``: if it has none of them, or has
+            another spelling of one.
     """
     id_of = {
         category.name: category.id for category in sorted(categories, key=lambda entry: entry.id)
@@ -588,11 +699,30 @@ def choose_classes(
         raise DataError(
             f"classes is {classes!r}; expected a list of one or more of {', '.join(id_of)}"
         )
-    for name in classes:
-        if name not in id_of:
+    others = [name for name in id_of if name not in classes]
+    missing = [name for name in classes if name not in id_of]
+    for name in missing:
+        similar = did_you_mean(name, others)
+        if not may_lack_classes or similar or len(missing) == len(classes):
             raise DataError(
                 f"classes: {file} has no category {name!r}.{did_you_mean(name, id_of)} It has "
                 f"{some_of(id_of, 20)}"
             )
     check_unique(classes, "classes: the name", "name each once")
-    return {name: id_of[name] for name in classes}
+    if missing:
+        logger.warning(
+            "%s lists no category %s: its images count as images without any",
+            file,
+            some_of(map(repr, missing), 10),
+        )
+    new_ids = _new_ids(missing, [category.id for category in categories])
+    return {name: id_of[name] if name in id_of else new_ids[name] for name in classes}
+
+
+def _new_ids(names: Sequence[str], ids: Collection[Id]) -> dict[str, Id]:
+    """Ids that no category has: numbers, or the names where other ids are texts."""
+    numbers = [number for number in ids if isinstance(number, int)]
+    new_ids: dict[str, Id] = {}
+    for i, name in enumerate(names, 1):
+        new_ids[name] = max(numbers) + i if numbers else f"{name} (not listed)"
+    return new_ids

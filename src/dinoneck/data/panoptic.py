@@ -87,7 +87,11 @@ class PanopticImages(ListedImages):
         self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]
         self._pngs: dict[object, Path] = dict(
-            zip(self._maps, find_files(names, folder, f"PNG files of {self.file}"), strict=True)
+            zip(
+                self._maps,
+                find_files(names, folder, f"PNG files of {self.file}", outside=True),
+                strict=True,
+            )
         )
         self._warn_of_other_names()
         self.stuff = self._find_stuff(opened.categories)
