@@ -801,3 +801,18 @@ def warn_of_ignored_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             len(boxes),
             ignored[0].name,
         )
+
+
+def warn_of_scores(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of boxes with a score, as predictions have."""
+    scored = [entry for entry in boxes if isinstance(entry.box.score, int | float)]
+    if scored:
+        logger.warning(
+            "%s: %d of %d boxes have a score, as predictions have, such as %s with %g; all are "
+            "used as the truth, whatever their score",
+            file,
+            len(scored),
+            len(boxes),
+            scored[0].name,
+            scored[0].box.score,
+        )

@@ -29,6 +29,7 @@ from dinoneck.data.box_checks import (
     check_holes,
     check_masks,
     warn_of_ignored_boxes,
+    warn_of_scores,
     warn_of_turned_boxes,
 )
 from dinoneck.data.cells import PathLike
@@ -341,6 +342,7 @@ class BoxImages(ListedImages):
         check_areas(self.file, visible)
         warn_of_turned_boxes(self.file, visible)
         warn_of_ignored_boxes(self.file, visible)
+        warn_of_scores(self.file, visible)
         if self.masks:
             self._check_shown(visible)
             check_holes(self.file, visible)

@@ -12,7 +12,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -78,15 +78,23 @@ _FORMS = {  # keys of the files of other tools -> what such a file is
     ("_via_settings",): "a project of VIA; export it as COCO",
     ("dataset", "samples"): "an export of FiftyOne or Segments.ai; export it as COCO",
     ("features", "type"): "GeoJSON; convert it to COCO first",
+    ("items", "categories"): "Datumaro's own JSON; export COCO",
+    ("objects", "size"): "a Supervisely file of one image; export COCO",
 }
 _ENTRY_FORMS = {  # the same of files that are lists, by the keys of their first entry
     ("image_id", "score"): "a list of results; pass the COCO file with the images and their truth",
+    (
+        "image_id",
+        "bbox",
+    ): "a list of annotations; write it as annotations next to images and categories",
+    ("file_name", "annotations"): "detectron2's own list; write it as COCO",
     ("image", "annotations"): "a CreateML file; export COCO",
     ("data", "annotations"): "Label Studio's own JSON; export COCO",
     ("data_row",): "Labelbox's own JSON; export COCO",
 }
 _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
 _WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
+_PADDED = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
@@ -98,6 +106,7 @@ WHOLE_FLOATS = "whole numbers written with a point"
 FLAGS = "flags written as true, false, null or text"
 NUMBER_NAMES = "category names that are numbers"
 NO_IDS = "annotations without an id"
+NAMES_AS_IDS = "image_id written as the name of the file"
 ADDRESSES = "file names taken from coco_url"
 NAMESAKES = "categories without objects that have the name of another one, dropped"
 
@@ -136,6 +145,7 @@ class CocoBox(Struct):
     area: Any = None
     attributes: Any = None
     ignore: Any = None
+    score: Any = None
     bbox_mode: Any = None
 
 
@@ -329,6 +339,7 @@ def _repair(content: dict[str, Any], repairs: Repairs) -> None:
         if "segments_info" in entry:
             segments += _entries_of(entry["segments_info"])
 
+    _repair_names_as_ids(images, annotations, repairs)
     _repair_ids([(images, "id"), (annotations, "image_id")], repairs)
     _repair_ids(
         [(categories, "id"), (annotations, "category_id"), (segments, "category_id")], repairs
@@ -359,11 +370,46 @@ def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
         return
     texts = [value for value in values if isinstance(value, str)]
     are_numbers = all(whole_number(text) is not None for text in texts)
+    if not are_numbers and len(texts) < len(values) and all(map(_PADDED.fullmatch, texts)):
+        _cut_zeros(uses)
+        are_numbers = True
     for entries, key in uses:
         if are_numbers:
             _repair_whole_numbers(entries, key, repairs, kind_of_texts=TEXT_IDS)
         else:
             _ids_to_texts(entries, key, repairs)
+
+
+def _cut_zeros(uses: Sequence[tuple[Entries, str]]) -> None:
+    """Cut the zeros before numbers, as of 000017, where the other side of a reference has 17."""
+    for entries, key in uses:
+        for entry in entries:
+            value = entry.get(key)
+            if isinstance(value, str):
+                entry[key] = value.lstrip("0") or "0"
+
+
+def _repair_names_as_ids(images: Entries, annotations: Entries, repairs: Repairs) -> None:
+    """Write ids of images where annotations name their files, with or without the suffix."""
+    ids = {str(image.get("id")) for image in images}
+    texts = {entry["image_id"] for entry in annotations if isinstance(entry.get("image_id"), str)}
+    if not texts or texts <= ids:
+        return
+    names = [image.get("file_name") for image in images]
+    if not all(isinstance(name, str) for name in names):
+        return
+    for keys in (names, [PurePosixPath(name).name for name in names], list(map(_stem, names))):
+        if len(set(keys)) == len(keys) and texts <= set(keys):
+            id_of = {key: image.get("id") for key, image in zip(keys, images, strict=True)}
+            for entry in annotations:
+                if isinstance(entry.get("image_id"), str):
+                    entry["image_id"] = id_of[entry["image_id"]]
+                    repairs[NAMES_AS_IDS] += 1
+            return
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
 
 
 def _repair_whole_numbers(

@@ -429,6 +429,10 @@ TEXTS: list[tuple[str, bytes, str]] = [
     ("VIA", b'{"_via_img_metadata": {}}', "VIA"),
     ("GeoJSON", b'{"type": "FeatureCollection", "features": []}', "GeoJSON"),
     ("Label Studio", b'[{"data": {}, "annotations": []}]', "Label Studio"),
+    ("annotations alone", b'[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "a list of annotations"),
+    ("detectron2", b'[{"file_name": "a.png", "annotations": []}]', "detectron2"),
+    ("Datumaro", b'{"items": [], "categories": {}}', "Datumaro"),
+    ("Supervisely", b'{"objects": [], "size": {}}', "Supervisely"),
     ("a number", b"3", "images, annotations and categories"),
     ("latin-1", '{"images": "ä"}'.encode("latin-1"), "UTF-8"),
     ("nested", b"[" * 100_000, "JSON"),
@@ -746,6 +750,55 @@ def test_classes_that_a_file_may_not_lack_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=word):
         opened(tmp_path, lambda sample: None, classes=classes, may_lack_classes=True)
+
+
+def stem_of(image_id: int) -> str:
+    return str(image_id - 10)
+
+
+def name_of(image_id: int) -> str:
+    return f"{image_id - 10}.png"
+
+
+@pytest.mark.parametrize("convert", [name_of, stem_of], ids=["file name", "without suffix"])
+def test_annotations_may_name_the_files_of_their_images(
+    convert: Callable[[int], str], tmp_path: Path
+) -> None:
+    data = opened(tmp_path, set_all("annotations", "image_id", convert))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.ids == (10, 11, 12)
+    assert data.repaired == {"image_id written as the name of the file": 4}
+
+
+@pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id")])
+def test_zeros_before_numbers_are_cut_where_the_other_side_has_none(
+    part: str, key: str, tmp_path: Path
+) -> None:
+    data = opened(tmp_path, set_all(part, key, "{:06}".format))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.ids == (10, 11, 12)
+
+
+def test_zeros_before_numbers_stay_where_both_sides_have_them(tmp_path: Path) -> None:
+    change = both(
+        set_all("images", "id", "{:06}".format), set_all("annotations", "image_id", "{:06}".format)
+    )
+
+    data = opened(tmp_path, change)
+
+    assert data.ids == ("000010", "000011", "000012")
+    assert not data.repaired
+
+
+def test_boxes_with_a_score_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=0.25))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have a score, as predictions have, such as annotations[2] (id 2)" in line
+    assert "with 0.25" in line
 
 
 # Files of another kind
