@@ -353,9 +353,9 @@ class BoxImages(ListedImages):
             return
         entry_at = {entry.index: entry for entry in visible}
         pairs = []
-        for first, second in equal.contradicting:
-            if first in entry_at and second in entry_at:
-                pairs.append((entry_at[first], entry_at[second]))
+        for one, other in equal.contradicting:
+            if one in entry_at and other in entry_at:
+                pairs.append((entry_at[one], entry_at[other]))
         if not pairs:
             return
         first, second = pairs[0]

@@ -395,10 +395,12 @@ def _repair_names_as_ids(images: Entries, annotations: Entries, repairs: Repairs
     texts = {entry["image_id"] for entry in annotations if isinstance(entry.get("image_id"), str)}
     if not texts or texts <= ids:
         return
-    names = [image.get("file_name") for image in images]
-    if not all(isinstance(name, str) for name in names):
+    names = [image["file_name"] for image in images if isinstance(image.get("file_name"), str)]
+    if len(names) < len(images):
         return
-    for keys in (names, [PurePosixPath(name).name for name in names], list(map(_stem, names))):
+    last_names = [PurePosixPath(name).name for name in names]
+    stems = [PurePosixPath(name).stem for name in names]
+    for keys in (names, last_names, stems):
         if len(set(keys)) == len(keys) and texts <= set(keys):
             id_of = {key: image.get("id") for key, image in zip(keys, images, strict=True)}
             for entry in annotations:
@@ -406,10 +408,6 @@ def _repair_names_as_ids(images: Entries, annotations: Entries, repairs: Repairs
                     entry["image_id"] = id_of[entry["image_id"]]
                     repairs[NAMES_AS_IDS] += 1
             return
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
 
 
 def _repair_whole_numbers(

@@ -27,6 +27,7 @@ from dinoneck.data.coco import (
     read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
+from dinoneck.data.names import is_absolute
 from dinoneck.data.orientation import SAME_SIZE, TRANSPOSES, stated_orientation
 from dinoneck.data.sources import find_files
 from dinoneck.errors import ConfigError, DataError, in_words, some_of
@@ -114,7 +115,7 @@ def open_json(
     category_ids = choose_classes(classes, coco.categories, file, may_lack_classes=may_lack_classes)
     names = [image.file_name for image in coco.images]
     folder = _find_folder(file, names[0]) if images is None else Path(images)
-    paths = find_files(names, folder, f"images of {file}", outside=True)
+    paths = find_files(names, folder, f"images of {file}", outside=not any(map(is_absolute, names)))
     _read_missing_sizes(coco.images, paths, file, repaired)
     return OpenedJson(
         file=file,

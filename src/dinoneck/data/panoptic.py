@@ -89,7 +89,7 @@ class PanopticImages(ListedImages):
         self._pngs: dict[object, Path] = dict(
             zip(
                 self._maps,
-                find_files(names, folder, f"PNG files of {self.file}", outside=True),
+                find_files(names, folder, f"PNG files of {self.file}"),
                 strict=True,
             )
         )
@@ -203,10 +203,11 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
             content = "colours of a palette"
         elif bands in (3, 4) and colours.dtype == np.uint8:
             content = f"{mode} colours"
-        elif bands == 1:
+        elif bands == 1 and raster.alpha is None:
             content = f"1 band of {colours.dtype}"
         else:
-            content = f"{bands} bands of {colours.dtype}"
+            num_bands = bands if raster.alpha is None else bands + 1
+            content = f"{num_bands} bands of {colours.dtype}"
         raise DataError(
             f"{name} has {content}; save it as RGB, with the id of a segment as red + 256 green + "
             "65536 blue"

@@ -115,7 +115,7 @@ def _fits(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool
 
 def _is_rest(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
     """Whether the pixels may be what other segments leave of an object with this bbox and area."""
-    if bbox is None or area is None or not _LEAST_LEFT * area <= pixels.area <= area:
+    if bbox is None or area is None or not _LEAST_LEFT * area <= pixels.area < area:
         return False
     x, y, width, height = bbox
     left, top, right, bottom = pixels.extent

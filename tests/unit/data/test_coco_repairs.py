@@ -701,17 +701,6 @@ def test_names_relative_to_the_file_are_read(
     assert not caplog.messages
 
 
-def test_absolute_names_of_this_machine_are_read(tmp_path: Path) -> None:
-    sample = content()
-    for image in sample["images"]:
-        image["file_name"] = str(tmp_path / "images" / image["file_name"])
-    file = write(tmp_path / "annotations", sample, images=tmp_path / "images")
-
-    data = BoxImages(file)
-
-    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
-
-
 def test_names_are_taken_from_addresses_where_there_are_none(tmp_path: Path) -> None:
     sample = content()
     for image in sample["images"]:
