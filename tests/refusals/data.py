@@ -115,6 +115,31 @@ def segmented(mask: Any) -> Call:
     return call
 
 
+def spelled(old: str, new: str) -> Call:
+    """Open a file of which a part of the text is replaced."""
+
+    def call(folder: Path) -> Any:
+        text = json.dumps(box_samples.content()).replace(old, new, 1)
+        return BoxImages(box_samples.write(folder, text))
+
+    return call
+
+
+def nested_masks(folder: Path) -> Any:
+    """Open masks of which a part lies inside the other, with the areas of rings."""
+    content = box_samples.content()
+    for entry in content["annotations"]:
+        entry["bbox"] = [10, 10, 10, 10]
+        entry["bbox"][0] += entry["id"]
+        left = entry["bbox"][0]
+        right = left + 10
+        ring = [left, 10, right, 10, right, 20, left, 20]
+        hole = [left + 1, 11, right - 1, 11, right - 1, 19, left + 1, 19]
+        entry["segmentation"] = [ring, hole]
+        entry["area"] = 36
+    return BoxImages(box_samples.write(folder, content), masks=True)
+
+
 def panoptic(**changes: Any) -> Call:
     """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it.
 
@@ -212,7 +237,7 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (coco(images=[]), "images"),
     (coco(categories=[]), "categories"),
     (boxes("images", 1, id=None), "images[1]"),
-    (boxes("images", 1, width=0), "images[1].width"),
+    (boxes("images", 1, width=-1), "images[1].width"),
     (boxes("images", 1, id=10), ("images", "10")),
     (boxes("annotations", 1, id=0), ("annotations", "0")),
     (boxes("categories", 1, id=5), ("categories", "5")),
@@ -246,6 +271,25 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
             *({"size": [30, 40], "counts": text} for text in ("zz!", "Z1Z1")),
         )
     ),
+    (spelled('"bbox": [2, 3', '"bbox": [9, 9, 5, 5], "bbox": [2, 3'), ("id 0", "bbox", "[9, 9")),
+    (spelled('"categories"', '"annotations": [], "categories"'), "list annotations"),
+    (nested_masks, ("annotations[0]", "36 px", "RLE")),
+    (
+        coco(annotations=[{"image_id": 10, "file_name": "0.png", "segments_info": []}]),
+        "--panoptic",
+    ),
+    (
+        lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), masks=True),
+        ("4 objects", "--boxes"),
+    ),
+    (
+        lambda folder: (
+            BoxImages(box_samples.write(folder, box_samples.content()))
+            .take([2])
+            .check_part({"blue": 2, "red": 2}, "box", "the images that are trained on")
+        ),
+        ("all 4", "--folds"),
+    ),
     (
         lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]),
         ("'blu'", "'blue'"),
@@ -277,6 +321,11 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(mode="L"), ("ids.png", "1 band")),
     (panoptic(mode="LA"), ("ids.png", "2 bands")),
     (panoptic(mode="P"), ("ids.png", "palette")),
+    (panoptic(mode="RGBA", segment={"bbox": [1, 0, 5, 9], "area": 24}), ("ids.png", "300", "24")),
+    (
+        lambda folder: PanopticImages(box_samples.write(folder, box_samples.content()), folder),
+        ("--boxes", "--instances"),
+    ),
     (panoptic(category={"isthing": None}), "'disc'"),
     (panoptic(category={"isthing": 2}), "categories[0].isthing"),
     (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "6x4", "4x6")),

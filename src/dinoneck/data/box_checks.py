@@ -17,12 +17,15 @@ import numpy as np
 from dinoneck.data.coco import BBOX, CocoBox, CocoImage, name_entry
 from dinoneck.data.segmentations import (
     Extent,
+    Measures,
     RunLengths,
     Shape,
+    count_in_masks,
     count_pixels,
     decode,
+    measure_polygons,
+    nesting_of,
     pixel_extent,
-    polygon_extent,
     rotation_of,
     run_length_extents,
 )
@@ -61,9 +64,15 @@ _FEWEST_OF_CORNER = 30
 _AREA_ROUNDING = 1e-3
 _AREA_ROUNDING_PX = 0.5
 _FEWEST_AREAS = 3  # the area of a single mask may equal anything
+_CHANCE = 0.01  # of areas of masks may equal that of corners within the rounding
+_MASK_AREA_ROUNDING = 0.1  # relative; outlines are simplified
 # an area may be that of an outline around the rounded box
 _LARGEST_AREA = 1.1
 _EXAMINED = 20  # masks that are decoded to find out what is wrong with them
+
+
+_X_FIRST = "corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
+_Y_FIRST = "corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1"
 
 
 @dataclass(slots=True)
@@ -163,8 +172,9 @@ def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
     left_top = bboxes[:, :2]
     size = bboxes[:, 2:]
-    if ((size > left_top) & (size <= sides + _ROUNDING_PX)).all():
-        return ". They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
+    order = _corner_order(bboxes, sides)
+    if order:
+        return f". They seem to be {order}"
     lowest = left_top - size / 2
     highest = left_top + size / 2
     if ((lowest >= -_ROUNDING_PX) & (highest <= sides + _ROUNDING_PX)).all():
@@ -172,6 +182,28 @@ def _other_form(bboxes: Array, sides: Array) -> str:
             ". They seem to begin at their centre: write x - width / 2, y - height / 2, width, "
             "height"
         )
+    return ""
+
+
+def _corner_order(bboxes: Array, sides: Array) -> str:
+    """What boxes seem to hold if they hold corners, with the remedy; empty if they do not.
+
+    Args:
+        bboxes: four numbers each (n, 4).
+        sides: width and height of their images (n, 2).
+    """
+    first = bboxes[:, :2]
+    last = bboxes[:, 2:]
+    if (last <= first).any():
+        return ""
+    is_x_first = bool((last <= sides + _ROUNDING_PX).all())
+    is_y_first = bool((last <= sides[:, ::-1] + _ROUNDING_PX).all())
+    if is_x_first and is_y_first:
+        return f"{_X_FIRST} (or y1, x1, y2, x2, if y comes first)"
+    if is_x_first:
+        return _X_FIRST
+    if is_y_first:
+        return _Y_FIRST
     return ""
 
 
@@ -204,16 +236,17 @@ _DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
 def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Compare every box with the extent of its mask.
+    """Compare every box with the extent of its mask, and its area with that of its mask.
 
     Run lengths are compared where pycocotools is installed.
 
     Raises:
         DataError: if more than one in ten contradict each other; fewer are named in a warning.
     """
-    masked, extents = _extents(boxes)
+    masked, measures = _measured(boxes)
     if not masked:
         return
+    extents = measures.extents
     bboxes = np.array([entry.bbox for entry in masked])
     sides = np.array([(entry.image.width, entry.image.height) for entry in masked], float)
     first_look = _Comparison(bboxes, extents, sides)
@@ -233,12 +266,13 @@ def check_masks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
         notes = {row: facts.note for row, facts in pixel_facts.items()}
         _report(file, masked, comparison, causes, notes)
     _warn_of_loose_boxes(file, masked, comparison, set(wrong))
+    _warn_of_areas(file, masked, bboxes, measures.areas)
 
 
-def _extents(boxes: Sequence[BoxOfImage]) -> tuple[list[BoxOfImage], Array]:
-    """The boxes whose mask can be compared, and the extents (n, 4) of their masks."""
+def _measured(boxes: Sequence[BoxOfImage]) -> tuple[list[BoxOfImage], Measures]:
+    """The boxes whose mask can be compared, and what their masks measure; NaN is the area of run lengths."""
     drawn = []
-    polygon_extents = []
+    polygons = []
     encoded = []
     run_lengths = []
     for entry in boxes:
@@ -247,12 +281,14 @@ def _extents(boxes: Sequence[BoxOfImage]) -> tuple[list[BoxOfImage], Array]:
             run_lengths.append(entry.shape)
         elif entry.shape is not None:
             drawn.append(entry)
-            polygon_extents.append(polygon_extent(entry.shape))
-    extents = np.array(polygon_extents, np.float64).reshape(-1, 4)
+            polygons.append(entry.shape)
+    measured = measure_polygons(polygons)
+    unknown = np.full(len(encoded), np.nan)  # areas of run lengths are counted where asked for
     try:
-        return drawn + encoded, np.concatenate([extents, run_length_extents(run_lengths)])
+        extents = np.concatenate([measured.extents, run_length_extents(run_lengths)])
     except ImportError:  # the extra "masks" is needed for masks, and boxes alone do without
-        return drawn, extents
+        return drawn, measured
+    return drawn + encoded, Measures(extents, np.concatenate([measured.areas, unknown]))
 
 
 class _Comparison:
@@ -409,11 +445,11 @@ class _Reading:
 # what a bbox may hold in the place of x, y, width and height
 _BOX_READINGS = (
     _Reading(
-        "The boxes seem to hold corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1",
+        f"The boxes seem to hold {_X_FIRST}",
         lambda bboxes, sides: bboxes,
     ),
     _Reading(
-        "The boxes seem to hold corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1",
+        f"The boxes seem to hold {_Y_FIRST}",
         lambda bboxes, sides: bboxes[:, _SWAPPED],
     ),
     _Reading(
@@ -579,6 +615,100 @@ def _warn_of_loose_boxes(
         )
 
 
+def _warn_of_areas(
+    file: Path, masked: Sequence[BoxOfImage], bboxes: Array, mask_areas: Array
+) -> None:
+    """Warn of an ``area`` that is neither that of the mask nor that of the box.
+
+    Args:
+        file: what messages name.
+        masked: boxes with their masks.
+        bboxes: of them, (n, 4).
+        mask_areas: of them by the shoelace formula, (n,); NaN of run lengths.
+    """
+    has_area = [_has_area(entry.box) and bool(entry.box.segmentation) for entry in masked]
+    areas = np.full(len(masked), np.nan)
+    for row in np.flatnonzero(has_area).tolist():
+        areas[row] = masked[row].box.area
+    sides = bboxes[:, 2:]
+    is_of_box = np.abs(areas - sides.prod(axis=1)) <= _area_tolerance(areas)
+    # outlines and pixels differ at the edge of the mask, by half a pixel of it
+    tolerance = _MASK_AREA_ROUNDING * areas + sides.sum(axis=1)
+    is_off = np.isnan(mask_areas) | (np.abs(areas - mask_areas) > tolerance)
+    rows = np.flatnonzero(~np.isnan(areas) & ~is_of_box & is_off)
+    suspects = [masked[row] for row in rows.tolist()]
+    try:
+        # parts may overlap or reach over the edge, so the pixels decide
+        pixels = count_in_masks(
+            [entry.shape for entry in suspects if entry.shape is not None],
+            [(entry.image.height, entry.image.width) for entry in suspects],
+        )
+    except ImportError:
+        return
+    is_wrong = np.abs(areas[rows] - pixels) > tolerance[rows]
+    if not is_wrong.any():
+        return
+    place = int(is_wrong.argmax())
+    first = suspects[place]
+    logger.warning(
+        "%s: the area of %d of %d objects is not that of their mask, such as %s with the area %s, "
+        "whose mask has %d px and its bbox %g; one of them is wrong. The area is not used",
+        file,
+        is_wrong.sum(),
+        int(np.sum(has_area)),
+        first.name,
+        first.box.area,
+        pixels[place],
+        first.bbox[2] * first.bbox[3],
+    )
+
+
+def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Find parts of masks that lie inside another part of the same object.
+
+    COCO fills them, and such a part changes nothing; exporters that know no holes write them so.
+
+    Raises:
+        DataError: if the areas of more than one in ten objects, of fewer than ten more than half,
+            say that such parts are holes; else they are named in a warning.
+        ImportError: if pycocotools is not installed.
+    """
+    nested = 0
+    holes = 0
+    example = None
+    for entry in boxes:
+        if entry.shape is None:
+            continue
+        nesting = nesting_of(entry.shape, entry.image.height, entry.image.width)
+        if nesting is None:
+            continue
+        nested += 1
+        is_hole = _has_area(entry.box) and _is_nearer(
+            entry.box.area, nesting.with_holes, nesting.filled
+        )
+        holes += is_hole
+        if example is None or (is_hole and holes == 1):
+            example = (entry, nesting)
+    if example is None:
+        return
+    entry, nesting = example
+    area = f" and its area is {entry.box.area:g}" if holes else ""
+    message = (
+        f"{file}: {nested} of {len(boxes)} masks have a part inside another one, as holes are "
+        f"exported, such as {entry.name}: COCO fills it, its mask has {nesting.filled} px, with "
+        f"holes it would have {nesting.with_holes} px{area}. Export masks with holes as run lengths "
+        "(RLE)"
+    )
+    most = _MOST_WRONG if len(boxes) >= _FEWEST else _MOST_WRONG_OF_FEW
+    if holes > most * len(boxes):
+        raise DataError(message)
+    logger.warning("%s. They are filled", message)
+
+
+def _is_nearer(area: float, one: float, other: float) -> bool:
+    return abs(area - one) < abs(area - other)
+
+
 # Boxes and their areas
 # ------------------------------------------------------------------------------------------------
 
@@ -593,22 +723,27 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     if not rated:
         return
     areas = np.array([float(entry.box.area) for entry in rated])
-    left, top, width, height = np.array([entry.bbox for entry in rated]).T
+    bboxes = np.array([entry.bbox for entry in rated])
+    left, top, width, height = bboxes.T
     of_sides = width * height
     of_corners = (width - left) * (height - top)
-    tolerance = np.maximum(_AREA_ROUNDING * areas, _AREA_ROUNDING_PX)
+    tolerance = _area_tolerance(areas)
     fits_sides = np.abs(areas - of_sides) <= tolerance
     fits_corners = (np.abs(areas - of_corners) <= tolerance) & (width > left) & (height > top)
     are_corners = fits_corners & ~fits_sides
-    if are_corners.any() and fits_corners.all():
+    # areas of masks fit nothing, and corners by chance
+    is_other = ~fits_corners & ~fits_sides
+    if are_corners.sum() > _CHANCE * is_other.sum():
         first = rated[int(are_corners.argmax())]
+        sides = np.array([(entry.image.width, entry.image.height) for entry in rated])
+        order = _corner_order(bboxes[are_corners], sides[are_corners]) or _X_FIRST
         message = (
             f"{file}: the area of {are_corners.sum()} of {len(rated)} boxes is not width x height, "
             f"such as {first.name} with the area {first.box.area} and the bbox "
-            f"{_numbers(first.bbox)}; expected {BBOX}. It fits corners, x1, y1, x2, y2: write x1, y1, "
-            "x2 - x1, y2 - y1"
+            f"{_numbers(first.bbox)}; expected {BBOX}. It fits {order}"
         )
-        if are_corners.sum() >= _FEWEST_AREAS:
+        is_many = are_corners.sum() > _MOST_WRONG * len(rated)
+        if is_many and are_corners.sum() >= _FEWEST_AREAS:
             raise DataError(message)
         logger.warning("%s, unless the area is that of a mask", message)
         return
@@ -625,6 +760,11 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             first.box.area,
             _numbers(first.bbox),
         )
+
+
+def _area_tolerance(areas: Array) -> Array:
+    tolerance: Array = np.maximum(_AREA_ROUNDING * areas, _AREA_ROUNDING_PX)
+    return tolerance
 
 
 def _has_area(box: CocoBox) -> bool:
@@ -660,4 +800,19 @@ def warn_of_ignored_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             len(ignored),
             len(boxes),
             ignored[0].name,
+        )
+
+
+def warn_of_scores(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of boxes with a score, as predictions have."""
+    scored = [entry for entry in boxes if isinstance(entry.box.score, int | float)]
+    if scored:
+        logger.warning(
+            "%s: %d of %d boxes have a score, as predictions have, such as %s with %g; all are "
+            "used as the truth, whatever their score",
+            file,
+            len(scored),
+            len(boxes),
+            scored[0].name,
+            scored[0].box.score,
         )

@@ -26,8 +26,10 @@ from dinoneck.data.box_checks import (
     BoxOfImage,
     check_areas,
     check_forms,
+    check_holes,
     check_masks,
     warn_of_ignored_boxes,
+    warn_of_scores,
     warn_of_turned_boxes,
 )
 from dinoneck.data.cells import PathLike
@@ -113,6 +115,8 @@ class BoxImages(ListedImages):
             trained on and count for nothing in scores; ``"objects"``: they are objects, as in
             exports that mark every mask.
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
+        may_lack_classes: whether ``categories`` may lack some of ``classes``, as a file of test
+            images that lists what they show: these have no object. A warning names them.
 
     Attributes:
         file: the JSON.
@@ -166,11 +170,14 @@ class BoxImages(ListedImages):
         masks: bool = False,
         crowd: Crowd = "ignore",
         bits: int | None = None,
+        may_lack_classes: bool = False,
     ) -> None:
         if masks:
             check_pycocotools()
         with _paused_collector():
-            opened = open_json(annotations, CocoBox, images, classes, crowd)
+            opened = open_json(
+                annotations, CocoBox, images, classes, crowd, may_lack_classes=may_lack_classes
+            )
             boxes = opened.annotations
             super().__init__(opened)
             self.transform = transform
@@ -279,7 +286,7 @@ class BoxImages(ListedImages):
     def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
         """Clip the boxes, compare them with their images and masks, and sort them to their images."""
         selected = self._select(boxes)
-        repeated = find_repeated(boxes)
+        equal = find_equal(boxes)
         lost = Counter[str]()  # reason -> boxes that show nothing
         visible: list[BoxOfImage] = []
         for entry in selected:
@@ -287,15 +294,18 @@ class BoxImages(ListedImages):
             if reason:
                 lost[reason] += 1
                 self._count_skipped(entry, reason)
-            elif entry.index in repeated:
+            elif entry.index in equal.repeated:
                 self.skipped[TWICE] += 1
             else:
                 visible.append(entry)
         # repairs of masks that are only compared are not reported
         repairs = self.repaired if self.masks else Repairs()
+        if self.masks:
+            self._check_masked(visible)
         for entry in visible:
             entry.shape = self._read_shape(entry, repairs)
         self._check_boxes(selected, lost, visible)
+        self._warn_of_contradictions(equal, visible)
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
             if self.masks and _shows_nothing(entry):
@@ -332,8 +342,36 @@ class BoxImages(ListedImages):
         check_areas(self.file, visible)
         warn_of_turned_boxes(self.file, visible)
         warn_of_ignored_boxes(self.file, visible)
+        warn_of_scores(self.file, visible)
         if self.masks:
             self._check_shown(visible)
+            check_holes(self.file, visible)
+
+    def _warn_of_contradictions(self, equal: EqualBoxes, visible: Sequence[BoxOfImage]) -> None:
+        """Warn of equal boxes of two classes."""
+        if not equal.contradicting:
+            return
+        entry_at = {entry.index: entry for entry in visible}
+        pairs = []
+        for one, other in equal.contradicting:
+            if one in entry_at and other in entry_at:
+                pairs.append((entry_at[one], entry_at[other]))
+        if not pairs:
+            return
+        first, second = pairs[0]
+        logger.warning(
+            "%s: %d of %d boxes are in the place of a box of another class, such as %s, %r, and %s, "
+            "%r, both %s in image %s. If an object has one class, take the wrong one out",
+            self.file,
+            len(pairs),
+            len(visible),
+            first.name,
+            self.classes[self._label_of[first.box.category_id]],
+            second.name,
+            self.classes[self._label_of[second.box.category_id]],
+            list(first.bbox),
+            first.image.id,
+        )
 
     def _select(self, boxes: Sequence[CocoBox]) -> list[BoxOfImage]:
         """The boxes of the classes and of listed images; the others are counted."""
@@ -383,6 +421,14 @@ class BoxImages(ListedImages):
         except DataError:
             return None
 
+    def _check_masked(self, boxes: Sequence[BoxOfImage]) -> None:
+        """Refuse a file of boxes alone where masks are asked for."""
+        if boxes and all(entry.box.segmentation is None for entry in boxes):
+            raise DataError(
+                f"{self.file}: none of the {len(boxes)} objects has a mask (segmentation), such as "
+                f"{boxes[0].name}; draw masks, or train a detector of boxes (--boxes)"
+            )
+
     def _check_shown(self, boxes: Sequence[BoxOfImage]) -> None:
         """Refuse a file of which no object has a mask that shows something."""
         if not boxes:
@@ -428,28 +474,57 @@ def _paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def find_repeated(boxes: Sequence[CocoBox]) -> set[int]:
-    """Return the places of boxes that repeat an earlier one: equal image, class, box and mask.
+@dataclass
+class EqualBoxes:
+    """Boxes in the place of an earlier one of their image.
+
+    Attributes:
+        repeated: places of boxes that say nothing new: equal image, class, box and mask.
+        contradicting: pairs of places, of boxes of two classes.
+    """
+
+    repeated: set[int]
+    contradicting: list[tuple[int, int]]
+
+
+def find_equal(boxes: Sequence[CocoBox]) -> EqualBoxes:
+    """Return which boxes equal an earlier one.
 
     Of equal boxes of which only some have a mask, those with a mask stay.
     """
     places: dict[Any, list[int]] = {}
     for i, box in enumerate(boxes):
         if box.bbox is not None:
-            key = (box.image_id, box.category_id, box.bbox, box.iscrowd)
-            places.setdefault(key, []).append(i)
-    repeated = set[int]()
+            places.setdefault((box.image_id, box.bbox), []).append(i)
+    found = EqualBoxes(repeated=set(), contradicting=[])
     for equal in places.values():
         if len(equal) == 1:
             continue
         different: list[int] = []
         for i in sorted(equal, key=lambda i: not boxes[i].segmentation):
-            mask = boxes[i].segmentation
-            if any(not mask or mask == boxes[other].segmentation for other in different):
-                repeated.add(i)
-            else:
-                different.append(i)
-    return repeated
+            same = [other for other in different if _may_be_one(boxes[i], boxes[other])]
+            if any(_are_alike(boxes[i], boxes[other]) for other in same):
+                found.repeated.add(i)
+                continue
+            different.append(i)
+            others = [other for other in same if _contradict(boxes[i], boxes[other])]
+            if others:
+                found.contradicting.append((min(others[0], i), max(others[0], i)))
+    found.contradicting.sort()
+    return found
+
+
+def _may_be_one(box: CocoBox, earlier: CocoBox) -> bool:
+    """Whether the masks of equal boxes do not tell them apart; those with a mask come first."""
+    return not box.segmentation or box.segmentation == earlier.segmentation
+
+
+def _contradict(box: CocoBox, other: CocoBox) -> bool:
+    return box.category_id != other.category_id and box.iscrowd == other.iscrowd
+
+
+def _are_alike(box: CocoBox, other: CocoBox) -> bool:
+    return box.category_id == other.category_id and box.iscrowd == other.iscrowd
 
 
 def _shows_nothing(entry: BoxOfImage) -> bool:

@@ -11,8 +11,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -34,6 +34,23 @@ Side = Annotated[int, Meta(ge=1)]
 Id = int | Annotated[str, Meta(min_length=1)]
 UNKNOWN_SIDE = 0  # of an image whose entry does not state it; a file cannot hold it
 CROWD_KEY = "iscrowd"
+_LISTS = ("images", "annotations", "categories")
+_READ_KEYS = (
+    *_LISTS,
+    "id",
+    "file_name",
+    "width",
+    "height",
+    "image_id",
+    "category_id",
+    "bbox",
+    "segmentation",
+    "area",
+    CROWD_KEY,
+    "name",
+    "isthing",
+    "segments_info",
+)
 # detectron2's BoxMode.XYWH_ABS, which is COCO's form; 0 are corners
 BBOX_MODE = 1
 BBOX_MODE_NAME = "BoxMode.XYWH_ABS"
@@ -61,15 +78,23 @@ _FORMS = {  # keys of the files of other tools -> what such a file is
     ("_via_settings",): "a project of VIA; export it as COCO",
     ("dataset", "samples"): "an export of FiftyOne or Segments.ai; export it as COCO",
     ("features", "type"): "GeoJSON; convert it to COCO first",
+    ("items", "categories"): "Datumaro's own JSON; export COCO",
+    ("objects", "size"): "a Supervisely file of one image; export COCO",
 }
 _ENTRY_FORMS = {  # the same of files that are lists, by the keys of their first entry
     ("image_id", "score"): "a list of results; pass the COCO file with the images and their truth",
+    (
+        "image_id",
+        "bbox",
+    ): "a list of annotations; write it as annotations next to images and categories",
+    ("file_name", "annotations"): "detectron2's own list; write it as COCO",
     ("image", "annotations"): "a CreateML file; export COCO",
     ("data", "annotations"): "Label Studio's own JSON; export COCO",
     ("data_row",): "Labelbox's own JSON; export COCO",
 }
 _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
 _WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
+_PADDED = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
@@ -81,6 +106,9 @@ WHOLE_FLOATS = "whole numbers written with a point"
 FLAGS = "flags written as true, false, null or text"
 NUMBER_NAMES = "category names that are numbers"
 NO_IDS = "annotations without an id"
+NAMES_AS_IDS = "image_id written as the name of the file"
+ADDRESSES = "file names taken from coco_url"
+NAMESAKES = "categories without objects that have the name of another one, dropped"
 
 
 class CocoImage(Struct):
@@ -117,15 +145,21 @@ class CocoBox(Struct):
     area: Any = None
     attributes: Any = None
     ignore: Any = None
+    score: Any = None
     bbox_mode: Any = None
 
 
 class CocoSegment(Struct):
-    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known."""
+    """One entry of ``segments_info``; 0 is the id of pixels of which nothing is known.
+
+    ``bbox`` and ``area`` are as the file holds them.
+    """
 
     id: Annotated[int, Meta(ge=1, lt=256**3)]
     category_id: Id
     iscrowd: Literal[0, 1] = 0
+    bbox: Any = None
+    area: Any = None
 
 
 class CocoSegments(Struct):
@@ -157,8 +191,10 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
     """
     content = _parse(file)
     _check_form(content, file)
+    _check_kind(content, annotation_type, file)
     _repair(content, repairs)
     coco = _typed(content, annotation_type, file)
+    _drop_unused_namesakes(coco, repairs)
     _check(coco, file)
     return coco
 
@@ -192,7 +228,8 @@ def _parse(file: Path) -> Any:
         raise DataError(
             f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
         ) from error
-    _refuse_repeated_lists(raw, file)
+    if isinstance(content, dict):
+        _refuse_repeated_keys(raw, content, file)
     return content
 
 
@@ -204,22 +241,50 @@ def _decode(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def _refuse_repeated_lists(raw: bytes, file: Path) -> None:
-    """Refuse a list that the file holds twice: decoders keep the last and forget the others."""
-    names = ("images", "annotations", "categories")
-    if all(raw.count(f'"{name}"'.encode()) < 2 for name in names):
+def _refuse_repeated_keys(raw: bytes, content: dict[str, Any], file: Path) -> None:
+    """Refuse a key that an entry, or the file, has twice: decoders keep the last value and forget the others."""
+    # the text has as many keys as the values unless one was forgotten
+    if raw.count(b'":') == _num_keys(content):
         return
 
     def check(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        lists = Counter(key for key, value in pairs if key in names and isinstance(value, list))
-        for name, count in lists.items():
-            if count > 1:
-                raise DataError(
-                    f"{file} holds the list {name} {count} times; merge them into one list"
-                )
-        return dict(pairs)
+        entry: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in entry and key in _READ_KEYS:
+                _check_repeated(key, entry, value, file)
+            entry[key] = value
+        return entry
 
     json.loads(raw, object_pairs_hook=check)
+
+
+def _num_keys(content: dict[str, Any]) -> int:
+    """How many keys the dicts of a file have, as far down as COCO's go."""
+    total = len(content)
+    for values in content.values():
+        if isinstance(values, dict):
+            total += len(values)
+        total += sum(map(len, _entries_of(values)))
+    for entry in _entries_of(content.get("annotations")):
+        for key in ("segmentation", "attributes"):
+            value = entry.get(key)
+            if isinstance(value, dict):
+                total += len(value)
+        if "segments_info" in entry:
+            total += sum(map(len, _entries_of(entry["segments_info"])))
+    return total
+
+
+def _check_repeated(key: str, entry: dict[str, Any], value: Any, file: Path) -> None:
+    """Refuse a second value of a key, unless it repeats the first one."""
+    if key in _LISTS and isinstance(value, list):
+        raise DataError(f"{file} holds the list {key} more than once; merge them into one list")
+    if entry[key] != value:
+        owner = f" (id {entry['id']!r})" if "id" in entry and key != "id" else ""
+        raise DataError(
+            f"{file}: an entry{owner} has {key} twice, {shorten(entry[key])} and {shorten(value)}; "
+            "keep the right one"
+        )
 
 
 def _check_form(content: Any, file: Path) -> None:
@@ -242,6 +307,24 @@ def _check_form(content: Any, file: Path) -> None:
     raise DataError(f"{file} lacks {', '.join(missing)}; {expected}")
 
 
+def _check_kind(content: dict[str, Any], annotation_type: type[Any], file: Path) -> None:
+    """Refuse panoptic segments where boxes are expected, and the other way round."""
+    annotations = _entries_of(content["annotations"])
+    if not annotations:
+        return
+    are_segments = ["segments_info" in entry for entry in annotations]
+    if annotation_type is CocoSegments and not any(are_segments):
+        raise DataError(
+            f"{file} holds boxes or masks of objects, and no panoptic segments (segments_info); "
+            "pass it with --boxes or --instances (BoxImages), or a panoptic JSON here"
+        )
+    if annotation_type is CocoBox and all(are_segments):
+        raise DataError(
+            f"{file} holds panoptic segments (segments_info), and no boxes; pass it with the folder "
+            "of its PNG files, --panoptic FOLDER FILE (PanopticImages)"
+        )
+
+
 # Plain values -> repaired
 # ------------------------------------------------------------------------------------------------
 
@@ -256,17 +339,19 @@ def _repair(content: dict[str, Any], repairs: Repairs) -> None:
         if "segments_info" in entry:
             segments += _entries_of(entry["segments_info"])
 
+    _repair_names_as_ids(images, annotations, repairs)
     _repair_ids([(images, "id"), (annotations, "image_id")], repairs)
     _repair_ids(
         [(categories, "id"), (annotations, "category_id"), (segments, "category_id")], repairs
     )
     for name in ("width", "height"):
-        _drop_nulls(images, name)
+        _drop_unknown_sides(images, name)
         _repair_whole_numbers(images, name, repairs, kind_of_texts=TEXT_NUMBERS)
     _repair_whole_numbers(segments, "id", repairs, kind_of_texts=TEXT_NUMBERS)
     for entries in (annotations, segments):
         _repair_flags(entries, CROWD_KEY, repairs)
     _repair_flags(categories, "isthing", repairs)
+    _repair_file_names(images, repairs)
     _repair_boxes(annotations, repairs)
     _repair_names(categories, repairs)
 
@@ -285,11 +370,44 @@ def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
         return
     texts = [value for value in values if isinstance(value, str)]
     are_numbers = all(whole_number(text) is not None for text in texts)
+    if not are_numbers and len(texts) < len(values) and all(map(_PADDED.fullmatch, texts)):
+        _cut_zeros(uses)
+        are_numbers = True
     for entries, key in uses:
         if are_numbers:
             _repair_whole_numbers(entries, key, repairs, kind_of_texts=TEXT_IDS)
         else:
             _ids_to_texts(entries, key, repairs)
+
+
+def _cut_zeros(uses: Sequence[tuple[Entries, str]]) -> None:
+    """Cut the zeros before numbers, as of 000017, where the other side of a reference has 17."""
+    for entries, key in uses:
+        for entry in entries:
+            value = entry.get(key)
+            if isinstance(value, str):
+                entry[key] = value.lstrip("0") or "0"
+
+
+def _repair_names_as_ids(images: Entries, annotations: Entries, repairs: Repairs) -> None:
+    """Write ids of images where annotations name their files, with or without the suffix."""
+    ids = {str(image.get("id")) for image in images}
+    texts = {entry["image_id"] for entry in annotations if isinstance(entry.get("image_id"), str)}
+    if not texts or texts <= ids:
+        return
+    names = [image["file_name"] for image in images if isinstance(image.get("file_name"), str)]
+    if len(names) < len(images):
+        return
+    last_names = [PurePosixPath(name).name for name in names]
+    stems = [PurePosixPath(name).stem for name in names]
+    for keys in (names, last_names, stems):
+        if len(set(keys)) == len(keys) and texts <= set(keys):
+            id_of = {key: image.get("id") for key, image in zip(keys, images, strict=True)}
+            for entry in annotations:
+                if isinstance(entry.get("image_id"), str):
+                    entry["image_id"] = id_of[entry["image_id"]]
+                    repairs[NAMES_AS_IDS] += 1
+            return
 
 
 def _repair_whole_numbers(
@@ -339,10 +457,12 @@ def whole_number(value: Any) -> int | None:
     return None
 
 
-def _drop_nulls(entries: Entries, key: str) -> None:
-    for entry in entries:
-        if key in entry and entry[key] is None:
-            del entry[key]
+def _drop_unknown_sides(images: Entries, key: str) -> None:
+    """Take sides of null and 0 out, which exporters write that never opened the image."""
+    for image in images:
+        value = image.get(key, 1)
+        if value is None or (value == 0 and value is not False):
+            del image[key]
 
 
 def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
@@ -381,6 +501,15 @@ def _number_of(value: Any, repairs: Repairs) -> Any:
         repairs[TEXT_NUMBERS] += 1
         return float(value)
     return value
+
+
+def _repair_file_names(images: Entries, repairs: Repairs) -> None:
+    """Take the last folder and the name of COCO's address where there is no file_name, as in LVIS."""
+    for image in images:
+        address = image.get("coco_url")
+        if image.get("file_name") is None and isinstance(address, str) and "/" in address:
+            image["file_name"] = "/".join(address.split("/")[-2:])
+            repairs[ADDRESSES] += 1
 
 
 def _repair_names(categories: Entries, repairs: Repairs) -> None:
@@ -424,6 +553,34 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
     return f"{place}{owner} is {shorten(value)}; expected {expected}"
 
 
+def _drop_unused_namesakes(coco: Coco[Any], repairs: Repairs) -> None:
+    """Drop categories that no object has and whose name another one has, as Roboflow's super-categories.
+
+    Of several without an object the last stays. Of several with objects all stay, and are refused.
+    """
+    ids_of: dict[str, list[Id]] = {}
+    for category in coco.categories:
+        ids_of.setdefault(category.name, []).append(category.id)
+    if len(ids_of) == len(coco.categories):
+        return
+    used = set[Id]()
+    for entry in coco.annotations:
+        if isinstance(entry, CocoSegments):
+            used.update(segment.category_id for segment in entry.segments_info)
+        else:
+            used.add(entry.category_id)
+    kept = []
+    for category in coco.categories:
+        namesakes = ids_of[category.name]
+        is_last = category.id == namesakes[-1]
+        none_is_used = used.isdisjoint(namesakes)
+        if len(namesakes) == 1 or category.id in used or (none_is_used and is_last):
+            kept.append(category)
+        else:
+            repairs[NAMESAKES] += 1
+    coco.categories = kept
+
+
 # Typed -> checked
 # ------------------------------------------------------------------------------------------------
 
@@ -448,7 +605,11 @@ def _check_images(images: Sequence[CocoImage], file: Path) -> None:
 
 def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
     _check_unique((category.id for category in categories), f"{file}: categories: the id")
-    _check_unique((category.name for category in categories), f"{file}: categories: the name")
+    check_unique(
+        (category.name for category in categories),
+        f"{file}: categories: the name",
+        "give its objects one category_id, or each category its own name",
+    )
     for i, category in enumerate(categories):
         if not category.name.strip():
             raise DataError(
@@ -482,6 +643,7 @@ def _check_maps(
     maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
 ) -> None:
     _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
+    _check_unique((entry.file_name for entry in maps), f"{file}: annotations: the file_name")
     category_ids = {category.id for category in categories}
     for i, entry in enumerate(maps):
         where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
@@ -560,7 +722,11 @@ def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file
 
 
 def choose_classes(
-    classes: Sequence[str] | None, categories: Sequence[CocoCategory], file: Path
+    classes: Sequence[str] | None,
+    categories: Sequence[CocoCategory],
+    file: Path,
+    *,
+    may_lack_classes: bool = False,
 ) -> dict[str, Id]:
     """Return the names of the classes and their category ids, in the order of the labels.
 
@@ -568,10 +734,13 @@ def choose_classes(
         classes: names in the order of their labels; None = all, by ascending category id.
         categories: those of the file.
         file: what messages name.
+        may_lack_classes: whether the file may lack some of the classes, as one of test images that
+            lists what they show; these get ids of their own.
 
     Raises:
         DataError: if ``classes`` is no list of names, is empty, or names a category twice or one
-            that the file does not have.
+            that the file does not have. With ``may_lack_classes``: if it has none of them, or has
+            another spelling of one.
     """
     id_of = {
         category.name: category.id for category in sorted(categories, key=lambda entry: entry.id)
@@ -582,11 +751,30 @@ def choose_classes(
         raise DataError(
             f"classes is {classes!r}; expected a list of one or more of {', '.join(id_of)}"
         )
-    for name in classes:
-        if name not in id_of:
+    others = [name for name in id_of if name not in classes]
+    missing = [name for name in classes if name not in id_of]
+    for name in missing:
+        similar = did_you_mean(name, others)
+        if not may_lack_classes or similar or len(missing) == len(classes):
             raise DataError(
                 f"classes: {file} has no category {name!r}.{did_you_mean(name, id_of)} It has "
                 f"{some_of(id_of, 20)}"
             )
     check_unique(classes, "classes: the name", "name each once")
-    return {name: id_of[name] for name in classes}
+    if missing:
+        logger.warning(
+            "%s lists no category %s: its images count as images without any",
+            file,
+            some_of(map(repr, missing), 10),
+        )
+    new_ids = _new_ids(missing, [category.id for category in categories])
+    return {name: id_of[name] if name in id_of else new_ids[name] for name in classes}
+
+
+def _new_ids(names: Sequence[str], ids: Collection[Id]) -> dict[str, Id]:
+    """Ids that no category has: numbers, or the names where other ids are texts."""
+    numbers = [number for number in ids if isinstance(number, int)]
+    new_ids: dict[str, Id] = {}
+    for i, name in enumerate(names, 1):
+        new_ids[name] = max(numbers) + i if numbers else f"{name} (not listed)"
+    return new_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Self, get_args
@@ -27,8 +27,10 @@ from dinoneck.data.coco import (
     read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
+from dinoneck.data.names import is_absolute
+from dinoneck.data.orientation import SAME_SIZE, TRANSPOSES, stated_orientation
 from dinoneck.data.sources import find_files
-from dinoneck.errors import ConfigError, DataError, in_words
+from dinoneck.errors import ConfigError, DataError, in_words, some_of
 from dinoneck.tasks import OBJECTS
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ def open_json(
     images: PathLike | None,
     classes: Sequence[str] | None,
     crowd: Crowd,
+    *,
+    may_lack_classes: bool = False,
 ) -> OpenedJson[Entry]:
     """Read a COCO JSON, choose its classes and find its images.
 
@@ -97,6 +101,7 @@ def open_json(
         images: the folder of the images; None = that of the JSON, or ``images`` in it.
         classes: names in the order of their labels; None = all, by ascending category id.
         crowd: whether entries with ``iscrowd`` are objects.
+        may_lack_classes: as of :func:`dinoneck.data.coco.choose_classes`.
 
     Raises:
         DataError: if the JSON cannot be used, or an image does not exist.
@@ -107,10 +112,10 @@ def open_json(
     file = Path(annotations)
     repaired = Repairs()
     coco = read_coco(file, annotation_type, repaired)
-    category_ids = choose_classes(classes, coco.categories, file)
+    category_ids = choose_classes(classes, coco.categories, file, may_lack_classes=may_lack_classes)
     names = [image.file_name for image in coco.images]
     folder = _find_folder(file, names[0]) if images is None else Path(images)
-    paths = find_files(names, folder, f"images of {file}")
+    paths = find_files(names, folder, f"images of {file}", outside=not any(map(is_absolute, names)))
     _read_missing_sizes(coco.images, paths, file, repaired)
     return OpenedJson(
         file=file,
@@ -254,6 +259,61 @@ class ListedImages(Dataset[Any]):
             "(classes=), or add examples",
         )
 
+    def check_part(self, counts: Mapping[str, int], noun: str, part: str) -> None:
+        """Refuse a part to train on that shows nothing, and name the classes that only the rest shows.
+
+        Args:
+            counts: ``class_counts`` of the whole dataset.
+            noun: as of :meth:`check_trainable`.
+            part: what messages call the part, such as ``"the training images of fold 2"``.
+
+        Raises:
+            DataError: if no image of the part has an object.
+        """
+        own = self.class_counts
+        if not any(own.values()):
+            raise DataError(
+                f"{self.file}: {part} have no {noun}: all {sum(counts.values())} are in held-out "
+                "images; take more folds (--folds), another seed, or annotate more images"
+            )
+        unseen = [name for name, count in own.items() if count == 0 and counts[name] > 0]
+        if unseen:
+            shown = [f"{name!r} ({counts[name]} held out)" for name in unseen]
+            logger.warning(
+                "%s: %s have no %s of the class%s %s: no head learns it. Take more folds (--folds), "
+                "another seed, or annotate more images",
+                self.file,
+                part,
+                noun,
+                "" if len(unseen) == 1 else "es",
+                some_of(shown, 10),
+            )
+
+    def warn_of_turned_images(self) -> None:
+        """Count images that EXIF turns without a change of their size, of which boxes do not tell their frame.
+
+        Annotation tools draw on the stored or on the turned pixels; where the sides change, the
+        sizes of the JSON tell which, see :meth:`_check_size`.
+        """
+        rows = [row for row, objects in enumerate(self._objects) if objects]
+        turned = []
+        orientations = in_threads(_read_turn, [self.paths[row] for row in rows])
+        for row, orientation in zip(rows, orientations, strict=True):
+            entry = self._images[row]
+            is_square = entry.width == entry.height
+            if orientation in SAME_SIZE or (is_square and orientation in TRANSPOSES):
+                turned.append(row)
+        if turned:
+            logger.warning(
+                "%s: %d of %d images with objects are turned or mirrored by their EXIF tag and keep "
+                "their size, such as %s: their objects are read as those of the upright image. If "
+                "they were drawn on the stored pixels, take the tag out of the files",
+                self.file,
+                len(turned),
+                len(rows),
+                self.paths[turned[0]],
+            )
+
     def nothing_to_show(self, noun: str) -> DataError:
         """Return the error for a dataset without an object, with the reason."""
         marked = sum(entry.is_crowd for objects in self._objects for entry in objects)
@@ -350,6 +410,14 @@ def _read_size(path: Path) -> _ImageSize:
     height, width = read_image_size(path)
     stored = read_picture(path, _stored_size)
     return _ImageSize(height, width, is_turned=(height, width) != stored and height != width)
+
+
+def _read_turn(path: Path) -> int:
+    return read_picture(path, _turn_of)
+
+
+def _turn_of(image: Image.Image, _: str) -> int:
+    return stated_orientation(image)
 
 
 def _stored_size(image: Image.Image, _: str) -> tuple[int, int]:

@@ -23,6 +23,8 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the pixels upright."""
+SAME_SIZE = (2, 3, 4)
+"""Those that leave width and height as they are."""
 ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Entries of ``Image.info`` that may hold the orientation."""
 
@@ -50,6 +52,18 @@ def read_orientation(image: Image.Image) -> int:
         image.load()
         return 1
     return orientation if isinstance(orientation, int) else 1  # damaged
+
+
+def stated_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that the head of a file states, without a look at its pixels; 1 if there is none.
+
+    EXIF behind the pixels of a PNG, and damaged EXIF, are those of :func:`read_orientation`.
+    """
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF raises many types of errors; the decoder warns of it
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _name_of(image: Image.Image) -> str:

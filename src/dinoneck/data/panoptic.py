@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,15 @@ from dinoneck.data.listed_images import (
     ListedObject,
     open_json,
 )
+from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError, some_of
 
+logger = logging.getLogger(__name__)
+
 _CHANNELS = np.array([1, 256, 256**2])  # what a step of red, green and blue adds to an id
 _OPAQUE = 255
+_RGB_MODES = ("RGB", "RGBA", "RGBX")  # of Pillow; colours of others, such as CMYK, are no ids
 
 
 @dataclass(slots=True)
@@ -82,8 +87,13 @@ class PanopticImages(ListedImages):
         self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]
         self._pngs: dict[object, Path] = dict(
-            zip(self._maps, find_files(names, folder, f"PNG files of {self.file}"), strict=True)
+            zip(
+                self._maps,
+                find_files(names, folder, f"PNG files of {self.file}"),
+                strict=True,
+            )
         )
+        self._warn_of_other_names()
         self.stuff = self._find_stuff(opened.categories)
         self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
         self._log_repairs()
@@ -104,6 +114,26 @@ class PanopticImages(ListedImages):
                     "each image"
                 )
         return {image_id: entries[image_id] for image_id in self.ids}
+
+    def _warn_of_other_names(self) -> None:
+        """Warn of PNG files that are called like other images than theirs."""
+        image_of = {path.stem: path for path in self.paths}
+        exchanged = []
+        for path, image_id in zip(self.paths, self.ids, strict=True):
+            png = self._pngs[image_id]
+            if image_of.get(png.stem, path).stem != path.stem:
+                exchanged.append((path, png))
+        if exchanged:
+            path, png = exchanged[0]
+            logger.warning(
+                "%s: %d of %d images have a PNG that is called like another image, such as %s with "
+                "%s. If they are exchanged, correct file_name",
+                self.file,
+                len(exchanged),
+                len(self.paths),
+                path.name,
+                png.name,
+            )
 
     def _find_stuff(self, categories: Sequence[CocoCategory]) -> frozenset[int]:
         """The labels that are no things."""
@@ -142,14 +172,15 @@ class PanopticImages(ListedImages):
 
         Raises:
             DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
-                three colours or has other ids than are listed, or there are 1000 segments of a
-                class or more.
+                three colours, has other ids than are listed or contradicts their ``bbox`` or
+                ``area``, or there are 1000 segments of a class or more.
         """
         size = self._check_size(i)
         image_id = self.ids[i]
         png_ids = _read_png_ids(self._pngs[image_id], size)
-        listed = {segment.id for segment in self._maps[image_id].segments_info}
-        _check_png_ids(png_ids, listed, self._pngs[image_id])
+        segments = self._maps[image_id].segments_info
+        _check_png_ids(png_ids, {segment.id for segment in segments}, self._pngs[image_id])
+        check_segments(png_ids, segments, self._pngs[image_id])
         ids = np.full(size, UNKNOWN, np.int64)
         for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
             ids[png_ids == segment.png_id] = number
@@ -161,23 +192,22 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
     [raster] = read_labels(png, [size])
     name = raster.name
     colours = raster.values
-    if raster.alpha is not None:
-        colours = np.concatenate([colours, raster.alpha[..., None]], axis=2)
+    if raster.alpha is not None and (raster.alpha != _OPAQUE).any():
+        raise DataError(
+            f"{name} has transparent pixels, whose colour may be lost; save it as RGB without alpha"
+        )
     bands = colours.shape[2]
-    if bands == 4 and colours.dtype == np.uint8:
-        if (colours[..., 3] != _OPAQUE).any():
-            raise DataError(
-                f"{name} has transparent pixels, whose colour may be lost; save it as RGB without "
-                "alpha"
-            )
-        colours = colours[..., :3]
-    elif bands != 3 or colours.dtype != np.uint8:
-        if read_picture(png, _mode_of) == "P":
+    mode = read_picture(png, _mode_of)
+    if bands != 3 or colours.dtype != np.uint8 or mode not in _RGB_MODES:
+        if mode == "P":
             content = "colours of a palette"
-        elif bands == 1:
+        elif bands in (3, 4) and colours.dtype == np.uint8:
+            content = f"{mode} colours"
+        elif bands == 1 and raster.alpha is None:
             content = f"1 band of {colours.dtype}"
         else:
-            content = f"{bands} bands of {colours.dtype}"
+            num_bands = bands if raster.alpha is None else bands + 1
+            content = f"{num_bands} bands of {colours.dtype}"
         raise DataError(
             f"{name} has {content}; save it as RGB, with the id of a segment as red + 256 green + "
             "65536 blue"

@@ -8,6 +8,8 @@ before it sees them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 from operator import mul
 from typing import Annotated, Any
 
@@ -288,7 +290,7 @@ def polygon_extent(polygons: Sequence[Sequence[float]]) -> Extent:
 
 
 def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
-    """Return the area of polygons in square pixels, each by the shoelace formula."""
+    """Return the area of one mask's polygons in square pixels, each by the shoelace formula."""
     total = 0.0
     for polygon in polygons:
         xs = polygon[0::2]
@@ -297,6 +299,129 @@ def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
         next_ys = [*ys[1:], ys[0]]
         total += abs(sum(map(mul, xs, next_ys)) - sum(map(mul, ys, next_xs))) / 2
     return total
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Extents (n, 4) and areas (n,) of n masks; parts that overlap count twice in an area."""
+
+    extents: Array
+    areas: Array
+
+
+def measure_polygons(shapes: Sequence[Sequence[Sequence[float]]]) -> Measures:
+    """Return the extents and areas of many masks, as :func:`polygon_extent` and :func:`polygon_area`.
+
+    Args:
+        shapes: the polygons of each mask.
+    """
+    if not shapes:
+        return Measures(np.zeros((0, 4)), np.zeros(0))
+    parts = [part for shape in shapes for part in shape]
+    numbers = np.fromiter(chain.from_iterable(parts), np.float64)
+    xs = numbers[0::2]
+    ys = numbers[1::2]
+    num_points = np.array([len(part) // 2 for part in parts])
+    num_parts = np.array([len(shape) for shape in shapes])
+    first_points = np.cumsum(num_points) - num_points  # of parts
+    first_parts = np.cumsum(num_parts) - num_parts  # of masks
+    following = np.arange(1, len(xs) + 1)
+    following[first_points + num_points - 1] = first_points  # a part is closed
+    crosses = xs * ys[following] - xs[following] * ys
+    part_areas = np.abs(np.add.reduceat(crosses, first_points)) / 2
+    first_of_masks = first_points[first_parts]
+    extents = np.stack(
+        [
+            np.minimum.reduceat(xs, first_of_masks),
+            np.minimum.reduceat(ys, first_of_masks),
+            np.maximum.reduceat(xs, first_of_masks),
+            np.maximum.reduceat(ys, first_of_masks),
+        ],
+        axis=1,
+    )
+    return Measures(extents, np.add.reduceat(part_areas, first_parts))
+
+
+def count_in_masks(shapes: Sequence[Shape], sizes: Sequence[tuple[int, int]]) -> Array:
+    """Return how many pixels each mask has, (n,).
+
+    Args:
+        shapes: the masks.
+        sizes: (height, width) of their images.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    mask = _pycocotools()
+    encoded = []
+    for shape, (height, width) in zip(shapes, sizes, strict=True):
+        if isinstance(shape, RunLengths):
+            encoded.append(_compressed(shape))
+        else:
+            encoded.append(mask.merge(mask.frPyObjects(shape, height, width)))
+    if not encoded:
+        return np.zeros(0)
+    counts: Array = np.asarray(mask.area(encoded), np.float64)
+    return counts
+
+
+@dataclass(frozen=True)
+class Nesting:
+    """A mask of which a part lies inside another part.
+
+    Attributes:
+        filled: pixels of the mask as COCO reads it, where such a part changes nothing.
+        with_holes: its pixels if such parts are holes.
+    """
+
+    filled: int
+    with_holes: int
+
+
+def nesting_of(shape: Shape, height: int, width: int) -> Nesting | None:
+    """Return what parts inside other parts make of a mask; None if there are none.
+
+    Args:
+        shape: the mask.
+        height: of its image.
+        width: of its image.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    if isinstance(shape, RunLengths) or len(shape) < 2:
+        return None
+    mask = _pycocotools()
+    pairs = _nested_extents(shape)
+    if not pairs:
+        return None
+    parts = mask.frPyObjects(shape, height, width)
+    areas = mask.area(parts)
+    is_nested = False
+    for inner, outer in pairs:
+        shared = mask.area(mask.merge([parts[inner], parts[outer]], intersect=True))
+        if 0 < areas[inner] < areas[outer] and shared == areas[inner]:
+            is_nested = True
+            break
+    if not is_nested:
+        return None
+    num_parts = np.zeros((height, width), np.int64)  # that lie on each pixel
+    for part in parts:
+        num_parts += mask.decode(part)
+    return Nesting(filled=int((num_parts > 0).sum()), with_holes=int((num_parts % 2).sum()))
+
+
+def _nested_extents(shape: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """The places of parts, and of others in whose extent they lie."""
+    extents = [polygon_extent([part]) for part in shape]
+    pairs = []
+    for i, inner in enumerate(extents):
+        for j, outer in enumerate(extents):
+            is_inside = inner[0] >= outer[0] and inner[1] >= outer[1]
+            is_inside = is_inside and inner[2] <= outer[2] and inner[3] <= outer[3]
+            if i != j and is_inside:
+                pairs.append((i, j))
+    return pairs
 
 
 def run_length_extents(masks: Sequence[RunLengths]) -> Array:

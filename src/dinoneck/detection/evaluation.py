@@ -82,7 +82,15 @@ def predict_boxes(
     """
     at_least(1, batch_size=batch_size)
     bits = detector.preprocess.bits
-    dataset = BoxImages(coco_json, images, classes=detector.classes, crowd=crowd, bits=bits)
+    dataset = BoxImages(
+        coco_json,
+        images,
+        classes=detector.classes,
+        crowd=crowd,
+        bits=bits,
+        may_lack_classes=True,
+    )
+    dataset.warn_of_turned_images()
     predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
@@ -130,10 +138,22 @@ def known_objects(
     images: Any = None,
     classes: Sequence[str] | None = None,
     crowd: Crowd = "ignore",
+    *,
+    may_lack_classes: bool = False,
 ) -> Any:
-    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments."""
+    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments.
+
+    A panoptic file lists all classes: what it lacks would be neither thing nor stuff.
+    """
     if isinstance(truth, str | os.PathLike):
-        return BoxImages(truth, images, classes=classes, masks=True, crowd=crowd)
+        return BoxImages(
+            truth,
+            images,
+            classes=classes,
+            masks=True,
+            crowd=crowd,
+            may_lack_classes=may_lack_classes,
+        )
     if len(truth) != 2:
         raise DataError(
             f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
@@ -194,7 +214,8 @@ def predict_masks(
         raise DataError(
             f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
         )
-    dataset: Any = known_objects(coco_json, images, task.labels, crowd)
+    dataset: Any = known_objects(coco_json, images, task.labels, crowd, may_lack_classes=True)
+    dataset.warn_of_turned_images()
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
     objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}

@@ -78,7 +78,9 @@ def train_instances(
     data = config.data
     optim = config.optim
     dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
-    dataset.check_trainable("object" if data.panoptic is None else "segment")
+    noun = "object" if data.panoptic is None else "segment"
+    dataset.check_trainable(noun)
+    dataset.warn_of_turned_images()
     most = max(dataset.numbers.values()) + len(dataset.stuff)
     head = config.head
     if "type" not in head:
@@ -99,6 +101,10 @@ def train_instances(
     run = _InstanceRun(
         config.changed(head=head, optim=optim), Path(out), dataset, overwrite=overwrite
     )
+    for number, (train_rows, _) in run.folds.items():
+        if number is not None:
+            part = dataset.take(train_rows.tolist())
+            part.check_part(dataset.class_counts, noun, f"the training images of fold {number}")
     return run.train(resume=resume)
 
 

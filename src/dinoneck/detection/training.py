@@ -281,8 +281,11 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             classes=train.classes,
             crowd=data.crowd,
             bits=data.bits,
+            may_lack_classes=True,
         )
         train.check_trainable("box")
+        train.warn_of_turned_images()
+        held_out.warn_of_turned_images()
         if both := {path.resolve() for path in train.paths} & {
             path.resolve() for path in held_out.paths
         }:
@@ -307,9 +310,12 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             "(--val-boxes)"
         )
     train.check_trainable("box")
+    train.warn_of_turned_images()
     val = train.take(sorted(order[:count]))
     val.transform = val_views
-    return train.take(sorted(order[count:])), val
+    part = train.take(sorted(order[count:]))
+    part.check_part(train.class_counts, "box", "the images that are trained on")
+    return part, val
 
 
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:

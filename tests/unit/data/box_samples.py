@@ -43,6 +43,7 @@ def write(folder: Path, made: Any, images: Path | None = None) -> Path:
         Image.fromarray(rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(
             place / f"{i}.png"
         )
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "boxes.json"
     file.write_text(made if isinstance(made, str) else json.dumps(made))
     return file

@@ -589,3 +589,163 @@ def test_areas_larger_than_their_boxes_are_named(
     [line] = warnings_of(tmp_path, entries, caplog)
 
     assert "the area of 3 of 3 boxes is larger than the box" in line
+
+
+def test_half_of_the_boxes_as_corners_are_refused_by_their_areas(tmp_path: Path) -> None:
+    bboxes = [list(corners) for corners in INNER] + [bbox_of(corners) for corners in INNER]
+
+    message = refusal(tmp_path, rated(bboxes, AREAS + AREAS))
+
+    assert "the area of 3 of 6 boxes is not width x height, such as annotations[0]" in message
+
+
+def test_corners_are_refused_although_one_area_is_of_something_else(tmp_path: Path) -> None:
+    entries = rated([list(corners) for corners in INNER], AREAS)
+    entries.append({"bbox": [20, 30, 50, 44], "area": 17})
+
+    message = refusal(tmp_path, entries)
+
+    assert "the area of 3 of 4 boxes" in message
+
+
+def test_one_box_as_corners_among_many_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(corners) for corners in OBJECTS]
+    areas = [width * height for _, _, width, height in bboxes]
+    bboxes[3] = list(OBJECTS[3])
+
+    [line] = warnings_of(tmp_path, rated(bboxes, areas), caplog)
+
+    assert "the area of 1 of 12 boxes is not width x height, such as annotations[3]" in line
+
+
+def test_an_area_of_a_mask_that_equals_that_of_corners_by_chance_is_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [[2.0, 3, 20 + i % 13, 14 + i // 13] for i in range(120)]
+    areas = [0.5 * width * height for _, _, width, height in bboxes]
+    areas[5] = (bboxes[5][2] - 2) * (bboxes[5][3] - 3)
+    entries = rated([*bboxes, [100, 60, 60, 50]], [*areas, 1800])
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    assert not messages
+
+
+def test_corners_with_y_first_are_named_so_in_a_wide_image(tmp_path: Path) -> None:
+    y_first = [[top, left, bottom, right] for left, top, right, bottom in OBJECTS]
+
+    message = refusal(tmp_path, boxed(y_first))
+
+    assert "They seem to be corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1" in message
+
+
+def test_areas_of_corners_with_y_first_name_both_orders_where_both_fit(tmp_path: Path) -> None:
+    y_first = [[top, left, bottom, right] for left, top, right, bottom in INNER]
+
+    message = refusal(tmp_path, rated(y_first, AREAS))
+
+    assert "corners, x1, y1, x2, y2" in message
+    assert "or y1, x1, y2, x2, if y comes first" in message
+
+
+# Masks and their areas
+# ------------------------------------------------------------------------------------------------
+
+RING = [20, 10, 60, 10, 60, 40, 20, 40]
+HOLE = [30, 15, 50, 15, 50, 35, 30, 35]
+BESIDE = [70, 10, 80, 10, 80, 30, 70, 30]
+
+
+def holed(number: int, area: Any, parts: list[list[float]]) -> list[dict[str, Any]]:
+    """Annotations of one form, moved a little from each other."""
+    entries = []
+    for i in range(number):
+        moved_parts = [[value + 2 * i for value in part] for part in parts]
+        xs = [x for part in moved_parts for x in part[::2]]
+        ys = [y for part in moved_parts for y in part[1::2]]
+        bbox = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+        entries.append({"bbox": bbox, "segmentation": moved_parts, "area": area})
+    return entries
+
+
+def test_holes_that_are_exported_as_parts_are_refused_by_their_areas(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+
+    message = refusal(tmp_path, holed(5, 800, [RING, HOLE]), masks=True)
+
+    assert "5 of 5 masks have a part inside another one" in message
+    assert "annotations[0] (id 500)" in message
+    assert "its mask has 1200 px, with holes it would have 800 px and its area is 800" in message
+    assert "run lengths (RLE)" in message
+
+
+@pytest.mark.parametrize("area", [None, 1200], ids=["no area", "of the filled mask"])
+def test_parts_inside_others_are_named_where_no_area_says_that_they_are_holes(
+    area: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, holed(2, area, [RING, HOLE])), masks=True)
+
+    [line] = caplog.messages
+    assert "2 of 2 masks have a part inside another one" in line
+    assert "They are filled" in line
+    assert data[0][1]["masks"].sum(dim=(1, 2)).tolist() == [1200, 1200]
+
+
+def test_holes_are_no_matter_of_boxes(tmp_path: Path) -> None:
+    data = BoxImages(written(tmp_path, holed(1, 800, [RING, HOLE])))
+
+    assert data[0][1]["boxes"].tolist() == [[20, 10, 60, 40]]
+
+
+RIGHT_MASK_AREAS: list[tuple[str, Any, list[list[float]]]] = [
+    ("exact", 1200, [RING]),
+    ("of the box", 40 * 30, [[20, 10, 60, 10, 20, 40]]),
+    ("of a triangle", 600, [[20, 10, 60, 10, 20, 40]]),
+    ("of two parts", 1400, [RING, BESIDE]),
+    ("of parts that overlap", 1400, [RING, [50, 20, 70, 20, 70, 40, 50, 40]]),
+    ("counted twice", 1600, [RING, [50, 20, 70, 20, 70, 40, 50, 40]]),
+    ("zero", 0, [RING]),
+    ("text", "?", [RING]),
+]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize(
+    ("area", "parts"), [pytest.param(*row[1:], id=row[0]) for row in RIGHT_MASK_AREAS]
+)
+def test_areas_of_masks_or_boxes_are_read_without_a_word(
+    area: Any,
+    parts: list[list[float]],
+    masks: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("pycocotools")
+    file = written(tmp_path, holed(12, area, parts))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(file, masks=masks)
+
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("form", ["polygons", "run lengths"])
+def test_an_area_that_is_neither_of_mask_nor_of_box_is_named(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    change = outline_of if form == "polygons" else lambda c: run_lengths(mask_of(c))
+    entries = outlined(change_mask=change, objects=OBJECTS[:3])
+    for entry in entries:
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+    entries[1]["area"] = 300
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "the area of 1 of 3 objects is not that of their mask, such as annotations[1]" in line
+    assert "with the area 300, whose mask has 1428 px and its bbox 1428" in line

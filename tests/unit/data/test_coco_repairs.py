@@ -13,7 +13,7 @@ from PIL import Image
 from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 
 from dinoneck import DataError
-from dinoneck.data import BoxImages
+from dinoneck.data import BoxImages, PanopticImages
 
 # pycocotools 2.0.11 with NumPy 2
 Change = Callable[[dict[str, Any]], Any]
@@ -429,6 +429,10 @@ TEXTS: list[tuple[str, bytes, str]] = [
     ("VIA", b'{"_via_img_metadata": {}}', "VIA"),
     ("GeoJSON", b'{"type": "FeatureCollection", "features": []}', "GeoJSON"),
     ("Label Studio", b'[{"data": {}, "annotations": []}]', "Label Studio"),
+    ("annotations alone", b'[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "a list of annotations"),
+    ("detectron2", b'[{"file_name": "a.png", "annotations": []}]', "detectron2"),
+    ("Datumaro", b'{"items": [], "categories": {}}', "Datumaro"),
+    ("Supervisely", b'{"objects": [], "size": {}}', "Supervisely"),
     ("a number", b"3", "images, annotations and categories"),
     ("latin-1", '{"images": "ä"}'.encode("latin-1"), "UTF-8"),
     ("nested", b"[" * 100_000, "JSON"),
@@ -436,7 +440,7 @@ TEXTS: list[tuple[str, bytes, str]] = [
     (
         "a list twice",
         json.dumps(content()).replace('"categories"', '"annotations": [], "categories"').encode(),
-        "annotations 2 times",
+        "annotations more than once",
     ),
 ]
 
@@ -558,3 +562,302 @@ def test_boxes_of_images_that_are_not_listed_are_left_out_without_a_guess(
 
     [line] = caplog.messages
     assert "3 unknown image" in line
+
+
+# Contradictions within a file
+# ------------------------------------------------------------------------------------------------
+
+
+def spelled(folder: Path, old: str, new: str) -> Path:
+    """Write the sample with a part of its text replaced."""
+    text = json.dumps(content())
+    assert old in text
+    return write(folder, text.replace(old, new, 1))
+
+
+TWICE: list[tuple[str, str, str, list[str]]] = [
+    ("a box", '"bbox": [2, 3', '"bbox": [9, 9, 5, 5], "bbox": [2, 3', ["id 0", "bbox", "[9, 9"]),
+    (
+        "a class",
+        '"category_id": 5',
+        '"category_id": 5, "category_id": 2',
+        ["category_id", "5 and 2"],
+    ),
+    ("a file", '"file_name": "0.png"', '"file_name": "0.png", "file_name": "1.png"', ["id 10"]),
+    ("a name", '"name": "red"', '"name": "red", "name": "rose"', ["'red' and 'rose'"]),
+    ("a side", '"width": 40', '"width": 40, "width": 30', ["width", "40 and 30"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"), [pytest.param(*row[1:], id=row[0]) for row in TWICE]
+)
+def test_a_key_that_an_entry_has_twice_is_refused_with_both_values(
+    old: str, new: str, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as refused:
+        BoxImages(spelled(tmp_path, old, new))
+
+    assert "twice" in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: Path) -> None:
+    file = spelled(
+        tmp_path,
+        '"bbox": [2, 3, 10, 8]',
+        '"bbox": [2, 3, 10, 8], "bbox": [2, 3, 10, 8], "attributes": {"id": 3, "x": 1, "x": 2}',
+    )
+
+    data = BoxImages(file)
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+def test_two_classes_of_one_box_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["annotations"].append({**sample["annotations"][3], "id": 77, "category_id": 5})
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "1 of 5 boxes are in the place of a box of another class" in line
+    assert "annotations[3] (id 3), 'blue', and annotations[4] (id 77), 'red'" in line
+    assert "both [5.25, 6.0, 7.0, 8.0] in image 11" in line
+    assert data.numbers[11] == 3
+
+
+def test_equal_boxes_with_masks_of_their_own_are_two_objects(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        first = sample["annotations"][0]
+        first["segmentation"] = [[2, 3, 12, 3, 12, 11]]
+        other = {"id": 77, "category_id": 2, "segmentation": [[2, 3, 12, 11, 2, 11]]}
+        sample["annotations"].append({**first, **other})
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    assert not caplog.messages
+
+
+# Everyday files of exporters
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("super_id", [0, 9])
+def test_a_super_category_of_equal_name_without_objects_is_dropped(
+    super_id: int, tmp_path: Path
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["categories"].insert(0, {"id": super_id, "name": "red", "supercategory": "none"})
+
+    data = opened(tmp_path, change)
+
+    assert data.classes == ("blue", "red")
+    assert data.category_ids == (2, 5)
+    assert [data[i][1]["labels"].tolist() for i in range(3)] == LABELS
+    kind = "categories without objects that have the name of another one, dropped"
+    assert data.repaired == {kind: 1}
+
+
+def test_two_categories_of_one_name_that_both_have_objects_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the name 'red' stands more than once; give its objects"):
+        opened(tmp_path, set_all("categories", "name", lambda _: "red"))
+
+
+@pytest.mark.parametrize("keys", [("width", "height"), ("width",)], ids=["both", "one"])
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_size_of_0_is_read_from_the_image(
+    zero: float, keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        for image in sample["images"]:
+            image.update(dict.fromkeys(keys, zero))
+
+    data = opened(tmp_path, change)
+
+    assert data[0][1]["size"] == (HEIGHT, WIDTH)
+    assert data.repaired == {"image sizes read from the images": 3}
+
+
+def test_names_relative_to_the_file_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = content()
+    for image in sample["images"]:
+        image["file_name"] = f"../images/{image['file_name']}"
+    file = write(tmp_path / "annotations", sample, images=tmp_path / "images")
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(file)
+        from_folder = BoxImages(file, tmp_path / "images")
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert [path.name for path in from_folder.paths] == ["0.png", "1.png", "2.png"]
+    assert not caplog.messages
+
+
+def test_names_are_taken_from_addresses_where_there_are_none(tmp_path: Path) -> None:
+    sample = content()
+    for image in sample["images"]:
+        name = image.pop("file_name")
+        image["coco_url"] = f"http://images.example.org/train2017/{name}"
+    file = write(tmp_path, sample, images=tmp_path / "train2017")
+
+    data = BoxImages(file)
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"file names taken from coco_url": 3}
+
+
+def test_a_file_may_lack_classes_without_objects_where_it_is_allowed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = ["blue", "green", "red"]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: None, classes=classes, may_lack_classes=True)
+
+    assert data.classes == ("blue", "green", "red")
+    assert data.category_ids == (2, 6, 5)
+    assert [data[i][1]["labels"].tolist() for i in range(3)] == [[2, 0], [2, 0], []]
+    assert data.class_counts == {"blue": 2, "green": 0, "red": 2}
+    assert "lists no category 'green'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("classes", "word"),
+    [(["blue", "read"], "Did you mean 'red'"), (["green", "rye"], "no category 'green'")],
+    ids=["another spelling", "none of them"],
+)
+def test_classes_that_a_file_may_not_lack_are_refused(
+    classes: list[str], word: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=word):
+        opened(tmp_path, lambda sample: None, classes=classes, may_lack_classes=True)
+
+
+def stem_of(image_id: int) -> str:
+    return str(image_id - 10)
+
+
+def name_of(image_id: int) -> str:
+    return f"{image_id - 10}.png"
+
+
+@pytest.mark.parametrize("convert", [name_of, stem_of], ids=["file name", "without suffix"])
+def test_annotations_may_name_the_files_of_their_images(
+    convert: Callable[[int], str], tmp_path: Path
+) -> None:
+    data = opened(tmp_path, set_all("annotations", "image_id", convert))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.ids == (10, 11, 12)
+    assert data.repaired == {"image_id written as the name of the file": 4}
+
+
+@pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id")])
+def test_zeros_before_numbers_are_cut_where_the_other_side_has_none(
+    part: str, key: str, tmp_path: Path
+) -> None:
+    data = opened(tmp_path, set_all(part, key, "{:06}".format))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.ids == (10, 11, 12)
+
+
+def test_zeros_before_numbers_stay_where_both_sides_have_them(tmp_path: Path) -> None:
+    change = both(
+        set_all("images", "id", "{:06}".format), set_all("annotations", "image_id", "{:06}".format)
+    )
+
+    data = opened(tmp_path, change)
+
+    assert data.ids == ("000010", "000011", "000012")
+    assert not data.repaired
+
+
+def test_boxes_with_a_score_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=0.25))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have a score, as predictions have, such as annotations[2] (id 2)" in line
+    assert "with 0.25" in line
+
+
+# Files of another kind
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_panoptic_file_in_the_place_of_boxes_is_named_with_its_option(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["annotations"] = [{"image_id": 10, "file_name": "0.png", "segments_info": []}]
+
+    with pytest.raises(DataError, match=r"holds panoptic segments.*--panoptic FOLDER FILE"):
+        opened(tmp_path, change)
+
+
+def test_a_file_of_boxes_in_the_place_of_segments_is_named_with_its_option(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+
+    with pytest.raises(DataError, match=r"holds boxes or masks.*--boxes or --instances"):
+        PanopticImages(file, tmp_path)
+
+
+def test_boxes_in_the_place_of_masks_are_named_with_their_option(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+
+    with pytest.raises(DataError, match=r"none of the 4 objects has a mask.*\(--boxes\)"):
+        opened(tmp_path, lambda sample: None, masks=True)
+
+
+# EXIF
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "is_named"),
+    [
+        (1, (WIDTH, HEIGHT), False),
+        (3, (WIDTH, HEIGHT), True),
+        (2, (WIDTH, HEIGHT), True),
+        (6, (HEIGHT, WIDTH), False),
+        (6, (WIDTH, WIDTH), True),
+        (8, (WIDTH, WIDTH), True),
+        (1, (WIDTH, WIDTH), False),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_images_of_which_exif_hides_the_frame_are_counted(
+    suffix: str,
+    orientation: int,
+    size: tuple[int, int],
+    is_named: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(tmp_path / f"0.{suffix}", exif=exif)
+    width, height = size[::-1] if orientation in (6, 8) else size
+    sample = content()
+    sample["images"] = [{"id": 10, "file_name": f"0.{suffix}", "width": width, "height": height}]
+    sample["annotations"] = sample["annotations"][:2]
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(sample))
+    data = BoxImages(file)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data.warn_of_turned_images()
+
+    if is_named:
+        [line] = caplog.messages
+        assert "1 of 1 images with objects are turned or mirrored by their EXIF tag" in line
+        assert "read as those of the upright image" in line
+    else:
+        assert not caplog.messages

@@ -116,6 +116,127 @@ def test_a_png_saved_as_bgr_is_refused_with_the_cause(tmp_path: Path) -> None:
         data.pixels(0)
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_colours_that_are_not_rgb_are_no_ids(mode: str, tmp_path: Path) -> None:
+    data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS)), tmp_path)
+    bands = [Image.fromarray(np.ascontiguousarray(COLOURS[..., k])) for k in range(3)]
+    if mode == "CMYK":
+        bands.append(Image.new("L", (WIDTH, HEIGHT), 255))
+    Image.merge(mode, bands).save(tmp_path / "segments.png", format="TIFF")
+
+    with pytest.raises(DataError, match=r"segments\.png"):
+        data.pixels(0)
+
+
+# Segments and what the JSON says of them
+# ------------------------------------------------------------------------------------------------
+
+BBOX = [3, 2, 6, 5]  # of the cell
+STATED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("exact", {"bbox": [0, 0, WIDTH, HEIGHT], "area": 110}, {"bbox": BBOX, "area": 30}),
+    ("boxes alone", {"bbox": [0, 0, WIDTH, HEIGHT]}, {"bbox": BBOX}),
+    ("areas alone", {"area": 110.0}, {"area": 30.0}),
+    ("without the last pixel", {}, {"bbox": [3, 2, 5, 4], "area": 30}),
+    ("corners", {}, {"bbox": [3, 2, 9, 7], "area": 30}),
+    ("unknown", {"bbox": [0, 0, 0, 0], "area": 0}, {"bbox": [], "area": None}),
+    ("text", {"bbox": "?", "area": "?"}, {"bbox": [1, 2], "area": True}),
+    ("covered by others", {"bbox": [0, 0, WIDTH, HEIGHT], "area": 140}, {"area": 30}),
+]
+
+
+@pytest.mark.parametrize(("sky", "cell"), [pytest.param(*row[1:], id=row[0]) for row in STATED])
+def test_pixels_that_fit_bbox_and_area_are_read_without_a_word(
+    sky: dict[str, Any], cell: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segments = ({"id": SKY, **sky}, {"id": CELL, **cell})
+    file = written(tmp_path, Image.fromarray(COLOURS), segments=segments)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = PanopticImages(file, tmp_path)
+        ids = data.pixels(0)
+
+    assert np.array_equal(ids, PIXELS)
+    assert not caplog.messages
+
+
+CONTRADICTED: list[tuple[str, dict[str, Any]]] = [
+    ("moved by 4 px", {"bbox": [7, 2, 6, 5], "area": 30}),
+    ("area of another segment", {"area": 61}),
+    ("half the size", {"bbox": [6, 4, 12, 10], "area": 120}),
+]
+
+
+@pytest.mark.parametrize(
+    "stated", [row[1] for row in CONTRADICTED], ids=[r[0] for r in CONTRADICTED]
+)
+def test_pixels_beside_their_bbox_or_area_are_refused(
+    stated: dict[str, Any], tmp_path: Path
+) -> None:
+    segments = ({"id": SKY}, {"id": CELL, **stated})
+    data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS), segments=segments), tmp_path)
+
+    with pytest.raises(DataError) as refused:
+        data.pixels(0)
+
+    message = str(refused.value)
+    assert "segments.png: 1 of 1 segments contradict their bbox or area" in message
+    assert f"id {CELL}" in message
+    assert str(stated["area"]) in message
+    assert "30 pixels span x 3 ... 9, y 2 ... 7" in message
+
+
+def test_one_of_two_segments_that_contradicts_its_area_is_named_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segments = ({"id": SKY, "area": 110}, {"id": CELL, "area": 99})
+    data = PanopticImages(written(tmp_path, Image.fromarray(COLOURS), segments=segments), tmp_path)
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        ids = data.pixels(0)
+
+    [line] = caplog.messages
+    assert "1 of 2 segments contradict their bbox or area" in line
+    assert np.array_equal(ids, PIXELS)
+
+
+def two_images(folder: Path, pngs: tuple[str, str]) -> Path:
+    """Write two images of one segment each, with these PNG files."""
+    file = written(folder, Image.fromarray(COLOURS))
+    content = json.loads(file.read_text())
+    content["images"] = []
+    annotations = []
+    for i, png in enumerate(pngs):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{i}.jpg")
+        Image.fromarray(COLOURS).save(folder / png)
+        content["images"].append(
+            {"id": i, "file_name": f"{i}.jpg", "width": WIDTH, "height": HEIGHT}
+        )
+        annotations.append({**content["annotations"][0], "image_id": i, "file_name": png})
+    content["annotations"] = annotations
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_one_png_of_two_images_is_refused(tmp_path: Path) -> None:
+    file = two_images(tmp_path, ("a.png", "a.png"))
+
+    with pytest.raises(DataError, match=r"the file_name 'a\.png' stands more than once"):
+        PanopticImages(file, tmp_path)
+
+
+def test_exchanged_png_files_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = two_images(tmp_path, ("1.png", "0.png"))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        PanopticImages(file, tmp_path)
+
+    [line] = caplog.messages
+    assert (
+        "2 of 2 images have a PNG that is called like another image, such as 0.jpg with 1.png"
+        in line
+    )
+
+
 def test_ids_of_segments_may_be_texts_or_whole_floats(tmp_path: Path) -> None:
     segments = ({"id": str(SKY)}, {"id": float(CELL), "iscrowd": False})
 

@@ -16,6 +16,7 @@ from dinoneck.detection.objects import train_instances
 from dinoneck.detection.training import open_images
 from dinoneck.training import TrainConfig
 from dinoneck.training.config import check_used
+from dinoneck.training.run import Run
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 # pycocotools 2.0.11 with NumPy 2
@@ -173,3 +174,73 @@ def test_a_record_without_crowd_equals_those_of_earlier_versions(tmp_path: Path)
 
     assert "crowd" not in detector_config(file).to_dict()["data"]
     assert detector_config(file, crowd="objects").to_dict()["data"]["crowd"] == "objects"
+
+
+def test_a_class_whose_boxes_are_all_held_out_is_named_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = written(tmp_path, crowd=0)
+    _, val = open_images(detector_config(file))
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 9, "name": "root"})
+    rare = {"id": 99, "image_id": val.ids[0], "category_id": 9, "bbox": [3, 4, 20, 10]}
+    content["annotations"].append(rare)
+    file.write_text(json.dumps(content))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        open_images(detector_config(file))
+
+    [line] = caplog.messages
+    assert "the images that are trained on have no box of the class 'root' (1 held out)" in line
+
+
+def test_boxes_that_are_all_held_out_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, crowd=0)
+    _, val = open_images(detector_config(file))
+    content = json.loads(file.read_text())
+    box = {"id": 99, "image_id": val.ids[0], "category_id": 1, "bbox": [3, 4, 20, 10]}
+    content["annotations"] = [box]
+    file.write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match=r"trained on have no box: all 1 are in held-out images"):
+        open_images(detector_config(file))
+
+
+def test_a_class_whose_objects_are_all_in_one_fold_is_named_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path / "data", crowd=0, masks=True)
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 9, "name": "root"})
+    outline = [[3, 4, 23, 4, 23, 14, 3, 14]]
+    rare = {"id": 99, "image_id": content["images"][0]["id"], "category_id": 9}
+    content["annotations"].append({**rare, "bbox": [3, 4, 20, 10], "segmentation": outline})
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(Run, "train", lambda self, resume: {})
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        train_instances(mask_config(file), tmp_path / "run")
+
+    lines = [line for line in caplog.messages if "held out" in line]
+    assert len(lines) == 1
+    assert "the training images of fold" in lines[0]
+    assert "no object of the class 'root' (1 held out)" in lines[0]
+
+
+def test_held_out_boxes_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = written(tmp_path / "train", crowd=0)
+    held_out = written(tmp_path / "val", crowd=0)
+    content = json.loads(held_out.read_text())
+    dropped = content["categories"].pop()
+    content["annotations"] = [
+        entry for entry in content["annotations"] if entry["category_id"] != dropped["id"]
+    ]
+    held_out.write_text(json.dumps(content))
+    config = detector_config(file, val_boxes=str(held_out), val_images=str(held_out.parent))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        train, val = open_images(config)
+
+    assert val.classes == train.classes
+    assert val.class_counts[dropped["name"]] == 0
+    assert f"lists no category {dropped['name']!r}" in caplog.text

@@ -1,0 +1,131 @@
+"""Whether the pixels of panoptic segments are those of which ``segments_info`` states bbox and area.
+
+Small ids, 1, 2, 3 and so on, occur in every image: the PNG of another image has them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoneck.data.coco import BBOX, CocoSegment
+from dinoneck.data.orientation import warn_once
+from dinoneck.data.segmentations import Extent, pixel_extent
+from dinoneck.errors import DataError
+
+Array = np.ndarray[Any, Any]
+
+_ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
+_AREA_ROUNDING = 0.05  # relative; areas of outlines differ from those of pixels by their edges
+# Other segments may cover a part of one whose bbox and area are those of the whole object. What is
+# left has at least this share of the area.
+_LEAST_LEFT = 0.5
+# of the segments of an image; of fewer than ten more than half, as of boxes and their masks
+_FEWEST = 10
+_MOST_WRONG = 0.1
+_MOST_WRONG_OF_FEW = 0.5
+
+
+@dataclass
+class _Pixels:
+    """The pixels of a segment."""
+
+    extent: Extent
+    area: int
+
+
+def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -> None:
+    """Compare the pixels of an image's segments with their ``bbox`` and ``area``, where they have these.
+
+    Args:
+        png_ids: the ids of the pixels (H, W).
+        segments: those that the PNG shows.
+        png: what messages name.
+
+    Raises:
+        DataError: if more than one in ten contradict each other, of fewer than ten segments more
+            than half; fewer are named in a warning.
+    """
+    rated = 0
+    wrong: list[tuple[CocoSegment, _Pixels]] = []
+    for segment in segments:
+        bbox = _bbox_of(segment)
+        area = _area_of(segment)
+        if bbox is None and area is None:
+            continue
+        rated += 1
+        mask = png_ids == segment.id
+        extent = pixel_extent(mask)
+        if extent is None:
+            continue
+        pixels = _Pixels(extent, int(mask.sum()))
+        if not (_fits(bbox, area, pixels) or _is_rest(bbox, area, pixels)):
+            wrong.append((segment, pixels))
+    if not wrong:
+        return
+    segment, pixels = wrong[0]
+    left, top, right, bottom = pixels.extent
+    message = (
+        f"{png}: {len(wrong)} of {rated} segments contradict their bbox or area, such as id "
+        f"{segment.id} with the bbox {segment.bbox} ({BBOX}) and the area {segment.area}: its "
+        f"{pixels.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}. The PNG "
+        "seems to be moved, or of another image; pair it with its image, or leave bbox and area out"
+    )
+    most = _MOST_WRONG if rated >= _FEWEST else _MOST_WRONG_OF_FEW
+    if len(wrong) > most * rated:
+        raise DataError(message)
+    warn_once(f"{message}. The pixels are used as they are")
+
+
+def _bbox_of(segment: CocoSegment) -> list[float] | None:
+    """The bbox as four numbers; None if there is none."""
+    bbox = segment.bbox
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        return None
+    return bbox if any(bbox) else None
+
+
+def _area_of(segment: CocoSegment) -> float | None:
+    """The area; None if there is none, or 0, which tools write where they know none."""
+    if _is_number(segment.area) and segment.area > 0:
+        return float(segment.area)
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fits(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
+    """Whether bbox and area are those of the pixels; a bbox may be corners, since it is not used."""
+    if area is not None:
+        tolerance = max(_AREA_ROUNDING * area, _ROUNDING_PX)
+        if abs(area - pixels.area) > tolerance:
+            return False
+    if bbox is None:
+        return True
+    x, y, width, height = bbox
+    is_box = _difference(pixels.extent, (x, y, x + width, y + height)) <= _ROUNDING_PX
+    return is_box or _difference(pixels.extent, (x, y, width, height)) <= _ROUNDING_PX
+
+
+def _is_rest(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
+    """Whether the pixels may be what other segments leave of an object with this bbox and area."""
+    if bbox is None or area is None or not _LEAST_LEFT * area <= pixels.area < area:
+        return False
+    x, y, width, height = bbox
+    left, top, right, bottom = pixels.extent
+    return (
+        left >= x - _ROUNDING_PX
+        and top >= y - _ROUNDING_PX
+        and right <= x + width + _ROUNDING_PX
+        and bottom <= y + height + _ROUNDING_PX
+    )
+
+
+def _difference(extent: Extent, corners: Extent) -> float:
+    return max(abs(a - b) for a, b in zip(extent, corners, strict=True))
