@@ -81,9 +81,8 @@ class PanopticImages(ListedImages):
         super().__init__(opened)
         self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]
-        self._pngs: dict[object, Path] = dict(
-            zip(self._maps, find_files(names, folder, f"PNG files of {self.file}"), strict=True)
-        )
+        files = find_files(names, folder, f"PNG files of {self.file}", of_labels=True)
+        self._pngs: dict[object, Path] = dict(zip(self._maps, files, strict=True))
         self.stuff = self._find_stuff(opened.categories)
         self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
         self._log_repairs()
