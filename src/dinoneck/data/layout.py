@@ -370,7 +370,7 @@ def _content_without_mask_folder(folder: ImageFolder) -> Content:
     """Class folders, images with their masks beside them, or images alone."""
     if folder.with_images():
         return _classes_of(folder, certain=False)
-    if masks_beside(folder.images):
+    if masks_beside(folder.images).masks:
         return Content("masks", folder.path, folder.path)
     return Content("images", folder.path)
 
@@ -535,19 +535,22 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
 
 
 def _are_samples(folders: Sequence[ImageFolder]) -> bool:
-    """Whether each folder is that of one sample: ``s0/image.png`` with ``s0/mask.png``, or alone.
+    """Whether each folder is that of one sample: ``s0/image.png`` alone, or one image with its masks.
 
     ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
     """
     stems = set()
+    all_have_masks = True
     for folder in folders:
-        images = [file for file in folder.images if not is_called_mask(file)]
+        masks = set(masks_beside(folder.images).masks)
+        masks |= {file for file in folder.images if is_called_mask(file)}
+        images = [file for file in folder.images if file not in masks]
         if len(images) != 1 or len(folder.all_images()) != len(folder.images):
             return False
         stems.add(images[0].stem if is_called_image(images[0]) else None)
-    if len(stems) == 1 and None not in stems:
-        return True
-    return all(any(is_called_mask(file) for file in folder.images) for folder in folders)
+        all_have_masks = all_have_masks and bool(masks)
+    have_one_name = len(stems) == 1 and None not in stems
+    return have_one_name or all_have_masks
 
 
 def _warn_of_doubtful_classes(folders: Sequence[ImageFolder]) -> None:

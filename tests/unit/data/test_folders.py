@@ -237,6 +237,44 @@ def test_pictures_with_words_for_masks_stay_pictures(names: list[str], tmp_path:
     assert names_of(found, tmp_path) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        pytest.param("7.png", "7_mask.png", id="an ending"),
+        pytest.param("7.png", "7_mask_0.png", id="an ending with a number"),
+        pytest.param("7.jpg", "7_gtFine_color.png", id="two endings"),
+        pytest.param("7_sat.jpg", "7_mask.png", id="an image with an ending"),
+        pytest.param("7.png", "mask_7.png", id="a beginning"),
+        pytest.param("img_7.png", "mask_7.png", id="two beginnings"),
+        pytest.param("image7.png", "label7.png", id="beginnings without a separator"),
+        pytest.param("7.jpg", "7.png", id="the suffix alone"),
+        pytest.param("7.jpg", "7.jpg.png", id="a suffix more"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_masks_in_one_band_or_few_colours_are_no_pictures_though_some_images_have_none(
+    image: str, mask: str, mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = [image, image.replace("7", "8"), image.replace("7", "9")]
+    drawn(tmp_path, "RGB", *pictures, colours=150)
+    drawn(tmp_path, mode, mask, mask.replace("7", "8"), colours=2)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == sorted(pictures)
+    assert "left out: 2 masks beside images" in caplog.text
+
+
+def test_files_that_are_called_masks_and_do_not_look_so_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["1.jpg", "1_mask.jpg", "2.jpg", "2_mask.jpg", "3.jpg"]
+    drawn(tmp_path, "RGB", *names, colours=150)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == names
+    [record] = caplog.records
+    line = f"2 files called like the mask of another one, such as {tmp_path}/1_mask.jpg beside"
+    assert line in record.getMessage()
+
+
 def test_a_mask_of_the_same_name_beside_its_picture_is_none(tmp_path: Path) -> None:
     drawn(tmp_path, "RGB", "1.jpg", "2.jpg")
     drawn(tmp_path, "P", "1.png")
@@ -466,6 +504,8 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
         pytest.param(["image.png", "mask_0.png", "mask_1.png"], id="several masks"),
         pytest.param(["rgb.png"], id="one image alone"),
         pytest.param(["scan.png", "GT.png"], id="an image of another name"),
+        pytest.param(["7.png", "7_mask.png"], id="a word at the end"),
+        pytest.param(["7.jpg", "mask_7_0.png", "mask_7_1.png"], id="words at the beginning"),
     ],
 )
 def test_folders_of_one_sample_each_are_no_classes_without_a_word(
@@ -715,9 +755,12 @@ def test_the_folder_of_both_may_be_named_for_the_images(tmp_path: Path) -> None:
         pytest.param(["1.jpg", "2.jpg"], ["1-a-gt.png", "2-a-gt.png"], "masks without '-a-gt'", id="two words"),
         pytest.param(["1_sat.jpg", "2_sat.jpg"], ["1_mask.png", "2_mask.png"], "images without", id="both"),
         pytest.param(["1_rgb.jpg", "2_rgb.jpg"], ["1.png", "2.png"], "images without '_rgb'", id="images"),
+        pytest.param(["1.jpg", "a/2.jpg"], ["mask_1.png", "a/mask_2.png"], "masks without 'mask_'", id="a beginning"),
+        pytest.param(["img1.jpg", "img2.jpg"], ["gt1.png", "gt2.png"], "images without 'img', masks", id="beginnings"),
+        pytest.param(["1.jpg", "2.jpg"], ["1.jpg.png", "2.jpg.png"], "masks without '.jpg'", id="two suffixes"),
     ],
 )  # fmt: skip
-def test_one_ending_of_all_masks_is_left_out(
+def test_one_ending_or_beginning_of_all_masks_is_left_out(
     images: list[str],
     masks: list[str],
     line: str,
@@ -732,6 +775,13 @@ def test_one_ending_of_all_masks_is_left_out(
     }
     [message] = [record.getMessage() for record in caplog.records]
     assert line in message and message.endswith(": 2 pairs")
+
+
+def test_beginnings_that_may_tell_images_apart_stay(tmp_path: Path) -> None:
+    touched(tmp_path / "x", "day1_0.jpg", "day1_1.jpg")
+    touched(tmp_path / "y", "day2_0.png", "day2_1.png")
+    with pytest.raises(DataError, match="has no mask for 2 images"):
+        read_masks(tmp_path / "x", tmp_path / "y")
 
 
 def test_files_of_the_other_folder_are_named(tmp_path: Path) -> None:

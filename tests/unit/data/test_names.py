@@ -271,7 +271,9 @@ def test_a_name_of_an_image_never_becomes_a_mask(
 def test_masks_do_not_make_the_name_of_an_image_ambiguous(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = touched(tmp_path / "pics", "images/7.png", "masks/7.png", "images/8.png", "masks/8.png")
+    folder = touched(
+        tmp_path / "pics", "images/7.png", "masks/7.png", "images/8.png", "masks/8.png"
+    )
     assert found(folder, "7.png", "8.png") == ["images/7.png", "images/8.png"]
     assert "names below 'images/': 2 of 2 found" in caplog.text
     with pytest.raises(DataError, match=r"'7.png' may be .*images/7.png and .*masks/7.png"):
@@ -283,7 +285,9 @@ def test_one_missing_name_among_thousands_is_named(
 ) -> None:
     folder = touched(tmp_path, *(f"{i}.png" for i in range(1200)))
     names = [*(f"{i}.PNG" for i in range(1200)), "gone.PNG"]
-    with pytest.raises(DataError, match=r"another case of the suffix: 1200 of 1201, not 'gone.PNG'"):
+    with pytest.raises(
+        DataError, match=r"another case of the suffix: 1200 of 1201, not 'gone.PNG'"
+    ):
         found(folder, *names)
     assert caplog.text == ""
 
