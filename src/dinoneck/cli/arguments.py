@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 NO_EFFECT = {
-    "a feature store": "--maps --overlay --truth --skip-unusable --tile --overlap",
+    "a feature store": "--maps --overlay --truth --subfolders --skip-unusable --tile --overlap",
     "heads": "--min-score",
-    "predictions without --overlay": "--truth",
+    "predictions without --overlay": "--truth --subfolders",
+    "a report without --truth": "--subfolders",
     "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "
-    "--store",
+    "--store --subfolders",
     "the export of a head without --with-backbone": "--size --maps --backbone-file "
     "--random-backbone",
     "the export of a whole model": "--grid",

@@ -259,8 +259,7 @@ def _paired(
     if first.is_around or has_several_masks:
         raise DataError(
             f"{root} holds several folders with masks of {images.name}/: "
-            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: --images {images.path} "
-            f"--labels {masks.path}"
+            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: {_named_pair(first)}"
         )
     parts = {}
     for pair in pairs:
@@ -289,6 +288,13 @@ def _images_and_masks(
             "train and val (and test) are read as such"
         )
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _named_pair(pair: MaskPair) -> str:
+    """What to write for a folder of images and that of their masks."""
+    images = pair.images.path
+    masks = pair.masks.path
+    return f"--images {images} --labels {masks} (of evaluate: {images} --truth {masks})"
 
 
 def _parts_of_images_and_masks(
@@ -489,8 +495,7 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     if mirrored is not None:
         raise DataError(
             f"the folders of {root} are {listed}: {mirrored.masks.name} has an image like a mask for "
-            f"each of {mirrored.images.name}: --images {mirrored.images.path} --labels "
-            f"{mirrored.masks.path}. {as_classes}"
+            f"each of {mirrored.images.name}: {_named_pair(mirrored)}. {as_classes}"
         )
     if all(PART_WORDS & words_of(folder.name) for folder in folders):
         raise DataError(
