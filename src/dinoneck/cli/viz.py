@@ -373,6 +373,7 @@ def tokens(
     drawn = pca_panels(pictures, Tokens.cat(found), foreground=foreground, names=names, note=note)
     save_picture(out, drawn)
     print(f"{counted(len(names), 'image')} drawn; written: {out}")
+    cli.warn_of_picture_among_images(out, images)
     return {"written": [out], "images": len(names)}
 
 

@@ -33,7 +33,7 @@ from dinoneck.data.image_tree import (
     mirrored_masks,
     name_without_words,
 )
-from dinoneck.data.walk import Listing, walk
+from dinoneck.data.walk import Listing, is_written, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,8 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
 def data_files(root: Path) -> list[str]:
     """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
     texts = []
-    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
+    children = sorted(child for child in root.iterdir() if child.is_dir())
+    for folder in [root, *(child for child in children if not is_written(child))]:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
         documents = [file for file in files if file.suffix.lower() == ".json"]

@@ -12,7 +12,7 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import Content, read_data_folder
+from dinoneck.data.layout import Content, data_files, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
 
@@ -120,6 +120,49 @@ def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "gone").symlink_to("nowhere")
     assert list_pictures([tmp_path]) == {tmp_path: [tmp_path / "1.png"]}
     assert "left out: 1 link to nothing" in caplog.text
+
+
+RUNS = pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["report.json", "out_of_fold.csv", "heads/fold-0.safetensors"], id="a training"),
+        pytest.param(["unfinished/run.json", "unfinished/state.pt"], id="an interrupted training"),
+        pytest.param(["report.json", "detector.safetensors", "log.jsonl"], id="a detector"),
+        pytest.param(["report.json", "a/report.json", "a/heads/x", "b/unfinished/run.json"], id="several heads"),
+        pytest.param(["store.json", "index.sqlite", "w-0/0.safetensors"], id="a store"),
+        pytest.param(["report.json", "heads/x", "pictures/1.jpg"], id="with pictures"),
+    ],
+)  # fmt: skip
+
+
+@RUNS
+def test_trainings_and_stores_among_images_are_left_out_with_a_line(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", *(f"run/{file}" for file in files))
+    for report in tmp_path.glob("run/**/report.json"):
+        report.write_text('{"images": 6}')
+    assert read_folders(tmp_path).index.tolist() == ["a/1.png", "b/1.png"]
+    [record] = caplog.records
+    line = f"left out: 1 folder that dinoneck wrote, trainings or stores, the first {tmp_path}/run"
+    assert record.getMessage() == line
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["a/1.png", "b/1.png"]
+    assert data_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["finished/1.png", "unfinished/1.png"], id="a word"),
+        pytest.param(["a/1.png", "a/report.json", "b/1.png"], id="a report"),
+        pytest.param(["a/1.png", "heads/1.png", "report.json"], id="the folder that is named"),
+    ],
+)
+def test_folders_with_some_names_of_a_training_stay(files: list[str], tmp_path: Path) -> None:
+    touched(tmp_path, *files)
+    expected = sorted(file for file in files if file.endswith(".png"))
+    assert read_folders(tmp_path).index.tolist() == expected
 
 
 # Masks are no pictures
