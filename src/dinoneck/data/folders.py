@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
+from dinoneck.data.copies import find_copies, warn_of_copies
 from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS
 from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
@@ -27,7 +28,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Listing, one_file_pairs, path_order, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -86,7 +87,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
         )
     beside = masks_in(image_root, label_root)
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
-    _check_links(table)
+    _check_copies(table)
     return table
 
 
@@ -102,7 +103,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         _warn_of_unread(data.root)
     if data.content is not None:
         table = _content_table(data.root, data.content)
-        _check_links(table)
+        _check_copies(table)
         return table
     tables = []
     for name, content in data.parts.items():
@@ -110,7 +111,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table_of_part[FOLD] = name
         tables.append(table_of_part)
     table = pd.concat(tables)
-    _check_links(table)
+    _check_copies(table, data.left)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)
@@ -201,26 +202,46 @@ def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
             logger.warning(line, other.path, folder.path, folder.name)
 
 
-def _check_links(table: pd.DataFrame) -> None:
-    """Refuse one file under two names in two parts or two classes, and name it within one.
+def _check_copies(table: pd.DataFrame, left: Content | None = None) -> None:
+    """Refuse one file under two names in two parts or two classes; name other pictures that are there twice.
+
+    Args:
+        table: of all parts that are read.
+        left: the part that is not read.
 
     Raises:
-        DataError: naming both.
+        DataError: naming both files.
     """
-    pairs = one_file_pairs(table[IMAGES])
-    if not pairs:
-        return
-    rows = table.set_index(IMAGES)
-    for file, again in pairs:
-        if FOLD in table and rows.at[file, FOLD] != rows.at[again, FOLD]:
+    class_of = dict(zip(table[IMAGES], table["class"], strict=True)) if "class" in table else {}
+    part_of_file = dict(zip(table[IMAGES], table[FOLD], strict=True)) if FOLD in table else {}
+    left_images = _left_images(left)
+    part_of_left = dict.fromkeys(left_images, "" if left is None else left.images.name)
+    is_left = set(left_images)
+    copies = [
+        copy
+        for copy in find_copies([*table[IMAGES], *left_images])
+        if copy.first not in is_left  # the images that are read come first
+    ]
+    for copy in copies:
+        if not copy.is_one_file:
+            continue
+        if copy.has_two(part_of_file):
             raise DataError(
-                f"{file} and {again} are one file in two parts, so that a head is scored on what it "
-                "was trained on; keep one of them"
+                f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
+                "on what it was trained on; keep one of them"
             )
-        if "class" in table and rows.at[file, "class"] != rows.at[again, "class"]:
-            raise DataError(f"{file} and {again} are one file in two classes; keep one of them")
-    line = "%s under two names, such as %s and %s, count twice; keep one of each"
-    logger.warning(line, counted(len(pairs), "file"), *pairs[0])
+        if copy.has_two(class_of):
+            raise DataError(
+                f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
+            )
+    warn_of_copies(copies, part_of_file | part_of_left, {"the class": class_of})
+
+
+def _left_images(left: Content | None) -> list[Path]:
+    """The images of the part that is not read."""
+    if left is None:
+        return []
+    return pictures_of(image_folder(walk(left.images))).images
 
 
 def _warn_of_case(class_of: Mapping[Path, str]) -> None:

@@ -227,21 +227,6 @@ def _move_parents_of_written(listing: Listing) -> None:
         listing.written.append(parent)
 
 
-def one_file_pairs(files: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Return the files that are an earlier one once more, by a link or a hard link: (first, again)."""
-    first: dict[tuple[int, int], Path] = {}
-    pairs = []
-    for file in files:
-        try:
-            status = file.stat()
-        except OSError:  # a link to nothing; whoever reads it says so
-            continue
-        earlier = first.setdefault((status.st_dev, status.st_ino), file)
-        if earlier is not file:
-            pairs.append((earlier, file))
-    return pairs
-
-
 def path_order(path: Path) -> str:
     """Return a key that sorts paths as pathlib does, folder by folder, in a fifth of the time."""
     return str(path).replace(os.sep, "\0")

@@ -408,7 +408,7 @@ def test_one_image_under_two_names_of_a_class_is_named(
     link(tmp_path / "a" / "9.png", tmp_path / "a" / "0.png", how)
     assert len(read_folders(tmp_path)) == 3
     [record] = caplog.records
-    line = f"1 file under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
+    line = f"1 picture under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
     assert line in record.getMessage()
 
 
@@ -420,7 +420,7 @@ def test_two_links_to_one_image_elsewhere_are_named(
     link(top / "images" / "1.png", pool / "x.png", "symbolic")
     link(top / "images" / "2.png", pool / "x.png", "symbolic")
     assert len(read_masks(top / "images", top / "masks")) == 3
-    assert "1 file under two names" in caplog.text
+    assert "1 picture under two names" in caplog.text
 
 
 def test_links_to_different_images_say_nothing(
