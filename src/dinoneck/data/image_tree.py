@@ -19,6 +19,7 @@ from dinoneck.data.folder_words import (
     IMAGE_WORDS,
     MASK_KINDS,
     MASK_WORDS,
+    OUTPUT_WORDS,
     VAGUE_WORDS,
     words_of,
 )
@@ -113,14 +114,17 @@ class Pictures:
         masks: the masks beside them.
         doubtful: folders of images, and of what looks like their masks and is not called so; all of
             them are in ``images``.
-        doubtful_files: files that are called like the mask of an image and do not look so, and that
-            image; all of them are in ``images``.
+        doubtful_files: files that are called like the mask of an image and do not look so, or like
+            what programs make of it, and that image; all of them are in ``images``.
+        doubtful_folders: folders that are called like what programs write, with their images; all of
+            these are in ``images``.
     """
 
     images: list[Path]
     masks: list[Path]
     doubtful: list[tuple[Path, Path]]
     doubtful_files: list[tuple[Path, Path]]
+    doubtful_folders: dict[Path, list[Path]]
 
 
 def pictures_of(top: ImageFolder) -> Pictures:
@@ -128,6 +132,7 @@ def pictures_of(top: ImageFolder) -> Pictures:
     masks: list[Path] = []
     doubtful = []
     doubtful_files = []
+    doubtful_folders = {}
     folders = [top]
     for folder in folders:  # it grows meanwhile
         mask_folders = {pair.masks for pair in mask_pairs(folder)}
@@ -138,6 +143,8 @@ def pictures_of(top: ImageFolder) -> Pictures:
                 doubtful.append((pair.images.path, pair.masks.path))
         for mask_folder in mask_folders:
             masks += mask_folder.all_images()
+        if folder is not top and _is_called_output(folder):
+            doubtful_folders[folder.path] = folder.images
         beside = masks_beside(folder.images)
         masks += beside.masks
         doubtful_files += beside.doubtful
@@ -148,7 +155,12 @@ def pictures_of(top: ImageFolder) -> Pictures:
         pictures = [file for file in pictures if file not in is_mask]
     pictures.sort(key=path_order)
     masks.sort(key=path_order)
-    return Pictures(pictures, masks, doubtful, doubtful_files)
+    return Pictures(pictures, masks, doubtful, doubtful_files, doubtful_folders)
+
+
+def _is_called_output(folder: ImageFolder) -> bool:
+    words = words_of(folder.name)
+    return bool(folder.images) and bool(words) and words <= OUTPUT_WORDS
 
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
@@ -156,10 +168,12 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     masks: list[Path] = []
     doubtful: list[tuple[Path, Path]] = []
     doubtful_files: list[tuple[Path, Path]] = []
+    doubtful_folders: dict[Path, list[Path]] = {}
     for in_folder in pictures:
         masks += in_folder.masks
         doubtful += in_folder.doubtful
         doubtful_files += in_folder.doubtful_files
+        doubtful_folders |= in_folder.doubtful_folders
     if masks:
         number = counted(len(masks), "mask")
         line = "left out: %s beside images, the first %s; name the folder or the files to take them"
@@ -172,10 +186,17 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     if doubtful_files:
         number = counted(len(doubtful_files), "file")
         line = (
-            "taken as images: %s called like the mask of another one, such as %s beside %s; move "
-            "masks into a folder of their own"
+            "taken as images: %s called like the mask of another one, or like what programs make of "
+            "it, such as %s beside %s; move such files into a folder elsewhere"
         )
         logger.warning(line, number, *doubtful_files[0])
+    if doubtful_folders:
+        number = counted(sum(map(len, doubtful_folders.values())), "file")
+        line = (
+            "taken as images: %s in folders called like what programs write, such as %s; move such "
+            "folders away"
+        )
+        logger.warning(line, number, next(iter(doubtful_folders)))
 
 
 # Folders of masks
@@ -351,7 +372,22 @@ def masks_beside(images: Sequence[Path]) -> Beside:
     by_word = _masks_with_mask_word(rest)
     masks += by_word.masks
     masks += [file for file in _masks_called_so(images) if file not in masks]
-    return Beside(masks, [pair for pair in by_word.doubtful if pair[0] not in masks])
+    doubtful = by_word.doubtful + _outputs_beside(rest)
+    return Beside(masks, [pair for pair in doubtful if pair[0] not in masks])
+
+
+def _outputs_beside(images: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``."""
+    by_stem = {file.stem: file for file in images}
+    outputs = []
+    for file in images:
+        match = _LAST_WORD.search(file.stem)
+        if match is None or match.group(1).lower() not in OUTPUT_WORDS:
+            continue
+        image = by_stem.get(file.stem[: match.start()])
+        if image is not None:
+            outputs.append((file, image))
+    return outputs
 
 
 def is_called_mask(file: Path) -> bool:

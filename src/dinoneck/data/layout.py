@@ -262,6 +262,7 @@ def _paired(
             f"{root} holds several folders with masks of {images.name}/: "
             f"{', '.join(pair.masks.name for pair in pairs)}. Name one: {_named_pair(first)}"
         )
+    _check_one_image_once(root, pairs)
     parts = {}
     for pair in pairs:
         short = name_without_words(pair.images)  # train of train_images
@@ -289,6 +290,23 @@ def _images_and_masks(
             "train and val (and test) are read as such"
         )
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _check_one_image_once(root: Path, pairs: Sequence[MaskPair]) -> None:
+    """Refuse folders that show the same images, such as rgb and nir: as folds they would share images.
+
+    Raises:
+        DataError: naming both folders.
+    """
+    for i, pair in enumerate(pairs):
+        for other in pairs[:i]:
+            shared = pair.images.stems() & other.images.stems()
+            if pair.masks is other.masks and shared:
+                raise DataError(
+                    f"{root} holds {other.images.name}/ and {pair.images.name}/ with the same "
+                    f"masks in {pair.masks.name}/, such as {min(shared)}: one image in two kinds. Name "
+                    f"one: {_named_pair(other)}"
+                )
 
 
 def _named_pair(pair: MaskPair) -> str:
@@ -394,6 +412,7 @@ def _whole_of_parts(
         _check_folds(root, list(parts))
         folds = dict(sorted(parts.items()))
         _check_alike(root, folds)
+        _warn_of_equal_names(root, folds)
         return DataFolder(root, None, folds)
     _check_parts(root, list(parts))
     name_of = {part_of(name): name for name in parts}
@@ -412,6 +431,24 @@ def _check_folds(root: Path, names: Sequence[str]) -> None:
             f"the folders with images in {root} are {', '.join(names) or 'none'}; expected two "
             "folds or more"
         )
+
+
+def _warn_of_equal_names(root: Path, folds: Mapping[str, Content]) -> None:
+    """Name two folds with images of the same names, as rgb/ and nir/ of one scene have them."""
+    fold_of: dict[str, str] = {}
+    repeated = []
+    for name, content in folds.items():
+        for stem in sorted(image_folder(walk(content.images)).stems()):
+            if fold_of.setdefault(stem, name) != name:
+                repeated.append((stem, fold_of[stem], name))
+    if repeated:
+        stem, first, second = repeated[0]
+        line = (
+            "%s: %s in two folds, such as %s in %s and %s: if they show one scene, heads are scored "
+            "on what they were trained on; name one of the folders"
+        )
+        number = counted(len(repeated), "name")
+        logger.warning(line, root, number, stem, first, second)
 
 
 def _check_parts(root: Path, names: Sequence[str]) -> None:
@@ -434,7 +471,18 @@ def _check_alike(root: Path, parts: Mapping[str, Content]) -> None:
         )
     if len(kinds) > 1:
         contents = [f"{name} holds {_called(content)}" for name, content in parts.items()]
-        raise DataError(f"the folders of {root} are not alike: {'; '.join(contents)}")
+        labelled = [content for content in parts.values() if content.kind != "images"]
+        raise DataError(
+            f"the folders of {root} are not alike: {'; '.join(contents)}. Name the folder of one: "
+            f"{_named_content(labelled[0])}"
+        )
+
+
+def _named_content(content: Content) -> str:
+    """What to write for the images of one part."""
+    if content.masks is None or content.masks == content.images:
+        return f"--images {content.images}"
+    return f"--images {content.images} --labels {content.masks}"
 
 
 def _called(content: Content) -> str:
@@ -502,6 +550,13 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
+        )
+    if all(_is_sample_of_folders(folder) for folder in folders):
+        raise DataError(
+            f"the folders of {root} are {listed}, and each holds a folder with one image and a folder "
+            f"of its masks: one folder for each sample, or classes? {as_classes}; if they are samples, "
+            "merge the masks of each into one file, and name the image and that file in the rows of "
+            "a table (--csv)"
         )
     if all(_holds_images_and_masks(folder) for folder in folders):
         raise DataError(
@@ -588,6 +643,16 @@ def _listed(names: Sequence[str]) -> str:
 def _holds_images_and_masks(folder: ImageFolder) -> bool:
     """Whether a folder holds images/ and masks/, and no images of its own."""
     return not folder.images and bool(mask_pairs(folder))
+
+
+def _is_sample_of_folders(folder: ImageFolder) -> bool:
+    """Whether a folder is that of one sample: ``s0/images/x.png`` with ``s0/masks/0.png``, ``1.png`` ..."""
+    if not _holds_images_and_masks(folder):
+        return False
+    pairs = mask_pairs(folder)
+    return all(len(pair.images.all_images()) == 1 for pair in pairs) and any(
+        pair.masks.stems() != pair.images.stems() for pair in pairs
+    )
 
 
 def _warn_of_one_subfolder(top: ImageFolder, listed: str) -> None:

@@ -314,8 +314,65 @@ def test_files_that_are_called_masks_and_do_not_look_so_are_counted(
     [found] = list_pictures([tmp_path]).values()
     assert names_of(found, tmp_path) == names
     [record] = caplog.records
-    line = f"2 files called like the mask of another one, such as {tmp_path}/1_mask.jpg beside"
-    assert line in record.getMessage()
+    assert "2 files called like the mask of another one" in record.getMessage()
+    assert f"such as {tmp_path}/1_mask.jpg beside {tmp_path}/1.jpg" in record.getMessage()
+
+
+def test_what_programs_make_of_images_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/0.jpg", "a/0_thumb.jpg", "b/1.png", "b/1_overlay.png", "b/thumbs/1.png")
+    assert len(read_folders(tmp_path)) == 5
+    files, folders = [record.getMessage() for record in caplog.records]
+    assert "2 files called like the mask of another one, or like what programs make" in files
+    assert f"such as {tmp_path}/a/0_thumb.jpg beside {tmp_path}/a/0.jpg" in files
+    assert (
+        f"1 file in folders called like what programs write, such as {tmp_path}/b/thumbs" in folders
+    )
+    caplog.clear()
+    [found] = list_pictures([tmp_path]).values()
+    assert len(found) == 5
+    assert len(caplog.records) == 2
+
+
+def test_folders_of_one_image_in_two_kinds_are_no_folds(tmp_path: Path) -> None:
+    drawn(
+        tmp_path,
+        "RGB",
+        *(f"{kind}/{i}.png" for kind in ("rgb", "nir") for i in range(3)),
+        colours=150,
+    )
+    drawn(tmp_path, "L", *(f"masks/{i}.png" for i in range(3)))
+    for subfolders in (None, "folds"):
+        with pytest.raises(DataError) as error:
+            read_data_folder(tmp_path, subfolders)
+        message = str(error.value)
+        assert "holds nir/ and rgb/ with the same masks in masks/, such as 0" in message
+        assert f"--images {tmp_path}/nir --labels {tmp_path}/masks" in message
+        assert "folds" not in message
+    assert len(read_masks(tmp_path / "nir", tmp_path / "masks")) == 3
+
+
+def test_folds_with_images_of_the_same_names_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{kind}/{name}/{name}1.png" for kind in ("rgb", "nir") for name in "ab"))
+    assert list(read_data_folder(tmp_path, "folds").parts) == ["nir", "rgb"]
+    [record] = caplog.records
+    assert "2 names in two folds, such as a/a1 in nir and rgb" in record.getMessage()
+
+
+def test_samples_in_folders_of_their_own_are_no_parts(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"s{i}/images/x.png" for i in range(3)))
+    touched(tmp_path, *(f"s{i}/masks/{mask}.png" for i in range(3) for mask in range(4)))
+    with pytest.raises(DataError, match="one folder for each sample, or classes"):
+        read_data_folder(tmp_path)
+
+
+def test_parts_that_are_not_alike_name_the_one_to_train_on(tmp_path: Path) -> None:
+    touched(tmp_path, "train/images/1.png", "train/masks/1.png", "val/1.png")
+    with pytest.raises(DataError, match=rf"not alike.*--images {tmp_path}/train/images --labels"):
+        read_data_folder(tmp_path)
 
 
 def test_a_mask_of_the_same_name_beside_its_picture_is_none(tmp_path: Path) -> None:
