@@ -27,7 +27,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.layout import DataFolder, read_data_folder
+from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.listed_images import Crowd
 from dinoneck.data.tables import read_cells, read_table
 from dinoneck.detection.detector import Detector
@@ -67,6 +67,7 @@ def evaluate(
     group: Sequence[str] = (),
     image_column: str = "image",
     labels: str | None = None,
+    subfolders: Subfolders | None = None,
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
@@ -85,6 +86,9 @@ def evaluate(
             image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
+        subfolders: how the folders in a truth of class folders, or of images and masks, are read:
+            ``"classes"`` whatever they are called; ``"folds"``, all of which are scored together;
+            None = by their names.
         nodata: values in masks without a label; empty = as the head files record of the training.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
@@ -133,6 +137,7 @@ def evaluate(
         table_options = {
             "group": group,
             "labels": labels,
+            "subfolders": subfolders,
             "nodata": nodata,
             "class_values": class_values,
         }
@@ -143,7 +148,7 @@ def evaluate(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
     tasks = _tasks_of(predictors)
-    table = truth_table(images, truth, tasks, group, image_column, labels)
+    table = truth_table(images, truth, tasks, group, image_column, labels, subfolders)
     mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
     _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
@@ -263,6 +268,7 @@ def truth_table(
     group: Any = (),
     image_column: str = "image",
     labels: Any = None,
+    subfolders: Subfolders | None = None,
 ) -> Any:
     """Return the images and their truth: of a table, of class folders, or of a folder of masks.
 
@@ -274,9 +280,11 @@ def truth_table(
         group: columns of the table.
         image_column: its column of file names.
         labels: its column of masks.
+        subfolders: as of :func:`evaluate`.
 
     Raises:
-        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column.
+        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
+            for ``subfolders`` of a table, or of masks in a folder of their own.
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words or classes.
     """
@@ -287,7 +295,12 @@ def truth_table(
                     f"{name} is {value!r}, which is a column of a table, and the truth {truth} is "
                     "a folder; leave it out"
                 )
-        return _truth_of_folder(images, Path(truth), tasks)
+        return _truth_of_folder(images, Path(truth), tasks, subfolders)
+    if subfolders is not None:
+        raise ConfigError(
+            f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
+            "folders, or leave it out"
+        )
     if IMAGES in getattr(truth, "columns", ()):
         for role, value in {GROUP: group, LABELS: labels}.items():
             if value and role not in truth:
@@ -359,12 +372,19 @@ def _read_truth(
     )
 
 
-def _truth_of_folder(images: Any, truth: Path, tasks: Mapping[str, Any]) -> Any:
+def _truth_of_folder(
+    images: Any, truth: Path, tasks: Mapping[str, Any], subfolders: Subfolders | None
+) -> Any:
     """The images and their truth, of a folder of masks or of class folders."""
     if any(task.is_map for task in tasks.values()):
         if _is_other(images, truth):
+            if subfolders is not None:
+                raise ConfigError(
+                    f"subfolders is {subfolders!r}, and {truth} holds the masks of {images}, whose "
+                    "folders say nothing; leave it out"
+                )
             return read_masks(images, truth)
-        content = read_data_folder(truth)
+        content = read_data_folder(truth, subfolders)
         if content.kind != "masks":
             raise DataError(
                 f"{truth} holds no images with masks; name the folder of the images, and that of "
@@ -377,7 +397,7 @@ def _truth_of_folder(images: Any, truth: Path, tasks: Mapping[str, Any]) -> Any:
             f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "
             f"predict {some_of(tasks, 5)}. Name a CSV with these columns"
         )
-    content = read_data_folder(truth)
+    content = read_data_folder(truth, subfolders)
     if content.kind != "classes":
         raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
     if _is_other(images, truth):
@@ -394,7 +414,8 @@ def _is_other(images: Any, truth: Path) -> bool:
 
 
 def _without_parts(content: DataFolder) -> DataFolder:
-    if content.parts:
+    """The content, if its folders are no parts such as train and val; all folds are taken."""
+    if content.held_out is not None:
         raise DataError(
             f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
         )

@@ -510,6 +510,21 @@ ROWS: list[Row] = [
         DataError,
         "parts in its turn",
     ),
+    (
+        folders("rgb/1.jpg", "photos/1.jpg", "masks/1.png"),
+        DataError,
+        ("photos/ and rgb/", "one image in two kinds", "photos --labels"),
+    ),
+    (
+        folders("p/images/1.jpg", "p/masks/2.png", "q/images/1.jpg", "q/masks/2.png"),
+        DataError,
+        ("p and q", "one folder for each sample", "--csv"),
+    ),
+    (
+        table("image,crop\n7.png,1\n", ("images/8.png", "masks/7.png")),
+        DataError,
+        ("'7.png'", "they are masks", "masks/7.png"),
+    ),
     (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
     (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),

@@ -397,6 +397,11 @@ ROWS: list[Row] = [
         "group is ['place']",
     ),
     (
+        lambda folder: evaluate(detector_of("fcos"), folder, {}, subfolders="folds"),
+        ConfigError,
+        "subfolders is 'folds'",
+    ),
+    (
         lambda folder: evaluate(detector_of("fcos"), folder, {}, labels="mask"),
         ConfigError,
         "labels is 'mask'",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 import sys
 import tempfile
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
+logger = logging.getLogger(__name__)
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 NO_EFFECT = {
-    "a feature store": "--maps --overlay --truth --skip-unusable --tile --overlap",
+    "a feature store": "--maps --overlay --truth --subfolders --skip-unusable --tile --overlap",
     "heads": "--min-score",
-    "predictions without --overlay": "--truth",
+    "predictions without --overlay": "--truth --subfolders",
+    "a report without --truth": "--subfolders",
     "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "
-    "--store",
+    "--store --subfolders",
     "the export of a head without --with-backbone": "--size --maps --backbone-file "
     "--random-backbone",
     "the export of a whole model": "--grid",
@@ -304,6 +307,22 @@ def list_images(given: Sequence[Path]) -> list[Path]:
     for file in files:
         check_encodable(file)
     return files
+
+
+def warn_of_picture_among_images(picture: Path, given: Sequence[Path]) -> None:
+    """Say that a picture was written into a folder of images, of which it is one from now on."""
+    from dinoneck.data.walk import SUFFIXES
+
+    if picture.suffix.lower() not in SUFFIXES:
+        return
+    for folder in given:
+        if folder.is_dir() and picture.resolve().is_relative_to(folder.resolve()):
+            logger.warning(
+                "%s is inside %s, whose files are images: it is read as one from now on; move it",
+                picture,
+                folder,
+            )
+            return
 
 
 def check_encodable(file: Path) -> None:

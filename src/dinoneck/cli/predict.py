@@ -18,6 +18,7 @@ from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
+from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
@@ -49,6 +50,7 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
+    subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int, cli.whole(0)] = 0,
@@ -70,6 +72,7 @@ def predict(
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         truth: with overlay: known values, drawn next to predictions: CSV with the column image and
             the predictions' names, or the class folders that hold the images.
+        subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
@@ -95,7 +98,9 @@ def predict(
         sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap
     )
     tasks = getattr(model, "tasks", None)
-    values = {} if truth is None else known_values(truth, "image", [*named.values()], tasks)
+    values = (
+        {} if truth is None else known_values(truth, "image", [*named.values()], tasks, subfolders)
+    )
     results, left_out = (
         predict_named(call, named, skip_unusable)
         if store is None
@@ -201,7 +206,11 @@ def predict_named(
 
 
 def known_values(
-    truth: Path, image_column: str, images: Sequence[Path], tasks: Any
+    truth: Path,
+    image_column: str,
+    images: Sequence[Path],
+    tasks: Any,
+    subfolders: Subfolders | None = None,
 ) -> dict[Path, dict[str, float | str]]:
     """Return image -> column -> known value, or class, of the images that the truth has a row for.
 
@@ -214,6 +223,7 @@ def known_values(
         image_column: its column of file names.
         images: the files.
         tasks: what is predicted.
+        subfolders: how the folders in the truth are read; None = by their names.
 
     Raises:
         ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
@@ -244,7 +254,7 @@ def known_values(
             "compares; here name a CSV of known values"
         )
     by_name = {task.name: task for task in tasks}
-    known = truth_table(None, truth, by_name, image_column=image_column)
+    known = truth_table(None, truth, by_name, image_column=image_column, subfolders=subfolders)
     if truth.is_dir():
         _check_known_classes(truth, known, tasks)
         rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)
@@ -475,6 +485,7 @@ def evaluate(
     group: tuple[str, ...] = (),
     image_column: str = "image",
     labels: str | None = None,
+    subfolders: Literal["classes", "folds"] | None = None,
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
     crowd: Literal["ignore", "objects"] = "ignore",
@@ -495,6 +506,7 @@ def evaluate(
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
+        subfolders: with a folder as truth: whether the folders in it are classes or folds.
         nodata: mask values without a label, such as 255; without it as in training.
         class_values: the value of each class in the masks; without it as in training.
         crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
@@ -530,6 +542,7 @@ def evaluate(
         group=group,
         image_column=image_column,
         labels=labels,
+        subfolders=subfolders,
         nodata=nodata,
         class_values=class_values,
         crowd=crowd,

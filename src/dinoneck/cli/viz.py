@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -36,6 +36,7 @@ def report(
     out: Path,
     truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
+    subfolders: Literal["classes", "folds"] | None = None,
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -56,6 +57,7 @@ def report(
         truth: CSV of known values in columns named like the predictions, the class folders that
             hold the images, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
+        subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
             all.
         no_tokens: leave out the colours of the tokens.
@@ -65,6 +67,8 @@ def report(
     """
     files = list(dict.fromkeys(cli.list_images(images))) if images else []
     cli.check_output(out, [*files, head, truth], _PAGES)
+    if truth is None:
+        cli.refuse_unused("a report without --truth", words)
     model, predict, heads = open_model(head, views, words, maps=len(files) <= max_images)
     from dinoneck.atomic import write_text
     from dinoneck.viz.report import agreement, html_report
@@ -74,7 +78,9 @@ def report(
     if tasks:
         files = files or cli.list_images(images)
         named: dict[str, Any] = dict(zip(cli.names_below(files), files, strict=True))
-        values = {} if truth is None else known_values(truth, image_column, files, tasks)
+        values = (
+            {} if truth is None else known_values(truth, image_column, files, tasks, subfolders)
+        )
         known, shown = lambda file: values.get(file, {}), model.picture
     else:
         named, known, shown = _box_images(
@@ -367,6 +373,7 @@ def tokens(
     drawn = pca_panels(pictures, Tokens.cat(found), foreground=foreground, names=names, note=note)
     save_picture(out, drawn)
     print(f"{counted(len(names), 'image')} drawn; written: {out}")
+    cli.warn_of_picture_among_images(out, images)
     return {"written": [out], "images": len(names)}
 
 

@@ -22,6 +22,8 @@ MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "
 MASK_WORDS |= {"anno", "gt", "gtfine", "gtcoarse", "groundtruth", "truth", "seg", "segs", "segm"}
 MASK_WORDS |= {"segmentation", "segmentations", "semantic", "trimap", "trimaps", "target"}
 MASK_WORDS |= {"targets", "labelids", "labeltrainids"}
+MASK_KINDS = {"color", "colors", "colour", "colours", "rgb", "viz", "vis", "instanceids", "ids"}
+"""Words after one for masks at the end of the names of files: ``0_gtFine_color.png``."""
 GENERIC_FOLDERS = _IMAGES | _PHOTOS | {"data", "dataset", "datasets", "upload", "uploads"}
 """Folders that say nothing about which images they hold, as annotation tools and exports have them."""
 GENERIC_FOLDERS |= {"file", "files", "media", "default", "obj_train_data", ".."}

@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
+from dinoneck.data.copies import find_copies, warn_of_copies
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS
 from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     HELD_OUT,
@@ -25,7 +28,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
-from dinoneck.data.walk import SUFFIXES, Listing, one_file_pairs, path_order, walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
 try:
@@ -84,7 +87,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
         )
     beside = masks_in(image_root, label_root)
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
-    _check_links(table)
+    _check_copies(table)
     return table
 
 
@@ -100,7 +103,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         _warn_of_unread(data.root)
     if data.content is not None:
         table = _content_table(data.root, data.content)
-        _check_links(table)
+        _check_copies(table)
         return table
     tables = []
     for name, content in data.parts.items():
@@ -108,7 +111,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table_of_part[FOLD] = name
         tables.append(table_of_part)
     table = pd.concat(tables)
-    _check_links(table)
+    _check_copies(table, data.left)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)
@@ -199,26 +202,46 @@ def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
             logger.warning(line, other.path, folder.path, folder.name)
 
 
-def _check_links(table: pd.DataFrame) -> None:
-    """Refuse one file under two names in two parts or two classes, and name it within one.
+def _check_copies(table: pd.DataFrame, left: Content | None = None) -> None:
+    """Refuse one file under two names in two parts or two classes; name other pictures that are there twice.
+
+    Args:
+        table: of all parts that are read.
+        left: the part that is not read.
 
     Raises:
-        DataError: naming both.
+        DataError: naming both files.
     """
-    pairs = one_file_pairs(table[IMAGES])
-    if not pairs:
-        return
-    rows = table.set_index(IMAGES)
-    for file, again in pairs:
-        if FOLD in table and rows.at[file, FOLD] != rows.at[again, FOLD]:
+    class_of = dict(zip(table[IMAGES], table["class"], strict=True)) if "class" in table else {}
+    part_of_file = dict(zip(table[IMAGES], table[FOLD], strict=True)) if FOLD in table else {}
+    left_images = _left_images(left)
+    part_of_left = dict.fromkeys(left_images, "" if left is None else left.images.name)
+    is_left = set(left_images)
+    copies = [
+        copy
+        for copy in find_copies([*table[IMAGES], *left_images])
+        if copy.first not in is_left  # the images that are read come first
+    ]
+    for copy in copies:
+        if not copy.is_one_file:
+            continue
+        if copy.has_two(part_of_file):
             raise DataError(
-                f"{file} and {again} are one file in two parts, so that a head is scored on what it "
-                "was trained on; keep one of them"
+                f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
+                "on what it was trained on; keep one of them"
             )
-        if "class" in table and rows.at[file, "class"] != rows.at[again, "class"]:
-            raise DataError(f"{file} and {again} are one file in two classes; keep one of them")
-    line = "%s under two names, such as %s and %s, count twice; keep one of each"
-    logger.warning(line, counted(len(pairs), "file"), *pairs[0])
+        if copy.has_two(class_of):
+            raise DataError(
+                f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
+            )
+    warn_of_copies(copies, part_of_file | part_of_left, {"the class": class_of})
+
+
+def _left_images(left: Content | None) -> list[Path]:
+    """The images of the part that is not read."""
+    if left is None:
+        return []
+    return pictures_of(image_folder(walk(left.images))).images
 
 
 def _warn_of_case(class_of: Mapping[Path, str]) -> None:
@@ -255,7 +278,7 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
         image_of = _by_stem(images, masks)
         mask_of = _by_stem(masks, images)
     if image_of.keys() != mask_of.keys():
-        image_of, mask_of = _without_endings(image_of, mask_of, images, masks)
+        image_of, mask_of = _without_affixes(image_of, mask_of, images, masks)
     rows = {}
     for stem, file in image_of.items():
         rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
@@ -309,24 +332,31 @@ def _kinds_held(listing: Listing) -> str:
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""
 
 
-def _without_endings(
+def _without_affixes(
     image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and masks by names that agree once an ending of all images, or of all masks, is left out.
+    """Images and masks by names that agree once an ending of all images, or of all masks, is left out; or a beginning.
 
     Raises:
-        DataError: if there are no such endings.
+        DataError: if there are no such endings and beginnings.
     """
-    for image_ending in _endings(image_of):
-        for mask_ending in _endings(mask_of):
-            short_images = {name.removesuffix(image_ending): x for name, x in image_of.items()}
-            short_masks = {name.removesuffix(mask_ending): x for name, x in mask_of.items()}
-            if short_images.keys() == short_masks.keys():
-                named = [f"images without '{image_ending}'"] if image_ending else []
-                named += [f"masks without '{mask_ending}'"] if mask_ending else []
-                number = counted(len(short_images), "pair")
-                logger.warning("%s and %s: %s: %s", images, masks, ", ".join(named), number)
-                return short_images, short_masks
+    ends = _Affixes(_endings(image_of), _endings(mask_of), _without_ending)
+    beginnings = _Affixes(
+        _beginnings(image_of, IMAGE_WORDS | VAGUE_WORDS),
+        _beginnings(mask_of, MASK_WORDS),
+        _without_beginning,
+    )
+    for affixes in (ends, beginnings):
+        for image_affix in affixes.of_images:
+            for mask_affix in affixes.of_masks:
+                short_images = {affixes.cut(name, image_affix): x for name, x in image_of.items()}
+                short_masks = {affixes.cut(name, mask_affix): x for name, x in mask_of.items()}
+                if short_images.keys() == short_masks.keys():
+                    named = [f"images without '{image_affix}'"] if image_affix else []
+                    named += [f"masks without '{mask_affix}'"] if mask_affix else []
+                    number = counted(len(short_images), "pair")
+                    logger.warning("%s and %s: %s: %s", images, masks, ", ".join(named), number)
+                    return short_images, short_masks
     without_mask = image_of.keys() - mask_of.keys()
     without_image = mask_of.keys() - image_of.keys()
     texts = []
@@ -342,12 +372,43 @@ def _without_endings(
     )
 
 
-def _endings(names: Sequence[str] | dict[str, Path]) -> list[str]:
+@dataclass
+class _Affixes:
+    """What names of images, and of masks, may be cut by, the longest first; and how."""
+
+    of_images: Sequence[str]
+    of_masks: Sequence[str]
+    cut: Callable[[str, str], str]
+
+
+def _endings(names: Iterable[str]) -> list[str]:
     """What all names end with, from a separator on, the longest first; and nothing."""
     backwards = [name[::-1] for name in names]
     shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
     starts = [match.start() for match in re.finditer(r"[_\-. ]", shared)]
     return [shared[start:] for start in starts] + [""]
+
+
+def _without_ending(name: str, ending: str) -> str:
+    return name.removesuffix(ending)
+
+
+def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
+    """The word of some that all names begin with in their folders, with what separates it; and nothing.
+
+    Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
+    """
+    last_parts = [name.rpartition("/")[2] for name in names]
+    shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
+    match = re.match(r"([A-Za-z]+)(?:[_\-. ]|(?=\d|$))", shared)
+    if match is None or match.group(1).lower() not in words:
+        return [""]
+    return [match.group(), ""]
+
+
+def _without_beginning(name: str, beginning: str) -> str:
+    folder, slash, last_part = name.rpartition("/")
+    return folder + slash + last_part.removeprefix(beginning)
 
 
 def _folder(path: PathLike) -> Path:

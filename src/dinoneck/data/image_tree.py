@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoneck.data.cells import cell_text
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, words_of
+from dinoneck.data.folder_words import (
+    IMAGE_WORDS,
+    MASK_KINDS,
+    MASK_WORDS,
+    OUTPUT_WORDS,
+    VAGUE_WORDS,
+    words_of,
+)
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
 _LAST_WORD = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
+_FIRST_WORD = re.compile(r"([A-Za-z]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
 _LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
 _ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
@@ -105,17 +114,25 @@ class Pictures:
         masks: the masks beside them.
         doubtful: folders of images, and of what looks like their masks and is not called so; all of
             them are in ``images``.
+        doubtful_files: files that are called like the mask of an image and do not look so, or like
+            what programs make of it, and that image; all of them are in ``images``.
+        doubtful_folders: folders that are called like what programs write, with their images; all of
+            these are in ``images``.
     """
 
     images: list[Path]
     masks: list[Path]
     doubtful: list[tuple[Path, Path]]
+    doubtful_files: list[tuple[Path, Path]]
+    doubtful_folders: dict[Path, list[Path]]
 
 
 def pictures_of(top: ImageFolder) -> Pictures:
     """Tell the images below a folder from the masks beside them."""
     masks: list[Path] = []
     doubtful = []
+    doubtful_files = []
+    doubtful_folders = {}
     folders = [top]
     for folder in folders:  # it grows meanwhile
         mask_folders = {pair.masks for pair in mask_pairs(folder)}
@@ -126,7 +143,11 @@ def pictures_of(top: ImageFolder) -> Pictures:
                 doubtful.append((pair.images.path, pair.masks.path))
         for mask_folder in mask_folders:
             masks += mask_folder.all_images()
-        masks += masks_beside(folder.images)
+        if folder is not top and _is_called_output(folder):
+            doubtful_folders[folder.path] = folder.images
+        beside = masks_beside(folder.images)
+        masks += beside.masks
+        doubtful_files += beside.doubtful
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
     pictures = top.all_images()
     if masks:
@@ -134,16 +155,25 @@ def pictures_of(top: ImageFolder) -> Pictures:
         pictures = [file for file in pictures if file not in is_mask]
     pictures.sort(key=path_order)
     masks.sort(key=path_order)
-    return Pictures(pictures, masks, doubtful)
+    return Pictures(pictures, masks, doubtful, doubtful_files, doubtful_folders)
+
+
+def _is_called_output(folder: ImageFolder) -> bool:
+    words = words_of(folder.name)
+    return bool(folder.images) and bool(words) and words <= OUTPUT_WORDS
 
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     """Name, in one line each, masks that are left out, and folders that may be masks."""
     masks: list[Path] = []
     doubtful: list[tuple[Path, Path]] = []
+    doubtful_files: list[tuple[Path, Path]] = []
+    doubtful_folders: dict[Path, list[Path]] = {}
     for in_folder in pictures:
         masks += in_folder.masks
         doubtful += in_folder.doubtful
+        doubtful_files += in_folder.doubtful_files
+        doubtful_folders |= in_folder.doubtful_folders
     if masks:
         number = counted(len(masks), "mask")
         line = "left out: %s beside images, the first %s; name the folder or the files to take them"
@@ -153,6 +183,20 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
             "%s has an image like a mask for each of %s, and is taken too; name the folder to take"
         )
         logger.warning(line, doubtful[0][1], doubtful[0][0])
+    if doubtful_files:
+        number = counted(len(doubtful_files), "file")
+        line = (
+            "taken as images: %s called like the mask of another one, or like what programs make of "
+            "it, such as %s beside %s; move such files into a folder elsewhere"
+        )
+        logger.warning(line, number, *doubtful_files[0])
+    if doubtful_folders:
+        number = counted(sum(map(len, doubtful_folders.values())), "file")
+        line = (
+            "taken as images: %s in folders called like what programs write, such as %s; move such "
+            "folders away"
+        )
+        logger.warning(line, number, next(iter(doubtful_folders)))
 
 
 # Folders of masks
@@ -245,12 +289,27 @@ def _is_pair_with_rest(rest: ImageFolder, masks: ImageFolder) -> bool:
 
 
 def _without_mask_word(stem: str) -> str:
-    """The name of a file without words for masks at its end: 0 of 0_mask_1, a of a_gtFine_labelIds."""
-    match = _LAST_WORD.search(stem)
-    while match is not None and match.group(1).lower() in MASK_WORDS:
-        stem = stem[: match.start()]
-        match = _LAST_WORD.search(stem)
-    return stem
+    """The name of a file without words for masks at its ends: 0 of 0_mask_1, of mask_0, of 0_gtFine_color."""
+    rest = stem
+    shortest = stem
+    match = _LAST_WORD.search(rest)
+    while match is not None:
+        word = match.group(1).lower()
+        if word not in MASK_WORDS | MASK_KINDS:
+            break
+        rest = rest[: match.start()]
+        if word in MASK_WORDS:
+            shortest = rest
+        match = _LAST_WORD.search(rest)
+    return _without_first_word(shortest, MASK_WORDS) if shortest == stem else shortest
+
+
+def _without_first_word(stem: str, words: Collection[str]) -> str:
+    """The name of a file without one of some words at its beginning: 0 of mask_0 and of mask0."""
+    match = _FIRST_WORD.match(stem)
+    if match is None or match.group(1).lower() not in words:
+        return stem
+    return stem[match.end() :]
 
 
 def mirrored_masks(
@@ -292,13 +351,43 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     return all(map(_has_few_colours, some_masks)) and all(map(_has_many_colours, some_images))
 
 
-def masks_beside(images: Sequence[Path]) -> list[Path]:
+@dataclass
+class Beside:
+    """What the names and pixels of files in one folder say about masks among them.
+
+    Attributes:
+        masks: the files that are masks of others.
+        doubtful: files that are called like the mask of another one and do not look so: (file,
+            that other one).
+    """
+
+    masks: list[Path]
+    doubtful: list[tuple[Path, Path]]
+
+
+def masks_beside(images: Sequence[Path]) -> Beside:
     """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
-    by_stem: dict[str, list[Path]] = {}
+    masks = _masks_of_equal_stem(images)
+    rest = [file for file in images if file not in set(masks)]
+    by_word = _masks_with_mask_word(rest)
+    masks += by_word.masks
+    masks += [file for file in _masks_called_so(images) if file not in masks]
+    doubtful = by_word.doubtful + _outputs_beside(rest)
+    return Beside(masks, [pair for pair in doubtful if pair[0] not in masks])
+
+
+def _outputs_beside(images: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``."""
+    by_stem = {file.stem: file for file in images}
+    outputs = []
     for file in images:
-        by_stem.setdefault(file.stem, []).append(file)
-    masks = _masks_of_equal_stem(by_stem) + _masks_with_mask_word(by_stem)
-    return masks + [file for file in _masks_called_so(images) if file not in masks]
+        match = _LAST_WORD.search(file.stem)
+        if match is None or match.group(1).lower() not in OUTPUT_WORDS:
+            continue
+        image = by_stem.get(file.stem[: match.start()])
+        if image is not None:
+            outputs.append((file, image))
+    return outputs
 
 
 def is_called_mask(file: Path) -> bool:
@@ -319,42 +408,70 @@ def _masks_called_so(images: Sequence[Path]) -> list[Path]:
     return [file for file in images if is_called_mask(file)]
 
 
-def _masks_of_equal_stem(by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """The files of one byte a pixel among those that differ in their suffix alone, if others have colours."""
+def _masks_of_equal_stem(images: Sequence[Path]) -> list[Path]:
+    """The files that are masks of one that differs in its suffix alone: of one byte a pixel, or in few colours."""
+    by_stem: dict[str, list[Path]] = {}
+    for file in images:
+        by_stem.setdefault(file.stem, []).append(file)
     masks: list[Path] = []
+    pairs = []  # of files without losses, and others
     for files in by_stem.values():
-        if len(files) > 1:
-            one_byte = [file for file in files if _has_mode(file, _ONE_BYTE)]
-            if len(one_byte) < len(files):
-                masks += one_byte
+        if len(files) < 2:
+            continue
+        one_byte = [file for file in files if _has_mode(file, _ONE_BYTE)]
+        if one_byte and len(one_byte) < len(files):
+            masks += one_byte
+        elif not one_byte:
+            lossless = [file for file in files if file.suffix.lower() in _LOSSLESS_SUFFIXES]
+            lossy = [file for file in files if file not in lossless]
+            pairs += [(file, lossy[0]) for file in lossless if lossy]
+    if pairs and all(_is_in_fewer_colours(file, other) for file, other in pairs[:_OPENED]):
+        masks += [file for file, _ in pairs]
     return masks
 
 
-def _masks_with_mask_word(by_stem: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """The files with a word for masks, ``0_mask.png`` of ``0.png``: all if each image has one, else those of one band.
+def _masks_with_mask_word(images: Sequence[Path]) -> Beside:
+    """The files with a word for masks, ``0_mask.png`` of ``0.png``: all if each image has one, else those that look so.
 
-    An image may have a word of its own: ``0_mask.png`` is that of ``0_sat.jpg`` too.
+    An image may have a word of its own: ``0_mask.png`` is that of ``0_sat.jpg``, and ``mask_0.png``
+    that of ``img_0.png``.
     """
+    names = {file.name for file in images}
     shared_name: dict[Path, str] = {}  # a file with a word for masks -> its name without it
-    image_named: dict[str, str] = {}  # the name of an image without its last word -> its stem
-    for stem, files in by_stem.items():
-        without_word = _without_mask_word(stem)
-        if without_word != stem and len(files) == 1:
-            shared_name[files[0]] = without_word
+    image_named: dict[str, Path] = {}  # the name of an image, also without a word -> the image
+    pictures = []
+    stems = Counter(file.stem for file in images)
+    for file in images:
+        without_word = _without_mask_word(file.stem)
+        if file.stem in names:  # 0.jpg.png beside 0.jpg
+            shared_name[file] = Path(file.stem).stem
+        elif without_word != file.stem and stems[file.stem] == 1:
+            shared_name[file] = without_word
         else:
-            image_named[_LAST_WORD.sub("", stem)] = stem
-    images = set(image_named.values())
-    for stem in images:
-        image_named[stem] = stem
-    masks = []
-    images_with_mask = set()
+            pictures.append(file)
+    for file in pictures:
+        image_named[_LAST_WORD.sub("", file.stem)] = file
+        image_named[_without_first_word(file.stem, IMAGE_WORDS | VAGUE_WORDS)] = file
+    for file in pictures:
+        image_named[file.stem] = file
+    image_of = {}
     for file, name in shared_name.items():
         if name in image_named:
-            masks.append(file)
-            images_with_mask.add(image_named[name])
-    if images_with_mask == images:
-        return masks
-    return [file for file in masks if _has_one_band(file)]
+            image_of[file] = image_named[name]
+    stems_with_mask = {image.stem for image in image_of.values()}
+    if stems_with_mask == {file.stem for file in pictures}:
+        return Beside(list(image_of), [])
+    masks = [file for file in image_of if _has_one_band(file)]
+    others = [(file, image) for file, image in image_of.items() if not _has_one_band(file)]
+    if all(_is_in_fewer_colours(file, image) for file, image in others[:_OPENED]):
+        return Beside(masks + [file for file, _ in others], [])
+    return Beside(masks, others)
+
+
+def _is_in_fewer_colours(file: Path, image: Path) -> bool:
+    """Whether a file has few colours and an image many."""
+    is_lossless = file.suffix.lower() in _LOSSLESS_SUFFIXES
+    return is_lossless and _has_few_colours(file) and _has_many_colours(image)
 
 
 def _has_one_band(file: Path) -> bool:

@@ -33,7 +33,7 @@ from dinoneck.data.image_tree import (
     mirrored_masks,
     name_without_words,
 )
-from dinoneck.data.walk import Listing, walk
+from dinoneck.data.walk import Listing, is_written, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,8 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
 def data_files(root: Path) -> list[str]:
     """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
     texts = []
-    for folder in [root, *sorted(child for child in root.iterdir() if child.is_dir())]:
+    children = sorted(child for child in root.iterdir() if child.is_dir())
+    for folder in [root, *(child for child in children if not is_written(child))]:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
         documents = [file for file in files if file.suffix.lower() == ".json"]
@@ -259,9 +260,9 @@ def _paired(
     if first.is_around or has_several_masks:
         raise DataError(
             f"{root} holds several folders with masks of {images.name}/: "
-            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: --images {images.path} "
-            f"--labels {masks.path}"
+            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: {_named_pair(first)}"
         )
+    _check_one_image_once(root, pairs)
     parts = {}
     for pair in pairs:
         short = name_without_words(pair.images)  # train of train_images
@@ -289,6 +290,30 @@ def _images_and_masks(
             "train and val (and test) are read as such"
         )
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _check_one_image_once(root: Path, pairs: Sequence[MaskPair]) -> None:
+    """Refuse folders that show the same images, such as rgb and nir: as folds they would share images.
+
+    Raises:
+        DataError: naming both folders.
+    """
+    for i, pair in enumerate(pairs):
+        for other in pairs[:i]:
+            shared = pair.images.stems() & other.images.stems()
+            if pair.masks is other.masks and shared:
+                raise DataError(
+                    f"{root} holds {other.images.name}/ and {pair.images.name}/ with the same "
+                    f"masks in {pair.masks.name}/, such as {min(shared)}: one image in two kinds. Name "
+                    f"one: {_named_pair(other)}"
+                )
+
+
+def _named_pair(pair: MaskPair) -> str:
+    """What to write for a folder of images and that of their masks."""
+    images = pair.images.path
+    masks = pair.masks.path
+    return f"--images {images} --labels {masks} (of evaluate: {images} --truth {masks})"
 
 
 def _parts_of_images_and_masks(
@@ -370,7 +395,7 @@ def _content_without_mask_folder(folder: ImageFolder) -> Content:
     """Class folders, images with their masks beside them, or images alone."""
     if folder.with_images():
         return _classes_of(folder, certain=False)
-    if masks_beside(folder.images):
+    if masks_beside(folder.images).masks:
         return Content("masks", folder.path, folder.path)
     return Content("images", folder.path)
 
@@ -387,6 +412,7 @@ def _whole_of_parts(
         _check_folds(root, list(parts))
         folds = dict(sorted(parts.items()))
         _check_alike(root, folds)
+        _warn_of_equal_names(root, folds)
         return DataFolder(root, None, folds)
     _check_parts(root, list(parts))
     name_of = {part_of(name): name for name in parts}
@@ -405,6 +431,24 @@ def _check_folds(root: Path, names: Sequence[str]) -> None:
             f"the folders with images in {root} are {', '.join(names) or 'none'}; expected two "
             "folds or more"
         )
+
+
+def _warn_of_equal_names(root: Path, folds: Mapping[str, Content]) -> None:
+    """Name two folds with images of the same names, as rgb/ and nir/ of one scene have them."""
+    fold_of: dict[str, str] = {}
+    repeated = []
+    for name, content in folds.items():
+        for stem in sorted(image_folder(walk(content.images)).stems()):
+            if fold_of.setdefault(stem, name) != name:
+                repeated.append((stem, fold_of[stem], name))
+    if repeated:
+        stem, first, second = repeated[0]
+        line = (
+            "%s: %s in two folds, such as %s in %s and %s: if they show one scene, heads are scored "
+            "on what they were trained on; name one of the folders"
+        )
+        number = counted(len(repeated), "name")
+        logger.warning(line, root, number, stem, first, second)
 
 
 def _check_parts(root: Path, names: Sequence[str]) -> None:
@@ -427,7 +471,18 @@ def _check_alike(root: Path, parts: Mapping[str, Content]) -> None:
         )
     if len(kinds) > 1:
         contents = [f"{name} holds {_called(content)}" for name, content in parts.items()]
-        raise DataError(f"the folders of {root} are not alike: {'; '.join(contents)}")
+        labelled = [content for content in parts.values() if content.kind != "images"]
+        raise DataError(
+            f"the folders of {root} are not alike: {'; '.join(contents)}. Name the folder of one: "
+            f"{_named_content(labelled[0])}"
+        )
+
+
+def _named_content(content: Content) -> str:
+    """What to write for the images of one part."""
+    if content.masks is None or content.masks == content.images:
+        return f"--images {content.images}"
+    return f"--images {content.images} --labels {content.masks}"
 
 
 def _called(content: Content) -> str:
@@ -489,13 +544,19 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
     if mirrored is not None:
         raise DataError(
             f"the folders of {root} are {listed}: {mirrored.masks.name} has an image like a mask for "
-            f"each of {mirrored.images.name}: --images {mirrored.images.path} --labels "
-            f"{mirrored.masks.path}. {as_classes}"
+            f"each of {mirrored.images.name}: {_named_pair(mirrored)}. {as_classes}"
         )
     if all(PART_WORDS & words_of(folder.name) for folder in folders):
         raise DataError(
             f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
             f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
+        )
+    if all(_is_sample_of_folders(folder) for folder in folders):
+        raise DataError(
+            f"the folders of {root} are {listed}, and each holds a folder with one image and a folder "
+            f"of its masks: one folder for each sample, or classes? {as_classes}; if they are samples, "
+            "merge the masks of each into one file, and name the image and that file in the rows of "
+            "a table (--csv)"
         )
     if all(_holds_images_and_masks(folder) for folder in folders):
         raise DataError(
@@ -535,19 +596,22 @@ def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
 
 
 def _are_samples(folders: Sequence[ImageFolder]) -> bool:
-    """Whether each folder is that of one sample: ``s0/image.png`` with ``s0/mask.png``, or alone.
+    """Whether each folder is that of one sample: ``s0/image.png`` alone, or one image with its masks.
 
     ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
     """
     stems = set()
+    all_have_masks = True
     for folder in folders:
-        images = [file for file in folder.images if not is_called_mask(file)]
+        masks = set(masks_beside(folder.images).masks)
+        masks |= {file for file in folder.images if is_called_mask(file)}
+        images = [file for file in folder.images if file not in masks]
         if len(images) != 1 or len(folder.all_images()) != len(folder.images):
             return False
         stems.add(images[0].stem if is_called_image(images[0]) else None)
-    if len(stems) == 1 and None not in stems:
-        return True
-    return all(any(is_called_mask(file) for file in folder.images) for folder in folders)
+        all_have_masks = all_have_masks and bool(masks)
+    have_one_name = len(stems) == 1 and None not in stems
+    return have_one_name or all_have_masks
 
 
 def _warn_of_doubtful_classes(folders: Sequence[ImageFolder]) -> None:
@@ -579,6 +643,16 @@ def _listed(names: Sequence[str]) -> str:
 def _holds_images_and_masks(folder: ImageFolder) -> bool:
     """Whether a folder holds images/ and masks/, and no images of its own."""
     return not folder.images and bool(mask_pairs(folder))
+
+
+def _is_sample_of_folders(folder: ImageFolder) -> bool:
+    """Whether a folder is that of one sample: ``s0/images/x.png`` with ``s0/masks/0.png``, ``1.png`` ..."""
+    if not _holds_images_and_masks(folder):
+        return False
+    pairs = mask_pairs(folder)
+    return all(len(pair.images.all_images()) == 1 for pair in pairs) and any(
+        pair.masks.stems() != pair.images.stems() for pair in pairs
+    )
 
 
 def _warn_of_one_subfolder(top: ImageFolder, listed: str) -> None:

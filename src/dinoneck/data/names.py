@@ -420,8 +420,8 @@ def find_below(
 
     If there is no such way, the first one is returned that finds files for all names, and is not
     certain: a name fits several files, two names fit one file, or folders contradict each other.
-    If there is none of these either, it is the one that finds most of the first 1000 names: its
-    ``files`` and ``missing`` are of these names alone.
+    If there is none of these either, it is the one that finds most of the first 1000 names, or of
+    all if these are found: its ``files`` and ``missing`` are of these names alone.
 
     Args:
         names: the names, each once.
@@ -439,9 +439,16 @@ def find_below(
             unsound = attempt
     if unsound is not None:
         return unsound.reading(files)
-    attempts = _attempts_below(names[:SAMPLE], files, folders, stop=False)
-    nearest = max(attempts, key=lambda attempt: len(attempt.match.files))
+    nearest = _nearest_below(names[:SAMPLE], files, folders)
+    if not nearest.match.missing:  # the names that have no file come later
+        nearest = _nearest_below(names, files, folders)
     return nearest.reading(files)
+
+
+def _nearest_below(names: Sequence[str], files: _Files, folders: Sequence[Parts]) -> _Attempt:
+    """The attempt that finds most of the names."""
+    attempts = _attempts_below(names, files, folders, stop=False)
+    return max(attempts, key=lambda attempt: len(attempt.match.files))
 
 
 def _attempts_below(

@@ -86,13 +86,9 @@ class PanopticImages(ListedImages):
         super().__init__(opened)
         self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]
-        self._pngs: dict[object, Path] = dict(
-            zip(
-                self._maps,
-                find_files(names, folder, f"PNG files of {self.file}"),
-                strict=True,
-            )
-        )
+        files = find_files(names, folder, f"PNG files of {self.file}", of_labels=True)
+        self._pngs: dict[object, Path] = dict(zip(self._maps, files, strict=True))
+        self._check_images_are_no_pngs()
         self._warn_of_other_names()
         self.stuff = self._find_stuff(opened.categories)
         self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
@@ -103,6 +99,15 @@ class PanopticImages(ListedImages):
             marked += sum(segment.iscrowd for segment in entry.segments_info)
             listed += len(entry.segments_info)
         self._log_crowd(marked, listed)
+
+    def _check_images_are_no_pngs(self) -> None:
+        """Raise a DataError for an image that is the PNG of its own segments, as files of one name are."""
+        for image, png in zip(self.paths, self._pngs.values(), strict=True):
+            if image.samefile(png):
+                raise DataError(
+                    f"{self.file}: {image} is the image and the PNG of its segments; name the folder "
+                    "of the images: images= (--images)"
+                )
 
     def _find_maps(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
         """Image id -> the entry of its PNG, for every image."""

@@ -76,14 +76,20 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def find_files(
-    names: Iterable[Any], folder: PathLike | None, what: str, *, outside: bool = False
+    names: Iterable[Any],
+    folder: PathLike | None,
+    what: str,
+    *,
+    outside: bool = False,
+    of_labels: bool = False,
 ) -> list[Any]:
     r"""Return the files of names, below a folder.
 
     Names are taken as they are, in the forms NFC and NFD, which file systems exchange. If files of
     some are missing, all names are read in one other way, which a warning states: with ``/`` for
     ``\``, ``%20`` decoded, another case, a suffix added, without the folders that all of them begin
-    with, or below another folder; see :mod:`dinoneck.data.names`.
+    with, or below another folder; see :mod:`dinoneck.data.names`. Names of images that are read in
+    such a way never become masks, see :func:`dinoneck.data.image_tree.pictures_of`.
 
     Args:
         names: one per row; a missing one has the file None.
@@ -91,10 +97,11 @@ def find_files(
         what: what messages call the names, such as ``images named in t.csv``.
         outside: whether an absolute name, and one with ``..``, may name a file outside of the
             folder.
+        of_labels: whether the names are of masks or other labels, not of images.
 
     Raises:
-        DataError: if a file does not exist or is empty, two names are one file, or a name fits
-            several.
+        DataError: if a file does not exist or is empty, two names are one file, a name fits
+            several, or images are named that are masks.
     """
     texts = [_text(name) for name in names]
     if folder is None:
@@ -107,7 +114,7 @@ def find_files(
             files[text] = exact
     missing = [text for text in distinct if text not in files]
     if missing:
-        paths = _files_by_reading(distinct, missing, Path(folder), what)
+        paths = _files_by_reading(distinct, missing, Path(folder), what, of_labels=of_labels)
         files = {text: _File(path, path.stat()) for text, path in paths.items()}
     else:
         _check_distinct(files, what)
@@ -178,9 +185,9 @@ def _names_of_one_file(names: Sequence[str], files: Mapping[str, _File]) -> tupl
 
 
 def _files_by_reading(
-    names: Sequence[str], missing: Sequence[str], folder: Path, what: str
+    names: Sequence[str], missing: Sequence[str], folder: Path, what: str, *, of_labels: bool
 ) -> Mapping[str, Path]:
-    """The files of names of which some are not called like this.
+    """The files of names of which some are not called like this; of images no masks.
 
     Raises:
         DataError: if there is no way to take all names, with the nearest one.
@@ -198,7 +205,18 @@ def _files_by_reading(
     depth = len(folder.parts)
     paths = {file: tuple(map(composed, file.parts[depth:])) for file in listing.files}
     called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
-    reading = find_below(names, paths, sorted(called))
+    masks = set() if of_labels else set(pictures_of(image_folder(listing)).masks)
+    picture_paths = {file: parts for file, parts in paths.items() if file not in masks}
+    reading = find_below(names, picture_paths, sorted(called))
+    if reading.missing and masks:
+        of_masks = find_below(names, paths, sorted(called))
+        first_mask = next((file for file in of_masks.files.values() if file in masks), None)
+        if not of_masks.missing and first_mask is not None:
+            raise DataError(
+                f"{refused}. As {of_masks.text} they are masks, such as {first_mask}; pass the folder "
+                "of the images, or, to take the masks, write their names as they are below "
+                f"{folder}: '{first_mask.relative_to(folder).as_posix()}'"
+            )
     if reading.missing:
         if reading.files and reading.is_changed:  # of the first names, see find_below
             tried = len(reading.files) + len(reading.missing)

@@ -721,7 +721,7 @@ def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.
             f"{sheet.name}: the column {column!r} names no labels; leave it out, or fill in some"
         )
     what = f"labels named in column {column!r} of {sheet.name}"
-    files = find_files(names, images, what, outside=True)
+    files = find_files(names, images, what, outside=True, of_labels=True)
     return pd.Series(files, sheet.ids, dtype=object)
 
 

@@ -79,11 +79,20 @@ SYSTEM_FOLDERS = (
     "system volume information",
     "lost+found",
 )
+# what tells a folder that dinoneck wrote: one of these sets of names is in it
+_REPORT = "report.json"
+_NAMES_OF_RUNS = (
+    {_REPORT, "heads"},
+    {_REPORT, "out_of_fold.csv"},
+    {_REPORT, "detector.safetensors"},
+    {"store.json", "index.sqlite"},
+)
+_UNFINISHED = Path("unfinished") / "run.json"
 
 
 @dataclass
 class Listing:
-    """What lies below a folder, without hidden files and folders, and without those of systems.
+    """What lies below a folder, without hidden files and folders, those of systems, and runs.
 
     Attributes:
         top: the folder.
@@ -91,6 +100,7 @@ class Listing:
         folders: all folders below it, sorted, also empty ones.
         repeated: a link to a folder -> that folder, which was read already.
         lost: links that lead nowhere and are not named like an image.
+        written: folders of trainings and of feature stores, with all that is in them.
         is_whole: whether all files were listed.
     """
 
@@ -99,6 +109,7 @@ class Listing:
     folders: list[Path] = field(default_factory=list)
     repeated: dict[Path, Path] = field(default_factory=dict)
     lost: list[Path] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
     is_whole: bool = True
 
     @property
@@ -156,6 +167,9 @@ def walk(top: Path, most: int | None = None) -> Listing:
                 "move it away"
             ) from error
         if folder != top:
+            if _is_written(folder, {entry.name for entry in entries}):
+                listing.written.append(folder)
+                continue
             listing.folders.append(folder)
         for entry in entries:
             path = folder / entry.name
@@ -175,24 +189,42 @@ def walk(top: Path, most: int | None = None) -> Listing:
         if most is not None and len(listing.files) > most:
             listing.is_whole = False
             break
+    _move_parents_of_written(listing)
     listing.files.sort(key=path_order)
     listing.folders.sort(key=path_order)
     return listing
 
 
-def one_file_pairs(files: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Return the files that are an earlier one once more, by a link or a hard link: (first, again)."""
-    first: dict[tuple[int, int], Path] = {}
-    pairs = []
-    for file in files:
-        try:
-            status = file.stat()
-        except OSError:  # a link to nothing; whoever reads it says so
+def is_written(folder: Path) -> bool:
+    """Whether a folder is that of a training, of several or of a feature store."""
+    names = {path.name for path in folder.iterdir()}
+    if _is_written(folder, names):
+        return True
+    others = [folder / name for name in names if name != _REPORT and not name.startswith(".")]
+    return bool(others) and all(path.is_dir() and _has_names_of_run(path) for path in others)
+
+
+def _has_names_of_run(folder: Path) -> bool:
+    return _is_written(folder, {path.name for path in folder.iterdir()})
+
+
+def _is_written(folder: Path, names: set[str]) -> bool:
+    if any(own <= names for own in _NAMES_OF_RUNS):
+        return True
+    return _UNFINISHED.parts[0] in names and (folder / _UNFINISHED).is_file()
+
+
+def _move_parents_of_written(listing: Listing) -> None:
+    """Move folders that hold nothing but trainings, as of several heads, to what was written."""
+    parents = {folder.parent for folder in listing.written} - {listing.top}
+    for parent in sorted(parents):
+        inside = [path for path in [*listing.files, *listing.folders] if parent in path.parents]
+        if any(path.name != _REPORT for path in inside):
             continue
-        earlier = first.setdefault((status.st_dev, status.st_ino), file)
-        if earlier is not file:
-            pairs.append((earlier, file))
-    return pairs
+        listing.files = [file for file in listing.files if parent not in file.parents]
+        listing.folders.remove(parent)
+        listing.written = [folder for folder in listing.written if folder.parent != parent]
+        listing.written.append(parent)
 
 
 def path_order(path: Path) -> str:
@@ -212,7 +244,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 def warn_of_left_out(listings: Sequence[Listing]) -> None:
-    """Name, in one line each, the pictures of formats that are not read, and links that lead nowhere."""
+    """Name, in one line each, pictures of formats that are not read, links to nothing, and runs."""
     others = [file for listing in listings for file in listing.others]
     if others:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
@@ -228,4 +260,11 @@ def warn_of_left_out(listings: Sequence[Listing]) -> None:
             "left out: %s to nothing, the first %s; restore what it names, or remove it",
             counted(len(lost), "link"),
             lost[0],
+        )
+    written = [folder for listing in listings for folder in listing.written]
+    if written:
+        logger.warning(
+            "left out: %s that dinoneck wrote, trainings or stores, the first %s",
+            counted(len(written), "folder"),
+            written[0],
         )

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
+from dinoneck.data.copies import find_copies
 from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
@@ -286,9 +287,8 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
         train.check_trainable("box")
         train.warn_of_turned_images()
         held_out.warn_of_turned_images()
-        if both := {path.resolve() for path in train.paths} & {
-            path.resolve() for path in held_out.paths
-        }:
+        both = _held_out_again(train, held_out)
+        if both:
             line = (
                 "%d of the %d held-out images of %s are training images too: %s ...; their "
                 "scores are too high. "
@@ -316,6 +316,16 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     part = train.take(sorted(order[count:]))
     part.check_part(train.class_counts, "box", "the images that are trained on")
     return part, val
+
+
+def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
+    """The held-out images that are trained on: the same files, or copies of them."""
+    trained = set(train.paths)
+    both = {path for path in held_out.paths if path in trained}
+    for copy in find_copies([*train.paths, *held_out.paths]):
+        if copy.first in trained and copy.again not in trained:
+            both.add(copy.again)
+    return both
 
 
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:

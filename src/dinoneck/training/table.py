@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.copies import find_copies, warn_of_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folder_words import part_of
 from dinoneck.data.label_sets import (
@@ -63,6 +64,8 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
+        targets, auxiliary = target_columns(config, frame)
+        _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
@@ -88,7 +91,24 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if task.kind == "classification"
         },
     )
+    _warn_of_copies(table, [*targets, *auxiliary])
     return table if folds.column is None else _without_test_part(table, folds.column)
+
+
+def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
+    """Name pictures that are in two rows, with two values or in two folds."""
+    rows = [row for row, file in table[IMAGES].items() if isinstance(file, Path)]
+    files = [table.at[row, IMAGES] for row in rows]
+    folds = dict(zip(files, table.loc[rows, FOLD], strict=True)) if FOLD in table else {}
+    values = {}
+    for name in targets:
+        filled = table.loc[rows, name].notna()
+        values[name] = {
+            file: value
+            for file, value, is_filled in zip(files, table.loc[rows, name], filled, strict=True)
+            if is_filled
+        }
+    warn_of_copies(find_copies(files), folds, values)
 
 
 def _without_test_part(table: Any, column: str) -> Any:

@@ -155,6 +155,17 @@ def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(
     assert changed.code == 1 and "3.png" in changed.err
 
 
+def test_a_picture_that_is_written_among_images_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_images(tmp_path, ["a/1.png"])
+    words = ("viz", "tokens", tmp_path / "a", "--backbone", "dinoneck_tiny", "--out")
+    assert cli(*words, tmp_path / "t.png").code == 0
+    assert caplog.text == ""
+    assert cli(*words, tmp_path / "a" / "t.png").code == 0
+    assert f"{tmp_path / 'a' / 't.png'} is inside {tmp_path / 'a'}" in caplog.text
+
+
 def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> None:
     kind = Task("kind", 2, kind="classification", labels=("a,b", "c"))
     (tmp_path / "t.csv").write_text(

@@ -12,7 +12,7 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import Content, read_data_folder
+from dinoneck.data.layout import Content, data_files, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
 
@@ -120,6 +120,49 @@ def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureF
     (tmp_path / "gone").symlink_to("nowhere")
     assert list_pictures([tmp_path]) == {tmp_path: [tmp_path / "1.png"]}
     assert "left out: 1 link to nothing" in caplog.text
+
+
+RUNS = pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["report.json", "out_of_fold.csv", "heads/fold-0.safetensors"], id="a training"),
+        pytest.param(["unfinished/run.json", "unfinished/state.pt"], id="an interrupted training"),
+        pytest.param(["report.json", "detector.safetensors", "log.jsonl"], id="a detector"),
+        pytest.param(["report.json", "a/report.json", "a/heads/x", "b/unfinished/run.json"], id="several heads"),
+        pytest.param(["store.json", "index.sqlite", "w-0/0.safetensors"], id="a store"),
+        pytest.param(["report.json", "heads/x", "pictures/1.jpg"], id="with pictures"),
+    ],
+)  # fmt: skip
+
+
+@RUNS
+def test_trainings_and_stores_among_images_are_left_out_with_a_line(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", *(f"run/{file}" for file in files))
+    for report in tmp_path.glob("run/**/report.json"):
+        report.write_text('{"images": 6}')
+    assert read_folders(tmp_path).index.tolist() == ["a/1.png", "b/1.png"]
+    [record] = caplog.records
+    line = f"left out: 1 folder that dinoneck wrote, trainings or stores, the first {tmp_path}/run"
+    assert record.getMessage() == line
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == ["a/1.png", "b/1.png"]
+    assert data_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["finished/1.png", "unfinished/1.png"], id="a word"),
+        pytest.param(["a/1.png", "a/report.json", "b/1.png"], id="a report"),
+        pytest.param(["a/1.png", "heads/1.png", "report.json"], id="the folder that is named"),
+    ],
+)
+def test_folders_with_some_names_of_a_training_stay(files: list[str], tmp_path: Path) -> None:
+    touched(tmp_path, *files)
+    expected = sorted(file for file in files if file.endswith(".png"))
+    assert read_folders(tmp_path).index.tolist() == expected
 
 
 # Masks are no pictures
@@ -237,6 +280,101 @@ def test_pictures_with_words_for_masks_stay_pictures(names: list[str], tmp_path:
     assert names_of(found, tmp_path) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        pytest.param("7.png", "7_mask.png", id="an ending"),
+        pytest.param("7.png", "7_mask_0.png", id="an ending with a number"),
+        pytest.param("7.jpg", "7_gtFine_color.png", id="two endings"),
+        pytest.param("7_sat.jpg", "7_mask.png", id="an image with an ending"),
+        pytest.param("7.png", "mask_7.png", id="a beginning"),
+        pytest.param("img_7.png", "mask_7.png", id="two beginnings"),
+        pytest.param("image7.png", "label7.png", id="beginnings without a separator"),
+        pytest.param("7.jpg", "7.png", id="the suffix alone"),
+        pytest.param("7.jpg", "7.jpg.png", id="a suffix more"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_masks_in_one_band_or_few_colours_are_no_pictures_though_some_images_have_none(
+    image: str, mask: str, mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = [image, image.replace("7", "8"), image.replace("7", "9")]
+    drawn(tmp_path, "RGB", *pictures, colours=150)
+    drawn(tmp_path, mode, mask, mask.replace("7", "8"), colours=2)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == sorted(pictures)
+    assert "left out: 2 masks beside images" in caplog.text
+
+
+def test_files_that_are_called_masks_and_do_not_look_so_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["1.jpg", "1_mask.jpg", "2.jpg", "2_mask.jpg", "3.jpg"]
+    drawn(tmp_path, "RGB", *names, colours=150)
+    [found] = list_pictures([tmp_path]).values()
+    assert names_of(found, tmp_path) == names
+    [record] = caplog.records
+    assert "2 files called like the mask of another one" in record.getMessage()
+    assert f"such as {tmp_path}/1_mask.jpg beside {tmp_path}/1.jpg" in record.getMessage()
+
+
+def test_what_programs_make_of_images_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/0.jpg", "a/0_thumb.jpg", "b/1.png", "b/1_overlay.png", "b/thumbs/1.png")
+    assert len(read_folders(tmp_path)) == 5
+    files, folders = [record.getMessage() for record in caplog.records]
+    assert "2 files called like the mask of another one, or like what programs make" in files
+    assert f"such as {tmp_path}/a/0_thumb.jpg beside {tmp_path}/a/0.jpg" in files
+    assert (
+        f"1 file in folders called like what programs write, such as {tmp_path}/b/thumbs" in folders
+    )
+    caplog.clear()
+    [found] = list_pictures([tmp_path]).values()
+    assert len(found) == 5
+    assert len(caplog.records) == 2
+
+
+def test_folders_of_one_image_in_two_kinds_are_no_folds(tmp_path: Path) -> None:
+    drawn(
+        tmp_path,
+        "RGB",
+        *(f"{kind}/{i}.png" for kind in ("rgb", "nir") for i in range(3)),
+        colours=150,
+    )
+    drawn(tmp_path, "L", *(f"masks/{i}.png" for i in range(3)))
+    for subfolders in (None, "folds"):
+        with pytest.raises(DataError) as error:
+            read_data_folder(tmp_path, subfolders)
+        message = str(error.value)
+        assert "holds nir/ and rgb/ with the same masks in masks/, such as 0" in message
+        assert f"--images {tmp_path}/nir --labels {tmp_path}/masks" in message
+        assert "folds" not in message
+    assert len(read_masks(tmp_path / "nir", tmp_path / "masks")) == 3
+
+
+def test_folds_with_images_of_the_same_names_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{kind}/{name}/{name}1.png" for kind in ("rgb", "nir") for name in "ab"))
+    assert list(read_data_folder(tmp_path, "folds").parts) == ["nir", "rgb"]
+    [record] = caplog.records
+    assert "2 names in two folds, such as a/a1 in nir and rgb" in record.getMessage()
+
+
+def test_samples_in_folders_of_their_own_are_no_parts(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"s{i}/images/x.png" for i in range(3)))
+    touched(tmp_path, *(f"s{i}/masks/{mask}.png" for i in range(3) for mask in range(4)))
+    with pytest.raises(DataError, match="one folder for each sample, or classes"):
+        read_data_folder(tmp_path)
+
+
+def test_parts_that_are_not_alike_name_the_one_to_train_on(tmp_path: Path) -> None:
+    touched(tmp_path, "train/images/1.png", "train/masks/1.png", "val/1.png")
+    with pytest.raises(DataError, match=rf"not alike.*--images {tmp_path}/train/images --labels"):
+        read_data_folder(tmp_path)
+
+
 def test_a_mask_of_the_same_name_beside_its_picture_is_none(tmp_path: Path) -> None:
     drawn(tmp_path, "RGB", "1.jpg", "2.jpg")
     drawn(tmp_path, "P", "1.png")
@@ -327,7 +465,7 @@ def test_one_image_under_two_names_of_a_class_is_named(
     link(tmp_path / "a" / "9.png", tmp_path / "a" / "0.png", how)
     assert len(read_folders(tmp_path)) == 3
     [record] = caplog.records
-    line = f"1 file under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
+    line = f"1 picture under two names, such as {tmp_path}/a/0.png and {tmp_path}/a/9.png"
     assert line in record.getMessage()
 
 
@@ -339,7 +477,7 @@ def test_two_links_to_one_image_elsewhere_are_named(
     link(top / "images" / "1.png", pool / "x.png", "symbolic")
     link(top / "images" / "2.png", pool / "x.png", "symbolic")
     assert len(read_masks(top / "images", top / "masks")) == 3
-    assert "1 file under two names" in caplog.text
+    assert "1 picture under two names" in caplog.text
 
 
 def test_links_to_different_images_say_nothing(
@@ -466,6 +604,8 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
         pytest.param(["image.png", "mask_0.png", "mask_1.png"], id="several masks"),
         pytest.param(["rgb.png"], id="one image alone"),
         pytest.param(["scan.png", "GT.png"], id="an image of another name"),
+        pytest.param(["7.png", "7_mask.png"], id="a word at the end"),
+        pytest.param(["7.jpg", "mask_7_0.png", "mask_7_1.png"], id="words at the beginning"),
     ],
 )
 def test_folders_of_one_sample_each_are_no_classes_without_a_word(
@@ -715,9 +855,12 @@ def test_the_folder_of_both_may_be_named_for_the_images(tmp_path: Path) -> None:
         pytest.param(["1.jpg", "2.jpg"], ["1-a-gt.png", "2-a-gt.png"], "masks without '-a-gt'", id="two words"),
         pytest.param(["1_sat.jpg", "2_sat.jpg"], ["1_mask.png", "2_mask.png"], "images without", id="both"),
         pytest.param(["1_rgb.jpg", "2_rgb.jpg"], ["1.png", "2.png"], "images without '_rgb'", id="images"),
+        pytest.param(["1.jpg", "a/2.jpg"], ["mask_1.png", "a/mask_2.png"], "masks without 'mask_'", id="a beginning"),
+        pytest.param(["img1.jpg", "img2.jpg"], ["gt1.png", "gt2.png"], "images without 'img', masks", id="beginnings"),
+        pytest.param(["1.jpg", "2.jpg"], ["1.jpg.png", "2.jpg.png"], "masks without '.jpg'", id="two suffixes"),
     ],
 )  # fmt: skip
-def test_one_ending_of_all_masks_is_left_out(
+def test_one_ending_or_beginning_of_all_masks_is_left_out(
     images: list[str],
     masks: list[str],
     line: str,
@@ -732,6 +875,13 @@ def test_one_ending_of_all_masks_is_left_out(
     }
     [message] = [record.getMessage() for record in caplog.records]
     assert line in message and message.endswith(": 2 pairs")
+
+
+def test_beginnings_that_may_tell_images_apart_stay(tmp_path: Path) -> None:
+    touched(tmp_path / "x", "day1_0.jpg", "day1_1.jpg")
+    touched(tmp_path / "y", "day2_0.png", "day2_1.png")
+    with pytest.raises(DataError, match="has no mask for 2 images"):
+        read_masks(tmp_path / "x", tmp_path / "y")
 
 
 def test_files_of_the_other_folder_are_named(tmp_path: Path) -> None:

@@ -246,6 +246,52 @@ def test_links_and_hard_links_are_files(tmp_path: Path) -> None:
         found(tmp_path / "pics", "7.png", "soft.png")
 
 
+@pytest.mark.parametrize(
+    ("files", "name", "mask"),
+    [
+        pytest.param(["images/8.png", "masks/7.png", "masks/8.png"], "7.png", "masks/7.png", id="folder"),
+        pytest.param(["images/8.png", "masks/7.png", "masks/8.png"], "7.PNG", "masks/7.png", id="case"),
+        pytest.param(["8.png", "8_mask.png"], "8_mask", "8_mask.png", id="beside"),
+        pytest.param(["train/8.jpg", "trainannot/8.png"], "8.png", "trainannot/8.png", id="annot"),
+        pytest.param(["leftImg8bit/8.png", "gtFine/8_gtFine.png"], "8_gtFine.png", "gtFine/8_gtFine.png", id="gt"),
+    ],
+)  # fmt: skip
+def test_a_name_of_an_image_never_becomes_a_mask(
+    files: list[str], name: str, mask: str, tmp_path: Path
+) -> None:
+    folder = touched(tmp_path / "pics", *files)
+    with pytest.raises(DataError) as error:
+        found(folder, name)
+    assert f"'{name}'" in str(error.value)
+    assert f"they are masks, such as {folder / mask}" in str(error.value)
+    assert found(folder, mask) == [mask]
+    assert find_files([name], folder, "labels", of_labels=True) == [folder / mask]
+
+
+def test_masks_do_not_make_the_name_of_an_image_ambiguous(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = touched(
+        tmp_path / "pics", "images/7.png", "masks/7.png", "images/8.png", "masks/8.png"
+    )
+    assert found(folder, "7.png", "8.png") == ["images/7.png", "images/8.png"]
+    assert "names below 'images/': 2 of 2 found" in caplog.text
+    with pytest.raises(DataError, match=r"'7.png' may be .*images/7.png and .*masks/7.png"):
+        find_files(["7.png"], folder, "labels", of_labels=True)
+
+
+def test_one_missing_name_among_thousands_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = touched(tmp_path, *(f"{i}.png" for i in range(1200)))
+    names = [*(f"{i}.PNG" for i in range(1200)), "gone.PNG"]
+    with pytest.raises(
+        DataError, match=r"another case of the suffix: 1200 of 1201, not 'gone.PNG'"
+    ):
+        found(folder, *names)
+    assert caplog.text == ""
+
+
 def test_a_folder_that_is_too_large_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

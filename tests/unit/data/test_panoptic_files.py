@@ -57,6 +57,17 @@ def opaque() -> Image.Image:
     return Image.fromarray(np.dstack([COLOURS, np.full(SIZE, 255, np.uint8)]))
 
 
+def test_the_png_of_an_image_is_not_read_as_the_image(tmp_path: Path) -> None:
+    file = written(tmp_path, Image.fromarray(COLOURS))
+    file.write_text(file.read_text().replace("image.jpg", "segments.png"))
+    with pytest.raises(DataError, match=r"segments.png is the image and the PNG .*--images"):
+        PanopticImages(file, tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "photos" / "segments.png")
+    data = PanopticImages(file, tmp_path, tmp_path / "photos")
+    assert data.paths == (tmp_path / "photos" / "segments.png",)
+
+
 FLAGS: list[tuple[str, tuple[Any, Any]]] = [
     ("numbers", (0, 1)),
     ("truth values", (False, True)),

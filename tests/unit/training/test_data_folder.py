@@ -177,6 +177,52 @@ def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
         truth_table(folder / "train", folder / "val", {"kind": kind})
 
 
+def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
+    tmp_path: Path,
+) -> None:
+    folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
+    kind = Task("kind", 2, kind="classification", labels=("test_set", "train_set"))
+    with pytest.raises(DataError, match="--subfolders classes"):
+        truth_table(None, folder, {"kind": kind})
+    table = truth_table(None, folder, {"kind": kind}, subfolders="classes")
+    assert table["kind"].value_counts().to_dict() == {"train_set": 4, "test_set": 2}
+    kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
+    table = truth_table(None, folder, {"kind": kind}, subfolders="folds")
+    assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
+
+
+def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path) -> None:
+    folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
+    run = tmp_path / "run"
+    trained = cli("train", "--images", folder, "--subfolders", "classes", *RUN, "--out", run)
+    assert trained.code == 0
+    option = ("--subfolders", "classes")
+    scored = cli("evaluate", folder, "--heads", run, "--truth", folder, *option, "--json")
+    assert scored.json["images"] == 6
+    out = ("--out", tmp_path / "p.csv", "--overlay", tmp_path / "p")
+    assert cli("predict", folder, "--heads", run, "--truth", folder, *option, *out).code == 0
+    page = ("--out", tmp_path / "r.html", "--json")
+    report = cli("viz", "report", run, folder, "--truth", folder, *option, *page)
+    accuracy = scored.json["scores"]["class"]["head"]["accuracy"]["pooled"]
+    assert report.json["scores"]["class"]["accuracy"] == accuracy
+    for verb in (("predict", folder, "--heads", run), ("viz", "report", run, folder)):
+        refused = cli(
+            *verb, *option, "--out", tmp_path / ("q.csv" if verb[0] == "predict" else "q.html")
+        )
+        assert refused.code == 1
+        assert "leave out --subfolders" in refused.err
+
+
+def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
+    folder = pictures(tmp_path, "images/1.png", "masks/1.png")
+    soil = {"soil": Task("soil", 2, kind="segmentation", labels=("a", "b"))}
+    with pytest.raises(ConfigError, match="subfolders is 'classes'"):
+        truth_table(folder / "images", folder / "masks", soil, subfolders="classes")
+    (tmp_path / "t.csv").write_text("image,mass\n1.png,1\n")
+    with pytest.raises(ConfigError, match="subfolders is 'folds', and the truth is a table"):
+        truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)}, subfolders="folds")
+
+
 @pytest.mark.parametrize(
     ("task", "files", "named"),
     [

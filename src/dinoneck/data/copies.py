@@ -1,0 +1,149 @@
+"""Pictures that are in a data set twice: one file under two names, or files of equal content.
+
+The same picture in two classes or with two values is a contradiction, and in a held-out part it is
+scored by a head that trained on it. Neither pandas nor torch is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from dinoneck.atomic import open_regular
+from dinoneck.errors import counted
+
+logger = logging.getLogger(__name__)
+
+_SMALLEST = 60  # bytes of a PNG file of one pixel; smaller files are no pictures
+_LAST_BYTES = 4096  # by which files of equal size are compared first: photos differ there
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A picture that is there once more.
+
+    Attributes:
+        first: the file that comes first.
+        again: the other one.
+        is_one_file: whether both are one file, by a link or a hard link.
+    """
+
+    first: Path
+    again: Path
+    is_one_file: bool
+
+    def has_two(self, value_of: Mapping[Path, object]) -> bool:
+        """Whether both files have a value, and not the same."""
+        if self.first not in value_of or self.again not in value_of:
+            return False
+        return value_of[self.first] != value_of[self.again]
+
+
+def find_copies(files: Iterable[Path]) -> list[Copy]:
+    """Return the files that are an earlier one once more, in their order.
+
+    Files are opened only if another one has their size. Files that do not exist or cannot be read
+    are left out; whoever reads them says so.
+    """
+    order: dict[Path, int] = {}
+    place_of: dict[tuple[int, int], Path] = {}
+    by_size: dict[int, list[Path]] = {}
+    copies = []
+    for file in files:
+        if file in order:
+            continue
+        order[file] = len(order)
+        try:
+            status = file.stat()
+        except OSError:
+            continue
+        first = place_of.setdefault((status.st_dev, status.st_ino), file)
+        if first is not file:
+            copies.append(Copy(first, file, is_one_file=True))
+        elif status.st_size >= _SMALLEST:
+            by_size.setdefault(status.st_size, []).append(file)
+    for same_size in by_size.values():
+        for alike in _groups(same_size, _end_of):
+            for same in _groups(alike, _hash_of):
+                copies += [Copy(same[0], file, is_one_file=False) for file in same[1:]]
+    return sorted(copies, key=lambda copy: order[copy.again])
+
+
+def _groups(files: Sequence[Path], key: Callable[[BufferedReader], bytes]) -> list[list[Path]]:
+    """The files whose contents have an equal key, two or more each."""
+    if len(files) < 2:
+        return []
+    alike: dict[bytes, list[Path]] = {}
+    for file in files:
+        try:
+            with open_regular(file) as opened:
+                alike.setdefault(key(opened), []).append(file)
+        except OSError:
+            continue
+    return [same for same in alike.values() if len(same) > 1]
+
+
+def _end_of(opened: BufferedReader) -> bytes:
+    size = opened.seek(0, os.SEEK_END)
+    opened.seek(max(0, size - _LAST_BYTES))
+    return opened.read()
+
+
+def _hash_of(opened: BufferedReader) -> bytes:
+    return hashlib.file_digest(opened, hashlib.blake2b).digest()
+
+
+def warn_of_copies(
+    copies: Sequence[Copy],
+    parts: Mapping[Path, str],
+    values: Mapping[str, Mapping[Path, object]],
+) -> None:
+    """Count the pictures that are there twice, in one line for each consequence, with two of them.
+
+    Args:
+        copies: of the files.
+        parts: file -> the part or the fold that it is in; may lack files.
+        values: what messages call a target -> file -> its class or value; may lack files.
+    """
+    in_two_parts = [copy for copy in copies if copy.has_two(parts)]
+    if in_two_parts:
+        copy = in_two_parts[0]
+        logger.warning(
+            "%s in two parts, such as %s (%s) and %s (%s), so that a head is scored on what it was "
+            "trained on; keep one of each",
+            counted(len(in_two_parts), "picture"),
+            copy.first,
+            parts[copy.first],
+            copy.again,
+            parts[copy.again],
+        )
+    contradicted: set[Copy] = set()
+    for name, value_of in values.items():
+        differing = [copy for copy in copies if copy.has_two(value_of)]
+        contradicted.update(differing)
+        if differing:
+            copy = differing[0]
+            logger.warning(
+                "%s twice with two values of %s, such as %s (%s) and %s (%s); keep the right one of "
+                "each",
+                counted(len(differing), "picture"),
+                name,
+                copy.first,
+                value_of[copy.first],
+                copy.again,
+                value_of[copy.again],
+            )
+    others = [copy for copy in copies if copy not in in_two_parts and copy not in contradicted]
+    if others:
+        logger.warning(
+            "%s under two names, such as %s and %s, count twice, and folds that are drawn may hold "
+            "out what they train on; keep one of each",
+            counted(len(others), "picture"),
+            others[0].first,
+            others[0].again,
+        )

@@ -1,0 +1,164 @@
+"""Pictures that are in a data set twice are named with what follows from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck.data import read_folders
+from dinoneck.data.copies import Copy, find_copies
+from dinoneck.data.folders import table_of_folder
+from dinoneck.data.layout import read_data_folder
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.table import table_of
+
+
+def photos(root: Path, *names: str) -> Path:
+    """Write images of noise, no two alike, and of one size in bytes where they are BMP files."""
+    for i, name in enumerate(names):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+def put(kind: str, source: Path, target: Path) -> None:
+    """Copy a file, or link it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "copy":
+        shutil.copy(source, target)
+    elif kind == "hard link":
+        target.hardlink_to(source)
+    else:
+        target.symlink_to(source)
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+# Files
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_copies_are_files_of_equal_content(tmp_path: Path) -> None:
+    photos(tmp_path, "0.bmp", "1.bmp", "2.png")
+    put("copy", tmp_path / "1.bmp", tmp_path / "8.bmp")
+    put("hard link", tmp_path / "2.png", tmp_path / "9.png")
+    files = sorted(tmp_path.iterdir())
+    assert find_copies(files) == [
+        Copy(tmp_path / "1.bmp", tmp_path / "8.bmp", is_one_file=False),
+        Copy(tmp_path / "2.png", tmp_path / "9.png", is_one_file=True),
+    ]
+
+
+def test_files_that_differ_in_their_first_byte_alone_are_no_copies(tmp_path: Path) -> None:
+    content = bytes(200_000)
+    (tmp_path / "0").write_bytes(b"a" + content)
+    (tmp_path / "1").write_bytes(b"b" + content)
+    (tmp_path / "2").write_bytes(b"a" + content)
+    assert find_copies(tmp_path / name for name in "012") == [
+        Copy(tmp_path / "0", tmp_path / "2", is_one_file=False)
+    ]
+
+
+def test_files_that_are_not_there_and_empty_ones_are_no_copies(tmp_path: Path) -> None:
+    (tmp_path / "0").touch()
+    (tmp_path / "1").touch()
+    assert find_copies([*tmp_path.iterdir(), tmp_path / "gone", tmp_path / "gone"]) == []
+
+
+# Folders
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_copies_in_two_classes_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "a/0.png", "a/1.png", "a/2.png", "b/3.png")
+    for name in ("0", "1"):
+        put("copy", tmp_path / "a" / f"{name}.png", tmp_path / "b" / f"{name}-copy.png")
+    assert len(read_folders(tmp_path)) == 6
+    [line] = lines_of(caplog)
+    shown = f"{tmp_path}/a/0.png (a) and {tmp_path}/b/0-copy.png (b)"
+    assert f"2 pictures twice with two values of the class, such as {shown}" in line
+
+
+def test_copies_in_two_parts_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/b/3.png")
+    put("copy", tmp_path / "train/b/1.png", tmp_path / "val/b/9.png")
+    assert len(read_folders(tmp_path)) == 5
+    [line] = lines_of(caplog)
+    shown = f"{tmp_path}/train/b/1.png (train) and {tmp_path}/val/b/9.png (val)"
+    assert f"1 picture in two parts, such as {shown}" in line
+
+
+@pytest.mark.parametrize("kind", ["copy", "hard link", "symbolic link"])
+@pytest.mark.parametrize("classes", [True, False], ids=["class folders", "images alone"])
+def test_pictures_of_the_part_that_is_left_are_counted(
+    kind: str, classes: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = ["test/a", "test/b"] if classes else ["test", "test"]
+    photos(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/b/3.png")
+    photos(tmp_path, f"{folders[0]}/t.bmp", f"{folders[1]}/u.bmp")
+    put("copy", tmp_path / folders[0] / "t.bmp", tmp_path / folders[0] / "v.bmp")
+    put(kind, tmp_path / "train/a/0.png", tmp_path / folders[0] / "9.png")
+    table = read_folders(tmp_path)
+    assert table["fold"].tolist() == ["train", "train", "val", "val"]
+    [line] = lines_of(caplog)
+    shown = f"{tmp_path}/train/a/0.png (train) and {tmp_path}/{folders[0]}/9.png (test)"
+    assert f"1 picture in two parts, such as {shown}" in line
+
+
+def test_copies_of_images_with_masks_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "images/0.png", "images/1.png", "masks/0.png")
+    put("copy", tmp_path / "images/0.png", tmp_path / "images/2.png")
+    for name in ("1", "2"):  # equal masks are no copies of pictures
+        put("copy", tmp_path / "masks/0.png", tmp_path / f"masks/{name}.png")
+    assert len(table_of_folder(read_data_folder(tmp_path))) == 3
+    [line] = lines_of(caplog)
+    assert f"1 picture under two names, such as {tmp_path}/images/0.png and" in line
+
+
+def test_different_pictures_say_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photos(tmp_path, "train/a/0.bmp", "train/b/1.bmp", "val/a/2.bmp", "val/b/3.bmp", "test/a/4.bmp")
+    assert len(read_folders(tmp_path)) == 4
+    assert lines_of(caplog) == []
+
+
+# Tables
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["copy", "hard link"])
+def test_rows_of_one_picture_are_counted(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "0.png", "1.png", "2.png")
+    put(kind, tmp_path / "0.png", tmp_path / "3.png")
+    put(kind, tmp_path / "1.png", tmp_path / "4.png")
+    put(kind, tmp_path / "2.png", tmp_path / "5.png")
+    rows = [
+        "0.png,1.5,a,x",
+        "1.png,2,a,x",
+        "2.png,3,b,y",
+        "3.png,9,a,x",
+        "4.png,2,a,y",
+        "5.png,,b,y",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["image,mass,kind,place", *rows]) + "\n")
+    data = {"csv": str(tmp_path / "t.csv"), "targets": ["mass", "kind"]}
+    tasks = {"kind": {"kind": "classification"}}
+    config = {"data": data, "tasks": tasks, "folds": {"column": "place"}}
+    assert len(table_of(TrainConfig.from_dict(config))) == 6
+    parts, values, others = lines_of(caplog)
+    assert f"1 picture in two parts, such as {tmp_path}/1.png (x) and {tmp_path}/4.png (y)" in parts
+    shown = f"{tmp_path}/0.png (1.5) and {tmp_path}/3.png (9.0)"
+    assert f"1 picture twice with two values of mass, such as {shown}" in values
+    assert f"1 picture under two names, such as {tmp_path}/2.png and {tmp_path}/5.png" in others
