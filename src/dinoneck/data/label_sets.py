@@ -1,4 +1,4 @@
-"""What the labels of one set have in common: palettes, kinds of numbers, and the classes of masks.
+"""What the labels of one set have in common: palettes, and the classes of masks.
 
 A mask alone cannot tell whether 255 is a class, whether its numbers are objects, or which of two
 palettes is the right one. Together with the other masks of the set it mostly can. What stays open
@@ -39,13 +39,6 @@ _TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an i
 _END = 15  # grey levels that count as near an end
 _LEAST_LEVELS_PER_END = 3
 _LEAST_SHARE_AT_ENDS = 0.8
-
-# values that programs write where nothing was measured
-_USUAL_NODATA = (
-    *(-9999.0, -99999.0, -999.0, -32768.0, -32767.0),
-    *(255.0, 32767.0, 65535.0, 99999.0, 4294967295.0),
-    *(1e20, 9.969209968386869e36, -3.4028234663852886e38, 3.4028234663852886e38, -3.4e38),
-)
 
 
 class PaletteCheck:
@@ -98,89 +91,6 @@ def _colour_words(colour: Colour) -> str:
         (0, 0, 255): "blue",
     }
     return names.get(colour, f"RGB {colour}")
-
-
-class NumberCheck:
-    """Notes what the labels of numbers of one set say of themselves, for one log line of a kind."""
-
-    def __init__(self) -> None:
-        self._scaling: dict[str, list[str]] = {}
-        self._kinds: dict[str, list[str]] = {}
-        self._low = np.inf
-        self._high = -np.inf
-        self._ends: Counter[float] = Counter()
-        self._marked: Counter[Mark] = Counter()
-
-    def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
-        """Note a label and which of its pixels have none."""
-        for mark, is_marked in _marks(raster, ()):
-            self._marked[mark] += int(is_marked.sum())
-        if raster.scaling:
-            self._scaling.setdefault(raster.scaling, []).append(raster.name)
-        kind = "bool" if raster.is_bool else str(raster.values.dtype)
-        self._kinds.setdefault(kind, []).append(raster.name)
-        numbers = raster.values[~unlabelled]
-        if numbers.size:
-            numbers = self._without_usual_nodata(numbers, numbers.min())
-        if numbers.size:
-            numbers = self._without_usual_nodata(numbers, numbers.max())
-        if numbers.size:
-            self._low = min(self._low, float(numbers.min()))
-            self._high = max(self._high, float(numbers.max()))
-
-    def _without_usual_nodata(self, numbers: Raw, end: Any) -> Raw:
-        """The numbers without an end of their range that is a usual nodata value, which is counted."""
-        value = float(end)
-        if not _usual(value):
-            return numbers
-        is_end = numbers == end
-        self._ends[value] += int(is_end.sum())
-        others: Raw = numbers[~is_end]
-        return others
-
-    def report(self, *, converts: bool) -> None:
-        """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
-        log_marks(self._marked)
-        for value, pixels in self._ends.items():
-            if self._is_far(value):
-                logger.warning(
-                    "%s of the labels hold %.12g, all others %.6g ... %.6g. If it marks pixels "
-                    "without a label, pass nodata=%.12g (--nodata %.12g)",
-                    counted(pixels, "pixel"),
-                    value,
-                    self._low,
-                    self._high,
-                    value,
-                    value,
-                )
-        if len(self._kinds) > 1:
-            examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
-            logger.warning(
-                "the labels hold numbers of %d kinds: %s. Check that they have one unit",
-                len(examples),
-                some_of(examples, _SHOWN),
-            )
-        if self._scaling and not converts:
-            rule, names = next(iter(self._scaling.items()))
-            num_labels = sum(map(len, self._scaling.values()))
-            logger.warning(
-                "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
-                "DenseLabels takes scale= and offset=",
-                counted(num_labels, "label"),
-                rule,
-                names[0],
-            )
-
-    def _is_far(self, value: float) -> bool:
-        """Whether a number is at least half a range away from all labels that have a range."""
-        if not self._high > self._low:
-            return False
-        gap = max(self._low - value, value - self._high)
-        return gap >= 0.5 * (self._high - self._low)
-
-
-def _usual(value: float) -> bool:
-    return any(np.float32(value) == np.float32(usual) for usual in _USUAL_NODATA)
 
 
 def count_values(values: Raw) -> tuple[Raw, Raw]:
@@ -311,7 +221,7 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     check_whole(values, counts, raster.name)
     pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
     marked = {}
-    for mark, is_marked in _marks(raster, nodata):
+    for mark, is_marked in marks_of(raster, nodata):
         if is_marked.any():
             marked[mark] = int(is_marked.sum())
     objects = [value for value in pixels if value > 0]
@@ -321,7 +231,7 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     return MaskFile(raster.name, pixels, marked, tops)
 
 
-def _marks(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
+def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
     """Yield what makes pixels of a raster unlabelled, and which pixels these are."""
     for number in nodata:
         passed = Mark((number,), "nodata", "leave it out", is_by_file=False)

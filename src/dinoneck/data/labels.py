@@ -19,8 +19,8 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
+from dinoneck.data.label_numbers import NumberCheck
 from dinoneck.data.label_sets import (
-    NumberCheck,
     PaletteCheck,
     check_whole,
     count_values,
@@ -166,7 +166,7 @@ class DenseLabels:
                 two labels, or labels come to different grids or numbers of bands.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        numbers = NumberCheck()
+        numbers = NumberCheck(self._nodata)
         label_values = []
         label_weights = []
         for raster in self._read(labels, image_sizes):

@@ -401,54 +401,6 @@ def test_a_grey_mask_beside_palettes_is_read(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("values", "others"),
-    [
-        (-9999, (0.0, 0.25, 1.0)),
-        (-9999, (0, 3000, 10000)),
-        (-32768, (0, 100, 9000)),
-        (np.finfo(np.float32).min, (-0.1, 0.5, 0.9)),
-        (255, (0, 50, 100)),
-        (65535, (0, 5000, 20000)),
-    ],
-)
-def test_a_usual_nodata_value_far_from_all_others_is_named(
-    values: float, others: tuple[float, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    label = np.array([[values, values, *others]], np.float32)
-    DenseLabels().cells(label, ONE_PIXEL)
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
-    assert f"2 pixels of the labels hold {values:.12g}" in record.getMessage()
-    caplog.clear()
-    DenseLabels(nodata=float(values)).cells(label, ONE_PIXEL)
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([[0, 120, 254, 255]], id="all of 8 bits"),
-        pytest.param([[0, 255]], id="two values"),
-        pytest.param([[-9999, -9998, 3]], id="near others"),
-        pytest.param([[255]], id="one value"),
-    ],
-)
-def test_a_value_among_others_is_not_named(
-    values: list[list[float]], caplog: pytest.LogCaptureFixture
-) -> None:
-    DenseLabels().cells(np.array(values, np.float32), ONE_PIXEL)
-    assert not caplog.records
-
-
-def test_numbers_of_two_kinds_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    shares = np.array([[0.0, 0.5, 1.0]], np.float32)
-    percent = np.array([[0, 50, 100]], np.uint8)
-    DenseLabels().cells([shares, percent], ONE_PIXEL)
-    assert "float32 (label 0" in caplog.text
-    assert "uint8 (label 1" in caplog.text
-
-
 def test_pixels_that_a_file_marks_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
