@@ -25,6 +25,8 @@ from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
 
+_BLACK = (0, 0, 0)
+_WHITE = (255, 255, 255)
 # an array (K, H, W) of a raster library has at most so many bands and at least such sides
 _FEW_BANDS = 4
 _SHORT_SIDE = 16
@@ -41,7 +43,7 @@ class LabelRaster:
         is_hidden: (H, W) bool, pixels of which the file or the array says that they are none;
             None = it says nothing.
         nodata: values that the file marks as unlabelled.
-        palette: index -> colour; None = the values are no indices of a palette.
+        palette: index -> colour, of 1 bit black and white; None = the values are no indices.
         is_bool: the values are stored as one bit each.
         scaling: the file's rule from stored numbers to quantities, in words; "" = none.
     """
@@ -217,7 +219,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
     palette = _palette_of(image)
     values = _values_of(image)
     is_hidden = None
-    if transparent is not None and palette is None:
+    if transparent is not None and image.mode not in ("P", "PA"):
         is_hidden = _has_colour(values, transparent)
     alpha = None
     if image.mode in ("LA", "PA", "RGBA"):
@@ -341,6 +343,8 @@ def _has_colour(values: Raw, colour: Any) -> Raw:
 
 
 def _palette_of(image: Image.Image) -> dict[int, Colour] | None:
+    if image.mode == "1":
+        return {0: _BLACK, 1: _WHITE}
     if image.mode not in ("P", "PA"):
         return None
     numbers = image.getpalette("RGB") or []
