@@ -277,6 +277,7 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         return scaled.expand(3, -1, -1)
     if image.mode in ("I", "F"):
         raise DataError(_in_words_wide(image, name))
+    image_tiffs.check_alpha(image, name)
     return _rgb(image)
 
 
@@ -331,7 +332,9 @@ def _rgb(image: Image.Image) -> Tensor:
 def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode colours of 16 bits: to their high bytes, or with ``bits`` below 16 to floats."""
     file = deep_colours.file_of(image)  # it is closed once the image is decoded
-    high = _rgb(upright(image))
+    image = upright(image)
+    image_tiffs.check_alpha(image, name)
+    high = _rgb(image)
     if bits is not None and bits < bit_depth.FILE_BITS:
         values = _with_low_bytes(high, file)
         if values is None:

@@ -20,7 +20,7 @@ from dinoneck.data import deep_colours, image_tiffs, label_tiffs, png
 from dinoneck.data.decoding import as_list, read_picture, upright
 from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages
+from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
@@ -252,7 +252,7 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         )
     values = label_tiffs.restore(layout, values)
     has_alpha = label_tiffs.has_alpha(layout)
-    if label_tiffs.is_alpha_open(layout):
+    if is_alpha_open(layout):
         has_alpha = bool((values[..., -1] == 255).all())
         if not has_alpha:
             raise DataError(

@@ -122,6 +122,30 @@ def test_the_colours_below_transparent_pixels_are_those_of_the_file(tmp_path: Pa
         assert np.array_equal(read_pixels(tmp_path / name).permute(1, 2, 0), pixels[..., :3])
 
 
+@pytest.mark.parametrize("compression", [1, DEFLATE], ids=["raw", "deflate"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_infrared_behind_rgb_is_refused_also_without_a_tag(
+    kind: str, compression: int, tmp_path: Path
+) -> None:
+    pixels = np.random.RandomState(0).randint(0, np.iinfo(kind).max + 1, (20, 30, 4)).astype(kind)
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, compression=compression)
+    with pytest.raises(DataError, match=r"a\.tif is a TIFF of 4 bands.*fourth.*no alpha.*array"):
+        read_pixels(file)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_a_cut_out_without_a_tag_for_its_alpha_is_read(kind: str, tmp_path: Path) -> None:
+    """As OpenCV writes it: transparent around, opaque inside, and a soft edge."""
+    top = np.iinfo(kind).max
+    pixels = np.random.RandomState(0).randint(0, top + 1, (20, 30, 4)).astype(kind)
+    pixels[..., 3] = 0
+    pixels[5:15, 5:25, 3] = top // 2
+    pixels[6:14, 6:24, 3] = top
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB)
+    expected = pixels[..., :3] if kind == "u1" else pixels[..., :3] >> 8
+    assert np.array_equal(read_pixels(file).permute(1, 2, 0), expected)
+
+
 # Planes
 
 
