@@ -146,6 +146,8 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
         hint = "a label has the size of its upright image"
         if raster.values.shape[1:] == tuple(size):
             hint = "its axes seem to be bands, rows, columns: move the first to the end"
+        elif (width, height) == tuple(size):
+            hint += ": was it drawn on the stored pixels of an image that EXIF turns? Turn it too"
         raise DataError(
             f"{raster.name} is {height}x{width} px (height x width), its image is "
             f"{size[0]}x{size[1]} px; {hint}"

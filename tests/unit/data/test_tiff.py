@@ -317,10 +317,26 @@ def test_the_page_of_an_opened_image_is_the_one_that_was_chosen(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
-def test_the_first_frame_of_an_animation_is_read(suffix: str, tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read_and_the_others_are_counted(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = Image.fromarray(noise(16, 24)).convert("P" if suffix == "gif" else "RGB")
-    second = Image.fromarray(noise(16, 24, seed=1)).convert(first.mode)
+    others = [Image.fromarray(noise(16, 24, seed=k)).convert(first.mode) for k in (1, 2)]
     options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
-    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **options)
+    file = tmp_path / f"a.{suffix}"
+    first.save(file, save_all=True, append_images=others, **options)
     expected = torch.from_numpy(np.array(first.convert("RGB"))).permute(2, 0, 1)
-    assert torch.equal(read_pixels(tmp_path / f"a.{suffix}"), expected)
+    assert torch.equal(read_pixels(file), expected)
+    assert f"a.{suffix} is an animation of 3 frames, of which the first is read" in caplog.text
+    caplog.clear()
+    read_pixels(file)  # of the next epoch
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_a_picture_of_one_frame_is_no_animation(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(noise(16, 24)).save(tmp_path / f"a.{suffix}")
+    read_pixels(tmp_path / f"a.{suffix}")
+    assert not caplog.text
