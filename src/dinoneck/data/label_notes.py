@@ -23,6 +23,7 @@ _LARGEST_SIDECAR = 1 << 20  # bytes of an .aux.xml file; GDAL's are a few kiloby
 _BAND_NOTES = re.compile(r'<PAMRasterBand band="(\d+)"[^>]*>(.*?)</PAMRasterBand>', re.DOTALL)
 _NODATA_NOTE = re.compile(r"<NoDataValue[^>]*>([^<]*)</NoDataValue>")
 _NOT_A_NUMBER = re.compile(r"^[+-]?(nan|1\.#q?nan|1\.#ind)", re.IGNORECASE)
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32
 # float32's lowest value in any number of digits; GDAL and ArcGIS write 6 to 20 of them
 _NEAR_LOWEST = 3.4028e38
 
@@ -74,18 +75,19 @@ class FileNodata:
 def equals(values: Raw, number: float) -> Raw:
     """Return where ``values`` have the number, as far as their dtype can hold it.
 
-    A number beyond float32, GDAL's habit for float64 data, is any of float32's lowest values.
+    A number beyond float32, GDAL's habit for float64 data, is any of float32's lowest values, and
+    infinity.
     """
     if values.dtype.kind != "f":
         # such as -9999 for unsigned bytes: no pixel has it
         if not np.isfinite(number) or number != np.floor(number):
             return np.zeros(values.shape, bool)
         return np.asarray(values == int(number))
-    if abs(number) >= _NEAR_LOWEST and values.dtype != np.float64:
-        if number < 0:
+    with np.errstate(over="ignore"):  # half floats have no such numbers but infinity
+        if number <= -_NEAR_LOWEST:
             return np.asarray(values <= -_NEAR_LOWEST)
-        return np.asarray(values >= _NEAR_LOWEST)
-    with np.errstate(over="ignore"):
+        if number >= _NEAR_LOWEST:
+            return np.asarray(values >= _NEAR_LOWEST)
         return np.asarray(values == values.dtype.type(number))
 
 

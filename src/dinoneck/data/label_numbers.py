@@ -61,6 +61,7 @@ class NumberCheck:
         self._nodata = tuple(nodata)
         self._scaling: dict[str, list[str]] = {}
         self._kinds: dict[str, list[str]] = {}
+        self._coloured: list[str] = []
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
 
@@ -73,6 +74,10 @@ class NumberCheck:
         kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         labelled = raster.values[~unlabelled]
+        if raster.is_grey_picture:
+            labelled = labelled[:, :1]
+        elif raster.is_colour:
+            self._coloured.append(raster.name)
         for band in range(labelled.shape[1]):
             if band == len(self._bands):
                 self._bands.append(_BandNumbers())
@@ -84,6 +89,13 @@ class NumberCheck:
         for number, band in enumerate(self._bands):
             where = f" in band {number}" if len(self._bands) > 1 else ""
             self._report_values(band, where)
+        if self._coloured:
+            logger.warning(
+                "%s in colours, such as %s: red, green and blue are read as three quantities. Numbers "
+                "that were drawn through a colour map are none: save the numbers themselves",
+                counted(len(self._coloured), "label"),
+                self._coloured[0],
+            )
         if len(self._kinds) > 1:
             examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
             logger.warning(

@@ -303,13 +303,13 @@ def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
 
 
 def one_band(raster: LabelRaster) -> Raw:
-    """Return the only band of a mask of classes, (H, W).
+    """Return the only band of a mask of classes, (H, W); of a grey picture that was saved in colours one of three.
 
     Raises:
         DataError: if there are several bands, as a mask of colours has.
     """
     bands = raster.values.shape[2]
-    if bands == 1:
+    if bands == 1 or raster.is_grey_picture:
         return raster.values[..., 0]
     hint = "turn a mask of colours into numbers first"
     if (raster.values == raster.values[..., :1]).all():

@@ -383,13 +383,14 @@ def test_notes_without_nodata_change_nothing(tmp_path: Path) -> None:
 def test_alpha_is_no_band_of_a_label(mode: str, suffix: str, tmp_path: Path) -> None:
     bands = len(mode) - 1
     stored = np.full((3, 4, bands + 1), 7, np.uint8)
+    stored[..., 1:] = 8
     stored[..., -1] = 255
     stored[0, 0, -1] = 0
     Image.fromarray(stored, mode).save(tmp_path / f"label.{suffix}")
     values, valid = pixels(DenseLabels(), tmp_path / f"label.{suffix}")
     assert values.shape == (bands, 3, 4)
     assert np.argwhere(~valid).tolist() == [[0, 0]]
-    assert (values[:, valid] == 7).all()
+    assert (stored[0, 1, :bands] == values[:, valid].T).all()
 
 
 @pytest.mark.parametrize("extra", [(), (999,)], ids=["no tag", "Corel Draw"])
