@@ -204,9 +204,10 @@ def _not_a_picture(path: Path, noun: str) -> str:
         return f"{noun} {path} is an empty file; restore or remove it"
     with open_regular(path) as file:
         start = file.read(SHOWN_BYTES)
+    formats = "PNG or TIFF" if noun == "label" else "PNG, JPEG or TIFF"
     return (
         f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
-        f"{start!r}; check its name, save it as PNG, JPEG or TIFF, or replace it"
+        f"{start!r}; check its name, save it as {formats}, or replace it"
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dinoneck.data import image_tiffs, label_formats, label_tiffs
 from dinoneck.data.decoding import as_list, read_picture, upright
-from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
+from dinoneck.data.label_notes import FileNodata, equals, read_sidecar, scaling_of, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
 from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
@@ -182,7 +182,9 @@ def _read_file(path: Path) -> LabelRaster:
         if reason:
             raise DataError(f"{path} {reason}") from None
         raise
-    noted = sidecar_nodata(path, raster.values.shape[2])
+    sidecar = read_sidecar(path, raster.values.shape[2])
+    raster = replace(raster, scaling=raster.scaling or sidecar.scaling)
+    noted = sidecar.nodata
     if noted is None:
         return raster
     if raster.nodata is not None and not raster.nodata.agrees(noted):

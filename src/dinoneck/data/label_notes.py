@@ -129,15 +129,28 @@ def _nodata(words: Sequence[str], name: str, *, source: str, removal: str) -> Fi
     return FileNodata(tuple(numbers), source, removal)
 
 
-def sidecar_nodata(path: Path, bands: int) -> FileNodata | None:
-    """Return the nodata values that GDAL noted next to a file, in its .aux.xml; None = none.
+@dataclass(frozen=True)
+class Sidecar:
+    """What GDAL noted next to a file, in its .aux.xml.
+
+    Attributes:
+        nodata: values of pixels without a label; None = none.
+        scaling: the rule from stored numbers to quantities, in words; "" = none.
+    """
+
+    nodata: FileNodata | None = None
+    scaling: str = ""
+
+
+def read_sidecar(path: Path, bands: int) -> Sidecar:
+    """Return what GDAL noted next to a file.
 
     Raises:
         DataError: if the notes cannot be read, or a value is no number.
     """
     sidecar = Path(f"{path}.aux.xml")
     if not sidecar.exists():
-        return None
+        return Sidecar()
     try:
         with open_regular(sidecar) as file:
             text = file.read(_LARGEST_SIDECAR).decode("utf-8", errors="replace")
@@ -156,7 +169,11 @@ def sidecar_nodata(path: Path, bands: int) -> FileNodata | None:
         source=f"its file {sidecar.name}",
         removal=f"remove NoDataValue from {sidecar.name}",
     )
-    return None if all(np.isnan(noted.values)) else noted
+    factor = _number_in(r"<Scale>([^<]*)</Scale>", text, 1.0)
+    offset = _number_in(r"<Offset>([^<]*)</Offset>", text, 0.0)
+    return Sidecar(
+        nodata=None if all(np.isnan(noted.values)) else noted, scaling=_rule(factor, offset)
+    )
 
 
 def scaling_of(tags: Mapping[int, Any]) -> str:
@@ -173,6 +190,10 @@ def scaling_of(tags: Mapping[int, Any]) -> str:
         if is_linear:
             factor = _number_in(r"^c1=(\S+)", description, factor)
             offset = _number_in(r"^c0=(\S+)", description, offset)
+    return _rule(factor, offset)
+
+
+def _rule(factor: float, offset: float) -> str:
     if (factor, offset) == (1.0, 0.0):
         return ""
     return f"stored * {factor:.9g} + {offset:.9g}"

@@ -539,6 +539,17 @@ def test_a_scale_of_the_file_that_is_not_used_is_named(
     assert not caplog.text
 
 
+def test_a_scale_that_gdal_noted_next_to_a_file_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
+    band = '<PAMRasterBand band="1"><Offset>5</Offset><Scale>0.01</Scale></PAMRasterBand>'
+    file.with_name("ndvi.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    values, _ = pixels(DenseLabels(), file)
+    assert np.array_equal(values[0], numbers("i2")[..., 0])
+    assert "a quantity is stored * 0.01 + 5" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore")  # of Pillow
 def test_damaged_tiffs_are_refused_and_never_end_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
