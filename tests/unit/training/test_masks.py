@@ -231,3 +231,8 @@ def test_masks_of_upright_images_are_not_named(
 ) -> None:
     maps_of(turned_folder(tmp_path, (32, 48), 1, "jpg"))
     assert "EXIF" not in caplog.text
+
+
+def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() -> None:
+    data = DataConfig(nodata=(float("inf"), -float("inf"), float("nan"), -9999.0))
+    assert data.nodata == (3.4028234663852886e38, -3.4028234663852886e38, -9999.0)
