@@ -210,6 +210,7 @@ def picture(name: str, content: bytes) -> Call:
 
 OFFSET = np.arange(32768, 32784, dtype=np.uint16).reshape(4, 4)
 GREY = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+COLOURS = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
 SEVEN = np.zeros((4, 4), np.uint8)
 SEVEN[1, 2], SEVEN[3, 3] = 7, 5
 POINT = torch.zeros(2)
@@ -582,7 +583,12 @@ ROWS: list[Row] = [
         )
         for own in (0.5, -1)
     ),
-    (saved("rgb.png", GREY.convert("RGB"), 3), DataError, ("rgb.png", "3 bands")),
+    (saved("rgb.png", COLOURS, 3), DataError, ("rgb.png", "3 bands")),
+    (saved("part.gif", GREY.point([9] * 256)), DataError, ("part.gif", "greys")),
+    (saved("m.tga", GREY), DataError, ("m.tga", "TGA", "label.png")),
+    (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "1 is black")),
+    (cells("m.npy"), DataError, ("m.npy", "np.load")),
+    (cells(np.zeros((8, 32, 32))), DataError, ("(8, 32, 32)", "8 labels")),
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dinoneck.atomic import open_regular
 from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, tiff
-from dinoneck.data.orientation import read_orientation, turn, warn_once
+from dinoneck.data.orientation import read_orientation, tiff_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
 
@@ -31,6 +31,7 @@ Array = np.ndarray[Any, Any]
 ImageInput = str | os.PathLike[str] | Image.Image | Array | Tensor
 
 SHOWN_BYTES = 12
+_ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
     OSError,
@@ -145,13 +146,26 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
     Raises:
         DataError: if it is not an image, naming the file.
     """
+    size, _ = read_size_and_orientation(image)
+    return size
+
+
+def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
+    """Return (height, width) of an image turned upright, and the EXIF orientation of what is stored.
+
+    Raises:
+        DataError: as :func:`read_image_size`.
+    """
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), lambda opened, _: read_image_size(opened))
+        return read_picture(Path(image), lambda opened, _: read_size_and_orientation(opened))
     if isinstance(image, Image.Image):
-        is_turned = 5 <= read_orientation(image) <= 8
-        return image.size if is_turned else (image.height, image.width)
+        stored = tiff_orientation(image)
+        orientation = read_orientation(image)
+        is_turned = 5 <= orientation <= 8
+        size = image.size if is_turned else (image.height, image.width)
+        return size, stored or orientation
     height, width = read_pixels(image, bits=bit_depth.FILE_BITS).shape[-2:]
-    return height, width
+    return (height, width), 1
 
 
 def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
@@ -190,9 +204,10 @@ def _not_a_picture(path: Path, noun: str) -> str:
         return f"{noun} {path} is an empty file; restore or remove it"
     with open_regular(path) as file:
         start = file.read(SHOWN_BYTES)
+    formats = "PNG or TIFF" if noun == "label" else "PNG, JPEG or TIFF"
     return (
         f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
-        f"{start!r}; check its name, save it as PNG, JPEG or TIFF, or replace it"
+        f"{start!r}; check its name, save it as {formats}, or replace it"
     )
 
 
@@ -209,8 +224,20 @@ def _from_file(image: Image.Image, name: str, bits: int | None) -> Tensor:
     All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
     image_tiffs.check_pages(image, name)
+    _warn_of_frames(image, name)
     pixels = _fast_pixels(image)
     return _from_pil(image, name, bits) if pixels is None else pixels
+
+
+def _warn_of_frames(image: Image.Image, name: str) -> None:
+    """Say that an animation has more pictures than the one that is read."""
+    # the others of MPO are views and previews; the pages of TIFF are checked
+    if image.format in _ANIMATIONS and getattr(image, "is_animated", False):
+        num_frames = image.n_frames  # type: ignore[attr-defined]
+        warn_once(
+            f"{name} is an animation of {num_frames} frames, of which the first is read; save the "
+            "frames to use as files"
+        )
 
 
 def _fast_pixels(image: Image.Image) -> Tensor | None:
@@ -277,6 +304,7 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         return scaled.expand(3, -1, -1)
     if image.mode in ("I", "F"):
         raise DataError(_in_words_wide(image, name))
+    image_tiffs.check_alpha(image, name)
     return _rgb(image)
 
 
@@ -331,7 +359,9 @@ def _rgb(image: Image.Image) -> Tensor:
 def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode colours of 16 bits: to their high bytes, or with ``bits`` below 16 to floats."""
     file = deep_colours.file_of(image)  # it is closed once the image is decoded
-    high = _rgb(upright(image))
+    image = upright(image)
+    image_tiffs.check_alpha(image, name)
+    high = _rgb(image)
     if bits is not None and bits < bit_depth.FILE_BITS:
         values = _with_low_bytes(high, file)
         if values is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -21,6 +22,8 @@ COLOURS = {
 }
 KINDS_OF_ALPHA = (tiff.PREMULTIPLIED_ALPHA, tiff.ALPHA, tiff.ALPHA_OF_COREL_DRAW)
 BYTE = 8  # bits
+# most pixels of a picture are transparent or opaque; infrared has few of 0 or 255
+_LEAST_SHARE_AT_ENDS = 0.5
 
 
 def check_numbers(image: Image.Image, name: str) -> None:
@@ -65,12 +68,33 @@ def _check_bands(layout: tiff.TiffLayout, name: str) -> None:
     extra = layout.bands - COLOURS.get(layout.photometric, 1)  # type: ignore[arg-type]
     if extra <= 0:
         return
-    # Pillow, OpenCV and many others write no tag for alpha
+    # Pillow, OpenCV and many others write no tag for alpha, see check_alpha()
     has_alpha = not layout.extra or layout.extra[0] in KINDS_OF_ALPHA
     if extra > 1 or not has_alpha:
         raise DataError(
             f"{name} is a TIFF of {counted(layout.bands, 'band')}; expected grey or RGB, with or "
             "without alpha: write a file of the bands to use, or pass them as an array (H, W, 3)"
+        )
+
+
+def check_alpha(image: Image.Image, name: str) -> None:
+    """Check that a fourth band that no tag explains is alpha, and not infrared, by its pixels.
+
+    Other images pass.
+
+    Raises:
+        DataError: if most pixels are neither transparent nor opaque.
+    """
+    layout = tiff.layout_of(image)
+    if layout is None or not tiff.is_alpha_open(layout):
+        return
+    fourth = np.asarray(image.getchannel(image.getbands()[-1]))
+    at_ends = np.count_nonzero((fourth == 0) | (fourth == np.iinfo(fourth.dtype).max))
+    if at_ends < _LEAST_SHARE_AT_ENDS * fourth.size:
+        raise DataError(
+            f"{name} is a TIFF of 4 bands that does not say what the fourth is (ExtraSamples), and its "
+            f"values {fourth.min()} ... {fourth.max()} are no alpha: write a file of the bands to "
+            "use, or pass them as an array (H, W, 3)"
         )
 
 

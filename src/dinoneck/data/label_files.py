@@ -1,11 +1,12 @@
 """Label files: the numbers that a raster stores, and the pixels that it marks as unlabelled.
 
-Pillow decodes PNG and TIFF. A file of which it would change the numbers is refused, one message
-per cause; for TIFF files :mod:`dinoneck.data.label_tiffs` knows them.
+Pillow decodes them. A file of which it would change the numbers is refused, one message per cause:
+:mod:`dinoneck.data.label_tiffs` knows those of TIFF files, :mod:`dinoneck.data.label_formats` the others.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.ExifTags import Base
+from torch import Tensor
 
-from dinoneck.data import deep_colours, image_tiffs, label_tiffs, png
+from dinoneck.data import image_tiffs, label_formats, label_tiffs
 from dinoneck.data.decoding import as_list, read_picture, upright
-from dinoneck.data.label_notes import FileNodata, equals, scaling_of, sidecar_nodata, tag_nodata
+from dinoneck.data.label_notes import FileNodata, equals, read_sidecar, scaling_of, tag_nodata
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
-from dinoneck.data.tiff import MASK_PAGE, TiffLayout, number_of, problem_of_pages
+from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
 
+_BLACK = (0, 0, 0)
+_WHITE = (255, 255, 255)
 # an array (K, H, W) of a raster library has at most so many bands and at least such sides
 _FEW_BANDS = 4
 _SHORT_SIDE = 16
@@ -41,8 +46,9 @@ class LabelRaster:
         is_hidden: (H, W) bool, pixels of which the file or the array says that they are none;
             None = it says nothing.
         nodata: values that the file marks as unlabelled.
-        palette: index -> colour; None = the values are no indices of a palette.
+        palette: index -> colour, of 1 bit black and white; None = the values are no indices.
         is_bool: the values are stored as one bit each.
+        is_colour: the bands are red, green and blue of a picture.
         scaling: the file's rule from stored numbers to quantities, in words; "" = none.
     """
 
@@ -53,7 +59,13 @@ class LabelRaster:
     nodata: FileNodata | None = None
     palette: Mapping[int, Colour] | None = None
     is_bool: bool = False
+    is_colour: bool = False
     scaling: str = ""
+
+    @functools.cached_property
+    def is_grey_picture(self) -> bool:
+        """Whether a picture of three bands has equal ones, as a grey one that was saved in colours."""
+        return self.is_colour and bool((self.values == self.values[..., :1]).all())
 
     def unlabelled(self, nodata: Sequence[float]) -> Raw:
         """Return which pixels have no label, (H, W) bool.
@@ -133,7 +145,9 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
     elif isinstance(label, Image.Image):
         raster = _from_pil(label, f"label {number} (a PIL image)")
     elif isinstance(label, np.ndarray):
-        raster = _from_array(label, f"label {number} (an array)")
+        raster = _from_array(label, f"label {number} (an array)", size)
+    elif isinstance(label, Tensor):
+        raster = _from_array(_array_of(label), f"label {number} (a tensor)", size)
     else:
         raise DataError(
             f"label {number} is {type(label).__name__}; expected a path, a PIL image or an array "
@@ -144,6 +158,8 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
         hint = "a label has the size of its upright image"
         if raster.values.shape[1:] == tuple(size):
             hint = "its axes seem to be bands, rows, columns: move the first to the end"
+        elif (width, height) == tuple(size):
+            hint += ": was it drawn on the stored pixels of an image that EXIF turns? Turn it too"
         raise DataError(
             f"{raster.name} is {height}x{width} px (height x width), its image is "
             f"{size[0]}x{size[1]} px; {hint}"
@@ -152,6 +168,7 @@ def read_label(label: Any, size: Sequence[int] | None = None, number: int = 0) -
 
 
 def _read_file(path: Path) -> LabelRaster:
+    label_formats.check_path(path)
     mask_file = Path(f"{path}.msk")
     if mask_file.exists():
         raise DataError(
@@ -165,7 +182,9 @@ def _read_file(path: Path) -> LabelRaster:
         if reason:
             raise DataError(f"{path} {reason}") from None
         raise
-    noted = sidecar_nodata(path, raster.values.shape[2])
+    sidecar = read_sidecar(path, raster.values.shape[2])
+    raster = replace(raster, scaling=raster.scaling or sidecar.scaling)
+    noted = sidecar.nodata
     if noted is None:
         return raster
     if raster.nodata is not None and not raster.nodata.agrees(noted):
@@ -176,19 +195,33 @@ def _read_file(path: Path) -> LabelRaster:
     return replace(raster, nodata=raster.nodata or noted)
 
 
-def _from_array(array: Raw, name: str) -> LabelRaster:
+def _array_of(tensor: Tensor) -> Raw:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such floats
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def _from_array(array: Raw, name: str, size: Sequence[int] | None) -> LabelRaster:
     is_real = array.dtype.kind in "buif"
     if not is_real or array.ndim not in (2, 3) or not array.size:
         raise DataError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected real numbers "
             "(H, W) or (H, W, K)"
         )
-    if array.ndim == 3:
+    if array.ndim == 3 and (size is None or array.shape[:2] != tuple(size)):
         first, second, third = array.shape
-        if first <= _FEW_BANDS and min(second, third) >= _SHORT_SIDE:
+        is_wide = min(second, third) >= _SHORT_SIDE
+        if first <= _FEW_BANDS and is_wide:
             raise DataError(
                 f"{name} has shape {array.shape}, which seems to be (bands, height, width); expected "
                 "(H, W) or (H, W, K): move the first axis to the end (np.moveaxis(label, 0, -1))"
+            )
+        if first < third and is_wide:
+            raise DataError(
+                f"{name} has shape {array.shape}, which seems to be {first} labels or bands of "
+                f"{second}x{third} px; expected (H, W) or (H, W, K): pass a list of labels, or move "
+                "the first axis to the end"
             )
     is_hidden: Raw | None = None
     if isinstance(array, np.ma.MaskedArray):
@@ -206,18 +239,15 @@ def _from_array(array: Raw, name: str) -> LabelRaster:
 
 def _from_pil(image: Image.Image, name: str) -> LabelRaster:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
-    if image.format not in (None, "PNG", "TIFF"):
-        raise DataError(
-            f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number"
-        )
+    label_formats.check_file(image, name)
     if image.format == "TIFF":
         return _from_tiff(image, name)
-    _check_png(image, name)
+    stored_range = label_formats.range_of(image)
     transparent = image.info.get("transparency") if image.format == "PNG" else None
     palette = _palette_of(image)
-    values = _values_of(image)
+    values = stored_range.restore(_values_of(image))
     is_hidden = None
-    if transparent is not None and palette is None:
+    if transparent is not None and image.mode not in ("P", "PA"):
         is_hidden = _has_colour(values, transparent)
     alpha = None
     if image.mode in ("LA", "PA", "RGBA"):
@@ -230,6 +260,8 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
         is_hidden=is_hidden,
         palette=palette,
         is_bool=image.mode == "1",
+        is_colour=image.mode in ("RGB", "RGBA"),
+        scaling=stored_range.scaling(),
     )
 
 
@@ -250,7 +282,7 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         )
     values = label_tiffs.restore(layout, values)
     has_alpha = label_tiffs.has_alpha(layout)
-    if label_tiffs.is_alpha_open(layout):
+    if is_alpha_open(layout):
         has_alpha = bool((values[..., -1] == 255).all())
         if not has_alpha:
             raise DataError(
@@ -273,6 +305,7 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         nodata=nodata,
         palette=palette,
         is_bool=image.mode == "1",
+        is_colour=image.mode in ("RGB", "RGBA"),
         scaling=scaling,
     )
 
@@ -307,32 +340,6 @@ def without_alpha(raster: LabelRaster) -> LabelRaster:
     return replace(raster, alpha=None, is_hidden=hidden if hidden.any() else None)
 
 
-# PNG
-# ----------------------------------------------------------------------------------------------------
-
-
-def _check_png(image: Image.Image, name: str) -> None:
-    """Refuse a PNG, or a PIL image without a file, of which Pillow changes the numbers."""
-    png.check_end(image)
-    stored = ""
-    # the tile is gone once the image is decoded
-    for tile in getattr(image, "tile", ()):
-        stored = str(tile[3])
-    if "L;2" in stored or "L;4" in stored:
-        bits = 2 if "L;2" in stored else 4
-        raise DataError(
-            f"{name} stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey "
-            f"or a palette, or {AS_ARRAY}"
-        )
-    if deep_colours.is_deep(image) and not image.mode.startswith("I"):
-        raise DataError(f"{name} has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(
-            f"{name} has {image.n_frames} frames; expected one: "  # type: ignore[attr-defined]
-            f"{AS_ARRAY}"
-        )
-
-
 def _has_colour(values: Raw, colour: Any) -> Raw:
     """Where the pixels have the transparent colour of a PNG, (H, W) bool."""
     if values.dtype.kind == "b":
@@ -341,6 +348,8 @@ def _has_colour(values: Raw, colour: Any) -> Raw:
 
 
 def _palette_of(image: Image.Image) -> dict[int, Colour] | None:
+    if image.mode == "1":
+        return {0: _BLACK, 1: _WHITE}
     if image.mode not in ("P", "PA"):
         return None
     numbers = image.getpalette("RGB") or []

@@ -23,6 +23,7 @@ _LARGEST_SIDECAR = 1 << 20  # bytes of an .aux.xml file; GDAL's are a few kiloby
 _BAND_NOTES = re.compile(r'<PAMRasterBand band="(\d+)"[^>]*>(.*?)</PAMRasterBand>', re.DOTALL)
 _NODATA_NOTE = re.compile(r"<NoDataValue[^>]*>([^<]*)</NoDataValue>")
 _NOT_A_NUMBER = re.compile(r"^[+-]?(nan|1\.#q?nan|1\.#ind)", re.IGNORECASE)
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32
 # float32's lowest value in any number of digits; GDAL and ArcGIS write 6 to 20 of them
 _NEAR_LOWEST = 3.4028e38
 
@@ -74,18 +75,19 @@ class FileNodata:
 def equals(values: Raw, number: float) -> Raw:
     """Return where ``values`` have the number, as far as their dtype can hold it.
 
-    A number beyond float32, GDAL's habit for float64 data, is any of float32's lowest values.
+    A number beyond float32, GDAL's habit for float64 data, is any of float32's lowest values, and
+    infinity.
     """
     if values.dtype.kind != "f":
         # such as -9999 for unsigned bytes: no pixel has it
         if not np.isfinite(number) or number != np.floor(number):
             return np.zeros(values.shape, bool)
         return np.asarray(values == int(number))
-    if abs(number) >= _NEAR_LOWEST and values.dtype != np.float64:
-        if number < 0:
+    with np.errstate(over="ignore"):  # half floats have no such numbers but infinity
+        if number <= -_NEAR_LOWEST:
             return np.asarray(values <= -_NEAR_LOWEST)
-        return np.asarray(values >= _NEAR_LOWEST)
-    with np.errstate(over="ignore"):
+        if number >= _NEAR_LOWEST:
+            return np.asarray(values >= _NEAR_LOWEST)
         return np.asarray(values == values.dtype.type(number))
 
 
@@ -127,15 +129,28 @@ def _nodata(words: Sequence[str], name: str, *, source: str, removal: str) -> Fi
     return FileNodata(tuple(numbers), source, removal)
 
 
-def sidecar_nodata(path: Path, bands: int) -> FileNodata | None:
-    """Return the nodata values that GDAL noted next to a file, in its .aux.xml; None = none.
+@dataclass(frozen=True)
+class Sidecar:
+    """What GDAL noted next to a file, in its .aux.xml.
+
+    Attributes:
+        nodata: values of pixels without a label; None = none.
+        scaling: the rule from stored numbers to quantities, in words; "" = none.
+    """
+
+    nodata: FileNodata | None = None
+    scaling: str = ""
+
+
+def read_sidecar(path: Path, bands: int) -> Sidecar:
+    """Return what GDAL noted next to a file.
 
     Raises:
         DataError: if the notes cannot be read, or a value is no number.
     """
     sidecar = Path(f"{path}.aux.xml")
     if not sidecar.exists():
-        return None
+        return Sidecar()
     try:
         with open_regular(sidecar) as file:
             text = file.read(_LARGEST_SIDECAR).decode("utf-8", errors="replace")
@@ -154,7 +169,11 @@ def sidecar_nodata(path: Path, bands: int) -> FileNodata | None:
         source=f"its file {sidecar.name}",
         removal=f"remove NoDataValue from {sidecar.name}",
     )
-    return None if all(np.isnan(noted.values)) else noted
+    factor = _number_in(r"<Scale>([^<]*)</Scale>", text, 1.0)
+    offset = _number_in(r"<Offset>([^<]*)</Offset>", text, 0.0)
+    return Sidecar(
+        nodata=None if all(np.isnan(noted.values)) else noted, scaling=_rule(factor, offset)
+    )
 
 
 def scaling_of(tags: Mapping[int, Any]) -> str:
@@ -171,6 +190,10 @@ def scaling_of(tags: Mapping[int, Any]) -> str:
         if is_linear:
             factor = _number_in(r"^c1=(\S+)", description, factor)
             offset = _number_in(r"^c0=(\S+)", description, offset)
+    return _rule(factor, offset)
+
+
+def _rule(factor: float, offset: float) -> str:
     if (factor, offset) == (1.0, 0.0):
         return ""
     return f"stored * {factor:.9g} + {offset:.9g}"

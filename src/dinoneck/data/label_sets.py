@@ -1,4 +1,4 @@
-"""What the labels of one set have in common: palettes, kinds of numbers, and the classes of masks.
+"""What the labels of one set have in common: palettes, and the classes of masks.
 
 A mask alone cannot tell whether 255 is a class, whether its numbers are objects, or which of two
 palettes is the right one. Together with the other masks of the set it mostly can. What stays open
@@ -8,6 +8,7 @@ is refused with both readings.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ logger = logging.getLogger(__name__)
 _WHITES = (255, 65535)  # the largest numbers of 8 and of 16 bits: white, or "no class"
 _SHOWN = 5  # values in a message
 
+# Codes of classes, such as 10, 20, ..., 95, 100 of ESA's land cover: multiples of one number
+_FEWEST_CODES = 3
+_LEAST_STEP = 5
+_MOST_LISTED = 50  # values in an option to be copied
+
 # Object ids. A mask of classes rarely has more than 256 of them, and a set of masks shows most of
 # its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
 _MOST_CLASSES_WITH_GAPS = 256
@@ -40,12 +46,18 @@ _END = 15  # grey levels that count as near an end
 _LEAST_LEVELS_PER_END = 3
 _LEAST_SHARE_AT_ENDS = 0.8
 
-# values that programs write where nothing was measured
-_USUAL_NODATA = (
-    *(-9999.0, -99999.0, -999.0, -32768.0, -32767.0),
-    *(255.0, 32767.0, 65535.0, 99999.0, 4294967295.0),
-    *(1e20, 9.969209968386869e36, -3.4028234663852886e38, 3.4028234663852886e38, -3.4e38),
-)
+
+@dataclass(frozen=True)
+class UsedColours:
+    """The colours of a label with a palette, or of 1 bit.
+
+    Attributes:
+        of_index: index -> colour, of the indices that occur; empty if there is no palette.
+        unique: those of them whose colour no other index of the palette has.
+    """
+
+    of_index: Mapping[int, Colour]
+    unique: frozenset[int]
 
 
 class PaletteCheck:
@@ -53,19 +65,21 @@ class PaletteCheck:
 
     def __init__(self) -> None:
         self._first: dict[int, tuple[Colour, str]] = {}
+        self._first_of_colour: dict[Colour, tuple[int, str]] = {}
 
-    def add(self, name: str, colours: Mapping[int, Colour], nodata: Sequence[float] = ()) -> None:
+    def add(self, name: str, used: UsedColours, nodata: Sequence[float] = ()) -> None:
         """Compare the colours of the indices of a label with those of earlier labels.
 
         Args:
             name: of the label, for messages.
-            colours: index -> colour, of the indices that occur.
+            used: its colours.
             nodata: indices that may have several colours.
 
         Raises:
-            DataError: if an index that occurs in two labels has different colours in them.
+            DataError: if an index that occurs in two labels has different colours in them, or a
+                colour different indices.
         """
-        for index, colour in colours.items():
+        for index, colour in used.of_index.items():
             if index in nodata:
                 continue
             first_colour, first_name = self._first.setdefault(index, (colour, name))
@@ -75,18 +89,34 @@ class PaletteCheck:
                     f"{name} and {_colour_words(first_colour)} in {first_name}; save all "
                     "labels with one palette, or as grey indices"
                 )
+            if index in used.unique:
+                self._compare_index(name, index, colour)
+
+    def _compare_index(self, name: str, index: int, colour: Colour) -> None:
+        """Compare the index of a colour, which is that of one index alone, with that of earlier labels."""
+        first_index, first_name = self._first_of_colour.setdefault(colour, (index, name))
+        if first_index != index:
+            raise DataError(
+                f"the palettes differ: {_colour_words(colour)} is index {index} in {name} and index "
+                f"{first_index} in {first_name}; save all labels with one palette, or as grey indices"
+            )
 
 
-def used_colours(raster: LabelRaster) -> dict[int, Colour]:
-    """Return index -> colour of the indices that occur in a label; empty if it has no palette."""
+def used_colours(raster: LabelRaster) -> UsedColours:
+    """Return the colours of the indices that occur in a label."""
     if raster.palette is None:
-        return {}
+        return UsedColours({}, frozenset())
+    uses = Counter(raster.palette.values())
     indices, _ = count_values(raster.values[..., 0])
     colours = {}
+    unique = set()
     for index in indices.tolist():
-        if index in raster.palette:
-            colours[index] = raster.palette[index]
-    return colours
+        if index not in raster.palette:
+            continue
+        colours[index] = raster.palette[index]
+        if uses[colours[index]] == 1:
+            unique.add(index)
+    return UsedColours(colours, frozenset(unique))
 
 
 def _colour_words(colour: Colour) -> str:
@@ -98,89 +128,6 @@ def _colour_words(colour: Colour) -> str:
         (0, 0, 255): "blue",
     }
     return names.get(colour, f"RGB {colour}")
-
-
-class NumberCheck:
-    """Notes what the labels of numbers of one set say of themselves, for one log line of a kind."""
-
-    def __init__(self) -> None:
-        self._scaling: dict[str, list[str]] = {}
-        self._kinds: dict[str, list[str]] = {}
-        self._low = np.inf
-        self._high = -np.inf
-        self._ends: Counter[float] = Counter()
-        self._marked: Counter[Mark] = Counter()
-
-    def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
-        """Note a label and which of its pixels have none."""
-        for mark, is_marked in _marks(raster, ()):
-            self._marked[mark] += int(is_marked.sum())
-        if raster.scaling:
-            self._scaling.setdefault(raster.scaling, []).append(raster.name)
-        kind = "bool" if raster.is_bool else str(raster.values.dtype)
-        self._kinds.setdefault(kind, []).append(raster.name)
-        numbers = raster.values[~unlabelled]
-        if numbers.size:
-            numbers = self._without_usual_nodata(numbers, numbers.min())
-        if numbers.size:
-            numbers = self._without_usual_nodata(numbers, numbers.max())
-        if numbers.size:
-            self._low = min(self._low, float(numbers.min()))
-            self._high = max(self._high, float(numbers.max()))
-
-    def _without_usual_nodata(self, numbers: Raw, end: Any) -> Raw:
-        """The numbers without an end of their range that is a usual nodata value, which is counted."""
-        value = float(end)
-        if not _usual(value):
-            return numbers
-        is_end = numbers == end
-        self._ends[value] += int(is_end.sum())
-        others: Raw = numbers[~is_end]
-        return others
-
-    def report(self, *, converts: bool) -> None:
-        """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
-        log_marks(self._marked)
-        for value, pixels in self._ends.items():
-            if self._is_far(value):
-                logger.warning(
-                    "%s of the labels hold %.12g, all others %.6g ... %.6g. If it marks pixels "
-                    "without a label, pass nodata=%.12g (--nodata %.12g)",
-                    counted(pixels, "pixel"),
-                    value,
-                    self._low,
-                    self._high,
-                    value,
-                    value,
-                )
-        if len(self._kinds) > 1:
-            examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
-            logger.warning(
-                "the labels hold numbers of %d kinds: %s. Check that they have one unit",
-                len(examples),
-                some_of(examples, _SHOWN),
-            )
-        if self._scaling and not converts:
-            rule, names = next(iter(self._scaling.items()))
-            num_labels = sum(map(len, self._scaling.values()))
-            logger.warning(
-                "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
-                "DenseLabels takes scale= and offset=",
-                counted(num_labels, "label"),
-                rule,
-                names[0],
-            )
-
-    def _is_far(self, value: float) -> bool:
-        """Whether a number is at least half a range away from all labels that have a range."""
-        if not self._high > self._low:
-            return False
-        gap = max(self._low - value, value - self._high)
-        return gap >= 0.5 * (self._high - self._low)
-
-
-def _usual(value: float) -> bool:
-    return any(np.float32(value) == np.float32(usual) for usual in _USUAL_NODATA)
 
 
 def count_values(values: Raw) -> tuple[Raw, Raw]:
@@ -292,7 +239,7 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[MaskFile, dict[int, Colour]]:
+    def read(number: int) -> tuple[MaskFile, UsedColours]:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
         return _mask_file(raster, nodata), used_colours(raster)
 
@@ -311,7 +258,7 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     check_whole(values, counts, raster.name)
     pixels = dict(zip(map(int, values.tolist()), counts.tolist(), strict=True))
     marked = {}
-    for mark, is_marked in _marks(raster, nodata):
+    for mark, is_marked in marks_of(raster, nodata):
         if is_marked.any():
             marked[mark] = int(is_marked.sum())
     objects = [value for value in pixels if value > 0]
@@ -321,7 +268,7 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
     return MaskFile(raster.name, pixels, marked, tops)
 
 
-def _marks(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
+def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
     """Yield what makes pixels of a raster unlabelled, and which pixels these are."""
     for number in nodata:
         passed = Mark((number,), "nodata", "leave it out", is_by_file=False)
@@ -356,13 +303,13 @@ def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
 
 
 def one_band(raster: LabelRaster) -> Raw:
-    """Return the only band of a mask of classes, (H, W).
+    """Return the only band of a mask of classes, (H, W); of a grey picture that was saved in colours one of three.
 
     Raises:
         DataError: if there are several bands, as a mask of colours has.
     """
     bands = raster.values.shape[2]
-    if bands == 1:
+    if bands == 1 or raster.is_grey_picture:
         return raster.values[..., 0]
     hint = "turn a mask of colours into numbers first"
     if (raster.values == raster.values[..., :1]).all():
@@ -526,26 +473,46 @@ def check_indices(survey: MaskSurvey) -> None:
                 f"class: pass nodata={white} (--nodata {white}), or name the classes with their "
                 f"values: class_values= (--classes, --class-values)"
             )
+    if has_codes(values):
+        raise DataError(
+            f"the masks hold {some_of_numbers(values)}, which seem to be codes of classes and no "
+            f"indices 0, 1, ...: pass the code of each class{_values_option(values)}"
+        )
     objects = reason_for_object_ids(survey)
     if objects:
         raise DataError(
             f"the masks seem to hold object ids, not classes: {objects}. Learn objects from COCO "
-            "files with --instances or --panoptic; if these are classes, name them (--classes)"
+            "files with --instances or --panoptic; if these are classes, name them (--classes), "
+            f"with their values{_values_option(values)}"
         )
+
+
+def _values_option(values: Sequence[int]) -> str:
+    """The argument for the values of all classes, to follow what it is for."""
+    if len(values) > _MOST_LISTED:
+        return ": class_values= (--class-values)"
+    listed = ", ".join(map(str, values))
+    option = " ".join(map(str, values))
+    return f": class_values=({listed}) (--class-values {option})"
 
 
 def _check_one_form(survey: MaskSurvey) -> None:
-    """Refuse masks of two classes of which some have 0 and 1, others 0 and 255."""
-    for white in _WHITES:
-        if [*survey.pixels] != [0, 1, white]:
-            continue
-        if any(1 in file.pixels and white in file.pixels for file in survey.files):
-            continue
-        raise DataError(
-            f"{survey.holder(1)} holds 0 and 1, {survey.holder(white)} 0 and {white}, and no mask "
-            f"both 1 and {white}: they seem to be one mask in two forms. Save all in one form, or "
-            f"pass nodata={white} (--nodata {white}) if it marks pixels without a class"
-        )
+    """Refuse masks of two classes of which some have 0 and 1, others 0 and 255 or 65535."""
+    whites = [value for value in survey.pixels if value]
+    if len(whites) < 2 or not {*whites} <= {1, *_WHITES}:
+        return
+    for file in survey.files:
+        if sum(value in file.pixels for value in whites) > 1:
+            return
+    low, high = whites[0], whites[-1]
+    forms = "two" if len(whites) == 2 else "three"
+    remedy = "save all in one form"
+    if whites == [1, high]:
+        remedy += f", or pass nodata={high} (--nodata {high}) if it marks pixels without a class"
+    raise DataError(
+        f"{survey.holder(low)} holds 0 and {low}, {survey.holder(high)} 0 and {high}, and no mask "
+        f"both {low} and {high}: they seem to be one mask in {forms} forms; {remedy}"
+    )
 
 
 def _is_smoothed(pixels: Mapping[int, int]) -> bool:
@@ -621,6 +588,7 @@ def describe_misfit(
         or _hint_for_classes_from_one([*pixels], classes)
         or _hint_for_negative(outside)
         or _hint_for_gaps([*pixels], classes)
+        or _hint_for_unlabelled_zero([*pixels], classes)
         or _hint_for_white([*pixels], outside, classes)
     )
     if hint:
@@ -652,13 +620,28 @@ def _hint_for_black_and_white(values: Sequence[int]) -> str:
 def _hint_for_classes_from_one(values: Sequence[int], classes: int) -> str:
     if values[0] != 1 or values[-1] != classes:
         return ""
-    option = f"1 2 ... {classes}"
-    if classes <= _SHOWN:
-        option = " ".join(map(str, range(1, classes + 1)))
     return (
         f"If the classes are numbered from 1, pass class_values=range(1, {classes + 1}) "
-        f"(--class-values {option})"
+        f"(--class-values {_first_to_last(classes)})"
     )
+
+
+def _hint_for_unlabelled_zero(values: Sequence[int], classes: int) -> str:
+    """The hint for one class more than there are names, where 0 may be none."""
+    if values[0] != 0 or values[-1] != classes:
+        return ""
+    return (
+        f"If the classes are numbered from 1 and 0 marks pixels without a class, pass nodata=0 and "
+        f"class_values=range(1, {classes + 1}) (--nodata 0 --class-values {_first_to_last(classes)}); "
+        f"if 0 is a class, name {classes + 1} classes"
+    )
+
+
+def _first_to_last(classes: int) -> str:
+    """The numbers 1 ... classes as an option has them."""
+    if classes <= _SHOWN:
+        return " ".join(map(str, range(1, classes + 1)))
+    return f"1 2 ... {classes}"
 
 
 def _hint_for_negative(outside: Sequence[int]) -> str:
@@ -669,15 +652,33 @@ def _hint_for_negative(outside: Sequence[int]) -> str:
 
 
 def _hint_for_gaps(values: Sequence[int], classes: int) -> str:
-    """The hint for as many numbers as there are classes, which are not 0, 1, ..."""
-    if len(values) != classes or classes > _SHOWN:
-        return ""
-    listed = ", ".join(map(str, values))
+    """The hint for codes of classes, such as 10, 20, ...: as many as there are classes, or fewer."""
     option = " ".join(map(str, values))
-    return (
-        f"If these are the classes in their order, pass class_values=({listed}) (--class-values "
-        f"{option})"
-    )
+    if len(values) == classes:
+        listed = ", ".join(map(str, values))
+        return (
+            f"If these are the classes in their order, pass class_values=({listed}) (--class-values "
+            f"{option})"
+        )
+    if values[0] == 0 and len(values) == classes + 1 and has_codes(values):
+        codes = ", ".join(map(str, values[1:]))
+        return (
+            f"If 0 marks pixels without a class, pass nodata=0 and class_values=({codes}) (--nodata 0 "
+            f"--class-values{option.removeprefix('0')})"
+        )
+    if has_codes(values) and len(values) < classes:
+        return (
+            f"They seem to be codes of classes, and the masks show {len(values)} of {classes}: pass "
+            f"the code of every class, in the order of the names: class_values= (--class-values "
+            f"{option} ...)"
+        )
+    return ""
+
+
+def has_codes(values: Sequence[int]) -> bool:
+    """Return whether values of masks are codes in steps, such as 10, 20, 30, 95 of land cover."""
+    codes = [value for value in values if value > 0]
+    return len(codes) >= _FEWEST_CODES and math.gcd(*codes) >= _LEAST_STEP
 
 
 def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:

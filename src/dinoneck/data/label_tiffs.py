@@ -49,11 +49,6 @@ def has_alpha(layout: TiffLayout) -> bool:
     return layout.extra in ((tiff.ALPHA,), (tiff.ALPHA_OF_COREL_DRAW,))
 
 
-def is_alpha_open(layout: TiffLayout) -> bool:
-    """Whether a fourth band may be alpha, since the file does not say what it is."""
-    return layout.photometric == tiff.RGB and layout.bands == 4 and not layout.extra
-
-
 def problem_of(layout: TiffLayout) -> str:
     """Return why Pillow would not give the numbers as they are stored; "" = it does."""
     return (

@@ -19,8 +19,9 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
+from dinoneck.data.label_notes import LARGEST_FLOAT
+from dinoneck.data.label_numbers import NumberCheck
 from dinoneck.data.label_sets import (
-    NumberCheck,
     PaletteCheck,
     check_whole,
     count_values,
@@ -44,8 +45,9 @@ class DenseLabels:
 
     A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1, 8,
     12 or 16 bits, 32-bit integers or floats, several bands of 8 bits, or a palette, whose indices
-    count), a PIL image, or an array (H, W) or (H, W, K). What Pillow would read with other numbers,
-    such as several bands of 16 bits, is refused: read it with a raster library and pass the array.
+    count; BMP, GIF, PGM or PFM), a PIL image, or an array or tensor (H, W) or (H, W, K). What Pillow
+    would read with other numbers, such as several bands of 16 bits, is refused: read it with a
+    raster library and pass the array.
 
     Pixels without a label weigh nothing. They are NaN, the values ``nodata``, what the file itself
     marks (the tag GDAL_NODATA, GDAL's ``.aux.xml``, the transparent colour of a grey PNG, alpha 0),
@@ -55,7 +57,8 @@ class DenseLabels:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
         offset: added after scaling: target = stored * scale + offset.
         nodata: stored value(s) of pixels without a label; a pixel with one in any band counts for
-            nothing. NaN always marks such pixels.
+            nothing. NaN always marks such pixels. Infinity is kept as the largest float32, which
+            marks it too.
         classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so
             that cells are cover fractions. None: the label holds quantities.
         class_values: the stored value of each class, such as (0, 255) for masks drawn in white or
@@ -86,11 +89,13 @@ class DenseLabels:
         nodata: Any = self.nodata
         if not isinstance(nodata, list | tuple | set | frozenset | range | np.ndarray):
             nodata = [nodata]
-        numbers = []
+        numbers: list[Any] = []
         for value in np.ravel(nodata) if isinstance(nodata, np.ndarray) else nodata:
             is_nan = value != value  # NaN is no label anyway
-            if value is not None and not is_nan:
-                numbers.append(value)
+            if value is None or is_nan:
+                continue
+            is_infinite = isinstance(value, float | np.floating) and np.isinf(value)
+            numbers.append(np.copysign(LARGEST_FLOAT, value) if is_infinite else value)
         class_values = self.class_values
         if class_values is not None:
             class_values = [*class_values]
@@ -145,10 +150,11 @@ class DenseLabels:
 
         The size, ``resize``, ``pad_to`` and interpolation are the image's; bicubic becomes
         bilinear, since a label that shoots over is wrong, and no blur is applied. Invalid pixels
-        and padding weigh nothing at any stage.
+        and padding weigh nothing at any stage. If all pictures with three bands are grey, saved in
+        colours, they count as one band.
 
         Args:
-            labels: one label or several; an array or tensor with four axes is a batch of them.
+            labels: one label or several; an array or tensor (B, H, W, K) is a batch of them.
             preprocess: how the images are prepared.
             image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
                 nothing.
@@ -166,11 +172,13 @@ class DenseLabels:
                 two labels, or labels come to different grids or numbers of bands.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        numbers = NumberCheck()
+        numbers = NumberCheck(self._nodata)
         label_values = []
         label_weights = []
+        are_grey = True
         for raster in self._read(labels, image_sizes):
             if self.classes is None:
+                are_grey = are_grey and (raster.is_grey_picture or raster.values.shape[2] == 1)
                 planes, valid = self._quantities(raster, numbers)
             else:
                 index = self._index(raster, self.classes)
@@ -181,6 +189,8 @@ class DenseLabels:
             label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
             label_weights.append(weight.float())
         numbers.report(converts=(self.scale, self.offset) != (1.0, 0.0))
+        if self.classes is None and are_grey:
+            label_values = [values[:1] for values in label_values]
         return _batch(label_values), torch.stack(label_weights)
 
     def indices(
@@ -231,7 +241,7 @@ class DenseLabels:
         if broken:
             raise DataError(
                 f"{raster.name} holds {broken} values that are infinite in float32; name what it "
-                "stores as nodata"
+                "stores as nodata, such as nodata=(math.inf, -math.inf) (--nodata inf -inf)"
             )
         planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
         return planes, torch.from_numpy(~unlabelled)

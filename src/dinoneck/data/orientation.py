@@ -66,6 +66,15 @@ def stated_orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
+def tiff_orientation(image: Image.Image) -> int | None:
+    """Return the orientation of a TIFF as it is stored, also once Pillow has turned it; None for other images."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
+        return None
+    orientation = tags.get(ExifTags.Base.Orientation, 1)
+    return orientation if isinstance(orientation, int) else 1
+
+
 def _name_of(image: Image.Image) -> str:
     """The file of an opened image, or the words for one in memory."""
     for name in (getattr(getattr(image, "fp", None), "name", ""), getattr(image, "filename", "")):

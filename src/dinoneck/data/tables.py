@@ -721,8 +721,23 @@ def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.
             f"{sheet.name}: the column {column!r} names no labels; leave it out, or fill in some"
         )
     what = f"labels named in column {column!r} of {sheet.name}"
-    files = find_files(names, images, what, outside=True, of_labels=True)
+    folder = images
+    if images is not None and _are_beside_table(sheet, names, images):
+        folder = Path(sheet.name).parent
+        logger.warning("%s are found next to the table, not in %s", what, images)
+    files = find_files(names, folder, what, outside=True, of_labels=True)
     return pd.Series(files, sheet.ids, dtype=object)
+
+
+def _are_beside_table(sheet: _Sheet, names: Sequence[Any], images: PathLike) -> bool:
+    """Whether all files of labels lie below the folder of their table, and none below that of the images."""
+    if sheet.file is None:
+        return False
+    texts = [str(name) for name in names if not is_missing(name)]
+    beside = Path(sheet.name).parent
+    if any((Path(images) / text).exists() for text in texts):
+        return False
+    return all((beside / text).is_file() for text in texts)
 
 
 def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> None:

@@ -97,6 +97,11 @@ class TiffLayout:
         return f"{counted(self.bands, 'band')} of {bits}-bit {kind}"
 
 
+def is_alpha_open(layout: TiffLayout) -> bool:
+    """Whether a fourth band may be alpha, since the file does not say what it is."""
+    return layout.photometric == RGB and layout.bands == 4 and not layout.extra
+
+
 def numbers_of(tags: Any, tag: int) -> tuple[int, ...]:
     """Return the numbers of a tag; none where the tag is missing."""
     value = tags.get(tag)

@@ -5,6 +5,7 @@ No torch is imported here, so that a wrong option is refused at once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -65,6 +66,9 @@ SIZE = _written(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
+
+
+_LARGEST_FLOAT = 3.4028234663852886e38  # of float32, as which labels are read
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -153,6 +157,10 @@ class DataConfig(Config, frozen=True, kw_only=True):
         super().__post_init__()
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         force_setattr(self, "size", size)
+        # records are JSON, which has no infinity; NaN has no label anyway
+        numbers = [value for value in self.nodata if not math.isnan(value)]
+        limited = [max(-_LARGEST_FLOAT, min(_LARGEST_FLOAT, value)) for value in numbers]
+        force_setattr(self, "nodata", tuple(limited))
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
         if self.class_values and self.label_kind == "numbers":

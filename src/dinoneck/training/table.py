@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.copies import find_copies, warn_of_copies
-from dinoneck.data.decoding import read_image_size
+from dinoneck.data.decoding import read_size_and_orientation
 from dinoneck.data.folder_words import part_of
 from dinoneck.data.label_sets import (
     MaskClasses,
@@ -524,16 +524,37 @@ class TableMasks:
 def masks_of(table: Any) -> TableMasks:
     """Return the masks of a table that has a column of them.
 
+    Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
+    tell whether it is turned.
+
     Raises:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
+    turned = []
     for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
-        if not is_missing(file):
-            masks.rows.append(row)
-            masks.files.append(file)
-            masks.image_sizes.append(read_image_size(image))
+        if is_missing(file):
+            continue
+        size, orientation = read_size_and_orientation(image)
+        masks.rows.append(row)
+        masks.files.append(file)
+        masks.image_sizes.append(size)
+        if _has_two_frames(size, orientation):
+            turned.append(image)
+    if turned:
+        logger.warning(
+            "%s with a mask turned by the EXIF tag, such as %s: masks are read as those of the "
+            "upright image. If they were drawn on the stored pixels, turn them too",
+            counted(len(turned), "image"),
+            turned[0],
+        )
     return masks
+
+
+def _has_two_frames(size: tuple[int, int], orientation: int) -> bool:
+    """Whether a mask of the stored pixels of an image has the size of one of its upright pixels."""
+    height, width = size
+    return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and height == width)
 
 
 def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:

@@ -383,13 +383,14 @@ def test_notes_without_nodata_change_nothing(tmp_path: Path) -> None:
 def test_alpha_is_no_band_of_a_label(mode: str, suffix: str, tmp_path: Path) -> None:
     bands = len(mode) - 1
     stored = np.full((3, 4, bands + 1), 7, np.uint8)
+    stored[..., 1:] = 8
     stored[..., -1] = 255
     stored[0, 0, -1] = 0
     Image.fromarray(stored, mode).save(tmp_path / f"label.{suffix}")
     values, valid = pixels(DenseLabels(), tmp_path / f"label.{suffix}")
     assert values.shape == (bands, 3, 4)
     assert np.argwhere(~valid).tolist() == [[0, 0]]
-    assert (values[:, valid] == 7).all()
+    assert (stored[0, 1, :bands] == values[:, valid].T).all()
 
 
 @pytest.mark.parametrize("extra", [(), (999,)], ids=["no tag", "Corel Draw"])
@@ -536,6 +537,17 @@ def test_a_scale_of_the_file_that_is_not_used_is_named(
     caplog.clear()
     pixels(DenseLabels(scale=0.0001), file)
     assert not caplog.text
+
+
+def test_a_scale_that_gdal_noted_next_to_a_file_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
+    band = '<PAMRasterBand band="1"><Offset>5</Offset><Scale>0.01</Scale></PAMRasterBand>'
+    file.with_name("ndvi.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    values, _ = pixels(DenseLabels(), file)
+    assert np.array_equal(values[0], numbers("i2")[..., 0])
+    assert "a quantity is stored * 0.01 + 5" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow

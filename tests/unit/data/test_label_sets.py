@@ -189,6 +189,24 @@ def test_a_class_value_that_the_file_marks_is_refused(tmp_path: Path) -> None:
         pytest.param((*range(1, 9),), 8, r"from 1.*--class-values 1 2 ... 8", id="1 ... 8"),
         pytest.param((10, 20, 40), 3, r"class_values=\(10, 20, 40\)", id="as many values"),
         pytest.param((0, 2), 2, r"class_values=\(0, 2\)", id="0 and 2"),
+        pytest.param(
+            (0, 1, 2, 3),
+            3,
+            r"from 1 and 0 marks.*nodata=0.*\(--nodata 0 --class-values 1 2 3\).*name 4 classes",
+            id="0 as none",
+        ),
+        pytest.param(
+            (10, 20, 30, 40, 50, 60, 95, 100),
+            8,
+            r"class_values=\(10, .* 100\) \(--class-values 10 20 30 40 50 60 95 100\)",
+            id="codes",
+        ),
+        pytest.param(
+            (10, 20, 30), 5, r"3 of 5: .*order of the names.*10 20 30 ...", id="some of the codes"
+        ),
+        pytest.param(
+            (0, 10, 20, 30), 3, r"\(--nodata 0 --class-values 10 20 30\)", id="codes and 0 as none"
+        ),
         pytest.param((255,), 2, r"class_values=\(0, 255\)", id="white alone"),
         pytest.param((0, 1, 7), 2, r"7 \(24 pixels\).*raise classes.*nodata", id="one too many"),
     ],
@@ -205,11 +223,20 @@ def test_negative_numbers_are_refused_with_nodata_as_the_way() -> None:
         DenseLabels(classes=2).indices(mask(-1, 0, 1, dtype="i2"), ONE_PIXEL)
 
 
-def test_white_of_two_depths_is_no_object_id() -> None:
+@pytest.mark.parametrize("names", [(), ("soil", "crop")])
+def test_white_of_two_depths_is_one_mask_in_two_forms(names: Sequence[str]) -> None:
     masks = [mask(0, 255), mask(0, 65535, dtype="u2")]
-    with pytest.raises(DataError, match="255, 65535") as refused:
-        classes_of(masks, ["soil", "crop"])
-    assert "object" not in str(refused.value)
+    with pytest.raises(
+        DataError, match=r"0 and 255, .*0 and 65535.*two forms; save all"
+    ) as refused:
+        classes_of(masks, names)
+    assert "nodata" not in str(refused.value)
+
+
+def test_a_mask_in_three_forms_is_refused() -> None:
+    masks = [mask(0, 1), mask(0, 255), mask(0, 65535, dtype="u2")]
+    with pytest.raises(DataError, match=r"0 and 1, .*0 and 65535.*three forms; save all"):
+        classes_of(masks)
 
 
 def test_nodata_may_be_an_array() -> None:
@@ -257,7 +284,16 @@ def test_classes_in_order_are_counted_where_they_are_spread_over_the_image() -> 
         pytest.param([mask(-1, 0, dtype="i2")], "holds -1 .*nodata=-1", id="negative"),
         pytest.param([np.full((2, 2), 0.5)], "0.5 .4 pixels.*label-kind numbers", id="fraction"),
         pytest.param([np.full((2, 2), np.inf)], "inf", id="infinite"),
-        pytest.param([mask(0, 24001, dtype="u2")], "object ids.*24001", id="a large id"),
+        pytest.param(
+            [mask(0, 24001, dtype="u2")],
+            r"object ids.*24001.*\(--class-values 0 24001\)",
+            id="a large id",
+        ),
+        pytest.param(
+            [mask(10, 20), mask(20, 95, 100)],
+            r"codes of classes.*class_values=\(10, 20, 95, 100\) \(--class-values 10 20 95 100\)",
+            id="codes of land cover",
+        ),
         pytest.param([np.zeros((4, 4, 3), np.uint8)], "3 bands.*they are equal", id="grey as RGB"),
         pytest.param([np.eye(12).reshape(4, 12, 3)], "3 bands.*colours", id="colours"),
     ],
@@ -379,6 +415,61 @@ def test_an_index_of_two_colours_is_refused(read: Any, suffix: str, tmp_path: Pa
         read(files)
 
 
+RED_AS_1 = [0, 0, 0, 255, 0, 0, 0, 255, 0]
+RED_AS_2 = [0, 0, 0, 0, 255, 0, 255, 0, 0]
+
+
+def in_colours(file: Path, palette: Sequence[int], *values: int) -> Path:
+    image = Image.fromarray(mask(*values), "P")
+    image.putpalette(palette)
+    image.save(file)
+    return file
+
+
+@pytest.mark.parametrize("nodata", [None, 2])
+def test_a_colour_under_two_indices_is_refused_unless_one_is_nodata(
+    nodata: int | None, tmp_path: Path
+) -> None:
+    first = in_colours(tmp_path / "first.png", RED_AS_1, 0, 1)
+    second = in_colours(tmp_path / "second.png", RED_AS_2, 0, 2)
+    how = DenseLabels(classes=3 if nodata is None else 2, nodata=nodata)
+    if nodata is not None:
+        assert how.indices([first, second], ONE_PIXEL)[:, 0, ::4].tolist() == [[0, 1], [0, -1]]
+        return
+    with pytest.raises(DataError, match=r"red is index 2 in .*second.png and index 1 in .*first"):
+        how.indices([first, second], ONE_PIXEL)
+
+
+def test_a_palette_that_names_few_of_its_indices_is_read(tmp_path: Path) -> None:
+    """Programs fill up palettes with black, so that classes beyond it are black as 0 is."""
+    short = [0, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 0]
+    files = [in_colours(tmp_path / f"{k}.png", short, 0, k) for k in (1, 2, 3)]
+    index = DenseLabels(classes=4).indices(files, ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1], [0, 2], [0, 3]]
+
+
+def one_bit(file: Path, *values: int) -> Path:
+    Image.fromarray(mask(*values) * 255).convert("1").save(file)
+    return file
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_one_bit_beside_a_palette_that_begins_with_white_is_refused(
+    suffix: str, tmp_path: Path
+) -> None:
+    bits = one_bit(tmp_path / f"bits.{suffix}", 0, 1)
+    inverted = in_colours(tmp_path / "palette.png", [255, 255, 255, 0, 0, 0], 0, 1)
+    with pytest.raises(DataError, match=r"index 0 is white in .*palette.png and black in .*bits"):
+        count_classes([bits, inverted])
+
+
+def test_one_bit_beside_a_palette_that_begins_with_black_is_read(tmp_path: Path) -> None:
+    bits = one_bit(tmp_path / "bits.png", 0, 1)
+    palette = in_colours(tmp_path / "palette.png", [0, 0, 0, 255, 255, 255], 1, 0)
+    index = DenseLabels(classes=2).indices([bits, palette], ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1], [1, 0]]
+
+
 def test_only_indices_that_occur_need_one_colour(tmp_path: Path) -> None:
     files = coloured(tmp_path, [BLACK_FIRST, LONGER], 0, 1, suffix="png")
     assert count_classes(files) == 2
@@ -399,54 +490,6 @@ def test_a_grey_mask_beside_palettes_is_read(tmp_path: Path) -> None:
 
 # What is logged
 # ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "others"),
-    [
-        (-9999, (0.0, 0.25, 1.0)),
-        (-9999, (0, 3000, 10000)),
-        (-32768, (0, 100, 9000)),
-        (np.finfo(np.float32).min, (-0.1, 0.5, 0.9)),
-        (255, (0, 50, 100)),
-        (65535, (0, 5000, 20000)),
-    ],
-)
-def test_a_usual_nodata_value_far_from_all_others_is_named(
-    values: float, others: tuple[float, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    label = np.array([[values, values, *others]], np.float32)
-    DenseLabels().cells(label, ONE_PIXEL)
-    [record] = caplog.records
-    assert record.levelno == logging.WARNING
-    assert f"2 pixels of the labels hold {values:.12g}" in record.getMessage()
-    caplog.clear()
-    DenseLabels(nodata=float(values)).cells(label, ONE_PIXEL)
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([[0, 120, 254, 255]], id="all of 8 bits"),
-        pytest.param([[0, 255]], id="two values"),
-        pytest.param([[-9999, -9998, 3]], id="near others"),
-        pytest.param([[255]], id="one value"),
-    ],
-)
-def test_a_value_among_others_is_not_named(
-    values: list[list[float]], caplog: pytest.LogCaptureFixture
-) -> None:
-    DenseLabels().cells(np.array(values, np.float32), ONE_PIXEL)
-    assert not caplog.records
-
-
-def test_numbers_of_two_kinds_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    shares = np.array([[0.0, 0.5, 1.0]], np.float32)
-    percent = np.array([[0, 50, 100]], np.uint8)
-    DenseLabels().cells([shares, percent], ONE_PIXEL)
-    assert "float32 (label 0" in caplog.text
-    assert "uint8 (label 1" in caplog.text
 
 
 def test_pixels_that_a_file_marks_are_counted(

@@ -739,3 +739,21 @@ def test_a_value_for_no_data_among_classes_of_numbers_is_named(
         f"{path}: y is -9999 in 1 row, unlike all other values, and is a class. Leave cells empty "
         "where the class is unknown"
     ]
+
+
+def test_masks_next_to_their_table_are_found_where_the_images_lie_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "images/a.jpg", "images/b.jpg", "table/a_mask.png", "table/b_mask.png")
+    table = written(tmp_path / "table", "image,mask\na.jpg,a_mask.png\nb.jpg,b_mask.png\n")
+    found = read_table(table, tmp_path / "images", [], labels="mask")
+    expected = [tmp_path / "table/a_mask.png", tmp_path / "table/b_mask.png"]
+    assert list(found["labels"]) == expected
+    assert "are found next to the table" in caplog.text
+
+
+def test_masks_below_the_images_come_before_those_next_to_the_table(tmp_path: Path) -> None:
+    touched(tmp_path, "images/a.jpg", "images/a_mask.png", "table/a_mask.png")
+    table = written(tmp_path / "table", "image,mask\na.jpg,a_mask.png\n")
+    found = read_table(table, tmp_path / "images", [], labels="mask")
+    assert list(found["labels"]) == [tmp_path / "images/a_mask.png"]

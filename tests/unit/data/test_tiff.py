@@ -122,6 +122,30 @@ def test_the_colours_below_transparent_pixels_are_those_of_the_file(tmp_path: Pa
         assert np.array_equal(read_pixels(tmp_path / name).permute(1, 2, 0), pixels[..., :3])
 
 
+@pytest.mark.parametrize("compression", [1, DEFLATE], ids=["raw", "deflate"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_infrared_behind_rgb_is_refused_also_without_a_tag(
+    kind: str, compression: int, tmp_path: Path
+) -> None:
+    pixels = np.random.RandomState(0).randint(0, np.iinfo(kind).max + 1, (20, 30, 4)).astype(kind)
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, compression=compression)
+    with pytest.raises(DataError, match=r"a\.tif is a TIFF of 4 bands.*fourth.*no alpha.*array"):
+        read_pixels(file)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_a_cut_out_without_a_tag_for_its_alpha_is_read(kind: str, tmp_path: Path) -> None:
+    """As OpenCV writes it: transparent around, opaque inside, and a soft edge."""
+    top = np.iinfo(kind).max
+    pixels = np.random.RandomState(0).randint(0, top + 1, (20, 30, 4)).astype(kind)
+    pixels[..., 3] = 0
+    pixels[5:15, 5:25, 3] = top // 2
+    pixels[6:14, 6:24, 3] = top
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB)
+    expected = pixels[..., :3] if kind == "u1" else pixels[..., :3] >> 8
+    assert np.array_equal(read_pixels(file).permute(1, 2, 0), expected)
+
+
 # Planes
 
 
@@ -293,10 +317,26 @@ def test_the_page_of_an_opened_image_is_the_one_that_was_chosen(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
-def test_the_first_frame_of_an_animation_is_read(suffix: str, tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_read_and_the_others_are_counted(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = Image.fromarray(noise(16, 24)).convert("P" if suffix == "gif" else "RGB")
-    second = Image.fromarray(noise(16, 24, seed=1)).convert(first.mode)
+    others = [Image.fromarray(noise(16, 24, seed=k)).convert(first.mode) for k in (1, 2)]
     options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
-    first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second], **options)
+    file = tmp_path / f"a.{suffix}"
+    first.save(file, save_all=True, append_images=others, **options)
     expected = torch.from_numpy(np.array(first.convert("RGB"))).permute(2, 0, 1)
-    assert torch.equal(read_pixels(tmp_path / f"a.{suffix}"), expected)
+    assert torch.equal(read_pixels(file), expected)
+    assert f"a.{suffix} is an animation of 3 frames, of which the first is read" in caplog.text
+    caplog.clear()
+    read_pixels(file)  # of the next epoch
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_a_picture_of_one_frame_is_no_animation(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(noise(16, 24)).save(tmp_path / f"a.{suffix}")
+    read_pixels(tmp_path / f"a.{suffix}")
+    assert not caplog.text

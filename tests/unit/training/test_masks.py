@@ -178,3 +178,61 @@ def test_palettes_of_the_truth_must_agree(segmenter: Predictor, tmp_path: Path) 
         image.save(folder / f"masks/{number}.png")
     with pytest.raises(DataError, match="index 0 is red in .*black in"):
         evaluate(segmenter, folder / "images", folder / "masks")
+
+
+# Images that EXIF turns
+# ----------------------------------------------------------------------------------------------------
+
+
+def turned_folder(folder: Path, size: tuple[int, int], orientation: int, suffix: str) -> Path:
+    """Two images of (height, width) stored pixels, of which one is tagged, and masks of their stored size."""
+    height, width = size
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    values = np.zeros(size, np.uint8)
+    values[:, width // 2 :] = 1
+    for number in range(2):
+        image = Image.new("RGB", (width, height), (60 * number, 90, 30))
+        options = {"exif": exif} if number else {}
+        image.save(folder / f"images/{number}.{suffix}", **options)
+        Image.fromarray(values).save(folder / f"masks/{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize(
+    ("size", "orientation"), [((32, 48), 2), ((32, 48), 3), ((32, 48), 4), ((32, 32), 6)]
+)
+def test_masks_whose_size_does_not_tell_whether_they_are_turned_are_counted(
+    size: tuple[int, int],
+    orientation: int,
+    suffix: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    maps_of(turned_folder(tmp_path, size, orientation, suffix))
+    assert "1 image with a mask turned by the EXIF tag, such as" in caplog.text
+    assert f"1.{suffix}: masks are read as those of the upright image" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_a_mask_of_the_stored_pixels_is_refused_with_the_likely_cause(
+    suffix: str, tmp_path: Path
+) -> None:
+    folder = turned_folder(tmp_path, (32, 48), 6, suffix)
+    with pytest.raises(DataError, match=r"1.png is 32x48 .* 48x32 px.*stored pixels.*EXIF"):
+        maps_of(folder)
+
+
+def test_masks_of_upright_images_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    maps_of(turned_folder(tmp_path, (32, 48), 1, "jpg"))
+    assert "EXIF" not in caplog.text
+
+
+def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() -> None:
+    data = DataConfig(nodata=(float("inf"), -float("inf"), float("nan"), -9999.0))
+    assert data.nodata == (3.4028234663852886e38, -3.4028234663852886e38, -9999.0)

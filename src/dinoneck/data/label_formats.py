@@ -1,0 +1,169 @@
+"""Label files of other formats than TIFF: which of them Pillow reads with the numbers that they store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dinoneck.data import deep_colours, png
+from dinoneck.data.label_tiffs import AS_ARRAY, Raw
+from dinoneck.errors import DataError
+
+_EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+_LOSSY = ("JPEG", "MPO")
+_BYTE = 255
+_FULL = {"L": _BYTE, "RGB": _BYTE, "I": 65535}  # what Pillow scales the range of a PGM to
+_BLACK_AND_WHITE = {0: (0, 0, 0), 1: (255, 255, 255)}
+_NUMPY_SUFFIXES = (".npy", ".npz")
+
+
+@dataclass(frozen=True)
+class StoredRange:
+    """The range that a PGM, PPM or PFM states, which Pillow scales its numbers by.
+
+    Attributes:
+        largest: number that a PGM or PPM states; None = the numbers are not scaled.
+        full: number that it becomes.
+        factor: of a PFM, from its numbers to quantities.
+    """
+
+    largest: int | None = None
+    full: int = _BYTE
+    factor: float = 1.0
+
+    def restore(self, values: Raw) -> Raw:
+        """Return the numbers that the file stores: scaling up and rounding lost nothing."""
+        if self.largest in (None, self.full):
+            return values
+        return np.rint(values.astype(np.float64) * self.largest / self.full).astype(values.dtype)
+
+    def scaling(self) -> str:
+        """Return the rule from stored numbers to quantities, in words; "" = none."""
+        return "" if self.factor == 1.0 else f"stored * {self.factor:.9g}"
+
+
+def check_file(image: Image.Image, name: str) -> None:
+    """Check that Pillow gives the numbers of an opened file; TIFF files and images of no file pass.
+
+    Raises:
+        DataError: naming the cause and the way out.
+    """
+    if image.format in _LOSSY:
+        raise DataError(
+            f"{name} is a JPEG picture, which changes numbers near every edge; make the labels again "
+            "as PNG or TIFF, or pass them as arrays"
+        )
+    if image.format not in (None, *_EXACT):
+        raise DataError(
+            f"{name} is a {image.format} picture; labels are PNG, TIFF, BMP, GIF or PGM, which keep "
+            f"every number: if this one does, save it again (Image.open(file).save('label.png')), or "
+            f"{AS_ARRAY}"
+        )
+    if image.format == "TIFF":
+        return
+    png.check_end(image)
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(
+            f"{name} has {image.n_frames} frames; expected one: "  # type: ignore[attr-defined]
+            f"{AS_ARRAY}"
+        )
+    problem = _problem_of_grey(image) or _problem_of_format(image)
+    if problem:
+        raise DataError(f"{name} {problem}")
+
+
+def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
+    """How the pixels are stored; nothing once the image is decoded."""
+    for tile in getattr(image, "tile", ()):
+        return tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+    return ()
+
+
+def _problem_of_grey(image: Image.Image) -> str:
+    arguments = _tile_arguments(image)
+    stored = str(arguments[0]) if arguments else ""
+    if "L;2" in stored or "L;4" in stored:
+        bits = 2 if "L;2" in stored else 4
+        return (
+            f"stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey or a "
+            f"palette, or {AS_ARRAY}"
+        )
+    largest = range_of(image).largest or 0
+    if not image.mode.startswith("I") and (deep_colours.is_deep(image) or largest > _BYTE):
+        return f"has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}"
+    return ""
+
+
+def _problem_of_format(image: Image.Image) -> str:
+    arguments = _tile_arguments(image)
+    if image.format == "PPM" and image.mode == "1":
+        return (
+            "is a PBM picture, in which 1 is black and which Pillow inverts; save it as PNG with the "
+            f"numbers that are meant, or {AS_ARRAY}"
+        )
+    if image.format == "BMP" and not _is_exact_bitmap(image, arguments):
+        return f"is a BMP picture of {image.mode} in the form {arguments[:1]}; save it as PNG"
+    if image.format == "GIF":
+        return _problem_of_gif(image)
+    return ""
+
+
+def _is_exact_bitmap(image: Image.Image, arguments: tuple[Any, ...]) -> bool:
+    if image.mode in ("1", "P"):
+        return True
+    if not arguments:
+        return False
+    if image.mode == "L":
+        # 4 bits of grey, which Pillow takes for 8
+        return not isinstance(arguments[1], int) or arguments[1] >= image.width
+    return image.mode == "RGB" and arguments[0] in ("BGR", "BGRX")
+
+
+def _problem_of_gif(image: Image.Image) -> str:
+    for tile in getattr(image, "tile", ()):
+        if tuple(tile[1]) != (0, 0, *image.size):
+            return f"is a GIF picture that fills a part of its frame; save it as PNG, or {AS_ARRAY}"
+    if image.mode != "P":
+        return ""
+    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    used = [int(index) for index in np.unique(np.asarray(image)) if index < len(palette)]
+    colours = {index: tuple(palette[index].tolist()) for index in used}
+    if colours.items() <= _BLACK_AND_WHITE.items():
+        return ""
+    is_grey = all(len({*colour}) == 1 for colour in colours.values())
+    if is_grey and any(colour[0] != index for index, colour in colours.items()):
+        return (
+            "is a GIF picture with a palette of greys, and programs number them anew as they save it: "
+            "the index and the grey level differ. Save the grey levels as PNG "
+            f"(Image.open(file).convert('L').save('label.png')), or {AS_ARRAY}"
+        )
+    return ""
+
+
+def range_of(image: Image.Image) -> StoredRange:
+    """Return the range of an opened PGM, PPM or PFM; that of others scales nothing."""
+    if image.format != "PPM":
+        return StoredRange()
+    factor = float(image.info.get("scale", 1.0))
+    arguments = _tile_arguments(image)
+    if image.mode not in _FULL or len(arguments) < 2 or not isinstance(arguments[1], int):
+        return StoredRange(factor=factor)
+    # Pillow writes the decoder's bands and the largest number
+    return StoredRange(arguments[1], _FULL[image.mode], factor)
+
+
+def check_path(path: Path) -> None:
+    """Refuse files of arrays by their suffix.
+
+    Raises:
+        DataError: with the way to pass them.
+    """
+    if path.suffix.lower() in _NUMPY_SUFFIXES:
+        raise DataError(
+            f"{path} is a file of NumPy; expected PNG or TIFF: pass np.load(file) to DenseLabels, or "
+            "save it as a 32-bit TIFF (Image.fromarray(array.astype('float32')).save('label.tif'))"
+        )

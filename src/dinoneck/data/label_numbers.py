@@ -1,0 +1,304 @@
+"""What labels of numbers hold that may be no quantities: values that mark pixels without a label, and scales.
+
+Programs write -9999, the ends of a dtype or 0 where nothing was measured, and a file need not say
+so. Such values lie apart from all others and repeat. They are named in a warning; a quantity may
+have them too, so they are never left out without being asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dinoneck.data.label_files import LabelRaster
+from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of
+from dinoneck.data.label_tiffs import Raw
+from dinoneck.errors import counted, some_of
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # values in a message
+
+# values that programs write where nothing was measured: GDAL, ArcGIS, MODIS, netCDF, and the ends of
+# dtypes
+_SURE_NODATA = (
+    *(-999.0, -9999.0, -28672.0, -99999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0),
+    *(255.0, 32767.0, 65535.0, 99999.0, 2147483647.0, 4294967295.0),
+    *(1e20, 1e30, 9.969209968386869e36),
+    *(-3.4028234663852886e38, 3.4028234663852886e38, -3.4e38),
+)
+_LIKELY_NODATA = (-1.0, -99.0, -128.0, -3000.0, 127.0, 9999.0, *_SURE_NODATA)
+_MOST_ENDS = 8  # MODIS has seven fill values, 249 ... 255
+# a value that is surely no quantity is named at half a range from the others; one that repeats far more
+# often than they do at a range, and at a twentieth if it is a likely one
+_FAR_IF_SURE = 0.5
+_FAR_IF_LIKELY = 0.05
+_FAR = 1.0
+_LEAST_SHARE = 0.001
+_TIMES_AS_OFTEN = 3.0
+# fewer distinct numbers are classes or counts, of which each may lie apart
+_LEAST_DISTINCT = 20
+_SAMPLES = 1000  # numbers of a label that stand for its distribution
+# zeros: quantities that reach down to 0, such as shares, are as dense below their 0.1 % quantile as
+# above it; those of a sensor that needs a distance are not
+_LOW_QUANTILE = 0.001
+_TIMES_AS_DENSE = 10
+_LEAST_DISTINCT_ABOVE = 10
+
+
+class NumberCheck:
+    """Notes what the labels of numbers of one set say of themselves, for one log line of a kind.
+
+    Args:
+        nodata: stored values that mark pixels without a label.
+    """
+
+    def __init__(self, nodata: Sequence[float] = ()) -> None:
+        self._nodata = tuple(nodata)
+        self._scaling: dict[str, list[str]] = {}
+        self._kinds: dict[str, list[str]] = {}
+        self._coloured: list[str] = []
+        self._bands: list[_BandNumbers] = []
+        self._marked: Counter[Mark] = Counter()
+
+    def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
+        """Note a label and which of its pixels have none."""
+        for mark, is_marked in marks_of(raster, ()):
+            self._marked[mark] += int(is_marked.sum())
+        if raster.scaling:
+            self._scaling.setdefault(raster.scaling, []).append(raster.name)
+        kind = "bool" if raster.is_bool else str(raster.values.dtype)
+        self._kinds.setdefault(kind, []).append(raster.name)
+        labelled = raster.values[~unlabelled]
+        if raster.is_grey_picture:
+            labelled = labelled[:, :1]
+        elif raster.is_colour:
+            self._coloured.append(raster.name)
+        for band in range(labelled.shape[1]):
+            if band == len(self._bands):
+                self._bands.append(_BandNumbers())
+            self._bands[band].add(labelled[:, band])
+
+    def report(self, *, converts: bool) -> None:
+        """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
+        log_marks(self._marked)
+        for number, band in enumerate(self._bands):
+            where = f" in band {number}" if len(self._bands) > 1 else ""
+            self._report_values(band, where)
+        if self._coloured:
+            logger.warning(
+                "%s in colours, such as %s: red, green and blue are read as three quantities. Numbers "
+                "that were drawn through a colour map are none: save the numbers themselves",
+                counted(len(self._coloured), "label"),
+                self._coloured[0],
+            )
+        if len(self._kinds) > 1:
+            examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
+            logger.warning(
+                "the labels hold numbers of %d kinds: %s. Check that they have one unit",
+                len(examples),
+                some_of(examples, _SHOWN),
+            )
+        if self._scaling and not converts:
+            rule, names = next(iter(self._scaling.items()))
+            num_labels = sum(map(len, self._scaling.values()))
+            logger.warning(
+                "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
+                "DenseLabels takes scale= and offset=",
+                counted(num_labels, "label"),
+                rule,
+                names[0],
+            )
+
+    def _report_values(self, band: _BandNumbers, where: str) -> None:
+        """Warn of values of a band that may mark pixels without a label."""
+        values = band.values_apart()
+        if values:
+            pixels = sum(band.counts[value] for value in values)
+            logger.warning(
+                "%s of the labels (%s)%s hold %s, all others %.6g ... %.6g. If it marks pixels "
+                "without a label, pass %s",
+                counted(pixels, "pixel"),
+                _percent(pixels / band.total),
+                where,
+                _listed(values),
+                band.low_without(values),
+                band.high_without(values),
+                self._options(values),
+            )
+        if band.has_zeros_apart(values):
+            pixels = band.counts[0.0]
+            logger.warning(
+                "%s of the labels (%s)%s hold 0, all others %.6g ... %.6g. If 0 says that nothing was "
+                "measured, as in depth maps, pass %s",
+                counted(pixels, "pixel"),
+                _percent(pixels / band.total),
+                where,
+                band.low_without([*values, 0.0]),
+                band.high_without(values),
+                self._options([*values, 0.0]),
+            )
+
+    def _options(self, values: Sequence[float]) -> str:
+        """The arguments that leave out values, with those that are left out already."""
+        every = [_exact(value) for value in dict.fromkeys([*self._nodata, *values])]
+        in_python = every[0] if len(every) == 1 else f"({', '.join(every)})"
+        return f"nodata={in_python} (--nodata {' '.join(every)})"
+
+
+def _listed(values: Sequence[float]) -> str:
+    return some_of([_exact(value) for value in values], _SHOWN)
+
+
+def _exact(value: float) -> str:
+    """A number as a text that is read as the same number."""
+    short = f"{value:.12g}"
+    return short if float(short) == value else repr(value)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= _LEAST_SHARE else f"{share:.2g} of all"
+
+
+@dataclass
+class _BandNumbers:
+    """The numbers of a band of all labels, as far as they matter for values that lie apart.
+
+    Attributes:
+        total: labelled pixels.
+        counts: number -> pixels, of the outermost numbers of each label.
+        low: the lowest of the numbers that are not in ``counts``.
+        high: the highest of them.
+        samples: numbers of every label.
+    """
+
+    total: int = 0
+    counts: Counter[float] = field(default_factory=Counter)
+    low: float = np.inf
+    high: float = -np.inf
+    samples: list[Raw] = field(default_factory=list)
+
+    def add(self, numbers: Raw) -> None:
+        """Note the numbers of a label, (N,)."""
+        if not numbers.size:
+            return
+        self.total += numbers.size
+        step = max(1, numbers.size // _SAMPLES)
+        self.samples.append(numbers[::step].astype(np.float64))
+        rest = self._without_ends(numbers) if numbers.dtype.kind == "f" else self._inner(numbers)
+        if rest.size:
+            self.low = min(self.low, float(rest.min()))
+            self.high = max(self.high, float(rest.max()))
+
+    def _inner(self, numbers: Raw) -> Raw:
+        """The distinct integers without the outermost, which are counted."""
+        distinct, counts = count_values(numbers)
+        is_end = np.zeros(distinct.shape, bool)
+        is_end[:_MOST_ENDS] = True
+        is_end[-_MOST_ENDS:] = True
+        for value, count in zip(distinct[is_end].tolist(), counts[is_end].tolist(), strict=True):
+            self.counts[float(value)] += count
+        return np.asarray(distinct[~is_end])
+
+    def _without_ends(self, numbers: Raw) -> Raw:
+        """The numbers without the outermost, which are counted, as far as these repeat."""
+        for take_end in (np.min, np.max):
+            for _ in range(_MOST_ENDS):
+                if not numbers.size:
+                    return numbers
+                end = take_end(numbers)
+                is_end = numbers == end
+                count = int(is_end.sum())
+                if count < 2 and not _is_among(float(end), _SURE_NODATA):
+                    break
+                self.counts[float(end)] += count
+                numbers = numbers[~is_end]
+        return numbers
+
+    def low_without(self, values: Sequence[float]) -> float:
+        """Return the lowest number that is none of the values."""
+        return min([self.low, *(value for value in self.counts if value not in values)])
+
+    def high_without(self, values: Sequence[float]) -> float:
+        """Return the highest number that is none of the values."""
+        return max([self.high, *(value for value in self.counts if value not in values)])
+
+    def values_apart(self) -> list[float]:
+        """Return the values at the ends that lie apart from all other numbers, sorted."""
+        apart: list[float] = []
+        while True:
+            more = self._lowest_apart(apart) or self._highest_apart(apart)
+            if not more:
+                return sorted(apart)
+            apart += more
+
+    def _lowest_apart(self, apart: Sequence[float]) -> list[float]:
+        """The lowest numbers that lie apart, without those that are known to; none if there are none."""
+        ends = sorted(value for value in self.counts if value not in apart)
+        return self._first_apart(ends, apart)
+
+    def _highest_apart(self, apart: Sequence[float]) -> list[float]:
+        ends = sorted((value for value in self.counts if value not in apart), reverse=True)
+        return self._first_apart(ends, apart)
+
+    def _first_apart(self, ends: Sequence[float], apart: Sequence[float]) -> list[float]:
+        """The ends up to the innermost that lies apart from all that follow."""
+        for place in reversed(range(min(len(ends), _MOST_ENDS))):
+            outer = list(ends[: place + 1])
+            if self._is_apart(ends[place], [*apart, *outer]):
+                return outer
+        return []
+
+    def _is_apart(self, value: float, outer: Sequence[float]) -> bool:
+        """Whether a number is far from all numbers that are not outside of it."""
+        low = self.low_without(outer)
+        high = self.high_without(outer)
+        size = high - low
+        if not size > 0 or low <= value <= high:
+            return False
+        gap = max(low - value, value - high)
+        if _is_among(value, _SURE_NODATA) and gap >= _FAR_IF_SURE * size:
+            return True
+        is_lone_negative = value <= -1 and value == np.floor(value) and low >= 0
+        least_gap = _FAR_IF_LIKELY if _is_among(value, _LIKELY_NODATA) else _FAR
+        if not is_lone_negative and gap < least_gap * size:
+            return False
+        return self._repeats(value, outer)
+
+    def _repeats(self, value: float, outer: Sequence[float]) -> bool:
+        """Whether a number occurs far more often than others of a quantity with many distinct ones."""
+        samples = self._samples_without(outer)
+        distinct = np.unique(samples).size
+        count = self.counts[value]
+        if distinct < _LEAST_DISTINCT or count < 2 or count < _LEAST_SHARE * self.total:
+            return False
+        return count >= _TIMES_AS_OFTEN * self.total / distinct
+
+    def _samples_without(self, values: Sequence[float]) -> Raw:
+        samples = np.concatenate(self.samples)
+        return np.asarray(samples[~np.isin(samples, list(values))])
+
+    def has_zeros_apart(self, apart: Sequence[float]) -> bool:
+        """Return whether 0 is the lowest number and nothing lies near it.
+
+        Args:
+            apart: numbers that are no quantities.
+        """
+        outer = [*apart, 0.0]
+        if not self.counts[0.0] or self.low_without(outer) <= 0 or not self._repeats(0.0, outer):
+            return False
+        samples = np.sort(self._samples_without(outer))
+        num_below = int(len(samples) * _LOW_QUANTILE)
+        low = samples[num_below]
+        above = samples[num_below : int(np.searchsorted(samples, 2 * low, side="right"))]
+        is_dense = len(above) >= _TIMES_AS_DENSE * max(1, num_below)
+        return is_dense and np.unique(above).size >= _LEAST_DISTINCT_ABOVE
+
+
+def _is_among(value: float, usual_values: Sequence[float]) -> bool:
+    """Whether a number is one of several, as far as float32 can tell."""
+    return any(np.float32(value) == np.float32(usual) for usual in usual_values)

@@ -1,0 +1,196 @@
+"""Values of number labels that may mark pixels without a label are named, and quantities are not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dinoneck.data import DenseLabels, Preprocessing
+
+ONE_PIXEL = Preprocessing(1)
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def spread(low: float, high: float, dtype: str) -> np.ndarray:
+    """Numbers (64, 64) from low to high, equally spaced and mixed."""
+    steps = np.linspace(low, high, 64 * 64)
+    return np.random.RandomState(0).permutation(steps).astype(dtype).reshape(64, 64)
+
+
+def marked(numbers: np.ndarray, *values: float) -> np.ndarray:
+    """The numbers with each value in 4 of 64 rows."""
+    label = numbers.copy()
+    for number, value in enumerate(values):
+        label[4 * number : 4 * number + 4] = value
+    return label
+
+
+def warnings_of(labels: object, caplog: pytest.LogCaptureFixture, **options: object) -> list[str]:
+    DenseLabels(**options).cells(labels, ONE_PIXEL)  # type: ignore[arg-type]
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        pytest.param(-2147483648, spread(0, 5000, "i4"), id="the lowest int32"),
+        pytest.param(2147483647, spread(0, 5000, "i4"), id="the largest int32"),
+        pytest.param(-32768, spread(-5000, 20000, "i2"), id="the lowest int16"),
+        pytest.param(-128, spread(-50, 100, "i1"), id="the lowest int8"),
+        pytest.param(65535, spread(0, 40000, "u2"), id="the largest uint16"),
+        pytest.param(65534, spread(0, 20000, "u2"), id="the second largest uint16"),
+        pytest.param(255, spread(0, 180, "u1"), id="the largest uint8, near"),
+        pytest.param(LOWEST, spread(0, 1, "f4"), id="the lowest float32"),
+        pytest.param(LOWEST, spread(0, 1, "f8"), id="the lowest float32 among float64"),
+        pytest.param(-9999, spread(-2000, 30000, "f4"), id="-9999 in a wide range"),
+        pytest.param(-9999, spread(0, 1, "f2"), id="-9999 as a half float"),
+        pytest.param(-3000, spread(-1500, 9800, "i2"), id="-3000 of MODIS"),
+        pytest.param(-28672, spread(0, 16000, "i2"), id="-28672 of MODIS"),
+        pytest.param(-99, spread(0, 10, "f4"), id="-99"),
+        pytest.param(-1, spread(500, 4500, "f4"), id="the only negative number"),
+        pytest.param(float(np.float32(1e30)), spread(0, 1, "f4"), id="1e30"),
+        pytest.param(7777, spread(0, 100, "f4"), id="any number that is far and repeats"),
+    ],
+)
+def test_a_value_apart_from_all_others_is_named_with_its_share_and_the_remedy(
+    value: float, numbers: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = marked(numbers, value)
+    exact = float(label[0, 0])
+    [warning] = warnings_of(label, caplog)
+    shown = warning.split("(--nodata ")[1].rstrip(")")
+    assert "256 pixels of the labels (6.2%) hold " in warning
+    assert float(shown) == exact
+    caplog.clear()
+    assert not warnings_of(label, caplog, nodata=float(shown))
+
+
+@pytest.mark.parametrize(
+    ("value", "others"),
+    [
+        (-9999, (0.0, 0.25, 1.0)),
+        (-9999, (0, 3000, 10000)),
+        (-32768, (0, 100, 9000)),
+        (255, (0, 50, 100)),
+        (65535, (0, 5000, 20000)),
+    ],
+)
+def test_a_usual_value_far_from_few_others_is_named(
+    value: float, others: tuple[float, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    label = np.array([[value, value, *others]], np.float32)
+    [warning] = warnings_of(label, caplog)
+    assert warning.startswith(f"2 pixels of the labels (40.0%) hold {value}, all others")
+
+
+def test_all_fill_values_of_a_product_are_named_in_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    label = marked(spread(0, 100, "u1"), 249, 251, 255)
+    [warning] = warnings_of(label, caplog)
+    assert "768 pixels of the labels (18.8%) hold 249, 251, 255, all others 0 ... 100" in warning
+    assert warning.endswith("nodata=(249, 251, 255) (--nodata 249 251 255)")
+
+
+def test_values_at_both_ends_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    label = marked(spread(0, 1, "f4"), -9999, float(np.float32(1e30)))
+    [warning] = warnings_of(label, caplog)
+    assert "(--nodata -9999 1.0000000150474662e+30)" in warning
+
+
+def test_values_of_several_files_are_counted_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(marked(spread(10, 150, "u1"), 255)).save(files[-1])
+    [warning] = warnings_of(files, caplog)
+    assert warning.startswith("768 pixels of the labels (6.2%) hold 255, all others 10 ... 150")
+
+
+def test_nodata_that_is_passed_stays_in_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    label = marked(spread(0, 100, "u1"), 200, 255)
+    [warning] = warnings_of(label, caplog, nodata=200)
+    assert warning.endswith("pass nodata=(200, 255) (--nodata 200 255)")
+
+
+def test_the_band_of_a_value_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    label = np.dstack([spread(0, 1, "f4"), marked(spread(0, 500, "f4"), -9999)])
+    [warning] = warnings_of(label, caplog)
+    assert "(6.2%) in band 1 hold -9999, all others 0 ... 500" in warning
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(np.array([[0, 120, 254, 255]], "f4"), id="all of 8 bits"),
+        pytest.param(np.array([[0, 255]], "f4"), id="two values"),
+        pytest.param(np.array([[-9999, -9998, 3]], "f4"), id="near others"),
+        pytest.param(np.array([[255]], "f4"), id="one value"),
+        pytest.param(np.zeros((4, 4), "f4"), id="all equal"),
+        pytest.param(np.clip(spread(0, 300, "i4"), 0, 255).astype("u1"), id="saturated"),
+        pytest.param(marked(spread(-3, 30, "i2"), -1), id="-1 among negative numbers"),
+        pytest.param(np.array([[0, 0, 1, 2, 2, 40]] * 9, "u1"), id="counts, of which one is large"),
+        pytest.param(np.array([[*range(50), 127]], "u1"), id="one pixel that is large"),
+    ],
+)
+def test_quantities_are_not_named(label: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    assert not warnings_of(label, caplog)
+
+
+# Zero
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(spread(500, 4500, "u2"), id="millimetres"),
+        pytest.param(spread(0.3, 10, "f4"), id="metres"),
+        pytest.param(spread(30, 250, "u1"), id="8 bits"),
+    ],
+)
+def test_zeros_far_below_all_distances_are_named(
+    numbers: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = marked(numbers, 0)
+    [warning] = warnings_of(label, caplog)
+    assert warning.startswith("256 pixels of the labels (6.2%) hold 0, all others ")
+    assert warning.endswith("pass nodata=0 (--nodata 0)")
+    caplog.clear()
+    assert not warnings_of(label, caplog, nodata=0)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(marked(spread(0, 1, "f4"), 0), id="shares"),
+        pytest.param(marked(spread(0, 1, "f4") ** 3, 0), id="shares that are mostly small"),
+        pytest.param(marked(spread(1, 100, "u1"), 0), id="percent"),
+        pytest.param(marked(spread(1, 2000, "u2"), 0), id="16 bits"),
+        pytest.param(marked(spread(-1, 1, "f4"), 0), id="an index with negative numbers"),
+        pytest.param(np.array([[0, 5, 10, 15, 20]] * 9, "u1"), id="a few steps"),
+        pytest.param(np.array([[0.0, 0.5, 1.0]] * 9), id="halves"),
+    ],
+)
+def test_zeros_that_are_quantities_are_not_named(
+    label: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not warnings_of(label, caplog)
+
+
+# What labels say of themselves
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_two_kinds_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    shares = np.array([[0.0, 0.5, 1.0]], np.float32)
+    percent = np.array([[0, 50, 100]], np.uint8)
+    DenseLabels().cells([shares, percent], ONE_PIXEL)
+    assert "float32 (label 0" in caplog.text
+    assert "uint8 (label 1" in caplog.text
