@@ -28,7 +28,7 @@ from dinoneck.data.coco import (
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
 from dinoneck.data.names import is_absolute
-from dinoneck.data.orientation import SAME_SIZE, TRANSPOSES, stated_orientation
+from dinoneck.data.orientation import size_hides_turn, stated_orientation
 from dinoneck.data.sources import find_files
 from dinoneck.errors import ConfigError, DataError, in_words, some_of
 from dinoneck.tasks import OBJECTS
@@ -300,8 +300,7 @@ class ListedImages(Dataset[Any]):
         orientations = in_threads(_read_turn, [self.paths[row] for row in rows])
         for row, orientation in zip(rows, orientations, strict=True):
             entry = self._images[row]
-            is_square = entry.width == entry.height
-            if orientation in SAME_SIZE or (is_square and orientation in TRANSPOSES):
+            if size_hides_turn((entry.height, entry.width), orientation):
                 turned.append(row)
         if turned:
             logger.warning(

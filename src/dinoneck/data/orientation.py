@@ -23,8 +23,7 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the pixels upright."""
-SAME_SIZE = (2, 3, 4)
-"""Those that leave width and height as they are."""
+_SAME_SIDES = (2, 3, 4)  # those that leave width and height as they are
 ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Entries of ``Image.info`` that may hold the orientation."""
 
@@ -73,6 +72,17 @@ def tiff_orientation(image: Image.Image) -> int | None:
         return None
     orientation = tags.get(ExifTags.Base.Orientation, 1)
     return orientation if isinstance(orientation, int) else 1
+
+
+def size_hides_turn(size: tuple[int, int], orientation: int) -> bool:
+    """Whether stored and upright pixels differ and have one size, so that no size tells which of them labels fit.
+
+    Args:
+        size: height and width of the image, in pixels.
+        orientation: by EXIF.
+    """
+    height, width = size
+    return orientation in _SAME_SIDES or (orientation in TRANSPOSES and height == width)
 
 
 def _name_of(image: Image.Image) -> str:

@@ -29,6 +29,7 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
+from dinoneck.data.orientation import size_hides_turn
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
@@ -539,7 +540,7 @@ def masks_of(table: Any) -> TableMasks:
         masks.rows.append(row)
         masks.files.append(file)
         masks.image_sizes.append(size)
-        if _has_two_frames(size, orientation):
+        if size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
         logger.warning(
@@ -549,12 +550,6 @@ def masks_of(table: Any) -> TableMasks:
             turned[0],
         )
     return masks
-
-
-def _has_two_frames(size: tuple[int, int], orientation: int) -> bool:
-    """Whether a mask of the stored pixels of an image has the size of one of its upright pixels."""
-    height, width = size
-    return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and height == width)
 
 
 def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:
