@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.backbones.weight_hashes import Watch, base_state
 from dinoneck.checkpoint.backbone_part import MODEL, base_record, part_for_detector
@@ -81,6 +81,7 @@ class Detector(nn.Module):
         bits: int | None = None,
     ) -> None:
         super().__init__()
+        backbone = _callable_backbone(backbone)
         recipe = backbone.preprocess.changed(
             size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
@@ -393,6 +394,16 @@ class Detector(nn.Module):
             detector = detector.to(device)
         detector.check_weights()
         return detector
+
+
+def _callable_backbone(backbone: Any) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; the wrappers of data parallelism are taken off.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    is_compiled = isinstance(getattr(backbone, "_orig_mod", None), Backbone)
+    return checked_backbone(backbone if is_compiled else plain_backbone(backbone))
 
 
 def _copy_with_lora(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
