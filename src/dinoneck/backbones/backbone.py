@@ -273,6 +273,10 @@ class Backbone(nn.Module):
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) with other output layers.
 
+        A module that holds both lists the weights twice in its state dict: safetensors, and what
+        saves by it, refuses such shared tensors. Keep one of them as a submodule, or save with
+        ``safetensors.torch.save_model``.
+
         Args:
             layers: as for :func:`dinoneck.load_backbone`.
             norm: apply the final norm; None = as here.
@@ -333,8 +337,8 @@ class Backbone(nn.Module):
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights, without LoRA's, to a file that ``load_backbone(name, checkpoint=path)`` reads.
 
-        Load it with the same ``source``. Head files hold the LoRA weights; :meth:`merge_lora` adds
-        them to this file.
+        Load it with the same ``source``, and save heads with the backbone that is loaded from it.
+        Head files hold the LoRA weights; :meth:`merge_lora` adds them to this file.
 
         Raises:
             BackboneError: if the file cannot be written.
