@@ -141,9 +141,9 @@ def wrap_backbone(
     adapter = _adapter(model, pos_embed)
     name = adapter.name or type(model).__name__
     origin = {"kind": "object"}
-    return Backbone(
-        adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin
-    ).to(dtype=dtype)
+    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(
+        dtype=dtype
+    )
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:

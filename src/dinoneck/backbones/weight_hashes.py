@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from xxhash import xxh3_128
 
 from dinoneck.backbones import lora
@@ -123,7 +123,10 @@ def is_original(adapter: Adapter, hashes: WeightHashes) -> bool | None:
 
 
 def changed_tensors(adapter: Adapter) -> list[str]:
-    """Return the names of the tensors that are not as they were loaded or wrapped, LoRA weights left out; all if unknown."""
+    """Return the names of the tensors that are not as they were loaded or wrapped; all, where that is not known.
+
+    LoRA weights are left out.
+    """
     original = {} if adapter.original is None else adapter.original.tensors
     return [name for name, value in tensor_hashes(adapter).items() if original.get(name) != value]
 

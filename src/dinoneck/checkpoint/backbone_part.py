@@ -142,7 +142,10 @@ def forget_hashes(backbone: Backbone) -> None:
 
 
 def plain_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by the names of the model: without the prefixes of a Backbone and of torch's wrappers, and without LoRA."""
+    """Return weights by the names of the model, without LoRA weights.
+
+    The prefixes of a Backbone and of torch's wrappers are taken off.
+    """
     state = {}
     for name, value in weights.items():
         own_name = lora.base_name(_OF_BACKBONE.sub("", str(name)))

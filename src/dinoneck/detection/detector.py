@@ -213,7 +213,9 @@ class Detector(nn.Module):
         self._watch = None
         for name, parameter in plain_backbone(self.backbone).named_parameters():
             base = base_name(name)
-            if parameter.requires_grad and base is not None:  # LoRA weights have a place of their own
+            if (
+                parameter.requires_grad and base is not None
+            ):  # LoRA weights have a place of their own
                 self.tuned.add(base)
 
     def checkpoint(self, **record: Any) -> HeadCheckpoint:
@@ -418,7 +420,9 @@ def _copy_with_lora(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
         return copied
     # the LoRA weights that it has, if any, are compared by apply_adapter
     without_lora = {"adapter": None}
-    check_records({**checkpoint.meta["backbone"], **without_lora}, {**copied.record(), **without_lora})
+    check_records(
+        {**checkpoint.meta["backbone"], **without_lora}, {**copied.record(), **without_lora}
+    )
     checkpoint.apply_adapter(copied)
     return copied
 

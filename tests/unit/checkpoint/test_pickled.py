@@ -1,4 +1,4 @@
-"""Checkpoints of other programs hold tasks and tokens: torch's weights-only loader takes them, and forged ones are refused."""
+"""Tasks and tokens in checkpoints of other programs come back, and forged ones are refused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ def test_a_forged_state_is_refused(value: Any, changes: dict[str, Any], says: st
         through_a_file(forged(value, **changes))
 
 
-@pytest.mark.parametrize("grid", [GridSize("2", 3), GridSize(10**30, 1), GridSize(0, 6), GridSize(2.0, 3)])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "grid", [GridSize("2", 3), GridSize(10**30, 1), GridSize(0, 6), GridSize(2.0, 3)]
+)  # type: ignore[arg-type]
 def test_a_forged_grid_is_refused_where_it_is_used(grid: GridSize) -> None:
     again = through_a_file(grid)
     with pytest.raises(DinoneckError):

@@ -142,7 +142,9 @@ def test_the_same_weights_in_half_precision_have_the_same_fingerprint() -> None:
 def test_a_merge_of_nothing_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny").add_lora(2).merge_lora()
     save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
-    assert prediction(tmp_path / "h.safetensors") == prediction(head(), load_backbone("dinoneck_tiny"))
+    assert prediction(tmp_path / "h.safetensors") == prediction(
+        head(), load_backbone("dinoneck_tiny")
+    )
 
 
 def test_a_block_that_is_compiled_is_not_taken_for_a_changed_one(tmp_path: Path) -> None:
