@@ -56,6 +56,7 @@ def part_for_head(
             are named by a mere record.
     """
     state = plain_state(weights or {})
+    record: dict[str, Any] | None
     if isinstance(backbone, Backbone):
         forget_hashes(backbone)
         record = pairing.record_of(backbone)
@@ -100,7 +101,7 @@ def part_for_detector(
 
 
 def _has_same_weights(record: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    return record.get("weights_sha256") == base["weights_sha256"]
+    return bool(record.get("weights_sha256") == base["weights_sha256"])
 
 
 def is_changed(record: Mapping[str, Any]) -> bool:
