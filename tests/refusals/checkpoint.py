@@ -45,7 +45,7 @@ def save(folder: Path, module: Any = None, **meta: Any) -> None:
     save_head(folder / "h.safetensors", kit.head() if module is None else module, **meta)
 
 
-def tuned() -> Backbone:
+def trained_backbone() -> Backbone:
     backbone = kit.backbone()
     with torch.no_grad():
         next(backbone.parameters()).mul_(1.1)
@@ -54,7 +54,7 @@ def tuned() -> Backbone:
 
 def tuned_elsewhere(folder: Path) -> None:
     """Save a head whose backbone was trained, without the backbone's weights."""
-    save(folder, backbone=tuned())
+    save(folder, backbone=trained_backbone())
 
 
 def compiled_part(folder: Path) -> None:
@@ -208,7 +208,7 @@ ROWS: list[Row] = [
     ),
     (tuned_elsewhere, CheckpointError, ("changed by training", "backbone_weights=")),
     (
-        lambda folder: save(folder, backbone=tuned().record()),
+        lambda folder: save(folder, backbone=trained_backbone().record()),
         CheckpointError,
         ("changed by training", "backbone_weights=the state dict"),
     ),
