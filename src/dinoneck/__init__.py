@@ -14,7 +14,11 @@ HOMES = {
     **exports("dinoneck.heads", "dinoneck.necks"),
     **{name: "dinoneck.errors" for name in vars(errors) if name.endswith("Error")},
     **homes("dinoneck.backbones", backbone=["Backbone"], load=["load_backbone", "wrap_backbone"]),
-    **homes("dinoneck.checkpoint", head_checkpoint=["HeadCheckpoint", "load_head", "save_head"]),
+    **homes(
+        "dinoneck.checkpoint",
+        head_checkpoint=["HeadCheckpoint", "load_head", "save_head"],
+        pickled=["safe_globals"],
+    ),
     **homes("dinoneck.published", table=["list_published"], loading=["load_published"]),
     **homes(
         "dinoneck",

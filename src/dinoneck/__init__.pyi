@@ -26,6 +26,7 @@ from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
 from dinoneck.checkpoint.hub import list_heads as list_heads
 from dinoneck.checkpoint.importing import import_weights as import_weights
+from dinoneck.checkpoint.pickled import safe_globals as safe_globals
 from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.errors import BackboneError as BackboneError
 from dinoneck.errors import BusyError as BusyError

@@ -192,6 +192,26 @@ def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> 
         )
 
 
+def restore(record: Any, state: Any) -> None:
+    """Set the state of a frozen dataclass that was pickled: its constructor checks what a file claims.
+
+    Raises:
+        ConfigError: if the state is not that of this class, or its constructor refuses a value.
+    """
+    cls = type(record)
+    known = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(state, dict) or not {*state} <= {*known}:
+        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise ConfigError(
+            f"a pickled {cls.__name__} has the state {str(found)[:200]}; expected a dict of "
+            f"{', '.join(known)}"
+        )
+    try:
+        record.__init__(**state)
+    except TypeError as error:
+        raise ConfigError(f"a pickled {cls.__name__} cannot be restored: {error}") from None
+
+
 def is_part(value: Any) -> bool:
     """Whether this is the JSON form of a module."""
     return (

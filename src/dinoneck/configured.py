@@ -86,7 +86,8 @@ class Configured:
             folder_or_file: a folder, which then holds ``head.safetensors``; or a file that ends in
                 ``.safetensors``.
             backbone: the backbone it was trained on, or its record; a head without one warns.
-            **record: ``preprocess``, ``training``, ``license``, ``tta`` and ``extra`` as there.
+            **record: ``backbone_weights``, ``preprocess``, ``training``, ``license``, ``tta`` and
+                ``extra`` as there.
 
         Raises:
             CheckpointError: if the module cannot be saved, or the file cannot be written.

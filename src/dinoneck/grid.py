@@ -57,7 +57,7 @@ def checked_grid(grid: Sequence[int]) -> GridSize:
     if (
         not isinstance(grid, Sequence)
         or len(grid) != 2
-        or any(isinstance(x, bool | float) or x < 1 for x in grid)
+        or any(isinstance(x, bool | float | str | bytes | None) or x < 1 for x in grid)
     ):
         raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
     return GridSize(grid[0], grid[1])

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields
+from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
@@ -52,6 +52,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
 }
 _LONGEST_NAME = 64
+LARGEST_DIM = 1_000_000
+"""Outputs of a task. The largest sets of classes in use have 21,843 (ImageNet-21k); a file may state any number."""
 OBJECTS = 1000
 """Objects of one class that the ids of pixels can tell apart.
 
@@ -144,6 +146,9 @@ class Task:
     maximum: float | None = None
     things: tuple[str, ...] = ()
 
+    def __setstate__(self, state: object) -> None:
+        restore(self, state)
+
     def __post_init__(self) -> None:
         where = f"Task {self.name!r}"
         normalize_fields(self, where)
@@ -177,6 +182,7 @@ class Task:
             f"{CLASSES!r} or {MASKS!r} are those of other outputs; rename the column or task",
         )
         yield "dim", self.dim >= 1, "1 or more"
+        yield "dim", self.dim <= LARGEST_DIM, f"{LARGEST_DIM} or less"
         yield (
             "loss",
             self.loss in (None, *_LOSSES[kind]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,10 @@ class Tokens:
     layers: tuple[int, ...] | None = None
     normed: bool | None = None
     source: str | None = None
+
+    def __setstate__(self, state: object) -> None:
+        _check_pickled(state)
+        self.__dict__.update(state)  # type: ignore[call-overload]
 
     @classmethod
     def from_sequence(
@@ -428,6 +432,90 @@ def _beside(
                 f"{name} is {tuple(x.shape)} {x.dtype}; expected {form} {patches[0].dtype}"
             )
     return tensors
+
+
+# bytes up to which expanded tensors, whose memory is smaller than they are, are not asked about
+_EXPANDED = 1 << 30
+_SHARES = 4  # how many times the memory that it has a larger tensor may state
+
+
+def _check_pickled(state: Any) -> None:
+    """Check the state of pickled Tokens, which may come from a file of someone else.
+
+    Raises:
+        ShapeError: for other entries, values of another type, or tensors larger than their memory.
+        GridError: if the grid does not fit the tensors.
+    """
+    if not isinstance(state, dict) or {*state} != {field.name for field in fields(Tokens)}:
+        found = str(sorted(map(str, state))) if isinstance(state, dict) else type(state).__name__
+        raise ShapeError(
+            f"pickled Tokens have the state {found[:200]}; expected a dict of their attributes"
+        )
+    _check_pickled_facts(state)
+    sequence, grid = state["sequence"], state["grid"]
+    if not isinstance(sequence, tuple) or not sequence:
+        raise ShapeError(
+            f"pickled Tokens have a {type(sequence).__name__} as sequence; expected a tuple of tensors"
+        )
+    layers = state["layers"]
+    if layers is not None and len(layers) != len(sequence):
+        raise ShapeError(
+            f"pickled Tokens name {len(layers)} layers for {len(sequence)} tensors; expected one each"
+        )
+    count = state["num_cls"] + state["num_registers"] + grid.rows * grid.cols
+    for layer in sequence:
+        if not isinstance(layer, Tensor) or layer.ndim != 3:
+            raise ShapeError(
+                f"pickled Tokens hold a {type(layer).__name__}; expected tensors (B, P + N, C)"
+            )
+        if min(grid) < 1 or layer.shape[1] != count:
+            raise GridError(
+                f"pickled Tokens have {layer.shape[1]} tokens and a grid of {grid.rows} rows x "
+                f"{grid.cols} cols; these do not fit"
+            )
+        _check_memory(layer)
+
+
+def _check_pickled_facts(state: dict[str, Any]) -> None:
+    """Check the types of what pickled Tokens state next to their tensors."""
+    grid, layers = state["grid"], state["layers"]
+    patch_pair(state["patch_size"])
+    whole = (int, torch.SymInt)  # torch.export traces grids as symbols
+    if not isinstance(grid, GridSize) or not all(isinstance(side, whole) for side in grid):
+        raise GridError(
+            f"pickled Tokens have the grid {str(grid)[:80]}; expected a GridSize of integers"
+        )
+    if layers is not None and not isinstance(layers, tuple):
+        raise ShapeError(
+            f"pickled Tokens have a {type(layers).__name__} as layers; expected a tuple or None"
+        )
+    numbers = {"num_cls": state["num_cls"], "num_registers": state["num_registers"]}
+    for place, layer in enumerate(layers or ()):
+        numbers[f"layers[{place}]"] = layer
+    for name, number in numbers.items():
+        if not isinstance(number, int) or number < 0:
+            raise ShapeError(
+                f"pickled Tokens have {name} {str(number)[:80]!r}; expected an integer of 0 or more"
+            )
+    for name, kind in (("normed", bool), ("source", str)):
+        if not isinstance(state[name], kind | None):
+            raise ShapeError(
+                f"pickled Tokens have a {type(state[name]).__name__} as {name}; expected "
+                f"{kind.__name__} or None"
+            )
+
+
+def _check_memory(layer: Tensor) -> None:
+    """Raise a ShapeError for a large tensor whose memory is much smaller: a small file would become any memory."""
+    size = layer.numel() * layer.itemsize
+    if size <= _EXPANDED or layer.is_meta:
+        return
+    held = layer.untyped_storage().nbytes()
+    if size > _SHARES * held:
+        raise ShapeError(
+            f"pickled Tokens hold a tensor of {size} bytes in {held} bytes of memory; expected "
+            "tensors with values of their own"
+        )
 
 
 Leaves = tuple[dict[str, Any], tuple[Any, ...]]

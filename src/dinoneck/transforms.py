@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields
+from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
 STD_FLOOR = 1e-6
@@ -44,6 +44,9 @@ class TargetTransform:
     log1p: bool = False
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
+
+    def __setstate__(self, state: object) -> None:
+        restore(self, state)
 
     def __post_init__(self) -> None:
         normalize_fields(self)

@@ -122,7 +122,14 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        if code := _CODE.findall(str(error)):
+        code = _CODE.findall(str(error))
+        if code and code[-1].startswith("dinoneck."):
+            raise BackboneError(
+                f"{file} cannot be read as weights: it holds a {code[-1]} next to them. Take them "
+                "out: with torch.serialization.safe_globals(dinoneck.safe_globals()): state = "
+                "torch.load(file)['state_dict'], and save state"
+            ) from error
+        if code:
             raise BackboneError(
                 f"{file} cannot be read as weights: this pickle asks for {code[-1]}, which may be "
                 "code; nothing of it ran. Ask its author for a state dict of tensors only"

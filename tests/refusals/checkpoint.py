@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from dinoneck import (
+    Backbone,
     BackboneError,
     CheckpointError,
     ConfigError,
@@ -42,6 +43,32 @@ BIAS = "mlps.0.out.bias"
 
 def save(folder: Path, module: Any = None, **meta: Any) -> None:
     save_head(folder / "h.safetensors", kit.head() if module is None else module, **meta)
+
+
+def trained_backbone() -> Backbone:
+    backbone = kit.backbone()
+    with torch.no_grad():
+        next(backbone.parameters()).mul_(1.1)
+    return backbone
+
+
+def tuned_elsewhere(folder: Path) -> None:
+    """Save a head whose backbone was trained, without the backbone's weights."""
+    save(folder, backbone=trained_backbone())
+
+
+def compiled_part(folder: Path) -> None:
+    """Save a head of which a part is wrapped by torch.compile."""
+    head: Any = kit.head()
+    head.mlps[0] = torch.compile(head.mlps[0])
+    save(folder, head)
+
+
+def parametrised_part(folder: Path) -> None:
+    """Save a head of which a weight is computed from others."""
+    head: Any = kit.head()
+    nn.utils.parametrizations.spectral_norm(head.mlps[0].hidden)
+    save(folder, head)
 
 
 def other_patches(folder: Path) -> None:
@@ -179,6 +206,14 @@ ROWS: list[Row] = [
         CheckpointError,
         ("backbone_weights", "list", "state dict"),
     ),
+    (tuned_elsewhere, CheckpointError, ("changed by training", "backbone_weights=")),
+    (
+        lambda folder: save(folder, backbone=trained_backbone().record()),
+        CheckpointError,
+        ("changed by training", "backbone_weights=the state dict"),
+    ),
+    (compiled_part, CheckpointError, ("torch.compile", "mlps.0", "_orig_mod")),
+    (parametrised_part, CheckpointError, ("parametrize", "mlps.0.hidden", "'weight'")),
     (other_patches, CheckpointError, ("14x14", "16x16", "preprocess=")),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
     *(

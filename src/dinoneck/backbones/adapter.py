@@ -58,6 +58,23 @@ class WeightHashes(NamedTuple):
     base_fingerprint: str | None
 
 
+class OriginalWeights(NamedTuple):
+    """The weights of a backbone as they were loaded or wrapped, before any of them was trained.
+
+    Attributes:
+        dtype: of the weights, such as ``"float32"``.
+        weights_sha256: of the weights in this dtype, without LoRA weights; None on the meta device.
+        float32_sha256: of the float32 weights that these are or were cast from; None if they are
+            not known.
+        tensors: name -> hash of a tensor, see :func:`dinoneck.backbones.weight_hashes.tensor_hashes`.
+    """
+
+    dtype: str
+    weights_sha256: str | None
+    float32_sha256: str | None
+    tensors: dict[str, str]
+
+
 class Adapter(nn.Module):
     """A ViT of some library: geometry, blocks in order, first tokens, final norm; frozen and trainable parts.
 
@@ -77,12 +94,13 @@ class Adapter(nn.Module):
         num_cls: CLS tokens, 0 or 1.
         num_registers: register tokens.
         family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
-        origin: the record of where the weights come from; ``origin_sha256`` the hash of their
-            float32 values then.
+        origin: the record of where the weights come from.
+        original: the hashes of the weights as they came from there; None where they are not known.
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are
             asked for.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
+        cast_tensors: the same of every tensor by its name.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
@@ -117,8 +135,9 @@ class Adapter(nn.Module):
         self.lora_off = self.has_other_recipe = False
         self.hashes: WeightHashes | None = None
         self.cast: tuple[str | None, str | None] = (None, None)
+        self.cast_tensors: dict[str, tuple[str, str]] = {}
         self.origin: dict[str, Any] = {"kind": "object"}
-        self.origin_sha256: str | None = None
+        self.original: OriginalWeights | None = None
 
     @property
     @abstractmethod

@@ -22,6 +22,8 @@ from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
 
 LARGEST_NORMALISED = 10.0
+CHANGED = ("modified", "merged")
+"""The kinds of weights that were trained since they were loaded, or that LoRA was merged into."""
 
 
 class Backbone(nn.Module):
@@ -87,8 +89,7 @@ class Backbone(nn.Module):
                 adapter.requires_grad_(False)
             self.train(adapter.asked_mode)
         if origin is not None:
-            adapter.origin = dict(origin)
-            adapter.origin_sha256 = weight_hashes.current_hashes(adapter).float32_sha256
+            weight_hashes.note_original(adapter, origin)
 
     def extra_repr(self) -> str:
         """Show the name, the geometry and what the tokens are."""
@@ -272,6 +273,10 @@ class Backbone(nn.Module):
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) with other output layers.
 
+        A module that holds both lists the weights twice in its state dict: safetensors, and what
+        saves by it, refuses such shared tensors. Keep one of them as a submodule, or save with
+        ``safetensors.torch.save_model``.
+
         Args:
             layers: as for :func:`dinoneck.load_backbone`.
             norm: apply the final norm; None = as here.
@@ -332,8 +337,8 @@ class Backbone(nn.Module):
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights, without LoRA's, to a file that ``load_backbone(name, checkpoint=path)`` reads.
 
-        Load it with the same ``source``. Head files hold the LoRA weights; :meth:`merge_lora` adds
-        them to this file.
+        Load it with the same ``source``, and save heads with the backbone that is loaded from it.
+        Head files hold the LoRA weights; :meth:`merge_lora` adds them to this file.
 
         Raises:
             BackboneError: if the file cannot be written.
@@ -351,12 +356,15 @@ class Backbone(nn.Module):
 
     def _origin(self, hashes: WeightHashes) -> dict[str, Any]:
         """Return where the weights come from, marked as modified if they have been trained since."""
-        adapter = self.adapter
-        unknown = None in (hashes.weights_sha256, adapter.origin_sha256)  # on the meta device
-        unchanged = unknown or hashes.float32_sha256 == adapter.origin_sha256
-        if unchanged or adapter.origin["kind"] in ("object", "merged", "modified"):
-            return adapter.origin
-        return {"kind": "modified", "base": adapter.origin}
+        origin = self.adapter.origin
+        is_original = weight_hashes.is_original(self.adapter, hashes)
+        if is_original is None:  # on the meta device
+            return origin
+        if is_original:
+            return unchanged_origin(origin)
+        if origin["kind"] in CHANGED:
+            return origin
+        return {"kind": "modified", "base": origin}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
         """Move or convert; the hash of the float32 weights stays known."""
@@ -395,6 +403,13 @@ class Backbone(nn.Module):
                 f"images hold values up to {images.abs().amax().item():g}; normalised ones stay "
                 f"within ±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
             )
+
+
+def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
+    """Return where weights come from, without the notes that they were trained or merged since."""
+    while origin["kind"] in CHANGED:
+        origin = origin["base"]
+    return origin
 
 
 def checked_backbone(backbone: Backbone) -> Backbone:

@@ -140,7 +140,10 @@ def wrap_backbone(
     _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     name = adapter.name or type(model).__name__
-    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen).to(dtype=dtype)
+    origin = {"kind": "object"}
+    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(
+        dtype=dtype
+    )
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:

@@ -165,10 +165,10 @@ def record(adapter: Adapter) -> dict[str, Any] | None:
 
 
 def base_name(key: str) -> str | None:
-    """Return the name of a base parameter without peft's additions; None for a LoRA weight."""
+    """Return the name of a base parameter without the additions of peft and torch.compile; None for a LoRA weight."""
     if is_lora(key):
         return None
-    return key.replace(".base_layer.", ".")
+    return key.replace(".base_layer.", ".").replace("_orig_mod.", "")
 
 
 def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:

@@ -14,10 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from xxhash import xxh3_128
 
 from dinoneck.backbones import lora
-from dinoneck.backbones.adapter import Adapter, WeightHashes, WeightState, evaluating
+from dinoneck.backbones.adapter import (
+    Adapter,
+    OriginalWeights,
+    WeightHashes,
+    WeightState,
+    evaluating,
+)
 from dinoneck.backbones.known import has_other_recipe
 from dinoneck.devices import bytes_of
 
@@ -68,7 +75,7 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
     parameters = list(adapter.parameters()) if parameters is None else parameters
     hashes = _known(adapter, parameters)
     if hashes is None:
-        sha256, added = digest(adapter.model), lora.record(adapter)
+        sha256, added = state_digest(base_state(adapter)), lora.record(adapter)
         buffers = tuple(
             sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys())
         )
@@ -91,6 +98,65 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
         if adapter.lora_off
         else hashes
     )
+
+
+def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
+    """Record where the present weights come from, and their hashes, which later ones are compared with."""
+    hashes = current_hashes(adapter)
+    adapter.origin = dict(origin)
+    adapter.original = OriginalWeights(
+        dtype=str(adapter.weight.dtype).removeprefix("torch."),
+        weights_sha256=hashes.weights_sha256,
+        float32_sha256=hashes.float32_sha256,
+        tensors={} if hashes.weights_sha256 is None else tensor_hashes(adapter),
+    )
+
+
+def is_original(adapter: Adapter, hashes: WeightHashes) -> bool | None:
+    """Whether these are the hashes of the weights as they were loaded or wrapped; None where that is not known."""
+    original = adapter.original
+    if original is None or None in (original.weights_sha256, hashes.weights_sha256):
+        return None
+    if original.float32_sha256 is not None:
+        return original.float32_sha256 == hashes.float32_sha256
+    return original.weights_sha256 == hashes.weights_sha256
+
+
+def changed_tensors(adapter: Adapter) -> list[str]:
+    """Return the names of the tensors that are not as they were loaded or wrapped; all, where that is not known.
+
+    LoRA weights are left out.
+    """
+    original = {} if adapter.original is None else adapter.original.tensors
+    return [name for name, value in tensor_hashes(adapter).items() if original.get(name) != value]
+
+
+def base_state(adapter: Adapter) -> dict[str, Tensor]:
+    """Return the weights and persistent buffers by the names of the plain model, without LoRA weights; not copied."""
+    named = {lora.base_name(key): value for key, value in adapter.model.state_dict().items()}
+    return {name: value for name, value in named.items() if name is not None}
+
+
+def tensor_hashes(adapter: Adapter) -> dict[str, str]:
+    """Return name -> hash of the dtype, shape and values of every tensor of :func:`base_state`.
+
+    A tensor that was cast and not changed since has the hash of before the cast. These hashes find
+    out what a training changed; they protect against no one, and are in no file.
+    """
+    hashes = _present_tensor_hashes(adapter)
+    for name, (after_cast, before_cast) in adapter.cast_tensors.items():
+        if hashes.get(name) == after_cast:
+            hashes[name] = before_cast
+    return hashes
+
+
+def _present_tensor_hashes(adapter: Adapter) -> dict[str, str]:
+    hashes = {}
+    for name, value in sorted(base_state(adapter).items()):
+        total = xxh3_128(f"{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(bytes_of(value))
+        hashes[name] = total.hexdigest()
+    return hashes
 
 
 class Watch:
@@ -117,17 +183,8 @@ class Watch:
         return same or adapter.weight.dtype != self._dtype
 
 
-def digest(model: nn.Module) -> str | None:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters; None for meta tensors.
-
-    LoRA weights are left out: a backbone with them still has the base it had.
-    """
-    named = {lora.base_name(key): value for key, value in model.state_dict().items()}
-    return state_digest({name: value for name, value in named.items() if name is not None})
-
-
 def state_digest(state: Mapping[str, Tensor]) -> str | None:
-    """Return the SHA-256 of these weights, see :func:`digest`."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of tensors; None if one is on the meta device."""
     total = hashlib.sha256()
     for name, value in sorted(state.items()):
         if value.is_meta:
@@ -149,11 +206,15 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     after = change(sample)
     casts = after.dtype != sample.dtype
     before = current_hashes(adapter) if casts else _known(adapter, list(adapter.parameters()))
+    tensors_before = None
+    if casts and before is not None and before.weights_sha256 is not None:
+        tensors_before = tensor_hashes(adapter)
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         yield
     if casts and before is not None:
         adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
-        adapter.cast = (digest(adapter.model), before.float32_sha256)
+        adapter.cast = (state_digest(base_state(adapter)), before.float32_sha256)
+        _note_cast(adapter, before, tensors_before)
     elif (
         before is not None
         and not (sample.is_meta or after.is_meta)
@@ -162,6 +223,25 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         adapter.hashes = before._replace(
             state=_state(adapter, list(adapter.parameters()), before.buffers)
         )
+
+
+def _note_cast(
+    adapter: Adapter, before: WeightHashes, tensors_before: dict[str, str] | None
+) -> None:
+    """Record what every tensor was before a cast; None: it was on the meta device.
+
+    Float32 weights have their own hashes: a cast from float16 and back has rounded them. Original
+    weights of another dtype are exact in float32, so that they are the original ones there too.
+    """
+    adapter.cast_tensors = {}
+    if tensors_before is None or adapter.cast[0] is None:
+        return
+    is_float32 = adapter.weight.dtype == torch.float32
+    if is_float32 and before.float32_sha256 is None and is_original(adapter, before):
+        note_original(adapter, adapter.origin)
+    elif not is_float32:
+        for name, value in _present_tensor_hashes(adapter).items():
+            adapter.cast_tensors[name] = (value, tensors_before[name])
 
 
 def _fingerprint(

@@ -224,8 +224,44 @@ class _Limited(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+# segments that torch puts into the names of weights: what did so, and how it is taken off
+_WRAPPERS = {
+    "_orig_mod": (
+        "torch.compile wraps",
+        "save it without (head.{path} = head.{path}._orig_mod), or compile it in place with "
+        "head.{path}.compile()",
+    ),
+    "module": (
+        "DataParallel or DistributedDataParallel wraps",
+        "save it without (head.{path} = head.{path}.module)",
+    ),
+    "parametrizations": (
+        "torch.nn.utils.parametrize changed",
+        "fold it in: torch.nn.utils.parametrize.remove_parametrizations(head.{path}, {weight!r})",
+    ),
+}
+
+
+def _check_renamed(extra: Sequence[str], name: str) -> None:
+    """Raise a CheckpointError if torch renamed weights of a head, naming what did so and how it is taken off."""
+    for key in extra:
+        segments = key.split(".")
+        for segment, (cause, remedy) in _WRAPPERS.items():
+            if segment not in segments:
+                continue
+            place = segments.index(segment)
+            path = ".".join(segments[:place])
+            weight = ".".join(segments[place + 1 : place + 2])
+            raise CheckpointError(
+                f"{name}: {cause} {path or 'the head'}, so one of its weights is called {key}; "
+                f"{remedy.format(path=path, weight=weight)}",
+                step="tensors",
+            )
+
+
 def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
     expected = module.state_dict()
+    _check_renamed(sorted(listed.keys() - expected.keys()), name)
     if missing := sorted(expected.keys() - listed.keys()):
         raise CheckpointError(
             f"{name} lacks {some_of(missing, _SHOWN)}, which a head of its configuration has; save "

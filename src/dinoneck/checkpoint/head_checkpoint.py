@@ -18,6 +18,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import contents, hub, pairing, schema
 from dinoneck.checkpoint import format as files
+from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
@@ -80,7 +81,7 @@ class HeadCheckpoint:
         cls,
         module: nn.Module,
         *,
-        backbone: Backbone | Mapping[str, Any] | None = None,
+        backbone: Backbone | Mapping[str, Any] | BackbonePart | None = None,
         backbone_weights: Mapping[str, Tensor] | None = None,
         preprocess: Preprocessing | Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -95,8 +96,10 @@ class HeadCheckpoint:
             backbone: the backbone it was trained on, or its record. Given itself, its functional
                 probe and its LoRA weights go into the file too. A licence of its weights that is
                 known goes into ``licences``.
-            backbone_weights: the state dict of a backbone that was tuned along, whose hash its
-                record states.
+            backbone_weights: ``backbone.state_dict()``, or that of its model. The file then holds
+                these weights. Required where the backbone was changed since it was loaded (blocks
+                were trained, LoRA was merged): its present weights are hashed and compared with
+                those that its record names.
             preprocess: how its images were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
             training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data``
@@ -108,17 +111,10 @@ class HeadCheckpoint:
                 ``"d6"``.
 
         Raises:
-            CheckpointError: if the module is not registered, or its weights are shared, not finite
-                or on meta.
+            CheckpointError: if the module is not registered, its weights are shared, not finite or
+                on meta, or the backbone's weights were changed and are not given.
         """
         name = type(module).__name__
-        backbone = pairing.plain_backbone(backbone)
-        record = (
-            pairing.record_of(backbone)
-            if isinstance(backbone, Backbone)
-            else _plain(backbone, "backbone")
-        )
-        licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
         if backbone_weights is not None and not isinstance(backbone_weights, Mapping):
             raise CheckpointError(
@@ -126,10 +122,16 @@ class HeadCheckpoint:
                 "of the backbone",
                 step="write",
             )
-        tensors = Parts(
-            module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {})
-        )
-        state = contents.snapshot(tensors, name)
+        if isinstance(backbone, BackbonePart):
+            part = backbone
+        else:
+            own = pairing.plain_backbone(backbone)
+            if not isinstance(own, Backbone):
+                own = _plain(own, "backbone")
+            part = part_for_head(own, backbone_weights)
+        record = _plain(part.record, "backbone")
+        licence = None if record is None else record.pop("license", None)
+        state = contents.snapshot(Parts(module.state_dict(), part.lora, part.weights), name)
         meta: dict[str, Any] = {
             "format": schema.FORMAT,
             "schema": schema.SCHEMA,

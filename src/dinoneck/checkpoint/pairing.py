@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
@@ -346,10 +346,20 @@ def _spell(record: Mapping[str, Any]) -> str:
     )
 
 
+# where torch.compile, DataParallel and DistributedDataParallel keep the module
+_WRAPPED = ("_orig_mod", "module")
+
+
 def plain_backbone(backbone: Any) -> Any:
-    """Return the Backbone inside torch.compile's wrapper."""
-    inner = getattr(backbone, "_orig_mod", None)
-    return inner if isinstance(inner, Backbone) else backbone
+    """Return the Backbone inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
+    inner = backbone
+    while isinstance(inner, nn.Module) and not isinstance(inner, Backbone):
+        wrapped = [getattr(inner, name, None) for name in _WRAPPED]
+        modules = [module for module in wrapped if isinstance(module, nn.Module)]
+        if not modules:
+            return backbone
+        inner = modules[0]
+    return inner
 
 
 def record_of(backbone: Backbone) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.backbones.lora import base_name
+from dinoneck.backbones.weight_hashes import Watch, base_state
+from dinoneck.checkpoint.backbone_part import MODEL, base_record, part_for_detector
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import rebuild
+from dinoneck.checkpoint.pairing import check_records, plain_backbone
 from dinoneck.codec import at_least
 from dinoneck.data.boxes import to_original
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
-from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.training.recipe import Share, converted
 
@@ -41,7 +45,7 @@ class Detector(nn.Module):
         head: neck and detection head.
         backbone: of the neck's width and patch size; what of it is trained is saved with the head.
         size: (height, width) in pixels that images are resized to.
-        record: of the backbone before its training; None = of the backbone as it is.
+        record: of the backbone before its training; None = of the backbone as it was loaded.
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
@@ -49,7 +53,9 @@ class Detector(nn.Module):
         backbone: the backbone.
         preprocess: resizing and normalisation of images.
         classes: names of the labels.
-        tuned: names of the backbone's weights that were trained.
+        record: of the backbone before its training.
+        tuned: names of the backbone's weights that were trained; :meth:`save` finds those that it
+            does not name.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
 
@@ -75,6 +81,7 @@ class Detector(nn.Module):
         bits: int | None = None,
     ) -> None:
         super().__init__()
+        backbone = _callable_backbone(backbone)
         recipe = backbone.preprocess.changed(
             size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
@@ -82,8 +89,12 @@ class Detector(nn.Module):
         head.check_size(self.size, patch_pair(backbone.patch_size))
         head.levels.attach(backbone)
         self.backbone, self.head = backbone, head
-        self.record = backbone.record() if record is None else dict(record)
+        plain: Backbone = plain_backbone(backbone)
+        self.record = base_record(plain) if record is None else dict(record)
+        self._is_record_given = record is not None
         self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
+        # None: the weights may have been trained since the last prediction
+        self._watch: Watch | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,6 +113,9 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return losses by name with targets, else the detections of each image in pixels of ``images``."""
+        trains = targets is not None and torch.is_grad_enabled()
+        if trains and any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self._watch = None
         return self.head(self.normalised(images), targets)
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -136,6 +150,8 @@ class Detector(nn.Module):
             ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU.
 
         Raises:
+            BackboneError: if the backbone's weights were changed since the detector was loaded or
+                predicted last, by anything but its own training.
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
@@ -143,6 +159,7 @@ class Detector(nn.Module):
         min_score = converted(
             "min_score", self.min_score if min_score is None else min_score, Share
         )
+        self.check_weights()
         self.eval()
         predictions = []
         ready = in_threads(self._ready, as_list(images))
@@ -171,36 +188,86 @@ class Detector(nn.Module):
         names = [self.classes[label] for label in kept["labels"].tolist()]
         return {**kept, "boxes": boxes.minimum(limit), "names": names}
 
+    def check_weights(self) -> None:
+        """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
+
+        Raises:
+            BackboneError: if they changed, and the detector did not train in between.
+        """
+        adapter = plain_backbone(self.backbone).adapter
+        if self._watch is None:
+            self._watch = Watch(adapter)
+        elif not self._watch.is_same(adapter):
+            raise BackboneError(
+                f"the weights of {self.backbone.name!r} changed after this detector was loaded or "
+                "predicted last, or its LoRA was switched off or on, so its head may not fit them; "
+                "load the detector again, or call detector.note_trained() if it was trained along"
+            )
+
     def note_trained(self) -> None:
-        """Remember the backbone's weights that are trainable now: :meth:`save` writes them, frozen again or not."""
-        self.tuned |= {name for name, p in self.backbone.named_parameters() if p.requires_grad}
+        """Take the backbone as it is now: it was trained along.
+
+        :meth:`save` finds what was changed, and writes those weights too that are trainable now;
+        :meth:`predict` compares its weights with these from now on.
+        """
+        self._watch = None
+        for name, parameter in plain_backbone(self.backbone).named_parameters():
+            base = base_name(name)
+            if (
+                parameter.requires_grad and base is not None
+            ):  # LoRA weights have a place of their own
+                self.tuned.add(base)
 
     def checkpoint(self, **record: Any) -> HeadCheckpoint:
-        """Return the head file: neck, detection head and the trained weights of the backbone.
+        """Return the head file: neck, detection head, and what of the backbone is not as it was loaded.
+
+        The backbone's present weights are hashed and compared with those that it was loaded with.
+        What differs goes into the file, however and whenever it was trained, with its LoRA weights.
 
         Args:
             **record: ``training``, ``license`` and ``extra`` as in
                 :meth:`dinoneck.HeadCheckpoint.from_module`.
 
         Raises:
-            CheckpointError: if a weight is not finite.
+            CheckpointError: if a weight is not finite, or the backbone has another dtype than the
+                head.
         """
+        watch = self._watch
         self.note_trained()
-        weights = dict(self.backbone.named_parameters())
-        names = sorted(self.tuned)
-        tuned_shapes = {name: list(weights[name].shape) for name in names} or None
+        self._watch = watch
+        part = part_for_detector(
+            plain_backbone(self.backbone),
+            trained=[name.removeprefix(MODEL) for name in self.tuned],
+            record=self.record if self._is_record_given else None,
+        )
+        tuned = {MODEL + name: value for name, value in part.tuned.items()}
+        self.tuned = set(tuned)
+        self._check_dtypes(tuned)
+        tuned_shapes = {name: list(value.shape) for name, value in tuned.items()} or None
         config = {**self.head.config, "tuned": tuned_shapes, "min_score": self.min_score}
         whole = DetectionHead.from_config(config, device="meta")
-        own = {
+        state = {
             key: value
             for key, value in self.head.state_dict().items()
             if not key.startswith("tuned.")
         }
-        tuned = {f"tuned.{i}": weights[name].detach().clone() for i, name in enumerate(names)}
-        whole.load_state_dict({**own, **tuned}, assign=True)
+        for number, value in enumerate(tuned.values()):
+            state[f"tuned.{number}"] = value.detach().clone()
+        whole.load_state_dict(state, assign=True)
         return HeadCheckpoint.from_module(
-            whole, backbone=self.record, preprocess=self.preprocess, **record
+            whole, backbone=part, preprocess=self.preprocess, **record
         )
+
+    def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
+        """Raise a CheckpointError if weights of the backbone that go into the file have another dtype than the head."""
+        dtype = next(self.head.parameters()).dtype
+        for name, value in tuned.items():
+            if value.dtype != dtype:
+                raise CheckpointError(
+                    f"{name} was trained and is {value.dtype}, the detection head is {dtype}; a "
+                    "file of a detector has one dtype: convert both, as with detector.float()",
+                    step="write",
+                )
 
     def save(self, path: str | os.PathLike[str], **record: Any) -> None:
         """Write the detector as a head file of type ``detector``, whole or not at all.
@@ -260,6 +327,7 @@ class Detector(nn.Module):
                 "fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or "
                 "dfine"
             )
+        self.check_weights()
         size = self.size if size is None else size
         self.head.check_size(size, patch_pair(self.backbone.patch_size))
         export(self.eval(), path, size, check=check)
@@ -279,7 +347,7 @@ class Detector(nn.Module):
             path_or_repo: a head file, a folder with one, or a Hub repository ``user/name``.
             revision: branch, tag or commit of a repository.
             backbone: the one it was trained on, before its training; None = the one that the file
-                names.
+                names. Trained weights and LoRA weights of the file are put into a copy of it.
             device: where to run; None = the CPU.
 
         Raises:
@@ -311,20 +379,71 @@ class Detector(nn.Module):
                 "with dinoneck.load_head",
                 step="registry",
             )
-        backbone = rebuild(record) if backbone is None else backbone
-        checkpoint.check_backbone(backbone)
         head = cast("DetectionHead", checkpoint.build())
-        weights = dict(backbone.named_parameters())
-        with torch.no_grad():
-            for name, value in zip(head.tuned_names, head.tuned, strict=True):
-                if name not in weights or weights[name].shape != value.shape:
-                    raise CheckpointError(
-                        f"the backbone has no weight {name} of shape {tuple(value.shape)}"
-                    )
-                weights[name].copy_(value)
+        trained = dict(zip(head.tuned_names, head.tuned, strict=True))
         head.tuned = nn.ParameterList()  # they are the backbone's now
-        detector = cls(head, backbone, recipe.size, record=record, bits=recipe.bits).eval()
-        return detector if device is None else detector.to(device)
+        if backbone is None:
+            backbone = checkpoint.load_backbone()
+            checkpoint.check_backbone(backbone)
+        elif trained or checkpoint.adapter_state:
+            backbone = _copy_with_lora(checkpoint, plain_backbone(backbone))
+        else:
+            checkpoint.check_backbone(backbone)
+        if trained:
+            backbone = _put_trained(backbone, trained)
+        detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
+        if device is not None:
+            detector = detector.to(device)
+        detector.check_weights()
+        return detector
+
+
+def _callable_backbone(backbone: Any) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; the wrappers of data parallelism are taken off.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    is_compiled = isinstance(getattr(backbone, "_orig_mod", None), Backbone)
+    return checked_backbone(backbone if is_compiled else plain_backbone(backbone))
+
+
+def _copy_with_lora(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
+    """Return a copy of the caller's backbone, which others may use, with the LoRA weights of a file.
+
+    Raises:
+        CheckpointError: if it is not the one that the detector was trained on.
+    """
+    copied = copy.deepcopy(backbone)
+    if not checkpoint.adapter_state:
+        checkpoint.check_backbone(copied)
+        return copied
+    # the LoRA weights that it has, if any, are compared by apply_adapter
+    without_lora = {"adapter": None}
+    check_records(
+        {**checkpoint.meta["backbone"], **without_lora}, {**copied.record(), **without_lora}
+    )
+    checkpoint.apply_adapter(copied)
+    return copied
+
+
+@torch.no_grad()
+def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
+    """Copy weights of a detector's file into its backbone, and convert it to their dtype.
+
+    Raises:
+        CheckpointError: if the backbone has no such weight.
+    """
+    state = base_state(backbone.adapter)
+    for name, value in trained.items():
+        weight = state.get(name.removeprefix(MODEL))
+        if weight is None or weight.shape != value.shape:
+            raise CheckpointError(
+                f"the backbone has no weight {name} of shape {tuple(value.shape)}", step="pairing"
+            )
+        weight.copy_(value)
+    [dtype] = {value.dtype for value in trained.values()}
+    return backbone.to(dtype=dtype)
 
 
 def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ import torch
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean, reason_of
@@ -121,7 +122,7 @@ def export_model(
         >>> done.outputs, done.size, done.parity.largest < 1e-4
         (('total',), None, True)
     """
-    checkpoints = _checkpoints(heads, path, format, backbone)
+    checkpoints = _checkpoints(heads, path, format, backbone, holds_backbone=True)
     model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
     return _written(
         model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check
@@ -178,8 +179,13 @@ def _checkpoints(
     path: str | os.PathLike[str],
     form: str,
     backbone: Backbone | None,
+    *,
+    holds_backbone: bool = False,
 ) -> list[HeadCheckpoint]:
-    """The files of the heads, or those that modules would have; an unknown format is refused before they are read."""
+    """The files of the heads, or those that modules would have; an unknown format is refused before they are read.
+
+    A model that holds its backbone holds one that was trained, too.
+    """
     if form not in (known := get_args(Format)):
         raise ConfigError(
             f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}"
@@ -187,7 +193,12 @@ def _checkpoints(
     check_path(path)
     _check_not_replaced(heads, Path(path))
     images = None if backbone is None else backbone.preprocess
-    of_module = partial(HeadCheckpoint.from_module, backbone=backbone, preprocess=images)
+    of_module = partial(
+        HeadCheckpoint.from_module,
+        backbone=backbone,
+        backbone_weights=changed_weights(backbone) if holds_backbone else None,
+        preprocess=images,
+    )
     return [own if isinstance(own, HeadCheckpoint) else of_module(own) for own in opened(heads)[""]]
 
 

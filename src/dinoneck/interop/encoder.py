@@ -317,9 +317,7 @@ class DeferredEncoder:
                 value.copy_(initial[name])
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
-        adapter = encoder.backbone.adapter
-        adapter.origin = {"kind": "file"}
-        adapter.origin_sha256 = weight_hashes.current_hashes(adapter).float32_sha256
+        weight_hashes.note_original(encoder.backbone.adapter, {"kind": "file"})
         encoder.backbone.train(encoder.training)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields
+from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError, counted, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import TargetTransform, Task, constants
@@ -71,6 +71,9 @@ class Composition:
     name: str = ""
     total: str = ""
     ratio: str = ""
+
+    def __setstate__(self, state: object) -> None:
+        restore(self, state)
 
     def __post_init__(self) -> None:
         normalize_fields(self)

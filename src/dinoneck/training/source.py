@@ -16,7 +16,9 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.lora import base_name
+from dinoneck.checkpoint.backbone_part import is_changed
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
@@ -150,6 +152,15 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
         first = tokens.batch(tokens.ids[:1])
         preprocess = _stated_preprocess(config, store, record, first)
         return Source(first, record, preprocess, lambda: tokens)
+    if is_changed(record) or record.get("adapter") is not None:
+        weights = describe_weights(record["weights"])
+        trained = weights if record.get("adapter") is None else f"{weights}, and LoRA"
+        raise ConfigError(
+            f"the store {data.store} was made with {trained}: no file names these weights, so a "
+            "head could not be used on images. Save them (backbone.merge_lora() where there is "
+            "LoRA, backbone.save_weights(FILE)), and extract the images again with the backbone "
+            "that is loaded from that file"
+        )
     both = {
         "backbone": (backbone.name, record.get("name")),
         "layers": (backbone.layers, tuple(record["layers"])),

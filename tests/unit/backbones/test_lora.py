@@ -133,7 +133,14 @@ def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None
     assert torch.equal(again(IMAGES).sequence[0], base)
     assert again.name == "dinoneck_tiny"
     backbone.merge_lora()
-    save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
+    weights = backbone.state_dict()
+    save_head(
+        tmp_path / "h.safetensors",
+        head,
+        backbone=backbone,
+        backbone_weights=weights,
+        preprocess=backbone.preprocess,
+    )
     backbone.save_weights(tmp_path / "merged.safetensors")
     merged = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "merged.safetensors")
     image = torch.rand(3, 32, 48)
@@ -171,21 +178,25 @@ def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> 
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
     for tuned in (thawed, thawed.freeze(), thawed.with_layers([5])):
         assert tuned.record()["weights"]["kind"] == "modified"
+        weights = tuned.state_dict()
+        checkpoint = HeadCheckpoint.from_module(head, backbone=tuned, backbone_weights=weights)
         with pytest.raises(CheckpointError, match="weights:"):
-            HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
+            checkpoint.check_backbone(half)
         with pytest.raises(
             CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"
         ):
-            Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
-    merged = load_backbone("dinoneck_tiny").add_lora(2)
+            Predictor(checkpoint, load_backbone("dinoneck_tiny"))
+    merged = tuned_lora()
     sibling = merged.with_layers([0, 5])
     merged.merge_lora()
     assert sibling.record()["weights"]["kind"] == "merged"
+    unchanged = load_backbone("dinoneck_tiny").add_lora(2).merge_lora()
+    assert unchanged.record()["weights"]["kind"] == "seeded"
     untouched = load_backbone("dinoneck_tiny").unfreeze_last(1)
     assert untouched.record()["weights"]["kind"] == "seeded"
 
 
-def tuned() -> Backbone:
+def tuned_lora() -> Backbone:
     backbone = load_backbone("dinoneck_tiny").add_lora(2)
     with torch.no_grad():
         for value in lora.state(backbone.adapter).values():
@@ -194,7 +205,7 @@ def tuned() -> Backbone:
 
 
 def test_tokens_stores_and_heads_are_recorded_as_the_bases(tmp_path: Path) -> None:
-    base, backbone = load_backbone("dinoneck_tiny"), tuned()
+    base, backbone = load_backbone("dinoneck_tiny"), tuned_lora()
     before = backbone.record()
     Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "a.png")
     with backbone.lora_disabled():
@@ -214,7 +225,7 @@ def test_tokens_stores_and_heads_are_recorded_as_the_bases(tmp_path: Path) -> No
 def test_a_head_of_lora_tokens_refuses_the_bases_and_leaves_the_switch_alone(
     tmp_path: Path,
 ) -> None:
-    backbone = tuned()
+    backbone = tuned_lora()
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
     head, weights = load_head(tmp_path / "h.safetensors"), lora.record(backbone.adapter)
     head(backbone(IMAGES[:1]))

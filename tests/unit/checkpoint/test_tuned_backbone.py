@@ -1,0 +1,165 @@
+"""A head's file holds its backbone's weights, names where they are, or is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests import kit
+from tests.unit.tuned_backbones import CHANGES, merge_lora, train_blocks, train_lora
+from torch import nn
+
+from dinoneck import (
+    BackboneError,
+    CheckpointError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+    wrap_backbone,
+)
+
+IMAGE = torch.rand(3, 32, 48, generator=torch.Generator().manual_seed(0))
+IN_THE_FILE = {"LoRA"}  # without weights of the base
+
+
+def prediction(head: Any, backbone: Any = None) -> float:
+    [row] = Predictor(head, backbone)(IMAGE)
+    return float(row["y"])
+
+
+def head() -> PatchMeanHead:
+    return kit.randomised(PatchMeanHead(64, [Task("y")]))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_weights_that_are_in_no_file_are_refused(name: str, tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    CHANGES[name](backbone)
+    backbone.freeze()
+    if name in IN_THE_FILE:
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+        return
+    with pytest.raises(CheckpointError, match=r"backbone_weights=backbone\.state_dict\(\)"):
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+    assert not (tmp_path / "h.safetensors").exists()
+
+
+@pytest.mark.parametrize("wrapper", ["none", "compiled", "parallel", "the model's own names"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_weights_that_are_passed_come_back(name: str, wrapper: str, tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    CHANGES[name](backbone)
+    given: Any = backbone
+    if wrapper == "compiled":
+        given = torch.compile(backbone, backend="eager")
+    elif wrapper == "parallel":
+        given = nn.DataParallel(backbone)
+    state = given.state_dict()
+    if wrapper == "the model's own names":
+        state = backbone.adapter.model.state_dict()
+    trained = head()
+    save_head(
+        tmp_path / "h.safetensors",
+        trained,
+        backbone=given,
+        backbone_weights=state,
+        preprocess=backbone.preprocess,
+    )
+    assert prediction(tmp_path / "h.safetensors") == prediction(trained, backbone)
+    checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
+    tokens = checkpoint.load_backbone()(IMAGE[None])
+    assert torch.equal(checkpoint.build()(tokens)["y"], trained(backbone(IMAGE[None]))["y"])
+
+
+def test_a_record_of_trained_weights_is_refused(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    train_blocks(backbone)
+    with pytest.raises(CheckpointError, match="backbone_weights=the state dict"):
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone.record())
+    weights = backbone.state_dict()
+    save_head(
+        tmp_path / "h.safetensors", head(), backbone=backbone.record(), backbone_weights=weights
+    )
+    assert HeadCheckpoint.load(tmp_path / "h.safetensors").backbone_weights is not None
+
+
+def test_a_head_without_a_backbone_warns_and_is_saved(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="without backbone="):
+        save_head(tmp_path / "h.safetensors", head())
+    assert (tmp_path / "h.safetensors").exists()
+
+
+def test_save_pretrained_follows_the_same_rule(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    train_blocks(backbone)
+    with pytest.raises(CheckpointError, match="backbone_weights="):
+        head().save_pretrained(tmp_path, backbone=backbone)
+    head().save_pretrained(tmp_path, backbone=backbone, backbone_weights=backbone.state_dict())
+    assert prediction(tmp_path) == prediction(tmp_path, backbone)
+
+
+def test_weights_that_were_saved_on_their_own_are_the_way_out(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    merge_lora(backbone)
+    backbone.save_weights(tmp_path / "vit.safetensors")
+    loaded = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "vit.safetensors")
+    save_head(tmp_path / "h.safetensors", head(), backbone=loaded)
+    again = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "vit.safetensors")
+    assert prediction(tmp_path / "h.safetensors", again) == prediction(head(), backbone)
+
+
+def test_a_model_of_the_users_is_taken_as_it_was_wrapped(tmp_path: Path) -> None:
+    backbone = wrap_backbone(load_backbone("dinoneck_tiny", seed=3).adapter.model)
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+    train_blocks(backbone)
+    assert backbone.record()["weights"] == {"kind": "modified", "base": {"kind": "object"}}
+    with pytest.raises(CheckpointError, match="backbone_weights="):
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_not_taken_for_a_changed_one(dtype: torch.dtype) -> None:
+    model = load_backbone("dinoneck_tiny").adapter.model.to(dtype)
+    backbone = wrap_backbone(model)
+    assert backbone.record()["weights"]["kind"] == "object"
+    assert backbone.to(torch.float32).record()["weights"]["kind"] == "object"
+    train_blocks(backbone)
+    assert backbone.record()["weights"]["kind"] == "modified"
+
+
+def test_the_same_weights_in_half_precision_have_the_same_fingerprint() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    fingerprint = backbone.fingerprint
+    assert backbone.to(torch.bfloat16).fingerprint == fingerprint
+    assert backbone.record()["weights"]["kind"] == "seeded"
+
+
+def test_a_merge_of_nothing_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2).merge_lora()
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+    assert prediction(tmp_path / "h.safetensors") == prediction(
+        head(), load_backbone("dinoneck_tiny")
+    )
+
+
+def test_a_block_that_is_compiled_is_not_taken_for_a_changed_one(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    model: Any = backbone.adapter.model
+    model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+    record = HeadCheckpoint.load(tmp_path / "h.safetensors").meta["backbone"]
+    assert record["weights_sha256"] == load_backbone("dinoneck_tiny").record()["weights_sha256"]
+
+
+def test_a_head_with_lora_in_its_file_refuses_the_tokens_of_the_base(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    train_lora(backbone)
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone)
+    loaded = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
+    with pytest.raises(BackboneError):
+        loaded(load_backbone("dinoneck_tiny")(IMAGE[None]))
