@@ -44,7 +44,7 @@ def backbones(part: Annotated[str, Positional] = "") -> Row:
             names = [f"{model.name}.{tag}", hub, official]
             if any(part in name for name in names if name):
                 numbers = (model.patch, model.width, model.depth, model.registers)
-                rows.append((names[0], *numbers, model.license, hub, official))
+                rows.append((names[0], *numbers, model.license(tag), hub, official))
     return _listing("backbones", _COLUMNS, rows, part)
 
 
