@@ -126,9 +126,19 @@ def push_private_to_public(hub: Hub, folder: Path) -> Any:
 
 def on_dinov3(folder: Path, **options: Any) -> Any:
     """Publish a head on a backbone under the DINOv3 License."""
-    record = kit.backbone().record() | {"license": "dinov3-license"}
-    checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=record)
-    return checkpoint.push_to_hub("me/one", **options)
+    return under_licence("dinov3-license")(**options)
+
+
+def under_licence(licence: str | None) -> Any:
+    """Publish a head on published weights under this licence; None states none."""
+    weights = {"kind": "hub", "repo": "timm/a"}
+    record = kit.backbone().record() | {"license": licence, "weights": weights}
+
+    def call(**options: Any) -> Any:
+        checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=record)
+        return checkpoint.push_to_hub("me/one", **options)
+
+    return call
 
 
 def empty_terms(folder: Path) -> Any:
@@ -163,5 +173,7 @@ ROWS: list[Row] = [
     (asked(push_after_another, WRITER), CheckpointError, ("me/one", "push again")),
     (asked(push_private_to_public, WRITER), CheckpointError, ("me/one", "private=True")),
     (on_dinov3, CheckpointError, ("dinov3-license", "--terms")),
+    (under_licence("cc-by-nc-4.0"), CheckpointError, ("cc-by-nc-4.0", "--terms")),
+    (under_licence(None), CheckpointError, ("states no licence", "--terms")),
     (empty_terms, CheckpointError, ("terms.txt", "empty", "dinov3-license")),
 ]

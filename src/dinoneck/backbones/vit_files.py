@@ -55,10 +55,11 @@ _FAMILY_NAMES = {"dinov2": "DINOv2", "dinov3": "DINOv3"}
 
 Role = Literal["ema", "teacher", "other", "student"]
 _PREFERRED: tuple[Role, ...] = ("ema", "teacher", "other", "student")
-_ROLE_NAMES = {
+_ROLE_NAMES: dict[Role, str] = {
     "ema": "the averaged model (EMA)",
     "teacher": "the teacher",
     "student": "the student",
+    "other": "the ViT",
 }
 
 
@@ -238,10 +239,10 @@ def _log_choice(
     others = [repr(prefix) for prefix in prefixes if prefix != chosen]
     sentences = []
     if chosen:
-        who = _ROLE_NAMES.get(_role(chosen), "the ViT")
         rather = f", not of {' or '.join(others)}" if others else ""
         sentences.append(
-            f"the weights are {who}'s, of the names that begin with {chosen!r}{rather}"
+            f"the weights are those of {_ROLE_NAMES[_role(chosen)]}, whose names begin with "
+            f"{chosen!r}{rather}"
         )
     if left_out:
         counts = {part: left_out.count(part) for part in dict.fromkeys(left_out)}

@@ -233,7 +233,8 @@ def push(
         revision: the branch (default: main).
         message: the first line of the commit.
         figure: pictures for the page.
-        terms: text of the backbone's licence, to be published too; required for DINOv3.
+        terms: text of the backbone's licence, to be published too; required unless that is
+            Apache-2.0, MIT, BSD, CC0 or CC-BY.
     """
     from dinoneck.checkpoint.hub import push_to_hub
 
