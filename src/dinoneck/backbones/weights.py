@@ -39,7 +39,14 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
 _SHOWN = 8
-_TRANSFORMERS_NAMES = ("embeddings.", "encoder.", "layer.", "layernorm.", "norm.")
+_TRANSFORMERS_NAMES = (
+    "embeddings.",
+    "encoder.",
+    "layer.",
+    "layernorm.",
+    "model.layer.",
+    "norm.",
+)
 _TIMEOUT_S = 10.0
 
 

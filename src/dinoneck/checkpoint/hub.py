@@ -263,7 +263,9 @@ def _terms(file: str | os.PathLike[str] | None, meta: Mapping[str, Any]) -> byte
             f"weights, {licence or 'which its record does not name'}",
             step="hub",
         )
-    if text or is_open(licence) or not _has_published_weights(meta):
+    if text or is_open(licence):
+        return text
+    if licence is None and not _has_published_weights(meta):
         return text
     if licence is None:
         raise CheckpointError(
