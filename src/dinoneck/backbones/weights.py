@@ -114,7 +114,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     if unexpected := state.keys() - own.keys():
         problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}")
         if all(key.startswith(_TRANSFORMERS_NAMES) for key in unexpected):
-            problems.append("these are names of the library transformers: source='transformers'")
+            is_of_transformers = type(model).__module__.startswith("transformers.")
+            hint = "these are names of the library transformers: source='transformers'"
+            if is_of_transformers:
+                hint = (
+                    "these are names that the library transformers translates for whole folders: "
+                    "load_backbone(folder, source='transformers')"
+                )
+            problems.append(hint)
     for key in sorted(own.keys() & state.keys()):
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")

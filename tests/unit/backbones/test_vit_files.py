@@ -11,12 +11,20 @@ import pytest
 import timm
 import torch
 import torch.distributed.checkpoint as dcp
+import transformers
 from safetensors.torch import save_file
 from tests.unit.backbones.test_weights import official_dinov2, official_dinov3
 from torch import Tensor, nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from dinoneck import BackboneError, load_backbone
+from dinoneck import (
+    BackboneError,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Task,
+    load_backbone,
+    save_head,
+)
 from dinoneck.backbones.vit_files import read_vit, shape_of
 
 State = dict[str, Tensor]
@@ -321,3 +329,44 @@ def test_a_fine_tuned_timm_classifier_gives_the_tokens_of_its_vit(tmp_path: Path
     with torch.no_grad():
         expected = classifier.forward_features(IMAGE)
     assert torch.equal(loaded(IMAGE).sequence[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
+def test_a_folder_of_a_fine_tuned_classifier_gives_the_tokens_of_its_vit(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+        num_labels=5,
+    )
+    classifier = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    classifier.save_pretrained(tmp_path / "classifier")
+    loaded = load_backbone(str(tmp_path / "classifier"), source="transformers")
+    with torch.no_grad():
+        expected = classifier.base_model(IMAGE).last_hidden_state
+    assert torch.equal(loaded(IMAGE).sequence[0], expected)
+    assert "left out: classifier.bias, classifier.weight" in caplog.text
+
+
+def test_what_a_head_file_holds_is_built_in_the_shape_of_the_pretraining(tmp_path: Path) -> None:
+    own = timm.create_model(
+        "vit_small_patch14_dinov2",
+        num_classes=0,
+        img_size=112,
+        patch_size=16,
+        dynamic_img_size=True,
+    )
+    path = saved(tmp_path, {"teacher": under("backbone.", own.state_dict())})
+    backbone = load_backbone("dinov2_vits14", checkpoint=path)
+    weights = backbone.adapter.model.state_dict()
+    head = PatchMeanHead(384, [Task("mass")])
+    save_head(tmp_path / "head.safetensors", head, backbone=backbone, backbone_weights=weights)
+    again = HeadCheckpoint.load(tmp_path / "head.safetensors").load_backbone()
+    images = torch.rand(1, 3, 96, 160)
+    assert again.record()["patch_size"] == [16, 16]
+    assert torch.equal(again(images).sequence[0], backbone(images).sequence[0])
