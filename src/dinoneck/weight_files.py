@@ -20,6 +20,21 @@ _PREFIXES, _WRAPPERS = ("module.", "_orig_mod."), ("model", "state_dict")
 _SHOWN = 8
 _SHARES = 4  # names of one memory: tied weights
 _CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
+# where trainings save their settings and numbers: Namespace, DictConfig, PosixPath, scalars
+_SETTINGS = (
+    "argparse.",
+    "omegaconf.",
+    "yacs.",
+    "easydict.",
+    "mmengine.",
+    "pathlib.",
+    "numpy.",
+    "lightning.",
+    "lightning_fabric.",
+    "pytorch_lightning.",
+)
+_WEIGHTS = ("teacher", "student", "model_ema", "model", "state_dict")  # where trainings save them
+_SPREAD = "torch.distributed."
 _REFUSED = "Weights only load failed"
 
 
@@ -61,17 +76,18 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{file} holds a {type(loaded).__name__}; expected a state dict of named tensors"
         )
     strange = [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and _is_dense(value))
+        str(key) for key, value in loaded.items() if not (isinstance(key, str) and is_dense(value))
     ]
     if strange:
         raise BackboneError(
             f"{file}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
         )
-    _check_held(loaded, str(file))
+    check_held(loaded, str(file))
     return dict(loaded)
 
 
-def _is_dense(value: object) -> bool:
+def is_dense(value: object) -> bool:
+    """Whether a value is a tensor that holds a number for each of its places."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -79,8 +95,16 @@ def _is_dense(value: object) -> bool:
     )
 
 
-def _check_held(state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors of which the file holds a small part: a few bytes of it would become any memory."""
+def check_held(state: Mapping[str, Tensor], where: str) -> None:
+    """Reject tensors that share most of their memory: a small file could expand to any size.
+
+    Args:
+        state: the tensors.
+        where: their file, for the message.
+
+    Raises:
+        BackboneError: naming the largest.
+    """
     asked = sum(value.numel() * value.itemsize for value in state.values())
     memory = (value.untyped_storage() for value in state.values())
     held = sum({each.data_ptr(): each.nbytes() for each in memory}.values())
@@ -122,18 +146,9 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        code = _CODE.findall(str(error))
-        if code and code[-1].startswith("dinoneck."):
-            raise BackboneError(
-                f"{file} cannot be read as weights: it holds a {code[-1]} next to them. Take them "
-                "out: with torch.serialization.safe_globals(dinoneck.safe_globals()): state = "
-                "torch.load(file)['state_dict'], and save state"
-            ) from error
-        if code:
-            raise BackboneError(
-                f"{file} cannot be read as weights: this pickle asks for {code[-1]}, which may be "
-                "code; nothing of it ran. Ask its author for a state dict of tensors only"
-            ) from error
+        found = _CODE.findall(str(error))
+        if found:
+            raise _foreign_object(file, found[-1]) from error
         reason = f"{type(error).__name__}: {first_line(error)}"
         if _REFUSED in str(error):  # torch's own message advises to run the file after all
             reason = "torch's weights-only loader refuses it, and nothing of it ran"
@@ -141,6 +156,41 @@ def read_any(path: str | os.PathLike[str]) -> Any:
             f"{file} cannot be read as weights: {reason}; expected .safetensors, or a .pth state "
             "dict of tensors only"
         ) from error
+
+
+def _foreign_object(file: Path, name: str) -> BackboneError:
+    """Return the error for a file that holds an object of another class than tensors and plain containers."""
+    if name.startswith("dinoneck."):
+        return BackboneError(
+            f"{file} cannot be read as weights: it holds a {name} next to them. Take them "
+            "out: with torch.serialization.safe_globals(dinoneck.safe_globals()): state = "
+            "torch.load(file)['state_dict'], and save state"
+        )
+    if name.startswith(_SPREAD):
+        return BackboneError(
+            f"{file} holds parts of tensors that are spread over GPUs ({name}); pass a "
+            "file of whole tensors, such as the eval/training_…/teacher_checkpoint.pth "
+            "that DINOv2 and DINOv3 write"
+        )
+    if name.startswith(_SETTINGS):
+        return BackboneError(
+            f"{file} holds other objects than tensors ({name}), as trainings save with "
+            "their settings; no object is read, as it could run code. If the file is your "
+            f"own, write its weights alone into weights.pth: {_keep_weights(file)}"
+        )
+    return BackboneError(
+        f"{file} cannot be read as weights: this pickle asks for {name}, which may be "
+        "code; nothing of it ran. Ask its author for a state dict of tensors only"
+    )
+
+
+def _keep_weights(file: Path) -> str:
+    """Return the command that copies the weights of a checkpoint, for the owner of the file to run."""
+    return (
+        'python -c "import torch; c = torch.load('
+        f"{os.fspath(file)!r}, map_location='cpu', weights_only=False); "
+        f"torch.save({{k: c[k] for k in {_WEIGHTS} if k in c}}, 'weights.pth')\""
+    )
 
 
 def _check_unpacked(file: Path) -> None:

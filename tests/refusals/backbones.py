@@ -5,6 +5,7 @@ Weights files, LoRA, transformers' configurations, the service and recorded conf
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import cache
 from pathlib import Path
@@ -87,6 +88,59 @@ def official(prefix: str = "", **changed: Any) -> Any:
         return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / "w.pth")
 
     return call
+
+
+def checkpoint(content: Any) -> Any:
+    """Load a file of this content as the weights of the built-in ViT."""
+
+    def call(folder: Path) -> Any:
+        torch.save(content, folder / "w.pth")
+        return load_backbone("dinoneck_tiny", checkpoint=folder / "w.pth")
+
+    return call
+
+
+def written_vit(seeds: dict[str, int]) -> Any:
+    """Load a file of several ViTs: what stands before their names, and their seeds."""
+    tensors = {}
+    for prefix, seed in seeds.items():
+        for name, value in kit.backbone(seed=seed).adapter.model.state_dict().items():
+            tensors[prefix + name] = value
+    return checkpoint(tensors)
+
+
+def of_transformers(folder: Path) -> Any:
+    """Load a file with the names of the library transformers into timm's model."""
+    model = load_backbone(SMALL, pretrained=False, source="transformers")
+    torch.save(model.adapter.model.state_dict(), folder / "w.pth")
+    return load_backbone(SMALL, checkpoint=folder / "w.pth")
+
+
+def dcp_folder(folder: Path) -> Any:
+    (folder / ".metadata").write_bytes(b"")
+    return load_backbone("dinoneck_tiny", checkpoint=folder)
+
+
+def folder_as_file(folder: Path) -> Any:
+    (folder / "config.json").write_text("{}")
+    return load_backbone(SMALL, checkpoint=folder)
+
+
+def named(file: str) -> Any:
+    """Load a file of this name."""
+
+    def call(folder: Path) -> Any:
+        (folder / file).write_bytes(b"")
+        return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / file)
+
+    return call
+
+
+def oblong_positions(folder: Path) -> Any:
+    """Load a DINOv2 whose positions are of 2 x 3 patches."""
+    model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=(28, 42))
+    torch.save(model.state_dict(), folder / "w.pth")
+    return load_backbone("dinov2_vits14", checkpoint=folder / "w.pth")
 
 
 def holding_a_model() -> nn.Module:
@@ -200,9 +254,33 @@ ROWS: list[Row] = [
     (official(**{"extra.weight": torch.zeros(1)}), BackboneError, "extra.weight"),
     (official(**{"norm.weight": torch.ones(3)}), BackboneError, ("norm.weight", "(3,)", "(384,)")),
     (official(**{"norm.weight": torch.full((384,), torch.nan)}), BackboneError, "not finite"),
-    (official("module."), BackboneError, "module."),
     (official(cls_token=torch.zeros(1, 1, 768)), BackboneError, ("ViT-B of 768", "ViT-S of 384")),
-    (official("layer."), BackboneError, "source='transformers'"),
+    (of_transformers, BackboneError, "source='transformers'"),
+    (
+        written_vit({"net.a.": 1, "net.b.": 2}),
+        BackboneError,
+        ("several ViTs", "'net.a.'", "'net.b.'"),
+    ),
+    (
+        checkpoint({"model": {"teacher.backbone._fsdp_wrapped_module._flat_param": torch.ones(3)}}),
+        BackboneError,
+        ("one GPU's part", "teacher_checkpoint.pth"),
+    ),
+    (checkpoint({"epoch": 3}), BackboneError, ("no tensors", "epoch")),
+    (checkpoint([torch.ones(1)]), BackboneError, ("w.pth", "a list")),
+    (
+        checkpoint({"args": argparse.Namespace(lr=0.1)}),
+        BackboneError,
+        ("argparse.Namespace", "torch.save"),
+    ),
+    (dcp_folder, BackboneError, ("DCP", "dcp_to_torch")),
+    (folder_as_file, BackboneError, "--backbone-source"),
+    (
+        named("dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth"),
+        BackboneError,
+        ("'vit_base_patch16_dinov3.lvd1689m'", f"'{SMALL}_qkvb'"),
+    ),
+    (oblong_positions, BackboneError, "no square grid"),
     (written(b"<html>"), BackboneError, ("w.pth", "weights-only loader")),
     (written({"weight": Trap()}), BackboneError, ("w.pth", "sys.exit")),
     (written([1, 2]), BackboneError, "list"),

@@ -124,16 +124,17 @@ def push_private_to_public(hub: Hub, folder: Path) -> Any:
     return push_to_hub(sound_file(folder), "me/one", private=True)
 
 
-def on_dinov3(folder: Path, **options: Any) -> Any:
-    """Publish a head on a backbone under the DINOv3 License."""
-    record = kit.backbone().record() | {"license": "dinov3-license"}
+def under_licence(licence: str | None, **options: Any) -> Any:
+    """Publish a head on published weights under this licence; None states none."""
+    weights = {"kind": "hub", "repo": "timm/a"}
+    record = kit.backbone().record() | {"license": licence, "weights": weights}
     checkpoint = HeadCheckpoint.from_module(kit.head(), backbone=record)
     return checkpoint.push_to_hub("me/one", **options)
 
 
 def empty_terms(folder: Path) -> Any:
     (folder / "terms.txt").write_text(" \n")
-    return on_dinov3(folder, terms=folder / "terms.txt")
+    return under_licence("dinov3-license", terms=folder / "terms.txt")
 
 
 ROWS: list[Row] = [
@@ -162,6 +163,8 @@ ROWS: list[Row] = [
     (asked(push, WRITER, offline=True), CheckpointError, ("me/one", "HF_HUB_OFFLINE")),
     (asked(push_after_another, WRITER), CheckpointError, ("me/one", "push again")),
     (asked(push_private_to_public, WRITER), CheckpointError, ("me/one", "private=True")),
-    (on_dinov3, CheckpointError, ("dinov3-license", "--terms")),
+    (lambda: under_licence("dinov3-license"), CheckpointError, ("dinov3-license", "--terms")),
+    (lambda: under_licence("cc-by-nc-4.0"), CheckpointError, ("cc-by-nc-4.0", "--terms")),
+    (lambda: under_licence(None), CheckpointError, ("states no licence", "--terms")),
     (empty_terms, CheckpointError, ("terms.txt", "empty", "dinov3-license")),
 ]

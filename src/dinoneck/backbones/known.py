@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinoneck.errors import BackboneError, did_you_mean
@@ -11,6 +14,8 @@ TINY = "dinoneck_tiny"
 TINY_WIDTH, TINY_DEPTH = 64, 6
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
+EUPE = "eupe_lvd1689m"  # distilled by Meta into architectures of DINOv3, under terms of their own
+TAG_LICENSES = {EUPE: "fair-noncommercial-research-license"}
 SATELLITE = "sat493m"
 SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
@@ -24,7 +29,8 @@ class Known(NamedTuple):
         width: channels of a token.
         depth: blocks.
         registers: register tokens.
-        hubs: weights tag of timm -> name of the same weights for the transformers library.
+        hubs: weights tag of timm -> name of the same weights for the transformers library; None
+            where it has none. The first tag is the one that the name alone stands for.
         official: name in torch.hub, of the weights of the first tag; None if it has none.
     """
 
@@ -33,13 +39,17 @@ class Known(NamedTuple):
     width: int
     depth: int
     registers: int
-    hubs: dict[str, str]
+    hubs: Mapping[str, str | None]
     official: str | None = None
 
     @property
-    def license(self) -> str:
-        """The licence of the published weights."""
-        return LICENSES[family_of(self.name)]
+    def is_gated(self) -> bool:
+        """Whether the MLPs are gated (SwiGLU)."""
+        return any(size in self.name for size in ("_plus_", "_giant_", "_7b_"))
+
+    def license(self, tag: str) -> str:
+        """Return the licence of the published weights of a tag."""
+        return TAG_LICENSES.get(tag, LICENSES[family_of(self.name)])
 
 
 def _dinov2(size: str, width: int, depth: int) -> list[Known]:
@@ -62,12 +72,17 @@ def _dinov2(size: str, width: int, depth: int) -> list[Known]:
 def _dinov3(
     size: str, short: str, width: int, depth: int, *, satellite: bool = False
 ) -> list[Known]:
-    hubs = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
+    hubs: dict[str, str | None] = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
     if satellite:
         hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
     name = f"vit_{size}_patch16_dinov3"
     plain = Known(name, 16, width, depth, 4, hubs, f"dinov3_{short}")
-    return [plain] if size == "7b" else [plain, plain._replace(name=f"{name}_qkvb", official=None)]
+    if size == "7b":
+        return [plain]
+    with_bias = plain._replace(name=f"{name}_qkvb", official=None)
+    if size in ("small", "base"):
+        with_bias = with_bias._replace(hubs={**hubs, EUPE: None})
+    return [plain, with_bias]
 
 
 KNOWN = (
@@ -81,7 +96,30 @@ KNOWN = (
     *_dinov3("large", "vitl16", 1024, 24, satellite=True),
     *_dinov3("huge_plus", "vith16plus", 1280, 32),
     *_dinov3("7b", "vit7b16", 4096, 40, satellite=True),
+    Known("vit_tiny_patch16_dinov3_qkvb", 16, 192, 12, 4, {EUPE: None}),
 )
+
+# what the names of Meta's files end in: the first digits of the file's SHA-256
+_FILE_HASHES = {
+    "08c60483": "vit_small_patch16_dinov3.lvd1689m",
+    "4057cbaa": "vit_small_plus_patch16_dinov3.lvd1689m",
+    "73cec8be": "vit_base_patch16_dinov3.lvd1689m",
+    "8aa4cbdd": "vit_large_patch16_dinov3.lvd1689m",
+    "eadcf0ff": "vit_large_patch16_dinov3.sat493m",
+    "7c1da9a5": "vit_huge_plus_patch16_dinov3.lvd1689m",
+    "a955f4ea": "vit_7b_patch16_dinov3.lvd1689m",
+    "a6675841": "vit_7b_patch16_dinov3.sat493m",
+}
+_EUPE_FILES = {
+    "eupe-vit-t": f"vit_tiny_patch16_dinov3_qkvb.{EUPE}",
+    "eupe-vit-s": f"vit_small_patch16_dinov3_qkvb.{EUPE}",
+    "eupe-vit-b": f"vit_base_patch16_dinov3_qkvb.{EUPE}",
+}
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# a file's name without its suffix: Meta's hash, and what a browser adds to a second copy
+_FILE = re.compile(r"(?P<base>.+?)(-(?P<hash>[0-9a-f]{8}))?( ?\(\d+\))?")
+_ANONYMOUS = ("model.safetensors", "pytorch_model.bin")  # the folder has the name
+_CACHED = re.compile(r"models--(?P<owner>[\w.\-]+?)--(?P<name>[\w.\-]+)")  # the Hub's cache
 
 
 def resolve_name(name: str) -> str:
@@ -109,8 +147,11 @@ def is_supported(architecture: str) -> bool:
     return architecture.startswith("vit_") and family_of(architecture) != "other"
 
 
-def names_of(name: str) -> tuple[str, str] | None:
-    """Return (timm name with its tag, name for transformers) of published weights, given any name; None if unknown."""
+def names_of(name: str) -> tuple[str, str | None] | None:
+    """Return (timm name with its tag, name for transformers) of published weights, given any name; None if unknown.
+
+    The name for transformers is None where that library has no copy of the weights.
+    """
     for model in KNOWN:
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
@@ -119,6 +160,68 @@ def names_of(name: str) -> tuple[str, str] | None:
             ):
                 return full, hub
     return None
+
+
+def license_of(name: str) -> str | None:
+    """Return the licence of the published weights that ``name`` stands for, by its tag, else by its family."""
+    names = names_of(name)
+    full = names[0] if names else name
+    tag = full.partition(".")[2]
+    return TAG_LICENSES.get(tag, LICENSES.get(family_of(full)))
+
+
+def states_tag(name: str) -> bool:
+    """Whether a name itself says which weights of its architecture are meant."""
+    short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    is_of_transformers = any(name in model.hubs.values() for model in KNOWN)
+    return "." in short or is_of_transformers
+
+
+def weights_of_file(path: str | os.PathLike[str]) -> str | None:
+    """Return timm's name, with its tag, of the published weights that a file's name or folder names.
+
+    Known are the names of Meta's files (``dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth``), the hash
+    that they end in, and the names of timm's and of transformers' copies, as files, as folders, and
+    in the cache of the Hub.
+
+    Returns:
+        None if it names no published weights.
+    """
+    file = Path(path).absolute()  # not resolved: the Hub's cache holds links to files without names
+    names = [file.name]
+    if file.name in _ANONYMOUS:
+        names = [file.parent.name]
+        if file.parent.parent.name == "snapshots":
+            names = [file.parent.parent.parent.name]
+    published = _published_files()
+    for name in names:
+        stem = name
+        if stem.lower().endswith(_SUFFIXES):
+            stem = stem.rpartition(".")[0]
+        if cached := _CACHED.fullmatch(stem):
+            stem = cached["name"]
+        if match := _FILE.fullmatch(stem.lower()):
+            if match["hash"] in _FILE_HASHES:
+                return _FILE_HASHES[match["hash"]]
+            return published.get(match["base"])
+    return None
+
+
+def _published_files() -> dict[str, str]:
+    """Return names of files and folders of published weights, without suffix and hash -> timm's name."""
+    names = dict(_EUPE_FILES)
+    for model in KNOWN:
+        for tag, hub in model.hubs.items():
+            full = f"{model.name}.{tag}"
+            names[full] = full
+            if model.official is None:
+                continue
+            names[str(hub).rpartition("/")[2]] = full
+            if family_of(model.name) == "dinov3":
+                names[f"{model.official}_pretrain_{tag}"] = full
+            else:
+                names[f"{model.official.replace('_reg', '_reg4')}_pretrain"] = full
+    return names
 
 
 def dimensions_of(name: str) -> tuple[int, int] | None:

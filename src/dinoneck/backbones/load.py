@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dinoneck.backbones import official, transformers, weights
+from dinoneck.backbones import official, transformers, vit_files, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import TINY, names_of, resolve_name
+from dinoneck.backbones.known import (
+    KNOWN,
+    SATELLITE,
+    TINY,
+    architecture_of,
+    model_of,
+    names_of,
+    resolve_name,
+    states_tag,
+    weights_of_file,
+)
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
-from dinoneck.weight_files import read_state
+
+logger = logging.getLogger(__name__)
 
 Source = Literal["timm", "transformers"]
 File = str | os.PathLike[str]
 # where torch.compile, DataParallel and DistributedDataParallel keep the model
 _WRAPPED = ("_orig_mod", "module")
 Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights, read.
+
+    Attributes:
+        path: of the file.
+        state: the tensors of its ViT, by the ViT's own names.
+    """
+
+    path: str | os.PathLike[str]
+    state: Mapping[str, Tensor]
 
 
 def load_backbone(
@@ -60,7 +86,9 @@ def load_backbone(
         frozen: keep in eval mode, without autograd. False: all parameters that affect the output
             are trainable.
         checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's
-            names; every key must match.
+            names; every tensor of the ViT must match. Checkpoints of trainings are read too
+            (DINOv2, DINOv3, Lightning, DDP): the averaged model or the teacher, without its heads.
+            A file or folder name of published weights gives their tag, mean, std and licence.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
@@ -69,8 +97,8 @@ def load_backbone(
             features at 224 x 224.
 
     Raises:
-        BackboneError: if the name is unknown, weights are unavailable or do not fit, or a layer
-            does not exist.
+        BackboneError: if the name is unknown, weights are unavailable or do not fit, a file has the
+            name of another model's weights, or a layer does not exist.
         ConfigError: if arguments contradict each other.
         ImportError: naming the extra, if the library is not installed.
 
@@ -89,6 +117,7 @@ def load_backbone(
     _check_options(dtype, pretrained=pretrained, norm=norm, frozen=frozen)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
+    asked_name = name
     if source == "timm" or not (name.startswith("facebook/") or Path(name).is_dir()):
         name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
@@ -96,9 +125,22 @@ def load_backbone(
         raise ConfigError(
             f"seed={seed} applies to random weights only; pass pretrained=False with it"
         )
+    is_folder = source == "transformers" and Path(name).is_dir()
+    if is_folder and (random or checkpoint is not None):
+        raise ConfigError(
+            f"{name} is a folder with weights of its own; leave pretrained=, seed= and "
+            "checkpoint= out"
+        )
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
+        file = None
+        if checkpoint is not None:
+            name = _named_by_file(name, asked_name, checkpoint)
+            file = _read_file(name, source, checkpoint)
+            if source == "timm":
+                name = _with_biases(name, asked_name, file)
         build = _from_timm if source == "timm" else _from_transformers
-        adapter, origin = build(name, checkpoint, (seed or 0) if random else None, pos_embed)
+        seed_or_none = (seed or 0) if random else None
+        adapter, origin = build(name, file, seed_or_none, pos_embed)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
     backbone = Backbone(
         adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin
@@ -186,13 +228,88 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     )
 
 
-def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
+def _named_by_file(name: str, asked_name: str, path: File) -> str:
+    """Return the name with the tag of the weights that a file's name or folder names, if it names some.
+
+    Args:
+        name: of the model, with the tag that its name alone stands for.
+        asked_name: as the caller gave it.
+        path: the file.
+
+    Raises:
+        BackboneError: if the file's name is that of another model's weights.
+    """
+    published = weights_of_file(path)
+    if published is None:
+        if SATELLITE in Path(path).name.lower() and SATELLITE not in name:
+            logger.warning(
+                "%s: the name says %s, and images are prepared as for %s; give the name with the "
+                "tag of the weights, such as vit_large_patch16_dinov3.%s, if that is not meant",
+                path,
+                SATELLITE,
+                name,
+                SATELLITE,
+            )
+        return name
+    known = names_of(name)
+    full = known[0] if known else name
+    if architecture_of(published) != architecture_of(full):
+        raise BackboneError(
+            f"{path} has the name of the weights {published!r}, and the model is {asked_name!r}; "
+            f"load it as {published!r}, or rename the file if it holds other weights"
+        )
+    tag = published.partition(".")[2]
+    if full.endswith(f".{tag}"):
+        return name
+    if states_tag(asked_name):
+        logger.warning(
+            "%s has the name of the weights %s, and is loaded as %s, as asked: mean, std and "
+            "licence are of that",
+            path,
+            published,
+            asked_name,
+        )
+        return name
+    logger.info("%s: the weights are %s, by the name of the file", path, published)
+    tagged = f"{full.partition('.')[0]}.{tag}"
+    return tagged if names_of(tagged) else published
+
+
+def _read_file(name: str, source: Source, path: File) -> WeightsFile:
+    """Read a file of weights for a model whose name has been checked."""
+    if source == "timm":
+        from dinoneck.backbones import timm
+
+        timm.check_name(name)
+    return WeightsFile(path, vit_files.read_vit(path))
+
+
+def _with_biases(name: str, asked_name: str, file: WeightsFile) -> str:
+    """Return timm's name of the architecture with query and value biases, where Meta's file has them.
+
+    Under Meta's own name that is the architecture; timm has two, and the name without ``_qkvb``
+    stands for the one without.
+    """
+    known = model_of(name)
+    if known is None or asked_name != known.official or not weights.has_query_bias(file.state):
+        return name
+    architecture, _, tag = name.partition(".")
+    with_biases = f"{architecture}_qkvb"
+    if not any(model.name == with_biases for model in KNOWN):
+        return name
+    logger.info("%s has query and value biases: it is loaded as %s", file.path, with_biases)
+    return f"{with_biases}.{tag}"
+
+
+def _from_timm(
+    name: str, file: WeightsFile | None, seed: int | None, pos_embed: PosEmbed
+) -> Loaded:
     """Build a timm model with seeded weights, those of a file, or the published ones."""
-    adapter = _empty(name, pos_embed)
+    adapter = _empty(name, pos_embed, file)
     if seed is not None:
         return adapter, fill_seeded(adapter.model, seed)
-    if checkpoint is not None:
-        weights.load_file(adapter.model, checkpoint)
+    if file is not None:
+        weights.load_vit(adapter.model, file.state, file.path)
         return adapter, {"kind": "file"}
     if adapter.hub_id is None:
         raise BackboneError(
@@ -204,25 +321,17 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
 
 
 def _from_transformers(
-    name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed
+    name: str, file: WeightsFile | None, seed: int | None, pos_embed: PosEmbed
 ) -> Loaded:
     """Load a folder, a hub model or a file of its names; seeded weights are converted from timm's names."""
     folder = Path(name)
-    if folder.is_dir() and (seed is not None or checkpoint is not None):
-        raise ConfigError(
-            f"{name} is a folder with weights of its own; leave pretrained=, seed= and "
-            "checkpoint= out"
-        )
     if folder.is_dir():
         return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {
             "kind": "file"
         }
     known = names_of(name)
-    if seed is not None or checkpoint is not None:
-        timm_name = known[0] if known else name
-        return _by_way_of_timm(
-            timm_name.split(".")[0] if "/" in name else timm_name, checkpoint, seed, pos_embed
-        )
+    if seed is not None or file is not None:
+        return _by_way_of_timm(known[0] if known else name, file, seed, pos_embed)
     repo = known[1] if known else name
     if repo is None or "/" not in repo:
         raise BackboneError(
@@ -236,15 +345,15 @@ def _from_transformers(
 
 
 def _by_way_of_timm(
-    name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed
+    name: str, file: WeightsFile | None, seed: int | None, pos_embed: PosEmbed
 ) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
-    donor = _empty(name, pos_embed)
+    donor = _empty(name, pos_embed, file)
     origin = {"kind": "file"} if seed is None else fill_seeded(donor.model, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
-    if checkpoint is not None:
-        weights.load_state(adapter.model, read_state(checkpoint), checkpoint)
+    if file is not None:
+        weights.load_state(adapter.model, file.state, file.path)
     adapter.name, adapter.mean, adapter.std, adapter.license = (
         donor.name,
         donor.mean,
@@ -254,12 +363,18 @@ def _by_way_of_timm(
     return adapter, origin
 
 
-def _empty(name: str, pos_embed: PosEmbed) -> Adapter:
-    """Build a timm model whose weights are overwritten next."""
+def _empty(name: str, pos_embed: PosEmbed, file: WeightsFile | None = None) -> Adapter:
+    """Build a timm model whose weights are overwritten next, in the shape of a file's."""
     from dinoneck.backbones import timm
 
+    changes = {}
+    if file is not None and (shape := vit_files.shape_of(file.state)) is not None:
+        changes = shape.changes(name, file.path)
+        if changes:
+            options = ", ".join(f"{key}={value}" for key, value in changes.items())
+            logger.warning("%s: the model is built with %s, as it was trained", file.path, options)
     with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
-        return timm.TimmAdapter(timm.build(name), pos_embed)
+        return timm.TimmAdapter(timm.build(name, **changes), pos_embed)
 
 
 def _check_plain(source: object, pos_embed: object) -> None:

@@ -45,14 +45,33 @@ def names() -> list[str]:
     return [name for name in timm.list_models() if is_supported(name)]
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, **changes: Any) -> nn.Module:
     """Build an architecture by its timm name, with or without a weights tag, with timm's own random init.
+
+    Args:
+        name: of the architecture.
+        **changes: options of timm's model that differ from the published one.
 
     Raises:
         BackboneError: if the name is unknown or not that of a DINO ViT.
     """
+    check_name(name)
     if name == TINY:
         return Eva(**_TINY_SETTING)
+    model: nn.Module = timm.create_model(
+        name, pretrained=False, num_classes=0, dynamic_img_size=True, **changes
+    )
+    return model
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of an architecture that is unknown or no DINO ViT, or of unknown weights.
+
+    Raises:
+        BackboneError: with the nearest name.
+    """
+    if name == TINY:
+        return
     architecture = name.split(".", 1)[0]
     if architecture not in names():
         raise refuse(name, names())
@@ -60,10 +79,6 @@ def build(name: str) -> nn.Module:
         raise BackboneError(
             f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}"
         )
-    model: nn.Module = timm.create_model(
-        name, pretrained=False, num_classes=0, dynamic_img_size=True
-    )
-    return model
 
 
 def is_timm(model: nn.Module) -> bool:

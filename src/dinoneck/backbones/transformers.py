@@ -8,6 +8,7 @@ embeddings, blocks, final norm.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,15 @@ from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.errors import BackboneError, first_line, missing_extra, reason_of
 from dinoneck.grid import patch_pair
 
+logger = logging.getLogger(__name__)
+
 _CLASSES = {
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
 }
 _NEVER_USED = ("mask_token", "inv_freq")
+_CLASSIFIERS = ("classifier.", "head.")  # of models fine-tuned for classes, next to the ViT
 _BLOCK = re.compile(r"\blayer\.(?P<number>\d+)\.(?:\w+\.)*?(?P<module>\w+)\.(?P<part>\w+)$")
 # module of a transformers block (of any version since 5.9) -> module of a timm block, see _unfused
 _TIMM_NAMES = {
@@ -192,6 +196,11 @@ def from_folder(folder: Path) -> nn.Module:
         keys = sorted(
             str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED)
         )
+        if what == "unexpected_keys":
+            classifier = [key for key in keys if key.startswith(_CLASSIFIERS)]
+            keys = [key for key in keys if key not in classifier]
+            if classifier:
+                logger.warning("%s: left out: %s", folder, ", ".join(classifier))
         if keys:
             raise BackboneError(
                 f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:8])}; the weights do not fit"

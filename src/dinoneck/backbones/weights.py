@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.known import names_of
 from dinoneck.backbones.lora import base_name
+from dinoneck.backbones.vit_files import read_vit, shape_of
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,14 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
 _SHOWN = 8
-_CLS_NAMES = ("cls_token", "embeddings.cls_token")
-_TRANSFORMERS_NAMES = ("embeddings.", "encoder.", "layer.", "layernorm.", "norm.")
-# channels -> size, of DINOv2 and DINOv3
-_SIZES = {384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
+_TRANSFORMERS_NAMES = (
+    "embeddings.",
+    "encoder.",
+    "layer.",
+    "layernorm.",
+    "model.layer.",
+    "norm.",
+)
 _TIMEOUT_S = 10.0
 
 
@@ -82,7 +87,17 @@ def load_file(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
-    load_state(model, to_timm(read_state(path), model), path)
+    load_vit(model, read_vit(path), path)
+
+
+def load_vit(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Load the tensors of :func:`dinoneck.backbones.vit_files.read_vit` into a timm model.
+
+    Raises:
+        BackboneError: naming another size, or missing, unexpected, misshapen or non-finite entries.
+    """
+    _check_shape(model, state, path)
+    load_state(model, to_timm(state, model), path)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -91,16 +106,22 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
+    _check_shape(model, state, path)
     own = model.state_dict()
-    if other_size := _other_size(own, state):
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {other_size}")
     problems = []
     if missing := own.keys() - state.keys():
         problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
     if unexpected := state.keys() - own.keys():
         problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}")
         if all(key.startswith(_TRANSFORMERS_NAMES) for key in unexpected):
-            problems.append("these are names of the library transformers: source='transformers'")
+            is_of_transformers = type(model).__module__.startswith("transformers.")
+            hint = "these are names of the library transformers: source='transformers'"
+            if is_of_transformers:
+                hint = (
+                    "these are names that the library transformers translates for whole folders: "
+                    "load_backbone(folder, source='transformers')"
+                )
+            problems.append(hint)
     for key in sorted(own.keys() & state.keys()):
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
@@ -114,19 +135,29 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     logger.info("%d tensors of %s loaded", len(state), path)
 
 
-def _other_size(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
-    """What to say of a file with the weights of a larger or smaller model; None for the same width."""
-    for key in _CLS_NAMES:
-        if key in own and key in state and own[key].shape[-1:] != state[key].shape[-1:]:
-            return (
-                f"the file holds a {_size_name(state[key])}, the model is a {_size_name(own[key])}"
-            )
-    return None
+def _check_shape(
+    model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Refuse the weights of another ViT than the model, naming both.
 
-
-def _size_name(cls_token: Tensor) -> str:
-    width = cls_token.shape[-1] if cls_token.ndim else 0
-    return f"{_SIZES.get(width, 'model')} of {width} channels"
+    Raises:
+        BackboneError: with the name of a published model of the file's shape, if there is one.
+    """
+    file_shape = shape_of(state)
+    shape = shape_of(model.state_dict())
+    if file_shape is None or shape is None:
+        return
+    is_same = replace(file_shape, positions=None) == replace(shape, positions=None)
+    if is_same:
+        return
+    known = file_shape.known
+    remedy = "wrap_backbone(model) takes the model that the file belongs to"
+    if known is not None:
+        remedy = f"load it as {known.official or known.name!r}"
+    raise BackboneError(
+        f"{path} does not fit {type(model).__name__}: the file holds a {file_shape}, the model is "
+        f"a {shape}; {remedy}"
+    )
 
 
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -204,6 +235,16 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return result
 
 
+def has_query_bias(state: Mapping[str, Tensor]) -> bool:
+    """Whether a DINOv3 file has biases of queries or values that are not zero, as Meta's files do."""
+    for name, bias in state.items():
+        if name.endswith("attn.qkv.bias") and bias.ndim == 1 and len(bias) % 3 == 0:
+            query, _, value = bias.chunk(3)
+            if bool(query.any()) or bool(value.any()):
+                return True
+    return any(name.endswith(("attn.q_bias", "attn.v_bias")) for name in state)
+
+
 def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -> dict[str, Tensor]:
     """Split the fused q, k, v biases into timm's q_bias and v_bias; k must be zero."""
     names = dict(model.named_parameters())
@@ -219,7 +260,9 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     stem = key.removesuffix("qkv.bias")
     if bool(k.any()):
         raise BackboneError(
-            f"{key}: the key bias is not zero, as it is in every official DINOv3 file"
+            f"{key}: the key bias is not zero, as it is in every official DINOv3 file, and timm's "
+            "model has none; load the file into the model of the dinov3 repository, and pass that: "
+            "wrap_backbone(model)"
         )
     if stem + "q_bias" in names:
         return {stem + "q_bias": q, stem + "v_bias": v}

@@ -31,6 +31,11 @@ _HUB_LICENCE = re.compile(  # SPDX identifiers that the Hub knows, in its spelli
     r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|"
     r"mpl-2\.0|epl-2\.0|eupl-1\.2|odc-by|odbl|pddl"
 )
+_OPEN_LICENCE = re.compile(  # whose weights may be passed on without a copy of the terms
+    r"apache[- ]?(license[, -]*)?(v|version )?2(\.0)?|mit( license)?|bsd(-[0-4]-clause)?|0bsd|"
+    r"cc0(-1\.0)?|cc-by(-[1-4]\.0)?"
+)
+_EUPE_LICENCE = "fair-noncommercial-research-license"
 DINOV3 = {
     "name": "DINOv3",
     "license": "dinov3-license",
@@ -167,6 +172,18 @@ def code(value: object) -> str:
     return f"`{text}`" if text else "–"
 
 
+def is_open(licence: str | None) -> bool:
+    """Whether a licence is Apache-2.0, MIT, BSD, CC0 or CC-BY; one that is not stated is not."""
+    return licence is not None and _OPEN_LICENCE.fullmatch(licence.strip().lower()) is not None
+
+
+def link_of(licence: str) -> str | None:
+    """Return where the licence of a family of backbones is published; None if that is not known."""
+    links = {family["license"]: family["link"] for family in _FAMILIES.values()}
+    links[_EUPE_LICENCE] = "https://huggingface.co/facebook/EUPE-ViT-B"
+    return links.get(licence)
+
+
 def _line(value: object) -> str:
     """Return a value as one line of printable text, of limited length."""
     text = (
@@ -208,6 +225,5 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
         return {}
     if _HUB_LICENCE.fullmatch(name.lower()):
         return {"license": name.lower()}
-    links = {family["license"]: family["link"] for family in _FAMILIES.values()}
-    link = links.get(name) or (f"https://huggingface.co/{base}" if base and not own else None)
+    link = link_of(name) or (f"https://huggingface.co/{base}" if base and not own else None)
     return {"license": "other", "license_name": _line(name), "license_link": link}

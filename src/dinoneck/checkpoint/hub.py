@@ -8,11 +8,18 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint import contents
-from dinoneck.checkpoint.card import DINOV3, REPO_ID, check_repo_id, config_json, model_card
+from dinoneck.checkpoint.card import (
+    REPO_ID,
+    check_repo_id,
+    config_json,
+    is_open,
+    link_of,
+    model_card,
+)
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError, reason_of
 from dinoneck.hub_errors import refusal, unreachable
@@ -171,7 +178,9 @@ def push_to_hub(
         commit_message: the first line of the commit; None = the head's type and digest.
         figures: pictures (PNG, JPEG, WebP, GIF) for the page.
         terms: a text file with the licence of the backbone's weights, which becomes LICENSE.txt;
-            required where that is the DINOv3 License, which asks for a copy of itself.
+            required unless that is Apache-2.0, MIT, BSD, CC0 or CC-BY: other licences ask for a
+            copy of themselves. One that is not stated counts as another one; seeded random weights
+            need none.
         token: an access token that may write; None = the stored login.
 
     Raises:
@@ -191,7 +200,7 @@ def push_to_hub(
     pictures = _pictures(figures)
     content = read(only_head(file))
     meta = contents.check(content).meta
-    text = _terms(terms, meta["licences"].get("backbone"))
+    text = _terms(terms, meta)
     parts = {
         HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
         _CONFIG: config_json(meta).encode(),
@@ -240,8 +249,9 @@ def _commit(
     )
 
 
-def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
+def _terms(file: str | os.PathLike[str] | None, meta: Mapping[str, Any]) -> bytes:
     """The text of the licence of the backbone's weights; empty where none is given and none is required."""
+    licence = meta["licences"].get("backbone")
     try:
         text = b"" if file is None else read_regular(Path(file)).strip()
     except (OSError, ValueError) as error:
@@ -253,13 +263,34 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
             f"weights, {licence or 'which its record does not name'}",
             step="hub",
         )
-    if not text and licence == DINOV3["license"]:
+    if text or is_open(licence):
+        return text
+    if licence is None and not _has_published_weights(meta):
+        return text
+    if licence is None:
         raise CheckpointError(
-            f"the backbone's weights are under the licence {licence}, which asks for a copy of "
-            f"itself; pass terms= (--terms FILE) with its text, {DINOV3['link']}",
+            "the record of the backbone states no licence of its weights; pass terms= (--terms "
+            "FILE) with a text of the terms under which they may be passed on",
             step="hub",
         )
-    return text
+    link = link_of(licence)
+    raise CheckpointError(
+        f"the backbone's weights are under the licence {licence}, which is not an open one; pass "
+        f"terms= (--terms FILE) with its text{f', {link}' if link else ''}",
+        step="hub",
+    )
+
+
+def _has_published_weights(meta: Mapping[str, Any]) -> bool:
+    """Whether a head names a backbone whose weights are, or were made from, others than seeded random ones."""
+    if meta["backbone"] is None:
+        return False
+    weights = meta["backbone"].get("weights")
+    while weights is not None:
+        if weights.get("kind") == "seeded":
+            return False
+        weights = weights.get("base")
+    return True
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:

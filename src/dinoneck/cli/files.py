@@ -44,7 +44,7 @@ def backbones(part: Annotated[str, Positional] = "") -> Row:
             names = [f"{model.name}.{tag}", hub, official]
             if any(part in name for name in names if name):
                 numbers = (model.patch, model.width, model.depth, model.registers)
-                rows.append((names[0], *numbers, model.license, hub, official))
+                rows.append((names[0], *numbers, model.license(tag), hub, official))
     return _listing("backbones", _COLUMNS, rows, part)
 
 
@@ -233,7 +233,8 @@ def push(
         revision: the branch (default: main).
         message: the first line of the commit.
         figure: pictures for the page.
-        terms: text of the backbone's licence, to be published too; required for DINOv3.
+        terms: text of the backbone's licence, to be published too; required unless that is
+            Apache-2.0, MIT, BSD, CC0 or CC-BY.
     """
     from dinoneck.checkpoint.hub import push_to_hub
 

@@ -19,7 +19,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from dinoneck.backbones.known import family_of
+from dinoneck.backbones.known import family_of, license_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
@@ -187,7 +187,7 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "pos_embed": "official" if family == "dinov2" and not model.registers else "native",
         "dtype": "float32",
         "weights": {"kind": "hub", "repo": f"timm/{row.backbone}"},
-        "license": model.license,
+        "license": license_of(row.backbone),
     }
 
 

@@ -23,6 +23,7 @@ from dinoneck.backbones.known import (
     LICENSES,
     SATELLITE_STD,
     Known,
+    license_of,
     model_of,
     names_of,
     refuse,
@@ -86,7 +87,7 @@ class PublishedHead:
     @property
     def licence(self) -> str:
         """The licence of the weights."""
-        return self.terms or self.model.license
+        return self.terms or str(license_of(self.backbone))
 
     @property
     def gated(self) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dinoneck.backbones.known import (
-    LICENSES,
     SATELLITE,
     SATELLITE_MEAN,
     SATELLITE_STD,
@@ -15,6 +14,7 @@ from dinoneck.backbones.known import (
     TINY_WIDTH,
     Known,
     family_of,
+    license_of,
     model_of,
     resolve_name,
 )
@@ -82,7 +82,7 @@ def stated_record(
         "adapter": None,
         "weights": {"kind": STATED},
         "weights_sha256": None,
-        "license": LICENSES.get(family_of(name)),
+        "license": license_of(name),
     }
 
 

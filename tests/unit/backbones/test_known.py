@@ -11,22 +11,22 @@ import torch
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from dinoneck import Backbone, load_backbone
-from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_name
+from dinoneck import Backbone, BackboneError, load_backbone
+from dinoneck.backbones.known import (
+    KNOWN,
+    architecture_of,
+    license_of,
+    names_of,
+    resolve_name,
+    weights_of_file,
+)
 from dinoneck.backbones.timm import TimmAdapter, names
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
-# weights that another project distilled from DINOv3's; they load by name, and are not listed
-OF_OTHERS = "eupe"
 
 
 def test_every_supported_architecture_is_in_the_table() -> None:
-    own = {
-        name
-        for name in names()
-        if any(OF_OTHERS not in full for full in timm.list_pretrained(f"{name}.*"))
-    }
-    assert own <= {model.name for model in KNOWN}  # an older timm knows fewer
+    assert set(names()) <= {model.name for model in KNOWN}  # an older timm knows fewer
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
@@ -41,14 +41,10 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
         known.depth,
     )
     assert adapter.num_registers == known.registers
-    tags = [
-        name.split(".", 1)[1]
-        for name in timm.list_pretrained(f"{known.name}.*")
-        if OF_OTHERS not in name
-    ]
+    tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*")]
     assert set(tags) <= set(known.hubs)
     for tag in tags:
-        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license
+        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license(tag)
 
 
 def test_names_lead_to_each_other() -> None:
@@ -114,3 +110,118 @@ def test_cached_weights_are_used_without_asking_the_hub(
     }
     assert loaded.record()["license"] == "dinov3-license"
     assert loaded.name == "vit_small_patch16_dinov3_qkvb.lvd1689m"
+
+
+LARGE_SATELLITE = "vit_large_patch16_dinov3.sat493m"
+TINY_EUPE = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("dinov2_vits14_pretrain.pth", "vit_small_patch14_dinov2.lvd142m"),
+        ("dinov2_vitg14_pretrain.pth", "vit_giant_patch14_dinov2.lvd142m"),
+        ("dinov2_vitb14_reg4_pretrain.pth", "vit_base_patch14_reg4_dinov2.lvd142m"),
+        ("dinov3_vits16_pretrain_lvd1689m-08c60483.pth", SMALL),
+        ("dinov3_vits16plus_pretrain_lvd1689m.pth", "vit_small_plus_patch16_dinov3.lvd1689m"),
+        (
+            "dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth",
+            "vit_huge_plus_patch16_dinov3.lvd1689m",
+        ),
+        ("dinov3_vit7b16_pretrain_sat493m-a6675841.pth", "vit_7b_patch16_dinov3.sat493m"),
+        ("dinov3_vitl16_pretrain_sat493m-eadcf0ff (1).pth", LARGE_SATELLITE),
+        ("satellite-eadcf0ff.pt", LARGE_SATELLITE),
+        (f"{LARGE_SATELLITE}.safetensors", LARGE_SATELLITE),
+        (f"{LARGE_SATELLITE}/model.safetensors", LARGE_SATELLITE),
+        ("dinov3-vitl16-pretrain-sat493m/model.safetensors", LARGE_SATELLITE),
+        (
+            "models--facebook--dinov3-vitl16-pretrain-sat493m/snapshots/0a/model.safetensors",
+            LARGE_SATELLITE,
+        ),
+        (f"models--timm--{TINY_EUPE}/snapshots/0a/model.safetensors", TINY_EUPE),
+        ("EUPE-ViT-T.pt", TINY_EUPE),
+        ("dinov2_vits14_nyu_linear_head.pth", None),
+        ("dinov3_vitl16_chmv2_dpt_head-01234567.pth", None),
+        ("my_dinov3_vits16_pretrain_lvd1689m.pth", None),
+        ("last.ckpt", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_files_name_says_which_published_weights_it_holds(file: str, name: str | None) -> None:
+    assert weights_of_file(Path("weights") / file) == name
+
+
+def test_every_published_model_is_known_by_a_file() -> None:
+    for model in KNOWN:
+        for tag in model.hubs:
+            full = f"{model.name}.{tag}"
+            assert weights_of_file(f"{full}.safetensors") == full
+
+
+def saved_weights(name: str, file: Path) -> Path:
+    """Write seeded weights of a model."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(load_backbone(name, pretrained=False).adapter.model.state_dict(), file)
+    return file
+
+
+# a model of the satellite weights' architecture is large: its EUPE sister shows the same
+@pytest.mark.parametrize(
+    "file", ["EUPE-ViT-S.pt", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m/model.safetensors"]
+)
+def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
+    architecture = "vit_small_patch16_dinov3_qkvb"
+    source = load_backbone(architecture, pretrained=False)
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    source.save_weights(path) if path.suffix == ".safetensors" else torch.save(
+        source.adapter.model.state_dict(), path
+    )
+    loaded = load_backbone(architecture, checkpoint=path)
+    assert loaded.name == f"{architecture}.eupe_lvd1689m"
+    assert loaded.record()["license"] == "fair-noncommercial-research-license"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_a_file_of_satellite_weights_has_their_mean_and_std(source: str, tmp_path: Path) -> None:
+    model = load_backbone("dinov3_vitl16", pretrained=False, source=source)  # type: ignore[arg-type]
+    file = tmp_path / "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth"
+    torch.save(model.adapter.model.state_dict(), file)
+    loaded = load_backbone("dinov3_vitl16", checkpoint=file, source=source)  # type: ignore[arg-type]
+    assert loaded.name == LARGE_SATELLITE
+    assert loaded.preprocess.mean == (0.430, 0.411, 0.296)
+    assert loaded.preprocess.std == (0.213, 0.156, 0.143)
+    assert loaded.record()["license"] == "dinov3-license"
+
+
+def test_a_file_with_the_name_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth"
+    file.write_bytes(b"")
+    with pytest.raises(BackboneError, match="vit_large_patch16_dinov3.sat493m.*'dinov3_vits16'"):
+        load_backbone("dinov3_vits16", checkpoint=file)
+
+
+def test_a_tag_that_is_asked_for_counts_and_the_files_name_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "vit_small_patch16_dinov3_qkvb.lvd1689m"
+    file = saved_weights(name, tmp_path / "EUPE-ViT-S.pt")
+    loaded = load_backbone(name, checkpoint=file)
+    assert loaded.name == name
+    assert "eupe_lvd1689m" in caplog.text
+
+
+def test_a_changed_name_of_a_satellite_file_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = saved_weights("dinov3_vits16", tmp_path / "finetuned_on_sat493m.pth")
+    load_backbone("dinov3_vits16", checkpoint=file)
+    assert "sat493m" in caplog.text
+
+
+def test_the_licence_of_every_published_model_is_that_of_its_tag() -> None:
+    assert license_of(TINY_EUPE) == "fair-noncommercial-research-license"
+    assert license_of("dinov3_vits16") == "dinov3-license"
+    assert license_of("facebook/dinov2-base") == "apache-2.0"
+    assert license_of("mine") is None

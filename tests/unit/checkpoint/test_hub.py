@@ -275,6 +275,61 @@ def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(
     assert writer.repos["me/three"].commits[pushed.oid]["LICENSE.txt"] == b"the agreement"
 
 
+def on_weights(licence: str | None, tiny: Backbone, **weights: Any) -> HeadCheckpoint:
+    """A head on a backbone whose record states this licence and origin of its weights."""
+    record = tiny.record() | {"license": licence, "weights": weights}
+    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")]), backbone=record)
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "apache-2.0",
+        "Apache License 2.0",
+        "MIT",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "cc-by-4.0",
+        "CC-BY-3.0",
+    ],
+)
+def test_a_head_on_openly_licensed_weights_needs_no_terms(
+    licence: str, writer: Hub, tiny: Backbone
+) -> None:
+    on_weights(licence, tiny, kind="hub", repo="timm/a").push_to_hub("me/open")
+    assert "me/open" in writer.repos
+
+
+@pytest.mark.parametrize(
+    "licence",
+    [
+        "fair-noncommercial-research-license",
+        "DINOv3-License",
+        "cc-by-nc-4.0",
+        "cc-by-sa-4.0",
+        "other",
+        "not MIT",
+        None,
+    ],
+)
+def test_a_head_on_other_weights_needs_terms(
+    licence: str | None, writer: Hub, tiny: Backbone, tmp_path: Path
+) -> None:
+    head = on_weights(licence, tiny, kind="file")
+    with pytest.raises(CheckpointError, match="--terms"):
+        head.push_to_hub("me/four")
+    assert not writer.repos
+    (tmp_path / "terms.txt").write_text("do as you are told")
+    pushed = head.push_to_hub("me/four", terms=tmp_path / "terms.txt")
+    assert b"told" in writer.repos["me/four"].commits[pushed.oid]["LICENSE.txt"]
+
+
+def test_random_weights_need_no_terms_after_training_either(writer: Hub, tiny: Backbone) -> None:
+    random = {"kind": "seeded", "seed": 0, "scheme": "philox-uniform-1"}
+    on_weights(None, tiny, kind="modified", base=random).push_to_hub("me/five")
+    assert "me/five" in writer.repos
+
+
 def test_a_push_that_fails_sends_nothing(
     writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

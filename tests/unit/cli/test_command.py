@@ -102,6 +102,13 @@ def test_one_document_on_stdout(tmp_path: Path) -> None:
     assert printed.json["backbones"][0]["patch"] == 16
 
 
+def test_weights_under_terms_of_their_own_are_listed_with_them() -> None:
+    found = cli("list", "backbones", "--json", "eupe").json["backbones"]
+    assert len(found) == 3
+    assert {row["licence"] for row in found} == {"fair-noncommercial-research-license"}
+    assert {row["width"] for row in found} == {192, 384, 768}
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Make ``inspect`` return a value, or raise it."""
 
