@@ -16,6 +16,7 @@ from dinoneck.backbones import official, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import TINY, names_of, resolve_name
+from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
@@ -124,21 +125,30 @@ def wrap_backbone(
     the dinov2 and dinov3 repositories. With ``frozen=True`` its parameters stop requiring gradients
     and it is put into eval mode; else both stay as they are.
 
+    The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
+    with one small image and block by block, since people change models: it takes the time of two
+    forwards of 2 x 3 patches.
+
     Args:
         model: the object.
-        layers: as for :func:`load_backbone`.
+        layers: as for :func:`load_backbone`; None = the ``out_indices`` of transformers' Backbone
+            forms, the last block of the others.
         norm: as for :func:`load_backbone`.
         frozen: as for :func:`load_backbone`.
         dtype: converted to this; None keeps the model's.
         pos_embed: as for :func:`load_backbone`.
 
     Raises:
-        BackboneError: if the model is of another kind.
+        BackboneError: if the model is of another kind, or its own forward gives other tokens than
+            its parts.
         ConfigError: if an option is of another type.
     """
     _check_plain("timm", pos_embed)
     _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
+    if layers is None:
+        layers = layers_of(adapter, norm)
+    check_own_tokens(adapter)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen).to(dtype=dtype)
 
