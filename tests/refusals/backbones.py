@@ -32,6 +32,7 @@ from dinoneck.weight_files import read_state
 from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
+from tests.unit.backbones.test_channels import backbone_of
 from tests.unit.backbones.test_own_path import REFUSED, dinov2, negate_positions, vit
 from tests.unit.backbones.test_weights import official_dinov3
 from tests.unit.test_registry import Example
@@ -203,6 +204,13 @@ ROWS: list[Row] = [
     *(
         (lambda make=make, change=change: wrapped(make, change), BackboneError, named)
         for _, make, change, named in REFUSED
+    ),
+    (lambda: backbone_of(4, mean=None, std=None).preprocess, BackboneError, ("4 chan", "mean=")),
+    (lambda: backbone_of(4, mean=[0.5]), ConfigError, ("[0.5]", "4 numbers")),
+    (
+        lambda: setattr(backbone_of(4), "preprocess", kit.backbone().preprocess),
+        ConfigError,
+        ("3 channels", "takes 4"),
     ),
     (lambda: wrap_backbone(quantised()), BackboneError, ("dtype", "before it is quantised")),
     (

@@ -19,7 +19,7 @@ from dinoneck.backbones.known import TINY, names_of, resolve_name
 from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
-from dinoneck.errors import BackboneError, ConfigError, did_you_mean
+from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
 from dinoneck.weight_files import read_state
 
 Source = Literal["timm", "transformers"]
@@ -115,6 +115,8 @@ def wrap_backbone(
     frozen: bool = True,
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """Wrap an existing model: of timm, of transformers, or an official object.
 
@@ -137,20 +139,40 @@ def wrap_backbone(
         frozen: as for :func:`load_backbone`.
         dtype: converted to this; None keeps the model's.
         pos_embed: as for :func:`load_backbone`.
+        mean: per-channel mean of the images in 0 ... 1, of ``backbone.preprocess``; None = what the
+            model says, or ImageNet's. Models of other channels than RGB need both.
+        std: per-channel standard deviation, given together with ``mean``.
 
     Raises:
         BackboneError: if the model is of another kind, or its own forward gives other tokens than
             its parts.
-        ConfigError: if an option is of another type.
+        ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
     _check_plain("timm", pos_embed)
     _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
+    _set_normalisation(adapter, mean, std)
     if layers is None:
         layers = layers_of(adapter, norm)
     check_own_tokens(adapter)
     name = adapter.name or type(model).__name__
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen).to(dtype=dtype)
+
+
+def _set_normalisation(
+    adapter: Adapter, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    """Take the mean and std of the caller, one number per channel each."""
+    if mean is None and std is None:
+        return
+    channels = adapter.in_chans
+    if mean is None or std is None or len(mean) != channels or len(std) != channels:
+        raise ConfigError(
+            f"mean is {mean} and std is {std}; expected {counted(channels, 'number')} each, one per "
+            "channel that the model takes"
+        )
+    adapter.mean = tuple(float(value) for value in mean)
+    adapter.std = tuple(float(value) for value in std)
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
