@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import peft
 import timm
 import torch
+import transformers
 from torch import nn
 
 from dinoneck import (
@@ -31,6 +33,8 @@ from dinoneck.weight_files import read_state
 from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
+from tests.unit.backbones.test_channels import backbone_of
+from tests.unit.backbones.test_own_path import REFUSED, dinov2, negate_positions, vit
 from tests.unit.backbones.test_weights import official_dinov3
 from tests.unit.test_registry import Example
 
@@ -152,6 +156,26 @@ def holding_a_model() -> nn.Module:
     return Holder()
 
 
+def wrapped(make: Any, change: Any) -> Any:
+    model = make()
+    change(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return wrap_backbone(model)
+
+
+def quantised() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(vit(), {nn.Linear})
+
+
+def negated() -> Any:
+    model = vit()
+    negate_positions(model)
+    return model
+
+
 def transformers_folder(name: str, content: str) -> Any:
     """Load a folder with this file."""
 
@@ -231,6 +255,39 @@ ROWS: list[Row] = [
         "(224, 224)",
     ),
     (lambda: wrap_backbone(with_peft()), BackboneError, "peft"),
+    *(
+        (lambda make=make, change=change: wrapped(make, change), BackboneError, named)
+        for _, make, change, named in REFUSED
+    ),
+    (lambda: backbone_of(4, mean=None, std=None).preprocess, BackboneError, ("4 chan", "mean=")),
+    (lambda: backbone_of(4, mean=[0.5]), ConfigError, ("[0.5]", "4 numbers")),
+    (
+        lambda: setattr(backbone_of(4), "preprocess", kit.backbone().preprocess),
+        ConfigError,
+        ("3 channels", "takes 4"),
+    ),
+    (lambda: wrap_backbone(quantised()), BackboneError, ("dtype", "before it is quantised")),
+    (
+        lambda: wrap_backbone(timm.create_model("vit_tiny_r_s16_p8_224", num_classes=0)),
+        BackboneError,
+        "hybrid",
+    ),
+    (
+        lambda: wrap_backbone(vit(img_size=(16, 64)), pos_embed="official"),
+        BackboneError,
+        "2 rows x 8 cols",
+    ),
+    (lambda: wrap_backbone(negated(), pos_embed="official"), BackboneError, "pos_embed='native'"),
+    (
+        lambda: wrap_backbone(dinov2(transformers.Dinov2Backbone, out_indices=[0, 3])),
+        BackboneError,
+        ("[0, 3]", "layers="),
+    ),
+    (
+        lambda: wrap_backbone(dinov2(transformers.Dinov2Backbone, apply_layernorm=False)),
+        BackboneError,
+        ("block 3", "norm=False"),
+    ),
     (
         lambda: wrap_backbone(nn.DataParallel(Dinov2Like())),
         BackboneError,

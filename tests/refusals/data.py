@@ -37,6 +37,7 @@ from dinoneck.data import (
 from dinoneck.data.decoding import read_pixels
 from tests import kit
 from tests.refusals import Row
+from tests.unit.backbones.test_channels import backbone_of
 from tests.unit.data import box_samples
 
 GOOD = "image,crop,weed,field,day\na.jpg,0.5,0.1,f1,1\nb.jpg,0.25,0,f1,2\nc.jpg,1e-3,0.9,f2,1\n"
@@ -545,6 +546,13 @@ ROWS: list[Row] = [
     (lambda: box_transforms(0, train=True), ConfigError, "size is (0, 0)"),
     (lambda: box_transforms((32.5, 64), train=True), ConfigError, "32.5"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=(0, 0), std=(1, 1)), ConfigError, "(0.0, 0.0)"),
+    (lambda: backbone_of(4).preprocess(Image.new("RGB", (8, 8))), DataError, ("Image", "4 chan")),
+    (lambda: backbone_of(4).preprocess(np.zeros((8, 8, 3))), DataError, ("(8, 8, 3)", "width, 4)")),
+    (lambda: backbone_of(4).preprocess("a.png"), DataError, ("a.png", "GeoTIFF")),
+    (lambda: backbone_of(4).preprocess("a.tif"), DataError, ("a.tif", "no image")),
+    (lambda: backbone_of(4).preprocess(torch.zeros(3, 8, 8)), DataError, "(3, 8, 8)"),
+    (lambda: backbone_of(2).preprocess(np.ma.masked_all((8, 8, 2))), DataError, "128 masked"),
+    (lambda: backbone_of(1).preprocess(np.eye(3)[None]), DataError, "grey"),
     (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
     (
         lambda: to_original(torch.ones(1, 4), (3, 64, 64), (30, 40)),

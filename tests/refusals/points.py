@@ -48,7 +48,7 @@ def cameras(**changes: Any) -> Cameras:
 
 
 SCENE, BATCHED = cameras(), cameras(sample=ONE)
-CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
+CAMERAS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"cam_to_world": unit(r03=1.0, r13=2.0).mT}, DataError, "cam_to_world.mT"),
     ({"cam_to_world": unit(r00=1.1)}, DataError, "0.21"),
     ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
@@ -56,7 +56,10 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"K": lens(r20=31.5)}, DataError, "K.mT"),
     ({"K": lens(r11=-50.0)}, DataError, "[50.0, -50.0]"),
     ({"K": lens(r00=0.8, r11=1.1, r02=0.5)}, DataError, "48x64"),
-    ({"K": K[0]}, ShapeError, "(3, 3)"),
+    ({"K": K[0]}, ShapeError, ("(3, 3)", "K[None]")),
+    ({"K": unit(r00=50.0, r11=50.0)}, ShapeError, ("(1, 4, 4)", "K[:, :3, :3]")),
+    ({"K": unit(r00=50.0, r11=50.0)[0]}, ShapeError, ("(4, 4)", "K[:3, :3][None]")),
+    ({"K": unit(r03=1.0)}, ShapeError, "(1, 4, 4)"),
     ({"K": K.long()}, ShapeError, "torch.int64"),
     ({"K": [[1.0]]}, ShapeError, "list"),
     ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 views"),

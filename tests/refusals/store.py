@@ -25,6 +25,7 @@ from dinoneck import (
 from dinoneck.store import MemoryStore, StoreDataset, image_ids
 from dinoneck.store.encoding import encode
 from tests.refusals import Row
+from tests.unit.backbones.test_channels import backbone_of
 from tests.unit.store.store_samples import make, write_images
 
 LARGE = Tokens.from_patches(torch.full((1, 4, 8), 7e4), grid=(2, 2), patch_size=16, layers=[5])
@@ -204,6 +205,13 @@ ROWS: list[Row] = [
     ),
     (lambda folder: make(folder / "x", "dinoneck_tiny"), ConfigError, "'dinoneck_tiny'"),  # type: ignore[arg-type]
     (lambda folder: make(folder / "x", torch.nn.Linear(1, 1)), ConfigError, "Linear"),  # type: ignore[arg-type]
+    (
+        lambda folder: FeatureStore.create(
+            folder / "s", backbone=backbone_of(4), views="color20", image_size=None
+        ),
+        ConfigError,
+        ("color20", "4 channels"),
+    ),
     (
         lambda: FeatureStore.create("memory://x", backbone=two_layers(), image_size=32),
         StoreError,

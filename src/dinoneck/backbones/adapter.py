@@ -75,6 +75,22 @@ class OriginalWeights(NamedTuple):
     tensors: dict[str, str]
 
 
+class OwnTokens(NamedTuple):
+    """Tokens in what a model's own forward returns.
+
+    Attributes:
+        layer: the block that they come from.
+        normed: whether the final norm was applied.
+        tokens: (B, P + N, C), or (B, N, C) with ``patches_only``.
+        patches_only: whether CLS and registers are left out.
+    """
+
+    layer: int
+    normed: bool
+    tokens: Tensor
+    patches_only: bool = False
+
+
 class Adapter(nn.Module):
     """A ViT of some library: geometry, blocks in order, first tokens, final norm; frozen and trainable parts.
 
@@ -104,6 +120,7 @@ class Adapter(nn.Module):
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
+        tokens_method: the model's method that returns its tokens; None where calling it does.
         name: the model's name; None if the object has none.
         mean: per-channel mean for images.
         std: per-channel standard deviation for images.
@@ -118,6 +135,7 @@ class Adapter(nn.Module):
     family: str | None = None
 
     source = ""
+    tokens_method: str | None = None
     attention = "attn"
     name: str | None = None
     license: str | None = None
@@ -151,8 +169,13 @@ class Adapter(nn.Module):
 
     @property
     @abstractmethod
+    def patch_embedding(self) -> nn.Module:
+        """The module that makes patches of images."""
+
+    @property
     def weight(self) -> Tensor:
-        """The patch embedding's weight: its dtype and device are the model's."""
+        """The patch embedding's first weight: its dtype and device are the model's."""
+        return next(self.patch_embedding.parameters())
 
     @abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
@@ -161,6 +184,23 @@ class Adapter(nn.Module):
     @abstractmethod
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
+
+    @abstractmethod
+    def own_tokens(self, result: Any) -> list[OwnTokens]:
+        """Return the tokens in what the model's own forward, or its :attr:`tokens_method`, returns."""
+
+    @property
+    def trained_grid(self) -> tuple[int, int] | None:
+        """(rows, cols) that absolute position embeddings were made for; None without any."""
+        return None
+
+    @property
+    def trained_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels of :attr:`trained_grid`."""
+        grid = self.trained_grid
+        if grid is None:
+            return None
+        return grid[0] * self.patch_size[0], grid[1] * self.patch_size[1]
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -173,9 +213,26 @@ class Adapter(nn.Module):
         return None
 
     @property
+    def blocks_take_any_tokens(self) -> bool:
+        """Whether the blocks take sequences of any length, since positions are added before them."""
+        return False
+
+    @property
     def in_chans(self) -> int:
-        """Channels of the images: those of the patch embedding, 3 where the model has none by a known name."""
-        return self.weight.shape[1] if self.weight.ndim == 4 else 3
+        """Channels of the images: those of the patch embedding's first convolution, 3 where it has none."""
+        for module in self.patch_embedding.modules():
+            if isinstance(module, nn.Conv2d):
+                return module.in_channels
+        return 3
+
+    @property
+    def own_layers(self) -> tuple[int, ...] | None:
+        """The blocks that the model itself is set to return; None where it has no such setting."""
+        return None
+
+    def is_normed_map(self, layer: int) -> bool:
+        """Whether what the model returns of a block of :attr:`own_layers` has the final norm."""
+        return True
 
     @property
     def depth(self) -> int:
@@ -271,7 +328,9 @@ class Adapter(nn.Module):
         return self
 
 
-def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+def official_positions(
+    embedding: Tensor, grid: tuple[int, int], trained_grid: tuple[int, int] | None = None
+) -> Tensor:
     """Resample plain DINOv2's position embedding to a grid, as the dinov2 repository does at its published settings.
 
     It is bicubic, without antialiasing, with a scale factor of (n + 0.1) / M rather than an exact
@@ -281,6 +340,7 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     Args:
         embedding: (1, 1 + M * M, C): CLS first, then the trained square grid.
         grid: (rows, cols) to resample to.
+        trained_grid: (rows, cols) of the embedding, if known.
 
     Returns:
         (1, 1 + rows * cols, C) in the embedding's dtype.
@@ -288,6 +348,11 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     Raises:
         BackboneError: if the embedding has no square grid.
     """
+    if trained_grid is not None and trained_grid[0] != trained_grid[1]:
+        raise BackboneError(
+            f"the position embedding has {trained_grid[0]} rows x {trained_grid[1]} cols; the "
+            "official recipe is that of a square grid: use pos_embed='native'"
+        )
     trained = math.isqrt(embedding.shape[1] - 1)
     if trained * trained != embedding.shape[1] - 1:
         raise BackboneError(

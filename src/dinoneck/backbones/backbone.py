@@ -17,7 +17,7 @@ from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
-from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
+from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, counted
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
 
@@ -80,9 +80,11 @@ class Backbone(nn.Module):
         family = adapter.family or family_of(name)
         recipe = {name: getattr(adapter, name) for name in ("num_registers", "pos_embed", "source")}
         adapter.has_other_recipe = has_other_recipe({"family": family, **recipe})
-        self.preprocess = Preprocessing(
-            patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std
-        )
+        self._preprocess: Preprocessing | None = None
+        if len(adapter.mean) == adapter.in_chans:
+            self._preprocess = Preprocessing(
+                patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std
+            )
         if frozen is not None:
             adapter.asked_mode = bool(adapter.model.training) and not frozen
             if frozen:
@@ -101,7 +103,38 @@ class Backbone(nn.Module):
     @property
     def patch_size(self) -> PatchSize:
         """Pixels per patch: an integer when square, else (height, width)."""
-        return self.preprocess.patch_size
+        height, width = self.adapter.patch_size
+        return height if height == width else (height, width)
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """How images become this backbone's input; it can be set.
+
+        Raises:
+            BackboneError: if the model takes other channels than its mean and std are known for.
+        """
+        if self._preprocess is None:
+            channels = self.adapter.in_chans
+            raise BackboneError(
+                f"{self.name} takes images of {channels} channels, and mean and std are known for "
+                f"{len(self.adapter.mean)}; pass wrap_backbone(model, mean=..., std=...) with "
+                f"{counted(channels, 'number')} each, of values in 0 ... 1"
+            )
+        return self._preprocess
+
+    @preprocess.setter
+    def preprocess(self, value: Preprocessing) -> None:
+        """Set it.
+
+        Raises:
+            ConfigError: if it is for another number of channels.
+        """
+        if value.channels != self.adapter.in_chans:
+            raise ConfigError(
+                f"preprocess has {counted(value.channels, 'channel')} (mean {value.mean}); this "
+                f"backbone takes {self.adapter.in_chans}: pass mean= and std= of so many numbers"
+            )
+        self._preprocess = value
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -232,8 +265,7 @@ class Backbone(nn.Module):
 
         Args:
             images: (B, 3, H, W) floats as :attr:`preprocess` returns them; cast to the weights'
-                dtype. A wrapped model with other input channels takes as many, normalised by the
-                caller.
+                dtype. A wrapped model with other input channels takes as many.
             source: the fingerprint of the weights, where the caller has just compared them; None =
                 it is computed.
 
@@ -283,7 +315,7 @@ class Backbone(nn.Module):
         """
         norm = self.norm if norm is None else norm
         other = Backbone(self.adapter, name=self.name, layers=layers, norm=norm, frozen=None)
-        other.preprocess, other.training = self.preprocess, self.training
+        other._preprocess, other.training = self._preprocess, self.training
         return other
 
     def normalised(self, tokens: Tokens) -> Tokens:

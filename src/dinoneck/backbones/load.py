@@ -28,9 +28,10 @@ from dinoneck.backbones.known import (
     states_tag,
     weights_of_file,
 )
+from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
-from dinoneck.errors import BackboneError, ConfigError, did_you_mean
+from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ def wrap_backbone(
     frozen: bool = True,
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Backbone:
     """Wrap an existing model: of timm, of transformers, or an official object.
 
@@ -166,26 +169,55 @@ def wrap_backbone(
     the dinov2 and dinov3 repositories. With ``frozen=True`` its parameters stop requiring gradients
     and it is put into eval mode; else both stay as they are.
 
+    The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
+    with one small image and block by block, since people change models: it takes the time of two
+    forwards of 2 x 3 patches.
+
     Args:
         model: the object.
-        layers: as for :func:`load_backbone`.
+        layers: as for :func:`load_backbone`; None = the ``out_indices`` of transformers' Backbone
+            forms, the last block of the others.
         norm: as for :func:`load_backbone`.
         frozen: as for :func:`load_backbone`.
         dtype: converted to this; None keeps the model's.
         pos_embed: as for :func:`load_backbone`.
+        mean: per-channel mean of the images in 0 ... 1, of ``backbone.preprocess``; None = what the
+            model says, or ImageNet's. Models of other channels than RGB need both.
+        std: per-channel standard deviation, given together with ``mean``.
 
     Raises:
-        BackboneError: if the model is of another kind.
-        ConfigError: if an option is of another type.
+        BackboneError: if the model is of another kind, or its own forward gives other tokens than
+            its parts.
+        ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
     _check_plain("timm", pos_embed)
     _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
+    _set_normalisation(adapter, mean, std)
+    if layers is None:
+        layers = layers_of(adapter, norm)
+    check_own_tokens(adapter)
     name = adapter.name or type(model).__name__
     origin = {"kind": "object"}
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(
         dtype=dtype
     )
+
+
+def _set_normalisation(
+    adapter: Adapter, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> None:
+    """Take the mean and std of the caller, one number per channel each."""
+    if mean is None and std is None:
+        return
+    channels = adapter.in_chans
+    if mean is None or std is None or len(mean) != channels or len(std) != channels:
+        raise ConfigError(
+            f"mean is {mean} and std is {std}; expected {counted(channels, 'number')} each, one per "
+            "channel that the model takes"
+        )
+    adapter.mean = tuple(float(value) for value in mean)
+    adapter.std = tuple(float(value) for value in std)
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, PosEmbed
+from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
 
@@ -53,17 +53,22 @@ class OfficialAdapter(Adapter):
             patch_pair(self.model.patch_size),
         )
         # dinov3, dinov2
+        has_method = callable(getattr(model, "forward_features", None))
+        self.tokens_method = "forward_features" if has_method else None
         registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))
         self.num_cls, self.num_registers = 1, int(cast("int", registers))
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order, whether or not they are stored in chunks."""
-        chunks = [
-            block if isinstance(block, nn.ModuleList) else [block] for block in self.model.blocks
-        ]
-        # without padding
-        return [block for chunk in chunks for block in chunk if not isinstance(block, nn.Identity)]
+        blocks: list[nn.Module] = []
+        for item in self.model.blocks:
+            if isinstance(item, nn.ModuleList):
+                # a chunk begins with an Identity for every block of the chunks before it
+                blocks.extend(list(item)[len(blocks) :])
+            else:
+                blocks.append(item)
+        return blocks
 
     @property
     def norms(self) -> Sequence[nn.Module]:
@@ -76,9 +81,20 @@ class OfficialAdapter(Adapter):
         return [getattr(self.model, name) for name in names]
 
     @property
-    def weight(self) -> Tensor:
-        """The patch embedding's weight."""
-        return cast("Tensor", self.model.patch_embed.proj.weight)
+    def patch_embedding(self) -> nn.Module:
+        """The module that makes patches of images."""
+        return cast("nn.Module", self.model.patch_embed)
+
+    def own_tokens(self, result: Any) -> list[OwnTokens]:
+        """Return the normed tokens in what ``forward_features`` returns."""
+        if not isinstance(result, dict) or "x_norm_patchtokens" not in result:
+            return []
+        prefix = [result["x_norm_clstoken"][:, None]]
+        for name in ("x_norm_regtokens", "x_storage_tokens"):  # dinov2, dinov3
+            if name in result:
+                prefix.append(result[name])
+        tokens = torch.cat([*prefix, result["x_norm_patchtokens"]], dim=1)
+        return [OwnTokens(self.depth - 1, normed=True, tokens=tokens)]
 
     @property
     def rotary(self) -> nn.Module | None:

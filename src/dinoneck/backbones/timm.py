@@ -9,13 +9,14 @@ from typing import Any, cast
 import timm
 import torch
 from timm.layers.format import Format
+from timm.layers.hybrid_embed import HybridEmbed
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, PosEmbed, official_positions
+from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import TINY, TINY_DEPTH, TINY_WIDTH, is_supported, refuse
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
@@ -98,9 +99,16 @@ class TimmAdapter(Adapter):
     """
 
     source = "timm"
+    tokens_method = "forward_features"
 
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         super().__init__(model, pos_embed)
+        if isinstance(self.model.patch_embed, HybridEmbed):
+            raise BackboneError(
+                f"{type(model).__name__} is a hybrid, whose patches a "
+                f"{type(self.model.patch_embed.backbone).__name__} makes; expected a ViT that makes "
+                "them of pixels, such as vit_small_patch16_dinov3"
+            )
         self.embed_dim = int(self.model.embed_dim)
         self.patch_size = patch_pair(self.model.patch_embed.patch_size)
         self.num_cls = int(self.model.cls_token is not None)
@@ -113,6 +121,7 @@ class TimmAdapter(Adapter):
         tag = setting.get("tag")
         architecture = setting.get("architecture")
         self.name = f"{architecture}.{tag}" if architecture and tag else architecture
+        self._is_changed = _is_changed(self.model)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -125,9 +134,26 @@ class TimmAdapter(Adapter):
         return () if isinstance(self.model.norm, nn.Identity) else (self.model.norm,)
 
     @property
-    def weight(self) -> Tensor:
-        """The patch embedding's weight."""
-        return cast("Tensor", self.model.patch_embed.proj.weight)
+    def patch_embedding(self) -> nn.Module:
+        """The module that makes patches of images."""
+        return cast("nn.Module", self.model.patch_embed)
+
+    @property
+    def trained_grid(self) -> tuple[int, int] | None:
+        """(rows, cols) of the position embedding; None without one."""
+        if self.model.pos_embed is None:
+            return None
+        rows, cols = self.model.patch_embed.grid_size
+        return int(rows), int(cols)
+
+    @property
+    def blocks_take_any_tokens(self) -> bool:
+        """Whether the blocks take sequences of any length: those of a VisionTransformer do."""
+        return not isinstance(self.model, Eva)
+
+    def own_tokens(self, result: Any) -> list[OwnTokens]:
+        """Return what ``forward_features`` returns: the last block's sequence, normed if there is a norm."""
+        return [OwnTokens(self.depth - 1, normed=bool(self.norms), tokens=result)]
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -169,7 +195,9 @@ class TimmAdapter(Adapter):
                 ),
                 dim=1,
             )
-            x = model.pos_drop(x + official_positions(model.pos_embed, (height, width)))
+            x = model.pos_drop(
+                x + official_positions(model.pos_embed, (height, width), self.trained_grid)
+            )
         else:
             x = model._pos_embed(x)
         return model.norm_pre(model.patch_drop(x)), None
@@ -185,7 +213,7 @@ class TimmAdapter(Adapter):
             and embed.output_fmt == Format.NHWC
             and not embed.dynamic_img_pad
         )
-        if torch.compiler.is_compiling() and plain and not embed.flatten:
+        if torch.compiler.is_compiling() and plain and not (embed.flatten or self._is_changed):
             return cast("Tensor", embed.norm(embed.proj(images).permute(0, 2, 3, 1)))
         return cast("Tensor", embed(images))
 
@@ -193,7 +221,9 @@ class TimmAdapter(Adapter):
     def _is_dinov3(self) -> bool:
         """Whether :meth:`_traced` covers all that this model does between patches and blocks."""
         model, rope = self.model, self.model.rope
-        if not isinstance(rope, RotaryEmbeddingDinoV3) or not model.dynamic_img_size:
+        if type(rope) is not RotaryEmbeddingDinoV3 or not model.dynamic_img_size:
+            return False
+        if self._is_changed:
             return False
         by_side = rope.normalize_coords == "separate" and rope.grid_indexing == "ij"
         return by_side and model.pos_embed is None and model.patch_drop is None
@@ -216,6 +246,20 @@ class TimmAdapter(Adapter):
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
         return cast("Tensor", block(x) if extra is None else block(x, rope=extra[number]))
+
+
+def _is_changed(model: Any) -> bool:
+    """Whether anyone changed how the model makes its first tokens: then only its own methods know how."""
+    kind = Eva if isinstance(model, Eva) else VisionTransformer
+    if type(model)._pos_embed is not kind._pos_embed or "_pos_embed" in vars(model):
+        return True
+    for part in (model.patch_embed, getattr(model, "rope", None)):
+        if part is None:
+            continue
+        has_method = "forward" in vars(part) or "get_embed" in vars(part)
+        if has_method or part._forward_hooks or part._forward_pre_hooks:
+            return True
+    return False
 
 
 def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, PosEmbed, official_positions
+from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.errors import BackboneError, first_line, missing_extra, reason_of
 from dinoneck.grid import patch_pair
@@ -101,12 +101,68 @@ class TransformersAdapter(Adapter):
         return (self.model.layernorm if self.family == "dinov2" else self.model.norm,)
 
     @property
-    def weight(self) -> Tensor:
-        """The patch embedding's weight."""
-        patches = self.model.embeddings.patch_embeddings
-        return cast(
-            "Tensor", patches.projection.weight if self.family == "dinov2" else patches.weight
-        )
+    def patch_embedding(self) -> nn.Module:
+        """The module that makes patches of images."""
+        return cast("nn.Module", self.model.embeddings.patch_embeddings)
+
+    @property
+    def trained_grid(self) -> tuple[int, int] | None:
+        """(rows, cols) of DINOv2's position embedding; None for DINOv3."""
+        if self.family == "dinov3":
+            return None
+        height, width = patch_pair(self.model.config.image_size)
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    @property
+    def own_layers(self) -> tuple[int, ...] | None:
+        """The blocks of a Backbone form's ``out_indices``, whose stages count from 1; None for the others.
+
+        Raises:
+            BackboneError: if they name stage 0, the embeddings before the first block.
+        """
+        if not self._is_backbone_form:
+            return None
+        stages = [index % (self.depth + 1) for index in self.model.out_indices]
+        if 0 in stages:
+            raise BackboneError(
+                f"out_indices of {type(self.model).__name__} are {list(self.model.out_indices)}; "
+                "expected 1 or more, stage 0 is the embeddings before the first block: pass layers="
+            )
+        return tuple(stage - 1 for stage in stages)
+
+    @property
+    def _is_backbone_form(self) -> bool:
+        """Whether the model is a Dinov2Backbone, Dinov2WithRegistersBackbone or DINOv3ViTBackbone."""
+        return hasattr(self.model, "out_indices") and hasattr(self.model, "stage_names")
+
+    def own_tokens(self, result: Any) -> list[OwnTokens]:
+        """Return ``last_hidden_state`` of what the model returns, or the ``feature_maps`` of a Backbone form."""
+        if not self._is_backbone_form:
+            return [OwnTokens(self.depth - 1, normed=True, tokens=result.last_hidden_state)]
+        outputs = []
+        for index, tokens in zip(self.model.out_indices, result.feature_maps, strict=True):
+            layer = index % (self.depth + 1) - 1
+            if layer < 0:
+                continue
+            if tokens.ndim == 4:
+                tokens = tokens.flatten(2).transpose(1, 2)
+                patches_only = True
+            else:
+                patches_only = self.family == "dinov3"  # DINOv2's keep CLS where they are no maps
+            outputs.append(
+                OwnTokens(
+                    layer,
+                    normed=self.is_normed_map(layer),
+                    tokens=tokens,
+                    patches_only=patches_only,
+                )
+            )
+        return outputs
+
+    def is_normed_map(self, layer: int) -> bool:
+        """Whether the final norm is in a Backbone form's feature map of this block."""
+        is_last_of_dinov3 = self.family == "dinov3" and layer == self.depth - 1
+        return bool(self.model.config.apply_layernorm) or is_last_of_dinov3
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -132,7 +188,8 @@ class TransformersAdapter(Adapter):
             dim=1,
         )
         x = embeddings.dropout(
-            x + official_positions(embeddings.position_embeddings, (height, width))
+            x
+            + official_positions(embeddings.position_embeddings, (height, width), self.trained_grid)
         )
         return x, {}
 

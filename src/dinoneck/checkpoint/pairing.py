@@ -262,7 +262,8 @@ def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any])
         given_values = given.get(key)
         if trained_values is None or given_values is None:
             continue
-        if not np.allclose(trained_values, given_values, rtol=0, atol=_SAME_CHANNEL):
+        alike = len(trained_values) == len(given_values)
+        if not alike or not np.allclose(trained_values, given_values, rtol=0, atol=_SAME_CHANNEL):
             return [
                 f"normalisation: the head's backbone took images with mean {trained.get('mean')} "
                 f"and std {trained.get('std')}, this one takes {given.get('mean')} and "

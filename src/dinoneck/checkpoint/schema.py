@@ -60,8 +60,14 @@ Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
 Pair = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
-Means = Annotated[list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=3, max_length=3)]
-Deviations = Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length=3, max_length=3)]
+# one number per channel; hyperspectral cameras have some hundred
+_MOST_CHANNELS = 1024
+Means = Annotated[
+    list[Annotated[float, Meta(ge=0, le=1)]], Meta(min_length=1, max_length=_MOST_CHANNELS)
+]
+Deviations = Annotated[
+    list[Annotated[float, Meta(gt=0, le=1)]], Meta(min_length=1, max_length=_MOST_CHANNELS)
+]
 ShortText = Annotated[str, Meta(max_length=200)]
 TypeName = Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}\Z")]
 ViewName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]

@@ -661,6 +661,8 @@ def _check_transform(size: Any, mean: Any, std: Any, flip: Any) -> list[int]:
         )
     if (mean is None) != (std is None):
         raise ConfigError(f"mean is {mean} and std is {std}; expected both, or None for both")
+    if mean is not None and len(mean) != len(IMAGENET_MEAN):
+        raise ConfigError(f"mean is {tuple(map(float, mean))}; expected three numbers, for R, G, B")
     if flip not in (None, *get_args(Flip)):
         raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
     pair = (size, size) if isinstance(size, int) else tuple(size)

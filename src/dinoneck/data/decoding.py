@@ -157,13 +157,24 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
         DataError: as :func:`read_image_size`.
     """
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), lambda opened, _: read_size_and_orientation(opened))
+        path = Path(image)
+        try:
+            return read_picture(path, lambda opened, _: read_size_and_orientation(opened))
+        except DataError:
+            size = tiff.size_of_bands(path)
+            if size is None:
+                raise
+            return size, 1
     if isinstance(image, Image.Image):
         stored = tiff_orientation(image)
         orientation = read_orientation(image)
         is_turned = 5 <= orientation <= 8
         size = image.size if is_turned else (image.height, image.width)
         return size, stored or orientation
+    if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] not in (1, 3):
+        return (image.shape[-2], image.shape[-1]), 1  # of other bands than grey or colours
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
+        return (image.shape[0], image.shape[1]), 1
     height, width = read_pixels(image, bits=bit_depth.FILE_BITS).shape[-2:]
     return (height, width), 1
 
@@ -454,21 +465,30 @@ def _from_tensor(x: Tensor, name: str, bits: int | None) -> Tensor:
         raise DataError(
             f"{name} has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width"
         )
+    return to_unit_values(x, name, bits).expand(3, -1, -1).cpu()
+
+
+def to_unit_values(x: Tensor, name: str, bits: int | None) -> Tensor:
+    """Check the values of an image (channels, H, W): uint8 are kept, others become float32 in 0 ... 1.
+
+    Raises:
+        DataError: if floats are out of range, 16-bit values do not use it, or the dtype is another.
+    """
     if x.dtype == torch.uint16:
-        x = bit_depth.scale(x.cpu().numpy(), bits, name)
-    elif x.is_floating_point():
+        return bit_depth.scale(x.cpu().numpy(), bits, name)
+    if x.is_floating_point():
         low, high = x.min().item(), x.max().item()
         if not (low >= 0.0 and high <= 1.0):  # also catches NaN
             raise DataError(
                 f"{name} has values {low:g} ... {high:g}; expected floats in 0 ... 1 (a normalised "
                 "image goes to the backbone directly)"
             )
-        x = x.float()
-    elif x.dtype != torch.uint8:
+        return x.float()
+    if x.dtype != torch.uint8:
         raise DataError(
             f"{name} holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1"
         )
-    return x.expand(3, -1, -1).cpu()
+    return x
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:

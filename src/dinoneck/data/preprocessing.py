@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import LARGEST_SIDE, normalize_fields
+from dinoneck.data.bands import RGB_CHANNELS, read_channels
 from dinoneck.data.bit_depth import check_bits
 from dinoneck.data.decoding import (
     ImageInput,
     as_list,
     in_threads,
     read_image_size,
-    read_pixels,
     to_unit_range,
 )
 from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
@@ -112,8 +112,9 @@ class Preprocessing:
 
     Args:
         patch_size: pixels per patch of the backbone.
-        mean: per-channel mean of the RGB values in 0 ... 1.
-        std: per-channel standard deviation.
+        mean: per-channel mean of the RGB values in 0 ... 1; of other channels than RGB one number
+            each.
+        std: per-channel standard deviation, as many numbers.
         size: (height, width) in pixels that images are brought to; None keeps each image's own.
             What the patch leaves as a remainder is decided by ``resize``.
         resize: how an image comes to ``size``, or without a size to its own size in whole patches:
@@ -161,8 +162,11 @@ class Preprocessing:
         )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3:
-                raise ConfigError(f"{name} is {values}; expected three numbers, for R, G, B")
+            if len(values) != len(self.mean) or not values:
+                raise ConfigError(
+                    f"{name} is {values}; expected one number per channel, as many as the mean "
+                    f"{self.mean} has: three for R, G, B"
+                )
             if not all(map(math.isfinite, values)):
                 raise ConfigError(f"{name} is {values}; expected finite numbers")
         if min(self.std) <= 0:
@@ -182,6 +186,11 @@ class Preprocessing:
                 "pad_to out"
             )
 
+    @property
+    def channels(self) -> int:
+        """Channels of an image: as many as ``mean`` has numbers."""
+        return len(self.mean)
+
     def __call__(
         self, images: Any, size: int | Sequence[int] | None = None, **changes: Any
     ) -> Tensor:
@@ -190,7 +199,9 @@ class Preprocessing:
         Args:
             images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors
                 (3, H, W), or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ...
-                65535 or what ``bits`` says, floats 0 ... 1.
+                65535 or what ``bits`` says, floats 0 ... 1. With a mean of another number of
+                channels: arrays (H, W, channels), tensors (channels, H, W), and TIFF files of so
+                many bands (extra ``geo``).
             size: (height, width) or one number for both, instead of the record's.
             **changes: other fields of this record to change for this call, such as ``resize``.
 
@@ -244,13 +255,13 @@ class Preprocessing:
         return TokenGrid(self.patch_size).size(self.placement(self.size).canvas)
 
     def fitted(self, image: ImageInput) -> Tensor:
-        """Decode, resize and crop one image: (3, h, w) RGB in 0 ... 1, before normalising and padding.
+        """Decode, resize and crop one image: (channels, h, w) in 0 ... 1, before normalising and padding.
 
         Raises:
             DataError: if the image cannot be read.
             GridError: as :meth:`placement`.
         """
-        pixels = read_pixels(image, self.bits)[None]
+        pixels = read_channels(image, self.channels, self.bits)[None]
         placement = self.placement((pixels.shape[-2], pixels.shape[-1]))
         x = resample(pixels, placement.resized, self.interpolation)
         x = x if self.resize == "pad" else placement.on_canvas(x)
@@ -276,7 +287,8 @@ class Preprocessing:
                 f"the images come to different sizes: {shown}; pass size=(height, width) (--size), "
                 "or one image at a time"
             )
-        mean, std = (images[0].new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        mean = images[0].new_tensor(self.mean).view(-1, 1, 1)
+        std = images[0].new_tensor(self.std).view(-1, 1, 1)
         every = [(image - mean) / std for image in images]
         if self.blur is not None:
             # it takes as long to import as torch
@@ -302,10 +314,18 @@ class Preprocessing:
         )
 
     def picture(self, image: ImageInput) -> Tensor:
-        """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
+        """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded.
+
+        Of other channels than RGB, the first three are shown as it; the first alone, as grey, where
+        there are fewer.
+        """
         prepared = self(image)[0]
-        mean, std = (prepared.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (prepared * std + mean).clamp(0.0, 1.0)
+        mean = prepared.new_tensor(self.mean).view(-1, 1, 1)
+        std = prepared.new_tensor(self.std).view(-1, 1, 1)
+        shown = (prepared * std + mean).clamp(0.0, 1.0)
+        if self.channels < RGB_CHANNELS:
+            return shown[:1].expand(RGB_CHANNELS, -1, -1)
+        return shown[:RGB_CHANNELS]
 
     def changed(self, **changes: Any) -> Preprocessing:
         """Return a copy with these fields changed; None leaves a field as it is.

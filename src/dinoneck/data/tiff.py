@@ -137,6 +137,15 @@ def layout_of_file(path: Path) -> TiffLayout | None:
         return None
 
 
+def size_of_bands(path: Path) -> tuple[int, int] | None:
+    """Return (height, width) of a TIFF file of other bands than grey or RGB; None for other files."""
+    layout = layout_of_file(path)
+    if layout is None or layout.bands in (1, 3):
+        return None
+    with open_regular(path) as file:
+        return _size_of(next(tiff_pages(file)))
+
+
 def tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
     """Yield the tags of each page."""
     file.seek(0)

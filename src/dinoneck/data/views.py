@@ -142,6 +142,11 @@ class Views:
     def __len__(self) -> int:
         return len(self.views)
 
+    @property
+    def change_colours(self) -> bool:
+        """Whether any view changes colours, which only RGB images have."""
+        return any(getattr(view, name) is not None for view in self.views for name in CHANGES)
+
     def place(self, x: Tensor, i: int) -> Tensor:
         """Flip and turn (..., H, W) as view i does; the result is a copy."""
         return torch.rot90(x.flip(self.views[i].flipped), self.views[i].turns, dims=(-2, -1))

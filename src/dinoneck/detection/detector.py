@@ -18,8 +18,9 @@ from dinoneck.checkpoint.backbone_part import MODEL, base_record, part_for_detec
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.pairing import check_records, plain_backbone
 from dinoneck.codec import at_least
+from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
+from dinoneck.data.decoding import ImageInput, as_list, in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
@@ -175,7 +176,7 @@ class Detector(nn.Module):
 
     def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
         """Decode and resize an image; also return its own (height, width)."""
-        pixels = read_pixels(image, self.preprocess.bits)
+        pixels = read_channels(image, self.preprocess.channels, self.preprocess.bits)
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
 
     def _named(

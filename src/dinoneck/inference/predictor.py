@@ -16,7 +16,8 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.codec import at_least, normal
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
+from dinoneck.data.bands import read_channels
+from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, DataError, counted
@@ -342,13 +343,13 @@ class Predictor:
 
     def ready(self, image: ImageInput) -> list[Ready]:
         """Decode an image and prepare it for every pass; called by threads."""
-        decoded: dict[int | None, Tensor] = {}
+        decoded: dict[tuple[int, int | None], Tensor] = {}
         ready = []
         for one in self.passes:
-            bits = one.preprocess.bits
-            if bits not in decoded:
-                decoded[bits] = read_pixels(image, bits)
-            ready.append(one.ready(decoded[bits]))
+            key = (one.preprocess.channels, one.preprocess.bits)
+            if key not in decoded:
+                decoded[key] = read_channels(image, *key)
+            ready.append(one.ready(decoded[key]))
         return ready
 
     @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from dinoneck.errors import BackboneError, GridError, ShapeError, counted
 from dinoneck.grid import PatchSize, checked_grid, patch_pair
 from dinoneck.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 TokensLike: TypeAlias = Tokens | Tensor | Sequence[Tensor]
 _AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast converts
@@ -177,6 +181,11 @@ def check_tokens(
     return tokens
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
 @dataclass(frozen=True)
 class Origin:
     """The backbone record of a head file, as far as Tokens hold it too.
@@ -198,7 +207,9 @@ class Origin:
     def check(self, tokens: Tokens, owner: str, reads: tuple[int, ...] | None = None) -> None:
         """Refuse tokens of another backbone.
 
-        Only plain values are compared, and only those that both sides know.
+        Only plain values are compared, and only those that both sides know. Tokens that were made
+        by hand without layers or normed are taken, with one warning that names what is not
+        compared; those of a backbone lack the source alone, while it is trained.
 
         Args:
             tokens: that the head is given.
@@ -226,4 +237,24 @@ class Origin:
                 f"of {self.name!r} with layers={self.layers}, norm={self.normed} and the weights "
                 "that its file names (dinoneck inspect); load_head(path, check_backbone=False) "
                 "takes any tokens"
+            )
+        if not torch.compiler.is_compiling():
+            self._warn_of_unknown(tokens, owner)
+
+    def _warn_of_unknown(self, tokens: Tokens, owner: str) -> None:
+        """Warn once of what tokens made by hand do not state, where this record states it."""
+        if tokens.layers is not None and tokens.normed is not None:
+            return
+        pairs = [
+            ("source", self.source, tokens.source),
+            ("layers", self.layers, tokens.layers),
+            ("normed", self.normed, tokens.normed),
+        ]
+        unknown = [f"{name}=" for name, own, given in pairs if own is not None and given is None]
+        if unknown:
+            _warn_once(
+                f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
+                f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
+                "compared: pass it to Tokens.from_patches or from_sequence, with "
+                "source=backbone.fingerprint"
             )

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.codec import at_least
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
@@ -149,6 +149,11 @@ class DPTNeck(Neck):
         check_tokens(
             tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
         )
+        if self.readout != "ignore" and not tokens.num_cls:
+            raise ShapeError(
+                f"these tokens have no CLS token, which readout={self.readout!r} reads; build the "
+                "neck with readout='ignore'"
+            )
         cls_tokens = (None,) * self.num_layers if self.readout == "ignore" else tokens.cls_token
         # every layer to its own scale and the common width: (B, D, rows * scale, cols * scale)
         maps = [

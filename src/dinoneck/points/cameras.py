@@ -234,7 +234,7 @@ class Cameras:
         intrinsics = self.K.clone()
         intrinsics[:, 0, 2] += right
         intrinsics[:, 1, 2] += down
-        return self._with(K=intrinsics, size=_pair("size", size))
+        return self._with(K=intrinsics, size=_pair("size", size), _is_moved=True)
 
     def _with(self, **parts: Any) -> Cameras:
         """Return these cameras with other parts, which are right if these are: nothing is checked again."""
@@ -254,6 +254,11 @@ def looks_like_millimetres(depth: Tensor) -> float | None:
     measured = some_depths(depth)
     median = float(measured.median()) if len(measured) else 0.0
     return median if median > LARGEST_DEPTH_M else None
+
+
+def are_moved(cameras: Cameras) -> bool:
+    """Whether ``crop`` or ``pad`` moved the principal points, which may lie outside of the images then."""
+    return bool(vars(cameras).get("_is_moved", False))
 
 
 def _inverse(poses: Tensor) -> Tensor:

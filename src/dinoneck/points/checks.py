@@ -137,8 +137,9 @@ def checked(name: str, matrices: Tensor, side: int) -> Tensor:
     """Return matrices (V, side, side) in float64; refuse another shape, kind or values that are not finite."""
     check_tensor(name, matrices)
     if matrices.shape[1:] != (side, side):
+        remedy = _shape_remedy(name, matrices, side)
         raise ShapeError(
-            f"{name} has shape {tuple(matrices.shape)}; expected (views, {side}, {side})"
+            f"{name} has shape {tuple(matrices.shape)}; expected (views, {side}, {side}){remedy}"
         )
     if not matrices.is_floating_point():
         raise ShapeError(f"{name} is {matrices.dtype}; expected a floating dtype")
@@ -150,6 +151,21 @@ def checked(name: str, matrices: Tensor, side: int) -> Tensor:
             "track so: leave them out"
         )
     return matrices
+
+
+def _shape_remedy(name: str, matrices: Tensor, side: int) -> str:
+    """How matrices of another shape become (views, side, side); empty where that is not known."""
+    if tuple(matrices.shape) == (side, side):
+        return f": pass {name}[None]"
+    if side != 3 or tuple(matrices.shape[-2:]) != (4, 4) or matrices.ndim not in (2, 3):
+        return ""
+    unit = torch.eye(4, dtype=matrices.dtype, device=matrices.device)
+    is_padded = (matrices[..., 3, :] == unit[3]).all() and (matrices[..., :, 3] == unit[:, 3]).all()
+    if not is_padded:
+        return ""  # a pose, or intrinsics with a baseline
+    if matrices.ndim == 2:
+        return f": pass {name}[:3, :3][None]"
+    return f": pass {name}[:, :3, :3]"
 
 
 def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
@@ -193,6 +209,14 @@ def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
         (intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0))
     )
     return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())
+
+
+def all_outside(intrinsics: Tensor, size: tuple[int, int]) -> bool:
+    """Whether all principal points of K (V, 3, 3) lie outside of images of ``size``."""
+    sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
+    points = intrinsics[:, :2, 2] + 0.5  # counted from the image's corner
+    outside = ((points < 0) | (points > sides)).any(1)
+    return len(intrinsics) > 0 and bool(outside.all())
 
 
 def check_poses(name: str, poses: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,14 +15,22 @@ from torch import Tensor
 
 from dinoneck.codec import at_least, normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.checks import check_depth, check_finite, check_index, check_tensor
+from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, are_moved, some_depths
+from dinoneck.points.checks import (
+    all_outside,
+    check_depth,
+    check_finite,
+    check_index,
+    check_tensor,
+)
 
 logger = logging.getLogger(__name__)
 
 UnknownDepth = Literal["reject", "accept"]
 _SUSPICIOUS_PAIRS, _SUSPICIOUS_SHARE = 1000, 0.01
 _THOUSAND = (300.0, 3000.0)
+# few points that any view sees: K of images of twice the size leaves 2 % of a frame's own points
+_FEW_SEEN = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +236,20 @@ class PointProjector:
         Raises:
             ShapeError: if shapes or dtypes do not fit.
             DataError: if points are not finite, or depth or points are in millimetres.
+
+        Warns:
+            UserWarning: if all principal points lie outside the images (unless ``Cameras.crop`` or
+                ``pad`` put them there), or fewer than 5 % of 1000 points or more are seen: K may
+                belong to images of another size.
         """
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
         if links.counts is not None and len(points) and len(cameras):
-            _look_at(links.counts.sum(0).tolist(), points, cameras, depth, batch)
+            is_logged = _look_at(links.counts.sum(0).tolist(), points, cameras, depth, batch)
+            warning = _warning_of_size(links, cameras, is_logged)
+            if warning is not None:
+                # of the caller, behind the decorator
+                warnings.warn(warning, stacklevel=3)
         return links
 
     def link(
@@ -353,8 +371,8 @@ def check_cloud(
 
 def _look_at(
     counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
-) -> None:
-    """Refuse units that do not fit; log what is likely a mistake but may be so."""
+) -> bool:
+    """Refuse units that do not fit; log what is likely a mistake but may be so, and return whether it did."""
     offered, _, in_bounds, *measured = counts
     known, agree = measured if measured else (0, 0)
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
@@ -364,21 +382,43 @@ def _look_at(
             "none of the %d projected points lies in an image: look at units (metres), poses and K",
             offered,
         )
-    elif depth is not None and not known and in_bounds >= _SUSPICIOUS_PAIRS:
+        return True
+    if depth is not None and not known and in_bounds >= _SUSPICIOUS_PAIRS:
         logger.warning(
             "depth is unknown at all of the %d projected points in an image: look at the depth maps, "
             "in which 0 and NaN mean unknown",
             in_bounds,
         )
-    elif (
-        depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
-    ):
+        return True
+    if depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS:
         logger.warning(
             "%d of the %d projected points with known depth agree with it: "
             "dinoneck.points.check_cameras tells whether poses and K are read the right way",
             agree,
             known,
         )
+        return True
+    return False
+
+
+def _warning_of_size(links: Links, cameras: Cameras, is_logged: bool) -> str | None:
+    """What suggests that K belongs to images of another size; None if nothing does."""
+    height, width = cameras.size
+    if all_outside(cameras.K, cameras.size) and not are_moved(cameras):
+        x, y = (round(place, 1) for place in cameras.K[0, :2, 2].tolist())
+        return (
+            f"all principal points lie outside the images of {height}x{width} px, the first at (x, "
+            f"y) = ({x}, {y}): K seems to belong to images of another size; make the cameras with "
+            "the size that K was calibrated at, then Cameras.resize((height, width))"
+        )
+    if is_logged or links.num_points < _SUSPICIOUS_PAIRS or links.coverage >= _FEW_SEEN:
+        return None
+    return (
+        f"{100 * links.coverage:.1f} % of the {links.num_points} points are seen in any view: K may "
+        f"belong to images of another size than {height}x{width} px, or poses are read the wrong "
+        "way (dinoneck.points.check_cameras tells); it is right if the views show a small part of "
+        "the cloud"
+    )
 
 
 def check_units(

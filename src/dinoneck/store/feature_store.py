@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Interpolation, Resize
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError, did_you_mean
@@ -135,7 +136,14 @@ class FeatureStore(Reader):
             blur=blur,
             bits=bits,
         )
-        store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
+        chosen = named_views(views)
+        if prepare.channels != RGB_CHANNELS and chosen.change_colours:
+            raise ConfigError(
+                f"views {views if isinstance(views, str) else 'of your own'} change colours, and the "
+                f"backbone takes {prepare.channels} channels; choose views that flip and turn, such "
+                "as 'flips4' or 'd6'"
+            )
+        store = cls._made(path, Description(backbone.record(), prepare, chosen, dtype))
         store._backbone = backbone
         return store
 

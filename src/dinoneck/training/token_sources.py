@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.codec import at_least
-from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, read_pixels, to_uint8
+from dinoneck.data.bands import read_channels
+from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
 from dinoneck.errors import DataError, counted, some_of
@@ -252,7 +253,9 @@ class LiveTokens(_ById):
         """
         images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
         if transformed and self.transform is not None:
-            read = partial(read_pixels, bits=self.preprocess.bits)
+            read = partial(
+                read_channels, channels=self.preprocess.channels, bits=self.preprocess.bits
+            )
             # one after another, as transforms draw from the global generators
             images = [
                 _checked_image(self.transform(to_uint8(pixels)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -193,6 +194,77 @@ def test_millimetres_are_named_with_the_remedy(scene: tuple[Tensor, Cameras, Ten
     poses[:, :3, 3] *= 1000
     with pytest.raises(DataError, match="millimetres"):
         PointProjector()(points * 1000, replace(cameras, cam_to_world=poses), depth)
+
+
+def calibrated_at(size: tuple[int, int], *, stated: tuple[int, int]) -> Cameras:
+    """Two cameras whose K is that of images of ``size``, made with another size."""
+    height, width = size
+    intrinsics = torch.tensor(
+        [[0.9 * width, 0.0, width / 2 - 0.5], [0.0, 0.9 * width, height / 2 - 0.5], [0.0, 0.0, 1.0]]
+    )
+    return Cameras(intrinsics.repeat(2, 1, 1), torch.eye(4).repeat(2, 1, 1), size=stated)
+
+
+def seen_by(cameras: Cameras, *, size: tuple[int, int]) -> Tensor:
+    """Points at 2 m that fill images of ``size`` when K belongs to them."""
+    true = Cameras(cameras.K, cameras.cam_to_world, size=size)
+    rows, cols = size[0] // 8, size[1] // 8
+    return true.unproject(torch.full((2, rows, cols), 2.0)).reshape(-1, 3).float()
+
+
+@pytest.mark.parametrize(
+    ("size", "stated"),
+    [((968, 1296), (480, 640)), ((720, 1280), (256, 456)), ((600, 600), (224, 224))],
+)
+def test_principal_points_outside_the_images_warn(
+    size: tuple[int, int], stated: tuple[int, int]
+) -> None:
+    cameras = calibrated_at(size, stated=stated)
+    points = seen_by(cameras, size=size)
+    with pytest.warns(UserWarning, match="Cameras.resize") as caught:
+        PointProjector()(points, cameras)
+    assert len(caught) == 1
+    assert f"{stated[0]}x{stated[1]} px" in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+def test_one_principal_point_inside_the_images_is_enough() -> None:
+    cameras = calibrated_at((400, 400), stated=(200, 200))
+    intrinsics = cameras.K.clone()
+    intrinsics[1, :2, 2] = 99.5
+    points = seen_by(cameras, size=(400, 400))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PointProjector()(points, Cameras(intrinsics, cameras.cam_to_world, size=(200, 200)))
+
+
+def test_a_crop_away_from_the_centre_does_not_warn() -> None:
+    cameras = calibrated_at((480, 640), stated=(480, 640))
+    points = seen_by(cameras, size=(480, 640))
+    crop = cameras.crop(top=0, left=0, height=200, width=220).resize((100, 110))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        links = PointProjector()(points, crop[[0, 1]])
+    assert links.coverage > 0.05
+
+
+def test_few_points_seen_warn_with_their_share() -> None:
+    cameras = calibrated_at((480, 640), stated=(480, 640))
+    seen = seen_by(cameras, size=(480, 640))[:80]
+    elsewhere = torch.tensor([[0.0, 50.0, 2.0]]).repeat(1920, 1)
+    with pytest.warns(UserWarning, match="4.0 % of the 2000 points") as caught:
+        PointProjector()(torch.cat((seen, elsewhere)), cameras)
+    assert len(caught) == 1
+
+
+def test_enough_points_seen_do_not_warn() -> None:
+    cameras = calibrated_at((480, 640), stated=(480, 640))
+    seen = seen_by(cameras, size=(480, 640))[:120]
+    elsewhere = torch.tensor([[0.0, 50.0, 2.0]]).repeat(1880, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        links = PointProjector()(torch.cat((seen, elsewhere)), cameras)
+    assert links.coverage == 0.06
 
 
 def test_what_fits_nothing_is_logged(

@@ -1,0 +1,115 @@
+"""Images of any number of channels, for backbones that take other ones than red, green and blue."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.data.decoding import ImageInput, read_pixels, to_unit_values
+from dinoneck.errors import DataError, counted, missing_extra, reason_of
+
+RGB_CHANNELS = 3
+_TIFF = (".tif", ".tiff")
+Array = np.ndarray[Any, Any]
+
+
+def read_channels(image: ImageInput, channels: int, bits: int | None = None) -> Tensor:
+    """Decode one image to (channels, H, W).
+
+    Three channels are RGB, and one is grey: see :func:`dinoneck.data.decoding.read_pixels`. Other
+    numbers come from arrays (H, W, channels), tensors (channels, H, W) and TIFF files of so many
+    bands, in their order; rasterio (the extra ``geo``) reads the files.
+
+    Args:
+        image: the image.
+        channels: those that the backbone takes.
+        bits: how many bits 16-bit values use, as for ``read_pixels``.
+
+    Returns:
+        uint8 where the image has 8 bits, else float32 in 0 ... 1.
+
+    Raises:
+        DataError: naming the file, if it has another number of channels, cannot be read, or values
+            are out of range.
+        ImportError: naming the extra, if a TIFF file is read without rasterio.
+    """
+    if channels == RGB_CHANNELS:
+        return read_pixels(image, bits)
+    if channels == 1:
+        return _grey(image, bits)
+    if isinstance(image, Tensor):
+        return _checked(image, channels, bits, "an image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image, channels, bits, "an image")
+    if isinstance(image, str | os.PathLike):
+        return _from_file(Path(image), channels, bits)
+    raise DataError(
+        f"an image is a {type(image).__name__}, and the backbone takes {channels} channels; expected "
+        f"an array (H, W, {channels}), a tensor ({channels}, H, W) or a TIFF file"
+    )
+
+
+def _grey(image: ImageInput, bits: int | None) -> Tensor:
+    """The one channel of a grey image."""
+    pixels = read_pixels(image, bits)
+    grey = pixels[:1]
+    if not torch.equal(grey.expand_as(pixels), pixels):
+        name = str(image) if isinstance(image, str | os.PathLike) else "an image"
+        raise DataError(
+            f"{name} has colours, and the backbone takes 1 channel; convert it to grey first"
+        )
+    return grey
+
+
+def _from_file(path: Path, channels: int, bits: int | None) -> Tensor:
+    """The bands of a TIFF file."""
+    if path.suffix.lower() not in _TIFF:
+        raise DataError(
+            f"{path} is no TIFF file, and the backbone takes {channels} channels; pass an array (H, "
+            f"W, {channels}), or save the bands as a GeoTIFF"
+        )
+    if not path.is_file():
+        raise DataError(f"there is no image {path}; check the folder and the file name")
+    try:
+        import rasterio
+        from rasterio.errors import RasterioError
+    except ImportError as error:
+        raise missing_extra("rasterio", "geo") from error
+    try:
+        with rasterio.open(path) as file:
+            bands = file.read()
+    except (RasterioError, OSError, ValueError) as error:
+        raise DataError(
+            f"image {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
+        ) from error
+    return _from_array(np.moveaxis(bands, 0, -1), channels, bits, str(path))
+
+
+def _from_array(array: Array, channels: int, bits: int | None, name: str) -> Tensor:
+    if array.ndim != 3 or array.shape[-1] != channels:
+        raise DataError(
+            f"{name} has shape {array.shape}; expected (height, width, {channels}), for the "
+            f"{counted(channels, 'channel')} that the backbone takes"
+        )
+    if np.ma.is_masked(array):
+        raise DataError(
+            f"{name} has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
+            "with array.filled(0)"
+        )
+    kind = array.dtype.newbyteorder("=")
+    values = np.ascontiguousarray(np.moveaxis(np.asarray(array), -1, 0).astype(kind))
+    return _checked(torch.from_numpy(values), channels, bits, name)
+
+
+def _checked(x: Tensor, channels: int, bits: int | None, name: str) -> Tensor:
+    if x.ndim != 3 or x.shape[0] != channels or not x.numel():
+        raise DataError(
+            f"{name} has shape {tuple(x.shape)}; expected ({channels}, height, width), for the "
+            f"{counted(channels, 'channel')} that the backbone takes"
+        )
+    return to_unit_values(x, name, bits).cpu()
