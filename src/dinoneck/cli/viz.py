@@ -83,7 +83,15 @@ def report(
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
-    page = html_report(entries, tasks, title=title, facts=facts, training=training, unread=left_out)
+    page = html_report(
+        entries,
+        tasks,
+        title=title,
+        facts=facts,
+        training=training,
+        unread=left_out,
+        classes=getattr(model, "classes", ()),
+    )
     write_text(out, page)
     size, drawn = out.stat().st_size, page.count("<article ")
     print(
@@ -232,7 +240,7 @@ def _box_images(
             raise ConfigError(
                 f"--truth {truth} names its images itself; name the one folder that they are in"
             )
-        known = BoxImages(truth, images[0], classes=classes, bits=bits)
+        known = BoxImages(truth, images[0], classes=classes, bits=bits, allow_unlisted=True)
     elif images:
         return (
             dict(zip(cli.names_below(files), files, strict=True)),
@@ -252,11 +260,16 @@ def _box_images(
             "no images are named, and no report.json of a detector's training is there; name images"
         )
 
+    known_classes = [
+        name for label, name in enumerate(known.classes) if label not in known.unlisted
+    ]
+
     def boxes(place: int) -> dict[str, Any]:
         target = known[place][1]
         return {
             "boxes": target["boxes"].numpy(),
-            "names": [classes[label] for label in target["labels"].tolist()],
+            "names": [known.classes[label] for label in target["labels"].tolist()],
+            "classes": known_classes,
         }
 
     places = {name: place for place, name in enumerate(cli.names_below(known.paths))}

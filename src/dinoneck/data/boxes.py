@@ -107,7 +107,9 @@ class BoxImages(ListedImages):
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped
             and counted. None = all, by ascending category id. Give the test set the classes of the
-            training set.
+            training set. If the file lacks some, names are compared without case and blanks.
+        allow_unlisted: whether the file may lack some of the ``classes``, as a test set may that
+            shows none of them; a warning names them. A file that has other classes too is refused.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
         crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are not
             trained on and count for nothing in scores; ``"objects"``: they are objects, as in
@@ -117,7 +119,9 @@ class BoxImages(ListedImages):
     Attributes:
         file: the JSON.
         classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order, to write results with.
+        category_ids: their ids in the JSON, in the same order, to write results with; None of a
+            class that the JSON does not list.
+        unlisted: labels of the classes that the JSON does not list.
         ids: of the images: whole numbers, or texts if the JSON has other texts than numbers.
         paths: files of the images, in the same order.
         crowd: as passed.
@@ -166,11 +170,14 @@ class BoxImages(ListedImages):
         masks: bool = False,
         crowd: Crowd = "ignore",
         bits: int | None = None,
+        allow_unlisted: bool = False,
     ) -> None:
         if masks:
             check_pycocotools()
         with _paused_collector():
-            opened = open_json(annotations, CocoBox, images, classes, crowd)
+            opened = open_json(
+                annotations, CocoBox, images, classes, crowd, allow_unlisted=allow_unlisted
+            )
             boxes = opened.annotations
             super().__init__(opened)
             self.transform = transform
@@ -269,6 +276,7 @@ class BoxImages(ListedImages):
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(self.category_ids, self.classes, strict=True)
+            if category_id is not None
         ]
         return {
             "images": msgspec.to_builtins(self._images),

@@ -281,6 +281,7 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             classes=train.classes,
             crowd=data.crowd,
             bits=data.bits,
+            allow_unlisted=True,
         )
         train.check_trainable("box")
         if both := {path.resolve() for path in train.paths} & {
