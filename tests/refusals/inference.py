@@ -285,7 +285,7 @@ ROWS: list[Row] = [
     ),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
     (lambda: Task("maps"), ConfigError, "'maps'"),
-    (lambda: Task("overall"), ConfigError, "'overall'"),
+    (lambda: Task("overall (mean)"), ConfigError, "'overall (mean)'"),
     *(
         (lambda own=own: predictor()(IMAGE, **own), ConfigError, named)
         for own, named in (

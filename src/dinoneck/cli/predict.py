@@ -36,6 +36,7 @@ _OF_ALL = (
     "PQ_things",
     "PQ_stuff",
     "overall",
+    "overall (mean)",
 )
 _BOX = ("image", "name", "score", "x0", "y0", "x1", "y1")
 

@@ -30,11 +30,13 @@ from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
-from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.tasks import (
+    BOTH,
+    HEAD,
+    LINEAR,
     SEVERAL_LAYERS,
     Problem,
     head_type,
