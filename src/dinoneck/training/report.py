@@ -66,7 +66,11 @@ def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
 
 
 def summary(
-    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Any]
+    table: Any,
+    scored: Mapping[str, Scored],
+    predictions: Methods,
+    folds: Sequence[Any],
+    units: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Return what a report holds of the scores of methods: counts, scores, target weights and the verdict.
 
@@ -75,6 +79,7 @@ def summary(
         scored: the targets.
         predictions: of the methods; the first is compared with the others.
         folds: the rows that each fold held out; where there are none, there are no scores.
+        units: target -> its unit, empty where it is not stated.
     """
     groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
     weights = {
@@ -87,7 +92,12 @@ def summary(
         scores = scores_of(scored, predictions, split, weights)
         num_groups = len({groups[row] for fold in folds for row in fold})
         line = verdict(scores, num_groups, next(iter(predictions)), mean=mean_name(scored))
-    named = {MEAN_KEY: mean_name(scored)} if OVERALL in scored else {}
+    named: dict[str, Any] = {}
+    if OVERALL in scored:
+        named[MEAN_KEY] = mean_name(scored)
+    stated = {name: unit for name, unit in units.items() if unit}
+    if stated:
+        named["units"] = stated
     return {
         "images": len(table),
         "predicted": sum(map(len, folds)),
@@ -113,9 +123,9 @@ def scores_of(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return target -> method -> the scores of :mod:`dinoneck.training.scores`.
 
-    ``overall`` is the R² of all targets that are values and not auxiliary: the weighted R² where
-    all have weights, else the mean over targets. Beside a target of that name it is called
-    ``overall (mean)``.
+    ``overall`` is the R² of all targets that are values, not auxiliary and predicted by every
+    method: the weighted R² where all have weights, else the mean over targets. Beside a target of
+    that name it is called ``overall (mean)``.
 
     Args:
         scored: the targets.
@@ -125,15 +135,17 @@ def scores_of(
     """
     first, every = next(iter(predictions)), {**scored}
     mean = mean_name(scored)
-    values = [
-        name for name, target in scored.items() if target.kind == "value" and not target.auxiliary
-    ]
+    values = []
+    for name, target in scored.items():
+        is_shared = all(name in arrays for arrays in predictions.values())
+        if target.kind == "value" and not target.auxiliary and is_shared:
+            values.append(name)
     methods = {method: {**arrays} for method, arrays in predictions.items()}
-    for arrays in methods.values() if values else ():
-        if arrays.keys() >= {*values}:
+    if values:
+        truth = np.concatenate([scored[name].truth for name in values], axis=1)
+        every[mean] = Scored("value", mean, slice(None), truth)
+        for arrays in methods.values():
             arrays[mean] = np.concatenate([arrays[name] for name in values], axis=1)
-            truth = np.concatenate([scored[name].truth for name in values], axis=1)
-            every[mean] = Scored("value", mean, slice(None), truth)
     shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
     scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
     for name, target in every.items():
@@ -174,9 +186,10 @@ def verdict(
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to
             tell.
         first: the method that was compared with the others.
-        mean: what the scores call the mean over the targets; without it the first target counts.
+        mean: what the scores call the mean over the targets; without it the first target counts
+            that the first method and another one predict.
     """
-    target = mean if mean in scores else next(iter(scores))
+    target = mean if mean in scores else _first_shared(scores, first)
     methods = scores[target]
     metric = next(name for name in _MAIN for held in methods.values() if name in held)
     pooled = {
@@ -202,6 +215,14 @@ def verdict(
         else "not clear: the interval includes 0"
     )
     return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
+
+
+def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
+    """The first target that the first method and another one predict; if there is none, the first target."""
+    for target, methods in scores.items():
+        if first in methods and len(methods) > 1:
+            return target
+    return next(iter(scores))
 
 
 def prediction_rows(

@@ -339,8 +339,21 @@ class Run:
     def scores(self, predictions: reports.Methods) -> dict[str, Any]:
         """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
         return reports.summary(
-            self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()]
+            self.table,
+            self.problem.scored,
+            predictions,
+            [valid for _, valid in self.folds.values()],
+            self._units(),
         )
+
+    def _units(self) -> dict[str, str]:
+        """Target -> its unit."""
+        heads = [*self.heads.values()]
+        unit_of_output = {task.name: task.unit for task in heads[0].predicted}
+        return {
+            name: unit_of_output.get(target.output, "")
+            for name, target in self.problem.scored.items()
+        }
 
     def logs(self) -> dict[str, list[dict[str, float]]]:
         """Return the rows of every fold's log."""

@@ -99,8 +99,11 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     for name in names:
         if name == mean:
             columns.append(mean_heading)
+        elif name in auxiliary:
+            columns.append(f"{name} (auxiliary)")
         else:
-            columns.append(f"{name} (auxiliary)" if name in auxiliary else name)
+            unit = report.get("units", {}).get(name)
+            columns.append(f"{name} ({unit})" if unit else name)
     header = [f"{'held-out ' * held_out}R² (MAE)", *columns]
     if mean is not None:
         header.append("worst fold")
