@@ -53,6 +53,7 @@ from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
+from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ def evaluate(
         model the name is ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name
         -> scores; of two or more models of boxes or masks the others also have ``head_minus``, the
         95 % intervals over images of the first one's AP and AP50 minus theirs (None for fewer than
-        five images). ``cost``: name -> seconds per image, and parameters of heads and backbone.
+        five images). ``trained_on``: name -> how many of the images the model was trained on, if
+        any; it is known of models in the folder of their run, by the content of the images.
+        ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
@@ -170,7 +173,36 @@ def evaluate(
     lines = _not_shared(predictions)
     if lines:
         report["verdict"] = "\n".join([report["verdict"], *lines])
-    return report | {"cost": cost, "versions": versions()}
+    seen = _count_seen(predictors, list(table[IMAGES]))
+    return report | seen | {"cost": cost, "versions": versions()}
+
+
+def _count_seen(
+    models: Mapping[str, Predictor | Detector], images: Sequence[Any]
+) -> dict[str, dict[str, int]]:
+    """``trained_on``: model -> how many of the images it was trained on, which a warning states; empty without any."""
+    counts = {}
+    for name, model in models.items():
+        seen = seen_in_training(_files_of(model), images)
+        if seen:
+            counts[name] = len(seen)
+            logger.warning(
+                "%s was trained on %d of the %d images, such as %s: its scores on them are too good. "
+                "Scores of held-out images are those that its training printed",
+                name,
+                len(seen),
+                len(images),
+                seen[0],
+            )
+    return {"trained_on": counts} if counts else {}
+
+
+def _files_of(model: Predictor | Detector) -> list[str]:
+    """The files that a model was read from."""
+    if isinstance(model, Detector):
+        return [model.source] if model.source else []
+    readings = [reading for own in model.passes for reading in own.readings.values()]
+    return [file for reading in readings for file in reading.files]
 
 
 def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
@@ -347,7 +379,9 @@ def _opened(model: Any) -> Predictor | Detector:
     [checkpoints] = opened(model).values()
     first: Any = checkpoints[0]
     if getattr(first, "head_type", "") == "detector":
-        return Detector.from_checkpoint(first)
+        detector = Detector.from_checkpoint(first)
+        detector.source = first.source or ""
+        return detector
     return Predictor(checkpoints)
 
 
@@ -762,7 +796,9 @@ def _of_objects(
             scores[name] = score_segments(dataset, segments)
         datasets[name] = dataset
         cost[name] = _cost(model, begin, scores[name]["images"])
+    paths = next(iter(datasets.values())).paths
     report: dict[str, Any] = {kind: scores, "cost": cost, "versions": versions()}
+    report |= _count_seen(models, paths)
     if len(results) > 1:
         iou_type = "bbox" if kind == "boxes" else "segm"
         report["verdict"] = _compare_objects(scores, results, datasets, iou_type)

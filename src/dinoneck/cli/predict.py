@@ -168,6 +168,7 @@ def open_model(
         from dinoneck.detection import Detector
 
         detector = Detector.from_checkpoint(first, own, device)
+        detector.source = first.source or ""
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
         detector.preprocess = detector.preprocess.changed(bits=views.bits)
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints

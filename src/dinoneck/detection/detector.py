@@ -52,6 +52,7 @@ class Detector(nn.Module):
         tuned: names of the backbone's weights that were trained.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
+        source: the file or repository that it was read from; empty for one that was built.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -83,6 +84,7 @@ class Detector(nn.Module):
         head.levels.attach(backbone)
         self.backbone, self.head = backbone, head
         self.record = backbone.record() if record is None else dict(record)
+        self.source = ""
         self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
 
     @property

@@ -45,6 +45,7 @@ from dinoneck.training.tasks import (
     with_fine_maps,
 )
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
 
 
@@ -60,8 +61,9 @@ def train(
     """Train one head per fold and write heads, predictions and a report.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
-    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv`` and, last,
-    ``report.json``. A fold is finished when its head is there: the same call after a kill or an
+    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
+    last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
     error trains no finished fold again, and writes what it would have written.
 
     Args:
@@ -328,6 +330,7 @@ class Run:
             columns = reports.prediction_rows(
                 self.table, self.problem.scored, self.predictions, self.folds
             )
+            write_images_of_table(folder, self.table, self.source.load(), self.folds)
             text = csv_text([*columns], zip(*columns.values(), strict=True))
             files.write_file(folder / files.PREDICTIONS, text.encode())
         return report

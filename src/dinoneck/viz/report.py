@@ -53,6 +53,7 @@ def html_report(
     training: Mapping[str, Any] | None = None,
     unread: Mapping[str, str] | None = None,
     classes: Sequence[str] = (),
+    trained_on: int = 0,
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing.
 
@@ -76,6 +77,7 @@ def html_report(
             ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
         classes: of a detector, in its order: each has the colour that it has in other pictures.
+        trained_on: how many of the images the model was trained on, which the page then states.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing
@@ -115,6 +117,7 @@ def html_report(
         remarks=[*run.get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
         articles=[*_articles([entries[place] for place in drawn], drawn, tasks, classes)],
         of_boxes=not tasks,
+        trained_on=trained_on,
         drawn=drawn,
         ordered=any(entry.known for entry in entries),
         typical=sum(bool(entry.known) for entry in entries) > len(drawn) > 1,
