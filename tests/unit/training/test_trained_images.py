@@ -7,14 +7,23 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tests.unit.data import box_samples
 from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
 
-from dinoneck import DataError, evaluate
+from dinoneck import Backbone, DataError, STAPyramid, evaluate
+from dinoneck.data import BoxImages
+from dinoneck.detection import Detector
+from dinoneck.detection.head import DetectionHead
 from dinoneck.training import train
-from dinoneck.training.trained_images import seen_in_training, trained_images
+from dinoneck.training.trained_images import (
+    seen_in_training,
+    trained_images,
+    write_trained_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +120,19 @@ def test_a_damaged_record_is_refused(fields: Path, tmp_path: Path, text: str) ->
 def test_images_in_memory_are_not_compared(fields: Path) -> None:
     pixels: list[Any] = [Image.new("RGB", (64, 32))]
     assert seen_in_training([fields / "run" / "head.safetensors"], pixels) == []
+
+
+def test_a_detector_is_said_to_have_been_trained_on_images_of_its_run(
+    tmp_path: Path, tiny: Backbone
+) -> None:
+    pytest.importorskip("pycocotools")
+    truth = BoxImages(box_samples.write(tmp_path, box_samples.content()))
+    head = DetectionHead("fcos", truth.classes, STAPyramid(64, 32))
+    run = tmp_path / "run"
+    run.mkdir()
+    Detector(head, tiny, size=(32, 64)).save(run / "detector.safetensors")
+    trained = [truth.paths[0], truth.paths[2]]
+    every_image = (np.arange(2), np.arange(0))
+    write_trained_images(run, trained, ["a", "b"], None, {None: every_image})
+    report = evaluate({"mine": run / "detector.safetensors"}, None, truth.file)
+    assert report["trained_on"] == {"mine": 2}
