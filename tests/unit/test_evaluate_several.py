@@ -134,7 +134,7 @@ def test_sums_of_one_name_with_other_members_are_compared_where_they_agree(
     meadow: Path, tiny: Backbone
 ) -> None:
     parts = [Task("soil", minimum=0), Task("crop", minimum=0), Task("weed", minimum=0)]
-    sums = {
+    sums: dict[str, dict[str, tuple[str, ...]]] = {
         "a": {"green": ("crop", "weed"), "total": ("soil", "crop", "weed")},
         "b": {"total": ("soil", "crop", "weed")},
     }
@@ -240,7 +240,7 @@ def test_the_command_refuses_names_that_do_not_tell_models_apart(
     ],
 )
 def test_a_bound_that_one_member_states_holds_for_their_mean(
-    first: dict[str, float], second: dict[str, float], expected: tuple[float | None, float | None]
+    first: dict[str, Any], second: dict[str, Any], expected: tuple[float | None, float | None]
 ) -> None:
     members = [PatchMeanHead(64, [Task("mass", **own)]) for own in (first, second)]
     [task] = HeadEnsemble.from_heads(members).tasks
@@ -249,6 +249,7 @@ def test_a_bound_that_one_member_states_holds_for_their_mean(
 
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])
 def test_members_with_other_bounds_are_refused(bound: str) -> None:
-    members = [PatchMeanHead(64, [Task("mass", **{bound: value})]) for value in (0.5, 2.0)]
+    bounds: list[dict[str, Any]] = [{bound: 0.5}, {bound: 2.0}]
+    members = [PatchMeanHead(64, [Task("mass", **own)]) for own in bounds]
     with pytest.raises(ConfigError, match=f"its {bound} is 0.5 in one and 2 in another"):
         HeadEnsemble.from_heads(members)

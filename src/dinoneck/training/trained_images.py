@@ -49,8 +49,10 @@ def write_trained_images(
         hashes = [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
     else:
         hashes = [_hash_of_image(image) for image in images]
-    rows = [[name, " ".join(folds_of_row[row]), hashes[row]] for row, name in enumerate(names)]
-    files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, rows).encode())
+    cells = []
+    for row, name in enumerate(names):
+        cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
+    files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
 
 
 def write_images_of_table(

@@ -34,7 +34,8 @@ IDS = {"leaf": 31, "bug": 7, "stone": 19, "seed": 2}  # another order than that 
 def write(folder: Path, ids: dict[str, int], seed: int = 0, images: int = 12) -> Path:
     """Write images and random boxes with rectangular masks; some classes are harder than others."""
     rng = np.random.default_rng(seed)
-    listed, annotations = [], []
+    listed: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number in range(images):
         pixels = rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -65,7 +66,7 @@ def write(folder: Path, ids: dict[str, int], seed: int = 0, images: int = 12) ->
     return file
 
 
-def predictions_of(data: BoxImages, seed: int = 1) -> dict[Any, dict[str, Any]]:
+def predictions_of(data: Any, seed: int = 1) -> dict[Any, dict[str, Any]]:
     """The known boxes, moved the more the later their class comes in the model, with random scores."""
     rng = np.random.default_rng(seed)
     found = {}
@@ -138,7 +139,7 @@ def test_the_scores_of_each_class_are_those_of_pycocotools(
 
 
 def test_the_scores_of_the_masks_of_each_class_are_those_of_pycocotools(tmp_path: Path) -> None:
-    data = BoxImages(write(tmp_path, IDS), classes=NAMES, masks=True)
+    data: Any = BoxImages(write(tmp_path, IDS), classes=NAMES, masks=True)
     rng = np.random.default_rng(5)
     objects: dict[Any, list[Any]] = {}
     results = []
@@ -152,7 +153,9 @@ def test_the_scores_of_the_masks_of_each_class_are_those_of_pycocotools(tmp_path
         predicted = {
             "labels": labels,
             "scores": torch.tensor(rng.random(len(labels))),
-            "masks": torch.stack(masks) > 0 if masks else torch.zeros(0, SIDE, SIDE, dtype=bool),
+            "masks": torch.stack(masks) > 0
+            if masks
+            else torch.zeros(0, SIDE, SIDE, dtype=torch.bool),
             "boxes": target["boxes"],
         }
         objects[image_id] = coco_objects(predicted)
@@ -166,7 +169,7 @@ def test_the_scores_of_the_masks_of_each_class_are_those_of_pycocotools(tmp_path
     assert len({own["AP"] for own in scores["per_class"].values()}) == len(NAMES)
 
 
-def detector(data: BoxImages, classes: tuple[str, ...]) -> Any:
+def detector(data: Any, classes: tuple[str, ...]) -> Any:
     """What predicts the known boxes of a dataset in turn, numbered as its own classes are."""
     rows = iter(
         [
@@ -218,7 +221,7 @@ def test_a_file_whose_classes_may_be_those_of_the_model_is_refused(
     tmp_path: Path, written: dict[str, int], message: str
 ) -> None:
     file = write(tmp_path, written)
-    model = argparse.Namespace(classes=NAMES, preprocess=Preprocessing())
+    model: Any = argparse.Namespace(classes=NAMES, preprocess=Preprocessing())
     with pytest.raises(DataError, match=message):
         evaluate_boxes(model, file)
 
