@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -42,15 +43,17 @@ from dinoneck.detection.evaluation import (
 )
 from dinoneck.detection.paired import precision_intervals
 from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.heads.ensemble import areas_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import MaskRecord, opened
-from dinoneck.tasks import Task, columns_of
+from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes
 from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
+from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -99,7 +102,9 @@ def evaluate(
         model the name is ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name
         -> scores; of two or more models of boxes or masks the others also have ``head_minus``, the
         95 % intervals over images of the first one's AP and AP50 minus theirs (None for fewer than
-        five images). ``cost``: name -> seconds per image, and parameters of heads and backbone.
+        five images). ``trained_on``: name -> how many of the images the model was trained on, if
+        any; it is known of models in the folder of their run, by the content of the images.
+        ``cost``: name -> seconds per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
@@ -148,7 +153,11 @@ def evaluate(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
     tasks = _tasks_of(predictors)
-    table = truth_table(images, truth, tasks, group, image_column, labels, subfolders)
+    _check_alike(predictors)
+    columns = _columns_of(predictors)
+    table = truth_table(
+        images, truth, tasks, group, image_column, labels, subfolders, columns=columns
+    )
     mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
     _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
@@ -158,7 +167,7 @@ def evaluate(
     cost: dict[str, Any] = {}
     for name, predictor in predictors.items():
         begin = time.perf_counter()
-        predictions[name] = _predictions(predictor, table, masks, scored)
+        predictions[name] = _predictions(predictor, table, masks, scored, columns)
         cost[name] = _cost(predictor, begin, len(table))
     if not scored:
         _check_scorable(table, tasks)
@@ -166,10 +175,41 @@ def evaluate(
             f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
             f"{some_of(table.columns, 5)}"
         )
-    return summary(table, scored, predictions, [range(len(table))]) | {
-        "cost": cost,
-        "versions": versions(),
-    }
+    units = {column.name: column.task.unit for column in columns if column.name in scored}
+    report = summary(table, scored, predictions, [range(len(table))], units)
+    lines = _not_shared(predictions)
+    if lines:
+        report["verdict"] = "\n".join([report["verdict"], *lines])
+    seen = _count_seen(predictors, list(table[IMAGES]))
+    return report | seen | {"cost": cost, "versions": versions()}
+
+
+def _count_seen(
+    models: Mapping[str, Predictor | Detector], images: Sequence[Any]
+) -> dict[str, dict[str, int]]:
+    """``trained_on``: model -> how many of the images it was trained on, which a warning states; empty without any."""
+    counts = {}
+    for name, model in models.items():
+        seen = seen_in_training(_files_of(model), images)
+        if seen:
+            counts[name] = len(seen)
+            logger.warning(
+                "%s was trained on %d of the %d images, such as %s: its scores on them are too good. "
+                "Scores of held-out images are those that its training printed",
+                name,
+                len(seen),
+                len(images),
+                seen[0],
+            )
+    return {"trained_on": counts} if counts else {}
+
+
+def _files_of(model: Predictor | Detector) -> list[str]:
+    """The files that a model was read from."""
+    if isinstance(model, Detector):
+        return [model.source] if model.source else []
+    readings = [reading for own in model.passes for reading in own.readings.values()]
+    return [file for reading in readings for file in reading.files]
 
 
 def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
@@ -232,18 +272,107 @@ def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
 
 
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
-    """The tasks of all models by name, each of which has the same classes in all; masks hold their numbers."""
+    """The tasks of all models by name; of several of a name, the first."""
     tasks: dict[str, Task] = {}
     for predictor in models.values():
         for task in predictor.tasks:
-            first = tasks.setdefault(task.name, task).labels
-            other = task.labels
-            if set(first) != set(other) or (first != other and task.kind == "segmentation"):
-                raise DataError(
-                    f"two heads predict the classes {first} and {other} of {task.name}; score them "
-                    "apart"
-                )
+            tasks.setdefault(task.name, task)
     return tasks
+
+
+def _columns_of(models: Mapping[str, Predictor]) -> list[Column]:
+    """The columns of all models, each name once."""
+    columns: dict[str, Column] = {}
+    for predictor in models.values():
+        for column in columns_of(predictor.tasks):
+            columns.setdefault(column.name, column)
+    return list(columns.values())
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a model predicts for a column of the truth, or for its masks.
+
+    Attributes:
+        model: its name.
+        what: ``"classes"``, ``"masks"`` or ``"numbers"``.
+        task: whose output it is.
+        area: of the transform of the task; None if it has none.
+    """
+
+    model: str
+    what: str
+    task: Task
+    area: float | None
+
+
+def _targets_of(model: str, predictor: Predictor) -> dict[str, _Target]:
+    """Target -> what a model predicts for it."""
+    areas: dict[str, float | None] = {}
+    for backbone_pass in predictor.passes:
+        for reading in backbone_pass.readings.values():
+            areas |= areas_of(reading.head)
+    targets = {}
+    for column in columns_of(predictor.tasks):
+        task = column.task
+        if task.kind != "classification":
+            targets[column.name] = _Target(model, "numbers", task, areas.get(task.name))
+    for task in predictor.tasks:
+        if task.kind == "classification":
+            targets[task.name] = _Target(model, "classes", task, None)
+        elif task.kind == "segmentation":
+            targets[task.name] = _Target(model, "masks", task, None)
+    return targets
+
+
+def _check_alike(models: Mapping[str, Predictor]) -> None:
+    """Raise a DataError if two models predict different things for a target of one name.
+
+    A unit or an area that only one of them states is no difference.
+    """
+    first_of_name: dict[str, _Target] = {}
+    for model, predictor in models.items():
+        for name, target in _targets_of(model, predictor).items():
+            first = first_of_name.setdefault(name, target)
+            if first.what != target.what:
+                raise DataError(
+                    f"{first.model} predicts {first.what} for {name}, and {target.model} "
+                    f"{target.what}; evaluate them apart"
+                )
+            if target.what != "numbers":
+                _check_classes(name, first.task, target.task)
+            elif first.task.unit and target.task.unit and first.task.unit != target.task.unit:
+                raise DataError(
+                    f"{first.model} predicts {name} in {first.task.unit}, and {target.model} in "
+                    f"{target.task.unit}; evaluate them apart, each with the truth in its unit"
+                )
+            elif first.area and target.area and first.area != target.area:
+                raise DataError(
+                    f"{first.model} predicts {name} of an area of {first.area:g}, and "
+                    f"{target.model} of {target.area:g}; evaluate them apart, each with images of "
+                    "its area"
+                )
+
+
+def _check_classes(name: str, first: Task, other: Task) -> None:
+    """Raise a DataError if two tasks have other classes, or number them otherwise in masks."""
+    is_same = {*first.labels} == {*other.labels}
+    if not is_same or (first.labels != other.labels and first.kind == "segmentation"):
+        raise DataError(
+            f"two heads predict the classes {first.labels} and {other.labels} of {name}; score them "
+            "apart"
+        )
+
+
+def _not_shared(predictions: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each target that only some of the models predict."""
+    targets = dict.fromkeys(name for own in predictions.values() for name in own)
+    lines = []
+    for name in targets:
+        owners = [model for model, own in predictions.items() if name in own]
+        if len(owners) < len(predictions):
+            lines.append(f"{name}: predicted by {', '.join(owners)} only, so it is not compared")
+    return lines
 
 
 def _opened(model: Any) -> Predictor | Detector:
@@ -257,7 +386,9 @@ def _opened(model: Any) -> Predictor | Detector:
     [checkpoints] = opened(model).values()
     first: Any = checkpoints[0]
     if getattr(first, "head_type", "") == "detector":
-        return Detector.from_checkpoint(first)
+        detector = Detector.from_checkpoint(first)
+        detector.source = first.source or ""
+        return detector
     return Predictor(checkpoints)
 
 
@@ -269,6 +400,8 @@ def truth_table(
     image_column: str = "image",
     labels: Any = None,
     subfolders: Subfolders | None = None,
+    *,
+    columns: Sequence[Column] | None = None,
 ) -> Any:
     """Return the images and their truth: of a table, of class folders, or of a folder of masks.
 
@@ -281,6 +414,7 @@ def truth_table(
         image_column: its column of file names.
         labels: its column of masks.
         subfolders: as of :func:`evaluate`.
+        columns: what is predicted; None = the columns of the tasks.
 
     Raises:
         ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
@@ -301,6 +435,7 @@ def truth_table(
             f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
             "folders, or leave it out"
         )
+    predicted = columns_of([*tasks.values()]) if columns is None else columns
     if IMAGES in getattr(truth, "columns", ()):
         for role, value in {GROUP: group, LABELS: labels}.items():
             if value and role not in truth:
@@ -308,14 +443,14 @@ def truth_table(
                     f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
                     f"name it with {role}= of read_table(), which makes it"
                 )
-        _check_numbers(truth, tasks)
+        _check_numbers(truth, predicted)
         return truth
-    return _read_truth(images, truth, tasks, group, image_column, labels)
+    return _read_truth(images, truth, predicted, tasks, group, image_column, labels)
 
 
-def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
+def _check_numbers(table: Any, columns: Sequence[Column]) -> None:
     """Raise a DataError for words in a column that is predicted as numbers: they would not be scored."""
-    for column, task, _ in columns_of([*tasks.values()]):
+    for column, task, _ in columns:
         if task.kind == "classification" or column not in table:
             continue
         names = class_names(table, column)
@@ -338,6 +473,7 @@ def _check_numbers(table: Any, tasks: Mapping[str, Task]) -> None:
 def _read_truth(
     images: Any,
     truth: Any,
+    predicted: Sequence[Column],
     tasks: Mapping[str, Task],
     group: Any,
     image_column: str,
@@ -350,9 +486,10 @@ def _read_truth(
         for name, task in tasks.items()
         if task.kind == "classification" and name in columns
     }
-    names = [
-        column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes
-    ]
+    names = [column.name for column in predicted if column.task.name not in classes]
+    for task in tasks.values():
+        if task.kind == "ratio" and _has_parts(task, columns):
+            names += [part for part in task.labels if part not in names and part not in classes]
     numbers = [name for name in names if name in columns]
     targets = [*classes, *numbers]
     if not targets and labels is None:
@@ -423,7 +560,11 @@ def _without_parts(content: DataFolder) -> DataFolder:
 
 
 def _predictions(
-    predictor: Predictor, table: Any, masks: Mapping[str, DenseLabels], scored: dict[str, Scored]
+    predictor: Predictor,
+    table: Any,
+    masks: Mapping[str, DenseLabels],
+    scored: dict[str, Scored],
+    columns: Sequence[Column],
 ) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
     has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
@@ -431,6 +572,11 @@ def _predictions(
     row_of_image = predict_many(predict, list(table[IMAGES]), at_once=4 * predictor.batch_size)
     rows = list(row_of_image.values())
     predictions = _values(predictor, table, rows, scored)
+    # what a model predicts itself is no share of a ratio
+    taken = {column.name for column in columns} | {column.task.name for column in columns}
+    for task in predictor.tasks:
+        if task.kind == "ratio" and taken.isdisjoint(task.labels):
+            predictions |= _shares(task, table, rows, scored)
     if has_masks:
         predictions |= _matrices(predictor, table, rows, masks, scored)
     return predictions
@@ -454,6 +600,39 @@ def _values(
             scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
             numbers = [np.reshape(row[task.name], -1)[place] for row in rows]
             predictions[column] = np.array(numbers)[:, None]
+    return predictions
+
+
+def _has_parts(task: Task, columns: Sequence[str]) -> bool:
+    """Whether the truth has all parts of a ratio; a warning names what it lacks if it has some."""
+    missing = [part for part in task.labels if part not in columns]
+    if missing and len(missing) < len(task.labels):
+        shown = some_of(missing, 5)
+        logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
+    return not missing
+
+
+def _shares(
+    task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
+) -> dict[str, Any]:
+    """The shares of a ratio by the columns of its parts, as training scores them; empty without these columns."""
+    if not _has_parts(task, table.columns):
+        return {}
+    parts = np.stack([np.asarray(table[part], np.float64) for part in task.labels], axis=1)
+    if (parts < 0).any():
+        image_id = table.index[(parts < 0).any(axis=1)][0]
+        raise DataError(
+            f"the parts {some_of(task.labels, 5)} of {task.name} have a negative value of "
+            f"{image_id!r}, which has no share; correct it"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        truths = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
+    predicted = np.stack([np.reshape(row[task.name], -1) for row in rows])
+    predictions = {}
+    for place, part in enumerate(task.labels):
+        own = slice(place, place + 1)
+        scored.setdefault(part, Scored("value", task.name, own, truths[:, own]))
+        predictions[part] = predicted[:, own]
     return predictions
 
 
@@ -640,7 +819,9 @@ def _of_objects(
             scores[name] = score_segments(dataset, segments)
         datasets[name] = dataset
         cost[name] = _cost(model, begin, scores[name]["images"])
+    paths = next(iter(datasets.values())).paths
     report: dict[str, Any] = {kind: scores, "cost": cost, "versions": versions()}
+    report |= _count_seen(models, paths)
     if len(results) > 1:
         iou_type = "bbox" if kind == "boxes" else "segm"
         report["verdict"] = _compare_objects(scores, results, datasets, iou_type)

@@ -79,7 +79,7 @@ def resolve(head_type: Any) -> type[Any]:
         raise RegistryError(
             f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} "
             f"Registered: {', '.join(names())}. Register a class of your own with "
-            "dinoneck.register(cls) before loading"
+            "dinoneck.register(cls) before loading, or name its file (--import FILE.py)"
         )
     if isinstance(known, type):
         return known
@@ -98,7 +98,8 @@ def name_of(cls: type) -> str:
             return name
     raise RegistryError(
         f"{_home(cls)} is not registered, so a file could not name it; registered: "
-        f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls)"
+        f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls), "
+        "or name its file (--import FILE.py)"
     )
 
 

@@ -62,13 +62,19 @@ The id of a pixel is ``OBJECTS * (class + 1) + number`` with the number of its o
 region of the class.
 """
 OVERALL = "overall"
-"""What scores call the mean over the targets."""
+"""What scores call the mean over the targets, if no target has this name."""
+OVERALL_MEAN, OVERALL_WEIGHTED = "overall (mean)", "overall (weighted)"
+"""What tables call it, and scores beside a target called ``overall``. No task has these names."""
+MEAN_KEY = "mean_over_targets"
+"""The entry of a report that names the mean over the targets, where one of them is called ``overall``."""
+TABLE_COLUMNS = ("image", "images", "labels", "group", "fold")
+"""Columns of tables of predictions and truth beside those of the tasks."""
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
 
 The names of tasks leave them free.
 """
-_RESERVED = (GATE, "maps", OVERALL)
+_RESERVED = (GATE, "maps", OVERALL_MEAN, OVERALL_WEIGHTED)
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -83,8 +89,8 @@ class Task:
     Args:
         name: the key of the head's output and its column in tables: 1 to 64 printable characters,
             such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
-            separates a column's label. ``gate``, ``maps`` and ``overall`` are reserved, and names
-            that end in ``.map``, ``.classes`` or ``.masks``.
+            separates a column's label. ``gate``, ``maps``, ``overall (mean)`` and ``overall
+            (weighted)`` are reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
             ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
@@ -397,8 +403,9 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
 
     The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``,
     ``segmentation``) has one column per label, called by the label alone. It is called
-    ``task label`` where the label is a number, or another column has its name. An output that is
-    another task's number (``from_map``) has no column of its own.
+    ``task label`` where the label is a number, or another column has its name, also one of
+    :data:`TABLE_COLUMNS`. An output that is another task's number (``from_map``) has no column of
+    its own.
     """
     columns = []
     for task in tasks:
@@ -410,6 +417,7 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
             if not means or (task.dim > 1 and label not in means):
                 columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
     names = Counter(column.name for column in columns)
+    names.update(TABLE_COLUMNS)
     names.update(task.name for task in tasks if task.kind == "classification")
     return [
         column._replace(name=f"{column.task.name} {column.name}")

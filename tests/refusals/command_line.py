@@ -219,6 +219,12 @@ ROWS: list[Row] = [
     ),
     # evaluate
     (line(f"{EVALUATE} {GOOD}"), ConfigError, f"{GOOD} {GOOD}"),
+    (
+        line("evaluate images --truth t.csv --heads a=heads/a.safetensors a=pooled.safetensors"),
+        ConfigError,
+        "the key a",
+    ),
+    (usage("list heads --import"), WrongUsageError, "--import names nothing"),
     (line(f"evaluate images --heads {GOOD} --truth no.csv"), DataError, "no.csv"),
     (line(f"{EVALUATE} --at-least mass"), ConfigError, "'mass'"),
     (line(f"{EVALUATE} --at-least mass=nan"), ConfigError, "'mass=nan'"),

@@ -135,6 +135,12 @@ def scored(folder: Path, head: Any) -> Any:
     return evaluate(head, folder, folder / "t.csv")
 
 
+def scored_both(folder: Path, first: Task, second: Task) -> Any:
+    """Evaluate two heads, each of one task, on one image with a number ``mass``."""
+    heads = {"a": predictor(kit.head(first)), "b": predictor(kit.head(second))}
+    return scored(folder, heads)
+
+
 def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
     """Evaluate a head of numbers on a table that has their unit in the cells."""
     kit.write_images(folder, ["a.png", "b.png", "c.png"])
@@ -155,6 +161,13 @@ def scored_categories(folder: Path) -> Any:
     images = kit.write_images(folder, ["a.png", "b.png"], *kit.SIZE)
     table = pd.DataFrame({"images": images, "mass": pd.Categorical(["1", "2"])})
     return evaluate(predictor(), None, table)
+
+
+def trained_on_what_is_damaged(folder: Path) -> Any:
+    """Evaluate the head of a run whose record of its images is damaged."""
+    kit.saved_head(folder / "head.safetensors")
+    (folder / "trained_on.csv").write_text("image\n")
+    return scored(folder, folder / "head.safetensors")
 
 
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
@@ -285,7 +298,7 @@ ROWS: list[Row] = [
     ),
     (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
     (lambda: Task("maps"), ConfigError, "'maps'"),
-    (lambda: Task("overall"), ConfigError, "'overall'"),
+    (lambda: Task("overall (mean)"), ConfigError, "'overall (mean)'"),
     *(
         (lambda own=own: predictor()(IMAGE, **own), ConfigError, named)
         for own, named in (
@@ -406,6 +419,30 @@ ROWS: list[Row] = [
         ConfigError,
         "labels is 'mask'",
     ),
+    (
+        lambda folder: scored_both(folder, Task("mass", unit="g"), Task("mass", unit="kg")),
+        DataError,
+        ("a predicts mass in g", "b in kg"),
+    ),
+    (
+        lambda folder: scored_both(
+            folder,
+            Task("mass", transform=TargetTransform(area=0.5)),
+            Task("mass", transform=TargetTransform(area=2.0)),
+        ),
+        DataError,
+        ("mass of an area of 0.5", "b of 2"),
+    ),
+    (
+        lambda folder: scored_both(
+            folder,
+            Task("mass"),
+            Task("mass", dim=2, kind="classification", labels=("low", "high")),
+        ),
+        DataError,
+        ("a predicts numbers for mass", "b classes"),
+    ),
+    (trained_on_what_is_damaged, DataError, ("trained_on.csv", "image, folds, blake2b")),
     (scored_with_nodata, ConfigError, ("nodata is [-9999.0]", "--labels")),
     (scored_categories, DataError, ("mass is categorical", "astype(float)")),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),

@@ -104,6 +104,10 @@ def of_area(area: float | None) -> PatchMeanHead:
     return PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=area))])
 
 
+def from_minimum(minimum: float) -> PatchMeanHead:
+    return PatchMeanHead(8, [Task("mass", minimum=minimum)])
+
+
 def mask_head(**options: Any) -> MaskHead:
     return MaskHead(32, [SEGMENTED], **{"num_layers": 2, "num_heads": 2, **options})
 
@@ -158,6 +162,11 @@ ROWS: list[Row] = [
         lambda: HeadEnsemble.from_heads([of_area(0.25), of_area(1.0)]),
         ConfigError,
         ("'mass'", "0.25", "1.0"),
+    ),
+    (
+        lambda: HeadEnsemble.from_heads([from_minimum(0.5), from_minimum(2.0)]),
+        ConfigError,
+        ("'mass'", "minimum is 0.5", "2 in another"),
     ),
     (lambda: Bins(1.0, 0.5), ConfigError, ("low is 1.0", "high 0.5")),
     (lambda: Bins(0.0, 2.0, spacing="log"), ConfigError, ("low is 0.0", "'log'")),

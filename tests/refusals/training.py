@@ -243,19 +243,21 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
 ]
 # names of predicted numbers that are columns of tables, or of the scores, already
 TAKEN_NAMES: list[tuple[dict[str, Any], str]] = [
-    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "group", "weed"]}}, "'group'"),
-    ({"data": {"labels": "mask", "targets": [], "classes": ["soil", "image", "weed"]}}, "'image'"),
-    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "labels", "b"]}}, "'labels'"),
-    ({"data": {"labels": "mask", "targets": [], "classes": ["fold", "a", "b"]}}, "'fold'"),
-    ({"data": {"labels": "mask", "targets": [], "classes": ["a", "b", "overall"]}}, "'overall'"),
     ({"tasks": {"images": {"columns": ["weed"]}}}, "'images'"),
-    ({"tasks": {"overall": {"columns": ["weed"]}}}, "'overall'"),
     (
         {
-            "compositions": {"g": {"sums": {"overall": ["crop", "weed"]}}},
+            "compositions": {"g": {"sums": {"group": ["crop", "weed"]}}},
             "data": {"targets": ["crop", "weed"]},
         },
-        "'overall'",
+        "'group'",
+    ),
+    ({"tasks": {"overall (mean)": {"columns": ["weed"]}}}, "'overall (mean)'"),
+    (
+        {
+            "tasks": {"weed": {"kind": "segmentation"}},
+            "data": {"targets": ["weed"], "labels": "mask", "classes": ["a", "b", "c"]},
+        },
+        "'weed'",
     ),
 ]
 FRAMES = [

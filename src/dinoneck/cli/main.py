@@ -53,7 +53,8 @@ TERMINATED = 143
 _EPILOG = """verbs:
 {verbs}
 
-every verb takes --json, for programs: one JSON document on stdout, everything else on stderr
+every verb takes --json, for programs: one JSON document on stdout, everything else on stderr;
+and --import MODULE, as above
 
 exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
@@ -142,6 +143,12 @@ def _run(arguments: list[str]) -> int:
     # such as an unset variable in a script: as a path it would mean the current folder
     if "" in words:
         top.error("an argument is empty; name a file or a folder ('.' for the current one)")
+    imports = [*options.imports]
+    if verb != "train":  # which records them with the run
+        words, modules = _split_imports(words)
+        if modules is None:
+            top.error("--import names nothing; expected a module or a Python file")
+        imports += modules
     as_json = "--json" in options.words
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING,
@@ -150,7 +157,7 @@ def _run(arguments: list[str]) -> int:
     document: dict[str, Any] = {}
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            import_modules(options.imports)
+            import_modules(imports)
             document = command(verb, words)() or {}
         code = 0 if document.pop("ok", True) else REFUSED
     except BrokenPipeError:
@@ -169,6 +176,30 @@ def _run(arguments: list[str]) -> int:
     if as_json:
         print(_json({"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}))
     return code
+
+
+def _split_imports(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Words without ``--import MODULE ...``, and the modules; None if one names nothing."""
+    others: list[str] = []
+    modules: list[str] = []
+    named_since: int | None = None  # how many were named before an --import that may take more
+    for word in words:
+        flag, is_joined, value = word.partition("=")
+        if flag == "--import" or word.startswith("-"):
+            if named_since == len(modules):
+                return others, None
+            named_since = None
+        if flag == "--import" and is_joined:
+            if not value:
+                return others, None
+            modules.append(value)
+        elif flag == "--import":
+            named_since = len(modules)
+        elif named_since is not None:
+            modules.append(word)
+        else:
+            others.append(word)
+    return others, None if named_since == len(modules) else modules
 
 
 def command(verb: str, words: Sequence[str]) -> partial[Any]:

@@ -37,6 +37,7 @@ _OF_ALL = (
     "PQ_things",
     "PQ_stuff",
     "overall",
+    "overall (mean)",
 )
 _BOX = ("image", "name", "score", "x0", "y0", "x1", "y1")
 
@@ -172,6 +173,7 @@ def open_model(
         from dinoneck.detection import Detector
 
         detector = Detector.from_checkpoint(first, own, device)
+        detector.source = first.source or ""
         detector.min_score = detector.min_score if views.min_score is None else views.min_score
         detector.preprocess = detector.preprocess.changed(bits=views.bits)
         return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
@@ -500,7 +502,7 @@ def evaluate(
     Args:
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories; each is one model, compared with the
-            first.
+            first. KEY=HEAD names it in the tables.
         truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
             boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
@@ -516,18 +518,15 @@ def evaluate(
         words: the command line.
     """
     least = dict(_asked(word) for word in at_least)
-    if len({*heads}) < len(heads):
-        raise ConfigError(f"--heads {' '.join(heads)} names a head twice; give each once")
     if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
         raise DataError(
             f"{missing[0]} does not exist; check the name, which is relative to this folder"
         )
+    named = _by_name(heads)
     from dinoneck.evaluation import evaluate as scored
     from dinoneck.tasks import columns_of
 
-    models = {
-        word if len(heads) > 1 else "head": open_model(word, views, words)[0] for word in heads
-    }
+    models = {name: open_model(source, views, words)[0] for name, source in named.items()}
     every = [getattr(one, "tasks", ()) for one in models.values()]
     targets = {*_OF_ALL, *(own.name for tasks in every for own in (*tasks, *columns_of(tasks)))}
     if wrong := least.keys() - targets:
@@ -552,6 +551,30 @@ def evaluate(
     for line in low:
         show(line)
     return {"ok": not low, **found}
+
+
+def _by_name(words: Sequence[str]) -> dict[str, str]:
+    """The models of a command line: name in the tables -> its source.
+
+    Raises:
+        CheckpointError: if a head file does not exist, or is none.
+        ConfigError: if a name or a source occurs twice, or some have a key and some have none.
+    """
+    by_key = _by_key(words)
+    sources = [source for own in by_key.values() for source in own]
+    if len({*sources}) < len(sources):
+        raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
+    if "" not in by_key:
+        several = [key for key, own in by_key.items() if len(own) > 1]
+        if several:
+            raise ConfigError(
+                f"--heads has the key {several[0]} twice, and each value is one model; give each a "
+                "key of its own, and an ensemble as its file or folder"
+            )
+        return {key: source for key, [source] in by_key.items()}
+    if len(sources) == 1:
+        return {"head": sources[0]}
+    return {source: source for source in sources}
 
 
 def _asked(word: str) -> tuple[str, float]:

@@ -124,9 +124,12 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
 
 def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
     """Return the targets of a report, without auxiliary ones, of which the head's R² is not above 0."""
+    from dinoneck.viz.score_tables import mean_of
+
     names = []
+    mean = mean_of(report)
     for name, methods in report.get("scores", {}).items():
-        if name == "overall" or name in report.get("auxiliary", ()):
+        if name == mean or name in report.get("auxiliary", ()):
             continue
         r2 = methods.get("head", {}).get("r2", {}).get("pooled")
         if r2 is not None and r2 <= 0:

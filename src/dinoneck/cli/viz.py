@@ -78,18 +78,28 @@ def report(
     if tasks:
         files = files or cli.list_images(images)
         named: dict[str, Any] = dict(zip(cli.names_below(files), files, strict=True))
+        paths: Sequence[Path] = files
         values = (
             {} if truth is None else known_values(truth, image_column, files, tasks, subfolders)
         )
         known, shown = lambda file: values.get(file, {}), model.picture
     else:
-        named, known, shown = _box_images(
+        named, known, shown, paths = _box_images(
             files, images, truth, training, model.classes, model.preprocess.bits
         )
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
-    page = html_report(entries, tasks, title=title, facts=facts, training=training, unread=left_out)
+    page = html_report(
+        entries,
+        tasks,
+        title=title,
+        facts=facts,
+        training=training,
+        unread=left_out,
+        classes=getattr(model, "classes", ()),
+        trained_on=_count_trained_on(heads, paths),
+    )
     write_text(out, page)
     size, drawn = out.stat().st_size, page.count("<article ")
     print(
@@ -103,6 +113,14 @@ def report(
         **counts,
         "scores": agreement(entries, tasks),
     }
+
+
+def _count_trained_on(heads: Sequence[HeadCheckpoint], images: Sequence[Path]) -> int:
+    """How many of the images one of the heads was trained on, as far as it is recorded."""
+    from dinoneck.training.trained_images import seen_in_training
+
+    sources = [head.source for head in heads if head.source]
+    return len(seen_in_training(sources, images))
 
 
 def _entries(
@@ -225,8 +243,8 @@ def _box_images(
     training: Mapping[str, Any],
     classes: Sequence[str],
     bits: int | None,
-) -> tuple[dict[str, Any], Any, Any]:
-    """The images of a COCO file, or without any those that the run held out, by name; their boxes and their pixels.
+) -> tuple[dict[str, Any], Any, Any, Sequence[Path]]:
+    """The images of a COCO file, or without any those that the run held out, by name; their boxes, pixels and files.
 
     Without known boxes they are the images that are named. ``bits`` are those of 16-bit images.
     """
@@ -238,12 +256,13 @@ def _box_images(
             raise ConfigError(
                 f"--truth {truth} names its images itself; name the one folder that they are in"
             )
-        known = BoxImages(truth, images[0], classes=classes, bits=bits)
+        known = BoxImages(truth, images[0], classes=classes, bits=bits, allow_unlisted=True)
     elif images:
         return (
             dict(zip(cli.names_below(files), files, strict=True)),
             lambda file: {},
             lambda file: file if bits is None else read_pixels(file, bits),
+            files,
         )
     elif "best" in training:
         from dinoneck.detection.training import open_images
@@ -258,15 +277,20 @@ def _box_images(
             "no images are named, and no report.json of a detector's training is there; name images"
         )
 
+    known_classes = [
+        name for label, name in enumerate(known.classes) if label not in known.unlisted
+    ]
+
     def boxes(place: int) -> dict[str, Any]:
         target = known[place][1]
         return {
             "boxes": target["boxes"].numpy(),
-            "names": [classes[label] for label in target["labels"].tolist()],
+            "names": [known.classes[label] for label in target["labels"].tolist()],
+            "classes": known_classes,
         }
 
     places = {name: place for place, name in enumerate(cli.names_below(known.paths))}
-    return places, boxes, lambda place: known.original(place)[0]
+    return places, boxes, lambda place: known.original(place)[0], known.paths
 
 
 def _found(value: Any, above: Sequence[Path]) -> Any:

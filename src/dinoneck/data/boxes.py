@@ -109,19 +109,21 @@ class BoxImages(ListedImages):
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped
             and counted. None = all, by ascending category id. Give the test set the classes of the
-            training set.
+            training set. If the file lacks some, names are compared without case and blanks.
+        allow_unlisted: whether the file may lack some of the ``classes``, as a test set may that
+            shows none of them; a warning names them. A file that has other classes too is refused.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
         crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are not
             trained on and count for nothing in scores; ``"objects"``: they are objects, as in
             exports that mark every mask.
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
-        may_lack_classes: whether ``categories`` may lack some of ``classes``, as a file of test
-            images that lists what they show: these have no object. A warning names them.
 
     Attributes:
         file: the JSON.
         classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order, to write results with.
+        category_ids: their ids in the JSON, in the same order, to write results with; None of a
+            class that the JSON does not list.
+        unlisted: labels of the classes that the JSON does not list.
         ids: of the images: whole numbers, or texts if the JSON has other texts than numbers.
         paths: files of the images, in the same order.
         crowd: as passed.
@@ -170,13 +172,13 @@ class BoxImages(ListedImages):
         masks: bool = False,
         crowd: Crowd = "ignore",
         bits: int | None = None,
-        may_lack_classes: bool = False,
+        allow_unlisted: bool = False,
     ) -> None:
         if masks:
             check_pycocotools()
         with _paused_collector():
             opened = open_json(
-                annotations, CocoBox, images, classes, crowd, may_lack_classes=may_lack_classes
+                annotations, CocoBox, images, classes, crowd, allow_unlisted=allow_unlisted
             )
             boxes = opened.annotations
             super().__init__(opened)
@@ -276,6 +278,7 @@ class BoxImages(ListedImages):
         categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(self.category_ids, self.classes, strict=True)
+            if category_id is not None
         ]
         return {
             "images": msgspec.to_builtins(self._images),

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -54,6 +54,8 @@ _READ_KEYS = (
 # detectron2's BoxMode.XYWH_ABS, which is COCO's form; 0 are corners
 BBOX_MODE = 1
 BBOX_MODE_NAME = "BoxMode.XYWH_ABS"
+
+_SHOWN_NAMES = 5  # in a message
 
 BBOX = "x, y of the upper left corner, width and height in pixels"
 _EXPECTED = {  # the last name in the place of a value -> what it should be
@@ -726,16 +728,19 @@ def choose_classes(
     categories: Sequence[CocoCategory],
     file: Path,
     *,
-    may_lack_classes: bool = False,
-) -> dict[str, Id]:
+    allow_unlisted: bool = False,
+) -> dict[str, Id | None]:
     """Return the names of the classes and their category ids, in the order of the labels.
+
+    Names are compared as they are. If the file lacks some, all are compared without case and
+    blanks, which a warning states.
 
     Args:
         classes: names in the order of their labels; None = all, by ascending category id.
         categories: those of the file.
         file: what messages name.
-        may_lack_classes: whether the file may lack some of the classes, as one of test images that
-            lists what they show; these get ids of their own.
+        allow_unlisted: whether the file may lack some of the classes, which have the id None and
+            are named in a warning. It must not have others then: those may be the same ones.
 
     Raises:
         DataError: if ``classes`` is no list of names, is empty, or names a category twice or one
@@ -746,35 +751,58 @@ def choose_classes(
         category.name: category.id for category in sorted(categories, key=lambda entry: entry.id)
     }
     if classes is None:
-        return id_of
+        return dict(id_of)
     if isinstance(classes, str) or not len(classes):
         raise DataError(
             f"classes is {classes!r}; expected a list of one or more of {', '.join(id_of)}"
         )
-    others = [name for name in id_of if name not in classes]
-    missing = [name for name in classes if name not in id_of]
-    for name in missing:
-        similar = did_you_mean(name, others)
-        if not may_lack_classes or similar or len(missing) == len(classes):
-            raise DataError(
-                f"classes: {file} has no category {name!r}.{did_you_mean(name, id_of)} It has "
-                f"{some_of(id_of, 20)}"
-            )
     check_unique(classes, "classes: the name", "name each once")
-    if missing:
+    category_of = _match_names(classes, id_of, file)
+    unlisted = [name for name in classes if name not in category_of]
+    if unlisted:
+        others = [name for name in id_of if name not in category_of.values()]
+        if not allow_unlisted or not category_of or others:
+            raise DataError(
+                f"classes: {file} has no category {unlisted[0]!r}."
+                f"{did_you_mean(unlisted[0], others)} It has {some_of(id_of, 20)}"
+            )
         logger.warning(
-            "%s lists no category %s: its images count as images without any",
+            "%s lists no category %s: what is predicted of it counts for nothing",
             file,
-            some_of(map(repr, missing), 10),
+            some_of(map(repr, unlisted), _SHOWN_NAMES),
         )
-    new_ids = _new_ids(missing, [category.id for category in categories])
-    return {name: id_of[name] if name in id_of else new_ids[name] for name in classes}
+    chosen: dict[str, Id | None] = dict.fromkeys(classes)
+    for name, category in category_of.items():
+        chosen[name] = id_of[category]
+    return chosen
 
 
-def _new_ids(names: Sequence[str], ids: Collection[Id]) -> dict[str, Id]:
-    """Ids that no category has: numbers, or the names where other ids are texts."""
-    numbers = [number for number in ids if isinstance(number, int)]
-    new_ids: dict[str, Id] = {}
-    for i, name in enumerate(names, 1):
-        new_ids[name] = max(numbers) + i if numbers else f"{name} (not listed)"
-    return new_ids
+def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> dict[str, str]:
+    """Class -> the name of its category in the file, of the classes that have one."""
+    exact = {name: name for name in classes if name in names}
+    if len(exact) == len(classes):
+        return exact
+    names_of: dict[str, list[str]] = {}  # without case and blanks -> names of categories
+    for name in names:
+        names_of.setdefault(_plain_name(name), []).append(name)
+    keys = Counter(map(_plain_name, classes))
+    matched = {}
+    for name in classes:
+        alike = names_of.get(_plain_name(name), [])
+        if len(alike) == 1 and keys[_plain_name(name)] == 1:
+            matched[name] = alike[0]
+        elif name in exact:
+            matched[name] = name
+    other = [f"{name!r} is {category!r}" for name, category in matched.items() if name != category]
+    if other:
+        logger.warning(
+            "%s: names of classes are compared without case and blanks: %s",
+            file,
+            some_of(other, _SHOWN_NAMES),
+        )
+    return matched
+
+
+def _plain_name(name: str) -> str:
+    """A name without case, and with one blank in the place of several."""
+    return " ".join(name.split()).casefold()

@@ -65,7 +65,8 @@ class OpenedJson(Generic[Entry]):
     Attributes:
         file: the JSON.
         crowd: whether entries with ``iscrowd`` are objects.
-        category_ids: name of a class -> id of its category, in the order of the labels.
+        category_ids: name of a class -> id of its category, in the order of the labels; None of a
+            class that the file does not list.
         images: entries of the images, with their sizes.
         annotations: entries of the annotations, of all categories.
         categories: entries of the categories, the chosen ones and the others.
@@ -75,7 +76,7 @@ class OpenedJson(Generic[Entry]):
 
     file: Path
     crowd: Crowd
-    category_ids: dict[str, Id]
+    category_ids: dict[str, Id | None]
     images: list[CocoImage]
     annotations: list[Entry]
     categories: list[CocoCategory]
@@ -90,7 +91,7 @@ def open_json(
     classes: Sequence[str] | None,
     crowd: Crowd,
     *,
-    may_lack_classes: bool = False,
+    allow_unlisted: bool = False,
 ) -> OpenedJson[Entry]:
     """Read a COCO JSON, choose its classes and find its images.
 
@@ -101,7 +102,7 @@ def open_json(
         images: the folder of the images; None = that of the JSON, or ``images`` in it.
         classes: names in the order of their labels; None = all, by ascending category id.
         crowd: whether entries with ``iscrowd`` are objects.
-        may_lack_classes: as of :func:`dinoneck.data.coco.choose_classes`.
+        allow_unlisted: whether the file may lack some of the classes.
 
     Raises:
         DataError: if the JSON cannot be used, or an image does not exist.
@@ -112,7 +113,7 @@ def open_json(
     file = Path(annotations)
     repaired = Repairs()
     coco = read_coco(file, annotation_type, repaired)
-    category_ids = choose_classes(classes, coco.categories, file, may_lack_classes=may_lack_classes)
+    category_ids = choose_classes(classes, coco.categories, file, allow_unlisted=allow_unlisted)
     names = [image.file_name for image in coco.images]
     folder = _find_folder(file, names[0]) if images is None else Path(images)
     paths = find_files(names, folder, f"images of {file}", outside=not any(map(is_absolute, names)))
@@ -172,7 +173,9 @@ class ListedImages(Dataset[Any]):
     Attributes:
         file: the JSON.
         classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order, to write results with.
+        category_ids: their ids in the JSON, in the same order, to write results with; None of a
+            class that the JSON does not list.
+        unlisted: labels of the classes that the JSON does not list.
         ids: of the images, in the order of the JSON: whole numbers, or texts if not all ids of
             images are numbers.
         paths: their files, in the same order.
@@ -196,7 +199,14 @@ class ListedImages(Dataset[Any]):
         self.skipped = Counter[str]()
         self.repaired = opened.repaired
         self._images = tuple(opened.images)
-        self._label_of = {category_id: k for k, category_id in enumerate(self.category_ids)}
+        self._label_of = {
+            category_id: label
+            for label, category_id in enumerate(self.category_ids)
+            if category_id is not None
+        }
+        self.unlisted = frozenset(
+            label for label, category_id in enumerate(self.category_ids) if category_id is None
+        )
 
     def _log_repairs(self) -> None:
         """Name what was repaired, in one line."""

@@ -58,10 +58,13 @@ class PanopticImages(ListedImages):
         images: as of :class:`dinoneck.data.BoxImages`.
         classes: as of :class:`dinoneck.data.BoxImages`; pixels of others are unknown. None = all.
         crowd: as of :class:`dinoneck.data.BoxImages`.
+        allow_unlisted: as of :class:`dinoneck.data.BoxImages`.
 
     Attributes:
         classes: names, in the order of the labels.
-        category_ids: their ids in the JSON, in the same order.
+        category_ids: their ids in the JSON, in the same order; None of a class that the JSON does
+            not list.
+        unlisted: labels of the classes that the JSON does not list.
         stuff: labels whose segments have no number of their own, by ``isthing``.
         repaired: as of :class:`dinoneck.data.BoxImages`.
 
@@ -81,8 +84,11 @@ class PanopticImages(ListedImages):
         *,
         classes: Sequence[str] | None = None,
         crowd: Crowd = "ignore",
+        allow_unlisted: bool = False,
     ) -> None:
-        opened = open_json(annotations, CocoSegments, images, classes, crowd)
+        opened = open_json(
+            annotations, CocoSegments, images, classes, crowd, allow_unlisted=allow_unlisted
+        )
         super().__init__(opened)
         self._maps = self._find_maps(opened.annotations)
         names = [entry.file_name for entry in self._maps.values()]

@@ -59,6 +59,7 @@ class Detector(nn.Module):
             does not name.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
+        source: the file or repository that it was read from; empty for one that was built.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -93,6 +94,7 @@ class Detector(nn.Module):
         plain: Backbone = plain_backbone(backbone)
         self.record = base_record(plain) if record is None else dict(record)
         self._is_record_given = record is not None
+        self.source = ""
         self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None

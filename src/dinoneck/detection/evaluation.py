@@ -46,7 +46,8 @@ def evaluate_boxes(
     """Predict the images of a COCO file and compare the boxes with those of the file.
 
     Args:
-        detector: of classes that the file has.
+        detector: its classes and those of the file are matched by their names; of classes that
+            the file does not list nothing counts.
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
         batch_size: images in a forward pass.
@@ -88,7 +89,7 @@ def predict_boxes(
         classes=detector.classes,
         crowd=crowd,
         bits=bits,
-        may_lack_classes=True,
+        allow_unlisted=True,
     )
     dataset.warn_of_turned_images()
     predictions: dict[Any, Prediction] = {}
@@ -139,28 +140,23 @@ def known_objects(
     classes: Sequence[str] | None = None,
     crowd: Crowd = "ignore",
     *,
-    may_lack_classes: bool = False,
+    allow_unlisted: bool = False,
 ) -> Any:
-    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments.
-
-    A panoptic file lists all classes: what it lacks would be neither thing nor stuff.
-    """
+    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments."""
+    options: dict[str, Any] = {
+        "classes": classes,
+        "crowd": crowd,
+        "allow_unlisted": allow_unlisted,
+    }
     if isinstance(truth, str | os.PathLike):
-        return BoxImages(
-            truth,
-            images,
-            classes=classes,
-            masks=True,
-            crowd=crowd,
-            may_lack_classes=may_lack_classes,
-        )
+        return BoxImages(truth, images, masks=True, **options)
     if len(truth) != 2:
         raise DataError(
             f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
             "segments"
         )
     folder, file = truth
-    return PanopticImages(file, folder, images, classes=classes, crowd=crowd)
+    return PanopticImages(file, folder, images, **options)
 
 
 def evaluate_masks(
@@ -173,7 +169,8 @@ def evaluate_masks(
     """Predict the images of a COCO file and compare the objects with the masks of the file.
 
     Args:
-        predictor: of a head whose classes the file has; of instances objects of all scores count.
+        predictor: of a head whose classes are matched with those of the file by their names, as
+            by :func:`evaluate_boxes`; of instances objects of all scores count.
         coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
         images: the folder of the images; None = the file's, or ``images`` in it.
         crowd: as of :func:`evaluate_boxes`.
@@ -214,7 +211,7 @@ def predict_masks(
         raise DataError(
             f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
         )
-    dataset: Any = known_objects(coco_json, images, task.labels, crowd, may_lack_classes=True)
+    dataset: Any = known_objects(coco_json, images, task.labels, crowd, allow_unlisted=True)
     dataset.warn_of_turned_images()
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
@@ -238,6 +235,8 @@ def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
         DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
+    _check_images(dataset, objects)
+    objects = _of_listed_classes(objects, dataset)
     scores = _scores(dataset, mask_results(objects, dataset), "segm")
     return {**scores, "count_error": count_error(dataset, objects, scores["min_score"] or 0.0)}
 
@@ -245,16 +244,28 @@ def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
 def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
     """Return objects as COCO results: a dict per mask, with the category ids of the dataset.
 
+    Objects of classes that its file does not list are left out.
+
     Raises:
         DataError: if an id is unknown.
     """
     _check_images(dataset, objects)
     entries = []
-    for image_id, own_objects in objects.items():
+    for image_id, own_objects in _of_listed_classes(objects, dataset).items():
         for own in own_objects:
             category = dataset.category_ids[own["category_id"]]
             entries.append({**own, "image_id": image_id, "category_id": category})
     return entries
+
+
+def _of_listed_classes(objects: Objects, dataset: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
+    """The objects without those of classes that the file of a dataset does not list."""
+    listed: dict[Any, Sequence[Mapping[str, Any]]] = {}
+    for image_id, own_objects in objects.items():
+        listed[image_id] = [
+            entry for entry in own_objects if entry["category_id"] not in dataset.unlisted
+        ]
+    return listed
 
 
 def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
@@ -283,6 +294,7 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     regions of a class count, not one.
     """
     _check_images(dataset, objects)
+    objects = _of_listed_classes(objects, dataset)
     count = len(dataset.classes)
     sums = [
         _pair_sums(dataset.pixels(i), objects.get(image_id, ()), count)
@@ -359,10 +371,15 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
     # (IoUs, recalls, classes), of boxes of all areas
     precision = test.eval["precision"][..., 0, -1]
     at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
-    classes = {
-        name: {"AP": _mean(precision[:, :, k]), "AP50": _mean(precision[at[50], :, k])}
-        for k, name in enumerate(dataset.classes)
-    }
+    # pycocotools sorts the ids; the order of the labels is another one
+    place_of_id = {category_id: place for place, category_id in enumerate(test.params.catIds)}
+    classes: dict[str, dict[str, float | None]] = {}
+    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
+        if category_id is None:
+            classes[name] = {"AP": None, "AP50": None}
+            continue
+        of_class = precision[:, :, place_of_id[category_id]]
+        classes[name] = {"AP": _mean(of_class), "AP50": _mean(of_class[at[50]])}
     return {
         "AP": _mean(precision),
         "AP50": _mean(precision[at[50]]),
@@ -400,7 +417,7 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str
         truth.createIndex()
         test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
         test.params.imgIds = list(dataset.ids)
-        test.params.catIds = list(dataset.category_ids)
+        test.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
         test.params.maxDets = list(_MOST_BOXES)
         test.evaluate()
         test.accumulate()
@@ -430,6 +447,8 @@ def _best_threshold(test: Any) -> dict[str, float | None]:
 def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
     """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
 
+    Boxes of classes that its file does not list are left out.
+
     Raises:
         DataError: as :func:`score_boxes`.
     """
@@ -447,6 +466,8 @@ def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> l
                 f"{dataset.classes}"
             )
         for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True):
+            if label in dataset.unlisted:
+                continue
             box = [left, top, right - left, bottom - top]
             category = dataset.category_ids[label]
             entries.append(

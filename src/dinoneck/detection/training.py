@@ -30,7 +30,9 @@ from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
+from dinoneck.training.table import Fold
 from dinoneck.training.tasks import start_from
+from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
 NECK = "spatial_tuning_adapter"
@@ -49,7 +51,8 @@ def train_detector(
     """Train a detector and write it with its scores.
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
-    :meth:`Detector.load`), ``log.jsonl`` (a line per epoch) and, last, ``report.json``. The same
+    :meth:`Detector.load`), ``log.jsonl`` (a line per epoch), ``trained_on.csv`` (the training images
+    with their hashes) and, last, ``report.json``. The same
     call after a kill continues the run, and writes what it would have written. Under ``torchrun``
     each process computes its share of every batch.
 
@@ -91,6 +94,10 @@ def train_detector(
     ):
         if own.exists():  # a run may stop between here and its report
             own.replace(folder / own.name)
+    if files.writes():
+        every_image: Fold = (np.arange(len(train)), np.arange(0))
+        names = [str(path) for path in train.paths]
+        write_trained_images(folder, train.paths, names, None, {None: every_image})
     report = {
         "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
         "untrained": run.engine.extra["untrained"],
@@ -282,7 +289,7 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
             classes=train.classes,
             crowd=data.crowd,
             bits=data.bits,
-            may_lack_classes=True,
+            allow_unlisted=True,
         )
         train.check_trainable("box")
         train.warn_of_turned_images()

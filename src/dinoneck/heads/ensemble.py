@@ -365,16 +365,20 @@ def _check_weights(
 def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
     """Return one task per name, then one output per composition; without transform: they are in original units.
 
+    A minimum or maximum that some of the heads state holds for their mean.
+
     Raises:
         ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area,
-            aggregate or cells, or about what is composed.
+            aggregate, cells, minimum or maximum, or about what is composed.
     """
     tasks: dict[str, Task] = {}
     meanings: dict[str, dict[str, Any]] = {}
     for head in members:
-        areas = _areas(head)
+        areas = areas_of(head)
         for task in head.predicted:
-            tasks.setdefault(task.name, replace(task, transform=None, activation=None))
+            plain = replace(task, transform=None, activation=None)
+            first_task = tasks.setdefault(task.name, plain)
+            tasks[task.name] = _with_bounds(first_task, plain)
             own = {field: getattr(task, field, None) for field in _SHARED_FIELDS} | {
                 "area": areas.get(task.name)
             }
@@ -394,10 +398,29 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
     )
 
 
-def _areas(head: Head) -> dict[str, float | None]:
+def _with_bounds(task: Task, other: Task) -> Task:
+    """A task with the minimum and maximum that another one of its name states.
+
+    Raises:
+        ConfigError: if both state one, and these differ.
+    """
+    for bound in ("minimum", "maximum"):
+        stated = getattr(task, bound)
+        of_other = getattr(other, bound)
+        if stated is not None and of_other is not None and stated != of_other:
+            raise ConfigError(
+                f"members disagree about task {task.name!r}: its {bound} is {stated:g} in one and "
+                f"{of_other:g} in another; load heads of the same task"
+            )
+        if stated is None and of_other is not None:
+            task = replace(task, **{bound: of_other})
+    return task
+
+
+def areas_of(head: Head) -> dict[str, float | None]:
     """Return task name -> area of its transform; an ensemble has the areas of its members."""
     if isinstance(head, HeadEnsemble):
-        return {name: area for member in head._members() for name, area in _areas(member).items()}
+        return {name: area for member in head._members() for name, area in areas_of(member).items()}
     return {
         task.name: None if task.transform is None else task.transform.area for task in head.tasks
     }

@@ -421,6 +421,7 @@ def _together(
         head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce),
         inputs=inputs,
         mask_records=tuple(record for item in loaded for record in item.mask_records),
+        files=tuple(file for item in loaded for file in item.files),
     )
 
 

@@ -56,6 +56,7 @@ class Reading(NamedTuple):
         views: the views that are averaged.
         checkpoint: its file; None for a module.
         mask_records: of the files of all its heads that record how masks were read.
+        files: of all its heads, as they were named.
     """
 
     head: Head
@@ -66,6 +67,7 @@ class Reading(NamedTuple):
     views: str = "none"
     checkpoint: HeadCheckpoint | None = None
     mask_records: tuple[MaskRecord, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def objects(self) -> Task | None:
@@ -241,6 +243,7 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
         views=views,
         checkpoint=source,
         mask_records=_mask_records(source),
+        files=(source.source,) if source.source else (),
     )
 
 

@@ -94,7 +94,7 @@ def image_file(path: Path) -> ImageFile:
     """
     # before the bytes: a file that changes meanwhile is hashed again by the next extraction
     status = path.stat()
-    return _hash_of(path), status.st_size, max(0, status.st_mtime_ns)
+    return hash_of(path), status.st_size, max(0, status.st_mtime_ns)
 
 
 def check_unchanged(items: Iterable[Item], index: Index) -> None:
@@ -139,7 +139,7 @@ def _is_same(known: Entry, path: Path) -> bool:
     if status.st_size != known.nbytes:
         return False
     is_untouched = status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root
-    return is_untouched or _hash_of(path) == known.blake2b
+    return is_untouched or hash_of(path) == known.blake2b
 
 
 def root_of(image_id: str, path: Path) -> str:
@@ -147,7 +147,8 @@ def root_of(image_id: str, path: Path) -> str:
     return str(path.absolute().parents[image_id.count("/")])
 
 
-def _hash_of(path: Path) -> str:
+def hash_of(path: Path) -> str:
+    """Return the BLAKE2b of a file, of 16 bytes, in hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 

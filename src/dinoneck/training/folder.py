@@ -16,12 +16,13 @@ from dinoneck.errors import CheckpointError, DataError, DinoneckError, reason_of
 from dinoneck.inference.sources import difference
 from dinoneck.weight_files import read_any
 
-HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = (
+HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS, TRAINED_ON = (
     "heads",
     "logs",
     "head.safetensors",
     "report.json",
     "out_of_fold.csv",
+    "trained_on.csv",
 )
 UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
@@ -68,6 +69,7 @@ def results_in(folder: Path) -> list[Path]:
         REPORT,
         HEAD_FILE,
         PREDICTIONS,
+        TRAINED_ON,
         f"{HEADS}/fold-*.safetensors",
         f"{LOGS}/fold-*.jsonl",
         DETECTOR,

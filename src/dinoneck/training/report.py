@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,12 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
-from dinoneck.tasks import OVERALL
+from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.table import Fold, groups_of
-from dinoneck.training.tasks import Problem, Scored
+from dinoneck.training.tasks import HEAD, Problem, Scored, prediction_column
 from dinoneck.training.token_sources import TokenSource, in_batches
 
-HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
 ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
 _MAIN = ("r2", "accuracy", "mean_iou")
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
@@ -67,7 +66,11 @@ def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
 
 
 def summary(
-    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Any]
+    table: Any,
+    scored: Mapping[str, Scored],
+    predictions: Methods,
+    folds: Sequence[Any],
+    units: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Return what a report holds of the scores of methods: counts, scores, target weights and the verdict.
 
@@ -76,18 +79,25 @@ def summary(
         scored: the targets.
         predictions: of the methods; the first is compared with the others.
         folds: the rows that each fold held out; where there are none, there are no scores.
+        units: target -> its unit, empty where it is not stated.
     """
     groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
     weights = {
         name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored
     }
-    scores, line = {}, "one head on all images; none is held out"
+    scores: dict[str, Any] = {}
+    line = "one head on all images; none is held out"
     if folds:
         split = Split(folds, groups)
         scores = scores_of(scored, predictions, split, weights)
-        line = verdict(
-            scores, len({groups[row] for fold in folds for row in fold}), next(iter(predictions))
-        )
+        num_groups = len({groups[row] for fold in folds for row in fold})
+        line = verdict(scores, num_groups, next(iter(predictions)), mean=mean_name(scored))
+    named: dict[str, Any] = {}
+    if OVERALL in scored:
+        named[MEAN_KEY] = mean_name(scored)
+    stated = {name: unit for name, unit in units.items() if unit}
+    if stated:
+        named["units"] = stated
     return {
         "images": len(table),
         "predicted": sum(map(len, folds)),
@@ -96,7 +106,13 @@ def summary(
         "auxiliary": [name for name, target in scored.items() if target.auxiliary],
         "target_weights": weights,
         "verdict": line,
+        **named,
     }
+
+
+def mean_name(targets: Container[str]) -> str:
+    """Return what scores call the mean over the targets, which is another name beside a target ``overall``."""
+    return OVERALL_MEAN if OVERALL in targets else OVERALL
 
 
 def scores_of(
@@ -107,32 +123,29 @@ def scores_of(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return target -> method -> the scores of :mod:`dinoneck.training.scores`.
 
-    ``overall`` is the R² of all targets that are values and not auxiliary: the weighted R² where
-    all have weights, else the mean over targets.
+    ``overall`` is the R² of all targets that are values, not auxiliary and predicted by every
+    method: the weighted R² where all have weights, else the mean over targets. Beside a target of
+    that name it is called ``overall (mean)``.
 
     Args:
         scored: the targets.
         predictions: of the methods; the first is compared with the others.
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
-
-    Raises:
-        DataError: if a target is called ``overall``.
     """
-    if OVERALL in scored:
-        raise DataError(
-            f"a target is called {OVERALL!r}, which is the mean over the targets; rename its column"
-        )
     first, every = next(iter(predictions)), {**scored}
-    values = [
-        name for name, target in scored.items() if target.kind == "value" and not target.auxiliary
-    ]
+    mean = mean_name(scored)
+    values = []
+    for name, target in scored.items():
+        is_shared = all(name in arrays for arrays in predictions.values())
+        if target.kind == "value" and not target.auxiliary and is_shared:
+            values.append(name)
     methods = {method: {**arrays} for method, arrays in predictions.items()}
-    for arrays in methods.values() if values else ():
-        if arrays.keys() >= {*values}:
-            arrays[OVERALL] = np.concatenate([arrays[name] for name in values], axis=1)
-            truth = np.concatenate([scored[name].truth for name in values], axis=1)
-            every[OVERALL] = Scored("value", OVERALL, slice(None), truth)
+    if values:
+        truth = np.concatenate([scored[name].truth for name in values], axis=1)
+        every[mean] = Scored("value", mean, slice(None), truth)
+        for arrays in methods.values():
+            arrays[mean] = np.concatenate([arrays[name] for name in values], axis=1)
     shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
     scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
     for name, target in every.items():
@@ -143,7 +156,7 @@ def scores_of(
                 methods[method][name],
                 split,
                 labels=target.labels,
-                weights=shares if name == OVERALL else None,
+                weights=shares if name == mean else None,
                 head=None if method == first else methods[first].get(name),
             )
     return scores
@@ -159,7 +172,13 @@ def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) ->
     }
 
 
-def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = HEAD) -> str:
+def verdict(
+    scores: Mapping[str, Mapping[str, Any]],
+    groups: int,
+    first: str = HEAD,
+    *,
+    mean: str = OVERALL,
+) -> str:
     """Return which of several methods scores best, and whether its difference from the first one is clear.
 
     Args:
@@ -167,8 +186,10 @@ def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = H
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to
             tell.
         first: the method that was compared with the others.
+        mean: what the scores call the mean over the targets; without it the first target counts
+            that the first method and another one predict.
     """
-    target = OVERALL if OVERALL in scores else next(iter(scores))
+    target = mean if mean in scores else _first_shared(scores, first)
     methods = scores[target]
     metric = next(name for name in _MAIN for held in methods.values() if name in held)
     pooled = {
@@ -196,6 +217,14 @@ def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = H
     return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
 
 
+def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
+    """The first target that the first method and another one predict; if there is none, the first target."""
+    for target, methods in scores.items():
+        if first in methods and len(methods) > 1:
+            return target
+    return next(iter(scores))
+
+
 def prediction_rows(
     table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Mapping[Any, Fold]
 ) -> dict[str, list[Any]]:
@@ -209,7 +238,9 @@ def prediction_rows(
     for name, target in scored.items():
         if target.kind in ("value", "class") and not target.auxiliary:
             by_method = {
-                f"{name} ({method})": x[name] for method, x in predictions.items() if name in x
+                prediction_column(name, method): x[name]
+                for method, x in predictions.items()
+                if name in x
             }
             for key, values in {name: target.truth, **by_method}.items():
                 columns[key] = [_cell(target, value) for value in values[rows]]

@@ -30,11 +30,13 @@ from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
-from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.tasks import (
+    BOTH,
+    HEAD,
+    LINEAR,
     SEVERAL_LAYERS,
     Problem,
     head_type,
@@ -43,6 +45,7 @@ from dinoneck.training.tasks import (
     with_fine_maps,
 )
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
 
 
@@ -58,8 +61,9 @@ def train(
     """Train one head per fold and write heads, predictions and a report.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
-    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv`` and, last,
-    ``report.json``. A fold is finished when its head is there: the same call after a kill or an
+    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
+    last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
     error trains no finished fold again, and writes what it would have written.
 
     Args:
@@ -326,6 +330,7 @@ class Run:
             columns = reports.prediction_rows(
                 self.table, self.problem.scored, self.predictions, self.folds
             )
+            write_images_of_table(folder, self.table, self.source.load(), self.folds)
             text = csv_text([*columns], zip(*columns.values(), strict=True))
             files.write_file(folder / files.PREDICTIONS, text.encode())
         return report
@@ -337,8 +342,21 @@ class Run:
     def scores(self, predictions: reports.Methods) -> dict[str, Any]:
         """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
         return reports.summary(
-            self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()]
+            self.table,
+            self.problem.scored,
+            predictions,
+            [valid for _, valid in self.folds.values()],
+            self._units(),
         )
+
+    def _units(self) -> dict[str, str]:
+        """Target -> its unit."""
+        heads = [*self.heads.values()]
+        unit_of_output = {task.name: task.unit for task in heads[0].predicted}
+        return {
+            name: unit_of_output.get(target.output, "")
+            for name, target in self.problem.scored.items()
+        }
 
     def logs(self) -> dict[str, list[dict[str, float]]]:
         """Return the rows of every fold's log."""

@@ -501,10 +501,19 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     if kinds:
         return kinds[0]
     if of_numbers:
-        return (Path(str(labels)).name if Path(str(labels)).is_dir() else str(labels)), "dense"
-    return (
-        ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
-    )
+        name = Path(str(labels)).name if Path(str(labels)).is_dir() else str(labels)
+        return _free_name(name, config, table), "dense"
+    if target_columns(config, table)[0]:
+        return _free_name("cells", config, table), "dense"
+    return _free_name("segmentation", config, table), "segmentation"
+
+
+def _free_name(name: str, config: TrainConfig, table: Any) -> str:
+    """A name for the task of masks; ``name map`` where a column's task is called so already."""
+    taken = column_tasks(config, table)
+    while name in taken:
+        name += " map"
+    return name
 
 
 @dataclass(frozen=True)

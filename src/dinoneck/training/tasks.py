@@ -22,7 +22,14 @@ from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
-from dinoneck.tasks import OVERALL, TargetTransform, Task, columns_of
+from dinoneck.tasks import (
+    OVERALL_MEAN,
+    OVERALL_WEIGHTED,
+    TABLE_COLUMNS,
+    TargetTransform,
+    Task,
+    columns_of,
+)
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
@@ -35,6 +42,9 @@ from dinoneck.training.table import (
 )
 from dinoneck.training.targets import known
 
+HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
+METHODS = (HEAD, LINEAR, BOTH)
+"""What predicts in a run: its head, the linear baseline, and their mean."""
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
 # heads and necks that read four layers where the config names none
 SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")
@@ -45,11 +55,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
-# columns of tables of predictions and truth, and what scores call the mean over targets
-_TAKEN_COLUMNS = ("image", *OWN_COLUMNS, OVERALL)
 logger = logging.getLogger(__name__)
 Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
+
+
+def prediction_column(target: str, method: str) -> str:
+    """Return the column of a method's predictions in ``out_of_fold.csv``; the target's has the known values."""
+    return f"{target} ({method})"
 
 
 class Scored(NamedTuple):
@@ -107,6 +120,10 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
     # task -> its labels and values
     learned = {name: _values(name, spec, table) for name, spec in specs.items()}
     if config.data.labels is not None:
+        if map_name in specs:
+            raise ConfigError(
+                f"task {map_name!r} is of the masks, and a column has its name; rename the task"
+            )
         specs[map_name] = spec = config.tasks.get(map_name, TaskConfig()).changed(kind=map_kind)
         if spec.columns or spec.auxiliary:
             raise ConfigError(
@@ -146,11 +163,23 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
             if column in table:
                 truth = column_numbers(table, column)[:, None]
                 scored[column] = Scored("value", name, slice(i, i + 1), truth)
+    owner: dict[str, str] = {}  # target -> the task that is scored on it
     for task in tasks:
         its_targets = _scored(task, specs[task.name], targets[task.name])
         # of a column a ratio predicts the share only: what else predicts it is scored
-        scored = its_targets | scored if task.kind == "ratio" else scored | its_targets
+        if task.kind == "ratio":
+            scored = its_targets | scored
+            continue
+        for target in its_targets:
+            if target in owner:
+                raise ConfigError(
+                    f"tasks {owner[target]!r} and {task.name!r} both have a target {target!r}; "
+                    "rename one of them, or its class"
+                )
+            owner[target] = task.name
+        scored |= its_targets
     _check_columns(tasks, compositions)
+    _check_scored(scored)
     numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
     return Problem(
         tasks,
@@ -163,26 +192,43 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
 
 
 def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
-    """Reject names of predicted numbers that are columns of tables, or of the scores, already."""
+    """Reject names of predicted numbers that are columns of tables already."""
     for task in tasks:
-        if task.name in _TAKEN_COLUMNS:
+        if task.name in TABLE_COLUMNS:
             raise ConfigError(
                 f"a target is called {task.name!r}, as another column of tables of predictions; "
                 "rename it"
             )
-    for column in columns_of(tasks):
-        if column.name in _TAKEN_COLUMNS:
-            raise ConfigError(
-                f"a class of {column.task.name!r} is called {column.name!r}, as another column of "
-                "tables of predictions and truth; give it another name (--classes)"
-            )
     for composition in compositions:
         for name in composition.names:
-            if name in _TAKEN_COLUMNS:
+            if name in TABLE_COLUMNS:
                 raise ConfigError(
-                    f"a sum is called {name!r}, as another column of tables of predictions, or the "
-                    "mean of the scores; rename it"
+                    f"a sum is called {name!r}, as another column of tables of predictions; rename "
+                    "it"
                 )
+    owner: dict[str, str] = {}  # column -> its task
+    for column in columns_of(tasks):
+        if column.name in owner:
+            raise ConfigError(
+                f"tasks {owner[column.name]!r} and {column.task.name!r} both have a column "
+                f"{column.name!r} in tables of predictions; rename one of them, or its class"
+            )
+        owner[column.name] = column.task.name
+
+
+def _check_scored(scored: Mapping[str, Scored]) -> None:
+    """Reject targets that are called like another one's column of ``out_of_fold.csv``, or the mean of scores."""
+    for name in scored:
+        for method in METHODS:
+            if prediction_column(name, method) in scored:
+                raise ConfigError(
+                    f"a target is called {prediction_column(name, method)!r}, as the column of "
+                    f"{name!r} in out_of_fold.csv; rename it"
+                )
+        if name in (OVERALL_MEAN, OVERALL_WEIGHTED):
+            raise ConfigError(
+                f"a target is called {name!r}, as the mean over the targets; rename it"
+            )
 
 
 def _check_composition(name: str, made: CompositionConfig, specs: Specs) -> None:

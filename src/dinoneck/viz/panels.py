@@ -152,8 +152,9 @@ def boxes_panel(
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:
-        places = [(0, (style.LABEL_PX + 8) * i) for i in range(len(shades))]
-        labels, colours = [*shades], [*shades.values()]
+        labels = [name for name in shades if name in names]
+        colours = [shades[name] for name in labels]
+        places = [(0, (style.LABEL_PX + 8) * i) for i in range(len(labels))]
     font = style.font(style.LABEL_PX)
     for (left, top), label, colour in zip(places, labels, colours, strict=True):
         draw.text(

@@ -52,6 +52,8 @@ def html_report(
     facts: Mapping[str, Mapping[str, str]] | None = None,
     training: Mapping[str, Any] | None = None,
     unread: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
+    trained_on: int = 0,
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing.
 
@@ -74,6 +76,8 @@ def html_report(
             a section. Under ``"held_out"`` it may hold target -> (known values, predictions),
             ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
+        classes: of a detector, in its order: each has the colour that it has in other pictures.
+        trained_on: how many of the images the model was trained on, which the page then states.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing
@@ -111,8 +115,9 @@ def html_report(
         unread=unread or {},
         sections={h: s for h, s in sections.items() if s[1] or any(table.rows for table in s[0])},
         remarks=[*run.get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
-        articles=[*_articles([entries[place] for place in drawn], drawn, tasks)],
+        articles=[*_articles([entries[place] for place in drawn], drawn, tasks, classes)],
         of_boxes=not tasks,
+        trained_on=trained_on,
         drawn=drawn,
         ordered=any(entry.known for entry in entries),
         typical=sum(bool(entry.known) for entry in entries) > len(drawn) > 1,
@@ -264,7 +269,10 @@ def _of_numbers(
 
 
 def _articles(
-    entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequence[Task]
+    entries: Sequence[ReportEntry],
+    places: Sequence[int],
+    tasks: Sequence[Task],
+    classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """What the page shows of each image: itself and what is predicted over it, and its tokens, as data URIs."""
     results, drawn = [_with_gate(entry) for entry in entries], [*tasks]
@@ -274,7 +282,8 @@ def _articles(
         )
     scale = scales(outputs(drawn), results)
     listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
-    classes = sorted({name for entry in entries for name in entry.result.get("names", ())})
+    predicted = {name for entry in entries for name in entry.result.get("names", ())}
+    coloured_classes = [*classes, *sorted(predicted.difference(classes))]
     for place, entry, result in zip(places, entries, results, strict=True):
         given: Any = entry.image() if callable(entry.image) else entry.image
         image = as_image(given)
@@ -285,7 +294,7 @@ def _articles(
             recipe = Preprocessing((image.height // rows, image.width // cols), resize="crop")
             over = overlay_panel(image, result, drawn, recipe, known=entry.known, scale=scale)
         else:
-            over = boxes_panel(image, entry.result, entry.known or None, classes=classes)
+            over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
         yield {
             "id": f"image-{place}",
             "name": entry.name,
@@ -323,16 +332,21 @@ def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     """Return (known class, predicted class) of every object, None for the side that is missing.
 
     A known and a predicted box that are :func:`partners` are one object. Without known boxes there
-    are no pairs.
+    are no pairs. Predicted boxes of other classes than the known ``classes`` count for nothing.
     """
     if "boxes" not in entry.known:
         return []
-    predicted, known = list(entry.result["names"]), list(entry.known["names"])
-    found, there = (corners_of(side, "boxes") for side in (entry.result, entry.known))
+    all_predicted = list(entry.result["names"])
+    known = list(entry.known["names"])
+    known_classes = {*entry.known.get("classes", all_predicted)}
+    counted = [i for i, name in enumerate(all_predicted) if name in known_classes]
+    predicted = [all_predicted[i] for i in counted]
+    found = corners_of(entry.result, "boxes")[counted]
+    there = corners_of(entry.known, "boxes")
     partner = partners(found, predicted, there, known)
-    objects = [
-        (known[partner[i]] if i in partner else None, name) for i, name in enumerate(predicted)
-    ]
+    objects: list[tuple[str | None, str | None]] = []
+    for i, name in enumerate(predicted):
+        objects.append((known[partner[i]] if i in partner else None, name))
     return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
 
 

@@ -32,7 +32,8 @@ class ReportEntry:
             None = not shown.
         known: column -> known value, where there is one; columns are those of ``dinoneck predict``:
             the task's name, or ``task:label``. For a classification the task's name -> the known
-            class. For a detector ``boxes`` (n, 4) and ``names``.
+            class. For a detector ``boxes`` (n, 4) and ``names``, and ``classes`` where boxes of
+            these alone are known.
     """
 
     name: str

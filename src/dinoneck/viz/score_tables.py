@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError, counted
+from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 
 MOST_COLUMNS = 12  # of a confusion matrix
 SCORES = {
@@ -62,6 +63,12 @@ def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTa
     return found
 
 
+def mean_of(report: Mapping[str, Any]) -> str | None:
+    """Return what the scores of a report call the mean over the targets; None if they have none."""
+    name: str = report.get(MEAN_KEY, OVERALL)
+    return name if name in report.get("scores", {}) else None
+
+
 def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
     """Return the table of R² with the mean absolute errors, and that of the differences where intervals are known.
 
@@ -69,6 +76,7 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     numbers has none.
     """
     scores, auxiliary = report["scores"], report["auxiliary"]
+    mean = mean_of(report)
     names = sorted(
         (name for name, methods in scores.items() if "r2" in first_of(methods)),
         key=auxiliary.__contains__,
@@ -77,22 +85,28 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         return []
     methods = list(dict.fromkeys(method for name in names for method in scores[name]))
     rows = [
-        [method, *(_r2_cell(scores[name].get(method), name) for name in names)]
+        [
+            method,
+            *(_r2_cell(scores[name].get(method), with_error=name != mean) for name in names),
+        ]
         for method in methods
     ]
-    if "overall" in scores:
+    if mean is not None:
         for row, method in zip(rows, methods, strict=True):
-            row.append(_worst(scores["overall"].get(method, {}).get("r2")))
-    mean = "overall (weighted)" if report.get("target_weights") else "overall (mean)"
-    columns = [
-        f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name)
-        for name in names
-    ]
-    header = [
-        f"{'held-out ' * held_out}R² (MAE)",
-        *columns,
-        *(["worst fold"] if "overall" in scores else []),
-    ]
+            row.append(_worst(scores[mean].get(method, {}).get("r2")))
+    mean_heading = OVERALL_WEIGHTED if report.get("target_weights") else OVERALL_MEAN
+    columns = []
+    for name in names:
+        if name == mean:
+            columns.append(mean_heading)
+        elif name in auxiliary:
+            columns.append(f"{name} (auxiliary)")
+        else:
+            unit = report.get("units", {}).get(name)
+            columns.append(f"{name} ({unit})" if unit else name)
+    header = [f"{'held-out ' * held_out}R² (MAE)", *columns]
+    if mean is not None:
+        header.append("worst fold")
     rows.append(["images", *(str(first_of(scores[name])["images"]) for name in names)])
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
     minus = [
@@ -106,13 +120,13 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     return [*found, ScoreTable(["R², 95 % interval", *columns], minus)] if minus else found
 
 
-def _r2_cell(score: Mapping[str, Any] | None, name: str) -> str:
+def _r2_cell(score: Mapping[str, Any] | None, *, with_error: bool) -> str:
+    """R², and the mean absolute error, which the mean over targets of several units has not."""
     if score is None:
         return "-"
+    cell = _number(score["r2"]["pooled"])
     error = score["mae"]["pooled"]
-    return _number(score["r2"]["pooled"]) + (
-        f" ({error:.3g})" if error is not None and name != "overall" else ""
-    )
+    return f"{cell} ({error:.3g})" if with_error and error is not None else cell
 
 
 def _worst(score: Mapping[str, Any] | None) -> str:

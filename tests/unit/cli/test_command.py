@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from PIL import Image
 from tests.kit import cli, saved_head, write_images
 
 from dinoneck.cli import files as verbs
@@ -284,6 +285,59 @@ def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> No
     )
 
     assert re.search(r"^\S+ +my_heads:MyHead$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "heads", "--import", "my_heads.py"],
+        ["list", "--import=my_heads", "heads"],
+        ["list", "heads", "--import", "empty.py", "my_heads.py", "--json"],
+    ],
+)
+def test_every_verb_takes_the_import_among_its_own_words(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "my_heads.py").write_text(OWN_HEAD)
+    (tmp_path / "empty.py").write_text("")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dinoneck", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+
+    assert "my_heads:MyHead" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["list", "heads", "--import"], ["list", "heads", "--import="], ["list", "--import", "--json"]],
+)
+def test_an_import_of_nothing_is_refused(words: list[str]) -> None:
+    ran = cli(*words)
+
+    assert ran.code == 2
+    assert "--import names nothing" in ran.err
+
+
+def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    (tmp_path / "far_heads.py").write_text(OWN_HEAD.replace("MyHead", "FarHead"))
+    making = (
+        "from dinoneck import Task, load_backbone, save_head; from far_heads import FarHead; "
+        "save_head('own.safetensors', FarHead(64, [Task('x')]), backbone=load_backbone('dinoneck_tiny'))"
+    )
+    subprocess.run([sys.executable, "-c", making], check=True, cwd=tmp_path)
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", "--heads", file, "--out", tmp_path / "p.csv"]
+
+    refused = cli("predict", *given)
+    done = cli("predict", *given, "--import", tmp_path / "far_heads.py")
+
+    assert refused.code == 1
+    assert "--import" in refused.err
+    assert done.code == 0, done.err
 
 
 def test_a_terminal_without_a_sign_gets_a_question_mark_and_no_error(

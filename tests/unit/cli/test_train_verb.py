@@ -262,6 +262,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
         "logs",
         "out_of_fold.csv",
         "report.json",
+        "trained_on.csv",
     ]
     rows = rows_of(run / "out_of_fold.csv")
     for fold in "01":  # a head's file holds its own fold's score, not that of all heads together

@@ -720,10 +720,10 @@ def test_a_file_may_lack_classes_without_objects_where_it_is_allowed(
     classes = ["blue", "green", "red"]
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        data = opened(tmp_path, lambda sample: None, classes=classes, may_lack_classes=True)
+        data = opened(tmp_path, lambda sample: None, classes=classes, allow_unlisted=True)
 
     assert data.classes == ("blue", "green", "red")
-    assert data.category_ids == (2, 6, 5)
+    assert data.category_ids == (2, None, 5)
     assert [data[i][1]["labels"].tolist() for i in range(3)] == [[2, 0], [2, 0], []]
     assert data.class_counts == {"blue": 2, "green": 0, "red": 2}
     assert "lists no category 'green'" in caplog.text
@@ -738,7 +738,7 @@ def test_classes_that_a_file_may_not_lack_are_refused(
     classes: list[str], word: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=word):
-        opened(tmp_path, lambda sample: None, classes=classes, may_lack_classes=True)
+        opened(tmp_path, lambda sample: None, classes=classes, allow_unlisted=True)
 
 
 def stem_of(image_id: int) -> str:

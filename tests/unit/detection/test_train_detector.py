@@ -95,7 +95,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     ].keys()
     assert report["best"]["AP"] == max(row["AP"] for row in rows)
     assert json.loads((whole / "report.json").read_text()) == json.loads(json.dumps(report))
-    assert sorted(contents(whole)) == ["detector.safetensors", "log.jsonl", "report.json"]
+    files = ["detector.safetensors", "log.jsonl", "report.json", "trained_on.csv"]
+    assert sorted(contents(whole)) == files
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
 
     with stopped_after(epochs=2, by=DataError("no power")):

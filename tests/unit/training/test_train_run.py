@@ -23,6 +23,7 @@ FILES = [
     "logs/fold-1.jsonl",
     "out_of_fold.csv",
     "report.json",
+    "trained_on.csv",
 ]
 
 

@@ -1,0 +1,120 @@
+"""Which images a run was trained on: ``trained_on.csv`` in its folder, with a hash of every file.
+
+Images are compared by their content, so that a copy or another name of a training image is found,
+and another image of the same name is not taken for one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dinoneck.atomic import read_regular
+from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.errors import DataError
+from dinoneck.store.images import hash_of
+from dinoneck.training import folder as files
+from dinoneck.training.source import TableTokens
+from dinoneck.training.table import Fold
+from dinoneck.training.token_sources import TokenSource
+
+_HEADER = ["image", "folds", "blake2b"]
+_ALL = "all"  # the head that is trained on all images
+_UNKNOWN = ""  # the hash of an image that is no file
+
+
+def write_trained_images(
+    folder: Path,
+    images: Sequence[Any],
+    names: Sequence[str],
+    tokens: TokenSource | None,
+    folds: Mapping[int | None, Fold],
+) -> None:
+    """Write which folds were trained on each image.
+
+    Args:
+        folder: of the run.
+        images: files, or images in memory, which have no hash.
+        names: of the images.
+        tokens: of the images; a store knows their hashes.
+        folds: number -> rows that its head is trained on, and those that are held out.
+    """
+    folds_of_row: dict[int, list[str]] = {row: [] for row in range(len(names))}
+    for number, (rows, _) in folds.items():
+        for row in rows.tolist():
+            folds_of_row[row].append(_ALL if number is None else str(number))
+    if isinstance(tokens, TableTokens):
+        hashes = [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
+    else:
+        hashes = [_hash_of_image(image) for image in images]
+    cells = []
+    for row, name in enumerate(names):
+        cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
+    files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
+
+
+def write_images_of_table(
+    folder: Path, table: Any, tokens: TokenSource, folds: Mapping[int | None, Fold]
+) -> None:
+    """Write which folds were trained on each image of a table."""
+    write_trained_images(folder, list(table[IMAGES]), list(table.index), tokens, folds)
+
+
+def _hash_of_image(image: Any) -> str:
+    """The hash of a file; unknown of an image in memory, and of a file that is no longer there."""
+    if isinstance(image, str | Path) and Path(image).is_file():
+        return hash_of(Path(image))
+    return _UNKNOWN
+
+
+def trained_images(head_file: str | Path) -> dict[str, str]:
+    """Return hash -> name of the images that the head of a file was trained on.
+
+    Args:
+        head_file: in the folder of its run. Elsewhere nothing is known of it.
+
+    Raises:
+        DataError: if the record of the run is damaged.
+    """
+    file = Path(head_file)
+    fold = None
+    folder = file.parent
+    if folder.name == files.HEADS:
+        folder = folder.parent
+        fold = file.stem.removeprefix("fold-")
+    record = folder / files.TRAINED_ON
+    if not record.is_file():
+        return {}
+    rows = list(csv.reader(read_regular(record).decode("utf-8").splitlines()))
+    if not rows or rows[0] != _HEADER or any(len(row) != len(_HEADER) for row in rows):
+        raise DataError(
+            f"{record} is damaged: expected the columns {', '.join(_HEADER)} in every row; restore "
+            "it, or remove it"
+        )
+    names = {}
+    for name, folds, digest in rows[1:]:
+        is_trained_on = bool(folds) if fold is None else fold in folds.split()
+        if is_trained_on and digest != _UNKNOWN:
+            names[digest] = name
+    return names
+
+
+def seen_in_training(head_files: Iterable[str | Path], images: Iterable[Any]) -> list[str]:
+    """Return the images that one of the heads was trained on, as paths.
+
+    Args:
+        head_files: files of heads, or names of published ones, of which nothing is known.
+        images: files, or images in memory, which are not compared.
+
+    Raises:
+        DataError: if the record of a run is damaged.
+    """
+    known: dict[str, str] = {}
+    for head_file in head_files:
+        if Path(head_file).is_file():
+            known |= trained_images(head_file)
+    if not known:
+        return []
+    return [str(image) for image in images if _hash_of_image(image) in known]
