@@ -29,6 +29,9 @@ DETECTOR = "detector.safetensors"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
+TOKENS = "tokens"
+# what runs that an earlier version began do not state; it is not compared there
+_ADDED = (TOKENS,)
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -174,6 +177,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: naming the first difference.
     """
+    here = {name: value for name, value in here.items() if name in there or name not in _ADDED}
     if found := difference(dict(there), dict(here), "run"):
         raise CheckpointError(
             f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing"

@@ -42,7 +42,7 @@ from dinoneck.training.tasks import (
     problem_of,
     with_fine_maps,
 )
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
 from dinoneck.version import versions
 
 
@@ -199,7 +199,12 @@ class Run:
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        data = {"backbone record": self.source.record, "hash of images and targets": self._hash()}
+        tokens = self.source.load()
+        data = {
+            "backbone record": self.source.record,
+            "hash of images and targets": self._hash(),
+            files.TOKENS: digest_of(tokens, tokens.ids),
+        }
         files.begin(self.folder, self.config.to_dict() | data, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
