@@ -37,6 +37,21 @@ def read_orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         # EXIF may follow the pixels; an error of theirs is not one of EXIF
         image.load()
+    orientation = stated_orientation(image)
+    if image.format == "TIFF" and orientation != 1:
+        # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
+        image.filename = ""  # type: ignore[attr-defined]
+        image.load()
+        return 1
+    return orientation
+
+
+def stated_orientation(image: Image.Image) -> int:
+    """Return the orientation that the EXIF of an image states, 1 ... 8.
+
+    Of a TIFF that Pillow has not decoded yet it is that of the stored pixels. EXIF that cannot be
+    read is ignored, with a warning.
+    """
     try:
         # Pillow reads it as it opens a JPEG, and keeps the error for itself
         Image.Exif().load(image.info.get("exif", b""))
@@ -44,12 +59,8 @@ def read_orientation(image: Image.Image) -> int:
     except Exception as error:  # damaged EXIF raises many types of errors
         warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
         return 1
-    if image.format == "TIFF" and orientation != 1:
-        # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
-        image.filename = ""  # type: ignore[attr-defined]
-        image.load()
-        return 1
-    return orientation if isinstance(orientation, int) else 1  # damaged
+    # others are damaged
+    return orientation if isinstance(orientation, int) and orientation in TRANSPOSES else 1
 
 
 def _name_of(image: Image.Image) -> str:
@@ -78,7 +89,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def turn(pixels: Tensor, orientation: int) -> Tensor:
-    """Turn pixels (3, H, W) upright by an EXIF orientation, as :func:`upright` does."""
+    """Turn pixels (C, H, W) upright by an EXIF orientation, as :func:`upright` does."""
     if orientation == 2:
         return pixels.flip(2)
     if orientation == 3:
@@ -94,3 +105,12 @@ def turn(pixels: Tensor, orientation: int) -> Tensor:
     if orientation == 8:
         return pixels.mT.flip(1)
     return pixels
+
+
+def turn_back(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn upright pixels (C, H, W) into those of a file with an EXIF orientation, the inverse of :func:`turn`."""
+    if orientation == 6:
+        return turn(pixels, 8)
+    if orientation == 8:
+        return turn(pixels, 6)
+    return turn(pixels, orientation)  # the others are their own inverses
