@@ -66,8 +66,8 @@ def train(
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
-        overwrite: replace the results of an earlier run in ``out``; they are removed when training
-            begins.
+        overwrite: replace the results of an earlier run in ``out``; until the new report is
+            written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
 
