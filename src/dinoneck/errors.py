@@ -8,6 +8,8 @@ from and what to do.
 from __future__ import annotations
 
 import difflib
+import importlib.util  # noqa: TID251 - finds a package, and imports none
+import sys
 from collections.abc import Iterable, Mapping
 
 _LONGEST = 2000  # of messages and of names that are compared
@@ -93,6 +95,24 @@ def missing_extra(package: str, extra: str) -> ImportError:
     return ImportError(
         f"{package} is not installed; it comes with an extra: pip install 'dinoneck[{extra}]'"
     )
+
+
+def check_installed(package: str, extra: str, module: str | None = None) -> None:
+    """Check that a package of an extra is installed, without importing it.
+
+    Args:
+        package: its name on the index.
+        extra: that brings it.
+        module: the name that is imported; None = that of the package.
+
+    Raises:
+        ImportError: naming the extra.
+    """
+    name = module or package
+    # None in sys.modules blocks an import, and find_spec raises for it
+    is_blocked = name in sys.modules and sys.modules[name] is None
+    if is_blocked or importlib.util.find_spec(name) is None:  # noqa: TID251
+        raise missing_extra(package, extra)
 
 
 def first_line(error: BaseException) -> str:

@@ -268,6 +268,14 @@ def nan_weight(meta: Meta, chunks: Chunks) -> None:
     chunks[HIDDEN] = b"\xff" * len(chunks[HIDDEN])
 
 
+def backbone_of_another_width(meta: Meta, chunks: Chunks) -> None:
+    meta["backbone"]["embed_dim"] = 2 * meta["backbone"]["embed_dim"]
+
+
+def images_for_other_patches(meta: Meta, chunks: Chunks) -> None:
+    meta["inputs"]["patch_size"] = 14
+
+
 def layer_below_the_depth(meta: Meta, chunks: Chunks) -> None:
     meta["backbone"]["layers"] = [6]
 
@@ -501,6 +509,12 @@ ROWS: list[Row] = [
     (other_class, CheckpointError, ("'patch_mean'", "PatchMeanHead", "FPNHead")),
     (file_in_the_way, CheckpointError, "heads is a file"),
     # headers
+    (
+        forged(backbone_of_another_width),
+        CheckpointError,
+        ("h.safetensors", "64 channels", "gives 128"),
+    ),
+    (forged(images_for_other_patches), CheckpointError, ("h.safetensors", "14x14", "16x16")),
     (forged(newer_schema), CheckpointError, ("schema 7", "schema 1", "9.8.7")),
     (forged(newer_schema_of_unknown_version), CheckpointError, ("schema 7", "a later version")),
     (forged(other_format), CheckpointError, ("'dinoneck.neck'", "expected 'dinoneck.head'")),

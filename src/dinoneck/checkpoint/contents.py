@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from dinoneck import registry
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.format import Content, spelling
-from dinoneck.checkpoint.pairing import check_lora
+from dinoneck.checkpoint.pairing import check_fits, check_lora
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
@@ -97,6 +97,16 @@ def check(content: Content) -> Contents:
                 "edited. Fetch it again",
                 step="digest",
             )
+        # a signed file may have been written by another program
+        try:
+            check_fits(
+                module,
+                backbone=meta["backbone"],
+                inputs=meta["inputs"],
+                name=type(module).__name__,
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}", step=error.step) from None
         pairs = zip(record.tensors, content.buffers, strict=True)
         state = {entry.name: _tensor(entry, buffer) for entry, buffer in pairs}
     check_finite(state, name)

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import HeadBackbone, Words, check_output, refuse_unused, whole
 from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, check_installed
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 
@@ -52,6 +52,11 @@ def export(
         words: the command line.
     """
     check_output(out, [file, backbone.backbone_file, backbone.weights])
+    if format == "onnx":  # before torch is imported
+        check_installed("onnx", "export")
+        check_installed("onnxscript", "export")
+        if check:
+            check_installed("onnxruntime", "export")
     from dinoneck.export import export_head
     from dinoneck.inference.sources import opened
 
@@ -126,6 +131,8 @@ def serve(
         port: 0 is any free port, which is printed.
         settings: the limits.
     """
+    check_installed("fastapi", "serve")  # before torch is imported
+    check_installed("uvicorn", "serve")
     from dinoneck.serve import serve as serve_head
 
     serve_head(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import check_backbone_name
 from dinoneck.cli.text import show_remainder, show_scores
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, check_installed
 from dinoneck.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MANY_PATCHES = 4096
 # patches along the longer side of the size that is proposed instead, about 1,200 in all for 3:4
 ENOUGH_ALONG = 40
+# detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
+# the same names
+_OF_TRANSFORMERS = ("dfine", "rtdetrv2")
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -76,6 +79,7 @@ def train(
             "replace them with --overwrite"
         )
     _check_names(run)
+    _check_extras(run)
     if objects := run.data.boxes or run.data.objects:
         if heads:
             raise ConfigError(
@@ -127,6 +131,26 @@ def _check_names(run: TrainConfig) -> None:
             *folds.group,
         ]
         read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
+
+
+def _check_extras(run: TrainConfig) -> None:
+    """Name an extra that the run needs and that is not installed, before torch is imported."""
+    if run.backbone.source == "transformers":
+        check_installed("transformers", "hf")
+    if run.backbone.lora is not None:
+        check_installed("peft", "lora")
+    if run.data.boxes is not None:
+        check_installed("pycocotools", "detection")
+        if run.detector.name in _OF_TRANSFORMERS:
+            check_installed("transformers", "detection")
+            check_installed("scipy", "detection")
+    elif run.data.objects:
+        check_installed("pycocotools", "masks")
+        check_installed("scipy", "masks")
+    else:
+        check_installed("pandas", "train")
+        if run.folds.stratify is not None:
+            check_installed("scikit-learn", "train", "sklearn")
 
 
 def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:

@@ -744,8 +744,7 @@ def choose_classes(
 
     Raises:
         DataError: if ``classes`` is no list of names, is empty, or names a category twice or one
-            that the file does not have. With ``may_lack_classes``: if it has none of them, or has
-            another spelling of one.
+            that the file does not have; with ``allow_unlisted`` if it has none of them, or others.
     """
     id_of = {
         category.name: category.id for category in sorted(categories, key=lambda entry: entry.id)

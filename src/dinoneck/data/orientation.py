@@ -38,6 +38,21 @@ def read_orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         # EXIF may follow the pixels; an error of theirs is not one of EXIF
         image.load()
+    orientation = stated_orientation(image)
+    if image.format == "TIFF" and orientation != 1:
+        # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
+        image.filename = ""  # type: ignore[attr-defined]
+        image.load()
+        return 1
+    return orientation
+
+
+def stated_orientation(image: Image.Image) -> int:
+    """Return the orientation that the EXIF of an image states, 1 ... 8.
+
+    Of a TIFF that Pillow has not decoded yet it is that of the stored pixels. EXIF that cannot be
+    read is ignored, with a warning.
+    """
     try:
         # Pillow reads it as it opens a JPEG, and keeps the error for itself
         Image.Exif().load(image.info.get("exif", b""))
@@ -45,24 +60,8 @@ def read_orientation(image: Image.Image) -> int:
     except Exception as error:  # damaged EXIF raises many types of errors
         warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
         return 1
-    if image.format == "TIFF" and orientation != 1:
-        # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
-        image.filename = ""  # type: ignore[attr-defined]
-        image.load()
-        return 1
-    return orientation if isinstance(orientation, int) else 1  # damaged
-
-
-def stated_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation that the head of a file states, without a look at its pixels; 1 if there is none.
-
-    EXIF behind the pixels of a PNG, and damaged EXIF, are those of :func:`read_orientation`.
-    """
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF raises many types of errors; the decoder warns of it
-        return 1
-    return orientation if isinstance(orientation, int) else 1
+    # others are damaged
+    return orientation if isinstance(orientation, int) and orientation in TRANSPOSES else 1
 
 
 def tiff_orientation(image: Image.Image) -> int | None:
@@ -111,7 +110,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def turn(pixels: Tensor, orientation: int) -> Tensor:
-    """Turn pixels (3, H, W) upright by an EXIF orientation, as :func:`upright` does."""
+    """Turn pixels (C, H, W) upright by an EXIF orientation, as :func:`upright` does."""
     if orientation == 2:
         return pixels.flip(2)
     if orientation == 3:
@@ -127,3 +126,12 @@ def turn(pixels: Tensor, orientation: int) -> Tensor:
     if orientation == 8:
         return pixels.mT.flip(1)
     return pixels
+
+
+def turn_back(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn upright pixels (C, H, W) into those of a file with an EXIF orientation, the inverse of :func:`turn`."""
+    if orientation == 6:
+        return turn(pixels, 8)
+    if orientation == 8:
+        return turn(pixels, 6)
+    return turn(pixels, orientation)  # the others are their own inverses

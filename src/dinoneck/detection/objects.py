@@ -16,7 +16,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
@@ -58,7 +58,8 @@ def train_instances(
         config: ``data.instances`` names the COCO file, or ``data.panoptic`` a folder and a COCO
             file of panoptic segments, and ``data.images`` the folder of the images.
         out: the folder: a new or empty one, or that of an earlier run.
-        overwrite: replace the results of an earlier run in ``out``.
+        overwrite: replace the results of an earlier run in ``out``; until the new report is
+            written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
 
     Returns:
@@ -76,6 +77,8 @@ def train_instances(
     """
     data = config.data
     optim = config.optim
+    check_installed("pycocotools", "masks")
+    check_installed("scipy", "masks")
     dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)

@@ -22,7 +22,7 @@ from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, check_installed
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -60,8 +60,8 @@ def train_detector(
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
             ``head`` its neck.
         out: the folder: a new or empty one, or that of an earlier run.
-        overwrite: replace the results of an earlier run in ``out``; they are removed when training
-            begins.
+        overwrite: replace the results of an earlier run in ``out``; until the new report is
+            written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
 
     Returns:
@@ -81,6 +81,7 @@ def train_detector(
             "data.boxes is missing; expected the COCO file of the training images (--boxes)"
         )
     check_used(config)
+    check_installed("pycocotools", "detection")
     folder = Path(out)
     files.check_folder(folder, overwrite=overwrite)
     train, val = open_images(config)

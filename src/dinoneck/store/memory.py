@@ -73,6 +73,10 @@ class MemoryStore(StoredTokens):
     def _has(self, image_id: str) -> bool:
         return (image_id, 0) in self._rows  # every image has a view 0
 
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of the tokens of these images, see :meth:`FeatureStore.digest`."""
+        return self.store.digest(ids)
+
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""
         return self._chosen(self._places(ids, views)), self._grid

@@ -7,6 +7,7 @@ shards -> checksums.
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import logging
 import threading
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted, some_of
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
@@ -33,6 +34,10 @@ logger = logging.getLogger(__name__)
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
 ViewNumbers = int | Sequence[int] | None
+_DIGEST_BYTES = 16
+# images whose rows of the index are read at once for a digest, so that memory stays flat
+_LOOKED_UP = 10_000
+_NAMED = 3  # shards in a message
 
 
 class StoredTokens(ABC):
@@ -64,6 +69,10 @@ class StoredTokens(ABC):
     def __contains__(self, image_id: object) -> bool:
         """Return whether an image is stored under this id; no tokens are read."""
         return isinstance(image_id, str) and self._has(image_id)
+
+    @abstractmethod
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of the tokens of these images in all views, in 32 hex digits."""
 
     @abstractmethod
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
@@ -197,19 +206,38 @@ class Reader(StoredTokens):
         try:
             return self._read(ids, numbers)
         except DinoneckError as error:
-            if not self._is_outdated(ids):
+            outdated = self._outdated(ids)
+            if not outdated:
                 raise
             first_error = error
+            # not the error's words: they ask to delete a shard, which may be sound
             logger.warning(
-                "%s: the shards are not those of the index, which is built again (%s)",
+                "%s: the index is not that of %s; it is built again",
                 self.files,
-                error,
+                some_of(outdated, _NAMED),
             )
         are_shards_gone = self._lacks_shards(ids)
         self.refresh(rebuild=True)
         if are_shards_gone and any(image_id not in self for image_id in ids):
             raise first_error  # it names the shard, which the new index no longer does
         return self._read(ids, numbers)
+
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of the tokens of these images in all views, in 32 hex digits.
+
+        It is made of the checksums of the views, so no token is read. A store that was made again
+        from the same images by the same backbone has the same one; other images, another backbone
+        or other views give another one.
+
+        Raises:
+            DataError: if an id is unknown.
+            StoreError: if different images were stored under one id, or the index is damaged.
+        """
+        total = hashlib.blake2b(self.shards.made.encode(), digest_size=_DIGEST_BYTES)
+        for begin in range(0, len(ids), _LOOKED_UP):
+            for _, entry in self.entries.find(ids[begin : begin + _LOOKED_UP]):
+                total.update(entry.checksums)
+        return total.hexdigest()
 
     def _read(self, ids: Sequence[str], views: Sequence[int]) -> tuple[Columns, GridSize]:
         entries = self.entries  # another thread may refresh meanwhile
@@ -283,20 +311,23 @@ class Reader(StoredTokens):
         sizes = self.shards.sizes()
         return any(entry.shard not in sizes for several in found.values() for _, entry in several)
 
-    def _is_outdated(self, ids: Sequence[str]) -> bool:
-        """Whether the index has other rows for these images than the headers of their shards."""
+    def _outdated(self, ids: Sequence[str]) -> list[str]:
+        """The shards of which the index has other rows for these images than their headers; itself if it is damaged."""
         try:
             rows = [entry for several in self.entries.lookup(ids).values() for _, entry in several]
         except StoreError:
-            return True
+            return [FILE]
         self.files.forget()
         sizes = self.shards.sizes()
-        headers = dict(
-            self.shards.entries({row.shard: sizes[row.shard] for row in rows if row.shard in sizes})
-        )
-        return any(
-            row.shard not in sizes or row not in (headers[row.shard] or [row]) for row in rows
-        )
+        named = {row.shard: sizes[row.shard] for row in rows if row.shard in sizes}
+        headers = dict(self.shards.entries(named))
+        outdated = []
+        for row in rows:
+            is_gone = row.shard not in sizes
+            # a header that is damaged has no rows: the shard is at fault, not the index
+            if is_gone or (headers[row.shard] and row not in headers[row.shard]):
+                outdated.append(row.shard)
+        return list(dict.fromkeys(outdated))
 
     def _is_sound(self, entry: Entry) -> bool:
         """Whether all views of an image are there and have their checksums."""

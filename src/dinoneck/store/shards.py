@@ -8,6 +8,7 @@ metadata, all text:
 * ``root``: the folder that the ids are relative to.
 * ``images``: a JSON list of ``[id, rows, cols, checksums, hash, bytes, mtime]``: 16 hex digits of
   XXH3 per view, then the BLAKE2b hash, size and modification time (ns) of the image's file.
+* ``facts``: 16 hex digits of XXH3 over the three above; shards of dinoneck 0.3 lack it.
 
 A view's checksum begins with ``made``, id, grid and number of the view, so it fits that view of
 that image alone.
@@ -24,9 +25,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+import torch
 from msgspec import Meta, Struct
 from safetensors.torch import save
 from torch import Tensor
@@ -45,6 +47,14 @@ SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
+_STATED = {"made", "root", "images"}
+_FACTS = "facts"
+_DTYPE_WORDS = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.int8: "I8",
+}
 _OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -168,24 +178,23 @@ class Shards:
             self.files.fill([(name, 0, [memoryview(raw)])])
         header = msgspec.json.decode(raw[8:length])
         text = header.pop("__metadata__")
+        _check_facts(text)
         if text["made"] != self.made:
             raise ValueError(
                 "its tokens were made with other values than store.json and the channel scale state"
             )
         entries, images = [], msgspec.json.decode(text["images"], type=list[_Listed])
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
-            begins, sums = [], bytes.fromhex(digits)
+            begins = []
+            sums = bytes.fromhex(digits)
+            views = len(sums) // CHECKSUM_BYTES
             for part in parts_on(rows * cols):
-                tensor = header.pop(f"{image_id}/{part.name}")
+                name_in_shard = f"{image_id}/{part.name}"
+                tensor = header.pop(name_in_shard)
+                _check_tensor(name_in_shard, tensor, part, views)
                 begin, end = tensor["data_offsets"]
-                shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
-                if tensor["shape"] != shape:
-                    raise ValueError(
-                        f"its {image_id}/{part.name} has the shape {tensor['shape']}; expected "
-                        f"{shape}"
-                    )
                 if not 0 <= begin <= end <= size - length:
-                    raise ValueError(f"it is cut short, before its {image_id}/{part.name} ends")
+                    raise ValueError(f"it is cut short, before its {name_in_shard} ends")
                 begins.append(length + begin)
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
             entries.append(
@@ -196,6 +205,46 @@ class Shards:
         if header or not entries:
             raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
         return entries
+
+
+def facts_of(text: Mapping[str, str]) -> str:
+    """Return the checksum of what a shard states, in hex digits."""
+    total = xxh3_64()
+    for name in sorted(_STATED):
+        total.update(f"{name} {len(text[name])} {text[name]}".encode())
+    return str(total.hexdigest())
+
+
+def _check_facts(text: Mapping[str, str]) -> None:
+    """Refuse metadata that are not those which were written.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    names = set(text)
+    if names not in (_STATED, _STATED | {_FACTS}):
+        raise ValueError(
+            f"it states {', '.join(sorted(names))}; expected {', '.join(sorted(_STATED))}"
+        )
+    if _FACTS in names and text[_FACTS] != facts_of(text):
+        raise ValueError("what it states of its images does not have its checksum")
+
+
+def _check_tensor(name: str, tensor: Mapping[str, Any], part: Part, views: int) -> None:
+    """Refuse a tensor of another shape, dtype or size than its part has.
+
+    Raises:
+        ValueError: naming both.
+    """
+    shape = [views, *part.shape]
+    if tensor["shape"] != shape:
+        raise ValueError(f"its {name} has the shape {tensor['shape']}; expected {shape}")
+    dtype = _DTYPE_WORDS[part.dtype]
+    if tensor["dtype"] != dtype:
+        raise ValueError(f"its {name} has the dtype {tensor['dtype']}; expected {dtype}")
+    begin, end = tensor["data_offsets"]
+    if end - begin != views * part.nbytes:
+        raise ValueError(f"its {name} has {end - begin} bytes; expected {views * part.nbytes}")
 
 
 class Writer:
@@ -257,7 +306,7 @@ class Writer:
             "root": self.root,
             "images": msgspec.json.encode(self._images).decode(),
         }
-        content = save(self._tensors, text)
+        content = save(self._tensors, text | {_FACTS: facts_of(text)})
         path = Path(str(self.shards.files), DATA, f"{self.name}-{self._count:06d}{SUFFIX}")
         # a failed write is final
         self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}

@@ -29,7 +29,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
-from dinoneck.training.folder import STATE, Callback, writes
+from dinoneck.training.folder import STATE, TOKENS, Callback, writes
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
@@ -44,7 +44,14 @@ from dinoneck.training.targets import (
     match_samples,
     training_targets,
 )
-from dinoneck.training.token_sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
+from dinoneck.training.token_sources import (
+    LiveTokens,
+    Samples,
+    TokenSource,
+    digest_of,
+    in_batches,
+    is_stored,
+)
 
 logger = logging.getLogger(__name__)
 _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their loss counts
@@ -458,7 +465,7 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
 
 
 def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
-    """What makes a run this one: recipe, head and loss, and one SHA-256 over ids, targets and the first tokens.
+    """What makes a run this one: recipe, head and loss, ids and targets, and the tokens.
 
     The weights that the head begins with are not part of it: a resumed run takes those of its
     state.
@@ -480,6 +487,7 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
                 and {type(loss.weighting).__qualname__: loss.weighting.config},
                 "loss": [encode(own) for own in (*loss.compositions, *loss.regularisers)],
                 "ids and targets": data.hexdigest(),
+                TOKENS: digest_of(source, samples.ids),
             }
         )
     )

@@ -30,6 +30,11 @@ DETECTOR = "detector.safetensors"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
+EARLIER = "earlier"
+"""The folder in that of a run that keeps the results which the run replaces, until its report is written."""
+TOKENS = "tokens"
+# what runs that an earlier version began do not state; it is not compared there
+_ADDED = (TOKENS,)
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -79,7 +84,10 @@ def results_in(folder: Path) -> list[Path]:
 
 
 def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
-    """Keep what identifies a run; remove the results of another one that is to be replaced.
+    """Keep what identifies a run; set the results of another one that is to be replaced aside.
+
+    They are in ``folder / EARLIER`` until :func:`finish`. An unfinished run that has not kept the
+    state of an epoch, such as one that an error ended at its start, is replaced by any other.
 
     Args:
         folder: of the run.
@@ -96,22 +104,49 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     """
     identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
     path, text = folder / UNFINISHED / RUN, json.dumps(identity, indent=2) + "\n"
-    if resume and path.exists() and not (folder / REPORT).exists():
+    is_unfinished = path.exists() and not (folder / REPORT).exists()
+    if resume and is_unfinished and _has_epochs(folder):
         check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
     elif writes():
-        for old_file in results_in(folder):
-            old_file.unlink()
+        _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         write_file(path, text.encode())
     return identity
 
 
+def _has_epochs(folder: Path) -> bool:
+    """Whether an unfinished run has something to continue from, in its folder or those of its heads."""
+    if any(folder.rglob(STATE)) or results_in(folder):
+        return True
+    others = (EARLIER, UNFINISHED)
+    parts = [path for path in folder.iterdir() if path.is_dir() and path.name not in others]
+    return any(results_in(part) for part in parts)
+
+
+def _set_aside(folder: Path) -> None:
+    """Move the results of a finished run into a folder of their own; remove those of an unfinished one."""
+    results = results_in(folder)
+    if (folder / UNFINISHED).is_dir() and not (folder / REPORT).exists():
+        for path in results:
+            path.unlink()
+        return
+    earlier = folder / EARLIER
+    if results and (earlier / REPORT).exists():
+        shutil.rmtree(earlier)
+    # the report last: a kill between leaves results that the same command goes on to move
+    for path in reversed(results):
+        kept = earlier / path.relative_to(folder)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(kept)
+
+
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the report, the last file of a run, and return its plain values."""
+    """Write the report, the last file of a run; remove the results that it replaces; return its plain values."""
     text = json.dumps(report, indent=2, allow_nan=False)
     if writes():
         write_file(folder / REPORT, f"{text}\n".encode())
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(folder / EARLIER, ignore_errors=True)
     plain: dict[str, Any] = json.loads(text)
     return plain
 
@@ -176,6 +211,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: naming the first difference.
     """
+    here = {name: value for name, value in here.items() if name in there or name not in _ADDED}
     if found := difference(dict(there), dict(here), "run"):
         raise CheckpointError(
             f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing"

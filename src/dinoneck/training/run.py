@@ -44,7 +44,7 @@ from dinoneck.training.tasks import (
     problem_of,
     with_fine_maps,
 )
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
 
@@ -70,8 +70,8 @@ def train(
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
-        overwrite: replace the results of an earlier run in ``out``; they are removed when training
-            begins.
+        overwrite: replace the results of an earlier run in ``out``; until the new report is
+            written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
 
@@ -203,7 +203,12 @@ class Run:
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        data = {"backbone record": self.source.record, "hash of images and targets": self._hash()}
+        tokens = self.source.load()
+        data = {
+            "backbone record": self.source.record,
+            "hash of images and targets": self._hash(),
+            files.TOKENS: digest_of(tokens, tokens.ids),
+        }
         files.begin(self.folder, self.config.to_dict() | data, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)

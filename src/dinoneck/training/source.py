@@ -102,6 +102,10 @@ class TableTokens:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
         return self.store.stored(ids, views)
 
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of the tokens of these images, see :meth:`FeatureStore.digest`."""
+        return self.store.digest(ids)
+
 
 def source_of(config: TrainConfig, table: Any) -> Source:
     """Open the store or the backbone of a config, and match the table's ids.

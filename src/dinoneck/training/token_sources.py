@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from xxhash import xxh3_128
 
+from dinoneck.atomic import open_regular
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.codec import at_least
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.devices import send
+from dinoneck.devices import bytes_of, send
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
@@ -44,6 +49,10 @@ class TokenSource(Protocol):
     arrived. Training then moves the narrower dtype, and a thread reads ahead of the step:
     ``stored`` must not draw random numbers, and later calls must not change the tensors of an
     earlier one.
+
+    A class may also have ``digest(ids)``: a text that is another one when the tokens of one of
+    these images are others. A run that was interrupted then does not go on with other tokens than
+    it began with.
     """
 
     @property
@@ -60,6 +69,14 @@ def is_stored(source: TokenSource) -> bool:
     """Whether the class that defines ``batch`` also has ``stored``, so that both give the same tokens."""
     owner = next((kind for kind in type(source).__mro__ if "batch" in vars(kind)), object)
     return "stored" in vars(owner)
+
+
+def digest_of(source: TokenSource, ids: Sequence[str]) -> str | None:
+    """Return what identifies the tokens of these images; None for a source that cannot tell."""
+    digest = getattr(source, "digest", None)
+    if digest is None:
+        return None
+    return str(digest(ids))
 
 
 class _ById:
@@ -200,6 +217,19 @@ class MemoryTokens(_ById):
         kept = self.tokens[self.rows(ids, views)]
         return kept.sequence, lambda moved: replace(kept, sequence=tuple(x.float() for x in moved))
 
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of the tokens of these images, in 32 hex digits.
+
+        Raises:
+            DataError: if an id is unknown.
+        """
+        kept = self.tokens[self.rows(ids)]
+        total = xxh3_128()
+        for layer in kept.sequence:
+            total.update(f"{layer.dtype} {tuple(layer.shape)}".encode())
+            total.update(bytes_of(layer))
+        return total.hexdigest()
+
 
 class LiveTokens(_ById):
     """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
@@ -273,6 +303,32 @@ class LiveTokens(_ById):
         images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
+
+    def digest(self, ids: Sequence[str]) -> str:
+        """Return one hash of these images, in 32 hex digits: of the bytes of files, or of pixels.
+
+        Raises:
+            DataError: if an id is unknown.
+            OSError: if a file cannot be read.
+        """
+        total = xxh3_128()
+        for row in self.rows(ids):
+            _add_image(total, self._inputs[row])
+        return total.hexdigest()
+
+
+def _add_image(total: xxh3_128, image: ImageInput) -> None:
+    """Add what identifies an image to a hash."""
+    if isinstance(image, str | os.PathLike):
+        with open_regular(Path(image)) as file:
+            total.update(hashlib.file_digest(file, "blake2b").digest())
+    elif isinstance(image, Tensor):
+        total.update(f"{image.dtype} {tuple(image.shape)}".encode())
+        total.update(bytes_of(image))
+    else:  # an array or a PIL image
+        pixels = np.ascontiguousarray(image)
+        total.update(f"{pixels.dtype} {pixels.shape}".encode())
+        total.update(pixels.tobytes())
 
 
 def _checked_image(result: Any) -> Any:

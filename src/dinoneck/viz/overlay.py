@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
+from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, printable
 from dinoneck.inference.resolution import UNSEEN, at_image_size
@@ -31,7 +34,28 @@ _HATCH_PX = 12
 _MOST_CLASSES = 12  # in a legend
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _DEEPEST = 65535
-_GEO_KEYS = 34735  # the tag GeoKeyDirectory
+# tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
+# ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
+_POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
+
+
+@dataclass(frozen=True)
+class _GeoReference:
+    """Where the stored pixels of a GeoTIFF lie on the ground.
+
+    Attributes:
+        orientation: the EXIF orientation of the stored pixels, which GDAL ignores.
+        crs: of the transform or of the control points.
+        transform: from pixels to coordinates; None = by control points or RPCs alone.
+        control_points: of pixels whose coordinates are known.
+        rpcs: rational polynomial coefficients of a satellite's camera.
+    """
+
+    orientation: int
+    crs: Any
+    transform: Any
+    control_points: list[Any]
+    rpcs: Any
 
 
 def overlay_panel(
@@ -215,8 +239,10 @@ def write_maps(
             bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
             65535. Values become a TIFF of 32-bit floats, NaN without a prediction.
         tasks: whose maps they are.
-        image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position, if
-            rasterio (the extra ``geo``) is installed.
+        image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position
+            (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
+            position holds for the stored pixels: of a GeoTIFF with an orientation tag, the maps are
+            turned back to them and have no such tag.
 
     Returns:
         The files.
@@ -244,17 +270,23 @@ def write_maps(
                 f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
                 f"{place.as_posix()!r}; rename a task or a label"
             )
-    position, files = None if image is None else _position(image), list[Path]()
-    for parts, (task, plane) in planes.items():
+    reference = None if image is None else _geo_reference(image)
+    files = list[Path]()
+    for parts, (task, upright) in planes.items():
         inside = folder / places[parts] if len(planes) > 1 else folder
+        if reference is None:
+            plane = upright
+        else:
+            plane = _turned_back(upright, reference.orientation)
         stored, palette = _stored(plane, task)
-        as_png = plane.dtype.kind == "i" and position is None
+        as_png = plane.dtype.kind == "i" and reference is None
         file = inside / f"{name}{'.png' if as_png else '.tif'}"
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(
-            file,
-            _encoded(stored, palette, as_png) if position is None else _geotiff(stored, position),
-        )
+        if reference is None:
+            contents = _encoded(stored, palette, as_png)
+        else:
+            contents = _geotiff(stored, reference)
+        write_whole(file, contents)
         files.append(file)
     return files
 
@@ -286,11 +318,12 @@ def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _position(image: Path) -> dict[str, Any] | None:
-    """The coordinate system and the transform of a GeoTIFF; None for other images."""
+def _geo_reference(image: Path) -> _GeoReference | None:
+    """Where the pixels of a GeoTIFF lie; None for other images."""
     if image.suffix.lower() not in (".tif", ".tiff"):
         return None
-    if not read_picture(image, lambda picture, _: _GEO_KEYS in getattr(picture, "tag_v2", ())):
+    is_placed, orientation = read_picture(image, _position_tags)
+    if not is_placed:
         return None
     try:
         import rasterio
@@ -301,22 +334,52 @@ def _position(image: Path) -> dict[str, Any] | None:
         )
         return None
     with rasterio.open(image) as file:
-        return {"crs": file.crs, "transform": file.transform}
+        control_points, crs_of_points = file.gcps
+        return _GeoReference(
+            orientation=orientation,
+            crs=crs_of_points if control_points else file.crs,
+            transform=None if file.transform.is_identity else file.transform,
+            control_points=control_points,
+            rpcs=file.rpcs,
+        )
 
 
-def _geotiff(stored: Array, position: dict[str, Any]) -> bytes:
+def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
+    """Whether a picture has tags of a position, and its orientation; Pillow has not decoded it yet."""
+    tags = getattr(picture, "tag_v2", ())
+    is_placed = any(tag in tags for tag in _POSITION_TAGS)
+    return is_placed, stated_orientation(picture)
+
+
+def _turned_back(upright: Array, orientation: int) -> Array:
+    """A map (height, width) in the stored pixels of its image."""
+    # torch takes no negative strides
+    pixels = torch.from_numpy(np.ascontiguousarray(upright))[None]
+    return turn_back(pixels, orientation)[0].numpy()
+
+
+def _geotiff(stored: Array, reference: _GeoReference) -> bytes:
+    """The bytes of a GeoTIFF of a map."""
     import rasterio
 
-    nodata = np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max
-    shape = {
+    options: dict[str, Any] = {
         "height": stored.shape[0],
         "width": stored.shape[1],
         "count": 1,
         "dtype": stored.dtype.name,
+        "nodata": np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max,
+        "compress": "deflate",
+        "crs": reference.crs,
     }
-    with rasterio.MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff", compress="deflate", nodata=nodata, **shape, **position
-        ) as file:
+    if reference.control_points:
+        options["gcps"] = reference.control_points
+    elif reference.transform is not None:
+        options["transform"] = reference.transform
+    with rasterio.MemoryFile() as memory, warnings.catch_warnings():
+        # a new file has no RPCs yet
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with memory.open(driver="GTiff", **options) as file:
+            if reference.rpcs is not None:
+                file.rpcs = reference.rpcs
             file.write(stored, 1)
         return bytes(memory.read())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,22 +137,55 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_an_interrupted_overwrite_goes_on(boxes: Path, tmp_path: Path) -> None:
-    """The earlier results go when training begins: none of them stands next to the files of the new run."""
-    first, second = config_of(boxes), config_of(boxes, optim={"lr": 3e-3})
-    train_detector(first, tmp_path / "run")
+def test_an_interrupted_overwrite_goes_on(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier results are whole in a folder of their own; none stands next to the files of the new run."""
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    run = tmp_path / "run"
+    first = config_of(boxes)
+    second = config_of(boxes, optim={"lr": 3e-3})
+    train_detector(first, run)
+    before = contents(run)
     train_detector(second, tmp_path / "whole")
     with stopped_after(epochs=1, by=KeyboardInterrupt()):
-        train_detector(second, tmp_path / "run", overwrite=True)
-    assert not contents(tmp_path / "run")  # a detector there is that of a finished run
-    train_detector(second, tmp_path / "run")
-    after, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
-    assert after.keys() == whole.keys() and not (tmp_path / "run" / "unfinished").exists()
+        train_detector(second, run, overwrite=True)
+    assert contents(run / "earlier") == before
+    assert not any(path.is_file() for path in run.glob("*"))
+    Detector.load(run / "earlier" / "detector.safetensors")
+    train_detector(second, run)
+    after, whole = contents(run), contents(tmp_path / "whole")
+    assert after.keys() == whole.keys() and not (run / "unfinished").exists()
     assert after["detector.safetensors"] == whole["detector.safetensors"]
-    assert logged(tmp_path / "run" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
-    (tmp_path / "run" / "report.json").unlink()
+    assert logged(run / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
+    (run / "report.json").unlink()
     with pytest.raises(DataError, match=r"detector\.safetensors.*overwrite=True"):
-        train_detector(second, tmp_path / "run")
+        train_detector(second, run)
+
+
+def test_a_run_that_an_error_ended_before_its_first_epoch_does_not_block_another(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "score_boxes", _no_scores)
+        with pytest.raises(RuntimeError, match="no scores"):
+            train_detector(config_of(boxes), tmp_path / "run")
+    corrected = config_of(boxes, optim={"lr": 2e-3})
+    report = train_detector(corrected, tmp_path / "run")
+    assert report["config"]["optim"]["lr"] == 2e-3
+
+
+def _no_scores(*_: Any) -> Any:
+    raise RuntimeError("no scores")
+
+
+def test_a_missing_extra_is_named_before_a_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ImportError, match=r"pycocotools is not installed.*dinoneck\[detection\]"):
+        train_detector(config_of(tmp_path / "missing.json"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:

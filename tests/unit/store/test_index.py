@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import shutil
 import sqlite3
 import threading
@@ -185,6 +186,58 @@ def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
     assert store.verify() == ["1", "z"]
     assert store.verify() == []
     assert store.ids == ("0", "1", "2", "3")
+
+
+def test_verify_finds_every_changed_bit_of_a_header(root: Path) -> None:
+    shard = shards(root)[2]
+    raw = shard.read_bytes()
+    header_bytes = 8 + int.from_bytes(raw[:8], "little")
+    missed = []
+    for bit in random.Random(0).sample(range(8 * header_bytes), 200):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(damaged)
+        if not FeatureStore.open(root).verify():
+            missed.append((bit, raw[bit // 8 : bit // 8 + 1]))
+        shard.write_bytes(raw)
+        (root / "index.sqlite").unlink()
+        aged(root)
+
+    assert missed == []
+
+
+@pytest.mark.parametrize("stated", ["hash", "dtype"])
+def test_a_shard_that_states_other_facts_than_were_written_is_named(
+    root: Path, stated: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = shards(root)[2]
+    raw = shard.read_bytes()
+    if stated == "hash":
+        [known] = [entry for entry in FeatureStore.open(root).entries.every() if entry.id == "2"]
+        other = known.blake2b.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
+        shard.write_bytes(raw.replace(known.blake2b.encode(), other.encode()))
+        reason = "does not have its checksum"
+    else:
+        shard.write_bytes(raw.replace(b'"F16"', b'"I16"'))
+        reason = "its 2/tokens has the dtype I16; expected F16"
+
+    damaged = FeatureStore.open(root).verify()
+
+    assert damaged == ["2"]
+    assert reason in caplog.text
+
+
+def test_the_line_of_an_index_that_is_built_again_does_not_ask_to_delete_a_shard(
+    root: Path, sound: FeatureStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with changed(root) as database:
+        database.execute("update image set checksums = x'0000000000000000' where id = '1'")
+
+    found = value(FeatureStore.open(root), "1")
+
+    assert torch.equal(found, value(sound, "1"))
+    assert shards(root)[1].name in caplog.text
+    assert "delete" not in caplog.text
 
 
 def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:

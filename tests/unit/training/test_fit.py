@@ -175,6 +175,29 @@ def test_a_changed_head_loss_recipe_or_sample_is_another_run(
     assert (tmp_path / "state.pt").read_bytes() == content
 
 
+def test_tokens_of_a_later_image_that_changed_are_another_run(tmp_path: Path) -> None:
+    run(out=tmp_path)
+    other = tokens()
+    other.sequence[0][4] += 1.0
+
+    with pytest.raises(CheckpointError, match=r"run\.tokens"):
+        run(source=MemoryTokens(IDS, other), out=tmp_path)
+
+
+def test_a_source_that_cannot_tell_its_tokens_apart_resumes(tmp_path: Path) -> None:
+    class Plain:
+        ids = IDS
+
+        def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+            return tokens()[[IDS.index(image_id) for image_id in ids]]
+
+    first = run(source=Plain(), out=tmp_path)
+
+    again = run(source=Plain(), out=tmp_path)
+
+    assert without_times(again) == without_times(first)
+
+
 def test_targets_of_a_composition_are_refused() -> None:
     settings = composed([PARTS])
     settings["targets"]["plant"] = np.ones((6, 3))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.unit.training.meadow import a_run, rows_of
 from tests.unit.training.small_fit import flat
 from torch import Tensor
@@ -19,6 +20,7 @@ from torchvision.transforms import v2
 
 from dinoneck import (
     BackboneError,
+    CheckpointError,
     ConfigError,
     FPNHead,
     HeadCheckpoint,
@@ -154,6 +156,28 @@ def test_an_interrupted_run_leaves_no_thread_and_resumes_bit_for_bit(
     ]
     assert (tmp_path / "parts/state.pt").exists()
     assert torch.equal(learn(live(), out=tmp_path / "parts", recipe=MIXED), whole)
+
+
+@pytest.mark.parametrize("form", ["array", "tensor", "picture", "file"])
+def test_an_image_that_was_replaced_does_not_continue_a_run(tmp_path: Path, form: str) -> None:
+    def images(pixels: list[np.ndarray]) -> list[Any]:
+        if form == "array":
+            return pixels
+        if form == "tensor":
+            return [torch.from_numpy(image).permute(2, 0, 1) for image in pixels]
+        pictures = [Image.fromarray(image) for image in pixels]
+        if form == "picture":
+            return pictures
+        for number, picture in enumerate(pictures):
+            picture.save(tmp_path / f"{number}.png")
+        return [tmp_path / f"{number}.png" for number in range(len(pictures))]
+
+    first = learn(live(images=images(PIXELS)), out=tmp_path / "out")
+    assert torch.equal(learn(live(images=images(PIXELS)), out=tmp_path / "out"), first)
+    replaced = [*PIXELS[:5], 255 - PIXELS[5], *PIXELS[6:]]
+
+    with pytest.raises(CheckpointError, match=r"run\.tokens"):
+        learn(live(images=images(replaced)), out=tmp_path / "out")
 
 
 def test_the_backbones_learning_rate_cutmix_and_sam_change_the_result() -> None:

@@ -18,8 +18,18 @@ from tests.process_group import ROOT
 from tests.unit.store.store_samples import SIZE, make, write_images
 from tests.unit.training.small_fit import flat
 
-from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, Tokens, load_backbone
+from dinoneck import (
+    CheckpointError,
+    DataError,
+    FeatureStore,
+    PatchMeanHead,
+    StoreError,
+    Task,
+    Tokens,
+    load_backbone,
+)
 from dinoneck.data import Views, read_table
+from dinoneck.store import MemoryStore
 from dinoneck.training import DataConfig, MemoryTokens, TrainConfig, fit
 from dinoneck.training.run import Run
 from dinoneck.training.source import TableTokens
@@ -114,6 +124,51 @@ def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Pa
     shutil.copy(tmp_path / "t.csv", tmp_path / "other" / "t.csv")
     with pytest.raises(StoreError, match="other/0.png"):  # found next to the table
         prepared(tmp_path, csv=str(tmp_path / "other" / "t.csv"))
+
+
+@pytest.mark.parametrize("kept", ["on the disk", "in memory"])
+def test_a_store_that_was_made_again_from_other_images_does_not_continue_a_fit(
+    stored: FeatureStore, tmp_path: Path, kept: str
+) -> None:
+    def fitted(folder: str) -> None:
+        store = FeatureStore.open(tmp_path / folder)
+        source = MemoryStore(store) if kept == "in memory" else store
+        head = PatchMeanHead(64, [Task("mass")], hidden_dim=4)
+        targets = pd.read_csv(tmp_path / "t.csv", index_col="image")
+        targets.index = [Path(name).stem for name in targets.index]
+        fit(head, source, targets=targets, epochs=1, out=tmp_path / "fit")
+
+    fitted("store")
+    shutil.copy(tmp_path / "train" / "0.png", tmp_path / "other" / "0.png")  # one image is the same
+    again = make(tmp_path / "again", load_backbone("dinoneck_tiny"), views="none")
+    again.extract(tmp_path / "other")
+    equal = make(tmp_path / "equal", load_backbone("dinoneck_tiny"), views="none")
+    equal.extract(tmp_path / "train")
+
+    fitted("equal")
+    with pytest.raises(CheckpointError, match=r"run\.tokens"):
+        fitted("again")
+
+
+def test_a_store_that_was_made_again_from_other_images_does_not_continue_a_run(
+    stored: FeatureStore, tmp_path: Path
+) -> None:
+    def stop(epoch: int, row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    def trained_until_stopped() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            prepared(tmp_path, "train").train(callbacks=[stop])
+
+    trained_until_stopped()
+    trained_until_stopped()
+    shutil.rmtree(tmp_path / "store")
+    write_images(tmp_path / "train", NAMES, seed=7)
+    again = make(tmp_path / "store", load_backbone("dinoneck_tiny"), views="none")
+    again.extract(tmp_path / "train")
+
+    with pytest.raises(CheckpointError, match=r"run\.tokens"):
+        prepared(tmp_path, "train").train(callbacks=[stop])
 
 
 def test_without_files_a_line_states_that_nothing_was_compared(

@@ -69,6 +69,33 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(files_of(tmp_path / "whole")) == FILES
 
 
+def test_an_overwritten_run_keeps_the_earlier_results_until_its_report(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    run = tmp_path / "run"
+    train(a_run(meadow, ["crop"]), run)
+    before = files_of(run)
+    other = a_run(meadow, ["kind"])
+    stopped(other, run, monkeypatch, overwrite=True)
+    assert files_of(run / "earlier") == before
+    assert not (run / "report.json").exists()
+    # a second interruption does not replace them by half a run
+    stopped(other, run, monkeypatch, overwrite=True, resume=False)
+    assert files_of(run / "earlier") == before
+    report = train(other, run)
+    assert report["config"]["data"]["targets"] == ["kind"]
+    assert not (run / "earlier").exists()
+
+
+def test_a_run_without_a_finished_epoch_does_not_block_the_corrected_one(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(a_run(meadow, ["crop"]), tmp_path / "run", monkeypatch, step=1)
+    report = train(a_run(meadow, ["kind"]), tmp_path / "run")
+    assert report["config"]["data"]["targets"] == ["kind"]
+
+
 def stopped(
     config: TrainConfig, folder: Path, patch: pytest.MonkeyPatch, step: int = 3, **options: Any
 ) -> None:
@@ -82,6 +109,7 @@ def stopped(
 def test_another_config_or_other_data_do_not_continue_a_run(
     meadow: Path, pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
     stopped(a_run(meadow, ["crop"]), tmp_path / "file", monkeypatch)
     for changes, named in (
         ({"optim": {"lr": 0.5}}, "optim"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from dinoneck import Backbone, ConfigError, FPNHead, Predictor, Task, Tokens
 from dinoneck.data import DenseLabels, Preprocessing
+from dinoneck.data.decoding import read_pixels
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
@@ -305,6 +307,115 @@ def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
         with rasterio.open(file) as written:
             assert (written.crs, written.transform) == (position["crs"], position["transform"])
             assert (written.read(1) == expected).all()
+
+
+ORIENTATION_TAG = 274
+
+
+def with_orientation(geotiff: Path, orientation: int) -> None:
+    """Add the orientation tag to a little-endian TIFF of one page, without another change."""
+    raw = bytearray(geotiff.read_bytes())
+    [directory] = struct.unpack_from("<I", raw, 4)
+    [count] = struct.unpack_from("<H", raw, directory)
+    first = directory + 2
+    entries = [bytes(raw[first + 12 * i : first + 12 * i + 12]) for i in range(count)]
+    entries.append(struct.pack("<HHIHH", ORIENTATION_TAG, 3, 1, orientation, 0))
+    entries.sort(key=lambda entry: struct.unpack_from("<H", entry))
+    raw += b"\0" * (len(raw) % 2)
+    struct.pack_into("<I", raw, 4, len(raw))
+    raw += struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    geotiff.write_bytes(raw)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_maps_of_a_turned_geotiff_lie_where_its_stored_pixels_lie(
+    orientation: int, tmp_path: Path
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    stored = np.random.RandomState(3).randint(0, 200, (12, 20)).astype(np.uint8)
+    position = {
+        "crs": "EPSG:32633",
+        "transform": rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5),
+    }
+    size = {"height": 12, "width": 20, "count": 1}
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", dtype="uint8", **size, **position
+    ) as file:
+        file.write(stored, 1)
+    with_orientation(tmp_path / "a.tif", orientation)
+    # the grey values of the upright image are its own map
+    upright = read_pixels(tmp_path / "a.tif")[0].numpy()
+    task = Task("grey", kind="dense")
+    maps = {"grey": upright[None].astype(np.float32)}
+    [written] = write_maps(tmp_path / "maps", "a", maps, [task], tmp_path / "a.tif")
+    with rasterio.open(tmp_path / "a.tif") as image, rasterio.open(written) as values:
+        assert values.bounds == image.bounds
+        assert values.transform == image.transform
+        assert np.array_equal(values.read(1), image.read(1))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_class_maps_of_a_geotiff_keep_its_control_points(orientation: int, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    control = pytest.importorskip("rasterio.control")
+    points = [
+        control.GroundControlPoint(0, 0, 500_000, 5_000_000),
+        control.GroundControlPoint(0, 24, 500_012, 5_000_003),
+        control.GroundControlPoint(16, 0, 499_999, 4_999_992),
+    ]
+    stored = np.random.RandomState(5).randint(0, 3, (16, 24)).astype(np.uint8)
+    size = {"height": 16, "width": 24, "count": 1}
+    with rasterio.open(
+        tmp_path / "b.tif",
+        "w",
+        driver="GTiff",
+        dtype="uint8",
+        gcps=points,
+        crs="EPSG:32633",
+        **size,
+    ) as file:
+        file.write(stored, 1)
+    with_orientation(tmp_path / "b.tif", orientation)
+    maps = {"cover": read_pixels(tmp_path / "b.tif")[0].numpy().astype(np.int64)}
+    [written] = write_maps(tmp_path / "maps", "b", maps, [COVER], tmp_path / "b.tif")
+    with rasterio.open(written) as values:
+        written_points, crs = values.gcps
+        assert np.array_equal(values.read(1), stored)
+    assert crs.to_epsg() == 32633
+    assert [(p.row, p.col, p.x, p.y) for p in written_points] == [
+        (p.row, p.col, p.x, p.y) for p in points
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # where the test writes
+def test_maps_keep_the_rational_polynomials_of_a_satellite_image(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    rpc = pytest.importorskip("rasterio.rpc")
+    rng = np.random.RandomState(7)
+    coefficients = {
+        name: rng.rand(20).tolist()
+        for name in ("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff")
+    }
+    scales = {
+        f"{axis}_{part}": float(rng.rand() + 1)
+        for axis in ("height", "lat", "line", "long", "samp")
+        for part in ("off", "scale")
+    }
+    polynomials = rpc.RPC(err_bias=0.5, err_rand=0.25, **coefficients, **scales)
+    with rasterio.open(
+        tmp_path / "c.tif", "w", driver="GTiff", dtype="uint8", height=8, width=16, count=1
+    ) as file:
+        file.rpcs = polynomials
+        file.write(np.zeros((8, 16), np.uint8), 1)
+    maps = {"depth": np.ones((1, 8, 16), np.float32)}
+    task = Task("depth", kind="dense")
+    [written] = write_maps(tmp_path / "maps", "c", maps, [task], tmp_path / "c.tif")
+    with rasterio.open(written) as values:
+        assert values.rpcs.line_num_coeff == pytest.approx(coefficients["line_num_coeff"])
+        assert values.rpcs.lat_off == pytest.approx(scales["lat_off"])
 
 
 def test_opencv_reads_the_colours_of_the_classes(tmp_path: Path) -> None:
