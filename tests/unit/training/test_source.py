@@ -30,7 +30,7 @@ from dinoneck import (
 )
 from dinoneck.data import Views, read_table
 from dinoneck.store import MemoryStore
-from dinoneck.training import DataConfig, MemoryTokens, TrainConfig, fit
+from dinoneck.training import DataConfig, MemoryTokens, TrainConfig, engine, fit
 from dinoneck.training.run import Run
 from dinoneck.training.source import TableTokens
 
@@ -150,14 +150,21 @@ def test_a_store_that_was_made_again_from_other_images_does_not_continue_a_fit(
         fitted("again")
 
 
+class Stopped(Exception):
+    pass
+
+
 def test_a_store_that_was_made_again_from_other_images_does_not_continue_a_run(
-    stored: FeatureStore, tmp_path: Path
+    stored: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+
     def stop(epoch: int, row: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
+        if epoch == 1:
+            raise Stopped
 
     def trained_until_stopped() -> None:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             prepared(tmp_path, "train").train(callbacks=[stop])
 
     trained_until_stopped()
