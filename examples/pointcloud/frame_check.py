@@ -122,7 +122,7 @@ def check_frame(
         return report
     report.not_finite["maps"] = not_finite(maps)
     with measured(chain.device) as report.cost:
-        links = PointProjector()(sample.points, frames.cameras[[view]], depth)
+        links = view_links(frames.cameras[[view]], depth, sample.points)
         batch = batch_of([replace(sample, maps=maps.cpu(), links=links)], chain.voxels)
         _check_levels(chain, report, batch.to(chain.device))
     report.valid_projection = links.coverage

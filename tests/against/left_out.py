@@ -29,6 +29,7 @@ REPORT: Paths = (
 HEAD: Paths = (
     ("header", "__metadata__", "dinoneck", "created_by"),
     ("header", "__metadata__", "dinoneck", "digest"),  # it covers created_by
+    ("header", "__metadata__", "facts"),  # of a store; it covers the root and times of files
 )
 LOG: Paths = (
     (ANY, "images_per_second"),

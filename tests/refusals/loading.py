@@ -172,7 +172,7 @@ ROWS: list[Row] = [
     (official(without_biases, **{BIAS: QUERY_BIAS}), BackboneError, (BIAS, "'_qkvb'")),
     (official(**{"rope_embed.periods": torch.ones(3)}), BackboneError, "(3,)"),
     # models that are wrapped
-    (oblong_positions, BackboneError, ("7 entries", "pos_embed='native'")),
+    (oblong_positions, BackboneError, ("2 rows x 3 cols", "pos_embed='native'")),
     (lora_on_blocks_without_attention, BackboneError, "Dinov2Like"),
     (lora_without_peft, ImportError, "dinoneck[lora]"),
 ]

@@ -367,13 +367,12 @@ class Beside:
 
 def masks_beside(images: Sequence[Path]) -> Beside:
     """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
-    masks = _masks_of_equal_stem(images)
-    rest = [file for file in images if file not in set(masks)]
+    of_equal_stem = dict.fromkeys(_masks_of_equal_stem(images))
+    rest = [file for file in images if file not in of_equal_stem]
     by_word = _masks_with_mask_word(rest)
-    masks += by_word.masks
-    masks += [file for file in _masks_called_so(images) if file not in masks]
+    masks = dict.fromkeys([*of_equal_stem, *by_word.masks, *_masks_called_so(images)])
     doubtful = by_word.doubtful + _outputs_beside(rest)
-    return Beside(masks, [pair for pair in doubtful if pair[0] not in masks])
+    return Beside(list(masks), [pair for pair in doubtful if pair[0] not in masks])
 
 
 def _outputs_beside(images: Sequence[Path]) -> list[tuple[Path, Path]]:

@@ -438,11 +438,20 @@ def _are_numbers(filled: Sequence[str]) -> bool:
             num_numbers += count
         elif _is_word(text):
             num_words += count
-            if unit_of(text) is not None:
+            if _is_measured(text):
                 num_with_unit += count
     if num_numbers > 0:
         num_words -= num_with_unit
     return num_filled > 0 and num_words * 2 <= num_filled
+
+
+def _is_measured(text: str) -> bool:
+    """Whether a text is a number with a unit: ``2 kg``, ``1.5kg``; ``2a`` and ``3b`` are names."""
+    unit = unit_of(text)
+    if unit is None:
+        return False
+    number = text.removesuffix(unit)
+    return number.endswith(" ") or "." in number or "," in number
 
 
 def _is_word(text: str) -> bool:

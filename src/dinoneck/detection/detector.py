@@ -389,6 +389,8 @@ class Detector(nn.Module):
             backbone = checkpoint.load_backbone()
             checkpoint.check_backbone(backbone)
         elif trained or checkpoint.adapter_state:
+            if trained:
+                _check_width(plain_backbone(backbone), checkpoint)
             backbone = _copy_with_lora(checkpoint, plain_backbone(backbone))
         else:
             checkpoint.check_backbone(backbone)
@@ -430,6 +432,24 @@ def _copy_with_lora(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
     return copied
 
 
+def _check_width(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
+    """Refuse a caller's backbone in a narrower dtype than the one whose weights were trained.
+
+    Its untrained weights were rounded, which no conversion takes back.
+
+    Raises:
+        CheckpointError: naming both dtypes.
+    """
+    own = backbone.adapter.weight.dtype
+    recorded = getattr(torch, str(checkpoint.meta["backbone"]["dtype"]))
+    if torch.finfo(own).bits < torch.finfo(recorded).bits:
+        raise CheckpointError(
+            f"the backbone is in {own} and was in {recorded} when the detector was trained; load it "
+            f"with dtype={recorded}",
+            step="pairing",
+        )
+
+
 @torch.no_grad()
 def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
     """Copy weights of a detector's file into its backbone, and convert it to their dtype.
@@ -437,6 +457,8 @@ def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
     Raises:
         CheckpointError: if the backbone has no such weight.
     """
+    [dtype] = {value.dtype for value in trained.values()}
+    backbone = backbone.to(dtype=dtype)  # before the copy, which would round them otherwise
     state = base_state(backbone.adapter)
     for name, value in trained.items():
         weight = state.get(name.removeprefix(MODEL))
@@ -445,8 +467,7 @@ def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
                 f"the backbone has no weight {name} of shape {tuple(value.shape)}", step="pairing"
             )
         weight.copy_(value)
-    [dtype] = {value.dtype for value in trained.values()}
-    return backbone.to(dtype=dtype)
+    return backbone
 
 
 def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> dict[str, Tensor]:

@@ -74,11 +74,11 @@ def results_in(folder: Path) -> list[Path]:
         REPORT,
         HEAD_FILE,
         PREDICTIONS,
-        TRAINED_ON,
         f"{HEADS}/fold-*.safetensors",
         f"{LOGS}/fold-*.jsonl",
         DETECTOR,
         LOG,
+        TRAINED_ON,
     )
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
-from tests.unit.backbones.official_objects import Dinov2Like
+from tests.unit.backbones.official_objects import Block, Dinov2Like, Dinov3Like
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -423,3 +423,74 @@ def test_maps_without_the_norm_need_norm_false() -> None:
     with torch.no_grad():
         own = model(images).feature_maps
     assert torch.equal(backbone(images).maps()[1], own[1])
+
+
+class ListBlock(Block):
+    """A block that also takes a list of sequences with a list of rotary pairs, as dinov3's does."""
+
+    def forward(self, x: Any, rope: Any = None) -> Any:
+        if isinstance(x, list):
+            return [super(ListBlock, self).forward(*pair) for pair in zip(x, rope, strict=True)]
+        return super().forward(x, rope)
+
+
+class Dinov3Repository(Dinov3Like):
+    """Calls its blocks with lists of one sequence."""
+
+    def __init__(self) -> None:
+        super().__init__(registers=2)
+        self.blocks = nn.ModuleList(ListBlock(self.embed_dim) for _ in range(self.n_blocks))
+        self.flat = tuple(self.blocks)
+
+    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+        x, (rows, cols) = self.prepare_tokens_with_masks(images)
+        sequences = [x]
+        for block in self.blocks:
+            sequences = block(sequences, [self.rope_embed(H=rows, W=cols)])
+        normed = self.norm(sequences[0])
+        return {
+            "x_norm_clstoken": normed[:, 0],
+            "x_storage_tokens": normed[:, 1:3],
+            "x_norm_patchtokens": normed[:, 3:],
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_features(images)["x_norm_clstoken"]
+
+
+def test_blocks_that_are_called_with_lists_are_compared() -> None:
+    torch.manual_seed(0)
+    model = Dinov3Repository().eval()
+    images = torch.randn(2, 3, 8, 12)
+
+    tokens = wrap_backbone(model)(images)
+
+    own = model.forward_features(images)
+    assert torch.equal(tokens.patches[0], own["x_norm_patchtokens"])
+
+
+def test_a_change_around_blocks_that_are_called_with_lists_is_refused() -> None:
+    class Changed(Dinov3Repository):
+        def forward_features(self, images: Tensor) -> dict[str, Tensor]:
+            return super().forward_features(images * 0.5)
+
+    with pytest.raises(BackboneError, match="block 0"):
+        wrap_backbone(Changed().eval())
+
+
+def test_a_model_that_cannot_run_here_is_wrapped_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class OnlyOnGpus(nn.Module):
+        def forward(self, x: Tensor, **_: Any) -> Tensor:
+            raise NotImplementedError("no CPU kernel")
+
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32)
+    for block in model.blocks:
+        block.attn = OnlyOnGpus()
+
+    with caplog.at_level("WARNING", logger="dinoneck"), pytest.warns(UserWarning, match="fails"):
+        wrap_backbone(model)
+
+    assert "were not compared" in caplog.text
+    assert "no CPU kernel" in caplog.text

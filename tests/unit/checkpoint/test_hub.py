@@ -326,7 +326,12 @@ def test_a_head_on_other_weights_needs_terms(
 
 def test_random_weights_need_no_terms_after_training_either(writer: Hub, tiny: Backbone) -> None:
     random = {"kind": "seeded", "seed": 0, "scheme": "philox-uniform-1"}
-    on_weights(None, tiny, kind="modified", base=random).push_to_hub("me/five")
+    record = tiny.record() | {"license": None, "weights": {"kind": "modified", "base": random}}
+    head = PatchMeanHead(64, [Task("total")])
+    checkpoint = HeadCheckpoint.from_module(
+        head, backbone=record, backbone_weights=tiny.state_dict()
+    )
+    checkpoint.push_to_hub("me/five")
     assert "me/five" in writer.repos
 
 

@@ -757,3 +757,19 @@ def test_masks_below_the_images_come_before_those_next_to_the_table(tmp_path: Pa
     table = written(tmp_path / "table", "image,mask\na.jpg,a_mask.png\n")
     found = read_table(table, tmp_path / "images", [], labels="mask")
     assert list(found["labels"]) == [tmp_path / "images/a_mask.png"]
+
+
+def test_names_of_a_number_and_a_letter_are_words_and_no_measures(tmp_path: Path) -> None:
+    table = read_table(columns(tmp_path, y=["3c", "2a", "2b", "2a", "3c", "2b"]), targets="y")
+
+    assert table["y"].tolist() == ["3c", "2a", "2b", "2a", "3c", "2b"]
+
+
+def test_a_number_among_names_of_a_number_and_a_letter_has_the_remedy_of_classes(
+    tmp_path: Path,
+) -> None:
+    path = columns(tmp_path, y=["1", "2a", "2b", "2a", "1", "2b"])
+    with pytest.raises(DataError, match=r"one of 2a, 2b; .*read_table\(classes=\{'y': \(\)\}\)"):
+        read_table(path, targets="y")
+
+    assert read_table(path, targets="y", classes={"y": ()})["y"].tolist()[0] == "1"

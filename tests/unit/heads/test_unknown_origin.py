@@ -38,7 +38,7 @@ def by_hand(backbone: Any, **stated: Any) -> Tokens:
 def test_tokens_made_by_hand_are_named_once(
     stated: dict[str, Any], named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    head, backbone = loaded(tmp_path, "y")
+    head, backbone = loaded(tmp_path, "made by hand")
     tokens = by_hand(backbone, **stated)
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
         head(tokens)
