@@ -131,8 +131,8 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> 
     if are_shares.sum() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {are_shares.sum()} of {count} boxes have no value above 1, "
-            f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. They seem to be shares "
-            "of the image's sides: multiply them by its width and height"
+            f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. "
+            f"{_share_remedy(bboxes[are_shares])}"
         )
     left_top = bboxes[:, :2]
     right_bottom = left_top + bboxes[:, 2:]
@@ -387,6 +387,36 @@ class _Comparison:
 
 def _corners(bboxes: Array) -> Array:
     return np.concatenate([bboxes[:, :2], bboxes[:, :2] + bboxes[:, 2:]], axis=1)
+
+
+def _share_remedy(bboxes: Array) -> str:
+    """What four numbers below 1 seem to be, and what makes pixels of them.
+
+    Args:
+        bboxes: (n, 4), all values in -1 ... 1.
+    """
+    sizes = bboxes[:, 2:]
+    fit_from_corner = bool((bboxes[:, :2] + sizes <= 1).all())
+    fit_from_centre = bool(
+        (bboxes[:, :2] >= sizes / 2).all() and (bboxes[:, :2] + sizes / 2 <= 1).all()
+    )
+    are_corners = bool((sizes > bboxes[:, :2]).all())
+    if fit_from_centre and not fit_from_corner:
+        return (
+            "They seem to be centre and size in shares of the image's sides, as in files of YOLO: "
+            "supervision converts those (DetectionDataset.from_yolo, as_coco)"
+        )
+    if are_corners and not fit_from_corner:
+        return (
+            "They seem to be two corners in shares of the image's sides: write left, top, right - "
+            "left, bottom - top, times its width and height"
+        )
+    if fit_from_centre:
+        return (
+            "They seem to be shares of the image's sides: multiply them by its width and height. If "
+            "they come from YOLO, the first two are the centre: take half of the size off first"
+        )
+    return "They seem to be shares of the image's sides: multiply them by its width and height"
 
 
 def _centred(bboxes: Array) -> Array:

@@ -88,6 +88,30 @@ _NAMES_OF_RUNS = (
     {"store.json", "index.sqlite"},
 )
 _UNFINISHED = Path("unfinished") / "run.json"
+# files that often lie beside images, in numbers that would take long to look into
+_NOT_PICTURES = (
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".md",
+    ".npy",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".tfw",
+    ".jgw",
+    ".pgw",
+    ".wld",
+    ".prj",
+)
+_PICTURES_BEGIN = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
+_HEAD_BYTES = 12
 
 
 @dataclass
@@ -121,6 +145,23 @@ class Listing:
     def others(self) -> list[Path]:
         """The pictures of formats that are not read."""
         return _with_suffix(self.files, OTHER_SUFFIXES)
+
+    @property
+    def unnamed(self) -> list[Path]:
+        """The pictures whose names do not say so, such as ``0`` or ``0.jpg_large``; their first bytes tell."""
+        known = (*SUFFIXES, *OTHER_SUFFIXES, *_NOT_PICTURES)
+        unknown = [file for file in self.files if file.suffix.lower() not in known]
+        return [file for file in unknown if _begins_as_picture(file)]
+
+
+def _begins_as_picture(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except OSError:
+        return False  # it is no image that was asked for
+    is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+    return is_webp or head.startswith(_PICTURES_BEGIN)
 
 
 def _with_suffix(files: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
@@ -253,6 +294,14 @@ def warn_of_left_out(listings: Sequence[Listing]) -> None:
             counted(len(others), "file"),
             kinds,
             others[0],
+        )
+    unnamed = [file for listing in listings for file in listing.unnamed]
+    if unnamed:
+        logger.warning(
+            "left out: %s in files that are not named as such, the first %s; end their names in "
+            ".png, .jpg or what they are",
+            counted(len(unnamed), "picture"),
+            unnamed[0],
         )
     lost = [link for listing in listings for link in listing.lost]
     if lost:

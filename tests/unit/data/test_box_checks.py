@@ -489,6 +489,23 @@ def test_shares_of_the_sides_are_refused(tmp_path: Path) -> None:
     assert "shares of the image's sides" in message
 
 
+@pytest.mark.parametrize(
+    ("shares", "named"),
+    [
+        pytest.param([[0.9, 0.5, 0.2, 0.3], [0.1, 0.2, 0.2, 0.2]], "files of YOLO", id="centres"),
+        pytest.param([[0.4, 0.5, 0.7, 0.9], [0.3, 0.2, 0.8, 0.6]], "two corners", id="corners"),
+        pytest.param([[0.4, 0.5, 0.2, 0.2], [0.3, 0.2, 0.1, 0.1]], "come from YOLO", id="both"),
+        pytest.param([[0.0, 0.0, 0.2, 0.2], [0.3, 0.2, 0.1, 0.1]], "multiply them", id="sizes"),
+    ],
+)
+def test_shares_have_the_remedy_of_what_they_are(
+    shares: list[list[float]], named: str, tmp_path: Path
+) -> None:
+    message = refusal(tmp_path, boxed(shares))
+
+    assert named in message
+
+
 def test_corners_that_leave_the_image_are_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, boxed([list(corners) for corners in OBJECTS]))
 

@@ -115,6 +115,22 @@ def test_what_is_left_out_is_counted_by_every_reader(
     assert "1 file of other formats (.npy)" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["", ".jpg_large", ".png~", ".part", ".JPG.1"])
+def test_pictures_without_the_name_of_one_are_counted(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", "b/notes", "b/notes.txt")
+    kind = "PNG" if "png" in suffix else "JPEG"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a" / f"2{suffix}", kind)
+
+    table = read_folders(tmp_path)
+
+    assert table.index.tolist() == ["a/1.png", "b/1.png"]
+    assert f"left out: 1 picture in files that are not named as such, the first {tmp_path}/a/2" in (
+        caplog.text
+    )
+
+
 def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touched(tmp_path, "1.png")
     (tmp_path / "gone").symlink_to("nowhere")
