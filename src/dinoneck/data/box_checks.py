@@ -6,6 +6,7 @@ A file with boxes of another form trains without an error, and finds nothing.
 from __future__ import annotations
 
 import logging
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ from dinoneck.errors import DataError, in_words
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
+
+# flags of objects that some tools leave out, and the words by which they are off
+_MARKS = ("ignore", "ignored", "deleted", "difficult", "is_group_of")
+_NOT_SET = ("", "0", "0.0", "false", "no", "none", "null")
 
 _ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
 
@@ -818,19 +823,30 @@ def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
         )
 
 
-def warn_of_ignored_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Warn of boxes with ``ignore: 1``, which some tools leave out and COCO's evaluation does not."""
-    ignored = [entry for entry in boxes if entry.box.ignore in (1, True, "1", "true")]
-    if ignored:
-        logger.warning(
-            "%s: %d of %d boxes have ignore=1, such as %s; they are objects here, as in COCO's "
-            "evaluation. Set iscrowd to 1 if they are regions that count for nothing, or take them "
-            "out",
-            file,
-            len(ignored),
-            len(boxes),
-            ignored[0].name,
-        )
+def warn_of_marked_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of boxes that are marked as no plain objects, which some tools leave out and COCO's evaluation does not."""
+    marks_of = operator.attrgetter(*_MARKS)
+    without_marks = (None,) * len(_MARKS)
+    with_marks = [entry for entry in boxes if marks_of(entry.box) != without_marks]
+    for mark in _MARKS:
+        marked = [entry for entry in with_marks if _is_set(getattr(entry.box, mark))]
+        if marked:
+            logger.warning(
+                "%s: %d of %d boxes have %s=%s, such as %s; they are objects here, as in COCO's "
+                "evaluation. Set iscrowd to 1 if they are regions that count for nothing, or take "
+                "them out",
+                file,
+                len(marked),
+                len(boxes),
+                mark,
+                getattr(marked[0].box, mark),
+                marked[0].name,
+            )
+
+
+def _is_set(flag: object) -> bool:
+    """Whether a flag is set, as a number, a boolean or a text."""
+    return flag is not None and str(flag).strip().lower() not in _NOT_SET
 
 
 def warn_of_scores(file: Path, boxes: Sequence[BoxOfImage]) -> None:

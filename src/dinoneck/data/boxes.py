@@ -28,7 +28,7 @@ from dinoneck.data.box_checks import (
     check_forms,
     check_holes,
     check_masks,
-    warn_of_ignored_boxes,
+    warn_of_marked_boxes,
     warn_of_scores,
     warn_of_turned_boxes,
 )
@@ -344,7 +344,7 @@ class BoxImages(ListedImages):
         check_masks(self.file, visible)
         check_areas(self.file, visible)
         warn_of_turned_boxes(self.file, visible)
-        warn_of_ignored_boxes(self.file, visible)
+        warn_of_marked_boxes(self.file, visible)
         warn_of_scores(self.file, visible)
         if self.masks:
             self._check_shown(visible)

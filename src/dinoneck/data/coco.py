@@ -134,8 +134,9 @@ class CocoBox(Struct):
     """One entry of ``annotations``.
 
     ``area`` and ``segmentation`` are as the file holds them, see
-    :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, and ``bbox_mode`` is
-    detectron2's.
+    :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, ``bbox_mode`` is
+    detectron2's. ``ignore`` to ``is_group_of`` (Open Images) are marks of objects that other tools
+    leave out.
     """
 
     image_id: Id
@@ -147,6 +148,10 @@ class CocoBox(Struct):
     area: Any = None
     attributes: Any = None
     ignore: Any = None
+    ignored: Any = None
+    deleted: Any = None
+    difficult: Any = None
+    is_group_of: Any = None
     score: Any = None
     bbox_mode: Any = None
 

@@ -504,19 +504,32 @@ def test_objects_marked_as_crowd_are_counted_with_the_remedy(
 # ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ignore", [1, True, "1"])
-def test_objects_that_are_marked_ignore_are_named(
-    ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("mark", "value"),
+    [
+        ("ignore", 1),
+        ("ignore", True),
+        ("ignore", "1"),
+        ("ignore", "True"),
+        ("ignore", "yes"),
+        ("ignored", 1),
+        ("deleted", True),
+        ("difficult", 1),
+        ("is_group_of", 1),
+    ],
+)
+def test_objects_that_are_marked_as_no_plain_ones_are_named(
+    mark: str, value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        data = opened(tmp_path, lambda sample: sample["annotations"][1].update(ignore=ignore))
+        data = opened(tmp_path, lambda sample: sample["annotations"][1].update({mark: value}))
 
     [line] = caplog.messages
-    assert "1 of 4 boxes have ignore=1, such as annotations[1]" in line
+    assert f"1 of 4 boxes have {mark}={value}, such as annotations[1]" in line
     assert data.numbers[10] == 2
 
 
-@pytest.mark.parametrize("ignore", [0, False, None, "0"])
+@pytest.mark.parametrize("ignore", [0, False, None, "0", "False", 0.0])
 def test_objects_that_are_not_marked_ignore_have_no_line(
     ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
