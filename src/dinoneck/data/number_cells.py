@@ -7,6 +7,7 @@ Neither pandas nor torch is imported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,29 +26,29 @@ _MINUS_SIGN = "\u2212"
 # float64 holds every whole number below it
 _FIRST_INEXACT = 2**53
 # what programs write for "no data" in a column of numbers: surveys and loggers
-_NEGATIVE_CODES = frozenset({-999.0, -9999.0, -99999.0, -999999.0})
-_POSITIVE_CODES = frozenset({999.0, 9999.0, 99999.0, 999999.0})
+_NEGATIVE_CODES = frozenset({-999.0, -999.9, -9999.0, -9999.9, -99999.0, -999999.0})
+_POSITIVE_CODES = frozenset({999.0, 999.9, 6999.0, 9999.0, 9999.9, 99999.0, 999999.0})
 # a positive code is more than this many times as large as all other values: 9999 among thousands
 _LARGER_THAN_CODES = 3
-# the ends of int16, uint16, int32, uint32 and float32, and the fill values of netCDF and of models
+# the ends of int16, uint16, int32 and uint32
 _EXTREMES = frozenset(
     {
         -99.0,
+        -99.9,
         -32768.0,
+        -32767.0,
         32767.0,
         65535.0,
         -2147483648.0,
+        -2147483647.0,
         2147483647.0,
         4294967295.0,
-        9.969209968386869e36,
-        1e20,
-        -1e20,
-        1e30,
-        -1e30,
-        -LARGEST,
-        LARGEST,
     }
 )
+# the fill values of netCDF and of models, and the ends of float32, which programs write rounded
+_HUGE_CODES = (9.969209968386869e36, 1e20, -1e20, 1e30, -1e30, -LARGEST, LARGEST)
+_HUGE = 1e19  # all of them are larger
+_ROUNDED = 1e-6  # relative
 # one of these is more than this many times as large as all other values
 _LARGER_THAN_VALUES = 10
 
@@ -266,7 +267,8 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
     Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
     smallest integers are too; else they, and positive codes, are far from the others.
     """
-    suspects = (_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values)
+    suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
+    suspects.update(value for value in values if _is_huge_code(value))
     others = [value for value in values if value not in suspects]
     if not others:
         return []
@@ -284,6 +286,12 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
         if is_unlike:
             found.append(suspect)
     return found
+
+
+def _is_huge_code(value: float) -> bool:
+    if abs(value) < _HUGE:
+        return False
+    return any(math.isclose(value, code, rel_tol=_ROUNDED) for code in _HUGE_CODES)
 
 
 def _may_be_thousands(texts: Iterable[str], mark: str) -> bool:

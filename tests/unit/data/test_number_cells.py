@@ -238,6 +238,13 @@ def test_what_is_a_date(text: str, expected: bool) -> None:
 
 SENTINELS = [
     pytest.param([0.5, 3.0, -9999.0, -9999.0], [-9999.0], id="no data"),
+    pytest.param([0.5, 3.0, -3.402823e38], [-3.402823e38], id="float32's end as R rounds it"),
+    pytest.param([0.5, 9.96921e36], [9.96921e36], id="netCDF's fill value as ncdump rounds it"),
+    pytest.param([0.5, 3e30], [], id="a large number that is no code"),
+    pytest.param([0.5, 3.0, -32767.0], [-32767.0], id="a fill value of int16"),
+    pytest.param([12.5, 31.0, 999.9], [999.9], id="of weather stations"),
+    pytest.param([12.5, 31.0, 6999.0], [6999.0], id="of loggers"),
+    pytest.param([-120.5, -99.9, -80.0], [], id="-99.9 among such values"),
     pytest.param([-0.1, 0.5, 0.7, -9999.0, 0.3], [-9999.0], id="other negative values"),
     pytest.param([-120.0, -99.0, 40.0], [], id="-99 among values of both signs"),
     pytest.param([-12000.0, -9999.0, 40.0], [], id="-9999 above another value"),
