@@ -83,12 +83,16 @@ def check_alpha(image: Image.Image, name: str) -> None:
     Other images pass.
 
     Raises:
-        DataError: if most pixels are neither transparent nor opaque.
+        DataError: if most pixels that are not black are neither transparent nor opaque.
     """
     layout = tiff.layout_of(image)
     if layout is None or not tiff.is_alpha_open(layout):
         return
-    fourth = np.asarray(image.getchannel(image.getbands()[-1]))
+    *colours, fourth = (np.asarray(band) for band in image.split())
+    # infrared is 0 too in the black border of an orthomosaic
+    is_shown = np.any([band > 0 for band in colours], axis=0)
+    if is_shown.any():
+        fourth = fourth[is_shown]
     at_ends = np.count_nonzero((fourth == 0) | (fourth == np.iinfo(fourth.dtype).max))
     if at_ends < _LEAST_SHARE_AT_ENDS * fourth.size:
         raise DataError(

@@ -133,6 +133,15 @@ def test_infrared_behind_rgb_is_refused_also_without_a_tag(
         read_pixels(file)
 
 
+def test_infrared_is_no_alpha_where_most_of_the_picture_is_a_black_border(tmp_path: Path) -> None:
+    pixels = np.random.RandomState(0).randint(20, 220, (20, 30, 4)).astype("u1")
+    pixels[:14] = 0
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB)
+
+    with pytest.raises(DataError, match="no alpha"):
+        read_pixels(file)
+
+
 @pytest.mark.parametrize("kind", ["u1", "u2"])
 def test_a_cut_out_without_a_tag_for_its_alpha_is_read(kind: str, tmp_path: Path) -> None:
     """As OpenCV writes it: transparent around, opaque inside, and a soft edge."""
