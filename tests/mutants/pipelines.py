@@ -198,7 +198,7 @@ PIPELINES = [
     Mutant(
         sentence="Two masks may give one index of their palettes two colours.",
         where="data.label_sets:PaletteCheck.add",
-        edit=never("_first != _colour"),
+        edit=replace("used.of_index.items()", by="{}.items()"),
         tests=["unit/data/test_label_sets.py::test_an_index_of_two_colours_is_refused"],
     ),
     Mutant(
@@ -257,7 +257,10 @@ PIPELINES = [
     Mutant(
         sentence="A head from a file accepts the tokens of a backbone with other weights.",
         where="layers.inputs:Origin.check",
-        edit=replace("self.source", by="None"),
+        edit=replace(
+            "('source (fingerprint of the weights)', self.source, tokens.source)",
+            by="('source (fingerprint of the weights)', None, tokens.source)",
+        ),
         tests=["faults/test_faults.py::test_foreign_files_and_tokens_are_refused"],
     ),
     Mutant(
@@ -281,8 +284,8 @@ PIPELINES = [
         sentence="Targets are given to images by their position in the table, not by id.",
         where="training.targets:match_samples",
         edit=replace(
-            "[as_array(_column[_id]) for _id in _ids]",
-            by="[as_array(value) for value in [*_column.values()][: len(_ids)]]",
+            "[as_array(_column[_id], _what) for _id in _ids]",
+            by="[as_array(value, _what) for value in [*_column.values()][: len(_ids)]]",
         ),
         tests=[
             "unit/training/test_source.py::"
