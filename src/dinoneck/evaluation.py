@@ -618,7 +618,7 @@ def _shares(
     """The shares of a ratio by the columns of its parts, as training scores them; empty without these columns."""
     if not _has_parts(task, table.columns):
         return {}
-    parts = np.stack([np.asarray(table[part], np.float64) for part in task.labels], axis=1)
+    parts = np.stack([column_numbers(table, part) for part in task.labels], axis=1)
     if (parts < 0).any():
         image_id = table.index[(parts < 0).any(axis=1)][0]
         raise DataError(

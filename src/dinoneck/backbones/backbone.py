@@ -362,7 +362,7 @@ class Backbone(nn.Module):
             "weights_sha256": hashes.weights_sha256,
             **source,
             "license": None
-            if self.weights["kind"] == "seeded"
+            if unchanged_origin(self.weights)["kind"] == "seeded"
             else self.adapter.license or LICENSES.get(family),
         }
 

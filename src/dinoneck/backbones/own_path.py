@@ -429,8 +429,12 @@ def _gap(mine: Tensor, other: Tensor) -> float:
     """Return the mean difference as a share of the mean value; 0 on the meta device."""
     if mine.is_meta or torch.equal(mine, other):
         return 0.0
-    mean = other.double().abs().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    return float((mine.double() - other.double()).abs().mean() / mean)
+    mine = mine.double()
+    other = other.double()
+    difference = (mine - other).abs().mean()
+    size = other.abs().mean()
+    smallest = torch.finfo(torch.float32).tiny  # tokens may all be 0
+    return float(difference / size.clamp_min(smallest))
 
 
 def _check_official_positions(adapter: Adapter) -> None:

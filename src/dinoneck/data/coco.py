@@ -788,12 +788,12 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
         return exact
     names_of: dict[str, list[str]] = {}  # without case and blanks -> names of categories
     for name in names:
-        names_of.setdefault(_plain_name(name), []).append(name)
-    keys = Counter(map(_plain_name, classes))
+        names_of.setdefault(_without_case_and_blanks(name), []).append(name)
+    keys = Counter(map(_without_case_and_blanks, classes))
     matched = {}
     for name in classes:
-        alike = names_of.get(_plain_name(name), [])
-        if len(alike) == 1 and keys[_plain_name(name)] == 1:
+        alike = names_of.get(_without_case_and_blanks(name), [])
+        if len(alike) == 1 and keys[_without_case_and_blanks(name)] == 1:
             matched[name] = alike[0]
         elif name in exact:
             matched[name] = name
@@ -805,8 +805,3 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
             some_of(other, _SHOWN_NAMES),
         )
     return matched
-
-
-def _plain_name(name: str) -> str:
-    """A name without case, and with one blank in the place of several."""
-    return " ".join(name.split()).casefold()

@@ -37,7 +37,7 @@ class Copy:
     again: Path
     is_one_file: bool
 
-    def has_two(self, value_of: Mapping[Path, object]) -> bool:
+    def differs_in(self, value_of: Mapping[Path, object]) -> bool:
         """Whether both files have a value, and not the same."""
         if self.first not in value_of or self.again not in value_of:
             return False
@@ -110,35 +110,26 @@ def warn_of_copies(
         parts: file -> the part or the fold that it is in; may lack files.
         values: what messages call a target -> file -> its class or value; may lack files.
     """
-    in_two_parts = [copy for copy in copies if copy.has_two(parts)]
+    in_two_parts = [copy for copy in copies if copy.differs_in(parts)]
     if in_two_parts:
-        copy = in_two_parts[0]
         logger.warning(
-            "%s in two parts, such as %s (%s) and %s (%s), so that a head is scored on what it was "
-            "trained on; keep one of each",
+            "%s in two parts, such as %s, so that a head is scored on what it was trained on; keep "
+            "one of each",
             counted(len(in_two_parts), "picture"),
-            copy.first,
-            parts[copy.first],
-            copy.again,
-            parts[copy.again],
+            _with_values(in_two_parts[0], parts),
         )
-    contradicted: set[Copy] = set()
+    named = set(in_two_parts)
     for name, value_of in values.items():
-        differing = [copy for copy in copies if copy.has_two(value_of)]
-        contradicted.update(differing)
-        if differing:
-            copy = differing[0]
+        contradicting = [copy for copy in copies if copy.differs_in(value_of)]
+        if contradicting:
             logger.warning(
-                "%s twice with two values of %s, such as %s (%s) and %s (%s); keep the right one of "
-                "each",
-                counted(len(differing), "picture"),
+                "%s twice with two values of %s, such as %s; keep the right one of each",
+                counted(len(contradicting), "picture"),
                 name,
-                copy.first,
-                value_of[copy.first],
-                copy.again,
-                value_of[copy.again],
+                _with_values(contradicting[0], value_of),
             )
-    others = [copy for copy in copies if copy not in in_two_parts and copy not in contradicted]
+        named.update(contradicting)
+    others = [copy for copy in copies if copy not in named]
     if others:
         logger.warning(
             "%s under two names, such as %s and %s, count twice, and folds that are drawn may hold "
@@ -147,3 +138,8 @@ def warn_of_copies(
             others[0].first,
             others[0].again,
         )
+
+
+def _with_values(copy: Copy, value_of: Mapping[Path, object]) -> str:
+    """Both files, each with its value."""
+    return f"{copy.first} ({value_of[copy.first]}) and {copy.again} ({value_of[copy.again]})"

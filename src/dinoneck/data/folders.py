@@ -225,12 +225,12 @@ def _check_copies(table: pd.DataFrame, left: Content | None = None) -> None:
     for copy in copies:
         if not copy.is_one_file:
             continue
-        if copy.has_two(part_of_file):
+        if copy.differs_in(part_of_file):
             raise DataError(
                 f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
                 "on what it was trained on; keep one of them"
             )
-        if copy.has_two(class_of):
+        if copy.differs_in(class_of):
             raise DataError(
                 f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
             )

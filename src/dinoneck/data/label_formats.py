@@ -18,6 +18,7 @@ _LOSSY = ("JPEG", "MPO")
 _BYTE = 255
 _FULL = {"L": _BYTE, "RGB": _BYTE, "I": 65535}  # what Pillow scales the range of a PGM to
 _BLACK_AND_WHITE = {0: (0, 0, 0), 1: (255, 255, 255)}
+_STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
 _NUMPY_SUFFIXES = (".npy", ".npz")
 
 
@@ -77,10 +78,16 @@ def check_file(image: Image.Image, name: str) -> None:
 
 
 def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """How the pixels are stored; nothing once the image is decoded."""
+    """How the pixels are stored; nothing for an image that was decoded elsewhere.
+
+    Pillow forgets it as it decodes an image, so it is noted in ``Image.info``.
+    """
     for tile in getattr(image, "tile", ()):
-        return tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-    return ()
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        image.info[_STORED_AS] = arguments
+        return arguments
+    noted: tuple[Any, ...] = image.info.get(_STORED_AS, ())
+    return noted
 
 
 def _problem_of_grey(image: Image.Image) -> str:
@@ -100,6 +107,9 @@ def _problem_of_grey(image: Image.Image) -> str:
 
 def _problem_of_format(image: Image.Image) -> str:
     arguments = _tile_arguments(image)
+    has_form = image.format == "PPM" or (image.format == "BMP" and image.mode in ("L", "RGB"))
+    if has_form and not arguments:
+        return "was decoded before, and how its numbers are stored is not known any more; pass its path"
     if image.format == "PPM" and image.mode == "1":
         return (
             "is a PBM picture, in which 1 is black and which Pillow inverts; save it as PNG with the "

@@ -108,7 +108,8 @@ class PanopticImages(ListedImages):
 
     def _check_images_are_no_pngs(self) -> None:
         """Raise a DataError for an image that is the PNG of its own segments, as files of one name are."""
-        for image, png in zip(self.paths, self._pngs.values(), strict=True):
+        for image, image_id in zip(self.paths, self.ids, strict=True):
+            png = self._pngs[image_id]
             if image.samefile(png):
                 raise DataError(
                     f"{self.file}: {image} is the image and the PNG of its segments; name the folder "
@@ -128,11 +129,11 @@ class PanopticImages(ListedImages):
 
     def _warn_of_other_names(self) -> None:
         """Warn of PNG files that are called like other images than theirs."""
-        image_of = {path.stem: path for path in self.paths}
+        stems = {path.stem for path in self.paths}
         exchanged = []
         for path, image_id in zip(self.paths, self.ids, strict=True):
             png = self._pngs[image_id]
-            if image_of.get(png.stem, path).stem != path.stem:
+            if png.stem in stems and png.stem != path.stem:
                 exchanged.append((path, png))
         if exchanged:
             path, png = exchanged[0]

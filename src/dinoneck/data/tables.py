@@ -550,9 +550,11 @@ def _classes(
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
-            expected = f"one of {some_of(names, _SHOWN_COLUMNS)}.{hint}"
+            expected = f"one of {some_of(names, _SHOWN_COLUMNS)}"
             if class_names is None:
-                expected = f"{expected.removesuffix('.')}; {_as_classes(column)}"
+                expected = f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
+            else:
+                expected = f"{expected}.{hint}"
             raise _cell_error(what, row, texts[row], expected)
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},

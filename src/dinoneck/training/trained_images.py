@@ -7,6 +7,7 @@ and another image of the same name is not taken for one.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def trained_images(head_file: str | Path) -> dict[str, str]:
     record = folder / files.TRAINED_ON
     if not record.is_file():
         return {}
-    rows = list(csv.reader(read_regular(record).decode("utf-8").splitlines()))
+    text = read_regular(record).decode("utf-8", errors="replace")
+    rows = list(csv.reader(io.StringIO(text, newline="")))
     if not rows or rows[0] != _HEADER or any(len(row) != len(_HEADER) for row in rows):
         raise DataError(
             f"{record} is damaged: expected the columns {', '.join(_HEADER)} in every row; restore "

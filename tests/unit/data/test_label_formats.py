@@ -237,3 +237,31 @@ def test_infinity_may_be_nodata(dtype: str) -> None:
     assert weight.tolist() == [[[0, 0, 1]]]
     with pytest.raises(DataError, match=r"1 values that are infinite.*--nodata inf -inf"):
         DenseLabels(nodata=math.inf).cells(label, ONE_PIXEL)
+
+
+@pytest.mark.parametrize("form", ["PGM of few greys", "BMP of colours", "BMP of grey"])
+def test_an_opened_picture_is_read_twice_alike(form: str, tmp_path: Path) -> None:
+    numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    file = tmp_path / "label.bmp"
+    if form == "PGM of few greys":
+        file = tmp_path / "label.pgm"
+        file.write_bytes(b"P5 4 3 20\n" + numbers.tobytes())
+    elif form == "BMP of colours":
+        Image.fromarray(np.repeat(numbers[..., None], 3, axis=2)).save(file)
+    else:
+        Image.fromarray(numbers).save(file)
+    with Image.open(file) as opened:
+        first = numbers_of(opened)
+        second = numbers_of(opened)
+
+    assert first[0] == numbers.tolist()
+    assert second == first
+
+
+def test_a_picture_that_was_decoded_before_names_the_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "label.pgm"
+    file.write_bytes(b"P5 4 3 20\n" + bytes(range(12)))
+    with Image.open(file) as opened:
+        opened.load()
+        with pytest.raises(DataError, match="pass its path"):
+            numbers_of(opened)

@@ -235,7 +235,8 @@ def test_one_principal_point_inside_the_images_is_enough() -> None:
     points = seen_by(cameras, size=(400, 400))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PointProjector()(points, Cameras(intrinsics, cameras.cam_to_world, size=(200, 200)))
+        links = PointProjector()(points, Cameras(intrinsics, cameras.cam_to_world, size=(200, 200)))
+    assert links.n_views.shape == (len(points),)
 
 
 def test_a_crop_away_from_the_centre_does_not_warn() -> None:
