@@ -188,23 +188,22 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
         None if it names no published weights.
     """
     file = Path(path).absolute()  # not resolved: the Hub's cache holds links to files without names
-    names = [file.name]
+    name = file.name
     if file.name in _ANONYMOUS:
-        names = [file.parent.name]
+        name = file.parent.name
         if file.parent.parent.name == "snapshots":
-            names = [file.parent.parent.parent.name]
-    published = _published_files()
-    for name in names:
-        stem = name
-        if stem.lower().endswith(_SUFFIXES):
-            stem = stem.rpartition(".")[0]
-        if cached := _CACHED.fullmatch(stem):
-            stem = cached["name"]
-        if match := _FILE.fullmatch(stem.lower()):
-            if match["hash"] in _FILE_HASHES:
-                return _FILE_HASHES[match["hash"]]
-            return published.get(match["base"])
-    return None
+            name = file.parent.parent.parent.name
+    if name.lower().endswith(_SUFFIXES):
+        name = name.rpartition(".")[0]
+    cached = _CACHED.fullmatch(name)
+    if cached:
+        name = cached["name"]
+    parts = _FILE.fullmatch(name.lower())
+    if not parts:
+        return None
+    if parts["hash"] in _FILE_HASHES:
+        return _FILE_HASHES[parts["hash"]]
+    return _published_files().get(parts["base"])
 
 
 def _published_files() -> dict[str, str]:

@@ -266,7 +266,7 @@ def _terms(file: str | os.PathLike[str] | None, meta: Mapping[str, Any]) -> byte
     if text or is_open(licence):
         return text
     if licence is None and not _has_published_weights(meta):
-        return text
+        return b""
     if licence is None:
         raise CheckpointError(
             "the record of the backbone states no licence of its weights; pass terms= (--terms "

@@ -209,16 +209,21 @@ def _check_separator_line(
     path: PathLike, text: str, separator: str, columns: Sequence[str]
 ) -> None:
     """Raise a DataError where another separator than that of the first line gives the columns."""
-    found = _find_separator(text, columns)
-    has_columns = []
-    for candidate in (separator, found):
-        header = [cell_text(cell) for row in _first_rows(text, candidate)[:1] for cell in row]
-        has_columns.append(set(columns).issubset(header))
-    if has_columns == [False, True]:
+    other = _find_separator(text, columns)
+    if not _has_columns(text, separator, columns) and _has_columns(text, other, columns):
         raise DataError(
             f"{path}: its first line says that {separator!r} is between the cells, and they are "
-            f"separated by {found!r}; correct or remove the line"
+            f"separated by {other!r}; correct or remove the line"
         )
+
+
+def _has_columns(text: str, separator: str, columns: Sequence[str]) -> bool:
+    """Whether the first row has these columns, if it is cut at the separator."""
+    rows = _first_rows(text, separator)
+    if not rows:
+        return not columns
+    header = [cell_text(cell) for cell in rows[0]]
+    return set(columns).issubset(header)
 
 
 def _find_separator(text: str, columns: Sequence[str]) -> str:

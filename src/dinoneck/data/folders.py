@@ -202,30 +202,33 @@ def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
             logger.warning(line, other.path, folder.path, folder.name)
 
 
-def _check_copies(table: pd.DataFrame, left: Content | None = None) -> None:
+def _check_copies(table: pd.DataFrame, unread: Content | None = None) -> None:
     """Refuse one file under two names in two parts or two classes; name other pictures that are there twice.
 
     Args:
         table: of all parts that are read.
-        left: the part that is not read.
+        unread: the part that is not read.
 
     Raises:
         DataError: naming both files.
     """
-    class_of = dict(zip(table[IMAGES], table["class"], strict=True)) if "class" in table else {}
-    part_of_file = dict(zip(table[IMAGES], table[FOLD], strict=True)) if FOLD in table else {}
-    left_images = _left_images(left)
-    part_of_left = dict.fromkeys(left_images, "" if left is None else left.images.name)
-    is_left = set(left_images)
-    copies = [
-        copy
-        for copy in find_copies([*table[IMAGES], *left_images])
-        if copy.first not in is_left  # the images that are read come first
-    ]
+    class_of: dict[Path, object] = {}
+    if "class" in table:
+        class_of = dict(zip(table[IMAGES], table["class"], strict=True))
+    part_of: dict[Path, str] = {}
+    if FOLD in table:
+        part_of = dict(zip(table[IMAGES], table[FOLD], strict=True))
+    unread_images = _unread_images(unread)
+    unread_files = set(unread_images)
+    # the images that are read come first; two that are not read do no harm
+    copies = []
+    for copy in find_copies([*table[IMAGES], *unread_images]):
+        if copy.first not in unread_files:
+            copies.append(copy)
     for copy in copies:
         if not copy.is_one_file:
             continue
-        if copy.differs_in(part_of_file):
+        if copy.differs_in(part_of):
             raise DataError(
                 f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
                 "on what it was trained on; keep one of them"
@@ -234,14 +237,17 @@ def _check_copies(table: pd.DataFrame, left: Content | None = None) -> None:
             raise DataError(
                 f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
             )
-    warn_of_copies(copies, part_of_file | part_of_left, {"the class": class_of})
+    # a copy in the unread part is named only: it is not scored in this run
+    if unread is not None:
+        part_of |= dict.fromkeys(unread_images, unread.images.name)
+    warn_of_copies(copies, part_of, {"the class": class_of})
 
 
-def _left_images(left: Content | None) -> list[Path]:
+def _unread_images(unread: Content | None) -> list[Path]:
     """The images of the part that is not read."""
-    if left is None:
+    if unread is None:
         return []
-    return pictures_of(image_folder(walk(left.images))).images
+    return pictures_of(image_folder(walk(unread.images))).images
 
 
 def _warn_of_case(class_of: Mapping[Path, str]) -> None:

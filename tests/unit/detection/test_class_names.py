@@ -303,7 +303,8 @@ def test_segments_of_classes_that_the_file_does_not_list_count_for_nothing(tmp_p
 
 
 def test_a_report_compares_boxes_of_the_known_classes_alone() -> None:
-    near, far = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 60.0, 60.0]
+    near = [10.0, 10.0, 30.0, 30.0]
+    far = [50.0, 50.0, 60.0, 60.0]
     result = {"boxes": np.array([near, far]), "names": ["bug", "leaf"], "scores": np.ones(2)}
     known = {"boxes": np.array([near]), "names": ["leaf"], "classes": ["leaf", "stone"]}
     counts = agreement([ReportEntry("a", result, known=known)], ())
