@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypedDict
 
 import torch
@@ -181,11 +180,6 @@ def check_tokens(
     return tokens
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
-
-
 @dataclass(frozen=True)
 class Origin:
     """The backbone record of a head file, as far as Tokens hold it too.
@@ -203,13 +197,14 @@ class Origin:
     layers: tuple[int, ...] | None = None
     normed: bool | None = None
     patch_size: PatchSize | None = None
+    _warnings_given: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def check(self, tokens: Tokens, owner: str, reads: tuple[int, ...] | None = None) -> None:
         """Refuse tokens of another backbone.
 
         Only plain values are compared, and only those that both sides know. Tokens that were made
-        by hand without layers or normed are taken, with one warning that names what is not
-        compared; those of a backbone lack the source alone, while it is trained.
+        by hand without layers or normed are taken, with one warning per loaded head that names
+        what is not compared; those of a backbone lack the source alone, while it is trained.
 
         Args:
             tokens: that the head is given.
@@ -242,7 +237,7 @@ class Origin:
             self._warn_of_unknown(tokens, owner)
 
     def _warn_of_unknown(self, tokens: Tokens, owner: str) -> None:
-        """Warn once of what tokens made by hand do not state, where this record states it."""
+        """Warn of what tokens made by hand do not state, where this record states it; once each."""
         if tokens.layers is not None and tokens.normed is not None:
             return
         pairs = [
@@ -251,10 +246,14 @@ class Origin:
             ("normed", self.normed, tokens.normed),
         ]
         unknown = [f"{name}=" for name, own, given in pairs if own is not None and given is None]
-        if unknown:
-            _warn_once(
-                f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
-                f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
-                "compared: pass it to Tokens.from_patches or from_sequence, with "
-                "source=backbone.fingerprint"
-            )
+        if not unknown:
+            return
+        warning = (
+            f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
+            f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
+            "compared: pass it to Tokens.from_patches or from_sequence, with "
+            "source=backbone.fingerprint"
+        )
+        if warning not in self._warnings_given:
+            self._warnings_given.add(warning)
+            logger.warning(warning)

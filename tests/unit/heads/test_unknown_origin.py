@@ -14,7 +14,7 @@ from dinoneck import DPTNeck, PatchMeanHead, ShapeError, Task, Tokens, load_head
 
 
 def loaded(folder: Path, name: str) -> Any:
-    """A head of a file; its task has a name of its own, as a message is given once a process."""
+    """Return a head of a file and the backbone that it was trained on."""
     backbone = kit.backbone(layers=[1, 5])
     head = PatchMeanHead(64, [Task(name)])
     save_head(folder / "h.safetensors", head, backbone=backbone.with_layers([5]))
