@@ -34,7 +34,7 @@ from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.backbones.test_channels import backbone_of
-from tests.unit.backbones.test_own_path import REFUSED, dinov2, negate_positions, vit
+from tests.unit.backbones.test_forward_check import REFUSED, dinov2, negate_positions, vit
 from tests.unit.backbones.test_weights import official_dinov3
 from tests.unit.test_registry import Example
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import official, transformers, vit_files, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.forward_check import check_forward
 from dinoneck.backbones.known import (
     KNOWN,
     SATELLITE,
@@ -28,7 +30,6 @@ from dinoneck.backbones.known import (
     states_tag,
     weights_of_file,
 )
-from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
@@ -195,8 +196,9 @@ def wrap_backbone(
     adapter = _adapter(model, pos_embed)
     _set_normalisation(adapter, mean, std)
     if layers is None:
-        layers = layers_of(adapter, norm)
-    check_own_tokens(adapter)
+        layers = adapter.configured_layers(norm)
+    for warning in check_forward(adapter):
+        warnings.warn(warning, stacklevel=2)
     name = adapter.name or type(model).__name__
     origin = {"kind": "object"}
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(
