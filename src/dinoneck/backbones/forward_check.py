@@ -38,6 +38,7 @@ _ROUNDING = {torch.float64: 1e-12, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _ROUNDING_OF_OTHERS = 1e-5
 # what a layer raises that has no kernel for this device or dtype, such as xformers' on the CPU
 _NO_KERNEL = (NotImplementedError, RuntimeError, ImportError)
+_EMBEDDING = "the embedding of images"  # patches, prefix tokens and positions
 _EXTRA_STATE = "_extra_state"  # torch's name of what get_extra_state() returns
 _CHANGED_AROUND = (
     "a forward that was replaced, or a hook on the model or on its list of blocks, can do that: move "
@@ -192,7 +193,7 @@ def _run_parts(adapter: Adapter, images: Tensor) -> _Run:
     outputs = []
     try:
         with _same_random_numbers(images):
-            run.last_part = "its embeddings"
+            run.last_part = _EMBEDDING
             x, run.extra = adapter.embed_natively(images)
             run.embedded = x
             for number, block in enumerate(adapter.blocks):
@@ -231,9 +232,9 @@ def _run_forward(adapter: Adapter, images: Tensor) -> list[_Run]:
     if not has_forward:
         return [_run_call(adapter, images, getattr(model, method))]
     call = _run_call_to_method(adapter, images, method)
-    if call.outputs or call.error is not None:
+    if call.outputs:
         return [call]
-    # the call does without the method: what that returns is compared too
+    # the call uses its blocks in another way: what the method returns is compared too
     direct = _run_call(adapter, images, getattr(model, method))
     if call.warning is not None:
         direct.warning = call.warning
@@ -284,13 +285,13 @@ def _run_call_to_method(adapter: Adapter, images: Tensor, method: str) -> _Run:
         except Exception as error:  # of any kind, since people wrote the model
             record.error = error
     run = record.run(adapter)
-    error, run.error = run.error, None
+    run.error = None
     if returned:
         run.outputs = adapter.tokens_in_output(returned[0])
-    elif error is not None and len(run.blocks) < adapter.depth:
+    elif record.error is not None and len(run.blocks) < adapter.depth:
         run.warning = (
-            f"calling {_class_name(adapter)} with images fails ({reason_of(error)}); its tokens are "
-            f"those of its {method}"
+            f"calling {_class_name(adapter)} with images fails ({reason_of(record.error)}); its "
+            f"tokens are those of its {method}"
         )
     return run
 
@@ -472,14 +473,16 @@ def _check_shapes(adapter: Adapter, images: Tensor, parts: _Run) -> None:
 
 def _check_finite(adapter: Adapter, parts: _Run) -> None:
     """Raise at the first tokens that are NaN or infinite: nothing can be compared with them."""
-    tokens_of = {"its embeddings": parts.embedded}
-    for number, tokens in enumerate(parts.block_tokens):
-        tokens_of[f"block {number}"] = tokens
+    tokens_of: dict[str, Tensor] = {}
+    if parts.embedded is not None:
+        tokens_of[_EMBEDDING] = parts.embedded
+    for number, block_tokens in enumerate(parts.block_tokens):
+        tokens_of[f"block {number}"] = block_tokens
     for part, tokens in tokens_of.items():
-        if tokens is None or _is_finite(tokens):
+        if _is_finite(tokens):
             continue
         values = "NaN" if bool(tokens.isnan().any()) else "infinite"
-        what = f"{part} of {_class_name(adapter)} gives tokens that are {values}"
+        what = f"{_class_name(adapter)}: {part} gives tokens that are {values}"
         broken = _weights_not_finite(adapter)
         if broken is not None:
             raise BackboneError(

@@ -230,7 +230,7 @@ class TimmAdapter(Adapter):
         """
         if not isinstance(self.model, Eva) or not self._is_dinov3:
             return
-        rope = self.model.rope
+        rope: Any = self.model.rope
         if rope.periods.is_meta:
             return
         # An angle is 2 pi / period times a coordinate in -1 ... 1. Devices divide differently in
