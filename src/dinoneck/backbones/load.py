@@ -172,7 +172,8 @@ def wrap_backbone(
 
     The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
     with one small image and block by block, since people change models: it takes the time of two
-    forwards of 2 x 3 patches.
+    forwards of 2 x 3 patches. A model without a kernel on its device or in its dtype is wrapped
+    uncompared, with a log line: move it first.
 
     Args:
         model: the object.
@@ -187,8 +188,8 @@ def wrap_backbone(
         std: per-channel standard deviation, given together with ``mean``.
 
     Raises:
-        BackboneError: if the model is of another kind, or its own forward gives other tokens than
-            its parts.
+        BackboneError: if the model is of another kind, its own forward gives other tokens than its
+            parts, or they are not finite.
         ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
     _check_plain("timm", pos_embed)
