@@ -35,6 +35,7 @@ ON_PRETEND_DEVICE = [
     "unit/test_gpu_benchmarks.py",
     "unit/store/test_memory_on_device.py",
     "unit/test_device_traffic.py",
+    "unit/backbones/test_positions_on_device.py",
 ]
 # run by unit/test_pretend_device.py in a process of its own
 collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants.edits import never, replace, set_keyword
+from tests.mutants.edits import always, never, replace, set_keyword
 from tests.mutants.mutant import GOLDEN, Mutant
 
 MODULES = [
@@ -158,6 +158,24 @@ MODULES = [
         ),
         tests=[
             "unit/backbones/test_backbone.py::test_layers_are_block_outputs_in_the_callers_order"
+        ],
+    ),
+    Mutant(
+        sentence="A model whose forward adds something between its blocks is wrapped without it.",
+        where="backbones.forward_check:check_forward",
+        edit=replace("_table.get(_dtype, _others)", by="float('inf')"),
+        tests=[
+            "unit/backbones/test_forward_check.py::"
+            "test_changes_that_the_parts_do_not_have_are_refused"
+        ],
+    ),
+    Mutant(
+        sentence="A model that rounds a little before its blocks is refused.",
+        where="backbones.forward_check:check_forward",
+        edit=always("_difference(_parts[_number], _tokens) == 0"),
+        tests=[
+            "unit/backbones/test_forward_check.py::"
+            "test_rounding_before_a_block_does_not_grow_to_a_difference_behind_it"
         ],
     ),
     Mutant(

@@ -34,7 +34,7 @@ from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.backbones.test_channels import backbone_of
-from tests.unit.backbones.test_own_path import REFUSED, dinov2, negate_positions, vit
+from tests.unit.backbones.test_forward_check import REFUSED, dinov2, dinov3, negate_positions, vit
 from tests.unit.backbones.test_weights import official_dinov3
 from tests.unit.test_registry import Example
 
@@ -286,7 +286,19 @@ ROWS: list[Row] = [
     (
         lambda: wrap_backbone(dinov2(transformers.Dinov2Backbone, apply_layernorm=False)),
         BackboneError,
-        ("block 3", "norm=False"),
+        ("blocks [3]", "norm=False"),
+    ),
+    (
+        lambda: wrap_backbone(
+            dinov3(transformers.DINOv3ViTBackbone, out_indices=[1, 4], apply_layernorm=False)
+        ),
+        BackboneError,
+        ("[0] without", "[3] with", "layers="),
+    ),
+    (
+        lambda: wrap_backbone(dinov2(transformers.Dinov2Backbone, out_indices=[2, 4]), norm=False),
+        BackboneError,
+        ("blocks [1, 3]", "norm=True"),
     ),
     (
         lambda: wrap_backbone(nn.DataParallel(Dinov2Like())),

@@ -75,8 +75,8 @@ class OriginalWeights(NamedTuple):
     tensors: dict[str, str]
 
 
-class OwnTokens(NamedTuple):
-    """Tokens in what a model's own forward returns.
+class ForwardTokens(NamedTuple):
+    """Tokens in what a model's forward returns.
 
     Attributes:
         layer: the block that they come from.
@@ -178,16 +178,34 @@ class Adapter(nn.Module):
         return next(self.patch_embedding.parameters())
 
     @abstractmethod
+    def embed_natively(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Return what :meth:`embed` returns, with positions computed by the model's own code."""
+
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the first token sequence (B, P + N, C) with positions, and the blocks' further arguments."""
+        return self.embed_natively(images)
 
     @abstractmethod
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
 
     @abstractmethod
-    def own_tokens(self, result: Any) -> list[OwnTokens]:
-        """Return the tokens in what the model's own forward, or its :attr:`tokens_method`, returns."""
+    def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
+        """Return the tokens in what the model's forward, or its :attr:`tokens_method`, returns.
+
+        Raises:
+            BackboneError: if there are none where this kind of model has them.
+        """
+
+    def with_named_outputs(self) -> contextlib.AbstractContextManager[None]:
+        """Let the model's forward return outputs with named fields in the ``with`` block, not tuples."""
+        return contextlib.nullcontext()
+
+    def compare_positions(self) -> None:
+        """Use the model's own positions where those that :meth:`embed` computes instead differ from them.
+
+        Nothing to do where :meth:`embed` computes none.
+        """
 
     @property
     def trained_grid(self) -> tuple[int, int] | None:
@@ -225,14 +243,14 @@ class Adapter(nn.Module):
                 return module.in_channels
         return 3
 
-    @property
-    def own_layers(self) -> tuple[int, ...] | None:
-        """The blocks that the model itself is set to return; None where it has no such setting."""
-        return None
+    def configured_layers(self, norm: bool) -> tuple[int, ...] | None:
+        """Return the blocks that the model's own configuration selects; None if it has no such setting.
 
-    def is_normed_map(self, layer: int) -> bool:
-        """Whether what the model returns of a block of :attr:`own_layers` has the final norm."""
-        return True
+        Raises:
+            BackboneError: if it selects what no block gives, or ``norm`` is not what the model does
+                with those blocks.
+        """
+        return None
 
     @property
     def depth(self) -> int:

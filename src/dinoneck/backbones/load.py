@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import official, transformers, vit_files, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.forward_check import check_forward
 from dinoneck.backbones.known import (
     KNOWN,
     SATELLITE,
@@ -28,7 +30,6 @@ from dinoneck.backbones.known import (
     states_tag,
     weights_of_file,
 )
-from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
@@ -171,7 +172,8 @@ def wrap_backbone(
 
     The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
     with one small image and block by block, since people change models: it takes the time of two
-    forwards of 2 x 3 patches.
+    forwards of 2 x 3 patches. A model without a kernel on its device or in its dtype is wrapped
+    uncompared, with a log line: move it first.
 
     Args:
         model: the object.
@@ -186,8 +188,8 @@ def wrap_backbone(
         std: per-channel standard deviation, given together with ``mean``.
 
     Raises:
-        BackboneError: if the model is of another kind, or its own forward gives other tokens than
-            its parts.
+        BackboneError: if the model is of another kind, its own forward gives other tokens than its
+            parts, or they are not finite.
         ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
     _check_plain("timm", pos_embed)
@@ -195,8 +197,9 @@ def wrap_backbone(
     adapter = _adapter(model, pos_embed)
     _set_normalisation(adapter, mean, std)
     if layers is None:
-        layers = layers_of(adapter, norm)
-    check_own_tokens(adapter)
+        layers = adapter.configured_layers(norm)
+    for warning in check_forward(adapter):
+        warnings.warn(warning, stacklevel=2)
     name = adapter.name or type(model).__name__
     origin = {"kind": "object"}
     return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(

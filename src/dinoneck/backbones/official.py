@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed
+from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
 
@@ -85,23 +85,23 @@ class OfficialAdapter(Adapter):
         """The module that makes patches of images."""
         return cast("nn.Module", self.model.patch_embed)
 
-    def own_tokens(self, result: Any) -> list[OwnTokens]:
-        """Return the normed tokens in what ``forward_features`` returns."""
-        if not isinstance(result, dict) or "x_norm_patchtokens" not in result:
+    def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
+        """Return the normed tokens in what ``forward_features`` returns; none where that is of another form."""
+        if not isinstance(output, dict) or "x_norm_patchtokens" not in output:
             return []
-        prefix = [result["x_norm_clstoken"][:, None]]
+        parts = [output["x_norm_clstoken"][:, None]]
         for name in ("x_norm_regtokens", "x_storage_tokens"):  # dinov2, dinov3
-            if name in result:
-                prefix.append(result[name])
-        tokens = torch.cat([*prefix, result["x_norm_patchtokens"]], dim=1)
-        return [OwnTokens(self.depth - 1, normed=True, tokens=tokens)]
+            if name in output:
+                parts.append(output[name])
+        parts.append(output["x_norm_patchtokens"])
+        return [ForwardTokens(self.depth - 1, normed=True, tokens=torch.cat(parts, dim=1))]
 
     @property
     def rotary(self) -> nn.Module | None:
         """DINOv3's rotary positions."""
         return cast("nn.Module | None", getattr(self.model, "rope_embed", None))
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+    def embed_natively(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the prefix and patch tokens with positions, (B, P + N, C); sine and cosine for DINOv3's blocks."""
         prepared = self.model.prepare_tokens_with_masks(images)
         if self.rotary is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -16,11 +17,16 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed, official_positions
+from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import TINY, TINY_DEPTH, TINY_WIDTH, is_supported, refuse
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
 
+logger = logging.getLogger(__name__)
+
+# grids whose rotary positions are compared: one of few patches, and one of about 600 x 800 px
+_COMPARED_GRIDS = ((2, 3), (37, 50))
+_LAST_BITS = 16  # how many times the rounding of a coordinate two devices may differ
 _TINY_SETTING: dict[str, Any] = {
     "img_size": 64,
     "patch_size": 16,
@@ -151,9 +157,15 @@ class TimmAdapter(Adapter):
         """Whether the blocks take sequences of any length: those of a VisionTransformer do."""
         return not isinstance(self.model, Eva)
 
-    def own_tokens(self, result: Any) -> list[OwnTokens]:
+    def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
         """Return what ``forward_features`` returns: the last block's sequence, normed if there is a norm."""
-        return [OwnTokens(self.depth - 1, normed=bool(self.norms), tokens=result)]
+        if not isinstance(output, Tensor):
+            raise BackboneError(
+                f"forward_features of {type(self.model).__name__} returns a "
+                f"{type(output).__name__}; expected the tokens (B, N, C), as timm's returns them: "
+                "wrap the model without the change"
+            )
+        return [ForwardTokens(self.depth - 1, normed=bool(self.norms), tokens=output)]
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -168,39 +180,73 @@ class TimmAdapter(Adapter):
         height, width = self.model.patch_embed.img_size
         return int(height), int(width)
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+    def embed_natively(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the prefix and patch tokens with positions, (B, P + N, C), and the rotary embedding of every block."""
         model = self.model
         x = self._patches(images)
-        if isinstance(model, Eva):
+        if not isinstance(model, Eva):
+            return model.norm_pre(model.patch_drop(model._pos_embed(x))), None
+        x, rotary = model._pos_embed(x)
+        if rotary is not None and getattr(model, "rope_mixed", False):
+            return model.norm_pre(x), list(rotary)
+        return model.norm_pre(x), [rotary] * self.depth
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Return the same, with positions by the recipe asked for, and without a copy from the host."""
+        if isinstance(self.model, Eva):
             # timm computes the positions on the host: a GPU would wait for their copy in every
             # forward
-            traced = torch.compiler.is_compiling() or (
-                x.device.type != "cpu" and not self.model.training
-            )
-            x, rotary = self._traced(x) if traced and self._is_dinov3 else model._pos_embed(x)
-            if rotary is not None and getattr(model, "rope_mixed", False):
-                return model.norm_pre(x), list(rotary)
-            return model.norm_pre(x), [rotary] * self.depth
-        plain = model.pos_embed is not None and model.reg_token is None and not model.no_embed_class
-        if self.pos_embed == "official" and plain and model.cls_token is not None:
-            height, width = (
-                images.shape[-2] // self.patch_size[0],
-                images.shape[-1] // self.patch_size[1],
-            )
-            x = torch.cat(
-                (
-                    model.cls_token.expand(x.shape[0], -1, -1),
-                    x.reshape(x.shape[0], height * width, -1),
-                ),
-                dim=1,
-            )
-            x = model.pos_drop(
-                x + official_positions(model.pos_embed, (height, width), self.trained_grid)
-            )
-        else:
-            x = model._pos_embed(x)
-        return model.norm_pre(model.patch_drop(x)), None
+            is_on_gpu = images.device.type != "cpu" and not self.model.training
+            if (torch.compiler.is_compiling() or is_on_gpu) and self._is_dinov3:
+                x, rotary = self._traced(self._patches(images))
+                return self.model.norm_pre(x), [rotary] * self.depth
+        elif self.pos_embed == "official" and self._is_plain_dinov2:
+            return self._embed_officially(images), None
+        return self.embed_natively(images)
+
+    @property
+    def _is_plain_dinov2(self) -> bool:
+        """Whether the position embedding is that of CLS and patches, without registers."""
+        model = self.model
+        has_registers = model.reg_token is not None or model.no_embed_class
+        return model.pos_embed is not None and model.cls_token is not None and not has_registers
+
+    def _embed_officially(self, images: Tensor) -> Tensor:
+        """Return the first tokens with positions resampled as in the dinov2 repository."""
+        model = self.model
+        height, width = images.shape[-2:]
+        grid = (height // self.patch_size[0], width // self.patch_size[1])
+        patches = self._patches(images).reshape(images.shape[0], grid[0] * grid[1], -1)
+        cls_token = model.cls_token.expand(images.shape[0], -1, -1)
+        x = torch.cat((cls_token, patches), dim=1)
+        x = model.pos_drop(x + official_positions(model.pos_embed, grid, self.trained_grid))
+        return cast("Tensor", model.norm_pre(model.patch_drop(x)))
+
+    def compare_positions(self) -> None:
+        """Use timm's own rotary positions where :func:`rotary_of` gives others.
+
+        It is so for a ``rope`` whose inner methods were replaced. Both are computed on the model's
+        device.
+        """
+        if not isinstance(self.model, Eva) or not self._is_dinov3:
+            return
+        rope: Any = self.model.rope
+        if rope.periods.is_meta:
+            return
+        # An angle is 2 pi / period times a coordinate in -1 ... 1. Devices divide differently in
+        # the last bits of the coordinate.
+        rounding = torch.finfo(rope.periods.dtype).eps * 2 * math.pi / float(rope.periods.min())
+        for rows, cols in _COMPARED_GRIDS:
+            native = rope.get_embed(shape=(rows, cols))
+            computed = rotary_of(rope, rows, cols)
+            is_same_shape = native.shape == computed.shape
+            if not is_same_shape or not (native - computed).abs().max() <= _LAST_BITS * rounding:
+                logger.info(
+                    "%s computes rotary positions of its own: they are used on every device",
+                    type(self.model).__name__,
+                )
+                self._is_changed = True
+                return
 
     def _patches(self, images: Tensor) -> Tensor:
         """Return patches (B, rows, cols, C), or (B, N, C) if the model takes images of one size.
@@ -223,7 +269,7 @@ class TimmAdapter(Adapter):
         model, rope = self.model, self.model.rope
         if type(rope) is not RotaryEmbeddingDinoV3 or not model.dynamic_img_size:
             return False
-        if self._is_changed:
+        if self._is_changed or (not torch.compiler.is_compiling() and _is_changed(model)):
             return False
         by_side = rope.normalize_coords == "separate" and rope.grid_indexing == "ij"
         return by_side and model.pos_embed is None and model.patch_drop is None

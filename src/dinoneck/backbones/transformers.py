@@ -7,17 +7,18 @@ embeddings, blocks, final norm.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, OwnTokens, PosEmbed, official_positions
+from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.errors import BackboneError, first_line, missing_extra, reason_of
 from dinoneck.grid import patch_pair
@@ -113,53 +114,121 @@ class TransformersAdapter(Adapter):
         height, width = patch_pair(self.model.config.image_size)
         return height // self.patch_size[0], width // self.patch_size[1]
 
-    @property
-    def own_layers(self) -> tuple[int, ...] | None:
-        """The blocks of a Backbone form's ``out_indices``, whose stages count from 1; None for the others.
+    def configured_layers(self, norm: bool) -> tuple[int, ...] | None:
+        """Return the blocks of a Backbone form's ``out_indices``, whose stages count from 1; None for the others.
 
         Raises:
-            BackboneError: if they name stage 0, the embeddings before the first block.
+            BackboneError: if they name stage 0, the embeddings before the first block, or if
+                ``norm`` is not what the feature maps have.
         """
         if not self._is_backbone_form:
             return None
-        stages = [index % (self.depth + 1) for index in self.model.out_indices]
-        if 0 in stages:
+        indices = list(self.model.out_indices)
+        layers = [self._layer_of_stage(index) for index in indices]
+        if -1 in layers:
             raise BackboneError(
-                f"out_indices of {type(self.model).__name__} are {list(self.model.out_indices)}; "
-                "expected 1 or more, stage 0 is the embeddings before the first block: pass layers="
+                f"out_indices of {type(self.model).__name__} are {indices}; expected 1 or more, "
+                "stage 0 is the embeddings before the first block: pass layers="
             )
-        return tuple(stage - 1 for stage in stages)
+        self._check_norm(layers, norm)
+        return tuple(layers)
+
+    def _layer_of_stage(self, index: int) -> int:
+        """Return the block of an entry of ``out_indices``; -1 for the embeddings, stage 0."""
+        return int(index) % (self.depth + 1) - 1
+
+    def _check_norm(self, layers: Sequence[int], norm: bool) -> None:
+        """Raise if ``norm`` is not what the feature maps of these blocks have."""
+        normed = [layer for layer in layers if self._is_normed_map(layer)]
+        plain = [layer for layer in layers if not self._is_normed_map(layer)]
+        name = type(self.model).__name__
+        setting = f"apply_layernorm={self.model.config.apply_layernorm}"
+        if normed and plain:
+            raise BackboneError(
+                f"{name} ({setting}) gives blocks {plain} without the final norm and {normed} with "
+                "it, and norm= is one for all layers; pass layers=, and norm= as you want it for all "
+                "of them"
+            )
+        if normed and not norm:
+            raise BackboneError(
+                f"{name} ({setting}) gives blocks {normed} with the final norm and norm is False; "
+                "pass norm=True, or layers= to choose both yourself"
+            )
+        if plain and norm:
+            raise BackboneError(
+                f"{name} ({setting}) gives blocks {plain} without the final norm and norm is True; "
+                "pass norm=False, or layers= to choose both yourself"
+            )
 
     @property
     def _is_backbone_form(self) -> bool:
         """Whether the model is a Dinov2Backbone, Dinov2WithRegistersBackbone or DINOv3ViTBackbone."""
         return hasattr(self.model, "out_indices") and hasattr(self.model, "stage_names")
 
-    def own_tokens(self, result: Any) -> list[OwnTokens]:
-        """Return ``last_hidden_state`` of what the model returns, or the ``feature_maps`` of a Backbone form."""
-        if not self._is_backbone_form:
-            return [OwnTokens(self.depth - 1, normed=True, tokens=result.last_hidden_state)]
+    @contextlib.contextmanager
+    def with_named_outputs(self) -> Iterator[None]:
+        """Set ``return_dict`` of the configuration in the ``with`` block.
+
+        Without it some versions of transformers cannot run these models: their own code reads the
+        fields of what the encoder returns.
+        """
+        config = self.model.config
+        return_dict = config.return_dict
+        config.return_dict = True
+        try:
+            yield
+        finally:
+            config.return_dict = return_dict
+
+    def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
+        """Return ``last_hidden_state`` of what the model returns, or the ``feature_maps`` of a Backbone form.
+
+        Both come first in tuples, which a forward that was replaced may return.
+        """
+        if self._is_backbone_form:
+            return self._tokens_in_maps(self._field(output, "feature_maps"))
+        tokens = self._field(output, "last_hidden_state")
+        if not isinstance(tokens, Tensor):
+            raise self._unknown_output(output, "last_hidden_state")
+        return [ForwardTokens(self.depth - 1, normed=True, tokens=tokens)]
+
+    def _field(self, output: Any, name: str) -> Any:
+        """Return the first field of the library's output, which has this name where it is no tuple."""
+        if isinstance(output, tuple) and output:
+            return output[0]
+        if not hasattr(output, name):
+            raise self._unknown_output(output, name)
+        return getattr(output, name)
+
+    def _unknown_output(self, output: Any, name: str) -> BackboneError:
+        return BackboneError(
+            f"the forward of {type(self.model).__name__} returns a {type(output).__name__}; expected "
+            f"an output with {name}, or a tuple that begins with it: wrap the model without the "
+            "change of its forward"
+        )
+
+    def _tokens_in_maps(self, maps: Sequence[Tensor]) -> list[ForwardTokens]:
+        """Return the tokens of the feature maps of a Backbone form, without that of stage 0."""
         outputs = []
-        for index, tokens in zip(self.model.out_indices, result.feature_maps, strict=True):
-            layer = index % (self.depth + 1) - 1
+        for index, tokens in zip(self.model.out_indices, maps, strict=True):
+            layer = self._layer_of_stage(index)
             if layer < 0:
                 continue
+            patches_only = self.family == "dinov3"  # DINOv2's sequences keep CLS
             if tokens.ndim == 4:
                 tokens = tokens.flatten(2).transpose(1, 2)
                 patches_only = True
-            else:
-                patches_only = self.family == "dinov3"  # DINOv2's keep CLS where they are no maps
             outputs.append(
-                OwnTokens(
+                ForwardTokens(
                     layer,
-                    normed=self.is_normed_map(layer),
+                    normed=self._is_normed_map(layer),
                     tokens=tokens,
                     patches_only=patches_only,
                 )
             )
         return outputs
 
-    def is_normed_map(self, layer: int) -> bool:
+    def _is_normed_map(self, layer: int) -> bool:
         """Whether the final norm is in a Backbone form's feature map of this block."""
         is_last_of_dinov3 = self.family == "dinov3" and layer == self.depth - 1
         return bool(self.model.config.apply_layernorm) or is_last_of_dinov3
@@ -169,29 +238,24 @@ class TransformersAdapter(Adapter):
         """DINOv3's rotary positions; in training mode they would be rescaled at random."""
         return cast("nn.Module | None", getattr(self.model, "rope_embeddings", None))
 
-    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+    def embed_natively(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the prefix and patch tokens with positions, (B, P + N, C); cosine and sine for DINOv3's blocks."""
+        tokens = self.model.embeddings(images)
+        if self.rotary is None:
+            return tokens, {}
+        return tokens, {"position_embeddings": self.rotary(images)}
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Any]:
+        """Return the same, with DINOv2's positions resampled by the recipe asked for."""
+        if self.rotary is not None or self.pos_embed == "native" or self.num_registers:
+            return self.embed_natively(images)
         embeddings = self.model.embeddings
-        if self.rotary is not None:
-            return embeddings(images), {"position_embeddings": self.rotary(images)}
-        if self.pos_embed == "native" or self.num_registers:
-            return embeddings(images), {}
-        height, width = (
-            images.shape[-2] // self.patch_size[0],
-            images.shape[-1] // self.patch_size[1],
-        )
-        x = torch.cat(
-            (
-                embeddings.cls_token.expand(images.shape[0], -1, -1),
-                embeddings.patch_embeddings(images),
-            ),
-            dim=1,
-        )
-        x = embeddings.dropout(
-            x
-            + official_positions(embeddings.position_embeddings, (height, width), self.trained_grid)
-        )
-        return x, {}
+        height, width = images.shape[-2:]
+        grid = (height // self.patch_size[0], width // self.patch_size[1])
+        cls_token = embeddings.cls_token.expand(images.shape[0], -1, -1)
+        x = torch.cat((cls_token, embeddings.patch_embeddings(images)), dim=1)
+        positions = official_positions(embeddings.position_embeddings, grid, self.trained_grid)
+        return embeddings.dropout(x + positions), {}
 
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""

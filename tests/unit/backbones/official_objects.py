@@ -28,6 +28,25 @@ class Block(nn.Module):
         return x + y + self.mlp(x).relu() / 4
 
 
+class ListBlock(Block):
+    """A block that also takes a list of sequences with a list of rotary pairs, as dinov3's does."""
+
+    def forward(self, x: Any, rope: Any = None) -> Any:
+        if isinstance(x, list):
+            pairs = zip(x, rope, strict=True)
+            return [super(ListBlock, self).forward(tokens, pair) for tokens, pair in pairs]
+        return super().forward(x, rope)
+
+
+class Chunk(nn.ModuleList):
+    """A chunk of blocks that is called as one, as in dinov2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            x = block(x)
+        return x
+
+
 class Rotary(nn.Module):
     """Rotary positions that move at random in training mode, as the real ones do."""
 
@@ -48,6 +67,8 @@ class Rotary(nn.Module):
 class Official(nn.Module):
     """What both have in common."""
 
+    block_type: type[Block] = Block
+
     def __init__(
         self, width: int = 8, depth: int = 4, patch: int = 4, registers: int = 0, chunks: int = 0
     ) -> None:
@@ -57,13 +78,12 @@ class Official(nn.Module):
         self.patch_embed.proj = nn.Conv2d(3, width, patch, patch)
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
         self.extra_tokens = nn.Parameter(torch.randn(1, registers, width))
-        flat = [Block(width) for _ in range(depth)]
+        flat = [self.block_type(width) for _ in range(depth)]
         self.chunked_blocks = chunks > 0
         if chunks:
             size = depth // chunks
             self.blocks = nn.ModuleList(
-                nn.ModuleList([nn.Identity()] * i + flat[i : i + size])
-                for i in range(0, depth, size)
+                Chunk([nn.Identity()] * i + flat[i : i + size]) for i in range(0, depth, size)
             )
         else:
             self.blocks = nn.ModuleList(flat)
@@ -95,6 +115,12 @@ class Official(nn.Module):
     def normed(self, y: Tensor) -> Tensor:
         return self.norm(y)
 
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x)["x_norm_clstoken"]
+
 
 class Dinov2Like(Official):
     """dinov2's surface: positional n, no way to the registers."""
@@ -106,9 +132,26 @@ class Dinov2Like(Official):
     def prepare_tokens_with_masks(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         return self.tokens(x)
 
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
+        y = self.prepare_tokens_with_masks(x, masks)
+        for block in self.blocks:
+            y = block(y)
+        normed = self.normed(y)
+        skip = 1 + self.num_register_tokens
+        return {
+            "x_norm_clstoken": normed[:, 0],
+            "x_norm_regtokens": normed[:, 1:skip],
+            "x_norm_patchtokens": normed[:, skip:],
+        }
+
 
 class Dinov3Like(Official):
-    """dinov3's surface: keyword n, extra tokens, rotary positions, perhaps a norm of its own for the prefix."""
+    """dinov3's surface: keyword n, extra tokens, rotary positions, perhaps a norm of its own for the prefix.
+
+    Its forward calls the blocks with lists of sequences, one of them for one batch of images.
+    """
+
+    block_type = ListBlock
 
     def __init__(self, *, untied: bool = False, **setting: Any) -> None:
         super().__init__(**setting)
@@ -123,6 +166,30 @@ class Dinov3Like(Official):
         self, x: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, int]]:
         return self.tokens(x), (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+
+    def forward_features(self, x: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
+        return self.forward_features_list([x], [masks])[0]
+
+    def forward_features_list(self, images: list[Tensor], masks: list[Any]) -> list[Any]:
+        sequences, positions = [], []
+        for x, mask in zip(images, masks, strict=True):
+            tokens, (rows, cols) = self.prepare_tokens_with_masks(x, mask)
+            sequences.append(tokens)
+            positions.append(self.rope_embed(H=rows, W=cols))
+        for block in self.blocks:
+            sequences = block(sequences, positions)
+        skip = 1 + self.n_storage_tokens
+        outputs = []
+        for sequence in sequences:
+            normed = self.normed(sequence)
+            outputs.append(
+                {
+                    "x_norm_clstoken": normed[:, 0],
+                    "x_storage_tokens": normed[:, 1:skip],
+                    "x_norm_patchtokens": normed[:, skip:],
+                }
+            )
+        return outputs
 
     def run(self, block: nn.Module, y: Tensor, x: Tensor) -> Tensor:
         return block(

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import transformers
-from tests.unit.backbones.official_objects import Block, Dinov2Like, Dinov3Like
+from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -263,6 +263,52 @@ def without_a_part(model: Any) -> None:
     model.pos_drop = None
 
 
+def return_two_sequences(model: Any) -> None:
+    model.flat[1].register_forward_hook(lambda block, inputs, output: [*output, *output])
+
+
+def return_a_dict(model: Any) -> None:
+    model.blocks[2].register_forward_hook(lambda block, inputs, output: {"tokens": output})
+    model.forward_features = lambda images, **options: {}
+
+
+class NormWithState(nn.LayerNorm):
+    """A norm whose state is more than tensors."""
+
+    def get_extra_state(self) -> Any:
+        return {"scale": 3}
+
+
+def give_a_state_of_its_own(model: Any) -> None:
+    model.norm = NormWithState(model.embed_dim)
+
+
+def features_in_a_dict(model: Any) -> None:
+    method = model.forward_features
+    model.forward_features = lambda images, **options: {"x": method(images, **options)}
+
+
+def forward_without_fields(model: Any) -> None:
+    model.forward = types.MethodType(lambda self, images: self.embeddings(images), model)
+
+
+def overflow(model: Any) -> None:
+    with torch.no_grad():
+        model.blocks[1].mlp.fc1.bias.fill_(100.0)
+        model.blocks[1].mlp.fc2.weight.fill_(1e4)
+    model.half()
+
+
+def nan_in_a_weight(model: Any) -> None:
+    with torch.no_grad():
+        model.blocks[2].norm1.weight[3] = torch.nan
+
+
+def nan_in_the_forward(model: Any) -> None:
+    method = model.forward_features
+    model.forward_features = lambda images, **options: method(images, **options) * torch.nan
+
+
 REFUSED: list[tuple[str, Callable[[], Any], Change, tuple[str, ...]]] = [
     ("a hook on the list of blocks", vit, hook_on_the_list, ("norm gets", "hook")),
     ("a hook before the model", vit, hook_before_the_model, ("block 0", "hook")),
@@ -270,11 +316,24 @@ REFUSED: list[tuple[str, Callable[[], Any], Change, tuple[str, ...]]] = [
     ("features times 1.5", vit, scaled_features, ("returns", "0.33")),
     ("blocks left out", vit, every_second_block, ("[0, 2]", "[0, 1, 2, 3]")),
     ("tokens between blocks", vit, tokens_between_blocks, ("block 1", "forward")),
-    ("a size set by the forward", vit, size_set_by_the_forward, ("'rows'", "one by one")),
+    (
+        "a size set by the forward",
+        vit,
+        size_set_by_the_forward,
+        ("block 0 fails", "'rows'", "one by one"),
+    ),
     ("overlapping patches", vit, overlapping_patches, ("(1, 16, 24)", "(1, 7, 24)", "2x3")),
     ("more registers than stated", dinov3, more_registers, ("(1, 14, 32)", "3 prefix tokens")),
     ("merged tokens", vit, merged_tokens, ("block 2", "(1, 6, 24)")),
-    ("a model that does not run", vit, without_a_part, ("16x24", "by itself")),
+    ("a model that does not run", vit, without_a_part, ("16x24", "on cpu in float32", "by itself")),
+    ("a block that returns two", Dinov3Like, return_two_sequences, ("block 1", "list of 2")),
+    ("a block that returns a dict", vit, return_a_dict, ("block 2", "dict")),
+    ("a state that is no tensor", vit, give_a_state_of_its_own, ("norm._extra_state", "buffers")),
+    ("overflow", vit, overflow, ("block 1", "float16", "bfloat16", "of finite weights")),
+    ("NaN in a weight", vit, nan_in_a_weight, ("block 2", "NaN", "blocks.2.norm1.weight", "load")),
+    ("NaN in the forward", vit, nan_in_the_forward, ("its own forward gives NaN", "block 3")),
+    ("features in a dict", vit, features_in_a_dict, ("forward_features", "dict")),
+    ("an output without tokens", dinov2, forward_without_fields, ("Tensor", "last_hidden_state")),
     (
         "a size of no whole patches",
         lambda: vit(dynamic_img_size=False, dynamic_img_pad=True, img_size=30),
@@ -425,72 +484,207 @@ def test_maps_without_the_norm_need_norm_false() -> None:
     assert torch.equal(backbone(images).maps()[1], own[1])
 
 
-class ListBlock(Block):
-    """A block that also takes a list of sequences with a list of rotary pairs, as dinov3's does."""
-
-    def forward(self, x: Any, rope: Any = None) -> Any:
-        if isinstance(x, list):
-            return [super(ListBlock, self).forward(*pair) for pair in zip(x, rope, strict=True)]
-        return super().forward(x, rope)
-
-
-class Dinov3Repository(Dinov3Like):
-    """Calls its blocks with lists of one sequence."""
-
-    def __init__(self) -> None:
-        super().__init__(registers=2)
-        self.blocks = nn.ModuleList(ListBlock(self.embed_dim) for _ in range(self.n_blocks))
-        self.flat = tuple(self.blocks)
-
-    def forward_features(self, images: Tensor) -> dict[str, Tensor]:
-        x, (rows, cols) = self.prepare_tokens_with_masks(images)
-        sequences = [x]
-        for block in self.blocks:
-            sequences = block(sequences, [self.rope_embed(H=rows, W=cols)])
-        normed = self.norm(sequences[0])
-        return {
-            "x_norm_clstoken": normed[:, 0],
-            "x_storage_tokens": normed[:, 1:3],
-            "x_norm_patchtokens": normed[:, 3:],
-        }
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.forward_features(images)["x_norm_clstoken"]
+def test_maps_with_and_without_the_norm_need_layers() -> None:
+    model = dinov3(transformers.DINOv3ViTBackbone, out_indices=[2, 4], apply_layernorm=False)
+    for norm in (True, False):
+        with pytest.raises(BackboneError) as caught:
+            wrap_backbone(model, norm=norm)
+        assert "[1] without the final norm and [3] with it" in str(caught.value)
+        assert "pass layers=" in str(caught.value)
+    assert wrap_backbone(model, layers=[1, 3], norm=False).layers == (1, 3)
 
 
-def test_blocks_that_are_called_with_lists_are_compared() -> None:
+# --- the repositories' conventions
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Dinov3Like(registers=2),
+        lambda: Dinov3Like(registers=3, untied=True),
+        lambda: Dinov2Like(),
+        lambda: Dinov2Like(registers=2, chunks=2),
+    ],
+    ids=["dinov3, lists", "dinov3, two norms", "dinov2", "dinov2, chunks"],
+)
+def test_tokens_of_the_repositories_objects_are_those_of_their_forward(make: Any) -> None:
     torch.manual_seed(0)
-    model = Dinov3Repository().eval()
+    model = make().eval()
     images = torch.randn(2, 3, 8, 12)
 
     tokens = wrap_backbone(model)(images)
 
-    own = model.forward_features(images)
-    assert torch.equal(tokens.patches[0], own["x_norm_patchtokens"])
+    features = model.forward_features(images)
+    assert torch.equal(tokens.cls_token[0], features["x_norm_clstoken"])
+    assert torch.equal(tokens.patches[0], features["x_norm_patchtokens"])
 
 
 def test_a_change_around_blocks_that_are_called_with_lists_is_refused() -> None:
-    class Changed(Dinov3Repository):
-        def forward_features(self, images: Tensor) -> dict[str, Tensor]:
-            return super().forward_features(images * 0.5)
+    class Changed(Dinov3Like):
+        def forward_features(self, x: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
+            return super().forward_features(x * 0.5)
 
     with pytest.raises(BackboneError, match="block 0"):
-        wrap_backbone(Changed().eval())
+        wrap_backbone(Changed())
 
 
-def test_a_model_that_cannot_run_here_is_wrapped_with_a_warning(
+# --- models that do not run
+
+
+class OnlyOnGpus(nn.Module):
+    """Attention without a kernel for the CPU, as xformers' is."""
+
+    def forward(self, x: Tensor, **_: Any) -> Tensor:
+        raise NotImplementedError("no CPU kernel")
+
+
+def test_a_model_that_cannot_run_here_is_wrapped_with_a_log_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class OnlyOnGpus(nn.Module):
-        def forward(self, x: Tensor, **_: Any) -> Tensor:
-            raise NotImplementedError("no CPU kernel")
-
-    model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32)
+    model = vit(dtype=torch.bfloat16)
     for block in model.blocks:
         block.attn = OnlyOnGpus()
 
     with caplog.at_level("WARNING", logger="dinoneck"), pytest.warns(UserWarning, match="fails"):
+        backbone = wrap_backbone(model)
+
+    assert backbone.depth == 4
+    assert "cannot run on cpu in bfloat16 (no CPU kernel)" in caplog.text
+    assert "model.cuda(), and wrap it then" in caplog.text
+
+
+def test_a_transformers_model_that_cannot_run_here_is_wrapped_with_a_log_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = dinov3()
+    model.model.layer[0].attention = OnlyOnGpus()
+
+    with caplog.at_level("WARNING", logger="dinoneck"):
         wrap_backbone(model)
 
-    assert "were not compared" in caplog.text
-    assert "no CPU kernel" in caplog.text
+    assert "DINOv3ViTModel cannot run on cpu in float32" in caplog.text
+
+
+def test_the_warning_of_a_call_that_fails_names_the_line_that_wraps() -> None:
+    model = vit()
+    model.forward = types.MethodType(lambda self, *, batch: batch["image"], model)
+    with pytest.warns(UserWarning, match="calling VisionTransformer") as caught:
+        wrap_backbone(model)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_forward_that_catches_every_exception_is_compared() -> None:
+    model = vit()
+
+    def forward(self: Any, images: Tensor) -> Tensor | None:
+        try:
+            return self.forward_features(images * 0.5)
+        except Exception:
+            return None
+
+    model.forward = types.MethodType(forward, model)
+    with pytest.raises(BackboneError, match="block 0"):
+        wrap_backbone(model)
+
+
+def test_what_a_forward_leaves_in_its_blocks_does_not_help_the_parts() -> None:
+    model = vit(dynamic_img_size=False, img_size=32)
+    size_set_by_the_forward(model)
+    with pytest.raises(BackboneError, match="block 0 fails"):
+        wrap_backbone(model)
+
+
+# --- transformers' outputs
+
+
+@pytest.mark.parametrize("make", [dinov2, dinov3])
+def test_models_set_to_return_tuples_are_wrapped(make: Any) -> None:
+    model = make()
+    images = torch.randn(1, 3, 5 * model.config.patch_size, 2 * model.config.patch_size)
+    expected = own_sequence(model, images)
+    model.config.return_dict = False
+
+    backbone = wrap_backbone(model)
+
+    assert torch.equal(backbone(images).sequence[0], expected)
+    assert model.config.return_dict is False
+
+
+@pytest.mark.parametrize(("make", "kind"), FORMS, ids=["dinov2", "dinov3"])
+def test_backbone_forms_set_to_return_tuples_are_wrapped(make: Any, kind: Any) -> None:
+    model = make(kind, out_indices=[2, 4]).eval()
+    images = torch.randn(1, 3, 5 * model.config.patch_size, 2 * model.config.patch_size)
+    with torch.no_grad():
+        expected = model(images).feature_maps
+    model.config.return_dict = False
+
+    backbone = wrap_backbone(model)
+
+    assert torch.equal(backbone(images).maps()[0], expected[0])
+
+
+def test_a_change_of_a_model_set_to_return_tuples_is_seen() -> None:
+    model = dinov2()
+    model.config.return_dict = False
+    model.register_forward_pre_hook(lambda model, inputs: (inputs[0] * 2,))
+    with pytest.raises(BackboneError, match="block 0"):
+        wrap_backbone(model)
+
+
+def test_a_forward_that_returns_a_tuple_is_compared() -> None:
+    model = dinov2()
+    run = model.forward
+
+    def forward(self: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        output = run(images)
+        return 2 * output.last_hidden_state, output.pooler_output
+
+    model.forward = types.MethodType(forward, model)
+    with pytest.raises(BackboneError, match="returns of block 3"):
+        wrap_backbone(model)
+
+
+# --- rounding
+
+
+class RoundedLinear(nn.Linear):
+    """A linear layer whose inputs are rounded to ten bits, as TF32 does it on a GPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(ten_bits(x), ten_bits(self.weight), self.bias)
+
+
+def ten_bits(x: Tensor) -> Tensor:
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+
+
+def round_as_tf32(model: Any) -> None:
+    for module in list(model.modules()):
+        if type(module) is nn.Linear:
+            module.__class__ = RoundedLinear
+
+
+def last_bit_between_blocks(model: Any) -> None:
+    """Add what rounding may add before the first block."""
+
+    def forward_features(self: Any, images: Tensor, **_: Any) -> Tensor:
+        x = self._pos_embed(self.patch_embed(images)) * (1 + 3e-7)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    model.forward_features = types.MethodType(forward_features, model)
+
+
+def test_rounding_before_a_block_does_not_grow_to_a_difference_behind_it() -> None:
+    model = vit(depth=24, init_values=3.0)
+    round_as_tf32(model)
+    model.eval()
+    images = torch.randn(1, 3, 16, 24)
+    exact = model.forward_features(images)
+    last_bit_between_blocks(model)
+    changed = model.forward_features(images)
+    assert (changed - exact).abs().mean() > 1e-5 * exact.abs().mean()  # more than rounding
+
+    assert wrap_backbone(model).depth == 24
