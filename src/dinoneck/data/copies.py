@@ -20,7 +20,9 @@ from dinoneck.errors import counted
 logger = logging.getLogger(__name__)
 
 _SMALLEST = 60  # bytes of a PNG file of one pixel; smaller files are no pictures
-_LAST_BYTES = 4096  # by which files of equal size are compared first: photos differ there
+# Files of equal size are compared by their last bytes first, in which photos differ: whole files are
+# read only where these agree. Uncompressed images of one camera all have one size.
+_LAST_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,19 @@ class Copy:
 
     Attributes:
         first: the file that comes first.
-        again: the other one.
+        second: the other one.
         is_one_file: whether both are one file, by a link or a hard link.
     """
 
     first: Path
-    again: Path
+    second: Path
     is_one_file: bool
 
     def differs_in(self, value_of: Mapping[Path, object]) -> bool:
         """Whether both files have a value, and not the same."""
-        if self.first not in value_of or self.again not in value_of:
+        if self.first not in value_of or self.second not in value_of:
             return False
-        return value_of[self.first] != value_of[self.again]
+        return value_of[self.first] != value_of[self.second]
 
 
 def find_copies(files: Iterable[Path]) -> list[Copy]:
@@ -71,7 +73,7 @@ def find_copies(files: Iterable[Path]) -> list[Copy]:
         for alike in _groups(same_size, _end_of):
             for same in _groups(alike, _hash_of):
                 copies += [Copy(same[0], file, is_one_file=False) for file in same[1:]]
-    return sorted(copies, key=lambda copy: order[copy.again])
+    return sorted(copies, key=lambda copy: order[copy.second])
 
 
 def _groups(files: Sequence[Path], key: Callable[[BufferedReader], bytes]) -> list[list[Path]]:
@@ -136,10 +138,10 @@ def warn_of_copies(
             "out what they train on; keep one of each",
             counted(len(others), "picture"),
             others[0].first,
-            others[0].again,
+            others[0].second,
         )
 
 
 def _with_values(copy: Copy, value_of: Mapping[Path, object]) -> str:
     """Both files, each with its value."""
-    return f"{copy.first} ({value_of[copy.first]}) and {copy.again} ({value_of[copy.again]})"
+    return f"{copy.first} ({value_of[copy.first]}) and {copy.second} ({value_of[copy.second]})"

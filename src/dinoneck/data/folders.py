@@ -230,12 +230,12 @@ def _check_copies(table: pd.DataFrame, unread: Content | None = None) -> None:
             continue
         if copy.differs_in(part_of):
             raise DataError(
-                f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
+                f"{copy.first} and {copy.second} are one file in two parts, so that a head is scored "
                 "on what it was trained on; keep one of them"
             )
         if copy.differs_in(class_of):
             raise DataError(
-                f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
+                f"{copy.first} and {copy.second} are one file in two classes; keep one of them"
             )
     # a copy in the unread part is named only: it is not scored in this run
     if unread is not None:
