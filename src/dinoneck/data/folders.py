@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
-from dinoneck.data.copies import find_copies, warn_of_copies
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word
 from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     HELD_OUT,
@@ -88,6 +88,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     beside = masks_in(image_root, label_root)
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
     _check_copies(table)
+    warn_of_changed_copies(table[IMAGES])
     return table
 
 
@@ -104,6 +105,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
     if data.content is not None:
         table = _content_table(data.root, data.content)
         _check_copies(table)
+        warn_of_changed_copies(table[IMAGES])
         return table
     tables = []
     for name, content in data.parts.items():
@@ -400,16 +402,16 @@ def _without_ending(name: str, ending: str) -> str:
 
 
 def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """The word of some that all names begin with in their folders, with what separates it; and nothing.
+    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
 
     Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
     """
     last_parts = [name.rpartition("/")[2] for name in names]
     shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    match = re.match(r"([A-Za-z]+)(?:[_\-. ]|(?=\d|$))", shared)
-    if match is None or match.group(1).lower() not in words:
-        return [""]
-    return [match.group(), ""]
+    beginning = first_word(shared, words)
+    if not beginning and shared.lower() in words:
+        beginning = shared  # of img1 and img2
+    return [beginning, ""] if beginning else [""]
 
 
 def _without_beginning(name: str, beginning: str) -> str:

@@ -340,7 +340,7 @@ def test_what_programs_make_of_images_is_counted(
     touched(tmp_path, "a/0.jpg", "a/0_thumb.jpg", "b/1.png", "b/1_overlay.png", "b/thumbs/1.png")
     assert len(read_folders(tmp_path)) == 5
     files, folders = [record.getMessage() for record in caplog.records]
-    assert "2 files called like the mask of another one, or like what programs make" in files
+    assert "2 files called like what programs make of another one" in files
     assert f"such as {tmp_path}/a/0_thumb.jpg beside {tmp_path}/a/0.jpg" in files
     assert (
         f"1 file in folders called like what programs write, such as {tmp_path}/b/thumbs" in folders
@@ -521,25 +521,36 @@ def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    ("train", "val", "test"),
     [
-        pytest.param(["train", "val"], ("train", "val", None), id="train, val"),
-        pytest.param(["train", "valid", "test"], ("train", "valid", "test"), id="valid, test"),
-        pytest.param(["Training", "Validation"], ("Training", "Validation", None), id="long words"),
+        pytest.param("train", "val", None, id="train, val"),
+        pytest.param("train", "valid", "test", id="valid, test"),
+        pytest.param("Training", "Validation", None, id="long words"),
+        pytest.param("entrenamiento", "validación", "prueba", id="Spanish"),
+        pytest.param("Entraînement", "Validation", "essai", id="French"),
+        pytest.param("Training", "Validierung", "Test", id="German"),
+        pytest.param("addestramento", "convalida", "prova", id="Italian"),
+        pytest.param("treino", "validação", "teste", id="Portuguese"),
+        pytest.param("trainen", "validatie", "test", id="Dutch"),
     ],
 )
-def test_train_and_val_are_parts(
-    names: list[str], expected: tuple[str, str, str | None], tmp_path: Path
+def test_train_and_val_are_parts_in_several_languages(
+    train: str, val: str, test: str | None, tmp_path: Path
 ) -> None:
-    for name in names:
+    for name in filter(None, [train, val, test]):
         touched(tmp_path, f"{name}/oats/1.png", f"{name}/wheat/1.png", f"{name}/wheat/2.png")
     table = read_folders(tmp_path)
-    train, val, test = expected
     assert table["fold"].tolist() == [train] * 3 + [val] * 3
     assert table["class"].tolist() == ["oats", "wheat", "wheat"] * 2
     assert table.attrs["held_out"] == val
     left = read_data_folder(tmp_path).left
     assert (None if left is None else left.images.name) == test
+
+
+def test_flat_parts_of_another_language_are_no_classes(tmp_path: Path) -> None:
+    touched(tmp_path, "entrenamiento/1.png", "validacion/2.png")
+    with pytest.raises(DataError, match="entrenamiento, validacion, without class folders"):
+        read_folders(tmp_path)
 
 
 def test_parts_know_their_folders_and_share_their_kind(tmp_path: Path) -> None:
