@@ -33,7 +33,7 @@ from dinoneck.data.image_tree import (
     mirrored_masks,
     name_without_words,
 )
-from dinoneck.data.walk import Listing, is_written, walk
+from dinoneck.data.walk import Listing, is_run_folder, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def data_files(root: Path) -> list[str]:
     """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
     texts = []
     children = sorted(child for child in root.iterdir() if child.is_dir())
-    for folder in [root, *(child for child in children if not is_written(child))]:
+    for folder in [root, *(child for child in children if not is_run_folder(child))]:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
         documents = [file for file in files if file.suffix.lower() == ".json"]

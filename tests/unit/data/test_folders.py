@@ -110,12 +110,15 @@ def test_what_is_left_out_is_counted_by_every_reader(
     assert len(list_pictures([tmp_path / "c"])[tmp_path / "c"]) == 2
     assert line in caplog.text
     caplog.clear()
+    touched(tmp_path / "m", "3.nii.gz")
     assert len(read_masks(tmp_path / "i", tmp_path / "m")) == 1
     assert "1 file of other formats (.gif)" in caplog.text
-    assert "1 file of other formats (.npy)" in caplog.text
+    assert "2 files of other formats (.gz, .npy)" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", ["", ".jpg_large", ".png~", ".part", ".JPG.1"])
+@pytest.mark.parametrize(
+    "suffix", ["", ".jpg_large", ".png~", ".part", ".JPG.1", ".jpg.txt", ".png.json"]
+)
 def test_pictures_without_the_name_of_one_are_counted(
     suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +132,40 @@ def test_pictures_without_the_name_of_one_are_counted(
     assert f"left out: 1 picture in files that are not named as such, the first {tmp_path}/a/2" in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("name", ["2.jpg.txt", "2.JPG.part", "2.png.crdownload", "2.jpeg.zip"])
+def test_files_with_the_suffix_of_a_picture_inside_their_name_are_counted(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", f"a/{name}")
+    assert read_folders(tmp_path).index.tolist() == ["a/1.png", "b/1.png"]
+    line = f"left out: 1 file called like pictures with one suffix more, which are none, the first {tmp_path}/a/{name}"
+    assert line in caplog.text
+
+
+def test_files_that_belong_to_pictures_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "1.jpg", "1.jpg.txt", "2.TIF", "2.tif.aux.xml", "3.png", "3.PNG.json")
+    touched(tmp_path, "ann/1.jpg.json", "ann/2.jpg.json")
+    assert len(list_pictures([tmp_path])[tmp_path]) == 3
+    assert caplog.records == []
+
+
+def test_archives_that_are_not_unpacked_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "oats/1.png", "wheat/1.png", "rye.zip", "more/barley.tar.gz", "Wheat.tar.gz")
+    assert list_pictures([tmp_path])[tmp_path] == [
+        tmp_path / "oats/1.png",
+        tmp_path / "wheat/1.png",
+    ]
+    [record] = caplog.records
+    line = (
+        f"left out: 2 archives, the first {tmp_path}/more/barley.tar.gz; if it holds images, unpack"
+    )
+    assert line in record.getMessage()
 
 
 def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
