@@ -94,6 +94,23 @@ REJECT_WORDS = {
 """Words in the names of folders in a class folder whose images may be none of the class."""
 UNSORTED_WORDS = {"unsorted", "todo", "tmp", "temp", "unused", "trash", "discarded", "deleted"}
 """Words in the names of folders beside class folders that may be no class."""
+SOURCE_WORDS = {
+    "day",
+    "week",
+    "month",
+    "year",
+    "season",
+    "session",
+    "visit",
+    "camera",
+    "cam",
+    "drone",
+}
+"""Words that say, with a number, when or where images were taken: ``day1``, ``camera_2``."""
+SOURCE_WORDS |= {"flight", "plot", "site", "batch", "run", "scene", "sequence", "seq", "video"}
+SOURCE_WORDS |= {"clip", "patient", "subject"}
+SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
+"""Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""
 
 _FIRST_WORD = re.compile(r"([A-Za-z]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
 
