@@ -22,6 +22,7 @@ from dinoneck.data.folder_words import (
     PART_WORDS,
     REJECT_WORDS,
     SOURCE_WORDS,
+    UNNAMED_FOLDERS,
     UNSORTED_WORDS,
     part_of,
     words_of,
@@ -228,7 +229,7 @@ def _is_sample_of_folders(folder: ImageFolder) -> bool:
 
 
 def _check_samples(candidates: _Candidates) -> None:
-    """Raise a DataError if each folder holds one image, called image or with its masks."""
+    """Raise a DataError if each folder holds the files of one sample."""
     if _are_samples(candidates.folders):
         first = candidates.folders[0]
         held = some_of([file.name for file in first.images], 4)
@@ -240,23 +241,29 @@ def _check_samples(candidates: _Candidates) -> None:
 
 
 def _are_samples(folders: Sequence[ImageFolder]) -> bool:
-    """Whether each folder is that of one sample: ``s0/image.png`` alone, or one image with its masks.
+    """Whether each folder is that of one sample.
 
-    ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
+    These are folders with one image and its masks each, or with the same names, of which one is
+    that of an image: ``s0/image.png``, ``s0/rgb.png`` and ``s0/depth.png``. ``wheat/1.jpg`` and
+    ``oats/1.jpg`` are classes: a number says nothing.
     """
-    stems = set()
-    all_have_masks = True
+    names = set()
+    have_one_image_with_masks = True
     for folder in folders:
+        if len(folder.all_images()) != len(folder.images):
+            return False
         masks = set(masks_beside(folder.images).masks)
         # also without an image of that name beside them: scan.png with mask.png
         masks |= {file for file in folder.images if is_called_mask(file)}
         images = [file for file in folder.images if file not in masks]
-        if len(images) != 1 or len(folder.all_images()) != len(folder.images):
+        if len(images) != 1 or not masks:
+            have_one_image_with_masks = False
+        names.add(frozenset(file.stem.lower() for file in images))
+        if len(names) > 1 and not have_one_image_with_masks:
             return False
-        stems.add(images[0].stem if is_called_image(images[0]) else None)
-        all_have_masks = all_have_masks and bool(masks)
-    have_one_name = len(stems) == 1 and None not in stems
-    return have_one_name or all_have_masks
+    if have_one_image_with_masks:
+        return True
+    return any(is_called_image(file) for file in folders[0].images)
 
 
 def _check_shared_subfolders(candidates: _Candidates) -> None:
@@ -402,7 +409,8 @@ def _warn_of_doubtful_classes(candidates: _Candidates) -> None:
     doubtful = []
     for folder in candidates.folders:
         words = words_of(folder.name)
-        if words and words <= PART_WORDS | OUTPUT_WORDS | COPY_WORDS | UNSORTED_WORDS:
+        is_doubtful = words <= PART_WORDS | OUTPUT_WORDS | COPY_WORDS | UNSORTED_WORDS
+        if (words and is_doubtful) or words in UNNAMED_FOLDERS:
             doubtful.append(f"'{folder.name}'")
     if len(doubtful) == 1:
         line = "%s: %s is read as a class; move it away if it is none"

@@ -94,20 +94,23 @@ REJECT_WORDS = {
 """Words in the names of folders in a class folder whose images may be none of the class."""
 UNSORTED_WORDS = {"unsorted", "todo", "tmp", "temp", "unused", "trash", "discarded", "deleted"}
 """Words in the names of folders beside class folders that may be no class."""
-SOURCE_WORDS = {
-    "day",
-    "week",
-    "month",
-    "year",
-    "season",
-    "session",
-    "visit",
-    "camera",
-    "cam",
-    "drone",
-}
+UNNAMED_FOLDERS = [{"new", "folder"}, {"untitled", "folder"}, {"neuer", "ordner"}]
+"""The words of folders that systems make and nobody named."""
+UNNAMED_FOLDERS += [{"nouveau", "dossier"}, {"nueva", "carpeta"}]
+SOURCE_WORDS = {"day", "week", "month", "year", "season", "session", "visit", "camera", "cam"}
 """Words that say, with a number, when or where images were taken: ``day1``, ``camera_2``."""
-SOURCE_WORDS |= {"flight", "plot", "site", "batch", "run", "scene", "sequence", "seq", "video"}
+SOURCE_WORDS |= {
+    "drone",
+    "flight",
+    "plot",
+    "site",
+    "batch",
+    "run",
+    "scene",
+    "sequence",
+    "seq",
+    "video",
+}
 SOURCE_WORDS |= {"clip", "patient", "subject"}
 SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
 """Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""

@@ -104,6 +104,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
     """
     if data.kind == "classes":
         _warn_of_unread(data.root)
+        _warn_of_spellings(data.classes)
     if data.content is not None:
         table = _content_table(data.root, data.content)
         _check_copies(table)
@@ -167,7 +168,6 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
         pictures.append(in_folder)
         class_of |= dict.fromkeys(in_folder.images, folder.name)
     warn_of_masks(pictures)
-    _warn_of_case(class_of)
     rows = {}
     for file in sorted(class_of, key=path_order):
         rows[file.relative_to(root).as_posix()] = (file, class_of[file])
@@ -252,14 +252,21 @@ def _images_of(content: Content) -> list[Path]:
     return pictures_of(image_folder(walk(content.images))).images
 
 
-def _warn_of_case(class_of: Mapping[Path, str]) -> None:
-    """Name classes whose names differ in case alone."""
-    spelled: dict[str, str] = {}
-    for class_name in dict.fromkeys(class_of.values()):
-        other_name = spelled.setdefault(class_name.casefold(), class_name)
-        if other_name != class_name:
-            line = "the classes '%s' and '%s' differ in upper and lower case alone; are they one class?"
-            logger.warning(line, other_name, class_name)
+def _warn_of_spellings(class_names: Sequence[str]) -> None:
+    """Name classes whose names differ in case, in separators or in leading zeros alone."""
+    first: dict[str, str] = {}
+    for name in class_names:
+        spelling = re.sub(r"[_\-. ]+", " ", name.casefold())
+        spelling = re.sub(r"\b0+(?=\d)", "", spelling)
+        other = first.setdefault(spelling, name)
+        if other == name:
+            continue
+        if other.casefold() == name.casefold():
+            difference = "upper and lower case"
+        else:
+            difference = "separators or leading zeros"
+        line = "the classes '%s' and '%s' differ in %s alone; are they one class?"
+        logger.warning(line, other, name, difference)
 
 
 def _warn_of_missing_classes(data: DataFolder) -> None:
@@ -452,6 +459,12 @@ def _other_names(
         number = counted(len(without_image), "mask")
         texts.append(f"{images} has no image for {number} of {masks}: {some_of(without_image, 5)}")
     text = "; ".join(texts)
+    folders_of_masks = {name.partition("/")[0] for name in mask_of if "/" in name}
+    if folders_of_masks == image_of.keys():
+        return DataError(
+            f"{text}. {masks} has a folder of masks for each image: merge the masks of each into one "
+            "file, called like the image"
+        )
     inside = _folders_with_all_masks(image_of, mask_of)
     if inside and without_mask:
         return DataError(

@@ -18,7 +18,7 @@ from typing import Literal
 from dinoneck.data.cells import PathLike
 from dinoneck.data.class_folders import read_class_names
 from dinoneck.data.folder_texts import also_there, as_options, listed
-from dinoneck.data.folder_words import PART_WORDS, PARTS, part_of, words_of
+from dinoneck.data.folder_words import COPY_WORDS, PART_WORDS, PARTS, part_of, words_of
 from dinoneck.data.image_tree import (
     ImageFolder,
     MaskPair,
@@ -253,6 +253,13 @@ def _paired(
         short = name_without_words(pair.images)  # train of train_images
         name = short if part_of(short) else pair.images.name
         parts[name] = Content("masks", pair.images.path, pair.masks.path)
+    if subfolders is None and not _are_parts(list(parts)):
+        raise DataError(
+            f"{root} holds {listed(list(parts))}, each with a folder of its masks. If they are folds, "
+            "each held out in turn: --subfolders folds; if all folders are classes, also those called "
+            f"like masks: --subfolders classes; or name one: {as_options(images.path, masks.path)}. "
+            "Parts that are called train and val (and test) are read as such"
+        )
     return _whole_of_parts(root, parts, subfolders)
 
 
@@ -277,7 +284,25 @@ def _images_and_masks(
             f"they are one set: --images {images.path} --labels {masks.path}; parts that are called "
             "train and val (and test) are read as such"
         )
+    _warn_of_copies(images)
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _warn_of_copies(images: ImageFolder) -> None:
+    """Count the images in folders that are called like copies of others: ``images/augmented``."""
+    copies = []
+    for folder in images.all_folders()[1:]:
+        if folder.images and words_of(folder.name) & COPY_WORDS:
+            copies.append(folder)
+    if copies:
+        number = sum(len(folder.images) for folder in copies)
+        logger.warning(
+            "%s: also read: %s in folders called like copies of others, such as %s: where folds are "
+            "drawn, a head is scored on copies of what it was trained on; move them away",
+            images.path,
+            counted(number, "image"),
+            copies[0].path,
+        )
 
 
 def _only_folder(folder: ImageFolder, other: ImageFolder) -> ImageFolder:

@@ -575,6 +575,33 @@ def test_classes_that_differ_in_case_alone_are_named(
     assert "'Oats' and 'oats' differ in upper and lower case" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sugar beet", "sugar_beet"),
+        ("Sugar-Beet", "sugar beet"),
+        ("01", "1"),
+        ("stage 01", "stage1"),
+    ],
+)
+def test_classes_that_differ_in_separators_or_zeros_alone_are_named(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, f"{first}/1.png", f"{second}/2.png", "10/1.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    lines = [record.getMessage() for record in caplog.records]
+    expected = f"the classes '{first}' and '{second}' differ in separators or leading zeros alone"
+    assert [expected in line for line in lines] == [first != "stage 01"] * len(lines)
+
+
+def test_classes_of_two_parts_that_differ_in_case_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "train/Wheat/1.png", "train/oats/1.png", "val/wheat/2.png", "val/oats/2.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    assert "the classes 'Wheat' and 'wheat' differ in upper and lower case alone" in caplog.text
+
+
 def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
     touched(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "a" / "again").symlink_to("..")
@@ -694,6 +721,7 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
         pytest.param(["scan.png", "GT.png"], id="an image of another name"),
         pytest.param(["7.png", "7_mask.png"], id="a word at the end"),
         pytest.param(["7.jpg", "mask_7_0.png", "mask_7_1.png"], id="words at the beginning"),
+        pytest.param(["rgb.png", "depth.png", "nir.png"], id="one image in several kinds"),
     ],
 )
 def test_folders_of_one_sample_each_are_no_classes_without_a_word(
@@ -728,6 +756,7 @@ def test_masks_of_samples_are_no_pictures(tmp_path: Path, caplog: pytest.LogCapt
         pytest.param("overlay", "'overlay' is read as a class", id="overlay"),
         pytest.param("augmented", "'augmented' is read as a class", id="augmented"),
         pytest.param("unsorted", "'unsorted' is read as a class", id="unsorted"),
+        pytest.param("New folder (2)", "'New folder (2)' is read as a class", id="new folder"),
         pytest.param("backup (1)", "'backup (1)' is read as a class", id="backup"),
     ],
 )
@@ -1118,6 +1147,36 @@ def test_folders_that_images_and_masks_share_stay(tmp_path: Path) -> None:
     assert table_of_folder(data).index.tolist() == ["images/a/1.jpg"]
 
 
+def test_images_in_folders_of_copies_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("images", "masks"):
+        touched(
+            tmp_path,
+            f"{kind}/original/1.png",
+            f"{kind}/augmented/1_0.png",
+            f"{kind}/augmented/1_1.png",
+        )
+    assert len(table_of_folder(read_data_folder(tmp_path))) == 3
+    [record] = caplog.records
+    line = f"also read: 2 images in folders called like copies of others, such as {tmp_path}/images/augmented"
+    assert line in record.getMessage()
+
+
+def test_folders_with_masks_beside_them_that_are_no_parts_have_three_readings(
+    tmp_path: Path,
+) -> None:
+    names = ["oats/1.png", "wheat/2.png", "oats_mask/1.png", "wheat_mask/2.png"]
+    touched(tmp_path, *names)
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert f"--images {tmp_path}/oats --labels {tmp_path}/oats_mask" in str(error.value)
+    assert "--subfolders folds" in str(error.value)
+    assert list(read_data_folder(tmp_path, "folds").parts) == ["oats", "wheat"]
+    assert "--subfolders classes" in str(error.value)
+    assert len(read_data_folder(tmp_path, "classes").classes) == 4
+
+
 def test_parts_may_lie_deeper_in_their_folders(tmp_path: Path) -> None:
     names = [
         f"{top}_trainvaltest/{top}/{part}/x/1.png"
@@ -1132,6 +1191,9 @@ def test_parts_may_lie_deeper_in_their_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("masks", "remedy"),
     [
+        pytest.param(
+            ["7/0.png", "7/1.png"], "a folder of masks for each image: merge", id="objects"
+        ),
         pytest.param(
             ["7_gt_color.png", "7_gt_ids.png"], "end in _gt_color, _gt_ids. Move", id="kinds"
         ),
@@ -1149,7 +1211,6 @@ def test_several_masks_of_each_image_name_what_to_do(
     with pytest.raises(DataError) as error:
         read_masks(tmp_path / "images", tmp_path / "masks")
     assert remedy in str(error.value)
-    assert "--labels" in str(error.value) or "viz" in masks[-1]
 
 
 def test_parts_of_images_may_lie_beside_one_folder_of_masks(tmp_path: Path) -> None:
