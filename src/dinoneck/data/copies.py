@@ -107,7 +107,7 @@ def _hash_of(opened: BufferedReader) -> bytes:
 
 def warn_of_copies(
     copies: Sequence[Copy],
-    parts: Mapping[Path, str],
+    parts: Mapping[Path, object],
     values: Mapping[str, Mapping[Path, object]],
 ) -> None:
     """Count the pictures that are there twice, in one line for each consequence, with two of them.
