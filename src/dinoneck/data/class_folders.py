@@ -234,9 +234,9 @@ def _check_samples(candidates: _Candidates) -> None:
         first = candidates.folders[0]
         held = some_of([file.name for file in first.images], 4)
         raise DataError(
-            f"{candidates.text}, and each seems to hold one sample ({first.name}: {held}): one folder for "
-            f"each sample, or classes? {candidates.as_classes}; if they are samples, name the image "
-            f"and its label in the rows of a table (--csv){also_there(candidates.root)}"
+            f"{candidates.text}, and each seems to hold one sample ({first.name}: {held}): one folder "
+            f"for each sample, or classes? {candidates.as_classes}; if they are samples, name the "
+            f"image and its label in the rows of a table (--csv){also_there(candidates.root)}"
         )
 
 
