@@ -70,8 +70,8 @@ def column(*cells: str, **options: Any) -> Call:
     return table("image,y\n" + rows, **{"targets": "y", **options})
 
 
-def folders(*names: str) -> Call:
-    return lambda folder: read_folders(touched(folder, *names))
+def folders(*names: str, subfolders: Any = None) -> Call:
+    return lambda folder: read_folders(touched(folder, *names), subfolders=subfolders)
 
 
 def masks(images: tuple[str, ...], labels: tuple[str, ...]) -> Call:
@@ -94,6 +94,20 @@ def boxes(kind: str, place: int, **values: Any) -> Call:
 
 def coco(**content: Any) -> Call:
     return lambda folder: BoxImages(box_samples.write(folder, box_samples.content() | content))
+
+
+def two_images_of_a_name(folder: Path) -> Any:
+    """Open boxes of 0.png where another image of that name lies in images/."""
+    file = box_samples.write(folder, box_samples.content())
+    touched(folder, "images/0.png")
+    return BoxImages(file)
+
+
+def masks_beside_boxes(folder: Path) -> Any:
+    """Open boxes from labels/, which holds masks of the images in images/."""
+    file = box_samples.write(folder / "labels", box_samples.content())
+    touched(folder, "images/0.png")
+    return BoxImages(file)
 
 
 def many(*bboxes: list[float]) -> Call:
@@ -527,16 +541,44 @@ ROWS: list[Row] = [
         DataError,
         ("'7.png'", "they are masks", "masks/7.png"),
     ),
+    (
+        folders("rye/train/1.jpg", "rye/val/2.jpg", "oats/train/1.jpg", "oats/val/2.jpg"),
+        DataError,
+        ("oats and rye", "train/oats, train/rye", "--subfolders classes"),
+    ),
+    (
+        folders("rye/train/1.jpg", "rye/val/2.jpg", "oats/3.jpg", subfolders="parts"),
+        DataError,
+        ("rye holds", "rye/train to train/rye"),
+    ),
+    (
+        folders("x/train/1.jpg", "x/val/2.jpg", "y/a/3.jpg", "y/b/4.jpg", subfolders="folds"),
+        DataError,
+        ("x is to be a fold", "train and val"),
+    ),
+    (
+        folders(
+            "nut/train/ok/1.jpg", "nut/test/ok/2.jpg", "nail/train/ok/1.jpg", "nail/test/ok/1.jpg"
+        ),
+        DataError,
+        ("nail and nut", "several data sets", "nail."),
+    ),
     (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
     (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
     (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 images")),
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
     (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
+    (masks(("7.jpg",), ("7_gt_color.png", "7_gt_ids.png")), DataError, ("_gt_color", "--labels")),
+    (masks(("7.jpg",), ("a/7.png", "b/7.png")), DataError, ("a/7", "name that folder", "y/a")),
+    (masks(("7.jpg",), ("7.png", "viz/7.png")), DataError, ("viz/7", "a second mask", "y/viz")),
+    (masks(("\u00e9.jpg", "e\u0301.jpg"), ("1.png",)), DataError, ("\u00e9.jpg", "NFC, NFD")),
     (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
     (masks((), ("1.png",)), DataError, "x"),
     (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),
     # boxes
+    (two_images_of_a_name, DataError, ("0.png", "images/0.png", "images=")),
+    (masks_beside_boxes, DataError, ("labels/0.png", "images/0.png", "images=")),
     *((call, DataError, named) for call, named in ENTRIES),
     (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
     (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),

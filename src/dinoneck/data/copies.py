@@ -1,4 +1,4 @@
-"""Pictures that are in a data set twice: one file under two names, or files of equal content.
+"""Pictures that are in a data set twice: one file under two names, files of equal content, or changed copies.
 
 The same picture in two classes or with two values is a contradiction, and in a held-out part it is
 scored by a head that trained on it. Neither pandas nor torch is imported.
@@ -9,18 +9,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
 from dinoneck.atomic import open_regular
+from dinoneck.data.folder_words import CHANGE_WORDS
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
 _SMALLEST = 60  # bytes of a PNG file of one pixel; smaller files are no pictures
-_LAST_BYTES = 4096  # by which files of equal size are compared first: photos differ there
+# Files of equal size are compared by their last bytes first, in which photos differ: whole files are
+# read only where these agree. Uncompressed images of one camera all have one size.
+_LAST_BYTES = 4096
+# what programs add to the name of an image for a changed copy of it
+_CHANGE = re.compile(rf"[_\-. ](?:{'|'.join(sorted(CHANGE_WORDS))})[_\-. ]?\d*$", re.IGNORECASE)
+_ROBOFLOW_HASH = re.compile(r"\.rf\.[0-9a-f]+$", re.IGNORECASE)  # of each augmented version
 
 
 @dataclass(frozen=True)
@@ -29,19 +36,19 @@ class Copy:
 
     Attributes:
         first: the file that comes first.
-        again: the other one.
+        second: the other one.
         is_one_file: whether both are one file, by a link or a hard link.
     """
 
     first: Path
-    again: Path
+    second: Path
     is_one_file: bool
 
     def differs_in(self, value_of: Mapping[Path, object]) -> bool:
         """Whether both files have a value, and not the same."""
-        if self.first not in value_of or self.again not in value_of:
+        if self.first not in value_of or self.second not in value_of:
             return False
-        return value_of[self.first] != value_of[self.again]
+        return value_of[self.first] != value_of[self.second]
 
 
 def find_copies(files: Iterable[Path]) -> list[Copy]:
@@ -71,7 +78,7 @@ def find_copies(files: Iterable[Path]) -> list[Copy]:
         for alike in _groups(same_size, _end_of):
             for same in _groups(alike, _hash_of):
                 copies += [Copy(same[0], file, is_one_file=False) for file in same[1:]]
-    return sorted(copies, key=lambda copy: order[copy.again])
+    return sorted(copies, key=lambda copy: order[copy.second])
 
 
 def _groups(files: Sequence[Path], key: Callable[[BufferedReader], bytes]) -> list[list[Path]]:
@@ -100,7 +107,7 @@ def _hash_of(opened: BufferedReader) -> bytes:
 
 def warn_of_copies(
     copies: Sequence[Copy],
-    parts: Mapping[Path, str],
+    parts: Mapping[Path, object],
     values: Mapping[str, Mapping[Path, object]],
 ) -> None:
     """Count the pictures that are there twice, in one line for each consequence, with two of them.
@@ -136,10 +143,36 @@ def warn_of_copies(
             "out what they train on; keep one of each",
             counted(len(others), "picture"),
             others[0].first,
-            others[0].again,
+            others[0].second,
+        )
+
+
+def warn_of_changed_copies(files: Iterable[Path]) -> None:
+    """Count the files that are called like changed copies of another one in their folder, in one line.
+
+    These are ``0_rot90.jpg`` and ``0_aug_1.jpg`` beside ``0.jpg``, and the second and every further
+    version of one image that Roboflow exports, ``0_jpg.rf.1a2b.jpg``.
+    """
+    first_of: dict[Path, Path] = {}  # the path without suffix and change -> its first file
+    in_order = sorted(files, key=lambda file: len(file.stem))  # an image before its changed copies
+    copies = []
+    for file in in_order:
+        origin = _ROBOFLOW_HASH.sub("", file.stem)
+        if origin == file.stem:
+            origin = _CHANGE.sub("", file.stem)
+        first = first_of.setdefault(file.parent / origin, file)
+        if first is not file and origin != file.stem:
+            copies.append((file, first))
+    if copies:
+        logger.warning(
+            "%s called like changed copies of another one, such as %s of %s: where folds are drawn, "
+            "a head is scored on copies of what it was trained on. Leave them out, or name the "
+            "origin of each image in a table, as its group (--group)",
+            counted(len(copies), "file"),
+            *copies[0],
         )
 
 
 def _with_values(copy: Copy, value_of: Mapping[Path, object]) -> str:
     """Both files, each with its value."""
-    return f"{copy.first} ({value_of[copy.first]}) and {copy.again} ({value_of[copy.again]})"
+    return f"{copy.first} ({value_of[copy.first]}) and {copy.second} ({value_of[copy.second]})"

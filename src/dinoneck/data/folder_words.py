@@ -6,6 +6,8 @@ All words are in lower case.
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Collection
 
 _IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
 _PHOTOS = {"photo", "photos", "picture", "pictures", "pics"}
@@ -28,30 +30,119 @@ GENERIC_FOLDERS = _IMAGES | _PHOTOS | {"data", "dataset", "datasets", "upload", 
 """Folders that say nothing about which images they hold, as annotation tools and exports have them."""
 GENERIC_FOLDERS |= {"file", "files", "media", "default", "obj_train_data", ".."}
 
-_PART_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
+# in English, Spanish, French, German, Italian, Portuguese and Dutch, without accents
+_TRAIN_NAMES = {"train", "training", "entrenamiento", "entrainement", "apprentissage"}
+_TRAIN_NAMES |= {"addestramento", "allenamento", "treino", "treinamento", "trainen"}
+_VAL_NAMES = {"val", "valid", "validation", "validacion", "validierung", "validazione", "convalida"}
+_VAL_NAMES |= {"validacao", "validatie"}
+_TEST_NAMES = {
+    "test",
+    "testing",
+    "prueba",
+    "pruebas",
+    "essai",
+    "essais",
+    "prova",
+    "teste",
+    "testes",
 }
+_PART_NAMES = {"train": _TRAIN_NAMES, "val": _VAL_NAMES, "test": _TEST_NAMES}
 PARTS = frozenset(_PART_NAMES)
 """The parts of a data set: train, val and test."""
 PART_WORDS = {"dev", "eval", "evaluation", "holdout", "heldout", "unlabeled", "unlabelled"}
 """Words in the names of folders that are parts of a data set, not classes of it."""
-PART_WORDS |= {"trainval", "fold", "folds", "split", "part", "cv"}
+PART_WORDS |= {"trainval", "fold", "folds", "split", "part", "cv", "trn", "tst", "vld"}
 PART_WORDS |= {name for names in _PART_NAMES.values() for name in names}
 OUTPUT_WORDS = {"prediction", "predictions", "pred", "preds", "overlay", "overlays", "output"}
 """Words in the names of folders that programs write, which are no class beside class folders."""
 OUTPUT_WORDS |= {"outputs", "result", "results", "thumb", "thumbs", "thumbnail", "thumbnails"}
 
 
+COPY_WORDS = {"copy", "copies", "kopie", "copie", "copia", "backup", "backups", "bak"}
+"""Words in the names of folders and files that are copies of others, as they are or changed."""
+COPY_WORDS |= {
+    "aug",
+    "augs",
+    "augmented",
+    "augmentation",
+    "augmentations",
+    "duplicate",
+    "duplicates",
+}
+CHANGE_WORDS = {
+    "aug",
+    "augmented",
+    "rot",
+    "rotated",
+    "flip",
+    "flipped",
+    "hflip",
+    "vflip",
+    "mirrored",
+}
+"""Words at the end of the names of files that are changed copies of others: ``0_aug_1.jpg``, ``0_rot90.jpg``."""
+REJECT_WORDS = {
+    "rejected",
+    "rejects",
+    "reject",
+    "discarded",
+    "excluded",
+    "unused",
+    "trash",
+    "deleted",
+}
+"""Words in the names of folders in a class folder whose images may be none of the class."""
+UNSORTED_WORDS = {"unsorted", "todo", "tmp", "temp", "unused", "trash", "discarded", "deleted"}
+"""Words in the names of folders beside class folders that may be no class."""
+UNNAMED_FOLDERS = [{"new", "folder"}, {"untitled", "folder"}, {"neuer", "ordner"}]
+"""The words of folders that systems make and nobody named."""
+UNNAMED_FOLDERS += [{"nouveau", "dossier"}, {"nueva", "carpeta"}]
+SOURCE_WORDS = {"day", "week", "month", "year", "season", "session", "visit", "camera", "cam"}
+"""Words that say, with a number, when or where images were taken: ``day1``, ``camera_2``."""
+SOURCE_WORDS |= {
+    "drone",
+    "flight",
+    "plot",
+    "site",
+    "batch",
+    "run",
+    "scene",
+    "sequence",
+    "seq",
+    "video",
+}
+SOURCE_WORDS |= {"clip", "patient", "subject"}
+SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
+"""Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""
+
+_FIRST_WORD = re.compile(r"([A-Za-z]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
+
+
 def part_of(name: str) -> str | None:
     """Return the part of a data set that a folder is named after, in any case; None = it is not."""
     for part, names in _PART_NAMES.items():
-        if name.lower() in names:
+        if _without_accents(name).lower() in names:
             return part
     return None
 
 
 def words_of(name: str) -> set[str]:
-    """Return the words of a name: ``SegmentationClass_png`` -> segmentation, class, png."""
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    """Return the words of a name, without accents: ``SegmentationClass_png`` -> segmentation, class, png."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", _without_accents(name))
+    return {word.lower() for word in words}
+
+
+def first_word(name: str, words: Collection[str]) -> str:
+    """Return the one of some words that a name begins with, and its separator: ``mask_`` of ``mask_0``.
+
+    It is ``mask`` of ``mask0``, and empty if the name begins with none of the words.
+    """
+    match = _FIRST_WORD.match(name)
+    if match is None or match.group(1).lower() not in words:
+        return ""
+    return match.group()
+
+
+def _without_accents(name: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", name)
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

@@ -8,26 +8,26 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
-from dinoneck.data.copies import find_copies, warn_of_copies
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
+from dinoneck.data.folder_texts import also_there, data_files
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word
 from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
 from dinoneck.data.layout import (
     HELD_OUT,
     Content,
     DataFolder,
     Subfolders,
-    also_there,
+    UnreadPart,
     check_folder,
-    data_files,
     masks_in,
     read_data_folder,
 )
+from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
@@ -37,6 +37,8 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 logger = logging.getLogger(__name__)
+
+_SEPARATOR = r"[_\-. ]"  # of the words in a file's name
 
 
 def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
@@ -88,6 +90,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     beside = masks_in(image_root, label_root)
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
     _check_copies(table)
+    warn_of_changed_copies(table[IMAGES])
     return table
 
 
@@ -101,9 +104,11 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
     """
     if data.kind == "classes":
         _warn_of_unread(data.root)
+        _warn_of_spellings(data.classes)
     if data.content is not None:
         table = _content_table(data.root, data.content)
         _check_copies(table)
+        warn_of_changed_copies(table[IMAGES])
         return table
     tables = []
     for name, content in data.parts.items():
@@ -111,7 +116,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table_of_part[FOLD] = name
         tables.append(table_of_part)
     table = pd.concat(tables)
-    _check_copies(table, data.left)
+    _check_copies(table, data.unread_part)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)
@@ -130,13 +135,13 @@ def describe(data: DataFolder, table: pd.DataFrame) -> str:
         f"{data.root}: {train} ({counted(counts[train], 'image')}) is trained on, {data.held_out} "
         f"({counted(counts[data.held_out], 'image')}) is held out"
     )
-    left = data.left
-    if left is not None and left.kind == "images":
-        text += f"; {left.images} has no labels and is not read"
-    elif left is not None:
-        truth = left.images if left.masks is None else left.masks
-        text += f"; left for: dinoneck evaluate {left.images} --heads RUN --truth {truth}"
-    return text
+    if data.unread_part is None:
+        return text
+    content = data.unread_part.content
+    if content.kind == "images":
+        return f"{text}; {content.images} has no labels and is not read"
+    truth = content.images if content.masks is None else content.masks
+    return f"{text}; left for: dinoneck evaluate {content.images} --heads RUN --truth {truth}"
 
 
 def _content_table(root: Path, content: Content) -> pd.DataFrame:
@@ -163,7 +168,6 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
         pictures.append(in_folder)
         class_of |= dict.fromkeys(in_folder.images, folder.name)
     warn_of_masks(pictures)
-    _warn_of_case(class_of)
     rows = {}
     for file in sorted(class_of, key=path_order):
         rows[file.relative_to(root).as_posix()] = (file, class_of[file])
@@ -196,68 +200,73 @@ def _warn_of_blanks(folders: Sequence[ImageFolder]) -> None:
     for folder in folders:
         other = first.setdefault(folder.name, folder)
         if other is not folder:
-            line = (
-                "the folders '%s' and '%s' are one class, '%s': their names differ in blanks alone"
-            )
+            line = "the folders '%s' and '%s' are one class, '%s': their names differ in blanks or Unicode forms alone"
             logger.warning(line, other.path, folder.path, folder.name)
 
 
-def _check_copies(table: pd.DataFrame, unread: Content | None = None) -> None:
-    """Refuse one file under two names in two parts or two classes; name other pictures that are there twice.
+def _check_copies(table: pd.DataFrame, unread_part: UnreadPart | None = None) -> None:
+    """Raise for one file under two names in two parts or two classes; name other pictures that are there twice.
+
+    Pictures of the unread part are compared with those that are read. They are named alone, also
+    if they are one file: nothing is scored on them now, and two of its own do no harm.
 
     Args:
         table: of all parts that are read.
-        unread: the part that is not read.
+        unread_part: the part that is not read.
 
     Raises:
         DataError: naming both files.
     """
-    class_of: dict[Path, object] = {}
-    if "class" in table:
-        class_of = dict(zip(table[IMAGES], table["class"], strict=True))
-    part_of: dict[Path, str] = {}
-    if FOLD in table:
-        part_of = dict(zip(table[IMAGES], table[FOLD], strict=True))
-    unread_images = _unread_images(unread)
-    unread_files = set(unread_images)
-    # the images that are read come first; two that are not read do no harm
-    copies = []
-    for copy in find_copies([*table[IMAGES], *unread_images]):
-        if copy.first not in unread_files:
-            copies.append(copy)
+    files = list(table[IMAGES])
+    is_read = set(files)
+    unread_files = [] if unread_part is None else _images_of(unread_part.content)
+    # the files that are read come first, so they are the first ones of their copies
+    copies = [copy for copy in find_copies(files + unread_files) if copy.first in is_read]
+    class_of = _values_of_files(table, "class")
+    part_of = _values_of_files(table, FOLD)
     for copy in copies:
         if not copy.is_one_file:
             continue
         if copy.differs_in(part_of):
             raise DataError(
-                f"{copy.first} and {copy.again} are one file in two parts, so that a head is scored "
+                f"{copy.first} and {copy.second} are one file in two parts, so that a head is scored "
                 "on what it was trained on; keep one of them"
             )
         if copy.differs_in(class_of):
             raise DataError(
-                f"{copy.first} and {copy.again} are one file in two classes; keep one of them"
+                f"{copy.first} and {copy.second} are one file in two classes; keep one of them"
             )
-    # a copy in the unread part is named only: it is not scored in this run
-    if unread is not None:
-        part_of |= dict.fromkeys(unread_images, unread.images.name)
+    if unread_part is not None:
+        part_of |= dict.fromkeys(unread_files, unread_part.name)
     warn_of_copies(copies, part_of, {"the class": class_of})
 
 
-def _unread_images(unread: Content | None) -> list[Path]:
-    """The images of the part that is not read."""
-    if unread is None:
-        return []
-    return pictures_of(image_folder(walk(unread.images))).images
+def _values_of_files(table: pd.DataFrame, column: str) -> dict[Path, object]:
+    """File -> its value in a column, which the table may lack."""
+    if column not in table:
+        return {}
+    return dict(zip(table[IMAGES], table[column], strict=True))
 
 
-def _warn_of_case(class_of: Mapping[Path, str]) -> None:
-    """Name classes whose names differ in case alone."""
-    spelled: dict[str, str] = {}
-    for class_name in dict.fromkeys(class_of.values()):
-        other_name = spelled.setdefault(class_name.casefold(), class_name)
-        if other_name != class_name:
-            line = "the classes '%s' and '%s' differ in upper and lower case alone; are they one class?"
-            logger.warning(line, other_name, class_name)
+def _images_of(content: Content) -> list[Path]:
+    return pictures_of(image_folder(walk(content.images))).images
+
+
+def _warn_of_spellings(class_names: Sequence[str]) -> None:
+    """Name classes whose names differ in case, in separators or in leading zeros alone."""
+    first: dict[str, str] = {}
+    for name in class_names:
+        spelling = re.sub(r"[_\-. ]+", " ", name.casefold())
+        spelling = re.sub(r"\b0+(?=\d)", "", spelling)
+        other = first.setdefault(spelling, name)
+        if other == name:
+            continue
+        if other.casefold() == name.casefold():
+            difference = "upper and lower case"
+        else:
+            difference = "separators or leading zeros"
+        line = "the classes '%s' and '%s' differ in %s alone; are they one class?"
+        logger.warning(line, other, name, difference)
 
 
 def _warn_of_missing_classes(data: DataFolder) -> None:
@@ -284,7 +293,7 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
         image_of = _by_stem(images, masks)
         mask_of = _by_stem(masks, images)
     if image_of.keys() != mask_of.keys():
-        image_of, mask_of = _without_affixes(image_of, mask_of, images, masks)
+        image_of, mask_of = _pair_by_other_names(image_of, mask_of, images, masks)
     rows = {}
     for stem, file in image_of.items():
         rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
@@ -300,15 +309,16 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
-    """Files by their relative path without suffix."""
+    """Files by their relative path without suffix, composed (NFC)."""
     file_of: dict[str, Path] = {}
     for file in files:
-        stem = file.relative_to(root).with_suffix("").as_posix()
+        stem = composed(file.relative_to(root).with_suffix("").as_posix())
         other = file_of.setdefault(stem, file)
         if other is not file:
+            difference = "suffix" if other.suffix != file.suffix else "Unicode form (NFC, NFD)"
             raise DataError(
-                f"{other} and {file} differ in their suffix alone; keep one of them, since images and "
-                "masks are paired by their names without it"
+                f"{other} and {file} differ in their {difference} alone; keep one of them, since "
+                "images and masks are paired by their names without it"
             )
     return file_of
 
@@ -338,60 +348,71 @@ def _kinds_held(listing: Listing) -> str:
     return f"; it holds {some_of(kinds, 5)}" if kinds else ""
 
 
-def _without_affixes(
+def _pair_by_other_names(
     image_of: dict[str, Path], mask_of: dict[str, Path], images: Path, masks: Path
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Images and masks by names that agree once an ending of all images, or of all masks, is left out; or a beginning.
+    """Images and masks by names that agree once something is left out of all of them, which a warning states.
+
+    It is tried in this order:
+
+    1. an ending of all images, an ending of all masks, or both: ``0_sat`` and ``0_mask``;
+    2. a word that all images begin with, or all masks, or both: ``img_0`` and ``mask_0``;
+    3. the case of letters: ``IMG_0`` and ``img_0``.
+
+    Args:
+        image_of: name -> image.
+        mask_of: name -> mask.
+        images: the folder of the images.
+        masks: the folder of the masks.
 
     Raises:
-        DataError: if there are no such endings and beginnings.
+        DataError: if the names still differ.
     """
-    ends = _Affixes(_endings(image_of), _endings(mask_of), _without_ending)
-    beginnings = _Affixes(
-        _beginnings(image_of, IMAGE_WORDS | VAGUE_WORDS),
-        _beginnings(mask_of, MASK_WORDS),
-        _without_beginning,
-    )
-    for affixes in (ends, beginnings):
-        for image_affix in affixes.of_images:
-            for mask_affix in affixes.of_masks:
-                short_images = {affixes.cut(name, image_affix): x for name, x in image_of.items()}
-                short_masks = {affixes.cut(name, mask_affix): x for name, x in mask_of.items()}
-                if short_images.keys() == short_masks.keys():
-                    named = [f"images without '{image_affix}'"] if image_affix else []
-                    named += [f"masks without '{mask_affix}'"] if mask_affix else []
-                    number = counted(len(short_images), "pair")
-                    logger.warning("%s and %s: %s: %s", images, masks, ", ".join(named), number)
-                    return short_images, short_masks
-    without_mask = image_of.keys() - mask_of.keys()
-    without_image = mask_of.keys() - image_of.keys()
-    texts = []
-    if without_mask:
-        number = counted(len(without_mask), "image")
-        texts.append(f"{masks} has no mask for {number} of {images}: {some_of(without_mask, 5)}")
-    if without_image:
-        number = counted(len(without_image), "mask")
-        texts.append(f"{images} has no image for {number} of {masks}: {some_of(without_image, 5)}")
-    raise DataError(
-        f"{'; '.join(texts)}. An image and its mask have the same path without suffix; a table "
-        "pairs other names, and images without a mask (--csv, --labels COLUMN)"
-    )
+    for image_affix, mask_affix, cut in _affixes(image_of, mask_of):
+        short_images = {cut(name, image_affix): file for name, file in image_of.items()}
+        short_masks = {cut(name, mask_affix): file for name, file in mask_of.items()}
+        if short_images.keys() == short_masks.keys():
+            changes = []
+            if image_affix:
+                changes.append(f"images without '{image_affix}'")
+            if mask_affix:
+                changes.append(f"masks without '{mask_affix}'")
+            _state_pairs(images, masks, ", ".join(changes), len(short_images))
+            return short_images, short_masks
+    folded_images = {name.casefold(): file for name, file in image_of.items()}
+    folded_masks = {name.casefold(): file for name, file in mask_of.items()}
+    is_one_to_one = len(folded_images) == len(image_of) and len(folded_masks) == len(mask_of)
+    if is_one_to_one and folded_images.keys() == folded_masks.keys():
+        _state_pairs(images, masks, "names in another case", len(folded_images))
+        return folded_images, folded_masks
+    raise _other_names(image_of, mask_of, images, masks)
 
 
-@dataclass
-class _Affixes:
-    """What names of images, and of masks, may be cut by, the longest first; and how."""
+def _state_pairs(images: Path, masks: Path, change: str, number: int) -> None:
+    """Say how images and masks were paired, in one line."""
+    logger.warning("%s and %s: %s: %s", images, masks, change, counted(number, "pair"))
 
-    of_images: Sequence[str]
-    of_masks: Sequence[str]
-    cut: Callable[[str, str], str]
+
+def _affixes(
+    image_names: Collection[str], mask_names: Collection[str]
+) -> Iterator[tuple[str, str, Callable[[str, str], str]]]:
+    """What may be cut from all images, from all masks, and the function that cuts it from a name; "" = nothing.
+
+    Endings come first, of each the longest first.
+    """
+    for image_ending in _endings(image_names):
+        for mask_ending in _endings(mask_names):
+            yield image_ending, mask_ending, _without_ending
+    for image_beginning in _beginnings(image_names, IMAGE_WORDS | VAGUE_WORDS):
+        for mask_beginning in _beginnings(mask_names, MASK_WORDS):
+            yield image_beginning, mask_beginning, _without_beginning
 
 
 def _endings(names: Iterable[str]) -> list[str]:
-    """What all names end with, from a separator on, the longest first; and nothing."""
+    """Return what all names end with, from a separator on, the longest first; and "" at last."""
     backwards = [name[::-1] for name in names]
     shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
-    starts = [match.start() for match in re.finditer(r"[_\-. ]", shared)]
+    starts = [match.start() for match in re.finditer(_SEPARATOR, shared)]
     return [shared[start:] for start in starts] + [""]
 
 
@@ -400,21 +421,98 @@ def _without_ending(name: str, ending: str) -> str:
 
 
 def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """The word of some that all names begin with in their folders, with what separates it; and nothing.
+    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
 
     Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
     """
     last_parts = [name.rpartition("/")[2] for name in names]
     shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    match = re.match(r"([A-Za-z]+)(?:[_\-. ]|(?=\d|$))", shared)
-    if match is None or match.group(1).lower() not in words:
-        return [""]
-    return [match.group(), ""]
+    beginning = first_word(shared, words)
+    if not beginning and shared.lower() in words:
+        beginning = shared  # of img1 and img2
+    return [beginning, ""] if beginning else [""]
 
 
 def _without_beginning(name: str, beginning: str) -> str:
     folder, slash, last_part = name.rpartition("/")
     return folder + slash + last_part.removeprefix(beginning)
+
+
+def _other_names(
+    image_of: Mapping[str, Path], mask_of: Mapping[str, Path], images: Path, masks: Path
+) -> DataError:
+    """The error for names of images and masks that differ, with what the masks seem to be."""
+    kinds = _kinds_of_masks(image_of, mask_of)
+    if kinds:
+        return DataError(
+            f"{masks} holds several masks of an image of {images}, that end in {some_of(kinds, 5)}. "
+            f"Move one kind into a folder of its own, such as all that end in {kinds[-1]}, and name "
+            "it: --labels FOLDER; or name the files in a table (--csv, --labels COLUMN)"
+        )
+    without_mask = sorted(image_of.keys() - mask_of.keys())
+    without_image = sorted(mask_of.keys() - image_of.keys())
+    texts = []
+    if without_mask:
+        number = counted(len(without_mask), "image")
+        texts.append(f"{masks} has no mask for {number} of {images}: {some_of(without_mask, 5)}")
+    if without_image:
+        number = counted(len(without_image), "mask")
+        texts.append(f"{images} has no image for {number} of {masks}: {some_of(without_image, 5)}")
+    text = "; ".join(texts)
+    folders_of_masks = {name.partition("/")[0] for name in mask_of if "/" in name}
+    if folders_of_masks == image_of.keys():
+        return DataError(
+            f"{text}. {masks} has a folder of masks for each image: merge the masks of each into one "
+            "file, called like the image"
+        )
+    inside = _folders_with_all_masks(image_of, mask_of)
+    if inside and without_mask:
+        return DataError(
+            f"{text}. {masks / inside[0]} has a mask for each image: name that folder, --labels "
+            f"{masks / inside[0]}"
+        )
+    if inside:
+        return DataError(
+            f"{text}. {masks / inside[0]} has a second mask for each image: move one of both into a "
+            "folder elsewhere"
+        )
+    return DataError(
+        f"{text}. An image and its mask have the same path without suffix; a table pairs other "
+        "names, and images without a mask (--csv, --labels COLUMN)"
+    )
+
+
+def _kinds_of_masks(image_names: Collection[str], mask_names: Collection[str]) -> list[str]:
+    """The endings of masks, if all are called after an image with an ending, and images have several.
+
+    So of ``0_leftImg8bit`` and ``0_gtFine_color``, ``0_gtFine_labelIds``.
+    """
+    for image_ending in _endings(image_names):
+        short_names = {_without_ending(name, image_ending) for name in image_names}
+        endings = [_ending_after(name, short_names) for name in mask_names]
+        kinds = sorted({ending for ending in endings if ending is not None})
+        if None not in endings and len(kinds) > 1 and len(mask_names) > len(image_names):
+            return kinds
+    return []
+
+
+def _ending_after(name: str, short_names: Collection[str]) -> str | None:
+    """What follows one of some names in a name, from a separator on: the shortest; None if there is no such one."""
+    for match in reversed(list(re.finditer(_SEPARATOR, name))):
+        if name[: match.start()] in short_names:
+            return name[match.start() :]
+    return None
+
+
+def _folders_with_all_masks(image_names: Collection[str], mask_names: Iterable[str]) -> list[str]:
+    """The folders of masks that have one for each image, by their names below the folder: ``trimaps``."""
+    names_in: dict[str, set[str]] = {}
+    for name in mask_names:
+        folder, _, rest = name.partition("/")
+        if rest:
+            names_in.setdefault(folder, set()).add(rest)
+    expected = set(image_names)
+    return sorted(folder for folder, names in names_in.items() if expected <= names)
 
 
 def _folder(path: PathLike) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,15 +21,17 @@ from dinoneck.data.folder_words import (
     MASK_WORDS,
     OUTPUT_WORDS,
     VAGUE_WORDS,
+    first_word,
     words_of,
 )
+from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
 _LAST_WORD = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
-_FIRST_WORD = re.compile(r"([A-Za-z]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
+_PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
 _LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
 _ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
@@ -86,7 +88,8 @@ class ImageFolder:
 
 
 def _stem(path: Path) -> str:
-    return path.with_suffix("").as_posix()
+    """A path without its suffix, composed (NFC)."""
+    return composed(path.with_suffix("").as_posix())
 
 
 def image_folder(listing: Listing) -> ImageFolder:
@@ -105,98 +108,142 @@ def image_folder(listing: Listing) -> ImageFolder:
     return top
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A file or a folder, and the one that it may belong to.
+
+    Attributes:
+        path: the file or the folder.
+        image: the image, or the folder of images, that it may be a mask of or made from.
+    """
+
+    path: Path
+    image: Path
+
+
 @dataclass
 class Pictures:
     """What is below a folder, each sorted.
 
     Attributes:
-        images: the images, without masks.
+        images: the images, without masks; what may be none is among them.
         masks: the masks beside them.
-        doubtful: folders of images, and of what looks like their masks and is not called so; all of
-            them are in ``images``.
-        doubtful_files: files that are called like the mask of an image and do not look so, or like
-            what programs make of it, and that image; all of them are in ``images``.
-        doubtful_folders: folders that are called like what programs write, with their images; all of
-            these are in ``images``.
+        maybe_mask_folders: folders of what looks like the masks of others and is not called so.
+        maybe_mask_files: files that are called like the mask of an image and do not look so.
+        output_files: files that are called like what programs make of an image.
+        output_folders: folders that are called like what programs write -> the images in them.
     """
 
-    images: list[Path]
-    masks: list[Path]
-    doubtful: list[tuple[Path, Path]]
-    doubtful_files: list[tuple[Path, Path]]
-    doubtful_folders: dict[Path, list[Path]]
+    images: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    maybe_mask_folders: list[Beside] = field(default_factory=list)
+    maybe_mask_files: list[Beside] = field(default_factory=list)
+    output_files: list[Beside] = field(default_factory=list)
+    output_folders: dict[Path, list[Path]] = field(default_factory=dict)
+
+    def add(self, other: Pictures) -> None:
+        """Add what is below another folder."""
+        self.images += other.images
+        self.masks += other.masks
+        self.maybe_mask_folders += other.maybe_mask_folders
+        self.maybe_mask_files += other.maybe_mask_files
+        self.output_files += other.output_files
+        self.output_folders |= other.output_folders
 
 
 def pictures_of(top: ImageFolder) -> Pictures:
     """Tell the images below a folder from the masks beside them."""
-    masks: list[Path] = []
-    doubtful = []
-    doubtful_files = []
-    doubtful_folders = {}
+    pictures = Pictures()
     folders = [top]
     for folder in folders:  # it grows meanwhile
         mask_folders = {pair.masks for pair in mask_pairs(folder)}
         for pair in mirrored_masks(folder.with_images()):
-            if words_of(pair.images.name) & (IMAGE_WORDS | VAGUE_WORDS):
+            if words_of(pair.images.name) & _PICTURE_WORDS:
                 mask_folders.add(pair.masks)
             elif pair.masks not in mask_folders:
-                doubtful.append((pair.images.path, pair.masks.path))
+                pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
         for mask_folder in mask_folders:
-            masks += mask_folder.all_images()
-        if folder is not top and _is_called_output(folder):
-            doubtful_folders[folder.path] = folder.images
+            pictures.masks += mask_folder.all_images()
+        if folder is not top and folder.images and is_called_output(folder):
+            pictures.output_folders[folder.path] = folder.images
         beside = masks_beside(folder.images)
-        masks += beside.masks
-        doubtful_files += beside.doubtful
+        pictures.masks += beside.masks
+        pictures.maybe_mask_files += beside.maybe_masks
+        pictures.output_files += _outputs_beside(folder.images, set(beside.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
-    pictures = top.all_images()
-    if masks:
-        is_mask = set(masks)
-        pictures = [file for file in pictures if file not in is_mask]
-    pictures.sort(key=path_order)
-    masks.sort(key=path_order)
-    return Pictures(pictures, masks, doubtful, doubtful_files, doubtful_folders)
+    is_mask = set(pictures.masks)
+    pictures.images = [file for file in top.all_images() if file not in is_mask]
+    pictures.images.sort(key=path_order)
+    pictures.masks.sort(key=path_order)
+    return pictures
 
 
-def _is_called_output(folder: ImageFolder) -> bool:
+def is_called_output(folder: ImageFolder) -> bool:
+    """Whether the whole name of a folder is that of what programs write: overlays, thumbs."""
     words = words_of(folder.name)
-    return bool(folder.images) and bool(words) and words <= OUTPUT_WORDS
+    return bool(words) and words <= OUTPUT_WORDS
+
+
+def _outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
+    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``."""
+    by_stem = {file.stem: file for file in images}
+    outputs = []
+    for file in images:
+        match = _LAST_WORD.search(file.stem)
+        if file in masks or match is None or match.group(1).lower() not in OUTPUT_WORDS:
+            continue
+        image = by_stem.get(file.stem[: match.start()])
+        if image is not None:
+            outputs.append(Beside(file, image))
+    return outputs
 
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
-    """Name, in one line each, masks that are left out, and folders that may be masks."""
-    masks: list[Path] = []
-    doubtful: list[tuple[Path, Path]] = []
-    doubtful_files: list[tuple[Path, Path]] = []
-    doubtful_folders: dict[Path, list[Path]] = {}
+    """Name, in one line each, masks that are left out, and what is taken and may be no image of its own."""
+    everything = Pictures()
     for in_folder in pictures:
-        masks += in_folder.masks
-        doubtful += in_folder.doubtful
-        doubtful_files += in_folder.doubtful_files
-        doubtful_folders |= in_folder.doubtful_folders
-    if masks:
-        number = counted(len(masks), "mask")
+        everything.add(in_folder)
+    if everything.masks:
+        number = counted(len(everything.masks), "mask")
         line = "left out: %s beside images, the first %s; name the folder or the files to take them"
-        logger.warning(line, number, masks[0])
-    if doubtful:
+        logger.warning(line, number, everything.masks[0])
+    if everything.maybe_mask_folders:
+        first = everything.maybe_mask_folders[0]
         line = (
             "%s has an image like a mask for each of %s, and is taken too; name the folder to take"
         )
-        logger.warning(line, doubtful[0][1], doubtful[0][0])
-    if doubtful_files:
-        number = counted(len(doubtful_files), "file")
-        line = (
-            "taken as images: %s called like the mask of another one, or like what programs make of "
-            "it, such as %s beside %s; move such files into a folder elsewhere"
-        )
-        logger.warning(line, number, *doubtful_files[0])
-    if doubtful_folders:
-        number = counted(sum(map(len, doubtful_folders.values())), "file")
+        logger.warning(line, first.path, first.image)
+    _warn_of_files(
+        everything.maybe_mask_files,
+        "the mask of another one",
+        "if they are masks, move them into a folder of their own",
+    )
+    _warn_of_files(
+        everything.output_files,
+        "what programs make of another one",
+        "if they are, move them into a folder elsewhere",
+    )
+    if everything.output_folders:
+        number = counted(sum(map(len, everything.output_folders.values())), "file")
         line = (
             "taken as images: %s in folders called like what programs write, such as %s; move such "
             "folders away"
         )
-        logger.warning(line, number, next(iter(doubtful_folders)))
+        logger.warning(line, number, next(iter(everything.output_folders)))
+
+
+def _warn_of_files(files: Sequence[Beside], called: str, remedy: str) -> None:
+    """Name files that are taken as images and called like something else.
+
+    Args:
+        files: each with the image that it is called after.
+        called: what they are called like.
+        remedy: what to do.
+    """
+    if files:
+        line = "taken as images: %s called like %s, such as %s beside %s; %s"
+        number = counted(len(files), "file")
+        logger.warning(line, number, called, files[0].path, files[0].image, remedy)
 
 
 # Folders of masks
@@ -289,9 +336,25 @@ def _is_pair_with_rest(rest: ImageFolder, masks: ImageFolder) -> bool:
 
 
 def _without_mask_word(stem: str) -> str:
-    """The name of a file without words for masks at its ends: 0 of 0_mask_1, of mask_0, of 0_gtFine_color."""
-    rest = stem
+    """The name of a file without words for masks at its end, or else without one at its beginning.
+
+    It is ``0`` of ``0_mask_1`` and of ``mask_0``. The beginning is cut only where the end was not:
+    ``mask_0_mask`` becomes ``mask_0``.
+    """
+    without_last = _without_last_mask_words(stem)
+    if without_last != stem:
+        return without_last
+    return stem.removeprefix(first_word(stem, MASK_WORDS))
+
+
+def _without_last_mask_words(stem: str) -> str:
+    """The name of a file without the words for masks, and for kinds of them, that it ends with.
+
+    A kind alone says nothing: it is cut only together with a word for masks before it. So
+    ``0_gtFine_color`` becomes ``0``, and ``0_color`` stays.
+    """
     shortest = stem
+    rest = stem
     match = _LAST_WORD.search(rest)
     while match is not None:
         word = match.group(1).lower()
@@ -301,15 +364,7 @@ def _without_mask_word(stem: str) -> str:
         if word in MASK_WORDS:
             shortest = rest
         match = _LAST_WORD.search(rest)
-    return _without_first_word(shortest, MASK_WORDS) if shortest == stem else shortest
-
-
-def _without_first_word(stem: str, words: Collection[str]) -> str:
-    """The name of a file without one of some words at its beginning: 0 of mask_0 and of mask0."""
-    match = _FIRST_WORD.match(stem)
-    if match is None or match.group(1).lower() not in words:
-        return stem
-    return stem[match.end() :]
+    return shortest
 
 
 def mirrored_masks(
@@ -352,41 +407,26 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
 
 
 @dataclass
-class Beside:
+class FoundMasks:
     """What the names and pixels of files in one folder say about masks among them.
 
     Attributes:
         masks: the files that are masks of others.
-        doubtful: files that are called like the mask of another one and do not look so: (file,
-            that other one).
+        maybe_masks: files that are called like the mask of another one and do not look so.
     """
 
     masks: list[Path]
-    doubtful: list[tuple[Path, Path]]
+    maybe_masks: list[Beside]
 
 
-def masks_beside(images: Sequence[Path]) -> Beside:
+def masks_beside(images: Sequence[Path]) -> FoundMasks:
     """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
     of_equal_stem = dict.fromkeys(_masks_of_equal_stem(images))
     rest = [file for file in images if file not in of_equal_stem]
     by_word = _masks_with_mask_word(rest)
     masks = dict.fromkeys([*of_equal_stem, *by_word.masks, *_masks_called_so(images)])
-    doubtful = by_word.doubtful + _outputs_beside(rest)
-    return Beside(list(masks), [pair for pair in doubtful if pair[0] not in masks])
-
-
-def _outputs_beside(images: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``."""
-    by_stem = {file.stem: file for file in images}
-    outputs = []
-    for file in images:
-        match = _LAST_WORD.search(file.stem)
-        if match is None or match.group(1).lower() not in OUTPUT_WORDS:
-            continue
-        image = by_stem.get(file.stem[: match.start()])
-        if image is not None:
-            outputs.append((file, image))
-    return outputs
+    maybe_masks = [beside for beside in by_word.maybe_masks if beside.path not in masks]
+    return FoundMasks(list(masks), maybe_masks)
 
 
 def is_called_mask(file: Path) -> bool:
@@ -397,7 +437,7 @@ def is_called_mask(file: Path) -> bool:
 
 def is_called_image(file: Path) -> bool:
     """Whether the whole name of a file is a word for images: image.png, img.jpg, rgb.png."""
-    return file.stem.lower() in IMAGE_WORDS | VAGUE_WORDS
+    return file.stem.lower() in _PICTURE_WORDS
 
 
 def _masks_called_so(images: Sequence[Path]) -> list[Path]:
@@ -429,42 +469,69 @@ def _masks_of_equal_stem(images: Sequence[Path]) -> list[Path]:
     return masks
 
 
-def _masks_with_mask_word(images: Sequence[Path]) -> Beside:
+def _masks_with_mask_word(images: Sequence[Path]) -> FoundMasks:
     """The files with a word for masks, ``0_mask.png`` of ``0.png``: all if each image has one, else those that look so.
 
     An image may have a word of its own: ``0_mask.png`` is that of ``0_sat.jpg``, and ``mask_0.png``
     that of ``img_0.png``.
     """
-    names = {file.name for file in images}
-    shared_name: dict[Path, str] = {}  # a file with a word for masks -> its name without it
-    image_named: dict[str, Path] = {}  # the name of an image, also without a word -> the image
-    pictures = []
-    stems = Counter(file.stem for file in images)
-    for file in images:
-        without_word = _without_mask_word(file.stem)
-        if file.stem in names:  # 0.jpg.png beside 0.jpg
-            shared_name[file] = Path(file.stem).stem
-        elif without_word != file.stem and stems[file.stem] == 1:
-            shared_name[file] = without_word
-        else:
-            pictures.append(file)
-    for file in pictures:
-        image_named[_LAST_WORD.sub("", file.stem)] = file
-        image_named[_without_first_word(file.stem, IMAGE_WORDS | VAGUE_WORDS)] = file
-    for file in pictures:
-        image_named[file.stem] = file
-    image_of = {}
-    for file, name in shared_name.items():
-        if name in image_named:
-            image_of[file] = image_named[name]
+    name_of = _names_without_mask_word(images)
+    pictures = [file for file in images if file not in name_of]
+    image_of = _image_of_masks(name_of, pictures)
     stems_with_mask = {image.stem for image in image_of.values()}
     if stems_with_mask == {file.stem for file in pictures}:
-        return Beside(list(image_of), [])
-    masks = [file for file in image_of if _has_one_band(file)]
-    others = [(file, image) for file, image in image_of.items() if not _has_one_band(file)]
-    if all(_is_in_fewer_colours(file, image) for file, image in others[:_OPENED]):
-        return Beside(masks + [file for file, _ in others], [])
-    return Beside(masks, others)
+        return FoundMasks(list(image_of), [])
+    masks = []
+    in_colours = []
+    for file, image in image_of.items():
+        if _has_one_band(file):
+            masks.append(file)
+        else:
+            in_colours.append(Beside(file, image))
+    # a few files tell for all: counting colours reads the pixels
+    if all(_is_in_fewer_colours(beside.path, beside.image) for beside in in_colours[:_OPENED]):
+        masks += [beside.path for beside in in_colours]
+        in_colours = []
+    return FoundMasks(masks, in_colours)
+
+
+def _names_without_mask_word(images: Sequence[Path]) -> dict[Path, str]:
+    """Files that are called like masks -> their names without what says so.
+
+    ``0_mask.png`` is called like one, unless ``0_mask.jpg`` is there too: the word is then a part of
+    the name of an image and its mask. So is ``0.jpg.png``, if ``0.jpg`` is there.
+    """
+    file_names = {file.name for file in images}
+    stems = Counter(file.stem for file in images)
+    name_of = {}
+    for file in images:
+        without_word = _without_mask_word(file.stem)
+        if file.stem in file_names:
+            name_of[file] = Path(file.stem).stem
+        elif without_word != file.stem and stems[file.stem] == 1:
+            name_of[file] = without_word
+    return name_of
+
+
+def _image_of_masks(name_of: Mapping[Path, str], pictures: Sequence[Path]) -> dict[Path, Path]:
+    """Masks -> the picture of their name: one that is called so, or else one that is but for a word.
+
+    Args:
+        name_of: masks -> their names without words for masks.
+        pictures: that they may be masks of.
+    """
+    by_stem = {file.stem: file for file in pictures}
+    by_short_stem = {}
+    for file in pictures:
+        by_short_stem[_LAST_WORD.sub("", file.stem)] = file
+        by_short_stem[file.stem.removeprefix(first_word(file.stem, _PICTURE_WORDS))] = file
+    image_of = {}
+    for mask, name in name_of.items():
+        if name in by_stem:
+            image_of[mask] = by_stem[name]
+        elif name in by_short_stem:
+            image_of[mask] = by_short_stem[name]
+    return image_of
 
 
 def _is_in_fewer_colours(file: Path, image: Path) -> bool:

@@ -7,33 +7,27 @@ torch is imported; images are opened only where names do not tell masks from ima
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.folder_words import (
-    IMAGE_FOLDERS,
-    OUTPUT_WORDS,
-    PART_WORDS,
-    PARTS,
-    part_of,
-    words_of,
-)
+from dinoneck.data.class_folders import read_class_names
+from dinoneck.data.folder_texts import also_there, as_options, listed
+from dinoneck.data.folder_words import COPY_WORDS, PART_WORDS, PARTS, part_of, words_of
 from dinoneck.data.image_tree import (
     ImageFolder,
     MaskPair,
     image_folder,
-    is_called_image,
-    is_called_mask,
     mask_pairs,
     masks_beside,
-    mirrored_masks,
     name_without_words,
 )
-from dinoneck.data.walk import Listing, is_written, walk
+from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
@@ -43,9 +37,9 @@ Subfolders = Literal["classes", "folds", "parts"]
 HELD_OUT = "held_out"
 """The entry of ``table.attrs`` that says which fold of a table is held out; None = each in turn."""
 
-_MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
-_MOST_NAMES = 10  # that a message lists
-_HEAD_BYTES = 65_536  # of a JSON file, in which the keys of COCO are looked for
+# images of folds that have an image of the same name in another fold, as a share: rgb/ and nir/ of
+# one scene share nearly all
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,19 @@ class Content:
 
 
 @dataclass(frozen=True)
+class UnreadPart:
+    """The part of a folder that training leaves, for ``evaluate``.
+
+    Attributes:
+        name: of the folder, such as ``test``.
+        content: its images, also where it has no labels.
+    """
+
+    name: str
+    content: Content
+
+
+@dataclass(frozen=True)
 class DataFolder:
     """What a folder holds: images of one kind, or parts that do.
 
@@ -74,14 +81,14 @@ class DataFolder:
         content: its images; None = it has parts.
         parts: name -> content of the parts that are read, in their order; all are of one kind.
         held_out: of the parts: the one that heads are scored on; None = each in turn.
-        left: of the parts: the one that training leaves, for ``evaluate``.
+        unread_part: of the parts: the one that training leaves.
     """
 
     root: Path
     content: Content | None
     parts: Mapping[str, Content] = field(default_factory=dict)
     held_out: str | None = None
-    left: Content | None = None
+    unread_part: UnreadPart | None = None
 
     @property
     def kind(self) -> Kind:
@@ -122,7 +129,8 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     _check_links(listing)
     top = image_folder(listing)
     if subfolders == "classes":
-        return DataFolder(root, _classes_of(top, certain=True))
+        names = read_class_names(top, certain=True, is_named=True)
+        return DataFolder(root, Content("classes", root, classes=names))
     pairs = mask_pairs(top)
     if pairs:
         return _paired(top, pairs, subfolders)
@@ -130,7 +138,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
         return _parts_of(top, subfolders)
     if _are_parts([folder.name for folder in top.with_images()]):
         return _parts_of(top, "parts")
-    return DataFolder(root, _content_without_mask_folder(top))
+    return DataFolder(root, _content_without_mask_folder(top, is_named=True))
 
 
 def read_images_and_masks(
@@ -167,7 +175,7 @@ def read_images_and_masks(
             "%s: the images of %s are read as one set; --subfolders parts holds out val, --subfolders "
             "folds each in turn"
         )
-        logger.warning(line, image_root, _listed(part_names))
+        logger.warning(line, image_root, listed(part_names))
     return DataFolder(image_root, Content("masks", image_root, mask_root))
 
 
@@ -191,30 +199,6 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
         if pair.masks.path == masks:
             return pair.images.path
     return None
-
-
-def data_files(root: Path) -> list[str]:
-    """Return the tables and COCO files in a folder and the folders in it, with the option that reads each."""
-    texts = []
-    children = sorted(child for child in root.iterdir() if child.is_dir())
-    for folder in [root, *(child for child in children if not is_written(child))]:
-        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-        tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
-        documents = [file for file in files if file.suffix.lower() == ".json"]
-        texts += [f"the table {file} (--csv)" for file in tables]
-        for file in documents[:_MOST_JSON]:
-            if _is_coco(file):
-                texts.append(f"the COCO file {file} (--boxes, or --instances for masks)")
-    return texts
-
-
-def _is_coco(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD_BYTES)
-    except OSError:
-        return False
-    return any(key in head for key in (b'"annotations"', b'"categories"', b'"images"'))
 
 
 def _check_links(listing: Listing) -> None:
@@ -258,9 +242,10 @@ def _paired(
         return _images_and_masks(root, images, masks, subfolders)
     has_several_masks = len({pair.images for pair in pairs}) < len(pairs)
     if first.is_around or has_several_masks:
+        names = ", ".join(pair.masks.name for pair in pairs)
         raise DataError(
-            f"{root} holds several folders with masks of {images.name}/: "
-            f"{', '.join(pair.masks.name for pair in pairs)}. Name one: {_named_pair(first)}"
+            f"{root} holds several folders with masks of {images.name}/: {names}. Name one: "
+            f"{as_options(images.path, masks.path)}"
         )
     _check_one_image_once(root, pairs)
     parts = {}
@@ -268,6 +253,13 @@ def _paired(
         short = name_without_words(pair.images)  # train of train_images
         name = short if part_of(short) else pair.images.name
         parts[name] = Content("masks", pair.images.path, pair.masks.path)
+    if subfolders is None and not _are_parts(list(parts)):
+        raise DataError(
+            f"{root} holds {listed(list(parts))}, each with a folder of its masks. If they are folds, "
+            "each held out in turn: --subfolders folds; if all folders are classes, also those called "
+            f"like masks: --subfolders classes; or name one: {as_options(images.path, masks.path)}. "
+            "Parts that are called train and val (and test) are read as such"
+        )
     return _whole_of_parts(root, parts, subfolders)
 
 
@@ -279,17 +271,56 @@ def _images_and_masks(
     Raises:
         DataError: if their folders may be parts, and are not called train and val.
     """
+    inner_images = _only_folder(images, masks)
+    masks = _only_folder(masks, images)
+    images = inner_images
     names = [folder.name for folder in images.with_images()]
     if subfolders is not None or (not images.images and _are_parts(names)):
         return _parts_of_images_and_masks(root, images, masks, subfolders)
     if len(_part_names(images.with_images())) > 1:
         raise DataError(
-            f"the folders of {images.path} are {_listed(names)}, with masks in {masks.path}: parts of "
+            f"the folders of {images.path} are {listed(names)}, with masks in {masks.path}: parts of "
             "a data set, or one set? If they are folds, each held out in turn: --subfolders folds; if "
             f"they are one set: --images {images.path} --labels {masks.path}; parts that are called "
             "train and val (and test) are read as such"
         )
+    _warn_of_copies(images)
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _warn_of_copies(images: ImageFolder) -> None:
+    """Count the images in folders that are called like copies of others: ``images/augmented``."""
+    copies = []
+    for folder in images.all_folders()[1:]:
+        if folder.images and words_of(folder.name) & COPY_WORDS:
+            copies.append(folder)
+    if copies:
+        number = sum(len(folder.images) for folder in copies)
+        logger.warning(
+            "%s: also read: %s in folders called like copies of others, such as %s: where folds are "
+            "drawn, a head is scored on copies of what it was trained on; move them away",
+            images.path,
+            counted(number, "image"),
+            copies[0].path,
+        )
+
+
+def _only_folder(folder: ImageFolder, other: ImageFolder) -> ImageFolder:
+    """The folder in a folder that holds all of its images: ``trimaps`` of ``annotations/trimaps``.
+
+    A folder that ``other`` has too is a part or a class of both: ``images/train`` and ``masks/train``.
+
+    Args:
+        folder: of images or of masks.
+        other: that of the masks or of the images.
+    """
+    names_in_other = {inside.name for inside in other.with_images()}
+    while not folder.images:
+        inside = folder.with_images()
+        if len(inside) != 1 or inside[0].name in names_in_other:
+            break
+        folder = inside[0]
+    return folder
 
 
 def _check_one_image_once(root: Path, pairs: Sequence[MaskPair]) -> None:
@@ -305,15 +336,8 @@ def _check_one_image_once(root: Path, pairs: Sequence[MaskPair]) -> None:
                 raise DataError(
                     f"{root} holds {other.images.name}/ and {pair.images.name}/ with the same "
                     f"masks in {pair.masks.name}/, such as {min(shared)}: one image in two kinds. Name "
-                    f"one: {_named_pair(other)}"
+                    f"one: {as_options(other.images.path, other.masks.path)}"
                 )
-
-
-def _named_pair(pair: MaskPair) -> str:
-    """What to write for a folder of images and that of their masks."""
-    images = pair.images.path
-    masks = pair.masks.path
-    return f"--images {images} --labels {masks} (of evaluate: {images} --truth {masks})"
 
 
 def _parts_of_images_and_masks(
@@ -323,13 +347,13 @@ def _parts_of_images_and_masks(
     folders = images.with_images()
     if images.images:
         raise DataError(
-            f"{images.path} holds images next to its folders {_listed([folder.name for folder in folders])}, "
+            f"{images.path} holds images next to its folders {listed([folder.name for folder in folders])}, "
             f"such as {images.images[0].name}; move each into one"
         )
     masks_of = {folder.name: folder for folder in masks.with_images()}
     if not any(folder.name in masks_of for folder in folders):
         raise DataError(
-            f"{images.path} holds the folders {_listed([folder.name for folder in folders])}, and "
+            f"{images.path} holds the folders {listed([folder.name for folder in folders])}, and "
             f"{masks.path} has no folder of these names; sort the masks into such folders"
         )
     parts = {}
@@ -360,30 +384,61 @@ def _part_names(folders: Sequence[ImageFolder]) -> list[str]:
 def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
     """The parts of a folder, each with class folders or with images and masks."""
     folders = top.with_images()
+    names = [folder.name for folder in folders]
     if top.images:
         raise DataError(
-            f"{top.path} holds images next to the folders "
-            f"{', '.join(folder.name for folder in folders)}, such as {top.images[0].name}; move "
-            "each into one"
+            f"{top.path} holds images next to the folders {', '.join(names)}, such as "
+            f"{top.images[0].name}; move each into one"
         )
+    if subfolders == "parts":
+        _check_no_parts_in_classes(top.path, folders)
+        _check_parts(top.path, names)
+    else:
+        _check_folds(top.path, names)
+        _check_no_parts_in_folds(folders)
     parts = {}
     for folder in folders:
-        is_left = subfolders == "parts" and part_of(folder.name) == "test"
-        parts[folder.name] = _left_content(folder) if is_left else _part_content(folder)
+        is_unread = subfolders == "parts" and part_of(folder.name) == "test"
+        parts[folder.name] = _unread_content(folder) if is_unread else _part_content(folder)
     return _whole_of_parts(top.path, parts, subfolders)
+
+
+def _check_no_parts_in_classes(root: Path, folders: Sequence[ImageFolder]) -> None:
+    """Raise a DataError for folders that are no parts and hold train and val, as wheat/train and oats/train."""
+    if _are_parts([folder.name for folder in folders]):
+        return
+    for folder in folders:
+        inside = [subfolder.name for subfolder in folder.with_images()]
+        if _are_parts(inside):
+            raise DataError(
+                f"{folder.path} holds the parts {listed(inside)}. Parts are outside of classes: move "
+                f"the folders, such as {folder.name}/{inside[0]} to {inside[0]}/{folder.name} in "
+                f"{root}; or name one: {as_options(folder.path)}"
+            )
+
+
+def _check_no_parts_in_folds(folders: Sequence[ImageFolder]) -> None:
+    """Raise a DataError for a fold that holds train and val in its turn."""
+    for folder in folders:
+        inside = [subfolder.name for subfolder in folder.with_images()]
+        if len(inside) > 1 and all(part_of(name) is not None for name in inside):
+            raise DataError(
+                f"{folder.path} is to be a fold, and holds the parts {listed(inside)} in its turn; "
+                f"name it alone, {as_options(folder.path)}, or leave --subfolders folds out"
+            )
 
 
 def _part_content(folder: ImageFolder) -> Content:
     pairs = mask_pairs(folder)
     if not pairs:
-        return _content_without_mask_folder(folder)
+        return _content_without_mask_folder(folder, is_named=False)
     paired = _paired(folder, pairs, None)
     if paired.content is None:
         raise DataError(f"{folder.path} holds parts in its turn; name the folder of one")
     return paired.content
 
 
-def _left_content(folder: ImageFolder) -> Content:
+def _unread_content(folder: ImageFolder) -> Content:
     """The content of a part that is not read: it may have no labels, in any form."""
     try:
         return _part_content(folder)
@@ -391,10 +446,16 @@ def _left_content(folder: ImageFolder) -> Content:
         return Content("images", folder.path)
 
 
-def _content_without_mask_folder(folder: ImageFolder) -> Content:
-    """Class folders, images with their masks beside them, or images alone."""
+def _content_without_mask_folder(folder: ImageFolder, *, is_named: bool) -> Content:
+    """Class folders, images with their masks beside them, or images alone.
+
+    Args:
+        folder: the folder.
+        is_named: whether it is the folder that was named, and no part of it.
+    """
     if folder.with_images():
-        return _classes_of(folder, certain=False)
+        names = read_class_names(folder, certain=False, is_named=is_named)
+        return Content("classes", folder.path, classes=names)
     if masks_beside(folder.images).masks:
         return Content("masks", folder.path, folder.path)
     return Content("images", folder.path)
@@ -420,8 +481,11 @@ def _whole_of_parts(
     val = name_of["val"]
     read_parts = {train: parts[train], val: parts[val]}
     _check_alike(root, read_parts)
-    left = parts[name_of["test"]] if "test" in name_of else None
-    return DataFolder(root, None, read_parts, held_out=val, left=left)
+    unread_part = None
+    if "test" in name_of:
+        test = name_of["test"]
+        unread_part = UnreadPart(test, parts[test])
+    return DataFolder(root, None, read_parts, held_out=val, unread_part=unread_part)
 
 
 def _check_folds(root: Path, names: Sequence[str]) -> None:
@@ -434,21 +498,34 @@ def _check_folds(root: Path, names: Sequence[str]) -> None:
 
 
 def _warn_of_equal_names(root: Path, folds: Mapping[str, Content]) -> None:
-    """Name two folds with images of the same names, as rgb/ and nir/ of one scene have them."""
-    fold_of: dict[str, str] = {}
-    repeated = []
+    """Name two folds with images of the same names, as rgb/ and nir/ of one scene have them.
+
+    Cameras number their images from 0 in each folder, so equal names alone are a note. They are a
+    warning if nearly all images of two folds share them, unless the folds are numbered or dated
+    themselves: day1 and day2.
+    """
+    stems_of = {}
     for name, content in folds.items():
-        for stem in sorted(image_folder(walk(content.images)).stems()):
-            if fold_of.setdefault(stem, name) != name:
-                repeated.append((stem, fold_of[stem], name))
-    if repeated:
-        stem, first, second = repeated[0]
+        stems_of[name] = image_folder(walk(content.images)).stems()
+    for first, second in itertools.combinations(folds, 2):
+        shared = stems_of[first] & stems_of[second]
+        if not shared:
+            continue
+        fewest = min(len(stems_of[first]), len(stems_of[second]))
+        are_numbered = _without_digits(first) == _without_digits(second)
+        is_one_scene = len(shared) >= _NEARLY_ALL * fewest and not are_numbered
         line = (
             "%s: %s in two folds, such as %s in %s and %s: if they show one scene, heads are scored "
             "on what they were trained on; name one of the folders"
         )
-        number = counted(len(repeated), "name")
-        logger.warning(line, root, number, stem, first, second)
+        level = logging.WARNING if is_one_scene else logging.INFO
+        number = counted(len(shared), "name")
+        logger.log(level, line, root, number, min(shared), first, second)
+        return
+
+
+def _without_digits(name: str) -> str:
+    return re.sub(r"\d", "", name)
 
 
 def _check_parts(root: Path, names: Sequence[str]) -> None:
@@ -474,15 +551,8 @@ def _check_alike(root: Path, parts: Mapping[str, Content]) -> None:
         labelled = [content for content in parts.values() if content.kind != "images"]
         raise DataError(
             f"the folders of {root} are not alike: {'; '.join(contents)}. Name the folder of one: "
-            f"{_named_content(labelled[0])}"
+            f"{as_options(labelled[0].images, labelled[0].masks)}"
         )
-
-
-def _named_content(content: Content) -> str:
-    """What to write for the images of one part."""
-    if content.masks is None or content.masks == content.images:
-        return f"--images {content.images}"
-    return f"--images {content.images} --labels {content.masks}"
 
 
 def _called(content: Content) -> str:
@@ -491,227 +561,3 @@ def _called(content: Content) -> str:
     if content.kind == "masks":
         return "images and masks"
     return "images without class folders and masks"
-
-
-# Classes
-# ----------------------------------------------------------------------------------------------------
-
-
-def _classes_of(top: ImageFolder, *, certain: bool) -> Content:
-    """The class folders of a folder.
-
-    Args:
-        top: the folder.
-        certain: whether it was said that its folders are classes.
-    """
-    root = top.path
-    names = sorted({folder.name for folder in top.folders.values()})
-    if top.images:
-        raise DataError(
-            f"{root} holds images next to the class folders: "
-            f"{some_of([file.name for file in top.images], 5)}; move each into one"
-            f"{also_there(root)}"
-        )
-    if not certain:
-        _check_classes(top, names)
-    if len(names) < 2:
-        inner = f"; or name {top.path / names[0]}" if top.with_images() else ""
-        raise DataError(
-            f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
-            f"more, one per class{inner}{also_there(root)}"
-        )
-    return Content("classes", root, classes=tuple(names))
-
-
-def _check_classes(top: ImageFolder, names: Sequence[str]) -> None:
-    """Refuse folders that may be something else than classes.
-
-    Raises:
-        DataError: with both readings, and what to write for each.
-    """
-    root = top.path
-    folders = top.with_images()
-    listed = _listed(names)
-    as_classes = "If they are classes: --subfolders classes"
-    as_folds = "if they are folds, each held out in turn: --subfolders folds"
-    as_parts = "parts that are called train and val (and test) are read as such"
-    for folder in top.folders.values():
-        if folder.name.lower() in IMAGE_FOLDERS and len(names) > 1:
-            raise _no_class(root, folder, list(top.folders.values()), listed, as_classes)
-    if len(folders) < 2:
-        return
-    mirrored = next(mirrored_masks(folders), None)
-    if mirrored is not None:
-        raise DataError(
-            f"the folders of {root} are {listed}: {mirrored.masks.name} has an image like a mask for "
-            f"each of {mirrored.images.name}: {_named_pair(mirrored)}. {as_classes}"
-        )
-    if all(PART_WORDS & words_of(folder.name) for folder in folders):
-        raise DataError(
-            f"the folders of {root} are {listed}: parts of a data set, or classes? {as_classes}; "
-            f"{as_folds}; {as_parts}; or name one of them{also_there(root)}"
-        )
-    if all(_is_sample_of_folders(folder) for folder in folders):
-        raise DataError(
-            f"the folders of {root} are {listed}, and each holds a folder with one image and a folder "
-            f"of its masks: one folder for each sample, or classes? {as_classes}; if they are samples, "
-            "merge the masks of each into one file, and name the image and that file in the rows of "
-            "a table (--csv)"
-        )
-    if all(_holds_images_and_masks(folder) for folder in folders):
-        raise DataError(
-            f"the folders of {root} are {listed}, and all hold images and masks: parts with masks, or "
-            f"classes? {as_classes}; {as_folds}; {as_parts}; or name one of them"
-        )
-    if _are_samples(folders):
-        held = some_of([file.name for file in folders[0].images], 4)
-        raise DataError(
-            f"the folders of {root} are {listed}, and each holds one image ({folders[0].name}: {held}): "
-            f"one folder for each sample, or classes? {as_classes}; if they are samples, name the "
-            f"image and its label in the rows of a table (--csv){also_there(root)}"
-        )
-    shared = _shared_subfolders(folders)
-    if shared:
-        raise DataError(
-            f"the folders of {root} are {listed}, and several hold {some_of(shared, 3)}: parts with "
-            f"the classes {some_of(shared, 3)}, or classes? {as_classes}; {as_folds}; {as_parts}; "
-            "or name one of them"
-        )
-    for folder in folders:
-        inside = sorted(subfolder.name for subfolder in folder.with_images())
-        repeated = sorted(set(inside).intersection(names))
-        if repeated and not folder.images:
-            raise DataError(
-                f"the folders of {root} are {listed}, and {folder.name} holds {some_of(repeated, 3)} "
-                f"too: move it away, if these are the classes. {as_classes}"
-            )
-        if part_of(folder.name) and len(inside) > 1:
-            raise DataError(
-                f"the folders of {root} are {listed}, and {folder.name} holds {some_of(inside, 3)}: "
-                f"a part with classes, or a class? {as_classes}; name the part: --images "
-                f"{folder.path}"
-            )
-    _warn_of_one_subfolder(top, listed)
-    _warn_of_doubtful_classes(folders)
-
-
-def _are_samples(folders: Sequence[ImageFolder]) -> bool:
-    """Whether each folder is that of one sample: ``s0/image.png`` alone, or one image with its masks.
-
-    ``wheat/1.jpg`` and ``oats/1.jpg`` are classes: a number says nothing.
-    """
-    stems = set()
-    all_have_masks = True
-    for folder in folders:
-        masks = set(masks_beside(folder.images).masks)
-        masks |= {file for file in folder.images if is_called_mask(file)}
-        images = [file for file in folder.images if file not in masks]
-        if len(images) != 1 or len(folder.all_images()) != len(folder.images):
-            return False
-        stems.add(images[0].stem if is_called_image(images[0]) else None)
-        all_have_masks = all_have_masks and bool(masks)
-    have_one_name = len(stems) == 1 and None not in stems
-    return have_one_name or all_have_masks
-
-
-def _warn_of_doubtful_classes(folders: Sequence[ImageFolder]) -> None:
-    """Name the classes that are called like a part of a data set, or like what programs write."""
-    doubtful = []
-    for folder in folders:
-        words = words_of(folder.name)
-        if words and words <= PART_WORDS | OUTPUT_WORDS:
-            doubtful.append(folder.name)
-    if not doubtful:
-        return
-    names = ", ".join(f"'{name}'" for name in doubtful[:_MOST_NAMES])
-    if len(doubtful) == 1:
-        read = "is read as a class; move it away if it is none"
-    else:
-        read = "are read as classes; move them away if they are none"
-    logger.warning("%s: %s %s", folders[0].path.parent, names, read)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names for a message: all of a few, the first of many."""
-    if len(names) > _MOST_NAMES:
-        return some_of(names, _MOST_NAMES)
-    if len(names) == 1:
-        return names[0]
-    return f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _holds_images_and_masks(folder: ImageFolder) -> bool:
-    """Whether a folder holds images/ and masks/, and no images of its own."""
-    return not folder.images and bool(mask_pairs(folder))
-
-
-def _is_sample_of_folders(folder: ImageFolder) -> bool:
-    """Whether a folder is that of one sample: ``s0/images/x.png`` with ``s0/masks/0.png``, ``1.png`` ..."""
-    if not _holds_images_and_masks(folder):
-        return False
-    pairs = mask_pairs(folder)
-    return all(len(pair.images.all_images()) == 1 for pair in pairs) and any(
-        pair.masks.stems() != pair.images.stems() for pair in pairs
-    )
-
-
-def _warn_of_one_subfolder(top: ImageFolder, listed: str) -> None:
-    """Say that folders are classes whose images are all in a folder of one name: day1/wheat, day2/wheat."""
-    names = set()
-    for folder in top.with_images():
-        names |= {inside.name for inside in folder.with_images()}
-        if folder.images:
-            return
-    if len(names) == 1:
-        line = "%s: the folders %s are read as classes, and all their images are in %s/"
-        logger.warning(line, top.path, listed, names.pop())
-
-
-def _no_class(
-    root: Path, images: ImageFolder, folders: Sequence[ImageFolder], listed: str, as_classes: str
-) -> DataError:
-    """The error for a folder called images next to others, with what the others hold."""
-    beside = [folder for folder in folders if folder is not images]
-    text = f"the folders of {root} are {listed}: {images.name} is no class. "
-    boxes = [folder for folder in beside if folder.holds(".txt")]
-    if boxes:
-        return DataError(
-            f"{text}{boxes[0].name} holds .txt files, such as YOLO's boxes: convert them to COCO "
-            "JSON, for --boxes (docs/how-to/boxes.md)"
-        )
-    with_images = [folder for folder in beside if folder.all_images()]
-    if with_images:
-        return DataError(
-            f"{text}Name the folder of the images, --images {images.path}, and that of masks or of "
-            f"numbers per pixel, --labels {with_images[0].path}. {as_classes}"
-        )
-    suffixes = set()
-    for folder in beside:
-        suffixes |= {file.suffix.lower() for file in folder.others if file.suffix}
-    no_images = ""
-    if suffixes:
-        no_images = f"; {beside[0].name} holds {some_of(sorted(suffixes), 3)}, no images"
-    return DataError(
-        f"{text}Name the folder of the images: --images {images.path}{no_images}{also_there(root)}"
-    )
-
-
-def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
-    """The folders in folders of which all images are in such, if several have one in common; masks count for nothing.
-
-    One name alone tells nothing: ``wheat/images`` and ``oats/images`` are classes.
-    """
-    inside = []
-    for folder in folders:
-        of_masks = {pair.masks.name for pair in mask_pairs(folder)}
-        if not folder.images:
-            inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
-    everything = set().union(*inside)
-    is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
-    return sorted(everything) if is_shared and len(everything) > 1 else []
-
-
-def also_there(root: Path) -> str:
-    """Return what else a folder holds that can be read, for the end of a message."""
-    files = data_files(root)
-    return f". It holds {some_of(files, 3)}" if files else ""

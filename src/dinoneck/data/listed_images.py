@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import filecmp
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Self, get_args
@@ -27,9 +28,11 @@ from dinoneck.data.coco import (
     read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, PART_WORDS, words_of
 from dinoneck.data.names import is_absolute
-from dinoneck.data.orientation import size_hides_turn, stated_orientation
+from dinoneck.data.orientation import hidden_turns, size_hides_turn, stated_orientation
 from dinoneck.data.sources import find_files
+from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError, in_words, some_of
 from dinoneck.tasks import OBJECTS
 
@@ -115,8 +118,12 @@ def open_json(
     coco = read_coco(file, annotation_type, repaired)
     category_ids = choose_classes(classes, coco.categories, file, allow_unlisted=allow_unlisted)
     names = [image.file_name for image in coco.images]
-    folder = _find_folder(file, names[0]) if images is None else Path(images)
-    paths = find_files(names, folder, f"images of {file}", outside=not any(map(is_absolute, names)))
+    folder = _find_folder(file, names) if images is None else Path(images)
+    # A relative name may lead out of the folder, as ../images/0.png does. Absolute names are those of
+    # the machine that wrote the file: no file outside of the folder is taken for one of them, and so
+    # for none of the others.
+    outside = not any(map(is_absolute, names))
+    paths = find_files(names, folder, f"images of {file}", outside=outside)
     _read_missing_sizes(coco.images, paths, file, repaired)
     return OpenedJson(
         file=file,
@@ -130,12 +137,70 @@ def open_json(
     )
 
 
-def _find_folder(file: Path, name: str) -> Path:
-    """The folder of the images: that of the JSON, or ``images`` in it if the first is not there."""
+def _find_folder(file: Path, names: Sequence[str]) -> Path:
+    """The folder of the images of a JSON: its own if the first image is there, or else ``images`` in it.
+
+    Raises:
+        DataError: if both have an image of one name, which are different files, or if the files
+            beside the JSON are the masks of images in a folder next to it.
+    """
     folder = file.parent
-    if not (folder / name).is_file() and (folder / "images").is_dir():
-        return folder / "images"
+    inner = folder / "images"
+    _check_no_masks(file, names[0])
+    if not inner.is_dir():
+        return folder
+    if not (folder / names[0]).is_file():
+        return inner
+    for name in names:
+        beside = folder / name
+        inside = inner / name
+        if beside.is_file() and inside.is_file() and not filecmp.cmp(beside, inside, shallow=False):
+            raise DataError(
+                f"{file} names {name}, which may be {beside} or {inside}; name the folder of the "
+                "images: images= (--images)"
+            )
     return folder
+
+
+def _check_no_masks(file: Path, name: str) -> None:
+    """Raise a DataError if images of a JSON would be masks: ``labels/0.png`` beside it, of ``images/0.jpg``.
+
+    Args:
+        file: the JSON.
+        name: of one of its images.
+    """
+    folder = file.parent
+    leads_out = is_absolute(name) or ".." in Path(name).parts
+    if leads_out or not _is_called(folder.absolute(), MASK_WORDS):
+        return
+    mask = _of_equal_stem(folder / name)
+    if mask is None:
+        return
+    for other in sorted(folder.absolute().parent.iterdir()):
+        if not (_is_called(other, IMAGE_WORDS) and other.is_dir()):
+            continue
+        image = _of_equal_stem(other / name)
+        if image is not None:
+            raise DataError(
+                f"{file} names {name}: {mask} seems to be the mask of {image}; name the folder of "
+                "the images: images= (--images)"
+            )
+
+
+def _is_called(folder: Path, words: Collection[str]) -> bool:
+    """Whether a folder is called by some words alone, or with that of a part: ``labels``, ``train_labels``."""
+    named = words_of(folder.name) - PART_WORDS
+    return bool(named) and named <= set(words)
+
+
+def _of_equal_stem(path: Path) -> Path | None:
+    """The image that differs from a path in its suffix at most; None if there is none."""
+    if not path.parent.is_dir():
+        return None
+    for file in sorted(path.parent.iterdir()):
+        if path.stem == file.stem and file.suffix.lower() in SUFFIXES:
+            return file
+    return None
 
 
 def _read_missing_sizes(
@@ -280,13 +345,16 @@ class ListedImages(Dataset[Any]):
         Raises:
             DataError: if no image of the part has an object.
         """
-        own = self.class_counts
-        if not any(own.values()):
+        counts_of_part = self.class_counts
+        if not any(counts_of_part.values()):
             raise DataError(
                 f"{self.file}: {part} have no {noun}: all {sum(counts.values())} are in held-out "
                 "images; take more folds (--folds), another seed, or annotate more images"
             )
-        unseen = [name for name, count in own.items() if count == 0 and counts[name] > 0]
+        unseen = []
+        for name, count in counts_of_part.items():
+            if count == 0 and counts[name] > 0:
+                unseen.append(name)
         if unseen:
             shown = [f"{name!r} ({counts[name]} held out)" for name in unseen]
             logger.warning(
@@ -311,17 +379,9 @@ class ListedImages(Dataset[Any]):
         for row, orientation in zip(rows, orientations, strict=True):
             entry = self._images[row]
             if size_hides_turn((entry.height, entry.width), orientation):
-                turned.append(row)
+                turned.append(self.paths[row])
         if turned:
-            logger.warning(
-                "%s: %d of %d images with objects are turned or mirrored by their EXIF tag and keep "
-                "their size, such as %s: their objects are read as those of the upright image. If "
-                "they were drawn on the stored pixels, take the tag out of the files",
-                self.file,
-                len(turned),
-                len(rows),
-                self.paths[turned[0]],
-            )
+            logger.warning("%s: %s", self.file, hidden_turns(turned, "objects"))
 
     def nothing_to_show(self, noun: str) -> DataError:
         """Return the error for a dataset without an object, with the reason."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from dinoneck.errors import reason_of
+from dinoneck.errors import counted, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,20 @@ def size_hides_turn(size: tuple[int, int], orientation: int) -> bool:
     """
     height, width = size
     return orientation in _SAME_SIDES or (orientation in TRANSPOSES and height == width)
+
+
+def hidden_turns(images: Sequence[Path], labels: str) -> str:
+    """Return what to say of images whose turn by EXIF no size tells.
+
+    Args:
+        images: the images, one or more.
+        labels: what they have, such as ``masks``.
+    """
+    return (
+        f"{counted(len(images), 'image')} with {labels} turned or mirrored by the EXIF tag, of the same "
+        f"size before and after, such as {images[0]}: {labels} are read as those of the upright "
+        "image. If they were drawn on the stored pixels, take the tag out of the files"
+    )
 
 
 def _name_of(image: Image.Image) -> str:

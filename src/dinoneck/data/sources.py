@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no
 # folder of images but a home directory or a whole disk, which takes minutes
 MOST_FILES = 1_000_000
+_REMEDY = "names are relative to it, or pass their folder"
 _LONGEST_NAME = 300  # characters of a name in a message; most systems allow 255 for a file
 # where another file of a name is looked for: all names share the folders that are cut, so few of
 # them tell, and parts of a data set lie one to three folders below what they share
@@ -114,7 +115,8 @@ def find_files(
             files[text] = exact
     missing = [text for text in distinct if text not in files]
     if missing:
-        paths = _files_by_reading(distinct, missing, Path(folder), what, of_labels=of_labels)
+        wanted = _Wanted(distinct, missing, Path(folder), what)
+        paths = _files_by_reading(wanted, of_labels=of_labels)
         files = {text: _File(path, path.stat()) for text, path in paths.items()}
     else:
         _check_distinct(files, what)
@@ -184,67 +186,118 @@ def _names_of_one_file(names: Sequence[str], files: Mapping[str, _File]) -> tupl
     return None
 
 
-def _files_by_reading(
-    names: Sequence[str], missing: Sequence[str], folder: Path, what: str, *, of_labels: bool
-) -> Mapping[str, Path]:
+@dataclass(frozen=True)
+class _Wanted:
+    """Names whose files are looked for.
+
+    Attributes:
+        names: all of them.
+        missing: those that no file is called like.
+        folder: that they are relative to.
+        what: what messages call them.
+    """
+
+    names: Sequence[str]
+    missing: Sequence[str]
+    folder: Path
+    what: str
+
+    @property
+    def counts(self) -> str:
+        """How many are missing, as messages begin."""
+        return f"{len(self.missing)} of {len(self.names)} {self.what} are not in {self.folder}: "
+
+    @property
+    def text(self) -> str:
+        """How many are missing, and some of them."""
+        return self.counts + some_of(map(_quoted, self.missing), 5)
+
+
+def _files_by_reading(wanted: _Wanted, *, of_labels: bool) -> Mapping[str, Path]:
     """The files of names of which some are not called like this; of images no masks.
 
     Raises:
         DataError: if there is no way to take all names, with the nearest one.
     """
+    folder = wanted.folder
     if not folder.exists():
-        raise DataError(f"the folder {folder} of the {what} does not exist; check the path")
+        raise DataError(f"the folder {folder} of the {wanted.what} does not exist; check the path")
     if not folder.is_dir():
-        raise DataError(f"{folder} is a file; expected the folder of the {what}")
-    counts = f"{len(missing)} of {len(names)} {what} are not in {folder}: "
-    refused = counts + some_of(map(_quoted, missing), 5)
-    remedy = "names are relative to it, or pass their folder"
+        raise DataError(f"{folder} is a file; expected the folder of the {wanted.what}")
     listing = walk(folder, most=MOST_FILES)
     if not listing.is_whole:
-        raise DataError(f"{refused}; {remedy}. It holds too many files to look for other spellings")
+        raise DataError(
+            f"{wanted.text}; {_REMEDY}. It holds too many files to look for other spellings"
+        )
     depth = len(folder.parts)
     paths = {file: tuple(map(composed, file.parts[depth:])) for file in listing.files}
     called = {_parts_from_root(os.path.abspath(folder)), _parts_from_root(os.path.realpath(folder))}  # noqa: PTH100
     masks = set() if of_labels else set(pictures_of(image_folder(listing)).masks)
     picture_paths = {file: parts for file, parts in paths.items() if file not in masks}
-    reading = find_below(names, picture_paths, sorted(called))
+    reading = find_below(wanted.names, picture_paths, sorted(called))
     if reading.missing and masks:
-        of_masks = find_below(names, paths, sorted(called))
-        first_mask = next((file for file in of_masks.files.values() if file in masks), None)
-        if not of_masks.missing and first_mask is not None:
-            raise DataError(
-                f"{refused}. As {of_masks.text} they are masks, such as {first_mask}; pass the folder "
-                "of the images, or, to take the masks, write their names as they are below "
-                f"{folder}: '{first_mask.relative_to(folder).as_posix()}'"
-            )
+        of_masks = find_below(wanted.names, paths, sorted(called))
+        _check_no_masks(of_masks, masks, wanted)
     if reading.missing:
-        if reading.files and reading.is_changed:  # of the first names, see find_below
-            tried = len(reading.files) + len(reading.missing)
-            not_found = some_of(map(_quoted, reading.missing), 3)
-            refused += f" ({reading.text}: {len(reading.files)} of {tried}, not {not_found})"
-        raise DataError(f"{refused}; {remedy}")
+        raise _not_found(reading, wanted)
+    _check_pairs(reading, wanted)
+    _check_folder(reading, wanted)
+    if reading.is_changed:
+        number = len(wanted.names)
+        _state(reading, number, number, wanted.what, str(folder))
+    return reading.files
+
+
+def _check_no_masks(reading: Reading, masks: Collection[Path], wanted: _Wanted) -> None:
+    """Raise a DataError if all names are found once masks are taken for images."""
+    if reading.missing:
+        return
+    for file in reading.files.values():
+        if file in masks:
+            name = file.relative_to(wanted.folder).as_posix()
+            raise DataError(
+                f"{wanted.text}. Taken as {reading.text}, they are masks, such as {file}. For the "
+                f"images, pass their folder; for the masks, write the names as they are below "
+                f"{wanted.folder}, such as '{name}'"
+            )
+
+
+def _not_found(reading: Reading, wanted: _Wanted) -> DataError:
+    """The error for names without a file, with the reading that finds most of them."""
+    if not (reading.files and reading.is_changed):
+        return DataError(f"{wanted.text}; {_REMEDY}")
+    tried = len(reading.files) + len(reading.missing)  # the first names, see find_below
+    not_found = some_of(map(_quoted, reading.missing), 3)
+    return DataError(
+        f"{wanted.text} ({reading.text}: {len(reading.files)} of {tried}, not {not_found}); {_REMEDY}"
+    )
+
+
+def _check_pairs(reading: Reading, wanted: _Wanted) -> None:
+    """Raise a DataError unless each name means one file, and each file has one name."""
     if reading.several:
         name, files = next(iter(reading.several.items()))
         shown = " and ".join(map(str, files[:2]))
-        raise DataError(f"{refused}. '{name}' may be {shown}; pass the folder of those meant")
+        raise DataError(f"{wanted.text}. '{name}' may be {shown}; pass the folder of those meant")
     if reading.one_file is not None:
         first, second = reading.one_file
         raise DataError(
-            f"{refused}. As {reading.text} '{first}' and '{second}' are the same file; keep one of "
-            "them"
+            f"{wanted.text}. As {reading.text} '{first}' and '{second}' are the same file; keep one "
+            "of them"
         )
-    other = _other_file(reading, folder) if reading.prefix else None
+
+
+def _check_folder(reading: Reading, wanted: _Wanted) -> None:
+    """Raise a DataError if the names say another folder than that of their files."""
+    other = _other_file(reading, wanted.folder) if reading.prefix else None
     if reading.is_contradicted or other is not None:
         name, file = next(iter(reading.files.items()))
         seen = f" ({other} exists)" if other is not None else ""
         raise DataError(
-            f"{counts}'{name}' is in another folder than {file}{seen}. If they are the same "
+            f"{wanted.counts}'{name}' is in another folder than {file}{seen}. If they are the same "
             f"images, write the names without '{reading.prefix}'; else pass the folder of those "
             "meant"
         )
-    if reading.is_changed:
-        _state(reading, len(names), len(names), what, str(folder))
-    return reading.files
 
 
 def _other_file(reading: Reading, folder: Path) -> Path | None:

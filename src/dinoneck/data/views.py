@@ -143,7 +143,7 @@ class Views:
         return len(self.views)
 
     @property
-    def change_colours(self) -> bool:
+    def changes_colours(self) -> bool:
         """Whether any view changes colours, which only RGB images have."""
         return any(getattr(view, name) is not None for view in self.views for name in CHANGES)
 

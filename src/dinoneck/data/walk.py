@@ -58,6 +58,7 @@ OTHER_SUFFIXES = (
     ".hdr",
     ".dcm",
     ".nii",
+    ".nii.gz",
     ".czi",
     ".lif",
     ".lsm",
@@ -87,7 +88,9 @@ _NAMES_OF_RUNS = (
     {_REPORT, "detector.safetensors"},
     {"store.json", "index.sqlite"},
 )
-_UNFINISHED = Path("unfinished") / "run.json"
+# or a folder of this name, with this file in it
+_UNFINISHED = "unfinished"
+_UNFINISHED_RUN = "run.json"
 # files that often lie beside images, in numbers that would take long to look into
 _NOT_PICTURES = (
     ".txt",
@@ -110,6 +113,8 @@ _NOT_PICTURES = (
     ".wld",
     ".prj",
 )
+# they may hold images that were never unpacked
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _PICTURES_BEGIN = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
 _HEAD_BYTES = 12
 
@@ -124,7 +129,7 @@ class Listing:
         folders: all folders below it, sorted, also empty ones.
         repeated: a link to a folder -> that folder, which was read already.
         lost: links that lead nowhere and are not named like an image.
-        written: folders of trainings and of feature stores, with all that is in them.
+        run_folders: folders of trainings and of feature stores; what is in them is not listed.
         is_whole: whether all files were listed.
     """
 
@@ -133,7 +138,7 @@ class Listing:
     folders: list[Path] = field(default_factory=list)
     repeated: dict[Path, Path] = field(default_factory=dict)
     lost: list[Path] = field(default_factory=list)
-    written: list[Path] = field(default_factory=list)
+    run_folders: list[Path] = field(default_factory=list)
     is_whole: bool = True
 
     @property
@@ -148,10 +153,54 @@ class Listing:
 
     @property
     def unnamed(self) -> list[Path]:
-        """The pictures whose names do not say so, such as ``0`` or ``0.jpg_large``; their first bytes tell."""
+        """The pictures whose names do not say so: ``0``, ``0.jpg_large``, ``0.jpg.txt``; their first bytes tell."""
         known = (*SUFFIXES, *OTHER_SUFFIXES, *_NOT_PICTURES)
-        unknown = [file for file in self.files if file.suffix.lower() not in known]
-        return [file for file in unknown if _begins_as_picture(file)]
+        unnamed = []
+        for file in self.files:
+            is_known = file.suffix.lower() in known
+            if (not is_known or _has_picture_suffix_inside(file)) and _begins_as_picture(file):
+                unnamed.append(file)
+        return unnamed
+
+    @property
+    def unreadable(self) -> list[Path]:
+        """The files beside images that are called like a picture with one suffix more, and are none.
+
+        Such are ``0.jpg.part`` of a download that was broken off. A file that belongs to a picture is
+        none of them: ``0.jpg.txt`` beside ``0.jpg``.
+        """
+        candidates = [file for file in self.files if _has_picture_suffix_inside(file)]
+        if not candidates:
+            return []
+        folders_of_images = {file.parent for file in self.images}
+        paths = {str(file).lower() for file in self.files}
+        unreadable = []
+        for file in candidates:
+            has_picture = str(file.with_suffix("")).lower() in paths
+            is_beside_images = file.parent in folders_of_images
+            if is_beside_images and not has_picture and not _begins_as_picture(file):
+                unreadable.append(file)
+        return unreadable
+
+    @property
+    def archives(self) -> list[Path]:
+        """The archives that are not unpacked beside themselves, as ``wheat.zip`` into ``wheat``."""
+        folders = {str(folder).lower() for folder in self.folders}
+        packed = []
+        for file in _with_suffix(self.files, _ARCHIVES):
+            unpacked = str(file.with_name(file.name.split(".")[0])).lower()
+            is_picture = file.name.lower().endswith(OTHER_SUFFIXES)  # .nii.gz
+            if unpacked not in folders and not is_picture:
+                packed.append(file)
+        return packed
+
+
+def _has_picture_suffix_inside(file: Path) -> bool:
+    """Whether a name has the suffix of a picture before its last one, which is none: ``0.jpg.txt``."""
+    if file.name.count(".") < 2:
+        return False
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    return len(suffixes) == 2 and suffixes[0] in SUFFIXES and suffixes[1] not in SUFFIXES
 
 
 def _begins_as_picture(file: Path) -> bool:
@@ -166,7 +215,8 @@ def _begins_as_picture(file: Path) -> bool:
 
 def _with_suffix(files: Iterable[Path], suffixes: Sequence[str]) -> list[Path]:
     """The files whose name ends in one of the suffixes, in any case."""
-    return [file for file in files if file.suffix.lower() in suffixes]
+    endings = tuple(suffixes)
+    return [file for file in files if file.name.lower().endswith(endings)]
 
 
 def walk(top: Path, most: int | None = None) -> Listing:
@@ -208,8 +258,8 @@ def walk(top: Path, most: int | None = None) -> Listing:
                 "move it away"
             ) from error
         if folder != top:
-            if _is_written(folder, {entry.name for entry in entries}):
-                listing.written.append(folder)
+            if _has_names_of_run(folder, {entry.name for entry in entries}):
+                listing.run_folders.append(folder)
                 continue
             listing.folders.append(folder)
         for entry in entries:
@@ -230,42 +280,45 @@ def walk(top: Path, most: int | None = None) -> Listing:
         if most is not None and len(listing.files) > most:
             listing.is_whole = False
             break
-    _move_parents_of_written(listing)
+    _move_parents_of_runs(listing)
     listing.files.sort(key=path_order)
     listing.folders.sort(key=path_order)
     return listing
 
 
-def is_written(folder: Path) -> bool:
+def is_run_folder(folder: Path) -> bool:
     """Whether a folder is that of a training, of several or of a feature store."""
-    names = {path.name for path in folder.iterdir()}
-    if _is_written(folder, names):
+    names = _names_in(folder)
+    if _has_names_of_run(folder, names):
         return True
-    others = [folder / name for name in names if name != _REPORT and not name.startswith(".")]
-    return bool(others) and all(path.is_dir() and _has_names_of_run(path) for path in others)
+    inside = [folder / name for name in names if name != _REPORT and not name.startswith(".")]
+    if not inside or not all(path.is_dir() for path in inside):
+        return False
+    return all(_has_names_of_run(path, _names_in(path)) for path in inside)
 
 
-def _has_names_of_run(folder: Path) -> bool:
-    return _is_written(folder, {path.name for path in folder.iterdir()})
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
-def _is_written(folder: Path, names: set[str]) -> bool:
-    if any(own <= names for own in _NAMES_OF_RUNS):
+def _has_names_of_run(folder: Path, names: set[str]) -> bool:
+    """Whether the names in a folder are those of one training, also an unfinished one, or of one store."""
+    if any(names_of_run <= names for names_of_run in _NAMES_OF_RUNS):
         return True
-    return _UNFINISHED.parts[0] in names and (folder / _UNFINISHED).is_file()
+    return _UNFINISHED in names and (folder / _UNFINISHED / _UNFINISHED_RUN).is_file()
 
 
-def _move_parents_of_written(listing: Listing) -> None:
-    """Move folders that hold nothing but trainings, as of several heads, to what was written."""
-    parents = {folder.parent for folder in listing.written} - {listing.top}
+def _move_parents_of_runs(listing: Listing) -> None:
+    """Take folders that hold nothing but trainings, as of several heads, for run folders themselves."""
+    parents = {folder.parent for folder in listing.run_folders} - {listing.top}
     for parent in sorted(parents):
         inside = [path for path in [*listing.files, *listing.folders] if parent in path.parents]
         if any(path.name != _REPORT for path in inside):
             continue
         listing.files = [file for file in listing.files if parent not in file.parents]
         listing.folders.remove(parent)
-        listing.written = [folder for folder in listing.written if folder.parent != parent]
-        listing.written.append(parent)
+        others = [folder for folder in listing.run_folders if folder.parent != parent]
+        listing.run_folders = [*others, parent]
 
 
 def path_order(path: Path) -> str:
@@ -285,7 +338,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 def warn_of_left_out(listings: Sequence[Listing]) -> None:
-    """Name, in one line each, pictures of formats that are not read, links to nothing, and runs."""
+    """Name, in one line each, what is left out: pictures that are not read, archives, links to nothing, and runs."""
     others = [file for listing in listings for file in listing.others]
     if others:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
@@ -303,6 +356,21 @@ def warn_of_left_out(listings: Sequence[Listing]) -> None:
             counted(len(unnamed), "picture"),
             unnamed[0],
         )
+    unreadable = [file for listing in listings for file in listing.unreadable]
+    if unreadable:
+        logger.warning(
+            "left out: %s called like pictures with one suffix more, which are none, the first %s; "
+            "restore the pictures, or remove the files",
+            counted(len(unreadable), "file"),
+            unreadable[0],
+        )
+    archives = [file for listing in listings for file in listing.archives]
+    if archives:
+        logger.warning(
+            "left out: %s, the first %s; if it holds images, unpack it",
+            counted(len(archives), "archive"),
+            archives[0],
+        )
     lost = [link for listing in listings for link in listing.lost]
     if lost:
         logger.warning(
@@ -310,10 +378,10 @@ def warn_of_left_out(listings: Sequence[Listing]) -> None:
             counted(len(lost), "link"),
             lost[0],
         )
-    written = [folder for listing in listings for folder in listing.written]
-    if written:
+    run_folders = [folder for listing in listings for folder in listing.run_folders]
+    if run_folders:
         logger.warning(
             "left out: %s that dinoneck wrote, trainings or stores, the first %s",
-            counted(len(written), "folder"),
-            written[0],
+            counted(len(run_folders), "folder"),
+            run_folders[0],
         )

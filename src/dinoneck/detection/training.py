@@ -331,8 +331,8 @@ def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
     trained = set(train.paths)
     both = {path for path in held_out.paths if path in trained}
     for copy in find_copies([*train.paths, *held_out.paths]):
-        if copy.first in trained and copy.again not in trained:
-            both.add(copy.again)
+        if copy.first in trained and copy.second not in trained:
+            both.add(copy.second)
     return both
 
 

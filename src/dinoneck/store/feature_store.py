@@ -137,7 +137,7 @@ class FeatureStore(Reader):
             bits=bits,
         )
         chosen = named_views(views)
-        if prepare.channels != RGB_CHANNELS and chosen.change_colours:
+        if prepare.channels != RGB_CHANNELS and chosen.changes_colours:
             raise ConfigError(
                 f"views {views if isinstance(views, str) else 'of your own'} change colours, and the "
                 f"backbone takes {prepare.channels} channels; choose views that flip and turn, such "

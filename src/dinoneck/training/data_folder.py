@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from dinoneck.data.folder_texts import data_files
 from dinoneck.data.layout import (
     Content,
     DataFolder,
-    data_files,
     read_data_folder,
     read_images_and_masks,
 )

@@ -18,6 +18,7 @@ from tests.refusals.data import many
 from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
 
+from dinoneck import DataError
 from dinoneck.data import BoxImages, Preprocessing, box_transforms, collate_boxes, to_original
 
 Change = Callable[[dict[str, Any]], Any]
@@ -131,6 +132,40 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     shown = BoxImages(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
     assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown))
     assert shown.paths[0] == tmp_path / "d" / "0.png"
+
+
+def test_an_image_beside_the_json_and_another_one_in_images_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, content())
+    write(tmp_path / "images", content())
+    assert BoxImages(file).paths[1] == tmp_path / "1.png"  # the same pixels
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "1.png")
+    with pytest.raises(DataError) as error:
+        BoxImages(file)
+    assert f"names 1.png, which may be {tmp_path}/1.png or {tmp_path}/images/1.png" in str(
+        error.value
+    )
+    assert BoxImages(file, tmp_path / "images").paths[1] == tmp_path / "images" / "1.png"
+    assert BoxImages(file, tmp_path).paths[1] == tmp_path / "1.png"
+
+
+@pytest.mark.parametrize(
+    ("masks", "images"),
+    [
+        pytest.param("labels", "images", id="labels"),
+        pytest.param("Masks_train2017", "train_images", id="masks of a part"),
+    ],
+)
+def test_masks_beside_the_json_are_no_images(masks: str, images: str, tmp_path: Path) -> None:
+    file = write(tmp_path / masks, content())
+    assert BoxImages(file).paths[0] == tmp_path / masks / "0.png"
+    write(tmp_path / "unused", content(), tmp_path / images)
+    (tmp_path / images / "0.png").rename(tmp_path / images / "0.JPG")
+    with pytest.raises(DataError) as error:
+        BoxImages(file)
+    mask = tmp_path / masks / "0.png"
+    image = tmp_path / images / "0.JPG"
+    assert f"names 0.png: {mask} seems to be the mask of {image}" in str(error.value)
+    assert BoxImages(file, tmp_path / masks).paths[0] == mask
 
 
 @pytest.mark.parametrize(

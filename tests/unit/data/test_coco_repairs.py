@@ -870,7 +870,7 @@ def test_images_of_which_exif_hides_the_frame_are_counted(
 
     if is_named:
         [line] = caplog.messages
-        assert "1 of 1 images with objects are turned or mirrored by their EXIF tag" in line
+        assert "1 image with objects turned or mirrored by the EXIF tag" in line
         assert "read as those of the upright image" in line
     else:
         assert not caplog.messages

@@ -132,6 +132,44 @@ def test_different_pictures_say_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     assert lines_of(caplog) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        pytest.param(["0.png", "0_aug_1.png", "0_rot90.png"], "0_aug_1.png of {}/0.png", id="words"),
+        pytest.param(["0.rf.1a.png", "0.rf.2b.png", "0.rf.3c.png"], "0.rf.2b.png of {}/0.rf.1a.png", id="rf"),
+        pytest.param(["z.png", "z-FLIP.png", "z flipped 2.png"], "z-FLIP.png of {}/z.png", id="other separators"),
+    ],
+)  # fmt: skip
+def test_changed_copies_of_one_picture_are_counted(
+    names: list[str], shown: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, *(f"a/{name}" for name in names), "b/0.png")
+    assert len(read_folders(tmp_path)) == 4
+    [line] = lines_of(caplog)
+    assert "2 files called like changed copies of another one, such as " in line
+    assert f"{tmp_path}/a/{shown.format(tmp_path / 'a')}" in line
+
+
+@pytest.mark.parametrize(
+    "names", [["0_flip.png", "1_flip.png"], ["0_jpg.rf.1a.png", "1_jpg.rf.1a.png"]]
+)
+def test_pictures_whose_original_is_not_there_are_no_changed_copies(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, *(f"a/{name}" for name in names), "b/0.png")
+    assert len(read_folders(tmp_path)) == 3
+    assert lines_of(caplog) == []
+
+
+def test_changed_copies_in_a_part_to_train_on_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_train = ["train/a/0.png", "train/a/0_rot90.png", "train/b/1.png"]
+    photos(tmp_path, *in_train, "val/a/2.png", "val/b/3.png")
+    assert len(read_folders(tmp_path)) == 5
+    assert lines_of(caplog) == []
+
+
 # Tables
 # ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import read_folders, read_masks
+from dinoneck.data.folder_texts import data_files
 from dinoneck.data.folders import table_of_folder
-from dinoneck.data.layout import Content, data_files, read_data_folder
+from dinoneck.data.layout import Content, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
 
@@ -110,12 +112,15 @@ def test_what_is_left_out_is_counted_by_every_reader(
     assert len(list_pictures([tmp_path / "c"])[tmp_path / "c"]) == 2
     assert line in caplog.text
     caplog.clear()
+    touched(tmp_path / "m", "3.nii.gz")
     assert len(read_masks(tmp_path / "i", tmp_path / "m")) == 1
     assert "1 file of other formats (.gif)" in caplog.text
-    assert "1 file of other formats (.npy)" in caplog.text
+    assert "2 files of other formats (.gz, .npy)" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", ["", ".jpg_large", ".png~", ".part", ".JPG.1"])
+@pytest.mark.parametrize(
+    "suffix", ["", ".jpg_large", ".png~", ".part", ".JPG.1", ".jpg.txt", ".png.json"]
+)
 def test_pictures_without_the_name_of_one_are_counted(
     suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -129,6 +134,40 @@ def test_pictures_without_the_name_of_one_are_counted(
     assert f"left out: 1 picture in files that are not named as such, the first {tmp_path}/a/2" in (
         caplog.text
     )
+
+
+@pytest.mark.parametrize("name", ["2.jpg.txt", "2.JPG.part", "2.png.crdownload", "2.jpeg.zip"])
+def test_files_with_the_suffix_of_a_picture_inside_their_name_are_counted(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/1.png", "b/1.png", f"a/{name}")
+    assert read_folders(tmp_path).index.tolist() == ["a/1.png", "b/1.png"]
+    line = f"left out: 1 file called like pictures with one suffix more, which are none, the first {tmp_path}/a/{name}"
+    assert line in caplog.text
+
+
+def test_files_that_belong_to_pictures_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "1.jpg", "1.jpg.txt", "2.TIF", "2.tif.aux.xml", "3.png", "3.PNG.json")
+    touched(tmp_path, "ann/1.jpg.json", "ann/2.jpg.json")
+    assert len(list_pictures([tmp_path])[tmp_path]) == 3
+    assert caplog.records == []
+
+
+def test_archives_that_are_not_unpacked_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "oats/1.png", "wheat/1.png", "rye.zip", "more/barley.tar.gz", "Wheat.tar.gz")
+    assert list_pictures([tmp_path])[tmp_path] == [
+        tmp_path / "oats/1.png",
+        tmp_path / "wheat/1.png",
+    ]
+    [record] = caplog.records
+    line = (
+        f"left out: 2 archives, the first {tmp_path}/more/barley.tar.gz; if it holds images, unpack"
+    )
+    assert line in record.getMessage()
 
 
 def test_links_to_nothing_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -340,7 +379,7 @@ def test_what_programs_make_of_images_is_counted(
     touched(tmp_path, "a/0.jpg", "a/0_thumb.jpg", "b/1.png", "b/1_overlay.png", "b/thumbs/1.png")
     assert len(read_folders(tmp_path)) == 5
     files, folders = [record.getMessage() for record in caplog.records]
-    assert "2 files called like the mask of another one, or like what programs make" in files
+    assert "2 files called like what programs make of another one" in files
     assert f"such as {tmp_path}/a/0_thumb.jpg beside {tmp_path}/a/0.jpg" in files
     assert (
         f"1 file in folders called like what programs write, such as {tmp_path}/b/thumbs" in folders
@@ -375,7 +414,29 @@ def test_folds_with_images_of_the_same_names_are_named(
     touched(tmp_path, *(f"{kind}/{name}/{name}1.png" for kind in ("rgb", "nir") for name in "ab"))
     assert list(read_data_folder(tmp_path, "folds").parts) == ["nir", "rgb"]
     [record] = caplog.records
+    assert record.levelname == "WARNING"
     assert "2 names in two folds, such as a/a1 in nir and rgb" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["day1/a/0", "day1/b/1", "day2/a/0", "day2/b/1"], id="numbered folds"),
+        pytest.param(
+            ["2023-05-01/a/0", "2023-05-01/b/1", "2023-06-02/a/0", "2023-06-02/b/1"], id="dates"
+        ),
+        pytest.param(["x/a/0", "x/b/1", "y/a/0", "y/b/3"], id="half of the names"),
+    ],
+)
+def test_names_that_cameras_give_again_are_a_note_alone(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{name}.png" for name in names))
+    caplog.set_level("INFO")
+    assert len(read_data_folder(tmp_path, "folds").parts) == 2
+    [record] = caplog.records
+    assert record.levelname == "INFO"
+    assert "in two folds, such as a/0 in" in record.getMessage()
 
 
 def test_samples_in_folders_of_their_own_are_no_parts(tmp_path: Path) -> None:
@@ -514,6 +575,33 @@ def test_classes_that_differ_in_case_alone_are_named(
     assert "'Oats' and 'oats' differ in upper and lower case" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sugar beet", "sugar_beet"),
+        ("Sugar-Beet", "sugar beet"),
+        ("01", "1"),
+        ("stage 01", "stage1"),
+    ],
+)
+def test_classes_that_differ_in_separators_or_zeros_alone_are_named(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, f"{first}/1.png", f"{second}/2.png", "10/1.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    lines = [record.getMessage() for record in caplog.records]
+    expected = f"the classes '{first}' and '{second}' differ in separators or leading zeros alone"
+    assert [expected in line for line in lines] == [first != "stage 01"] * len(lines)
+
+
+def test_classes_of_two_parts_that_differ_in_case_alone_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "train/Wheat/1.png", "train/oats/1.png", "val/wheat/2.png", "val/oats/2.png")
+    assert len(read_folders(tmp_path)["class"].cat.categories) == 3
+    assert "the classes 'Wheat' and 'wheat' differ in upper and lower case alone" in caplog.text
+
+
 def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
     touched(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "a" / "again").symlink_to("..")
@@ -521,25 +609,36 @@ def test_a_loop_in_a_class_folder_is_harmless(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    ("train", "val", "test"),
     [
-        pytest.param(["train", "val"], ("train", "val", None), id="train, val"),
-        pytest.param(["train", "valid", "test"], ("train", "valid", "test"), id="valid, test"),
-        pytest.param(["Training", "Validation"], ("Training", "Validation", None), id="long words"),
+        pytest.param("train", "val", None, id="train, val"),
+        pytest.param("train", "valid", "test", id="valid, test"),
+        pytest.param("Training", "Validation", None, id="long words"),
+        pytest.param("entrenamiento", "validación", "prueba", id="Spanish"),
+        pytest.param("Entraînement", "Validation", "essai", id="French"),
+        pytest.param("Training", "Validierung", "Test", id="German"),
+        pytest.param("addestramento", "convalida", "prova", id="Italian"),
+        pytest.param("treino", "validação", "teste", id="Portuguese"),
+        pytest.param("trainen", "validatie", "test", id="Dutch"),
     ],
 )
-def test_train_and_val_are_parts(
-    names: list[str], expected: tuple[str, str, str | None], tmp_path: Path
+def test_train_and_val_are_parts_in_several_languages(
+    train: str, val: str, test: str | None, tmp_path: Path
 ) -> None:
-    for name in names:
+    for name in filter(None, [train, val, test]):
         touched(tmp_path, f"{name}/oats/1.png", f"{name}/wheat/1.png", f"{name}/wheat/2.png")
     table = read_folders(tmp_path)
-    train, val, test = expected
     assert table["fold"].tolist() == [train] * 3 + [val] * 3
     assert table["class"].tolist() == ["oats", "wheat", "wheat"] * 2
     assert table.attrs["held_out"] == val
-    left = read_data_folder(tmp_path).left
-    assert (None if left is None else left.images.name) == test
+    unread = read_data_folder(tmp_path).unread_part
+    assert (None if unread is None else unread.name) == test
+
+
+def test_flat_parts_of_another_language_are_no_classes(tmp_path: Path) -> None:
+    touched(tmp_path, "entrenamiento/1.png", "validacion/2.png")
+    with pytest.raises(DataError, match="entrenamiento, validacion, without class folders"):
+        read_folders(tmp_path)
 
 
 def test_parts_know_their_folders_and_share_their_kind(tmp_path: Path) -> None:
@@ -622,6 +721,7 @@ def test_folders_that_may_be_parts_are_no_classes_without_a_word(
         pytest.param(["scan.png", "GT.png"], id="an image of another name"),
         pytest.param(["7.png", "7_mask.png"], id="a word at the end"),
         pytest.param(["7.jpg", "mask_7_0.png", "mask_7_1.png"], id="words at the beginning"),
+        pytest.param(["rgb.png", "depth.png", "nir.png"], id="one image in several kinds"),
     ],
 )
 def test_folders_of_one_sample_each_are_no_classes_without_a_word(
@@ -654,6 +754,10 @@ def test_masks_of_samples_are_no_pictures(tmp_path: Path, caplog: pytest.LogCapt
         pytest.param("unlabeled", "'unlabeled' is read as a class", id="unlabeled"),
         pytest.param("Predictions", "'Predictions' is read as a class", id="predictions"),
         pytest.param("overlay", "'overlay' is read as a class", id="overlay"),
+        pytest.param("augmented", "'augmented' is read as a class", id="augmented"),
+        pytest.param("unsorted", "'unsorted' is read as a class", id="unsorted"),
+        pytest.param("New folder (2)", "'New folder (2)' is read as a class", id="new folder"),
+        pytest.param("backup (1)", "'backup (1)' is read as a class", id="backup"),
     ],
 )
 def test_a_class_that_may_be_none_is_named(
@@ -677,8 +781,8 @@ def test_several_classes_that_may_be_none_are_named_in_one_line(
 def test_a_table_beside_class_folders_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    touched(tmp_path, "camera1/1.png", "camera2/1.png", "labels.csv")
-    assert read_folders(tmp_path)["class"].tolist() == ["camera1", "camera2"]
+    touched(tmp_path, "oats/1.png", "wheat/1.png", "labels.csv")
+    assert read_folders(tmp_path)["class"].tolist() == ["oats", "wheat"]
     [record] = caplog.records
     assert f"not read: the table {tmp_path / 'labels.csv'} (--csv)" in record.getMessage()
 
@@ -708,6 +812,184 @@ def test_folders_with_one_folder_of_one_name_are_classes_with_a_word(
     assert read_folders(tmp_path)["class"].tolist() == ["day1", "day2"]
     assert "the folders day1 and day2 are read as classes" in caplog.text
     assert "in wheat/" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        pytest.param(
+            ["Quercus/robur/1", "Quercus/rubra/1", "Acer/campestre/1", "Acer/rubrum/1"],
+            "the folders Acer and Quercus are read as classes, and their images are in the folders "
+            "campestre, robur, rubra and rubrum in them; if these are the classes, move them up",
+            id="classes in classes",
+        ),
+        pytest.param(
+            ["Acer/1", "Quercus/robur/1", "Quercus/robur/2", "Quercus/rubra/1"],
+            "also read as images of their class: 3 images in 2 folders, such as Quercus/robur, Quercus/rubra;",
+            id="classes in one",
+        ),
+        pytest.param(
+            ["wheat/1", "wheat/day1/2", "wheat/val/3", "wheat/rejected/4", "oats/1"],
+            "also read as images of their class: 3 images in 3 folders, such as wheat/rejected, wheat/val;",
+            id="parts and rejects beside images",
+        ),
+        pytest.param(
+            ["wheat/1", "wheat/augmented/1", "oats/1", "oats/augmented/1"],
+            "also read as images of their class: 2 images in 2 folders, such as oats/augmented, wheat/augmented;",
+            id="augmented copies",
+        ),
+        pytest.param(
+            ["wheat/good/1", "wheat/rejected/1", "oats/ok/1"],
+            "also read as images of their class: 3 images in 3 folders, such as wheat/rejected;",
+            id="rejects alone",
+        ),
+    ],
+)
+def test_folders_in_class_folders_are_named(
+    names: list[str], line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{name}.png" for name in names))
+    expected = sorted(name.partition("/")[0] for name in names)
+    assert sorted(read_folders(tmp_path)["class"]) == expected
+    [record] = caplog.records
+    assert f"{tmp_path}: {line}" in record.getMessage()
+
+
+def test_folders_of_images_and_of_masks_in_class_folders_say_nothing_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "a/images/1.jpg", "a/masks/1.png", "b/1.jpg", "c/Photos/1.jpg")
+    assert read_folders(tmp_path)["class"].tolist() == ["a", "b", "c"]
+    [record] = caplog.records
+    assert "left out: 1 mask beside images" in record.getMessage()
+
+
+def test_parts_in_each_class_say_how_to_move_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(
+        tmp_path, *(f"{name}/{part}/1.png" for name in ("oats", "rye") for part in ("train", "val"))
+    )
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert "train/oats, train/rye, val/oats, val/rye" in str(error.value)
+    assert "For one set of classes: --subfolders classes" in str(error.value)
+    with pytest.raises(DataError, match="such as oats/train to train/oats"):
+        read_folders(tmp_path, subfolders="parts")
+    with pytest.raises(DataError, match="to be a fold, and holds the parts train and val"):
+        read_folders(tmp_path, subfolders="folds")
+    assert (
+        read_folders(tmp_path, subfolders="classes")["class"].tolist() == ["oats"] * 2 + ["rye"] * 2
+    )
+    assert (
+        "also read as images of their class: 4 images in 4 folders, such as oats/train"
+        in caplog.text
+    )
+
+
+def test_what_the_message_for_parts_in_classes_says_is_read(tmp_path: Path) -> None:
+    touched(
+        tmp_path, *(f"{part}/{name}/1.png" for name in ("oats", "rye") for part in ("train", "val"))
+    )
+    assert read_folders(tmp_path)["fold"].tolist() == ["train", "train", "val", "val"]
+
+
+def test_data_sets_with_parts_beside_each_other_are_to_be_named(tmp_path: Path) -> None:
+    touched(
+        tmp_path,
+        *(f"{name}/{part}/ok/1.png" for name in ("bolt", "nut") for part in ("train", "test")),
+    )
+    with pytest.raises(DataError, match=rf"several data sets with parts.*--images {tmp_path}/bolt"):
+        read_folders(tmp_path)
+
+
+def test_options_for_the_folders_of_a_part_name_the_part(tmp_path: Path) -> None:
+    touched(tmp_path, "train/fold1/1.png", "train/fold2/1.png", "val/a/1.png", "val/b/1.png")
+    with pytest.raises(DataError) as error:
+        read_folders(tmp_path)
+    assert f"If they are classes: --images {tmp_path}/train --subfolders classes" in str(
+        error.value
+    )
+    assert len(read_folders(tmp_path / "train", subfolders="classes")) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["2023-05-01", "2023-05-02"], id="dates"),
+        pytest.param(["20230501", "20230502"], id="dates without separators"),
+        pytest.param(["01.05.2023", "02.05.23"], id="days first"),
+        pytest.param(["2023", "2024"], id="years"),
+        pytest.param(["day1", "day2", "day10"], id="days"),
+        pytest.param(["Camera_1", "camera-2"], id="cameras"),
+    ],
+)
+def test_classes_that_say_when_or_where_are_named(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{name}/1.png" for name in names))
+    assert read_folders(tmp_path)["class"].tolist() == sorted(names)
+    [record] = caplog.records
+    assert "are read as classes; if they say when or where images were taken" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["0", "1", "2"], id="numbers"),
+        pytest.param(["stage1", "stage2"], id="stages"),
+        pytest.param(["day", "night"], id="words alone"),
+        pytest.param(["plot1", "wheat"], id="one of two"),
+        pytest.param(["type (1)", "type (2)"], id="numbers in brackets"),
+        pytest.param(["accepted", "rejected"], id="what is rejected"),
+        pytest.param(["copy", "paper"], id="a word for copies, alone"),
+    ],
+)
+def test_other_classes_say_nothing(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{name}/1.png" for name in names))
+    assert read_folders(tmp_path)["class"].tolist() == sorted(names)
+    warned = [
+        record.getMessage()
+        for record in caplog.records
+        if "'copy' is read" not in record.getMessage()
+    ]
+    assert warned == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wheat (1)",
+        "Wheat - Copy",
+        "wheat_aug",
+        "wheat-augmented_2",
+        "Copy of wheat",
+        "wheat backup (2)",
+    ],
+)
+def test_a_class_that_is_called_like_a_copy_of_another_one_is_named(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "oats/1.png", "wheat/1.png", f"{name}/2.png")
+    assert len(read_folders(tmp_path)) == 3
+    [record] = caplog.records
+    assert f"the class '{name}' is called like a copy of 'wheat'" in record.getMessage()
+
+
+def test_lists_of_parts_beside_class_folders_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(
+        tmp_path, "oats/1.png", "wheat/1.png", "train.txt", "README.txt", "ImageSets/Main/val.txt"
+    )
+    assert data_files(tmp_path) == [
+        f"the list {tmp_path}/train.txt (as a column of a table: --csv, --fold-column)",
+        f"the list {tmp_path}/ImageSets/Main/val.txt (as a column of a table: --csv, --fold-column)",
+    ]
+    with pytest.raises(DataError, match="no images of the class ImageSets"):
+        read_folders(tmp_path)
 
 
 def test_folders_whose_names_differ_in_blanks_are_named(
@@ -828,6 +1110,7 @@ def test_tables_and_coco_files_of_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read_folders(tmp_path)
     assert f"{tmp_path}/train/_annotations.coco.json (--boxes" in str(error.value)
+    assert "evaluate takes such files as --truth" in str(error.value)
     assert "notes" not in str(error.value)
 
 
@@ -840,6 +1123,94 @@ def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
     data = read_data_folder(tmp_path)
     assert data.content == Content("masks", tmp_path, tmp_path / "masks")
     assert table_of_folder(data).index.tolist() == ["1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "images", "masks"),
+    [
+        pytest.param(["images/1.jpg", "gt/trimaps/1.png", "gt/xmls/1.xml"], "images", "gt/trimaps", id="Oxford Pets"),
+        pytest.param(["images/full/1.jpg", "masks/1.png"], "images/full", "masks", id="a folder of images"),
+        pytest.param(["images/rgb/1.jpg", "masks/a/b/1.png"], "images/rgb", "masks/a/b", id="both"),
+    ],
+)  # fmt: skip
+def test_masks_may_lie_deeper_in_their_folder(
+    names: list[str], images: str, masks: str, tmp_path: Path
+) -> None:
+    data = read_data_folder(touched(tmp_path, *names))
+    assert data.content == Content("masks", tmp_path / images, tmp_path / masks)
+    assert table_of_folder(data)["labels"].tolist() == [tmp_path / masks / "1.png"]
+
+
+def test_folders_that_images_and_masks_share_stay(tmp_path: Path) -> None:
+    data = read_data_folder(touched(tmp_path, "images/a/1.jpg", "masks/a/1.png"))
+    assert data.content == Content("masks", tmp_path / "images", tmp_path / "masks")
+    assert table_of_folder(data).index.tolist() == ["images/a/1.jpg"]
+
+
+def test_images_in_folders_of_copies_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("images", "masks"):
+        touched(
+            tmp_path,
+            f"{kind}/original/1.png",
+            f"{kind}/augmented/1_0.png",
+            f"{kind}/augmented/1_1.png",
+        )
+    assert len(table_of_folder(read_data_folder(tmp_path))) == 3
+    [record] = caplog.records
+    line = f"also read: 2 images in folders called like copies of others, such as {tmp_path}/images/augmented"
+    assert line in record.getMessage()
+
+
+def test_folders_with_masks_beside_them_that_are_no_parts_have_three_readings(
+    tmp_path: Path,
+) -> None:
+    names = ["oats/1.png", "wheat/2.png", "oats_mask/1.png", "wheat_mask/2.png"]
+    touched(tmp_path, *names)
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert f"--images {tmp_path}/oats --labels {tmp_path}/oats_mask" in str(error.value)
+    assert "--subfolders folds" in str(error.value)
+    assert list(read_data_folder(tmp_path, "folds").parts) == ["oats", "wheat"]
+    assert "--subfolders classes" in str(error.value)
+    assert len(read_data_folder(tmp_path, "classes").classes) == 4
+
+
+def test_parts_may_lie_deeper_in_their_folders(tmp_path: Path) -> None:
+    names = [
+        f"{top}_trainvaltest/{top}/{part}/x/1.png"
+        for top in ("leftImg8bit", "gtFine")
+        for part in ("train", "val")
+    ]
+    data = read_data_folder(touched(tmp_path, *names))
+    assert data.parts["val"].masks == tmp_path / "gtFine_trainvaltest/gtFine/val"
+    assert table_of_folder(data)["fold"].tolist() == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("masks", "remedy"),
+    [
+        pytest.param(
+            ["7/0.png", "7/1.png"], "a folder of masks for each image: merge", id="objects"
+        ),
+        pytest.param(
+            ["7_gt_color.png", "7_gt_ids.png"], "end in _gt_color, _gt_ids. Move", id="kinds"
+        ),
+        pytest.param(
+            ["a/7.png", "b/7.png"], "a has a mask for each image: name that", id="folders"
+        ),
+        pytest.param(["7.png", "viz/7.png"], "viz has a second mask for each image", id="pictures"),
+    ],
+)
+def test_several_masks_of_each_image_name_what_to_do(
+    masks: list[str], remedy: str, tmp_path: Path
+) -> None:
+    touched(tmp_path / "images", "7.jpg", "8.jpg")
+    touched(tmp_path / "masks", *masks, *(mask.replace("7", "8") for mask in masks))
+    with pytest.raises(DataError) as error:
+        read_masks(tmp_path / "images", tmp_path / "masks")
+    assert remedy in str(error.value)
 
 
 def test_parts_of_images_may_lie_beside_one_folder_of_masks(tmp_path: Path) -> None:
@@ -891,6 +1262,38 @@ def test_one_ending_or_beginning_of_all_masks_is_left_out(
     }
     [message] = [record.getMessage() for record in caplog.records]
     assert line in message and message.endswith(": 2 pairs")
+
+
+def test_names_of_masks_in_another_case_or_unicode_form_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    composed = unicodedata.normalize("NFC", "é1")
+    decomposed = unicodedata.normalize("NFD", "é1")
+    touched(tmp_path / "x", f"{composed}.jpg", "IMG_2.jpg", "img_3.jpg")
+    touched(tmp_path / "y", f"{decomposed}.png", "img_2.png", "IMG_3.png")
+    table = read_masks(tmp_path / "x", tmp_path / "y")
+    assert table["labels"].to_dict() == {
+        f"{composed}.jpg": tmp_path / "y" / f"{decomposed}.png",
+        "IMG_2.jpg": tmp_path / "y" / "img_2.png",
+        "img_3.jpg": tmp_path / "y" / "IMG_3.png",
+    }
+    [record] = caplog.records
+    assert record.getMessage().endswith("names in another case: 3 pairs")
+
+
+def test_names_that_differ_in_case_alone_are_two_images(tmp_path: Path) -> None:
+    touched(tmp_path / "x", "a.jpg", "A.jpg")
+    touched(tmp_path / "y", "a.png", "b.png")
+    with pytest.raises(DataError, match="has no mask for 1 image"):
+        read_masks(tmp_path / "x", tmp_path / "y")
+
+
+def test_two_unicode_forms_of_one_name_are_refused(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "é1.jpg") for form in ("NFC", "NFD")]
+    touched(tmp_path / "x", *names)
+    touched(tmp_path / "y", "1.png")
+    with pytest.raises(DataError, match=r"differ in their Unicode form \(NFC, NFD\) alone"):
+        read_masks(tmp_path / "x", tmp_path / "y")
 
 
 def test_beginnings_that_may_tell_images_apart_stay(tmp_path: Path) -> None:
