@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
-from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
+from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, counted
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
+from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
 
 LARGEST_NORMALISED = 10.0
 CHANGED = ("modified", "merged")
@@ -361,9 +362,7 @@ class Backbone(nn.Module):
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **source,
-            "license": None
-            if unchanged_origin(self.weights)["kind"] == "seeded"
-            else self.adapter.license or LICENSES.get(family),
+            "license": self._licence(family),
         }
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
@@ -386,13 +385,18 @@ class Backbone(nn.Module):
         """
         return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
+    def _licence(self, family: str) -> str | None:
+        """The licence of the published weights; None of seeded random ones, and where it is not known."""
+        if unchanged_origin(self.weights)["kind"] == "seeded":
+            return None
+        return self.adapter.license or license_of(self.name) or LICENSES.get(family)
+
     def _origin(self, hashes: WeightHashes) -> dict[str, Any]:
         """Return where the weights come from, marked as modified if they have been trained since."""
         origin = self.adapter.origin
-        is_original = weight_hashes.is_original(self.adapter, hashes)
-        if is_original is None:  # on the meta device
+        if not weight_hashes.is_comparable(self.adapter, hashes):  # on the meta device
             return origin
-        if is_original:
+        if weight_hashes.is_original(self.adapter, hashes):
             return unchanged_origin(origin)
         if origin["kind"] in CHANGED:
             return origin
@@ -446,11 +450,40 @@ def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
 
 def checked_backbone(backbone: Backbone) -> Backbone:
     """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
-    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
+    if isinstance(backbone, Backbone) or is_compiled(backbone):
         return backbone
     actual = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
     remedy = "load_backbone(name)" if isinstance(backbone, str) else "wrap_backbone(model)"
     raise ConfigError(f"backbone is {actual}; expected a Backbone: pass {remedy}")
+
+
+def callable_backbone(backbone: Any) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; the wrappers of data parallelism are taken off.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    return checked_backbone(backbone if is_compiled(backbone) else plain_backbone(backbone))
+
+
+def plain_backbone(backbone: Any) -> Any:
+    """Return the Backbone inside the wrappers of torch.compile, DataParallel and DistributedDataParallel.
+
+    Anything else is returned as it is.
+    """
+    inner = backbone
+    while isinstance(inner, nn.Module) and not isinstance(inner, Backbone):
+        wrapped = [getattr(inner, name, None) for name in KEEP_MODEL]
+        modules = [module for module in wrapped if isinstance(module, nn.Module)]
+        if not modules:
+            return backbone
+        inner = modules[0]
+    return inner
+
+
+def is_compiled(backbone: Any) -> bool:
+    """Whether this is a Backbone that torch.compile wraps."""
+    return isinstance(getattr(backbone, COMPILED, None), Backbone)
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:

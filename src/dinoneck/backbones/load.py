@@ -32,13 +32,12 @@ from dinoneck.backbones.own_path import check_own_tokens, layers_of
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
+from dinoneck.torch_wrappers import KEEP_MODEL
 
 logger = logging.getLogger(__name__)
 
 Source = Literal["timm", "transformers"]
 File = str | os.PathLike[str]
-# where torch.compile, DataParallel and DistributedDataParallel keep the model
-_WRAPPED = ("_orig_mod", "module")
 Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
 
 
@@ -231,11 +230,11 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         raise BackboneError(
             "this is a Backbone already; backbone.with_layers(...) gives other layers of it"
         )
-    for inner in _WRAPPED:
-        if isinstance(getattr(model, inner, None), nn.Module):
+    for attribute in KEEP_MODEL:
+        if isinstance(getattr(model, attribute, None), nn.Module):
             raise BackboneError(
-                f"{kind} wraps a model, as torch.compile and DDP do; pass its .{inner}, and wrap "
-                "the Backbone"
+                f"{kind} wraps a model, as torch.compile and DDP do; pass its .{attribute}, and "
+                "wrap the Backbone"
             )
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(

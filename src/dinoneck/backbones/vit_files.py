@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dinoneck.backbones.known import KNOWN, Known, family_of, model_of
 from dinoneck.errors import BackboneError, some_of
+from dinoneck.torch_wrappers import plain_name
 from dinoneck.weight_files import check_held, is_dense, read_any
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ _PATCHES = (
 )
 _REGISTERS = ("reg_token", "register_tokens", "storage_tokens", "embeddings.register_tokens")
 _POSITIONS = ("pos_embed", "embeddings.position_embeddings")
-# what torch.compile, DDP, FSDP and activation checkpointing put between the parts of a name
-_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _SHARDED = "_flat_param"  # FSDP's name for the part of all weights that one GPU holds
 _OPTIMISER = re.compile(r"optim")
 # what classifies, projects or pools the tokens: it does not change them
@@ -207,14 +206,15 @@ def _vit_at(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if not name.startswith(prefix):
             continue
-        own = _without_wrappers(name.removeprefix(prefix))
-        if not _CLASSIFIER.match(own):
-            state[own] = value
+        vit_name = plain_name(name.removeprefix(prefix))
+        if not is_of_classifier(vit_name):
+            state[vit_name] = value
     return state
 
 
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+def is_of_classifier(name: str) -> bool:
+    """Whether a tensor of these names classifies, projects or pools tokens: it is left out of a file's ViT."""
+    return _CLASSIFIER.match(name) is not None
 
 
 def _are_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -233,8 +233,8 @@ def _log_choice(
     taken = _vit_at(chosen, tensors)
     left_out = []
     for name in tensors:
-        own = _without_wrappers(name.removeprefix(chosen))
-        if not (name.startswith(chosen) and own in taken):
+        vit_name = plain_name(name.removeprefix(chosen))
+        if not (name.startswith(chosen) and vit_name in taken):
             left_out.append(_part_of(name))
     others = [repr(prefix) for prefix in prefixes if prefix != chosen]
     sentences = []

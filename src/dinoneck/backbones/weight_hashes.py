@@ -112,11 +112,19 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     )
 
 
-def is_original(adapter: Adapter, hashes: WeightHashes) -> bool | None:
-    """Whether these are the hashes of the weights as they were loaded or wrapped; None where that is not known."""
+def is_comparable(adapter: Adapter, hashes: WeightHashes) -> bool:
+    """Whether both these hashes and those of the weights as they were loaded or wrapped are known."""
     original = adapter.original
-    if original is None or None in (original.weights_sha256, hashes.weights_sha256):
-        return None
+    if original is None:
+        return False
+    return original.weights_sha256 is not None and hashes.weights_sha256 is not None
+
+
+def is_original(adapter: Adapter, hashes: WeightHashes) -> bool:
+    """Whether these are the hashes of the weights as they were loaded or wrapped; False where that is not known."""
+    original = adapter.original
+    if original is None or not is_comparable(adapter, hashes):
+        return False
     if original.float32_sha256 is not None:
         return original.float32_sha256 == hashes.float32_sha256
     return original.weights_sha256 == hashes.weights_sha256
@@ -133,8 +141,7 @@ def changed_tensors(adapter: Adapter) -> list[str]:
 
 def base_state(adapter: Adapter) -> dict[str, Tensor]:
     """Return the weights and persistent buffers by the names of the plain model, without LoRA weights; not copied."""
-    named = {lora.base_name(key): value for key, value in adapter.model.state_dict().items()}
-    return {name: value for name, value in named.items() if name is not None}
+    return lora.base_state(adapter.model.state_dict())
 
 
 def tensor_hashes(adapter: Adapter) -> dict[str, str]:
@@ -168,11 +175,18 @@ class Watch:
 
     def __init__(self, adapter: Adapter) -> None:
         self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
+        self._counts = _counts_of_writes(adapter)
+        self._lora_off = adapter.lora_off
 
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the weights at construction; None where it is not known."""
         return self._hashes.fingerprint
+
+    def is_untouched(self, adapter: Adapter) -> bool:
+        """Whether no weight was moved or written to, by torch's counts, without hashing; False where it cannot tell."""
+        counts = _counts_of_writes(adapter)
+        return counts is not None and counts == self._counts and adapter.lora_off == self._lora_off
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
@@ -231,15 +245,14 @@ def _note_cast(
     """Record what every tensor was before a cast; None: it was on the meta device.
 
     Float32 weights have their own hashes: a cast from float16 and back has rounded them. Original
-    weights of another dtype are exact in float32, so that they are the original ones there too.
+    weights that were never in float32 are noted again in their new dtype: a cast is no training.
     """
     adapter.cast_tensors = {}
     if tensors_before is None or adapter.cast[0] is None:
         return
-    is_float32 = adapter.weight.dtype == torch.float32
-    if is_float32 and before.float32_sha256 is None and is_original(adapter, before):
+    if before.float32_sha256 is None and is_original(adapter, before):
         note_original(adapter, adapter.origin)
-    elif not is_float32:
+    elif adapter.weight.dtype != torch.float32:
         for name, value in _present_tensor_hashes(adapter).items():
             adapter.cast_tensors[name] = (value, tensors_before[name])
 
@@ -281,6 +294,11 @@ def _state(
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
     return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
+
+
+def _counts_of_writes(adapter: Adapter) -> WeightState | None:
+    """Return :func:`_versions` of all weights and persistent buffers, trainable or not."""
+    return _versions([*adapter.state_dict(keep_vars=True).values()])
 
 
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:

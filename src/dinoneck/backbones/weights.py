@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.backbones import rotary
 from dinoneck.backbones.known import names_of
-from dinoneck.backbones.lora import base_name
+from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
 from dinoneck.hub_errors import refusal, unreachable
@@ -107,6 +108,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
     _check_shape(model, state, path)
+    state = rotary.load_buffers(model, state, path)
     own = model.state_dict()
     problems = []
     if missing := own.keys() - state.keys():
@@ -163,13 +165,13 @@ def _check_shape(
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a model's weights under its own names, without LoRA's, as one atomic file.
 
+    Rotary frequencies that a model of the same name is not built with are written too.
+
     Raises:
         BackboneError: if the file cannot be written.
     """
-    named = {base_name(key): value for key, value in model.state_dict().items()}
-    tensors = {
-        key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None
-    }
+    state = base_state(model.state_dict()) | rotary.changed_buffers(model)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     try:
         write_whole(path, safetensors.torch.save(tensors))
     except OSError as error:
@@ -200,8 +202,8 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     Raises:
         BackboneError: if this architecture lacks biases that the file has.
     """
-    rotary = getattr(model, "rope", None)
-    family = "dinov3" if rotary is not None else "dinov2"
+    rope = getattr(model, "rope", None)
+    family = "dinov3" if rope is not None else "dinov2"
     result: dict[str, Tensor] = {}
     for official, value in state.items():
         key = _CHUNK.sub(r"blocks.\1.", official)
@@ -223,8 +225,9 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             result["cls_token"] + position[:, :1],
             position[:, 1:],
         )
-    if rotary is not None and (periods := state.get("rope_embed.periods")) is not None:
-        own = getattr(rotary, "periods", None)
+    periods = state.get("rope_embed.periods")
+    if rope is not None and periods is not None:
+        own = getattr(rope, "periods", None)
         if not isinstance(own, Tensor) or own.shape != periods.shape:
             raise BackboneError(
                 f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for "

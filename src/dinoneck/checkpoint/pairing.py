@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
@@ -347,22 +347,6 @@ def _spell(record: Mapping[str, Any]) -> str:
     )
 
 
-# where torch.compile, DataParallel and DistributedDataParallel keep the module
-_WRAPPED = ("_orig_mod", "module")
-
-
-def plain_backbone(backbone: Any) -> Any:
-    """Return the Backbone inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
-    inner = backbone
-    while isinstance(inner, nn.Module) and not isinstance(inner, Backbone):
-        wrapped = [getattr(inner, name, None) for name in _WRAPPED]
-        modules = [module for module in wrapped if isinstance(module, nn.Module)]
-        if not modules:
-            return backbone
-        inner = modules[0]
-    return inner
-
-
 def record_of(backbone: Backbone) -> dict[str, Any]:
     """Return a backbone's record with its functional probe; a backbone without values has none.
 
@@ -453,10 +437,13 @@ def check_lora(
             )
 
 
-def apply_lora(
-    backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, Tensor], *, trainable: bool
-) -> None:
-    """Put LoRA weights of a file into the backbone they were trained on; on a failure it stays as it was.
+def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: bool = True) -> bool:
+    """Check that the LoRA weights of a record fit a backbone; return whether it has them already.
+
+    Args:
+        backbone: the base of the LoRA weights.
+        record: of the backbone in the head file.
+        layers: compare the layers too.
 
     Raises:
         CheckpointError: if the backbone is another one or has other LoRA weights.
@@ -467,21 +454,37 @@ def apply_lora(
             "first",
             step="pairing",
         )
-    adapter = record["adapter"]
-    own = backbone.record()
-    if own["adapter"] is not None and own["adapter"]["sha256"] == adapter["sha256"]:
-        if trainable:
-            for parameter in lora.parameters(backbone.adapter):
-                parameter.requires_grad_(True)
-            backbone.train(backbone.adapter.asked_mode)
-        return
-    if own["adapter"] is not None:
+    given = backbone.record()
+    present = given["adapter"]
+    has_them = present is not None and present["sha256"] == record["adapter"]["sha256"]
+    if present is not None and not has_them:
         raise CheckpointError(
             "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is "
             "meant",
             step="pairing",
         )
-    check_records({**record, "adapter": None}, own, layers=False)
+    if layers or not has_them:
+        without_lora = {"adapter": None}
+        check_records({**record, **without_lora}, {**given, **without_lora}, layers=layers)
+    return has_them
+
+
+def apply_lora(
+    backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, Tensor], *, trainable: bool
+) -> None:
+    """Put LoRA weights of a file into the backbone they were trained on; on a failure it stays as it was.
+
+    Raises:
+        CheckpointError: if the backbone is another one or has other LoRA weights.
+    """
+    has_them = check_takes_lora(backbone, record, layers=False)
+    if has_them:
+        if trainable:
+            for parameter in lora.parameters(backbone.adapter):
+                parameter.requires_grad_(True)
+            backbone.train(backbone.adapter.asked_mode)
+        return
+    adapter = record["adapter"]
     learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
         lora.add(
@@ -501,7 +504,7 @@ def apply_lora(
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
         trainable = False
-        source, own_source = record.get("source"), own["source"]
+        source, own_source = record.get("source"), backbone.adapter.source
         reason = str(error)
         if source != own_source:
             reason = (
