@@ -76,23 +76,39 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         BackboneError: if the file is missing, damaged, compressed, a pickle that would run code, or
             holds something else than named tensors with values of their own.
     """
-    file, loaded = Path(path), read_any(path)
+    file = Path(path)
+    loaded = read_any(path)
     for name in _STATES:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
+    state = as_dict(loaded, str(file))
+    check_dense(state, str(file))
+    check_held(state, str(file))
+    return dict(state)
+
+
+def as_dict(loaded: Any, where: str) -> Mapping[Any, Any]:
+    """Return what a file holds, which is a dict with entries.
+
+    Raises:
+        BackboneError: if it is not, naming the file.
+    """
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(
-            f"{file} holds a {type(loaded).__name__}; expected a state dict of named tensors"
+            f"{where} holds a {type(loaded).__name__}; expected a state dict of named tensors"
         )
+    return loaded
+
+
+def check_dense(state: Mapping[Any, Any], where: str) -> None:
+    """Raise a BackboneError for entries of a file that are no dense tensors under a text."""
     strange = [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and is_dense(value))
+        str(key) for key, value in state.items() if not (isinstance(key, str) and is_dense(value))
     ]
     if strange:
         raise BackboneError(
-            f"{file}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
+            f"{where}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
         )
-    check_held(loaded, str(file))
-    return dict(loaded)
 
 
 def is_dense(value: object) -> bool:

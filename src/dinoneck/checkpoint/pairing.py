@@ -559,6 +559,14 @@ def rebuild(
             "not belong together",
             step="pairing",
         )
+    if record.get("source") == "official":
+        raise CheckpointError(
+            f"the head was trained on {name!r}, an object of the dinov2 or dinov3 repository, which "
+            "is not built by name: load it, and pass backbone=wrap_backbone(model). A file that "
+            "holds its weights gives them as HeadCheckpoint.load(file).backbone_weights, for "
+            "model.load_state_dict",
+            step="pairing",
+        )
     dtype = record.get("dtype") or "float32"
     if dtype not in _DTYPES:
         raise CheckpointError(

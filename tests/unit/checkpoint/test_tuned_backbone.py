@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests import kit
+from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.tuned_backbones import CHANGES, merge_lora, train_blocks, train_lora
 from torch import nn
 
@@ -130,6 +131,55 @@ def test_a_model_in_half_precision_is_not_taken_for_a_changed_one(dtype: torch.d
     assert backbone.to(torch.float32).record()["weights"]["kind"] == "object"
     train_blocks(backbone)
     assert backbone.record()["weights"]["kind"] == "modified"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float64])
+def test_a_cast_of_a_wrapped_model_is_no_training(
+    own: torch.dtype, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = load_backbone("dinoneck_tiny").adapter.model.to(own)
+    backbone = wrap_backbone(model, dtype=dtype)
+    assert backbone.record()["weights"] == {"kind": "object"}
+    save_head(tmp_path / "h.safetensors", head().to(dtype), backbone=backbone)
+    train_blocks(backbone)
+    assert backbone.record()["weights"]["kind"] == "modified"
+
+
+def test_weights_with_a_classifier_are_refused_until_it_is_taken_off(tmp_path: Path) -> None:
+    model: Any = load_backbone("dinoneck_tiny").adapter.model
+    model.reset_classifier(5)
+    backbone = wrap_backbone(model)
+    backbone.name = "dinoneck_tiny"
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    with pytest.raises(CheckpointError, match=r"head\.weight.*reset_classifier\(0\)"):
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    model.reset_classifier(0)
+    weights = backbone.state_dict()
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    assert prediction(tmp_path / "h.safetensors") == prediction(head(), backbone)
+
+
+def test_an_official_object_is_named_where_it_would_be_built(tmp_path: Path) -> None:
+    backbone = wrap_backbone(Dinov2Like())
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    wide = PatchMeanHead(backbone.embed_dim, [Task("mass", unit="g")])
+    save_head(tmp_path / "h.safetensors", wide, backbone=backbone, backbone_weights=weights)
+    with pytest.raises(CheckpointError, match=r"wrap_backbone\(model\)"):
+        HeadCheckpoint.load(tmp_path / "h.safetensors").load_backbone()
+    again = Dinov2Like()
+    again.load_state_dict(HeadCheckpoint.load(tmp_path / "h.safetensors").backbone_weights)
+    HeadCheckpoint.load(tmp_path / "h.safetensors").check_backbone(wrap_backbone(again))
+
+
+def test_the_state_of_a_parallel_model_is_taken(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    train_blocks(backbone)
+    weights = torch.nn.DataParallel(backbone.adapter.model).state_dict()
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    assert prediction(tmp_path / "h.safetensors") == prediction(head(), backbone)
 
 
 def test_the_same_weights_in_half_precision_have_the_same_fingerprint() -> None:
