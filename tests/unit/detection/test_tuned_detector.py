@@ -297,11 +297,12 @@ def test_a_backbone_whose_dtype_rounds_the_untrained_weights_is_refused(
 
 
 def test_one_half_precision_does_not_hold_the_other(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny", dtype=torch.float16)
+    model = load_backbone("dinoneck_tiny").adapter.model.to(torch.float16)
+    backbone = wrap_backbone(model)
     detector = detector_on(backbone).to(torch.float16)
     train_blocks(backbone)
     detector.save(tmp_path / "d.safetensors")
-    other = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    other = wrap_backbone(model, dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match=r"torch\.bfloat16.*torch\.float16"):
         Detector.load(tmp_path / "d.safetensors", backbone=other)
 
@@ -329,10 +330,10 @@ def test_a_backbone_is_checked_before_it_is_copied(
     detector.save(tmp_path / "d.safetensors")
     other = load_backbone("dinoneck_tiny", pretrained=False, seed=4)
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("copied before the check")
 
-    monkeypatch.setattr("dinoneck.detection.detector.copy.deepcopy", fail)
+    monkeypatch.setattr(Backbone, "__deepcopy__", fail, raising=False)
     with pytest.raises(CheckpointError, match="seed 4"):
         Detector.load(tmp_path / "d.safetensors", backbone=other)
 
