@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, plain_backbone
-from dinoneck.checkpoint import contents, hub, pairing, schema
+from dinoneck.checkpoint import contents, hub, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import Contents, Parts
@@ -398,7 +398,10 @@ def pack(
     }
     content = files.packed(meta, contents.chunks_of(meta, state), name)
     pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
-    return contents.check(content)
+    checked = contents.check(content)
+    rehearsal.check_takes_tokens(checked.module, record, checked.preprocess, name)
+    rehearsal.check_views(module, record, checked.preprocess, tta)
+    return checked
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:

@@ -26,7 +26,7 @@ from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, some_of
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
 
@@ -159,13 +159,19 @@ def check_fits(
         name: of the head's class, for messages.
 
     Raises:
-        CheckpointError: if the width, the layers or the patch size differ, naming both.
+        CheckpointError: if the width, the layers, the patch size or the channels of images differ,
+            naming both.
     """
     record = backbone or {}
     inputs_patch = (inputs or {}).get("patch_size")
     backbone_patch = record.get("patch_size")
     if inputs_patch is not None and backbone_patch is not None:
         check_patch(inputs_patch, backbone_patch)
+
+    inputs_mean = (inputs or {}).get("mean")
+    backbone_mean = record.get("mean")
+    if inputs_mean is not None and backbone_mean is not None:
+        check_channels(len(inputs_mean), len(backbone_mean))
 
     width = record.get("embed_dim")
     head_width = getattr(module, "embed_dim", width)
@@ -222,6 +228,21 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
         raise CheckpointError(
             f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the "
             f"backbone has {other[0]}x{other[1]}: take preprocess= from the backbone, "
+            "backbone.preprocess.changed(size=...)",
+            step="pairing",
+        )
+
+
+def check_channels(inputs: int, backbone: int) -> None:
+    """Compare the channels of prepared images with those that a backbone takes.
+
+    Raises:
+        CheckpointError: if they differ, naming both.
+    """
+    if inputs != backbone:
+        raise CheckpointError(
+            f"images are prepared with {counted(inputs, 'channel')} (mean and std of so many "
+            f"numbers), the backbone takes {backbone}: take preprocess= from the backbone, "
             "backbone.preprocess.changed(size=...)",
             step="pairing",
         )
