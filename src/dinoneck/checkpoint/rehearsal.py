@@ -44,6 +44,8 @@ def check_takes_tokens(
     Raises:
         CheckpointError: if the head rejects such tokens, with its reason.
     """
+    if record is not None and hasattr(module, "check_size"):
+        _check_size(module, record, preprocess, name)
     if not _is_head(module) or record is None or any(record.get(key) is None for key in _NEEDED):
         return
     grid = None if preprocess is None else preprocess.grid()
@@ -51,7 +53,7 @@ def check_takes_tokens(
         if not _is_of_this_library(module):
             return  # it may take one grid only, which is not known here
         grid = _grid_of(module)
-    tokens = _tokens(record, grid, dtype=next(module.parameters()).dtype)
+    tokens = _tokens(record, grid, dtype=_dtype_of(module))
     try:
         with torch.no_grad(), torch.device("meta"):
             module.eval()(tokens)
@@ -63,6 +65,22 @@ def check_takes_tokens(
         ) from error
     except Exception as error:  # of a head of the user's that looks at values
         logger.info("%s cannot run without values (%s): its tokens were not compared", name, error)
+
+
+def _check_size(
+    module: Any, record: Mapping[str, Any], preprocess: Preprocessing | None, name: str
+) -> None:
+    """Compare the size of images with the patch and the levels of a detection head."""
+    size = None if preprocess is None else preprocess.size
+    patch = record.get("patch_size")
+    if size is None or patch is None:
+        return
+    try:
+        module.check_size(size, patch_pair(patch))
+    except DinoneckError as error:
+        raise CheckpointError(
+            f"this {name} does not take the images that it is saved with: {error}", step="pairing"
+        ) from error
 
 
 def check_views(
@@ -127,6 +145,13 @@ def _tokens(record: Mapping[str, Any], grid: GridSize, dtype: torch.dtype) -> To
         layers=layers,
         normed=record["norm"],
     )
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype of the first weight; float32 without any."""
+    for parameter in module.parameters():
+        return parameter.dtype
+    return torch.float32
 
 
 def _is_head(module: nn.Module) -> bool:

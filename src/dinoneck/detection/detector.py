@@ -228,6 +228,23 @@ class Detector(nn.Module):
         self._watch = None
         self._add_trainable_names()
 
+    def _check_recipe(self, recipe: Preprocessing) -> None:
+        """Compare how a file prepares images with what a detector does: it stretches them to its size.
+
+        Raises:
+            CheckpointError: naming the first difference.
+        """
+        for name in ("resize", "pad_to", "interpolation", "blur"):
+            in_file = getattr(recipe, name)
+            of_detector = getattr(self.preprocess, name)
+            if in_file != of_detector:
+                raise CheckpointError(
+                    f"the file prepares images with {name}={in_file!r}, a detector with "
+                    f"{of_detector!r}; save it with Detector.save, or with the preprocess= of the "
+                    "detector that was trained",
+                    step="pairing",
+                )
+
     def _add_trainable_names(self) -> None:
         """Add the names of trainable weights to :attr:`tuned`; LoRA weights have a place of their own."""
         for name, parameter in plain_backbone(self.backbone).named_parameters():
@@ -416,6 +433,7 @@ class Detector(nn.Module):
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
         if device is not None:
             detector = detector.to(device)
+        detector._check_recipe(recipe)
         detector.check_weights()
         return detector
 

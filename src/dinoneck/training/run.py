@@ -16,6 +16,7 @@ import numpy as np
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
@@ -85,7 +86,8 @@ def train(
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
             holds other files than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
-        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
+        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
+            or ``data.tta`` names views that the head does not take.
     """
     if not isinstance(config, TrainConfig):
         raise ConfigError(
@@ -149,6 +151,8 @@ class Run:
         self.folds = folds_of(config, self.table)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
+        # refused before the training, as the file of a head refuses it
+        check_views(first, self.source.record, self.source.preprocess, config.data.tta)
         self.problem = with_fine_maps(
             problem, first.predict(self.source.first.to(next(first.parameters()).device))
         )
