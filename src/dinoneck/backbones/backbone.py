@@ -52,7 +52,8 @@ class Backbone(nn.Module):
         num_prefix_tokens: CLS and register tokens before the patches.
 
     Shape:
-        images (B, 3, H, W), normalised floats -> Tokens with one (B, P + N, C) sequence per layer.
+        images (B, 3, H, W), normalised floats, or with as many channels as the model takes ->
+        Tokens with one (B, P + N, C) sequence per layer.
 
     Raises:
         BackboneError: if a layer does not exist, or ``norm`` is True for a model without a final
@@ -117,9 +118,10 @@ class Backbone(nn.Module):
         if self._preprocess is None:
             channels = self.adapter.in_chans
             raise BackboneError(
-                f"{self.name} takes images of {channels} channels, and mean and std are known for "
-                f"{len(self.adapter.mean)}; pass wrap_backbone(model, mean=..., std=...) with "
-                f"{counted(channels, 'number')} each, of values in 0 ... 1"
+                f"{self.name} takes images of {channels} channels, and mean and std, which its "
+                f"record states, are known for {len(self.adapter.mean)}; pass "
+                f"wrap_backbone(model, mean=..., std=...) with {counted(channels, 'number')} each, "
+                "of values in 0 ... 1"
             )
         return self._preprocess
 
@@ -337,6 +339,9 @@ class Backbone(nn.Module):
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.
+
+        Raises:
+            BackboneError: if the model takes other channels than its mean and std are known for.
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)

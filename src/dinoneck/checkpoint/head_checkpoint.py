@@ -375,6 +375,7 @@ def pack(
     record = _plain(part.record, "backbone")
     licence = None if record is None else record.pop("license", None)
     state = contents.snapshot(Parts(module.state_dict(), part.lora, part.weights), name)
+    inputs: dict[str, Any] | None
     if isinstance(preprocess, Preprocessing):
         inputs = preprocess.record()
     else:

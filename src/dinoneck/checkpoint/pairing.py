@@ -178,7 +178,7 @@ def check_fits(
     if width is not None and head_width != width:
         raise CheckpointError(
             f"this {name} was built for tokens of {head_width} channels, the backbone gives "
-            f"{width}; save it with the backbone that it was trained on",
+            f"{width}; save it with the backbone that it was trained on, or ask its author",
             step="pairing",
         )
 
@@ -197,7 +197,7 @@ def check_fits(
         raise CheckpointError(
             f"this {name} reads {layers_read}, the backbone gives blocks {[*layers]}; save it with the "
             "backbone that it was trained on (load_backbone(layers=...), or "
-            "backbone.with_layers(...))",
+            "backbone.with_layers(...)), or ask its author",
             step="pairing",
         )
 

@@ -105,7 +105,7 @@ class Detector(nn.Module):
         self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
-        self.register_load_state_dict_post_hook(_forget_watch)
+        self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
 
     @property
     def size(self) -> tuple[int, int]:
