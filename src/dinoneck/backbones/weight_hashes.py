@@ -176,6 +176,7 @@ class Watch:
     def __init__(self, adapter: Adapter) -> None:
         self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
         self._counts = _counts_of_writes(adapter)
+        self._trainable = _trainable_hashes(adapter)
         self._lora_off = adapter.lora_off
 
     @property
@@ -184,9 +185,17 @@ class Watch:
         return self._hashes.fingerprint
 
     def is_untouched(self, adapter: Adapter) -> bool:
-        """Whether no weight was moved or written to, by torch's counts, without hashing; False where it cannot tell."""
+        """Whether weights of which some are trainable are known to be as they were, without a hash of all of them.
+
+        Frozen weights are compared by torch's counts of writes, trainable ones by their values:
+        fused optimizers write to them without a count. False where that is not known.
+        """
         counts = _counts_of_writes(adapter)
-        return counts is not None and counts == self._counts and adapter.lora_off == self._lora_off
+        if counts is None or counts != self._counts or adapter.lora_off != self._lora_off:
+            return False
+        trainable = _trainable_hashes(adapter)
+        # the hashes of a frozen backbone are kept: there is nothing to save
+        return bool(trainable) and trainable == self._trainable
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
@@ -299,6 +308,15 @@ def _state(
 def _counts_of_writes(adapter: Adapter) -> WeightState | None:
     """Return :func:`_versions` of all weights and persistent buffers, trainable or not."""
     return _versions([*adapter.state_dict(keep_vars=True).values()])
+
+
+def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
+    """Return name -> hash of the values of the weights that are trainable now."""
+    hashes = {}
+    for name, parameter in adapter.named_parameters():
+        if parameter.requires_grad and not parameter.is_meta:
+            hashes[name] = xxh3_128(bytes_of(parameter.detach())).hexdigest()
+    return hashes
 
 
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:

@@ -202,8 +202,8 @@ class Detector(nn.Module):
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
 
-        Weights that ``load_state_dict`` put into the whole detector are taken as they are. torch
-        does not count writes through ``.data``.
+        Weights that ``load_state_dict`` put into the whole detector are taken as they are.
+        Writes to frozen weights through ``.data`` are not noticed, since torch does not count them.
 
         Raises:
             BackboneError: if they changed, and the detector did not train in between.

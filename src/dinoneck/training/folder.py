@@ -34,7 +34,7 @@ EARLIER = "earlier"
 """The folder in that of a run that keeps the results which the run replaces, until its report is written."""
 TOKENS = "tokens"
 TARGETS = "hash of targets and folds"
-SAMPLES = "samples"
+SAMPLES = "ids and targets of the samples"
 # entries that runs of 0.3 do not have; they are not compared there
 _NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device -> the entry that is

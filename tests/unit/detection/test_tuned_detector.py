@@ -253,6 +253,22 @@ def test_the_hash_is_not_taken_again_while_nothing_is_written(
     assert are_equal(boxes_of(detector), before)
 
 
+@pytest.mark.parametrize("kind", ["fused", "through data", "plain"])
+def test_weights_that_others_train_are_noticed_however_they_are_written(kind: str) -> None:
+    backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    detector = detector_on(backbone)
+    boxes_of(detector)
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, fused=kind == "fused")
+    backbone(IMAGE[None]).sequence[0].square().mean().backward()
+    if kind == "through data":
+        trained[0].data.mul_(1.5)
+    else:
+        optimizer.step()
+    with pytest.raises(BackboneError, match="changed after"):
+        detector.predict(IMAGE)
+
+
 @pytest.mark.parametrize("way", ["itself", "inside another module"])
 def test_a_state_that_is_loaded_into_a_detector_is_taken(way: str) -> None:
     trained = load_backbone("dinoneck_tiny")
