@@ -212,6 +212,7 @@ ROWS: list[Row] = [
         "Detector",
     ),
     (lambda folder: loaded(folder, kit.saved_head), CheckpointError, "'patch_mean'"),
+    (lambda: detector_of("fcos").checkpoint(tta="d6"), CheckpointError, ("'d6'", "tta=")),
     (rounded_backbone, CheckpointError, ("torch.bfloat16", "dtype=torch.float32")),
     (cropped_images, CheckpointError, ("resize='crop'", "'stretch'", "preprocess=")),
     (lambda folder: detector_of(FAST).export_onnx(folder / "d.onnx"), ConfigError, "second stage"),

@@ -23,7 +23,7 @@ from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
-from dinoneck.errors import CheckpointError, did_you_mean, reason_of
+from dinoneck.errors import BackboneError, CheckpointError, did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
@@ -305,10 +305,28 @@ class HeadCheckpoint:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")
                 safetensors.torch.save_file(self.backbone_weights, file)
-                backbone = pairing.rebuild(record, file)
+                backbone = self._backbone_of_weights(record, file)
         if self.adapter_state:
             self.apply_adapter(backbone)
         return backbone
+
+    def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:
+        """Build the backbone of the weights in this file.
+
+        Raises:
+            CheckpointError: for a model that is not built by name, with the way to build it.
+        """
+        try:
+            return pairing.rebuild(record, file)
+        except BackboneError as error:
+            reason = str(error).replace(str(file), "the file")
+            raise CheckpointError(
+                f"the backbone {record.get('name')!r} cannot be built by its name for the weights in "
+                f"the file: {reason}. Build the model yourself, load the weights into it "
+                "(model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)), and pass "
+                "backbone=wrap_backbone(model)",
+                step="pairing",
+            ) from error
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.

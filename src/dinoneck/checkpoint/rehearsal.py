@@ -92,7 +92,7 @@ def check_views(
     """Check that predictions of a head can be averaged over views.
 
     Args:
-        module: the head; other modules pass.
+        module: the head, or a detector; other modules pass.
         record: of its backbone.
         preprocess: how images are prepared.
         views: ``"none"``, ``"flip4"`` or ``"d6"``.
@@ -100,7 +100,15 @@ def check_views(
     Raises:
         CheckpointError: naming the views, what does not take them, and the remedy.
     """
-    if views in (None, "none") or not _is_head(module):
+    if views in (None, "none"):
+        return
+    if hasattr(module, "check_size"):
+        raise CheckpointError(
+            f"tta is {views!r}, and a detector does not average its boxes over views; leave tta= "
+            "out",
+            step="write",
+        )
+    if not _is_head(module):
         return
     for task in getattr(module, "tasks", ()):
         if task.is_masks:

@@ -10,6 +10,7 @@ import torch
 from tests import kit
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.tuned_backbones import CHANGES, merge_lora, train_blocks, train_lora
+from timm.models import VisionTransformer
 from torch import nn
 
 from dinoneck import (
@@ -172,6 +173,42 @@ def test_an_official_object_is_named_where_it_would_be_built(tmp_path: Path) -> 
     again = Dinov2Like()
     again.load_state_dict(HeadCheckpoint.load(tmp_path / "h.safetensors").backbone_weights)
     HeadCheckpoint.load(tmp_path / "h.safetensors").check_backbone(wrap_backbone(again))
+
+
+def test_a_model_without_a_published_name_says_how_its_weights_are_used(tmp_path: Path) -> None:
+    def model() -> Any:
+        return VisionTransformer(
+            img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=2, num_classes=0
+        )
+
+    backbone = wrap_backbone(model())
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    file = tmp_path / "h.safetensors"
+    save_head(file, head(), backbone=backbone, backbone_weights=weights)
+    checkpoint = HeadCheckpoint.load(file)
+    with pytest.raises(CheckpointError, match=r"'VisionTransformer'.*load_state_dict"):
+        checkpoint.load_backbone()
+    again = model()
+    again.load_state_dict(checkpoint.backbone_weights)
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+    expected = Predictor(head(), backbone)(image)
+    assert Predictor(file, wrap_backbone(again))(image) == expected
+
+
+def test_seeded_weights_have_no_licence_when_lora_is_merged_into_them() -> None:
+    backbone = load_backbone("dinov3_vits16", pretrained=False)
+    assert backbone.record()["license"] is None
+    train_lora(backbone)
+    backbone.merge_lora()
+    assert backbone.record()["license"] is None
+
+
+def test_the_licence_is_that_of_the_tag_where_the_model_states_none() -> None:
+    backbone = wrap_backbone(load_backbone("dinov3_vits16", pretrained=False).adapter.model)
+    backbone.name = "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m"
+    backbone.adapter.license = None
+    assert backbone.record()["license"] == "fair-noncommercial-research-license"
 
 
 def test_the_state_of_a_parallel_model_is_taken(tmp_path: Path) -> None:
