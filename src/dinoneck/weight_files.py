@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dinoneck.atomic import check_regular
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
+from dinoneck.torch_wrappers import LEADING
 
-_PREFIXES, _WRAPPERS = ("module.", "_orig_mod."), ("model", "state_dict")
+_STATES = ("model", "state_dict")  # where a dict keeps its state dict
 _SHOWN = 8
 _SHARES = 4  # names of one memory: tied weights
 _CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
@@ -33,8 +34,9 @@ _SETTINGS = (
     "lightning_fabric.",
     "pytorch_lightning.",
 )
-_WEIGHTS = ("teacher", "student", "model_ema", "model", "state_dict")  # where trainings save them
-_SPREAD = "torch.distributed."
+# the entries in which trainings save weights
+_WEIGHT_ENTRIES = ("teacher", "student", "model_ema", "model", "state_dict")
+_DISTRIBUTED = "torch.distributed."
 _REFUSED = "Weights only load failed"
 
 
@@ -44,15 +46,22 @@ def without_wrapper(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str
     Returns:
         The tensors under their own names, and what was taken away, ``""`` if nothing.
     """
-    found, taken = dict(state), ""
-    while prefix := next(
-        (prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in found)), None
-    ):
-        found, taken = (
-            {key.removeprefix(prefix): value for key, value in found.items()},
-            taken + prefix,
-        )
-    return found, taken
+    tensors = dict(state)
+    taken = ""
+    prefix = _common_wrapper(tensors)
+    while prefix:
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        taken += prefix
+        prefix = _common_wrapper(tensors)
+    return tensors, taken
+
+
+def _common_wrapper(state: Mapping[str, Tensor]) -> str:
+    """What a wrapper put before every name, ``""`` if nothing."""
+    for prefix in LEADING:
+        if all(key.startswith(prefix) for key in state):
+            return prefix
+    return ""
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -67,23 +76,39 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         BackboneError: if the file is missing, damaged, compressed, a pickle that would run code, or
             holds something else than named tensors with values of their own.
     """
-    file, loaded = Path(path), read_any(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
+    file = Path(path)
+    loaded = read_any(path)
+    for name in _STATES:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    state = as_dict(loaded, str(file))
+    check_dense(state, str(file))
+    check_held(state, str(file))
+    return dict(state)
+
+
+def as_dict(loaded: Any, where: str) -> Mapping[Any, Any]:
+    """Return what a file holds, which is a dict with entries.
+
+    Raises:
+        BackboneError: if it is not, naming the file.
+    """
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(
-            f"{file} holds a {type(loaded).__name__}; expected a state dict of named tensors"
+            f"{where} holds a {type(loaded).__name__}; expected a state dict of named tensors"
         )
+    return loaded
+
+
+def check_dense(state: Mapping[Any, Any], where: str) -> None:
+    """Raise a BackboneError for entries of a file that are no dense tensors under a text."""
     strange = [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and is_dense(value))
+        str(key) for key, value in state.items() if not (isinstance(key, str) and is_dense(value))
     ]
     if strange:
         raise BackboneError(
-            f"{file}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
+            f"{where}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
         )
-    check_held(loaded, str(file))
-    return dict(loaded)
 
 
 def is_dense(value: object) -> bool:
@@ -166,7 +191,7 @@ def _foreign_object(file: Path, name: str) -> BackboneError:
             "out: with torch.serialization.safe_globals(dinoneck.safe_globals()): state = "
             "torch.load(file)['state_dict'], and save state"
         )
-    if name.startswith(_SPREAD):
+    if name.startswith(_DISTRIBUTED):
         return BackboneError(
             f"{file} holds parts of tensors that are spread over GPUs ({name}); pass a "
             "file of whole tensors, such as the eval/training_…/teacher_checkpoint.pth "
@@ -189,7 +214,7 @@ def _keep_weights(file: Path) -> str:
     return (
         'python -c "import torch; c = torch.load('
         f"{os.fspath(file)!r}, map_location='cpu', weights_only=False); "
-        f"torch.save({{k: c[k] for k in {_WEIGHTS} if k in c}}, 'weights.pth')\""
+        f"torch.save({{k: c[k] for k in {_WEIGHT_ENTRIES} if k in c}}, 'weights.pth')\""
     )
 
 

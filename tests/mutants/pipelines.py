@@ -85,7 +85,7 @@ PIPELINES = [
         sentence="A run resumes from the state of another head, source or recipe.",
         where="training.folder:check_same",
         edit=replace(
-            'difference(dict(there), dict(here), "run")',
+            'difference(there, here, "run")',
             by='difference(there.get("epochs"), here.get("epochs"), "run")',
         ),
         tests=[

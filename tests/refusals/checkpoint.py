@@ -19,10 +19,12 @@ from dinoneck import (
     Backbone,
     BackboneError,
     CheckpointError,
+    CLSGatingHead,
     ConfigError,
     FeatureStore,
     FPNHead,
     HeadCheckpoint,
+    MaskHead,
     PatchMeanHead,
     PatchMeanMLP,
     StoreError,
@@ -30,6 +32,7 @@ from dinoneck import (
     import_weights,
     registry,
     save_head,
+    wrap_backbone,
 )
 from dinoneck.checkpoint import push_to_hub
 from dinoneck.checkpoint.format import head_files
@@ -37,6 +40,7 @@ from dinoneck.data import Preprocessing
 from dinoneck.weight_files import read_state
 from tests import kit
 from tests.refusals import Row
+from tests.unit.backbones.official_objects import Dinov2Like
 
 BIAS = "mlps.0.out.bias"
 
@@ -74,6 +78,59 @@ def parametrised_part(folder: Path) -> None:
 def other_patches(folder: Path) -> None:
     """Save a head on a backbone with patches of 16 px, and images for patches of 14 px."""
     save(folder, backbone=kit.backbone(), preprocess=Preprocessing(size=(28, 28), patch_size=14))
+
+
+def other_channels(folder: Path) -> None:
+    """Save a head on a backbone of RGB images, and images of four channels."""
+    recipe = Preprocessing(16, mean=(0.5,) * 4, std=(0.2,) * 4)
+    save(folder, backbone=kit.backbone(), preprocess=recipe)
+
+
+def pyramid_of_other_patches(folder: Path) -> None:
+    """Save a head whose neck is built for patches of 14 px on a backbone with patches of 16 px."""
+    save(folder, FPNHead(64, [Task("x")], num_layers=1, patch_size=14), backbone=kit.backbone())
+
+
+def views_of_objects(folder: Path) -> None:
+    """Save a head of instances with views whose predictions have no mean."""
+    leaf = Task("leaf", dim=1, kind="instances")
+    head = MaskHead(64, [leaf], num_layers=1, num_queries=2, dim=32)
+    save(folder, head, backbone=kit.backbone(), tta="flip4")
+
+
+def turned_views_of_places(folder: Path) -> None:
+    """Save a head that scores the places of a grid of 2 x 3 patches with views that turn it."""
+    head = CLSGatingHead(64, [Task("x")], num_patches=6, mode="mlp")
+    vit = kit.backbone()
+    save(folder, head, backbone=vit, preprocess=vit.preprocess.changed(size=(32, 48)), tta="d6")
+
+
+def turned_views_of_oblong_patches(folder: Path) -> None:
+    """Save a head on patches that are no squares with views that turn them."""
+    save(folder, backbone={**kit.backbone().record(), "patch_size": [16, 8]}, tta="d6")
+
+
+def other_rotary_periods(folder: Path) -> None:
+    """Save a head whose backbone's rotary periods were changed by hand, without its weights."""
+    vit = kit.backbone()
+    vit.adapter.model.rope.periods.mul_(2.0)
+    save(folder, backbone=vit)
+
+
+def with_a_classifier(folder: Path) -> None:
+    """Save a head with the weights of a wrapped model that has a classifier."""
+    model: Any = kit.backbone().adapter.model
+    model.reset_classifier(4)
+    vit = wrap_backbone(model)
+    save(folder, backbone=vit, backbone_weights=vit.state_dict())
+
+
+def official_object(folder: Path) -> None:
+    """Ask for the backbone of a head that was trained on an object of the dinov2 repository."""
+    vit = wrap_backbone(Dinov2Like())
+    head = PatchMeanHead(vit.embed_dim, [Task("x")])
+    save(folder, head, backbone=vit, backbone_weights=vit.state_dict())
+    HeadCheckpoint.load(folder / "h.safetensors").load_backbone()
 
 
 def with_bias(value: float) -> PatchMeanHead:
@@ -215,6 +272,14 @@ ROWS: list[Row] = [
     (compiled_part, CheckpointError, ("torch.compile", "mlps.0", "_orig_mod")),
     (parametrised_part, CheckpointError, ("parametrize", "mlps.0.hidden", "'weight'")),
     (other_patches, CheckpointError, ("14x14", "16x16", "preprocess=")),
+    (other_channels, CheckpointError, ("4 channels", "takes 3", "preprocess=")),
+    (pyramid_of_other_patches, CheckpointError, ("FPNHead", "16 px", "14 px")),
+    (views_of_objects, CheckpointError, ("'flip4'", "'leaf'", "tta=")),
+    (turned_views_of_places, CheckpointError, ("'d6'", "2 rows x 3 cols", "tta='flip4'")),
+    (turned_views_of_oblong_patches, CheckpointError, ("'d6'", "16x8", "tta='flip4'")),
+    (other_rotary_periods, CheckpointError, ("rope.periods", "backbone_weights=")),
+    (with_a_classifier, CheckpointError, ("head.weight", "reset_classifier(0)")),
+    (official_object, CheckpointError, ("'Dinov2Like'", "wrap_backbone(model)")),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
     *(
         (lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra")

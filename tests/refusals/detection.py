@@ -22,6 +22,8 @@ from dinoneck import (
     Predictor,
     SimplePyramid,
     SpatialTuningAdapter,
+    load_backbone,
+    save_head,
     wrap_backbone,
 )
 from dinoneck.data import BoxImages
@@ -129,6 +131,25 @@ def renamed_weight(folder: Path) -> Any:
     return Detector.load(folder / "d.safetensors")
 
 
+def rounded_backbone(folder: Path) -> Any:
+    """Load a detector that was trained in float32 with a backbone in half precision."""
+    (folder / "d.safetensors").write_bytes(detector_file())
+    vit = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    return Detector.load(folder / "d.safetensors", backbone=vit)
+
+
+def cropped_images(folder: Path) -> Any:
+    """Load a detector from a file whose images are cropped, as no detector does it."""
+    detector = detector_of("fcos")
+    save_head(
+        folder / "d.safetensors",
+        detector.head,
+        backbone=detector.backbone,
+        preprocess=detector.preprocess.changed(resize="crop"),
+    )
+    return Detector.load(folder / "d.safetensors")
+
+
 def without_transformers() -> Any:
     with kit.without("transformers"), pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "dinoneck.detection.detr", raising=False)
@@ -191,6 +212,9 @@ ROWS: list[Row] = [
         "Detector",
     ),
     (lambda folder: loaded(folder, kit.saved_head), CheckpointError, "'patch_mean'"),
+    (lambda: detector_of("fcos").checkpoint(tta="d6"), CheckpointError, ("'d6'", "tta=")),
+    (rounded_backbone, CheckpointError, ("torch.bfloat16", "dtype=torch.float32")),
+    (cropped_images, CheckpointError, ("resize='crop'", "'stretch'", "preprocess=")),
     (lambda folder: detector_of(FAST).export_onnx(folder / "d.onnx"), ConfigError, "second stage"),
     (
         lambda folder: detector_of("fcos").export_onnx(folder / "d.onnx", size=(100, 100)),

@@ -171,6 +171,8 @@ ROWS: list[Row] = [
     (official(**{BIAS: torch.ones(192), f"{BIAS}_mask": torch.ones(192)}), BackboneError, BIAS),
     (official(without_biases, **{BIAS: QUERY_BIAS}), BackboneError, (BIAS, "'_qkvb'")),
     (official(**{"rope_embed.periods": torch.ones(3)}), BackboneError, "(3,)"),
+    (official(**{"rope.periods": torch.ones(3)}), BackboneError, ("rope.periods", "(3,)")),
+    (official(**{"rope.periods": torch.zeros(8)}), BackboneError, ("rope.periods", "positive")),
     # models that are wrapped
     (oblong_positions, BackboneError, ("2 rows x 3 cols", "pos_embed='native'")),
     (lora_on_blocks_without_attention, BackboneError, "Dinov2Like"),

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
-from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
+from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, counted
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
+from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
 
 LARGEST_NORMALISED = 10.0
 CHANGED = ("modified", "merged")
@@ -51,7 +52,8 @@ class Backbone(nn.Module):
         num_prefix_tokens: CLS and register tokens before the patches.
 
     Shape:
-        images (B, 3, H, W), normalised floats -> Tokens with one (B, P + N, C) sequence per layer.
+        images (B, 3, H, W), normalised floats, or with as many channels as the model takes ->
+        Tokens with one (B, P + N, C) sequence per layer.
 
     Raises:
         BackboneError: if a layer does not exist, or ``norm`` is True for a model without a final
@@ -116,9 +118,10 @@ class Backbone(nn.Module):
         if self._preprocess is None:
             channels = self.adapter.in_chans
             raise BackboneError(
-                f"{self.name} takes images of {channels} channels, and mean and std are known for "
-                f"{len(self.adapter.mean)}; pass wrap_backbone(model, mean=..., std=...) with "
-                f"{counted(channels, 'number')} each, of values in 0 ... 1"
+                f"{self.name} takes images of {channels} channels, and mean and std, which its "
+                f"record states, are known for {len(self.adapter.mean)}; pass "
+                f"wrap_backbone(model, mean=..., std=...) with {counted(channels, 'number')} each, "
+                "of values in 0 ... 1"
             )
         return self._preprocess
 
@@ -336,6 +339,9 @@ class Backbone(nn.Module):
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.
+
+        Raises:
+            BackboneError: if the model takes other channels than its mean and std are known for.
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
@@ -361,9 +367,7 @@ class Backbone(nn.Module):
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **source,
-            "license": None
-            if unchanged_origin(self.weights)["kind"] == "seeded"
-            else self.adapter.license or LICENSES.get(family),
+            "license": self._licence(family),
         }
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
@@ -386,13 +390,18 @@ class Backbone(nn.Module):
         """
         return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
+    def _licence(self, family: str) -> str | None:
+        """The licence of the published weights; None of seeded random ones, and where it is not known."""
+        if unchanged_origin(self.weights)["kind"] == "seeded":
+            return None
+        return self.adapter.license or license_of(self.name) or LICENSES.get(family)
+
     def _origin(self, hashes: WeightHashes) -> dict[str, Any]:
         """Return where the weights come from, marked as modified if they have been trained since."""
         origin = self.adapter.origin
-        is_original = weight_hashes.is_original(self.adapter, hashes)
-        if is_original is None:  # on the meta device
+        if not weight_hashes.is_comparable(self.adapter, hashes):  # on the meta device
             return origin
-        if is_original:
+        if weight_hashes.is_original(self.adapter, hashes):
             return unchanged_origin(origin)
         if origin["kind"] in CHANGED:
             return origin
@@ -446,11 +455,40 @@ def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
 
 def checked_backbone(backbone: Backbone) -> Backbone:
     """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
-    if isinstance(getattr(backbone, "_orig_mod", backbone), Backbone):
+    if isinstance(backbone, Backbone) or is_compiled(backbone):
         return backbone
     actual = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
     remedy = "load_backbone(name)" if isinstance(backbone, str) else "wrap_backbone(model)"
     raise ConfigError(f"backbone is {actual}; expected a Backbone: pass {remedy}")
+
+
+def callable_backbone(backbone: Any) -> Backbone:
+    """Return a Backbone, or one that torch.compile wraps; the wrappers of data parallelism are taken off.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    return checked_backbone(backbone if is_compiled(backbone) else plain_backbone(backbone))
+
+
+def plain_backbone(backbone: Any) -> Any:
+    """Return the Backbone inside the wrappers of torch.compile, DataParallel and DistributedDataParallel.
+
+    Anything else is returned as it is.
+    """
+    inner = backbone
+    while isinstance(inner, nn.Module) and not isinstance(inner, Backbone):
+        wrapped = [getattr(inner, name, None) for name in KEEP_MODEL]
+        modules = [module for module in wrapped if isinstance(module, nn.Module)]
+        if not modules:
+            return backbone
+        inner = modules[0]
+    return inner
+
+
+def is_compiled(backbone: Any) -> bool:
+    """Whether this is a Backbone that torch.compile wraps."""
+    return isinstance(getattr(backbone, COMPILED, None), Backbone)
 
 
 def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:

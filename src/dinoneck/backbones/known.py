@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,11 @@ DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
 EUPE = "eupe_lvd1689m"  # distilled by Meta into architectures of DINOv3, under terms of their own
 TAG_LICENSES = {EUPE: "fair-noncommercial-research-license"}
+LICENSE_LINKS = {
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "dinov3-license": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
+    "fair-noncommercial-research-license": "https://huggingface.co/facebook/EUPE-ViT-B",
+}
 SATELLITE = "sat493m"
 SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
@@ -47,9 +53,9 @@ class Known(NamedTuple):
         """Whether the MLPs are gated (SwiGLU)."""
         return any(size in self.name for size in ("_plus_", "_giant_", "_7b_"))
 
-    def license(self, tag: str) -> str:
+    def license(self, tag: str) -> str | None:
         """Return the licence of the published weights of a tag."""
-        return TAG_LICENSES.get(tag, LICENSES[family_of(self.name)])
+        return license_of(f"{self.name}.{tag}")
 
 
 def _dinov2(size: str, width: int, depth: int) -> list[Known]:
@@ -129,11 +135,16 @@ def resolve_name(name: str) -> str:
     transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses
     (``timm/...``, ``hf-hub:timm/...``).
     """
-    short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    short = _without_hub(name)
     names = names_of(short)
     if names is None or short.startswith("vit_"):
         return name if "/" in short else short
     return names[0]
+
+
+def _without_hub(name: str) -> str:
+    """Return timm's name without what makes it an address of the Hub."""
+    return name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
 
 
 def family_of(name: str) -> str:
@@ -153,11 +164,11 @@ def names_of(name: str) -> tuple[str, str | None] | None:
     The name for transformers is None where that library has no copy of the weights.
     """
     for model in KNOWN:
+        first_tag = next(iter(model.hubs))
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
-            if name in (hub, full) or (
-                name in (model.name, model.official) and tag == next(iter(model.hubs))
-            ):
+            stands_for_tag = name in (model.name, model.official) and tag == first_tag
+            if name in (hub, full) or stands_for_tag:
                 return full, hub
     return None
 
@@ -172,7 +183,7 @@ def license_of(name: str) -> str | None:
 
 def states_tag(name: str) -> bool:
     """Whether a name itself says which weights of its architecture are meant."""
-    short = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    short = _without_hub(name)
     is_of_transformers = any(name in model.hubs.values() for model in KNOWN)
     return "." in short or is_of_transformers
 
@@ -189,10 +200,11 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
     """
     file = Path(path).absolute()  # not resolved: the Hub's cache holds links to files without names
     name = file.name
-    if file.name in _ANONYMOUS:
-        name = file.parent.name
-        if file.parent.parent.name == "snapshots":
-            name = file.parent.parent.parent.name
+    if name in _ANONYMOUS:
+        folder = file.parent
+        if folder.parent.name == "snapshots":  # of a commit, in the folder of the repository
+            folder = folder.parent.parent
+        name = folder.name
     if name.lower().endswith(_SUFFIXES):
         name = name.rpartition(".")[0]
     cached = _CACHED.fullmatch(name)
@@ -206,6 +218,7 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
     return _published_files().get(parts["base"])
 
 
+@functools.cache
 def _published_files() -> dict[str, str]:
     """Return names of files and folders of published weights, without suffix and hash -> timm's name."""
     names = dict(_EUPE_FILES)
@@ -215,7 +228,8 @@ def _published_files() -> dict[str, str]:
             names[full] = full
             if model.official is None:
                 continue
-            names[str(hub).rpartition("/")[2]] = full
+            if hub is not None:
+                names[hub.rpartition("/")[2]] = full
             if family_of(model.name) == "dinov3":
                 names[f"{model.official}_pretrain_{tag}"] = full
             else:

@@ -33,13 +33,12 @@ from dinoneck.backbones.known import (
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
+from dinoneck.torch_wrappers import KEEP_MODEL
 
 logger = logging.getLogger(__name__)
 
 Source = Literal["timm", "transformers"]
 File = str | os.PathLike[str]
-# where torch.compile, DataParallel and DistributedDataParallel keep the model
-_WRAPPED = ("_orig_mod", "module")
 Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
 
 
@@ -143,7 +142,9 @@ def load_backbone(
         build = _from_timm if source == "timm" else _from_transformers
         seed_or_none = (seed or 0) if random else None
         adapter, origin = build(name, file, seed_or_none, pos_embed)
-    full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
+    full_name = name
+    if not random and checkpoint is None and adapter.name is not None:
+        full_name = adapter.name
     backbone = Backbone(
         adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin
     ).to(dtype=dtype)
@@ -234,11 +235,11 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         raise BackboneError(
             "this is a Backbone already; backbone.with_layers(...) gives other layers of it"
         )
-    for inner in _WRAPPED:
-        if isinstance(getattr(model, inner, None), nn.Module):
+    for attribute in KEEP_MODEL:
+        if isinstance(getattr(model, attribute, None), nn.Module):
             raise BackboneError(
-                f"{kind} wraps a model, as torch.compile and DDP do; pass its .{inner}, and wrap "
-                "the Backbone"
+                f"{kind} wraps a model, as torch.compile and DDP do; pass its .{attribute}, and "
+                "wrap the Backbone"
             )
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(
@@ -316,7 +317,7 @@ def _read_file(name: str, source: Source, path: File) -> WeightsFile:
         from dinoneck.backbones import timm
 
         timm.check_name(name)
-    return WeightsFile(path, vit_files.read_vit(path))
+    return WeightsFile(path, vit_files.read_vit(path, name))
 
 
 def _with_biases(name: str, asked_name: str, file: WeightsFile) -> str:
@@ -389,12 +390,10 @@ def _by_way_of_timm(
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if file is not None:
         weights.load_state(adapter.model, file.state, file.path)
-    adapter.name, adapter.mean, adapter.std, adapter.license = (
-        donor.name,
-        donor.mean,
-        donor.std,
-        donor.license,
-    )
+    adapter.name = donor.name
+    adapter.mean = donor.mean
+    adapter.std = donor.std
+    adapter.license = donor.license
     return adapter, origin
 
 
@@ -402,14 +401,21 @@ def _empty(name: str, pos_embed: PosEmbed, file: WeightsFile | None = None) -> A
     """Build a timm model whose weights are overwritten next, in the shape of a file's."""
     from dinoneck.backbones import timm
 
-    changes = {}
-    if file is not None and (shape := vit_files.shape_of(file.state)) is not None:
-        changes = shape.changes(name, file.path)
-        if changes:
-            options = ", ".join(f"{key}={value}" for key, value in changes.items())
-            logger.warning("%s: the model is built with %s, as it was trained", file.path, options)
+    options = {} if file is None else _options_of(file, name)
     with torch.random.fork_rng(devices=[]):  # what timm draws is overwritten
-        return timm.TimmAdapter(timm.build(name, **changes), pos_embed)
+        return timm.TimmAdapter(timm.build(name, **options), pos_embed)
+
+
+def _options_of(file: WeightsFile, name: str) -> dict[str, int]:
+    """Return, and log, timm's options for what the model in a file has other than the published one."""
+    shape = vit_files.shape_of(file.state)
+    if shape is None:
+        return {}
+    options = shape.timm_options(name, file.path)
+    if options:
+        listed = ", ".join(f"{key}={value}" for key, value in options.items())
+        logger.warning("%s: the model is built with %s, as it was trained", file.path, listed)
+    return options
 
 
 def _check_plain(source: object, pos_embed: object) -> None:

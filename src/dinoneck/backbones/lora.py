@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.adapter import LORA_PARTS, Adapter, is_lora
 from dinoneck.devices import bytes_of
 from dinoneck.errors import BackboneError, ConfigError, missing_extra
+from dinoneck.torch_wrappers import COMPILED
 
 Targets = Literal["attention", "all"]
 NAME = "default"
@@ -168,7 +169,17 @@ def base_name(key: str) -> str | None:
     """Return the name of a base parameter without the additions of peft and torch.compile; None for a LoRA weight."""
     if is_lora(key):
         return None
-    return key.replace(".base_layer.", ".").replace("_orig_mod.", "")
+    return key.replace(".base_layer.", ".").replace(f"{COMPILED}.", "")
+
+
+def base_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a model's state dict by the names of the plain model, without LoRA weights."""
+    tensors = {}
+    for key, value in state.items():
+        name = base_name(key)
+        if name is not None:
+            tensors[name] = value
+    return tensors
 
 
 def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:

@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +20,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dinoneck.backbones.known import KNOWN, Known, family_of, model_of
+from dinoneck.backbones.known import KNOWN, Known, dimensions_of, family_of, model_of
 from dinoneck.errors import BackboneError, some_of
-from dinoneck.weight_files import check_held, is_dense, read_any
+from dinoneck.torch_wrappers import plain_name
+from dinoneck.weight_files import as_dict, check_dense, check_held, read_any
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +39,6 @@ _PATCHES = (
 )
 _REGISTERS = ("reg_token", "register_tokens", "storage_tokens", "embeddings.register_tokens")
 _POSITIONS = ("pos_embed", "embeddings.position_embeddings")
-# what torch.compile, DDP, FSDP and activation checkpointing put between the parts of a name
-_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _SHARDED = "_flat_param"  # FSDP's name for the part of all weights that one GPU holds
 _OPTIMISER = re.compile(r"optim")
 # what classifies, projects or pools the tokens: it does not change them
@@ -63,25 +63,24 @@ _ROLE_NAMES: dict[Role, str] = {
 }
 
 
-def read_vit(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_vit(path: str | os.PathLike[str], name: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of the ViT that a file holds, under the ViT's own names.
 
-    Of several the averaged model (EMA) is taken, else the teacher, else the one that is no student;
-    the log says which, and what is left out. A classifier or projector next to the ViT is left out.
+    Of several, those of the size of the named model are preferred: a distillation keeps its teacher
+    next to the model that it trains. Of these the averaged model (EMA) is taken, else the teacher,
+    else the one that is no student; the log says which, and what is left out. A classifier or
+    projector next to the ViT is left out.
 
     Args:
         path: ``.safetensors``, or what ``torch.save`` wrote: a state dict, or dicts that hold one.
+        name: of the model that the tensors are for.
 
     Raises:
         BackboneError: if the file is missing, damaged, no file of tensors, holds several ViTs that
             are equally good, or one GPU's part of the weights.
     """
     _check_is_file(Path(path))
-    loaded = read_any(path)
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise BackboneError(
-            f"{path} holds a {type(loaded).__name__}; expected a state dict of named tensors"
-        )
+    loaded = as_dict(read_any(path), str(path))
     tensors = _flatten(loaded, path)
     if not tensors:
         raise BackboneError(
@@ -89,19 +88,15 @@ def read_vit(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             "dict of named tensors"
         )
     _check_is_whole(tensors, path)
-    prefix = _choose(tensors, path)
+    prefix = _choose(tensors, path, name)
     state = _vit_at(prefix, tensors)
-    strange = [name for name, value in state.items() if not is_dense(value)]
-    if strange:
-        raise BackboneError(
-            f"{path}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
-        )
+    check_dense(state, str(path))
     check_held(state, str(path))
     return state
 
 
 def _check_is_file(path: Path) -> None:
-    """Refuse folders, with what to do with them."""
+    """Raise a BackboneError for folders, with what to do with them."""
     if path == Path():
         return  # an empty name: refused by the reader
     is_part = path.suffix == ".distcp" and (path.parent / ".metadata").is_file()
@@ -144,7 +139,7 @@ def _flatten(loaded: Mapping[Any, Any], path: str | os.PathLike[str]) -> dict[st
 
 
 def _check_is_whole(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Refuse one GPU's part of weights that a training with FSDP has divided."""
+    """Raise a BackboneError for one GPU's part of weights that a training with FSDP has divided."""
     sharded = [name for name in tensors if name.endswith(_SHARDED)]
     sharded += [name for name, value in tensors.items() if hasattr(value, "placements")]
     if sharded:
@@ -155,13 +150,12 @@ def _check_is_whole(tensors: Mapping[str, Tensor], path: str | os.PathLike[str])
         )
 
 
-def _choose(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> str:
+def _choose(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], name: str | None) -> str:
     """Return what stands before the names of the ViT to take, ``""`` if there is none, and log it."""
     prefixes = _prefixes(tensors)
     if not prefixes:
         return ""  # no ViT: the names that are missing are listed later
-    role = next(role for role in _PREFERRED if any(_role(p) == role for p in prefixes))
-    candidates = [prefix for prefix in prefixes if _role(prefix) == role]
+    candidates = _with_best_role(_of_named_size(prefixes, tensors, name))
     chosen = candidates[0]
     for other in candidates[1:]:
         if not _are_same(_vit_at(chosen, tensors), _vit_at(other, tensors)):
@@ -172,6 +166,30 @@ def _choose(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> str:
             )
     _log_choice(tensors, chosen, prefixes, path)
     return chosen
+
+
+def _of_named_size(
+    prefixes: list[str], tensors: Mapping[str, Tensor], name: str | None
+) -> list[str]:
+    """Return the prefixes of the ViTs that have the width and depth of the named model; all if none has."""
+    size = None if name is None else dimensions_of(name)
+    if size is None:
+        return prefixes
+    of_size = []
+    for prefix in prefixes:
+        shape = shape_of(_vit_at(prefix, tensors))
+        if shape is not None and (shape.width, shape.depth) == size:
+            of_size.append(prefix)
+    return of_size or prefixes
+
+
+def _with_best_role(prefixes: list[str]) -> list[str]:
+    """Return the prefixes of the role that is preferred among them."""
+    for role in _PREFERRED:
+        candidates = [prefix for prefix in prefixes if _role(prefix) == role]
+        if candidates:
+            return candidates
+    return prefixes
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -207,14 +225,15 @@ def _vit_at(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if not name.startswith(prefix):
             continue
-        own = _without_wrappers(name.removeprefix(prefix))
-        if not _CLASSIFIER.match(own):
-            state[own] = value
+        vit_name = plain_name(name.removeprefix(prefix))
+        if not is_of_classifier(vit_name):
+            state[vit_name] = value
     return state
 
 
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+def is_of_classifier(name: str) -> bool:
+    """Whether a tensor of these names classifies, projects or pools tokens: it is left out of a file's ViT."""
+    return _CLASSIFIER.match(name) is not None
 
 
 def _are_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -233,8 +252,8 @@ def _log_choice(
     taken = _vit_at(chosen, tensors)
     left_out = []
     for name in tensors:
-        own = _without_wrappers(name.removeprefix(chosen))
-        if not (name.startswith(chosen) and own in taken):
+        vit_name = plain_name(name.removeprefix(chosen))
+        if not (name.startswith(chosen) and vit_name in taken):
             left_out.append(_part_of(name))
     others = [repr(prefix) for prefix in prefixes if prefix != chosen]
     sentences = []
@@ -245,8 +264,7 @@ def _log_choice(
             f"{chosen!r}{rather}"
         )
     if left_out:
-        counts = {part: left_out.count(part) for part in dict.fromkeys(left_out)}
-        parts = [f"{part} ({count})" for part, count in counts.items()]
+        parts = [f"{part} ({count})" for part, count in Counter(left_out).items()]
         sentences.append(f"left out: {some_of(parts, _SHOWN)}")
     if sentences:
         is_plain = chosen in ("", "model.", "state_dict.") and not left_out
@@ -282,11 +300,11 @@ class VitShape:
     is_gated: bool
     positions: int | None
 
-    def changes(self, name: str, path: str | os.PathLike[str]) -> dict[str, int]:
-        """Return what a training of one's own has set other than the published model of a name.
+    def timm_options(self, name: str, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Return timm's options for what a training of one's own has set other than the published model of a name.
 
         These are the patch, the registers of DINOv3 (also of DINOv2, if both have some) and the size
-        of the images, on which the grid of learned positions depends: options of timm's models.
+        of the images, on which the grid of learned positions depends.
 
         Args:
             name: of the model; the changes are none if it is another size, or the file's shape is
@@ -299,29 +317,28 @@ class VitShape:
         model = model_of(name)
         if model is None or self.family != family_of(model.name):
             return {}
-        own = (self.width, self.depth, self.is_gated)
-        if own != (model.width, model.depth, model.is_gated):
+        if not self._has_blocks_of(model):
             return {}
-        changes = {}
+        options = {}
         if self.known is None:
             if self.patch != model.patch:
-                changes["patch_size"] = self.patch
+                options["patch_size"] = self.patch
             both_have_registers = bool(self.registers and model.registers)
             if self.registers != model.registers and self.family == "dinov3":
-                changes["num_reg_tokens"] = self.registers
+                options["num_reg_tokens"] = self.registers
             elif self.registers != model.registers and both_have_registers:
-                changes["reg_tokens"] = self.registers
+                options["reg_tokens"] = self.registers
         if self.positions is not None:
             if self.positions == 0:
                 raise BackboneError(
                     f"the learned positions of {path} are of no square grid; wrap_backbone(model) "
                     "takes the model that they belong to"
                 )
-            patch = changes.get("patch_size", model.patch)
+            patch = options.get("patch_size", model.patch)
             size = self.positions * patch
             if size != PUBLISHED_SIZE:
-                changes["img_size"] = size
-        return changes
+                options["img_size"] = size
+        return options
 
     def __str__(self) -> str:
         size = _SIZES.get(self.width, "model")
@@ -336,21 +353,29 @@ class VitShape:
     def known(self) -> Known | None:
         """The first published architecture of this shape."""
         for model in KNOWN:
-            shape = (model.width, model.depth, model.patch, model.registers, model.is_gated)
-            own = (self.width, self.depth, self.patch, self.registers, self.is_gated)
-            if family_of(model.name) == self.family and shape == own:
+            is_of_family = family_of(model.name) == self.family
+            has_tokens = model.patch == self.patch and model.registers == self.registers
+            if is_of_family and has_tokens and self._has_blocks_of(model):
                 return model
         return None
+
+    def _has_blocks_of(self, model: Known) -> bool:
+        """Whether the blocks are as many, as wide and as gated as those of a published model."""
+        return (
+            self.width == model.width
+            and self.depth == model.depth
+            and self.is_gated == model.is_gated
+        )
 
 
 def shape_of(state: Mapping[str, Tensor]) -> VitShape | None:
     """Return the architecture that these tensors are of; None if they are no ViT."""
-    cls_token = state.get(_CLASS_TOKEN, state.get(_EMBEDDINGS + _CLASS_TOKEN))
-    patches = next((state[name] for name in _PATCHES if name in state), None)
+    cls_token = _first_of(state, (_CLASS_TOKEN, _EMBEDDINGS + _CLASS_TOKEN))
+    patches = _first_of(state, _PATCHES)
     if cls_token is None or cls_token.ndim != 3 or patches is None or patches.ndim != 4:
         return None
-    registers = next((state[name] for name in _REGISTERS if name in state), None)
-    position = next((state[name] for name in _POSITIONS if name in state), None)
+    registers = _first_of(state, _REGISTERS)
+    position = _first_of(state, _POSITIONS)
     return VitShape(
         family="dinov3" if position is None else "dinov2",
         width=cls_token.shape[-1],
@@ -360,6 +385,14 @@ def shape_of(state: Mapping[str, Tensor]) -> VitShape | None:
         is_gated=_is_gated(state),
         positions=None if position is None else _rows(position.shape[1]),
     )
+
+
+def _first_of(state: Mapping[str, Tensor], names: Sequence[str]) -> Tensor | None:
+    """Return the tensor of the first of these names that is there; None if none is."""
+    for name in names:
+        if name in state:
+            return state[name]
+    return None
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:

@@ -112,11 +112,19 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     )
 
 
-def is_original(adapter: Adapter, hashes: WeightHashes) -> bool | None:
-    """Whether these are the hashes of the weights as they were loaded or wrapped; None where that is not known."""
+def is_comparable(adapter: Adapter, hashes: WeightHashes) -> bool:
+    """Whether both these hashes and those of the weights as they were loaded or wrapped are known."""
     original = adapter.original
-    if original is None or None in (original.weights_sha256, hashes.weights_sha256):
-        return None
+    if original is None:
+        return False
+    return original.weights_sha256 is not None and hashes.weights_sha256 is not None
+
+
+def is_original(adapter: Adapter, hashes: WeightHashes) -> bool:
+    """Whether these are the hashes of the weights as they were loaded or wrapped; False where that is not known."""
+    original = adapter.original
+    if original is None or not is_comparable(adapter, hashes):
+        return False
     if original.float32_sha256 is not None:
         return original.float32_sha256 == hashes.float32_sha256
     return original.weights_sha256 == hashes.weights_sha256
@@ -133,8 +141,7 @@ def changed_tensors(adapter: Adapter) -> list[str]:
 
 def base_state(adapter: Adapter) -> dict[str, Tensor]:
     """Return the weights and persistent buffers by the names of the plain model, without LoRA weights; not copied."""
-    named = {lora.base_name(key): value for key, value in adapter.model.state_dict().items()}
-    return {name: value for name, value in named.items() if name is not None}
+    return lora.base_state(adapter.model.state_dict())
 
 
 def tensor_hashes(adapter: Adapter) -> dict[str, str]:
@@ -168,11 +175,27 @@ class Watch:
 
     def __init__(self, adapter: Adapter) -> None:
         self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
+        self._counts = _counts_of_writes(adapter)
+        self._trainable = _trainable_hashes(adapter)
+        self._lora_off = adapter.lora_off
 
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the weights at construction; None where it is not known."""
         return self._hashes.fingerprint
+
+    def is_untouched(self, adapter: Adapter) -> bool:
+        """Whether weights of which some are trainable are known to be as they were, without a hash of all of them.
+
+        Frozen weights are compared by torch's counts of writes, trainable ones by their values:
+        fused optimizers write to them without a count. False where that is not known.
+        """
+        counts = _counts_of_writes(adapter)
+        if counts is None or counts != self._counts or adapter.lora_off != self._lora_off:
+            return False
+        trainable = _trainable_hashes(adapter)
+        # the hashes of a frozen backbone are kept: there is nothing to save
+        return bool(trainable) and trainable == self._trainable
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
@@ -231,15 +254,14 @@ def _note_cast(
     """Record what every tensor was before a cast; None: it was on the meta device.
 
     Float32 weights have their own hashes: a cast from float16 and back has rounded them. Original
-    weights of another dtype are exact in float32, so that they are the original ones there too.
+    weights that were never in float32 are noted again in their new dtype: a cast is no training.
     """
     adapter.cast_tensors = {}
     if tensors_before is None or adapter.cast[0] is None:
         return
-    is_float32 = adapter.weight.dtype == torch.float32
-    if is_float32 and before.float32_sha256 is None and is_original(adapter, before):
+    if before.float32_sha256 is None and is_original(adapter, before):
         note_original(adapter, adapter.origin)
-    elif not is_float32:
+    elif adapter.weight.dtype != torch.float32:
         for name, value in _present_tensor_hashes(adapter).items():
             adapter.cast_tensors[name] = (value, tensors_before[name])
 
@@ -281,6 +303,20 @@ def _state(
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
     return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
+
+
+def _counts_of_writes(adapter: Adapter) -> WeightState | None:
+    """Return :func:`_versions` of all weights and persistent buffers, trainable or not."""
+    return _versions([*adapter.state_dict(keep_vars=True).values()])
+
+
+def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
+    """Return name -> hash of the values of the weights that are trainable now."""
+    hashes = {}
+    for name, parameter in adapter.named_parameters():
+        if parameter.requires_grad and not parameter.is_meta:
+            hashes[name] = xxh3_128(bytes_of(parameter.detach())).hexdigest()
+    return hashes
 
 
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.backbones import rotary
 from dinoneck.backbones.known import names_of
-from dinoneck.backbones.lora import base_name
+from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
 from dinoneck.hub_errors import refusal, unreachable
@@ -96,8 +97,8 @@ def load_vit(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathL
     Raises:
         BackboneError: naming another size, or missing, unexpected, misshapen or non-finite entries.
     """
-    _check_shape(model, state, path)
-    load_state(model, to_timm(state, model), path)
+    _check_size(model, state, path)
+    _load_named(model, to_timm(state, model), path)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
@@ -106,12 +107,22 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     Raises:
         BackboneError: naming missing, unexpected, misshapen or non-finite entries.
     """
-    _check_shape(model, state, path)
-    own = model.state_dict()
+    _check_size(model, state, path)
+    _load_named(model, state, path)
+
+
+def _load_named(
+    model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> None:
+    """Load tensors into a model of this size with the same names; every key must match."""
+    state = rotary.load_buffers(model, state, path)
+    expected = model.state_dict()
     problems = []
-    if missing := own.keys() - state.keys():
+    missing = expected.keys() - state.keys()
+    if missing:
         problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
-    if unexpected := state.keys() - own.keys():
+    unexpected = state.keys() - expected.keys()
+    if unexpected:
         problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}")
         if all(key.startswith(_TRANSFORMERS_NAMES) for key in unexpected):
             is_of_transformers = type(model).__module__.startswith("transformers.")
@@ -122,11 +133,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
                     "load_backbone(folder, source='transformers')"
                 )
             problems.append(hint)
-    for key in sorted(own.keys() & state.keys()):
-        if own[key].shape != state[key].shape:
-            problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
-        elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
-            problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
+    for key in sorted(expected.keys() & state.keys()):
+        value = state[key]
+        shape = tuple(expected[key].shape)
+        if tuple(value.shape) != shape:
+            problems.append(f"{key} is {tuple(value.shape)}, expected {shape}")
+        elif not (value.is_floating_point() and bool(value.isfinite().all())):
+            problems.append(f"{key} ({value.dtype}) is not finite floating point")
     if problems:
         raise BackboneError(
             f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}"
@@ -135,13 +148,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     logger.info("%d tensors of %s loaded", len(state), path)
 
 
-def _check_shape(
+def _check_size(
     model: nn.Module, state: Mapping[str, Tensor], path: str | os.PathLike[str]
 ) -> None:
-    """Refuse the weights of another ViT than the model, naming both.
+    """Compare the ViT that a file holds with the model.
 
     Raises:
-        BackboneError: with the name of a published model of the file's shape, if there is one.
+        BackboneError: if it is another one, naming both and a published model of the file's shape,
+            if there is one.
     """
     file_shape = shape_of(state)
     shape = shape_of(model.state_dict())
@@ -163,13 +177,13 @@ def _check_shape(
 def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a model's weights under its own names, without LoRA's, as one atomic file.
 
+    Rotary frequencies that a model of the same name is not built with are written too.
+
     Raises:
         BackboneError: if the file cannot be written.
     """
-    named = {base_name(key): value for key, value in model.state_dict().items()}
-    tensors = {
-        key: value.detach().cpu().contiguous() for key, value in named.items() if key is not None
-    }
+    state = base_state(model.state_dict()) | rotary.changed_buffers(model)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     try:
         write_whole(path, safetensors.torch.save(tensors))
     except OSError as error:
@@ -200,8 +214,8 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     Raises:
         BackboneError: if this architecture lacks biases that the file has.
     """
-    rotary = getattr(model, "rope", None)
-    family = "dinov3" if rotary is not None else "dinov2"
+    rope = getattr(model, "rope", None)
+    family = "dinov3" if rope is not None else "dinov2"
     result: dict[str, Tensor] = {}
     for official, value in state.items():
         key = _CHUNK.sub(r"blocks.\1.", official)
@@ -223,8 +237,9 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
             result["cls_token"] + position[:, :1],
             position[:, 1:],
         )
-    if rotary is not None and (periods := state.get("rope_embed.periods")) is not None:
-        own = getattr(rotary, "periods", None)
+    periods = state.get("rope_embed.periods")
+    if rope is not None and periods is not None:
+        own = getattr(rope, "periods", None)
         if not isinstance(own, Tensor) or own.shape != periods.shape:
             raise BackboneError(
                 f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for "
@@ -238,11 +253,16 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 def has_query_bias(state: Mapping[str, Tensor]) -> bool:
     """Whether a DINOv3 file has biases of queries or values that are not zero, as Meta's files do."""
     for name, bias in state.items():
-        if name.endswith("attn.qkv.bias") and bias.ndim == 1 and len(bias) % 3 == 0:
+        if name.endswith("attn.qkv.bias") and _is_fused(bias):
             query, _, value = bias.chunk(3)
             if bool(query.any()) or bool(value.any()):
                 return True
     return any(name.endswith(("attn.q_bias", "attn.v_bias")) for name in state)
+
+
+def _is_fused(bias: Tensor) -> bool:
+    """Whether this is one row of query, key and value biases."""
+    return bias.ndim == 1 and len(bias) % 3 == 0
 
 
 def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -> dict[str, Tensor]:
@@ -250,23 +270,23 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     names = dict(model.named_parameters())
     if key.removesuffix("bias") + "weight" not in names:
         return {key: bias}  # no such block in the model: reported with the other unexpected keys
-    if bias.ndim != 1 or len(bias) % 3 or (mask is not None and mask.shape != bias.shape):
+    if not _is_fused(bias) or (mask is not None and mask.shape != bias.shape):
         raise BackboneError(
             f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases"
         )
     if mask is not None:
         bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
-    q, k, v = bias.chunk(3)
+    query, key_bias, value = bias.chunk(3)
     stem = key.removesuffix("qkv.bias")
-    if bool(k.any()):
+    if bool(key_bias.any()):
         raise BackboneError(
             f"{key}: the key bias is not zero, as it is in every official DINOv3 file, and timm's "
             "model has none; load the file into the model of the dinov3 repository, and pass that: "
             "wrap_backbone(model)"
         )
     if stem + "q_bias" in names:
-        return {stem + "q_bias": q, stem + "v_bias": v}
-    if bool(q.any()) or bool(v.any()):
+        return {stem + "q_bias": query, stem + "v_bias": value}
+    if bool(query.any()) or bool(value.any()):
         raise BackboneError(
             f"{key}: the file has query and value biases, this architecture has none; load it "
             "with the name that ends in '_qkvb', or its features would be wrong"

@@ -2,43 +2,68 @@
 
 When a file is written, the backbone's present weights are hashed and compared with those that its
 record names. What differs is written, or the file is refused: a head whose backbone is in no file
-could never be used again. LoRA weights always travel. A head's file holds all other weights or
-none; a detector's file holds those that differ.
+could never be used again. A head's file holds all weights or none; a detector's file holds those
+that differ. LoRA weights travel with both, unless they are switched off at the moment.
+
+Weights that were trained before the model was wrapped count as the model's own: whoever uses the
+file passes that model. Rotary frequencies are in no hash, see :mod:`dinoneck.backbones.rotary`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from dinoneck.backbones import lora, weight_hashes
-from dinoneck.backbones.backbone import CHANGED, Backbone, unchanged_origin
+from dinoneck.backbones import lora, rotary, weight_hashes
+from dinoneck.backbones.backbone import (
+    CHANGED,
+    Backbone,
+    plain_backbone,
+    unchanged_origin,
+)
+from dinoneck.backbones.vit_files import is_of_classifier
 from dinoneck.checkpoint import pairing
 from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, some_of
+from dinoneck.torch_wrappers import without_leading
 
 MODEL = "adapter.model."
 """What stands before the names of a model's weights in the state dict of its Backbone."""
-_OF_BACKBONE = re.compile(rf"^(?:(?:module|_orig_mod)\.)*{re.escape(MODEL)}")
+_SHOWN = 3
 
 
-class BackbonePart(NamedTuple):
-    """What of a backbone goes into a file.
+@dataclass(frozen=True)
+class BackbonePart:
+    """What of a backbone goes into the file of a head.
 
     Attributes:
         record: of the backbone; None where it is not recorded.
         lora: its LoRA weights, by the names of :func:`dinoneck.backbones.lora.state`.
         weights: all its other weights, by the names of its model; empty = they are not in the file.
-        tuned: those that differ from the record's, by the same names; the caller writes them.
     """
 
     record: dict[str, Any] | None
-    lora: dict[str, Tensor] = {}  # noqa: RUF012 - a default that nothing writes to
-    weights: dict[str, Tensor] = {}  # noqa: RUF012 - as above
-    tuned: dict[str, Tensor] = {}  # noqa: RUF012 - as above
+    lora: dict[str, Tensor]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class DetectorPart:
+    """What of a backbone goes into the file of a detector.
+
+    Attributes:
+        record: of the backbone before its training.
+        lora: its LoRA weights, by the names of :func:`dinoneck.backbones.lora.state`.
+        tuned: the weights that differ from the record's, by the names of the model; they are
+            written among the detector's own.
+    """
+
+    record: dict[str, Any]
+    lora: dict[str, Tensor]
+    tuned: dict[str, Tensor]
 
 
 def part_for_head(
@@ -52,24 +77,29 @@ def part_for_head(
             written.
 
     Raises:
-        CheckpointError: if its weights were changed and are not given, and for LoRA weights that
-            are named by a mere record.
+        CheckpointError: if its weights were changed and are not given, or hold those of a
+            classifier, and for LoRA weights that are named by a mere record.
     """
     state = plain_state(weights or {})
-    record: dict[str, Any] | None
-    if isinstance(backbone, Backbone):
-        forget_hashes(backbone)
-        record = pairing.record_of(backbone)
-    else:
+    if not isinstance(backbone, Backbone):
         record = None if backbone is None else dict(backbone)
-    if record is not None and not state:
-        _check_found_elsewhere(record, is_record=not isinstance(backbone, Backbone))
+        if record is not None and not state:
+            _check_found_elsewhere(record, is_record=True)
+        return BackbonePart(record, lora=pairing.lora_of(backbone), weights=state)
+    forget_hashes(backbone)
+    record = pairing.record_of(backbone)
+    if state:
+        _check_can_be_built(state)
+        state |= rotary.changed_buffers(backbone.adapter.model)
+    else:
+        _check_found_elsewhere(record, is_record=False)
+        _check_rotary(backbone)
     return BackbonePart(record, lora=pairing.lora_of(backbone), weights=state)
 
 
 def part_for_detector(
     backbone: Backbone, *, trained: Collection[str], record: Mapping[str, Any] | None
-) -> BackbonePart:
+) -> DetectorPart:
     """Return what the file of a detector holds of its backbone: the record of before its training, and what differs.
 
     Args:
@@ -77,31 +107,30 @@ def part_for_detector(
         trained: names of weights that are written even if they are unchanged.
         record: of the backbone before its training, where the user gave one; None = as it was
             loaded.
-
-    Raises:
-        CheckpointError: if the backbone's outputs are not finite.
     """
     forget_hashes(backbone)
     adapter = backbone.adapter
     base = base_record(backbone)
     state = weight_hashes.base_state(adapter)
-    names = {*trained} & state.keys()
-    if record is None or is_changed(record) or _has_same_weights(record, base):
-        names.update(weight_hashes.changed_tensors(adapter))
-        record = base
-    else:
-        names.update(state)  # of other weights than it was loaded with: any of these may differ
+    changed = weight_hashes.changed_tensors(adapter)
+    states_other_weights = (
+        record is not None
+        and not is_changed(record)
+        and record.get("weights_sha256") != base["weights_sha256"]
+    )
+    names = {*trained, *changed} & state.keys()
+    if states_other_weights:
+        # any parameter may differ from those; buffers are as the model is built, or were changed
+        parameters = lora.base_state(dict(adapter.model.named_parameters()))
+        names.update(parameters.keys() & state.keys())
     own_lora = pairing.lora_of(backbone)
     lora_record = lora.record(adapter) if own_lora else None
-    return BackbonePart(
-        {**record, "adapter": lora_record},
+    tuned = {name: state[name] for name in sorted(names)}
+    return DetectorPart(
+        record={**(record if states_other_weights and record else base), "adapter": lora_record},
         lora=own_lora,
-        tuned={name: state[name] for name in sorted(names)},
+        tuned=tuned | _lost_frequencies(backbone),
     )
-
-
-def _has_same_weights(record: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    return bool(record.get("weights_sha256") == base["weights_sha256"])
 
 
 def is_changed(record: Mapping[str, Any]) -> bool:
@@ -112,21 +141,26 @@ def is_changed(record: Mapping[str, Any]) -> bool:
 
 def changed_weights(backbone: Any) -> dict[str, Tensor] | None:
     """Return all weights of a backbone that was changed since it was loaded, by the names of its model, else None."""
-    own = pairing.plain_backbone(backbone)
-    if not isinstance(own, Backbone) or not is_changed(own.record()):
+    plain = plain_backbone(backbone)
+    if not isinstance(plain, Backbone):
         return None
-    return weight_hashes.base_state(own.adapter)
+    forget_hashes(plain)
+    if not is_changed(plain.record()):
+        return None
+    return weight_hashes.base_state(plain.adapter)
 
 
 def base_record(backbone: Backbone) -> dict[str, Any]:
     """Return the record of a backbone as it was loaded or wrapped, before anything of it was trained."""
     record = backbone.record()
     record["adapter"] = None
-    original = backbone.adapter.original
-    hashes = weight_hashes.current_hashes(backbone.adapter)
+    adapter = backbone.adapter
+    original = adapter.original
+    hashes = weight_hashes.current_hashes(adapter)
     if "fingerprint" in record:
         record["fingerprint"] = hashes.base_fingerprint
-    if original is None or weight_hashes.is_original(backbone.adapter, hashes) is not False:
+    is_comparable = weight_hashes.is_comparable(adapter, hashes)
+    if original is None or not is_comparable or weight_hashes.is_original(adapter, hashes):
         return record
     record["weights"] = unchanged_origin(record["weights"])
     record["weights_sha256"] = original.weights_sha256
@@ -147,12 +181,45 @@ def plain_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The prefixes of a Backbone and of torch's wrappers are taken off.
     """
-    state = {}
-    for name, value in weights.items():
-        own_name = lora.base_name(_OF_BACKBONE.sub("", str(name)))
-        if own_name is not None:
-            state[own_name] = value
-    return state
+    return lora.base_state({name_in_model(str(name)): value for name, value in weights.items()})
+
+
+def name_in_model(name: str) -> str:
+    """Return the name that a weight of a Backbone has in its model."""
+    return without_leading(name).removeprefix(MODEL)
+
+
+def _lost_frequencies(backbone: Backbone) -> dict[str, Tensor]:
+    """The rotary frequencies that were changed after the model was built by its name alone."""
+    kind = unchanged_origin(backbone.weights)["kind"]
+    if backbone.adapter.source != "timm" or kind not in pairing.NAMED:
+        return {}
+    return rotary.changed_buffers(backbone.adapter.model)
+
+
+def _check_rotary(backbone: Backbone) -> None:
+    """Raise a CheckpointError for rotary frequencies that neither the model's name nor a file gives."""
+    lost = _lost_frequencies(backbone)
+    if lost:
+        [name] = lost
+        raise CheckpointError(
+            f"{name} of the backbone {backbone.name!r} holds other values than the model is built "
+            "with, and these are in no file, so the head could not be used later: pass "
+            "backbone_weights=backbone.state_dict()",
+            step="write",
+        )
+
+
+def _check_can_be_built(state: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError for weights from which the ViT cannot be built again, as they hold a classifier's."""
+    names = [name for name in state if is_of_classifier(name)]
+    if names:
+        raise CheckpointError(
+            f"the backbone's weights hold {some_of(names, _SHOWN)}, which are of a classifier and "
+            "not of the ViT, so the backbone could not be loaded from the file; take it off "
+            "(model.reset_classifier(0) of the model that was wrapped), and save again",
+            step="write",
+        )
 
 
 def _check_found_elsewhere(record: Mapping[str, Any], *, is_record: bool) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dinoneck.backbones.known import LICENSE_LINKS, LICENSES
 from dinoneck.checkpoint.format import HEAD_NAME, read_header
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
@@ -35,19 +36,13 @@ _OPEN_LICENCE = re.compile(  # whose weights may be passed on without a copy of 
     r"apache[- ]?(license[, -]*)?(v|version )?2(\.0)?|mit( license)?|bsd(-[0-4]-clause)?|0bsd|"
     r"cc0(-1\.0)?|cc-by(-[1-4]\.0)?"
 )
-_EUPE_LICENCE = "fair-noncommercial-research-license"
-DINOV3 = {
-    "name": "DINOv3",
-    "license": "dinov3-license",
-    "link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
-}
 _FAMILIES = {  # the licences under which Meta publishes the weights of backbones
-    "dinov3": DINOV3,
-    "dinov2": {
-        "name": "DINOv2",
-        "license": "apache-2.0",
-        "link": "https://www.apache.org/licenses/LICENSE-2.0",
-    },
+    family: {
+        "name": name,
+        "license": LICENSES[family],
+        "link": LICENSE_LINKS[LICENSES[family]],
+    }
+    for family, name in {"dinov3": "DINOv3", "dinov2": "DINOv2"}.items()
 }
 
 
@@ -178,10 +173,8 @@ def is_open(licence: str | None) -> bool:
 
 
 def link_of(licence: str) -> str | None:
-    """Return where the licence of a family of backbones is published; None if that is not known."""
-    links = {family["license"]: family["link"] for family in _FAMILIES.values()}
-    links[_EUPE_LICENCE] = "https://huggingface.co/facebook/EUPE-ViT-B"
-    return links.get(licence)
+    """Return where the licence of published backbones is; None if that is not known."""
+    return LICENSE_LINKS.get(licence)
 
 
 def _line(value: object) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
+from dinoneck.backbones import rotary
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.format import Content, spelling
 from dinoneck.checkpoint.pairing import check_fits, check_lora
@@ -26,6 +27,7 @@ from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.torch_wrappers import COMPILED, PARALLEL, PARAMETRISED
 
 _FLOATS, _OTHERS = (
     ("float64", "float32", "float16", "bfloat16"),
@@ -112,7 +114,8 @@ def check(content: Content) -> Contents:
     check_finite(state, name)
     values = by_part(state)
     if values.backbone:
-        known, found = (meta["backbone"] or {}).get("weights_sha256"), state_digest(values.backbone)
+        known = (meta["backbone"] or {}).get("weights_sha256")
+        found = state_digest(rotary.without_buffers(values.backbone))
         if known != found:
             raise CheckpointError(
                 f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone "
@@ -235,17 +238,17 @@ class _Limited(TorchFunctionMode):
 
 
 # segments that torch puts into the names of weights: what did so, and how it is taken off
-_WRAPPERS = {
-    "_orig_mod": (
+_CAUSES = {
+    COMPILED: (
         "torch.compile wraps",
         "save it without (head.{path} = head.{path}._orig_mod), or compile it in place with "
         "head.{path}.compile()",
     ),
-    "module": (
+    PARALLEL: (
         "DataParallel or DistributedDataParallel wraps",
         "save it without (head.{path} = head.{path}.module)",
     ),
-    "parametrizations": (
+    PARAMETRISED: (
         "torch.nn.utils.parametrize changed",
         "fold it in: torch.nn.utils.parametrize.remove_parametrizations(head.{path}, {weight!r})",
     ),
@@ -256,7 +259,7 @@ def _check_renamed(extra: Sequence[str], name: str) -> None:
     """Raise a CheckpointError if torch renamed weights of a head, naming what did so and how it is taken off."""
     for key in extra:
         segments = key.split(".")
-        for segment, (cause, remedy) in _WRAPPERS.items():
+        for segment, (cause, remedy) in _CAUSES.items():
             if segment not in segments:
                 continue
             place = segments.index(segment)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import contents, hub, pairing, schema
+from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.checkpoint import contents, hub, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
-from dinoneck.errors import CheckpointError, did_you_mean, reason_of
+from dinoneck.errors import BackboneError, CheckpointError, did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
@@ -81,7 +81,7 @@ class HeadCheckpoint:
         cls,
         module: nn.Module,
         *,
-        backbone: Backbone | Mapping[str, Any] | BackbonePart | None = None,
+        backbone: Backbone | Mapping[str, Any] | None = None,
         backbone_weights: Mapping[str, Tensor] | None = None,
         preprocess: Preprocessing | Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -114,46 +114,26 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, its weights are shared, not finite or
                 on meta, or the backbone's weights were changed and are not given.
         """
-        name = type(module).__name__
-        head_type = contents.named(module)
+        contents.named(module)
         if backbone_weights is not None and not isinstance(backbone_weights, Mapping):
             raise CheckpointError(
                 f"backbone_weights is a {type(backbone_weights).__name__}; expected the state dict "
                 "of the backbone",
                 step="write",
             )
-        if isinstance(backbone, BackbonePart):
-            part = backbone
-        else:
-            own = pairing.plain_backbone(backbone)
-            if not isinstance(own, Backbone):
-                own = _plain(own, "backbone")
-            part = part_for_head(own, backbone_weights)
-        record = _plain(part.record, "backbone")
-        licence = None if record is None else record.pop("license", None)
-        state = contents.snapshot(Parts(module.state_dict(), part.lora, part.weights), name)
-        meta: dict[str, Any] = {
-            "format": schema.FORMAT,
-            "schema": schema.SCHEMA,
-            "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
-            "head_type": head_type,
-            "config": module.config,
-            "tensors": contents.listing_of(state),
-            "backbone": record,
-            "inputs": preprocess.record()
-            if isinstance(preprocess, Preprocessing)
-            else _plain(preprocess, "preprocess"),
-            "tasks": encode(getattr(module, "predicted", ())),
-            "training": _plain(training, "training"),
-            "license": license,
-            "licences": {} if licence is None else {"backbone": licence},
-            "tta": _views_of(tta),
-            "extra": _plain(extra or {}, "extra"),
-            "digest": schema.UNSIGNED,
-        }
-        content = files.packed(meta, contents.chunks_of(meta, state), name)
-        pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
-        return cls(contents.check(content))
+        plain = plain_backbone(backbone)
+        if not isinstance(plain, Backbone):
+            plain = _plain(plain, "backbone")
+        packed = pack(
+            module,
+            part_for_head(plain, backbone_weights),
+            preprocess=preprocess,
+            extra=extra,
+            training=training,
+            license=license,
+            tta=tta,
+        )
+        return cls(packed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -287,7 +267,7 @@ class HeadCheckpoint:
                 "backbone=",
                 step="pairing",
             )
-        own = pairing.plain_backbone(backbone)
+        own = plain_backbone(backbone)
         given: Any = own.record() if isinstance(own, Backbone) else _plain(own, "backbone")
         schema.check_backbone_record(given, "the record")
         pairing.check_records(trained, given, weights=not probe)
@@ -325,10 +305,28 @@ class HeadCheckpoint:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")
                 safetensors.torch.save_file(self.backbone_weights, file)
-                backbone = pairing.rebuild(record, file)
+                backbone = self._backbone_of_weights(record, file)
         if self.adapter_state:
             self.apply_adapter(backbone)
         return backbone
+
+    def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:
+        """Build the backbone of the weights in this file.
+
+        Raises:
+            CheckpointError: for a model that is not built by name, with the way to build it.
+        """
+        try:
+            return pairing.rebuild(record, file)
+        except BackboneError as error:
+            reason = str(error).replace(str(file), "the file")
+            raise CheckpointError(
+                f"the backbone {record.get('name')!r} cannot be built by its name for the weights in "
+                f"the file: {reason}. Build the model yourself, load the weights into it "
+                "(model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)), and pass "
+                "backbone=wrap_backbone(model)",
+                step="pairing",
+            ) from error
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.
@@ -364,6 +362,65 @@ class HeadCheckpoint:
         ):  # members, then ensembles
             part.trained_on = pairing.origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
+
+
+def pack(
+    module: nn.Module,
+    part: BackbonePart,
+    *,
+    preprocess: Preprocessing | Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    license: str | None = None,  # noqa: A002
+    tta: str | None = None,
+) -> Contents:
+    """Return what the file of a module holds, checked; its tensors are copies.
+
+    Args:
+        module: a registered module.
+        part: what of the backbone goes into the file.
+        preprocess: as for :meth:`HeadCheckpoint.from_module`, like the others.
+        extra: as there.
+        training: as there.
+        license: as there.
+        tta: as there.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    name = type(module).__name__
+    head_type = contents.named(module)
+    record = _plain(part.record, "backbone")
+    licence = None if record is None else record.pop("license", None)
+    state = contents.snapshot(Parts(module.state_dict(), part.lora, part.weights), name)
+    inputs: dict[str, Any] | None
+    if isinstance(preprocess, Preprocessing):
+        inputs = preprocess.record()
+    else:
+        inputs = _plain(preprocess, "preprocess")
+    meta: dict[str, Any] = {
+        "format": schema.FORMAT,
+        "schema": schema.SCHEMA,
+        "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
+        "head_type": head_type,
+        "config": module.config,
+        "tensors": contents.listing_of(state),
+        "backbone": record,
+        "inputs": inputs,
+        "tasks": encode(getattr(module, "predicted", ())),
+        "training": _plain(training, "training"),
+        "license": license,
+        "licences": {} if licence is None else {"backbone": licence},
+        "tta": _views_of(tta),
+        "extra": _plain(extra or {}, "extra"),
+        "digest": schema.UNSIGNED,
+    }
+    content = files.packed(meta, contents.chunks_of(meta, state), name)
+    pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
+    checked = contents.check(content)
+    rehearsal.check_takes_tokens(checked.module, record, checked.preprocess, name)
+    rehearsal.check_views(module, record, checked.preprocess, tta)
+    return checked
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:

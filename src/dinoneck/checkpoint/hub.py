@@ -263,10 +263,9 @@ def _terms(file: str | os.PathLike[str] | None, meta: Mapping[str, Any]) -> byte
             f"weights, {licence or 'which its record does not name'}",
             step="hub",
         )
-    if text or is_open(licence):
+    needs_none = is_open(licence) or (licence is None and _is_without_terms(meta))
+    if text or needs_none:
         return text
-    if licence is None and not _has_published_weights(meta):
-        return b""
     if licence is None:
         raise CheckpointError(
             "the record of the backbone states no licence of its weights; pass terms= (--terms "
@@ -281,16 +280,16 @@ def _terms(file: str | os.PathLike[str] | None, meta: Mapping[str, Any]) -> byte
     )
 
 
-def _has_published_weights(meta: Mapping[str, Any]) -> bool:
-    """Whether a head names a backbone whose weights are, or were made from, others than seeded random ones."""
+def _is_without_terms(meta: Mapping[str, Any]) -> bool:
+    """Whether a head names no backbone, or one whose weights are, or were made from, seeded random ones."""
     if meta["backbone"] is None:
-        return False
+        return True
     weights = meta["backbone"].get("weights")
     while weights is not None:
         if weights.get("kind") == "seeded":
-            return False
+            return True
         weights = weights.get("base")
-    return True
+    return False
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:

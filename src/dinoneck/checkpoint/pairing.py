@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
@@ -26,7 +26,7 @@ from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, some_of
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
 
@@ -159,7 +159,8 @@ def check_fits(
         name: of the head's class, for messages.
 
     Raises:
-        CheckpointError: if the width, the layers or the patch size differ, naming both.
+        CheckpointError: if the width, the layers, the patch size or the channels of images differ,
+            naming both.
     """
     record = backbone or {}
     inputs_patch = (inputs or {}).get("patch_size")
@@ -167,12 +168,17 @@ def check_fits(
     if inputs_patch is not None and backbone_patch is not None:
         check_patch(inputs_patch, backbone_patch)
 
+    inputs_mean = (inputs or {}).get("mean")
+    backbone_mean = record.get("mean")
+    if inputs_mean is not None and backbone_mean is not None:
+        check_channels(len(inputs_mean), len(backbone_mean))
+
     width = record.get("embed_dim")
     head_width = getattr(module, "embed_dim", width)
     if width is not None and head_width != width:
         raise CheckpointError(
             f"this {name} was built for tokens of {head_width} channels, the backbone gives "
-            f"{width}; save it with the backbone that it was trained on",
+            f"{width}; save it with the backbone that it was trained on, or ask its author",
             step="pairing",
         )
 
@@ -191,7 +197,7 @@ def check_fits(
         raise CheckpointError(
             f"this {name} reads {layers_read}, the backbone gives blocks {[*layers]}; save it with the "
             "backbone that it was trained on (load_backbone(layers=...), or "
-            "backbone.with_layers(...))",
+            "backbone.with_layers(...)), or ask its author",
             step="pairing",
         )
 
@@ -222,6 +228,21 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
         raise CheckpointError(
             f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the "
             f"backbone has {other[0]}x{other[1]}: take preprocess= from the backbone, "
+            "backbone.preprocess.changed(size=...)",
+            step="pairing",
+        )
+
+
+def check_channels(inputs: int, backbone: int) -> None:
+    """Compare the channels of prepared images with those that a backbone takes.
+
+    Raises:
+        CheckpointError: if they differ, naming both.
+    """
+    if inputs != backbone:
+        raise CheckpointError(
+            f"images are prepared with {counted(inputs, 'channel')} (mean and std of so many "
+            f"numbers), the backbone takes {backbone}: take preprocess= from the backbone, "
             "backbone.preprocess.changed(size=...)",
             step="pairing",
         )
@@ -347,22 +368,6 @@ def _spell(record: Mapping[str, Any]) -> str:
     )
 
 
-# where torch.compile, DataParallel and DistributedDataParallel keep the module
-_WRAPPED = ("_orig_mod", "module")
-
-
-def plain_backbone(backbone: Any) -> Any:
-    """Return the Backbone inside the wrappers of torch.compile, DataParallel and DistributedDataParallel."""
-    inner = backbone
-    while isinstance(inner, nn.Module) and not isinstance(inner, Backbone):
-        wrapped = [getattr(inner, name, None) for name in _WRAPPED]
-        modules = [module for module in wrapped if isinstance(module, nn.Module)]
-        if not modules:
-            return backbone
-        inner = modules[0]
-    return inner
-
-
 def record_of(backbone: Backbone) -> dict[str, Any]:
     """Return a backbone's record with its functional probe; a backbone without values has none.
 
@@ -453,10 +458,13 @@ def check_lora(
             )
 
 
-def apply_lora(
-    backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, Tensor], *, trainable: bool
-) -> None:
-    """Put LoRA weights of a file into the backbone they were trained on; on a failure it stays as it was.
+def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: bool = True) -> bool:
+    """Check that the LoRA weights of a record fit a backbone; return whether it has them already.
+
+    Args:
+        backbone: the base of the LoRA weights.
+        record: of the backbone in the head file.
+        layers: compare the layers too.
 
     Raises:
         CheckpointError: if the backbone is another one or has other LoRA weights.
@@ -467,21 +475,37 @@ def apply_lora(
             "first",
             step="pairing",
         )
-    adapter = record["adapter"]
-    own = backbone.record()
-    if own["adapter"] is not None and own["adapter"]["sha256"] == adapter["sha256"]:
-        if trainable:
-            for parameter in lora.parameters(backbone.adapter):
-                parameter.requires_grad_(True)
-            backbone.train(backbone.adapter.asked_mode)
-        return
-    if own["adapter"] is not None:
+    given = backbone.record()
+    present = given["adapter"]
+    has_them = present is not None and present["sha256"] == record["adapter"]["sha256"]
+    if present is not None and not has_them:
         raise CheckpointError(
             "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is "
             "meant",
             step="pairing",
         )
-    check_records({**record, "adapter": None}, own, layers=False)
+    if layers or not has_them:
+        without_lora = {"adapter": None}
+        check_records({**record, **without_lora}, {**given, **without_lora}, layers=layers)
+    return has_them
+
+
+def apply_lora(
+    backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, Tensor], *, trainable: bool
+) -> None:
+    """Put LoRA weights of a file into the backbone they were trained on; on a failure it stays as it was.
+
+    Raises:
+        CheckpointError: if the backbone is another one or has other LoRA weights.
+    """
+    has_them = check_takes_lora(backbone, record, layers=False)
+    if has_them:
+        if trainable:
+            for parameter in lora.parameters(backbone.adapter):
+                parameter.requires_grad_(True)
+            backbone.train(backbone.adapter.asked_mode)
+        return
+    adapter = record["adapter"]
     learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
         lora.add(
@@ -501,7 +525,7 @@ def apply_lora(
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
         trainable = False
-        source, own_source = record.get("source"), own["source"]
+        source, own_source = record.get("source"), backbone.adapter.source
         reason = str(error)
         if source != own_source:
             reason = (
@@ -554,6 +578,14 @@ def rebuild(
         raise CheckpointError(
             f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do "
             "not belong together",
+            step="pairing",
+        )
+    if record.get("source") == "official":
+        raise CheckpointError(
+            f"the head was trained on {name!r}, an object of the dinov2 or dinov3 repository, which "
+            "is not built by name: load it, and pass backbone=wrap_backbone(model). A file that "
+            "holds its weights gives them as HeadCheckpoint.load(file).backbone_weights, for "
+            "model.load_state_dict",
             step="pairing",
         )
     dtype = record.get("dtype") or "float32"

@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.backbones import rotary
+from dinoneck.backbones.backbone import Backbone, callable_backbone, plain_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.backbones.weight_hashes import Watch, base_state
-from dinoneck.checkpoint.backbone_part import MODEL, base_record, part_for_detector
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_records, plain_backbone
+from dinoneck.checkpoint.backbone_part import (
+    MODEL,
+    BackbonePart,
+    base_record,
+    name_in_model,
+    part_for_detector,
+)
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, pack
+from dinoneck.checkpoint.pairing import check_takes_lora
 from dinoneck.codec import at_least
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
@@ -83,7 +90,7 @@ class Detector(nn.Module):
         bits: int | None = None,
     ) -> None:
         super().__init__()
-        backbone = _callable_backbone(backbone)
+        backbone = callable_backbone(backbone)
         recipe = backbone.preprocess.changed(
             size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
@@ -98,6 +105,7 @@ class Detector(nn.Module):
         self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
+        self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -194,17 +202,21 @@ class Detector(nn.Module):
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
 
+        Weights that ``load_state_dict`` put into the whole detector are taken as they are.
+        Writes to frozen weights through ``.data`` are not noticed, since torch does not count them.
+
         Raises:
             BackboneError: if they changed, and the detector did not train in between.
         """
         adapter = plain_backbone(self.backbone).adapter
         if self._watch is None:
             self._watch = Watch(adapter)
-        elif not self._watch.is_same(adapter):
+        elif not (self._watch.is_untouched(adapter) or self._watch.is_same(adapter)):
             raise BackboneError(
                 f"the weights of {self.backbone.name!r} changed after this detector was loaded or "
                 "predicted last, or its LoRA was switched off or on, so its head may not fit them; "
-                "load the detector again, or call detector.note_trained() if it was trained along"
+                "load the detector again, or call detector.note_trained() if head and backbone were "
+                "changed together, as by a training loop or an average of weights (AveragedModel)"
             )
 
     def note_trained(self) -> None:
@@ -214,12 +226,31 @@ class Detector(nn.Module):
         :meth:`predict` compares its weights with these from now on.
         """
         self._watch = None
+        self._add_trainable_names()
+
+    def _check_recipe(self, recipe: Preprocessing) -> None:
+        """Compare how a file prepares images with what a detector does: it stretches them to its size.
+
+        Raises:
+            CheckpointError: naming the first difference.
+        """
+        for name in ("resize", "pad_to", "interpolation", "blur"):
+            in_file = getattr(recipe, name)
+            of_detector = getattr(self.preprocess, name)
+            if in_file != of_detector:
+                raise CheckpointError(
+                    f"the file prepares images with {name}={in_file!r}, a detector with "
+                    f"{of_detector!r}; save it with Detector.save, or with the preprocess= of the "
+                    "detector that was trained",
+                    step="pairing",
+                )
+
+    def _add_trainable_names(self) -> None:
+        """Add the names of trainable weights to :attr:`tuned`; LoRA weights have a place of their own."""
         for name, parameter in plain_backbone(self.backbone).named_parameters():
-            base = base_name(name)
-            if (
-                parameter.requires_grad and base is not None
-            ):  # LoRA weights have a place of their own
-                self.tuned.add(base)
+            weight_name = base_name(name)
+            if parameter.requires_grad and weight_name is not None:
+                self.tuned.add(weight_name)
 
     def checkpoint(self, **record: Any) -> HeadCheckpoint:
         """Return the head file: neck, detection head, and what of the backbone is not as it was loaded.
@@ -235,12 +266,10 @@ class Detector(nn.Module):
             CheckpointError: if a weight is not finite, or the backbone has another dtype than the
                 head.
         """
-        watch = self._watch
-        self.note_trained()
-        self._watch = watch
+        self._add_trainable_names()
         part = part_for_detector(
             plain_backbone(self.backbone),
-            trained=[name.removeprefix(MODEL) for name in self.tuned],
+            trained=[name_in_model(name) for name in self.tuned],
             record=self.record if self._is_record_given else None,
         )
         tuned = {MODEL + name: value for name, value in part.tuned.items()}
@@ -257,9 +286,8 @@ class Detector(nn.Module):
         for number, value in enumerate(tuned.values()):
             state[f"tuned.{number}"] = value.detach().clone()
         whole.load_state_dict(state, assign=True)
-        return HeadCheckpoint.from_module(
-            whole, backbone=part, preprocess=self.preprocess, **record
-        )
+        of_head = BackbonePart(record=part.record, lora=part.lora, weights={})
+        return HeadCheckpoint(pack(whole, of_head, preprocess=self.preprocess, **record))
 
     def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
         """Raise a CheckpointError if weights of the backbone that go into the file have another dtype than the head."""
@@ -267,8 +295,8 @@ class Detector(nn.Module):
         for name, value in tuned.items():
             if value.dtype != dtype:
                 raise CheckpointError(
-                    f"{name} was trained and is {value.dtype}, the detection head is {dtype}; a "
-                    "file of a detector has one dtype: convert both, as with detector.float()",
+                    f"{name} is {value.dtype}, the detection head is {dtype}; a file of a detector "
+                    "has one dtype: convert both, as with detector.float()",
                     step="write",
                 )
 
@@ -350,11 +378,14 @@ class Detector(nn.Module):
             path_or_repo: a head file, a folder with one, or a Hub repository ``user/name``.
             revision: branch, tag or commit of a repository.
             backbone: the one it was trained on, before its training; None = the one that the file
-                names. Trained weights and LoRA weights of the file are put into a copy of it.
-            device: where to run; None = the CPU.
+                names. Trained weights and LoRA weights of the file are put into a copy of it, which
+                is not compiled. A file without such weights uses it itself: it is put into eval
+                mode, and moved to ``device``.
+            device: where to run; None = where ``backbone`` is, the CPU without one.
 
         Raises:
-            CheckpointError: if the file is damaged, is not a detector's, or names another backbone.
+            CheckpointError: if the file is damaged, is not a detector's, or names another backbone,
+                or ``backbone`` is of a dtype that would round weights.
             BackboneError: if the backbone cannot be loaded.
         """
         return cls.from_checkpoint(
@@ -389,69 +420,64 @@ class Detector(nn.Module):
             backbone = checkpoint.load_backbone()
             checkpoint.check_backbone(backbone)
         elif trained or checkpoint.adapter_state:
+            plain: Backbone = plain_backbone(backbone)
             if trained:
-                _check_width(plain_backbone(backbone), checkpoint)
-            backbone = _copy_with_lora(checkpoint, plain_backbone(backbone))
+                _check_dtype(plain, checkpoint)
+            backbone = _checked_copy(checkpoint, plain)
         else:
             checkpoint.check_backbone(backbone)
         if trained:
-            backbone = _put_trained(backbone, trained)
+            backbone = _with_trained_weights(backbone, trained)
+        if device is None:
+            head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
         if device is not None:
             detector = detector.to(device)
+        detector._check_recipe(recipe)
         detector.check_weights()
         return detector
 
 
-def _callable_backbone(backbone: Any) -> Backbone:
-    """Return a Backbone, or one that torch.compile wraps; the wrappers of data parallelism are taken off.
-
-    Raises:
-        ConfigError: for anything else.
-    """
-    is_compiled = isinstance(getattr(backbone, "_orig_mod", None), Backbone)
-    return checked_backbone(backbone if is_compiled else plain_backbone(backbone))
+def _forget_watch(detector: Detector, _: object) -> None:
+    """Accept the weights that load_state_dict has put into a detector: its head came with them."""
+    detector._watch = None
 
 
-def _copy_with_lora(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
-    """Return a copy of the caller's backbone, which others may use, with the LoRA weights of a file.
+def _checked_copy(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
+    """Return a copy of the caller's backbone, which others may use, with the LoRA weights of a file, if it holds any.
 
     Raises:
         CheckpointError: if it is not the one that the detector was trained on.
     """
-    copied = copy.deepcopy(backbone)
     if not checkpoint.adapter_state:
-        checkpoint.check_backbone(copied)
-        return copied
-    # the LoRA weights that it has, if any, are compared by apply_adapter
-    without_lora = {"adapter": None}
-    check_records(
-        {**checkpoint.meta["backbone"], **without_lora}, {**copied.record(), **without_lora}
-    )
+        checkpoint.check_backbone(backbone)
+        return copy.deepcopy(backbone)
+    check_takes_lora(backbone, checkpoint.meta["backbone"])
+    copied = copy.deepcopy(backbone)
     checkpoint.apply_adapter(copied)
     return copied
 
 
-def _check_width(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
-    """Refuse a caller's backbone in a narrower dtype than the one whose weights were trained.
+def _check_dtype(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
+    """Reject a caller's backbone whose dtype does not hold the values of the dtype in which it was trained.
 
     Its untrained weights were rounded, which no conversion takes back.
 
     Raises:
         CheckpointError: naming both dtypes.
     """
-    own = backbone.adapter.weight.dtype
-    recorded = getattr(torch, str(checkpoint.meta["backbone"]["dtype"]))
-    if torch.finfo(own).bits < torch.finfo(recorded).bits:
+    dtype = backbone.adapter.weight.dtype
+    trained_dtype = getattr(torch, str(checkpoint.meta["backbone"]["dtype"]))
+    if torch.promote_types(dtype, trained_dtype) != dtype:
         raise CheckpointError(
-            f"the backbone is in {own} and was in {recorded} when the detector was trained; load it "
-            f"with dtype={recorded}",
+            f"the backbone is in {dtype} and was in {trained_dtype} when the detector was trained; "
+            f"load it with dtype={trained_dtype}",
             step="pairing",
         )
 
 
 @torch.no_grad()
-def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
+def _with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
     """Copy weights of a detector's file into its backbone, and convert it to their dtype.
 
     Raises:
@@ -459,9 +485,9 @@ def _put_trained(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
     """
     [dtype] = {value.dtype for value in trained.values()}
     backbone = backbone.to(dtype=dtype)  # before the copy, which would round them otherwise
-    state = base_state(backbone.adapter)
+    state = base_state(backbone.adapter) | rotary.buffers_of(backbone.adapter.model)
     for name, value in trained.items():
-        weight = state.get(name.removeprefix(MODEL))
+        weight = state.get(name_in_model(name))
         if weight is None or weight.shape != value.shape:
             raise CheckpointError(
                 f"the backbone has no weight {name} of shape {tuple(value.shape)}", step="pairing"

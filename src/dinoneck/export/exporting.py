@@ -122,7 +122,7 @@ def export_model(
         >>> done.outputs, done.size, done.parity.largest < 1e-4
         (('total',), None, True)
     """
-    checkpoints = _checkpoints(heads, path, format, backbone, holds_backbone=True)
+    checkpoints = _checkpoints(heads, path, format, backbone)
     model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
     return _written(
         model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check
@@ -179,13 +179,8 @@ def _checkpoints(
     path: str | os.PathLike[str],
     form: str,
     backbone: Backbone | None,
-    *,
-    holds_backbone: bool = False,
 ) -> list[HeadCheckpoint]:
-    """The files of the heads, or those that modules would have; an unknown format is refused before they are read.
-
-    A model that holds its backbone holds one that was trained, too.
-    """
+    """The files of the heads, or those that modules would have; an unknown format is refused before they are read."""
     if form not in (known := get_args(Format)):
         raise ConfigError(
             f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}"
@@ -196,7 +191,7 @@ def _checkpoints(
     of_module = partial(
         HeadCheckpoint.from_module,
         backbone=backbone,
-        backbone_weights=changed_weights(backbone) if holds_backbone else None,
+        backbone_weights=changed_weights(backbone),  # only the record goes into the export
         preprocess=images,
     )
     return [own if isinstance(own, HeadCheckpoint) else of_module(own) for own in opened(heads)[""]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import os
@@ -32,6 +33,8 @@ LOOKED_UP = 10_000
 NAMED = 5
 # bytes of an image in the header of its shard and in the index, about
 ROW_BYTES = 600
+# hashes of images that a process keeps, about 200 bytes each
+MOST_CACHED = 100_000
 # images whose mean size stands for all where they keep their own
 SIZED_IMAGES = 64
 
@@ -151,6 +154,17 @@ def hash_of(path: Path) -> str:
     """Return the BLAKE2b of a file, of 16 bytes, in hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def cached_hash_of(path: Path) -> str:
+    """Return :func:`hash_of` of a file, which is read once as long as its size and its time stay the same."""
+    status = path.stat()
+    return _hash_of_state(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=MOST_CACHED)
+def _hash_of_state(path: Path, nbytes: int, mtime_ns: int) -> str:
+    return hash_of(path)
 
 
 def views_of(

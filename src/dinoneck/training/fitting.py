@@ -29,7 +29,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
-from dinoneck.training.folder import STATE, TOKENS, Callback, writes
+from dinoneck.training.folder import SAMPLES, STATE, TOKENS, Callback, writes
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
@@ -473,8 +473,13 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     head, loss, source = objective.trained["head"], objective.loss, samples.source
     first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
     data = hashlib.sha256(repr([samples.train_count, *map(str, samples.ids)]).encode())
-    for name, x in [*sorted(samples.targets.items()), *(("tokens", x) for x in first)]:
+    for name, x in sorted(samples.targets.items()):
         data.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
+    without_tokens = data.hexdigest()
+    for x in first:
+        data.update(f"tokens {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
+    with_tokens = data.hexdigest()  # as in 0.3
+    tokens = digest_of(source, samples.ids)
     plain: dict[str, Any] = json.loads(
         json.dumps(
             {
@@ -486,8 +491,9 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
                 "weighting": loss.weighting
                 and {type(loss.weighting).__qualname__: loss.weighting.config},
                 "loss": [encode(own) for own in (*loss.compositions, *loss.regularisers)],
-                "ids and targets": data.hexdigest(),
-                TOKENS: digest_of(source, samples.ids),
+                "ids and targets": with_tokens,
+                SAMPLES: with_tokens if tokens is None else without_tokens,
+                TOKENS: tokens,
             }
         )
     )

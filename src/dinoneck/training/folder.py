@@ -33,8 +33,13 @@ Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of
 EARLIER = "earlier"
 """The folder in that of a run that keeps the results which the run replaces, until its report is written."""
 TOKENS = "tokens"
-# what runs that an earlier version began do not state; it is not compared there
-_ADDED = (TOKENS,)
+TARGETS = "hash of targets and folds"
+SAMPLES = "ids and targets of the samples"
+# entries that runs of 0.3 do not have; they are not compared there
+_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES)
+# entries of 0.3 with some tokens in them, whose last bits depend on the device -> the entry that is
+# compared in their place where both runs have it
+_REPLACED = {"hash of images and targets": TARGETS, "ids and targets": SAMPLES}
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -205,14 +210,28 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     return state
 
 
+def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a run's identity that are compared with those of another one."""
+    compared = {}
+    for name, value in values.items():
+        is_new = name in _NOT_IN_OLD_RUNS and name not in others
+        replacement = _REPLACED.get(name)
+        is_replaced = replacement in values and replacement in others
+        if not (is_new or is_replaced):
+            compared[name] = value
+    return compared
+
+
 def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
     """Refuse to resume from the state of another run.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    here = {name: value for name, value in here.items() if name in there or name not in _ADDED}
-    if found := difference(dict(there), dict(here), "run"):
+    there = _compared(there, here)
+    here = _compared(here, there)
+    found = difference(there, here, "run")
+    if found:
         raise CheckpointError(
             f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing"
         )

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from dinoneck.atomic import read_regular
+from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
@@ -30,7 +32,7 @@ from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
-from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
+from dinoneck.training.source import Source, live_tokens, source_of
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.tasks import (
@@ -84,7 +86,8 @@ def train(
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
             holds other files than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
-        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
+        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
+            or ``data.tta`` names views that the head does not take.
     """
     if not isinstance(config, TrainConfig):
         raise ConfigError(
@@ -148,6 +151,8 @@ class Run:
         self.folds = folds_of(config, self.table)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
+        # refused before the training, as the file of a head refuses it
+        check_views(first, self.source.record, self.source.preprocess, config.data.tta)
         self.problem = with_fine_maps(
             problem, first.predict(self.source.first.to(next(first.parameters()).device))
         )
@@ -206,7 +211,8 @@ class Run:
         tokens = self.source.load()
         data = {
             "backbone record": self.source.record,
-            "hash of images and targets": self._hash(),
+            "hash of images and targets": self._hash(with_tokens=True),
+            files.TARGETS: self._hash(with_tokens=False),
             files.TOKENS: digest_of(tokens, tokens.ids),
         }
         files.begin(self.folder, self.config.to_dict() | data, resume=resume)
@@ -395,7 +401,7 @@ class Run:
         HeadCheckpoint.from_module(
             members[0] if len(members) == 1 else HeadEnsemble.from_heads(members),
             backbone=live.backbone if live is not None else source.backbone or source.record,
-            backbone_weights=None if live is None else trained_weights(self.config, live.backbone),
+            backbone_weights=None if live is None else changed_weights(live.backbone),
             preprocess=source.preprocess,
             training={
                 "folds": len({*self.folds} - {None}),
@@ -407,14 +413,15 @@ class Run:
             tta=self.config.data.tta,
         ).save(path)
 
-    def _hash(self) -> str:
-        """The SHA-256 of ids, targets and folds, and of two tokens of every image in memory."""
+    def _hash(self, *, with_tokens: bool) -> str:
+        """The SHA-256 of ids, targets and folds; with tokens also of two tokens of every image in memory, as in 0.3."""
         tensors = {
             **self.problem.targets,
             **{f"weight {name}": x for name, x in self.problem.weights.items()},
         }
-        # a token depends on the whole image
-        if isinstance(tokens := self.source.load(), MemoryTokens):
+        tokens = self.source.load()
+        if with_tokens and isinstance(tokens, MemoryTokens):
+            # a token depends on the whole image
             tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
         folds = {number: valid.tolist() for number, (_, valid) in self.folds.items()}
         data = hashlib.sha256(repr([list(self.table.index), folds]).encode())

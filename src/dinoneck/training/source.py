@@ -10,12 +10,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
-from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.backbone_part import is_changed
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.schema import describe_weights
@@ -250,35 +247,25 @@ def live_tokens(
         config: the run; None is returned where it keeps the backbone frozen.
         source: of the run.
         table: of the run.
-        file: of the fold's head; if it exists, it holds the trained weights. None = no weights are
-            trained yet.
+        file: of the fold's head; if it exists, it holds the weights that its training changed.
+            None = no weights are trained yet.
     """
     if not config.is_live or source.backbone is None:
         return None
-    backbone, rank, blocks = (
-        copy.deepcopy(source.backbone),
-        config.backbone.lora,
-        config.backbone.unfreeze_last,
-    )
+    backbone = copy.deepcopy(source.backbone)
+    rank = config.backbone.lora
+    blocks = config.backbone.unfreeze_last
     kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
-    if kept is not None and kept.backbone_weights is not None:
-        backbone = kept.load_backbone().to(local_device(config.device))
-    elif kept is not None:
-        kept.apply_adapter(backbone)
-    else:
+    if kept is None:
         if rank is not None:
             backbone.add_lora(rank, seed=config.optim.seed)
         if blocks is not None:
             backbone.unfreeze_last(blocks)
+    elif kept.backbone_weights is not None:
+        backbone = kept.load_backbone().to(local_device(config.device))
+    elif kept.adapter_state:
+        kept.apply_adapter(backbone)
     return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
-
-
-def trained_weights(config: TrainConfig, backbone: Backbone) -> dict[str, Tensor] | None:
-    """Return the weights of a backbone that was trained along; None where LoRA weights alone were."""
-    if not (config.backbone.unfreeze_last or config.optim.freeze):
-        return None
-    named = {base_name(name): x for name, x in backbone.adapter.model.state_dict().items()}
-    return {name: x for name, x in named.items() if name is not None}
 
 
 def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = True) -> Backbone:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import nullcontext
@@ -17,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from xxhash import xxh3_128
 
-from dinoneck.atomic import open_regular
-from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
 from dinoneck.codec import at_least
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
@@ -26,6 +25,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, send
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.progress import progress
+from dinoneck.store.images import cached_hash_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Batches
 from dinoneck.training.recipe import Recipe
@@ -124,6 +124,44 @@ def _first_not_finite(tokens: Tokens) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Extraction:
+    """What tokens were made of.
+
+    Attributes:
+        settings: of the weights, the layers, the images and the dtype, as text.
+        images: one per row.
+    """
+
+    settings: str
+    images: Sequence[ImageInput]
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Any,
+        images: Sequence[ImageInput],
+        preprocess: Preprocessing,
+        dtype: torch.dtype,
+    ) -> _Extraction | None:
+        """Return it; None where the weights of the backbone are not known."""
+        plain = plain_backbone(backbone)
+        if not isinstance(plain, Backbone):
+            return None
+        hashes = weight_hashes.current_hashes(plain.adapter)
+        weights = hashes.fingerprint or hashes.weights_sha256
+        if weights is None:
+            return None
+        settings = [weights, plain.layers, plain.norm, preprocess.record(), dtype]
+        return cls(repr(settings), images)
+
+    def add_to(self, total: xxh3_128, rows: Sequence[int]) -> None:
+        """Add what identifies the tokens of these rows to a hash."""
+        total.update(self.settings.encode())
+        for row in rows:
+            _add_image(total, self.images[row])
+
+
 class MemoryTokens(_ById):
     """Tokens of all images in memory, extracted once: the shortest way to train on a few hundred images.
 
@@ -138,6 +176,7 @@ class MemoryTokens(_ById):
     def __init__(self, ids: Sequence[str], tokens: Tokens) -> None:
         super().__init__(ids, len(tokens))
         self.tokens = tokens
+        self._extraction: _Extraction | None = None
 
     @classmethod
     def extract(
@@ -205,7 +244,9 @@ class MemoryTokens(_ById):
                     f"tokens of {ids[first + row]!r} exceed {str(dtype).removeprefix('torch.')}; "
                     "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
-        return cls(ids, Tokens.cat(parts))
+        extracted = cls(ids, Tokens.cat(parts))
+        extracted._extraction = _Extraction.of(backbone, images, prepare, dtype)
+        return extracted
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return float32 Tokens of these ids; view 0 is the image as it is."""
@@ -220,11 +261,19 @@ class MemoryTokens(_ById):
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, in 32 hex digits.
 
+        Of tokens that :meth:`extract` made it is a hash of the images, the weights and the
+        settings, since another device gives other last bits.
+
         Raises:
             DataError: if an id is unknown.
+            OSError: if a file of an image cannot be read.
         """
-        kept = self.tokens[self.rows(ids)]
+        rows = self.rows(ids)
         total = xxh3_128()
+        if self._extraction is not None:
+            self._extraction.add_to(total, rows)
+            return total.hexdigest()
+        kept = self.tokens[rows]
         for layer in kept.sequence:
             total.update(f"{layer.dtype} {tuple(layer.shape)}".encode())
             total.update(bytes_of(layer))
@@ -320,8 +369,7 @@ class LiveTokens(_ById):
 def _add_image(total: xxh3_128, image: ImageInput) -> None:
     """Add what identifies an image to a hash."""
     if isinstance(image, str | os.PathLike):
-        with open_regular(Path(image)) as file:
-            total.update(hashlib.file_digest(file, "blake2b").digest())
+        total.update(cached_hash_of(Path(image)).encode())
     elif isinstance(image, Tensor):
         total.update(f"{image.dtype} {tuple(image.shape)}".encode())
         total.update(bytes_of(image))

@@ -15,7 +15,7 @@ from typing import Any
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import IMAGES, csv_text
 from dinoneck.errors import DataError
-from dinoneck.store.images import hash_of
+from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.source import TableTokens
 from dinoneck.training.table import Fold
@@ -46,10 +46,7 @@ def write_trained_images(
     for number, (rows, _) in folds.items():
         for row in rows.tolist():
             folds_of_row[row].append(_ALL if number is None else str(number))
-    if isinstance(tokens, TableTokens):
-        hashes = [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
-    else:
-        hashes = [_hash_of_image(image) for image in images]
+    hashes = _image_hashes(images, tokens)
     cells = []
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
@@ -63,15 +60,22 @@ def write_images_of_table(
     write_trained_images(folder, list(table[IMAGES]), list(table.index), tokens, folds)
 
 
+def _image_hashes(images: Sequence[Any], tokens: TokenSource | None) -> list[str]:
+    """The hashes of images: those that a store keeps, else those of the files."""
+    if isinstance(tokens, TableTokens):
+        return [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
+    return [_hash_of_image(image) for image in images]
+
+
 def _hash_of_image(image: Any) -> str:
     """The hash of a file; unknown of an image in memory, and of a file that is no longer there."""
     if isinstance(image, str | Path) and Path(image).is_file():
-        return hash_of(Path(image))
+        return cached_hash_of(Path(image))
     return _UNKNOWN
 
 
-def trained_images(head_file: str | Path) -> dict[str, str]:
-    """Return hash -> name of the images that the head of a file was trained on.
+def hashes_of_trained_images(head_file: str | Path) -> set[str]:
+    """Return the hashes of the images that the head of a file was trained on.
 
     Args:
         head_file: in the folder of its run. Elsewhere nothing is known of it.
@@ -87,20 +91,34 @@ def trained_images(head_file: str | Path) -> dict[str, str]:
         fold = file.stem.removeprefix("fold-")
     record = folder / files.TRAINED_ON
     if not record.is_file():
-        return {}
-    text = read_regular(record).decode("utf-8", errors="replace")
+        return set()
+    hashes = set()
+    for _, folds, digest in _rows_of(record):
+        is_trained_on = bool(folds) if fold is None else fold in folds.split()
+        if is_trained_on and digest != _UNKNOWN:
+            hashes.add(digest)
+    return hashes
+
+
+def _rows_of(record: Path) -> list[list[str]]:
+    """The rows of a record: name, folds and hash of every image.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        text = read_regular(record).decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{record} is damaged: its byte {error.start} is no UTF-8; restore it, or remove it"
+        ) from error
     rows = list(csv.reader(io.StringIO(text, newline="")))
     if not rows or rows[0] != _HEADER or any(len(row) != len(_HEADER) for row in rows):
         raise DataError(
             f"{record} is damaged: expected the columns {', '.join(_HEADER)} in every row; restore "
             "it, or remove it"
         )
-    names = {}
-    for name, folds, digest in rows[1:]:
-        is_trained_on = bool(folds) if fold is None else fold in folds.split()
-        if is_trained_on and digest != _UNKNOWN:
-            names[digest] = name
-    return names
+    return rows[1:]
 
 
 def seen_in_training(head_files: Iterable[str | Path], images: Iterable[Any]) -> list[str]:
@@ -113,10 +131,10 @@ def seen_in_training(head_files: Iterable[str | Path], images: Iterable[Any]) ->
     Raises:
         DataError: if the record of a run is damaged.
     """
-    known: dict[str, str] = {}
+    trained_on: set[str] = set()
     for head_file in head_files:
         if Path(head_file).is_file():
-            known |= trained_images(head_file)
-    if not known:
+            trained_on |= hashes_of_trained_images(head_file)
+    if not trained_on:
         return []
-    return [str(image) for image in images if _hash_of_image(image) in known]
+    return [str(image) for image in images if _hash_of_image(image) in trained_on]

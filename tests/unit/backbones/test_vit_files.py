@@ -145,6 +145,35 @@ def test_a_student_alone_is_taken(tmp_path: Path) -> None:
     assert is_seed(read_vit(path), seed=2)
 
 
+def vit_of(width: int, blocks: int) -> State:
+    """The names that a ViT is recognised by."""
+    state = {
+        "cls_token": torch.zeros(1, 1, width),
+        "patch_embed.proj.weight": torch.zeros(width, 3, 16, 16),
+    }
+    return state | {f"blocks.{i}.norm1.weight": torch.ones(width) for i in range(blocks)}
+
+
+def test_the_student_of_a_larger_teacher_is_taken_for_a_model_of_its_size(tmp_path: Path) -> None:
+    content = {
+        "model": under("teacher.backbone.", vit_of(96, 9)) | under("student.backbone.", STUDENT)
+    }
+    state = read_vit(saved(tmp_path, content), "dinoneck_tiny")
+    assert is_seed(state, 2)
+    assert read_vit(saved(tmp_path, content))["cls_token"].shape == (1, 1, 96)
+    loaded = load_backbone("dinoneck_tiny", checkpoint=saved(tmp_path, content))
+    assert is_seed(loaded.adapter.model.state_dict(), 2)
+
+
+def test_of_several_of_the_size_the_averaged_one_is_taken(tmp_path: Path) -> None:
+    content = {
+        "model": under("teacher.backbone.", vit_of(96, 9))
+        | under("student.backbone.", STUDENT)
+        | under("model_ema.backbone.", AVERAGE)
+    }
+    assert is_seed(read_vit(saved(tmp_path, content), "dinoneck_tiny"), 3)
+
+
 def test_safetensors_have_prefixes_too(tmp_path: Path) -> None:
     save_file(under("teacher.backbone.", TEACHER), tmp_path / "w.safetensors")
     assert is_seed(read_vit(tmp_path / "w.safetensors"), seed=1)

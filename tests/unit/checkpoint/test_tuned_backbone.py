@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from tests import kit
+from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.tuned_backbones import CHANGES, merge_lora, train_blocks, train_lora
+from timm.models import VisionTransformer
 from torch import nn
 
 from dinoneck import (
@@ -130,6 +132,91 @@ def test_a_model_in_half_precision_is_not_taken_for_a_changed_one(dtype: torch.d
     assert backbone.to(torch.float32).record()["weights"]["kind"] == "object"
     train_blocks(backbone)
     assert backbone.record()["weights"]["kind"] == "modified"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float64])
+def test_a_cast_of_a_wrapped_model_is_no_training(
+    own: torch.dtype, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = load_backbone("dinoneck_tiny").adapter.model.to(own)
+    backbone = wrap_backbone(model, dtype=dtype)
+    assert backbone.record()["weights"] == {"kind": "object"}
+    save_head(tmp_path / "h.safetensors", head().to(dtype), backbone=backbone)
+    train_blocks(backbone)
+    assert backbone.record()["weights"]["kind"] == "modified"
+
+
+def test_weights_with_a_classifier_are_refused_until_it_is_taken_off(tmp_path: Path) -> None:
+    model: Any = load_backbone("dinoneck_tiny").adapter.model
+    model.reset_classifier(5)
+    backbone = wrap_backbone(model)
+    backbone.name = "dinoneck_tiny"
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    with pytest.raises(CheckpointError, match=r"head\.weight.*reset_classifier\(0\)"):
+        save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    model.reset_classifier(0)
+    weights = backbone.state_dict()
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    assert prediction(tmp_path / "h.safetensors") == prediction(head(), backbone)
+
+
+def test_an_official_object_is_named_where_it_would_be_built(tmp_path: Path) -> None:
+    backbone = wrap_backbone(Dinov2Like())
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    wide = PatchMeanHead(backbone.embed_dim, [Task("mass", unit="g")])
+    save_head(tmp_path / "h.safetensors", wide, backbone=backbone, backbone_weights=weights)
+    with pytest.raises(CheckpointError, match=r"wrap_backbone\(model\)"):
+        HeadCheckpoint.load(tmp_path / "h.safetensors").load_backbone()
+    again = Dinov2Like()
+    again.load_state_dict(HeadCheckpoint.load(tmp_path / "h.safetensors").backbone_weights)
+    HeadCheckpoint.load(tmp_path / "h.safetensors").check_backbone(wrap_backbone(again))
+
+
+def test_a_model_without_a_published_name_says_how_its_weights_are_used(tmp_path: Path) -> None:
+    def model() -> Any:
+        return VisionTransformer(
+            img_size=32, patch_size=16, embed_dim=64, depth=2, num_heads=2, num_classes=0
+        )
+
+    backbone = wrap_backbone(model())
+    train_blocks(backbone)
+    weights = backbone.state_dict()
+    file = tmp_path / "h.safetensors"
+    save_head(file, head(), backbone=backbone, backbone_weights=weights)
+    checkpoint = HeadCheckpoint.load(file)
+    with pytest.raises(CheckpointError, match=r"'VisionTransformer'.*load_state_dict"):
+        checkpoint.load_backbone()
+    again = model()
+    again.load_state_dict(checkpoint.backbone_weights)
+    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(2))
+    expected = Predictor(head(), backbone)(image)
+    assert Predictor(file, wrap_backbone(again))(image) == expected
+
+
+def test_seeded_weights_have_no_licence_when_lora_is_merged_into_them() -> None:
+    backbone = load_backbone("dinov3_vits16", pretrained=False)
+    assert backbone.record()["license"] is None
+    train_lora(backbone)
+    backbone.merge_lora()
+    assert backbone.record()["license"] is None
+
+
+def test_the_licence_is_that_of_the_tag_where_the_model_states_none() -> None:
+    backbone = wrap_backbone(load_backbone("dinov3_vits16", pretrained=False).adapter.model)
+    backbone.name = "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m"
+    backbone.adapter.license = None
+    assert backbone.record()["license"] == "fair-noncommercial-research-license"
+
+
+def test_the_state_of_a_parallel_model_is_taken(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    train_blocks(backbone)
+    weights = torch.nn.DataParallel(backbone.adapter.model).state_dict()
+    save_head(tmp_path / "h.safetensors", head(), backbone=backbone, backbone_weights=weights)
+    assert prediction(tmp_path / "h.safetensors") == prediction(head(), backbone)
 
 
 def test_the_same_weights_in_half_precision_have_the_same_fingerprint() -> None:

@@ -238,3 +238,133 @@ def test_a_detector_predicts_between_the_steps_of_its_own_training() -> None:
         optimizer.step()
         after = boxes_of(detector)
     assert not are_equal(before, after)
+
+
+def test_the_hash_is_not_taken_again_while_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = detector_on(load_backbone("dinoneck_tiny").unfreeze_last(1))
+    before = boxes_of(detector)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("hashed again")
+
+    monkeypatch.setattr("dinoneck.backbones.weight_hashes.state_digest", fail)
+    assert are_equal(boxes_of(detector), before)
+
+
+@pytest.mark.parametrize("kind", ["fused", "through data", "plain"])
+def test_weights_that_others_train_are_noticed_however_they_are_written(kind: str) -> None:
+    backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    detector = detector_on(backbone)
+    boxes_of(detector)
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, fused=kind == "fused")
+    backbone(IMAGE[None]).sequence[0].square().mean().backward()
+    if kind == "through data":
+        trained[0].data.mul_(1.5)
+    else:
+        optimizer.step()
+    with pytest.raises(BackboneError, match="changed after"):
+        detector.predict(IMAGE)
+
+
+@pytest.mark.parametrize("way", ["itself", "inside another module"])
+def test_a_state_that_is_loaded_into_a_detector_is_taken(way: str) -> None:
+    trained = load_backbone("dinoneck_tiny")
+    train_blocks(trained)
+    expected = detector_on(trained)
+    detector = detector_on(load_backbone("dinoneck_tiny"))
+    boxes_of(detector)
+    if way == "itself":
+        detector.load_state_dict(expected.state_dict())
+    else:
+        nn.Sequential(detector).load_state_dict(nn.Sequential(expected).state_dict())
+    assert are_equal(boxes_of(detector), boxes_of(expected))
+
+
+def test_an_average_of_weights_is_named_in_the_error() -> None:
+    detector = detector_on(load_backbone("dinoneck_tiny"))
+    averaged = torch.optim.swa_utils.AveragedModel(detector)
+    averaged.update_parameters(detector)
+    boxes_of(averaged.module)
+    train_blocks(detector.backbone)
+    averaged.update_parameters(detector)
+    with pytest.raises(BackboneError, match="AveragedModel"):
+        averaged.module.predict(IMAGE)
+    averaged.module.note_trained()
+    boxes_of(averaged.module)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_backbone_whose_dtype_rounds_the_untrained_weights_is_refused(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    detector = detector_on(backbone)
+    train_blocks(backbone)
+    detector.save(tmp_path / "d.safetensors")
+    half = load_backbone("dinoneck_tiny", dtype=dtype)
+    with pytest.raises(CheckpointError, match=r"load it with dtype=torch\.float32"):
+        Detector.load(tmp_path / "d.safetensors", backbone=half)
+    full = load_backbone("dinoneck_tiny")
+    again = Detector.load(tmp_path / "d.safetensors", backbone=full)
+    assert are_equal(boxes_of(again), boxes_of(detector))
+
+
+def test_one_half_precision_does_not_hold_the_other(tmp_path: Path) -> None:
+    model = load_backbone("dinoneck_tiny").adapter.model.to(torch.float16)
+    backbone = wrap_backbone(model)
+    detector = detector_on(backbone).to(torch.float16)
+    train_blocks(backbone)
+    detector.save(tmp_path / "d.safetensors")
+    other = wrap_backbone(model, dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match=r"torch\.bfloat16.*torch\.float16"):
+        Detector.load(tmp_path / "d.safetensors", backbone=other)
+
+
+def test_float32_weights_that_were_trained_from_half_precision_come_back(tmp_path: Path) -> None:
+    def model() -> Any:
+        return load_backbone("dinoneck_tiny").adapter.model.to(torch.bfloat16)
+
+    backbone = wrap_backbone(model()).to(torch.float32)
+    detector = detector_on(backbone)
+    train_blocks(backbone)
+    detector.save(tmp_path / "d.safetensors")
+    again = Detector.load(
+        tmp_path / "d.safetensors", backbone=wrap_backbone(model(), dtype=torch.float32)
+    )
+    assert are_equal(boxes_of(again), boxes_of(detector))
+
+
+def test_a_backbone_is_checked_before_it_is_copied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    detector = detector_on(backbone)
+    train_blocks(backbone)
+    detector.save(tmp_path / "d.safetensors")
+    other = load_backbone("dinoneck_tiny", pretrained=False, seed=4)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("copied before the check")
+
+    monkeypatch.setattr(Backbone, "__deepcopy__", fail, raising=False)
+    with pytest.raises(CheckpointError, match="seed 4"):
+        Detector.load(tmp_path / "d.safetensors", backbone=other)
+
+
+def test_buffers_of_another_dtype_are_no_training(tmp_path: Path) -> None:
+    """An official object keeps its periods in float32 after half()."""
+    model: Any = load_backbone("dinoneck_tiny").adapter.model.to(torch.bfloat16)
+    model.register_buffer("count", torch.tensor(3))
+    backbone = wrap_backbone(model)
+    record = {**backbone.record(), "weights_sha256": "0" * 64}
+    torch.manual_seed(0)
+    neck = SimplePyramid(64, 16, scales=(1.0,))
+    head = DetectionHead("retinanet", ("a", "b"), neck).to(torch.bfloat16)
+    detector = Detector(head, backbone, SIZE, record=record)
+    detector.save(tmp_path / "d.safetensors")
+    tuned = HeadCheckpoint.load(tmp_path / "d.safetensors").config["tuned"]
+    assert "adapter.model.count" not in tuned
+    assert len(tuned) == len([*model.parameters()])

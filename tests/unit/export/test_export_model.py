@@ -14,6 +14,7 @@ import pytest
 import torch
 from tests import kit
 from tests.kit import randomised
+from tests.unit.tuned_backbones import train_blocks
 from torch import Tensor
 
 from dinoneck import (
@@ -336,3 +337,11 @@ def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_pat
     )
     with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
         export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
+
+
+def test_a_head_is_exported_next_to_a_backbone_that_was_trained(tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    train_blocks(backbone)
+    head = kit.head()
+    done = export_head(head, tmp_path / "h.pt2", format="pt2", backbone=backbone, grid=(2, 3))
+    assert done.description["outputs"][0]["name"] == "mass"

@@ -152,7 +152,7 @@ class OtherWeighting(UncertaintyWeighting):
     [
         (dict, lambda: changed(freeze=False), "trained.extra."),
         (dict, lambda: changed(freeze=True), "trained.mlps.0.hidden."),
-        (dict, lambda: {"source": MemoryTokens(IDS, tokens(seed=1))}, "ids and targets"),
+        (dict, lambda: {"source": MemoryTokens(IDS, tokens(seed=1))}, "run.tokens"),
         (dict, lambda: {"targets": {"y": Y[::-1]}}, "ids and targets"),
         (dict, lambda: {"lr": 2e-3}, "recipe.lr: 0.001 / 0.002"),
         (lambda: weighted((0.2, 0.4, 0.4)), lambda: weighted((0.2, 0.3, 0.5)), "loss"),

@@ -10,9 +10,19 @@ import pytest
 import torch
 from tests.unit.training.meadow import a_run, files_of, write_meadow
 
-from dinoneck import CheckpointError, DataError
+from dinoneck import (
+    CheckpointError,
+    DataError,
+    PatchMeanHead,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.data import Pasture
-from dinoneck.training import TrainConfig, engine, run, train
+from dinoneck.training import MemoryTokens, TrainConfig, engine, run, train
+from dinoneck.training.source import live_tokens, source_of
+from dinoneck.training.table import table_of
 
 N = 8
 FILES = [
@@ -129,6 +139,60 @@ def test_another_config_or_other_data_do_not_continue_a_run(
         with pytest.raises(CheckpointError):
             train(a_run(None), tmp_path / "frame", table=table)
     assert train(a_run(None), tmp_path / "frame", table=pasture)["images"] == N
+
+
+def test_a_run_goes_on_with_tokens_that_another_device_rounds(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    config = a_run(meadow, ["crop"])
+    stopped(config, tmp_path / "run", monkeypatch)
+    extract = MemoryTokens.extract
+
+    def rounded(*arguments: Any, **options: Any) -> MemoryTokens:
+        made = extract(*arguments, **options)
+        for layer in made.tokens.sequence:
+            layer.mul_(1.002)
+        return made
+
+    monkeypatch.setattr(MemoryTokens, "extract", rounded)
+    assert train(config, tmp_path / "run")["config"]["data"]["targets"] == ["crop"]
+
+
+@pytest.mark.parametrize("changes", [{"seed": 5}, {"layers": [2]}], ids=["weights", "layers"])
+def test_tokens_that_a_backbone_makes_are_those_of_its_weights_and_settings(
+    changes: dict[str, Any], pasture: pd.DataFrame
+) -> None:
+    images = list(pasture["images"])
+    ids = [str(number) for number in range(N)]
+    first = MemoryTokens.extract(load_backbone("dinoneck_tiny"), images, ids)
+    again = MemoryTokens.extract(load_backbone("dinoneck_tiny"), images, ids)
+    other = MemoryTokens.extract(load_backbone("dinoneck_tiny", **changes), images, ids)
+    replaced = MemoryTokens.extract(
+        load_backbone("dinoneck_tiny"), [255 - images[0], *images[1:]], ids
+    )
+    assert first.digest(ids) == again.digest(ids)
+    assert first.digest(ids) != other.digest(ids)
+    assert first.digest(ids) != replaced.digest(ids)
+    assert first.digest(ids[1:]) == replaced.digest(ids[1:])
+
+
+def test_a_backbone_that_its_training_left_as_it_was_is_not_in_the_heads_file(
+    meadow: Path, tmp_path: Path
+) -> None:
+    config = a_run(meadow, ["crop"], backbone={"unfreeze_last": 1})
+    table = table_of(config)
+    source = source_of(config, table)
+    live = live_tokens(config, source, table)
+    assert live is not None
+    weights = changed_weights(live.backbone)
+    file = tmp_path / "h.safetensors"
+    head = PatchMeanHead(64, [Task("crop")])
+    save_head(file, head, backbone=live.backbone, backbone_weights=weights)
+    again = live_tokens(config, source, table, file)
+    assert weights is None
+    assert again is not None
+    assert again.backbone.fingerprint == load_backbone("dinoneck_tiny").fingerprint
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from dinoneck.detection import Detector
 from dinoneck.detection.head import DetectionHead
 from dinoneck.training import train
 from dinoneck.training.trained_images import (
+    hashes_of_trained_images,
     seen_in_training,
-    trained_images,
     write_trained_images,
 )
 
@@ -85,7 +85,7 @@ def test_held_out_images_of_a_fold_were_not_trained_on_by_its_head(fields: Path)
     assert {Path(file).name for file in seen} == {
         name for name, fold in images.items() if fold == "0"
     }
-    assert len(trained_images(fields / "run" / "head.safetensors")) == COUNT
+    assert len(hashes_of_trained_images(fields / "run" / "head.safetensors")) == COUNT
 
 
 def test_the_images_of_both_folds_count_for_an_ensemble_of_their_heads(fields: Path) -> None:
@@ -98,8 +98,9 @@ def test_the_held_out_images_of_the_only_fold_are_new_to_the_run(tmp_path: Path)
     table = write_meadow(tmp_path)
     train(a_run(table, ["weed"], folds={"count": 3, "only": 2}), tmp_path / "run")
     held_out = {*fold_of_image(tmp_path / "run")}
-    seen = trained_images(tmp_path / "run" / "head.safetensors")
-    assert {*seen.values()} == {row["image"] for row in rows_of(table)} - held_out
+    images = [tmp_path / row["image"] for row in rows_of(table)]
+    seen = seen_in_training([tmp_path / "run" / "head.safetensors"], images)
+    assert {Path(file).name for file in seen} == {file.name for file in images} - held_out
     assert 0 < len(held_out) < COUNT
 
 
@@ -115,6 +116,26 @@ def test_a_damaged_record_is_refused(fields: Path, tmp_path: Path, text: str) ->
     (tmp_path / "run" / "trained_on.csv").write_text(text)
     with pytest.raises(DataError, match=r"trained_on.csv is damaged.*restore it, or remove it"):
         evaluate(tmp_path / "run", fields, fields / "t.csv")
+
+
+def test_a_record_that_is_no_text_is_refused(fields: Path, tmp_path: Path) -> None:
+    shutil.copytree(fields / "run", tmp_path / "run")
+    record = tmp_path / "run" / "trained_on.csv"
+    content = bytearray(record.read_bytes())
+    content[40] = 0xFF
+    record.write_bytes(content)
+    with pytest.raises(DataError, match=r"trained_on.csv is damaged: its byte 40 is no UTF-8"):
+        evaluate(tmp_path / "run", fields, fields / "t.csv")
+
+
+@pytest.mark.parametrize("name", ["a\u2028b.png", 'two\nlines, "and a quote".png', "\x0b.png"])
+def test_any_name_of_a_file_is_read_back(name: str, tmp_path: Path) -> None:
+    images = [tmp_path / name, tmp_path / "other.png"]
+    for number, file in enumerate(images):
+        Image.new("RGB", (8, 8), (number, 5, 5)).save(file)
+    (tmp_path / "head.safetensors").touch()
+    write_trained_images(tmp_path, images, [name, "other.png"], None, {None: (np.arange(1), [])})
+    assert seen_in_training([tmp_path / "head.safetensors"], images) == [str(images[0])]
 
 
 def test_images_in_memory_are_not_compared(fields: Path) -> None:
