@@ -67,6 +67,20 @@ class LocalFiles:
                         found[entry.name] = entry.stat().st_size
         return found
 
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes.
+
+        Raises:
+            StoreError: if it cannot be opened.
+        """
+        try:
+            handle = self._opened(name)  # a name of its own keeps it open, as in fill
+            return os.fstat(handle.fileno()).st_size
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.root / name} {_MISSING}") from error
+        except OSError as error:
+            raise StoreError(f"{self.root / name} cannot be read: {reason_of(error)}") from error
+
     def modified(self, folder: str) -> tuple[int, int] | None:
         """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
         if not (self.root / folder).is_dir():
@@ -109,6 +123,7 @@ class RemoteFiles:
         import fsspec
 
         self.url = url.rstrip("/")
+        self._listed: dict[str, int] = {}  # sizes of the files that were listed
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
@@ -125,7 +140,23 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         sizes = {str(file["name"]).rsplit("/", 1)[-1]: int(file["size"]) for file in listed}
+        self._listed |= {f"{folder}/{name}": size for name, size in sizes.items()}
         return {name: size for name, size in sizes.items() if not name.startswith(".")}
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes, as it was listed or else asked for.
+
+        Raises:
+            StoreError: if it cannot be asked for.
+        """
+        if name not in self._listed:
+            try:
+                self._listed[name] = int(self._fs.size(f"{self._root}/{name}"))
+            except FileNotFoundError as error:
+                raise StoreError(f"{self.url}/{name} {_MISSING}") from error
+            except Exception as error:  # each file system has errors of its own
+                raise StoreError(f"{self.url}/{name} cannot be read: {reason_of(error)}") from error
+        return self._listed[name]
 
     def modified(self, folder: str) -> None:
         """Return None: folders of an object store have no time."""
@@ -152,6 +183,7 @@ class RemoteFiles:
 
     def forget(self) -> None:
         """Forget what was listed."""
+        self._listed.clear()
         self._fs.invalidate_cache()
 
     def __str__(self) -> str:

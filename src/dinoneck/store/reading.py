@@ -255,6 +255,7 @@ class Reader(StoredTokens):
     ) -> Columns:
         """Read views of images; those that are not ``known`` to be sound are compared with their checksums."""
         parts = self.description.parts(entries[0].grid.count)
+        self._check_size(entries[0], parts)
         columns = allocate(parts, len(entries))  # part -> L x (B, ...)
         places = list(zip(entries, views, row_buffers(columns, len(entries)), known, strict=True))
         for begin in range(0, len(places), self.files.at_once):
@@ -276,6 +277,21 @@ class Reader(StoredTokens):
                     )
                     raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
+
+    def _check_size(self, entry: Entry, parts: Sequence[Part]) -> None:
+        """Reject an image whose view is larger than its shard, before memory is taken for it.
+
+        Raises:
+            StoreError: naming both sizes; the shard is cut short, or the index states another grid.
+        """
+        view_bytes = sum(part.nbytes for part in parts)
+        shard_bytes = self.files.size(entry.shard)
+        if view_bytes > shard_bytes:
+            raise StoreError(
+                f"{self.files}/{entry.shard} has {shard_bytes} bytes, and a view of {entry.id!r} on "
+                f"{entry.rows}x{entry.cols} patches alone {view_bytes}: it is cut short; delete "
+                "that file and extract its images again"
+            )
 
     def _grid_of(self, entries: Sequence[Entry], views: Sequence[int]) -> GridSize:
         """The grid of these images in these views; all must have one."""

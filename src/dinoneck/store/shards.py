@@ -102,6 +102,13 @@ class Entry(Struct, array_like=True, frozen=True):
         return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a name, relative to the store, is that of a shard in its folder of shards."""
+    folder, _, file = name.partition("/")
+    is_file_name = "/" not in file and "\0" not in file and not file.startswith(".")
+    return folder == DATA and is_file_name and file.endswith(SUFFIX)
+
+
 def checksum(
     made: str, image_id: str, grid: GridSize, view: int, chunks: Iterable[memoryview]
 ) -> bytes:
