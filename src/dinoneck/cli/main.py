@@ -144,7 +144,10 @@ def _run(arguments: list[str]) -> int:
     if "" in words:
         top.error("an argument is empty; name a file or a folder ('.' for the current one)")
     imports = [*options.imports]
-    if verb != "train":  # which records them with the run
+    if verb == "train":  # which records them with the run
+        if sum(word.partition("=")[0] == "--import" for word in words) > 1:
+            top.error("--import is given twice; name all modules after one: --import A.py B.py")
+    else:
         words, modules = _split_imports(words)
         if modules is None:
             top.error("--import names nothing; expected a module or a Python file")
@@ -179,27 +182,22 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split_imports(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Words without ``--import MODULE ...``, and the modules; None if one names nothing."""
+    """Words without ``--import MODULE``, and the modules, one of each; None if one names nothing."""
     others: list[str] = []
     modules: list[str] = []
-    named_since: int | None = None  # how many were named before an --import that may take more
-    for word in words:
-        flag, is_joined, value = word.partition("=")
-        if flag == "--import" or word.startswith("-"):
-            if named_since == len(modules):
-                return others, None
-            named_since = None
-        if flag == "--import" and is_joined:
-            if not value:
-                return others, None
-            modules.append(value)
-        elif flag == "--import":
-            named_since = len(modules)
-        elif named_since is not None:
-            modules.append(word)
-        else:
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        flag, is_joined, module = word.partition("=")
+        if flag != "--import":
             others.append(word)
-    return others, None if named_since == len(modules) else modules
+            continue
+        if not is_joined and remaining:
+            module = remaining.pop(0)
+        if not module or module.startswith("-"):
+            return others, None
+        modules.append(module)
+    return others, modules
 
 
 def command(verb: str, words: Sequence[str]) -> partial[Any]:

@@ -43,7 +43,7 @@ from msgspec.structs import astuple
 from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError, did_you_mean, some_of
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, LocalFiles, RemoteFiles
+from dinoneck.store.files import Files, FileState, LocalFiles, RemoteFiles
 from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
 
 FILE = "index.sqlite"
@@ -97,6 +97,7 @@ class Index:
         self.later: dict[str, list[tuple[int, Entry]]] = {}
         self.times, self.rows, self._ids_in_file = (-1, -1), 0, 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
+        self.states: dict[str, FileState] = {}  # of the shards that the reader has opened
         self._local = threading.local()
         if path is not None:
             self._check_schema()

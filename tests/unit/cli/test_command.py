@@ -292,7 +292,8 @@ def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> No
     [
         ["list", "heads", "--import", "my_heads.py"],
         ["list", "--import=my_heads", "heads"],
-        ["list", "heads", "--import", "empty.py", "my_heads.py", "--json"],
+        ["list", "--import", "my_heads.py", "heads"],
+        ["list", "heads", "--import", "empty.py", "--import", "my_heads.py", "--json"],
     ],
 )
 def test_every_verb_takes_the_import_among_its_own_words(words: list[str], tmp_path: Path) -> None:
@@ -319,6 +320,13 @@ def test_an_import_of_nothing_is_refused(words: list[str]) -> None:
 
     assert ran.code == 2
     assert "--import names nothing" in ran.err
+
+
+def test_train_refuses_a_second_import_which_would_replace_the_first() -> None:
+    ran = cli("train", "--import", "a.py", "--import=b.py", "--out", "run")
+
+    assert ran.code == 2
+    assert "--import A.py B.py" in ran.err
 
 
 def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:
