@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -50,6 +51,13 @@ REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+_CHECK_NAME = "check the name and who may read and write there"
+_REMEDIES = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "your share of the disk is used up; make room, or ask for more",
+    errno.EFBIG: "files may not be that large here; 'ulimit -f' shows the limit",
+}
+"""What to do about errors of the system whose cause is neither a name nor a permission."""
 _EPILOG = """verbs:
 {verbs}
 
@@ -222,7 +230,7 @@ def _refusal(error: Exception) -> str | None:
         line = f"error: {error.filename}: {error.strerror}"
         # sentences of dinoneck's own state their remedy
         if error.errno is not None and error.strerror == os.strerror(error.errno):
-            line += "; check the name and who may read and write there"
+            line += f"; {_REMEDIES.get(error.errno, _CHECK_NAME)}"
         return printable(line)
     if isinstance(error, DinoneckError | OSError) or (
         isinstance(error, ImportError) and "pip install" in str(error)

@@ -245,6 +245,40 @@ def test_bars_are_for_terminals_and_lines_for_logs(
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 
+def test_maps_go_into_the_empty_folder_that_a_link_names(tmp_path: Path) -> None:
+    [image] = write_images(tmp_path, ["a.png"])
+    head = saved_head(tmp_path / "h.safetensors")
+    folder = tmp_path / "disk" / "maps"
+    folder.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+
+    ran = cli("predict", image, "--heads", head, "--out", tmp_path / "p.csv", "--overlay", link)
+
+    assert ran.code == 0, ran.err
+    assert link.is_symlink()
+    assert os.listdir(folder) == ["a.jpg"]
+    assert os.listdir(folder.parent) == ["maps"]
+
+
+def test_a_limit_on_the_size_of_files_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image] = write_images(tmp_path, ["a.png"])
+    head = saved_head(tmp_path / "h.safetensors")
+    out = tmp_path / "p.csv"
+    limited = mock.Mock(side_effect=OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
+    monkeypatch.setattr(os, "fsync", limited)
+
+    ran = cli("predict", image, "--heads", head, "--out", out)
+
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == (
+        f"error: {out}: File too large; files may not be that large here; 'ulimit -f' shows the limit"
+    )
+    assert not out.exists()
+
+
 def test_a_prediction_that_is_interrupted_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
