@@ -71,9 +71,12 @@ def write_whole(
             with contextlib.suppress(OSError):
                 temporary.chmod(mode)
         _rename(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        # a full disk and a limit on the size of files name no file
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
     flush_folder(target.parent)
 

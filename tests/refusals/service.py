@@ -170,6 +170,13 @@ def detector_file(folder: Path) -> Path:
     return folder / "d.safetensors"
 
 
+def head_of_four_bands(folder: Path) -> Any:
+    backbone = kit.backbone()
+    recipe = Preprocessing(16, mean=(0.5,) * 4, std=(0.2,) * 4)
+    save_head(folder / "h.safetensors", kit.head(), backbone=backbone, preprocess=recipe)
+    return open_model(folder / "h.safetensors", Settings())
+
+
 def maps_of_a_detector(folder: Path) -> Any:
     model = open_model(detector_file(folder), Settings())
     return model.predict(kit.images(1)[0], "lists")
@@ -231,6 +238,7 @@ ROWS: list[Row] = [
         ConfigError,
         "tta is 'flip4'",
     ),
+    (head_of_four_bands, ConfigError, ("4 channels", "dinoneck.Predictor")),
     (maps_of_a_detector, DataError, "'lists'"),
     (lambda folder: serve(sound_file(folder), port=99_999), ConfigError, "99999"),
     (port_in_use, DinoneckError, ("127.0.0.1", "free port")),

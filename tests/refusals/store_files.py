@@ -291,7 +291,6 @@ ROWS: list[Row] = [
     (scale_of_unusable_images, DataError, ("none of 1 image", "a.png")),
     # the index
     (changed_index("update image set rows = 'text'"), StoreError, INDEX),
-    (changed_index("alter table image drop column hash"), StoreError, INDEX),
     (index_kept_nowhere, StoreError, "XDG_CACHE_HOME"),
     # extracting
     (name_of_no_text, DataError, "UTF-8"),

@@ -163,6 +163,22 @@ def test_a_folder_that_cannot_rename_keeps_the_old_file(
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG], ids=errno.errorcode.get)
+def test_the_error_of_a_full_disk_or_a_limit_names_the_file(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", failing(code))
+
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        write_text(path, "new")
+
+    assert (caught.value.errno, caught.value.filename) == (code, str(path))
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"

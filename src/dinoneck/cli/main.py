@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -50,6 +51,13 @@ REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+_CHECK_NAME = "check the name and who may read and write there"
+_REMEDIES = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "your share of the disk is used up; make room, or ask for more",
+    errno.EFBIG: "files may not be that large here; 'ulimit -f' shows the limit",
+}
+"""What to do about errors of the system whose cause is neither a name nor a permission."""
 _EPILOG = """verbs:
 {verbs}
 
@@ -144,7 +152,10 @@ def _run(arguments: list[str]) -> int:
     if "" in words:
         top.error("an argument is empty; name a file or a folder ('.' for the current one)")
     imports = [*options.imports]
-    if verb != "train":  # which records them with the run
+    if verb == "train":  # which records them with the run
+        if sum(word.partition("=")[0] == "--import" for word in words) > 1:
+            top.error("--import is given twice; name all modules after one: --import A.py B.py")
+    else:
         words, modules = _split_imports(words)
         if modules is None:
             top.error("--import names nothing; expected a module or a Python file")
@@ -179,27 +190,22 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split_imports(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Words without ``--import MODULE ...``, and the modules; None if one names nothing."""
+    """Words without ``--import MODULE``, and the modules, one of each; None if one names nothing."""
     others: list[str] = []
     modules: list[str] = []
-    named_since: int | None = None  # how many were named before an --import that may take more
-    for word in words:
-        flag, is_joined, value = word.partition("=")
-        if flag == "--import" or word.startswith("-"):
-            if named_since == len(modules):
-                return others, None
-            named_since = None
-        if flag == "--import" and is_joined:
-            if not value:
-                return others, None
-            modules.append(value)
-        elif flag == "--import":
-            named_since = len(modules)
-        elif named_since is not None:
-            modules.append(word)
-        else:
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        flag, is_joined, module = word.partition("=")
+        if flag != "--import":
             others.append(word)
-    return others, None if named_since == len(modules) else modules
+            continue
+        if not is_joined and remaining:
+            module = remaining.pop(0)
+        if not module or module.startswith("-"):
+            return others, None
+        modules.append(module)
+    return others, modules
 
 
 def command(verb: str, words: Sequence[str]) -> partial[Any]:
@@ -224,7 +230,7 @@ def _refusal(error: Exception) -> str | None:
         line = f"error: {error.filename}: {error.strerror}"
         # sentences of dinoneck's own state their remedy
         if error.errno is not None and error.strerror == os.strerror(error.errno):
-            line += "; check the name and who may read and write there"
+            line += f"; {_REMEDIES.get(error.errno, _CHECK_NAME)}"
         return printable(line)
     if isinstance(error, DinoneckError | OSError) or (
         isinstance(error, ImportError) and "pip install" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,10 +46,14 @@ def save_picture(out: Path, picture: Image.Image) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path | None) -> Iterator[Path | None]:
-    """Give a temporary folder that becomes ``folder`` at the end, and vanishes with an error or an interruption."""
+    """Give a temporary folder that becomes ``folder`` at the end, and vanishes with an error or an interruption.
+
+    A symbolic link is followed and stays a link.
+    """
     if folder is None:
         yield None
         return
+    folder = Path(os.path.realpath(folder))
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         inside = Path(temporary, "new")
         inside.mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -84,9 +84,11 @@ def report(
         )
         known, shown = lambda file: values.get(file, {}), model.picture
     else:
-        named, known, shown, paths = _box_images(
+        report_images = _box_images(
             files, images, truth, training, model.classes, model.preprocess.bits
         )
+        named, paths = report_images.entries, report_images.files
+        known, shown = report_images.known_boxes, report_images.pixels
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
@@ -236,6 +238,24 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     return {**found, **more, "remarks": [found["verdict"]] if "verdict" in found else []}
 
 
+@dataclass(frozen=True)
+class _ReportImages:
+    """The images of a detector's report.
+
+    Attributes:
+        entries: name -> what names the image to ``known_boxes`` and ``pixels``: its file, or its
+            place in the list of images with boxes.
+        known_boxes: returns the known boxes of an image; empty where none are known.
+        pixels: returns what the detector takes of an image.
+        files: of all images.
+    """
+
+    entries: dict[str, Any]
+    known_boxes: Callable[[Any], dict[str, Any]]
+    pixels: Callable[[Any], Any]
+    files: Sequence[Path]
+
+
 def _box_images(
     files: list[Path],
     images: Sequence[Path],
@@ -243,13 +263,12 @@ def _box_images(
     training: Mapping[str, Any],
     classes: Sequence[str],
     bits: int | None,
-) -> tuple[dict[str, Any], Any, Any, Sequence[Path]]:
-    """The images of a COCO file, or without any those that the run held out, by name; their boxes, pixels and files.
+) -> _ReportImages:
+    """The images of a COCO file; without any those that are named, or else those that the run held out.
 
-    Without known boxes they are the images that are named. ``bits`` are those of 16-bit images.
+    ``bits`` are those of 16-bit images.
     """
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.data.decoding import read_pixels
 
     if truth is not None:
         if len(images) != 1 or not images[0].is_dir():
@@ -258,12 +277,7 @@ def _box_images(
             )
         known = BoxImages(truth, images[0], classes=classes, bits=bits, allow_unlisted=True)
     elif images:
-        return (
-            dict(zip(cli.names_below(files), files, strict=True)),
-            lambda file: {},
-            lambda file: file if bits is None else read_pixels(file, bits),
-            files,
-        )
+        return _images_without_boxes(files, bits)
     elif "best" in training:
         from dinoneck.detection.training import open_images
         from dinoneck.training.config import TrainConfig
@@ -289,8 +303,25 @@ def _box_images(
             "classes": known_classes,
         }
 
+    def pixels(place: int) -> Any:
+        return known.original(place)[0]
+
     places = {name: place for place, name in enumerate(cli.names_below(known.paths))}
-    return places, boxes, lambda place: known.original(place)[0], known.paths
+    return _ReportImages(entries=places, known_boxes=boxes, pixels=pixels, files=known.paths)
+
+
+def _images_without_boxes(files: list[Path], bits: int | None) -> _ReportImages:
+    """The images that are named, of which no boxes are known."""
+    from dinoneck.data.decoding import read_pixels
+
+    def no_boxes(file: Path) -> dict[str, Any]:
+        return {}
+
+    def pixels(file: Path) -> Any:
+        return file if bits is None else read_pixels(file, bits)
+
+    entries = dict(zip(cli.names_below(files), files, strict=True))
+    return _ReportImages(entries=entries, known_boxes=no_boxes, pixels=pixels, files=files)
 
 
 def _found(value: Any, above: Sequence[Path]) -> Any:

@@ -49,6 +49,7 @@ class _OneImage(nn.Module):
     def __init__(self, detector: Any) -> None:
         super().__init__()
         self.detector = detector
+        self.channels: int = detector.preprocess.channels
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
@@ -99,8 +100,9 @@ def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor
     return boxes[index], scores, labels[index]
 
 
-def _proto(model: nn.Module, size: Sequence[int]) -> Any:
-    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu")
+def _proto(model: _OneImage, size: Sequence[int]) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, model.channels, *size, generator=generator, device="cpu")
     device = next(model.parameters()).device
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -127,7 +129,7 @@ def _proto(model: nn.Module, size: Sequence[int]) -> Any:
 
 
 @torch.no_grad()
-def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
+def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
     """Refuse a file that gives other boxes than the detector, on images that the export has not seen.
 
     Rows are compared as sets, since equal scores may change places.
@@ -137,7 +139,7 @@ def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
     inputs: Any = SimpleNamespace(values=lambda image: [image])
     with onnx_runner(proto, inputs) as run:
         for _ in range(2):
-            image = torch.rand(1, 3, *size, generator=draw)
+            image = torch.rand(1, model.channels, *size, generator=draw)
             own = [each.cpu().double().numpy() for each in model(image.to(device))]
             if (gap := unmatched(own, [x.numpy() for x in run(image).values()])) is not None:
                 raise CheckpointError(

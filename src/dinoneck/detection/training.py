@@ -90,12 +90,11 @@ def train_detector(
         run = _Run(config, folder, detector, train, val)
         run.run(resume=resume)
     history = run.engine.history
-    for own in (
-        folder / files.UNFINISHED / name for name in (files.LOG, files.DETECTOR) if files.writes()
-    ):
-        if own.exists():  # a run may stop between here and its report
-            own.replace(folder / own.name)
     if files.writes():
+        for name in (files.LOG, files.DETECTOR):
+            finished = folder / files.UNFINISHED / name
+            if finished.exists():  # a run may stop between here and its report
+                finished.replace(folder / name)
         every_image: Fold = (np.arange(len(train)), np.arange(0))
         names = [str(path) for path in train.paths]
         write_trained_images(folder, train.paths, names, None, {None: every_image})
@@ -281,29 +280,48 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
         bits=data.bits,
         crowd=data.crowd,
     )
-    if data.val_boxes is not None:
-        folder = data.val_images or data.images
-        held_out = BoxImages(
-            data.val_boxes,
-            folder,
-            transform=val_views,
-            classes=train.classes,
-            crowd=data.crowd,
-            bits=data.bits,
-            allow_unlisted=True,
+    if data.val_boxes is None:
+        return _hold_out_part(config, train, val_views)
+    return train, _open_held_out(config, data.val_boxes, train, val_views)
+
+
+def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: Any) -> BoxImages:
+    """Open the held-out images of a file of their own; warn of those that are trained on too."""
+    data = config.data
+    held_out = BoxImages(
+        file,
+        data.val_images or data.images,
+        transform=val_views,
+        classes=train.classes,
+        crowd=data.crowd,
+        bits=data.bits,
+        allow_unlisted=True,
+    )
+    train.check_trainable("box")
+    train.warn_of_turned_images()
+    held_out.warn_of_turned_images()
+    both = _held_out_again(train, held_out)
+    if both:
+        _logger.warning(
+            "%d of the %d held-out images of %s are training images too: %s ...; their scores are "
+            "too high. Leave them out of one of the files",
+            len(both),
+            len(held_out),
+            held_out.file,
+            min(both),
         )
-        train.check_trainable("box")
-        train.warn_of_turned_images()
-        held_out.warn_of_turned_images()
-        both = _held_out_again(train, held_out)
-        if both:
-            line = (
-                "%d of the %d held-out images of %s are training images too: %s ...; their "
-                "scores are too high. "
-            )
-            line += "Leave them out of one of the files"
-            _logger.warning(line, len(both), len(held_out), held_out.file, min(both))
-        return train, held_out
+    return held_out
+
+
+def _hold_out_part(
+    config: TrainConfig, train: BoxImages, val_views: Any
+) -> tuple[BoxImages, BoxImages]:
+    """Hold out one part of the images: those to train on, and the held-out ones.
+
+    Raises:
+        ConfigError: if none is left for one of them.
+    """
+    data = config.data
     order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
     count = len(train) // config.folds.count
     if not count:

@@ -77,11 +77,12 @@ def export_model(
 ) -> Exported:
     """Write backbone and heads as one model that takes images and runs without dinoneck.
 
-    The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file
-    describe how images are prepared (size, resize mode, interpolation), and the names, units and
-    labels of the outputs. The batch is free, and so are height and width where backbone and heads
-    allow. LoRA weights of the heads are merged into the weights. Tiles and views (``tta``) are not
-    part of it; a warning names the views that the heads record.
+    The model takes RGB values in 0 ... 1, or the bands of a backbone of other channels, and
+    normalises them itself. The metadata inside the file describe how images are prepared (size,
+    resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
+    and so are height and width where backbone and heads allow. LoRA weights of the heads are merged
+    into the weights. Tiles and views (``tta``) are not part of it; a warning names the views that
+    the heads record.
 
     Args:
         heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.pairing import need
+from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
@@ -127,9 +128,9 @@ class ImagesModel(_Heads):
     """Normalisation, backbone and heads: images in, original units out; on the CPU, copied where a GPU has them.
 
     Shape:
-        (B, 3, H, W) RGB in 0 ... 1 -> ``{task: (B, dim)}``, (B, dim, rows, cols) for kinds that
-        predict per cell; with ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and
-        ``{"gate": (B, 1, rows, cols)}``.
+        (B, 3, H, W) RGB in 0 ... 1, or the backbone's bands -> ``{task: (B, dim)}``, (B, dim, rows,
+        cols) for kinds that predict per cell; with ``maps`` also ``{"task.map": (B, dim, rows,
+        cols)}`` and ``{"gate": (B, 1, rows, cols)}``.
     """
 
     unit, remedy = "px", "size=(height, width) (--size HxW on the command line)"
@@ -147,17 +148,19 @@ class ImagesModel(_Heads):
             self.backbone.merge_lora()
         self.inputs = [("images", ("batch", None, "height", "width"))]
         self.recipe, self.maps = recipe.changed(size=size), maps
+        self.channels = recipe.channels
         self.dtypes.add(backbone.dtype)
         if backbone.adapter.fixed_size is not None:
             self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
         for name, values in (("mean", recipe.mean), ("std", recipe.std)):
             self.register_buffer(
-                f"_dinoneck_{name}", torch.tensor(values).view(1, 3, 1, 1), persistent=False
+                f"_dinoneck_{name}", torch.tensor(values).view(1, -1, 1, 1), persistent=False
             )
 
     def example(self, batch: int, grid: GridSize) -> Tensor:
-        """Return random images (B, 3, H, W)."""
-        return torch.rand(batch, 3, *self.size_of(grid), generator=torch.Generator().manual_seed(0))
+        """Return random images (B, 3, H, W), or of as many channels as the backbone takes."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(batch, self.channels, *self.size_of(grid), generator=generator)
 
     def dynamic(self, images: Tensor, smallest: int | None) -> Any:
         """Return the free dimensions: the batch; height and width too if a smallest grid is given."""
@@ -178,7 +181,8 @@ class ImagesModel(_Heads):
     def describe(self, names: list[str]) -> dict[str, Any]:
         """Describe the input."""
         values = {"dtype": "float32", "range": [0.0, 1.0], "normalised_inside": True}
-        return {"name": names[0], "layout": "NCHW", "channels": "RGB", **values}
+        channels = "RGB" if self.channels == RGB_CHANNELS else f"{self.channels} bands"
+        return {"name": names[0], "layout": "NCHW", "channels": channels, **values}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""

@@ -348,7 +348,9 @@ class Predictor:
         for one in self.passes:
             key = (one.preprocess.channels, one.preprocess.bits)
             if key not in decoded:
-                decoded[key] = read_channels(image, *key)
+                decoded[key] = read_channels(
+                    image, channels=one.preprocess.channels, bits=one.preprocess.bits
+                )
             ready.append(one.ready(decoded[key]))
         return ready
 

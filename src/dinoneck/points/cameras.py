@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -74,6 +74,8 @@ class Cameras:
     cam_to_world: Tensor
     size: tuple[int, int]
     sample: Tensor | None = None
+    # whether crop or pad moved the principal points, which may lie outside of the images then
+    _is_moved: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         size = _pair("size", self.size)
@@ -258,7 +260,7 @@ def looks_like_millimetres(depth: Tensor) -> float | None:
 
 def are_moved(cameras: Cameras) -> bool:
     """Whether ``crop`` or ``pad`` moved the principal points, which may lie outside of the images then."""
-    return bool(vars(cameras).get("_is_moved", False))
+    return cameras._is_moved
 
 
 def _inverse(poses: Tensor) -> Tensor:

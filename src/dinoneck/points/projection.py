@@ -245,8 +245,11 @@ class PointProjector:
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
         if links.counts is not None and len(points) and len(cameras):
-            is_logged = _look_at(links.counts.sum(0).tolist(), points, cameras, depth, batch)
-            warning = _warning_of_size(links, cameras, is_logged)
+            counts = links.counts.sum(0).tolist()
+            mistake = _likely_mistake(counts, points, cameras, depth, batch)
+            if mistake is not None:
+                logger.warning(mistake)
+            warning = _warning_of_size(links, cameras, is_logged=mistake is not None)
             if warning is not None:
                 # of the caller, behind the decorator
                 warnings.warn(warning, stacklevel=3)
@@ -369,36 +372,36 @@ def check_cloud(
     check_finite(points)
 
 
-def _look_at(
+def _likely_mistake(
     counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
-) -> bool:
-    """Refuse units that do not fit; log what is likely a mistake but may be so, and return whether it did."""
+) -> str | None:
+    """What is likely a mistake but may be so; None if nothing is.
+
+    Raises:
+        DataError: if points or depth are in other units than metres.
+    """
     offered, _, in_bounds, *measured = counts
     known, agree = measured if measured else (0, 0)
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
     if not in_bounds and offered >= _SUSPICIOUS_PAIRS:
-        logger.warning(
-            "none of the %d projected points lies in an image: look at units (metres), poses and K",
-            offered,
+        return (
+            f"none of the {offered} projected points lies in an image: look at units (metres), "
+            "poses and K"
         )
-        return True
-    if depth is not None and not known and in_bounds >= _SUSPICIOUS_PAIRS:
-        logger.warning(
-            "depth is unknown at all of the %d projected points in an image: look at the depth maps, "
-            "in which 0 and NaN mean unknown",
-            in_bounds,
+    if depth is None or in_bounds < _SUSPICIOUS_PAIRS:
+        return None
+    if not known:
+        return (
+            f"depth is unknown at all of the {in_bounds} projected points in an image: look at the "
+            "depth maps, in which 0 and NaN mean unknown"
         )
-        return True
-    if depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS:
-        logger.warning(
-            "%d of the %d projected points with known depth agree with it: "
-            "dinoneck.points.check_cameras tells whether poses and K are read the right way",
-            agree,
-            known,
+    if agree <= _SUSPICIOUS_SHARE * known:
+        return (
+            f"{agree} of the {known} projected points with known depth agree with it: "
+            "dinoneck.points.check_cameras tells whether poses and K are read the right way"
         )
-        return True
-    return False
+    return None
 
 
 def _warning_of_size(links: Links, cameras: Cameras, is_logged: bool) -> str | None:

@@ -74,7 +74,15 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     @app.get("/")
     async def facts() -> dict[str, Any]:
         """What the model predicts, and the limits."""
-        names = ("max_upload_bytes", "max_images", "concurrency", "queue", "timeout", "batch")
+        names = (
+            "max_upload_bytes",
+            "max_images",
+            "concurrency",
+            "queue",
+            "timeout",
+            "body_timeout",
+            "batch",
+        )
         limits = {
             "max_pixels": worker.max_pixels,
             **{name: getattr(settings, name) for name in names},

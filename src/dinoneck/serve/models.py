@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.results import RAW
@@ -47,20 +48,37 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, and for several files with a detector among
-            them.
+        ConfigError: for views or batches of a detector, for several files with a detector among
+            them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
     checkpoints = cast("list[HeadCheckpoint]", opened(head, weights=settings.weights)[""])
+    for checkpoint in checkpoints:  # before their backbone is loaded
+        _check_channels(checkpoint.preprocess)
     is_detector = checkpoints[0].head_type == HEAD_TYPE
     model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
     model.facts.update(
         size=model.preprocess.size,
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
+    _check_channels(model.preprocess)
     rows, cols = patch_pair(model.preprocess.patch_size)
     model.predict(torch.rand(3, *(model.preprocess.size or (4 * rows, 4 * cols))), "none")
     return model
+
+
+def _check_channels(recipe: Preprocessing | None) -> None:
+    """Reject heads whose images are not RGB: the service reads picture files.
+
+    Raises:
+        ConfigError: naming the number of channels.
+    """
+    if recipe is not None and recipe.channels != RGB_CHANNELS:
+        raise ConfigError(
+            f"the head takes images of {counted(recipe.channels, 'channel')}, and the service reads "
+            f"RGB pictures; predict arrays and GeoTIFFs of {recipe.channels} bands with "
+            "dinoneck.Predictor, or serve the model of 'dinoneck export' in a program of your own"
+        )
 
 
 def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:

@@ -22,6 +22,7 @@ class Settings(Config, frozen=True, kw_only=True):
         concurrency: requests computed at once, one thread each.
         queue: requests that may wait; more get 503.
         timeout: seconds from the head of a request to its response.
+        body_timeout: seconds that a body may take to arrive while other requests wait for a slot.
         batch: images in a forward pass, gathered from several requests.
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
@@ -37,6 +38,7 @@ class Settings(Config, frozen=True, kw_only=True):
     concurrency: Count = 4
     queue: Annotated[int, Meta(ge=0)] = 32
     timeout: Least = 30.0
+    body_timeout: Least = 5.0
     batch: Count = 1
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None

@@ -7,6 +7,7 @@ import json
 import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -27,6 +28,21 @@ from dinoneck.serve.uploads import (
 
 RETRY_AFTER_S = 1
 _UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches
+
+
+@dataclass(eq=False)
+class _Body:
+    """A body that is arriving.
+
+    Attributes:
+        deadline: ends its request.
+        since: when its request began, in the event loop's seconds.
+        has_slot: whether its slot was not given to another request.
+    """
+
+    deadline: asyncio.Timeout
+    since: float
+    has_slot: bool = True
 
 
 class Worker:
@@ -53,34 +69,36 @@ class Worker:
         self._count = max(settings.concurrency, settings.batch)
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")
         self._slots = threading.BoundedSemaphore(self._count + settings.queue)
+        self._arriving: list[_Body] = []  # the oldest first
         self._units, self._turn = threading.BoundedSemaphore(MAX_PIXELS // _UNIT), threading.Lock()
 
     async def predict(self, request: Request, maps: str) -> bytes:
         """Return the predictions for a request's images, in their order, as JSON.
 
-        The request has a slot before its body is read. A thread cannot be stopped: after a timeout
+        The request has a slot before its body is read; a body that takes longer than the limit for
+        bodies loses it to the next request without one. A thread cannot be stopped: after a timeout
         it keeps the slot until its image is finished.
 
         Raises:
             Refusal: 4xx for the request or an image of it; 408 if the body is late; 503 if no slot
                 is free, or the prediction is late.
         """
-        if not self._slots.acquire(blocking=False):
-            most = self._count + self._settings.queue
-            found = (
-                f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
-            )
-            raise Refusal(503, "busy", found, RETRY_AFTER_S)
+        self._take_slot()
+        deadline = asyncio.timeout(self._settings.timeout)
+        body = _Body(deadline, since=asyncio.get_running_loop().time())
+        self._arriving.append(body)
         work: Future[bytes] | None = None
         try:
-            async with (
-                asyncio.timeout(self._settings.timeout),
-                received_files(request, self._settings) as files,
-            ):
+            async with deadline, received_files(request, self._settings) as files:
+                if not body.has_slot:  # it was complete just when its slot was given away
+                    raise TimeoutError
+                self._arriving.remove(body)
                 work = self._threads.submit(self._predict, files, maps)
                 return await asyncio.wrap_future(work)
         except TimeoutError:
             limit = f"within {self._settings.timeout:g} s"
+            if not body.has_slot:
+                limit = f"within {self._settings.body_timeout:g} s, and other requests wait"
             if work is None:
                 raise Refusal(
                     408, "too_slow", f"the body did not arrive {limit}; send smaller images"
@@ -88,10 +106,30 @@ class Worker:
             found = f"no prediction {limit}; retry later, or with fewer images at once"
             raise Refusal(503, "too_long", found, RETRY_AFTER_S) from None
         finally:
-            if work is None:
-                self._slots.release()
-            else:
+            if body in self._arriving:
+                self._arriving.remove(body)
+            if work is not None:
                 work.add_done_callback(lambda _: self._slots.release())
+            elif body.has_slot:
+                self._slots.release()
+
+    def _take_slot(self) -> None:
+        """Take a free slot, or that of the body that has been arriving for longest.
+
+        Raises:
+            Refusal: 503 if no slot is free, and no body takes longer than the limit.
+        """
+        if self._slots.acquire(blocking=False):
+            return
+        now = asyncio.get_running_loop().time()
+        if self._arriving and now - self._arriving[0].since >= self._settings.body_timeout:
+            slowest = self._arriving.pop(0)
+            slowest.has_slot = False
+            slowest.deadline.reschedule(now)
+            return
+        most = self._count + self._settings.queue
+        found = f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
+        raise Refusal(503, "busy", found, RETRY_AFTER_S)
 
     def _predict(self, files: list[UploadFile], maps: str) -> bytes:
         rows = [{"name": upload.filename, **self._row(upload, maps)} for upload in files]

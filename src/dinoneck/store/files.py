@@ -10,7 +10,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dinoneck.atomic import check_regular, flush_folder, read_regular, write_whole
 from dinoneck.errors import StoreError, reason_of
@@ -21,6 +21,18 @@ _MISSING = "is missing; copy it back, or extract its images again"
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
+
+
+class FileState(NamedTuple):
+    """What tells whether a file was written to.
+
+    Attributes:
+        size: in bytes.
+        modified_ns: time of modification in ns; 0 where there is none.
+    """
+
+    size: int
+    modified_ns: int
 
 
 class _Handle(io.FileIO):
@@ -67,6 +79,21 @@ class LocalFiles:
                         found[entry.name] = entry.stat().st_size
         return found
 
+    def state(self, name: str) -> FileState:
+        """Return the size of a file, and when it was written to.
+
+        Raises:
+            StoreError: if it cannot be opened.
+        """
+        try:
+            handle = self._opened(name)  # a name of its own keeps it open, as in fill
+            status = os.fstat(handle.fileno())
+            return FileState(status.st_size, status.st_mtime_ns)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.root / name} {_MISSING}") from error
+        except OSError as error:
+            raise StoreError(f"{self.root / name} cannot be read: {reason_of(error)}") from error
+
     def modified(self, folder: str) -> tuple[int, int] | None:
         """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
         if not (self.root / folder).is_dir():
@@ -109,6 +136,7 @@ class RemoteFiles:
         import fsspec
 
         self.url = url.rstrip("/")
+        self._listed: dict[str, int] = {}  # sizes of the files that were listed
         try:
             self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
@@ -125,7 +153,23 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         sizes = {str(file["name"]).rsplit("/", 1)[-1]: int(file["size"]) for file in listed}
+        self._listed |= {f"{folder}/{name}": size for name, size in sizes.items()}
         return {name: size for name, size in sizes.items() if not name.startswith(".")}
+
+    def state(self, name: str) -> FileState:
+        """Return the size of a file, as it was listed or else asked for; object stores replace files whole.
+
+        Raises:
+            StoreError: if it cannot be asked for.
+        """
+        if name not in self._listed:
+            try:
+                self._listed[name] = int(self._fs.size(f"{self._root}/{name}"))
+            except FileNotFoundError as error:
+                raise StoreError(f"{self.url}/{name} {_MISSING}") from error
+            except Exception as error:  # each file system has errors of its own
+                raise StoreError(f"{self.url}/{name} cannot be read: {reason_of(error)}") from error
+        return FileState(self._listed[name], modified_ns=0)
 
     def modified(self, folder: str) -> None:
         """Return None: folders of an object store have no time."""
@@ -152,6 +196,7 @@ class RemoteFiles:
 
     def forget(self) -> None:
         """Forget what was listed."""
+        self._listed.clear()
         self._fs.invalidate_cache()
 
     def __str__(self) -> str:

@@ -43,8 +43,8 @@ from msgspec.structs import astuple
 from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError, did_you_mean, some_of
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, LocalFiles, RemoteFiles
-from dinoneck.store.shards import Entry, Shards, Whole
+from dinoneck.store.files import Files, FileState, LocalFiles, RemoteFiles
+from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
 
 FILE = "index.sqlite"
 MOST_LAID_OVER = 64  # new shards whose headers each process reads for itself
@@ -55,6 +55,9 @@ _TABLES = """
                         hash text, bytes integer, mtime integer, offsets blob, shard integer);
     create table about (made text, ids integer, modified integer, changed integer);
 """
+_ID_INDEX = "create index by_id on image (id);"
+# everything that the file defines, as SQLite keeps it; a view or a trigger could run any query
+_SCHEMA = "select sql from sqlite_master"
 _IMAGES = (
     "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, "
     "shard.name, shard.root"
@@ -94,18 +97,35 @@ class Index:
         self.later: dict[str, list[tuple[int, Entry]]] = {}
         self.times, self.rows, self._ids_in_file = (-1, -1), 0, 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
+        self.states: dict[str, FileState] = {}  # of the shards that the reader has opened
         self._local = threading.local()
         if path is not None:
+            self._check_schema()
             try:
                 [about] = self._rows(_ABOUT)
                 made, self._ids_in_file, *times, self.rows = convert(
                     about, tuple[str, Whole, int, int, Whole]
                 )
-            except ValueError as error:
+                file_bytes = path.stat().st_size
+            except (ValueError, OSError) as error:
                 raise self._damage(error) from None
             if made != shards.made:
                 raise StoreError(f"{path} is the index of another store; delete it")
+            # the reader takes memory for each row; a row has more than a byte in the file
+            if self.rows > file_bytes:
+                raise self._damage(ValueError(f"{self.rows} rows in {file_bytes} bytes"))
             self.times = times[0], times[1]
+
+    def _check_schema(self) -> None:
+        """Compare the tables with those of an index, before any of them is read.
+
+        Raises:
+            StoreError: if the file defines anything else.
+        """
+        definitions = {" ".join(str(sql).split()) for (sql,) in self._rows(_SCHEMA)}
+        expected = {" ".join(sql.split()) for sql in f"{_TABLES}{_ID_INDEX}".split(";")} - {""}
+        if {sql.lower() for sql in definitions} != expected:
+            raise self._damage(ValueError("it has other tables than an index"))
 
     def laid_over(self, shards: Iterable[tuple[str, list[Entry]]]) -> Index:
         """Add the entries of shards that the file lacks; before the index is shown to others."""
@@ -190,6 +210,8 @@ class Index:
         # another file has its name by now, and this is a connection to that one
         if number >= self.rows:
             raise self._damage(ValueError(f"row {number} of {self.rows}"))
+        if not is_shard_name(entry.shard):
+            raise self._damage(ValueError(f"the shard {entry.shard!r} is not a file in {DATA}/"))
         return number, entry
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
@@ -351,7 +373,8 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
                 database.executemany(
                     "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
                 )
-        database.execute("create index if not exists by_id on image (id)")
+        if base is None:
+            database.execute(_ID_INDEX)  # after the rows, which is faster
         [(count,)] = database.execute("select count(*) from shard")
         if clock - times[0] < YOUNGEST_NS or count != len(sizes):
             times = -1, -1

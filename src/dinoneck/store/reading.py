@@ -25,7 +25,7 @@ from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, allocate, row_buffers
 from dinoneck.store.files import Files, Piece
-from dinoneck.store.index import FILE, build_index, open_index
+from dinoneck.store.index import FILE, Index, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, Shards, checksum
 from dinoneck.tokens import Tokens
 
@@ -125,8 +125,8 @@ class Reader(StoredTokens):
     Args:
         files: of the store.
         description: of the store.
-        check: compare a view with its checksum at its ``first`` read by this object, ``always`` or
-            ``never``.
+        check: compare a view with its checksum at its ``first`` read by this object and after its
+            shard was written to, ``always`` or ``never``.
 
     Raises:
         ConfigError: if ``check`` is another word.
@@ -245,16 +245,26 @@ class Reader(StoredTokens):
         grid = self._grid_of(found, views)
         known = [self.check == "never"] * len(rows)
         if self.check == "first":
+            self._forget_checks_of_rewritten(entries, {entry.shard for entry in found})
             known = entries.checked[rows, views].tolist()
         columns = self._fill(found, views, known)
         entries.checked[rows, views] = True
         return columns | ({} if self.scale is None else {"channel_scale": tuple(self.scale)}), grid
+
+    def _forget_checks_of_rewritten(self, entries: Index, shards: Iterable[str]) -> None:
+        """Compare views with their checksums again where one of these shards was written to while it was open."""
+        for name in shards:
+            state = self.files.state(name)
+            if entries.states.setdefault(name, state) != state:
+                entries.states[name] = state
+                entries.checked[:] = False
 
     def _fill(
         self, entries: Sequence[Entry], views: Sequence[int], known: Sequence[bool]
     ) -> Columns:
         """Read views of images; those that are not ``known`` to be sound are compared with their checksums."""
         parts = self.description.parts(entries[0].grid.count)
+        self._check_size(entries[0], parts)
         columns = allocate(parts, len(entries))  # part -> L x (B, ...)
         places = list(zip(entries, views, row_buffers(columns, len(entries)), known, strict=True))
         for begin in range(0, len(places), self.files.at_once):
@@ -276,6 +286,21 @@ class Reader(StoredTokens):
                     )
                     raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
+
+    def _check_size(self, entry: Entry, parts: Sequence[Part]) -> None:
+        """Reject an image whose view is larger than its shard, before memory is taken for it.
+
+        Raises:
+            StoreError: naming both sizes; the shard is cut short, or the index states another grid.
+        """
+        view_bytes = sum(part.nbytes for part in parts)
+        shard_bytes = self.files.state(entry.shard).size
+        if view_bytes > shard_bytes:
+            raise StoreError(
+                f"{self.files}/{entry.shard} has {shard_bytes} bytes, and a view of {entry.id!r} on "
+                f"{entry.rows}x{entry.cols} patches alone {view_bytes}: it is cut short; delete "
+                "that file and extract its images again"
+            )
 
     def _grid_of(self, entries: Sequence[Entry], views: Sequence[int]) -> GridSize:
         """The grid of these images in these views; all must have one."""

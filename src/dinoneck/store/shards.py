@@ -47,8 +47,8 @@ SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
-_STATED = {"made", "root", "images"}
-_FACTS = "facts"
+_CHECKED_ENTRIES = {"made", "root", "images"}
+_CHECKSUM_ENTRY = "facts"
 _DTYPE_WORDS = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
@@ -100,6 +100,13 @@ class Entry(Struct, array_like=True, frozen=True):
     def begins(self) -> tuple[int, ...]:
         """Return the byte of the shard where view 0 of each part begins."""
         return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name, relative to the store, is that of a shard in its folder of shards."""
+    folder, _, file = name.partition("/")
+    is_file_name = "/" not in file and "\0" not in file and not file.startswith(".")
+    return folder == DATA and is_file_name and file.endswith(SUFFIX)
 
 
 def checksum(
@@ -177,13 +184,13 @@ class Shards:
             raw = bytearray(length)
             self.files.fill([(name, 0, [memoryview(raw)])])
         header = msgspec.json.decode(raw[8:length])
-        text = header.pop("__metadata__")
-        _check_facts(text)
-        if text["made"] != self.made:
+        metadata = header.pop("__metadata__")
+        _check_facts(metadata)
+        if metadata["made"] != self.made:
             raise ValueError(
                 "its tokens were made with other values than store.json and the channel scale state"
             )
-        entries, images = [], msgspec.json.decode(text["images"], type=list[_Listed])
+        entries, images = [], msgspec.json.decode(metadata["images"], type=list[_Listed])
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
             begins = []
             sums = bytes.fromhex(digits)
@@ -199,7 +206,16 @@ class Shards:
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
             entries.append(
                 Entry(
-                    image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]
+                    image_id,
+                    rows,
+                    cols,
+                    sums,
+                    blake2b,
+                    nbytes,
+                    mtime,
+                    offsets,
+                    name,
+                    metadata["root"],
                 )
             )
         if header or not entries:
@@ -207,31 +223,32 @@ class Shards:
         return entries
 
 
-def facts_of(text: Mapping[str, str]) -> str:
+def facts_of(metadata: Mapping[str, str]) -> str:
     """Return the checksum of what a shard states, in hex digits."""
     total = xxh3_64()
-    for name in sorted(_STATED):
-        total.update(f"{name} {len(text[name])} {text[name]}".encode())
+    for name in sorted(_CHECKED_ENTRIES):
+        total.update(f"{name} {len(metadata[name])} {metadata[name]}".encode())
     return str(total.hexdigest())
 
 
-def _check_facts(text: Mapping[str, str]) -> None:
-    """Refuse metadata that are not those which were written.
+def _check_facts(metadata: Mapping[str, str]) -> None:
+    """Reject metadata that are not those which were written.
 
     Raises:
         ValueError: naming what is wrong.
     """
-    names = set(text)
-    if names not in (_STATED, _STATED | {_FACTS}):
+    names = set(metadata)
+    if names not in (_CHECKED_ENTRIES, _CHECKED_ENTRIES | {_CHECKSUM_ENTRY}):
         raise ValueError(
-            f"it states {', '.join(sorted(names))}; expected {', '.join(sorted(_STATED))}"
+            f"it states {', '.join(sorted(names))}; expected {', '.join(sorted(_CHECKED_ENTRIES))}, "
+            f"with or without {_CHECKSUM_ENTRY}"
         )
-    if _FACTS in names and text[_FACTS] != facts_of(text):
+    if _CHECKSUM_ENTRY in names and metadata[_CHECKSUM_ENTRY] != facts_of(metadata):
         raise ValueError("what it states of its images does not have its checksum")
 
 
 def _check_tensor(name: str, tensor: Mapping[str, Any], part: Part, views: int) -> None:
-    """Refuse a tensor of another shape, dtype or size than its part has.
+    """Reject a tensor of another shape, dtype or size than its part has.
 
     Raises:
         ValueError: naming both.
@@ -301,12 +318,12 @@ class Writer:
         """
         if not self._images:
             return
-        text = {
+        metadata = {
             "made": self.shards.made,
             "root": self.root,
             "images": msgspec.json.encode(self._images).decode(),
         }
-        content = save(self._tensors, text | {_FACTS: facts_of(text)})
+        content = save(self._tensors, metadata | {_CHECKSUM_ENTRY: facts_of(metadata)})
         path = Path(str(self.shards.files), DATA, f"{self.name}-{self._count:06d}{SUFFIX}")
         # a failed write is final
         self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}

@@ -68,7 +68,8 @@ SIZE = _written(
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
-_LARGEST_FLOAT = 3.4028234663852886e38  # of float32, as which labels are read
+# numpy.finfo(numpy.float32).max: labels are read as float32
+_LARGEST_FLOAT = 3.4028234663852886e38
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -92,7 +93,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         classes: names of the classes 0, 1, ... in the masks.
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
-        nodata: mask values without a label, such as 255.
+        nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         store: feature store to train on, in place of images.

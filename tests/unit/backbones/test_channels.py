@@ -23,6 +23,7 @@ from dinoneck import (
     wrap_backbone,
 )
 from dinoneck.data import Preprocessing, read_image_size
+from dinoneck.export import export_model
 from dinoneck.training import LiveTokens, fit
 
 # rasterio and affine warn of each other
@@ -249,3 +250,40 @@ def test_views_that_change_colours_are_refused_when_the_store_is_made(tmp_path: 
         FeatureStore.create(
             tmp_path / "s", backbone=backbone_of(4), views="color20", image_size=None
         )
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_an_exported_model_takes_the_bands_of_its_backbone(channels: int, tmp_path: Path) -> None:
+    backbone = backbone_of(channels)
+    file = tmp_path / "model.pt2"
+    head = PatchMeanHead(24, [Task("y")])
+
+    done = export_model(head, file, format="pt2", backbone=backbone, size=(24, 40))
+
+    bands = bands_of(channels)
+    pixels = torch.from_numpy(bands).permute(2, 0, 1)[None].float() / 255
+    found = torch.export.load(file).module()(pixels)["y"].item()
+    tokens = backbone(normalised(bands)[None].float())
+    expected = head.natural(tokens)["y"].item()
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert done.description["input"]["channels"] == f"{channels} bands"
+
+
+def test_the_service_refuses_heads_of_other_channels_before_it_loads_the_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = pytest.importorskip("dinoneck.serve.models")
+    settings = pytest.importorskip("dinoneck.serve").Settings()
+    backbone = backbone_of(4)
+    file = tmp_path / "head.safetensors"
+    save_head(
+        file,
+        PatchMeanHead(24, [Task("y")]),
+        backbone=backbone,
+        preprocess=backbone.preprocess,
+        backbone_weights=backbone.state_dict(),
+    )
+    monkeypatch.setattr(models, "Predictor", lambda *_, **__: pytest.fail("it was loaded"))
+
+    with pytest.raises(ConfigError, match="takes images of 4 channels.*GeoTIFFs of 4 bands"):
+        models.open_model(file, settings)

@@ -245,6 +245,40 @@ def test_bars_are_for_terminals_and_lines_for_logs(
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 
 
+def test_maps_go_into_the_empty_folder_that_a_link_names(tmp_path: Path) -> None:
+    [image] = write_images(tmp_path, ["a.png"])
+    head = saved_head(tmp_path / "h.safetensors")
+    folder = tmp_path / "disk" / "maps"
+    folder.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+
+    ran = cli("predict", image, "--heads", head, "--out", tmp_path / "p.csv", "--overlay", link)
+
+    assert ran.code == 0, ran.err
+    assert link.is_symlink()
+    assert os.listdir(folder) == ["a.jpg"]
+    assert os.listdir(folder.parent) == ["maps"]
+
+
+def test_a_limit_on_the_size_of_files_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [image] = write_images(tmp_path, ["a.png"])
+    head = saved_head(tmp_path / "h.safetensors")
+    out = tmp_path / "p.csv"
+    limited = mock.Mock(side_effect=OSError(errno.EFBIG, os.strerror(errno.EFBIG)))
+    monkeypatch.setattr(os, "fsync", limited)
+
+    ran = cli("predict", image, "--heads", head, "--out", out)
+
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == (
+        f"error: {out}: File too large; files may not be that large here; 'ulimit -f' shows the limit"
+    )
+    assert not out.exists()
+
+
 def test_a_prediction_that_is_interrupted_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +326,8 @@ def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> No
     [
         ["list", "heads", "--import", "my_heads.py"],
         ["list", "--import=my_heads", "heads"],
-        ["list", "heads", "--import", "empty.py", "my_heads.py", "--json"],
+        ["list", "--import", "my_heads.py", "heads"],
+        ["list", "heads", "--import", "empty.py", "--import", "my_heads.py", "--json"],
     ],
 )
 def test_every_verb_takes_the_import_among_its_own_words(words: list[str], tmp_path: Path) -> None:
@@ -319,6 +354,13 @@ def test_an_import_of_nothing_is_refused(words: list[str]) -> None:
 
     assert ran.code == 2
     assert "--import names nothing" in ran.err
+
+
+def test_train_refuses_a_second_import_which_would_replace_the_first() -> None:
+    ran = cli("train", "--import", "a.py", "--import=b.py", "--out", "run")
+
+    assert ran.code == 2
+    assert "--import A.py B.py" in ran.err
 
 
 def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:

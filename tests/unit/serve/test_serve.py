@@ -46,7 +46,8 @@ pytestmark = pytest.mark.skipif(
     reason="the extra serve is not installed",
 )
 SLOTS = 5
-OPTIONS = ("--concurrency", "2", "--queue", str(SLOTS - 2), "--timeout", "120", *LIMITS)
+TIMES = ("--timeout", "120", "--body-timeout", "120")  # half sent uploads keep their slots
+OPTIONS = ("--concurrency", "2", "--queue", str(SLOTS - 2), *TIMES, *LIMITS)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SMALL = scene("PNG", 160, 120)
 
