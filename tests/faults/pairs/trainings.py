@@ -179,7 +179,8 @@ class Field:
         if settings["folds"] != "one":
             self._check_table(settings, run, by_fold)
         whole = run / "head.safetensors"
-        if whole.exists() and by_fold:
+        is_live = settings["lora"] or settings["unfreeze-last"]
+        if whole.exists() and by_fold and not is_live:  # those are trained on all images
             found = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
             for image, row in enumerate(found):
                 members = [rows[image] for rows in by_fold.values()]
