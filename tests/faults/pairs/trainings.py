@@ -75,7 +75,17 @@ WORDS: dict[str, dict[Any, list[object]]] = {
 }
 OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
 # those whose effect is not on the predictions of the folds, or depends on the data
-WITHOUT_EFFECT = ("tta", "fold", "bits", "minimum", "weighting", "folds", "stratify", "target")
+WITHOUT_EFFECT = (
+    "tta",
+    "fold",
+    "bits",
+    "minimum",
+    "weighting",
+    "folds",
+    "stratify",
+    "target",
+    "store",
+)
 CASES = [*pairs(OPTIONS)]
 
 
