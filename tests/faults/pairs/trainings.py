@@ -194,7 +194,7 @@ class Field:
                 check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
             return found
         if whole.exists():
-            return [_plain(row) for row in Predictor(whole, tta="none")(paths)]
+            by_fold["all"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
         return [*by_fold.values()]
 
     def _check_table(self, settings: Settings, run: Path, by_fold: dict[str, Any]) -> None:
@@ -226,6 +226,8 @@ class Field:
         for name in given:
             if name in WITHOUT_EFFECT:
                 continue
+            if name == "group" and (settings["folds"] or settings["fold-column"]):
+                continue  # the folds are made without it; it is of the intervals then
             alone = self._train_alone({**settings, name: None})
             if alone is not None and _are_equal(alone, predictions):
                 raise Differs(f"{name} has no effect, and is not refused")
