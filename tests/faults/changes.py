@@ -160,7 +160,9 @@ class World:
         return kit.randomised(PatchMeanHead(64, [kit.Task("mass")], hidden_dim=8)).eval()
 
     def saved(self, backbone: Backbone, head: nn.Module | None = None) -> Path:
-        return kit.saved_head(self.folder / "head.safetensors", head or self.head(), backbone=backbone)
+        return kit.saved_head(
+            self.folder / "head.safetensors", head or self.head(), backbone=backbone
+        )
 
     def rows(self, predictor: Predictor) -> list[float]:
         return [row["mass"] for row in predictor(self.paths)]

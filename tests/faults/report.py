@@ -118,9 +118,7 @@ def page(report: dict[str, Any]) -> str:
     lines = [line for part in report.values() for line in part["faults"]]
     open_cases = [(case.sentence, known_open.count(case, lines)) for case in OPEN_CASES]
     found = [(sentence, count) for sentence, count in open_cases if count]
-    return (
-        pages.get_template("page.md.j2").render(report, parts=report, open_cases=found) + "\n"
-    )
+    return pages.get_template("page.md.j2").render(report, parts=report, open_cases=found) + "\n"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 from tests.faults import changes, known_open, mutate, pairing, signed, store
-from tests.faults.pairs import evaluations, extractions, heads, predictions
 from tests.faults.judge import HARMLESS, REFUSED, Judge, files
+from tests.faults.pairs import evaluations, extractions, heads, predictions
+from tests.faults.pairs.options import verdict
 from tests.faults.report import PAGE, PARTS, REPORT, page
 from tests.process_group import printed_by
 
 from dinoneck import CheckpointError, HeadCheckpoint
+from dinoneck.data import Preprocessing
 
 
 @pytest.mark.slow
@@ -91,3 +94,46 @@ def test_the_page_shows_the_stored_report_which_has_no_unknown_fault() -> None:
     lines = [line for found in report.values() for line in found["faults"]]
     for case in known_open.OPEN_CASES:
         assert known_open.count(case, lines) > 0, f"repaired, so no open case: {case.sentence}"
+
+
+@pytest.mark.parametrize("family", [heads, extractions, predictions, evaluations])
+def test_a_case_without_options_is_equal_and_not_refused(family: Any, tmp_path: Path) -> None:
+    neutral = {option.name: option.neutral for option in family.OPTIONS}
+    found = set(family.outcomes([neutral], tmp_path))
+    assert HARMLESS in found <= {HARMLESS, REFUSED}
+
+
+def without_normalisation(self: Any, images: Any) -> Any:
+    """Prepared images that are not normalised."""
+    return dataclasses.replace(finished(self, images), images=finished(self, images).images * 0.9)
+
+
+finished = Preprocessing.finished
+
+
+def test_the_judge_of_pairs_sees_a_head_that_reads_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neutral = {option.name: option.neutral for option in heads.OPTIONS}
+    saved = heads.save(neutral, tmp_path / "head.safetensors")
+    monkeypatch.setattr(Preprocessing, "finished", without_normalisation)
+    found = verdict("case", lambda: heads.check(saved, heads.by_its_own_backbone))
+    assert "mass differs by" in found
+
+
+def test_the_judge_of_changes_sees_a_predictor_that_compares_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode = "the backbone of a Predictor, after it is made"
+    assert set(changes.outcomes(mode, 0.1, tmp_path)) == {REFUSED}
+    monkeypatch.setattr("dinoneck.backbones.weight_hashes.Watch.is_same", lambda *_: True)
+    monkeypatch.setattr("dinoneck.checkpoint.pairing.check_records", lambda *_, **__: None)
+    found = list(changes.outcomes(mode, 0.1, tmp_path))
+    assert any("results differs by" in outcome for outcome in found)
+
+
+def test_an_open_case_is_known_by_the_beginning_of_its_line_alone() -> None:
+    mode = "a file of an unfinished run is another run's, and train goes on"
+    assert known_open.unknown([f"{mode}: seed: heads/fold-0.safetensors: differs"]) == []
+    others = [f"{mode}: seed: unfinished/run.json: differs", "train: seed=7: differs"]
+    assert known_open.unknown(others) == others

@@ -46,8 +46,8 @@ from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
 from tests.refusals.store_files import sound
-from tests.unit.store.store_samples import make, write_images
 from tests.refusals.training import PASTURE
+from tests.unit.store.store_samples import make, write_images
 from tests.unit.training import small_fit
 from tests.unit.training.meadow import a_run, write_meadow
 from tests.unit.training.small_model import Model

@@ -125,7 +125,9 @@ class World:
         if ran.code != int(fails) or not document.keys() & {"scores", "boxes"}:
             lines = [line for line in ran.err.splitlines() if "error" in line]
             if ran.code == 0 or not lines:
-                raise Differs(f"exit code {ran.code}, with a limit {settings['at-least']} the score")
+                raise Differs(
+                    f"exit code {ran.code}, with a limit {settings['at-least']} the score"
+                )
             raise DinoneckError(lines[-1])
         for key, scores in zip(("A", "B"), right, strict=False):
             found = _found(document, key if settings["heads"] == "two" else None, truth)
@@ -182,9 +184,7 @@ class World:
                 pixels = np.where(self.unknown[number], settings["nodata"], pixels)
             Image.fromarray(pixels.astype(np.uint8)).save(self.folder / "masks" / f"{number}.png")
 
-    def _words(
-        self, settings: Settings, images: Path, right: list[dict[str, Any]]
-    ) -> list[object]:
+    def _words(self, settings: Settings, images: Path, right: list[dict[str, Any]]) -> list[object]:
         column = settings["image-column"] or "image"
         tables = ("numbers", "words", "table of masks")
         truth: Path | str = self.folder / f"{column}.csv"
@@ -243,8 +243,8 @@ class World:
                 "mae": float(np.abs(errors).mean()),
             }
         if task.kind == "classification":
-            hits = ["xy"[int(np.argmax(each))] == word for each, word in zip(outputs, self.words, strict=True)]  # fmt: skip
-            return {"accuracy": float(np.mean(hits))}
+            predicted = ["xy"[int(np.argmax(output))] for output in outputs]
+            return {"accuracy": float(np.mean(np.array(predicted) == np.array(self.words)))}
         return self._iou(settings, outputs)
 
     def _iou(self, settings: Settings, outputs: list[Any]) -> dict[str, Any]:
@@ -284,7 +284,9 @@ class World:
             file.write_text(json.dumps(self._truth(ids)))
         found = []
         for number, boxes in enumerate(detector.predict(paths, min_score=settings["min-score"])):
-            rows = zip(boxes["boxes"].tolist(), boxes["scores"].tolist(), boxes["names"], strict=True)
+            rows = zip(
+                boxes["boxes"].tolist(), boxes["scores"].tolist(), boxes["names"], strict=True
+            )
             for (left, top, right, bottom), score, name in rows:
                 found.append(
                     {

@@ -172,7 +172,7 @@ def predict_by_hand(
             if name.endswith(".map"):
                 continue
             if value.ndim == 4:
-                value = (value.float() * shows).sum((2, 3)) / shows.sum()  # noqa: PLW2901
+                value = (value.float() * shows).sum((2, 3)) / shows.sum()
             totals.setdefault(name, []).append(value[0].float())
     return {name: torch.stack(values).mean(0) for name, values in totals.items()}
 

@@ -134,8 +134,7 @@ class Field:
         for name, value in settings.items():
             if value is not None:
                 words += [
-                    self.folder / word if word == "turned" else word
-                    for word in WORDS[name][value]
+                    self.folder / word if word == "turned" else word for word in WORDS[name][value]
                 ]
         words += self._defaults(settings)
         ran = kit.cli("train", "--csv", self.table, "--images", self.images, *words, "--out", run)
@@ -271,5 +270,3 @@ def _are_equal(one: Any, other: Any) -> bool:
     except Differs:
         return False
     return True
-
-
