@@ -87,21 +87,24 @@ def run(part: str, share: float, modes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def merged(earlier: dict[str, Any], new: dict[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """Put the modes of a new run into the earlier results of their part.
-
-    Raises:
-        SystemExit: if the earlier results are of another share.
-    """
-    if earlier["share"] != new["share"]:
-        sys.exit(f"the stored modes are of share {earlier['share']}, these of {new['share']}")
+    """Put the modes of a new run into the earlier results of their part; each keeps its share."""
+    shares = {mode: share_of(earlier, mode) for mode in earlier["modes"]}
+    shares |= dict.fromkeys(new["modes"], new["share"])
     modes = {**earlier["modes"], **new["modes"]}
     starts = tuple(f"{mode}: " for mode in new["modes"])
     kept_faults = [line for line in earlier["faults"] if not line.startswith(starts)]
     return {
         **new,
+        "share": max(shares.values()),
+        "shares": shares,
         "modes": {mode: modes[mode] for mode in order if mode in modes},
         "faults": [*kept_faults, *new["faults"]],
     }
+
+
+def share_of(part: dict[str, Any], mode: str) -> float:
+    """Return which share of its cases a stored mode has tried."""
+    return float(part.get("shares", {}).get(mode, part["share"]))
 
 
 def total(modes: dict[str, dict[str, int]]) -> Counter[str]:
@@ -114,7 +117,7 @@ def page(report: dict[str, Any]) -> str:
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    pages.filters |= {"total": total, "number": "{:,}".format}
+    pages.filters |= {"total": total, "number": "{:,}".format, "share_of": share_of}
     lines = [line for part in report.values() for line in part["faults"]]
     open_cases = [(case.sentence, known_open.count(case, lines)) for case in OPEN_CASES]
     found = [(sentence, count) for sentence, count in open_cases if count]

@@ -227,6 +227,8 @@ class Field:
                 continue
             if name == "group" and (settings["folds"] or settings["fold-column"]):
                 continue  # the folds are made without it; it is of the intervals then
+            if name == "fold-column" and settings["group"]:
+                continue  # the named folds are those that the groups make of these rows
             alone = self._train_alone({**settings, name: None})
             if alone is not None and _are_equal(alone, predictions):
                 raise Differs(f"{name} has no effect, and is not refused")
