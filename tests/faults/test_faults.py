@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults import mutate, pairing, signed, store
+from tests.faults import changes, known_open, mutate, pairing, signed, store
 from tests.faults.judge import HARMLESS, REFUSED, Judge, files
+from tests.faults.pairs import evaluations, extractions, heads, predictions
+from tests.faults.pairs.options import verdict
 from tests.faults.report import PAGE, PARTS, REPORT, page
 from tests.process_group import printed_by
 
 from dinoneck import CheckpointError, HeadCheckpoint
+from dinoneck.data import Preprocessing
 
 
 @pytest.mark.slow
@@ -22,8 +26,9 @@ from dinoneck import CheckpointError, HeadCheckpoint
 def test_no_case_is_silently_wrong(part: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults", "--parts", part, "--share", "0.002"]
     printed_by([*command, "--out", str(tmp_path / "report.json")], 280)
-    modes = json.loads((tmp_path / "report.json").read_text())[part]["modes"]
-    assert all(counts["cases"] > 0 == counts["silent"] for counts in modes.values())
+    report = json.loads((tmp_path / "report.json").read_text())[part]
+    assert all(counts["cases"] > 0 for counts in report["modes"].values())
+    assert known_open.unknown(report["faults"]) == []
 
 
 def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_path: Path) -> None:
@@ -78,10 +83,57 @@ def test_the_judge_sees_tokens_of_another_image(tmp_path: Path) -> None:
     assert " " in world.outcome()
 
 
-def test_the_page_shows_the_stored_report_which_has_no_fault() -> None:
+def test_the_page_shows_the_stored_report_which_has_no_unknown_fault() -> None:
     report = json.loads(REPORT.read_text())
     assert PAGE.read_text() == page(report), "python -m tests.faults --parts"
     assert report.keys() == set(PARTS)
     for part, found in report.items():
         modes = importlib.import_module(f"tests.faults.{part}").MODES
-        assert list(found["modes"]) == list(modes) and not found["faults"], part
+        assert list(found["modes"]) == list(modes), part
+        assert known_open.unknown(found["faults"]) == [], part
+    lines = [line for found in report.values() for line in found["faults"]]
+    for case in known_open.OPEN_CASES:
+        assert known_open.count(case, lines) > 0, f"repaired, so no open case: {case.sentence}"
+
+
+@pytest.mark.parametrize("family", [heads, extractions, predictions, evaluations])
+def test_a_case_without_options_is_equal_and_not_refused(family: Any, tmp_path: Path) -> None:
+    neutral = {option.name: option.neutral for option in family.OPTIONS}
+    found = set(family.outcomes([neutral], tmp_path))
+    assert HARMLESS in found <= {HARMLESS, REFUSED}
+
+
+def without_normalisation(self: Any, images: Any) -> Any:
+    """Prepared images that are not normalised."""
+    return dataclasses.replace(finished(self, images), images=finished(self, images).images * 0.9)
+
+
+finished = Preprocessing.finished
+
+
+def test_the_judge_of_pairs_sees_a_head_that_reads_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neutral = {option.name: option.neutral for option in heads.OPTIONS}
+    saved = heads.save(neutral, tmp_path / "head.safetensors")
+    monkeypatch.setattr(Preprocessing, "finished", without_normalisation)
+    found = verdict("case", lambda: heads.check(saved, heads.by_its_own_backbone))
+    assert "mass differs by" in found
+
+
+def test_the_judge_of_changes_sees_a_predictor_that_compares_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode = "the backbone of a Predictor, after it is made"
+    assert set(changes.outcomes(mode, 0.1, tmp_path)) == {REFUSED}
+    monkeypatch.setattr("dinoneck.backbones.weight_hashes.Watch.is_same", lambda *_: True)
+    monkeypatch.setattr("dinoneck.checkpoint.pairing.check_records", lambda *_, **__: None)
+    found = list(changes.outcomes(mode, 0.1, tmp_path))
+    assert any("results differs by" in outcome for outcome in found)
+
+
+def test_an_open_case_is_known_by_the_beginning_of_its_line_alone() -> None:
+    mode = "a file of an unfinished run is another run's, and train goes on"
+    assert known_open.unknown([f"{mode}: seed: heads/fold-0.safetensors: differs"]) == []
+    others = [f"{mode}: seed: unfinished/run.json: differs", "train: seed=7: differs"]
+    assert known_open.unknown(others) == others

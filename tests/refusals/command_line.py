@@ -135,6 +135,11 @@ ROWS: list[Row] = [
     (line(f"{PREDICT} --min-score 0.5"), ConfigError, ("heads", "--min-score")),
     (line(f"{PREDICT} --truth t.csv"), ConfigError, ("without --overlay", "--truth")),
     (
+        line("evaluate images --heads d.safetensors --truth t.csv --min-score 0.5"),
+        ConfigError,
+        ("boxes of all scores", "--min-score"),
+    ),
+    (
         line("predict images --out p.csv --heads d.safetensors --tta flip4"),
         ConfigError,
         ("a detector", "--tta"),

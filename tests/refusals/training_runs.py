@@ -47,6 +47,7 @@ from tests import kit
 from tests.refusals import Row
 from tests.refusals.store_files import sound
 from tests.refusals.training import PASTURE
+from tests.unit.store.store_samples import make, write_images
 from tests.unit.training import small_fit
 from tests.unit.training.meadow import a_run, write_meadow
 from tests.unit.training.small_model import Model
@@ -191,6 +192,22 @@ def on_store_made_with(**changes: Any) -> Call:
     return lambda folder: on_store(sound(folder), **changes)
 
 
+def on_store_of_other_weights(folder: Path) -> Any:
+    """A file of weights that did not make the store's tokens."""
+    file = folder / "other.safetensors"
+    kit.backbone(seed=1).save_weights(file)
+    return on_store(sound(folder), backbone={"file": str(file)})
+
+
+def on_store_of_a_file(folder: Path) -> Any:
+    """Random weights, and a store of a file's."""
+    file = folder / "weights.safetensors"
+    kit.backbone(seed=1).save_weights(file)
+    store = make(folder / "store", kit.backbone(checkpoint=file), views="none")
+    store.extract(write_images(folder / "images", ["a.png", "b.png"]), root=folder / "images")
+    return on_store(folder / "store", backbone={"random": True})
+
+
 def on_converted_store(folder: Path) -> Any:
     """Train on features of another program, which names no layers."""
     (folder / "pt").mkdir()
@@ -333,6 +350,18 @@ ROWS: list[Row] = [
     (on_converted_store, ConfigError, ("store", "no backbone", "--backbone NAME")),
     (on_store_made_with(data={"size": [64, 64]}), ConfigError, ("(32, 48)", "(64, 64)")),
     (on_store_made_with(backbone={"layers": [2]}), ConfigError, ("(5,)", "(2,)")),
+    (
+        on_store_made_with(backbone={"source": "transformers"}),
+        ConfigError,
+        ("source timm", "transformers"),
+    ),
+    (
+        on_store_made_with(backbone={"seed": 3}),
+        ConfigError,
+        ("(seed 0)", "the random weights of seed 3"),
+    ),
+    (on_store_of_other_weights, ConfigError, ("(seed 0)", "other.safetensors")),
+    (on_store_of_a_file, ConfigError, ("from a file", "random weights (--random-backbone)")),
     (on_store_of_other_images, StoreError, "a.png"),
     # tasks and masks
     (masks_of_one_class, DataError, "class '0'"),

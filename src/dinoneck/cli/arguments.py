@@ -38,6 +38,7 @@ _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 NO_EFFECT = {
     "a feature store": "--maps --overlay --truth --subfolders --skip-unusable --tile --overlap",
     "heads": "--min-score",
+    "scores, which count boxes of all scores": "--min-score",
     "predictions without --overlay": "--truth --subfolders",
     "a report without --truth": "--subfolders",
     "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "

@@ -517,6 +517,7 @@ def evaluate(
         views: how images are predicted.
         words: the command line.
     """
+    cli.refuse_unused("scores, which count boxes of all scores", words)
     least = dict(_asked(word) for word in at_least)
     if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
         raise DataError(

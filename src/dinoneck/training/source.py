@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
@@ -164,6 +166,7 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
         )
     both = {
         "backbone": (backbone.name, record.get("name")),
+        "source": (backbone.source, record.get("source")),
         "layers": (backbone.layers, tuple(record["layers"])),
     }
     names = ("size", "interpolation", "blur", "bits", "resize", "pad_to")
@@ -174,12 +177,50 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
                 f"the store {data.store} was made with {name} {stored}, not {value}; leave it out, "
                 "or extract the images again into another store"
             )
+    _check_weights_of_store(backbone, record, str(data.store))
     folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
     images = [
         folder / file if isinstance(file, Path) and not file.is_file() else file for file in images
     ]
     compare_images(store, dict(zip(tokens.ids, images, strict=True)))
     return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
+
+
+def _check_weights_of_store(
+    backbone: FrozenBackbone, record: Mapping[str, Any], store: str
+) -> None:
+    """Compare the weights that a config asks for with those that made the store's tokens.
+
+    A file of weights is read and hashed.
+
+    Raises:
+        ConfigError: if they differ.
+    """
+    stored = record["weights"]
+    is_seeded = stored["kind"] == "seeded"
+    if backbone.seed is not None and not (is_seeded and stored["seed"] == backbone.seed):
+        asked = f"the random weights of seed {backbone.seed} (--backbone-seed)"
+    elif backbone.random and not is_seeded:
+        asked = "random weights (--random-backbone)"
+    elif backbone.file is not None and not _is_made_with(backbone.file, record):
+        asked = f"those of {backbone.file} (--backbone-file)"
+    else:
+        return
+    raise ConfigError(
+        f"the store {store} was made with {describe_weights(stored)}, not {asked}; leave it out, "
+        "or extract the images again into another store"
+    )
+
+
+def _is_made_with(file: str, record: Mapping[str, Any]) -> bool:
+    """Whether a file of weights holds those of a backbone's record."""
+    own = load_backbone(
+        record["name"],
+        source=record["source"],
+        checkpoint=file,
+        dtype=getattr(torch, record["dtype"]),
+    )
+    return bool(own.record()["weights_sha256"] == record["weights_sha256"])
 
 
 def _stated_preprocess(

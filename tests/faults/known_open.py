@@ -1,0 +1,64 @@
+"""Silent wrong results that are known and not repaired yet. They count as silent, and the page lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class OpenCase(NamedTuple):
+    """A known fault.
+
+    Attributes:
+        pattern: of the lines of the campaigns that show it, from their beginning.
+        sentence: what happens, for the page.
+    """
+
+    pattern: str
+    sentence: str
+
+
+OPEN_CASES = (
+    OpenCase(
+        r"(the backbone.*: a write (to \.data|through NumPy): )"
+        r"|(save_head.*: weights=written to \.data, backbone=its record; )",
+        "torch does not count writes to `parameter.data`, or through a NumPy view of it. A "
+        "Predictor, a loaded detector, an open store and tokens that were hashed before do not "
+        "notice them, nor does `backbone.record()`. `save_head(backbone=backbone)` and "
+        "`Detector.save` hash the weights again, and do.",
+    ),
+    OpenCase(
+        r"the backbone, before it makes tokens for a loaded head: (LoRA added|blocks trained)",
+        "While anything of a backbone is trainable, its tokens have no fingerprint, and a loaded "
+        "head takes them. `backbone.freeze()` before the prediction lets it compare.",
+    ),
+    OpenCase(
+        r"the backbone, between (save_weights and the head|tokens and the training of a head): ",
+        "`save_head` does not know which tokens `fit` trained a new head on. With a `backbone=` of "
+        "other weights the file names the wrong ones.",
+    ),
+    OpenCase(
+        r"a file of an unfinished run is another run's, and train goes on: .*: heads/fold-",
+        "A run that goes on takes the head of a finished fold as it is, also if the file is of "
+        "another run with another seed, another dtype or other pixels.",
+    ),
+)
+
+
+def case_of(line: str) -> OpenCase | None:
+    """Return the known case that a line of a campaign shows."""
+    for case in OPEN_CASES:
+        if re.match(case.pattern, line):
+            return case
+    return None
+
+
+def unknown(lines: Sequence[str]) -> list[str]:
+    """Return the lines that show no known case."""
+    return [line for line in lines if case_of(line) is None]
+
+
+def count(case: OpenCase, lines: Sequence[str]) -> int:
+    """Return how many lines show a case."""
+    return sum(case_of(line) is case for line in lines)

@@ -1,0 +1,110 @@
+"""Options, their pairs, and the verdict on one case."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tests.faults.judge import HARMLESS, REFUSED
+
+from dinoneck import DinoneckError
+
+FEWEST = 3  # cases of a sample
+Settings = dict[str, Any]
+
+
+class Option(NamedTuple):
+    """An option: what it is without it, and the values that are tried."""
+
+    name: str
+    neutral: Any
+    values: Sequence[Any]
+
+
+class Differs(Exception):
+    """A result is another one than the reference, and nothing was reported."""
+
+
+def pairs(options: Sequence[Option]) -> Iterator[Settings]:
+    """Yield every pair of values of every two options; all others are neutral."""
+    neutral = {option.name: option.neutral for option in options}
+    for one, other in itertools.combinations(options, 2):
+        for values in itertools.product(one.values, other.values):
+            yield {**neutral, one.name: values[0], other.name: values[1]}
+
+
+def sampled(cases: Sequence[Any], share: float) -> list[Any]:
+    """Draw a share of the cases, always the same ones, in their order."""
+    count = min(len(cases), max(FEWEST, round(share * len(cases))))
+    rows = random.Random(0).sample(range(len(cases)), count)
+    return [cases[row] for row in sorted(rows)]
+
+
+def name_of(settings: Settings, options: Sequence[Option]) -> str:
+    """Name a case by the options that are not neutral."""
+    neutral = {option.name: option.neutral for option in options}
+    changed = [f"{name}={value}" for name, value in settings.items() if value != neutral[name]]
+    return ", ".join(changed)
+
+
+def check_same(found: Any, right: Any, what: str, tolerance: float = 1e-5) -> None:
+    """Raise Differs unless numbers, texts and containers are equal; numbers up to a share of the largest one.
+
+    Raises:
+        Differs: naming the first place that differs.
+    """
+    if isinstance(right, Mapping):
+        if not isinstance(found, Mapping) or found.keys() != right.keys():
+            raise Differs(f"{what} has {_keys(found)}, not {_keys(right)}")
+        for key, value in right.items():
+            check_same(found[key], value, f"{what}[{key!r}]", tolerance)
+    elif isinstance(right, str | None):
+        if found != right:
+            raise Differs(f"{what} is {found!r}, not {right!r}")
+    elif isinstance(right, list | tuple) and not all(
+        isinstance(each, int | float) for each in right
+    ):
+        if len(found) != len(right):
+            raise Differs(f"{what} has {len(found)} entries, not {len(right)}")
+        for number, pair in enumerate(zip(found, right, strict=True)):
+            check_same(*pair, f"{what}[{number}]", tolerance)
+    else:
+        _check_numbers(np.asarray(found, float), np.asarray(right, float), what, tolerance)
+
+
+def _keys(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+
+
+def _check_numbers(found: Any, right: Any, what: str, tolerance: float) -> None:
+    if found.shape != right.shape:
+        raise Differs(f"{what} has shape {found.shape}, not {right.shape}")
+    if not np.array_equal(np.isnan(found), np.isnan(right)):
+        raise Differs(f"{what} is unknown at other places")
+    if right.size == 0:
+        return
+    scale = max(1e-3, float(np.nanmax(np.abs(right), initial=0.0)))
+    difference = float(np.nanmax(np.abs(found - right), initial=0.0))
+    if not math.isfinite(difference) or difference > tolerance * scale:
+        raise Differs(f"{what} differs by {difference:.3g} of {scale:.3g}")
+
+
+def verdict(name: str, check: Callable[[], object]) -> str:
+    """Run a check: harmless if it passes, refused for an error of dinoneck, else what happened."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check()
+    except DinoneckError as error:
+        lines = str(error).splitlines()
+        return REFUSED if len(lines) == 1 and lines[0].isprintable() else f"{name}: unclear error"
+    except Differs as found:
+        return f"{name}: {found}"
+    except Exception as error:
+        return f"{name}: {type(error).__name__}: {error}"
+    return HARMLESS

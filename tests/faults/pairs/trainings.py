@@ -1,0 +1,274 @@
+"""Pairs of options of ``dinoneck train``; the reference is the run's own table of held-out predictions.
+
+A run states what each fold predicted for its held-out images (``out_of_fold.csv``). The head file
+of the fold, opened by a Predictor that knows nothing of the run, must predict the same from the
+image files; and the head of the run the mean of its folds. Rows of one group or of one named fold
+stay together. An option that is given must have an effect: the predictions of a pair differ from
+those of each option alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tests import kit
+from tests.faults.pairs.options import (
+    Differs,
+    Option,
+    Settings,
+    check_same,
+    name_of,
+    pairs,
+    verdict,
+)
+
+from dinoneck import DinoneckError, Predictor
+
+COUNT = 6
+TOLERANCE = 1e-3  # tables have six digits, and tokens are kept in half precision
+MASKS = ["--labels", "mask", "--classes", "soil", "crop"]
+# name of an option -> value -> words of the command line
+WORDS: dict[str, dict[Any, list[object]]] = {
+    "target": {
+        "words": ["--targets", "kind"],
+        "masks": [*MASKS, "--targets", "crop", "--class-values", 1, 2, "--nodata", 7],
+    },
+    "size": {"48x32": ["--size", "48x32"]},
+    "resize": {"pad": ["--resize", "pad", "--pad-to", "center"]},
+    "interpolation": {"bicubic": ["--interpolation", "bicubic"]},
+    "blur": {"5": ["--blur", 5]},
+    "bits": {"12": ["--bits", 12]},
+    "tta": {"flip4": ["--tta", "flip4"]},
+    "layers": {"1 4": ["--layers", 1, 4]},
+    "backbone": {"seed 3": ["--backbone-seed", 3]},
+    "head": {"cls_gating": ["--head", "{type: cls_gating, mode: query}"]},
+    "hidden-dim": {"4": ["--hidden-dim", 4]},
+    "lora": {"2": ["--lora", 2, "--backbone-lr", 0.01]},
+    "unfreeze-last": {"1": ["--unfreeze-last", 1, "--backbone-lr", 0.01]},
+    "seed": {"7": ["--seed", 7]},
+    "optimizer": {"sam": ["--optimizer", "sam"]},
+    "ema": {"0.9": ["--ema-decay", 0.9]},
+    "amp": {"bf16": ["--amp", "bf16"]},
+    "standardise": {"off": ["--no-standardise-tokens"]},
+    "mixup": {"0.4": ["--mixup-alpha", 0.4]},
+    "batch-size": {"2": ["--batch-size", 2]},
+    "folds": {"one": ["--folds", 1]},
+    "group": {"place": ["--group", "place"]},
+    "fold-column": {"part": ["--fold-column", "part"]},
+    "stratify": {"kind": ["--stratify", "kind"]},
+    "fold": {"0": ["--fold", 0]},
+    "with-ridge": {"on": ["--with-ridge"]},
+    "minimum": {"2.6": ["--minimum", 2.6]},
+    "weighting": {"uncertainty": ["--loss-weighting", "uncertainty"]},
+    "aux-targets": {"height": ["--aux-targets", "height"]},
+    "store": {"views": ["--store", "turned", "--views", 2]},
+}
+OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
+# those whose effect is not on the predictions of the folds, or depends on the data
+WITHOUT_EFFECT = (
+    "tta",
+    "fold",
+    "bits",
+    "minimum",
+    "weighting",
+    "folds",
+    "stratify",
+    "target",
+)
+CASES = [*pairs(OPTIONS)]
+
+
+def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
+    """Judge cases: train, then predict with every file of the run."""
+    field = Field(folder)
+    for settings in cases:
+        name = name_of(settings, OPTIONS)
+
+        def run(settings: Settings = settings) -> None:
+            predictions = field.train(settings)
+            field.check_effect(settings, predictions)
+
+        yield verdict(name, run)
+
+
+class Field:
+    """Images with numbers, words, masks, places and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.table = folder / "table.csv"
+        self._alone: dict[str, Any] = {}
+        names = [f"{number}.png" for number in range(COUNT)]
+        kit.write_images(self.images, names, 40, 60)
+        rng = np.random.default_rng(0)
+        lines = ["image,mass,crop,height,kind,place,part,mask"]
+        (folder / "masks").mkdir()
+        for number, name in enumerate(names):
+            mask = rng.choice([1, 2, 7], (4, 6)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+            Image.fromarray(mask).save(folder / "masks" / name)
+            mass, crop = number + 0.5, round(float((mask == 2).mean()), 4)
+            kind = "ab"[number % 2]
+            lines.append(
+                f"{name},{mass},{crop},{3 * crop},{kind},p{number // 2},{(number // 2) % 2},"
+                f"../masks/{name}"
+            )
+        self.table.write_text("\n".join(lines) + "\n")
+        words = ["--size", "32x32", "--backbone", "dinoneck_tiny", "--views", "flips4"]
+        done = kit.cli("extract", self.images, "--out", folder / "turned", *words)
+        assert done.code == 0, done.err
+
+    def train(self, settings: Settings) -> Any:
+        """Train, compare all files of the run, and return its table."""
+        run = self.folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        words: list[object] = []
+        for name, value in settings.items():
+            if value is not None:
+                words += [
+                    self.folder / word if word == "turned" else word for word in WORDS[name][value]
+                ]
+        words += self._defaults(settings)
+        ran = kit.cli("train", "--csv", self.table, "--images", self.images, *words, "--out", run)
+        _raise_refusal(ran)
+        self._check_folds(settings, run)
+        return self._check_files(settings, run)
+
+    def _defaults(self, settings: Settings) -> list[object]:
+        """What is asked for where no option of the case says it."""
+        words: list[object] = ["--epochs", 1, "--lr", 0.01, "--device", "cpu"]
+        if settings["target"] is None:
+            words += ["--targets", "mass"]
+        if settings["folds"] is None and settings["fold-column"] is None:
+            words += ["--folds", 2]
+        if settings["store"] is None:
+            words += ["--backbone", "dinoneck_tiny"]
+            if settings["size"] is None:
+                words += ["--size", "32x32"]
+        return words
+
+    def _check_folds(self, settings: Settings, run: Path) -> None:
+        """Rows that belong together are in one fold, and no fold was trained on its own rows."""
+        if settings["folds"] == "one":
+            return
+        fold_of = {row["image"]: row["fold"] for row in _rows(run / "out_of_fold.csv")}
+        for row in _rows(run / "trained_on.csv"):
+            if row["image"] in fold_of and fold_of[row["image"]] in row["folds"].split():
+                raise Differs(f"{row['image']} was trained on and held out by one fold")
+        for option, column in (("group", "place"), ("fold-column", "part")):
+            if settings[option] is None:
+                continue
+            folds: dict[str, set[str]] = {}
+            for row in _rows(self.table):
+                if row["image"] in fold_of:
+                    folds.setdefault(row[column], set()).add(fold_of[row["image"]])
+            if any(len(found) > 1 for found in folds.values()):
+                raise Differs(f"rows of one {column} are in several folds")
+
+    def _check_files(self, settings: Settings, run: Path) -> Any:
+        """Predict with the file of each fold, and with that of the run."""
+        files = sorted(run.glob("heads/fold-*.safetensors"))
+        paths = [self.images / f"{number}.png" for number in range(COUNT)]
+        by_fold = {}
+        for file in files:
+            number = file.stem.partition("-")[2]
+            by_fold[number] = [_plain(row) for row in Predictor(file, tta="none")(paths)]
+        if settings["folds"] != "one":
+            self._check_table(settings, run, by_fold)
+        whole = run / "head.safetensors"
+        is_live = settings["lora"] or settings["unfreeze-last"]
+        if whole.exists() and by_fold and not is_live:  # those are trained on all images
+            found = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
+            for image, row in enumerate(found):
+                members = [rows[image] for rows in by_fold.values()]
+                mean = {name: np.mean([member[name] for member in members], axis=0) for name in row}
+                check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
+            return found
+        if whole.exists():
+            by_fold["all"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
+        return [*by_fold.values()]
+
+    def _check_table(self, settings: Settings, run: Path, by_fold: dict[str, Any]) -> None:
+        method = "head + linear" if settings["with-ridge"] else "head"
+        num_compared = 0
+        for row in _rows(run / "out_of_fold.csv"):
+            predictions = by_fold[row["fold"]][int(row["image"].partition(".")[0])]
+            for name, value in predictions.items():
+                stated = row.get(f"{name} ({method})")
+                if stated is None:
+                    continue
+                num_compared += 1
+                if len(value) > 1:  # probabilities of the words a and b
+                    found = "ab"[int(np.argmax(value))]
+                    if found != stated and abs(value[0] - value[1]) > TOLERANCE:
+                        raise Differs(f"{row['image']}: {name} is {found}, the table has {stated}")
+                else:
+                    check_same(value, [float(stated)], f"{row['image']}: {name}", TOLERANCE)
+        if num_compared == 0:
+            raise AssertionError("the table holds nothing to compare")
+
+    def check_effect(self, settings: Settings, predictions: Any) -> None:
+        """Compare a pair with each of its options alone: the other one must have changed something.
+
+        Raises:
+            Differs: if it has not, though nothing was reported.
+        """
+        given = [name for name, value in settings.items() if value is not None]
+        for name in given:
+            if name in WITHOUT_EFFECT:
+                continue
+            if name == "group" and (settings["folds"] or settings["fold-column"]):
+                continue  # the folds are made without it; it is of the intervals then
+            if name == "fold-column" and settings["group"]:
+                continue  # the named folds are those that the groups make of these rows
+            alone = self._train_alone({**settings, name: None})
+            if alone is not None and _are_equal(alone, predictions):
+                raise Differs(f"{name} has no effect, and is not refused")
+
+    def _train_alone(self, settings: Settings) -> Any:
+        key = json.dumps(settings)
+        if key not in self._alone:
+            try:
+                self._alone[key] = self.train(settings)
+            except DinoneckError:
+                self._alone[key] = None
+        return self._alone[key]
+
+
+def _raise_refusal(ran: kit.Ran) -> None:
+    """Raise the error that a command line ended with."""
+    if ran.code != 0:
+        lines = [line for line in ran.err.splitlines() if "error" in line]
+        if not lines:
+            raise AssertionError(f"exit code {ran.code} without an error: {ran.err[-200:]}")
+        raise DinoneckError(lines[-1])
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, moment: int) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, list[float]]:
+    return {name: np.ravel(value).astype(float).tolist() for name, value in row.items()}
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    try:
+        check_same(one, other, "", 1e-7)
+    except Differs:
+        return False
+    return True
