@@ -61,12 +61,19 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
     named where no other value is negative.
     """
     suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
-    suspects.update(value for value in values if _is_huge_code(value))
-    others = [value for value in values if value not in suspects]
+    largest = max(max(values, default=0.0), -min(values, default=0.0))
+    if largest >= _HUGE:
+        suspects.update(value for value in values if _is_huge_code(value))
+    others = values
+    if suspects:
+        others = [value for value in values if value not in suspects]
+        largest = max(map(abs, others), default=0.0)
     if not others:
         return []
-    unlike = [value for value in suspects if _is_unlike(value, min(others), max(map(abs, others)))]
-    unlike += _small_codes(set(others))
+    lowest = min(others)
+    unlike = [value for value in suspects if _is_unlike(value, lowest, largest)]
+    if lowest in _SMALL_CODES:
+        unlike += _small_codes(set(others))
     return sorted(unlike)
 
 
@@ -90,8 +97,6 @@ def _small_codes(values: set[float]) -> list[float]:
 
 
 def _is_huge_code(value: float) -> bool:
-    if abs(value) < _HUGE:
-        return False
     return any(math.isclose(value, code, rel_tol=_ROUNDED) for code in _HUGE_CODES)
 
 
@@ -111,6 +116,8 @@ def days_among(values: Sequence[float]) -> list[float]:
 
     They are whole and of the years 2000 to 2049, and all other values are below the days of a year.
     """
+    if not values or not _FIRST_DAY <= max(values) <= _LAST_DAY:
+        return []
     days = set()
     has_others = False
     for value in values:
@@ -125,10 +132,9 @@ def days_among(values: Sequence[float]) -> list[float]:
 
 def are_compact_days(texts: Iterable[str]) -> bool:
     """Whether all texts are days in one number, ``20240503``, and there are two or more."""
-    days = set(texts)
-    return len(days) > 1 and all(map(is_compact_day, days))
+    return all(map(is_compact_day, texts)) and len(set(texts)) > 1
 
 
 def begins_with_zero(text: str) -> bool:
     """Whether a number begins as codes and days without a year do: ``007``, ``01067``, ``01.05``."""
-    return _BEGINS_WITH_ZERO.fullmatch(text) is not None
+    return text[0] == "0" and _BEGINS_WITH_ZERO.fullmatch(text) is not None

@@ -506,18 +506,19 @@ def _numbers(
     if texts.empty:
         raise DataError(f"{what} holds no number; leave the column out, or fill it in")
     separator = None if sheet.file is None else sheet.file.separator
+    cell_texts = list(texts)
     try:
         numbers = read_numbers(
-            list(texts), separator, other_columns=lambda: sheet.columns_without(column)
+            cell_texts, separator, other_columns=lambda: sheet.columns_without(column)
         )
     except NumberError as error:
         raise _number_error(
             what, texts, error, _as_classes(column) if may_be_classes else None
         ) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
-    _warn_of_odd_numbers(what, list(texts), numbers.values)
+    _warn_of_odd_numbers(what, cell_texts, numbers.values)
     if may_be_classes:
-        _warn_of_codes(what, column, list(texts))
+        _warn_of_codes(what, column, cell_texts)
     return pd.Series(numbers.values, texts.index, dtype="float64")
 
 
