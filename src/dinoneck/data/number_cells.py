@@ -176,6 +176,9 @@ def _find_notation(
 ) -> Notation:
     readings: dict[Notation, list[float]] = {}
     for notation in NOTATIONS:
+        if Notation(notation.decimal) in readings:
+            # no text has a mark between thousands, so that this notation gives the same numbers
+            continue
         if notation.fits(texts):
             values = notation.read(texts)
             # notations that give the same numbers are one reading
