@@ -122,21 +122,7 @@ def evaluate(
         8
     """
     models = model if isinstance(model, Mapping) else {"head": model}
-    predictors: dict[str, Predictor] = {}
-    detectors: dict[str, Detector] = {}
-    for name, one in models.items():
-        opened_model = _opened(one)
-        if isinstance(opened_model, Predictor):
-            predictors[name] = opened_model
-        else:
-            detectors[name] = opened_model
-    if not predictors and not detectors:
-        raise ConfigError("model is an empty mapping; name one model or more")
-    if predictors and detectors:
-        raise ConfigError(
-            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
-            "apart"
-        )
+    predictors, detectors = _open_all(models)
     kind = _kind_of_objects(truth, are_detectors=bool(detectors))
     if kind is not None:
         table_options = {
@@ -152,16 +138,69 @@ def evaluate(
         raise ConfigError(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
-    tasks = _tasks_of(predictors)
     _check_alike(predictors)
-    columns = _columns_of(predictors)
+    tasks = _tasks_of(predictors)
     table = truth_table(
-        images, truth, tasks, group, image_column, labels, subfolders, columns=columns
+        images,
+        truth,
+        tasks,
+        group,
+        image_column,
+        labels,
+        subfolders,
+        columns=_columns_of(predictors),
     )
     mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
     _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
     masks = _mask_readers(table, tasks, asked, _mask_records(predictors))
+    report = _of_table(predictors, table, tasks, masks)
+    return report | _count_seen(predictors, list(table[IMAGES]))
+
+
+def _open_all(models: Mapping[str, Any]) -> tuple[dict[str, Predictor], dict[str, Detector]]:
+    """The models by name: heads, or detectors; one of the two is empty.
+
+    Raises:
+        ConfigError: if there is no model, or heads and detectors are mixed.
+        CheckpointError: if a model cannot be read.
+    """
+    predictors: dict[str, Predictor] = {}
+    detectors: dict[str, Detector] = {}
+    for name, model in models.items():
+        opened_model = _opened(model)
+        if isinstance(opened_model, Predictor):
+            predictors[name] = opened_model
+        else:
+            detectors[name] = opened_model
+    if not predictors and not detectors:
+        raise ConfigError("model is an empty mapping; name one model or more")
+    if predictors and detectors:
+        raise ConfigError(
+            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
+            "apart"
+        )
+    return predictors, detectors
+
+
+def _of_table(
+    predictors: Mapping[str, Predictor],
+    table: Any,
+    tasks: Mapping[str, Task],
+    masks: Mapping[str, DenseLabels],
+) -> dict[str, Any]:
+    """Predict the images of a table and score the predictions.
+
+    Args:
+        predictors: name -> model.
+        table: the truth.
+        tasks: of all models, by name.
+        masks: segmentation task -> how its masks are read.
+
+    Raises:
+        DataError: if the truth has nothing that is predicted.
+    """
+    columns = _columns_of(predictors)
     scored: dict[str, Scored] = {}
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
@@ -180,8 +219,7 @@ def evaluate(
     lines = _not_shared(predictions)
     if lines:
         report["verdict"] = "\n".join([report["verdict"], *lines])
-    seen = _count_seen(predictors, list(table[IMAGES]))
-    return report | seen | {"cost": cost, "versions": versions()}
+    return report | {"cost": cost, "versions": versions()}
 
 
 def _count_seen(
@@ -208,8 +246,18 @@ def _files_of(model: Predictor | Detector) -> list[str]:
     """The files that a model was read from."""
     if isinstance(model, Detector):
         return [model.source] if model.source else []
-    readings = [reading for own in model.passes for reading in own.readings.values()]
-    return [file for reading in readings for file in reading.files]
+    files: list[str] = []
+    for reading in _readings_of(model):
+        files += reading.files
+    return files
+
+
+def _readings_of(predictor: Predictor) -> list[Any]:
+    """How each head of a model reads tokens, over all of its backbones."""
+    readings: list[Any] = []
+    for backbone_pass in predictor.passes:
+        readings += backbone_pass.readings.values()
+    return readings
 
 
 def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
@@ -272,7 +320,7 @@ def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
 
 
 def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
-    """The tasks of all models by name; of several of a name, the first."""
+    """The tasks of all models by name; of several of a name, which :func:`_check_alike` compares, the first."""
     tasks: dict[str, Task] = {}
     for predictor in models.values():
         for task in predictor.tasks:
@@ -309,9 +357,8 @@ class _Target:
 def _targets_of(model: str, predictor: Predictor) -> dict[str, _Target]:
     """Target -> what a model predicts for it."""
     areas: dict[str, float | None] = {}
-    for backbone_pass in predictor.passes:
-        for reading in backbone_pass.readings.values():
-            areas |= areas_of(reading.head)
+    for reading in _readings_of(predictor):
+        areas |= areas_of(reading.head)
     targets = {}
     for column in columns_of(predictor.tasks):
         task = column.task
@@ -443,16 +490,26 @@ def truth_table(
                     f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
                     f"name it with {role}= of read_table(), which makes it"
                 )
-        _check_numbers(truth, predicted)
+        _warn_of_missing_parts(tasks, predicted, truth.columns)
+        _check_numbers(truth, _number_columns(truth, tasks, predicted))
         return truth
     return _read_truth(images, truth, predicted, tasks, group, image_column, labels)
 
 
-def _check_numbers(table: Any, columns: Sequence[Column]) -> None:
-    """Raise a DataError for words in a column that is predicted as numbers: they would not be scored."""
-    for column, task, _ in columns:
-        if task.kind == "classification" or column not in table:
-            continue
+def _number_columns(
+    table: Any, tasks: Mapping[str, Task], predicted: Sequence[Column]
+) -> list[str]:
+    """The columns of a table that are scored as numbers: those that are predicted, and parts of ratios."""
+    names = [column.name for column in predicted if column.task.kind != "classification"]
+    for task in tasks.values():
+        if _has_scored_shares(task, predicted) and not _missing_parts(task, table.columns):
+            names += task.labels
+    return [name for name in dict.fromkeys(names) if name in table]
+
+
+def _check_numbers(table: Any, columns: Sequence[str]) -> None:
+    """Raise a DataError for words in a column that is scored as numbers."""
+    for column in columns:
         names = class_names(table, column)
         words = [word for word in names if not is_number(word)]
         if names and not words:
@@ -487,8 +544,9 @@ def _read_truth(
         if task.kind == "classification" and name in columns
     }
     names = [column.name for column in predicted if column.task.name not in classes]
+    _warn_of_missing_parts(tasks, predicted, columns)
     for task in tasks.values():
-        if task.kind == "ratio" and _has_parts(task, columns):
+        if task.kind == "ratio" and not _missing_parts(task, columns):
             names += [part for part in task.labels if part not in names and part not in classes]
     numbers = [name for name in names if name in columns]
     targets = [*classes, *numbers]
@@ -572,10 +630,8 @@ def _predictions(
     row_of_image = predict_many(predict, list(table[IMAGES]), at_once=4 * predictor.batch_size)
     rows = list(row_of_image.values())
     predictions = _values(predictor, table, rows, scored)
-    # what a model predicts itself is no share of a ratio
-    taken = {column.name for column in columns} | {column.task.name for column in columns}
     for task in predictor.tasks:
-        if task.kind == "ratio" and taken.isdisjoint(task.labels):
+        if _has_scored_shares(task, columns):
             predictions |= _shares(task, table, rows, scored)
     if has_masks:
         predictions |= _matrices(predictor, table, rows, masks, scored)
@@ -603,20 +659,35 @@ def _values(
     return predictions
 
 
-def _has_parts(task: Task, columns: Sequence[str]) -> bool:
-    """Whether the truth has all parts of a ratio; a warning names what it lacks if it has some."""
-    missing = [part for part in task.labels if part not in columns]
-    if missing and len(missing) < len(task.labels):
-        shown = some_of(missing, 5)
-        logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
-    return not missing
+def _missing_parts(task: Task, columns: Sequence[str]) -> list[str]:
+    """The parts of a ratio that the truth lacks."""
+    return [part for part in task.labels if part not in columns]
+
+
+def _has_scored_shares(task: Task, predicted: Sequence[Column]) -> bool:
+    """Whether a task is a ratio whose shares are scored: what a model predicts itself is no share."""
+    names = {column.name for column in predicted} | {column.task.name for column in predicted}
+    return task.kind == "ratio" and names.isdisjoint(task.labels)
+
+
+def _warn_of_missing_parts(
+    tasks: Mapping[str, Task], predicted: Sequence[Column], columns: Sequence[str]
+) -> None:
+    """Name the parts that the truth lacks of a ratio of which it has some."""
+    for task in tasks.values():
+        if not _has_scored_shares(task, predicted):
+            continue
+        missing = _missing_parts(task, columns)
+        if missing and len(missing) < len(task.labels):
+            shown = some_of(missing, 5)
+            logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
 
 
 def _shares(
     task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
 ) -> dict[str, Any]:
     """The shares of a ratio by the columns of its parts, as training scores them; empty without these columns."""
-    if not _has_parts(task, table.columns):
+    if _missing_parts(task, table.columns):
         return {}
     parts = np.stack([column_numbers(table, part) for part in task.labels], axis=1)
     if (parts < 0).any():
@@ -650,10 +721,9 @@ def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
     """How the trainings of the heads that predict segmentations read their masks, as far as recorded."""
     records: list[MaskRecord] = []
     for model in models.values():
-        for backbone_pass in model.passes:
-            for reading in backbone_pass.readings.values():
-                if any(task.kind == "segmentation" for task in reading.head.tasks):
-                    records += reading.mask_records
+        for reading in _readings_of(model):
+            if any(task.kind == "segmentation" for task in reading.head.tasks):
+                records += reading.mask_records
     return records
 
 

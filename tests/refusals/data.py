@@ -404,7 +404,7 @@ ROWS: list[Row] = [
         ("first line", "','", "';'"),
     ),
     (table(GOOD + GOOD), DataError, ("row 5", "names of the columns")),
-    (table('[{"image": "a", "crop": 1}]'), DataError, ("JSON", "--boxes")),
+    (table('{"images": [], "annotations": []}'), DataError, ("JSON", "--boxes")),
     (table("version https://git-lfs.github.com/spec/v1\noid"), DataError, "git lfs pull"),
     (
         lambda: read_table(FRAME.rename(columns={"image": "image "}), targets="y"),

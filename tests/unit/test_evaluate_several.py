@@ -25,6 +25,7 @@ from dinoneck import (
     Task,
     evaluate,
 )
+from dinoneck.data import read_table
 from dinoneck.errors import ConfigError
 from dinoneck.viz.score_tables import all_tables
 
@@ -189,6 +190,43 @@ def test_shares_that_the_truth_does_not_give_are_named(
         report = evaluate(predictor(tiny, ratio, Task("weed")), meadow.parent, table)
     assert [*report["scores"]] == ["weed", "overall"]
     assert "the shares mix are not scored: the truth lacks stones" in caplog.text
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["table of read_table", "DataFrame"])
+def test_missing_parts_are_named_once_for_several_models(
+    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture, is_read: bool
+) -> None:
+    ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "stones"))
+    models = {name: predictor(tiny, ratio, Task("weed")) for name in ("a", "b")}
+    table = pd.read_csv(meadow)[["image", "soil", "weed"]]
+    if is_read:
+        table = read_table(table, meadow.parent, targets=["soil", "weed"])
+
+    evaluate(models, meadow.parent, table)
+
+    assert caplog.text.count("the shares mix are not scored: the truth lacks stones") == 1
+
+
+def test_parts_that_another_model_predicts_are_not_missed(
+    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "stones"))
+    models = {"shares": predictor(tiny, ratio), "masses": predictor(tiny, Task("soil"))}
+
+    evaluate(models, meadow.parent, meadow)
+
+    assert "not scored" not in caplog.text
+
+
+def test_a_part_of_words_in_a_ready_made_table_is_refused(meadow: Path, tiny: Backbone) -> None:
+    ratio = Task("mix", dim=2, kind="ratio", labels=("soil", "crop"))
+    table = read_table(meadow, meadow.parent, targets=["soil", "crop"])
+    table["crop"] = pd.Categorical(
+        ["much", "little"] * (len(table) // 2) + ["much"] * (len(table) % 2)
+    )
+
+    with pytest.raises(DataError, match="crop of .* is 'much', and the heads predict numbers"):
+        evaluate(predictor(tiny, ratio), meadow.parent, table)
 
 
 def test_the_command_names_models_by_their_keys(meadow: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,13 +59,23 @@ _OTHER_FORMATS = (
     (b"$FL2", "a file of SPSS"),
     (b"<stata_dta>", "a file of Stata"),
 )
-# what begins a list of objects, an object, or a line with an object
-_JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*("[^"]*"\s*:|\})|\s*\[\s*[\[\]"\d]')
+# an object, which may be the first one of a list or of lines: {"image":
+_JSON_OBJECT = re.compile(
+    rb"""
+    \s* (?: \[ \s* )?
+    \{ \s* (?: "[^"]*" \s* : | \} )
+    """,
+    re.VERBOSE,
+)
+# lists, texts or numbers in a list, or an empty list; the first cell of a CSV file may begin so too
+_JSON_LIST = re.compile(rb'\s*\[\s*[\[\]"\d-]')
+_KEY_OF_COCO = b'"annotations"'
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _MARKUP = re.compile(rb"\s*<(\?xml|!doctype|html|table|workbook)", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"\s*[-+]?\d+")
 _POINT_NUMBER = re.compile(r"\s*[-+]?\d*\.\d+\s*")
 _DIGITS = re.compile(r"\d+")
+_DECIMAL_COMMA = re.compile(r"(?<=\d),(?=\d)")
 _SAVE_AS = (
     "save the table as CSV in UTF-8 (Excel: 'CSV UTF-8'; LibreOffice: character set 'Unicode "
     "(UTF-8)'), or read it with pandas and pass the DataFrame"
@@ -117,6 +128,7 @@ def read_csv_file(path: PathLike, columns: Sequence[str] = ()) -> CsvFile:
     elif columns:
         _check_separator_line(path, text, separator, columns)
     _check_first_row(path, _first_rows(text, separator), columns)
+    _check_one_separator(path, text, separator)
     table = _parse(path, text, separator, repairs)
     if '="' in text or '=""' in text:
         _unwrap_formulas(table)
@@ -149,11 +161,11 @@ def _decode(path: PathLike, content: bytes, repairs: list[str]) -> str:
             f"{path} is a pointer of Git LFS, not the file that it stands for; fetch that with "
             "'git lfs pull'"
         )
-    if _JSON.match(content):
-        raise DataError(
-            f"{path} is a JSON file, not a CSV file; {_SAVE_AS}. COCO files are named as boxes= or "
-            "instances= of a training (--boxes, --instances)"
-        )
+    if _is_json(content):
+        hint = ""
+        if _KEY_OF_COCO in content:
+            hint = ". COCO files are named as boxes= or instances= of a training (--boxes, --instances)"
+        raise DataError(f"{path} is a JSON file, not a CSV file; {_SAVE_AS}{hint}")
     if _MARKUP.match(content):
         raise DataError(f"{path} is a page of HTML or XML, not a CSV file; {_SAVE_AS}")
     encoding, encoding_name = "utf-8", "UTF-8"
@@ -174,6 +186,20 @@ def _decode(path: PathLike, content: bytes, repairs: list[str]) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text
+
+
+def _is_json(content: bytes) -> bool:
+    """Whether a file is JSON; one that begins as a list is parsed to tell it from a CSV file."""
+    text = content.removeprefix(codecs.BOM_UTF8)
+    if _JSON_OBJECT.match(text):
+        return True
+    if not _JSON_LIST.match(text):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _not_in_encoding(
@@ -262,6 +288,30 @@ def _check_first_row(path: PathLike, rows: Sequence[Sequence[str]], columns: Seq
             f"{path}: the first row is one cell, {first_row[0]!r}; expected cells that are "
             "separated by commas, semicolons or tabs, without quotes around whole rows"
         )
+
+
+def _check_one_separator(path: PathLike, text: str, separator: str) -> None:
+    """Reject names between commas above rows between semicolons or tabs, whose decimal marks are commas.
+
+    Each row would be cut at its decimal mark: ``image,y`` above ``a;1,5``.
+    """
+    lines = [line for line in text.split("\n", _ROWS_TO_TRY)[:_ROWS_TO_TRY] if line.strip()]
+    if separator != "," or len(lines) < 2:
+        return
+    header = lines[0]
+    rows = lines[1:]
+    if not any(_DECIMAL_COMMA.search(row) for row in rows):
+        return
+    for other in SEPARATORS:
+        if other == separator or other in header:
+            continue
+        num_separators = {row.count(other) for row in rows}
+        has_other_commas = any("," in _DECIMAL_COMMA.sub("", row) for row in rows)
+        if num_separators == {header.count(separator)} and not has_other_commas:
+            raise DataError(
+                f"{path}: the names of the columns are separated by {separator!r}, and the cells by "
+                f"{other!r}: {rows[0]!r}; write {other!r} between the names too"
+            )
 
 
 def _first_rows(text: str, separator: str) -> list[list[str]]:

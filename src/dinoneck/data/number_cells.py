@@ -7,107 +7,27 @@ Neither pandas nor torch is imported.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from dinoneck.data.cells import LARGEST, MISSING_WORDS, as_decimal
+from dinoneck.data.cells import LARGEST
+from dinoneck.data.not_numbers import expected_instead_of, is_unit, unit_of
+from dinoneck.data.odd_numbers import is_end_of_float
 
 POINT, COMMA = ".", ","
 # the decimal mark that goes with a separator of cells: a comma between the cells leaves the point,
 # and spreadsheets separate by semicolons where the decimal mark is the comma; tabs go with both
 _MARK_OF_SEPARATOR = {",": POINT, ";": COMMA}
 # blanks (Polish, French, Swedish, ISO 80000) and apostrophes (Swiss) between thousands
-_BLANKS = " \u00a0\u2009\u202f'\u2019"
+_BLANKS = " \u00a0\u2007\u2009\u202f'\u2019"
 _MINUS_SIGN = "\u2212"
 # float64 holds every whole number below it
 _FIRST_INEXACT = 2**53
-# what programs write for "no data" in a column of numbers: surveys and loggers
-_NEGATIVE_CODES = frozenset({-999.0, -999.9, -9999.0, -9999.9, -99999.0, -999999.0})
-_POSITIVE_CODES = frozenset({999.0, 999.9, 6999.0, 9999.0, 9999.9, 99999.0, 999999.0})
-# a positive code is more than this many times as large as all other values: 9999 among thousands
-_LARGER_THAN_CODES = 3
-# the ends of int16, uint16, int32 and uint32
-_EXTREMES = frozenset(
-    {
-        -99.0,
-        -99.9,
-        -32768.0,
-        -32767.0,
-        32767.0,
-        65535.0,
-        -2147483648.0,
-        -2147483647.0,
-        2147483647.0,
-        4294967295.0,
-    }
-)
-# the fill values of netCDF and of models, and the ends of float32, which programs write rounded
-_HUGE_CODES = (9.969209968386869e36, 1e20, -1e20, 1e30, -1e30, -LARGEST, LARGEST)
-_HUGE = 1e19  # all of them are larger
-_ROUNDED = 1e-6  # relative
-# one of these is more than this many times as large as all other values
-_LARGER_THAN_VALUES = 10
-
-# error values of Excel in its languages (#DIV/0!, #WERT!, #NOM?, #N/A, #NV), of LibreOffice and
-# Google Sheets, and the ##### of a column that is too narrow, which Excel saves as it shows it
-_ERROR_VALUE = re.compile(
-    r"#\S+[!?]|#[^\W\d]/[^\W\d]+|#NV|#YOK|#GETTING_DATA|##+|Err:\d+|Loading\.\.\."
-)
-_FORMULA = re.compile(r"=[\w+(@\"'$-].*", re.DOTALL)
-_UNIT = re.compile(r"([-+]?[\d.,]*\d[\d.,]*)\s*([^\W\d_][^\d]*[23]?|%|\N{DEGREE SIGN}.*)")
-# words that people write before a number, bounds and currencies
-_ABOUT = re.compile(
-    r"((?i:ca\.?|circa|approx\.?|about|around|etwa|env\.?|environ)"
-    r"|EUR|USD|GBP|CHF|JPY|CNY|INR|BRL|PLN|SEK|NOK|DKK|CZK|AUD|CAD"
-    r"|[~\u2248<>=\u2264\u2265]+|[A-Z]{0,2}[$\u20ac\u00a3\u00a5])\s*[-+]?[\d.,]*\d[\d.,]*"
-)
-_TOLERANCE = re.compile(r"[-+]?[\d.,]+\s*(\u00b1|\+/?-)\s*[\d.,]+.*")
-_DIGITS_AND_MARKS = r"[-+]?(?:\d+[.,]?\d*|[.,]\d+)"
-# numbers as programs print them, which are no names of classes, and what to write instead
-_PRINTED = (
-    (re.compile(r"[-+]?0[xX][0-9a-fA-F]+"), "a number in decimal digits, not a hexadecimal one"),
-    (
-        re.compile(rf"{_DIGITS_AND_MARKS}[dD][-+]\d+|[-+]?\d*[.,]\d*[dD]\d+"),
-        "a number with 'e' before its exponent, not 'D' as Fortran writes it",
-    ),
-    (
-        re.compile(rf"{_DIGITS_AND_MARKS}\s*[x*\u00d7\u00b7]\s*10\s*(?:\^|\*\*)\s*[-+\u2212]?\d+"),
-        "a number with 'e' before its exponent, such as 1.5e-3",
-    ),
-    (
-        re.compile(
-            r"(?:(?:torch\.)?tensor|(?:np|numpy)\.\w+|array|Decimal|Fraction)\(.*\)", re.DOTALL
-        ),
-        "the number alone, which float() returns: this is how Python prints an object",
-    ),
-)
-# in English, German, French, Spanish, Italian and Dutch, whole and short
-_MONTH = (
-    r"(?:jan(?:uar[yi]?|v(?:ier)?)?|gen(?:naio)?|ene(?:ro)?"
-    r"|feb(?:ruar[yi]?|braio|rero)?|f[e\u00e9]v(?:r(?:ier)?)?"
-    r"|m[a\u00e4]r(?:ch|zo?|s|t)?|mrz|mrt|maart|apr(?:ile?)?|a[vb]r(?:il)?"
-    r"|mayo?|mai|mei|mag(?:gio)?|jun[ei]?|junio|juin|giu(?:gno)?"
-    r"|jul[yi]?|julio|juil(?:let)?|lug(?:lio)?|aug(?:ust(?:us)?)?|ao[u\u00fb]t|ago(?:sto)?"
-    r"|sept?(?:ember|embre|iembre)?|set(?:tembre)?|o[ck]t(?:ober|obre|ubre)?|ott(?:obre)?"
-    r"|nov(?:ember|embre|iembre)?|d[e\u00e9][cz](?:ember|embre)?|dic(?:embre|iembre)?)\.?"
-)
-MONTH_NAME = re.compile(rf"(?<![^\W\d_]){_MONTH}(?![^\W\d_])", re.IGNORECASE)
-CLOCK = re.compile(r"[ T]\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?\s?(?:Z|[-+]\d\d:?\d\d)?$")
-"""A time of the day, at the end of a date."""
-_DATE = re.compile(
-    rf"\d{{1,4}}[-/]\d{{1,2}}(?:[-/]\d{{1,4}})?|\d{{1,2}}\.\d{{1,2}}\.(?:\d{{2}}|\d{{4}})?"
-    rf"|\d{{1,4}}\.?[- ]{_MONTH}(?:[- ]\d{{2,4}})?|{_MONTH}[- ]\d{{1,4}}(?:,? \d{{4}})?"
-    r"|(?:\d+\u5e74)?\d{1,2}\u6708(?:\d{1,2}\u65e5)?",
-    re.IGNORECASE,
-)
 # dates without a year (01.05) and codes, which show no decimal mark
 _ZERO_BEFORE_DIGIT = re.compile(r"[-+]?0[0-9]")
-_DASHES = frozenset("-\u2013\u2014\u2212")
-_QUOTES = frozenset("'\"\u2018\u2019\u201c\u201d\u201e")
 
 
 @dataclass(frozen=True)
@@ -126,10 +46,11 @@ class Notation:
     def pattern(self) -> re.Pattern[str]:
         """What a number in this notation matches as a whole."""
         mark = re.escape(self.decimal)
-        number = rf"(?:[0-9]+(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][-+]?[0-9]+)?"
+        digits = rf"(?: [0-9]+ (?: {mark}[0-9]* )? | {mark}[0-9]+ )"  # 1, 1., 1.5, .5
+        number = rf"{digits} (?: [eE][-+]?[0-9]+ )?"
         if self.groups:
-            number = rf"(?:{number}|{_thousands(self.groups)}(?:{mark}[0-9]*)?)"
-        return re.compile(rf"[-+]?{number}")
+            number = rf"(?: {number} | {_thousands(self.groups)} (?: {mark}[0-9]* )? )"
+        return re.compile(rf"[-+]? {number}", re.VERBOSE)
 
     def fits(self, texts: Iterable[str]) -> bool:
         """Whether all texts are numbers in this notation."""
@@ -150,8 +71,8 @@ class Notation:
 
 def _thousands(marks: str) -> str:
     """The pattern of whole numbers with one of these marks between thousands, the same in all places."""
-    choices = [f"[1-9][0-9]{{0,2}}(?:{re.escape(mark)}[0-9]{{3}})+" for mark in marks]
-    return f"(?:{'|'.join(choices)})"
+    choices = [f"[1-9][0-9]{{0,2}} (?: {re.escape(mark)}[0-9]{{3}} )+" for mark in marks]
+    return f"(?: {' | '.join(choices)} )"
 
 
 NOTATIONS = (
@@ -165,7 +86,9 @@ NOTATIONS = (
 """All that are tried; blanks stand for apostrophes too."""
 _PLAIN_POINT, _PLAIN_COMMA = NOTATIONS[:2]
 # whole numbers with a mark between thousands, which may also be decimals: 1.500
-_GROUPED = {mark: re.compile(rf"[-+]?{_thousands(mark)}") for mark in (POINT, COMMA)}
+_GROUPED = {mark: re.compile(rf"[-+]? {_thousands(mark)}", re.VERBOSE) for mark in (POINT, COMMA)}
+# whole numbers that would be below the first separator of thousands
+_HUNDREDS = re.compile(r"[-+]?[1-9][0-9]{2}")
 
 
 @dataclass(frozen=True)
@@ -188,45 +111,17 @@ class NumberError(Exception):  # never leaves dinoneck.data
         place: of the text in the column.
         expected: what was expected, with the remedy.
         other: the place of a text that it disagrees with.
+        may_be_class: whether the text may be the name of a class.
     """
 
-    def __init__(self, place: int, expected: str, other: int | None = None) -> None:
+    def __init__(
+        self, place: int, expected: str, other: int | None = None, *, may_be_class: bool = True
+    ) -> None:
         super().__init__(expected)
         self.place = place
         self.expected = expected
         self.other = other
-
-
-def unit_of(text: str) -> str | None:
-    """Return what follows the number in a text such as ``1.5 kg`` or ``1a``; None without both."""
-    match = _UNIT.fullmatch(text)
-    return None if match is None else match[2]
-
-
-def word_before(text: str) -> str | None:
-    """Return what is before the number in a text such as ``ca. 3`` or ``EUR 3``; None without both."""
-    match = _ABOUT.fullmatch(text)
-    return None if match is None else match[1]
-
-
-def is_printed_number(text: str) -> bool:
-    """Whether a text is a number in the notation of programs: ``0x1F``, ``1.5D-03``, ``tensor(1.5)``."""
-    return any(pattern.fullmatch(text) for pattern, _ in _PRINTED)
-
-
-def is_date(text: str) -> bool:
-    """Whether a text is a date, also with a time, or one that a spreadsheet made of a number: ``01. Mai``."""
-    return _DATE.fullmatch(CLOCK.sub("", text)) is not None
-
-
-def is_error_value(text: str) -> bool:
-    """Whether a text is an error value of a spreadsheet, such as ``#N/A``."""
-    return _ERROR_VALUE.fullmatch(text) is not None
-
-
-def is_spreadsheet_error(text: str) -> bool:
-    """Whether a text is an error value such as ``#N/A``, or a formula instead of its value."""
-    return is_error_value(text) or _FORMULA.fullmatch(text) is not None
+        self.may_be_class = may_be_class
 
 
 def read_numbers(
@@ -256,42 +151,11 @@ def read_numbers(
     values = notation.read(texts)
     _check_sizes(texts, notation, values)
     repair = _repair_of(texts, notation, separator)
+    if repair is None:
+        repair = _doubt_of(texts, notation)
     if repair is not None:
         repairs.append(repair)
     return Numbers(values, repairs)
-
-
-def sentinels_of(values: Sequence[float]) -> list[float]:
-    """Return the values that programs write for "no data" and that are unlike all others, sorted.
-
-    Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
-    smallest integers are too; else they, and positive codes, are far from the others.
-    """
-    suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
-    suspects.update(value for value in values if _is_huge_code(value))
-    others = [value for value in values if value not in suspects]
-    if not others:
-        return []
-    lowest = min(others)
-    largest = max(map(abs, others))
-    found = []
-    for suspect in sorted(suspects):
-        if suspect in _NEGATIVE_CODES:
-            is_unlike = suspect < lowest
-        elif suspect in _POSITIVE_CODES:
-            is_unlike = largest * _LARGER_THAN_CODES < suspect
-        else:
-            is_unlike = largest * _LARGER_THAN_VALUES < abs(suspect)
-            is_unlike = is_unlike or suspect < 0 <= lowest
-        if is_unlike:
-            found.append(suspect)
-    return found
-
-
-def _is_huge_code(value: float) -> bool:
-    if abs(value) < _HUGE:
-        return False
-    return any(math.isclose(value, code, rel_tol=_ROUNDED) for code in _HUGE_CODES)
 
 
 def _may_be_thousands(texts: Iterable[str], mark: str) -> bool:
@@ -312,6 +176,9 @@ def _find_notation(
 ) -> Notation:
     readings: dict[Notation, list[float]] = {}
     for notation in NOTATIONS:
+        if Notation(notation.decimal) in readings:
+            # no text has a mark between thousands, so that this notation gives the same numbers
+            continue
         if notation.fits(texts):
             values = notation.read(texts)
             # notations that give the same numbers are one reading
@@ -394,7 +261,7 @@ def _no_notation(texts: Sequence[str]) -> NumberError:
     for place, text in enumerate(texts):
         fitting = frozenset(notation for notation in NOTATIONS if notation.fits([text]))
         if not fitting:
-            return NumberError(place, _expected_instead_of(text))
+            return _two_units(texts, place) or NumberError(place, expected_instead_of(text))
         fitting_notations.append(fitting)
     # the notations that fit a text and all before it
     in_common: Iterable[frozenset[Notation]] = accumulate(fitting_notations, frozenset.intersection)
@@ -405,6 +272,44 @@ def _no_notation(texts: Sequence[str]) -> NumberError:
         "with a decimal comma",
         other=_first_it_disagrees_with(fitting_notations, place),
     )
+
+
+def _two_units(texts: Sequence[str], place: int) -> NumberError | None:
+    """The error for a number with a unit next to one in another unit: 500 g and 1 kg, 10% and 0.1.
+
+    Args:
+        texts: of the column.
+        place: of the number with a unit.
+    """
+    unit = unit_of(texts[place])
+    if unit is None or not is_unit(unit):
+        return None
+    for other_place, other in enumerate(texts):
+        other_unit = unit_of(other)
+        if unit == "%" and _is_share(other):
+            return NumberError(
+                place,
+                "percent in all cells or shares in all cells: convert them, and write the numbers "
+                "without '%'",
+                other=other_place,
+            )
+        if other_unit is None or not is_unit(other_unit):
+            continue
+        if other_unit.casefold() != unit.casefold():
+            return NumberError(
+                place,
+                "one unit in the whole column: convert the numbers, and write them alone",
+                other=other_place,
+            )
+    return None
+
+
+def _is_share(text: str) -> bool:
+    """Whether a text is a number between 0 and 1, which are shares as well as percent."""
+    for notation in (_PLAIN_POINT, _PLAIN_COMMA):
+        if notation.fits([text]):
+            return 0 < notation.read([text])[0] < 1
+    return False
 
 
 def _first_it_disagrees_with(fitting_notations: Sequence[frozenset[Notation]], place: int) -> int:
@@ -419,61 +324,46 @@ def _first_it_disagrees_with(fitting_notations: Sequence[frozenset[Notation]], p
     return 0
 
 
-def _expected_instead_of(text: str) -> str:
-    """What to write instead of a text that is no number."""
-    unit = unit_of(text)
-    before = word_before(text)
-    tolerance = _TOLERANCE.fullmatch(text)
-    for pattern, expected in _PRINTED:
-        if pattern.fullmatch(text):
-            return expected
-    if _ERROR_VALUE.fullmatch(text):
-        return "a number: this is the error value of a spreadsheet; correct its formula"
-    if _FORMULA.fullmatch(text):
-        return "a number: this is a formula; save the table with values instead of formulas"
-    if text in _DASHES:
-        return "a number: write 0 if the dash stands for zero"
-    if (
-        text[0] in _DASHES
-        and text[0] != "-"
-        and _PLAIN_COMMA.fits([text[1:].replace(POINT, COMMA)])
-    ):
-        return f"a number with the minus sign '-' in the place of {text[0]!r}"
-    if text.lower() in MISSING_WORDS or text == "?":
-        return "a number"
-    if is_date(text):
-        return (
-            "a number, not a date, a range or a fraction. Spreadsheets make dates of numbers such "
-            "as 1.5: format the column as numbers and enter it again. Of dates write a number, "
-            "such as days since the first one"
-        )
-    if unit is not None:
-        return f"the number without {unit!r}, a unit that training names by unit= (--unit)"
-    if before is not None:
-        return f"the number without {before!r}"
-    if tolerance is not None:
-        return f"the number without {tolerance[1]!r} and what follows"
-    if text[0] in _QUOTES:
-        return f"a number without {text[0]!r}, and no blank between a separator and a quote"
-    if as_decimal(text) is not None:
-        return "a finite number"
-    if any(character.isdigit() and not character.isascii() for character in text):
-        return "a number in the digits 0-9"
-    return "a number; correct it"
-
-
 def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[float]) -> None:
     if all(abs(value) < _FIRST_INEXACT for value in values):
         return
     for place, value in enumerate(values):
+        text = notation.plain(texts[place])
         if not abs(value) <= LARGEST:
+            if is_end_of_float(text):
+                raise NumberError(
+                    place,
+                    "a number within +-3.4e38: programs write this one, the end of float32 or "
+                    "float64, for 'no data'",
+                    may_be_class=False,
+                )
             raise NumberError(place, "a number within +-3.4e38")
-        digits = notation.plain(texts[place]).lstrip("+-")
-        if digits.isdigit() and int(digits) != abs(value):
-            raise NumberError(
-                place,
-                "a number that float64 holds exactly",
-            )
+        digits = text.lstrip("+-")
+        is_inexact = digits.isdigit() and int(digits) != abs(value)
+        # the end of float32 in all of its digits is named as a value for "no data"
+        if is_inexact and not is_end_of_float(text):
+            raise NumberError(place, "a number that float64 holds exactly")
+
+
+def _doubt_of(texts: Sequence[str], notation: Notation) -> str | None:
+    """How decimals were read that may be thousands: 1.250 next to 999, which has no decimals.
+
+    Programs that write 1.250 with its last zero write 999.000 too, and 1.25 without it.
+    """
+    mark = notation.decimal
+    if notation.groups or not any(mark in text for text in texts):
+        return None
+    if not _may_be_thousands(texts, mark):
+        return None
+    ends_in_zero = [text for text in texts if mark in text and text.endswith("0")]
+    hundreds = [text for text in texts if _HUNDREDS.fullmatch(text)]
+    if not ends_in_zero or not hundreds:
+        return None
+    value = float(notation.plain(ends_in_zero[0]))
+    return (
+        f"{ends_in_zero[0]!r} read as {value:.15g}, next to {hundreds[0]!r}; if the mark is between "
+        "thousands, write the numbers without it"
+    )
 
 
 def _repair_of(texts: Sequence[str], notation: Notation, separator: str | None) -> str | None:

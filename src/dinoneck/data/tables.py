@@ -40,16 +40,24 @@ from dinoneck.data.cells import (
 )
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.csv_files import CsvFile, read_csv_file
-from dinoneck.data.number_cells import (
-    NOTATIONS,
-    NumberError,
-    is_date,
+from dinoneck.data.dates import is_date
+from dinoneck.data.not_numbers import (
     is_error_value,
     is_printed_number,
     is_spreadsheet_error,
-    read_numbers,
-    sentinels_of,
     unit_of,
+)
+from dinoneck.data.number_cells import NOTATIONS, NumberError, read_numbers
+from dinoneck.data.odd_numbers import (
+    are_compact_days,
+    begins_with_zero,
+    days_among,
+    sentinels_of,
+)
+from dinoneck.data.sheet_checks import (
+    warn_of_merged_cells,
+    warn_of_rows_without_image,
+    warn_of_twin_columns,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
@@ -131,6 +139,8 @@ def read_table(
     number_columns = _as_tuple(numbers)
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles.columns)
+    if images is None:  # files that are looked for must exist
+        warn_of_rows_without_image(sheet.name, list(sheet.ids), sheet.row_numbers)
     files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
     table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
     for column in roles.values:
@@ -209,6 +219,7 @@ class _Sheet:
         image_names: the file of each row.
         columns: column -> its cells.
         categories: categorical column of a DataFrame -> its categories.
+        row_numbers: of the rows, as messages call them.
         file: all cells; None for a DataFrame.
         repairs: what was read although a plain CSV file does not have it.
     """
@@ -218,6 +229,7 @@ class _Sheet:
     image_names: list[Any]
     columns: dict[str, list[Any]]
     categories: dict[str, list[str]]
+    row_numbers: Sequence[int]
     file: CsvFile | None
     repairs: list[str]
 
@@ -269,6 +281,9 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     _check_header(name, file.header, needed, image_column)
     _check_has_rows(name, len(file.rows))
     image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
+    warn_of_twin_columns(
+        name, file.header, columns, lambda place: [cell_text(row[place]) for row in file.rows]
+    )
     if image_column in image_names:
         _check_repeats_no_header(name, file, needed, image_names.index(image_column))
     return _Sheet(
@@ -277,6 +292,7 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
         image_names=image_names,
         columns={column: file.column(column) for column in columns},
         categories={},
+        row_numbers=file.row_numbers,
         file=file,
         repairs=list(file.repairs),
     )
@@ -303,6 +319,12 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
         frame[image_column] = frame.index.map(str)
     _check_header(name, list(frame.columns), needed, image_column)
     _check_has_rows(name, len(frame))
+    warn_of_twin_columns(
+        name,
+        list(frame.columns),
+        needed,
+        lambda place: [cell_text(value) for value in frame.iloc[:, place]],
+    )
     categories = {}
     for column in needed:
         if isinstance(frame[column].dtype, pd.CategoricalDtype):
@@ -314,6 +336,7 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
         image_names=image_names,
         columns={column: list(frame[column].astype(object)) for column in needed},
         categories=categories,
+        row_numbers=range(len(frame)),
         file=None,
         repairs=[],
     )
@@ -393,6 +416,7 @@ def _read_values(
             f"{sheet.name}: the column {column!r} is empty; leave it out, or fill it in"
         )
     if len(filled) < len(texts):
+        warn_of_merged_cells(what, texts)
         missing = len(texts) - len(filled)
         logger.info(
             "%s: %s is missing for %d of %d images", sheet.name, column, missing, len(texts)
@@ -482,24 +506,61 @@ def _numbers(
     if texts.empty:
         raise DataError(f"{what} holds no number; leave the column out, or fill it in")
     separator = None if sheet.file is None else sheet.file.separator
+    cell_texts = list(texts)
     try:
         numbers = read_numbers(
-            list(texts), separator, other_columns=lambda: sheet.columns_without(column)
+            cell_texts, separator, other_columns=lambda: sheet.columns_without(column)
         )
     except NumberError as error:
         raise _number_error(
             what, texts, error, _as_classes(column) if may_be_classes else None
         ) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
-    for sentinel in sentinels_of(numbers.values):
+    _warn_of_odd_numbers(what, cell_texts, numbers.values)
+    if may_be_classes:
+        _warn_of_codes(what, column, cell_texts)
+    return pd.Series(numbers.values, texts.index, dtype="float64")
+
+
+def _warn_of_odd_numbers(what: str, texts: Sequence[str], values: Sequence[float]) -> None:
+    """Name numbers that may stand for "no data" or for days."""
+    for sentinel in sentinels_of(values):
         logger.warning(
             "%s is %g in %s, unlike all other values, and is read as this number. Leave cells empty "
             "where the value is unknown",
             what,
             sentinel,
-            counted(numbers.values.count(sentinel), "row"),
+            counted(values.count(sentinel), "row"),
         )
-    return pd.Series(numbers.values, texts.index, dtype="float64")
+    for day in days_among(values):
+        logger.warning(
+            "%s is %g in %s, unlike all other values: it is the number of a day in spreadsheets, "
+            "which make dates of numbers such as 1.5. Enter these numbers again",
+            what,
+            day,
+            counted(values.count(day), "row"),
+        )
+    if are_compact_days(texts):
+        logger.warning(
+            "%s has days in one number, such as %s, and is read as these numbers, whose differences "
+            "are no days. Write numbers such as days since the first one",
+            what,
+            texts[0],
+        )
+
+
+def _warn_of_codes(what: str, column: str, texts: Sequence[str]) -> None:
+    """Name numbers that begin with 0, as names of digits do."""
+    codes = [text for text in texts if begins_with_zero(text)]
+    if codes:
+        logger.warning(
+            "%s has numbers that begin with 0, such as %r in %s, as plots, postcodes and days "
+            "(01.05) do, and is read as numbers; %s",
+            what,
+            codes[0],
+            counted(len(codes), "row"),
+            _as_classes(column),
+        )
 
 
 def _number_error(
@@ -508,7 +569,8 @@ def _number_error(
     """The error of a column; ``as_classes`` says how it is read as classes, if it may hold these."""
     row = texts.index[error.place]
     text = texts.iloc[error.place]
-    if error.other is None and as_classes is not None and not is_spreadsheet_error(text):
+    may_be_class = error.may_be_class and not is_spreadsheet_error(text)
+    if error.other is None and as_classes is not None and may_be_class:
         return _cell_error(what, row, text, f"{error.expected}; {as_classes}")
     if error.other is None:
         return _cell_error(what, row, text, error.expected)
@@ -533,8 +595,8 @@ def _classes(
             None = those that occur and are words.
     """
     are_numbers = all(map(is_number, texts))
-    same = cells.label_of if are_numbers else str
-    labels = pd.Series([same(text) for text in texts], texts.index, dtype=object)
+    to_label = cells.label_of if are_numbers else str
+    labels = pd.Series([to_label(text) for text in texts], texts.index, dtype=object)
     counts = Counter(labels)
     if class_names:
         names = [str(name) for name in class_names]
@@ -543,10 +605,12 @@ def _classes(
     else:
         names = _sorted_names(counts)
     if not class_names:
+        if are_numbers:
+            names = _names_as_written(names, _spellings_of(labels, texts))
         _check_names(what, names, labels, may_be_numbers=class_names is None)
     if are_numbers:
         _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
-    name_of = _name_of_label(what, names, same)
+    name_of = _name_of_label(what, names, to_label)
     for row, label in labels.items():
         if label not in name_of:
             hint = did_you_mean(texts[row], names)
@@ -565,17 +629,19 @@ def _classes(
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
-def _name_of_label(what: str, names: Sequence[str], same: Callable[[str], str]) -> dict[str, str]:
+def _name_of_label(
+    what: str, names: Sequence[str], to_label: Callable[[str], str]
+) -> dict[str, str]:
     """Label -> the name of its class.
 
     Args:
         what: what messages call the column.
         names: of the classes, as they are listed, or as they occur.
-        same: makes one label of several spellings.
+        to_label: makes one label of several spellings.
     """
     name_of: dict[str, str] = {}
     for name in names:
-        label = same(cell_text(name))
+        label = to_label(cell_text(name))
         if label == "":
             raise DataError(
                 f"{what}: a class is called {name!r}, which is empty or reads as missing; spell it "
@@ -603,10 +669,7 @@ def _warn_of_numbers_as_classes(
         labels: number of each cell.
         are_listed: whether all classes are listed, so that no number is unexpected.
     """
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for label, text in zip(labels, texts, strict=True):
-        spellings[label].add(text)
-    warn_of_joined_numbers(what, spellings, noun="classes")
+    warn_of_joined_numbers(what, _spellings_of(labels, texts), noun="classes")
     if are_listed:
         return
     values = [float(text) for text in texts]
@@ -618,6 +681,26 @@ def _warn_of_numbers_as_classes(
             sentinel,
             counted(values.count(sentinel), "row"),
         )
+
+
+def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set[str]]:
+    """Label -> the texts that it is written as, without numbers of a DataFrame."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for label, value in zip(labels, values, strict=True):
+        if isinstance(value, str):
+            spellings[str(label)].add(cell_text(value))
+    return spellings
+
+
+def _names_as_written(numbers: Sequence[str], spellings: Mapping[str, set[str]]) -> list[str]:
+    """The names of classes of numbers: with the zeros that one begins with, ``007``, if all rows have them."""
+    names = []
+    for number in numbers:
+        written = spellings[number]
+        [first, *others] = sorted(written)
+        is_code = not others and begins_with_zero(first)
+        names.append(first if is_code else number)
+    return names
 
 
 def _sorted_names(labels: Iterable[str]) -> list[str]:
@@ -714,11 +797,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
     )
     warn_of_dates(what, counts, noun)
     if all(map(is_number, counts)):
-        spellings: dict[str, set[str]] = defaultdict(set)
-        for name, cell in zip(names, sheet.columns[column], strict=True):
-            if isinstance(cell, str):
-                spellings[str(name)].add(cell_text(cell))
-        warn_of_joined_numbers(what, spellings, noun)
+        warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
 

@@ -6,37 +6,28 @@ nor torch is imported.
 
 from __future__ import annotations
 
+import html
 import logging
 import re
+import struct
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dinoneck.data.cells import MISSING_WORDS, is_number, label_of
-from dinoneck.data.number_cells import CLOCK, MONTH_NAME, is_date, unit_of, word_before
+from dinoneck.data.cells import LARGEST, MISSING_WORDS, is_number, label_of
+from dinoneck.data.dates import CLOCK, MONTH_NAME, is_compact_day, is_date
+from dinoneck.data.not_numbers import is_unit, unit_of, word_before
 from dinoneck.errors import counted, some_of
 
 _SHOWN = 5  # names in a message
-# a column of words, most of which are a number with one of these units, was meant as numbers
-_UNITS = frozenset(
-    (
-        *("ng", "ug", "\u00b5g", "\u03bcg", "mg", "g", "kg", "t", "lb", "lbs", "oz"),
-        *("nm", "um", "\u00b5m", "\u03bcm", "mm", "cm", "dm", "m", "km", "in", "ft"),
-        *("ml", "cl", "dl", "l", "ha", "m\u00b2", "cm\u00b2", "m\u00b3"),
-        *("ms", "s", "sec", "min", "h", "hrs", "days"),
-        *("ppm", "ppb", "hz", "khz", "kpa", "hpa", "\u00b0", "\u00b0c", "\u00b0f", "%"),
-        *("eur", "usd", "gbp", "chf", "k", "mio"),
-    )
-)
 # how spreadsheets in their languages write true and false, and how people write yes and no
-_TRUTH_WORDS = frozenset(
-    (
-        *("true", "false", "t", "f", "yes", "no", "y", "n"),
-        *("wahr", "falsch", "ja", "nein"),
-        *("vrai", "faux", "oui", "non"),
-        *("verdadero", "verdadeiro", "vero", "falso"),
-        *("waar", "onwaar", "prawda", "fałsz", "sant", "falskt"),
-    )
+_TRUTH_WORDS_OF_LANGUAGES = (
+    "true false t f yes no y n",  # English
+    "wahr falsch ja nein",  # German
+    "vrai faux oui non",  # French
+    "verdadero verdadeiro vero falso",  # Spanish, Portuguese, Italian
+    "waar onwaar prawda fałsz sant falskt",  # Dutch, Polish, Swedish
 )
+_TRUTH_WORDS = frozenset(" ".join(_TRUTH_WORDS_OF_LANGUAGES).split())
 # what people write for "not known", in lower case; it may be a class
 _UNKNOWN_WORDS = frozenset(
     ("n.d.", "n.d", "nd", "n/d", "k.a.", "k. a.", "?", "??", "-", "--", "unknown", "missing")
@@ -62,9 +53,7 @@ _DAY = re.compile(
 )
 _YEAR = re.compile(r"\d{4}")
 _SHORT_NUMBER = re.compile(r"(?<!\d)\d{1,2}(?!\d)")
-# days in one number, which are days where other names are: 20240503, and Excel's number of a day,
-# of the years 1982 to 2036
-_COMPACT_DAY = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+# Excel's number of a day, of the years 1982 to 2036, which is a day where other names are
 _DAY_OF_EXCEL = re.compile(r"[34]\d{4}")
 # names of which Excel makes dates, 3-5 and 13/24, and what it makes of them
 _PAIR = re.compile(r"\d{1,2}[-/.]\d{1,2}")
@@ -74,6 +63,13 @@ _PLAIN = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _ZERO_DECIMALS = re.compile(r"\.0*$")
 # between the labels of an image with several
 _LIST_MARKS = (";", ",", "|", "+", "&", "/")
+# what programs write for a letter that they cannot read
+_LOST_LETTER = "\ufffd"
+# a number of so many digits is the result of a calculation: 0.1 + 0.2 is 0.30000000000000004
+_DIGITS_OF_NOISE = 15
+# digits that are right of such a number, in float64 and float32
+_DIGITS_OF_FLOAT64 = 12
+_DIGITS_OF_FLOAT32 = 6
 _POWER_OF_TEN = re.compile(r"[-+]?[\d.,]+[eE][-+]?\d+")
 
 logger = logging.getLogger(__name__)
@@ -82,23 +78,29 @@ logger = logging.getLogger(__name__)
 def lookalike_key(text: str) -> str:
     """Return what is equal for words that a reader takes for one.
 
-    These are words without case, blanks, kinds of dashes, quotes around them and widths of letters,
-    with Latin letters in the place of others that look like them, numbers by their value, also with
-    a decimal comma or blanks between thousands, and numbers in names and dates without leading
-    zeros and without midnight. A blank between two digits counts otherwise: the plots ``1_11`` and
+    These are words without case, blanks, kinds of dashes, quotes around them, accents and widths of
+    letters, with Latin letters in the place of others that look like them, or of those that another
+    encoding made, numbers by their value, also with a decimal comma or blanks between thousands and
+    without the last digits of a calculation, and numbers in names and dates without leading zeros
+    and without midnight. A blank between two digits counts otherwise: the plots ``1_11`` and
     ``11_1`` are not one.
     """
     if _THOUSANDS.fullmatch(text):
         text = _BETWEEN_THOUSANDS.sub("", text)
     with_point = text.replace(",", ".", 1)
     if is_number(with_point):
-        return label_of(with_point)
+        return _without_noise(label_of(with_point))
     date = _MIDNIGHT.sub("", text)
     if is_date(date):
         return _LEADING_ZEROS.sub("", date).casefold()
-    text = text.strip(_AROUND_WORDS).casefold()
+    if "&" in text:
+        text = html.unescape(text)
+    text = text.strip(_AROUND_WORDS)
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).casefold()
+        text = in_right_encoding(text) or text
+    text = text.casefold()
+    if not text.isascii():
+        text = _without_accents(unicodedata.normalize("NFKC", text).casefold())
         text = "".join(
             _DASH_OF.get(unicodedata.category(character), character) for character in text
         )
@@ -106,6 +108,44 @@ def lookalike_key(text: str) -> str:
     text = _DASH_BETWEEN_LETTERS.sub("", text)
     text = _ZEROS_OF_NAME.sub("", text)
     return _BLANK_BETWEEN_DIGITS.sub(" ", _OTHER_BLANK.sub("", text))
+
+
+def _without_noise(label: str) -> str:
+    """A number without the last digits, where a calculation or float32 made them: 0.30000001192092896."""
+    digits = label.lstrip("-0.").replace(".", "")
+    if "." not in label or len(digits) < _DIGITS_OF_NOISE:
+        return label
+    number = float(label)
+    right_digits = _DIGITS_OF_FLOAT64
+    if abs(number) <= LARGEST and struct.unpack("f", struct.pack("f", number))[0] == number:
+        right_digits = _DIGITS_OF_FLOAT32
+    return label_of(f"{number:.{right_digits}g}")
+
+
+def _without_accents(text: str) -> str:
+    """A text whose Latin letters have no accents; letters of other scripts keep their marks."""
+    letters = []
+    is_latin = False
+    for letter in unicodedata.normalize("NFD", text):
+        is_mark = unicodedata.combining(letter) != 0
+        if is_mark and is_latin:
+            continue
+        if not is_mark:
+            is_latin = letter.isascii() and letter.isalpha()
+        letters.append(letter)
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def in_right_encoding(text: str) -> str | None:
+    """Return what was meant by UTF-8 that was read as Windows-1252: ``ü`` for ``Ã¼``; None for other texts."""
+    if text.isascii():
+        return None
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+    return None
 
 
 def similar_names(
@@ -119,7 +159,7 @@ def similar_names(
 
 
 def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) -> None:
-    """Name words of a column that may be one, or a missing value.
+    """Name words of a column that may be one, or a missing value, or have lost letters.
 
     Args:
         what: what messages call the column.
@@ -128,6 +168,7 @@ def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) 
         remedy: what to do where a word such as ``NA`` stands for a missing value.
     """
     _warn_of_lookalikes(what, counts, noun)
+    _warn_of_lost_letters(what, counts, noun)
     for name, count in counts.items():
         if name.lower() in MISSING_WORDS | _UNKNOWN_WORDS:
             rows = counted(count, "row")
@@ -146,7 +187,7 @@ def warn_of_dates(what: str, counts: Mapping[str, int], noun: str) -> None:
             example_of.setdefault(form, name)
     if example_of:
         for name in counts:
-            if _COMPACT_DAY.fullmatch(name):
+            if is_compact_day(name):
                 example_of.setdefault("yearmonthday", name)
             elif _DAY_OF_EXCEL.fullmatch(name):
                 example_of.setdefault("days since 1900", name)
@@ -260,18 +301,12 @@ def warn_of_class_names(what: str, names: Sequence[str], *, may_be_numbers: bool
 def _are_quantities(names: Sequence[str]) -> bool:
     """Whether more than half of the names, and two or more, are numbers with units or words such as "about"."""
     units = [unit for unit in map(unit_of, names) if unit is not None]
-    num_with_unit = sum(map(_is_unit, units))
+    num_with_unit = sum(map(is_unit, units))
     if len(units) == len(names) and len(set(units)) == 1:
         num_with_unit = len(units)
     num_with_word = sum(word_before(name) is not None for name in names)
     num_prices = sum(map(_is_price, names))
     return 2 * max(num_with_unit, num_with_word, num_prices) > len(names)
-
-
-def _is_unit(text: str) -> bool:
-    """Whether a text is a unit of the list, or a quotient or power of such: ``kg/ha``, ``m2``."""
-    parts = text.casefold().split("/")
-    return all(part.strip().rstrip("23^") in _UNITS or part.strip() in _UNITS for part in parts)
 
 
 def _warn_of_several_labels(what: str, names: Sequence[str]) -> None:
@@ -298,6 +333,25 @@ def _is_price(name: str) -> bool:
     return has_sign and any(character.isdigit() for character in name)
 
 
+def _warn_of_lost_letters(what: str, names: Iterable[str], noun: str) -> None:
+    """Name words that were read in another encoding than they were written in: ``GrÃ¼n``."""
+    examples = []
+    for name in names:
+        meant = in_right_encoding(name)
+        if _LOST_LETTER in name:
+            examples.append(repr(name))
+        elif meant is not None:
+            examples.append(f"{name!r}, which was {meant!r}")
+    if examples:
+        logger.warning(
+            "%s has %s with letters of another encoding: %s. Save the table as UTF-8 from the "
+            "program that shows them right",
+            what,
+            noun,
+            some_of(examples, _SHOWN),
+        )
+
+
 def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None:
     groups = []
     for names in similar_names(counts):
@@ -305,9 +359,9 @@ def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None
         groups.append(" and ".join(rows))
     if groups:
         logger.warning(
-            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes or "
-            "letters that look alike, or in how a number or date is written, and are not joined; "
-            "write them alike if they are one",
+            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes, "
+            "accents or letters that look alike, or in how a number or date is written, and are not "
+            "joined; write them alike if they are one",
             what,
             noun,
             some_of(groups, _SHOWN),

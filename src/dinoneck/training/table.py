@@ -39,7 +39,7 @@ from dinoneck.training.recipe import Seed, converted
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
 # kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
-_NO_NUMBERS = "mMc"
+_NO_NUMBERS = ("m", "M", "c")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 Fold = tuple[_Rows, _Rows]
@@ -98,17 +98,15 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
 def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
-    rows = [row for row, file in table[IMAGES].items() if isinstance(file, Path)]
-    files = [table.at[row, IMAGES] for row in rows]
-    folds = dict(zip(files, table.loc[rows, FOLD], strict=True)) if FOLD in table else {}
+    with_files = table[[isinstance(file, Path) for file in table[IMAGES]]]
+    files = list(with_files[IMAGES])
+    folds = {}
+    if FOLD in table:
+        folds = dict(zip(files, with_files[FOLD], strict=True))
     values = {}
     for name in targets:
-        filled = table.loc[rows, name].notna()
-        values[name] = {
-            file: value
-            for file, value, is_filled in zip(files, table.loc[rows, name], filled, strict=True)
-            if is_filled
-        }
+        filled = with_files[with_files[name].notna()]
+        values[name] = dict(zip(filled[IMAGES], filled[name], strict=True))
     warn_of_copies(find_copies(files), folds, values)
 
 
@@ -501,7 +499,10 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     if kinds:
         return kinds[0]
     if of_numbers:
-        name = Path(str(labels)).name if Path(str(labels)).is_dir() else str(labels)
+        name = str(labels)
+        folder = Path(name)
+        if folder.is_dir():
+            name = folder.name
         return _free_name(name, config, table), "dense"
     if target_columns(config, table)[0]:
         return _free_name("cells", config, table), "dense"

@@ -62,8 +62,8 @@ NO_CSV = [
     pytest.param(b"\x93NUMPY\x01\0", ("NumPy",), id="NumPy"),
     pytest.param(b"BZh91AY&SY", ("bzip2",), id="bzip2"),
     pytest.param(b"\x89PNG\r\n\x1a\n", ("image",), id="PNG"),
-    pytest.param(b'[{"image": "a"}]', ("JSON", "--boxes"), id="list of JSON objects"),
-    pytest.param(b'{"images": [], "annotations": []}', ("JSON",), id="COCO"),
+    pytest.param(b'[{"image": "a"}]', ("JSON",), id="list of JSON objects"),
+    pytest.param(b'{"images": [], "annotations": []}', ("JSON", "--boxes"), id="COCO"),
     pytest.param(b'\xef\xbb\xbf{"y": 1}\n{"y": 2}\n', ("JSON",), id="lines of JSON"),
     pytest.param(b"[[1, 2], [3, 4]]", ("JSON",), id="JSON lists"),
     pytest.param(b"version https://git-lfs.github.com/spec/v1\n", ("git lfs pull",), id="LFS"),
@@ -84,7 +84,14 @@ def test_other_files_are_refused_by_what_they_are(
         assert word in str(refused.value)
 
 
-@pytest.mark.parametrize("first_cell", ["[kg]", "{a}", '"{a}"', "[plot]"])
+def test_only_a_coco_file_has_the_advice_for_coco_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read_csv_file(write(tmp_path, '[{"image": "a"}]'))
+
+    assert "COCO" not in str(refused.value)
+
+
+@pytest.mark.parametrize("first_cell", ["[kg]", "{a}", '"{a}"', "[plot]", "[1]", "[[x]]", "[-]"])
 def test_a_name_in_brackets_begins_no_json_file(tmp_path: Path, first_cell: str) -> None:
     file = read_csv_file(write(tmp_path, f"{first_cell},y\na,1\n"))
 
@@ -162,6 +169,31 @@ def test_texts_that_are_written_as_formulas_are_these_texts(
 
     assert file.rows == [[expected, "1"]]
     assert len(file.repairs) == (cell != expected)
+
+
+MIXED = [
+    pytest.param("image,y\na;1,5\nb;2,25\n", ";", id="semicolons"),
+    pytest.param("image,y\na\t1,5\nb\t2,25\n", "\t", id="tabs"),
+    pytest.param("image,y,z\na;1,5;3\nb;2;4,5\n", ";", id="whole numbers among them"),
+    pytest.param("y,image\n1,5;a\n2,25;b\n", ";", id="image last"),
+]
+
+
+@pytest.mark.parametrize(("text", "separator"), MIXED)
+def test_names_and_rows_with_two_separators_are_refused(
+    tmp_path: Path, text: str, separator: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read_csv_file(write(tmp_path, text), ["image", "y"])
+
+    assert f"separated by ',', and the cells by {separator!r}" in str(refused.value)
+    assert f"write {separator!r} between the names too" in str(refused.value)
+
+
+def test_lists_in_a_cell_are_no_second_separator(tmp_path: Path) -> None:
+    file = read_csv_file(write(tmp_path, "image,tags\na.png,x;y\nb.png,u;v\n"), ["image"])
+
+    assert file.rows == [["a.png", "x;y"], ["b.png", "u;v"]]
 
 
 WRONG_ROWS = [

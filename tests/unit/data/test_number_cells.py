@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dinoneck.data.number_cells import NumberError, is_date, read_numbers, sentinels_of
+from dinoneck.data.number_cells import NumberError, read_numbers
 
-NBSP, THIN, NARROW, APOSTROPHE, MINUS = "\u00a0", "\u2009", "\u202f", "\u2019", "\u2212"
+NBSP, FIGURE, THIN, NARROW = "\u00a0", "\u2007", "\u2009", "\u202f"
+APOSTROPHE, MINUS = "\u2019", "\u2212"
 
 
 def other_columns(*columns: list[str]) -> list[list[str]]:
@@ -28,6 +29,7 @@ ONE_MEANING = [
     pytest.param([f"1{NARROW}234,5", "1,25"], ";", [1234.5, 1.25], id="French, narrow blanks"),
     pytest.param([f"12{NBSP}345", "6"], ";", [12345.0, 6.0], id="Polish, fixed blanks"),
     pytest.param([f"12{THIN}345.5", "6"], ",", [12345.5, 6.0], id="ISO 80000, thin blanks"),
+    pytest.param([f"12{FIGURE}345.5", "6"], ",", [12345.5, 6.0], id="figure blanks"),
     pytest.param(["1'234.50", "9"], ";", [1234.5, 9.0], id="Swiss, apostrophes"),
     pytest.param([f"1{APOSTROPHE}234", "9"], ";", [1234.0, 9.0], id="Swiss, typographic ones"),
     pytest.param([f"{MINUS}1,5", "+2"], ";", [-1.5, 2.0], id="minus sign of Unicode"),
@@ -152,7 +154,11 @@ def test_two_cells_in_two_notations_are_both_named(
 
 
 NO_NUMBERS = [
-    pytest.param("50 %", "'%'", id="percent"),
+    pytest.param("50 %", "write 10 in a column of percent, and 0.1 in one of shares", id="percent"),
+    pytest.param("10:30", "not a time", id="time"),
+    pytest.param("-1.#IND", "Windows", id="NaN of Windows"),
+    pytest.param("-3.40282346638529e+38", "for 'no data'", id="end of float32"),
+    pytest.param("-1.797693134862316e+308", "for 'no data'", id="end of float64"),
     pytest.param("1,5 kg", "'kg'", id="unit"),
     pytest.param("20°", "'°'", id="degrees"),
     pytest.param("#DIV/0!", "error value", id="error of Excel"),
@@ -219,54 +225,49 @@ def test_the_usual_notation_is_not_stated(text: str, separator: str) -> None:
     assert numbers.repairs == []
 
 
-DATES = [
-    pytest.param("01. Mai", True, id="day and month of German Excel"),
-    pytest.param("3 septiembre 2024", True, id="Spanish"),
-    pytest.param("Ao\u00fbt-24", True, id="French month"),
-    pytest.param("2024-05-01 10:30", True, id="with a time"),
-    pytest.param("3 marigold", False, id="a word that begins like a month"),
-    pytest.param("5 mag", True, id="Italian"),
-    pytest.param("2 maize", False, id="another such word"),
-    pytest.param("10:30", False, id="a time alone"),
+TWO_UNITS = [
+    pytest.param(["0.2", "10%"], (0, 1), "percent in all cells", id="percent and a share"),
+    pytest.param(["10 %", "7 %", "0,25"], (2, 0), "percent in all cells", id="a decimal comma"),
+    pytest.param(["3", "1 kg", "500 g"], (2, 1), "one unit", id="kg and g"),
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), DATES)
-def test_what_is_a_date(text: str, expected: bool) -> None:
-    assert is_date(text) == expected
-
-
-SENTINELS = [
-    pytest.param([0.5, 3.0, -9999.0, -9999.0], [-9999.0], id="no data"),
-    pytest.param([0.5, 3.0, -3.402823e38], [-3.402823e38], id="float32's end as R rounds it"),
-    pytest.param([0.5, 9.96921e36], [9.96921e36], id="netCDF's fill value as ncdump rounds it"),
-    pytest.param([0.5, 3e30], [], id="a large number that is no code"),
-    pytest.param([0.5, 3.0, -32767.0], [-32767.0], id="a fill value of int16"),
-    pytest.param([12.5, 31.0, 999.9], [999.9], id="of weather stations"),
-    pytest.param([12.5, 31.0, 6999.0], [6999.0], id="of loggers"),
-    pytest.param([-120.5, -99.9, -80.0], [], id="-99.9 among such values"),
-    pytest.param([-0.1, 0.5, 0.7, -9999.0, 0.3], [-9999.0], id="other negative values"),
-    pytest.param([-120.0, -99.0, 40.0], [], id="-99 among values of both signs"),
-    pytest.param([-12000.0, -9999.0, 40.0], [], id="-9999 above another value"),
-    pytest.param([0.5, 3.0], [], id="none"),
-    pytest.param([-9999.0], [], id="alone"),
-    pytest.param([-99.0, -999.0, 1.0], [-999.0, -99.0], id="two codes"),
-    pytest.param([1.0, 9.969209968386869e36], [9.969209968386869e36], id="netCDF"),
-    pytest.param([-1.0, 2.0, -3.4028234663852886e38], [-3.4028234663852886e38], id="float32"),
-    pytest.param([-1.0, 2.0, -1e30], [-1e30], id="-1e30"),
-    pytest.param([-1.0, 2.0, 1e20], [1e20], id="1e20"),
-    pytest.param([1.0, 2.0, 65535.0], [65535.0], id="uint16"),
-    pytest.param([1.0, -2.0, 32767.0], [32767.0], id="int16"),
-    pytest.param([1.0, -2.0, 2147483647.0], [2147483647.0], id="int32"),
-    pytest.param([60000.0, 61000.0, 65535.0], [], id="uint16 among its like"),
-    pytest.param([4.0, 9999.0, 70.0], [9999.0], id="positive, far above the others"),
-    pytest.param([1000.0, 2400.0, 9999.0], [9999.0], id="positive, above thousands"),
-    pytest.param([4.0, 999.0, 700.0], [], id="positive, near the others"),
-]
-
-
-@pytest.mark.parametrize(("values", "expected"), SENTINELS)
-def test_values_for_no_data_are_noticed_where_they_are_unlike_all_others(
-    values: list[float], expected: list[float]
+@pytest.mark.parametrize(("texts", "places", "expected"), TWO_UNITS)
+def test_numbers_in_two_units_are_both_named(
+    texts: list[str], places: tuple[int, int], expected: str
 ) -> None:
-    assert sentinels_of(values) == expected
+    with pytest.raises(NumberError) as refused:
+        read_numbers(texts, ";")
+
+    assert (refused.value.other, refused.value.place) == places
+    assert expected in refused.value.expected
+
+
+def test_the_digits_of_the_end_of_float32_are_that_number() -> None:
+    numbers = read_numbers(["-340282346638528860000000000000000000000", "1"])
+
+    assert numbers.values == [-3.4028234663852886e38, 1.0]
+
+
+DOUBTS = [
+    pytest.param(["1.250", "999", "1.100"], ",", "'1.250' read as 1.25, next to '999'", id="point"),
+    pytest.param(["1,250", "850"], ";", "'1,250' read as 1.25, next to '850'", id="comma"),
+]
+
+
+@pytest.mark.parametrize(("texts", "separator", "stated"), DOUBTS)
+def test_decimals_that_end_in_zero_next_to_whole_hundreds_are_stated(
+    texts: list[str], separator: str, stated: str
+) -> None:
+    numbers = read_numbers(texts, separator)
+
+    assert numbers.values[0] == 1.25
+    assert stated in " ".join(numbers.repairs)
+
+
+@pytest.mark.parametrize("texts", [["1.250", "999.000"], ["1.255", "999"], ["1.250", "12"]])
+def test_other_decimals_are_read_without_a_word(texts: list[str]) -> None:
+    numbers = read_numbers(texts, ",")
+
+    assert numbers.values == [float(text) for text in texts]
+    assert numbers.repairs == []

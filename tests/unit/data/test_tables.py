@@ -278,6 +278,8 @@ LOOKALIKES = [
     pytest.param(["\uff21", "A", "b", "b"], ("'A'",), id="full width"),
     pytest.param(["so\u00adil", "soil", "b", "b"], ("'soil'",), id="soft hyphen"),
     pytest.param(["STRASSE", "Straße", "b", "b"], ("'STRASSE'", "'Straße'"), id="sharp s"),
+    pytest.param(["prés", "pres", "b", "b"], ("'pres'", "'prés'"), id="accents"),
+    pytest.param(["A &amp; B", "A & B", "c", "c"], ("'A & B'", "'A &amp; B'"), id="HTML"),
 ]
 
 
@@ -304,8 +306,8 @@ def test_words_that_look_alike_are_named_and_not_joined(
 
 @pytest.mark.parametrize(
     "cells",
-    [["1_11", "11_1", "a"], ["C+", "C-", "C"], ["prés", "pres", "a"], ["10", "01", "A1"]],
-    ids=["plots", "grades", "accents", "numbers"],
+    [["1_11", "11_1", "a"], ["C+", "C-", "C"], ["10", "01", "A1"]],
+    ids=["plots", "grades", "numbers"],
 )
 def test_words_that_do_not_look_alike_are_not_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]
@@ -773,3 +775,185 @@ def test_a_number_among_names_of_a_number_and_a_letter_has_the_remedy_of_classes
         read_table(path, targets="y")
 
     assert read_table(path, targets="y", classes={"y": ()})["y"].tolist()[0] == "1"
+
+
+# Numbers that may be something else
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["01", "02", "007"], [1.0, 2.0, 7.0]),
+        (["01067", "80331", "04109"], [1067.0, 80331.0, 4109.0]),
+        (["01.05", "12.11", "13.1"], [1.05, 12.11, 13.1]),
+    ],
+    ids=["plots", "postcodes", "days without a year"],
+)
+def test_numbers_that_begin_with_zero_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str], values: list[float]
+) -> None:
+    table = read_table(columns(tmp_path, y=cells), targets="y")
+
+    assert table["y"].tolist() == values
+    [message] = caplog.messages
+    assert f"numbers that begin with 0, such as {cells[0]!r}" in message
+    assert "read_table(classes={'y': ()})" in message
+
+
+def test_numbers_that_begin_with_zero_are_not_named_where_they_are_said_to_be_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = read_table(columns(tmp_path, y=["05", "10"]), targets="y", numbers="y")
+
+    assert table["y"].tolist() == [5.0, 10.0]
+    assert caplog.messages == []
+
+
+def test_classes_of_codes_keep_their_zeros(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["01067", "80331", "007", "01067"])
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == ["007", "01067", "80331"]
+    assert table["y"].tolist() == ["01067", "80331", "007", "01067"]
+    assert caplog.messages == []
+
+
+def test_codes_in_two_spellings_are_one_class(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["007", "7", "08"])
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].tolist() == ["7", "7", "08"]
+
+
+def test_days_in_one_number_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = read_table(columns(tmp_path, y=["20240531", "20240601"]), targets="y")
+
+    assert table["y"].tolist() == [20240531.0, 20240601.0]
+    [message] = caplog.messages
+    assert "days in one number, such as 20240531" in message
+
+
+def test_days_that_a_spreadsheet_made_of_numbers_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = read_table(columns(tmp_path, y=["1.5", "45413", "31.5", "45413"]), targets="y")
+
+    assert table["y"].tolist() == [1.5, 45413.0, 31.5, 45413.0]
+    [message] = caplog.messages
+    assert "45413 in 2 rows" in message
+
+
+def test_the_end_of_float32_is_named_as_no_data(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["1.5", "-3.40282346638529e+38"])
+
+    with pytest.raises(DataError) as refused:
+        read_table(path, targets="y")
+
+    message = str(refused.value)
+    assert "y of 'b.jpg' is '-3.40282346638529e+38'" in message
+    assert "expected an empty cell where it is unknown" in message
+    assert "for 'no data'" in message
+    assert "classes" not in message
+
+
+def test_percent_next_to_a_share_is_an_error_that_names_both(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["10%", "0.2", "0.3"])
+
+    with pytest.raises(DataError, match=r"y of 'b.jpg' is '0.2', and of 'a.jpg' '10%'; expected"):
+        read_table(path, targets="y")
+
+
+@pytest.mark.parametrize("cells", [["7", "", "", "8", "", "9"], ["u", "", "v", "", "w", ""]])
+def test_cells_that_look_merged_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]
+) -> None:
+    table = read_table(columns(tmp_path, y=cells), targets="y")
+
+    assert table["y"].isna().tolist() == [cell == "" for cell in cells]
+    [message] = caplog.messages
+    assert "is filled in 3 rows of 6" in message
+    assert "merged cells" in message
+
+
+@pytest.mark.parametrize("cells", [["", "7", "", "8", "", "9"], ["7", "", "8", "9", "", "6"]])
+def test_other_empty_cells_are_missing_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str]
+) -> None:
+    table = read_table(columns(tmp_path, y=cells), targets="y")
+
+    assert table["y"].isna().tolist() == [cell == "" for cell in cells]
+    assert caplog.messages == []
+
+
+ROWS_WITHOUT_IMAGE = [
+    pytest.param("a.jpg,1\nb.jpg,2\nc.jpg,2\nAll plots,5\n", "row 5 is 'All plots'", id="a sum"),
+    pytest.param("a,1\nb,2\nTotal:,3\n", "row 4 is 'Total:'", id="Total"),
+    pytest.param("a,1\nb,2\nMittelwert,1.5\n", "row 4 is 'Mittelwert'", id="German mean"),
+    pytest.param("a,1\nb,2\n# end,\n", "row 4 is '# end'", id="a comment"),
+    pytest.param("a,1\nb,2\n* estimated,\n", "row 4 is '* estimated'", id="a footnote"),
+    pytest.param("file,0\na.png,1\nb.png,2\n", "row 2 is 'file'", id="a row of kinds"),
+]
+
+
+@pytest.mark.parametrize(("rows", "named"), ROWS_WITHOUT_IMAGE)
+def test_rows_that_have_no_image_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str, named: str
+) -> None:
+    read_table(written(tmp_path, "image,y\n" + rows), targets="y")
+
+    [message] = caplog.messages
+    assert f"the image of {named}, unlike those of other rows" in message
+    assert "Remove rows that have no image" in message
+
+
+def test_rows_of_plain_names_are_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_table(written(tmp_path, "image,y\na.png,1\nb,2\nc,3\nd.png,4\n"), targets="y")
+
+    assert caplog.messages == []
+
+
+TWINS = [
+    pytest.param("image,y,Y\na,1,3\nb,2,4\n", "'Y'", id="case"),
+    pytest.param("image,y,y.1\na,1,3\nb,2,4\n", "'y.1'", id="pandas"),
+    pytest.param("image,y,y...3\na,1,3\nb,2,4\n", "'y...3'", id="tibbles of R"),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), TWINS)
+def test_columns_with_nearly_the_same_name_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, named: str
+) -> None:
+    table = read_table(written(tmp_path, text), targets="y")
+
+    assert table["y"].tolist() == [1.0, 2.0]
+    [message] = caplog.messages
+    assert f"has {named} next to 'y', with other cells; 'y' is read" in message
+
+
+def test_columns_with_nearly_the_same_name_of_a_dataframe_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frame = pd.DataFrame({"image": ["a", "b"], "y": [1.0, 2.0], "Y ": [3.0, 4.0]})
+
+    read_table(frame, targets="y")
+
+    [message] = caplog.messages
+    assert "'Y '" in message
+
+
+@pytest.mark.parametrize("targets", ["y", ["y", "Y"]])
+def test_twin_columns_that_are_equal_or_both_read_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, targets: str | list[str]
+) -> None:
+    other = "1,2" if targets == "y" else "3,4"
+    first, second = other.split(",")
+    path = written(tmp_path, f"image,y,Y\na,1,{first}\nb,2,{second}\n")
+
+    read_table(path, targets=targets)
+
+    assert caplog.messages == []

@@ -15,6 +15,7 @@ from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
     warn_of_joined_numbers,
+    warn_of_words,
 )
 
 ALIKE = [
@@ -32,6 +33,12 @@ ALIKE = [
     pytest.param("P01", "P1", id="leading zeros of a name"),
     pytest.param("1 234", "1234", id="blank between thousands"),
     pytest.param("c\u0430t", "cat", id="a letter of Cyrillic"),
+    pytest.param("Tr\u00e8fle", "Trefle", id="accents"),
+    pytest.param("Gr\u00fcnland", "Gr\u00c3\u00bcnland", id="UTF-8 read as Windows-1252"),
+    pytest.param("A &amp; B", "A & B", id="characters of HTML"),
+    pytest.param("0.30000000000000004", "0.3", id="last digits of a sum"),
+    pytest.param("2.9999999999999996", "3", id="nearly whole"),
+    pytest.param("0.30000001192092896", "0.3", id="float32 in float64"),
 ]
 DIFFERENT = [
     pytest.param("1_11", "11_1", id="plots"),
@@ -43,6 +50,9 @@ DIFFERENT = [
     pytest.param("P100", "P1", id="zeros at the end of a name"),
     pytest.param("a-1", "a1", id="dash before a digit"),
     pytest.param("plot 1", "plot 10", id="names with numbers"),
+    pytest.param("0.123456789012", "0.123456789013", id="12 digits"),
+    pytest.param("123456789012345678", "123456789012345679", id="long whole numbers"),
+    pytest.param("\u304b\u304d", "\u304c\u304d", id="marks of Japanese letters"),
 ]
 
 
@@ -224,6 +234,40 @@ def test_prices_as_classes_are_named(caplog: pytest.LogCaptureFixture) -> None:
 
     [message] = caplog.messages
     assert "'R$ 5,00'" in message
+
+
+LOST = [
+    pytest.param("Wei\ufffdklee", "'Wei\ufffdklee'", id="a letter was lost"),
+    pytest.param(
+        "Gr\u00c3\u00bcnland",
+        "'Gr\u00c3\u00bcnland', which was 'Gr\u00fcnland'",
+        id="UTF-8 as Latin",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "named"), LOST)
+def test_words_in_another_encoding_are_named(
+    caplog: pytest.LogCaptureFixture, name: str, named: str
+) -> None:
+    warn_of_words("t.csv: y", {name: 2, "Gras": 1, "\u00c4hren": 3}, "classes", remedy="")
+
+    [message] = caplog.messages
+    assert f"letters of another encoding: {named}. Save the table as UTF-8" in message
+
+
+@pytest.mark.parametrize("role", ["group", "fold_column"])
+def test_numbers_that_differ_in_the_last_digits_of_a_sum_are_named_and_not_joined(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    path = write(tmp_path, "image,y,dose\na,1,0.1\nb,2,0.3\nc,3,0.30000000000000004\n")
+
+    table = read_table(path, targets="y", **{role: "dose"})
+
+    names = table["group" if role == "group" else "fold"]
+    assert names.tolist() == ["0.1", "0.3", "0.30000000000000004"]
+    [message] = caplog.messages
+    assert "'0.3' (1 row) and '0.30000000000000004' (1 row)" in message
 
 
 def write(folder: Path, text: str) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.training import TrainConfig
@@ -69,3 +72,21 @@ def test_parts_without_val_are_refused() -> None:
         DataError, match="'split' has the parts test, train; expected train and val"
     ):
         folds_by_id(["train", "test", "train"])
+
+
+def test_tables_that_were_joined_keep_their_rows_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two tables with one index, of which the second repeats a picture with another value."""
+    files = [tmp_path / f"{name}.png" for name in "abc"]
+    for shade, file in zip((10, 20, 10), files, strict=True):
+        Image.new("RGB", (64, 64), (shade, 5 * shade, 0)).save(file)
+    first = pd.DataFrame({"images": files[:2], "y": [1.0, 2.0]}, index=["row 0", "row 1"])
+    second = pd.DataFrame({"images": files[2:], "y": [7.0]}, index=["row 0"])
+    config = TrainConfig.from_dict({"data": {"targets": ["y"]}})
+
+    table = table_of(config, pd.concat([first, second]))
+
+    assert table["y"].tolist() == [1.0, 2.0, 7.0]
+    assert "a.png" in caplog.text
+    assert "c.png" in caplog.text

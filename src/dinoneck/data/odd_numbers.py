@@ -1,0 +1,140 @@
+"""Numbers of a column that may not be what they say: codes for "no data", days, and names in digits.
+
+Neither pandas nor torch is imported.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+from dinoneck.data.cells import LARGEST, as_decimal
+from dinoneck.data.dates import is_compact_day
+
+# what programs write for "no data" in a column of numbers: surveys and loggers
+_NEGATIVE_CODES = frozenset({-999.0, -999.9, -9999.0, -9999.9, -99999.0, -999999.0})
+_POSITIVE_CODES = frozenset({999.0, 999.9, 6999.0, 9999.0, 9999.9, 99999.0, 999999.0})
+# a positive code is more than this many times as large as all other values: 9999 among thousands
+_LARGER_THAN_CODES = 3
+# the ends of int16, uint16, int32 and uint32
+_EXTREMES = frozenset(
+    {
+        -99.0,
+        -99.9,
+        -32768.0,
+        -32767.0,
+        32767.0,
+        65535.0,
+        -2147483648.0,
+        -2147483647.0,
+        2147483647.0,
+        4294967295.0,
+    }
+)
+# what surveys and scikit-learn write for an unknown count, measure or class. They are named where
+# nothing else is negative, and where this many other values show what the column holds
+_SMALL_CODES = frozenset({-1.0, -9.0})
+_FEWEST_OTHERS = 3
+# the fill values of netCDF, of models and of Surfer, and the ends of float32, which programs write
+# rounded
+_HUGE_CODES = (9.969209968386869e36, 1.70141e38, 1e20, -1e20, 1e30, -1e30, -LARGEST, LARGEST)
+_HUGE = 1e19  # all of them are larger
+_ROUNDED = 1e-6  # relative
+# one of these is more than this many times as large as all other values
+_LARGER_THAN_VALUES = 10
+# ends of float64, also as R's raster writes it; float() makes infinity of the first one rounded up
+_ENDS_OF_FLOAT64 = (Decimal("1.7976931348623157e308"), Decimal("1.7e308"))
+# numbers of days in spreadsheets, of the years 2000 to 2049
+_FIRST_DAY, _LAST_DAY = 36526, 54788
+# next to values below it, such a number is a day that a spreadsheet made of a number such as 1.5
+_SMALL_VALUES = 366
+_BEGINS_WITH_ZERO = re.compile(r"0\d+(?:[.,]\d*)?")
+
+
+def sentinels_of(values: Sequence[float]) -> list[float]:
+    """Return the values that programs write for "no data" and that are unlike all others, sorted.
+
+    Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
+    smallest integers are too; else they, and positive codes, are far from the others. -1 and -9 are
+    named where no other value is negative.
+    """
+    suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
+    largest = max(max(values, default=0.0), -min(values, default=0.0))
+    if largest >= _HUGE:
+        suspects.update(value for value in values if _is_huge_code(value))
+    others = values
+    if suspects:
+        others = [value for value in values if value not in suspects]
+        largest = max(map(abs, others), default=0.0)
+    if not others:
+        return []
+    lowest = min(others)
+    unlike = [value for value in suspects if _is_unlike(value, lowest, largest)]
+    if lowest in _SMALL_CODES:
+        unlike += _small_codes(set(others))
+    return sorted(unlike)
+
+
+def _is_unlike(suspect: float, lowest: float, largest: float) -> bool:
+    """Whether a value for "no data" is far from the other values, of which these are the ends."""
+    if suspect in _NEGATIVE_CODES:
+        return suspect < lowest
+    if suspect in _POSITIVE_CODES:
+        return largest * _LARGER_THAN_CODES < suspect
+    return largest * _LARGER_THAN_VALUES < abs(suspect) or suspect < 0 <= lowest
+
+
+def _small_codes(values: set[float]) -> list[float]:
+    """-1 or -9, if it is the only negative value next to several others that exceed 1."""
+    negative = [value for value in values if value < 0]
+    if len(negative) != 1 or negative[0] not in _SMALL_CODES:
+        return []
+    if len(values) <= _FEWEST_OTHERS or max(values) <= 1:
+        return []
+    return negative
+
+
+def _is_huge_code(value: float) -> bool:
+    return any(math.isclose(value, code, rel_tol=_ROUNDED) for code in _HUGE_CODES)
+
+
+def is_end_of_float(text: str) -> bool:
+    """Whether a number is the end of float32 or float64, also rounded, which is written for "no data"."""
+    number = as_decimal(text)
+    if number is None or not number.is_finite():
+        return False
+    for end in (Decimal(LARGEST), *_ENDS_OF_FLOAT64):
+        if abs(abs(number) / end - 1) < Decimal(_ROUNDED):
+            return True
+    return False
+
+
+def days_among(values: Sequence[float]) -> list[float]:
+    """Return the numbers of days that a spreadsheet made of numbers such as 1.5, sorted.
+
+    They are whole and of the years 2000 to 2049, and all other values are below the days of a year.
+    """
+    if not values or not _FIRST_DAY <= max(values) <= _LAST_DAY:
+        return []
+    days = set()
+    has_others = False
+    for value in values:
+        if _FIRST_DAY <= value <= _LAST_DAY and value.is_integer():
+            days.add(value)
+        elif abs(value) < _SMALL_VALUES:
+            has_others = True
+        else:
+            return []
+    return sorted(days) if has_others else []
+
+
+def are_compact_days(texts: Iterable[str]) -> bool:
+    """Whether all texts are days in one number, ``20240503``, and there are two or more."""
+    return all(map(is_compact_day, texts)) and len(set(texts)) > 1
+
+
+def begins_with_zero(text: str) -> bool:
+    """Whether a number begins as codes and days without a year do: ``007``, ``01067``, ``01.05``."""
+    return text[0] == "0" and _BEGINS_WITH_ZERO.fullmatch(text) is not None
