@@ -179,8 +179,19 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
     return (height, width), 1
 
 
-def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
+def read_picture(
+    path: Path,
+    read: Callable[[Image.Image, str], T],
+    noun: str = "image",
+    formats: str = "PNG, JPEG or TIFF",
+) -> T:
     """Open a picture file and return what ``read(image, name)`` makes of it.
+
+    Args:
+        path: the file.
+        read: takes the opened image and the name of the file.
+        noun: what messages call it.
+        formats: that messages advise to save it as.
 
     Raises:
         DataError: if the file does not exist or cannot be decoded, naming it.
@@ -193,7 +204,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except FileNotFoundError:
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except UnidentifiedImageError:
-        raise DataError(_not_a_picture(path, noun)) from None
+        raise DataError(_not_a_picture(path, noun, formats)) from None
     except DAMAGED as error:
         # KeyError of a compression, ValueError of a raw mode that Pillow does not know
         is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
@@ -205,7 +216,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
         ) from error
 
 
-def _not_a_picture(path: Path, noun: str) -> str:
+def _not_a_picture(path: Path, noun: str, formats: str) -> str:
     """Why Pillow finds no picture in a file that exists."""
     contents = image_tiffs.describe(path)
     if contents is not None:
@@ -215,7 +226,6 @@ def _not_a_picture(path: Path, noun: str) -> str:
         return f"{noun} {path} is an empty file; restore or remove it"
     with open_regular(path) as file:
         start = file.read(SHOWN_BYTES)
-    formats = "PNG or TIFF" if noun == "label" else "PNG, JPEG or TIFF"
     return (
         f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
         f"{start!r}; check its name, save it as {formats}, or replace it"
@@ -445,18 +455,27 @@ def _from_array(array: Array, bits: int | None) -> Tensor:
             f"an array image has shape {array.shape}; expected (height, width, 3) or (height, "
             "width)"
         )
-    if np.ma.is_masked(array):
-        raise DataError(
-            f"an array image has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
-            "with array.filled(0)"
-        )
-    kind = array.dtype.newbyteorder("=")
-    if kind.kind == "f" and kind.itemsize > np.float64().itemsize:
-        kind = np.dtype(np.float64)  # torch has no longer floats
-    channels = np.atleast_3d(array).astype(kind)  # a copy
+    channels = np.atleast_3d(native_array(array, "an array image"))
     if channels.shape[-1] == 4:
         channels = channels[..., :3]  # without alpha
     return _from_tensor(torch.from_numpy(channels).moveaxis(-1, 0), "an image", bits)
+
+
+def native_array(array: Array, name: str) -> Array:
+    """Return a copy of an array that torch takes: in the byte order of the machine, no long doubles.
+
+    Raises:
+        DataError: if values are masked.
+    """
+    if np.ma.is_masked(array):
+        raise DataError(
+            f"{name} has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
+            "with array.filled(0)"
+        )
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize > np.float64().itemsize:
+        dtype = np.dtype(np.float64)  # torch has no longer floats
+    return np.asarray(array).astype(dtype)
 
 
 def _from_tensor(x: Tensor, name: str, bits: int | None) -> Tensor:

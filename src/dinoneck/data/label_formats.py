@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data import deep_colours, png
+from dinoneck.data.label_notes import FileScale, Rule
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw
 from dinoneck.errors import DataError
 
@@ -17,7 +19,8 @@ _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO")
 _BYTE = 255
 _FULL = {"L": _BYTE, "RGB": _BYTE, "I": 65535}  # what Pillow scales the range of a PGM to
-_BLACK_AND_WHITE = {0: (0, 0, 0), 1: (255, 255, 255)}
+BLACK_AND_WHITE: Mapping[int, tuple[int, ...]] = {0: (0, 0, 0), 1: (255, 255, 255)}
+"""The colours of a file of 1 bit."""
 _STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
 _NUMPY_SUFFIXES = (".npy", ".npz")
 
@@ -42,9 +45,13 @@ class StoredRange:
             return values
         return np.rint(values.astype(np.float64) * self.largest / self.full).astype(values.dtype)
 
-    def scaling(self) -> str:
-        """Return the rule from stored numbers to quantities, in words; "" = none."""
-        return "" if self.factor == 1.0 else f"stored * {self.factor:.9g}"
+    def scale(self) -> FileScale | None:
+        """Return the rule from the numbers of a PFM to quantities; None = they are quantities."""
+        if self.factor == 1.0:
+            return None
+        return FileScale(
+            (Rule(self.factor),), source="the PFM header", removal="write the scale 1 or -1"
+        )
 
 
 def check_file(image: Image.Image, name: str) -> None:
@@ -72,7 +79,9 @@ def check_file(image: Image.Image, name: str) -> None:
             f"{name} has {image.n_frames} frames; expected one: "  # type: ignore[attr-defined]
             f"{AS_ARRAY}"
         )
-    problem = _problem_of_grey(image) or _problem_of_format(image)
+    problem = (
+        _problem_of_few_bits(image) or _problem_of_deep_colours(image) or _problem_of_format(image)
+    )
     if problem:
         raise DataError(f"{name} {problem}")
 
@@ -90,15 +99,19 @@ def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
     return noted
 
 
-def _problem_of_grey(image: Image.Image) -> str:
+def _problem_of_few_bits(image: Image.Image) -> str:
     arguments = _tile_arguments(image)
     stored = str(arguments[0]) if arguments else ""
-    if "L;2" in stored or "L;4" in stored:
-        bits = 2 if "L;2" in stored else 4
-        return (
-            f"stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey or a "
-            f"palette, or {AS_ARRAY}"
-        )
+    for bits in (2, 4):
+        if f"L;{bits}" in stored:
+            return (
+                f"stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey or a "
+                f"palette, or {AS_ARRAY}"
+            )
+    return ""
+
+
+def _problem_of_deep_colours(image: Image.Image) -> str:
     largest = range_of(image).largest or 0
     if not image.mode.startswith("I") and (deep_colours.is_deep(image) or largest > _BYTE):
         return f"has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}"
@@ -116,7 +129,11 @@ def _problem_of_format(image: Image.Image) -> str:
             f"numbers that are meant, or {AS_ARRAY}"
         )
     if image.format == "BMP" and not _is_exact_bitmap(image, arguments):
-        return f"is a BMP picture of {image.mode} in the form {arguments[:1]}; save it as PNG"
+        return (
+            f"is a BMP picture in a form ({image.mode}, {arguments[0]}) of which Pillow may change "
+            "numbers, such as run lengths, 4 bits of grey, 16 bits or alpha; save it as PNG with 8 "
+            f"bits, or {AS_ARRAY}"
+        )
     if image.format == "GIF":
         return _problem_of_gif(image)
     return ""
@@ -128,8 +145,9 @@ def _is_exact_bitmap(image: Image.Image, arguments: tuple[Any, ...]) -> bool:
     if not arguments:
         return False
     if image.mode == "L":
-        # 4 bits of grey, which Pillow takes for 8
-        return not isinstance(arguments[1], int) or arguments[1] >= image.width
+        # 4 bits of grey, which Pillow takes for 8, have rows of half as many bytes
+        bytes_of_row = arguments[1]
+        return not isinstance(bytes_of_row, int) or bytes_of_row >= image.width
     return image.mode == "RGB" and arguments[0] in ("BGR", "BGRX")
 
 
@@ -142,7 +160,7 @@ def _problem_of_gif(image: Image.Image) -> str:
     palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     used = [int(index) for index in np.unique(np.asarray(image)) if index < len(palette)]
     colours = {index: tuple(palette[index].tolist()) for index in used}
-    if colours.items() <= _BLACK_AND_WHITE.items():
+    if colours.items() <= BLACK_AND_WHITE.items():
         return ""
     is_grey = all(len({*colour}) == 1 for colour in colours.values())
     if is_grey and any(colour[0] != index for index, colour in colours.items()):

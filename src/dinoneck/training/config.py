@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.codec import LARGEST_SIDE
+from dinoneck.codec import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import (
     PATH_PATTERN,
@@ -66,9 +66,6 @@ SIZE = _written(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
-
-
-_LARGEST_FLOAT = 3.4028234663852886e38  # of float32, as which labels are read
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -159,7 +156,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         force_setattr(self, "size", size)
         # records are JSON, which has no infinity; NaN has no label anyway
         numbers = [value for value in self.nodata if not math.isnan(value)]
-        limited = [max(-_LARGEST_FLOAT, min(_LARGEST_FLOAT, value)) for value in numbers]
+        limited = [max(-LARGEST_FLOAT, min(LARGEST_FLOAT, value)) for value in numbers]
         force_setattr(self, "nodata", tuple(limited))
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
