@@ -54,7 +54,9 @@ class FileNodata:
         for band in range(values.shape[2]):
             number = self.values[band] if len(self.values) > 1 else self.values[0]
             has_value[..., band] = equals(values[..., band], number)
-        return has_value.all(axis=2) if self.in_all_bands else has_value.any(axis=2)
+        if self.in_all_bands:
+            return np.asarray(has_value.all(axis=2))
+        return np.asarray(has_value.any(axis=2))
 
     def words(self) -> str:
         """Return the values as text, such as ``-9999``."""

@@ -575,9 +575,11 @@ def test_the_scales_of_bands_are_named_one_by_one(
 ) -> None:
     second = '<Item sample="1" role="offset" name="OFFSET">5</Item>'
     tags = {GDAL_METADATA: (ASCII, f"<GDALMetadata>{SCALE}{second}</GDALMetadata>")}
-    file = write_tiff(tmp_path / "two.tif", numbers("u1", 2), tags=tags)
+    file = write_tiff(tmp_path / "three.tif", numbers("u1", 3), photometric=2, tags=tags)
     DenseLabels().cells(file, Preprocessing(1))
-    assert "stored * 0.0001 in band 0, stored * 1 + 5 in band 1" in caplog.text
+    assert (
+        "stored * 0.0001 in band 0, stored * 1 + 5 in band 1, stored * 1 in band 2" in caplog.text
+    )
 
 
 def noted_beside(file: Path, *bands: str) -> None:
@@ -662,16 +664,18 @@ def test_notes_that_are_damaged_are_named(
     assert "m.tif.aux.xml is no XML that can be read" in caplog.text
 
 
-ALL_BANDS = 'NODATA_VALUES">0 7</'
+ALL_BANDS = 'NODATA_VALUES">0 7 9</'
 
 
 @pytest.mark.parametrize("place", ["tag", "sidecar"])
 def test_nodata_of_all_bands_together_marks_no_pixel_that_has_it_in_one(
     place: str, tmp_path: Path
 ) -> None:
-    stored = np.array([[[0, 7], [0, 1], [5, 7]]], np.uint8)
+    stored = np.array([[[0, 7, 9], [0, 1, 9], [5, 7, 9]]], np.uint8)
     tags = {GDAL_METADATA: (ASCII, f'<GDALMetadata><Item name="{ALL_BANDS}Item></GDALMetadata>')}
-    file = write_tiff(tmp_path / "m.tif", stored, tags=tags if place == "tag" else None)
+    file = write_tiff(
+        tmp_path / "m.tif", stored, photometric=2, tags=tags if place == "tag" else None
+    )
     if place == "sidecar":
         notes = f'<PAMDataset><Metadata><MDI key="{ALL_BANDS}MDI></Metadata></PAMDataset>'
         Path(f"{file}.aux.xml").write_text(notes)
@@ -680,10 +684,10 @@ def test_nodata_of_all_bands_together_marks_no_pixel_that_has_it_in_one(
 
 
 def test_nodata_for_another_number_of_bands_is_refused(tmp_path: Path) -> None:
-    file = write_tiff(tmp_path / "m.tif", np.array([[[1, 2, 3]]], np.uint8), photometric=2)
+    file = write_tiff(tmp_path / "m.tif", np.array([[1, 2, 3]], np.uint8))
     notes = f'<PAMDataset><Metadata><MDI key="{ALL_BANDS}MDI></Metadata></PAMDataset>'
     Path(f"{file}.aux.xml").write_text(notes)
-    with pytest.raises(DataError, match=r"m.tif: .* lists 2 values for 3 bands"):
+    with pytest.raises(DataError, match=r"m.tif: .* lists 3 values for 1 band"):
         pixels(DenseLabels(), file)
 
 
