@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, tiff
+from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
 from dinoneck.data.orientation import read_orientation, tiff_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
@@ -104,8 +104,8 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
 
     16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
     ``bits`` below 16, they are divided by ``2**bits - 1``, colours with both bytes. Images of 8 bits
-    and floats do not change with ``bits``. A TIFF or JPEG 2000 file that states fewer than 16 bits
-    is divided by the range that it states, unless ``bits`` is less.
+    and floats do not change with ``bits``. A TIFF, JPEG 2000 or PGM file that states a smaller range
+    than 16 bits is divided by it, unless ``bits`` is less.
 
     Args:
         image: a path, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)
@@ -308,6 +308,9 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     white_is_zero = image_tiffs.is_white_zero(image)
     # what follows is not known once it is decoded
     stated_bits = _stated_bits(image)
+    pnm_range = pnm.range_of(image)
+    if pnm.is_deep_grey(image):
+        return _from_deep_pgm(image, name, bits, pnm_range.largest)
     is_deep = deep_colours.is_deep(image)
     if is_deep and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
@@ -317,8 +320,7 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         if image.format == "JPEG2000":
             values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
         if stated_bits < bit_depth.FILE_BITS:
-            # 15 bits are no camera's: they may hold a part of the range, as 16 may
-            if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
+            if bits is None and bit_depth.may_hold_less(stated_bits):
                 bit_depth.check_range(values, name)
             bits = min(stated_bits, bits or stated_bits)
         scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
@@ -327,6 +329,24 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         raise DataError(_in_words_wide(image, name))
     image_tiffs.check_alpha(image, name)
     return _rgb(image)
+
+
+def _from_deep_pgm(image: Image.Image, name: str, bits: int | None, largest: int | None) -> Tensor:
+    """Decode a PGM of more than 8 bits: to shares of the range that it states, or of fewer ``bits``."""
+    if largest is None:
+        raise DataError(
+            f"{name} is a PGM of more than 8 bits that was decoded before, and its range is not known "
+            "any more; pass its path"
+        )
+    values = pnm.StoredRange(largest, bit_depth.FULL).restore(np.asarray(image)).astype(np.uint16)
+    stated_bits = largest.bit_length()
+    if bits is None and bit_depth.may_hold_less(stated_bits):
+        bit_depth.check_range(values, name)
+    if bits is not None and bits < stated_bits:
+        scaled = bit_depth.scale(values[None], bits, name)
+    else:
+        scaled = torch.from_numpy(values[None]).float() / largest
+    return scaled.expand(3, -1, -1)
 
 
 def _stated_bits(image: Image.Image) -> int:
@@ -437,8 +457,6 @@ def _in_words_wide(image: Image.Image, name: str) -> str:
         kind = "32-bit floats"
     elif layout is not None and layout.kind == tiff.SIGNED:
         kind = f"signed {max(layout.bits)}-bit integers"
-    elif image.format == "PPM":
-        kind = "integers above 255"  # of 16 bits, which Pillow scales and converts
     else:
         kind = "32-bit integers"
     values = np.asarray(image)

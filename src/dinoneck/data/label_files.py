@@ -30,6 +30,7 @@ from dinoneck.data.label_notes import (
     tag_scale,
 )
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
+from dinoneck.data.pnm import range_of
 from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
@@ -271,7 +272,8 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
     label_formats.check_file(image, name)
     if image.format == "TIFF":
         return _from_tiff(image, name)
-    stored_range = label_formats.range_of(image)
+    stored_range = range_of(image)
+    scale = label_formats.scale_of(image)
     transparent = image.info.get("transparency") if image.format == "PNG" else None
     palette = _palette_of(image)
     values = stored_range.restore(_values_of(image))
@@ -290,7 +292,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
         palette=palette,
         is_bool=image.mode == "1",
         is_colour=image.mode in ("RGB", "RGBA"),
-        scale=stored_range.scale(),
+        scale=scale,
     )
 
 

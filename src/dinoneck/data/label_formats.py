@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +11,17 @@ from PIL import Image
 
 from dinoneck.data import deep_colours, png
 from dinoneck.data.label_notes import FileScale, Rule
-from dinoneck.data.label_tiffs import AS_ARRAY, Raw
+from dinoneck.data.label_tiffs import AS_ARRAY
+from dinoneck.data.pnm import range_of
+from dinoneck.data.tile_arguments import tile_arguments
 from dinoneck.errors import DataError
 
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO")
 _BYTE = 255
-_FULL = {"L": _BYTE, "RGB": _BYTE, "I": 65535}  # what Pillow scales the range of a PGM to
 BLACK_AND_WHITE: Mapping[int, tuple[int, ...]] = {0: (0, 0, 0), 1: (255, 255, 255)}
 """The colours of a file of 1 bit."""
-_STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
 _NUMPY_SUFFIXES = (".npy", ".npz")
-
-
-@dataclass(frozen=True)
-class StoredRange:
-    """The range that a PGM, PPM or PFM states, which Pillow scales its numbers by.
-
-    Attributes:
-        largest: number that a PGM or PPM states; None = the numbers are not scaled.
-        full: number that it becomes.
-        factor: of a PFM, from its numbers to quantities.
-    """
-
-    largest: int | None = None
-    full: int = _BYTE
-    factor: float = 1.0
-
-    def restore(self, values: Raw) -> Raw:
-        """Return the numbers that the file stores: scaling up and rounding lost nothing."""
-        if self.largest in (None, self.full):
-            return values
-        return np.rint(values.astype(np.float64) * self.largest / self.full).astype(values.dtype)
-
-    def scale(self) -> FileScale | None:
-        """Return the rule from the numbers of a PFM to quantities; None = they are quantities."""
-        if self.factor == 1.0:
-            return None
-        return FileScale(
-            (Rule(self.factor),), source="the PFM header", removal="write the scale 1 or -1"
-        )
 
 
 def check_file(image: Image.Image, name: str) -> None:
@@ -86,21 +56,8 @@ def check_file(image: Image.Image, name: str) -> None:
         raise DataError(f"{name} {problem}")
 
 
-def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """How the pixels are stored; nothing for an image that was decoded elsewhere.
-
-    Pillow forgets it as it decodes an image, so it is noted in ``Image.info``.
-    """
-    for tile in getattr(image, "tile", ()):
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        image.info[_STORED_AS] = arguments
-        return arguments
-    noted: tuple[Any, ...] = image.info.get(_STORED_AS, ())
-    return noted
-
-
 def _problem_of_few_bits(image: Image.Image) -> str:
-    arguments = _tile_arguments(image)
+    arguments = tile_arguments(image)
     stored = str(arguments[0]) if arguments else ""
     for bits in (2, 4):
         if f"L;{bits}" in stored:
@@ -119,7 +76,7 @@ def _problem_of_deep_colours(image: Image.Image) -> str:
 
 
 def _problem_of_format(image: Image.Image) -> str:
-    arguments = _tile_arguments(image)
+    arguments = tile_arguments(image)
     has_form = image.format == "PPM" or (image.format == "BMP" and image.mode in ("L", "RGB"))
     if has_form and not arguments:
         return "was decoded before, and how its numbers are stored is not known any more; pass its path"
@@ -172,16 +129,12 @@ def _problem_of_gif(image: Image.Image) -> str:
     return ""
 
 
-def range_of(image: Image.Image) -> StoredRange:
-    """Return the range of an opened PGM, PPM or PFM; that of others scales nothing."""
-    if image.format != "PPM":
-        return StoredRange()
-    factor = float(image.info.get("scale", 1.0))
-    arguments = _tile_arguments(image)
-    if image.mode not in _FULL or len(arguments) < 2 or not isinstance(arguments[1], int):
-        return StoredRange(factor=factor)
-    # Pillow writes the decoder's bands and the largest number
-    return StoredRange(arguments[1], _FULL[image.mode], factor)
+def scale_of(image: Image.Image) -> FileScale | None:
+    """Return the rule from the numbers of a PFM to quantities; None = they are quantities."""
+    factor = range_of(image).factor
+    if factor == 1.0:
+        return None
+    return FileScale((Rule(factor),), source="the PFM header", removal="write the scale 1 or -1")
 
 
 def check_path(path: Path) -> None:
