@@ -39,6 +39,7 @@ Colour = tuple[int, ...]
 # an array (K, H, W) of a raster library has at most so many bands and at least such sides
 _FEW_BANDS = 4
 _SHORT_SIDE = 16
+_FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 _FORMATS = "PNG, TIFF, BMP, GIF or PGM"
 
 
@@ -224,7 +225,9 @@ def _check_bands_of_nodata(nodata: FileNodata | None, raster: LabelRaster) -> No
 
 def _array_of(tensor: Tensor) -> Raw:
     tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such floats
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS_OF_NUMPY:
         tensor = tensor.float()
     return tensor.numpy()
 

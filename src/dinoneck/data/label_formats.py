@@ -18,6 +18,8 @@ from dinoneck.errors import DataError
 
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO")
+# colours that are converted, multiplied by alpha, or padded
+_NO_NUMBERS = ("La", "RGBa", "RGBX", "YCbCr", "LAB", "HSV")
 _BYTE = 255
 BLACK_AND_WHITE: Mapping[int, tuple[int, ...]] = {0: (0, 0, 0), 1: (255, 255, 255)}
 """The colours of a file of 1 bit."""
@@ -43,6 +45,11 @@ def check_file(image: Image.Image, name: str) -> None:
         )
     if image.format == "TIFF":
         return
+    if image.mode in _NO_NUMBERS:
+        raise DataError(
+            f"{name} is of the mode {image.mode!r}, whose bands are no numbers of a label; expected 1, "
+            "L, LA, P, PA, RGB, RGBA, I, I;16 or F: convert it (image.convert('L'))"
+        )
     png.check_end(image)
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(

@@ -17,7 +17,7 @@ import numpy as np
 from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
 from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule
-from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of
+from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.errors import DataError, counted, some_of
 
@@ -85,6 +85,7 @@ class NumberCheck:
         self._rounded = _Rounded()
         self._kinds: dict[str, list[str]] = {}
         self._coloured: list[str] = []
+        self._with_palette: list[str] = []
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
 
@@ -107,6 +108,8 @@ class NumberCheck:
             labelled = labelled[:, :1]
         elif raster.is_colour:
             self._coloured.append(raster.name)
+        if _has_other_colours(raster):
+            self._with_palette.append(raster.name)
         for band in range(labelled.shape[1]):
             if band == len(self._bands):
                 self._bands.append(_BandNumbers())
@@ -136,6 +139,13 @@ class NumberCheck:
                 "that were drawn through a colour map are none: save the numbers themselves",
                 counted(len(self._coloured), "label"),
                 self._coloured[0],
+            )
+        if self._with_palette:
+            logger.warning(
+                "%s with a palette, such as %s, whose colours are other numbers than their indices: the "
+                "indices are read. If the colours show the numbers, save the numbers as grey",
+                counted(len(self._with_palette), "label"),
+                self._with_palette[0],
             )
         if len(self._kinds) > 1:
             examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
@@ -423,6 +433,16 @@ class _BandNumbers:
         above = samples[num_below : int(np.searchsorted(samples, 2 * low, side="right"))]
         is_dense = len(above) >= _TIMES_AS_DENSE * max(1, num_below)
         return is_dense and np.unique(above).size >= _LEAST_DISTINCT_ABOVE
+
+
+def _has_other_colours(raster: LabelRaster) -> bool:
+    """Whether a label has a palette in which an index that occurs is not its own grey level."""
+    if raster.palette is None or raster.is_bool:
+        return False
+    for index, colour in used_colours(raster).of_index.items():
+        if colour != (index, index, index):
+            return True
+    return False
 
 
 def _is_among(value: float, usual_values: Sequence[float]) -> bool:

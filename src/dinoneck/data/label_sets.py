@@ -18,6 +18,7 @@ import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
+from dinoneck.data.label_formats import BLACK_AND_WHITE
 from dinoneck.data.label_notes import equals
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _WHITES = (255, 65535)  # the largest numbers of 8 and of 16 bits: white, or "no class"
 _WHITE_FIRST = {0: (255, 255, 255), 1: (0, 0, 0)}  # a palette of drawings in black on white
+_DARKEST = 63  # grey levels up to it are numbers of classes; colours to look at are brighter
 _SHOWN = 5  # values in a message
 
 # Codes of classes, such as 10, 20, ..., 95, 100 of ESA's land cover: multiples of one number
@@ -70,20 +72,51 @@ class PaletteCheck:
         self._first_of_colour: dict[Colour, tuple[int, str]] = {}
         self._white_first: list[str] = []
         self._grey_of_two: list[str] = []
+        self._first_of_value: dict[int, str] = {}
+        self._greys_of_palettes: list[tuple[str, dict[int, int]]] = []
 
     def add_grey(self, name: str, values: Iterable[int]) -> None:
         """Note the values of a label without a palette."""
-        if {*values} == {0, 1}:
+        distinct = {*values}
+        if distinct == {0, 1}:
             self._grey_of_two.append(name)
+        for value in distinct:
+            self._first_of_value.setdefault(value, name)
 
     def report(self) -> None:
-        """Warn of palettes in which 0 is white and 1 is black, next to labels of 0 and 1 without colours."""
+        """Compare the palettes with the labels that have none.
+
+        Warn of palettes in which 0 is white and 1 is black, next to labels of 0 and 1 without
+        colours, and of palettes of dark greys that are other numbers than their indices.
+
+        Raises:
+            DataError: if a palette has grey levels that are values of labels without a palette.
+        """
+        for name, levels in self._greys_of_palettes:
+            self._check_levels(name, levels)
         if self._white_first and self._grey_of_two:
             warn_once(
                 f"{_have(self._white_first)} a palette in which 0 is white and 1 is black, such as "
                 f"{self._white_first[0]}, and {_have(self._grey_of_two)} 0 and 1 without a palette, "
                 f"such as {self._grey_of_two[0]}: check that 1 is one class in both. The indices are "
                 "read, and not the colours"
+            )
+
+    def _check_levels(self, name: str, levels: Mapping[int, int]) -> None:
+        """Check a palette of greys: programs that shrink PNG files number grey levels anew."""
+        index, level = next((i, grey) for i, grey in levels.items() if i != grey)
+        if all(grey in self._first_of_value for grey in levels.values()):
+            raise DataError(
+                f"{name} has a palette in which index {index} is grey {level}, and "
+                f"{self._first_of_value[level]} holds {level} without a palette: a program seems to "
+                "have numbered the grey levels anew. Save them as grey "
+                "(Image.open(file).convert('L').save('label.png'))"
+            )
+        if max(levels.values()) <= _DARKEST:
+            warn_once(
+                f"{name} has a palette in which index {index} is grey {level}; the indices are read. "
+                "If a program that shrinks files numbered the grey levels anew, save them as grey "
+                "(Image.open(file).convert('L').save('label.png'))"
             )
 
     def add(self, name: str, used: UsedColours, nodata: Sequence[float] = ()) -> None:
@@ -100,6 +133,9 @@ class PaletteCheck:
         """
         if used.of_index == _WHITE_FIRST:
             self._white_first.append(name)
+        levels = grey_levels(used.of_index)
+        if levels and not used.of_index.items() <= BLACK_AND_WHITE.items():
+            self._greys_of_palettes.append((name, levels))
         for index, colour in used.of_index.items():
             if index in nodata:
                 continue
@@ -121,6 +157,18 @@ class PaletteCheck:
                 f"the palettes differ: {_colour_words(colour)} is index {index} in {name} and index "
                 f"{first_index} in {first_name}; save all labels with one palette, or as grey indices"
             )
+
+
+def grey_levels(colours: Mapping[int, Colour]) -> dict[int, int]:
+    """Return index -> grey level of colours that are greys; none if one is no grey, or all are their indices."""
+    levels = {}
+    for index, colour in colours.items():
+        if len({*colour}) > 1:
+            return {}
+        levels[index] = colour[0]
+    if all(index == level for index, level in levels.items()):
+        return {}
+    return levels
 
 
 def _have(names: Sequence[str]) -> str:

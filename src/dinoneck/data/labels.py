@@ -41,8 +41,6 @@ from dinoneck.grid import patch_pair
 
 logger = logging.getLogger(__name__)
 
-_TWO = 2  # classes, of which palettes may have white first
-
 
 @dataclass(frozen=True)
 class DenseLabels:
@@ -258,7 +256,8 @@ class DenseLabels:
             opaque = without_alpha(raster)
             if opaque.palette is not None:
                 palettes.add(opaque.name, used_colours(opaque), self._nodata)
-            elif self.classes == _TWO:
+            elif self.classes is not None and opaque.values.dtype == np.uint8:
+                # as files with a palette
                 values, _ = count_values(opaque.values)
                 palettes.add_grey(opaque.name, values.tolist())
             yield opaque

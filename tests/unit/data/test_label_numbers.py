@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dinoneck import DataError
@@ -288,3 +289,52 @@ def test_another_number_of_bands_is_refused() -> None:
         DenseLabels().cells([coloured], ONE_PIXEL, bands=1)
     with pytest.raises(DataError, match="label 0 has 1 band, and bands is 3"):
         DenseLabels().cells(np.zeros((2, 2), np.uint8), ONE_PIXEL, bands=3)
+
+
+# Palettes
+# ----------------------------------------------------------------------------------------------------
+
+
+def with_palette(*colours: tuple[int, int, int]) -> Image.Image:
+    image = Image.fromarray(np.arange(len(colours), dtype=np.uint8)[None]).convert("P")
+    image.putpalette([part for colour in colours for part in colour])
+    return image
+
+
+def test_a_palette_of_other_numbers_is_named_and_its_indices_are_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    label = with_palette((0, 0, 0), (5, 5, 5), (0, 90, 10))
+    values, _ = DenseLabels().cells(label, ONE_PIXEL)
+    assert values.flatten().tolist() == [0, 1, 2]
+    assert "1 label with a palette, such as label 0 (a PIL image)" in caplog.text
+
+
+def test_a_palette_of_the_same_numbers_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert not warnings_of(with_palette((0, 0, 0), (1, 1, 1), (2, 2, 2)), caplog)
+
+
+# Tensors and modes that are no numbers as they are
+# ----------------------------------------------------------------------------------------------------
+
+HALVES = torch.tensor([[0.0, 0.5, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param(HALVES.to(torch.float8_e5m2), id="8-bit floats"),
+        pytest.param(HALVES.bfloat16(), id="bfloat16"),
+        pytest.param(HALVES.to_sparse(), id="sparse"),
+        pytest.param(HALVES.clone().requires_grad_(), id="with a gradient"),
+    ],
+)
+def test_tensors_are_read_by_their_values(label: torch.Tensor) -> None:
+    values, _ = DenseLabels().cells(label, ONE_PIXEL)
+    assert values.flatten().tolist() == [0.0, 0.5, 2.0]
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "RGBX", "YCbCr", "LAB", "HSV"])
+def test_modes_whose_bands_are_no_numbers_are_refused(mode: str) -> None:
+    with pytest.raises(DataError, match=f"mode '{mode}', whose bands are no numbers"):
+        DenseLabels().cells(Image.new(mode, (4, 4)), ONE_PIXEL)

@@ -491,6 +491,40 @@ def test_a_palette_that_begins_with_white_beside_grey_masks_is_named(
     assert "in which 0 is white and 1 is black, such as" in caplog.text
 
 
+def test_grey_levels_that_were_numbered_anew_are_refused(tmp_path: Path) -> None:
+    """Programs that shrink PNG files write grey levels 0, 5, 7 as a palette of three."""
+    shrunk = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)
+    files = [shrunk, *saved(tmp_path, [mask(0, 5), mask(5, 7)])]
+    match = r"shrunk.png has a palette in which index 1 is grey 5, and .*0.png holds 5 without"
+    with pytest.raises(DataError, match=match):
+        classes_of(files)
+    with pytest.raises(DataError, match=match):
+        DenseLabels(classes=8).cells(files, ONE_PIXEL)
+
+
+def test_a_palette_of_dark_greys_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)
+    assert len(classes_of([file]).names) == 3
+    assert "index 1 is grey 5; the indices are read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("palette", "others"),
+    [
+        pytest.param([0, 0, 0, 85, 85, 85, 170, 170, 170], (0, 2), id="greys to look at"),
+        pytest.param([0, 0, 0, 1, 1, 1, 2, 2, 2], (0, 2), id="the indices"),
+        pytest.param([0, 0, 0, 5, 0, 0, 7, 7, 7], (0, 5, 7), id="one is no grey"),
+    ],
+)
+def test_a_palette_beside_grey_masks_is_read(
+    palette: list[int], others: tuple[int, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = in_colours(tmp_path / "palette.png", palette, 0, 1, 2)
+    classes = classes_of([file, *saved(tmp_path, [mask(*others)])], [*"abcdefgh"])
+    assert classes.pixels["b"] > 0
+    assert "palette" not in caplog.text
+
+
 def test_only_indices_that_occur_need_one_colour(tmp_path: Path) -> None:
     files = coloured(tmp_path, [BLACK_FIRST, LONGER], 0, 1, suffix="png")
     assert count_classes(files) == 2
