@@ -131,11 +131,7 @@ class PaletteCheck:
             DataError: if an index that occurs in two labels has different colours in them, or a
                 colour different indices.
         """
-        if used.of_index == _WHITE_FIRST:
-            self._white_first.append(name)
-        levels = grey_levels(used.of_index)
-        if levels and not used.of_index.items() <= BLACK_AND_WHITE.items():
-            self._greys_of_palettes.append((name, levels))
+        self._note(name, used.of_index)
         for index, colour in used.of_index.items():
             if index in nodata:
                 continue
@@ -148,6 +144,14 @@ class PaletteCheck:
                 )
             if index in used.unique:
                 self._compare_index(name, index, colour)
+
+    def _note(self, name: str, colours: Mapping[int, Colour]) -> None:
+        """Note a palette for the comparison with labels that have none."""
+        if colours == _WHITE_FIRST:
+            self._white_first.append(name)
+        levels = grey_levels(colours)
+        if levels and not colours.items() <= BLACK_AND_WHITE.items():
+            self._greys_of_palettes.append((name, levels))
 
     def _compare_index(self, name: str, index: int, colour: Colour) -> None:
         """Compare the index of a colour, which is that of one index alone, with that of earlier labels."""

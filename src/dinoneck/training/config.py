@@ -169,10 +169,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
                 f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
                 "'numbers'; leave one of them out"
             )
-        if not math.isfinite(self.scale) or self.scale == 0:
+        if self.scale == 0:
             raise ConfigError(f"scale is {self.scale:g}; expected a number other than 0")
-        if not math.isfinite(self.offset):
-            raise ConfigError(f"offset is {self.offset:g}; expected a number")
         if self.label_kind == "classes" and (self.scale, self.offset) != (1.0, 0.0):
             raise ConfigError(
                 f"scale is {self.scale:g} and offset {self.offset:g}, and label_kind is 'classes', "
