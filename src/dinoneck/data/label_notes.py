@@ -184,6 +184,10 @@ class Rule:
         text = f"stored * {self.factor:.9g}"
         return f"{text} + {self.offset:.9g}" if self.offset else text
 
+    def stored(self, quantity: float) -> float:
+        """Return the stored number of a quantity, without the error of the division."""
+        return float(f"{(quantity - self.offset) / self.factor:.9g}")
+
     def agrees(self, other: Rule) -> bool:
         """Return whether another rule is the same, up to the digits that programs write."""
         has_factor = math.isclose(self.factor, other.factor, rel_tol=_EQUAL_TO)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
-from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule
+from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
 from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.errors import DataError, counted, some_of
@@ -83,6 +83,8 @@ class NumberCheck:
         self._scale: FileScale | None = None
         self._with_scale: list[str] = []
         self._rounded = _Rounded()
+        self._num_stored: Counter[float] = Counter()
+        self._num_converted: Counter[float] = Counter()
         self._kinds: dict[str, list[str]] = {}
         self._coloured: list[str] = []
         self._with_palette: list[str] = []
@@ -98,6 +100,8 @@ class NumberCheck:
         self._num_labels += 1
         for mark, is_marked in marks_of(raster, ()):
             self._marked[mark] += int(is_marked.sum())
+        if self._rule != NO_CHANGE:
+            self._count_nodata(raster.values)
         if raster.scale is not None:
             self._add_scale(raster.name, raster.scale)
         kind = "bool" if raster.is_bool else str(raster.values.dtype)
@@ -125,9 +129,33 @@ class NumberCheck:
         self._scale = self._scale or scale
         self._with_scale.append(name)
 
+    def _count_nodata(self, values: Raw) -> None:
+        """Count the pixels that have a nodata value, as it is stored and as the scale converts it."""
+        for number in self._nodata:
+            self._num_stored[number] += int(equals(values, number).sum())
+            stored = self._rule.stored(number)
+            self._num_converted[number] += int(equals(values, stored).sum())
+
+    def _report_nodata(self) -> None:
+        """Warn of nodata values that are converted ones, of which no pixel is stored so."""
+        for number, count in self._num_converted.items():
+            if count and not self._num_stored[number]:
+                logger.warning(
+                    "no label holds the nodata value %s, and %s hold %s, which the scale makes %s: "
+                    "nodata is compared with the stored numbers; pass nodata=%s (--nodata %s) if it "
+                    "marks pixels without a label",
+                    _exact(number),
+                    counted(count, "pixel"),
+                    _exact(self._rule.stored(number)),
+                    _exact(number),
+                    _exact(self._rule.stored(number)),
+                    _exact(self._rule.stored(number)),
+                )
+
     def report(self) -> None:
         """Log what may be read wrongly."""
         log_marks(self._marked)
+        self._report_nodata()
         self._rounded.report()
         self._report_scale()
         for number, band in enumerate(self._bands):

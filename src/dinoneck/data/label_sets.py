@@ -104,7 +104,9 @@ class PaletteCheck:
 
     def _check_levels(self, name: str, levels: Mapping[int, int]) -> None:
         """Check a palette of greys: programs that shrink PNG files number grey levels anew."""
-        index, level = next((i, grey) for i, grey in levels.items() if i != grey)
+        renumbered = [index for index, level in levels.items() if index != level]
+        index = renumbered[0]
+        level = levels[index]
         if all(grey in self._first_of_value for grey in levels.values()):
             raise DataError(
                 f"{name} has a palette in which index {index} is grey {level}, and "

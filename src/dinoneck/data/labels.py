@@ -259,7 +259,8 @@ class DenseLabels:
             elif self.classes is not None and opaque.values.dtype == np.uint8:
                 # as files with a palette
                 values, _ = count_values(opaque.values)
-                palettes.add_grey(opaque.name, values.tolist())
+                classes = [value for value in values.tolist() if value not in self._nodata]
+                palettes.add_grey(opaque.name, classes)
             yield opaque
         palettes.report()
 

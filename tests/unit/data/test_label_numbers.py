@@ -132,6 +132,19 @@ def test_nodata_that_is_passed_stays_in_the_remedy(caplog: pytest.LogCaptureFixt
     assert warning.endswith("pass nodata=(200, 255) (--nodata 200 255)")
 
 
+def test_nodata_in_converted_numbers_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    label = np.array([[-3000, -3000, 1000, 9000]], np.int16)
+    warnings = warnings_of(label, caplog, scale=0.0001, nodata=-0.3)
+    assert "no label holds the nodata value -0.3, and 2 pixels hold -3000" in warnings[0]
+    assert "pass nodata=-3000 (--nodata -3000)" in warnings[0]
+    caplog.clear()
+    assert not warnings_of(label, caplog, scale=0.0001, nodata=-3000)
+
+
+def test_nodata_that_no_pixel_has_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert not warnings_of(spread(0, 100, "u1"), caplog, scale=0.5, nodata=255)
+
+
 def test_the_band_of_a_value_is_named(caplog: pytest.LogCaptureFixture) -> None:
     label = np.dstack([spread(0, 1, "f4"), marked(spread(0, 500, "f4"), -9999)])
     [warning] = warnings_of(label, caplog)
