@@ -18,6 +18,7 @@ from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
 from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
 from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
+from dinoneck.data.label_storage import storage_problem
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.errors import DataError, counted, some_of
 
@@ -88,6 +89,7 @@ class NumberCheck:
         self._kinds: dict[str, list[str]] = {}
         self._coloured: list[str] = []
         self._with_palette: list[str] = []
+        self._stored_otherwise: dict[str, list[str]] = {}
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
 
@@ -108,6 +110,9 @@ class NumberCheck:
         self._kinds.setdefault(kind, []).append(raster.name)
         labelled = raster.values[~unlabelled]
         self._rounded.add(raster.name, labelled, self._rule)
+        problem = storage_problem(labelled)
+        if problem:
+            self._stored_otherwise.setdefault(problem, []).append(raster.name)
         if raster.is_grey_picture:
             labelled = labelled[:, :1]
         elif raster.is_colour:
@@ -167,6 +172,13 @@ class NumberCheck:
                 "that were drawn through a colour map are none: save the numbers themselves",
                 counted(len(self._coloured), "label"),
                 self._coloured[0],
+            )
+        for problem, names in self._stored_otherwise.items():
+            logger.warning(
+                "%s, such as %s: the numbers seem to be %s",
+                counted(len(names), "label"),
+                names[0],
+                problem,
             )
         if self._with_palette:
             logger.warning(

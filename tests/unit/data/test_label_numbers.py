@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -302,6 +303,48 @@ def test_another_number_of_bands_is_refused() -> None:
         DenseLabels().cells([coloured], ONE_PIXEL, bands=1)
     with pytest.raises(DataError, match="label 0 has 1 band, and bands is 3"):
         DenseLabels().cells(np.zeros((2, 2), np.uint8), ONE_PIXEL, bands=3)
+
+
+# Numbers that were stored otherwise
+# ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("numbers", "named"),
+    [
+        pytest.param(
+            spread(-50, 3000, "i2").view("u2"), "negative numbers.*view.np.int16", id="negative"
+        ),
+        pytest.param(
+            spread(0, 40000, "u2").view("i2"), "above 32767.*view.np.uint16", id="above 32767"
+        ),
+        pytest.param(spread(0, 100, "u2") * 256, "high byte.*by 256", id="high byte"),
+        pytest.param(spread(0, 100, "u2").byteswap(), "other byte order", id="swapped"),
+        pytest.param(spread(0, 255, "u2") * 257, "stretched to 16.*by 257", id="stretched"),
+    ],
+)
+def test_numbers_that_were_stored_otherwise_are_named(
+    numbers: np.ndarray, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    [warning] = warnings_of(numbers, caplog)
+    assert re.search(
+        f"1 label, such as label 0 .an array.: the numbers seem to be .*{named}", warning
+    )
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(spread(0, 65535, "u2"), id="the whole range"),
+        pytest.param(spread(-30000, 30000, "i2"), id="both signs"),
+        pytest.param(spread(-32768, 20000, "i2"), id="to the lowest"),
+        pytest.param(spread(0, 300, "u2") * 100, id="steps of 100"),
+    ],
+)
+def test_numbers_of_16_bits_are_not_named(
+    numbers: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not warnings_of(numbers, caplog)
 
 
 # Palettes
