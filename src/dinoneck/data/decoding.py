@@ -442,7 +442,7 @@ def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
 
 def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
     """The 16-bit values (3, H, W) of a file whose high bytes are given; None if Pillow cannot give the others."""
-    image = deep_colours.low_bytes(file)
+    image = deep_colours.low_bytes(file) if file else None
     if image is None:
         return None
     low = _rgb(upright(image))

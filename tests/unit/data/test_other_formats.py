@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,20 @@ def test_a_pgm_that_uses_12_bits_is_refused_until_they_are_stated(
 
 
 def test_a_pgm_that_was_decoded_before_is_refused(tmp_path: Path) -> None:
-    with Image.open(write_pnm(tmp_path / "a.pgm", colours(4095)[..., 0], 4095)) as image:
+    file = write_pnm(tmp_path / "a.pgm", colours(4095)[..., 0], 4095)
+    with Image.open(io.BytesIO(file.read_bytes())) as image:
         image.load()
         with pytest.raises(DataError, match="decoded before.*pass its path"):
             read_pixels(image)
+
+
+def test_deep_colours_that_were_decoded_before_are_judged_by_their_file(tmp_path: Path) -> None:
+    with Image.open(write_pnm(tmp_path / "a.ppm", colours(4095), 65535)) as image:
+        image.load()
+        with pytest.raises(DataError, match=r"16-bit values of about 0 \.\.\. 4112"):
+            read_pixels(image)
+        with pytest.raises(DataError, match="bits=12 .*cannot be used"):
+            read_pixels(image, bits=12)
 
 
 def test_an_opened_pgm_is_read_twice_alike(tmp_path: Path) -> None:
