@@ -25,6 +25,7 @@ from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 TAG = "$"
 LARGEST_SIDE = 8192  # pixels of an image that a file or a call asks for
+LARGEST_FLOAT = 3.4028234663852886e38  # of float32, as which labels are read
 _EXACT = (str, int, types.NoneType)  # values that are their own normal form
 _UNIONS = (Union, types.UnionType)
 _LISTS = (Sequence, list, tuple)

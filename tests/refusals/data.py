@@ -213,6 +213,16 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
+def of_two_scales(folder: Path) -> Any:
+    """Read labels of which the notes next to them state two scales."""
+    files = [folder / "a.tif", folder / "b.tif"]
+    for number, file in enumerate(files, start=1):
+        GREY.save(file)
+        notes = f'<PAMRasterBand band="1"><Scale>0.{number}</Scale></PAMRasterBand>'
+        Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{notes}</PAMDataset>")
+    return DenseLabels().cells(files, Preprocessing(1))
+
+
 def picture(name: str, content: bytes) -> Call:
     """Read an image file of these bytes."""
 
@@ -638,7 +648,11 @@ ROWS: list[Row] = [
     (saved("m.tga", GREY), DataError, ("m.tga", "TGA", "label.png")),
     (saved("m.pbm", GREY.convert("1")), DataError, ("m.pbm", "1 is black")),
     (cells("m.npy"), DataError, ("m.npy", "np.load")),
-    (cells(np.zeros((8, 32, 32))), DataError, ("(8, 32, 32)", "8 labels")),
+    (cells(np.zeros((8, 32, 32))), DataError, ("(8, 32, 32)", "8 labels", "image_sizes=[(8, 32)]")),
+    (cells(np.zeros((3, 32, 32))), DataError, ("(3, 32, 32)", "moveaxis", "image_sizes=[(3, 32)]")),
+    (cells(np.zeros((16, 16)), bands=3), DataError, ("label 0", "1 band", "bands is 3")),
+    (cells(COLOURS.resize((16, 16), 0), bands=1), DataError, ("label 0", "bands is 1")),
+    (of_two_scales, DataError, ("a.tif", "0.1", "b.tif", "0.2", "-unscale")),
     (saved("g.jpg", GREY), DataError, "JPEG"),
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),

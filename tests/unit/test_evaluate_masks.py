@@ -129,6 +129,16 @@ def test_every_head_file_of_a_run_records_how_masks_are_read(tmp_path: Path) -> 
         assert record == {"class_values": [1, 2], "nodata": [0.0]}
 
 
+def test_the_head_files_of_numbers_record_their_scale(tmp_path: Path) -> None:
+    field = written(tmp_path / "field", [columns(1, 2, 0), columns(2, 1, 1), columns(0, 2, 1)])
+    options = {"label_kind": "numbers", "scale": 0.5, "offset": -1.0, "nodata": (0,)}
+    run = trained(field, tmp_path / "run", **options)
+
+    record = HeadCheckpoint.load(run / "head.safetensors").meta["training"]["masks"]
+
+    assert record == {"scale": 0.5, "offset": -1.0, "nodata": [0.0]}
+
+
 def test_a_run_without_these_options_records_nothing_of_its_masks(tmp_path: Path) -> None:
     field = a_field(tmp_path / "field")
 

@@ -176,10 +176,12 @@ class Data(Struct, forbid_unknown_fields=True):
 
 
 class Masks(Struct, forbid_unknown_fields=True):
-    """How a training read the values of class masks; null where it was not told."""
+    """How a training read the values of masks; null where it was not told."""
 
     class_values: Annotated[list[int], Meta(min_length=1)] | None = None
     nodata: Annotated[list[float], Meta(min_length=1)] | None = None
+    scale: float | None = None
+    offset: float | None = None
 
 
 class Training(Struct, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, read_pixels, to_unit_values
+from dinoneck.data.decoding import ImageInput, native_array, read_pixels, to_unit_values
 from dinoneck.errors import DataError, counted, missing_extra, reason_of
 
 RGB_CHANNELS = 3
@@ -43,7 +43,7 @@ def read_channels(image: ImageInput, channels: int, bits: int | None = None) -> 
     if channels == 1:
         return _grey(image, bits)
     if isinstance(image, Tensor):
-        return _checked(image, channels, bits, "an image")
+        return _from_tensor(image, channels, bits, "an image")
     if isinstance(image, np.ndarray):
         return _from_array(image, channels, bits, "an image")
     if isinstance(image, str | os.PathLike):
@@ -87,26 +87,30 @@ def _from_file(path: Path, channels: int, bits: int | None) -> Tensor:
         raise DataError(
             f"image {path} cannot be decoded: {reason_of(error)}; check its name or replace it"
         ) from error
-    return _from_array(np.moveaxis(bands, 0, -1), channels, bits, str(path))
+    if len(bands) != channels:
+        raise DataError(
+            f"{path} has {counted(len(bands), 'band')}; expected {channels}, one for each channel "
+            "that the backbone takes: write a file of the bands to use"
+        )
+    return _from_bands(bands, bits, str(path))
 
 
 def _from_array(array: Array, channels: int, bits: int | None, name: str) -> Tensor:
-    if array.ndim != 3 or array.shape[-1] != channels:
+    if array.ndim != 3 or array.shape[-1] != channels or not array.size:
         raise DataError(
             f"{name} has shape {array.shape}; expected (height, width, {channels}), for the "
             f"{counted(channels, 'channel')} that the backbone takes"
         )
-    if np.ma.is_masked(array):
-        raise DataError(
-            f"{name} has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
-            "with array.filled(0)"
-        )
-    kind = array.dtype.newbyteorder("=")
-    values = np.ascontiguousarray(np.moveaxis(np.asarray(array), -1, 0).astype(kind))
-    return _checked(torch.from_numpy(values), channels, bits, name)
+    return _from_bands(np.moveaxis(array, -1, 0), bits, name)
 
 
-def _checked(x: Tensor, channels: int, bits: int | None, name: str) -> Tensor:
+def _from_bands(bands: Array, bits: int | None, name: str) -> Tensor:
+    """Decode an array (channels, H, W)."""
+    values = np.ascontiguousarray(native_array(bands, name))
+    return to_unit_values(torch.from_numpy(values), name, bits).cpu()
+
+
+def _from_tensor(x: Tensor, channels: int, bits: int | None, name: str) -> Tensor:
     if x.ndim != 3 or x.shape[0] != channels or not x.numel():
         raise DataError(
             f"{name} has shape {tuple(x.shape)}; expected ({channels}, height, width), for the "

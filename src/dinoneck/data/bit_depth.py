@@ -69,6 +69,14 @@ def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = 
     return torch.from_numpy(values).float() / largest
 
 
+def may_hold_less(stated_bits: int) -> bool:
+    """Whether a file that states so many bits may hold the numbers of a camera of fewer.
+
+    15 bits are no camera's: a part of the range may be used, as of 16.
+    """
+    return stated_bits > CAMERA_BITS[-1]
+
+
 def check_range(values: Values, name: str) -> None:
     """Check that 16-bit values use their range.
 

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.atomic import open_regular
-from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, tiff
+from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
 from dinoneck.data.orientation import read_orientation, tiff_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError, reason_of
@@ -104,8 +104,8 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
 
     16-bit values are divided by 65535; of 16-bit colours in a file Pillow keeps the high byte. With
     ``bits`` below 16, they are divided by ``2**bits - 1``, colours with both bytes. Images of 8 bits
-    and floats do not change with ``bits``. A TIFF or JPEG 2000 file that states fewer than 16 bits
-    is divided by the range that it states, unless ``bits`` is less.
+    and floats do not change with ``bits``. A TIFF, JPEG 2000 or PGM file that states a smaller range
+    than 16 bits is divided by it, unless ``bits`` is less.
 
     Args:
         image: a path, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)
@@ -179,8 +179,19 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
     return (height, width), 1
 
 
-def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
+def read_picture(
+    path: Path,
+    read: Callable[[Image.Image, str], T],
+    noun: str = "image",
+    formats: str = "PNG, JPEG or TIFF",
+) -> T:
     """Open a picture file and return what ``read(image, name)`` makes of it.
+
+    Args:
+        path: the file.
+        read: takes the opened image and the name of the file.
+        noun: what messages call it.
+        formats: that messages advise to save it as.
 
     Raises:
         DataError: if the file does not exist or cannot be decoded, naming it.
@@ -193,7 +204,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except FileNotFoundError:
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except UnidentifiedImageError:
-        raise DataError(_not_a_picture(path, noun)) from None
+        raise DataError(_not_a_picture(path, noun, formats)) from None
     except DAMAGED as error:
         # KeyError of a compression, ValueError of a raw mode that Pillow does not know
         is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)
@@ -205,7 +216,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
         ) from error
 
 
-def _not_a_picture(path: Path, noun: str) -> str:
+def _not_a_picture(path: Path, noun: str, formats: str) -> str:
     """Why Pillow finds no picture in a file that exists."""
     contents = image_tiffs.describe(path)
     if contents is not None:
@@ -215,7 +226,6 @@ def _not_a_picture(path: Path, noun: str) -> str:
         return f"{noun} {path} is an empty file; restore or remove it"
     with open_regular(path) as file:
         start = file.read(SHOWN_BYTES)
-    formats = "PNG or TIFF" if noun == "label" else "PNG, JPEG or TIFF"
     return (
         f"{noun} {path} ({size} bytes) is not a picture that Pillow decodes: it begins with "
         f"{start!r}; check its name, save it as {formats}, or replace it"
@@ -298,6 +308,9 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     white_is_zero = image_tiffs.is_white_zero(image)
     # what follows is not known once it is decoded
     stated_bits = _stated_bits(image)
+    pnm_range = pnm.range_of(image)
+    if pnm.is_deep_grey(image):
+        return _from_deep_pgm(image, name, bits, pnm_range.largest)
     is_deep = deep_colours.is_deep(image)
     if is_deep and not image.mode.startswith("I"):
         return _from_deep_colours(image, name, bits)
@@ -307,8 +320,7 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         if image.format == "JPEG2000":
             values >>= bit_depth.FILE_BITS - stated_bits  # which Pillow shifted to the left
         if stated_bits < bit_depth.FILE_BITS:
-            # 15 bits are no camera's: they may hold a part of the range, as 16 may
-            if bits is None and stated_bits > bit_depth.CAMERA_BITS[-1]:
+            if bits is None and bit_depth.may_hold_less(stated_bits):
                 bit_depth.check_range(values, name)
             bits = min(stated_bits, bits or stated_bits)
         scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
@@ -317,6 +329,24 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         raise DataError(_in_words_wide(image, name))
     image_tiffs.check_alpha(image, name)
     return _rgb(image)
+
+
+def _from_deep_pgm(image: Image.Image, name: str, bits: int | None, largest: int | None) -> Tensor:
+    """Decode a PGM of more than 8 bits: to shares of the range that it states, or of fewer ``bits``."""
+    if largest is None:
+        raise DataError(
+            f"{name} is a PGM of more than 8 bits that was decoded before, and its range is not known "
+            "any more; pass its path"
+        )
+    values = pnm.StoredRange(largest, bit_depth.FULL).restore(np.asarray(image)).astype(np.uint16)
+    stated_bits = largest.bit_length()
+    if bits is None and bit_depth.may_hold_less(stated_bits):
+        bit_depth.check_range(values, name)
+    if bits is not None and bits < stated_bits:
+        scaled = bit_depth.scale(values[None], bits, name)
+    else:
+        scaled = torch.from_numpy(values[None]).float() / largest
+    return scaled.expand(3, -1, -1)
 
 
 def _stated_bits(image: Image.Image) -> int:
@@ -412,7 +442,7 @@ def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
 
 def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
     """The 16-bit values (3, H, W) of a file whose high bytes are given; None if Pillow cannot give the others."""
-    image = deep_colours.low_bytes(file)
+    image = deep_colours.low_bytes(file) if file else None
     if image is None:
         return None
     low = _rgb(upright(image))
@@ -427,8 +457,6 @@ def _in_words_wide(image: Image.Image, name: str) -> str:
         kind = "32-bit floats"
     elif layout is not None and layout.kind == tiff.SIGNED:
         kind = f"signed {max(layout.bits)}-bit integers"
-    elif image.format == "PPM":
-        kind = "integers above 255"  # of 16 bits, which Pillow scales and converts
     else:
         kind = "32-bit integers"
     values = np.asarray(image)
@@ -445,18 +473,27 @@ def _from_array(array: Array, bits: int | None) -> Tensor:
             f"an array image has shape {array.shape}; expected (height, width, 3) or (height, "
             "width)"
         )
-    if np.ma.is_masked(array):
-        raise DataError(
-            f"an array image has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
-            "with array.filled(0)"
-        )
-    kind = array.dtype.newbyteorder("=")
-    if kind.kind == "f" and kind.itemsize > np.float64().itemsize:
-        kind = np.dtype(np.float64)  # torch has no longer floats
-    channels = np.atleast_3d(array).astype(kind)  # a copy
+    channels = np.atleast_3d(native_array(array, "an array image"))
     if channels.shape[-1] == 4:
         channels = channels[..., :3]  # without alpha
     return _from_tensor(torch.from_numpy(channels).moveaxis(-1, 0), "an image", bits)
+
+
+def native_array(array: Array, name: str) -> Array:
+    """Return a copy of an array that torch takes: in the byte order of the machine, no long doubles.
+
+    Raises:
+        DataError: if values are masked.
+    """
+    if np.ma.is_masked(array):
+        raise DataError(
+            f"{name} has {int(np.ma.getmaskarray(array).sum())} masked values; fill them, such as "
+            "with array.filled(0)"
+        )
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize > np.float64().itemsize:
+        dtype = np.dtype(np.float64)  # torch has no longer floats
+    return np.asarray(array).astype(dtype)
 
 
 def _from_tensor(x: Tensor, name: str, bits: int | None) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from dinoneck.data.bit_depth import FULL
 from dinoneck.data.image_tiffs import has_planes
+from dinoneck.data.tiles import tiles_of
 
 # raw modes: kinds of colours, and the order of their two bytes
 _KINDS = ("RGB", "RGBA", "RGBX")
@@ -21,8 +22,8 @@ _SGI_DECODER = "SGI16"
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Return whether an opened file has 16 bits per value; False once it is decoded."""
-    return any(_is_deep_tile(tile) for tile in getattr(image, "tile", ()))
+    """Return whether a file has 16 bits per value; False once it is decoded and its file is not known."""
+    return any(_is_deep_tile(tile) for tile in tiles_of(image))
 
 
 def _is_deep_tile(tile: ImageFile._Tile) -> bool:
@@ -35,7 +36,7 @@ def _is_deep_tile(tile: ImageFile._Tile) -> bool:
 
 
 def file_of(image: Image.Image) -> bytes:
-    """Return the file of an opened image that is not decoded yet."""
+    """Return the file of an opened image; nothing once it is decoded."""
     source = getattr(image, "fp", None)
     if source is None:
         return b""

@@ -21,18 +21,26 @@ from torch import Tensor
 
 from dinoneck.data import image_tiffs, label_formats, label_tiffs
 from dinoneck.data.decoding import as_list, read_picture, upright
-from dinoneck.data.label_notes import FileNodata, equals, read_sidecar, scaling_of, tag_nodata
+from dinoneck.data.label_notes import (
+    FileNodata,
+    FileScale,
+    equals,
+    read_sidecar,
+    tag_nodata,
+    tag_scale,
+)
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
+from dinoneck.data.pnm import range_of
 from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
 from dinoneck.errors import DataError, counted
 
 Colour = tuple[int, ...]
 
-_BLACK = (0, 0, 0)
-_WHITE = (255, 255, 255)
 # an array (K, H, W) of a raster library has at most so many bands and at least such sides
 _FEW_BANDS = 4
 _SHORT_SIDE = 16
+_FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+_FORMATS = "PNG, TIFF, BMP, GIF or PGM"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +54,11 @@ class LabelRaster:
         is_hidden: (H, W) bool, pixels of which the file or the array says that they are none;
             None = it says nothing.
         nodata: values that the file marks as unlabelled.
-        palette: index -> colour, of 1 bit black and white; None = the values are no indices.
+        palette: index -> colour; of a file of 1 bit black and white, whose values are numbers all
+            the same. None = there is none.
         is_bool: the values are stored as one bit each.
         is_colour: the bands are red, green and blue of a picture.
-        scaling: the file's rule from stored numbers to quantities, in words; "" = none.
+        scale: what the file says of the quantities that its numbers stand for; None = nothing.
     """
 
     name: str
@@ -60,7 +69,7 @@ class LabelRaster:
     palette: Mapping[int, Colour] | None = None
     is_bool: bool = False
     is_colour: bool = False
-    scaling: str = ""
+    scale: FileScale | None = None
 
     @functools.cached_property
     def is_grey_picture(self) -> bool:
@@ -176,28 +185,49 @@ def _read_file(path: Path) -> LabelRaster:
             f"them as a nodata value (gdal_translate -a_nodata), or {AS_ARRAY}"
         )
     try:
-        raster = read_picture(path, _from_pil, "label")
+        raster = read_picture(path, _from_pil, noun="label", formats=_FORMATS)
     except DataError:
         reason = unreadable_tiff(path)
         if reason:
             raise DataError(f"{path} {reason}") from None
         raise
     sidecar = read_sidecar(path, raster.values.shape[2])
-    raster = replace(raster, scaling=raster.scaling or sidecar.scaling)
-    noted = sidecar.nodata
-    if noted is None:
-        return raster
-    if raster.nodata is not None and not raster.nodata.agrees(noted):
+    _check_bands_of_nodata(sidecar.nodata, raster)
+    if raster.nodata is not None and sidecar.nodata is not None:
+        if not raster.nodata.agrees(sidecar.nodata):
+            raise DataError(f"{path}: {_contradiction(raster.nodata, sidecar.nodata)}")
+    if raster.scale is not None and sidecar.scale is not None:
+        if not raster.scale.agrees(sidecar.scale):
+            raise DataError(f"{path}: {_contradiction(raster.scale, sidecar.scale)}")
+    return replace(
+        raster,
+        nodata=raster.nodata or sidecar.nodata,
+        scale=raster.scale or sidecar.scale,
+    )
+
+
+def _contradiction(tag: FileNodata | FileScale, sidecar: FileNodata | FileScale) -> str:
+    return (
+        f"{tag.source} says {tag.words()}, {sidecar.source} says {sidecar.words()}; "
+        f"{sidecar.removal}, or {tag.removal}"
+    )
+
+
+def _check_bands_of_nodata(nodata: FileNodata | None, raster: LabelRaster) -> None:
+    """Raise a DataError if a file lists nodata values for another number of bands."""
+    bands = raster.values.shape[2]
+    if nodata is not None and len(nodata.values) not in (1, bands):
         raise DataError(
-            f"{path}: {raster.nodata.source} says {raster.nodata.words()}, {noted.source} says "
-            f"{noted.words()}; {noted.removal}, or {raster.nodata.removal}"
+            f"{raster.name}: {nodata.source} lists {len(nodata.values)} values for "
+            f"{counted(bands, 'band')}; {nodata.removal}, or name one value"
         )
-    return replace(raster, nodata=raster.nodata or noted)
 
 
 def _array_of(tensor: Tensor) -> Raw:
     tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such floats
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS_OF_NUMPY:
         tensor = tensor.float()
     return tensor.numpy()
 
@@ -212,16 +242,19 @@ def _from_array(array: Raw, name: str, size: Sequence[int] | None) -> LabelRaste
     if array.ndim == 3 and (size is None or array.shape[:2] != tuple(size)):
         first, second, third = array.shape
         is_wide = min(second, third) >= _SHORT_SIDE
+        way_out = ""
+        if size is None:
+            way_out = f", or pass image_sizes=[({first}, {second})] if that is its size"
         if first <= _FEW_BANDS and is_wide:
             raise DataError(
                 f"{name} has shape {array.shape}, which seems to be (bands, height, width); expected "
-                "(H, W) or (H, W, K): move the first axis to the end (np.moveaxis(label, 0, -1))"
+                f"(H, W) or (H, W, K): move the first axis to the end (np.moveaxis(label, 0, -1)){way_out}"
             )
         if first < third and is_wide:
             raise DataError(
                 f"{name} has shape {array.shape}, which seems to be {first} labels or bands of "
                 f"{second}x{third} px; expected (H, W) or (H, W, K): pass a list of labels, or move "
-                "the first axis to the end"
+                f"the first axis to the end{way_out}"
             )
     is_hidden: Raw | None = None
     if isinstance(array, np.ma.MaskedArray):
@@ -242,7 +275,8 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
     label_formats.check_file(image, name)
     if image.format == "TIFF":
         return _from_tiff(image, name)
-    stored_range = label_formats.range_of(image)
+    stored_range = range_of(image)
+    scale = label_formats.scale_of(image)
     transparent = image.info.get("transparency") if image.format == "PNG" else None
     palette = _palette_of(image)
     values = stored_range.restore(_values_of(image))
@@ -261,7 +295,7 @@ def _from_pil(image: Image.Image, name: str) -> LabelRaster:
         palette=palette,
         is_bool=image.mode == "1",
         is_colour=image.mode in ("RGB", "RGBA"),
-        scaling=stored_range.scaling(),
+        scale=scale,
     )
 
 
@@ -273,7 +307,6 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         raise DataError(f"{name} {problem}")
     _check_pages(image, name)
     nodata = tag_nodata(tags, name)
-    scaling = scaling_of(tags)
     palette = _palette_of(image)
     values = _values_of(image)
     if values.shape[2] != layout.bands:
@@ -293,12 +326,7 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
     if has_alpha:
         alpha = values[..., -1]
         values = values[..., :-1]
-    if nodata is not None and len(nodata.values) not in (1, values.shape[2]):
-        raise DataError(
-            f"{name}: {nodata.source} lists {len(nodata.values)} values for "
-            f"{counted(values.shape[2], 'band')}; {nodata.removal}, or name one value"
-        )
-    return LabelRaster(
+    raster = LabelRaster(
         name,
         values,
         alpha=alpha,
@@ -306,8 +334,10 @@ def _from_tiff(image: Image.Image, name: str) -> LabelRaster:
         palette=palette,
         is_bool=image.mode == "1",
         is_colour=image.mode in ("RGB", "RGBA"),
-        scaling=scaling,
+        scale=tag_scale(tags, values.shape[2], name),
     )
+    _check_bands_of_nodata(nodata, raster)
+    return raster
 
 
 def _values_of(image: Image.Image) -> Raw:
@@ -349,7 +379,7 @@ def _has_colour(values: Raw, colour: Any) -> Raw:
 
 def _palette_of(image: Image.Image) -> dict[int, Colour] | None:
     if image.mode == "1":
-        return {0: _BLACK, 1: _WHITE}
+        return dict(label_formats.BLACK_AND_WHITE)
     if image.mode not in ("P", "PA"):
         return None
     numbers = image.getpalette("RGB") or []

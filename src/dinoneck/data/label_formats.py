@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +10,20 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data import deep_colours, png
-from dinoneck.data.label_tiffs import AS_ARRAY, Raw
+from dinoneck.data.label_notes import FileScale, Rule
+from dinoneck.data.label_tiffs import AS_ARRAY
+from dinoneck.data.pnm import range_of
+from dinoneck.data.tiles import tile_arguments
 from dinoneck.errors import DataError
 
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO")
+# colours that are converted, multiplied by alpha, or padded
+_NO_NUMBERS = ("La", "RGBa", "RGBX", "YCbCr", "LAB", "HSV")
 _BYTE = 255
-_FULL = {"L": _BYTE, "RGB": _BYTE, "I": 65535}  # what Pillow scales the range of a PGM to
-_BLACK_AND_WHITE = {0: (0, 0, 0), 1: (255, 255, 255)}
-_STORED_AS = "dinoneck: arguments of the decoder"  # an entry of Image.info
+BLACK_AND_WHITE: Mapping[int, tuple[int, ...]] = {0: (0, 0, 0), 1: (255, 255, 255)}
+"""The colours of a file of 1 bit."""
 _NUMPY_SUFFIXES = (".npy", ".npz")
-
-
-@dataclass(frozen=True)
-class StoredRange:
-    """The range that a PGM, PPM or PFM states, which Pillow scales its numbers by.
-
-    Attributes:
-        largest: number that a PGM or PPM states; None = the numbers are not scaled.
-        full: number that it becomes.
-        factor: of a PFM, from its numbers to quantities.
-    """
-
-    largest: int | None = None
-    full: int = _BYTE
-    factor: float = 1.0
-
-    def restore(self, values: Raw) -> Raw:
-        """Return the numbers that the file stores: scaling up and rounding lost nothing."""
-        if self.largest in (None, self.full):
-            return values
-        return np.rint(values.astype(np.float64) * self.largest / self.full).astype(values.dtype)
-
-    def scaling(self) -> str:
-        """Return the rule from stored numbers to quantities, in words; "" = none."""
-        return "" if self.factor == 1.0 else f"stored * {self.factor:.9g}"
 
 
 def check_file(image: Image.Image, name: str) -> None:
@@ -66,39 +45,37 @@ def check_file(image: Image.Image, name: str) -> None:
         )
     if image.format == "TIFF":
         return
+    if image.mode in _NO_NUMBERS:
+        raise DataError(
+            f"{name} is of the mode {image.mode!r}, whose bands are no numbers of a label; expected 1, "
+            "L, LA, P, PA, RGB, RGBA, I, I;16 or F: convert it (image.convert('L'))"
+        )
     png.check_end(image)
     if getattr(image, "n_frames", 1) > 1:
         raise DataError(
             f"{name} has {image.n_frames} frames; expected one: "  # type: ignore[attr-defined]
             f"{AS_ARRAY}"
         )
-    problem = _problem_of_grey(image) or _problem_of_format(image)
+    problem = (
+        _problem_of_few_bits(image) or _problem_of_deep_colours(image) or _problem_of_format(image)
+    )
     if problem:
         raise DataError(f"{name} {problem}")
 
 
-def _tile_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """How the pixels are stored; nothing for an image that was decoded elsewhere.
-
-    Pillow forgets it as it decodes an image, so it is noted in ``Image.info``.
-    """
-    for tile in getattr(image, "tile", ()):
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        image.info[_STORED_AS] = arguments
-        return arguments
-    noted: tuple[Any, ...] = image.info.get(_STORED_AS, ())
-    return noted
-
-
-def _problem_of_grey(image: Image.Image) -> str:
-    arguments = _tile_arguments(image)
+def _problem_of_few_bits(image: Image.Image) -> str:
+    arguments = tile_arguments(image)
     stored = str(arguments[0]) if arguments else ""
-    if "L;2" in stored or "L;4" in stored:
-        bits = 2 if "L;2" in stored else 4
-        return (
-            f"stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey or a "
-            f"palette, or {AS_ARRAY}"
-        )
+    for bits in (2, 4):
+        if f"L;{bits}" in stored:
+            return (
+                f"stores {bits}-bit grey, which Pillow scales to 8 bits; save it as 8-bit grey or a "
+                f"palette, or {AS_ARRAY}"
+            )
+    return ""
+
+
+def _problem_of_deep_colours(image: Image.Image) -> str:
     largest = range_of(image).largest or 0
     if not image.mode.startswith("I") and (deep_colours.is_deep(image) or largest > _BYTE):
         return f"has several bands of 16 bits, which Pillow cuts to 8; {AS_ARRAY}"
@@ -106,7 +83,7 @@ def _problem_of_grey(image: Image.Image) -> str:
 
 
 def _problem_of_format(image: Image.Image) -> str:
-    arguments = _tile_arguments(image)
+    arguments = tile_arguments(image)
     has_form = image.format == "PPM" or (image.format == "BMP" and image.mode in ("L", "RGB"))
     if has_form and not arguments:
         return "was decoded before, and how its numbers are stored is not known any more; pass its path"
@@ -116,7 +93,11 @@ def _problem_of_format(image: Image.Image) -> str:
             f"numbers that are meant, or {AS_ARRAY}"
         )
     if image.format == "BMP" and not _is_exact_bitmap(image, arguments):
-        return f"is a BMP picture of {image.mode} in the form {arguments[:1]}; save it as PNG"
+        return (
+            f"is a BMP picture in a form ({image.mode}, {arguments[0]}) of which Pillow may change "
+            "numbers, such as run lengths, 4 bits of grey, 16 bits or alpha; save it as PNG with 8 "
+            f"bits, or {AS_ARRAY}"
+        )
     if image.format == "GIF":
         return _problem_of_gif(image)
     return ""
@@ -128,8 +109,9 @@ def _is_exact_bitmap(image: Image.Image, arguments: tuple[Any, ...]) -> bool:
     if not arguments:
         return False
     if image.mode == "L":
-        # 4 bits of grey, which Pillow takes for 8
-        return not isinstance(arguments[1], int) or arguments[1] >= image.width
+        # 4 bits of grey, which Pillow takes for 8, have rows of half as many bytes
+        bytes_of_row = arguments[1]
+        return not isinstance(bytes_of_row, int) or bytes_of_row >= image.width
     return image.mode == "RGB" and arguments[0] in ("BGR", "BGRX")
 
 
@@ -142,7 +124,7 @@ def _problem_of_gif(image: Image.Image) -> str:
     palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     used = [int(index) for index in np.unique(np.asarray(image)) if index < len(palette)]
     colours = {index: tuple(palette[index].tolist()) for index in used}
-    if colours.items() <= _BLACK_AND_WHITE.items():
+    if colours.items() <= BLACK_AND_WHITE.items():
         return ""
     is_grey = all(len({*colour}) == 1 for colour in colours.values())
     if is_grey and any(colour[0] != index for index, colour in colours.items()):
@@ -154,16 +136,12 @@ def _problem_of_gif(image: Image.Image) -> str:
     return ""
 
 
-def range_of(image: Image.Image) -> StoredRange:
-    """Return the range of an opened PGM, PPM or PFM; that of others scales nothing."""
-    if image.format != "PPM":
-        return StoredRange()
-    factor = float(image.info.get("scale", 1.0))
-    arguments = _tile_arguments(image)
-    if image.mode not in _FULL or len(arguments) < 2 or not isinstance(arguments[1], int):
-        return StoredRange(factor=factor)
-    # Pillow writes the decoder's bands and the largest number
-    return StoredRange(arguments[1], _FULL[image.mode], factor)
+def scale_of(image: Image.Image) -> FileScale | None:
+    """Return the rule from the numbers of a PFM to quantities; None = they are quantities."""
+    factor = range_of(image).factor
+    if factor == 1.0:
+        return None
+    return FileScale((Rule(factor),), source="the PFM header", removal="write the scale 1 or -1")
 
 
 def check_path(path: Path) -> None:

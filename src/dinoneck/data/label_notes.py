@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,20 +13,23 @@ import numpy as np
 from PIL.ExifTags import Base
 
 from dinoneck.atomic import open_regular
+from dinoneck.data import xml_notes
 from dinoneck.data.label_tiffs import Raw
+from dinoneck.data.orientation import warn_once
+from dinoneck.data.xml_notes import Element
 from dinoneck.errors import DataError, reason_of
 
 # GDAL's private TIFF tags, https://gdal.org/en/stable/drivers/raster/gtiff.html
 _GDAL_METADATA = 42112
 _GDAL_NODATA = 42113
 
-_LARGEST_SIDECAR = 1 << 20  # bytes of an .aux.xml file; GDAL's are a few kilobytes
-_BAND_NOTES = re.compile(r'<PAMRasterBand band="(\d+)"[^>]*>(.*?)</PAMRasterBand>', re.DOTALL)
-_NODATA_NOTE = re.compile(r"<NoDataValue[^>]*>([^<]*)</NoDataValue>")
+# bytes of an .aux.xml file: notes are a few kilobytes, tables of 65,536 values some megabytes
+_LARGEST_SIDECAR = 1 << 26
 _NOT_A_NUMBER = re.compile(r"^[+-]?(nan|1\.#q?nan|1\.#ind)", re.IGNORECASE)
-LARGEST_FLOAT = 3.4028234663852886e38  # of float32
 # float32's lowest value in any number of digits; GDAL and ArcGIS write 6 to 20 of them
 _NEAR_LOWEST = 3.4028e38
+# programs write a factor with 6 to 17 digits
+_EQUAL_TO = 1e-6
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,23 @@ class FileNodata:
         values: one for all bands, or one per band; NaN = none.
         source: what messages call the place, such as ``the tag GDAL_NODATA``.
         removal: how to remove it.
+        in_all_bands: a pixel is marked if all of its bands have their value; else one is enough.
     """
 
     values: tuple[float, ...]
     source: str
     removal: str
+    in_all_bands: bool = False
 
     def pixels(self, values: Raw) -> Raw:
-        """Return where any band of ``values`` (H, W, K) is marked, (H, W) bool."""
-        marked = np.zeros(values.shape[:2], bool)
+        """Return which pixels of ``values`` (H, W, K) are marked, (H, W) bool."""
+        has_value = np.zeros(values.shape, bool)
         for band in range(values.shape[2]):
             number = self.values[band] if len(self.values) > 1 else self.values[0]
-            marked |= equals(values[..., band], number)
-        return marked
+            has_value[..., band] = equals(values[..., band], number)
+        if self.in_all_bands:
+            return np.asarray(has_value.all(axis=2))
+        return np.asarray(has_value.any(axis=2))
 
     def words(self) -> str:
         """Return the values as text, such as ``-9999``."""
@@ -92,58 +100,210 @@ def equals(values: Raw, number: float) -> Raw:
 
 
 def tag_nodata(tags: Mapping[int, Any], name: str) -> FileNodata | None:
-    """Return the nodata values of GDAL's tag; None = there is none.
+    """Return the nodata values of GDAL's tags; None = there are none.
+
+    Raises:
+        DataError: if they hold no number.
+    """
+    words = _text_of(tags.get(_GDAL_NODATA)).split()
+    if words:
+        return _nodata(
+            words,
+            name,
+            source="the tag GDAL_NODATA",
+            removal="remove the tag (gdal_edit.py -unsetnodata)",
+        )
+    root = xml_notes.parse(_text_of(tags.get(_GDAL_METADATA)).encode())
+    return _nodata_of_all_bands(
+        root,
+        name,
+        source="the item NODATA_VALUES of the tag GDAL_METADATA",
+        removal="remove it (gdal_edit.py -unsetmd)",
+    )
+
+
+def _text_of(stored: Any) -> str:
+    """A tag's value as text, without the zero that ends it; "" if there is none."""
+    if stored is None:
+        return ""
+    if isinstance(stored, tuple):
+        text = " ".join(map(str, stored))
+    elif isinstance(stored, bytes):
+        text = stored.decode("utf-8", errors="replace")
+    else:
+        text = str(stored)
+    return text.replace("\0", " ").strip()
+
+
+def _nodata(
+    words: Sequence[str], name: str, *, source: str, removal: str, in_all_bands: bool = False
+) -> FileNodata:
+    numbers = []
+    for word in words:
+        is_nan = _NOT_A_NUMBER.match(word)
+        numbers.append(math.nan if is_nan else _number(word, name, source, removal))
+    return FileNodata(tuple(numbers), source, removal, in_all_bands)
+
+
+def _nodata_of_all_bands(
+    root: Element | None, name: str, *, source: str, removal: str
+) -> FileNodata | None:
+    """The values of GDAL's item NODATA_VALUES, all of which a pixel without a label has."""
+    if root is None:
+        return None
+    for item in root.named("item", "mdi"):
+        key = item.attributes.get("name") or item.attributes.get("key", "")
+        words = item.text.split()
+        if key.upper() == "NODATA_VALUES" and words:
+            return _nodata(words, name, source=source, removal=removal, in_all_bands=True)
+    return None
+
+
+def _number(word: str, name: str, source: str, removal: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise DataError(
+            f"{name}: {source} holds {word[:40]!r}, which is no number; write one, or {removal}"
+        ) from None
+
+
+# Scales
+# ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """From stored numbers to quantities: ``stored * factor + offset``."""
+
+    factor: float = 1.0
+    offset: float = 0.0
+
+    def words(self) -> str:
+        """Return the rule as text, such as ``stored * 0.0001``."""
+        text = f"stored * {self.factor:.9g}"
+        return f"{text} + {self.offset:.9g}" if self.offset else text
+
+    def stored(self, quantity: float) -> float:
+        """Return the stored number of a quantity, without the error of the division."""
+        return float(f"{(quantity - self.offset) / self.factor:.9g}")
+
+    def agrees(self, other: Rule) -> bool:
+        """Return whether another rule is the same, up to the digits that programs write."""
+        has_factor = math.isclose(self.factor, other.factor, rel_tol=_EQUAL_TO)
+        has_offset = math.isclose(self.offset, other.offset, rel_tol=_EQUAL_TO)
+        return has_factor and has_offset
+
+
+NO_CHANGE = Rule()
+"""The rule of numbers that are quantities."""
+
+
+@dataclass(frozen=True)
+class FileScale:
+    """What a file says of the quantities that its numbers stand for.
+
+    Attributes:
+        rules: one for all bands, or one per band.
+        source: what messages call the place, such as ``the tag GDAL_METADATA``.
+        removal: how to remove it.
+    """
+
+    rules: tuple[Rule, ...]
+    source: str
+    removal: str
+
+    def words(self) -> str:
+        """Return the rules as text, with the bands where they differ."""
+        if self.is_one_rule():
+            return self.rules[0].words()
+        parts = [f"{rule.words()} in band {band}" for band, rule in enumerate(self.rules)]
+        return ", ".join(parts)
+
+    def is_one_rule(self) -> bool:
+        """Return whether all bands have one rule."""
+        return all(rule.agrees(self.rules[0]) for rule in self.rules)
+
+    def agrees(self, other: FileScale) -> bool:
+        """Return whether another place or file has the same rule in every band."""
+        if self.is_one_rule() and other.is_one_rule():
+            return self.rules[0].agrees(other.rules[0])
+        if len(self.rules) != len(other.rules):
+            return False
+        pairs = zip(self.rules, other.rules, strict=True)
+        return all(rule.agrees(other_rule) for rule, other_rule in pairs)
+
+
+def tag_scale(tags: Mapping[int, Any], bands: int, name: str) -> FileScale | None:
+    """Return the scale that GDAL or ImageJ noted in a TIFF file; None = there is none.
 
     Raises:
         DataError: if it holds no number.
     """
-    stored = tags.get(_GDAL_NODATA)
-    if stored is None:
-        return None
-    if isinstance(stored, tuple):
-        text = " ".join(map(str, stored))
-    elif isinstance(stored, bytes):
-        text = stored.decode("ascii", errors="replace")
-    else:
-        text = str(stored)
-    words = text.replace("\0", " ").split()
-    if not words:
-        return None
-    return _nodata(
-        words,
-        name,
-        source="the tag GDAL_NODATA",
-        removal="remove the tag (gdal_edit.py -unsetnodata)",
-    )
+    factors = [1.0] * bands
+    offsets = [0.0] * bands
+    source = "the tag GDAL_METADATA"
+    removal = "remove the scale (gdal_edit.py -scale 1 -offset 0)"
+    root = xml_notes.parse(_text_of(tags.get(_GDAL_METADATA)).encode())
+    for item in root.named("item") if root is not None else ():
+        role = item.attributes.get("role", "").lower()
+        if role not in ("scale", "offset"):
+            continue
+        number = _number(item.text, name, source, removal)
+        numbers = factors if role == "scale" else offsets
+        sample = item.attributes.get("sample", "")
+        for band in range(bands):
+            if sample in ("", str(band)):
+                numbers[band] = number
+    noted = _scale(factors, offsets, source, removal)
+    return noted or _scale_of_imagej(tags, name)
 
 
-def _nodata(words: Sequence[str], name: str, *, source: str, removal: str) -> FileNodata:
-    numbers = []
-    for word in words:
-        try:
-            numbers.append(float("nan") if _NOT_A_NUMBER.match(word) else float(word))
-        except ValueError:
-            raise DataError(
-                f"{name}: {source} holds {word[:40]!r}, which is no number; write one, or {removal}"
-            ) from None
-    return FileNodata(tuple(numbers), source, removal)
+def _scale_of_imagej(tags: Mapping[int, Any], name: str) -> FileScale | None:
+    description = tags.get(Base.ImageDescription)
+    if not isinstance(description, str) or not description.startswith("ImageJ="):
+        return None
+    is_linear = re.search(r"^cf=0\s*$", description, re.MULTILINE)
+    factor = re.search(r"^c1=(\S+)", description, re.MULTILINE)
+    offset = re.search(r"^c0=(\S+)", description, re.MULTILINE)
+    if not is_linear or factor is None:
+        return None
+    source = "the ImageDescription of ImageJ"
+    removal = "remove the calibration (in ImageJ: Analyze, Calibrate, None)"
+    factors = [_number(factor[1], name, source, removal)]
+    offsets = [_number(offset[1], name, source, removal) if offset else 0.0]
+    return _scale(factors, offsets, source, removal)
+
+
+def _scale(
+    factors: Sequence[float], offsets: Sequence[float], source: str, removal: str
+) -> FileScale | None:
+    """The scale of a file; None if no band has another rule than the numbers as they are."""
+    rules = tuple(map(Rule, factors, offsets))
+    if all(rule == NO_CHANGE for rule in rules):
+        return None
+    return FileScale(rules, source, removal)
+
+
+# Notes next to a file
+# ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What GDAL noted next to a file, in its .aux.xml.
+    """What GDAL or ArcGIS noted next to a file, in its .aux.xml.
 
     Attributes:
         nodata: values of pixels without a label; None = none.
-        scaling: the rule from stored numbers to quantities, in words; "" = none.
+        scale: from stored numbers to quantities; None = none.
     """
 
     nodata: FileNodata | None = None
-    scaling: str = ""
+    scale: FileScale | None = None
 
 
 def read_sidecar(path: Path, bands: int) -> Sidecar:
-    """Return what GDAL noted next to a file.
+    """Return what is noted next to a file. Notes that are no XML are ignored, with a warning.
 
     Raises:
         DataError: if the notes cannot be read, or a value is no number.
@@ -153,55 +313,59 @@ def read_sidecar(path: Path, bands: int) -> Sidecar:
         return Sidecar()
     try:
         with open_regular(sidecar) as file:
-            text = file.read(_LARGEST_SIDECAR).decode("utf-8", errors="replace")
+            content = file.read(_LARGEST_SIDECAR)
     except OSError as error:
         raise DataError(
             f"{sidecar} cannot be read: {reason_of(error)}; remove it or make it readable"
         ) from error
-    words = ["nan"] * bands
-    for number, content in _BAND_NOTES.findall(text):
-        value = _NODATA_NOTE.search(content)
-        if value and 1 <= int(number) <= bands:
-            words[int(number) - 1] = value[1].strip()
-    noted = _nodata(
-        words,
-        str(path),
-        source=f"its file {sidecar.name}",
-        removal=f"remove NoDataValue from {sidecar.name}",
-    )
-    factor = _number_in(r"<Scale>([^<]*)</Scale>", text, 1.0)
-    offset = _number_in(r"<Offset>([^<]*)</Offset>", text, 0.0)
+    root = xml_notes.parse(content)
+    if root is None:
+        warn_once(
+            f"{sidecar} is no XML that can be read, so a nodata value or a scale in it is ignored; "
+            "write it again, or remove it"
+        )
+        return Sidecar()
+    source = f"its file {sidecar.name}"
     return Sidecar(
-        nodata=None if all(np.isnan(noted.values)) else noted, scaling=_rule(factor, offset)
+        nodata=_sidecar_nodata(root, bands, str(path), sidecar.name),
+        scale=_sidecar_scale(root, bands, str(path), source, sidecar.name),
     )
 
 
-def scaling_of(tags: Mapping[int, Any]) -> str:
-    """Return the rule from stored numbers to quantities that GDAL or ImageJ noted, in words; "" = none."""
-    factor = 1.0
-    offset = 0.0
-    gdal = tags.get(_GDAL_METADATA)
-    if isinstance(gdal, str):
-        factor = _number_in(r'role="scale"[^>]*>([^<]*)<', gdal, factor)
-        offset = _number_in(r'role="offset"[^>]*>([^<]*)<', gdal, offset)
-    description = tags.get(Base.ImageDescription)
-    if isinstance(description, str) and description.startswith("ImageJ="):
-        is_linear = re.search(r"^cf=0\s*$", description, re.MULTILINE)
-        if is_linear:
-            factor = _number_in(r"^c1=(\S+)", description, factor)
-            offset = _number_in(r"^c0=(\S+)", description, offset)
-    return _rule(factor, offset)
+def _sidecar_nodata(root: Element, bands: int, name: str, sidecar: str) -> FileNodata | None:
+    source = f"its file {sidecar}"
+    removal = f"remove NoDataValue from {sidecar}"
+    words = ["nan"] * bands
+    for band, notes in _notes_of_bands(root, bands).items():
+        words[band] = notes.first_text("nodatavalue") or "nan"
+    noted = _nodata(words, name, source=source, removal=removal)
+    if not all(map(math.isnan, noted.values)):
+        return noted
+    removal = f"remove NODATA_VALUES from {sidecar}"
+    return _nodata_of_all_bands(root, name, source=source, removal=removal)
 
 
-def _rule(factor: float, offset: float) -> str:
-    if (factor, offset) == (1.0, 0.0):
-        return ""
-    return f"stored * {factor:.9g} + {offset:.9g}"
+def _sidecar_scale(
+    root: Element, bands: int, name: str, source: str, sidecar: str
+) -> FileScale | None:
+    removal = f"remove Scale and Offset from {sidecar}"
+    factors = [1.0] * bands
+    offsets = [0.0] * bands
+    for band, notes in _notes_of_bands(root, bands).items():
+        factor = notes.first_text("scale")
+        offset = notes.first_text("offset")
+        if factor:
+            factors[band] = _number(factor, name, source, removal)
+        if offset:
+            offsets[band] = _number(offset, name, source, removal)
+    return _scale(factors, offsets, source, removal)
 
 
-def _number_in(pattern: str, text: str, default: float) -> float:
-    match = re.search(pattern, text, re.MULTILINE)
-    try:
-        return float(match[1]) if match else default
-    except ValueError:
-        return default
+def _notes_of_bands(root: Element, bands: int) -> dict[int, Element]:
+    """The notes of each band, by its number from 0; those without a number are in their order."""
+    notes = {}
+    for position, element in enumerate(root.named("pamrasterband"), start=1):
+        number = element.attributes.get("band") or str(position)
+        if number.isdecimal() and 1 <= int(number) <= bands:
+            notes[int(number) - 1] = element
+    return notes

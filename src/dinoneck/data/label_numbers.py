@@ -14,24 +14,39 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
-from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of
+from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
+from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
+from dinoneck.data.label_storage import storage_problem
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.errors import counted, some_of
+from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # values in a message
 
-# values that programs write where nothing was measured: GDAL, ArcGIS, MODIS, netCDF, and the ends of
-# dtypes
-_SURE_NODATA = (
-    *(-999.0, -9999.0, -28672.0, -99999.0, -32767.0, -32768.0, -2147483647.0, -2147483648.0),
-    *(255.0, 32767.0, 65535.0, 99999.0, 2147483647.0, 4294967295.0),
-    *(1e20, 1e30, 9.969209968386869e36),
-    *(-3.4028234663852886e38, 3.4028234663852886e38, -3.4e38),
+# values that programs write where nothing was measured
+_NINES = (-999.0, -9999.0, -99999.0, 99999.0)
+_ENDS_OF_INTEGERS = (
+    255.0,
+    -32768.0,
+    -32767.0,
+    32767.0,
+    65535.0,
+    -2147483648.0,
+    -2147483647.0,
+    2147483647.0,
+    4294967295.0,
 )
-_LIKELY_NODATA = (-1.0, -99.0, -128.0, -3000.0, 127.0, 9999.0, *_SURE_NODATA)
+_ENDS_OF_FLOATS = (-LARGEST_FLOAT, LARGEST_FLOAT, -3.4e38)
+_OF_NETCDF = (1e20, 1e30, 9.969209968386869e36)
+_OF_MODIS = (-28672.0,)
+_SURE_NODATA = _NINES + _ENDS_OF_INTEGERS + _ENDS_OF_FLOATS + _OF_NETCDF + _OF_MODIS
+# values that quantities have too; of bytes the last ones before 255, as MODIS and Copernicus number
+# water, cloud and what is outside
+_LIKELY_BYTES = (-128.0, 127.0, 249.0, 250.0, 251.0, 252.0, 253.0, 254.0)
+_LIKELY_NODATA = (-1.0, -99.0, -3000.0, 9999.0, *_LIKELY_BYTES, *_SURE_NODATA)
 _MOST_ENDS = 8  # MODIS has seven fill values, 249 ... 255
 # a value that is surely no quantity is named at half a range from the others; one that repeats far more
 # often than they do at a range, and at a twentieth if it is a likely one
@@ -48,6 +63,10 @@ _SAMPLES = 1000  # numbers of a label that stand for its distribution
 _LOW_QUANTILE = 0.001
 _TIMES_AS_DENSE = 10
 _LEAST_DISTINCT_ABOVE = 10
+# whole numbers beyond it are rounded as float32, by half a unit and more
+_LARGEST_EXACT = 1 << 24
+# float32 may round by so much of the range of the numbers: 1000 steps are left
+_MOST_ROUNDING = 0.001
 
 
 class NumberCheck:
@@ -55,37 +74,95 @@ class NumberCheck:
 
     Args:
         nodata: stored values that mark pixels without a label.
+        rule: by which stored numbers are converted.
     """
 
-    def __init__(self, nodata: Sequence[float] = ()) -> None:
+    def __init__(self, nodata: Sequence[float] = (), rule: Rule = NO_CHANGE) -> None:
         self._nodata = tuple(nodata)
-        self._scaling: dict[str, list[str]] = {}
+        self._rule = rule
+        self._num_labels = 0
+        self._scale: FileScale | None = None
+        self._with_scale: list[str] = []
+        self._rounded = _Rounded()
+        self._num_stored: Counter[float] = Counter()
+        self._num_converted: Counter[float] = Counter()
         self._kinds: dict[str, list[str]] = {}
         self._coloured: list[str] = []
+        self._with_palette: list[str] = []
+        self._stored_otherwise: dict[str, list[str]] = {}
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
 
     def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
-        """Note a label and which of its pixels have none."""
+        """Note a label and which of its pixels have none.
+
+        Raises:
+            DataError: if two labels note different scales.
+        """
+        self._num_labels += 1
         for mark, is_marked in marks_of(raster, ()):
             self._marked[mark] += int(is_marked.sum())
-        if raster.scaling:
-            self._scaling.setdefault(raster.scaling, []).append(raster.name)
+        if self._rule != NO_CHANGE:
+            self._count_nodata(raster.values)
+        if raster.scale is not None:
+            self._add_scale(raster.name, raster.scale)
         kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         labelled = raster.values[~unlabelled]
+        self._rounded.add(raster.name, labelled, self._rule)
+        problem = storage_problem(labelled)
+        if problem:
+            self._stored_otherwise.setdefault(problem, []).append(raster.name)
         if raster.is_grey_picture:
             labelled = labelled[:, :1]
         elif raster.is_colour:
             self._coloured.append(raster.name)
+        if _has_other_colours(raster):
+            self._with_palette.append(raster.name)
         for band in range(labelled.shape[1]):
             if band == len(self._bands):
                 self._bands.append(_BandNumbers())
             self._bands[band].add(labelled[:, band])
 
-    def report(self, *, converts: bool) -> None:
-        """Log what may be read wrongly; ``converts`` = a scale or an offset was passed."""
+    def _add_scale(self, name: str, scale: FileScale) -> None:
+        if self._scale is not None and not scale.agrees(self._scale):
+            raise DataError(
+                f"the labels have two scales: of {self._with_scale[0]} a quantity is "
+                f"{self._scale.words()}, of {name} {scale.words()} ({scale.source}); write all "
+                "with one (gdal_translate -unscale -ot Float32), or remove a scale that is wrong"
+            )
+        self._scale = self._scale or scale
+        self._with_scale.append(name)
+
+    def _count_nodata(self, values: Raw) -> None:
+        """Count the pixels that have a nodata value, as it is stored and as the scale converts it."""
+        for number in self._nodata:
+            self._num_stored[number] += int(equals(values, number).sum())
+            stored = self._rule.stored(number)
+            self._num_converted[number] += int(equals(values, stored).sum())
+
+    def _report_nodata(self) -> None:
+        """Warn of nodata values that are converted ones, of which no pixel is stored so."""
+        for number, count in self._num_converted.items():
+            if count and not self._num_stored[number]:
+                logger.warning(
+                    "no label holds the nodata value %s, and %s hold %s, which the scale makes %s: "
+                    "nodata is compared with the stored numbers; pass nodata=%s (--nodata %s) if it "
+                    "marks pixels without a label",
+                    _exact(number),
+                    counted(count, "pixel"),
+                    _exact(self._rule.stored(number)),
+                    _exact(number),
+                    _exact(self._rule.stored(number)),
+                    _exact(self._rule.stored(number)),
+                )
+
+    def report(self) -> None:
+        """Log what may be read wrongly."""
         log_marks(self._marked)
+        self._report_nodata()
+        self._rounded.report()
+        self._report_scale()
         for number, band in enumerate(self._bands):
             where = f" in band {number}" if len(self._bands) > 1 else ""
             self._report_values(band, where)
@@ -96,6 +173,20 @@ class NumberCheck:
                 counted(len(self._coloured), "label"),
                 self._coloured[0],
             )
+        for problem, names in self._stored_otherwise.items():
+            logger.warning(
+                "%s, such as %s: the numbers seem to be %s",
+                counted(len(names), "label"),
+                names[0],
+                problem,
+            )
+        if self._with_palette:
+            logger.warning(
+                "%s with a palette, such as %s, whose colours are other numbers than their indices: the "
+                "indices are read. If the colours show the numbers, save the numbers as grey",
+                counted(len(self._with_palette), "label"),
+                self._with_palette[0],
+            )
         if len(self._kinds) > 1:
             examples = [f"{kind} ({names[0]})" for kind, names in self._kinds.items()]
             logger.warning(
@@ -103,15 +194,39 @@ class NumberCheck:
                 len(examples),
                 some_of(examples, _SHOWN),
             )
-        if self._scaling and not converts:
-            rule, names = next(iter(self._scaling.items()))
-            num_labels = sum(map(len, self._scaling.values()))
+
+    def _report_scale(self) -> None:
+        """Warn of a scale in the files that is not the one by which they are read."""
+        if self._scale is None:
+            return
+        num_stating = len(self._with_scale)
+        subject = f"{num_stating} of {counted(self._num_labels, 'label')} say"
+        if self._num_labels == 1:
+            subject = "1 label says"
+        if self._rule == NO_CHANGE:
             logger.warning(
-                "%s say that a quantity is %s (%s). The numbers are read as they are stored; "
-                "DenseLabels takes scale= and offset=",
-                counted(num_labels, "label"),
-                rule,
-                names[0],
+                "%s that a quantity is %s (%s). The numbers are read as they are stored; pass "
+                "scale= and offset= (--scale, --offset) to convert them",
+                subject,
+                self._scale.words(),
+                self._with_scale[0],
+            )
+        elif not self._scale.agrees(FileScale((self._rule,), "", "")):
+            logger.warning(
+                "%s that a quantity is %s (%s). They are read as %s, which was passed: is that the "
+                "unit that you want?",
+                subject,
+                self._scale.words(),
+                self._with_scale[0],
+                self._rule.words(),
+            )
+        elif num_stating < self._num_labels:
+            logger.warning(
+                "%s that a quantity is %s (%s), and the others say nothing. All are read so: check "
+                "that their numbers have one unit",
+                subject,
+                self._scale.words(),
+                self._with_scale[0],
             )
 
     def _report_values(self, band: _BandNumbers, where: str) -> None:
@@ -120,14 +235,15 @@ class NumberCheck:
         if values:
             pixels = sum(band.counts[value] for value in values)
             logger.warning(
-                "%s of the labels (%s)%s hold %s, all others %.6g ... %.6g. If it marks pixels "
-                "without a label, pass %s",
+                "%s of the labels (%s)%s hold %s, all others %.6g ... %.6g. If %s pixels without a "
+                "label, pass %s",
                 counted(pixels, "pixel"),
-                _percent(pixels / band.total),
+                _share_in_words(pixels / band.total),
                 where,
                 _listed(values),
                 band.low_without(values),
                 band.high_without(values),
+                "it marks" if len(values) == 1 else "they mark",
                 self._options(values),
             )
         if band.has_zeros_apart(values):
@@ -136,7 +252,7 @@ class NumberCheck:
                 "%s of the labels (%s)%s hold 0, all others %.6g ... %.6g. If 0 says that nothing was "
                 "measured, as in depth maps, pass %s",
                 counted(pixels, "pixel"),
-                _percent(pixels / band.total),
+                _share_in_words(pixels / band.total),
                 where,
                 band.low_without([*values, 0.0]),
                 band.high_without(values),
@@ -145,9 +261,9 @@ class NumberCheck:
 
     def _options(self, values: Sequence[float]) -> str:
         """The arguments that leave out values, with those that are left out already."""
-        every = [_exact(value) for value in dict.fromkeys([*self._nodata, *values])]
-        in_python = every[0] if len(every) == 1 else f"({', '.join(every)})"
-        return f"nodata={in_python} (--nodata {' '.join(every)})"
+        numbers = [_exact(value) for value in dict.fromkeys([*self._nodata, *values])]
+        in_python = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
+        return f"nodata={in_python} (--nodata {' '.join(numbers)})"
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -160,8 +276,65 @@ def _exact(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def _percent(share: float) -> str:
+def _share_in_words(share: float) -> str:
     return f"{share:.1%}" if share >= _LEAST_SHARE else f"{share:.2g} of all"
+
+
+@dataclass
+class _Rounded:
+    """The numbers that float32 does not hold.
+
+    Attributes:
+        codes: pixels of whole numbers that are rounded to others.
+        code: the first of them.
+        code_label: the label that has it.
+        close_label: the first label whose numbers differ by little more than the rounding.
+    """
+
+    codes: int = 0
+    code: float = 0.0
+    code_label: str = ""
+    close_label: str = ""
+
+    def add(self, name: str, numbers: Raw, rule: Rule) -> None:
+        """Note the numbers (N, K) of a label as ``rule`` converts them."""
+        is_short_integer = numbers.dtype.kind != "f" and numbers.dtype.itemsize < 4
+        is_short_float = numbers.dtype.kind == "f" and numbers.dtype.itemsize <= 4
+        if not numbers.size or is_short_integer or is_short_float:
+            return
+        numbers = numbers[~_is_likely_nodata(numbers)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = numbers.astype(np.float64) * rule.factor + rule.offset
+            exact = exact[np.abs(exact) <= LARGEST_FLOAT]
+            error = np.abs(exact - exact.astype(np.float32))
+        if not error.any():
+            return
+        is_code = (np.abs(exact) > _LARGEST_EXACT) & (exact == np.floor(exact)) & (error > 0)
+        if is_code.any():
+            self.codes += int(is_code.sum())
+            self.code = self.code or float(exact[is_code][0])
+            self.code_label = self.code_label or name
+        elif error.max() > _MOST_ROUNDING * (exact.max() - exact.min()) > 0:
+            self.close_label = self.close_label or name
+
+    def report(self) -> None:
+        """Log them."""
+        if self.codes:
+            logger.warning(
+                "%s of the labels hold whole numbers that float32 rounds, such as %.0f as %.0f (%s). "
+                "As quantities they are near enough; as dates, codes or identifiers they are others: "
+                "subtract a number with offset= (--offset), or make classes of them",
+                counted(self.codes, "pixel"),
+                self.code,
+                np.float32(self.code),
+                self.code_label,
+            )
+        if self.close_label:
+            logger.warning(
+                "the numbers of %s differ by little more than float32 rounds them: subtract a number "
+                "with offset= (--offset)",
+                self.close_label,
+            )
 
 
 @dataclass
@@ -189,13 +362,16 @@ class _BandNumbers:
         self.total += numbers.size
         step = max(1, numbers.size // _SAMPLES)
         self.samples.append(numbers[::step].astype(np.float64))
-        rest = self._without_ends(numbers) if numbers.dtype.kind == "f" else self._inner(numbers)
+        if numbers.dtype.kind == "f":
+            rest = self._count_ends_of_floats(numbers)
+        else:
+            rest = self._count_ends_of_integers(numbers)
         if rest.size:
             self.low = min(self.low, float(rest.min()))
             self.high = max(self.high, float(rest.max()))
 
-    def _inner(self, numbers: Raw) -> Raw:
-        """The distinct integers without the outermost, which are counted."""
+    def _count_ends_of_integers(self, numbers: Raw) -> Raw:
+        """Count the outermost integers, and return the other distinct ones."""
         distinct, counts = count_values(numbers)
         is_end = np.zeros(distinct.shape, bool)
         is_end[:_MOST_ENDS] = True
@@ -204,8 +380,8 @@ class _BandNumbers:
             self.counts[float(value)] += count
         return np.asarray(distinct[~is_end])
 
-    def _without_ends(self, numbers: Raw) -> Raw:
-        """The numbers without the outermost, which are counted, as far as these repeat."""
+    def _count_ends_of_floats(self, numbers: Raw) -> Raw:
+        """Count the outermost numbers as far as they repeat, and return the others."""
         for take_end in (np.min, np.max):
             for _ in range(_MOST_ENDS):
                 if not numbers.size:
@@ -299,6 +475,22 @@ class _BandNumbers:
         return is_dense and np.unique(above).size >= _LEAST_DISTINCT_ABOVE
 
 
+def _has_other_colours(raster: LabelRaster) -> bool:
+    """Whether a label has a palette in which an index that occurs is not its own grey level."""
+    if raster.palette is None or raster.is_bool:
+        return False
+    for index, colour in used_colours(raster).of_index.items():
+        if colour != (index, index, index):
+            return True
+    return False
+
+
 def _is_among(value: float, usual_values: Sequence[float]) -> bool:
     """Whether a number is one of several, as far as float32 can tell."""
-    return any(np.float32(value) == np.float32(usual) for usual in usual_values)
+    with np.errstate(over="ignore"):  # float64 beyond float32
+        return any(np.float32(value) == np.float32(usual) for usual in usual_values)
+
+
+def _is_likely_nodata(numbers: Raw) -> Raw:
+    """Which numbers may mark pixels without a label, by their value alone."""
+    return np.isin(numbers.astype(np.float64), _LIKELY_NODATA)

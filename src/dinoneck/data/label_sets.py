@@ -18,13 +18,17 @@ import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
+from dinoneck.data.label_formats import BLACK_AND_WHITE
 from dinoneck.data.label_notes import equals
 from dinoneck.data.label_tiffs import Raw
+from dinoneck.data.orientation import warn_once
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
 
 _WHITES = (255, 65535)  # the largest numbers of 8 and of 16 bits: white, or "no class"
+_WHITE_FIRST = {0: (255, 255, 255), 1: (0, 0, 0)}  # a palette of drawings in black on white
+_DARKEST = 63  # grey levels up to it are numbers of classes; colours to look at are brighter
 _SHOWN = 5  # values in a message
 
 # Codes of classes, such as 10, 20, ..., 95, 100 of ESA's land cover: multiples of one number
@@ -66,6 +70,56 @@ class PaletteCheck:
     def __init__(self) -> None:
         self._first: dict[int, tuple[Colour, str]] = {}
         self._first_of_colour: dict[Colour, tuple[int, str]] = {}
+        self._white_first: list[str] = []
+        self._grey_of_two: list[str] = []
+        self._first_of_value: dict[int, str] = {}
+        self._greys_of_palettes: list[tuple[str, dict[int, int]]] = []
+
+    def add_grey(self, name: str, values: Iterable[int]) -> None:
+        """Note the values of a label without a palette."""
+        distinct = {*values}
+        if distinct == {0, 1}:
+            self._grey_of_two.append(name)
+        for value in distinct:
+            self._first_of_value.setdefault(value, name)
+
+    def report(self) -> None:
+        """Compare the palettes with the labels that have none.
+
+        Warn of palettes in which 0 is white and 1 is black, next to labels of 0 and 1 without
+        colours, and of palettes of dark greys that are other numbers than their indices.
+
+        Raises:
+            DataError: if a palette has grey levels that are values of labels without a palette.
+        """
+        for name, levels in self._greys_of_palettes:
+            self._check_levels(name, levels)
+        if self._white_first and self._grey_of_two:
+            warn_once(
+                f"{_have(self._white_first)} a palette in which 0 is white and 1 is black, such as "
+                f"{self._white_first[0]}, and {_have(self._grey_of_two)} 0 and 1 without a palette, "
+                f"such as {self._grey_of_two[0]}: check that 1 is one class in both. The indices are "
+                "read, and not the colours"
+            )
+
+    def _check_levels(self, name: str, levels: Mapping[int, int]) -> None:
+        """Check a palette of greys: programs that shrink PNG files number grey levels anew."""
+        renumbered = [index for index, level in levels.items() if index != level]
+        index = renumbered[0]
+        level = levels[index]
+        if all(grey in self._first_of_value for grey in levels.values()):
+            raise DataError(
+                f"{name} has a palette in which index {index} is grey {level}, and "
+                f"{self._first_of_value[level]} holds {level} without a palette: a program seems to "
+                "have numbered the grey levels anew. Save them as grey "
+                "(Image.open(file).convert('L').save('label.png'))"
+            )
+        if max(levels.values()) <= _DARKEST:
+            warn_once(
+                f"{name} has a palette in which index {index} is grey {level}; the indices are read. "
+                "If a program that shrinks files numbered the grey levels anew, save them as grey "
+                "(Image.open(file).convert('L').save('label.png'))"
+            )
 
     def add(self, name: str, used: UsedColours, nodata: Sequence[float] = ()) -> None:
         """Compare the colours of the indices of a label with those of earlier labels.
@@ -79,6 +133,7 @@ class PaletteCheck:
             DataError: if an index that occurs in two labels has different colours in them, or a
                 colour different indices.
         """
+        self._note(name, used.of_index)
         for index, colour in used.of_index.items():
             if index in nodata:
                 continue
@@ -92,6 +147,14 @@ class PaletteCheck:
             if index in used.unique:
                 self._compare_index(name, index, colour)
 
+    def _note(self, name: str, colours: Mapping[int, Colour]) -> None:
+        """Note a palette for the comparison with labels that have none."""
+        if colours == _WHITE_FIRST:
+            self._white_first.append(name)
+        levels = grey_levels(colours)
+        if levels and not colours.items() <= BLACK_AND_WHITE.items():
+            self._greys_of_palettes.append((name, levels))
+
     def _compare_index(self, name: str, index: int, colour: Colour) -> None:
         """Compare the index of a colour, which is that of one index alone, with that of earlier labels."""
         first_index, first_name = self._first_of_colour.setdefault(colour, (index, name))
@@ -100,6 +163,23 @@ class PaletteCheck:
                 f"the palettes differ: {_colour_words(colour)} is index {index} in {name} and index "
                 f"{first_index} in {first_name}; save all labels with one palette, or as grey indices"
             )
+
+
+def grey_levels(colours: Mapping[int, Colour]) -> dict[int, int]:
+    """Return index -> grey level of colours that are greys; none if one is no grey, or all are their indices."""
+    levels = {}
+    for index, colour in colours.items():
+        if len({*colour}) > 1:
+            return {}
+        levels[index] = colour[0]
+    if all(index == level for index, level in levels.items()):
+        return {}
+    return levels
+
+
+def _have(names: Sequence[str]) -> str:
+    """How many masks have what follows, such as ``2 masks have``."""
+    return f"{counted(len(names), 'mask')} {'has' if len(names) == 1 else 'have'}"
 
 
 def used_colours(raster: LabelRaster) -> UsedColours:
@@ -239,15 +319,20 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[MaskFile, UsedColours]:
+    def read(number: int) -> tuple[MaskFile, UsedColours | None]:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
-        return _mask_file(raster, nodata), used_colours(raster)
+        colours = used_colours(raster) if raster.palette is not None else None
+        return _mask_file(raster, nodata), colours
 
     palettes = PaletteCheck()
     files = []
     for file, colours in in_threads(read, range(len(singles))):
-        palettes.add(file.name, colours, nodata)
+        if colours is None:
+            palettes.add_grey(file.name, file.pixels)
+        else:
+            palettes.add(file.name, colours, nodata)
         files.append(file)
+    palettes.report()
     return MaskSurvey(files)
 
 
@@ -303,7 +388,9 @@ def log_marks(marked: Mapping[Mark, int], classes: Sequence[int] = ()) -> None:
 
 
 def one_band(raster: LabelRaster) -> Raw:
-    """Return the only band of a mask of classes, (H, W); of a grey picture that was saved in colours one of three.
+    """Return the only band of a mask of classes, (H, W).
+
+    A grey picture that was saved in colours has three equal bands, which count as one.
 
     Raises:
         DataError: if there are several bands, as a mask of colours has.
@@ -312,7 +399,7 @@ def one_band(raster: LabelRaster) -> Raw:
     if bands == 1 or raster.is_grey_picture:
         return raster.values[..., 0]
     hint = "turn a mask of colours into numbers first"
-    if (raster.values == raster.values[..., :1]).all():
+    if (raster.values == raster.values[..., :1]).all():  # of a file that is no picture
         hint = "they are equal: save one of them as a grey mask"
     raise DataError(
         f"{raster.name} holds {bands} bands; expected one band of class indices: {hint}"
@@ -476,7 +563,8 @@ def check_indices(survey: MaskSurvey) -> None:
     if has_codes(values):
         raise DataError(
             f"the masks hold {some_of_numbers(values)}, which seem to be codes of classes and no "
-            f"indices 0, 1, ...: pass the code of each class{_values_option(values)}"
+            f"indices 0, 1, ...: pass the code of each class{_values_option(values)}. If they are "
+            f"indices, and the masks show {len(values)} of more classes, name all of them (--classes)"
         )
     objects = reason_for_object_ids(survey)
     if objects:
@@ -491,27 +579,38 @@ def _values_option(values: Sequence[int]) -> str:
     """The argument for the values of all classes, to follow what it is for."""
     if len(values) > _MOST_LISTED:
         return ": class_values= (--class-values)"
-    listed = ", ".join(map(str, values))
-    option = " ".join(map(str, values))
-    return f": class_values=({listed}) (--class-values {option})"
+    return f": class_values=({_in_python(values)}) (--class-values {_on_shell(values)})"
+
+
+def _in_python(values: Sequence[int]) -> str:
+    """Values as a tuple lists them; many are cut."""
+    shown = ", ".join(map(str, values[:_MOST_LISTED]))
+    return f"{shown}, ..." if len(values) > _MOST_LISTED else shown
+
+
+def _on_shell(values: Sequence[int]) -> str:
+    """Values as an option lists them; many are cut."""
+    shown = " ".join(map(str, values[:_MOST_LISTED]))
+    return f"{shown} ..." if len(values) > _MOST_LISTED else shown
 
 
 def _check_one_form(survey: MaskSurvey) -> None:
     """Refuse masks of two classes of which some have 0 and 1, others 0 and 255 or 65535."""
-    whites = [value for value in survey.pixels if value]
-    if len(whites) < 2 or not {*whites} <= {1, *_WHITES}:
+    marks = [value for value in survey.pixels if value]  # of what is no background
+    if len(marks) < 2 or not {*marks} <= {1, *_WHITES}:
         return
     for file in survey.files:
-        if sum(value in file.pixels for value in whites) > 1:
+        if sum(mark in file.pixels for mark in marks) > 1:
             return
-    low, high = whites[0], whites[-1]
-    forms = "two" if len(whites) == 2 else "three"
+    holders = [f"{survey.holder(mark)} holds 0 and {mark}" for mark in marks]
+    number_of_forms = "two" if len(marks) == 2 else "three"
     remedy = "save all in one form"
-    if whites == [1, high]:
-        remedy += f", or pass nodata={high} (--nodata {high}) if it marks pixels without a class"
+    if 1 in marks and len(marks) == 2:
+        white = marks[-1]
+        remedy += f", or pass nodata={white} (--nodata {white}) if it marks pixels without a class"
     raise DataError(
-        f"{survey.holder(low)} holds 0 and {low}, {survey.holder(high)} 0 and {high}, and no mask "
-        f"both {low} and {high}: they seem to be one mask in {forms} forms; {remedy}"
+        f"{', '.join(holders)}, and no mask has two of these numbers above 0: they seem to be one mask "
+        f"in {number_of_forms} forms; {remedy}"
     )
 
 
@@ -653,24 +752,22 @@ def _hint_for_negative(outside: Sequence[int]) -> str:
 
 def _hint_for_gaps(values: Sequence[int], classes: int) -> str:
     """The hint for codes of classes, such as 10, 20, ...: as many as there are classes, or fewer."""
-    option = " ".join(map(str, values))
     if len(values) == classes:
-        listed = ", ".join(map(str, values))
         return (
-            f"If these are the classes in their order, pass class_values=({listed}) (--class-values "
-            f"{option})"
+            f"If these are the classes in their order, pass class_values=({_in_python(values)}) "
+            f"(--class-values {_on_shell(values)})"
         )
     if values[0] == 0 and len(values) == classes + 1 and has_codes(values):
-        codes = ", ".join(map(str, values[1:]))
+        codes = values[1:]
         return (
-            f"If 0 marks pixels without a class, pass nodata=0 and class_values=({codes}) (--nodata 0 "
-            f"--class-values{option.removeprefix('0')})"
+            f"If 0 marks pixels without a class, pass nodata=0 and class_values=({_in_python(codes)}) "
+            f"(--nodata 0 --class-values {_on_shell(codes)})"
         )
     if has_codes(values) and len(values) < classes:
         return (
             f"They seem to be codes of classes, and the masks show {len(values)} of {classes}: pass "
             f"the code of every class, in the order of the names: class_values= (--class-values "
-            f"{option} ...)"
+            f"{_on_shell(values)} ...)"
         )
     return ""
 

@@ -90,11 +90,12 @@ def _kind_problem(layout: TiffLayout) -> str:
         )
     readable = _READABLE_INDICES if is_palette else _READABLE
     if len(layout.bits) > 1 or (layout.kind, layout.bits[0]) not in readable:
-        kind = "Float32" if layout.kind == tiff.FLOAT else "Int32"
-        return (
-            f"holds {layout.words()}, which Pillow does not read; save it as {kind} "
-            f"(gdal_translate -ot {kind}), or {AS_ARRAY}"
-        )
+        problem = f"holds {layout.words()}, which Pillow does not read"
+        if layout.kind == tiff.FLOAT:
+            return f"{problem}; save it as Float32 (gdal_translate -ot Float32), or {AS_ARRAY}"
+        if layout.kind in (tiff.UNSIGNED, tiff.SIGNED):
+            return f"{problem}; save it as Int32 (gdal_translate -ot Int32), or {AS_ARRAY}"
+        return f"{problem}; {AS_ARRAY}"
     return ""
 
 

@@ -7,6 +7,7 @@ image, so that cell (r, c) of the label covers what patch (r, c) of the prepared
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields
+from dinoneck.codec import LARGEST_FLOAT, normalize_fields
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
-from dinoneck.data.label_notes import LARGEST_FLOAT
+from dinoneck.data.label_notes import Rule
 from dinoneck.data.label_numbers import NumberCheck
 from dinoneck.data.label_sets import (
     PaletteCheck,
@@ -35,8 +36,10 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.grid import patch_pair
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class DenseLabels:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
         offset: added after scaling: target = stored * scale + offset.
         nodata: stored value(s) of pixels without a label; a pixel with one in any band counts for
-            nothing. NaN always marks such pixels. Infinity is kept as the largest float32, which
-            marks it too.
+            nothing. NaN always marks such pixels. Infinity is kept as the largest float32, and a
+            nodata value near that marks all larger numbers, infinity among them.
         classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so
             that cells are cover fractions. None: the label holds quantities.
         class_values: the stored value of each class, such as (0, 255) for masks drawn in white or
@@ -89,17 +92,20 @@ class DenseLabels:
         nodata: Any = self.nodata
         if not isinstance(nodata, list | tuple | set | frozenset | range | np.ndarray):
             nodata = [nodata]
-        numbers: list[Any] = []
-        for value in np.ravel(nodata) if isinstance(nodata, np.ndarray) else nodata:
+        if isinstance(nodata, np.ndarray):
+            nodata = np.ravel(nodata)
+        nodata_values: list[Any] = []
+        for value in nodata:
             is_nan = value != value  # NaN is no label anyway
             if value is None or is_nan:
                 continue
+            # label_notes.equals() takes it for all numbers near and beyond it
             is_infinite = isinstance(value, float | np.floating) and np.isinf(value)
-            numbers.append(np.copysign(LARGEST_FLOAT, value) if is_infinite else value)
+            nodata_values.append(np.copysign(LARGEST_FLOAT, value) if is_infinite else value)
         class_values = self.class_values
         if class_values is not None:
             class_values = [*class_values]
-        normalize_fields(self, nodata=numbers, class_values=class_values)
+        normalize_fields(self, nodata=nodata_values, class_values=class_values)
         self._check_classes()
         if self.scale == 0:
             raise ConfigError("scale is 0; expected a number other than 0")
@@ -137,27 +143,31 @@ class DenseLabels:
 
     @property
     def _nodata(self) -> tuple[float, ...]:
-        numbers: Any = self.nodata  # a tuple, since it was set
-        return tuple(numbers)
+        nodata: Any = self.nodata  # a tuple, since it was set
+        return tuple(nodata)
 
     def cells(
         self,
         labels: Any,
         preprocess: Preprocessing,
         image_sizes: Sequence[Sequence[int]] | None = None,
+        *,
+        bands: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Average labels over the patches that ``preprocess`` makes of their images.
 
         The size, ``resize``, ``pad_to`` and interpolation are the image's; bicubic becomes
         bilinear, since a label that shoots over is wrong, and no blur is applied. Invalid pixels
-        and padding weigh nothing at any stage. If all pictures with three bands are grey, saved in
-        colours, they count as one band.
+        and padding weigh nothing at any stage.
 
         Args:
             labels: one label or several; an array or tensor (B, H, W, K) is a batch of them.
             preprocess: how the images are prepared.
             image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
                 nothing.
+            bands: K of labels of numbers, to be checked; a grey picture that was saved in colours
+                has 1 or 3. None: if all of several bands are such pictures, they have 1, which a
+                warning states.
 
         Returns:
             values (B, K, rows, cols), 0 where nothing is valid, and weight (B, rows, cols): how
@@ -169,17 +179,22 @@ class DenseLabels:
                 are expected, a value that is no class and not nodata, or an infinite value, naming
                 the file; if the file marks values as unlabelled that ``nodata`` does not have; if
                 it has another size than its image; if an index of a palette has another colour in
-                two labels, or labels come to different grids or numbers of bands.
+                two labels; if labels come to different grids or numbers of bands, or note two
+                scales.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        numbers = NumberCheck(self._nodata)
+        check = NumberCheck(self._nodata, Rule(self.scale, self.offset))
         label_values = []
         label_weights = []
-        are_grey = True
+        grey_pictures = []
+        others_of_several_bands = []
         for raster in self._read(labels, image_sizes):
             if self.classes is None:
-                are_grey = are_grey and (raster.is_grey_picture or raster.values.shape[2] == 1)
-                planes, valid = self._quantities(raster, numbers)
+                if raster.is_grey_picture:
+                    grey_pictures.append(raster.name)
+                elif raster.values.shape[2] > 1:
+                    others_of_several_bands.append(raster.name)
+                planes, valid = self._quantities(raster, check)
             else:
                 index = self._index(raster, self.classes)
                 planes = (index == k for k in range(self.classes))
@@ -188,9 +203,23 @@ class DenseLabels:
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
             label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
             label_weights.append(weight.float())
-        numbers.report(converts=(self.scale, self.offset) != (1.0, 0.0))
-        if self.classes is None and are_grey:
-            label_values = [values[:1] for values in label_values]
+        check.report()
+        if bands is None and grey_pictures and not others_of_several_bands:
+            logger.warning(
+                "%s of grey pictures that were saved in colours, such as %s: their three equal bands "
+                "are read as one; bands=3 keeps them",
+                counted(len(grey_pictures), "label"),
+                grey_pictures[0],
+            )
+            bands = 1
+        if bands is not None:
+            if bands == 1 and others_of_several_bands:
+                raise DataError(
+                    f"{others_of_several_bands[0]} has several bands that differ, and bands is 1; "
+                    "expected one band, or a grey picture"
+                )
+            label_values = [values[:bands] for values in label_values]
+            _check_bands(label_values, bands)
         return _batch(label_values), torch.stack(label_weights)
 
     def indices(
@@ -225,23 +254,31 @@ class DenseLabels:
         palettes = PaletteCheck()
         for raster in read_labels(labels, image_sizes):
             opaque = without_alpha(raster)
-            palettes.add(opaque.name, used_colours(opaque), self._nodata)
+            if opaque.palette is not None:
+                palettes.add(opaque.name, used_colours(opaque), self._nodata)
+            elif self.classes is not None and opaque.values.dtype == np.uint8:
+                # as files with a palette
+                values, _ = count_values(opaque.values)
+                classes = [value for value in values.tolist() if value not in self._nodata]
+                palettes.add_grey(opaque.name, classes)
             yield opaque
+        palettes.report()
 
     def _quantities(
-        self, raster: LabelRaster, numbers: NumberCheck
+        self, raster: LabelRaster, check: NumberCheck
     ) -> tuple[Iterable[Tensor], Tensor]:
         """One (H, W) tensor per band, 0 where invalid, and the valid pixels."""
         unlabelled = raster.unlabelled(self._nodata)
-        numbers.add(raster, unlabelled)
+        check.add(raster, unlabelled)
         with np.errstate(over="ignore", invalid="ignore"):
             exact = raster.values.astype(np.float64) * self.scale + self.offset
             values = np.where(unlabelled[..., None], 0.0, exact).astype(np.float32)
         broken = int(np.isinf(values).sum())
         if broken:
             raise DataError(
-                f"{raster.name} holds {broken} values that are infinite in float32; name what it "
-                "stores as nodata, such as nodata=(math.inf, -math.inf) (--nodata inf -inf)"
+                f"{raster.name} holds {broken} values that are infinite or beyond "
+                f"{LARGEST_FLOAT:.2g}, the largest float32; name what it stores as nodata, such as "
+                "nodata=(math.inf, -math.inf) (--nodata inf -inf), which marks both"
             )
         planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
         return planes, torch.from_numpy(~unlabelled)
@@ -332,6 +369,15 @@ def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     placement = recipe.placement((index.shape[0], index.shape[1]))
     shown = F.interpolate(index[None, None].double() + 1, placement.resized, mode="nearest-exact")
     return placement.on_canvas(shown)[0, 0].long() - 1
+
+
+def _check_bands(label_values: Sequence[Tensor], bands: int) -> None:
+    for number, values in enumerate(label_values):
+        if len(values) != bands:
+            raise DataError(
+                f"label {number} has {counted(len(values), 'band')}, and bands is {bands}; expected "
+                "labels of so many bands"
+            )
 
 
 def _batch(tensors: list[Tensor]) -> Tensor:

@@ -160,13 +160,17 @@ class Preprocessing:
             size=(size, size) if isinstance(size, int) else size,
             resize=self.resize or ("keep" if size is None else "stretch"),
         )
+        if not self.mean:
+            raise ConfigError(
+                f"mean is {self.mean}; expected one number per channel: three for R, G, B"
+            )
+        if len(self.std) != len(self.mean):
+            raise ConfigError(
+                f"std is {self.std}; expected one number per channel, as many as the mean "
+                f"{self.mean} has"
+            )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != len(self.mean) or not values:
-                raise ConfigError(
-                    f"{name} is {values}; expected one number per channel, as many as the mean "
-                    f"{self.mean} has: three for R, G, B"
-                )
             if not all(map(math.isfinite, values)):
                 raise ConfigError(f"{name} is {values}; expected finite numbers")
         if min(self.std) <= 0:

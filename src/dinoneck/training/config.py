@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.codec import LARGEST_SIDE
+from dinoneck.codec import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import (
     PATH_PATTERN,
@@ -68,10 +68,6 @@ SIZE = _written(
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
-# numpy.finfo(numpy.float32).max: labels are read as float32
-_LARGEST_FLOAT = 3.4028234663852886e38
-
-
 class DataConfig(Config, frozen=True, kw_only=True):
     """Images, what is known of them, and how they are prepared.
 
@@ -94,6 +90,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
+        scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
+        offset: added to them after the scale.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         store: feature store to train on, in place of images.
@@ -130,6 +128,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
     class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
+    scale: float = 1.0
+    offset: float = 0.0
     unit: str = ""
     minimum: float | None = None
     store: Path | None = None
@@ -160,7 +160,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         force_setattr(self, "size", size)
         # records are JSON, which has no infinity; NaN has no label anyway
         numbers = [value for value in self.nodata if not math.isnan(value)]
-        limited = [max(-_LARGEST_FLOAT, min(_LARGEST_FLOAT, value)) for value in numbers]
+        limited = [max(-LARGEST_FLOAT, min(LARGEST_FLOAT, value)) for value in numbers]
         force_setattr(self, "nodata", tuple(limited))
         if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
             raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
@@ -168,6 +168,14 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError(
                 f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
                 "'numbers'; leave one of them out"
+            )
+        if self.scale == 0:
+            raise ConfigError(f"scale is {self.scale:g}; expected a number other than 0")
+        if self.label_kind == "classes" and (self.scale, self.offset) != (1.0, 0.0):
+            raise ConfigError(
+                f"scale is {self.scale:g} and offset {self.offset:g}, and label_kind is 'classes', "
+                "whose indices are read as they are stored; set label_kind to numbers (--label-kind "
+                "numbers), or leave them out"
             )
         if self.class_values and self.classes and len(self.class_values) != len(self.classes):
             raise ConfigError(
@@ -423,7 +431,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "subfolders")
+_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "offset", "scale", "subfolders")
 _LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
@@ -431,7 +439,13 @@ _NEEDS = {  # one of these -> the options that have no effect without it
     (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
     ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
     ("data.instances", "data.panoptic", "data.boxes"): ("data.crowd",),
-    ("data.labels",): ("data.nodata", "data.label_kind", "data.class_values"),
+    ("data.labels",): (
+        "data.nodata",
+        "data.label_kind",
+        "data.class_values",
+        "data.scale",
+        "data.offset",
+    ),
     ("data.store",): ("data.views",),
     ("data.csv",): (
         "data.targets",

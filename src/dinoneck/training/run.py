@@ -485,13 +485,17 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:
-    """How class masks are read, for the head files; empty without options, as files of 0.3 are."""
-    if data.labels is None or data.label_kind != "classes":
+    """How masks are read, for the head files; empty without options, as files of 0.3 are."""
+    if data.labels is None:
         return {}
     record: dict[str, Any] = {}
     if data.class_values:
         record["class_values"] = [*data.class_values]
-    # JSON has no NaN and no infinity, and neither have class masks
+    if data.scale != 1.0:
+        record["scale"] = data.scale
+    if data.offset != 0.0:
+        record["offset"] = data.offset
+    # JSON has no NaN and no infinity
     nodata = [value for value in data.nodata if math.isfinite(value)]
     if nodata:
         record["nodata"] = nodata

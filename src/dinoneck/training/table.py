@@ -606,8 +606,9 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
     """
     masks = masks_of(table)
     names = data.classes
-    reader = DenseLabels(nodata=data.nodata)
-    if data.label_kind == "classes":
+    if data.label_kind == "numbers":
+        reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
+    else:
         survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)

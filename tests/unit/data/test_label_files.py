@@ -511,43 +511,184 @@ def test_a_png_that_pillow_scales_or_cuts_is_refused(
 # ----------------------------------------------------------------------------------------------------
 
 
+SCALE = '<Item name="SCALE" sample="0" role="scale">0.0001</Item>'
+OF_GDAL = {GDAL_METADATA: (ASCII, f"<GDALMetadata>{SCALE}</GDALMetadata>")}
+OF_IMAGEJ = {270: (ASCII, "ImageJ=1.54f\ncf=0\nc0=-32768.0\nc1=1.0\nvunit=m\n")}
+
+
 @pytest.mark.parametrize(
-    ("tag", "text", "named"),
+    ("tags", "rule", "passed"),
     [
-        pytest.param(
-            GDAL_METADATA,
-            '<GDALMetadata><Item name="SCALE" sample="0" role="scale">0.0001</Item></GDALMetadata>',
-            "0.0001",
-            id="GDAL's scale",
-        ),
-        pytest.param(
-            270, "ImageJ=1.54f\ncf=0\nc0=-32768.0\nc1=1.0\nvunit=m\n", "-32768", id="of ImageJ"
-        ),
+        pytest.param(OF_GDAL, "stored * 0.0001 (", {"scale": 0.0001}, id="of GDAL"),
+        pytest.param(OF_IMAGEJ, "stored * 1 + -32768 (", {"offset": -32768.0}, id="of ImageJ"),
     ],
 )
 def test_a_scale_of_the_file_that_is_not_used_is_named(
-    tag: int, text: str, named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tags: Any, rule: str, passed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored = numbers("i2")
-    file = write_tiff(tmp_path / "ndvi.tif", stored, tags={tag: (ASCII, text)})
+    file = write_tiff(tmp_path / "ndvi.tif", stored, tags=tags)
     values, _ = pixels(DenseLabels(), file)
     assert np.array_equal(values[0], stored[..., 0])
-    assert named in caplog.text
-    assert "ndvi.tif" in caplog.text
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"1 label says that a quantity is {rule}{file})")
     caplog.clear()
-    pixels(DenseLabels(scale=0.0001), file)
+    pixels(DenseLabels(**passed), file)
     assert not caplog.text
+
+
+def test_a_scale_that_is_not_that_of_the_file_is_used_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = numbers("i2")
+    file = write_tiff(tmp_path / "ndvi.tif", stored, tags=OF_GDAL)
+    values, _ = pixels(DenseLabels(scale=0.01), file)
+    assert np.array_equal(values[0], (stored[..., 0] * 0.01).astype(np.float32))
+    assert "a quantity is stored * 0.0001 " in caplog.text
+    assert "They are read as stored * 0.01, which was passed" in caplog.text
+
+
+def test_two_scales_in_one_set_are_refused(tmp_path: Path) -> None:
+    first = write_tiff(tmp_path / "a.tif", numbers("i2"), tags=OF_GDAL)
+    second = write_tiff(tmp_path / "b.tif", numbers("i2"), tags=OF_IMAGEJ)
+    third = write_tiff(tmp_path / "c.tif", numbers("i2"), tags=OF_GDAL)
+    with pytest.raises(DataError, match=r"two scales: of .*a.tif .*0.0001, of .*b.tif .*-32768"):
+        DenseLabels().cells([first, second], Preprocessing(1))
+    with pytest.raises(DataError, match="two scales"):
+        DenseLabels(scale=0.0001).cells([first, second], Preprocessing(1))
+    values, _ = DenseLabels(scale=0.0001).cells([first, third], Preprocessing(1))
+    assert np.array_equal(values[0], values[1])
+
+
+def test_a_scale_of_a_part_of_the_labels_is_named_also_if_it_is_passed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = write_tiff(tmp_path / "a.tif", numbers("i2"), tags=OF_GDAL)
+    second = write_tiff(tmp_path / "b.tif", numbers("i2"))
+    DenseLabels(scale=0.0001).cells([second, first], Preprocessing(1))
+    assert "1 of 2 labels say that a quantity is stored * 0.0001" in caplog.text
+    assert "the others say nothing" in caplog.text
+
+
+def test_the_scales_of_bands_are_named_one_by_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = '<Item sample="1" role="offset" name="OFFSET">5</Item>'
+    tags = {GDAL_METADATA: (ASCII, f"<GDALMetadata>{SCALE}{second}</GDALMetadata>")}
+    file = write_tiff(tmp_path / "three.tif", numbers("u1", 3), photometric=2, tags=tags)
+    DenseLabels().cells(file, Preprocessing(1))
+    assert (
+        "stored * 0.0001 in band 0, stored * 1 + 5 in band 1, stored * 1 in band 2" in caplog.text
+    )
+
+
+def noted_beside(file: Path, *bands: str) -> None:
+    """Write GDAL's notes of the bands of a file next to it."""
+    notes = ""
+    for number, band in enumerate(bands, start=1):
+        notes += f'<PAMRasterBand band="{number}">{band}</PAMRasterBand>'
+    Path(f"{file}.aux.xml").write_text(f"<PAMDataset>{notes}</PAMDataset>")
 
 
 def test_a_scale_that_gdal_noted_next_to_a_file_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
-    band = '<PAMRasterBand band="1"><Offset>5</Offset><Scale>0.01</Scale></PAMRasterBand>'
-    file.with_name("ndvi.tif.aux.xml").write_text(f"<PAMDataset>{band}</PAMDataset>")
+    noted_beside(file, "<Offset>5</Offset><Scale>0.01</Scale>")
     values, _ = pixels(DenseLabels(), file)
     assert np.array_equal(values[0], numbers("i2")[..., 0])
     assert "a quantity is stored * 0.01 + 5" in caplog.text
+
+
+def test_a_scale_next_to_a_file_that_contradicts_its_tag_is_refused(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"), tags=OF_GDAL)
+    noted_beside(file, "<Scale>1.0000000001e-4</Scale>")
+    pixels(DenseLabels(), file)
+    noted_beside(file, "<Scale>0.01</Scale>")
+    with pytest.raises(
+        DataError, match=r"stored \* 0.0001, .*ndvi.tif.aux.xml says stored \* 0.01"
+    ):
+        pixels(DenseLabels(), file)
+
+
+def test_a_scale_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "ndvi.tif", numbers("i2"))
+    noted_beside(file, "<Scale>0,0001</Scale>")
+    with pytest.raises(DataError, match=r"ndvi.tif.aux.xml holds '0,0001', which is no number"):
+        pixels(DenseLabels(), file)
+
+
+BAND = '<PAMRasterBand band="1"><NoDataValue>3</NoDataValue></PAMRasterBand>'
+NOTES = f"<PAMDataset>{BAND}</PAMDataset>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(NOTES.encode("utf-8-sig"), id="UTF-8 with a mark"),
+        pytest.param(NOTES.encode("utf-16"), id="UTF-16"),
+        pytest.param(NOTES.encode("utf-16-be"), id="UTF-16 without a mark"),
+        pytest.param(
+            f'<?xml version="1.0" encoding="ISO-8859-1"?><!-- h\xf6he -->{NOTES}'.encode("latin-1"),
+            id="latin-1",
+        ),
+        pytest.param(NOTES.lower().encode(), id="lower case"),
+        pytest.param(NOTES.replace(' band="1"', " type='>' band = '1'").encode(), id="attributes"),
+        pytest.param(NOTES.replace("PAMR", "g:PAMR").encode(), id="a prefix"),
+        pytest.param(
+            NOTES.replace("<No", "<!-- <NoDataValue>1</NoDataValue> --><No").encode(), id="-"
+        ),
+        pytest.param(NOTES.replace("3", "<![CDATA[ 3 ]]>").encode(), id="verbatim"),
+        pytest.param(NOTES.replace("3", "&#51;").encode(), id="a character as number"),
+        pytest.param(NOTES.replace(' band="1"', "").encode(), id="no number"),
+        pytest.param((" " * (1 << 21) + NOTES).encode(), id="long"),
+    ],
+)
+def test_notes_next_to_a_file_are_read_however_they_are_written(
+    content: bytes, tmp_path: Path
+) -> None:
+    file = write_tiff(tmp_path / "m.tif", np.array([[1, 3, 4]], np.uint8))
+    Path(f"{file}.aux.xml").write_bytes(content)
+    _, is_labelled = pixels(DenseLabels(), file)
+    assert is_labelled.tolist() == [[True, False, True]]
+
+
+@pytest.mark.parametrize("content", ["", "no notes", NOTES[:-20], NOTES.replace("</N", "</M")])
+def test_notes_that_are_damaged_are_named(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_tiff(tmp_path / "m.tif", np.array([[1, 3, 4]], np.uint8))
+    Path(f"{file}.aux.xml").write_text(content)
+    _, is_labelled = pixels(DenseLabels(), file)
+    assert is_labelled.all()
+    assert "m.tif.aux.xml is no XML that can be read" in caplog.text
+
+
+ALL_BANDS = 'NODATA_VALUES">0 7 9</'
+
+
+@pytest.mark.parametrize("place", ["tag", "sidecar"])
+def test_nodata_of_all_bands_together_marks_no_pixel_that_has_it_in_one(
+    place: str, tmp_path: Path
+) -> None:
+    stored = np.array([[[0, 7, 9], [0, 1, 9], [5, 7, 9]]], np.uint8)
+    tags = {GDAL_METADATA: (ASCII, f'<GDALMetadata><Item name="{ALL_BANDS}Item></GDALMetadata>')}
+    file = write_tiff(
+        tmp_path / "m.tif", stored, photometric=2, tags=tags if place == "tag" else None
+    )
+    if place == "sidecar":
+        notes = f'<PAMDataset><Metadata><MDI key="{ALL_BANDS}MDI></Metadata></PAMDataset>'
+        Path(f"{file}.aux.xml").write_text(notes)
+    _, is_labelled = pixels(DenseLabels(), file)
+    assert is_labelled.tolist() == [[False, True, True]]
+
+
+def test_nodata_for_another_number_of_bands_is_refused(tmp_path: Path) -> None:
+    file = write_tiff(tmp_path / "m.tif", np.array([[1, 2, 3]], np.uint8))
+    notes = f'<PAMDataset><Metadata><MDI key="{ALL_BANDS}MDI></Metadata></PAMDataset>'
+    Path(f"{file}.aux.xml").write_text(notes)
+    with pytest.raises(DataError, match=r"m.tif: .* lists 3 values for 1 band"):
+        pixels(DenseLabels(), file)
 
 
 @pytest.mark.filterwarnings("ignore")  # of Pillow

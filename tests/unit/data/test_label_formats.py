@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.data.test_label_files import png
 
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing, count_classes
@@ -261,7 +263,38 @@ def test_an_opened_picture_is_read_twice_alike(form: str, tmp_path: Path) -> Non
 def test_a_picture_that_was_decoded_before_names_the_way_out(tmp_path: Path) -> None:
     file = tmp_path / "label.pgm"
     file.write_bytes(b"P5 4 3 20\n" + bytes(range(12)))
-    with Image.open(file) as opened:
+    with Image.open(io.BytesIO(file.read_bytes())) as opened:
         opened.load()
         with pytest.raises(DataError, match="pass its path"):
             numbers_of(opened)
+
+
+# Images that Pillow decoded before
+# ----------------------------------------------------------------------------------------------------
+
+
+def decoded(file: Path) -> Image.Image:
+    image = Image.open(file)
+    image.load()
+    return image
+
+
+def test_a_decoded_image_is_judged_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "four.png").write_bytes(png(4, 0, bytes([0x01, 0x2F]), 4))
+    with pytest.raises(DataError, match="stores 4-bit grey"):
+        numbers_of(decoded(tmp_path / "four.png"))
+    (tmp_path / "deep.png").write_bytes(png(16, 2, bytes(range(12)), 2))
+    with pytest.raises(DataError, match="several bands of 16 bits"):
+        numbers_of(decoded(tmp_path / "deep.png"))
+
+
+def test_a_decoded_image_is_read_with_the_range_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "m.pgm").write_bytes(b"P5\n3 1\n20\n" + bytes([0, 7, 20]))
+    assert numbers_of(decoded(tmp_path / "m.pgm")) == [[[0, 7, 20]]]
+
+
+def test_a_decoded_image_whose_file_is_another_one_now_is_not_judged_by_it(tmp_path: Path) -> None:
+    file = saved(tmp_path / "m.png", FEW)
+    image = decoded(file)
+    file.write_bytes(png(4, 0, bytes([0x01, 0x2F]), 4))
+    assert numbers_of(image) == [np.asarray(FEW).tolist()]

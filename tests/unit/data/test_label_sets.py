@@ -121,7 +121,9 @@ def test_one_mask_in_two_forms_is_refused(forms: list[np.ndarray], tmp_path: Pat
     """Programs that shrink PNG files write some of the masks with 1 bit."""
     files = saved(tmp_path, forms)
     for names in ((), ("soil", "crop")):
-        with pytest.raises(DataError, match=r"0.png holds 0 and 1, .*1.png 0 and .*two forms"):
+        with pytest.raises(
+            DataError, match=r"0.png holds 0 and 1, .*1.png holds 0 and .*two forms"
+        ):
             classes_of(files, names)
 
 
@@ -227,7 +229,7 @@ def test_negative_numbers_are_refused_with_nodata_as_the_way() -> None:
 def test_white_of_two_depths_is_one_mask_in_two_forms(names: Sequence[str]) -> None:
     masks = [mask(0, 255), mask(0, 65535, dtype="u2")]
     with pytest.raises(
-        DataError, match=r"0 and 255, .*0 and 65535.*two forms; save all"
+        DataError, match=r"holds 0 and 255, .*holds 0 and 65535,.*two forms; save all"
     ) as refused:
         classes_of(masks, names)
     assert "nodata" not in str(refused.value)
@@ -235,7 +237,10 @@ def test_white_of_two_depths_is_one_mask_in_two_forms(names: Sequence[str]) -> N
 
 def test_a_mask_in_three_forms_is_refused() -> None:
     masks = [mask(0, 1), mask(0, 255), mask(0, 65535, dtype="u2")]
-    with pytest.raises(DataError, match=r"0 and 1, .*0 and 65535.*three forms; save all"):
+    with pytest.raises(
+        DataError,
+        match=r"holds 0 and 1, .*holds 0 and 255, .*holds 0 and 65535,.*three forms; save all",
+    ):
         classes_of(masks)
 
 
@@ -468,6 +473,56 @@ def test_one_bit_beside_a_palette_that_begins_with_black_is_read(tmp_path: Path)
     palette = in_colours(tmp_path / "palette.png", [0, 0, 0, 255, 255, 255], 1, 0)
     index = DenseLabels(classes=2).indices([bits, palette], ONE_PIXEL)
     assert index[:, 0, ::4].tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_palette_that_begins_with_white_beside_grey_masks_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    palette = [255, 255, 255, 0, 0, 0]
+    files = [in_colours(tmp_path / "white.png", palette, 0, 1)]
+    files += saved(tmp_path, [mask(0, 1), mask(0, 1)])
+    index = DenseLabels(classes=2).indices(files, ONE_PIXEL)
+    assert index[0].unique().tolist() == [0, 1]
+    [record] = caplog.records
+    assert "1 mask has a palette in which 0 is white" in record.getMessage()
+    assert "2 masks have 0 and 1 without a palette" in record.getMessage()
+    caplog.clear()
+    classes_of([*reversed(files)], ["soil", "crop"])
+    assert "in which 0 is white and 1 is black, such as" in caplog.text
+
+
+def test_grey_levels_that_were_numbered_anew_are_refused(tmp_path: Path) -> None:
+    """Programs that shrink PNG files write grey levels 0, 5, 7 as a palette of three."""
+    shrunk = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)
+    files = [shrunk, *saved(tmp_path, [mask(0, 5), mask(5, 7)])]
+    match = r"shrunk.png has a palette in which index 1 is grey 5, and .*0.png holds 5 without"
+    with pytest.raises(DataError, match=match):
+        classes_of(files)
+    with pytest.raises(DataError, match=match):
+        DenseLabels(classes=8).cells(files, ONE_PIXEL)
+
+
+def test_a_palette_of_dark_greys_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)
+    assert len(classes_of([file]).names) == 3
+    assert "index 1 is grey 5; the indices are read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("palette", "others"),
+    [
+        pytest.param([0, 0, 0, 85, 85, 85, 170, 170, 170], (0, 2), id="greys to look at"),
+        pytest.param([0, 0, 0, 1, 1, 1, 2, 2, 2], (0, 2), id="the indices"),
+        pytest.param([0, 0, 0, 5, 0, 0, 7, 7, 7], (0, 5, 7), id="one is no grey"),
+    ],
+)
+def test_a_palette_beside_grey_masks_is_read(
+    palette: list[int], others: tuple[int, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = in_colours(tmp_path / "palette.png", palette, 0, 1, 2)
+    classes = classes_of([file, *saved(tmp_path, [mask(*others)])], [*"abcdefgh"])
+    assert classes.pixels["b"] > 0
+    assert "palette" not in caplog.text
 
 
 def test_only_indices_that_occur_need_one_colour(tmp_path: Path) -> None:

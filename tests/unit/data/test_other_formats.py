@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,55 @@ def test_a_pnm_that_states_16_bits_and_uses_12_is_refused(tmp_path: Path) -> Non
         read_pixels(file)
 
 
-def test_the_message_of_a_deep_grey_pnm_names_its_numbers(tmp_path: Path) -> None:
-    file = write_pnm(tmp_path / "a.pgm", colours(4095)[..., 0], 65535)
-    with pytest.raises(DataError, match=r"a\.pgm holds integers above 255.*array"):
+@pytest.mark.parametrize("largest", [1000, 1023, 4095, 40000, 65535])
+@pytest.mark.parametrize("bits", [None, 16])
+def test_grey_of_a_deep_pgm_is_a_share_of_the_range_that_it_states(
+    largest: int, bits: int | None, tmp_path: Path
+) -> None:
+    stored = colours(largest)[..., 0]
+    file = write_pnm(tmp_path / "a.pgm", stored, largest)
+    decoded = read_pixels(file, bits=bits)
+    assert decoded.shape == (3, 40, 50)
+    assert np.allclose(decoded[1], stored / largest, atol=1e-6)
+
+
+def test_a_pgm_in_digits_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_text("P2\n3 1\n4095\n0 1024 4095\n")
+    assert np.allclose(read_pixels(tmp_path / "a.pgm")[0], [[0, 1024 / 4095, 1]])
+
+
+@pytest.mark.parametrize("largest", [32767, 65535])
+def test_a_pgm_that_uses_12_bits_is_refused_until_they_are_stated(
+    largest: int, tmp_path: Path
+) -> None:
+    stored = colours(4095)[..., 0]
+    file = write_pnm(tmp_path / "a.pgm", stored, largest)
+    with pytest.raises(DataError, match=r"a\.pgm.*at most \d+, which fit 12 bits.*bits=12"):
         read_pixels(file)
+    assert np.allclose(read_pixels(file, bits=12)[0], stored / 4095, atol=1e-6)
+    assert np.allclose(read_pixels(file, bits=16)[0], stored / largest, atol=1e-6)
+
+
+def test_a_pgm_that_was_decoded_before_is_refused(tmp_path: Path) -> None:
+    file = write_pnm(tmp_path / "a.pgm", colours(4095)[..., 0], 4095)
+    with Image.open(io.BytesIO(file.read_bytes())) as image:
+        image.load()
+        with pytest.raises(DataError, match="decoded before.*pass its path"):
+            read_pixels(image)
+
+
+def test_deep_colours_that_were_decoded_before_are_judged_by_their_file(tmp_path: Path) -> None:
+    with Image.open(write_pnm(tmp_path / "a.ppm", colours(4095), 65535)) as image:
+        image.load()
+        with pytest.raises(DataError, match=r"16-bit values of about 0 \.\.\. 4112"):
+            read_pixels(image)
+        with pytest.raises(DataError, match="bits=12 .*cannot be used"):
+            read_pixels(image, bits=12)
+
+
+def test_an_opened_pgm_is_read_twice_alike(tmp_path: Path) -> None:
+    with Image.open(write_pnm(tmp_path / "a.pgm", colours(4095)[..., 0], 4095)) as image:
+        assert read_pixels(image).equal(read_pixels(image))
 
 
 def write_sgi(file: Path, pixels: Pixels) -> Path:

@@ -114,6 +114,13 @@ def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:
     assert maps.values[0, 0].nan_to_num(-1).tolist() == [[-1, 0.5, 0.5], [-1, 0.5, 0.5]]
 
 
+def test_numbers_are_scaled_and_shifted(tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(10, 30), halves(0, 20)])
+    maps = maps_of(folder, label_kind="numbers", scale=0.5, offset=-1.0, nodata=(0,))
+    assert maps.values[0, 0, 0].tolist() == [4.0, 9.0, 14.0]
+    assert maps.values[1, 0, 0].nan_to_num(-9).tolist() == [-9, 9.0, 9.0]
+
+
 @pytest.mark.parametrize(
     ("data", "named"),
     [
@@ -127,7 +134,7 @@ def test_class_values_that_have_no_effect_are_refused(data: dict[str, Any], name
 
 
 def test_class_values_are_in_a_record_only_where_they_are_set() -> None:
-    assert not TrainConfig().to_dict()["data"].keys() & {"bits", "class_values"}
+    assert not TrainConfig().to_dict()["data"].keys() & {"bits", "class_values", "scale", "offset"}
     config = TrainConfig.from_dict({"data": {"labels": "mask", "class_values": [0, 255]}})
     assert config.to_dict()["data"]["class_values"] in ([0, 255], (0, 255))
     assert TrainConfig.from_dict(config.to_dict()) == config
