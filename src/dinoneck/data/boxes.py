@@ -22,20 +22,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.box_checks import (
-    BoxOfImage,
-    check_areas,
-    check_forms,
-    check_holes,
-    check_masks,
+from dinoneck.data.area_checks import check_areas, check_holes, warn_of_mask_areas
+from dinoneck.data.box_checks import check_forms
+from dinoneck.data.box_entries import BoxOfImage, measure_masks
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
+from dinoneck.data.decoding import read_pixels, to_uint8
+from dinoneck.data.equal_boxes import EqualBoxes, find_equal
+from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.mark_checks import (
     warn_of_marked_boxes,
     warn_of_scores,
     warn_of_turned_boxes,
 )
-from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, name_entry
-from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.mask_checks import check_masks
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.data.segmentations import (
     RECTANGLES,
@@ -341,7 +341,9 @@ class BoxImages(ListedImages):
     ) -> None:
         """Compare boxes with their images, masks and areas."""
         check_forms(self.file, selected, lost)
-        check_masks(self.file, visible)
+        masked = measure_masks(visible)
+        check_masks(self.file, masked)
+        warn_of_mask_areas(self.file, masked)
         check_areas(self.file, visible)
         warn_of_turned_boxes(self.file, visible)
         warn_of_marked_boxes(self.file, visible)
@@ -475,59 +477,6 @@ def _paused_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@dataclass
-class EqualBoxes:
-    """Boxes in the place of an earlier one of their image.
-
-    Attributes:
-        repeated: places of boxes that say nothing new: equal image, class, box and mask.
-        contradicting: pairs of places, of boxes of two classes.
-    """
-
-    repeated: set[int]
-    contradicting: list[tuple[int, int]]
-
-
-def find_equal(boxes: Sequence[CocoBox]) -> EqualBoxes:
-    """Return which boxes equal an earlier one.
-
-    Of equal boxes of which only some have a mask, those with a mask stay.
-    """
-    places: dict[Any, list[int]] = {}
-    for i, box in enumerate(boxes):
-        if box.bbox is not None:
-            places.setdefault((box.image_id, box.bbox), []).append(i)
-    found = EqualBoxes(repeated=set(), contradicting=[])
-    for equal in places.values():
-        if len(equal) == 1:
-            continue
-        different: list[int] = []
-        for i in sorted(equal, key=lambda i: not boxes[i].segmentation):
-            same = [other for other in different if _may_be_one(boxes[i], boxes[other])]
-            if any(_are_alike(boxes[i], boxes[other]) for other in same):
-                found.repeated.add(i)
-                continue
-            different.append(i)
-            others = [other for other in same if _contradict(boxes[i], boxes[other])]
-            if others:
-                found.contradicting.append((min(others[0], i), max(others[0], i)))
-    found.contradicting.sort()
-    return found
-
-
-def _may_be_one(box: CocoBox, earlier: CocoBox) -> bool:
-    """Whether the masks of equal boxes do not tell them apart; those with a mask come first."""
-    return not box.segmentation or box.segmentation == earlier.segmentation
-
-
-def _contradict(box: CocoBox, other: CocoBox) -> bool:
-    return box.category_id != other.category_id and box.iscrowd == other.iscrowd
-
-
-def _are_alike(box: CocoBox, other: CocoBox) -> bool:
-    return box.category_id == other.category_id and box.iscrowd == other.iscrowd
 
 
 def _shows_nothing(entry: BoxOfImage) -> bool:

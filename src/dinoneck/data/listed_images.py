@@ -16,15 +16,15 @@ from torch.utils.data import Dataset
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.coco import (
+from dinoneck.data.class_names import choose_classes
+from dinoneck.data.coco import read_coco
+from dinoneck.data.coco_entries import (
     UNKNOWN_SIDE,
     CocoCategory,
     CocoImage,
     Entry,
     Id,
     Repairs,
-    choose_classes,
-    read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
 from dinoneck.data.names import is_absolute
@@ -97,8 +97,8 @@ def open_json(
 
     Args:
         annotations: the JSON.
-        annotation_type: of its annotations, :class:`dinoneck.data.coco.CocoBox` or
-            :class:`dinoneck.data.coco.CocoSegments`.
+        annotation_type: of its annotations, :class:`dinoneck.data.coco_entries.CocoBox` or
+            :class:`dinoneck.data.coco_entries.CocoSegments`.
         images: the folder of the images; None = that of the JSON, or ``images`` in it.
         classes: names in the order of their labels; None = all, by ascending category id.
         crowd: whether entries with ``iscrowd`` are objects.

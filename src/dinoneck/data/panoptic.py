@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import CocoCategory, CocoSegments
+from dinoneck.data.coco_entries import CocoCategory, CocoSegments
 from dinoneck.data.decoding import read_picture
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (

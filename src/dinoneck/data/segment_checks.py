@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.coco import BBOX, CocoSegment
+from dinoneck.data.box_entries import too_many_wrong
+from dinoneck.data.coco_entries import BBOX, CocoSegment, is_number
 from dinoneck.data.orientation import warn_once
 from dinoneck.data.segmentations import Extent, pixel_extent
 from dinoneck.errors import DataError
@@ -24,10 +25,6 @@ _AREA_ROUNDING = 0.05  # relative; areas of outlines differ from those of pixels
 # Other segments may cover a part of one whose bbox and area are those of the whole object. What is
 # left has at least this share of the area.
 _LEAST_LEFT = 0.5
-# of the segments of an image; of fewer than ten more than half, as of boxes and their masks
-_FEWEST = 10
-_MOST_WRONG = 0.1
-_MOST_WRONG_OF_FEW = 0.5
 
 
 @dataclass
@@ -75,8 +72,7 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
         f"{pixels.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}. The PNG "
         "seems to be moved, or of another image; pair it with its image, or leave bbox and area out"
     )
-    most = _MOST_WRONG if rated >= _FEWEST else _MOST_WRONG_OF_FEW
-    if len(wrong) > most * rated:
+    if too_many_wrong(len(wrong), rated):
         raise DataError(message)
     warn_once(f"{message}. The pixels are used as they are")
 
@@ -84,20 +80,16 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
 def _bbox_of(segment: CocoSegment) -> list[float] | None:
     """The bbox as four numbers; None if there is none."""
     bbox = segment.bbox
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
         return None
     return bbox if any(bbox) else None
 
 
 def _area_of(segment: CocoSegment) -> float | None:
     """The area; None if there is none, or 0, which tools write where they know none."""
-    if _is_number(segment.area) and segment.area > 0:
+    if is_number(segment.area) and segment.area > 0:
         return float(segment.area)
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fits(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from dinoneck.data.coco import WHOLE_FLOATS, CocoBox, Repairs, Side, whole_number
+from dinoneck.data.coco_entries import CocoBox, Repairs, Side, is_number
+from dinoneck.data.coco_repairs import WHOLE_FLOATS, whole_number
 from dinoneck.errors import DataError, missing_extra, shorten
 
 Array = np.ndarray[Any, Any]
@@ -102,7 +103,7 @@ def rotation_of(box: CocoBox) -> float:
     if not isinstance(box.attributes, dict):
         return 0.0
     rotation = box.attributes.get("rotation", 0.0)
-    if type(rotation) not in (int, float):
+    if not is_number(rotation):
         return 0.0
     return float(rotation) % 180.0
 
@@ -168,7 +169,7 @@ def _flat_parts(segmentation: list[Any], repairs: Repairs) -> list[Any]:
 
 
 def _is_numbers(values: list[Any]) -> bool:
-    return all(type(value) in (int, float) for value in values)
+    return all(map(is_number, values))
 
 
 def _is_tiny(part: Any) -> bool:
