@@ -241,7 +241,7 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("images", 1, id=None), "images[1]"),
     (boxes("images", 1, width=-1), "images[1].width"),
     (boxes("images", 1, id=10), ("images", "10")),
-    (boxes("annotations", 1, id=0), ("annotations", "0")),
+    (boxes("annotations", 1, image_id="11", bbox="wide"), "annotations[1].bbox"),
     (boxes("categories", 1, id=5), ("categories", "5")),
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),

@@ -25,8 +25,8 @@ def choose_classes(
 ) -> dict[str, Id | None]:
     """Return the names of the classes and their category ids, in the order of the labels.
 
-    Names are compared as they are. If the file lacks some, all are compared without case and
-    blanks, which a warning states.
+    Names are compared as they are. A class that the file lacks is taken for the only category that
+    differs from it in nothing but case and blanks, which a warning states.
 
     Args:
         classes: names in the order of their labels; None = all, by ascending category id.
@@ -53,10 +53,24 @@ def choose_classes(
     unlisted = [name for name in classes if name not in category_of]
     if unlisted:
         others = [name for name in id_of if name not in category_of.values()]
-        if not allow_unlisted or not category_of or others:
+        hint = did_you_mean(unlisted[0], others)
+        if not allow_unlisted:
             raise DataError(
-                f"classes: {file} has no category {unlisted[0]!r}."
-                f"{did_you_mean(unlisted[0], others)} It has {some_of(id_of, 20)}"
+                f"classes: {file} has no category {unlisted[0]!r}.{hint} It has "
+                f"{some_of(id_of, 20)}; add {unlisted[0]!r} to the categories of the file, or leave it "
+                "out of the classes"
+            )
+        if not category_of:
+            raise DataError(
+                f"classes: {file} has none of the classes, such as {unlisted[0]!r}.{hint} It has "
+                f"{some_of(id_of, 20)}; pass the file of these classes, or write their names in it"
+            )
+        if others:
+            raise DataError(
+                f"classes: {file} has no category {unlisted[0]!r}, and others that are not among the "
+                f"classes, {some_of(map(repr, others), _SHOWN_NAMES)}: they may be the same ones."
+                f"{hint} Write the names of the classes in the file, or take the others out of its "
+                "categories"
             )
         logger.warning(
             "%s lists no category %s: what is predicted of it counts for nothing",
@@ -81,10 +95,10 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
     matched = {}
     for name in classes:
         alike = names_of.get(without_case_and_blanks(name), [])
-        if len(alike) == 1 and keys[without_case_and_blanks(name)] == 1:
-            matched[name] = alike[0]
-        elif name in exact:
+        if name in exact:
             matched[name] = name
+        elif len(alike) == 1 and keys[without_case_and_blanks(name)] == 1:
+            matched[name] = alike[0]
     other = [f"{name!r} is {category!r}" for name, category in matched.items() if name != category]
     if other:
         logger.warning(

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from dinoneck.data.coco_checks import check
+from dinoneck.data.coco_checks import check, warn_of_federated
 from dinoneck.data.coco_entries import EXPECTED, Coco, Entry, Repairs
-from dinoneck.data.coco_repairs import drop_unused_namesakes, repair
+from dinoneck.data.coco_repairs import count_repeated_ids, drop_unused_namesakes, repair
 from dinoneck.data.coco_text import check_form, check_kind, parse
 from dinoneck.errors import DataError, shorten
 
@@ -34,9 +34,11 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
     content = parse(file)
     check_form(content, file)
     check_kind(content, annotation_type, file)
-    repair(content, repairs)
+    repair(content, file, repairs)
+    warn_of_federated(content, file)
     coco = _typed(content, annotation_type, file)
     drop_unused_namesakes(coco, repairs)
+    count_repeated_ids(coco, repairs)
     check(coco, file)
     return coco
 

@@ -22,10 +22,14 @@ from dinoneck.data.coco_entries import (
     Id,
     name_entry,
 )
+from dinoneck.data.coco_repairs import entries_of
 from dinoneck.data.word_cells import similar_names
-from dinoneck.errors import DataError, shorten
+from dinoneck.errors import DataError, shorten, some_of
 
 logger = logging.getLogger(__name__)
+
+# of LVIS: classes that are known to be absent, and those of which only some objects are annotated
+_FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def check(coco: Coco[Any], file: Path) -> None:
@@ -63,7 +67,6 @@ def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
 
 
 def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], file: Path) -> None:
-    _check_unique((box.id for box in boxes if box.id is not None), f"{file}: annotations: the id")
     category_ids = {category.id for category in categories}
     for i, box in enumerate(boxes):
         if box.category_id not in category_ids:
@@ -110,7 +113,7 @@ def _check_unique(values: Iterable[Any], what: str) -> None:
 
 def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCategory]) -> DataError:
     """The error for a category_id that is not listed."""
-    ids = ", ".join(str(category.id) for category in categories[:20])
+    ids = some_of((str(category.id) for category in categories), 20)
     for category in categories:
         if category.name == category_id:
             return DataError(
@@ -132,6 +135,23 @@ def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> No
             "them one id if they are one class",
             file,
             ", ".join(repr(name) for name in names),
+        )
+
+
+def warn_of_federated(content: dict[str, Any], file: Path) -> None:
+    """Warn of images that say of which classes they are annotated, as those of LVIS do."""
+    images = entries_of(content["images"])
+    federated = [image for image in images if any(image.get(key) for key in _FEDERATED_KEYS)]
+    if federated:
+        logger.warning(
+            "%s: %d of %d images state that only some classes are annotated in them (%s), such as "
+            "%r: objects of the other classes may be there without a box, and are learned and "
+            "scored as background. Scores are not those of LVIS",
+            file,
+            len(federated),
+            len(images),
+            ", ".join(key for key in _FEDERATED_KEYS if federated[0].get(key)),
+            federated[0].get("file_name"),
         )
 
 

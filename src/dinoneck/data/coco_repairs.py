@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dinoneck.data.coco_entries import CROWD_KEY, Coco, CocoSegments, Entries, Id, Repairs
+from dinoneck.data.coco_entries import (
+    CROWD_KEY,
+    Coco,
+    CocoBox,
+    CocoSegments,
+    Entries,
+    Id,
+    Repairs,
+)
+from dinoneck.errors import DataError
 
 _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
 _WHOLE = re.compile(r"\s*(0|-?[1-9][0-9]{0,17})(\.0+)?\s*")
@@ -27,11 +36,17 @@ NUMBER_NAMES = "category names that are numbers"
 NO_IDS = "annotations without an id"
 NAMES_AS_IDS = "image_id written as the name of the file"
 ADDRESSES = "file names taken from coco_url"
+REPEATED = "entries that repeat an earlier one, dropped"
+REPEATED_IDS = "annotations with the id of an earlier one"
 NAMESAKES = "categories without objects that have the name of another one, dropped"
 
 
-def repair(content: dict[str, Any], repairs: Repairs) -> None:
-    """Write values that can be read in one way as COCO does, in place; others stay as they are."""
+def repair(content: dict[str, Any], file: Path, repairs: Repairs) -> None:
+    """Write values that can be read in one way as COCO does, in place; others stay as they are.
+
+    Raises:
+        DataError: if ``image_id`` can be read in two ways.
+    """
     images = entries_of(content["images"])
     annotations = entries_of(content["annotations"])
     categories = entries_of(content["categories"])
@@ -40,7 +55,7 @@ def repair(content: dict[str, Any], repairs: Repairs) -> None:
         if "segments_info" in entry:
             segments += entries_of(entry["segments_info"])
 
-    _repair_names_as_ids(images, annotations, repairs)
+    _repair_names_as_ids(images, annotations, file, repairs)
     _repair_ids([(images, "id"), (annotations, "image_id")], repairs)
     _repair_ids(
         [(categories, "id"), (annotations, "category_id"), (segments, "category_id")], repairs
@@ -55,6 +70,13 @@ def repair(content: dict[str, Any], repairs: Repairs) -> None:
     _repair_file_names(images, repairs)
     _repair_boxes(annotations, repairs)
     _repair_names(categories, repairs)
+    if images:
+        _drop_repeated(content, "images", ("id", "file_name", "width", "height"), repairs)
+    if categories:
+        _drop_repeated(content, "categories", ("id", "name", "isthing"), repairs)
+    if segments:
+        keys = ("image_id", "file_name", "segments_info")
+        _drop_repeated(content, "annotations", keys, repairs)
 
 
 def entries_of(values: Any) -> Entries:
@@ -90,25 +112,67 @@ def _cut_zeros(uses: Sequence[tuple[Entries, str]]) -> None:
                 entry[key] = value.lstrip("0") or "0"
 
 
-def _repair_names_as_ids(images: Entries, annotations: Entries, repairs: Repairs) -> None:
-    """Write ids of images where annotations name their files, with or without the suffix."""
-    ids = {str(image.get("id")) for image in images}
+def _repair_names_as_ids(
+    images: Entries, annotations: Entries, file: Path, repairs: Repairs
+) -> None:
+    """Write ids of images where annotations name their files, with or without the suffix.
+
+    Raises:
+        DataError: if the texts are ids of images, and the names of others.
+    """
     texts = {entry["image_id"] for entry in annotations if isinstance(entry.get("image_id"), str)}
-    if not texts or texts <= ids:
+    if not texts or texts <= {image.get("id") for image in images if _has_text_id(image)}:
         return
+    by_name = _images_by_name(texts, images)
+    by_id = _images_by_id(texts, images)
+    if by_name and by_id:
+        for text in sorted(texts):
+            if by_name[text] is not by_id[text]:
+                raise DataError(
+                    f"{file}: the image_id {text!r} is the id of the image "
+                    f"{by_id[text].get('file_name')!r} and the name of "
+                    f"{by_name[text].get('file_name')!r}; write the id as a number, as images do"
+                )
+    if not by_name or by_id:
+        return
+    for entry in annotations:
+        if isinstance(entry.get("image_id"), str):
+            entry["image_id"] = by_name[entry["image_id"]].get("id")
+            repairs[NAMES_AS_IDS] += 1
+
+
+def _has_text_id(image: dict[str, Any]) -> bool:
+    return isinstance(image.get("id"), str)
+
+
+def _images_by_name(texts: set[str], images: Entries) -> dict[str, dict[str, Any]]:
+    """The images whose names are written in one way and hold all of the texts; empty if there is none."""
     names = [image["file_name"] for image in images if isinstance(image.get("file_name"), str)]
     if len(names) < len(images):
-        return
+        return {}
     last_names = [PurePosixPath(name).name for name in names]
     stems = [PurePosixPath(name).stem for name in names]
     for keys in (names, last_names, stems):
         if len(set(keys)) == len(keys) and texts <= set(keys):
-            id_of = {key: image.get("id") for key, image in zip(keys, images, strict=True)}
-            for entry in annotations:
-                if isinstance(entry.get("image_id"), str):
-                    entry["image_id"] = id_of[entry["image_id"]]
-                    repairs[NAMES_AS_IDS] += 1
-            return
+            return dict(zip(keys, images, strict=True))
+    return {}
+
+
+def _images_by_id(texts: set[str], images: Entries) -> dict[str, dict[str, Any]]:
+    """Text -> the image with this id, with zeros before it or not; empty if a text is the id of none."""
+    image_of = {}
+    for image in images:
+        number = whole_number(image.get("id"))
+        if number is not None:
+            image_of[number] = image
+    found = {}
+    for text in texts:
+        digits = (text.lstrip("0") or "0") if _PADDED.fullmatch(text) else text
+        number = whole_number(digits)
+        if number is None or number not in image_of:
+            return {}
+        found[text] = image_of[number]
+    return found
 
 
 def _repair_whole_numbers(
@@ -161,9 +225,36 @@ def whole_number(value: Any) -> int | None:
 def _drop_unknown_sides(images: Entries, key: str) -> None:
     """Take sides of null and 0 out, which exporters write that never opened the image."""
     for image in images:
-        value = image.get(key, 1)
+        if key not in image:
+            continue
+        value = image[key]
+        # False equals 0, and is refused when it gets its type
         if value is None or (value == 0 and value is not False):
             del image[key]
+
+
+def _drop_repeated(
+    content: dict[str, Any], name: str, keys: tuple[str, ...], repairs: Repairs
+) -> None:
+    """Drop entries of a list that say what an earlier one says, as merged files have them.
+
+    Args:
+        content: of the file.
+        name: of the list.
+        keys: what is read of an entry, its id first; others of one id stay, and are refused.
+        repairs: where repairs are counted by their kind.
+    """
+    first_of: dict[Any, dict[str, Any]] = {}
+    kept = []
+    for entry in content[name]:
+        entry_id = entry.get(keys[0]) if isinstance(entry, dict) else None
+        if isinstance(entry_id, int | str):
+            first = first_of.setdefault(entry_id, entry)
+            if first is not entry and all(first.get(key) == entry.get(key) for key in keys):
+                repairs[REPEATED] += 1
+                continue
+        kept.append(entry)
+    content[name] = kept
 
 
 def _repair_flags(entries: Entries, key: str, repairs: Repairs) -> None:
@@ -224,7 +315,8 @@ def _repair_names(categories: Entries, repairs: Repairs) -> None:
 def drop_unused_namesakes(coco: Coco[Any], repairs: Repairs) -> None:
     """Drop categories that no object has and whose name another one has, as Roboflow's super-categories.
 
-    Of several without an object the last stays. Of several with objects all stay, and are refused.
+    Of several without an object the last stays: Roboflow lists the super-category first. Of several
+    with objects all stay, and are refused.
     """
     ids_of: dict[str, list[Id]] = {}
     for category in coco.categories:
@@ -247,3 +339,12 @@ def drop_unused_namesakes(coco: Coco[Any], repairs: Repairs) -> None:
         else:
             repairs[NAMESAKES] += 1
     coco.categories = kept
+
+
+def count_repeated_ids(coco: Coco[Any], repairs: Repairs) -> None:
+    """Count annotations with the id of an earlier one; nothing refers to these ids."""
+    ids = [entry.id for entry in coco.annotations if isinstance(entry, CocoBox)]
+    stated = [annotation_id for annotation_id in ids if annotation_id is not None]
+    repeated = len(stated) - len(set(stated))
+    if repeated:
+        repairs[REPEATED_IDS] += repeated

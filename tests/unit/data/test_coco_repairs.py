@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -436,7 +439,20 @@ TEXTS: list[tuple[str, bytes, str]] = [
     ("a number", b"3", "images, annotations and categories"),
     ("latin-1", '{"images": "ä"}'.encode("latin-1"), "UTF-8"),
     ("nested", b"[" * 100_000, "JSON"),
-    ("nothing", b"", "JSON"),
+    ("nothing", b"", "is empty"),
+    ("blanks", b" \n\n", "is empty"),
+    ("gzip", gzip.compress(json.dumps(content()).encode()), r"compressed \(gzip\)"),
+    ("bzip2", bz2.compress(b"{}"), r"compressed \(bzip2\)"),
+    ("xz", lzma.compress(b"{}"), r"compressed \(xz\)"),
+    ("ZIP", b"PK\x03\x04\x14\0", "ZIP archive"),
+    ("XML", b"\n<annotation><object/></annotation>", "Pascal VOC"),
+    ("JSON lines", b'{"image": "a.png"}\n{"image": "b.png"}\n', "JSON lines"),
+    ("a line and a half", b'{"image": "a.png"}\n{"image"', "complete COCO JSON"),
+    ("VIA, annotations", b'{"a.png90": {"filename": "a.png", "regions": []}}', "VIA in its own"),
+    ("FiftyOne", b'{"classes": [], "labels": {}}', "FiftyOne"),
+    ("Darwin", b'{"version": "2", "item": {}, "annotations": []}', "Darwin"),
+    ("JSON-MIN", b'[{"image": "a.png", "id": 1, "annotation_id": 2}]', "JSON-MIN"),
+    ("a number of 5000 digits", b'{"images": ' + b"7" * 5000 + b"}", "JSON"),
     (
         "a list twice",
         json.dumps(content()).replace('"categories"', '"annotations": [], "categories"').encode(),
@@ -539,6 +555,23 @@ def test_objects_that_are_not_marked_ignore_have_no_line(
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("key", ["neg_category_ids", "not_exhaustive_category_ids"])
+def test_images_of_which_only_some_classes_are_annotated_are_named(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["images"][1][key] = [5]
+        sample["images"][2][key] = []
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "1 of 3 images state that only some classes are annotated in them" in line
+    assert f"({key}), such as '1.png'" in line
+    assert data.numbers == {10: 2, 11: 2, 12: 0}
+
+
 @pytest.mark.parametrize("mode", [1, None, "BoxMode.XYWH_ABS"])
 def test_the_box_mode_of_coco_is_read(mode: Any, tmp_path: Path) -> None:
     data = opened(tmp_path, set_all("annotations", "bbox_mode", lambda _: mode))
@@ -626,6 +659,54 @@ def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: P
     data = BoxImages(file)
 
     assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+def test_a_name_that_licences_have_twice_is_not_read(tmp_path: Path) -> None:
+    licence = '"licenses": [{"id": 1, "name": "a", "name": "b"}], "categories"'
+    file = spelled(tmp_path, '"categories"', licence)
+
+    assert BoxImages(file).classes == ("blue", "red")
+
+
+def test_a_list_that_is_there_twice_and_equal_is_read_once(tmp_path: Path) -> None:
+    categories = json.dumps(content()["categories"])
+    file = spelled(tmp_path, '"categories"', f'"categories": {categories}, "categories"')
+
+    assert BoxImages(file).classes == ("blue", "red")
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_an_entry_that_repeats_another_one_is_dropped(part: str, tmp_path: Path) -> None:
+    data = opened(
+        tmp_path, lambda sample: sample[part].append({**sample[part][0], "note": "again"})
+    )
+
+    assert data.ids == (10, 11, 12)
+    assert data.classes == ("blue", "red")
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"entries that repeat an earlier one, dropped": 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("images", {"width": WIDTH + 1}),
+        ("images", {"file_name": "9.png"}),
+        ("categories", {"name": "rose"}),
+    ],
+)
+def test_two_entries_of_one_id_are_refused(
+    part: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"{part}: the id .* more than once"):
+        opened(tmp_path, lambda sample: sample[part].append({**sample[part][0], **change}))
+
+
+def test_ids_of_annotations_may_be_there_twice(tmp_path: Path) -> None:
+    data = opened(tmp_path, set_all("annotations", "id", lambda _: 7))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"annotations with the id of an earlier one": 3}
 
 
 def test_two_classes_of_one_box_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -744,7 +825,10 @@ def test_a_file_may_lack_classes_without_objects_where_it_is_allowed(
 
 @pytest.mark.parametrize(
     ("classes", "word"),
-    [(["blue", "read"], "Did you mean 'red'"), (["green", "rye"], "no category 'green'")],
+    [
+        (["blue", "read"], "Did you mean 'red'"),
+        (["green", "rye"], "none of the classes, such as 'green'"),
+    ],
     ids=["another spelling", "none of them"],
 )
 def test_classes_that_a_file_may_not_lack_are_refused(
@@ -771,6 +855,41 @@ def test_annotations_may_name_the_files_of_their_images(
     assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
     assert data.ids == (10, 11, 12)
     assert data.repaired == {"image_id written as the name of the file": 4}
+
+
+SHUFFLED = {10: "12.png", 11: "10.png", 12: "11.png"}
+
+
+@pytest.mark.parametrize("form", ["{}", "{:04}"], ids=["plain", "with zeros"])
+def test_an_image_id_that_is_an_id_and_the_name_of_another_image_is_refused(
+    form: str, tmp_path: Path
+) -> None:
+    sample = content()
+    for image in sample["images"]:
+        image["file_name"] = f"{form.format(int(SHUFFLED[image['id']][:-4]))}.png"
+    for entry in sample["annotations"]:
+        entry["image_id"] = form.format(entry["image_id"])
+    file = write(tmp_path, sample)
+
+    with pytest.raises(DataError) as refused:
+        BoxImages(file)
+
+    name = form.format(10)
+    assert f"image_id '{name}' is the id of the image '{form.format(12)}.png'" in str(refused.value)
+    assert f"the name of '{name}.png'" in str(refused.value)
+
+
+def test_an_image_id_that_is_the_id_and_the_name_of_one_image_is_read(tmp_path: Path) -> None:
+    sample = content()
+    for i, image in enumerate(sample["images"]):
+        image["id"] = i
+    for entry in sample["annotations"]:
+        entry["image_id"] = str(entry["image_id"] - 10)
+
+    data = BoxImages(write(tmp_path, sample))
+
+    assert data.ids == (0, 1, 2)
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
 
 
 @pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id")])
