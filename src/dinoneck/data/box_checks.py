@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.box_entries import FEWEST, BoxOfImage, in_brackets
+from dinoneck.data.box_entries import FEWEST, BoxOfImage, in_brackets, sides_of
 from dinoneck.data.coco_entries import BBOX
-from dinoneck.errors import DataError, in_words
+from dinoneck.errors import DataError, in_words, shorten
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
 _ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
 _MOST_OVER = 0.1  # of ten boxes or more may reach over the edge; else they are of another form
+_MOST_OVER_OF_FEW = 0.5  # the same of fewer than ten boxes
+_FEWEST_CENTRES = 2  # boxes over the edge; a single one may be drawn loosely
 # of the boxes may show nothing, or have no value above 1, by accident; if more do, all boxes are of
 # another form, such as shares of the sides
 _MOST_LOST = 0.99
@@ -33,12 +35,13 @@ X_FIRST = "corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
 Y_FIRST = "corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1"
 
 
-def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> None:
-    """Refuse boxes that are not x, y, width and height in pixels, as far as their images tell.
+def check_forms(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, lost: Counter[str]) -> None:
+    """Raise a DataError for boxes that are not x, y, width and height in pixels, as far as their images tell.
 
     Args:
         file: what messages name.
         boxes: all boxes of listed images and of the classes.
+        bboxes: of them (n, 4).
         lost: reason -> how many of the boxes show nothing.
 
     Raises:
@@ -50,40 +53,68 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], lost: Counter[str]) -> 
     count = len(boxes)
     if not count:
         return
-    bboxes = np.array([entry.bbox for entry in boxes])
-    sides = np.array([(entry.image.width, entry.image.height) for entry in boxes])
-    finite = np.isfinite(bboxes).all(axis=1)
-    bboxes = np.where(finite[:, None], bboxes, 0)
-
-    are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
-    # in an image of 1 or 2 px a box of 1 px is no share
-    are_shares &= sides.min(axis=1) > _ROUNDING_PX
-    if are_shares.sum() > _MOST_LOST * count:
-        raise DataError(
-            f"{file}: {are_shares.sum()} of {count} boxes have no value above 1, "
-            f"{_example(boxes[int(are_shares.argmax())])}; expected {BBOX}. "
-            f"{_share_remedy(bboxes[are_shares])}"
-        )
-    left_top = bboxes[:, :2]
-    right_bottom = left_top + bboxes[:, 2:]
-    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > _ROUNDING_PX
-    if over_edge.sum() > _MOST_OVER * count:
-        first = boxes[int(over_edge.argmax())]
-        other_form = _other_form(bboxes[over_edge], sides[over_edge])
-        message = (
-            f"{file}: {over_edge.sum()} of {count} boxes reach over the edge of their image, "
-            f"{_example(first)}; expected {BBOX}{other_form}"
-        )
-        if count >= FEWEST:
-            raise DataError(f"{message}. If they are right, cut them at the edge")
-        if other_form:
-            logger.warning("%s, unless they are right", message)
+    sides = sides_of(boxes)
+    is_finite = np.isfinite(bboxes).all(axis=1, keepdims=True)
+    bboxes = np.where(is_finite, bboxes, 0)
+    _check_shares(file, boxes, bboxes, sides)
+    _check_edges(file, boxes, bboxes, sides)
     if lost.total() > _MOST_LOST * count:
         raise DataError(
             f"{file}: {lost.total()} of {count} boxes show nothing ({in_words(lost)}), "
             f"{_example(boxes[0])}; expected {BBOX}"
         )
     _warn_of_corner(file, bboxes, sides)
+
+
+def _check_shares(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array) -> None:
+    """Raise a DataError for numbers that are shares of the sides of the images."""
+    are_shares = (np.abs(bboxes) <= 1).all(axis=1) & (bboxes[:, 2:] > 0).all(axis=1)
+    # in an image of 1 or 2 px a box of 1 px is no share
+    are_shares &= sides.min(axis=1) > _ROUNDING_PX
+    if are_shares.sum() <= _MOST_LOST * len(boxes):
+        return
+    first = boxes[int(are_shares.argmax())]
+    if first.is_of_mask:
+        raise DataError(
+            f"{file}: the masks of {are_shares.sum()} of {len(boxes)} objects have no value above 1, "
+            f"such as the segmentation {shorten(first.box.segmentation)} of {first.name} in an image "
+            f"of {first.image.width}x{first.image.height} px (width x height); expected pixels. They "
+            "seem to be shares of the image's sides: multiply x by its width and y by its height"
+        )
+    raise DataError(
+        f"{file}: {are_shares.sum()} of {len(boxes)} boxes have no value above 1, "
+        f"{_example(first)}; expected {BBOX}. {_share_remedy(bboxes[are_shares])}"
+    )
+
+
+def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array) -> None:
+    """Raise a DataError if many boxes reach over the edge of their images; of fewer than ten, warn."""
+    count = len(boxes)
+    left_top = bboxes[:, :2]
+    right_bottom = left_top + bboxes[:, 2:]
+    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > _ROUNDING_PX
+    num_over = int(over_edge.sum())
+    if not num_over:
+        return
+    message = (
+        f"{file}: {num_over} of {count} boxes reach over the edge of their image, "
+        f"{_example(boxes[int(over_edge.argmax())])}; expected {BBOX}"
+    )
+    if num_over > _MOST_OVER * count:
+        other_form = _other_form(bboxes[over_edge], sides[over_edge])
+        if count >= FEWEST:
+            raise DataError(f"{message}{other_form}. If they are right, cut them at the edge")
+        if other_form or num_over > _MOST_OVER_OF_FEW * count:
+            logger.warning(
+                "%s%s, unless they are right. They are cut at the edge", message, other_form
+            )
+    elif num_over >= _FEWEST_CENTRES and _lie_inside_as_centres(bboxes, sides):
+        # boxes at the left and upper edge begin less than half of their size from it, centres never
+        logger.warning(
+            "%s. No box leaves the left or the upper edge, and all lie inside if they begin at their "
+            "centre: if they do, write x - width / 2, y - height / 2, width, height",
+            message,
+        )
 
 
 def _example(entry: BoxOfImage) -> str:
@@ -95,19 +126,24 @@ def _example(entry: BoxOfImage) -> str:
 
 def _other_form(bboxes: Array, sides: Array) -> str:
     """What boxes that reach over the edge seem to be."""
-    left_top = bboxes[:, :2]
-    size = bboxes[:, 2:]
     order = corner_order(bboxes, sides)
     if order:
         return f". They seem to be {order}"
-    lowest = left_top - size / 2
-    highest = left_top + size / 2
-    if ((lowest >= -_ROUNDING_PX) & (highest <= sides + _ROUNDING_PX)).all():
+    if _lie_inside_as_centres(bboxes, sides):
         return (
             ". They seem to begin at their centre: write x - width / 2, y - height / 2, width, "
             "height"
         )
     return ""
+
+
+def _lie_inside_as_centres(bboxes: Array, sides: Array) -> bool:
+    """Whether all boxes lie in their images if their first two numbers are their centre."""
+    centres = bboxes[:, :2]
+    half_sizes = bboxes[:, 2:] / 2
+    is_right_of_left_top = centres - half_sizes >= -_ROUNDING_PX
+    is_left_of_right_bottom = centres + half_sizes <= sides + _ROUNDING_PX
+    return bool((is_right_of_left_top & is_left_of_right_bottom).all())
 
 
 def corner_order(bboxes: Array, sides: Array) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,11 @@ class BoxOfImage:
     shape: Shape | None = None
 
     @property
+    def is_of_mask(self) -> bool:
+        """Whether the bbox is that of the mask, as the annotation has none."""
+        return self.bbox is not self.box.bbox
+
+    @property
     def name(self) -> str:
         """What messages call it."""
         return name_entry("annotations", self.index, self.box.id)
@@ -73,6 +79,18 @@ class MaskedBoxes:
     areas: Array
 
 
+def bboxes_of(boxes: Sequence[BoxOfImage]) -> Array:
+    """Return x, y, width and height of boxes (n, 4)."""
+    numbers = chain.from_iterable([entry.bbox for entry in boxes])
+    return np.fromiter(numbers, np.float64).reshape(-1, 4)
+
+
+def sides_of(boxes: Sequence[BoxOfImage]) -> Array:
+    """Return width and height of the images of boxes (n, 2)."""
+    sides = chain.from_iterable([(entry.image.width, entry.image.height) for entry in boxes])
+    return np.fromiter(sides, np.float64).reshape(-1, 2)
+
+
 def measure_masks(boxes: Sequence[BoxOfImage]) -> MaskedBoxes:
     """Return the boxes that have a mask; those with run lengths only if pycocotools is installed."""
     drawn = []
@@ -94,13 +112,11 @@ def measure_masks(boxes: Sequence[BoxOfImage]) -> MaskedBoxes:
         run_lengths = []
         encoded_extents = np.zeros((0, 4))
     entries = drawn + encoded
-    bboxes = [entry.bbox for entry in entries]
-    sides = [(entry.image.width, entry.image.height) for entry in entries]
     return MaskedBoxes(
         entries=entries,
         shapes=[*polygons, *run_lengths],
-        bboxes=np.array(bboxes, float).reshape(-1, 4),
-        sides=np.array(sides, float).reshape(-1, 2),
+        bboxes=bboxes_of(entries),
+        sides=sides_of(entries),
         extents=np.concatenate([measured.extents, encoded_extents]),
         areas=np.concatenate([measured.areas, np.full(len(encoded), np.nan)]),
     )

@@ -59,8 +59,8 @@ class CocoBox(Struct):
 
     ``area`` and ``segmentation`` are as the file holds them, see
     :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, ``bbox_mode`` is
-    detectron2's. ``ignore`` to ``is_group_of`` (Open Images) are marks of objects that other tools
-    leave out.
+    detectron2's. ``ignore`` to ``IsGroupOf`` (Open Images) are marks of objects that other tools leave
+    out.
     """
 
     image_id: Id
@@ -75,8 +75,11 @@ class CocoBox(Struct):
     ignored: Any = None
     deleted: Any = None
     difficult: Any = None
+    is_crowd: Any = None
     is_group_of: Any = None
+    IsGroupOf: Any = None
     score: Any = None
+    confidence: Any = None
     bbox_mode: Any = None
 
 

@@ -20,6 +20,7 @@ from dinoneck.data.coco_entries import BBOX
 from dinoneck.data.segmentations import (
     Extent,
     RunLengths,
+    Shape,
     count_pixels,
     decode,
     pixel_extent,
@@ -39,6 +40,9 @@ _LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that i
 # by how much better another reading has to fit before it counts: with less, small objects near
 # the upper left corner fit several readings
 _CLEARLY_BETTER_PX = 3
+# edges along the other direction that a mask has more, if its run lengths are read in the wrong order
+_MORE_EDGES = 3
+_MOST_ALONG_ROWS = 0.5
 _EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 _TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
 _EMPTY = "The masks are empty, or lie outside of their images"
@@ -46,6 +50,7 @@ _WHOLE = "The masks cover their whole images"
 _WHOLE_BOXES = "The boxes cover their whole images"
 _MOVED = "The masks, or the boxes, seem to be moved"
 _RESIZED = "The boxes, or the masks, seem to be of another size of the images"
+_AXES_APART = "The polygons seem to hold all x and then all y, [[x, x, ...], [y, y, ...]]: write x, y, x, y, ..."
 _DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
@@ -61,11 +66,12 @@ def check_masks(file: Path, masked_boxes: MaskedBoxes) -> None:
     bboxes = masked_boxes.bboxes
     sides = masked_boxes.sides
     extents = masked_boxes.extents.copy()
-    first_look = _Comparison(bboxes, extents, sides)
+    is_alone = _are_alone(masked)
+    first_look = _Comparison(bboxes, extents, sides, is_alone)
     pixel_facts = _look_at_pixels(masked, first_look)
     for row, facts in pixel_facts.items():
         extents[row] = facts.extent
-    comparison = _Comparison(bboxes, extents, sides)
+    comparison = _Comparison(bboxes, extents, sides, is_alone)
 
     causes = comparison.causes()
     for row, facts in pixel_facts.items():
@@ -73,11 +79,55 @@ def check_masks(file: Path, masked_boxes: MaskedBoxes) -> None:
     for row, cause in enumerate(causes):
         if cause in (_EMPTY, _DIFFERENT) and rotation_of(masked[row].box):
             causes[row] = _TURNED
+        elif cause is not None and _has_axes_apart(
+            masked_boxes.shapes[row], comparison.box_corners[row]
+        ):
+            causes[row] = _AXES_APART
     wrong = [row for row, cause in enumerate(causes) if cause is not None]
     if wrong:
         notes = {row: facts.note for row, facts in pixel_facts.items()}
         _report(file, masked, comparison, causes, notes)
     _warn_of_loose_boxes(file, masked, comparison, set(wrong))
+
+
+def _are_alone(masked: Sequence[BoxOfImage]) -> Array:
+    """Where an image has one box with a mask only (n,)."""
+    counts = Counter(id(entry.image) for entry in masked)
+    return np.array([counts[id(entry.image)] == 1 for entry in masked])
+
+
+def warn_of_unchecked_masks(file: Path, masked: MaskedBoxes) -> None:
+    """Warn of masks without a bbox to compare them with that are probably written in another form."""
+    polygons = []
+    run_lengths = []
+    for entry, shape in zip(masked.entries, masked.shapes, strict=True):
+        if not entry.is_of_mask:
+            continue
+        if isinstance(shape, RunLengths):
+            run_lengths.append((entry, shape))
+        else:
+            polygons.append((entry, shape))
+    # one object may have two parts of equal length by chance
+    if len(polygons) > 1 and all(_are_two_of_one_length(shape) for _, shape in polygons):
+        logger.warning(
+            "%s: the segmentation of all %d objects without bbox has two parts of equal length, such "
+            "as %s. If they are all x and then all y, they are read wrongly: write x, y, x, y, ...",
+            file,
+            len(polygons),
+            polygons[0][0].name,
+        )
+    examined = run_lengths[:_EXAMINED]
+    along_rows = [entry for entry, shape in examined if _seems_to_run_along_rows(shape)]
+    if len(along_rows) > _MOST_ALONG_ROWS * len(examined):
+        logger.warning(
+            "%s: the masks of %d of the first %d objects without bbox are torn into stripes, such as "
+            "that of %s, and are not if their run lengths are counted along the rows; COCO's run down "
+            "the columns: encode np.asfortranarray(mask)",
+            file,
+            len(along_rows),
+            len(examined),
+            along_rows[0].name,
+        )
 
 
 def _report(
@@ -137,9 +187,10 @@ class _Comparison:
         bboxes: x, y, width and height as the file holds them (n, 4).
         extents: left, top, right and bottom of the masks (n, 4).
         sides: width and height of the images (n, 2).
+        is_alone: where an image has no other box with a mask (n,).
 
     Attributes:
-        bboxes, extents, sides: the arguments.
+        bboxes, extents, sides, is_alone: the arguments.
         box_corners: left, top, right and bottom of the boxes, cut at the edge of their images
             (n, 4).
         mask_corners: the same of the extents; tools cut boxes or masks, and often only one of them.
@@ -149,10 +200,11 @@ class _Comparison:
         spanned: share of the box that the mask's extent covers (n,).
     """
 
-    def __init__(self, bboxes: Array, extents: Array, sides: Array) -> None:
+    def __init__(self, bboxes: Array, extents: Array, sides: Array, is_alone: Array) -> None:
         self.bboxes = bboxes
         self.extents = extents
         self.sides = sides
+        self.is_alone = is_alone
         self.box_corners = _cut(_corners(bboxes), sides)
         self.mask_corners = _cut(extents, sides)
         self.off_by = _difference(self.box_corners, self.mask_corners)
@@ -192,7 +244,9 @@ class _Comparison:
         whole_image = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
         yield _WHOLE, is_apart & (_difference(self.mask_corners, whole_image) <= _ROUNDING_PX)
         is_whole_box = _difference(self.box_corners, whole_image) <= _ROUNDING_PX
-        yield _WHOLE_BOXES, is_whole_box & (self.spanned < _LEAST_SPANNED)
+        # the box of a single object may be drawn as loosely as its image
+        is_much_larger = ~self.is_alone & (self.spanned < _LEAST_SPANNED)
+        yield _WHOLE_BOXES, is_whole_box & is_much_larger
         yield _DIFFERENT, is_apart
 
     def _is_apart(self) -> Array:
@@ -345,6 +399,19 @@ _MASK_READINGS = (
 # ------------------------------------------------------------------------------------------------
 
 
+def _are_two_of_one_length(shape: Shape) -> bool:
+    return not isinstance(shape, RunLengths) and len(shape) == 2 and len(shape[0]) == len(shape[1])
+
+
+def _has_axes_apart(shape: Shape, box_corners: Array) -> bool:
+    """Whether two parts of a mask span the width and the height of its box."""
+    if isinstance(shape, RunLengths) or not _are_two_of_one_length(shape):
+        return False
+    xs, ys = shape
+    extent = np.array([min(xs), min(ys), max(xs), max(ys)])
+    return bool(np.abs(extent - box_corners).max() <= _ROUNDING_PX)
+
+
 @dataclass
 class _PixelFacts:
     """What the pixels of a run-length encoded mask say.
@@ -387,7 +454,7 @@ def _look_at_pixels(
 
 def _cause_of_pixels(pixels: Array, box: Array) -> str | None:
     """The cause if run lengths fit their box once they are read in another way."""
-    along_rows = pixels.T.reshape(pixels.shape)  # the same runs, counted along the rows
+    along_rows = pixels.T.reshape(pixels.shape)  # the same runs
     for cause, other in (
         (
             "The run lengths are counted along the rows; COCO's run down the columns: encode "
@@ -402,6 +469,17 @@ def _cause_of_pixels(pixels: Array, box: Array) -> str | None:
         if extent is not None and np.abs(np.array(extent) - box).max() <= _ROUNDING_PX:
             return cause
     return None
+
+
+def _seems_to_run_along_rows(runs: RunLengths) -> bool:
+    """Whether a mask is torn into stripes down the columns, and is not along the rows."""
+    height, width = runs.size
+    pixels = decode(runs, height, width).astype(np.int8)
+    along_rows = pixels.T.reshape(pixels.shape)
+    # runs end where a mask ends in their own direction, in either order; the other direction tells
+    edges = np.abs(np.diff(pixels, axis=1)).sum()
+    edges_along_rows = np.abs(np.diff(along_rows, axis=0)).sum()
+    return bool(edges > _MORE_EDGES * edges_along_rows > 0)
 
 
 def _share_inside(pixels: Array, box: Array) -> str:

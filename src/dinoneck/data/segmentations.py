@@ -425,6 +425,37 @@ def _nested_extents(shape: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
     return pairs
 
 
+def are_equal_polygons(shape: Shape, other: Shape, most_px: float) -> bool:
+    """Whether two masks are the same polygons, closed or not, up to a difference of their numbers."""
+    if isinstance(shape, RunLengths) or isinstance(other, RunLengths) or len(shape) != len(other):
+        return False
+    for part, other_part in zip(shape, other, strict=True):
+        numbers = _without_closing_point(part)
+        other_numbers = _without_closing_point(other_part)
+        if len(numbers) != len(other_numbers):
+            return False
+        if any(abs(a - b) > most_px for a, b in zip(numbers, other_numbers, strict=True)):
+            return False
+    return True
+
+
+def _without_closing_point(polygon: list[float]) -> list[float]:
+    """A polygon without a last point that repeats the first one."""
+    return polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
+
+
+def overlap(shape: Shape, other: Shape, height: int, width: int) -> float:
+    """Return the pixels that two masks share over those of either; 0 of empty ones.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    pixels = decode(shape, height, width) > 0
+    other_pixels = decode(other, height, width) > 0
+    united = int((pixels | other_pixels).sum())
+    return int((pixels & other_pixels).sum()) / united if united else 0.0
+
+
 def run_length_extents(masks: Sequence[RunLengths]) -> Array:
     """Return the extents (n, 4) of run-length encoded masks: left, top, right, bottom.
 
