@@ -10,12 +10,13 @@ import numpy as np
 
 from dinoneck.data.box_entries import BoxOfImage
 from dinoneck.data.coco_entries import Repairs
-from dinoneck.data.segmentations import Shape, are_equal_polygons, overlap, read_shape
+from dinoneck.data.segmentations import Shape, are_equal_polygons, overlaps, read_shape
 from dinoneck.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
 _EQUAL_PX = 0.01  # tools write two decimals, or float32
+_MOST_COMPARED = 300  # boxes of one place, of which all pairs of masks are drawn
 _LEAST_OVERLAP = 0.99  # of two masks of one object, which tools draw or encode in two ways
 
 
@@ -44,19 +45,24 @@ def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool)
     """
     equal = EqualBoxes()
     for rows in _rows_of_one_place(boxes, bboxes):
+        entries = [boxes[row] for row in rows]
         # a box without a mask is compared with those that have one
-        with_masks_first = sorted(rows, key=lambda row: not boxes[row].box.segmentation)
-        different: list[BoxOfImage] = []
-        for row in with_masks_first:
-            entry = boxes[row]
-            twin = _find_twin(entry, different, with_crowds)
-            if twin is None:
-                different.append(entry)
-            elif twin.box.category_id == entry.box.category_id:
+        entries.sort(key=lambda entry: not entry.box.segmentation)
+        has_same_mask = _compare_masks(entries)
+        different: list[int] = []
+        for i, entry in enumerate(entries):
+            twins = []
+            for j in different:
+                is_alike = not with_crowds or entries[j].box.iscrowd == entry.box.iscrowd
+                if is_alike and has_same_mask[i, j]:
+                    twins.append(entries[j])
+            categories = [twin.box.category_id for twin in twins]
+            if entry.box.category_id in categories:
                 equal.repeated.add(entry.index)
-            else:
-                different.append(entry)
-                first, second = sorted((twin, entry), key=lambda box: box.index)
+                continue
+            different.append(i)
+            if twins:
+                first, second = sorted((twins[0], entry), key=lambda box: box.index)
                 equal.contradicting.append((first, second))
     equal.contradicting.sort(key=lambda pair: pair[0].index)
     return equal
@@ -85,38 +91,35 @@ def _rows_of_one_place(boxes: Sequence[BoxOfImage], bboxes: Array) -> list[list[
     return list(by_group.values())
 
 
-def _find_twin(
-    entry: BoxOfImage, others: Sequence[BoxOfImage], with_crowds: bool
-) -> BoxOfImage | None:
-    """The box of one place that a box repeats, of its class before those of another; None if it is new."""
-    twins = []
-    for other in others:
-        is_alike = not with_crowds or entry.box.iscrowd == other.box.iscrowd
-        if is_alike and _have_one_mask(entry, other):
-            twins.append(other)
-    for twin in twins:
-        if twin.box.category_id == entry.box.category_id:
-            return twin
-    return twins[0] if twins else None
-
-
-def _have_one_mask(entry: BoxOfImage, other: BoxOfImage) -> bool:
-    """Whether the masks of equal boxes do not tell them apart."""
-    if not entry.box.segmentation or not other.box.segmentation:
-        return True
-    if entry.box.segmentation == other.box.segmentation:
-        return True
-    shape = _shape_of(entry)
-    other_shape = _shape_of(other)
-    if shape is None or other_shape is None:
-        return False
-    if are_equal_polygons(shape, other_shape, _EQUAL_PX):
-        return True
+def _compare_masks(entries: Sequence[BoxOfImage]) -> Array:
+    """Where masks do not tell equal boxes of an image apart (n, n)."""
+    count = len(entries)
+    is_same = np.ones((count, count), bool)
+    segmentations = [entry.box.segmentation for entry in entries]
+    with_mask = [i for i in range(count) if segmentations[i]]
+    if len(with_mask) < 2:
+        return is_same
+    for i in with_mask:
+        for j in with_mask:
+            is_same[i, j] = segmentations[i] == segmentations[j]
+    if is_same.all() or len(with_mask) > _MOST_COMPARED:
+        return is_same
+    shapes = {}
+    for i in with_mask:
+        shape = _shape_of(entries[i])
+        if shape is not None:
+            shapes[i] = shape
+    for i, shape in shapes.items():
+        for j, other in shapes.items():
+            is_same[i, j] |= are_equal_polygons(shape, other, _EQUAL_PX)
+    image = entries[0].image
     try:
-        shared = overlap(shape, other_shape, entry.image.height, entry.image.width)
+        shares = overlaps(list(shapes.values()), image.height, image.width)
     except ImportError:
-        return False
-    return shared >= _LEAST_OVERLAP
+        return is_same
+    readable = list(shapes)
+    is_same[np.ix_(readable, readable)] |= shares >= _LEAST_OVERLAP
+    return is_same
 
 
 def _shape_of(entry: BoxOfImage) -> Shape | None:

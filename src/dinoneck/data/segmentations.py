@@ -356,10 +356,7 @@ def count_in_masks(shapes: Sequence[Shape], sizes: Sequence[tuple[int, int]]) ->
     mask = _pycocotools()
     encoded = []
     for shape, (height, width) in zip(shapes, sizes, strict=True):
-        if isinstance(shape, RunLengths):
-            encoded.append(_compressed(shape))
-        else:
-            encoded.append(mask.merge(mask.frPyObjects(shape, height, width)))
+        encoded.append(_encoded(shape, height, width))
     if not encoded:
         return np.zeros(0)
     counts: Array = np.asarray(mask.area(encoded), np.float64)
@@ -444,16 +441,16 @@ def _without_closing_point(polygon: list[float]) -> list[float]:
     return polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
 
 
-def overlap(shape: Shape, other: Shape, height: int, width: int) -> float:
-    """Return the pixels that two masks share over those of either; 0 of empty ones.
+def overlaps(shapes: Sequence[Shape], height: int, width: int) -> Array:
+    """Return the pixels that two masks of an image share over those of either, (n, n).
 
     Raises:
         ImportError: if pycocotools is not installed.
     """
-    pixels = decode(shape, height, width) > 0
-    other_pixels = decode(other, height, width) > 0
-    united = int((pixels | other_pixels).sum())
-    return int((pixels & other_pixels).sum()) / united if united else 0.0
+    encoded = [_encoded(shape, height, width) for shape in shapes]
+    are_crowds = [0] * len(encoded)
+    shares: Array = _pycocotools().iou(encoded, encoded, are_crowds)
+    return shares
 
 
 def run_length_extents(masks: Sequence[RunLengths]) -> Array:
@@ -486,11 +483,8 @@ def decode(shape: Shape, height: int, width: int) -> Array:
     Raises:
         ImportError: if pycocotools is not installed.
     """
-    mask = _pycocotools()
-    if isinstance(shape, RunLengths):
-        return mask.decode(_compressed(shape))  # type: ignore[no-any-return]
-    parts = mask.frPyObjects(shape, height, width)
-    return mask.decode(mask.merge(parts))  # type: ignore[no-any-return]
+    pixels: Array = _pycocotools().decode(_encoded(shape, height, width))
+    return pixels
 
 
 def is_empty(shape: Shape, height: int, width: int) -> bool:
@@ -502,6 +496,14 @@ def is_empty(shape: Shape, height: int, width: int) -> bool:
     if not is_outside and polygon_area(shape) >= _SMALLEST_AREA:
         return False
     return not decode(shape, height, width).any()
+
+
+def _encoded(shape: Shape, height: int, width: int) -> Any:
+    """A mask as the run lengths of pycocotools."""
+    if isinstance(shape, RunLengths):
+        return _compressed(shape)
+    mask = _pycocotools()
+    return mask.merge(mask.frPyObjects(shape, height, width))
 
 
 def _compressed(runs: RunLengths) -> Any:
