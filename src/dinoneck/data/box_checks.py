@@ -77,9 +77,8 @@ def _check_shares(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides:
     if first.is_of_mask:
         raise DataError(
             f"{file}: the masks of {are_shares.sum()} of {len(boxes)} objects have no value above 1, "
-            f"such as the segmentation {shorten(first.box.segmentation)} of {first.name} in an image "
-            f"of {first.image.width}x{first.image.height} px (width x height); expected pixels. They "
-            "seem to be shares of the image's sides: multiply x by its width and y by its height"
+            f"{_mask_example(first)}; expected pixels. They seem to be shares of the image's sides: "
+            "multiply x by its width and y by its height"
         )
     raise DataError(
         f"{file}: {are_shares.sum()} of {len(boxes)} boxes have no value above 1, "
@@ -96,12 +95,21 @@ def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: 
     num_over = int(over_edge.sum())
     if not num_over:
         return
-    message = (
-        f"{file}: {num_over} of {count} boxes reach over the edge of their image, "
-        f"{_example(boxes[int(over_edge.argmax())])}; expected {BBOX}"
-    )
-    if num_over > _MOST_OVER * count:
+    rows = np.flatnonzero(over_edge).tolist()
+    first = boxes[rows[0]]
+    other_form = ""
+    if first.is_of_mask:
+        message = (
+            f"{file}: the masks of {num_over} of {count} objects reach over the edge of their image, "
+            f"{_mask_example(first)}; expected polygons in pixels, x, y, x, y, ...{_axes_note(first)}"
+        )
+    else:
+        message = (
+            f"{file}: {num_over} of {count} boxes reach over the edge of their image, "
+            f"{_example(first)}; expected {BBOX}"
+        )
         other_form = _other_form(bboxes[over_edge], sides[over_edge])
+    if num_over > _MOST_OVER * count:
         if count >= FEWEST:
             raise DataError(f"{message}{other_form}. If they are right, cut them at the edge")
         if other_form or num_over > _MOST_OVER_OF_FEW * count:
@@ -122,6 +130,24 @@ def _example(entry: BoxOfImage) -> str:
         f"such as {in_brackets(entry.bbox)} of {entry.name} in an image of "
         f"{entry.image.width}x{entry.image.height} px (width x height)"
     )
+
+
+def _mask_example(entry: BoxOfImage) -> str:
+    return (
+        f"such as the segmentation {shorten(entry.box.segmentation)} of {entry.name} in an image of "
+        f"{entry.image.width}x{entry.image.height} px (width x height)"
+    )
+
+
+def _axes_note(entry: BoxOfImage) -> str:
+    """What two lists of one length in the place of polygons may be."""
+    parts = entry.box.segmentation
+    if not isinstance(parts, list) or len(parts) != 2:
+        return ""
+    first, second = parts
+    if not isinstance(first, list) or not isinstance(second, list) or len(first) != len(second):
+        return ""
+    return ". They may be all x and then all y"
 
 
 def _other_form(bboxes: Array, sides: Array) -> str:

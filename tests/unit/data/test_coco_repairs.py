@@ -268,6 +268,29 @@ def test_an_annotation_without_box_takes_that_of_its_polygon(bbox: Any, tmp_path
     assert data.repaired == {"boxes taken from their masks": 1}
 
 
+def test_a_box_of_zeros_takes_that_of_its_mask(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    polygon = [[4, 6, 14, 6, 14, 18, 4, 18]]
+    change = {"bbox": [0, 0, 0, 0], "segmentation": polygon}
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: sample["annotations"][0].update(change))
+
+    assert data[0][1]["boxes"][0].tolist() == [4, 6, 14, 18]
+    [line] = caplog.messages
+    assert "repaired: boxes taken from their masks: 1" in line
+
+
+@pytest.mark.parametrize("segmentation", [[], [[4, 6, 14]], "?"])
+def test_a_box_of_zeros_without_a_mask_is_too_small(segmentation: Any, tmp_path: Path) -> None:
+    change = {"bbox": [0, 0, 0, 0], "segmentation": segmentation}
+
+    data = opened(tmp_path, lambda sample: sample["annotations"][0].update(change))
+
+    assert data.skipped == {"too small": 1}
+
+
 def test_an_annotation_without_box_and_mask_is_left_out(tmp_path: Path) -> None:
     data = opened(
         tmp_path, lambda sample: sample["annotations"][0].update(bbox=[], segmentation=[])
@@ -528,6 +551,8 @@ def test_objects_marked_as_crowd_are_counted_with_the_remedy(
         ("ignore", "1"),
         ("ignore", "True"),
         ("ignore", "yes"),
+        ("is_crowd", 1),
+        ("IsGroupOf", True),
         ("ignored", 1),
         ("deleted", True),
         ("difficult", 1),
@@ -543,6 +568,18 @@ def test_objects_that_are_marked_as_no_plain_ones_are_named(
     [line] = caplog.messages
     assert f"1 of 4 boxes have {mark}={value}, such as annotations[1]" in line
     assert data.numbers[10] == 2
+
+
+def test_marks_among_the_attributes_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attributes = {"ignore": True, "occluded": False, "rotation": 0.0}
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][1].update(attributes=attributes))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have ignore=True, such as annotations[1]" in line
 
 
 @pytest.mark.parametrize("ignore", [0, False, None, "0", "False", 0.0])
@@ -913,13 +950,35 @@ def test_zeros_before_numbers_stay_where_both_sides_have_them(tmp_path: Path) ->
     assert not data.repaired
 
 
-def test_boxes_with_a_score_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+SCORED: list[tuple[str, dict[str, Any], str]] = [
+    ("a number", {"score": 0.25}, "score"),
+    ("a text", {"score": "0.25"}, "score"),
+    ("a confidence", {"confidence": 0.25}, "confidence"),
+    ("of attributes", {"attributes": {"confidence": 0.25}}, "confidence"),
+]
+
+
+@pytest.mark.parametrize(("values", "key"), [pytest.param(*row[1:], id=row[0]) for row in SCORED])
+def test_boxes_with_a_score_are_named(
+    values: dict[str, Any], key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=0.25))
+        data = opened(tmp_path, lambda sample: sample["annotations"][2].update(values))
 
     [line] = caplog.messages
-    assert "1 of 4 boxes have a score, as predictions have, such as annotations[2] (id 2)" in line
+    assert f"1 of 4 boxes have a {key}, as predictions have, such as annotations[2] (id 2)" in line
     assert "with 0.25" in line
+    assert data.numbers[11] == 2
+
+
+@pytest.mark.parametrize("score", [None, "", "high", True])
+def test_what_is_no_number_is_no_score(
+    score: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=score))
+
+    assert not caplog.messages
 
 
 # Files of another kind
