@@ -31,6 +31,7 @@ _MOST_LOST = 0.99
 # of smaller copies; of 30 or more boxes it does not happen by chance
 _MOST_OF_CORNER = 0.5
 _FEWEST_OF_CORNER = 30
+_PERCENT = 100.0  # of a side
 X_FIRST = "corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
 Y_FIRST = "corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1"
 
@@ -228,13 +229,15 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
     """Warn of boxes that all lie in the upper left part of their images."""
     if len(bboxes) < _FEWEST_OF_CORNER:
         return
-    shares = ((bboxes[:, :2] + bboxes[:, 2:]) / sides).max(axis=0)
+    right_bottom = bboxes[:, :2] + bboxes[:, 2:]
+    shares = (right_bottom / sides).max(axis=0)
     if shares.max() < _MOST_OF_CORNER:
         logger.warning(
             "%s: all %d boxes lie in the left %.0f %% and the upper %.0f %% of their images; they "
-            "may be of smaller copies of the images",
+            "may be of smaller copies of the images%s",
             file,
             len(bboxes),
             100 * shares[0],
             100 * shares[1],
+            ", or percent of their sides" if right_bottom.max() <= _PERCENT else "",
         )

@@ -103,8 +103,9 @@ class BoxImages(ListedImages):
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id,
             image_id, category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as
             polygons or RLE) and ``categories`` (id, name).
-        images: the folder that file names are relative to; None = the folder of the JSON, or
-            ``images`` in it, whichever holds the first image.
+        images: the folder that file names are relative to; None = the folder of the JSON if it
+            holds the first image, else ``images`` in it, or next to it if the JSON lies in
+            ``annotations``.
         transform: called as ``transform(image, target)``, for instance
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped

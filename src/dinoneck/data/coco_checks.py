@@ -39,8 +39,8 @@ def check(coco: Coco[Any], file: Path) -> None:
     boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
     _check_boxes(boxes, coco.categories, file)
     _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
-    maps = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
-    _check_maps(maps, coco.categories, file)
+    png_entries = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+    _check_png_entries(png_entries, coco.categories, file)
 
 
 def _check_images(images: Sequence[CocoImage], file: Path) -> None:
@@ -85,13 +85,13 @@ def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], f
             )
 
 
-def _check_maps(
-    maps: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
+def _check_png_entries(
+    png_entries: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
 ) -> None:
-    _check_unique((entry.image_id for entry in maps), f"{file}: annotations: the image_id")
-    _check_unique((entry.file_name for entry in maps), f"{file}: annotations: the file_name")
+    _check_unique((entry.image_id for entry in png_entries), f"{file}: annotations: the image_id")
+    _check_unique((entry.file_name for entry in png_entries), f"{file}: annotations: the file_name")
     category_ids = {category.id for category in categories}
-    for i, entry in enumerate(maps):
+    for i, entry in enumerate(png_entries):
         where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
         _check_file_name(entry.file_name, where)
         _check_unique((segment.id for segment in entry.segments_info), f"{where}: the segment id")

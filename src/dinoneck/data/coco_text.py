@@ -198,6 +198,13 @@ def check_form(content: Any, file: Path) -> None:
         raise DataError(f"{file} holds a list of {len(content)} entries; {expected}")
     if not isinstance(content, dict):
         raise DataError(f"{file} holds {shorten(content)}; {expected}")
+    images = entries_of(content.get("images"))
+    nested = [image for image in images if image.get("annotations")]
+    if nested and not content.get("annotations"):
+        raise DataError(
+            f"{file} has the annotations of {len(nested)} of {len(images)} images inside of their "
+            "entries; write them as one list, annotations, each with its image_id"
+        )
     missing = [name for name in _LISTS if name not in content]
     if not missing:
         return

@@ -99,7 +99,8 @@ def open_json(
         annotations: the JSON.
         annotation_type: of its annotations, :class:`dinoneck.data.coco_entries.CocoBox` or
             :class:`dinoneck.data.coco_entries.CocoSegments`.
-        images: the folder of the images; None = that of the JSON, or ``images`` in it.
+        images: the folder of the images; None = that of the JSON, or ``images`` in it, or next to
+            it if the JSON lies in ``annotations``.
         classes: names in the order of their labels; None = all, by ascending category id.
         crowd: whether entries with ``iscrowd`` are objects.
         allow_unlisted: whether the file may lack some of the classes.
@@ -115,8 +116,7 @@ def open_json(
     coco = read_coco(file, annotation_type, repaired)
     category_ids = choose_classes(classes, coco.categories, file, allow_unlisted=allow_unlisted)
     names = [image.file_name for image in coco.images]
-    folder = _find_folder(file, names[0]) if images is None else Path(images)
-    paths = find_files(names, folder, f"images of {file}", outside=not any(map(is_absolute, names)))
+    paths = _find_images(names, file, images)
     _read_missing_sizes(coco.images, paths, file, repaired)
     return OpenedJson(
         file=file,
@@ -130,11 +130,29 @@ def open_json(
     )
 
 
+def _find_images(names: Sequence[str], file: Path, images: PathLike | None) -> list[Path]:
+    """The files of the images, in the folder that is passed or next to the JSON."""
+    folder = _find_folder(file, names[0]) if images is None else Path(images)
+    # a name may leave the folder (../images/0.jpg) if all are relative to the JSON
+    are_relative = not any(map(is_absolute, names))
+    try:
+        return find_files(names, folder, f"images of {file}", outside=are_relative)
+    except DataError as error:
+        if images is not None:
+            raise
+        raise DataError(f"{error}. The option for it is images= (--images)") from error
+
+
 def _find_folder(file: Path, name: str) -> Path:
-    """The folder of the images: that of the JSON, or ``images`` in it if the first is not there."""
+    """The folder of the images: that of the JSON, or ``images`` in it or, as CVAT and Datumaro write, next to it."""
     folder = file.parent
-    if not (folder / name).is_file() and (folder / "images").is_dir():
+    if (folder / name).is_file():
+        return folder
+    if (folder / "images").is_dir():
         return folder / "images"
+    beside = folder.parent / "images"
+    if folder.name == "annotations" and beside.is_dir():
+        return beside
     return folder
 
 

@@ -42,6 +42,7 @@ _LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that i
 _CLEARLY_BETTER_PX = 3
 # edges along the other direction that a mask has more, if its run lengths are read in the wrong order
 _MORE_EDGES = 3
+_MOST_WHOLE = 0.5  # of the objects without bbox that share their image with others
 _MOST_ALONG_ROWS = 0.5
 _EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 _TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
@@ -116,6 +117,16 @@ def warn_of_unchecked_masks(file: Path, masked: MaskedBoxes) -> None:
             len(polygons),
             polygons[0][0].name,
         )
+    whole = _find_whole_masks(masked)
+    if whole:
+        logger.warning(
+            "%s: the masks of %d objects without bbox span their whole image, next to others in it, "
+            "such as that of %s. They may be those of the background: COCO's run lengths begin with "
+            "the pixels that are not in the mask",
+            file,
+            len(whole),
+            whole[0].name,
+        )
     examined = run_lengths[:_EXAMINED]
     along_rows = [entry for entry, shape in examined if _seems_to_run_along_rows(shape)]
     if len(along_rows) > _MOST_ALONG_ROWS * len(examined):
@@ -128,6 +139,19 @@ def warn_of_unchecked_masks(file: Path, masked: MaskedBoxes) -> None:
             len(examined),
             along_rows[0].name,
         )
+
+
+def _find_whole_masks(masked: MaskedBoxes) -> list[BoxOfImage]:
+    """Objects without bbox whose masks span the image, if most of those that are not alone do."""
+    rows = [row for row, entry in enumerate(masked.entries) if entry.is_of_mask]
+    if not rows:
+        return []
+    is_alone = _are_alone(masked.entries)
+    shared = [row for row in rows if not is_alone[row]]
+    whole_image = np.concatenate([np.zeros_like(masked.sides), masked.sides], axis=1)
+    is_whole = _difference(masked.extents, whole_image) <= _ROUNDING_PX
+    whole = [masked.entries[row] for row in shared if is_whole[row]]
+    return whole if len(whole) > _MOST_WHOLE * len(shared) else []
 
 
 def _report(

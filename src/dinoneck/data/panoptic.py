@@ -94,20 +94,20 @@ class PanopticImages(ListedImages):
             annotations, CocoSegments, images, classes, crowd, allow_unlisted=allow_unlisted
         )
         super().__init__(opened)
-        self._maps = self._find_maps(opened.annotations)
-        names = [entry.file_name for entry in self._maps.values()]
+        self._png_entries = self._find_png_entries(opened.annotations)
+        names = [entry.file_name for entry in self._png_entries.values()]
         files = find_files(names, folder, f"PNG files of {self.file}", of_labels=True)
-        self._pngs: dict[object, Path] = dict(zip(self._maps, files, strict=True))
+        self._pngs: dict[object, Path] = dict(zip(self._png_entries, files, strict=True))
         self._check_images_are_no_pngs()
         self._warn_of_other_names()
         self.stuff = self._find_stuff(opened.categories)
         self._warn_of_semantic_ids(opened.categories)
         self._category_ids_of_file = {category.id for category in opened.categories}
-        self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
+        self._objects = [self._segments_of(self._png_entries[image_id]) for image_id in self.ids]
         self._log_repairs()
         marked = 0
         listed = 0
-        for entry in self._maps.values():
+        for entry in self._png_entries.values():
             marked += sum(segment.iscrowd for segment in entry.segments_info)
             listed += len(entry.segments_info)
         self._log_crowd(marked, listed)
@@ -122,7 +122,7 @@ class PanopticImages(ListedImages):
                     "of the images: images= (--images)"
                 )
 
-    def _find_maps(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
+    def _find_png_entries(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
         """Image id -> the entry of its PNG, for every image."""
         entries = {entry.image_id: entry for entry in annotations}
         for image_id in self.ids:
@@ -156,7 +156,9 @@ class PanopticImages(ListedImages):
 
     def _warn_of_semantic_ids(self, categories: Sequence[CocoCategory]) -> None:
         """Warn of segments whose ids are those of their categories, as in pictures of classes."""
-        segments = [segment for entry in self._maps.values() for segment in entry.segments_info]
+        segments = [
+            segment for entry in self._png_entries.values() for segment in entry.segments_info
+        ]
         things = {category.id for category in categories if category.isthing}
         shown_things = [segment for segment in segments if segment.category_id in things]
         if shown_things and all(segment.id == segment.category_id for segment in segments):
@@ -212,7 +214,7 @@ class PanopticImages(ListedImages):
         image_id = self.ids[i]
         png = self._pngs[image_id]
         png_ids = _read_png_ids(png, size)
-        segments = self._maps[image_id].segments_info
+        segments = self._png_entries[image_id].segments_info
         self._check_png_ids(png_ids, {segment.id for segment in segments}, png)
         check_segments(png_ids, segments, png)
         ids = np.full(size, UNKNOWN, np.int64)
@@ -250,7 +252,7 @@ class PanopticImages(ListedImages):
                 f". {_WHITE} is white, which some tools write where nothing is known; write 0, black, "
                 "there"
             )
-        for image_id, entry in self._maps.items():
+        for image_id, entry in self._png_entries.items():
             if {segment.id for segment in entry.segments_info} == shown:
                 return f". They are those of the image {image_id}: correct file_name or image_id"
         if shown <= self._category_ids_of_file:

@@ -363,6 +363,18 @@ def test_run_lengths_along_the_rows_are_named_without_a_box(
     assert "such as that of annotations[0] (id 500)" in line
 
 
+def test_masks_of_the_background_are_named_without_a_box(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+
+    messages = warnings_of(tmp_path, without_boxes(inverted), caplog)
+
+    [line] = [line for line in messages if "span their whole image" in line]
+    assert "the masks of 12 objects without bbox span" in line
+    assert "begin with the pixels that are not in the mask" in line
+
+
 def test_run_lengths_down_the_columns_are_read_without_a_box(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -688,6 +700,7 @@ def test_boxes_of_smaller_copies_are_named(
     [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
 
     assert "all 30 boxes lie in the left 43 % and the upper 34 %" in line
+    assert "or percent of their sides" in line
 
 
 # Boxes and their areas

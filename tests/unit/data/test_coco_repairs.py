@@ -832,6 +832,33 @@ def test_names_relative_to_the_file_are_read(
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("part", ["", "default"], ids=["images", "images/default"])
+def test_images_next_to_the_folder_of_annotations_are_found(part: str, tmp_path: Path) -> None:
+    images = tmp_path / "images" / part
+
+    data = BoxImages(write(tmp_path / "annotations", content(), images=images))
+
+    assert data.paths == tuple(images / f"{i}.png" for i in range(3))
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+def test_the_option_of_the_folder_is_named_where_images_are_not_found(tmp_path: Path) -> None:
+    file = write(tmp_path / "a", content(), images=tmp_path / "b")
+
+    with pytest.raises(DataError, match=r"3 of 3 images .* images= \(--images\)"):
+        BoxImages(file)
+    assert BoxImages(file, tmp_path / "b").ids == (10, 11, 12)
+
+
+def test_annotations_inside_of_images_are_refused(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["images"][0]["annotations"] = sample["annotations"][:2]
+        sample["annotations"] = []
+
+    with pytest.raises(DataError, match="annotations of 1 of 3 images inside of their entries"):
+        opened(tmp_path, change)
+
+
 def test_names_are_taken_from_addresses_where_there_are_none(tmp_path: Path) -> None:
     sample = content()
     for image in sample["images"]:
