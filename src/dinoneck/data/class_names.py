@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dinoneck.data.cells import check_unique
+from dinoneck.data.cells import check_unique, strip_cell
 from dinoneck.data.coco_entries import CocoCategory, Id
 from dinoneck.errors import DataError, did_you_mean, some_of
 
 logger = logging.getLogger(__name__)
 
+_SEPARATORS = str.maketrans("_-", "  ")  # of words in a name
 _SHOWN_NAMES = 5  # in a message
 
 
@@ -110,5 +112,14 @@ def _match_names(classes: Sequence[str], names: Iterable[str], file: Path) -> di
 
 
 def without_case_and_blanks(name: str) -> str:
-    """A name in lower case, with one blank for several, and none at its ends."""
-    return " ".join(name.split()).casefold()
+    """A name in lower case, with one blank for several, and none or invisible marks at its ends.
+
+    An é is one character, however it is written (NFC).
+    """
+    composed = unicodedata.normalize("NFC", strip_cell(name))
+    return " ".join(composed.split()).casefold()
+
+
+def without_separators(name: str) -> str:
+    """The same with blanks for the signs that stand for them between words."""
+    return without_case_and_blanks(name.translate(_SEPARATORS))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.cells import check_unique, is_missing
-from dinoneck.data.class_names import without_case_and_blanks
+from dinoneck.data.class_names import without_separators
 from dinoneck.data.coco_entries import (
     BBOX,
     BBOX_MODE,
@@ -127,12 +127,12 @@ def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCate
 
 
 def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> None:
-    """Name categories that differ only in case or blanks: usually one class, written in two ways."""
+    """Warn of categories that differ only in case or blanks: usually one class, written in two ways."""
     all_names = [category.name for category in categories]
-    for names in similar_names(all_names, key=without_case_and_blanks):
+    for names in similar_names(all_names, key=without_separators):
         logger.warning(
-            "%s: the categories %s differ only in case or blanks, and are separate classes; give "
-            "them one id if they are one class",
+            "%s: the categories %s differ only in case, blanks, '_' or '-', and are separate "
+            "classes; give them one id if they are one class",
             file,
             ", ".join(repr(name) for name in names),
         )

@@ -76,6 +76,7 @@ class CocoBox(Struct):
     deleted: Any = None
     difficult: Any = None
     is_crowd: Any = None
+    isCrowd: Any = None
     is_group_of: Any = None
     IsGroupOf: Any = None
     score: Any = None

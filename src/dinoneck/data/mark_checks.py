@@ -15,7 +15,16 @@ from dinoneck.data.segmentations import rotation_of
 logger = logging.getLogger(__name__)
 
 # flags of objects that some tools leave out, and the words by which they are off
-_MARKS = ("ignore", "ignored", "deleted", "difficult", "is_crowd", "is_group_of", "IsGroupOf")
+_MARKS = (
+    "ignore",
+    "ignored",
+    "deleted",
+    "difficult",
+    "is_crowd",
+    "isCrowd",
+    "is_group_of",
+    "IsGroupOf",
+)
 _NOT_SET = ("", "0", "0.0", "false", "no", "none", "null")
 _SCORES = ("score", "confidence")
 _KEYS = (*_MARKS, *_SCORES)

@@ -238,18 +238,39 @@ def test_nan_in_a_box_leaves_the_box_out(tmp_path: Path) -> None:
     assert data.skipped == {"not finite": 1}
 
 
-def test_categories_that_differ_in_case_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+SIMILAR = [
+    ("red", " Red"),
+    ("red", "red\u200b"),
+    ("big leaf", "big_leaf"),
+    ("big leaf", "Big-Leaf"),
+    ("bl\u00e4tt", "bla\u0308tt"),
+]
+
+
+@pytest.mark.parametrize("names", SIMILAR, ids=map(ascii, SIMILAR))
+def test_categories_that_seem_to_be_one_are_named(
+    names: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change(sample: dict[str, Any]) -> None:
-        sample["categories"].append({"id": 9, "name": " Red"})
+        sample["categories"][0]["name"] = names[0]
+        sample["categories"].append({"id": 9, "name": names[1]})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         data = opened(tmp_path, change)
 
-    assert data.classes == ("blue", "red", " Red")
+    assert data.classes == ("blue", *names)
     [line] = caplog.messages
-    assert "'red', ' Red'" in line
+    assert f"{names[0]!r}, {names[1]!r}" in line
+
+
+def test_a_class_is_found_whose_umlaut_is_written_in_two_characters(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["categories"][0]["name"] = "bla\u0308tt"
+
+    data = opened(tmp_path, change, classes=["bl\u00e4tt"])
+
+    assert data.classes == ("bl\u00e4tt",)
+    assert data.category_ids == (5,)
 
 
 # Boxes without a box, and boxes that are there twice
@@ -552,6 +573,7 @@ def test_objects_marked_as_crowd_are_counted_with_the_remedy(
         ("ignore", "True"),
         ("ignore", "yes"),
         ("is_crowd", 1),
+        ("isCrowd", 1),
         ("IsGroupOf", True),
         ("ignored", 1),
         ("deleted", True),
