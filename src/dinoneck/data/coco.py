@@ -1,5 +1,11 @@
 """Reads COCO JSON: text -> plain values -> repaired -> typed -> checked.
 
+:func:`read_coco` is the whole way, one line per step. Each step has a module: ``coco_text`` decodes
+the file and names files of other kinds, ``coco_repairs`` rewrites values, ``coco_entries`` holds the
+types, ``coco_checks`` compares entries with each other. ``class_names`` chooses among the
+categories. What boxes, masks and areas say of each other is checked where objects are made of them,
+in :class:`dinoneck.data.BoxImages` and :class:`dinoneck.data.PanopticImages`.
+
 Annotation tools write one fact in several ways: ids as text, flags as true and false, whole numbers
 with a point. A value that can be read in exactly one way is repaired and counted. Any other is an
 error that names the value and its entry.
@@ -25,7 +31,8 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
 
     Args:
         file: the JSON.
-        annotation_type: of its annotations, :class:`CocoBox` or :class:`CocoSegments`.
+        annotation_type: of its annotations, :class:`dinoneck.data.coco_entries.CocoBox` or
+            :class:`dinoneck.data.coco_entries.CocoSegments`.
         repairs: is filled with what was repaired.
 
     Raises:

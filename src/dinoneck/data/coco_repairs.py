@@ -24,8 +24,6 @@ _PADDED = re.compile(r"[0-9]{1,18}")
 _NUMBER = re.compile(r"\s*[-+]?[0-9]{1,15}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?\s*")
 _FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1}
 
-
-# kinds of repairs, as they are logged
 # kinds of repairs, as they are logged
 TEXT_IDS = "ids written as text"
 NUMBERS_AMONG_TEXTS = "ids written as numbers among texts"

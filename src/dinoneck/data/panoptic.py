@@ -206,9 +206,9 @@ class PanopticImages(ListedImages):
         (class + 1) in a crowd region of the class, -1 where nothing is known.
 
         Raises:
-            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
-                three colours, has other ids than are listed or contradicts their ``bbox`` or
-                ``area``, or there are 1000 segments of a class or more.
+            DataError: if the image or its PNG has another size than in the JSON, the PNG is neither
+                of three colours nor grey, has other ids than are listed or contradicts their
+                ``bbox``, or there are 1000 segments of a class or more.
         """
         size = self._check_size(i)
         image_id = self.ids[i]
