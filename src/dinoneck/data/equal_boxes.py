@@ -48,13 +48,13 @@ def find_equal(boxes: Sequence[BoxOfImage], bboxes: Array, *, with_crowds: bool)
         entries = [boxes[row] for row in rows]
         # a box without a mask is compared with those that have one
         entries.sort(key=lambda entry: not entry.box.segmentation)
-        has_same_mask = _compare_masks(entries)
+        masks = _Masks(entries)
         different: list[int] = []
         for i, entry in enumerate(entries):
             twins = []
             for j in different:
                 is_alike = not with_crowds or entries[j].box.iscrowd == entry.box.iscrowd
-                if is_alike and has_same_mask[i, j]:
+                if is_alike and masks.are_same(i, j):
                     twins.append(entries[j])
             categories = [twin.box.category_id for twin in twins]
             if entry.box.category_id in categories:
@@ -91,35 +91,52 @@ def _rows_of_one_place(boxes: Sequence[BoxOfImage], bboxes: Array) -> list[list[
     return list(by_group.values())
 
 
-def _compare_masks(entries: Sequence[BoxOfImage]) -> Array:
-    """Where masks do not tell equal boxes of an image apart (n, n)."""
-    count = len(entries)
-    is_same = np.ones((count, count), bool)
-    segmentations = [entry.box.segmentation for entry in entries]
-    with_mask = [i for i in range(count) if segmentations[i]]
-    if len(with_mask) < 2:
+class _Masks:
+    """Compares the masks of equal boxes of one image.
+
+    Args:
+        entries: the boxes.
+    """
+
+    def __init__(self, entries: Sequence[BoxOfImage]) -> None:
+        self._entries = entries
+        self._segmentations = [entry.box.segmentation for entry in entries]
+        self._is_same: Array | None = (
+            None  # (n, n), once masks that are written in two ways are compared
+        )
+
+    def are_same(self, i: int, j: int) -> bool:
+        """Whether the masks do not tell two boxes apart."""
+        first = self._segmentations[i]
+        second = self._segmentations[j]
+        if not first or not second or first == second:
+            return True
+        if len(self._entries) > _MOST_COMPARED:
+            return False
+        if self._is_same is None:
+            self._is_same = self._compare()
+        return bool(self._is_same[i, j])
+
+    def _compare(self) -> Array:
+        """Where the outlines or the pixels of two masks are equal (n, n)."""
+        count = len(self._entries)
+        is_same = np.zeros((count, count), bool)
+        shapes = {}
+        for i, entry in enumerate(self._entries):
+            shape = _shape_of(entry) if entry.box.segmentation else None
+            if shape is not None:
+                shapes[i] = shape
+        for i, shape in shapes.items():
+            for j, other in shapes.items():
+                is_same[i, j] = are_equal_polygons(shape, other, _EQUAL_PX)
+        image = self._entries[0].image
+        try:
+            shares = overlaps(list(shapes.values()), image.height, image.width)
+        except ImportError:
+            return is_same
+        readable = list(shapes)
+        is_same[np.ix_(readable, readable)] |= shares >= _LEAST_OVERLAP
         return is_same
-    for i in with_mask:
-        for j in with_mask:
-            is_same[i, j] = segmentations[i] == segmentations[j]
-    if is_same.all() or len(with_mask) > _MOST_COMPARED:
-        return is_same
-    shapes = {}
-    for i in with_mask:
-        shape = _shape_of(entries[i])
-        if shape is not None:
-            shapes[i] = shape
-    for i, shape in shapes.items():
-        for j, other in shapes.items():
-            is_same[i, j] |= are_equal_polygons(shape, other, _EQUAL_PX)
-    image = entries[0].image
-    try:
-        shares = overlaps(list(shapes.values()), image.height, image.width)
-    except ImportError:
-        return is_same
-    readable = list(shapes)
-    is_same[np.ix_(readable, readable)] |= shares >= _LEAST_OVERLAP
-    return is_same
 
 
 def _shape_of(entry: BoxOfImage) -> Shape | None:

@@ -447,9 +447,12 @@ def overlaps(shapes: Sequence[Shape], height: int, width: int) -> Array:
     Raises:
         ImportError: if pycocotools is not installed.
     """
+    mask = _pycocotools()
+    if not shapes:
+        return np.zeros((0, 0))
     encoded = [_encoded(shape, height, width) for shape in shapes]
     are_crowds = [0] * len(encoded)
-    shares: Array = _pycocotools().iou(encoded, encoded, are_crowds)
+    shares: Array = mask.iou(encoded, encoded, are_crowds)
     return shares
 
 

@@ -147,6 +147,20 @@ def test_twins_are_found_among_many_boxes_in_one_column(tmp_path: Path) -> None:
     assert data.numbers == {6: 60}
 
 
+def test_many_equal_boxes_take_little_memory(tmp_path: Path) -> None:
+    data = BoxImages(written(tmp_path, [{}] * 20_000))
+
+    assert data.skipped == {"twice": 19_999}
+
+
+def test_masks_that_cannot_be_read_do_not_make_equal_boxes_one(tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = [{"segmentation": "?"}, {"segmentation": "!"}]
+
+    data = BoxImages(written(tmp_path, entries))
+
+    assert data.numbers == {6: 2}
+
+
 def test_two_classes_of_one_place_are_named_though_their_numbers_differ_a_little(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
