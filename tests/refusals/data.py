@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import math
@@ -201,6 +202,26 @@ def truncated(folder: Path) -> Any:
     return BoxImages(folder / "boxes.json")
 
 
+def written(content: bytes) -> Call:
+    """Open a file of boxes with these bytes."""
+
+    def call(folder: Path) -> Any:
+        (folder / "boxes.json").write_bytes(content)
+        return BoxImages(folder / "boxes.json")
+
+    return call
+
+
+def named_and_numbered(folder: Path) -> Any:
+    """Open boxes whose image_id is the id of one image and the name of another one."""
+    content = box_samples.content()
+    for i, image in enumerate(content["images"]):
+        image["id"] = 3 - i
+    for entry in content["annotations"]:
+        entry["image_id"] = "2"
+    return BoxImages(box_samples.write(folder, content))
+
+
 def cells(label: Any, **options: Any) -> Callable[[], Any]:
     return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
 
@@ -265,7 +286,6 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("images", 1, id=None), "images[1]"),
     (boxes("images", 1, width=-1), "images[1].width"),
     (boxes("images", 1, id=10), ("images", "10")),
-    (boxes("annotations", 1, id=0), ("annotations", "0")),
     (boxes("categories", 1, id=5), ("categories", "5")),
     (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
@@ -278,6 +298,10 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("images", 1, file_name="./0.png"), "0.png"),
     (boxes("annotations", 1, iscrowd=2), "annotations[1].iscrowd"),
     (truncated, "boxes.json"),
+    (written(gzip.compress(b"{}")), ("boxes.json", "gzip")),
+    (written(b""), ("boxes.json", "empty")),
+    (written(b'{"a": 1}\n{"a": 2}\n'), ("boxes.json", "JSON lines")),
+    (named_and_numbered, ("image_id '2'", "'2.png'")),
     (lambda folder: BoxImages(folder / "no.json"), "no.json"),
     (spoilt("0.png", Image.new("RGB", (30, 40))), ("0.png", "40x30", "30x40")),
     (spoilt("1.png", b"no picture"), "1.png"),
@@ -368,14 +392,17 @@ def without_pandas() -> Any:
 def masked(number: int) -> Any:
     """The content of a COCO file whose first image has so many objects of one class.
 
-    Each is a bit larger than the one before.
+    Each lies half a pixel beside the one before, 40 in a row.
     """
     made = box_samples.content()
     first = made["annotations"][0]
     objects = []
     for i in range(number):
-        outline = [2, 3, 12 + i / 1000, 3, 12, 11]
-        objects.append({**first, "id": i, "segmentation": [outline]})
+        left = i % 40 / 2
+        top = i // 40 / 2
+        outline = [left, top, left + 10, top, left + 10, top + 8]
+        changes = {"id": i, "bbox": [left, top, 10, 8], "segmentation": [outline]}
+        objects.append({**first, **changes})
     return made | {"annotations": objects}
 
 

@@ -22,20 +22,19 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.box_checks import (
-    BoxOfImage,
-    check_areas,
-    check_forms,
-    check_holes,
-    check_masks,
-    warn_of_marked_boxes,
-    warn_of_scores,
+from dinoneck.data.area_checks import check_areas, check_holes, warn_of_mask_areas
+from dinoneck.data.box_checks import check_forms
+from dinoneck.data.box_entries import BoxOfImage, bboxes_of, measure_masks
+from dinoneck.data.cells import PathLike
+from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
+from dinoneck.data.decoding import read_pixels, to_uint8
+from dinoneck.data.equal_boxes import EqualBoxes, find_equal
+from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.mark_checks import (
+    warn_of_marks,
     warn_of_turned_boxes,
 )
-from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, Repairs, name_entry
-from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.mask_checks import check_masks, warn_of_unchecked_masks
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.data.segmentations import (
     RECTANGLES,
@@ -56,6 +55,7 @@ Flip = Literal["horizontal", "both"]
 BBox = tuple[float, float, float, float]
 
 SHORTEST_PX = 1  # side of a box
+ZEROS = (0.0, 0.0, 0.0, 0.0)  # of tools that write a bbox though they know none
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 # reasons to leave an object out, see BoxImages.skipped
 OTHER_CLASS = "other class"
@@ -103,8 +103,9 @@ class BoxImages(ListedImages):
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id,
             image_id, category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as
             polygons or RLE) and ``categories`` (id, name).
-        images: the folder that file names are relative to; None = the folder of the JSON, or
-            ``images`` in it, whichever holds the first image.
+        images: the folder that file names are relative to; None = the folder of the JSON if it
+            holds the first image, else ``images`` in it, or next to it if the JSON lies in
+            ``annotations``.
         transform: called as ``transform(image, target)``, for instance
             :func:`dinoneck.data.box_transforms`.
         classes: names to keep, in the order that labels number them; boxes of others are skipped
@@ -289,7 +290,8 @@ class BoxImages(ListedImages):
     def _sort(self, boxes: Sequence[CocoBox]) -> list[list[_BoxObject]]:
         """Clip the boxes, compare them with their images and masks, and sort them to their images."""
         selected = self._select(boxes)
-        equal = find_equal(boxes)
+        bboxes = bboxes_of(selected)
+        equal = find_equal(selected, bboxes, with_crowds=self.crowd == "ignore")
         lost = Counter[str]()  # reason -> boxes that show nothing
         visible: list[BoxOfImage] = []
         for entry in selected:
@@ -298,7 +300,7 @@ class BoxImages(ListedImages):
                 lost[reason] += 1
                 self._count_skipped(entry, reason)
             elif entry.index in equal.repeated:
-                self.skipped[TWICE] += 1
+                self._count_skipped(entry, TWICE)
             else:
                 visible.append(entry)
         # repairs of masks that are only compared are not reported
@@ -307,7 +309,8 @@ class BoxImages(ListedImages):
             self._check_masked(visible)
         for entry in visible:
             entry.shape = self._read_shape(entry, repairs)
-        self._check_boxes(selected, lost, visible)
+        check_forms(self.file, selected, bboxes, lost)
+        self._check_boxes(visible)
         self._warn_of_contradictions(equal, visible)
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
@@ -336,29 +339,26 @@ class BoxImages(ListedImages):
             shape=entry.shape if self.masks else None,
         )
 
-    def _check_boxes(
-        self, selected: Sequence[BoxOfImage], lost: Counter[str], visible: Sequence[BoxOfImage]
-    ) -> None:
-        """Compare boxes with their images, masks and areas."""
-        check_forms(self.file, selected, lost)
-        check_masks(self.file, visible)
+    def _check_boxes(self, visible: Sequence[BoxOfImage]) -> None:
+        """Compare boxes with their masks and areas, and look at what they say of themselves."""
+        masked = measure_masks(visible)
+        check_masks(self.file, masked)
+        warn_of_unchecked_masks(self.file, masked)
+        warn_of_mask_areas(self.file, masked)
         check_areas(self.file, visible)
         warn_of_turned_boxes(self.file, visible)
-        warn_of_marked_boxes(self.file, visible)
-        warn_of_scores(self.file, visible)
+        warn_of_marks(self.file, visible)
         if self.masks:
             self._check_shown(visible)
             check_holes(self.file, visible)
 
     def _warn_of_contradictions(self, equal: EqualBoxes, visible: Sequence[BoxOfImage]) -> None:
         """Warn of equal boxes of two classes."""
-        if not equal.contradicting:
-            return
-        entry_at = {entry.index: entry for entry in visible}
+        shown = {entry.index for entry in visible}
         pairs = []
-        for one, other in equal.contradicting:
-            if one in entry_at and other in entry_at:
-                pairs.append((entry_at[one], entry_at[other]))
+        for first, second in equal.contradicting:
+            if first.index in shown and second.index in shown:
+                pairs.append((first, second))
         if not pairs:
             return
         first, second = pairs[0]
@@ -384,19 +384,32 @@ class BoxImages(ListedImages):
             image = image_of.get(box.image_id)
             if box.category_id not in self._label_of:
                 self.skipped[OTHER_CLASS] += 1
-            elif image is None:
+                continue
+            if image is None:
                 self.skipped[UNKNOWN_IMAGE] += 1
-            elif box.bbox is not None:
-                selected.append(BoxOfImage(i, box, box.bbox, image))
-            elif box.segmentation:
-                selected.append(BoxOfImage(i, box, self._bbox_of_mask(i, box, image), image))
-                self.repaired[BOXES_OF_MASKS] += 1
-            else:
+                continue
+            bbox = box.bbox
+            if (bbox is None or bbox == ZEROS) and box.segmentation:
+                bbox = self._bbox_of_mask(i, box, image)
+            if bbox is None:
                 self.skipped[WITHOUT_BOX] += 1
+            else:
+                selected.append(BoxOfImage(i, box, bbox, image))
         return selected
 
     def _bbox_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
-        """The extent of the mask of an annotation that has no box."""
+        """The extent of the mask of an annotation that has no box, or one of zeros."""
+        try:
+            bbox = self._extent_of_mask(i, box, image)
+        except (DataError, ImportError):
+            if box.bbox is None:
+                raise
+            return box.bbox
+        self.repaired[BOXES_OF_MASKS] += 1
+        return bbox
+
+    def _extent_of_mask(self, i: int, box: CocoBox, image: CocoImage) -> BBox:
+        """The extent of a mask as x, y, width and height."""
         where = f"{self.file}: {name_entry('annotations', i, box.id)}"
         # the mask is read again with those of the other boxes, and its repairs are counted there
         uncounted = Repairs()
@@ -475,59 +488,6 @@ def _paused_collector() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@dataclass
-class EqualBoxes:
-    """Boxes in the place of an earlier one of their image.
-
-    Attributes:
-        repeated: places of boxes that say nothing new: equal image, class, box and mask.
-        contradicting: pairs of places, of boxes of two classes.
-    """
-
-    repeated: set[int]
-    contradicting: list[tuple[int, int]]
-
-
-def find_equal(boxes: Sequence[CocoBox]) -> EqualBoxes:
-    """Return which boxes equal an earlier one.
-
-    Of equal boxes of which only some have a mask, those with a mask stay.
-    """
-    places: dict[Any, list[int]] = {}
-    for i, box in enumerate(boxes):
-        if box.bbox is not None:
-            places.setdefault((box.image_id, box.bbox), []).append(i)
-    found = EqualBoxes(repeated=set(), contradicting=[])
-    for equal in places.values():
-        if len(equal) == 1:
-            continue
-        different: list[int] = []
-        for i in sorted(equal, key=lambda i: not boxes[i].segmentation):
-            same = [other for other in different if _may_be_one(boxes[i], boxes[other])]
-            if any(_are_alike(boxes[i], boxes[other]) for other in same):
-                found.repeated.add(i)
-                continue
-            different.append(i)
-            others = [other for other in same if _contradict(boxes[i], boxes[other])]
-            if others:
-                found.contradicting.append((min(others[0], i), max(others[0], i)))
-    found.contradicting.sort()
-    return found
-
-
-def _may_be_one(box: CocoBox, earlier: CocoBox) -> bool:
-    """Whether the masks of equal boxes do not tell them apart; those with a mask come first."""
-    return not box.segmentation or box.segmentation == earlier.segmentation
-
-
-def _contradict(box: CocoBox, other: CocoBox) -> bool:
-    return box.category_id != other.category_id and box.iscrowd == other.iscrowd
-
-
-def _are_alike(box: CocoBox, other: CocoBox) -> bool:
-    return box.category_id == other.category_id and box.iscrowd == other.iscrowd
 
 
 def _shows_nothing(entry: BoxOfImage) -> bool:

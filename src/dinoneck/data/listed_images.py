@@ -17,15 +17,15 @@ from torch.utils.data import Dataset
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.coco import (
+from dinoneck.data.class_names import choose_classes
+from dinoneck.data.coco import read_coco
+from dinoneck.data.coco_entries import (
     UNKNOWN_SIDE,
     CocoCategory,
     CocoImage,
     Entry,
     Id,
     Repairs,
-    choose_classes,
-    read_coco,
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
 from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, PART_WORDS, words_of
@@ -100,9 +100,10 @@ def open_json(
 
     Args:
         annotations: the JSON.
-        annotation_type: of its annotations, :class:`dinoneck.data.coco.CocoBox` or
-            :class:`dinoneck.data.coco.CocoSegments`.
-        images: the folder of the images; None = that of the JSON, or ``images`` in it.
+        annotation_type: of its annotations, :class:`dinoneck.data.coco_entries.CocoBox` or
+            :class:`dinoneck.data.coco_entries.CocoSegments`.
+        images: the folder of the images; None = that of the JSON, or ``images`` in it, or next to
+            it if the JSON lies in ``annotations``.
         classes: names in the order of their labels; None = all, by ascending category id.
         crowd: whether entries with ``iscrowd`` are objects.
         allow_unlisted: whether the file may lack some of the classes.
@@ -118,12 +119,7 @@ def open_json(
     coco = read_coco(file, annotation_type, repaired)
     category_ids = choose_classes(classes, coco.categories, file, allow_unlisted=allow_unlisted)
     names = [image.file_name for image in coco.images]
-    folder = _find_folder(file, names) if images is None else Path(images)
-    # A relative name may lead out of the folder, as ../images/0.png does. Absolute names are those of
-    # the machine that wrote the file: no file outside of the folder is taken for one of them, and so
-    # for none of the others.
-    outside = not any(map(is_absolute, names))
-    paths = find_files(names, folder, f"images of {file}", outside=outside)
+    paths = _find_images(names, file, images)
     _read_missing_sizes(coco.images, paths, file, repaired)
     return OpenedJson(
         file=file,
@@ -137,29 +133,59 @@ def open_json(
     )
 
 
+def _find_images(names: Sequence[str], file: Path, images: PathLike | None) -> list[Path]:
+    """The files of the images, in the folder that is passed or next to the JSON."""
+    folder = _find_folder(file, names) if images is None else Path(images)
+    # A relative name may lead out of the folder, as ../images/0.png does. Absolute names are those of
+    # the machine that wrote the file: no file outside of the folder is taken for one of them, and so
+    # for none of the others.
+    outside = not any(map(is_absolute, names))
+    try:
+        return find_files(names, folder, f"images of {file}", outside=outside)
+    except DataError as error:
+        if images is not None:
+            raise
+        raise DataError(f"{error}. The option for it is images= (--images)") from error
+
+
 def _find_folder(file: Path, names: Sequence[str]) -> Path:
-    """The folder of the images of a JSON: its own if the first image is there, or else ``images`` in it.
+    """The folder of the images: that of the JSON, or ``images`` in it or, as CVAT and Datumaro write, next to it.
 
     Raises:
-        DataError: if both have an image of one name, which are different files, or if the files
-            beside the JSON are the masks of images in a folder next to it.
+        DataError: if the folder of the JSON and ``images`` in it have an image of one name, which
+            are different files, or if the files beside the JSON are the masks of images in a folder
+            next to it.
     """
     folder = file.parent
     inner = folder / "images"
+    beside_annotations = folder.parent / "images"
     _check_no_masks(file, names[0])
-    if not inner.is_dir():
+    is_beside = (folder / names[0]).is_file()
+    if is_beside and inner.is_dir():
+        _check_one_image_each(file, inner, names)
+    if is_beside:
         return folder
-    if not (folder / names[0]).is_file():
+    if inner.is_dir():
         return inner
+    if folder.name == "annotations" and beside_annotations.is_dir():
+        return beside_annotations
+    return folder
+
+
+def _check_one_image_each(file: Path, inner: Path, names: Sequence[str]) -> None:
+    """Compare the images beside a JSON with those of its ``images`` folder that have the same names.
+
+    Raises:
+        DataError: if two of them are different files.
+    """
     for name in names:
-        beside = folder / name
+        beside = file.parent / name
         inside = inner / name
         if beside.is_file() and inside.is_file() and not filecmp.cmp(beside, inside, shallow=False):
             raise DataError(
                 f"{file} names {name}, which may be {beside} or {inside}; name the folder of the "
                 "images: images= (--images)"
             )
-    return folder
 
 
 def _check_no_masks(file: Path, name: str) -> None:

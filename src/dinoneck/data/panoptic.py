@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco import CocoCategory, CocoSegments
+from dinoneck.data.coco_entries import CocoCategory, CocoSegments
 from dinoneck.data.decoding import read_picture
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 _CHANNELS = np.array([1, 256, 256**2])  # what a step of red, green and blue adds to an id
 _OPAQUE = 255
+_GREY = 1 + 256 + 256**2  # what a step of grey adds to an id
+_WHITE = 256**3 - 1
+_GREY_MODES = ("L", "I", "I;16", "I;16B")
+_RGB_REMEDY = "save it as RGB, with the id of a segment as red + 256 green + 65536 blue"
 _RGB_MODES = ("RGB", "RGBA", "RGBX")  # of Pillow; colours of others, such as CMYK, are no ids
 
 
@@ -47,9 +51,9 @@ class _Segment(ListedObject):
 class PanopticImages(ListedImages):
     """Images with segments in COCO's panoptic form: a JSON, and a PNG per image whose colours are ids of segments.
 
-    The id of a pixel is red + 256 green + 65536 blue, 0 = unknown. A PNG with alpha is read if it
-    is opaque. Values of the JSON that have exactly one reading are repaired and counted, as for
-    :class:`dinoneck.data.BoxImages`.
+    The id of a pixel is red + 256 green + 65536 blue, 0 = unknown; that of a grey PNG is its value.
+    A PNG with alpha is read if it is opaque. Values of the JSON that have exactly one reading are
+    repaired and counted, as for :class:`dinoneck.data.BoxImages`.
 
     Args:
         annotations: the JSON with ``images``, ``annotations`` (image_id, file_name of the PNG,
@@ -90,18 +94,20 @@ class PanopticImages(ListedImages):
             annotations, CocoSegments, images, classes, crowd, allow_unlisted=allow_unlisted
         )
         super().__init__(opened)
-        self._maps = self._find_maps(opened.annotations)
-        names = [entry.file_name for entry in self._maps.values()]
+        self._png_entries = self._find_png_entries(opened.annotations)
+        names = [entry.file_name for entry in self._png_entries.values()]
         files = find_files(names, folder, f"PNG files of {self.file}", of_labels=True)
-        self._pngs: dict[object, Path] = dict(zip(self._maps, files, strict=True))
+        self._pngs: dict[object, Path] = dict(zip(self._png_entries, files, strict=True))
         self._check_images_are_no_pngs()
         self._warn_of_other_names()
         self.stuff = self._find_stuff(opened.categories)
-        self._objects = [self._segments_of(self._maps[image_id]) for image_id in self.ids]
+        self._warn_of_semantic_ids(opened.categories)
+        self._category_ids_of_file = {category.id for category in opened.categories}
+        self._objects = [self._segments_of(self._png_entries[image_id]) for image_id in self.ids]
         self._log_repairs()
         marked = 0
         listed = 0
-        for entry in self._maps.values():
+        for entry in self._png_entries.values():
             marked += sum(segment.iscrowd for segment in entry.segments_info)
             listed += len(entry.segments_info)
         self._log_crowd(marked, listed)
@@ -116,7 +122,7 @@ class PanopticImages(ListedImages):
                     "of the images: images= (--images)"
                 )
 
-    def _find_maps(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
+    def _find_png_entries(self, annotations: Sequence[CocoSegments]) -> dict[object, CocoSegments]:
         """Image id -> the entry of its PNG, for every image."""
         entries = {entry.image_id: entry for entry in annotations}
         for image_id in self.ids:
@@ -129,12 +135,13 @@ class PanopticImages(ListedImages):
 
     def _warn_of_other_names(self) -> None:
         """Warn of PNG files that are called like other images than theirs."""
-        stems = {path.stem for path in self.paths}
+        image_stems = [path.stem for path in self.paths]
+        png_stems = [self._pngs[image_id].stem for image_id in self.ids]
+        named_stems = _images_in_names(png_stems, image_stems)
         exchanged = []
-        for path, image_id in zip(self.paths, self.ids, strict=True):
-            png = self._pngs[image_id]
-            if png.stem in stems and png.stem != path.stem:
-                exchanged.append((path, png))
+        for path, image_id, named in zip(self.paths, self.ids, named_stems, strict=True):
+            if named is not None and named != path.stem:
+                exchanged.append((path, self._pngs[image_id]))
         if exchanged:
             path, png = exchanged[0]
             logger.warning(
@@ -145,6 +152,22 @@ class PanopticImages(ListedImages):
                 len(self.paths),
                 path.name,
                 png.name,
+            )
+
+    def _warn_of_semantic_ids(self, categories: Sequence[CocoCategory]) -> None:
+        """Warn of segments whose ids are those of their categories, as in pictures of classes."""
+        segments = [
+            segment for entry in self._png_entries.values() for segment in entry.segments_info
+        ]
+        things = {category.id for category in categories if category.isthing}
+        shown_things = [segment for segment in segments if segment.category_id in things]
+        if shown_things and all(segment.id == segment.category_id for segment in segments):
+            logger.warning(
+                "%s: the id of all %d segments is that of their category: the PNG files seem to show "
+                "classes, and objects of a class in one image are one object. Give every object an id "
+                "of its own, or train classes of pixels (masks)",
+                self.file,
+                len(segments),
             )
 
     def _find_stuff(self, categories: Sequence[CocoCategory]) -> frozenset[int]:
@@ -183,24 +206,92 @@ class PanopticImages(ListedImages):
         (class + 1) in a crowd region of the class, -1 where nothing is known.
 
         Raises:
-            DataError: if the image or its PNG has another size than in the JSON, the PNG is not of
-                three colours, has other ids than are listed or contradicts their ``bbox`` or
-                ``area``, or there are 1000 segments of a class or more.
+            DataError: if the image or its PNG has another size than in the JSON, the PNG is neither
+                of three colours nor grey, has other ids than are listed or contradicts their
+                ``bbox``, or there are 1000 segments of a class or more.
         """
         size = self._check_size(i)
         image_id = self.ids[i]
-        png_ids = _read_png_ids(self._pngs[image_id], size)
-        segments = self._maps[image_id].segments_info
-        _check_png_ids(png_ids, {segment.id for segment in segments}, self._pngs[image_id])
-        check_segments(png_ids, segments, self._pngs[image_id])
+        png = self._pngs[image_id]
+        png_ids = _read_png_ids(png, size)
+        segments = self._png_entries[image_id].segments_info
+        self._check_png_ids(png_ids, {segment.id for segment in segments}, png)
+        check_segments(png_ids, segments, png)
         ids = np.full(size, UNKNOWN, np.int64)
         for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
             ids[png_ids == segment.png_id] = number
         return ids
 
+    def _check_png_ids(self, png_ids: Ids, listed: set[int], png: Path) -> None:
+        """Raise a DataError for a PNG that shows other ids than its segments_info lists."""
+        shown = {*np.unique(png_ids).tolist()} - {0}
+        unlisted = shown - listed
+        absent = listed - shown
+        if unlisted:
+            raise DataError(
+                f"{png} shows the ids {some_of(map(str, sorted(unlisted)), 3)}, which its "
+                f"segments_info does not list{self._cause_of_other_ids(shown, listed, png)}"
+            )
+        if absent:
+            raise DataError(
+                f"the segments_info of {png} lists the ids {some_of(map(str, sorted(absent)), 3)}, "
+                f"which the picture does not show{self._cause_of_other_ids(shown, listed, png)}"
+            )
+
+    def _cause_of_other_ids(self, shown: set[int], listed: set[int], png: Path) -> str:
+        """Why a PNG seems to show other ids than are listed, in words; empty if nothing fits."""
+        mode = read_picture(png, _mode_of)
+        if mode not in _RGB_MODES:
+            return f". It has 1 band (mode {mode}); {_RGB_REMEDY}"
+        if {_read_as_bgr(png_id) for png_id in shown} == listed:
+            return "; read from blue to red they fit: it was saved as BGR"
+        if {png_id * _GREY for png_id in listed} == shown:
+            return f". All its colours are grey, and red alone fits; {_RGB_REMEDY}"
+        if shown - listed == {_WHITE}:
+            return (
+                f". {_WHITE} is white, which some tools write where nothing is known; write 0, black, "
+                "there"
+            )
+        for image_id, entry in self._png_entries.items():
+            if {segment.id for segment in entry.segments_info} == shown:
+                return f". They are those of the image {image_id}: correct file_name or image_id"
+        if shown <= self._category_ids_of_file:
+            return (
+                ". They are ids of categories: the PNG seems to show classes; give every object an id "
+                "of its own, or train classes of pixels (masks)"
+            )
+        return ""
+
+
+def _images_in_names(png_stems: Sequence[str], image_stems: Sequence[str]) -> list[str | None]:
+    """The stem of the image that each PNG is called like, None of others.
+
+    Names of PNG files may begin or end with something of their own, such as ``_panoptic``, if all
+    do and every one is then the name of an image.
+    """
+    stems = set(image_stems)
+    for stem in image_stems:
+        before, is_in_name, after = png_stems[0].partition(stem)
+        if not is_in_name:
+            continue
+        rests = [_without_affixes(png_stem, before, after) for png_stem in png_stems]
+        if (before or after) and stems.issuperset(rests):
+            return list(rests)
+    return [stem if stem in stems else None for stem in png_stems]
+
+
+def _without_affixes(name: str, before: str, after: str) -> str | None:
+    """A name without its beginning and ending; None if it has another one."""
+    if not (name.startswith(before) and name.endswith(after)):
+        return None
+    return name.removeprefix(before).removesuffix(after)
+
 
 def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
-    """The ids (H, W) that the colours of a PNG spell, 0 where nothing is known."""
+    """The ids (H, W) that a PNG spells, 0 where nothing is known.
+
+    They are spelled by its colours. A grey PNG holds small ids as they are.
+    """
     [raster] = read_labels(png, [size])
     name = raster.name
     colours = raster.values
@@ -210,6 +301,10 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
         )
     bands = colours.shape[2]
     mode = read_picture(png, _mode_of)
+    ids: Ids
+    if mode in _GREY_MODES and bands == 1 and raster.alpha is None:
+        ids = colours[..., 0].astype(np.int64)
+        return ids
     if bands != 3 or colours.dtype != np.uint8 or mode not in _RGB_MODES:
         if mode == "P":
             content = "colours of a palette"
@@ -220,11 +315,8 @@ def _read_png_ids(png: Path, size: tuple[int, int]) -> Ids:
         else:
             num_bands = bands if raster.alpha is None else bands + 1
             content = f"{num_bands} bands of {colours.dtype}"
-        raise DataError(
-            f"{name} has {content}; save it as RGB, with the id of a segment as red + 256 green + "
-            "65536 blue"
-        )
-    ids: Ids = colours.astype(np.int64) @ _CHANNELS
+        raise DataError(f"{name} has {content}; {_RGB_REMEDY}")
+    ids = colours.astype(np.int64) @ _CHANNELS
     return ids
 
 
@@ -238,24 +330,3 @@ def _read_as_bgr(png_id: int) -> int:
     green = png_id >> 8 & 255
     blue = png_id >> 16
     return blue + (green << 8) + (red << 16)
-
-
-def _check_png_ids(png_ids: Ids, listed: set[int], png: Path) -> None:
-    """Refuse a PNG that shows other ids than its segments_info lists."""
-    shown = {*np.unique(png_ids).tolist()} - {0}
-    hint = ""
-    reversed_ids = {_read_as_bgr(png_id) for png_id in shown}
-    if shown != listed and reversed_ids == listed:
-        hint = "; read from blue to red they fit: it was saved as BGR"
-    unlisted = shown - listed
-    if unlisted:
-        raise DataError(
-            f"{png} shows the ids {some_of(map(str, unlisted), 3)}, which its segments_info does "
-            f"not list{hint}"
-        )
-    absent = listed - shown
-    if absent:
-        raise DataError(
-            f"the segments_info of {png} lists the ids {some_of(map(str, absent), 3)}, which the "
-            f"picture does not show{hint}"
-        )

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.coco import BBOX, CocoSegment
+from dinoneck.data.area_checks import mask_area_tolerance
+from dinoneck.data.box_entries import too_many_wrong
+from dinoneck.data.coco_entries import BBOX, CocoSegment, is_number
 from dinoneck.data.orientation import warn_once
 from dinoneck.data.segmentations import Extent, pixel_extent
 from dinoneck.errors import DataError
@@ -20,14 +22,9 @@ from dinoneck.errors import DataError
 Array = np.ndarray[Any, Any]
 
 _ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
-_AREA_ROUNDING = 0.05  # relative; areas of outlines differ from those of pixels by their edges
 # Other segments may cover a part of one whose bbox and area are those of the whole object. What is
 # left has at least this share of the area.
 _LEAST_LEFT = 0.5
-# of the segments of an image; of fewer than ten more than half, as of boxes and their masks
-_FEWEST = 10
-_MOST_WRONG = 0.1
-_MOST_WRONG_OF_FEW = 0.5
 
 
 @dataclass
@@ -47,73 +44,85 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
         png: what messages name.
 
     Raises:
-        DataError: if more than one in ten contradict each other, of fewer than ten segments more
-            than half; fewer are named in a warning.
+        DataError: if the bbox of more than one in ten contradicts the pixels, of fewer than ten
+            segments of more than half; fewer, and areas that differ, are named in a warning.
     """
-    rated = 0
-    wrong: list[tuple[CocoSegment, _Pixels]] = []
+    num_rated = 0
+    misplaced: list[tuple[CocoSegment, _Pixels]] = []
+    resized: list[tuple[CocoSegment, _Pixels]] = []
     for segment in segments:
         bbox = _bbox_of(segment)
         area = _area_of(segment)
         if bbox is None and area is None:
             continue
-        rated += 1
         mask = png_ids == segment.id
         extent = pixel_extent(mask)
         if extent is None:
             continue
+        num_rated += 1
         pixels = _Pixels(extent, int(mask.sum()))
-        if not (_fits(bbox, area, pixels) or _is_rest(bbox, area, pixels)):
-            wrong.append((segment, pixels))
-    if not wrong:
-        return
-    segment, pixels = wrong[0]
+        if _may_be_partly_hidden(bbox, area, pixels):
+            continue
+        if bbox is not None and not _is_extent(bbox, extent):
+            misplaced.append((segment, pixels))
+        elif area is not None and not _is_area(area, pixels):
+            resized.append((segment, pixels))
+    if misplaced:
+        message = (
+            f"{png}: {len(misplaced)} of {num_rated} segments contradict their bbox, "
+            f"{_example(*misplaced[0])}. The PNG seems to be moved, or of another image; pair it with "
+            "its image, or leave bbox and area out"
+        )
+        if too_many_wrong(len(misplaced), num_rated):
+            raise DataError(message)
+        warn_once(f"{message}. The pixels are used as they are")
+    if resized:
+        warn_once(
+            f"{png}: {len(resized)} of {num_rated} segments contradict their area, "
+            f"{_example(*resized[0])}. The PNG may be of another image, or the area of another "
+            "version of it; the pixels are used as they are"
+        )
+
+
+def _example(segment: CocoSegment, pixels: _Pixels) -> str:
     left, top, right, bottom = pixels.extent
-    message = (
-        f"{png}: {len(wrong)} of {rated} segments contradict their bbox or area, such as id "
-        f"{segment.id} with the bbox {segment.bbox} ({BBOX}) and the area {segment.area}: its "
-        f"{pixels.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}. The PNG "
-        "seems to be moved, or of another image; pair it with its image, or leave bbox and area out"
+    return (
+        f"such as id {segment.id} with the bbox {segment.bbox} ({BBOX}) and the area {segment.area}: "
+        f"its {pixels.area} pixels span x {left:g} ... {right:g}, y {top:g} ... {bottom:g}"
     )
-    most = _MOST_WRONG if rated >= _FEWEST else _MOST_WRONG_OF_FEW
-    if len(wrong) > most * rated:
-        raise DataError(message)
-    warn_once(f"{message}. The pixels are used as they are")
 
 
 def _bbox_of(segment: CocoSegment) -> list[float] | None:
     """The bbox as four numbers; None if there is none."""
     bbox = segment.bbox
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
         return None
     return bbox if any(bbox) else None
 
 
 def _area_of(segment: CocoSegment) -> float | None:
     """The area; None if there is none, or 0, which tools write where they know none."""
-    if _is_number(segment.area) and segment.area > 0:
+    if is_number(segment.area) and segment.area > 0:
         return float(segment.area)
     return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_area(area: float, pixels: _Pixels) -> bool:
+    """Whether an area is that of the pixels or of an outline around them."""
+    left, top, right, bottom = pixels.extent
+    sides = np.array([[right - left, bottom - top]])
+    [tolerance] = mask_area_tolerance(np.array([area]), sides)
+    return bool(abs(area - pixels.area) <= tolerance)
 
 
-def _fits(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
-    """Whether bbox and area are those of the pixels; a bbox may be corners, since it is not used."""
-    if area is not None:
-        tolerance = max(_AREA_ROUNDING * area, _ROUNDING_PX)
-        if abs(area - pixels.area) > tolerance:
-            return False
-    if bbox is None:
-        return True
+def _is_extent(bbox: list[float], extent: Extent) -> bool:
+    """Whether a bbox is that of the pixels. It may be corners: the PNG alone says where a segment is."""
     x, y, width, height = bbox
-    is_box = _difference(pixels.extent, (x, y, x + width, y + height)) <= _ROUNDING_PX
-    return is_box or _difference(pixels.extent, (x, y, width, height)) <= _ROUNDING_PX
+    is_box = _difference(extent, (x, y, x + width, y + height)) <= _ROUNDING_PX
+    return is_box or _difference(extent, (x, y, width, height)) <= _ROUNDING_PX
 
 
-def _is_rest(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
+def _may_be_partly_hidden(bbox: list[float] | None, area: float | None, pixels: _Pixels) -> bool:
     """Whether the pixels may be what other segments leave of an object with this bbox and area."""
     if bbox is None or area is None or not _LEAST_LEFT * area <= pixels.area < area:
         return False

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from dinoneck.data.coco import WHOLE_FLOATS, CocoBox, Repairs, Side, whole_number
+from dinoneck.data.coco_entries import CocoBox, Repairs, Side, is_number
+from dinoneck.data.coco_repairs import WHOLE_FLOATS, whole_number
 from dinoneck.errors import DataError, missing_extra, shorten
 
 Array = np.ndarray[Any, Any]
@@ -102,7 +103,7 @@ def rotation_of(box: CocoBox) -> float:
     if not isinstance(box.attributes, dict):
         return 0.0
     rotation = box.attributes.get("rotation", 0.0)
-    if type(rotation) not in (int, float):
+    if not is_number(rotation):
         return 0.0
     return float(rotation) % 180.0
 
@@ -168,7 +169,7 @@ def _flat_parts(segmentation: list[Any], repairs: Repairs) -> list[Any]:
 
 
 def _is_numbers(values: list[Any]) -> bool:
-    return all(type(value) in (int, float) for value in values)
+    return all(map(is_number, values))
 
 
 def _is_tiny(part: Any) -> bool:
@@ -355,10 +356,7 @@ def count_in_masks(shapes: Sequence[Shape], sizes: Sequence[tuple[int, int]]) ->
     mask = _pycocotools()
     encoded = []
     for shape, (height, width) in zip(shapes, sizes, strict=True):
-        if isinstance(shape, RunLengths):
-            encoded.append(_compressed(shape))
-        else:
-            encoded.append(mask.merge(mask.frPyObjects(shape, height, width)))
+        encoded.append(_encoded(shape, height, width))
     if not encoded:
         return np.zeros(0)
     counts: Array = np.asarray(mask.area(encoded), np.float64)
@@ -424,6 +422,40 @@ def _nested_extents(shape: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
     return pairs
 
 
+def are_equal_polygons(shape: Shape, other: Shape, most_px: float) -> bool:
+    """Whether two masks are the same polygons, closed or not, up to a difference of their numbers."""
+    if isinstance(shape, RunLengths) or isinstance(other, RunLengths) or len(shape) != len(other):
+        return False
+    for part, other_part in zip(shape, other, strict=True):
+        numbers = _without_closing_point(part)
+        other_numbers = _without_closing_point(other_part)
+        if len(numbers) != len(other_numbers):
+            return False
+        if any(abs(a - b) > most_px for a, b in zip(numbers, other_numbers, strict=True)):
+            return False
+    return True
+
+
+def _without_closing_point(polygon: list[float]) -> list[float]:
+    """A polygon without a last point that repeats the first one."""
+    return polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
+
+
+def overlaps(shapes: Sequence[Shape], height: int, width: int) -> Array:
+    """Return the pixels that two masks of an image share over those of either, (n, n).
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    mask = _pycocotools()
+    if not shapes:
+        return np.zeros((0, 0))
+    encoded = [_encoded(shape, height, width) for shape in shapes]
+    are_crowds = [0] * len(encoded)
+    shares: Array = mask.iou(encoded, encoded, are_crowds)
+    return shares
+
+
 def run_length_extents(masks: Sequence[RunLengths]) -> Array:
     """Return the extents (n, 4) of run-length encoded masks: left, top, right, bottom.
 
@@ -454,11 +486,8 @@ def decode(shape: Shape, height: int, width: int) -> Array:
     Raises:
         ImportError: if pycocotools is not installed.
     """
-    mask = _pycocotools()
-    if isinstance(shape, RunLengths):
-        return mask.decode(_compressed(shape))  # type: ignore[no-any-return]
-    parts = mask.frPyObjects(shape, height, width)
-    return mask.decode(mask.merge(parts))  # type: ignore[no-any-return]
+    pixels: Array = _pycocotools().decode(_encoded(shape, height, width))
+    return pixels
 
 
 def is_empty(shape: Shape, height: int, width: int) -> bool:
@@ -470,6 +499,14 @@ def is_empty(shape: Shape, height: int, width: int) -> bool:
     if not is_outside and polygon_area(shape) >= _SMALLEST_AREA:
         return False
     return not decode(shape, height, width).any()
+
+
+def _encoded(shape: Shape, height: int, width: int) -> Any:
+    """A mask as the run lengths of pycocotools."""
+    if isinstance(shape, RunLengths):
+        return _compressed(shape)
+    mask = _pycocotools()
+    return mask.merge(mask.frPyObjects(shape, height, width))
 
 
 def _compressed(runs: RunLengths) -> Any:

@@ -215,6 +215,69 @@ def test_a_wrong_polygon_is_refused_with_its_cause(tmp_path: Path) -> None:
     assert "The masks seem to be shares of the image's sides" in message
 
 
+@pytest.mark.parametrize("number", [1, 12])
+def test_polygons_in_shares_without_boxes_are_called_masks(number: int, tmp_path: Path) -> None:
+    entries = []
+    for left, top, right, bottom in OBJECTS[:number]:
+        outline = outline_of((left / WIDTH, top / HEIGHT, right / WIDTH, bottom / HEIGHT))
+        entries.append({"segmentation": outline})
+
+    message = refusal(tmp_path, entries)
+
+    assert f"the masks of {number} of {number} objects have no value above 1" in message
+    assert "boxes" not in message
+    assert "multiply x by its width and y by its height" in message
+
+
+def axes_of(corners: Corners) -> Any:
+    """An outline as all x and then all y."""
+    left, top, right, bottom = corners
+    middle = (top + bottom) / 2
+    return [[left, right, right, right, left, left], [top, top, middle, bottom, bottom, top]]
+
+
+def test_all_x_before_all_y_are_named_as_the_cause(tmp_path: Path) -> None:
+    message = refusal(tmp_path, outlined(change_mask=axes_of))
+
+    assert "all x and then all y" in message
+
+
+def test_all_x_before_all_y_that_leave_the_image_are_named_as_masks(tmp_path: Path) -> None:
+    message = refusal(tmp_path, [{"segmentation": axes_of(corners)} for corners in OBJECTS])
+
+    assert "the masks of 4 of 12 objects reach over the edge of their image" in message
+    assert "They may be all x and then all y" in message
+
+
+def test_all_x_before_all_y_without_boxes_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    within = [corners for corners in OBJECTS if corners[2] <= HEIGHT]
+
+    messages = warnings_of(tmp_path, [{"segmentation": axes_of(c)} for c in within], caplog)
+
+    [line] = [line for line in messages if "equal length" in line]
+    assert f"all {len(within)} objects without bbox has two parts of equal length" in line
+    assert "annotations[0] (id 500)" in line
+
+
+def test_objects_of_two_parts_of_other_lengths_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = []
+    for left, top, right, bottom in OBJECTS:
+        middle = (left + right) / 2
+        parts = [
+            *outline_of((left, top, middle - 2, bottom)),
+            [middle, top, right, top, right, bottom],
+        ]
+        entries.append({"segmentation": parts})
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    assert not [line for line in messages if "equal length" in line]
+
+
 def test_masks_beside_their_images_are_refused(tmp_path: Path) -> None:
     def beyond(corners: Corners) -> Any:
         left, top, right, bottom = corners
@@ -281,6 +344,48 @@ def test_run_lengths_beside_their_box_are_refused_with_their_cause(
 
     assert "12 of 12 boxes contradict their masks" in message
     assert cause in message
+
+
+def without_boxes(change_mask: Callable[[Corners], Any]) -> list[dict[str, Any]]:
+    """Annotations of masks alone."""
+    return [{"segmentation": change_mask(corners)} for corners in OBJECTS]
+
+
+def test_run_lengths_along_the_rows_are_named_without_a_box(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+
+    messages = warnings_of(tmp_path, without_boxes(along_rows), caplog)
+
+    [line] = [line for line in messages if "stripes" in line]
+    assert "12 of the first 12 objects without bbox are torn into stripes" in line
+    assert "such as that of annotations[0] (id 500)" in line
+
+
+def test_masks_of_the_background_are_named_without_a_box(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+
+    messages = warnings_of(tmp_path, without_boxes(inverted), caplog)
+
+    [line] = [line for line in messages if "span their whole image" in line]
+    assert "the masks of 12 objects without bbox span" in line
+    assert "begin with the pixels that are not in the mask" in line
+
+
+def test_run_lengths_down_the_columns_are_read_without_a_box(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, without_boxes(lambda c: run_lengths(mask_of(c)))))
+
+    [line] = caplog.messages
+    assert line.endswith("repaired: boxes taken from their masks: 12")
+    assert data[0][1]["boxes"].tolist() == [list(corners) for corners in OBJECTS]
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -424,6 +529,16 @@ def test_a_mask_of_the_visible_part_of_a_whole_box_is_named_and_read(
     assert "12 of 12 boxes are more than twice as large as their masks" in line
 
 
+def test_the_box_of_a_single_object_may_be_its_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = outlined(lambda corners: [0, 0, WIDTH, HEIGHT], objects=OBJECTS[:1])
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "1 of 1 boxes are more than twice as large as their masks" in line
+
+
 def test_small_objects_may_be_outlined_loosely(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -521,6 +636,47 @@ def test_centres_that_leave_the_image_are_refused(tmp_path: Path) -> None:
     assert "begin at their centre" in message
 
 
+@pytest.mark.parametrize("number", [1, 3, 9])
+def test_few_boxes_that_all_leave_their_image_are_named(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [[-8.0, 20 + 9 * i, 20, 8] for i in range(number)]
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert f"{number} of {number} boxes reach over the edge of their image" in line
+    assert "such as [-8, 20, 20, 8] of annotations[0]" in line
+    assert "They are cut at the edge" in line
+
+
+SMALL: list[Corners] = [
+    (4.0 + 14 * (i % 12), 4.0 + 22 * (i // 12), 14.0 + 14 * (i % 12), 14.0 + 22 * (i // 12))
+    for i in range(60)
+]
+
+
+def test_centres_of_which_few_leave_the_image_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = [*SMALL, (169, 30, 179, 40), (100, 109, 110, 119)]
+
+    [line] = warnings_of(tmp_path, boxed([centred(box) for box in corners]), caplog)
+
+    assert "2 of 62 boxes reach over the edge" in line
+    assert "No box leaves the left or the upper edge" in line
+    assert "write x - width / 2, y - height / 2" in line
+
+
+def test_small_boxes_of_which_few_leave_the_image_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+
+    messages = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
+
+    assert not messages
+
+
 def test_boxes_that_all_lie_outside_are_refused_with_the_reason(tmp_path: Path) -> None:
     message = refusal(tmp_path, boxed([[500.0 + i, 500, 20, 20] for i in range(4)]))
 
@@ -544,6 +700,7 @@ def test_boxes_of_smaller_copies_are_named(
     [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
 
     assert "all 30 boxes lie in the left 43 % and the upper 34 %" in line
+    assert "or percent of their sides" in line
 
 
 # Boxes and their areas

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,18 +238,39 @@ def test_nan_in_a_box_leaves_the_box_out(tmp_path: Path) -> None:
     assert data.skipped == {"not finite": 1}
 
 
-def test_categories_that_differ_in_case_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+SIMILAR = [
+    ("red", " Red"),
+    ("red", "red\u200b"),
+    ("big leaf", "big_leaf"),
+    ("big leaf", "Big-Leaf"),
+    ("bl\u00e4tt", "bla\u0308tt"),
+]
+
+
+@pytest.mark.parametrize("names", SIMILAR, ids=map(ascii, SIMILAR))
+def test_categories_that_seem_to_be_one_are_named(
+    names: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change(sample: dict[str, Any]) -> None:
-        sample["categories"].append({"id": 9, "name": " Red"})
+        sample["categories"][0]["name"] = names[0]
+        sample["categories"].append({"id": 9, "name": names[1]})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         data = opened(tmp_path, change)
 
-    assert data.classes == ("blue", "red", " Red")
+    assert data.classes == ("blue", *names)
     [line] = caplog.messages
-    assert "'red', ' Red'" in line
+    assert f"{names[0]!r}, {names[1]!r}" in line
+
+
+def test_a_class_is_found_whose_umlaut_is_written_in_two_characters(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["categories"][0]["name"] = "bla\u0308tt"
+
+    data = opened(tmp_path, change, classes=["bl\u00e4tt"])
+
+    assert data.classes == ("bl\u00e4tt",)
+    assert data.category_ids == (5,)
 
 
 # Boxes without a box, and boxes that are there twice
@@ -263,6 +287,29 @@ def test_an_annotation_without_box_takes_that_of_its_polygon(bbox: Any, tmp_path
 
     assert data[0][1]["boxes"][0].tolist() == [4, 6, 14, 18]
     assert data.repaired == {"boxes taken from their masks": 1}
+
+
+def test_a_box_of_zeros_takes_that_of_its_mask(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    polygon = [[4, 6, 14, 6, 14, 18, 4, 18]]
+    change = {"bbox": [0, 0, 0, 0], "segmentation": polygon}
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, lambda sample: sample["annotations"][0].update(change))
+
+    assert data[0][1]["boxes"][0].tolist() == [4, 6, 14, 18]
+    [line] = caplog.messages
+    assert "repaired: boxes taken from their masks: 1" in line
+
+
+@pytest.mark.parametrize("segmentation", [[], [[4, 6, 14]], "?"])
+def test_a_box_of_zeros_without_a_mask_is_too_small(segmentation: Any, tmp_path: Path) -> None:
+    change = {"bbox": [0, 0, 0, 0], "segmentation": segmentation}
+
+    data = opened(tmp_path, lambda sample: sample["annotations"][0].update(change))
+
+    assert data.skipped == {"too small": 1}
 
 
 def test_an_annotation_without_box_and_mask_is_left_out(tmp_path: Path) -> None:
@@ -436,7 +483,20 @@ TEXTS: list[tuple[str, bytes, str]] = [
     ("a number", b"3", "images, annotations and categories"),
     ("latin-1", '{"images": "ä"}'.encode("latin-1"), "UTF-8"),
     ("nested", b"[" * 100_000, "JSON"),
-    ("nothing", b"", "JSON"),
+    ("nothing", b"", "is empty"),
+    ("blanks", b" \n\n", "is empty"),
+    ("gzip", gzip.compress(json.dumps(content()).encode()), r"compressed \(gzip\)"),
+    ("bzip2", bz2.compress(b"{}"), r"compressed \(bzip2\)"),
+    ("xz", lzma.compress(b"{}"), r"compressed \(xz\)"),
+    ("ZIP", b"PK\x03\x04\x14\0", "ZIP archive"),
+    ("XML", b"\n<annotation><object/></annotation>", "Pascal VOC"),
+    ("JSON lines", b'{"image": "a.png"}\n{"image": "b.png"}\n', "JSON lines"),
+    ("a line and a half", b'{"image": "a.png"}\n{"image"', "complete COCO JSON"),
+    ("VIA, annotations", b'{"a.png90": {"filename": "a.png", "regions": []}}', "VIA in its own"),
+    ("FiftyOne", b'{"classes": [], "labels": {}}', "FiftyOne"),
+    ("Darwin", b'{"version": "2", "item": {}, "annotations": []}', "Darwin"),
+    ("JSON-MIN", b'[{"image": "a.png", "id": 1, "annotation_id": 2}]', "JSON-MIN"),
+    ("a number of 5000 digits", b'{"images": ' + b"7" * 5000 + b"}", "JSON"),
     (
         "a list twice",
         json.dumps(content()).replace('"categories"', '"annotations": [], "categories"').encode(),
@@ -512,6 +572,9 @@ def test_objects_marked_as_crowd_are_counted_with_the_remedy(
         ("ignore", "1"),
         ("ignore", "True"),
         ("ignore", "yes"),
+        ("is_crowd", 1),
+        ("isCrowd", 1),
+        ("IsGroupOf", True),
         ("ignored", 1),
         ("deleted", True),
         ("difficult", 1),
@@ -529,6 +592,18 @@ def test_objects_that_are_marked_as_no_plain_ones_are_named(
     assert data.numbers[10] == 2
 
 
+def test_marks_among_the_attributes_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attributes = {"ignore": True, "occluded": False, "rotation": 0.0}
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][1].update(attributes=attributes))
+
+    [line] = caplog.messages
+    assert "1 of 4 boxes have ignore=True, such as annotations[1]" in line
+
+
 @pytest.mark.parametrize("ignore", [0, False, None, "0", "False", 0.0])
 def test_objects_that_are_not_marked_ignore_have_no_line(
     ignore: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -537,6 +612,23 @@ def test_objects_that_are_not_marked_ignore_have_no_line(
         opened(tmp_path, set_all("annotations", "ignore", lambda _: ignore))
 
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("key", ["neg_category_ids", "not_exhaustive_category_ids"])
+def test_images_of_which_only_some_classes_are_annotated_are_named(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["images"][1][key] = [5]
+        sample["images"][2][key] = []
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = opened(tmp_path, change)
+
+    [line] = caplog.messages
+    assert "1 of 3 images state that only some classes are annotated in them" in line
+    assert f"({key}), such as '1.png'" in line
+    assert data.numbers == {10: 2, 11: 2, 12: 0}
 
 
 @pytest.mark.parametrize("mode", [1, None, "BoxMode.XYWH_ABS"])
@@ -628,6 +720,54 @@ def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: P
     assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
 
 
+def test_a_name_that_licences_have_twice_is_not_read(tmp_path: Path) -> None:
+    licence = '"licenses": [{"id": 1, "name": "a", "name": "b"}], "categories"'
+    file = spelled(tmp_path, '"categories"', licence)
+
+    assert BoxImages(file).classes == ("blue", "red")
+
+
+def test_a_list_that_is_there_twice_and_equal_is_read_once(tmp_path: Path) -> None:
+    categories = json.dumps(content()["categories"])
+    file = spelled(tmp_path, '"categories"', f'"categories": {categories}, "categories"')
+
+    assert BoxImages(file).classes == ("blue", "red")
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_an_entry_that_repeats_another_one_is_dropped(part: str, tmp_path: Path) -> None:
+    data = opened(
+        tmp_path, lambda sample: sample[part].append({**sample[part][0], "note": "again"})
+    )
+
+    assert data.ids == (10, 11, 12)
+    assert data.classes == ("blue", "red")
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"entries that repeat an earlier one, dropped": 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("images", {"width": WIDTH + 1}),
+        ("images", {"file_name": "9.png"}),
+        ("categories", {"name": "rose"}),
+    ],
+)
+def test_two_entries_of_one_id_are_refused(
+    part: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"{part}: the id .* more than once"):
+        opened(tmp_path, lambda sample: sample[part].append({**sample[part][0], **change}))
+
+
+def test_ids_of_annotations_may_be_there_twice(tmp_path: Path) -> None:
+    data = opened(tmp_path, set_all("annotations", "id", lambda _: 7))
+
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+    assert data.repaired == {"annotations with the id of an earlier one": 3}
+
+
 def test_two_classes_of_one_box_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def change(sample: dict[str, Any]) -> None:
         sample["annotations"].append({**sample["annotations"][3], "id": 77, "category_id": 5})
@@ -714,6 +854,33 @@ def test_names_relative_to_the_file_are_read(
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("part", ["", "default"], ids=["images", "images/default"])
+def test_images_next_to_the_folder_of_annotations_are_found(part: str, tmp_path: Path) -> None:
+    images = tmp_path / "images" / part
+
+    data = BoxImages(write(tmp_path / "annotations", content(), images=images))
+
+    assert data.paths == tuple(images / f"{i}.png" for i in range(3))
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
+def test_the_option_of_the_folder_is_named_where_images_are_not_found(tmp_path: Path) -> None:
+    file = write(tmp_path / "a", content(), images=tmp_path / "b")
+
+    with pytest.raises(DataError, match=r"3 of 3 images .* images= \(--images\)"):
+        BoxImages(file)
+    assert BoxImages(file, tmp_path / "b").ids == (10, 11, 12)
+
+
+def test_annotations_inside_of_images_are_refused(tmp_path: Path) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["images"][0]["annotations"] = sample["annotations"][:2]
+        sample["annotations"] = []
+
+    with pytest.raises(DataError, match="annotations of 1 of 3 images inside of their entries"):
+        opened(tmp_path, change)
+
+
 def test_names_are_taken_from_addresses_where_there_are_none(tmp_path: Path) -> None:
     sample = content()
     for image in sample["images"]:
@@ -744,7 +911,10 @@ def test_a_file_may_lack_classes_without_objects_where_it_is_allowed(
 
 @pytest.mark.parametrize(
     ("classes", "word"),
-    [(["blue", "read"], "Did you mean 'red'"), (["green", "rye"], "no category 'green'")],
+    [
+        (["blue", "read"], "Did you mean 'red'"),
+        (["green", "rye"], "none of the classes, such as 'green'"),
+    ],
     ids=["another spelling", "none of them"],
 )
 def test_classes_that_a_file_may_not_lack_are_refused(
@@ -773,6 +943,41 @@ def test_annotations_may_name_the_files_of_their_images(
     assert data.repaired == {"image_id written as the name of the file": 4}
 
 
+SHUFFLED = {10: "12.png", 11: "10.png", 12: "11.png"}
+
+
+@pytest.mark.parametrize("form", ["{}", "{:04}"], ids=["plain", "with zeros"])
+def test_an_image_id_that_is_an_id_and_the_name_of_another_image_is_refused(
+    form: str, tmp_path: Path
+) -> None:
+    sample = content()
+    for image in sample["images"]:
+        image["file_name"] = f"{form.format(int(SHUFFLED[image['id']][:-4]))}.png"
+    for entry in sample["annotations"]:
+        entry["image_id"] = form.format(entry["image_id"])
+    file = write(tmp_path, sample)
+
+    with pytest.raises(DataError) as refused:
+        BoxImages(file)
+
+    name = form.format(10)
+    assert f"image_id '{name}' is the id of the image '{form.format(12)}.png'" in str(refused.value)
+    assert f"the name of '{name}.png'" in str(refused.value)
+
+
+def test_an_image_id_that_is_the_id_and_the_name_of_one_image_is_read(tmp_path: Path) -> None:
+    sample = content()
+    for i, image in enumerate(sample["images"]):
+        image["id"] = i
+    for entry in sample["annotations"]:
+        entry["image_id"] = str(entry["image_id"] - 10)
+
+    data = BoxImages(write(tmp_path, sample))
+
+    assert data.ids == (0, 1, 2)
+    assert [data[i][1]["boxes"].tolist() for i in range(3)] == CORNERS
+
+
 @pytest.mark.parametrize(("part", "key"), [("images", "id"), ("annotations", "image_id")])
 def test_zeros_before_numbers_are_cut_where_the_other_side_has_none(
     part: str, key: str, tmp_path: Path
@@ -794,13 +999,35 @@ def test_zeros_before_numbers_stay_where_both_sides_have_them(tmp_path: Path) ->
     assert not data.repaired
 
 
-def test_boxes_with_a_score_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+SCORED: list[tuple[str, dict[str, Any], str]] = [
+    ("a number", {"score": 0.25}, "score"),
+    ("a text", {"score": "0.25"}, "score"),
+    ("a confidence", {"confidence": 0.25}, "confidence"),
+    ("of attributes", {"attributes": {"confidence": 0.25}}, "confidence"),
+]
+
+
+@pytest.mark.parametrize(("values", "key"), [pytest.param(*row[1:], id=row[0]) for row in SCORED])
+def test_boxes_with_a_score_are_named(
+    values: dict[str, Any], key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "dinoneck"):
-        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=0.25))
+        data = opened(tmp_path, lambda sample: sample["annotations"][2].update(values))
 
     [line] = caplog.messages
-    assert "1 of 4 boxes have a score, as predictions have, such as annotations[2] (id 2)" in line
+    assert f"1 of 4 boxes have a {key}, as predictions have, such as annotations[2] (id 2)" in line
     assert "with 0.25" in line
+    assert data.numbers[11] == 2
+
+
+@pytest.mark.parametrize("score", [None, "", "high", True])
+def test_what_is_no_number_is_no_score(
+    score: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, lambda sample: sample["annotations"][2].update(score=score))
+
+    assert not caplog.messages
 
 
 # Files of another kind

@@ -1,0 +1,179 @@
+"""Whether the entries of a COCO JSON fit together: names, unique ids, and what they refer to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dinoneck.data.cells import check_unique, is_missing
+from dinoneck.data.class_names import without_separators
+from dinoneck.data.coco_entries import (
+    BBOX,
+    BBOX_MODE,
+    BBOX_MODE_NAME,
+    EXPECTED,
+    Coco,
+    CocoBox,
+    CocoCategory,
+    CocoImage,
+    CocoSegments,
+    Id,
+    name_entry,
+)
+from dinoneck.data.coco_repairs import entries_of
+from dinoneck.data.word_cells import similar_names
+from dinoneck.errors import DataError, shorten, some_of
+
+logger = logging.getLogger(__name__)
+
+# of LVIS: classes that are known to be absent, and those of which only some objects are annotated
+_FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+def check(coco: Coco[Any], file: Path) -> None:
+    """Check names, that ids are unique, and that what they refer to is there."""
+    _check_images(coco.images, file)
+    _check_categories(coco.categories, file)
+    boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
+    _check_boxes(boxes, coco.categories, file)
+    _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
+    png_entries = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
+    _check_png_entries(png_entries, coco.categories, file)
+
+
+def _check_images(images: Sequence[CocoImage], file: Path) -> None:
+    for i, image in enumerate(images):
+        _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
+    _check_unique((image.id for image in images), f"{file}: images: the id")
+    _check_unique((image.file_name for image in images), f"{file}: images: the file_name")
+
+
+def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:
+    _check_unique((category.id for category in categories), f"{file}: categories: the id")
+    check_unique(
+        (category.name for category in categories),
+        f"{file}: categories: the name",
+        "give its objects one category_id, or each category its own name",
+    )
+    for i, category in enumerate(categories):
+        if not category.name.strip():
+            raise DataError(
+                f"{file}: {name_entry('categories', i, category.id)} has the name "
+                f"{category.name!r}; expected {EXPECTED['name']}"
+            )
+    _warn_of_similar_names(categories, file)
+
+
+def _check_boxes(boxes: Sequence[CocoBox], categories: Sequence[CocoCategory], file: Path) -> None:
+    category_ids = {category.id for category in categories}
+    for i, box in enumerate(boxes):
+        if box.category_id not in category_ids:
+            where = f"{file}: {name_entry('annotations', i, box.id)}"
+            raise _unknown_category(where, box.category_id, categories)
+        if box.bbox_mode not in (None, BBOX_MODE, BBOX_MODE_NAME):
+            raise DataError(
+                f"{file}: {name_entry('annotations', i, box.id)} has the bbox_mode "
+                f"{shorten(box.bbox_mode)}; expected {BBOX_MODE}, {BBOX}: convert the boxes with "
+                "detectron2's BoxMode.convert"
+            )
+        if box.bbox is not None and (box.bbox[2] < 0 or box.bbox[3] < 0):
+            raise DataError(
+                f"{file}: {name_entry('annotations', i, box.id)} has the bbox {list(box.bbox)} "
+                f"with a negative side; expected {BBOX}"
+            )
+
+
+def _check_png_entries(
+    png_entries: Sequence[CocoSegments], categories: Sequence[CocoCategory], file: Path
+) -> None:
+    _check_unique((entry.image_id for entry in png_entries), f"{file}: annotations: the image_id")
+    _check_unique((entry.file_name for entry in png_entries), f"{file}: annotations: the file_name")
+    category_ids = {category.id for category in categories}
+    for i, entry in enumerate(png_entries):
+        where = f"{file}: annotations[{i}] (image_id {entry.image_id})"
+        _check_file_name(entry.file_name, where)
+        _check_unique((segment.id for segment in entry.segments_info), f"{where}: the segment id")
+        for segment in entry.segments_info:
+            if segment.category_id not in category_ids:
+                raise _unknown_category(where, segment.category_id, categories)
+
+
+def _check_file_name(name: str, where: str) -> None:
+    if is_missing(name) or "\0" in name:
+        raise DataError(
+            f"{where} has the file_name {shorten(name)}; expected {EXPECTED['file_name']}"
+        )
+
+
+def _check_unique(values: Iterable[Any], what: str) -> None:
+    check_unique(values, what, "give every entry its own")
+
+
+def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCategory]) -> DataError:
+    """The error for a category_id that is not listed."""
+    ids = some_of((str(category.id) for category in categories), 20)
+    for category in categories:
+        if category.name == category_id:
+            return DataError(
+                f"{where} has the category_id {category_id!r}, the name of the category "
+                f"{category.id}; write its id"
+            )
+    return DataError(
+        f"{where} has the category_id {category_id!r}, which is not among the categories {ids}; "
+        "list it there or correct it"
+    )
+
+
+def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> None:
+    """Warn of categories that differ only in case or blanks: usually one class, written in two ways."""
+    all_names = [category.name for category in categories]
+    for names in similar_names(all_names, key=without_separators):
+        logger.warning(
+            "%s: the categories %s differ only in case, blanks, '_' or '-', and are separate "
+            "classes; give them one id if they are one class",
+            file,
+            ", ".join(repr(name) for name in names),
+        )
+
+
+def warn_of_federated(content: dict[str, Any], file: Path) -> None:
+    """Warn of images that say of which classes they are annotated, as those of LVIS do."""
+    images = entries_of(content["images"])
+    federated = [image for image in images if any(image.get(key) for key in _FEDERATED_KEYS)]
+    if federated:
+        logger.warning(
+            "%s: %d of %d images state that only some classes are annotated in them (%s), such as "
+            "%r: objects of the other classes may be there without a box, and are learned and "
+            "scored as background. Scores are not those of LVIS",
+            file,
+            len(federated),
+            len(images),
+            ", ".join(key for key in _FEDERATED_KEYS if federated[0].get(key)),
+            federated[0].get("file_name"),
+        )
+
+
+def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file: Path) -> None:
+    """Warn where images are counted from 1 and their boxes from 0, or the other way round.
+
+    Such boxes lie on the image before or after theirs; only the first or the last id tells.
+    """
+    listed = {image_id for image_id in image_ids if isinstance(image_id, int)}
+    used = {box.image_id for box in boxes if isinstance(box.image_id, int)}
+    if not listed or not used or max(listed) - min(listed) + 1 != len(listed):
+        return
+    for step in (-1, 1):
+        shifted = {image_id + step for image_id in listed}
+        if used <= shifted and not used <= listed:
+            logger.warning(
+                "%s: boxes name the images %d ... %d, and the images have the ids %d ... %d. If "
+                "one is counted from 0 and the other from 1, the boxes lie on other images: make "
+                "image_id the id of the image",
+                file,
+                min(used),
+                max(used),
+                min(listed),
+                max(listed),
+            )
