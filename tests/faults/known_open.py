@@ -38,11 +38,6 @@ OPEN_CASES = (
         "`save_head` does not know which tokens `fit` trained a new head on. With a `backbone=` of "
         "other weights the file names the wrong ones.",
     ),
-    OpenCase(
-        r"a file of an unfinished run is another run's, and train goes on: .*: heads/fold-",
-        "A run that goes on takes the head of a finished fold as it is, also if the file is of "
-        "another run with another seed, another dtype or other pixels.",
-    ),
 )
 
 

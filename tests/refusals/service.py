@@ -17,8 +17,9 @@ import pytest
 from benchmarks.service import BOUNDARY, HEADERS, multipart, png, scene
 from PIL import Image
 from starlette.requests import Request
+from timm.models.vision_transformer import VisionTransformer
 
-from dinoneck import ConfigError, DataError, DinoneckError, save_head
+from dinoneck import ConfigError, DataError, DinoneckError, save_head, wrap_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.errors import Refusal
 from dinoneck.serve import Settings, create_app, serve
@@ -171,9 +172,17 @@ def detector_file(folder: Path) -> Path:
 
 
 def head_of_four_bands(folder: Path) -> Any:
-    backbone = kit.backbone()
-    recipe = Preprocessing(16, mean=(0.5,) * 4, std=(0.2,) * 4)
-    save_head(folder / "h.safetensors", kit.head(), backbone=backbone, preprocess=recipe)
+    model = VisionTransformer(
+        img_size=32, patch_size=16, in_chans=4, embed_dim=24, depth=1, num_heads=2, num_classes=0
+    )
+    backbone = wrap_backbone(model, mean=(0.5,) * 4, std=(0.2,) * 4)
+    save_head(
+        folder / "h.safetensors",
+        kit.head(width=24),
+        backbone=backbone,
+        preprocess=backbone.preprocess,
+        backbone_weights=backbone.state_dict(),
+    )
     return open_model(folder / "h.safetensors", Settings())
 
 

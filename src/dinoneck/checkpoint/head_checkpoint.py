@@ -18,7 +18,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint import contents, hub, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
-from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
+from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head, warn_of_other_tokens
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
@@ -124,9 +124,11 @@ class HeadCheckpoint:
         plain = plain_backbone(backbone)
         if not isinstance(plain, Backbone):
             plain = _plain(plain, "backbone")
+        part = part_for_head(plain, backbone_weights)
+        warn_of_other_tokens(module, part.record)
         packed = pack(
             module,
-            part_for_head(plain, backbone_weights),
+            part,
             preprocess=preprocess,
             extra=extra,
             training=training,

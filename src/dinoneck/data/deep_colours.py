@@ -9,7 +9,7 @@ from PIL import Image, ImageFile
 
 from dinoneck.data.bit_depth import FULL
 from dinoneck.data.image_tiffs import has_planes
-from dinoneck.data.tiles import tiles_of
+from dinoneck.data.stored_tiles import tiles_of
 
 # raw modes: kinds of colours, and the order of their two bytes
 _KINDS = ("RGB", "RGBA", "RGBX")

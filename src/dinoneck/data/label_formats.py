@@ -13,7 +13,7 @@ from dinoneck.data import deep_colours, png
 from dinoneck.data.label_notes import FileScale, Rule
 from dinoneck.data.label_tiffs import AS_ARRAY
 from dinoneck.data.pnm import range_of
-from dinoneck.data.tiles import tile_arguments
+from dinoneck.data.stored_tiles import tile_arguments
 from dinoneck.errors import DataError
 
 _EXACT = ("PNG", "TIFF", "BMP", "GIF", "PPM")

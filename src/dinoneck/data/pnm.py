@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dinoneck.data.tiles import tile_arguments
+from dinoneck.data.stored_tiles import tile_arguments
 
 Values = np.ndarray[Any, Any]
 

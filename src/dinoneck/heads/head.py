@@ -53,12 +53,16 @@ class Head(Configured, nn.Module):
         trained_on: which tokens the head was trained on, from the backbone record of the file it
             was loaded from; Tokens that differ are refused. None takes any. It is not part of the
             configuration or the weights.
+        fitted_on: fingerprint of the backbone whose tokens :func:`dinoneck.training.fit` trained
+            the head on last; None = unknown. :func:`dinoneck.save_head` compares it with its
+            backbone.
     """
 
     tasks: tuple[Task, ...]
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
+    fitted_on: str | None = None
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
     _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 

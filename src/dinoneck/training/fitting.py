@@ -193,7 +193,7 @@ def _train(
         begin=begin,
         callbacks=callbacks,
     )
-    _note_source(objective.trained)
+    _note_source(objective.trained, inputs)
     return engine.history
 
 
@@ -500,8 +500,19 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     return plain
 
 
-def _note_source(trained: nn.ModuleDict) -> None:
-    """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
+def _note_source(trained: nn.ModuleDict, inputs: Tokens | Tensor) -> None:
+    """Note the backbone of the tokens in the head that they trained.
+
+    A head that was loaded from a file expects the tokens of the backbone that was trained along.
+
+    Args:
+        trained: head and, if it was trained along, backbone.
+        inputs: of a sample: tokens, or images of live tokens, whose backbone may have been trained.
+    """
+    fitted_on = inputs.source if isinstance(inputs, Tokens) else None
+    for part in trained["head"].modules():
+        if isinstance(part, Head):
+            part.fitted_on = fitted_on
     if "backbone" in trained and not trained["backbone"].frozen:
         fingerprint = weight_hashes.current_hashes(trained["backbone"].adapter).fingerprint  # type: ignore[arg-type]
         for part in trained["head"].modules():

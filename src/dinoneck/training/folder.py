@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS, TRAINED_ON = (
 )
 UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
+# in the folder of what is unfinished: name of a head's file -> SHA-256 of what the run wrote
+FINISHED_HEADS = "finished_heads.json"
 DETECTOR = "detector.safetensors"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
@@ -116,7 +119,61 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
         _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         write_file(path, text.encode())
+        _write_finished_heads(folder, {})
     return identity
+
+
+def note_finished_head(folder: Path, head_file: Path) -> None:
+    """Keep the hash of a head's file that a run has written, for :func:`is_finished_head`."""
+    finished = _finished_heads(folder) or {}
+    finished[head_file.name] = _hash_of_file(head_file)
+    _write_finished_heads(folder, finished)
+
+
+def is_finished_head(folder: Path, head_file: Path) -> bool:
+    """Whether a head's file is there and is what this run wrote.
+
+    A file without a note was written just before a kill: its fold is trained to the same end again.
+    Unfinished runs of 0.3 have no notes; their files are taken.
+
+    Raises:
+        CheckpointError: if the file is another one than the run wrote.
+    """
+    if not head_file.exists():
+        return False
+    finished = _finished_heads(folder)
+    if finished is None:
+        return True
+    if head_file.name not in finished:
+        return False
+    if _hash_of_file(head_file) != finished[head_file.name]:
+        raise CheckpointError(
+            f"{head_file} is not the file that this run wrote: it was changed, or is of another "
+            "run; remove it, and its fold is trained again",
+            step="pairing",
+        )
+    return True
+
+
+def _finished_heads(folder: Path) -> dict[str, str] | None:
+    """Name of a head's file -> SHA-256, of the heads that an unfinished run wrote; None for runs of 0.3."""
+    path = folder / UNFINISHED / FINISHED_HEADS
+    if not path.exists():
+        return None
+    try:
+        finished: dict[str, str] = json.loads(read_regular(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; {_DAMAGED_REMEDY}") from error
+    return finished
+
+
+def _write_finished_heads(folder: Path, finished: Mapping[str, str]) -> None:
+    path = folder / UNFINISHED / FINISHED_HEADS
+    write_file(path, (json.dumps(finished, indent=2) + "\n").encode())
+
+
+def _hash_of_file(path: Path) -> str:
+    return hashlib.sha256(read_regular(path)).hexdigest()
 
 
 def _has_epochs(folder: Path) -> bool:

@@ -222,14 +222,19 @@ class Run:
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble."""
         path, log, unfinished = self._paths(number)
-        is_new, tokens = not path.exists(), self.source.load()
+        is_finished = files.is_finished_head(self.folder, path)
+        tokens = self.source.load()
         # the images with the backbone that is trained along with the head of this file
-        live = live_tokens(self.config, self.source, self.table, path)
-        head = self._train_head(number, live or tokens, callbacks)
+        live = live_tokens(self.config, self.source, self.table, path if is_finished else None)
+        if is_finished:
+            head = self._finished_head(path)
+        else:
+            head = self._train_head(number, live or tokens, callbacks)
         members, facts = self._predict(number, head, tokens, live)
-        if is_new and files.writes():
+        if not is_finished and files.writes():
             shutil.copyfile(unfinished / files.LOG, log)
             self._save(members, path, facts, live)
+            files.note_finished_head(self.folder, path)
         if files.writes():
             shutil.rmtree(unfinished, ignore_errors=True)
         return members
@@ -286,15 +291,17 @@ class Run:
         names = [task.name for task in loss.tasks] + [made.name for made in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
+    def _finished_head(self, path: Path) -> Head:
+        """The head of a finished fold, out of its file."""
+        kept: Any = HeadCheckpoint.load(path).build()
+        head: Head = kept.members[0] if self.config.with_ridge else kept
+        return head
+
     def _train_head(
         self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]
     ) -> Head:
-        """Return the trained head of a fold; where the file of a finished fold exists, the one in it."""
-        path, _, unfinished = self._paths(number)
-        if path.exists():
-            kept: Any = HeadCheckpoint.load(path).build()
-            finished: Head = kept.members[0] if self.config.with_ridge else kept
-            return finished
+        """Train the head of a fold; a training that was stopped goes on from its last epoch."""
+        _, _, unfinished = self._paths(number)
         config, optim, head = self.config, self.config.optim, self.heads[number]
         # an earlier head has the token scale of its training
         scaled = optim.standardise_tokens and config.init is None

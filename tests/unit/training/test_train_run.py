@@ -20,7 +20,7 @@ from dinoneck import (
 )
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.data import Pasture
-from dinoneck.training import MemoryTokens, TrainConfig, engine, run, train
+from dinoneck.training import MemoryTokens, TrainConfig, engine, folder, run, train
 from dinoneck.training.source import live_tokens, source_of
 from dinoneck.training.table import table_of
 
@@ -35,6 +35,9 @@ FILES = [
     "report.json",
     "trained_on.csv",
 ]
+
+
+FIRST_STEP_OF_FOLD_1 = 5  # of the optimizer: a fold takes two epochs of two batches
 
 
 class Stopped(Exception):
@@ -104,6 +107,39 @@ def test_a_run_without_a_finished_epoch_does_not_block_the_corrected_one(
     stopped(a_run(meadow, ["crop"]), tmp_path / "run", monkeypatch, step=1)
     report = train(a_run(meadow, ["kind"]), tmp_path / "run")
     assert report["config"]["data"]["targets"] == ["kind"]
+
+
+def test_the_head_of_a_fold_of_another_run_is_refused_by_name(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    fold = Path("heads", "fold-0.safetensors")
+    config = a_run(meadow, ["crop"])
+    other = a_run(meadow, ["crop"], optim={"seed": 7})
+    for name, of_name in (("run", config), ("other", other)):
+        stopped(of_name, tmp_path / name, monkeypatch, step=FIRST_STEP_OF_FOLD_1)
+    (tmp_path / "run" / fold).write_bytes((tmp_path / "other" / fold).read_bytes())
+    with pytest.raises(CheckpointError, match="not the file that this run wrote.*remove it"):
+        train(config, tmp_path / "run")
+    (tmp_path / "run" / fold).unlink()  # the remedy
+    whole = train(config, tmp_path / "whole")
+    assert train(config, tmp_path / "run") == whole
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
+
+
+def test_a_run_killed_between_a_head_and_its_note_ends_with_the_same_files(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    config = a_run(meadow, ["crop"])
+    with monkeypatch.context() as own:
+        own.setattr(folder, "note_finished_head", stop_at(1))
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "parts")
+    assert (tmp_path / "parts" / "heads" / "fold-0.safetensors").exists()
+    whole = train(config, tmp_path / "whole")
+    assert train(config, tmp_path / "parts") == whole
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
 
 
 def stopped(
