@@ -36,7 +36,7 @@ from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.room_batches import INPUT_CHANNELS, Inputs, Voxels
 from examples.pointcloud.rooms import room
 from examples.pointcloud.scans import Cloud, cloud_file, read_cloud
-from examples.pointcloud.segmentation import build, load_weights
+from examples.pointcloud.segmentation import build, load_unet
 
 RESULT = "check.json"
 PICTURES = "pictures"
@@ -139,7 +139,7 @@ def check(
         c_dino=source.channels,
     )
     if init is not None:
-        load_weights(model, init)
+        load_unet(model, init)
     chain = Chain(model.to(run_device).eval(), voxels, points, run_device)
     out.mkdir(parents=True, exist_ok=True)
     print(f"features of {source.channels} channels, network {network}, {run_device}")

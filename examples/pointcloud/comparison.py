@@ -32,7 +32,7 @@ from examples.pointcloud.paired import (
 )
 from examples.pointcloud.room_batches import INPUT_CHANNELS, STAND_IN, Inputs
 from examples.pointcloud.training import INSTANCES, RESULT, WEIGHTS, train
-from examples.pointcloud.training_plan import Plan, Rooms, rooms_of
+from examples.pointcloud.training_plan import Plan, Rooms, check_plan, rooms_of
 
 PRETRAIN_STEPS = 240
 BlockName = Literal["geometry", "stand-in", "colours", "rgb"]
@@ -107,6 +107,7 @@ def compare(
         pretrain_steps: of the 3D network alone; 240, or 0 with --init.
         device: of the networks, such as cuda.
     """
+    check_plan(plan)
     check_options(plan, seeds, blocks)
     if plan.init:
         plan = replace(plan, init_digest=_digest(Path(plan.init)))
@@ -201,8 +202,9 @@ class Runner:
         """Return the results of all rows of a seed, the 3D network's first."""
         plan = replace(plan, inputs=BLOCKS[block].inputs)
         start = self.folder(block, plan.seed, START)
-        begin = Path(plan.init) if plan.init else None
-        rows = {START: self._result(replace(plan, steps=self.pretrain_steps), start, begin)}
+        init = Path(plan.init) if plan.init else None
+        first_plan = replace(plan, steps=self.pretrain_steps)
+        rows = {START: self._result(first_plan, start, init, only_unet=True)}
         for name, changes in ROWS.items():
             row_plan = replace(plan, **changes)
             if BLOCKS[block].stand_in and name != "3D only":
@@ -218,13 +220,22 @@ class Runner:
             block = next(name for name, other in BLOCKS.items() if other.inputs == inputs)
         return self.out / block / f"seed{seed}" / row.lower().replace(",", "").replace(" ", "-")
 
-    def _result(self, plan: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
+    def _result(
+        self, plan: Plan, folder: Path, start: Path | None, *, only_unet: bool = False
+    ) -> dict[str, Any]:
         if (folder / RESULT).exists():
             return finished(plan, folder)
         _logger.info("%s", folder)
         if plan.backbone not in self.rooms:
             self.rooms[plan.backbone] = rooms_of(plan, images=True, device=self.device)
-        return train(plan, self.rooms[plan.backbone], folder, start, self.device)
+        return train(
+            plan,
+            self.rooms[plan.backbone],
+            folder,
+            start,
+            self.device,
+            only_unet=only_unet,
+        )
 
     def matches(
         self, block: str, runs: Mapping[str, Mapping[str, Any]]

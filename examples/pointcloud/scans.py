@@ -262,6 +262,8 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
+    if len(set(held_out)) < len(held_out):
+        raise DataError(f"--held-out is {' '.join(held_out)}; expected each scene once")
     if missing := set(held_out) - set(names):
         raise DataError(
             f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}"
