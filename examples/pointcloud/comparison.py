@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dinoneck.atomic import write_text
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, reason_of
 from examples.pointcloud.comparison_tables import markdown
+from examples.pointcloud.data_digest import data_digest
 from examples.pointcloud.instances import AP_OF, SceneMatches, matches_from_json
 from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.paired import (
@@ -40,6 +41,11 @@ _RULE = (
     "a difference of mIoU exceeds seed noise if the 95 % interval of its paired mean over seeds "
     "(Student's t) leaves out 0; intervals of AP draw groups of held-out scenes"
 )
+# of a plan -> what has changed where they differ
+_DIGESTS = {
+    "init_digest": "init_digest (the content of --init)",
+    "data_digest": "data_digest (files of --data, --labels or --features)",
+}
 _logger = logging.getLogger("examples.pointcloud")
 
 
@@ -111,6 +117,10 @@ def compare(
     check_options(plan, seeds, blocks)
     if plan.init:
         plan = replace(plan, init_digest=_digest(Path(plan.init)))
+    if plan.data:
+        features = Path(plan.features) if plan.features else None
+        digest = data_digest(Path(plan.data), Path(plan.labels), features, plan.every)
+        plan = replace(plan, data_digest=digest)
     if pretrain_steps is None:
         pretrain_steps = 0 if plan.init else PRETRAIN_STEPS
     if pretrain_steps < 0:
@@ -243,14 +253,31 @@ class Runner:
         """Return row -> seed -> the matched instances of the held-out scenes; empty without instance masks."""
         found: dict[str, list[list[SceneMatches]]] = {}
         for row in ROWS:
-            files = [self.folder(block, int(seed), row) / INSTANCES for seed in runs]
-            if not all(path.is_file() for path in files):
-                return {}
             found[row] = []
-            for path in files:
-                content = json.loads(path.read_text(encoding="utf-8"))
+            for seed, results in runs.items():
+                if "instances" not in results[row]["test"]:
+                    return {}
+                content = _read_json(self.folder(block, int(seed), row) / INSTANCES)
                 found[row].append(matches_from_json(content["matches"]))
         return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a finished run.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {reason_of(error)}; remove the folder {path.parent}, and this "
+            "run is made again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no result; remove the folder {path.parent}")
+    return content
 
 
 def finished(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -259,8 +286,12 @@ def finished(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the folder holds another run.
     """
-    found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    other = [key for key, value in plan.to_json().items() if value != found["plan"].get(key)]
+    found = _read_json(folder / RESULT)
+    stated = found.get("plan", {})
+    other = []
+    for key, value in plan.to_json().items():
+        if value != stated.get(key):
+            other.append(_DIGESTS.get(key, key))
     if other:
         raise ConfigError(
             f"{folder} holds a run with other {', '.join(other)}; take another --out or remove it"

@@ -61,6 +61,7 @@ class Plan:
         init: weights that every configuration starts from, of MinkowskiEngine (Mask3D, ESAM) or of
             another run; empty = the 3D network is trained first.
         init_digest: SHA-256 of that file.
+        data_digest: of scans and features, see :func:`examples.pointcloud.data_digest.data_digest`.
     """
 
     variant: Suppress[Variant] = "3d"
@@ -87,6 +88,7 @@ class Plan:
     every: int = 1
     init: str = ""
     init_digest: Suppress[str] = ""
+    data_digest: Suppress[str] = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,6 +143,11 @@ def check_plan(plan: Plan) -> None:
         if not 0 < number < math.inf:
             raise ConfigError(f"--{option} is {number}; expected a finite number above 0")
     if plan.data:
+        if not (plan.labels and plan.classes):
+            raise ConfigError(
+                "--data needs --labels and --classes: labels of the files and names, such as "
+                "1=wall 2=floor"
+            )
         return
     of_scans = {
         "labels": plan.labels,
@@ -187,16 +194,7 @@ def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
 
 
 def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
-    """Read the scenes of a tree, and run the backbone over their images or read its maps from a store.
-
-    Raises:
-        ConfigError: for scans without labels or classes.
-    """
-    if not (plan.labels and plan.classes):
-        raise ConfigError(
-            "--data needs --labels and --classes: labels of the files and names, such as 1=wall "
-            "2=floor"
-        )
+    """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     folders = {folder.name: folder for folder in scene_folders(tree)}
     names = [*folders]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +10,23 @@ import numpy as np
 import pytest
 import torch
 from examples.pointcloud.__main__ import main
+from examples.pointcloud.comparison import ROWS, Runner
+from examples.pointcloud.data_digest import data_digest
 from examples.pointcloud.feature_files import write_map
 from examples.pointcloud.rooms import CLASSES, room
 from examples.pointcloud.training_plan import Plan, rooms_of
 from tests.unit.pointcloud.test_frames import write_scene
 
-from dinoneck import DataError
+from dinoneck import ConfigError, DataError
 
 CLASS_NAMES = tuple(f"{place}={name}" for place, name in enumerate(CLASSES))
+
+
+QUICK = [
+    *("--network", "small", "--backbone", "dinoneck_tiny", "--random-backbone", "--rooms", "1"),
+    *("--test-rooms", "1", "--views", "2", "--image-size", "48", "64", "--points", "300"),
+    *("--voxel", "0.25", "--steps", "1", "--pretrain-steps", "1", "--seeds", "0", "1"),
+]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +42,7 @@ CLASS_NAMES = tuple(f"{place}={name}" for place, name in enumerate(CLASSES))
         (["--image-size", "0", "64"], "--image-size is 0; expected 1 or more"),
         (["--lr", "nan"], "--lr is nan; expected a finite number above 0"),
         (["--voxel", "0"], "--voxel is 0.0; expected a finite number above 0"),
+        (["--data", "scans"], "--data needs --labels and --classes"),
         (["--features", "maps"], "--features belongs to scans and --data is not given"),
         (["--held-out", "a"], "--held-out belongs to scans and --data is not given"),
     ],
@@ -88,3 +99,72 @@ def test_a_class_that_no_scene_teaches_is_counted_in_a_warning(plan: Plan) -> No
     mistaken = replace(plan, classes=(*plan.classes, "77=piano"))
     with pytest.warns(UserWarning, match=r"classes have no point in the 1 scenes.*piano"):
         rooms_of(mistaken, images=False)
+
+
+def words_of(plan: Plan) -> list[str]:
+    """The command line of a small comparison of two seeds."""
+    words = ["--data", plan.data, "--labels", plan.labels, "--features", plan.features]
+    words += ["--held-out", *plan.held_out, "--classes", *plan.classes]
+    return [*words, "--network", "small", "--points", "300", "--voxel", "0.25", "--steps", "1"]
+
+
+def digest_of(plan: Plan) -> str:
+    return data_digest(Path(plan.data), Path(plan.labels), Path(plan.features), plan.every)
+
+
+def test_the_digest_of_data_is_that_of_a_copy_and_changes_with_what_is_read(
+    plan: Plan, tmp_path: Path
+) -> None:
+    first = digest_of(plan)
+    shutil.copytree(tmp_path / "tree", tmp_path / "copy")
+    assert digest_of(replace(plan, data=str(tmp_path / "copy"))) == first
+    digests = {first}
+    pose = tmp_path / "tree" / "2D" / "office" / "pose" / "1.txt"
+    np.savetxt(pose, np.loadtxt(pose) + 0.5)
+    digests.add(digest_of(plan))
+    labels = np.load(tmp_path / "labels" / "office.npy")
+    labels[0, 3] += 1
+    np.save(tmp_path / "labels" / "office.npy", labels)
+    digests.add(digest_of(plan))
+    write_map(tmp_path / "maps", "office/color/1", torch.rand(5, 12, 16))
+    digests.add(digest_of(plan))
+    assert len(digests) == 4
+
+
+@pytest.mark.slow
+def test_finished_runs_on_labels_that_were_changed_are_not_read(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", *words_of(plan), "--seeds", "0", "1", "--pretrain-steps", "0"]
+    words += ["--out", str(tmp_path / "runs")]
+    assert main(words) == 0
+    labels = np.load(tmp_path / "labels" / "office.npy")
+    labels[:, 3] = labels[::-1, 3]
+    np.save(tmp_path / "labels" / "office.npy", labels)
+    assert main(words) == 1
+    assert "holds a run with other data_digest" in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_named_with_the_folder_to_remove(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "geometry" / "seed0" / "pretrained"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"plan"')
+    assert main(["compare", "--out", str(tmp_path), *QUICK]) == 1
+    message = capsys.readouterr().err
+    assert f"{folder / 'result.json'} cannot be read: Expecting" in message
+    assert f"remove the folder {folder}, and this run is made again" in message
+
+
+def test_runs_with_instances_whose_matches_are_missing_are_named(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, pretrain_steps=0, device="cpu")
+    runs = {"0": {row: {"test": {"instances": {}}} for row in ROWS}}
+    with pytest.raises(ConfigError, match=r"3d-only.instances.json cannot be read: No such file"):
+        runner.matches("geometry", runs)
+
+
+def test_runs_without_instances_have_no_matches(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, pretrain_steps=0, device="cpu")
+    runs = {"0": {row: {"test": {"miou": 0.5}} for row in ROWS}}
+    assert runner.matches("geometry", runs) == {}
