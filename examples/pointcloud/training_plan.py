@@ -183,14 +183,25 @@ def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
     if plan.data:
         return _scans_of(plan, images, backbone)
-    shown = STAND_IN if images and backbone is None else backbone
-    drawn = {"views": plan.views, "size": plan.image_size, "points": plan.points, "backbone": shown}
+    source = STAND_IN if images and backbone is None else backbone
     first = plan.seed * _ROOMS_APART
-    train, test = (
-        range(first, first + plan.rooms),
-        range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms),
+    train_seeds = range(first, first + plan.rooms)
+    test_seeds = range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms)
+    return Rooms(
+        train=tuple(_drawn_room(plan, seed, source) for seed in train_seeds),
+        test=tuple(_drawn_room(plan, seed, source) for seed in test_seeds),
     )
-    return Rooms(*(tuple(scene(seed, **drawn) for seed in seeds) for seeds in (train, test)))
+
+
+def _drawn_room(plan: Plan, seed: int, source: Backbone | Literal["labels"] | None) -> Scene:
+    """Draw one room; ``source`` makes its features, None = without images."""
+    return scene(
+        seed,
+        views=plan.views,
+        size=plan.image_size,
+        points=plan.points,
+        backbone=source,
+    )
 
 
 def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
@@ -267,19 +278,24 @@ def _warn_of_missing_classes(plan: Plan, learned: Sequence[Scene]) -> None:
 
 def misled(rooms: Rooms) -> Rooms:
     """Give every room the maps of the next one, read at its own points' pixels; a single one those of the other set."""
+    return Rooms(
+        train=_with_maps_of_the_next(rooms.train, rooms.test),
+        test=_with_maps_of_the_next(rooms.test, rooms.train),
+    )
 
-    def moved(scenes: tuple[Scene, ...], rest: tuple[Scene, ...]) -> tuple[Scene, ...]:
-        others = (*scenes[1:], scenes[0] if len(scenes) > 1 else rest[0])
-        # as many views as the room has, again from the first where the other has fewer
-        places = [
-            torch.arange(len(one.maps)) % len(other.maps)
-            for one, other in zip(scenes, others, strict=True)
-        ]
-        return tuple(
-            replace(a, maps=b.maps[at]) for a, b, at in zip(scenes, others, places, strict=True)
-        )
 
-    return Rooms(moved(rooms.train, rooms.test), moved(rooms.test, rooms.train))
+def _with_maps_of_the_next(
+    scenes: tuple[Scene, ...], other_set: tuple[Scene, ...]
+) -> tuple[Scene, ...]:
+    """Give each scene the next one's maps, the last the first one's; a single one ``other_set``'s first."""
+    last_source = scenes[0] if len(scenes) > 1 else other_set[0]
+    sources = (*scenes[1:], last_source)
+    moved = []
+    for one, source in zip(scenes, sources, strict=True):
+        # as many views as the room has, again from the first where the source has fewer
+        views = torch.arange(len(one.maps)) % len(source.maps)
+        moved.append(replace(one, maps=source.maps[views]))
+    return tuple(moved)
 
 
 def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
