@@ -181,12 +181,20 @@ def read_cloud(path: Path) -> Cloud:
             return None
         return torch.from_numpy(np.stack([table[name].astype(np.float64) for name in names], 1))
 
-    points, labels = columns("x", "y", "z"), columns("label")
-    if points is None or labels is None or not len(points) or not bool(points.isfinite().all()):
+    points = columns("x", "y", "z")
+    labels = columns("label")
+    if points is None or labels is None:
+        raise DataError(f"{path} has {', '.join(sorted(table))}; expected x, y, z and label")
+    if not len(points):
+        raise DataError(f"{path} holds no points")
+    lost = ~points.isfinite().all(1)
+    if lost.any():
         raise DataError(
-            f"{path} has {sorted(table)}; expected finite x, y, z and a label of some points"
+            f"{path}: {int(lost.sum())} of {len(points)} points have NaN or infinite coordinates; "
+            "leave them out of the file"
         )
-    colours, instances = columns("red", "green", "blue"), columns("instance")
+    colours = columns("red", "green", "blue")
+    instances = columns("instance")
     for what, values in (("colours", colours), ("labels", labels), ("instances", instances)):
         if values is not None and not torch.equal(values, values.long().double()):
             raise DataError(f"{path}: {what} are not whole numbers")

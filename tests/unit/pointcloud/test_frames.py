@@ -420,3 +420,27 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match="scene0000_00"):
         check_names(["scene0000_01"], ["scene0000_00", "scene0000_01", "office"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0, 0, 0, 1], [0, math.nan, 0, 1]], "1 of 2 points have NaN or infinite coordinates"),
+        (np.zeros((0, 4)), "holds no points"),
+        ([[0, 0, 0, 1.5]], "labels are not whole numbers"),
+        ([[0, 0, 0]], r"expected \(N, 4 or 5\)"),
+    ],
+)
+def test_a_cloud_that_cannot_be_used_is_named_with_its_cause(
+    rows: Any, message: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "kitchen.npy", np.array(rows, float))
+    with pytest.raises(DataError, match=message):
+        read_cloud(tmp_path / "kitchen.npy")
+
+
+def test_a_ply_without_labels_names_what_it_has(tmp_path: Path) -> None:
+    table = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1")])
+    write_ply(tmp_path / "kitchen.ply", table)
+    with pytest.raises(DataError, match="kitchen.ply has red, x, y, z; expected x, y, z and label"):
+        read_cloud(tmp_path / "kitchen.ply")
