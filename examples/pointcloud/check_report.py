@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinoneck.errors import counted
 from examples.pointcloud.frame_check import FrameReport, view_links
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.level_check import LevelReport
@@ -86,7 +87,7 @@ def summary_lines(reports: Sequence[FrameReport], problems: Sequence[str]) -> li
             f"{max(report.cost.peak_memory_mb for report in run):.0f} MiB"
         )
     if problems:
-        lines.append(f"{len(problems)} problems:")
+        lines.append(f"{counted(len(problems), 'problem')}:")
         lines += [f"  {problem}" for problem in problems]
     else:
         lines.append("nothing wrong was found")

@@ -26,6 +26,7 @@ from examples.pointcloud.features import frame_maps, maps_of
 from examples.pointcloud.frame_check import (
     Chain,
     FrameReport,
+    check_against_scan,
     check_between,
     check_frame,
     points_of,
@@ -36,7 +37,7 @@ from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.room_batches import INPUT_CHANNELS, Inputs, Voxels
 from examples.pointcloud.rooms import room
 from examples.pointcloud.scans import Cloud, cloud_file, read_cloud
-from examples.pointcloud.segmentation import build, load_weights
+from examples.pointcloud.segmentation import build, load_unet
 
 RESULT = "check.json"
 PICTURES = "pictures"
@@ -139,7 +140,7 @@ def check(
         c_dino=source.channels,
     )
     if init is not None:
-        load_weights(model, init)
+        load_unet(model, init)
     chain = Chain(model.to(run_device).eval(), voxels, points, run_device)
     out.mkdir(parents=True, exist_ok=True)
     print(f"features of {source.channels} channels, network {network}, {run_device}")
@@ -153,14 +154,23 @@ def check(
     problems = [problem for report in reports for problem in report.problems]
     frame_reports = [frame for report in reports for frame in report.frames]
     for report in reports:
-        verdict = "nothing tells how its poses are read"
-        if report.cameras is not None:
-            verdict = str(report.cameras)
-        print(f"\ncameras of {report.name}: {verdict}")
+        print(f"\ncameras of {report.name}: {_verdict_text(report)}")
     print("\n".join(summary_lines(frame_reports, problems)))
     write_text(out / RESULT, json.dumps(_to_json(reports), indent=2) + "\n")
     print(f"{out / RESULT}, {out / PICTURES}")
     return 1 if problems else 0
+
+
+def _verdict_text(report: SceneReport) -> str:
+    """Return what is known of a scene's cameras, or why nothing is."""
+    if report.cameras is not None:
+        return str(report.cameras)
+    if not report.frames:
+        return "not checked: its frames could not be read"
+    return (
+        "not checked: no frame shows what another one shows; take more frames (a smaller --every), "
+        "or give a scan (--clouds)"
+    )
 
 
 def inputs_of(init: Path | None) -> Inputs:
@@ -192,13 +202,13 @@ def check_scene(
             warnings.simplefilter("always")
             frames = scene.read()
             cloud = scene.cloud()
-            report.cameras = verdict_of(frames, cloud)
         texts = dict.fromkeys(str(warning.message) for warning in warned)
         report.problems += [f"{scene.name}: {text}" for text in texts]
         views = _evenly(len(frames), count)
         with warnings.catch_warnings():
-            if texts:  # they are said again for every size that the cameras are brought to
+            if texts:  # they are said again for every size and scale that cameras are brought to
                 warnings.simplefilter("ignore", UserWarning)
+            report.cameras = verdict_of(frames, cloud)
             maps = source.maps(frames, views)
             _check_frames(chain, report, frames, views, maps, cloud, seed)
         for view in views:
@@ -212,6 +222,8 @@ def check_scene(
         report.problems.append(f"{scene.name}: {cameras}")
     elif scene.cloud is _no_cloud:
         report.problems += check_between(report.frames)
+    else:
+        report.problems += check_against_scan(report.frames)
     return report
 
 

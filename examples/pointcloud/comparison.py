@@ -18,8 +18,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dinoneck.atomic import write_text
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, reason_of
 from examples.pointcloud.comparison_tables import markdown
+from examples.pointcloud.data_digest import data_digest
 from examples.pointcloud.instances import AP_OF, SceneMatches, matches_from_json
 from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.paired import (
@@ -32,7 +33,7 @@ from examples.pointcloud.paired import (
 )
 from examples.pointcloud.room_batches import INPUT_CHANNELS, STAND_IN, Inputs
 from examples.pointcloud.training import INSTANCES, RESULT, WEIGHTS, train
-from examples.pointcloud.training_plan import Plan, Rooms, rooms_of
+from examples.pointcloud.training_plan import Plan, Rooms, check_plan, rooms_of
 
 PRETRAIN_STEPS = 240
 BlockName = Literal["geometry", "stand-in", "colours", "rgb"]
@@ -40,6 +41,11 @@ _RULE = (
     "a difference of mIoU exceeds seed noise if the 95 % interval of its paired mean over seeds "
     "(Student's t) leaves out 0; intervals of AP draw groups of held-out scenes"
 )
+# of a plan -> what has changed where they differ
+_DIGESTS = {
+    "init_digest": "init_digest (the content of --init)",
+    "data_digest": "data_digest (files of --data, --labels or --features)",
+}
 _logger = logging.getLogger("examples.pointcloud")
 
 
@@ -107,9 +113,14 @@ def compare(
         pretrain_steps: of the 3D network alone; 240, or 0 with --init.
         device: of the networks, such as cuda.
     """
+    check_plan(plan)
     check_options(plan, seeds, blocks)
     if plan.init:
         plan = replace(plan, init_digest=_digest(Path(plan.init)))
+    if plan.data:
+        features = Path(plan.features) if plan.features else None
+        digest = data_digest(Path(plan.data), Path(plan.labels), features, plan.every)
+        plan = replace(plan, data_digest=digest)
     if pretrain_steps is None:
         pretrain_steps = 0 if plan.init else PRETRAIN_STEPS
     if pretrain_steps < 0:
@@ -201,8 +212,9 @@ class Runner:
         """Return the results of all rows of a seed, the 3D network's first."""
         plan = replace(plan, inputs=BLOCKS[block].inputs)
         start = self.folder(block, plan.seed, START)
-        begin = Path(plan.init) if plan.init else None
-        rows = {START: self._result(replace(plan, steps=self.pretrain_steps), start, begin)}
+        init = Path(plan.init) if plan.init else None
+        first_plan = replace(plan, steps=self.pretrain_steps)
+        rows = {START: self._result(first_plan, start, init, only_unet=True)}
         for name, changes in ROWS.items():
             row_plan = replace(plan, **changes)
             if BLOCKS[block].stand_in and name != "3D only":
@@ -218,13 +230,22 @@ class Runner:
             block = next(name for name, other in BLOCKS.items() if other.inputs == inputs)
         return self.out / block / f"seed{seed}" / row.lower().replace(",", "").replace(" ", "-")
 
-    def _result(self, plan: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
+    def _result(
+        self, plan: Plan, folder: Path, start: Path | None, *, only_unet: bool = False
+    ) -> dict[str, Any]:
         if (folder / RESULT).exists():
             return finished(plan, folder)
         _logger.info("%s", folder)
         if plan.backbone not in self.rooms:
             self.rooms[plan.backbone] = rooms_of(plan, images=True, device=self.device)
-        return train(plan, self.rooms[plan.backbone], folder, start, self.device)
+        return train(
+            plan,
+            self.rooms[plan.backbone],
+            folder,
+            start,
+            self.device,
+            only_unet=only_unet,
+        )
 
     def matches(
         self, block: str, runs: Mapping[str, Mapping[str, Any]]
@@ -232,14 +253,31 @@ class Runner:
         """Return row -> seed -> the matched instances of the held-out scenes; empty without instance masks."""
         found: dict[str, list[list[SceneMatches]]] = {}
         for row in ROWS:
-            files = [self.folder(block, int(seed), row) / INSTANCES for seed in runs]
-            if not all(path.is_file() for path in files):
-                return {}
             found[row] = []
-            for path in files:
-                content = json.loads(path.read_text(encoding="utf-8"))
+            for seed, results in runs.items():
+                if "instances" not in results[row]["test"]:
+                    return {}
+                content = _read_json(self.folder(block, int(seed), row) / INSTANCES)
                 found[row].append(matches_from_json(content["matches"]))
         return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a finished run.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {reason_of(error)}; remove the folder {path.parent}, and this "
+            "run is made again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no result; remove the folder {path.parent}")
+    return content
 
 
 def finished(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -248,8 +286,12 @@ def finished(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the folder holds another run.
     """
-    found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    other = [key for key, value in plan.to_json().items() if value != found["plan"].get(key)]
+    found = _read_json(folder / RESULT)
+    stated = found.get("plan", {})
+    other = []
+    for key, value in plan.to_json().items():
+        if value != stated.get(key):
+            other.append(_DIGESTS.get(key, key))
     if other:
         raise ConfigError(
             f"{folder} holds a run with other {', '.join(other)}; take another --out or remove it"

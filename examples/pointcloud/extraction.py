@@ -16,8 +16,8 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.store.feature_store import no_empty_store
 from examples.pointcloud.feature_files import feature_file, write_map
-from examples.pointcloud.features import input_size, pixels
-from examples.pointcloud.frames import image_files, scene_folders
+from examples.pointcloud.features import input_size
+from examples.pointcloud.frames import image_files, pixels, scene_folders
 
 # of the data sets: every how many frames one is taken, for a frame alone and for several together
 EVERY = {"single-view": 200, "multi-view": 40}

@@ -54,7 +54,8 @@ def read_map(path: Path) -> Tensor:
     """Read the features (C, rows, cols) of a frame, float16; nothing in the file can run.
 
     Raises:
-        DataError: if the file is missing, damaged, or holds anything else.
+        DataError: if the file is missing, damaged, holds anything else, or numbers that float16
+            does not reach.
     """
     try:
         found = read_any(path)
@@ -64,7 +65,15 @@ def read_map(path: Path) -> Tensor:
     if not is_map or not found.numel():
         form = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found)
         raise DataError(f"{path} holds {form}; expected a floating tensor (C, rows, cols)")
-    return found.half()
+    half = found.half()
+    beyond = half.isinf() & found.isfinite()
+    if beyond.any():
+        raise DataError(
+            f"{path} reaches {float(found[beyond].abs().max()):g} in {int(beyond.sum())} values, "
+            "and features are read as float16, which ends at 65504; scale them, or use a feature "
+            "store in bf16"
+        )
+    return half
 
 
 def read_maps(folder: Path, frames: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
 from examples.pointcloud.feature_files import is_feature_tree, read_maps
-from examples.pointcloud.frames import Frames
+from examples.pointcloud.frames import Frames, pixels
 
 _LARGER = 1.25  # at most, to keep the sides' ratio exactly
 
@@ -113,8 +113,3 @@ def maps_of(folder: Path, names: Sequence[str], cameras: Cameras) -> Tensor:
     if is_feature_tree(folder):
         return read_maps(folder, names)
     return store_maps(FeatureStore.open(folder), names, cameras)[0].half()
-
-
-def pixels(size: tuple[int, int]) -> str:
-    """Return a size as text, ``480x640``."""
-    return f"{size[0]}x{size[1]}"

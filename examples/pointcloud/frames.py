@@ -7,7 +7,6 @@ A tree is what ScanNet's exports are: ``2D/<scene>/color/<number>.jpg``. Frames 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -22,8 +21,8 @@ from torch import Tensor
 from dinoneck.data.decoding import read_picture
 from dinoneck.errors import DataError
 from dinoneck.points import Cameras
+from examples.pointcloud.frame_list import JSON, read_frame_list
 
-JSON = "frames.json"
 INTRINSICS = ("intrinsic/intrinsic_color.txt", "intrinsics.txt", "intrinsic.txt")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _MILLIMETRE = 1e-3
@@ -95,7 +94,7 @@ def image_files(folder: Path, every: int = 1) -> list[Path]:
     """
     if not (folder / JSON).is_file():
         return chosen((folder / "color").iterdir(), every)
-    return [colour for colour, _ in _listed(folder, every).files]
+    return read_frame_list(folder, every).images
 
 
 def chosen(paths: Iterable[Path], every: int) -> list[Path]:
@@ -151,92 +150,103 @@ def read_frames(folder: str | Path, every: int = 1) -> Frames:
         return _of_json(root, every)
     name = Path(os.path.normpath(root.absolute())).name  # of a link, not of the folder behind it
     images = chosen((root / "color").iterdir(), every)
-    poses = {path: matrix(root / "pose" / f"{path.stem}.txt")[:4] for path in images}
-    known = [path for path in images if poses[path].isfinite().all()]
-    if len(known) < len(images):
-        _logger.info(
-            "%s: %d frames left out, whose poses are not finite", root, len(images) - len(known)
-        )
-    K = next((matrix(root / own) for own in INTRINSICS if (root / own).is_file()), None)
-    if K is None or not known:
-        raise DataError(
-            f"{root} has {len(known)} frames with a finite pose; expected some, and {INTRINSICS[0]}"
-        )
-    files = [(path, root / "depth" / f"{path.stem}.png") for path in known]
-    names = [f"{name}/color/{path.stem}" for path in known]
-    return _frames(
-        names, files, K[:3, :3], torch.stack([poses[path] for path in known]), _MILLIMETRE
-    )
+    poses = torch.stack([matrix(root / "pose" / f"{path.stem}.txt")[:4] for path in images])
+    known = _finite(root, poses)
+    names = []
+    files = []
+    for row in known:
+        number = images[row].stem
+        names.append(f"{name}/color/{number}")
+        files.append((images[row], root / "depth" / f"{number}.png"))
+    return _frames(names, files, _intrinsics(root), poses[known], _MILLIMETRE)
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """What a ``frames.json`` says: (image, depth) files, K (3, 3), poses (V, 4, 4), size, metres per unit."""
+def _intrinsics(root: Path) -> Tensor:
+    """Read K (3, 3) of a scene's images.
 
-    files: list[tuple[Path, Path]]
-    K: Tensor
-    poses: Tensor
-    size: tuple[int, ...]
-    unit: float
-
-
-def _listed(root: Path, every: int) -> _Listed:
-    """Read a ``frames.json``."""
-    try:
-        table = json.loads((root / JSON).read_text(encoding="utf-8"))
-        frames = table["frames"][::every]
-        own = table["intrinsics"]
-        K = torch.tensor(
-            [[own["fx"], 0, own["cx"]], [0, own["fy"], own["cy"]], [0, 0, 1]], dtype=torch.float64
-        )
-        poses = [rigid(frame["translation_m"], frame["quaternion_xyzw"]) for frame in frames]
-        return _Listed(
-            files=[(root / frame["color"], root / frame["depth"]) for frame in frames],
-            K=K,
-            poses=torch.stack(poses),
-            size=tuple(table["image_size"]),
-            unit=float(table["depth_unit_m"]),
-        )
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{root / JSON} cannot be read ({error!r})") from error
+    Raises:
+        DataError: if no file holds it.
+    """
+    for name in INTRINSICS:
+        if (root / name).is_file():
+            return matrix(root / name)[:3, :3]
+    raise DataError(f"{root} has no intrinsics; expected {INTRINSICS[0]}")
 
 
 def _of_json(root: Path, every: int) -> Frames:
-    listed = _listed(root, every)
+    listed = read_frame_list(root, every)
     scene = Path(os.path.normpath(root.absolute())).name
+    known = _finite(root, listed.poses)
     names = []
-    for colour, _ in listed.files:
-        names.append(f"{scene}/{colour.relative_to(root).with_suffix('').as_posix()}")
-    found = _frames(names, listed.files, listed.K, listed.poses, listed.unit)
+    files = []
+    for row in known:
+        image = listed.images[row]
+        names.append(f"{scene}/{image.relative_to(root).with_suffix('').as_posix()}")
+        files.append((image, listed.depths[row]))
+    found = _frames(names, files, listed.K, listed.poses[known], listed.unit)
     if found.cameras.size != listed.size:
+        height, width = listed.size
         raise DataError(
-            f"{listed.files[0][0]} is {found.cameras.size}; {JSON} states image_size {listed.size}"
+            f"{files[0][0]} is {pixels(found.cameras.size)} px, height x width; {JSON} states "
+            f"image_size {height:g}x{width:g}"
         )
     return found
+
+
+def _finite(root: Path, poses: Tensor) -> list[int]:
+    """Return the rows of finite poses; trackers write others where they lost the camera.
+
+    Raises:
+        DataError: if none is finite.
+    """
+    rows = [row for row, pose in enumerate(poses) if pose.isfinite().all()]
+    if not rows:
+        raise DataError(
+            f"{root}: none of {len(poses)} frames has a finite pose; take other frames, or track "
+            "the scene anew"
+        )
+    if len(rows) < len(poses):
+        _logger.info(
+            "%s: %d frames left out, whose poses are not finite", root, len(poses) - len(rows)
+        )
+    return rows
 
 
 def _frames(
     names: list[str], files: list[tuple[Path, Path]], K: Tensor, poses: Tensor, unit: float
 ) -> Frames:
     """Read the pictures, which have one size each."""
-    images = [read_picture(colour, _colour) for colour, _ in files]
-    depths = [read_picture(depth, _depth, "depth picture") for _, depth in files]
-    for pictures in (images, depths):
-        other = next(
-            (place for place, picture in enumerate(pictures) if picture.shape != pictures[0].shape),
-            0,
-        )
-        if other:
-            shapes = tuple(pictures[other].shape), tuple(pictures[0].shape)
-            raise DataError(
-                f"{files[other]}: {shapes[0]}; those of {files[0]} have {shapes[1]}: one size for "
-                "all"
-            )
+    colour_files = [colour for colour, _ in files]
+    depth_files = [depth for _, depth in files]
+    images = [read_picture(path, _colour) for path in colour_files]
+    depths = [read_picture(path, _depth, "depth picture") for path in depth_files]
+    _check_one_size(colour_files, images)
+    _check_one_size(depth_files, depths)
     cameras = Cameras(K.double().repeat(len(files), 1, 1), poses, tuple(images[0].shape[1:]))
     depth = torch.stack(depths)
-    return Frames(
-        tuple(names), torch.stack(images), depth.where(depth != _NO_DEPTH, 0.0) * unit, cameras
-    )
+    metres = depth.where(depth != _NO_DEPTH, 0.0) * unit
+    return Frames(tuple(names), torch.stack(images), metres, cameras)
+
+
+def _check_one_size(files: Sequence[Path], pictures: Sequence[Tensor]) -> None:
+    """Refuse pictures of another size than the first.
+
+    Raises:
+        DataError: naming both.
+    """
+    first = tuple(pictures[0].shape[-2:])
+    for path, picture in zip(files, pictures, strict=True):
+        size = tuple(picture.shape[-2:])
+        if size != first:
+            raise DataError(
+                f"{path} is {pixels(size)} px and {files[0]} is {pixels(first)} px, height x "
+                "width; a scene has pictures of one size"
+            )
+
+
+def pixels(size: tuple[int, ...]) -> str:
+    """Return a size as text, ``480x640``."""
+    return "x".join(map(str, size))
 
 
 def _colour(image: Image.Image, name: str) -> Tensor:
@@ -254,16 +264,6 @@ def _depth(image: Image.Image, name: str) -> Tensor:
             "the depth"
         )
     return torch.from_numpy(np.array(image).astype(np.float32))
-
-
-def rigid(translation: list[float], quaternion: list[float]) -> Tensor:
-    """Return the pose (4, 4) of a position and a quaternion (x, y, z, w); Cameras checks that it is a rotation."""
-    x, y, z, w = quaternion
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] += 2 * w * cross + 2 * cross @ cross
-    pose[:3, 3] = torch.tensor(translation, dtype=torch.float64)
-    return pose
 
 
 def matrix(path: Path) -> Tensor:

@@ -39,7 +39,7 @@ IN_BLOCK = {
     "shortcut.0.weight": "downsample.0.kernel",
     "shortcut.1.": "downsample.1.bn.",
 }
-_COUNTER = "num_batches_tracked"  # older files lack it; it changes no output
+BATCH_COUNTER = "num_batches_tracked"  # older files lack it; it changes no output
 _SHOWN = 5
 
 
@@ -60,10 +60,20 @@ def file_channels(path: Path) -> int:
     """
     state = read_state(path)
     if is_minkowski(state):
-        return int(state[_only_stem(state, path)].shape[-2])  # (K³, C_in, C_out)
+        return _stem_channels(state, _only_stem(state, path), axes=3, axis=1, path=path)
     if _OWN_STEM in state:
-        return int(state[_OWN_STEM].shape[-1])  # (C_out, K, K, K, C_in)
+        return _stem_channels(state, _OWN_STEM, axes=5, axis=4, path=path)
     raise ConfigError(f"{path} holds no Res16UNet: neither {STEM} nor {_OWN_STEM} is in it")
+
+
+def _stem_channels(
+    state: Mapping[str, Tensor], name: str, *, axes: int, axis: int, path: Path
+) -> int:
+    """Return the input channels of the first kernel: (K³, C_in, C_out), here (C_out, K, K, K, C_in)."""
+    shape = state[name].shape
+    if len(shape) != axes:
+        raise ConfigError(f"{path}: {name} is {tuple(shape)}; expected a kernel of {axes} axes")
+    return int(shape[axis])
 
 
 def unet_weights(
@@ -90,23 +100,21 @@ def unet_weights(
     for name, value in own.items():
         source = prefix + minkowski_name(name)
         if source in state:
-            weight = state[source]
-            if value.ndim > 1:  # of a convolution; norms have one axis
-                weight = own_layout(weight)
-            if weight.shape == value.shape:
-                weights[name] = weight.clone()
+            shape = engine_shape(value)
+            if state[source].shape == shape:
+                weight = state[source]
+                weights[name] = (own_layout(weight) if weight.ndim > 1 else weight).clone()
             else:
-                other_shapes.append(
-                    f"{source} is {tuple(state[source].shape)} for {tuple(value.shape)}"
-                )
-        elif name.endswith(_COUNTER):
+                other_shapes.append(f"{source} is {tuple(state[source].shape)} for {shape}")
+        elif name.endswith(BATCH_COUNTER):
             weights[name] = value
         else:
             missing.append(source)
     if missing:
         raise CheckpointError(
             f"{path} lacks {len(missing)} weights of the network: {some_of(missing, _SHOWN)}; it "
-            f"has {some_of(state, _SHOWN)}",
+            f"has {some_of(state, _SHOWN)}. Choose the --network of the file, or a file of all its "
+            "weights",
             step="tensors",
         )
     if other_shapes:
@@ -136,6 +144,20 @@ def minkowski_name(name: str) -> str:
         if part.startswith(begin):
             return f"{stage}.{number}.{source}{part.removeprefix(begin)}"
     raise KeyError(name)
+
+
+def engine_shape(weight: Tensor) -> tuple[int, ...]:
+    """Return the shape of a weight of this example in a MinkowskiEngine file.
+
+    Examples:
+        >>> import torch
+        >>> engine_shape(torch.zeros(32, 3, 3, 3, 16)), engine_shape(torch.zeros(32, 16))
+        ((27, 16, 32), (16, 32))
+    """
+    shape = tuple(weight.shape)
+    if weight.ndim == 5:  # (C_out, K, K, K, C_in)
+        return (shape[1] * shape[2] * shape[3], shape[4], shape[0])
+    return shape[::-1]
 
 
 def own_layout(kernel: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from dinoneck.atomic import write_whole
@@ -83,7 +84,9 @@ def add_features(content: Any, features: Path, infos: Path, absolute: bool = Fal
         DataError: if the content has another form, or an entry does not name its frames.
     """
     entries = content.get("data_list") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not entries:
+    if entries == []:
+        raise DataError(f"{infos} has an empty data_list; there is nothing to pack")
+    if not isinstance(entries, list):
         form = f"a dict of {[*content]}" if isinstance(content, dict) else type(content).__name__
         raise DataError(
             f"{infos} holds {reprlib.repr(form)}; expected {{'metainfo': ..., 'data_list': [entries]}}"
@@ -152,7 +155,12 @@ def frame_of(image: Any, where: str) -> str:
 
 def _check_poses(entry: Mapping[str, Any], frames: int, where: str) -> None:
     poses = entry.get("poses")
-    if poses is not None and len(poses) != frames:
+    if poses is None:
+        return
+    is_table = isinstance(poses, np.ndarray) and poses.ndim > 0
+    if not is_table and not isinstance(poses, list | tuple):
+        raise DataError(f"{where}: poses is {reprlib.repr(poses)}; expected one per image")
+    if len(poses) != frames:
         raise DataError(f"{where} has {frames} images and {len(poses)} poses; expected one each")
 
 
@@ -160,7 +168,8 @@ def check_files(files: tuple[Path, ...]) -> set[tuple[int, ...]]:
     """Open all feature files; return their shapes.
 
     Raises:
-        DataError: if files are missing, all counted, or one has other channels than the first.
+        DataError: if files are missing, all counted, or hold values that are not finite, or one
+            has other channels than the first.
     """
     missing = [path for path in files if not path.is_file()]
     if missing:
@@ -170,8 +179,17 @@ def check_files(files: tuple[Path, ...]) -> set[tuple[int, ...]]:
             "was written"
         )
     shapes: dict[tuple[int, ...], Path] = {}
+    broken = []
     for path in files:
-        shapes.setdefault(tuple(read_map(path).shape), path)
+        features = read_map(path)
+        shapes.setdefault(tuple(features.shape), path)
+        if not features.isfinite().all():
+            broken.append(str(path))
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {len(files)} feature files hold NaN or infinite values: "
+            f"{some_of(broken, _SHOWN)}; extract them anew, and nothing was written"
+        )
     channels = {shape[0]: path for shape, path in shapes.items()}
     if len(channels) > 1:
         listed = ", ".join(f"{path} has {count}" for count, path in channels.items())

@@ -41,6 +41,7 @@ _PLY = {
     "float32": "f4",
     "float64": "f8",
 }
+_GREY = 128  # colour of points whose file has none
 _CHECKED = 5000  # points that cameras are checked with
 _SHOWN = 5
 _ONE_CLASS = 0.9  # least share of an instance's labelled points that have its class
@@ -89,23 +90,25 @@ def scan(
             "every frame"
         )
     normals = normals_of(cloud.points, frames.cameras)
-    colours = (
-        torch.full_like(cloud.points, 128, dtype=torch.uint8)
-        if cloud.colours is None
-        else cloud.colours
-    )
-    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    drawn = torch.randperm(len(cloud.points), generator=torch.Generator().manual_seed(key + seed))[
-        :points
-    ]
+    colours = cloud.colours
+    if colours is None:
+        colours = torch.full_like(cloud.points, _GREY, dtype=torch.uint8)
+    scene_number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    generator = torch.Generator().manual_seed(scene_number + seed)
+    drawn = torch.randperm(len(cloud.points), generator=generator)[:points]
     if not (cloud.labels[drawn] != IGNORED).any():
         raise DataError(
             f"{name}: none of {len(drawn)} points drawn has a label that is learned; raise --points"
         )
     links = PointProjector()(cloud.points[drawn], frames.cameras, frames.depth)
-    instances = None if cloud.instances is None else cloud.instances[drawn]
-    kept = (part[drawn] for part in (cloud.points, normals, colours, cloud.labels))
-    return Scene(*kept, links=links, instances=instances)
+    return Scene(
+        points=cloud.points[drawn],
+        normals=normals[drawn],
+        colours=colours[drawn],
+        labels=cloud.labels[drawn],
+        links=links,
+        instances=None if cloud.instances is None else cloud.instances[drawn],
+    )
 
 
 def _labelled(folder: Path, name: str, classes: Mapping[int, int]) -> Cloud:
@@ -178,12 +181,20 @@ def read_cloud(path: Path) -> Cloud:
             return None
         return torch.from_numpy(np.stack([table[name].astype(np.float64) for name in names], 1))
 
-    points, labels = columns("x", "y", "z"), columns("label")
-    if points is None or labels is None or not len(points) or not bool(points.isfinite().all()):
+    points = columns("x", "y", "z")
+    labels = columns("label")
+    if points is None or labels is None:
+        raise DataError(f"{path} has {', '.join(sorted(table))}; expected x, y, z and label")
+    if not len(points):
+        raise DataError(f"{path} holds no points")
+    lost = ~points.isfinite().all(1)
+    if lost.any():
         raise DataError(
-            f"{path} has {sorted(table)}; expected finite x, y, z and a label of some points"
+            f"{path}: {int(lost.sum())} of {len(points)} points have NaN or infinite coordinates; "
+            "leave them out of the file"
         )
-    colours, instances = columns("red", "green", "blue"), columns("instance")
+    colours = columns("red", "green", "blue")
+    instances = columns("instance")
     for what, values in (("colours", colours), ("labels", labels), ("instances", instances)):
         if values is not None and not torch.equal(values, values.long().double()):
             raise DataError(f"{path}: {what} are not whole numbers")
@@ -262,7 +273,10 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
-    if missing := set(held_out) - set(names):
+    if len(set(held_out)) < len(held_out):
+        raise DataError(f"--held-out is {' '.join(held_out)}; expected each scene once")
+    missing = set(held_out) - set(names)
+    if missing:
         raise DataError(
             f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}"
         )
@@ -271,13 +285,15 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
             f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others "
             "to learn from"
         )
-    rooms = {
-        match[1]: name for name in set(names) - set(held_out) if (match := _SCAN.fullmatch(name))
-    }
+    learned_scan_of: dict[str, str] = {}
+    for name in sorted(set(names) - set(held_out)):
+        match = _SCAN.fullmatch(name)
+        if match:
+            learned_scan_of[match[1]] = name
     for name in held_out:
         match = _SCAN.fullmatch(name)
-        if match and match[1] in rooms:
+        if match and match[1] in learned_scan_of:
             raise DataError(
-                f"--held-out names {name}, and {rooms[match[1]]}, which is learned from, is a "
+                f"--held-out names {name}, and {learned_scan_of[match[1]]}, which is learned from, is a "
                 "scan of the same room; hold out all scans of a room"
             )

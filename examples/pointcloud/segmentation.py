@@ -11,9 +11,10 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.errors import CheckpointError, some_of
 from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
-from examples.pointcloud.minkowski_weights import is_minkowski, unet_weights
+from examples.pointcloud.minkowski_weights import BATCH_COUNTER, is_minkowski, unet_weights
 from examples.pointcloud.res16unet import Res16UNet
 
 Variant = Literal["3d", "bifusion", "inject", "both"]
@@ -22,6 +23,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "34c": {},
     "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
 }
+_SHOWN = 5  # names in a message
 
 
 class Segmenter(nn.Module):
@@ -110,27 +112,105 @@ def save_weights(model: Segmenter, path: Path) -> None:
 
 
 def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
-    """Read the weights of this network; return the parts that the file lacks.
+    """Read all weights of a file; return the parts of the model that it lacks, which stay as they are.
 
     Args:
         model: gets them.
-        path: what :func:`save_weights` wrote, or a file of MinkowskiEngine's Res16UNet, whose
-            classifier is not read.
+        path: what :func:`save_weights` wrote, or a file of MinkowskiEngine's Res16UNet, of which
+            the U-Net is read, see :func:`load_unet`.
 
     Raises:
-        CheckpointError: if a file of MinkowskiEngine lacks a weight of the U-Net, or has another
+        CheckpointError: naming weights that are missing, of no part of the model, or of another
             shape.
         BackboneError: if the file is missing or holds something else than tensors.
-        RuntimeError: naming weights that are missing, unexpected, or of other shapes.
     """
     state = read_state(path)
-    own = model.state_dict()
     if is_minkowski(state):
-        weights = unet_weights(state, model.unet.state_dict(), path)
-        state = {f"unet.{name}": value for name, value in weights.items()}
-    held = {name.partition(".")[0] for name in state}
-    fresh = tuple(name for name, _ in model.named_children() if name not in held)
-    model.load_state_dict(
-        {**{name: own[name] for name in own if name.partition(".")[0] in fresh}, **state}
-    )
+        return load_unet(model, path)
+    parts = {name.partition(".")[0] for name in state}
+    fresh = tuple(name for name, _ in model.named_children() if name not in parts)
+    own = model.state_dict()
+    expected = {name: value for name, value in own.items() if name.partition(".")[0] not in fresh}
+    check_fits(state, expected, path)
+    unknown = sorted(set(state) - set(expected))
+    if unknown:
+        raise CheckpointError(
+            f"{path} has {len(unknown)} weights that are not of this network: "
+            f"{some_of(unknown, _SHOWN)}; choose its --network and variant",
+            step="tensors",
+        )
+    model.load_state_dict({**own, **state})
     return fresh
+
+
+def load_unet(model: Segmenter, path: Path) -> tuple[str, ...]:
+    """Read the U-Net of a file; return the other parts of the model, which stay as they are.
+
+    Args:
+        model: its U-Net gets the weights.
+        path: a file of MinkowskiEngine's Res16UNet (Mask3D, ESAM), or what :func:`save_weights`
+            wrote of any variant.
+
+    Raises:
+        CheckpointError: if the file lacks a weight of the U-Net, or has one of another shape, not
+            finite or not of floating numbers.
+        BackboneError: if the file is missing or holds something else than tensors.
+    """
+    state = read_state(path)
+    own = model.unet.state_dict()
+    if is_minkowski(state):
+        weights = unet_weights(state, own, path)
+    else:
+        weights = {}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            if part == "unet" and rest in own:
+                weights[rest] = value
+        check_fits(weights, own, path)
+    _check_numbers(weights, path)
+    model.unet.load_state_dict(weights)
+    return tuple(name for name, _ in model.named_children() if name != "unet")
+
+
+def check_fits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a file that lacks weights of a network, or has them in another shape.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    missing = sorted(set(expected) - set(state))
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} weights of the network: {some_of(missing, _SHOWN)}; "
+            "choose the --network of the file",
+            step="tensors",
+        )
+    other_shapes = []
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            shapes = f"{tuple(state[name].shape)} for {tuple(value.shape)}"
+            other_shapes.append(f"{name} is {shapes}")
+    if other_shapes:
+        raise CheckpointError(
+            f"{path}: {len(other_shapes)} weights do not fit: {some_of(other_shapes, _SHOWN)}; "
+            "choose the --network, the --blocks and the --classes of the file",
+            step="tensors",
+        )
+
+
+def _check_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    for name, value in weights.items():
+        if name.endswith(BATCH_COUNTER):
+            continue
+        if not value.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} is of {value.dtype}; expected floating numbers, and a quantised "
+                "network holds others",
+                step="tensors",
+            )
+        if not value.isfinite().all():
+            raise CheckpointError(
+                f"{path}: {name} holds NaN or infinite values; take another checkpoint of that "
+                "training",
+                step="tensors",
+            )

@@ -27,7 +27,7 @@ from examples.pointcloud.instances import (
 )
 from examples.pointcloud.room_batches import IGNORED, Scene, Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
-from examples.pointcloud.segmentation import Segmenter, load_weights, save_weights
+from examples.pointcloud.segmentation import Segmenter, load_unet, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, Rooms, misled, model_of
 
 WEIGHTS, RESULT, INSTANCES = "weights.safetensors", "result.json", "instances.json"
@@ -37,7 +37,13 @@ _logger = logging.getLogger("examples.pointcloud")
 
 
 def train(
-    plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, device: str = "cpu"
+    plan: Plan,
+    rooms: Rooms,
+    out: Path,
+    load_from: Path | None = None,
+    device: str = "cpu",
+    *,
+    only_unet: bool = False,
 ) -> dict[str, Any]:
     """Train a variant, test it on the held-out rooms and write all of it down.
 
@@ -48,6 +54,7 @@ def train(
             ``instances.json``.
         load_from: weights to start from.
         device: of the network.
+        only_unet: read the U-Net alone of ``load_from``; the rest starts anew.
 
     Returns:
         What is in ``result.json``.
@@ -60,6 +67,8 @@ def train(
     rooms = misled(rooms) if plan.wrong_images else rooms
     if load_from is None:
         fresh = tuple(name for name, _ in model.named_children())
+    elif only_unet:
+        fresh = load_unet(model, load_from)
     else:
         fresh = load_weights(model, load_from)
     model.to(device)
@@ -162,6 +171,7 @@ def measure(
     average the same ones.
 
     Raises:
+        DataError: if scores are not finite.
         ImportError: with instance masks and without scipy.
     """
     model.eval()
@@ -171,6 +181,11 @@ def measure(
     for one in scenes:
         batch = batch_of([one], voxels).to(model.classifier.weight.device)
         scores = model(batch.grid, batch.feats, batch.pyramid)
+        if not scores.isfinite().all():
+            raise DataError(
+                "the network gives scores that are NaN or infinite for a held-out scene; 'python -m "
+                "examples.pointcloud check' shows where they begin"
+            )
         named = scores.argmax(1)[batch.grid.inverse]
         known = batch.labels != IGNORED
         cells = batch.labels[known] * len(names) + named[known]

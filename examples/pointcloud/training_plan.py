@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from tyro.conf import Suppress
 
 from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError, some_of
 from examples.pointcloud.features import frame_maps, maps_of
-from examples.pointcloud.frames import read_frames, scene_folders
+from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.room_batches import STAND_IN, Inputs, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import check_names, scan
@@ -22,6 +26,7 @@ from examples.pointcloud.segmentation import Segmenter, Variant, build
 
 _ROOMS_APART = 1000  # room seeds of two runs
 _HELD_OUT = 500
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Plan:
         init: weights that every configuration starts from, of MinkowskiEngine (Mask3D, ESAM) or of
             another run; empty = the 3D network is trained first.
         init_digest: SHA-256 of that file.
+        data_digest: of scans and features, see :func:`examples.pointcloud.data_digest.data_digest`.
     """
 
     variant: Suppress[Variant] = "3d"
@@ -82,6 +88,7 @@ class Plan:
     every: int = 1
     init: str = ""
     init_digest: Suppress[str] = ""
+    data_digest: Suppress[str] = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,6 +119,49 @@ class Plan:
         }
 
 
+def check_plan(plan: Plan) -> None:
+    """Refuse numbers out of range, and options that the plan would not read, before anything runs.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    counts = {
+        "rooms": plan.rooms,
+        "test-rooms": plan.test_rooms,
+        "views": plan.views,
+        "points": plan.points,
+        "batch": plan.batch,
+        "every": plan.every,
+        "image-size": min(plan.image_size),
+    }
+    for option, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"--{option} is {count}; expected 1 or more")
+    if plan.steps < 0:
+        raise ConfigError(f"--steps is {plan.steps}; expected 0 or more")
+    for option, number in {"voxel": plan.voxel, "lr": plan.lr}.items():
+        if not 0 < number < math.inf:
+            raise ConfigError(f"--{option} is {number}; expected a finite number above 0")
+    if plan.data:
+        if not (plan.labels and plan.classes):
+            raise ConfigError(
+                "--data needs --labels and --classes: labels of the files and names, such as "
+                "1=wall 2=floor"
+            )
+        return
+    of_scans = {
+        "labels": plan.labels,
+        "classes": plan.classes,
+        "held-out": plan.held_out,
+        "features": plan.features,
+    }
+    for option, value in of_scans.items():
+        if value:
+            raise ConfigError(
+                f"--{option} belongs to scans and --data is not given; without it rooms are drawn"
+            )
+
+
 @dataclass(frozen=True)
 class Rooms:
     """The rooms of a run, to learn from and held out."""
@@ -129,68 +179,123 @@ class Rooms:
 def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
     """Draw a plan's rooms, or read its scans; with ``images`` run the backbone too, which takes longest."""
     backbone = None
-    if images and not plan.features and plan.backbone != STAND_IN:
+    if images and not (plan.data and plan.features) and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
     if plan.data:
         return _scans_of(plan, images, backbone)
-    shown = STAND_IN if images and backbone is None else backbone
-    drawn = {"views": plan.views, "size": plan.image_size, "points": plan.points, "backbone": shown}
+    source = STAND_IN if images and backbone is None else backbone
     first = plan.seed * _ROOMS_APART
-    train, test = (
-        range(first, first + plan.rooms),
-        range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms),
+    train_seeds = range(first, first + plan.rooms)
+    test_seeds = range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms)
+    return Rooms(
+        train=tuple(_drawn_room(plan, seed, source) for seed in train_seeds),
+        test=tuple(_drawn_room(plan, seed, source) for seed in test_seeds),
     )
-    return Rooms(*(tuple(scene(seed, **drawn) for seed in seeds) for seeds in (train, test)))
+
+
+def _drawn_room(plan: Plan, seed: int, source: Backbone | Literal["labels"] | None) -> Scene:
+    """Draw one room; ``source`` makes its features, None = without images."""
+    return scene(
+        seed,
+        views=plan.views,
+        size=plan.image_size,
+        points=plan.points,
+        backbone=source,
+    )
 
 
 def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
-    """Read the scenes of a tree, and run the backbone over their images or read its maps from a store.
-
-    Raises:
-        ConfigError: for scans without labels or classes.
-    """
-    if not (plan.labels and plan.classes):
-        raise ConfigError(
-            "--data needs --labels and --classes: labels of the files and names, such as 1=wall "
-            "2=floor"
-        )
+    """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     folders = {folder.name: folder for folder in scene_folders(tree)}
     names = [*folders]
     check_names(plan.held_out, names)
     classes = {label: plan.names.index(name) for label, name in plan.ids_and_names.items()}
 
-    def read(name: str) -> Scene:
-        frames = read_frames(folders[name], plan.every)
-        one = scan(name, frames, Path(plan.labels), classes, plan.points, plan.seed)
-        if images and plan.features:
-            return replace(one, maps=maps_of(Path(plan.features), frames.names, frames.cameras))
-        return (
-            one
-            if backbone is None
-            else replace(one, maps=frame_maps(backbone, frames)[0].half().cpu())
-        )
-
-    scenes = {name: read(name) for name in names}
+    scenes = {}
+    for name, folder in folders.items():
+        frames = read_frames(folder, plan.every)
+        labelled = scan(name, frames, Path(plan.labels), classes, plan.points, plan.seed)
+        maps = _maps_of_scan(plan, name, frames, images, backbone)
+        scenes[name] = replace(labelled, maps=maps)
+    _check_widths(scenes)
     learned = tuple(scenes[name] for name in names if name not in plan.held_out)
+    _warn_of_missing_classes(plan, learned)
     return Rooms(learned, tuple(scenes[name] for name in plan.held_out))
+
+
+def _maps_of_scan(
+    plan: Plan, name: str, frames: Frames, images: bool, backbone: Backbone | None
+) -> Tensor | None:
+    """Return the features of a scan's images, float16 (V, C, rows, cols); None without images.
+
+    Raises:
+        DataError: if values are not finite: the network's scores would be no numbers either.
+    """
+    if images and plan.features:
+        maps = maps_of(Path(plan.features), frames.names, frames.cameras)
+    elif backbone is not None:
+        maps = frame_maps(backbone, frames)[0].half().cpu()
+    else:
+        return None
+    is_finite = maps.isfinite().flatten(1).all(1)
+    if not is_finite.all():
+        wrong = [frame for frame, right in zip(frames.names, is_finite, strict=True) if not right]
+        raise DataError(
+            f"{name}: the features of {len(wrong)} of {len(frames)} frames hold NaN or infinite "
+            f"values: {some_of(wrong, _SHOWN)}; extract them anew"
+        )
+    return maps
+
+
+def _check_widths(scenes: Mapping[str, Scene]) -> None:
+    """Refuse features of several widths: they are of several backbones.
+
+    Raises:
+        DataError: naming two scenes.
+    """
+    names = [name for name, scene in scenes.items() if scene.maps is not None]
+    widths = [scene.maps.shape[1] for scene in scenes.values() if scene.maps is not None]
+    for name, width in zip(names, widths, strict=True):
+        if width != widths[0]:
+            raise DataError(
+                f"the features of {name} have {width} channels and those of {names[0]} "
+                f"{widths[0]}; expected one backbone for all scenes"
+            )
+
+
+def _warn_of_missing_classes(plan: Plan, learned: Sequence[Scene]) -> None:
+    """Warn of classes that no scene teaches: their IoU is 0, or missing, whatever a variant does."""
+    present = torch.cat([scene.labels.unique() for scene in learned])
+    missing = [name for place, name in enumerate(plan.names) if not (present == place).any()]
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(plan.names)} classes have no point in the {len(learned)} "
+            f"scenes that are learned from: {some_of(missing, _SHOWN)}; look at the IDs of --classes",
+            stacklevel=2,
+        )
 
 
 def misled(rooms: Rooms) -> Rooms:
     """Give every room the maps of the next one, read at its own points' pixels; a single one those of the other set."""
+    return Rooms(
+        train=_with_maps_of_the_next(rooms.train, rooms.test),
+        test=_with_maps_of_the_next(rooms.test, rooms.train),
+    )
 
-    def moved(scenes: tuple[Scene, ...], rest: tuple[Scene, ...]) -> tuple[Scene, ...]:
-        others = (*scenes[1:], scenes[0] if len(scenes) > 1 else rest[0])
-        # as many views as the room has, again from the first where the other has fewer
-        places = [
-            torch.arange(len(one.maps)) % len(other.maps)
-            for one, other in zip(scenes, others, strict=True)
-        ]
-        return tuple(
-            replace(a, maps=b.maps[at]) for a, b, at in zip(scenes, others, places, strict=True)
-        )
 
-    return Rooms(moved(rooms.train, rooms.test), moved(rooms.test, rooms.train))
+def _with_maps_of_the_next(
+    scenes: tuple[Scene, ...], other_set: tuple[Scene, ...]
+) -> tuple[Scene, ...]:
+    """Give each scene the next one's maps, the last the first one's; a single one ``other_set``'s first."""
+    last_source = scenes[0] if len(scenes) > 1 else other_set[0]
+    sources = (*scenes[1:], last_source)
+    moved = []
+    for one, source in zip(scenes, sources, strict=True):
+        # as many views as the room has, again from the first where the source has fewer
+        views = torch.arange(len(one.maps)) % len(source.maps)
+        moved.append(replace(one, maps=source.maps[views]))
+    return tuple(moved)
 
 
 def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:

@@ -15,6 +15,7 @@ from dinoneck.points import (
     DecoderInjection,
     GatedFusion,
     Links,
+    MinkowskiAdapter,
     PointProjector,
     SparseFeatures,
     SparsePyramid,
@@ -29,6 +30,19 @@ from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, 
 
 ONE, FOUR = torch.zeros(1).long(), torch.zeros(4).long()
 K = torch.tensor([[[50.0, 0.0, 31.5], [0.0, 52.0, 23.5], [0.0, 0.0, 1.0]]])
+
+
+class MinkowskiTensor:
+    """What the adapter reads of a ``SparseTensor``: one cell of one sample."""
+
+    C, F, tensor_stride = torch.zeros(1, 4).int(), torch.ones(1, 2), [1, 1, 1]
+
+
+def features_at(x: float, sample: float) -> Tensor:
+    place = torch.tensor([[x, 0.0, 0.0]])
+    return MinkowskiAdapter().features_at_coordinates(
+        MinkowskiTensor(), place, torch.tensor([sample])
+    )
 
 
 def unit(**entries: float) -> Tensor:
@@ -275,6 +289,8 @@ ROWS: list[Row] = [
     (two_passes_before_backward, ConfigError, ("'block1'", "torch.no_grad()")),
     (lambda: adapter_of(torch.zeros(3)), ShapeError, "Tensor"),
     (lambda: DecoderInjection(6, {}), ConfigError, "levels"),
+    (lambda: features_at(math.nan, 0), DataError, "1 of 1 places that are NaN"),
+    (lambda: features_at(0.0, 0.5), DataError, "batch holds 0.5"),
     # units
     (lambda: apart(2000.0), DataError, ("2000", "1 m", "depth / 1000")),
     (lambda: rooms(depth=2000.0, z=2.0), DataError, ("2000", "2 m", "depth / 1000")),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import at_least
-from dinoneck.errors import ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.checks import check_tensor
 from dinoneck.points.keys import encode
 
@@ -77,6 +77,7 @@ class MinkowskiAdapter:
 
         Raises:
             ShapeError: if the shapes do not fit.
+            DataError: if a place is not finite, or a sample is no whole number.
         """
         check_tensor("coords", coords)
         check_tensor("batch", batch)
@@ -84,6 +85,17 @@ class MinkowskiAdapter:
             raise ShapeError(
                 f"coords are {tuple(coords.shape)} and batch {tuple(batch.shape)}; expected (Q, 3) "
                 "and (Q,)"
+            )
+        lost = ~coords.isfinite().all(dim=1)
+        if lost.any():
+            raise DataError(
+                f"coords have {int(lost.sum())} of {len(coords)} places that are NaN or infinite; "
+                "look features up at finite ones"
+            )
+        broken = batch != batch.long()
+        if broken.any():
+            raise DataError(
+                f"batch holds {float(batch[broken][0]):g}; expected the whole number of a sample"
             )
         if hasattr(x, "features_at_coordinates"):
             query = torch.cat((batch[:, None], coords), dim=1).to(x.F.dtype)

@@ -153,6 +153,14 @@ def one_moved(scene: Path) -> None:
     change_matrix(scene / "pose" / "4.txt", away)
 
 
+def one_shifted(scene: Path) -> None:
+    def shifted(pose: np.ndarray) -> np.ndarray:
+        pose[:3, 3] += [0.8, 0.4, 0]
+        return pose
+
+    change_matrix(scene / "pose" / "2.txt", shifted)
+
+
 def long_focal(scene: Path) -> None:
     change_matrix(scene / "intrinsics.txt", lambda K: K * [[1.3, 1, 1], [1, 1.3, 1], [1, 1, 1]])
 
@@ -192,6 +200,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], str]] = {
     "poses with OpenGL's axes": (all_opengl, "from_opengl"),
     "one pose turned": (one_turned, "kitchen/color/2: "),
     "one pose far away": (one_moved, "kitchen/color/4: "),
+    "one pose shifted by 0.9 m": (one_shifted, "kitchen/color/2: "),
     "another focal length": (long_focal, "focal length x 0.7"),
     "K of larger images": (of_larger_images, "K x 0.5"),
     "exchanged sides in K": (exchanged_principal_point, "pass size=(128, 96)"),
@@ -240,6 +249,47 @@ def test_features_of_a_frame_that_are_missing_are_named(tree: Path, tmp_path: Pa
     code, scene = run(tree, tmp_path / "out", "--features", str(tmp_path / "features"))
     assert code == 1
     assert "kitchen/color/1.pt" in scene["problems"][0]
+
+
+def test_a_single_frame_says_that_its_pose_was_not_checked(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, scene = run(tree, tmp_path / "out", "--every", "100")
+    assert (code, scene["cameras"]) == (0, None)
+    assert "not checked: no frame shows what another one shows" in capsys.readouterr().out
+
+
+def test_frames_that_cannot_be_read_leave_their_cameras_unchecked(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_depth_file(tree / "2D" / "kitchen")
+    run(tree, tmp_path / "out")
+    output = capsys.readouterr().out
+    assert "not checked: its frames could not be read" in output
+    assert "1 problem:" in output
+
+
+def test_exchanged_sides_are_said_once(tree: Path, tmp_path: Path) -> None:
+    exchanged_principal_point(tree / "2D" / "kitchen")
+    _, scene = run(tree, tmp_path / "out")
+    assert sum("pass size=" in problem for problem in scene["problems"]) == 1
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0, 0), (0, 0, 1.0)])
+def test_a_shifted_pose_of_the_real_room_is_named_and_no_other(
+    shift: tuple[float, ...], tmp_path: Path
+) -> None:
+    write_scene(tmp_path / "tree", "kitchen", read_frames(real_room()))
+
+    def shifted(pose: np.ndarray) -> np.ndarray:
+        pose[:3, 3] += shift
+        return pose
+
+    change_matrix(tmp_path / "tree" / "2D" / "kitchen" / "pose" / "2.txt", shifted)
+    code, scene = run(tmp_path / "tree", tmp_path / "out")
+    assert code == 1
+    [problem] = scene["problems"]
+    assert problem.startswith("kitchen/color/2: its depth agrees with ")
 
 
 # -- levels

@@ -115,13 +115,108 @@ def test_a_scan_is_read_by_number_with_smaller_depth(tmp_path: Path) -> None:
     [
         (lambda t: t["frames"][1].update(quaternion_xyzw=[0, 0, 2, 2]), "view 1 is not a rotation"),
         (lambda t: t["frames"][2].pop("depth"), "'depth'"),
-        (lambda t: t.update(frames=[]), "frames.json"),
-        (lambda t: t.update(image_size=[64, 48]), r"\(64, 48\)"),
+        (lambda t: t.update(frames=[]), r"frames is \[\]; expected a list of frames"),
+        (lambda t: t.update(frames=[1]), "frame 0 is 1; expected an object"),
+        (lambda t: t.update(image_size=[64, 48]), "image_size 64x48"),
+        (lambda t: t.update(image_size=48), "image_size is 48; expected 2 numbers"),
+        (lambda t: t.pop("intrinsics"), "no 'intrinsics'; it has depth_unit_m, frames, image_size"),
+        (lambda t: t["intrinsics"].update(fx=None), "fx of intrinsics is None; expected a number"),
+        (lambda t: t["frames"][1].update(quaternion_xyzw=[0, 0, 1]), "frame 1: quaternion_xyzw is"),
+        (lambda t: t["frames"][1].update(translation_m=[0, 1]), "expected 3 numbers"),
+        (lambda t: t["frames"][1].update(color=""), "color is ''; expected the name of a file"),
+        (lambda t: t.update(depth_unit_m=0), "depth_unit_m is 0; expected the metres"),
+        (lambda t: t.update(depth_unit_m=-0.001), "depth_unit_m is -0.001"),
+        (lambda t: t.update(depth_unit_m=float("nan")), "depth_unit_m is nan"),
     ],
 )
 def test_bad_numbers_are_named(tmp_path: Path, spoil: Callable[[Any], Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         read_frames(write_json(tmp_path, spoil))
+
+
+def test_a_frame_list_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = write_json(tmp_path) / "frames.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(DataError, match="frames.json cannot be read as JSON: Unterminated string"):
+        read_frames(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "statement", "remedy"),
+    [
+        ("pose", "world to camera", "write the inverse of each"),
+        ("pose", "world_to_cam", "write the inverse of each"),
+        ("pose", "w2c", "write the inverse of each"),
+        ("axes", "x right, y up, z backward", "turn each pose by 180 degrees about its x axis"),
+        ("axes", "OpenGL", "turn each pose by 180 degrees about its x axis"),
+    ],
+)
+def test_stated_conventions_that_are_not_read_are_refused(
+    tmp_path: Path, key: str, statement: str, remedy: str
+) -> None:
+    write_json(tmp_path, lambda table: table.update({key: statement}))
+    with pytest.raises(DataError, match=remedy):
+        read_frames(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "statement"),
+    [
+        ("pose", "camera to world"),
+        ("pose", "cam2world"),
+        ("axes", "x right, y down, z forward"),
+        ("axes", "camera: x right, y down, z forward; world: y up"),
+        ("axes", ["x", "y", "z"]),
+    ],
+)
+def test_stated_conventions_that_are_read_change_nothing(
+    tmp_path: Path, key: str, statement: object
+) -> None:
+    plain = read_frames(write_json(tmp_path))
+    write_json(tmp_path, lambda table: table.update({key: statement}))
+    stated = read_frames(tmp_path)
+    assert torch.equal(stated.cameras.cam_to_world, plain.cameras.cam_to_world)
+
+
+@pytest.mark.parametrize("name", ["../c0.png", "a/../../c0.png", "/c0.png"])
+def test_an_image_outside_of_its_scene_is_refused(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path, lambda table: table["frames"][0].update(color=name))
+    with pytest.raises(DataError, match="frame 0: the image .* lies outside of"):
+        image_files(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["c0.png", "./c0.png", "c0.jpg"])
+def test_a_frame_that_is_listed_twice_is_refused(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path, lambda table: table["frames"][2].update(color=name))
+    with pytest.raises(DataError, match="frames 0 and 2 have the images .* keep one"):
+        image_files(tmp_path)
+
+
+def test_listed_frames_without_a_finite_pose_are_left_out(tmp_path: Path) -> None:
+    lost = [float("nan")] * 3
+    write_json(tmp_path, lambda table: table["frames"][1].update(translation_m=lost))
+    assert read_frames(tmp_path).names == (f"{tmp_path.name}/c0", f"{tmp_path.name}/c2")
+
+
+def test_a_scene_without_any_finite_pose_is_named(tmp_path: Path) -> None:
+    scene = write_scan(tmp_path, numbers=(0,))
+    np.savetxt(scene / "pose" / "0.txt", np.full((4, 4), np.inf))
+    with pytest.raises(DataError, match="none of 1 frames has a finite pose"):
+        read_frames(scene)
+
+
+def test_a_scene_without_intrinsics_is_named(tmp_path: Path) -> None:
+    scene = write_scan(tmp_path)
+    (scene / "intrinsic" / "intrinsic_color.txt").unlink()
+    with pytest.raises(DataError, match="no intrinsics; expected intrinsic/intrinsic_color.txt"):
+        read_frames(scene)
+
+
+def test_a_picture_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> None:
+    write_json(tmp_path)
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "c1.png")
+    with pytest.raises(DataError, match=r"c1\.png is 24x32 px and .*c0\.png is 48x64 px"):
+        read_frames(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +420,27 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match="scene0000_00"):
         check_names(["scene0000_01"], ["scene0000_00", "scene0000_01", "office"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0, 0, 0, 1], [0, math.nan, 0, 1]], "1 of 2 points have NaN or infinite coordinates"),
+        (np.zeros((0, 4)), "holds no points"),
+        ([[0, 0, 0, 1.5]], "labels are not whole numbers"),
+        ([[0, 0, 0]], r"expected \(N, 4 or 5\)"),
+    ],
+)
+def test_a_cloud_that_cannot_be_used_is_named_with_its_cause(
+    rows: Any, message: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "kitchen.npy", np.array(rows, float))
+    with pytest.raises(DataError, match=message):
+        read_cloud(tmp_path / "kitchen.npy")
+
+
+def test_a_ply_without_labels_names_what_it_has(tmp_path: Path) -> None:
+    table = np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1")])
+    write_ply(tmp_path / "kitchen.ply", table)
+    with pytest.raises(DataError, match="kitchen.ply has red, x, y, z; expected x, y, z and label"):
+        read_cloud(tmp_path / "kitchen.ply")

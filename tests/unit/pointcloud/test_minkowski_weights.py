@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from examples.pointcloud.__main__ import main
-from examples.pointcloud.minkowski_weights import minkowski_name, own_layout, unet_weights
+from examples.pointcloud.minkowski_weights import (
+    file_channels,
+    minkowski_name,
+    own_layout,
+    unet_weights,
+)
 from examples.pointcloud.res16unet import Res16UNet
-from examples.pointcloud.segmentation import NETWORKS, Segmenter, build, load_weights
+from examples.pointcloud.segmentation import (
+    NETWORKS,
+    Segmenter,
+    build,
+    load_unet,
+    load_weights,
+    save_weights,
+)
 from examples.pointcloud.sparse_conv import DownConv, SubmanifoldConv, UpConv, sparse
 from torch import Tensor
 
-from dinoneck import CheckpointError
+from dinoneck import CheckpointError, ConfigError
 from dinoneck.points import VoxelGrid
 
 LOW, SIZE = -16, 32  # a dense box with room around all voxels; begins at a multiple of 16
@@ -293,6 +306,83 @@ def test_weights_that_are_missing_or_of_another_shape_are_named(tmp_path: Path) 
     torch.save(twice, path)
     with pytest.raises(CheckpointError, match="holds 2 networks"):
         load_weights(model_of("3d"), path)
+
+
+def permuted(state: dict[str, Tensor]) -> None:
+    state["conv1p1s2.kernel"] = state["conv1p1s2.kernel"].permute(1, 2, 0)
+
+
+def with_dense_axes(state: dict[str, Tensor]) -> None:
+    state["conv1p1s2.kernel"] = state["conv1p1s2.kernel"].reshape(2, 2, 2, 16, 16)
+
+
+def renamed(state: dict[str, Tensor]) -> None:
+    state["conv4.kernel"] = state.pop("conv4p8s2.kernel")
+
+
+def with_nan(state: dict[str, Tensor]) -> None:
+    state["bn1.bn.weight"][3] = torch.nan
+
+
+def in_whole_numbers(state: dict[str, Tensor]) -> None:
+    state["conv1p1s2.kernel"] = state["conv1p1s2.kernel"].to(torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (permuted, r"1 weights do not fit: conv1p1s2.kernel is \(16, 16, 8\) for \(8, 16, 16\)"),
+        (with_dense_axes, r"conv1p1s2.kernel is \(2, 2, 2, 16, 16\) for \(8, 16, 16\)"),
+        (renamed, r"lacks 1 weights of the network: conv4p8s2.kernel"),
+        (with_nan, "down1.norm.weight holds NaN or infinite values"),
+        (in_whole_numbers, "down1.conv.weight is of torch.int8; expected floating numbers"),
+    ],
+)
+def test_kernels_that_do_not_fit_are_named_with_their_file(
+    spoil: Callable[[dict[str, Tensor]], None], message: str, tmp_path: Path
+) -> None:
+    state = {name: value.float() for name, value in random_state().items()}
+    spoil(state)
+    torch.save(state, tmp_path / "mask3d.pth")
+    with pytest.raises(CheckpointError, match=rf"mask3d\.pth.*{message}"):
+        load_unet(model_of("3d"), tmp_path / "mask3d.pth")
+
+
+@pytest.mark.parametrize("shape", [(125, 16), (5, 5, 5, 4, 16)])
+def test_a_first_kernel_of_other_axes_is_named(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save({"conv0p1s1.kernel": torch.zeros(shape)}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"a\.pth: conv0p1s1.kernel is .* of 3 axes"):
+        file_channels(tmp_path / "a.pth")
+
+
+def test_the_unet_of_a_run_with_images_starts_a_network_of_other_classes(tmp_path: Path) -> None:
+    trained = model_of("both")
+    save_weights(trained, tmp_path / "run.safetensors")
+    model = build("3d", network="small", in_channels=4, classes=7, c_dino=8)
+    classifier = model.classifier.weight.clone()
+
+    fresh = load_unet(model, tmp_path / "run.safetensors")
+
+    assert fresh == ("classifier",)
+    for name, value in trained.unet.state_dict().items():
+        assert torch.equal(model.unet.state_dict()[name], value)
+    assert torch.equal(model.classifier.weight, classifier)
+
+
+def test_a_run_of_another_network_names_the_option(tmp_path: Path) -> None:
+    save_weights(model_of("3d"), tmp_path / "run.safetensors")
+    model = build("3d", network="34c", in_channels=4, classes=3, c_dino=8)
+    with pytest.raises(CheckpointError, match="choose the --network of the file"):
+        load_unet(model, tmp_path / "run.safetensors")
+
+
+def test_weights_of_another_variant_or_of_other_classes_are_named(tmp_path: Path) -> None:
+    save_weights(model_of("both"), tmp_path / "run.safetensors")
+    with pytest.raises(CheckpointError, match="weights that are not of this network: fusion"):
+        load_weights(model_of("3d"), tmp_path / "run.safetensors")
+    more = build("both", network="small", in_channels=4, classes=5, c_dino=8)
+    with pytest.raises(CheckpointError, match=r"classifier.bias is \(3,\) for \(5,\)"):
+        load_weights(more, tmp_path / "run.safetensors")
 
 
 # -- compare --init

@@ -238,3 +238,67 @@ def test_a_packed_file_is_replaced_only_when_asked(
     assert run(*words) == 1
     assert "--replace" in capsys.readouterr().err
     assert run(*words, "--replace") == 0
+
+
+def packed_with(tmp_path: Path, change: Any) -> int:
+    """Pack one entry of two frames after a change to it."""
+    content = several_views("s", [0, 40])
+    write_features(tmp_path / "clip_feat", ["s/color/0", "s/color/40"])
+    change(content["data_list"][0])
+    (tmp_path / "infos.pkl").write_bytes(pickle.dumps(content))
+    return run("pack", tmp_path / "infos.pkl", "--features", tmp_path / "clip_feat")
+
+
+def test_poses_that_are_no_list_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert packed_with(tmp_path, lambda entry: entry.update(poses=3)) == 1
+    assert "entry 0: poses is 3; expected one per image" in capsys.readouterr().err
+
+
+def test_poses_in_one_array_are_kept(tmp_path: Path) -> None:
+    poses = np.arange(32.0).reshape(2, 4, 4)
+    assert packed_with(tmp_path, lambda entry: entry.update(poses=poses)) == 0
+    packed = pickle.loads((tmp_path / "infos_clip.pkl").read_bytes())
+    assert np.array_equal(packed["data_list"][0]["poses"], poses)
+
+
+def test_an_empty_list_of_entries_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "infos.pkl").write_bytes(pickle.dumps({"metainfo": {}, "data_list": []}))
+    assert run("pack", tmp_path / "infos.pkl", "--features", tmp_path) == 1
+    assert "has an empty data_list; there is nothing to pack" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_are_not_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(entry: dict[str, Any]) -> None:
+        broken = torch.full((3, 2, 4), torch.nan).half()
+        torch.save(broken, tmp_path / "clip_feat" / "s" / "color" / "40.pt")
+
+    assert packed_with(tmp_path, spoil) == 1
+    assert "1 of 2 feature files hold NaN or infinite values" in capsys.readouterr().err
+    assert not (tmp_path / "infos_clip.pkl").exists()
+
+
+def test_features_beyond_float16_are_refused_and_do_not_become_infinite(tmp_path: Path) -> None:
+    features = torch.zeros(3, 2, 4)
+    features[1, 1, 2] = -70000.0
+    torch.save(features, tmp_path / "0.pt")
+    with pytest.raises(DataError, match=r"0\.pt reaches 70000 in 1 values.*ends at 65504"):
+        read_map(tmp_path / "0.pt")
+
+
+def test_a_refused_image_outside_of_its_scene_writes_no_file_outside_of_the_features(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = tmp_path / "2D" / "kitchen"
+    scene.mkdir(parents=True)
+    write_json(scene, lambda table: table["frames"][0].update(color="../../c0.png"))
+    (scene / "c0.png").rename(tmp_path / "c0.png")
+    out = tmp_path / "features"
+    assert run("extract", tmp_path, "--out", out, "--layout", "pt", *TINY) == 1
+    assert "lies outside of" in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.pt")) == []
