@@ -34,9 +34,9 @@ OPEN_CASES = (
         "head takes them. `backbone.freeze()` before the prediction lets it compare.",
     ),
     OpenCase(
-        r"the backbone, between (save_weights and the head|tokens and the training of a head): ",
-        "`save_head` does not know which tokens `fit` trained a new head on. With a `backbone=` of "
-        "other weights the file names the wrong ones.",
+        r"the backbone, between tokens and the training of a head: LoRA added and trained",
+        "`save_head(backbone=)` warns if `fit` trained the head on tokens of other weights. A backbone "
+        "to which LoRA was added since is not compared: it may have been trained after the head.",
     ),
 )
 
