@@ -47,7 +47,15 @@ from dinoneck.data.not_numbers import (
     is_spreadsheet_error,
     unit_of,
 )
-from dinoneck.data.number_cells import NOTATIONS, NumberError, read_numbers
+from dinoneck.data.number_cells import (
+    COMMA,
+    NOTATIONS,
+    POINT,
+    Notation,
+    NumberError,
+    doubtful_thousands,
+    read_numbers,
+)
 from dinoneck.data.odd_numbers import (
     are_compact_days,
     begins_with_zero,
@@ -65,6 +73,7 @@ from dinoneck.data.word_cells import (
     warn_of_dates,
     warn_of_joined_numbers,
     warn_of_powers_of_ten,
+    warn_of_thousands,
     warn_of_words,
 )
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
@@ -608,6 +617,7 @@ def _classes(
         if are_numbers:
             names = _names_as_written(names, _spellings_of(labels, texts))
         _check_names(what, names, labels, may_be_numbers=class_names is None)
+        _warn_of_thousands_in_classes(what, Counter(texts))
     if are_numbers:
         _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
     name_of = _name_of_label(what, names, to_label)
@@ -681,6 +691,30 @@ def _warn_of_numbers_as_classes(
             sentinel,
             counted(values.count(sentinel), "row"),
         )
+
+
+def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
+    """Name classes of numbers whose mark may be between thousands.
+
+    Args:
+        what: what messages call the column.
+        counts: class, as it is written -> its number of rows.
+    """
+    if warn_of_thousands(what, counts, noun="classes"):
+        return
+    texts = list(counts)
+    for mark in (POINT, COMMA):
+        notation = Notation(mark)
+        if not notation.fits(texts):
+            continue
+        pair = doubtful_thousands(texts, notation.read(texts), mark)
+        if pair is not None:
+            logger.warning(
+                "%s has the class %r next to %r; if the mark is between thousands, write the numbers "
+                "without it",
+                what,
+                *pair,
+            )
 
 
 def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set[str]]:
@@ -798,6 +832,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
     warn_of_dates(what, counts, noun)
     if all(map(is_number, counts)):
         warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
+    warn_of_thousands(what, Counter(map(cell_text, sheet.columns[column])), noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
 
