@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from dinoneck.data.not_numbers import (
     is_error_value,
     is_printed_number,
     is_spreadsheet_error,
+    is_unknown_mark,
     unit_of,
 )
 from dinoneck.data.number_cells import (
@@ -86,6 +88,8 @@ except ImportError as error:
 Names = Sequence[str] | str
 _SHOWN = 5  # names in a message
 _SHOWN_COLUMNS = 20
+# a number with decimals and without an exponent
+_DECIMAL = re.compile(r"-?\d+\.\d+")
 
 logger = logging.getLogger(__name__)
 
@@ -455,7 +459,8 @@ def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
 def _are_numbers(filled: Sequence[str]) -> bool:
     """Whether at most half of the cells are words; those that say "missing" do not count.
 
-    Where some cells are numbers, others with a unit are no words: ``2``, ``3``, ``1.5 kg``.
+    Neither do marks such as ``?`` next to words. Where some cells are numbers, others with a unit are
+    no words: ``2``, ``3``, ``1.5 kg``.
     """
     if any(notation.fits(filled) for notation in NOTATIONS):
         return True
@@ -463,8 +468,12 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     num_with_unit = 0
     num_numbers = 0
     num_filled = 0
+    num_marks = 0
     for text, count in Counter(filled).items():
         if text.lower() in MISSING_WORDS:
+            continue
+        if is_unknown_mark(text):
+            num_marks += count
             continue
         num_filled += count
         if is_number(text):
@@ -475,7 +484,9 @@ def _are_numbers(filled: Sequence[str]) -> bool:
                 num_with_unit += count
     if num_numbers > 0:
         num_words -= num_with_unit
-    return num_filled > 0 and num_words * 2 <= num_filled
+    if num_filled == 0:
+        return num_marks > 0
+    return num_words * 2 <= num_filled
 
 
 def _is_measured(text: str) -> bool:
@@ -727,13 +738,19 @@ def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set
 
 
 def _names_as_written(numbers: Sequence[str], spellings: Mapping[str, set[str]]) -> list[str]:
-    """The names of classes of numbers: with the zeros that one begins with, ``007``, if all rows have them."""
+    """The names of classes of numbers, in the spelling of the cells where it is the only one.
+
+    Kept are the zeros that one begins with, ``007``, and, where a class has decimals, the zeros that
+    it ends in: ``1.10``. Whole numbers of programs, ``1.0`` and ``2.0``, are called 1 and 2.
+    """
+    have_decimals = any("." in number for number in numbers)
     names = []
     for number in numbers:
-        written = spellings[number]
-        [first, *others] = sorted(written)
-        is_code = not others and begins_with_zero(first)
-        names.append(first if is_code else number)
+        [first, *others] = sorted(spellings[number])
+        is_name = begins_with_zero(first) or (
+            have_decimals and _DECIMAL.fullmatch(first) is not None
+        )
+        names.append(first if is_name and not others else number)
     return names
 
 
@@ -773,16 +790,39 @@ def _check_names(
 def _state_spellings(
     sheet: _Sheet, column: str, values: Sequence[Any], texts: Sequence[str]
 ) -> None:
-    """State which words are one although blanks around them, or composed letters, differ."""
+    """State which words are one although blanks or invisible characters around them, or composed letters, differ."""
     spellings = defaultdict(set)
     for value, text in zip(values, texts, strict=True):
         if isinstance(value, str) and text:
             spellings[text].add(value)
-    several = [text for text, written in spellings.items() if len(written) > 1]
-    if several:
+    with_blanks = []
+    with_invisible = []
+    decomposed = []
+    for text, written in spellings.items():
+        if len(written) == 1:
+            continue
+        without_blanks = {value.strip() for value in written}
+        stripped = {cells.strip_cell(value) for value in written}
+        if len(without_blanks) < len(written):
+            with_blanks.append(repr(text))
+        if len(stripped) < len(without_blanks):
+            with_invisible.append(repr(text))
+        if len(stripped) > 1:
+            decomposed.append(repr(text))
+    in_some_rows = "which stand in some rows only"
+    if with_blanks:
         sheet.repairs.append(
-            f"{column}: blanks around {some_of(map(repr, several), _SHOWN)} left out, which stand "
-            "in some rows only"
+            f"{column}: blanks around {some_of(with_blanks, _SHOWN)} left out, {in_some_rows}"
+        )
+    if with_invisible:
+        sheet.repairs.append(
+            f"{column}: invisible characters around {some_of(with_invisible, _SHOWN)} left out, "
+            f"{in_some_rows}"
+        )
+    if decomposed:
+        sheet.repairs.append(
+            f"{column}: letters and their accents in {some_of(decomposed, _SHOWN)} joined (NFC), "
+            "which are apart in some rows only"
         )
 
 

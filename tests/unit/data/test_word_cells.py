@@ -216,7 +216,9 @@ def test_classes_with_a_mark_that_may_be_between_thousands_are_named(
 
     assert table["y"].tolist() == names
     [message] = caplog.messages
-    assert f"y has the class {names[0]!r} next to '999'; if the mark is between thousands" in message
+    assert (
+        f"y has the class {names[0]!r} next to '999'; if the mark is between thousands" in message
+    )
 
 
 @pytest.mark.parametrize("rows", ["1.1 1.2 999 998", "1.001 1.002 1.003", "a.001 a1 b"])
