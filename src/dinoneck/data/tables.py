@@ -149,7 +149,62 @@ def read_table(
         folds=_as_tuple(fold_column),
         masks=_as_tuple(labels),
     )
-    number_columns = _as_tuple(numbers)
+    return _read(
+        source,
+        images,
+        roles,
+        image_column=image_column,
+        classes=classes,
+        number_columns=_as_tuple(numbers),
+        remedy_of_empty_classes="Leave it out of the classes, or add rows of it",
+    )
+
+
+def read_truth(
+    source: Any,
+    images: PathLike | None,
+    targets: Names,
+    *,
+    group: Names,
+    image_column: str,
+    labels: str | None,
+    classes: Mapping[str, Sequence[str]],
+    numbers: Names,
+) -> pd.DataFrame:
+    """Read a table that predictions are compared with, as :func:`read_table` does.
+
+    The classes are those of the models, so that a warning of one without a row says what its score
+    is, and not how to leave it out.
+    """
+    roles = _Roles(
+        targets=_as_tuple(targets),
+        auxiliary=(),
+        group=_as_tuple(group),
+        folds=(),
+        masks=_as_tuple(labels),
+    )
+    return _read(
+        source,
+        images,
+        roles,
+        image_column=image_column,
+        classes=classes,
+        number_columns=_as_tuple(numbers),
+        remedy_of_empty_classes="Its F1 is unknown, or 0 where the class is predicted",
+    )
+
+
+def _read(
+    source: Any,
+    images: PathLike | None,
+    roles: _Roles,
+    *,
+    image_column: str,
+    classes: Mapping[str, Sequence[str]],
+    number_columns: Sequence[str],
+    remedy_of_empty_classes: str,
+) -> pd.DataFrame:
+    """The table of :func:`read_table`; the remedy is that of a class without a row."""
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles.columns)
     if images is None:  # files that are looked for must exist
@@ -162,6 +217,7 @@ def read_table(
             column,
             class_names=classes.get(column),
             must_be_numbers=column in number_columns,
+            remedy_of_empty_classes=remedy_of_empty_classes,
         )
     if roles.group:
         table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
@@ -405,7 +461,12 @@ def _as_tuple(names: Names | None) -> tuple[str, ...]:
 
 
 def _read_values(
-    sheet: _Sheet, column: str, *, class_names: Sequence[str] | None, must_be_numbers: bool
+    sheet: _Sheet,
+    column: str,
+    *,
+    class_names: Sequence[str] | None,
+    must_be_numbers: bool,
+    remedy_of_empty_classes: str,
 ) -> pd.Series:
     """Read a column as float64 numbers or as classes.
 
@@ -416,6 +477,7 @@ def _read_values(
             does not name the column.
         must_be_numbers: whether ``numbers=`` names the column. If neither does, the categories of
             a DataFrame are its classes, and of other columns most cells decide.
+        remedy_of_empty_classes: what to do about a class without a row.
     """
     values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
@@ -442,7 +504,8 @@ def _read_values(
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
-    return _classes(filled, what, column, class_names).reindex(sheet.ids)
+    labels = _classes(filled, what, column, class_names, remedy_of_empty_classes)
+    return labels.reindex(sheet.ids)
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
@@ -575,7 +638,8 @@ def _warn_of_codes(what: str, column: str, texts: Sequence[str]) -> None:
     if codes:
         logger.warning(
             "%s has numbers that begin with 0, such as %r in %s, as plots, postcodes and days "
-            "(01.05) do, and is read as numbers; %s",
+            "(01.05) do, and is read as numbers; %s. If it holds numbers, name it in numbers=, or as "
+            "{kind: regression} there",
             what,
             codes[0],
             counted(len(codes), "row"),
@@ -603,7 +667,11 @@ def _number_error(
 
 
 def _classes(
-    texts: pd.Series, what: str, column: str, class_names: Sequence[str] | None
+    texts: pd.Series,
+    what: str,
+    column: str,
+    class_names: Sequence[str] | None,
+    remedy_of_empty_classes: str,
 ) -> pd.Series:
     """Read the filled cells of a column as classes.
 
@@ -613,6 +681,7 @@ def _classes(
         column: its name.
         class_names: all that are admitted, in their order; empty = those that occur, also numbers;
             None = those that occur and are words.
+        remedy_of_empty_classes: what to do about a class without a row.
     """
     are_numbers = all(map(is_number, texts))
     to_label = cells.label_of if are_numbers else str
@@ -645,7 +714,7 @@ def _classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
         source=what,
-        remedy="Leave it out of the classes, or add rows of it",
+        remedy=remedy_of_empty_classes,
     )
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
