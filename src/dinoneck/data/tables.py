@@ -500,6 +500,8 @@ def _read_values(
         class_names = list(class_names)
     elif not must_be_numbers:
         class_names = sheet.categories.get(column)
+    if class_names is None and must_be_numbers:
+        _check_not_all_words(what, filled)
     if class_names is None and (must_be_numbers or _are_numbers(filled)):
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
@@ -550,6 +552,20 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     if num_filled == 0:
         return num_marks > 0
     return num_words * 2 <= num_filled
+
+
+def _check_not_all_words(what: str, filled: Sequence[str]) -> None:
+    """Raise a DataError for words in all cells of a column that must hold numbers."""
+    words = sorted(set(filled))
+    for word in words:
+        has_digit = any(character.isdigit() for character in word)
+        if has_digit or not _is_word(word) or word.lower() in MISSING_WORDS:
+            return
+    raise DataError(
+        f"{what} holds the words {some_of(map(repr, words), _SHOWN)}; expected numbers, as "
+        "numbers=, a task of kind 'regression', or the head says. Name a column of numbers, or leave "
+        "numbers= or the kind out"
+    )
 
 
 def _is_measured(text: str) -> bool:

@@ -97,7 +97,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
 
 def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
     """The columns of which a config says that they are of one of these kinds."""
-    columns = []
+    columns: list[str] = []
     for task in column_tasks(config).values():
         if task.kind in kinds:
             columns += task.columns

@@ -608,7 +608,7 @@ def test_words_of_a_categorical_column_that_must_hold_numbers_are_refused() -> N
     kinds = pd.Categorical(["soil", "crop", "soil"])
     frame = pd.DataFrame({"image": ["a", "b", "c"], "y": kinds})
 
-    with pytest.raises(DataError, match="y of 'a' is 'soil'"):
+    with pytest.raises(DataError, match="y holds the words 'crop', 'soil'; expected numbers"):
         read_table(frame, targets="y", numbers="y")
 
 

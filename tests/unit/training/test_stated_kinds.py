@@ -37,6 +37,11 @@ def test_zeros_before_numbers_are_kept_where_the_kind_says_that_they_are_classes
     assert table["y"].tolist() == ["05", "10", "07"]
 
 
-def test_words_in_a_column_whose_kind_is_regression_are_refused() -> None:
-    with pytest.raises(DataError, match=r"y of '0.png' is 'weed'; expected .* a number"):
+def test_a_column_of_words_whose_kind_is_regression_is_refused_with_the_kind() -> None:
+    with pytest.raises(DataError, match=r"y holds the words 'soil', 'weed'; .* kind 'regression'"):
         table_of(config_of("regression"), frame_of("weed", "soil", "weed"))
+
+
+def test_one_word_in_a_column_whose_kind_is_regression_is_named() -> None:
+    with pytest.raises(DataError, match=r"y of '1.png' is 'weed'; expected .* a number"):
+        table_of(config_of("regression"), frame_of("1.5", "weed", "2.5"))
