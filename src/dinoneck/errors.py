@@ -152,9 +152,13 @@ def shorten(value: object) -> str:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
-    near = difflib.get_close_matches(str(name)[:_LONGEST], list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name`` in any case, or an empty string."""
+    name_of_folded: dict[str, str] = {}
+    for known_name in map(str, known):
+        name_of_folded.setdefault(known_name.casefold(), known_name)
+    folded = str(name)[:_LONGEST].casefold()
+    near = difflib.get_close_matches(folded, name_of_folded, n=1, cutoff=0.6)
+    return f" Did you mean {name_of_folded[near[0]]!r}?" if near else ""
 
 
 def _plain(message: str) -> str:

@@ -30,7 +30,7 @@ from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.listed_images import Crowd
-from dinoneck.data.tables import read_cells, read_table
+from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
     coco_results,
@@ -42,7 +42,7 @@ from dinoneck.detection.evaluation import (
     score_segments,
 )
 from dinoneck.detection.paired import precision_intervals
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
 from dinoneck.heads.ensemble import areas_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
@@ -139,17 +139,9 @@ def evaluate(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
         )
     _check_alike(predictors)
-    tasks = _tasks_of(predictors)
-    table = truth_table(
-        images,
-        truth,
-        tasks,
-        group,
-        image_column,
-        labels,
-        subfolders,
-        columns=_columns_of(predictors),
-    )
+    tasks_of_models = [predictor.tasks for predictor in predictors.values()]
+    tasks = _tasks_by_name(tasks_of_models)
+    table = truth_table(images, truth, tasks_of_models, group, image_column, labels, subfolders)
     mask_options = {"labels": labels, "nodata": nodata, "class_values": class_values}
     _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
@@ -200,7 +192,7 @@ def _of_table(
     Raises:
         DataError: if the truth has nothing that is predicted.
     """
-    columns = _columns_of(predictors)
+    columns = _columns_of([predictor.tasks for predictor in predictors.values()])
     scored: dict[str, Scored] = {}
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
@@ -210,10 +202,7 @@ def _of_table(
         cost[name] = _cost(predictor, begin, len(table))
     if not scored:
         _check_scorable(table, tasks)
-        raise DataError(
-            f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has the columns "
-            f"{some_of(table.columns, 5)}"
-        )
+        raise _nothing_to_score([*tasks], list(table.columns))
     units = {column.name: column.task.unit for column in columns if column.name in scored}
     report = summary(table, scored, predictions, [range(len(table))], units)
     lines = _not_shared(predictions)
@@ -319,20 +308,20 @@ def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
         )
 
 
-def _tasks_of(models: Mapping[str, Predictor]) -> dict[str, Task]:
+def _tasks_by_name(tasks_of_models: Sequence[Sequence[Task]]) -> dict[str, Task]:
     """The tasks of all models by name; of several of a name, which :func:`_check_alike` compares, the first."""
     tasks: dict[str, Task] = {}
-    for predictor in models.values():
-        for task in predictor.tasks:
+    for tasks_of_model in tasks_of_models:
+        for task in tasks_of_model:
             tasks.setdefault(task.name, task)
     return tasks
 
 
-def _columns_of(models: Mapping[str, Predictor]) -> list[Column]:
+def _columns_of(tasks_of_models: Sequence[Sequence[Task]]) -> list[Column]:
     """The columns of all models, each name once."""
     columns: dict[str, Column] = {}
-    for predictor in models.values():
-        for column in columns_of(predictor.tasks):
+    for tasks_of_model in tasks_of_models:
+        for column in columns_of(tasks_of_model):
             columns.setdefault(column.name, column)
     return list(columns.values())
 
@@ -387,7 +376,7 @@ def _check_alike(models: Mapping[str, Predictor]) -> None:
                     f"{target.what}; evaluate them apart"
                 )
             if target.what != "numbers":
-                _check_classes(name, first.task, target.task)
+                _check_classes(name, first, target)
             elif first.task.unit and target.task.unit and first.task.unit != target.task.unit:
                 raise DataError(
                     f"{first.model} predicts {name} in {first.task.unit}, and {target.model} in "
@@ -401,13 +390,15 @@ def _check_alike(models: Mapping[str, Predictor]) -> None:
                 )
 
 
-def _check_classes(name: str, first: Task, other: Task) -> None:
-    """Raise a DataError if two tasks have other classes, or number them otherwise in masks."""
-    is_same = {*first.labels} == {*other.labels}
-    if not is_same or (first.labels != other.labels and first.kind == "segmentation"):
+def _check_classes(name: str, first: _Target, other: _Target) -> None:
+    """Raise a DataError if two models predict other classes, or number them otherwise in masks."""
+    first_labels = first.task.labels
+    labels = other.task.labels
+    is_same = {*first_labels} == {*labels}
+    if not is_same or (first_labels != labels and first.what == "masks"):
         raise DataError(
-            f"two heads predict the classes {first.labels} and {other.labels} of {name}; score them "
-            "apart"
+            f"{first.model} predicts the classes {first_labels} of {name}, and {other.model} "
+            f"{labels}; evaluate them apart"
         )
 
 
@@ -442,13 +433,11 @@ def _opened(model: Any) -> Predictor | Detector:
 def truth_table(
     images: Any,
     truth: Any,
-    tasks: Mapping[str, Any],
+    tasks_of_models: Sequence[Sequence[Task]],
     group: Any = (),
     image_column: str = "image",
     labels: Any = None,
     subfolders: Subfolders | None = None,
-    *,
-    columns: Sequence[Column] | None = None,
 ) -> Any:
     """Return the images and their truth: of a table, of class folders, or of a folder of masks.
 
@@ -456,12 +445,11 @@ def truth_table(
         images: folder of the images; None = those of the truth, whose files are not looked for if
             it is a table.
         truth: a CSV file or a DataFrame, a folder, or a table of :func:`dinoneck.data.read_table`.
-        tasks: name -> task, whose columns are read.
+        tasks_of_models: the tasks of each model, whose columns are read.
         group: columns of the table.
         image_column: its column of file names.
         labels: its column of masks.
         subfolders: as of :func:`evaluate`.
-        columns: what is predicted; None = the columns of the tasks.
 
     Raises:
         ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
@@ -469,6 +457,7 @@ def truth_table(
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words or classes.
     """
+    tasks = _tasks_by_name(tasks_of_models)
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         for name, value in {"group": group, "labels": labels}.items():
             if value:
@@ -482,7 +471,7 @@ def truth_table(
             f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
             "folders, or leave it out"
         )
-    predicted = columns_of([*tasks.values()]) if columns is None else columns
+    predicted = _columns_of(tasks_of_models)
     if IMAGES in getattr(truth, "columns", ()):
         for role, value in {GROUP: group, LABELS: labels}.items():
             if value and role not in truth:
@@ -491,6 +480,9 @@ def truth_table(
                     f"name it with {role}= of read_table(), which makes it"
                 )
         _warn_of_missing_parts(tasks, predicted, truth.columns)
+        names = _scored_names(predicted)
+        if LABELS in truth or not truth.columns.intersection(names).empty:  # else an error
+            _warn_of_near_columns(names, truth.columns)
         _check_numbers(truth, _number_columns(truth, tasks, predicted))
         return truth
     return _read_truth(images, truth, predicted, tasks, group, image_column, labels)
@@ -537,7 +529,8 @@ def _read_truth(
     labels: Any,
 ) -> Any:
     """The table of a CSV file or a DataFrame, with the columns that are predicted."""
-    columns = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
+    cells = truth if hasattr(truth, "columns") else read_cells(truth)
+    columns = [str(column) for column in cells.columns]
     classes = {
         name: task.labels
         for name, task in tasks.items()
@@ -551,11 +544,9 @@ def _read_truth(
     numbers = [name for name in names if name in columns]
     targets = [*classes, *numbers]
     if not targets and labels is None:
-        raise DataError(
-            f"the truth has none of what is predicted, {some_of(names, 5)}; it has "
-            f"{some_of(columns, 5)}"
-        )
-    return read_table(
+        raise _nothing_to_score(_scored_names(predicted), columns)
+    _warn_of_near_columns(_scored_names(predicted), columns)
+    return read_truth(
         truth,
         images,
         targets,
@@ -565,6 +556,38 @@ def _read_truth(
         classes=classes,
         numbers=numbers,
     )
+
+
+def _scored_names(predicted: Sequence[Column]) -> list[str]:
+    """The columns that a truth is looked for in: those of numbers, and one for the classes of a task."""
+    names = {}
+    for column in predicted:
+        is_class = column.task.kind == "classification"
+        names[column.task.name if is_class else column.name] = True
+    return list(names)
+
+
+def _nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
+    """The error for a truth without a column of what is predicted."""
+    hint = ""
+    for name in names:
+        hint = hint or did_you_mean(name, columns)
+    return DataError(
+        f"the truth has none of what is predicted, {some_of(names, 5)}; it has the columns "
+        f"{some_of(columns, 5)}.{hint}".removesuffix(".")
+    )
+
+
+def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Name predicted columns that the truth has in capitals or small letters alone: they are not scored."""
+    column_of = {column.casefold(): column for column in columns}
+    for name in names:
+        if name not in columns and name.casefold() in column_of:
+            logger.warning(
+                "the truth has no column %r, which is not scored. Did you mean %r?",
+                name,
+                column_of[name.casefold()],
+            )
 
 
 def _truth_of_folder(

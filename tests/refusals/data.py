@@ -279,6 +279,11 @@ MISFITS = [  # cells of a column of numbers or words, and the one that is named
     (["oats", "oats", "oats"], "'oats'"),
     (["", "", "nan"], "'y'"),
     (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
+    (["1", "1O", "2"], ("'1O'", "'O'")),
+    (["1", "10\u00b2", "2"], ("'10\u00b2'", "'\u00b2'")),
+    (["1", "47\u00b030'", "2"], "47\u00b030'"),
+    (["1", "'2", "3"], "'2"),
+    (["1", "2.5 ab", "3"], ("'2.5 ab'", "'ab'")),
 ]
 ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (coco(images=[]), "images"),

@@ -159,8 +159,8 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ),
     (
         {"tasks": {"kind": {"kind": "regression"}}},
-        ConfigError,
-        ("'kind'", "'regression'", "bare, crop"),
+        DataError,
+        (": kind holds", "'regression'", "'bare', 'crop'"),
     ),
     ({"tasks": {"crop": {"columns": ["weed"]}}}, ConfigError, "'crop'"),
     (

@@ -94,12 +94,84 @@ def test_classes_are_matched_by_their_names(meadow: Path, tiny: Backbone) -> Non
     tasks = [
         replace(TASKS[1], kind="segmentation", labels=labels) for labels in (KINDS, KINDS[::-1])
     ]
-    with pytest.raises(DataError, match="score them apart"):
+    with pytest.raises(
+        DataError, match=r"bare predicts the classes .* of kind, and weedy .*; evaluate them apart"
+    ):
         evaluate(
             {own.labels[0]: Predictor(DenseHead(64, [own]), tiny) for own in tasks},
             meadow.parent,
             meadow,
         )
+
+
+def test_a_class_that_the_truth_lacks_is_said_to_have_no_score(
+    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = pd.read_csv(meadow).query("kind != 'bare'")[["image", "kind"]]
+
+    evaluate(predictor(tiny), meadow.parent, rows)
+
+    lines = [line for line in caplog.messages if "no row of" in line]
+    assert lines == [
+        "the DataFrame: kind: no row of the class 'bare'. Its F1 is unknown, or 0 where the class is "
+        "predicted"
+    ]
+
+
+def test_the_f1_of_a_class_that_the_truth_lacks_is_as_that_line_says(
+    meadow: Path, tiny: Backbone
+) -> None:
+    rows = pd.read_csv(meadow).query("kind != 'bare'")[["image", "kind"]]
+    one = predictor(tiny)
+    probabilities = [row["kind"] for row in one([meadow.parent / name for name in rows["image"]])]
+    is_predicted = any(int(np.argmax(values)) == 0 for values in probabilities)
+
+    scores = evaluate(one, meadow.parent, rows)["scores"]["kind"]["head"]
+
+    assert scores["f1"]["bare"] == (0.0 if is_predicted else None)
+
+
+@pytest.mark.parametrize("name", ["Kind", "KIND"])
+def test_a_column_in_other_letters_than_the_target_is_named(
+    meadow: Path, tiny: Backbone, name: str
+) -> None:
+    rows = pd.read_csv(meadow).rename(columns={"kind": name})[["image", name]]
+
+    with pytest.raises(DataError, match=rf"none of what is predicted, .* Did you mean '{name}'\?"):
+        evaluate(predictor(tiny, TASKS[1:]), meadow.parent, rows)
+
+
+def test_a_ready_made_table_without_the_target_is_asked_for_a_near_name(
+    meadow: Path, tiny: Backbone
+) -> None:
+    rows = pd.read_csv(meadow).rename(columns={"soil": "Soil"})
+    table = read_table(rows, meadow.parent, "Soil")
+
+    with pytest.raises(DataError, match=r"it has the columns Soil, images\. Did you mean 'Soil'\?"):
+        evaluate(predictor(tiny, TASKS[:1]), None, table)
+
+
+def test_a_second_target_in_other_letters_is_named_and_the_first_one_scored(
+    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = pd.read_csv(meadow).rename(columns={"kind": "Kind"})
+
+    report = evaluate(predictor(tiny), meadow.parent, rows)
+
+    assert [*report["scores"]] == ["soil", "overall"]
+    assert (
+        "the truth has no column 'kind', which is not scored. Did you mean 'Kind'?" in caplog.text
+    )
+
+
+def test_a_class_in_other_letters_than_that_of_the_head_is_named(
+    meadow: Path, tiny: Backbone
+) -> None:
+    rows = pd.read_csv(meadow)
+    rows["kind"] = rows["kind"].str.upper()
+
+    with pytest.raises(DataError, match=r"one of bare, crop, weedy\. Did you mean 'bare'\?"):
+        evaluate(predictor(tiny), meadow.parent, rows.query("kind == 'BARE'"))
 
 
 def test_known_numbers_that_are_written_with_a_unit_are_refused(

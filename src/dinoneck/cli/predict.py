@@ -255,8 +255,7 @@ def known_values(
             f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
             "compares; here name a CSV of known values"
         )
-    by_name = {task.name: task for task in tasks}
-    known = truth_table(None, truth, by_name, image_column=image_column, subfolders=subfolders)
+    known = truth_table(None, truth, [tasks], image_column=image_column, subfolders=subfolders)
     if truth.is_dir():
         _check_known_classes(truth, known, tasks)
         rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)

@@ -69,6 +69,14 @@ _OBJECT_OF_PYTHON = re.compile(
 _NAN_OF_WINDOWS = re.compile(r"[-+]?1\.#(?:IND|QNAN|SNAN|INF)0*")
 _DASHES = frozenset("-\u2013\u2014\u2212")
 _DASH_FOR_MINUS = re.compile(rf"[{''.join(_DASHES - {'-'})}]{_DIGITS}")
+# an apostrophe before a number, with which spreadsheets keep it as text
+_KEPT_AS_TEXT = re.compile(rf"['\u2018\u2019]{_DIGITS}")
+_DEGREES_AND_MINUTES = re.compile(rf"{_DIGITS}\s*\N{{DEGREE SIGN}}\s*\d.*")
+_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
+_WITH_SUPERSCRIPT = re.compile(rf"({_DIGITS})\s*([{_SUPERSCRIPTS}]+)")
+# letters that are taken for digits: 1O, l.5. A small L at the end is a litre
+_DIGIT_OF_LETTER = {"O": "0", "o": "0", "I": "1", "l": "1"}
+_WITH_LETTER_FOR_DIGIT = re.compile(r"[-+]?[\d.,OoIl]*\d[\d.,OoIl]*")
 _QUOTES = frozenset("'\"\u2018\u2019\u201c\u201d\u201e")
 # a column of words, most of which are a number with one of these units, was meant as numbers
 _UNITS_OF_QUANTITIES = (
@@ -135,6 +143,21 @@ def is_spreadsheet_error(text: str) -> bool:
     return is_error_value(text) or is_formula(text)
 
 
+def is_unknown_mark(text: str) -> bool:
+    """Whether a text is a mark that people write for "not known" in words and numbers: ``?``, ``--``."""
+    return text != "" and (set(text) == {"?"} or _DASHES.issuperset(text))
+
+
+def letter_for_digit(text: str) -> str | None:
+    """Return the letter that is written in the place of a digit, such as ``O`` in ``1O``; None without one."""
+    if not _WITH_LETTER_FOR_DIGIT.fullmatch(text):
+        return None
+    for letter in text.removesuffix("l"):
+        if letter in _DIGIT_OF_LETTER:
+            return letter
+    return None
+
+
 def _is_dash(text: str) -> bool:
     return text in _DASHES
 
@@ -169,19 +192,40 @@ def expected_instead_of(text: str) -> str:
     for fits, expected in _EXPECTED:
         if fits(text):
             return expected
+    letter = letter_for_digit(text)
+    if letter is not None:
+        return (
+            f"a number in digits: {letter!r} is a letter; write {_DIGIT_OF_LETTER[letter]} if it "
+            "stands for that"
+        )
+    superscript = _WITH_SUPERSCRIPT.fullmatch(text)
+    if superscript is not None:
+        return (
+            f"the number without {superscript[2]!r}: of a power write the value, and mark footnotes "
+            "in a column of their own"
+        )
+    if _DEGREES_AND_MINUTES.fullmatch(text):
+        return "degrees with decimals, such as 47.5, not degrees and minutes"
     unit = unit_of(text)
     if unit == "%":
         return (
             "a number without '%': of 10% write 10 in a column of percent, and 0.1 in one of shares"
         )
-    if unit is not None:
+    if unit is not None and is_unit(unit):
         return f"the number without {unit!r}, a unit that training names by unit= (--unit)"
+    if unit is not None:
+        return f"the number without {unit!r}; if it is a unit, training names it by unit= (--unit)"
     before = word_before(text)
     if before is not None:
         return f"the number without {before!r}"
     tolerance = _TOLERANCE.fullmatch(text)
     if tolerance is not None:
         return f"the number without {tolerance[1]!r} and what follows"
+    if _KEPT_AS_TEXT.fullmatch(text):
+        return (
+            f"a number without {text[0]!r}, with which spreadsheets keep a number as text; format the "
+            "column as numbers"
+        )
     if text[0] in _QUOTES:
         return f"a number without {text[0]!r}, and no blank between a separator and a quote"
     if as_decimal(text) is not None:

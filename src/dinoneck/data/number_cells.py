@@ -7,15 +7,17 @@ Neither pandas nor torch is imported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from statistics import median
 
 from dinoneck.data.cells import LARGEST
 from dinoneck.data.not_numbers import expected_instead_of, is_unit, unit_of
-from dinoneck.data.odd_numbers import is_end_of_float
+from dinoneck.data.odd_numbers import days_among, is_end_of_float, sentinels_of
 
 POINT, COMMA = ".", ","
 # the decimal mark that goes with a separator of cells: a comma between the cells leaves the point,
@@ -89,6 +91,10 @@ _PLAIN_POINT, _PLAIN_COMMA = NOTATIONS[:2]
 _GROUPED = {mark: re.compile(rf"[-+]? {_thousands(mark)}", re.VERBOSE) for mark in (POINT, COMMA)}
 # whole numbers that would be below the first separator of thousands
 _HUNDREDS = re.compile(r"[-+]?[1-9][0-9]{2}")
+# decimals whose median is so many times below that of whole numbers may be thousands. Next to
+# numbers of three digits alone, this is where thousands are the nearer reading: the root of 1000
+_FAR_BELOW = 100
+_FAR_BELOW_HUNDREDS = math.sqrt(1000)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def read_numbers(
     _check_sizes(texts, notation, values)
     repair = _repair_of(texts, notation, separator)
     if repair is None:
-        repair = _doubt_of(texts, notation)
+        repair = _doubt_of(texts, values, notation)
     if repair is not None:
         repairs.append(repair)
     return Numbers(values, repairs)
@@ -345,24 +351,66 @@ def _check_sizes(texts: Sequence[str], notation: Notation, values: Sequence[floa
             raise NumberError(place, "a number that float64 holds exactly")
 
 
-def _doubt_of(texts: Sequence[str], notation: Notation) -> str | None:
-    """How decimals were read that may be thousands: 1.250 next to 999, which has no decimals.
+def doubtful_thousands(
+    texts: Sequence[str], values: Sequence[float], mark: str
+) -> tuple[str, str] | None:
+    """Return a decimal that may be a number in thousands, and a whole number that lets expect it.
 
-    Programs that write 1.250 with its last zero write 999.000 too, and 1.25 without it.
+    Programs that write 1.250 with its last zero write 999.000 too, and 1.25 without it. Next to 987
+    and 640, 1.234 is nearer to the others if the mark is between thousands. Values for "no data"
+    and days are not compared: they are named for themselves.
+
+    Args:
+        texts: the numbers as they are written.
+        values: what they are if the mark is the decimal mark.
+        mark: ``"."`` or ``","``.
+
+    Returns:
+        None where nothing lets expect thousands.
     """
+    if not any(mark in text for text in texts) or not _may_be_thousands(texts, mark):
+        return None
+    odd_values = {0.0, *sentinels_of(values), *days_among(values)}
+    marked: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    hundreds = []
+    for text, value in zip(texts, values, strict=True):
+        if mark in text:
+            marked[text] = abs(value)
+            continue
+        if _HUNDREDS.fullmatch(text):
+            hundreds.append(text)
+        if value not in odd_values:
+            whole[text] = abs(value)
+    ends_in_zero = [text for text in marked if text.endswith("0")]
+    if ends_in_zero and hundreds:
+        return ends_in_zero[0], hundreds[0]
+    if whole and _are_nearer_as_thousands(list(marked.values()), list(whole.values())):
+        return next(iter(marked)), next(iter(whole))
+    return None
+
+
+def _are_nearer_as_thousands(decimals: Sequence[float], whole: Sequence[float]) -> bool:
+    """Whether decimals such as 1.234 are far below the whole numbers of their column."""
+    are_hundreds = all(100 <= value < 1000 for value in whole) and len(set(whole)) > 1
+    farther = _FAR_BELOW_HUNDREDS if are_hundreds else _FAR_BELOW
+    return median(whole) > farther * median(decimals)
+
+
+def _doubt_of(texts: Sequence[str], values: Sequence[float], notation: Notation) -> str | None:
+    """How decimals were read that may be thousands: 1.234 next to 987, which has no decimals."""
     mark = notation.decimal
-    if notation.groups or not any(mark in text for text in texts):
+    if notation.groups:
         return None
-    if not _may_be_thousands(texts, mark):
+    pair = doubtful_thousands(texts, values, mark)
+    if pair is None:
         return None
-    ends_in_zero = [text for text in texts if mark in text and text.endswith("0")]
-    hundreds = [text for text in texts if _HUNDREDS.fullmatch(text)]
-    if not ends_in_zero or not hundreds:
-        return None
-    value = float(notation.plain(ends_in_zero[0]))
+    decimal, whole = pair
+    num_marked = sum(mark in text for text in texts)
+    others = "" if num_marked == 1 else f" (and {num_marked - 1} more with three decimals)"
     return (
-        f"{ends_in_zero[0]!r} read as {value:.15g}, next to {hundreds[0]!r}; if the mark is between "
-        "thousands, write the numbers without it"
+        f"{decimal!r} read as {float(notation.plain(decimal)):.15g}{others}, next to {whole!r}; if "
+        "the mark is between thousands, write the numbers without it"
     )
 
 

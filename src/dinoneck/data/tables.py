@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,9 +46,18 @@ from dinoneck.data.not_numbers import (
     is_error_value,
     is_printed_number,
     is_spreadsheet_error,
+    is_unknown_mark,
     unit_of,
 )
-from dinoneck.data.number_cells import NOTATIONS, NumberError, read_numbers
+from dinoneck.data.number_cells import (
+    COMMA,
+    NOTATIONS,
+    POINT,
+    Notation,
+    NumberError,
+    doubtful_thousands,
+    read_numbers,
+)
 from dinoneck.data.odd_numbers import (
     are_compact_days,
     begins_with_zero,
@@ -65,6 +75,7 @@ from dinoneck.data.word_cells import (
     warn_of_dates,
     warn_of_joined_numbers,
     warn_of_powers_of_ten,
+    warn_of_thousands,
     warn_of_words,
 )
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
@@ -77,6 +88,8 @@ except ImportError as error:
 Names = Sequence[str] | str
 _SHOWN = 5  # names in a message
 _SHOWN_COLUMNS = 20
+# a number with decimals and without an exponent
+_DECIMAL = re.compile(r"-?\d+\.\d+")
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +149,62 @@ def read_table(
         folds=_as_tuple(fold_column),
         masks=_as_tuple(labels),
     )
-    number_columns = _as_tuple(numbers)
+    return _read(
+        source,
+        images,
+        roles,
+        image_column=image_column,
+        classes=classes,
+        number_columns=_as_tuple(numbers),
+        remedy_of_empty_classes="Leave it out of the classes, or add rows of it",
+    )
+
+
+def read_truth(
+    source: Any,
+    images: PathLike | None,
+    targets: Names,
+    *,
+    group: Names,
+    image_column: str,
+    labels: str | None,
+    classes: Mapping[str, Sequence[str]],
+    numbers: Names,
+) -> pd.DataFrame:
+    """Read a table that predictions are compared with, as :func:`read_table` does.
+
+    The classes are those of the models, so that a warning of one without a row says what its score
+    is, and not how to leave it out.
+    """
+    roles = _Roles(
+        targets=_as_tuple(targets),
+        auxiliary=(),
+        group=_as_tuple(group),
+        folds=(),
+        masks=_as_tuple(labels),
+    )
+    return _read(
+        source,
+        images,
+        roles,
+        image_column=image_column,
+        classes=classes,
+        number_columns=_as_tuple(numbers),
+        remedy_of_empty_classes="Its F1 is unknown, or 0 where the class is predicted",
+    )
+
+
+def _read(
+    source: Any,
+    images: PathLike | None,
+    roles: _Roles,
+    *,
+    image_column: str,
+    classes: Mapping[str, Sequence[str]],
+    number_columns: Sequence[str],
+    remedy_of_empty_classes: str,
+) -> pd.DataFrame:
+    """The table of :func:`read_table`; the remedy is that of a class without a row."""
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles.columns)
     if images is None:  # files that are looked for must exist
@@ -149,6 +217,7 @@ def read_table(
             column,
             class_names=classes.get(column),
             must_be_numbers=column in number_columns,
+            remedy_of_empty_classes=remedy_of_empty_classes,
         )
     if roles.group:
         table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
@@ -392,7 +461,12 @@ def _as_tuple(names: Names | None) -> tuple[str, ...]:
 
 
 def _read_values(
-    sheet: _Sheet, column: str, *, class_names: Sequence[str] | None, must_be_numbers: bool
+    sheet: _Sheet,
+    column: str,
+    *,
+    class_names: Sequence[str] | None,
+    must_be_numbers: bool,
+    remedy_of_empty_classes: str,
 ) -> pd.Series:
     """Read a column as float64 numbers or as classes.
 
@@ -403,6 +477,7 @@ def _read_values(
             does not name the column.
         must_be_numbers: whether ``numbers=`` names the column. If neither does, the categories of
             a DataFrame are its classes, and of other columns most cells decide.
+        remedy_of_empty_classes: what to do about a class without a row.
     """
     values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
@@ -425,11 +500,14 @@ def _read_values(
         class_names = list(class_names)
     elif not must_be_numbers:
         class_names = sheet.categories.get(column)
+    if class_names is None and must_be_numbers:
+        _check_not_all_words(what, filled)
     if class_names is None and (must_be_numbers or _are_numbers(filled)):
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
-    return _classes(filled, what, column, class_names).reindex(sheet.ids)
+    labels = _classes(filled, what, column, class_names, remedy_of_empty_classes)
+    return labels.reindex(sheet.ids)
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
@@ -446,7 +524,8 @@ def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
 def _are_numbers(filled: Sequence[str]) -> bool:
     """Whether at most half of the cells are words; those that say "missing" do not count.
 
-    Where some cells are numbers, others with a unit are no words: ``2``, ``3``, ``1.5 kg``.
+    Neither do marks such as ``?`` next to words. Where some cells are numbers, others with a unit are
+    no words: ``2``, ``3``, ``1.5 kg``.
     """
     if any(notation.fits(filled) for notation in NOTATIONS):
         return True
@@ -454,8 +533,12 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     num_with_unit = 0
     num_numbers = 0
     num_filled = 0
+    num_marks = 0
     for text, count in Counter(filled).items():
         if text.lower() in MISSING_WORDS:
+            continue
+        if is_unknown_mark(text):
+            num_marks += count
             continue
         num_filled += count
         if is_number(text):
@@ -466,7 +549,23 @@ def _are_numbers(filled: Sequence[str]) -> bool:
                 num_with_unit += count
     if num_numbers > 0:
         num_words -= num_with_unit
-    return num_filled > 0 and num_words * 2 <= num_filled
+    if num_filled == 0:
+        return num_marks > 0
+    return num_words * 2 <= num_filled
+
+
+def _check_not_all_words(what: str, filled: Sequence[str]) -> None:
+    """Raise a DataError for words in all cells of a column that must hold numbers."""
+    words = sorted(set(filled))
+    for word in words:
+        has_digit = any(character.isdigit() for character in word)
+        if has_digit or not _is_word(word) or word.lower() in MISSING_WORDS:
+            return
+    raise DataError(
+        f"{what} holds the words {some_of(map(repr, words), _SHOWN)}; expected numbers, as "
+        "numbers=, a task of kind 'regression', or the head says. Name a column of numbers, or leave "
+        "numbers= or the kind out"
+    )
 
 
 def _is_measured(text: str) -> bool:
@@ -555,7 +654,8 @@ def _warn_of_codes(what: str, column: str, texts: Sequence[str]) -> None:
     if codes:
         logger.warning(
             "%s has numbers that begin with 0, such as %r in %s, as plots, postcodes and days "
-            "(01.05) do, and is read as numbers; %s",
+            "(01.05) do, and is read as numbers; %s. If it holds numbers, name it in numbers=, or as "
+            "{kind: regression} there",
             what,
             codes[0],
             counted(len(codes), "row"),
@@ -583,7 +683,11 @@ def _number_error(
 
 
 def _classes(
-    texts: pd.Series, what: str, column: str, class_names: Sequence[str] | None
+    texts: pd.Series,
+    what: str,
+    column: str,
+    class_names: Sequence[str] | None,
+    remedy_of_empty_classes: str,
 ) -> pd.Series:
     """Read the filled cells of a column as classes.
 
@@ -593,6 +697,7 @@ def _classes(
         column: its name.
         class_names: all that are admitted, in their order; empty = those that occur, also numbers;
             None = those that occur and are words.
+        remedy_of_empty_classes: what to do about a class without a row.
     """
     are_numbers = all(map(is_number, texts))
     to_label = cells.label_of if are_numbers else str
@@ -608,6 +713,7 @@ def _classes(
         if are_numbers:
             names = _names_as_written(names, _spellings_of(labels, texts))
         _check_names(what, names, labels, may_be_numbers=class_names is None)
+        _warn_of_thousands_in_classes(what, Counter(texts))
     if are_numbers:
         _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
     name_of = _name_of_label(what, names, to_label)
@@ -624,7 +730,7 @@ def _classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
         source=what,
-        remedy="Leave it out of the classes, or add rows of it",
+        remedy=remedy_of_empty_classes,
     )
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
@@ -683,6 +789,30 @@ def _warn_of_numbers_as_classes(
         )
 
 
+def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
+    """Name classes of numbers whose mark may be between thousands.
+
+    Args:
+        what: what messages call the column.
+        counts: class, as it is written -> its number of rows.
+    """
+    if warn_of_thousands(what, counts, noun="classes"):
+        return
+    texts = list(counts)
+    for mark in (POINT, COMMA):
+        notation = Notation(mark)
+        if not notation.fits(texts):
+            continue
+        pair = doubtful_thousands(texts, notation.read(texts), mark)
+        if pair is not None:
+            logger.warning(
+                "%s has the class %r next to %r; if the mark is between thousands, write the numbers "
+                "without it",
+                what,
+                *pair,
+            )
+
+
 def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set[str]]:
     """Label -> the texts that it is written as, without numbers of a DataFrame."""
     spellings: dict[str, set[str]] = defaultdict(set)
@@ -693,13 +823,19 @@ def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set
 
 
 def _names_as_written(numbers: Sequence[str], spellings: Mapping[str, set[str]]) -> list[str]:
-    """The names of classes of numbers: with the zeros that one begins with, ``007``, if all rows have them."""
+    """The names of classes of numbers, in the spelling of the cells where it is the only one.
+
+    Kept are the zeros that one begins with, ``007``, and, where a class has decimals, the zeros that
+    it ends in: ``1.10``. Whole numbers of programs, ``1.0`` and ``2.0``, are called 1 and 2.
+    """
+    have_decimals = any("." in number for number in numbers)
     names = []
     for number in numbers:
-        written = spellings[number]
-        [first, *others] = sorted(written)
-        is_code = not others and begins_with_zero(first)
-        names.append(first if is_code else number)
+        [first, *others] = sorted(spellings[number])
+        is_name = begins_with_zero(first) or (
+            have_decimals and _DECIMAL.fullmatch(first) is not None
+        )
+        names.append(first if is_name and not others else number)
     return names
 
 
@@ -739,16 +875,39 @@ def _check_names(
 def _state_spellings(
     sheet: _Sheet, column: str, values: Sequence[Any], texts: Sequence[str]
 ) -> None:
-    """State which words are one although blanks around them, or composed letters, differ."""
+    """State which words are one although blanks or invisible characters around them, or composed letters, differ."""
     spellings = defaultdict(set)
     for value, text in zip(values, texts, strict=True):
         if isinstance(value, str) and text:
             spellings[text].add(value)
-    several = [text for text, written in spellings.items() if len(written) > 1]
-    if several:
+    with_blanks = []
+    with_invisible = []
+    decomposed = []
+    for text, written in spellings.items():
+        if len(written) == 1:
+            continue
+        without_blanks = {value.strip() for value in written}
+        stripped = {cells.strip_cell(value) for value in written}
+        if len(without_blanks) < len(written):
+            with_blanks.append(repr(text))
+        if len(stripped) < len(without_blanks):
+            with_invisible.append(repr(text))
+        if len(stripped) > 1:
+            decomposed.append(repr(text))
+    in_some_rows = "which stand in some rows only"
+    if with_blanks:
         sheet.repairs.append(
-            f"{column}: blanks around {some_of(map(repr, several), _SHOWN)} left out, which stand "
-            "in some rows only"
+            f"{column}: blanks around {some_of(with_blanks, _SHOWN)} left out, {in_some_rows}"
+        )
+    if with_invisible:
+        sheet.repairs.append(
+            f"{column}: invisible characters around {some_of(with_invisible, _SHOWN)} left out, "
+            f"{in_some_rows}"
+        )
+    if decomposed:
+        sheet.repairs.append(
+            f"{column}: letters and their accents in {some_of(decomposed, _SHOWN)} joined (NFC), "
+            "which are apart in some rows only"
         )
 
 
@@ -798,6 +957,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
     warn_of_dates(what, counts, noun)
     if all(map(is_number, counts)):
         warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
+    warn_of_thousands(what, Counter(map(cell_text, sheet.columns[column])), noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
 

@@ -47,6 +47,10 @@ _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 _ZEROS_OF_NAME = re.compile(r"(?<![\d.,])0+(?=\d)")
 _BETWEEN_THOUSANDS = re.compile("[ \u00a0\u2009\u202f'\u2019]")
 _THOUSANDS = re.compile(rf"\d{{1,3}}(?:{_BETWEEN_THOUSANDS.pattern}\d{{3}})+")
+# a whole number with points or commas between thousands, or one with three decimals
+_MARKED_THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,])\d{3}(?:\1\d{3})*")
+# a number with letters of significance or of a direction after it: 1.5 ab, 47.5N
+_NUMBER_WITH_LETTERS = re.compile(r"[-+]?\d+([.,]\d+)?\s?[^\W\d_]{1,3}")
 # a day with its year, and what differs between two ways to write it
 _DAY = re.compile(
     r"(?:19|20)\d\d([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:(?:19|20)\d\d|\d\d)"
@@ -250,6 +254,42 @@ def warn_of_joined_numbers(what: str, spellings: Mapping[str, Iterable[str]], no
         )
 
 
+def warn_of_thousands(what: str, counts: Mapping[str, int], noun: str) -> bool:
+    """Name words that are one number if their mark is between thousands: ``1.001`` and ``1001``.
+
+    Args:
+        what: what messages call the column.
+        counts: word, as it is written -> its number of rows.
+        noun: what messages call the words, such as ``"groups"``.
+
+    Returns:
+        Whether there are such words.
+    """
+    digits_of = {}
+    for text in counts:
+        if _MARKED_THOUSANDS.fullmatch(text):
+            digits_of[text] = text.replace(".", "").replace(",", "")
+    if not digits_of:
+        return False
+    text_of_key = {lookalike_key(text): text for text in counts}
+    examples = []
+    for text, digits in digits_of.items():
+        if digits in text_of_key:
+            whole = text_of_key[digits]
+            rows = counted(counts[text], "row")
+            whole_rows = counted(counts[whole], "row")
+            examples.append(f"{text!r} ({rows}) and {whole!r} ({whole_rows})")
+    if examples:
+        logger.warning(
+            "%s has %s that may be one number: %s. They are not joined; if the mark is between "
+            "thousands, write the numbers without it",
+            what,
+            noun,
+            some_of(examples, _SHOWN),
+        )
+    return len(examples) > 0
+
+
 def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> None:
     """Name cells such as ``1.2E+11``, as which spreadsheets write long numbers, and names like ``1E5``."""
     powers = [text for text in counts if _POWER_OF_TEN.fullmatch(text)]
@@ -287,6 +327,14 @@ def warn_of_class_names(what: str, names: Sequence[str], *, may_be_numbers: bool
             what,
             some_of(map(repr, names), _SHOWN),
         )
+    elif may_be_numbers and _have_letters_after(names):
+        logger.warning(
+            "%s has numbers with letters after them, such as those of significance or of a "
+            "direction, as classes: %s. To learn them as numbers, write the numbers alone, and the "
+            "letters in a column of their own",
+            what,
+            some_of(map(repr, names), _SHOWN),
+        )
     _warn_of_several_labels(what, names)
     truth_words = {name.casefold() for name in names}
     if len(truth_words) > 2 and truth_words <= _TRUTH_WORDS:
@@ -307,6 +355,17 @@ def _are_quantities(names: Sequence[str]) -> bool:
     num_with_word = sum(word_before(name) is not None for name in names)
     num_prices = sum(map(_is_price, names))
     return 2 * max(num_with_unit, num_with_word, num_prices) > len(names)
+
+
+def _have_letters_after(names: Sequence[str]) -> bool:
+    """Whether all names are numbers with one to three letters, and most of the numbers have decimals."""
+    num_decimals = 0
+    for name in names:
+        match = _NUMBER_WITH_LETTERS.fullmatch(name)
+        if match is None:
+            return False
+        num_decimals += match[1] is not None
+    return 2 * num_decimals > len(names)
 
 
 def _warn_of_several_labels(what: str, names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
-from dinoneck.data.orientation import size_hides_turn
+from dinoneck.data.orientation import hidden_turns, size_hides_turn
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
@@ -38,6 +38,9 @@ from dinoneck.training.recipe import Seed, converted
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
+# kinds of tasks whose columns hold classes, and numbers
+_OF_CLASSES = ("classification",)
+_OF_NUMBERS = ("regression", "ratio", "density")
 # kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
 _NO_NUMBERS = ("m", "M", "c")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -85,15 +88,20 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        classes={
-            c: ()
-            for task in column_tasks(config).values()
-            for c in task.columns
-            if task.kind == "classification"
-        },
+        classes=dict.fromkeys(_columns_of_kinds(config, _OF_CLASSES), ()),
+        numbers=_columns_of_kinds(config, _OF_NUMBERS),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
     return table if folds.column is None else _without_test_part(table, folds.column)
+
+
+def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
+    """The columns of which a config says that they are of one of these kinds."""
+    columns: list[str] = []
+    for task in column_tasks(config).values():
+        if task.kind in kinds:
+            columns += task.columns
+    return columns
 
 
 def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
@@ -553,12 +561,7 @@ def masks_of(table: Any) -> TableMasks:
         if size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
-        logger.warning(
-            "%s with a mask turned by the EXIF tag, such as %s: masks are read as those of the "
-            "upright image. If they were drawn on the stored pixels, turn them too",
-            counted(len(turned), "image"),
-            turned[0],
-        )
+        logger.warning("%s", hidden_turns(turned, "masks"))
     return masks
 
 

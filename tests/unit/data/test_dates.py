@@ -11,6 +11,11 @@ from dinoneck.data.dates import is_compact_day, is_date, is_time
 
 DATES = [
     pytest.param("01. Mai", True, id="day and month of German Excel"),
+    pytest.param("01.Mai", True, id="German, without a blank"),
+    pytest.param("1.Mai.24", True, id="German, without a blank and with a year"),
+    pytest.param("1.Mai 2024", True, id="German, with a blank before the year"),
+    pytest.param("1.mag", False, id="a number and a short Italian name"),
+    pytest.param("1.Maiglocke", False, id="a number and a word that begins like a month"),
     pytest.param("3 septiembre 2024", True, id="Spanish"),
     pytest.param("Ao\u00fbt-24", True, id="French month"),
     pytest.param("2024-05-01 10:30", True, id="with a time"),

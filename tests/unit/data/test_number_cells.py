@@ -190,7 +190,18 @@ NO_NUMBERS = [
     pytest.param("\u20ac 3,50", "'\u20ac'", id="sign of a currency"),
     pytest.param("1.5 \u00b1 0.2", "'\u00b1'", id="tolerance"),
     pytest.param("3 g/m2", "'g/m2'", id="unit with a power"),
-    pytest.param("'1", "quote", id="apostrophe of Excel"),
+    pytest.param("'1", "spreadsheets keep a number as text", id="apostrophe of Excel"),
+    pytest.param('"1', "no blank between a separator and a quote", id="a quote"),
+    pytest.param("01.Mai", "date", id="1.5 in German Excel without a blank"),
+    pytest.param("1O", "'O' is a letter; write 0", id="O for a zero"),
+    pytest.param("1.o5", "'o' is a letter; write 0", id="o for a zero"),
+    pytest.param("I5", "'I' is a letter; write 1", id="I for a one"),
+    pytest.param("l5", "'l' is a letter; write 1", id="l for a one"),
+    pytest.param("15l", "without 'l', a unit", id="litres"),
+    pytest.param("10\u00b2", "without '\u00b2': of a power write the value", id="a power"),
+    pytest.param("3 m\u00b2", "without 'm\u00b2', a unit", id="square metres"),
+    pytest.param("47\u00b030'", "degrees with decimals", id="degrees and minutes"),
+    pytest.param("1.5 ab", "without 'ab'; if it is a unit", id="letters of significance"),
     pytest.param("inf", "finite", id="infinity"),
     pytest.param("1e39", "3.4e38", id="more than float32 holds"),
     pytest.param("9007199254740993", "exactly", id="more digits than float64 holds"),
@@ -250,23 +261,65 @@ def test_the_digits_of_the_end_of_float32_are_that_number() -> None:
 
 
 DOUBTS = [
-    pytest.param(["1.250", "999", "1.100"], ",", "'1.250' read as 1.25, next to '999'", id="point"),
-    pytest.param(["1,250", "850"], ";", "'1,250' read as 1.25, next to '850'", id="comma"),
+    pytest.param("1.250 999 1.100", ",", "'1.250' read as 1.25 (and 1 more", id="last zero, point"),
+    pytest.param("1,250 850", ";", "'1,250' read as 1.25, next to '850'", id="last zero, comma"),
+    pytest.param(
+        "1.234 2.345 987 640 3.411 512 433 1.043 799 999 1.001 712",
+        ",",
+        "'1.234' read as 1.234 (and 4 more with three decimals), next to '987'",
+        id="European thousands between commas",
+    ),
+    pytest.param(
+        "1,234 987 2,345",
+        ";",
+        "'1,234' read as 1.234 (and 1 more with three decimals), next to '987'",
+        id="English thousands between semicolons",
+    ),
+    pytest.param(
+        "1.251 985 1040 870", ",", "'1.251' read as 1.251, next to '985'", id="one mistyped cell"
+    ),
+    pytest.param("2.345 0 987 56 640", ",", "'2.345' read as 2.345, next to '987'", id="zeros"),
+    pytest.param("-1.234 -987 -640", ",", "'-1.234' read as -1.234, next to '-987'", id="negative"),
+    pytest.param(
+        "12.345 23.456 987 812", ",", "'12.345' read as 12.345 (and 1", id="ten thousands"
+    ),
+    pytest.param("1.234 987", None, "'1.234' read as 1.234, next to '987'", id="of a DataFrame"),
 ]
 
 
-@pytest.mark.parametrize(("texts", "separator", "stated"), DOUBTS)
-def test_decimals_that_end_in_zero_next_to_whole_hundreds_are_stated(
-    texts: list[str], separator: str, stated: str
+@pytest.mark.parametrize(("column", "separator", "stated"), DOUBTS)
+def test_three_decimals_far_below_whole_numbers_are_stated(
+    column: str, separator: str | None, stated: str
 ) -> None:
+    texts = column.split()
+
     numbers = read_numbers(texts, separator)
 
-    assert numbers.values[0] == 1.25
-    assert stated in " ".join(numbers.repairs)
+    assert numbers.values == [float(text.replace(",", ".")) for text in texts]
+    assert len(numbers.repairs) == 1
+    assert stated in numbers.repairs[0]
+    assert "if the mark is between thousands, write the numbers without it" in numbers.repairs[0]
 
 
-@pytest.mark.parametrize("texts", [["1.250", "999.000"], ["1.255", "999"], ["1.250", "12"]])
-def test_other_decimals_are_read_without_a_word(texts: list[str]) -> None:
+SOUND = [
+    pytest.param("1.250 999.000", id="all with decimals"),
+    pytest.param("1.255 999", id="a code for no data, which has a message of its own"),
+    pytest.param("1.255 2.345 -9999", id="a negative code"),
+    pytest.param("1.255 2.345 45415", id="a day, which has a message of its own"),
+    pytest.param("1.250 12", id="whole numbers of the same size"),
+    pytest.param("1.234 2.345 100 100", id="a share of 100 %"),
+    pytest.param("1.953 15.625 125 1000", id="a series of dilutions"),
+    pytest.param("123.456 234.567 987 640", id="decimals that are hundreds"),
+    pytest.param("1.234 12.5 640 987", id="another number of decimals"),
+    pytest.param("0.234 1.234 640 987", id="a decimal below 1"),
+    pytest.param("1.234 2.345 3.456", id="decimals alone"),
+]
+
+
+@pytest.mark.parametrize("column", SOUND)
+def test_other_decimals_are_read_without_a_word(column: str) -> None:
+    texts = column.split()
+
     numbers = read_numbers(texts, ",")
 
     assert numbers.values == [float(text) for text in texts]

@@ -329,6 +329,60 @@ def test_blanks_around_a_word_are_left_out_and_stated_where_only_some_rows_have_
     assert message.startswith(f"{path}: some: blanks around 'u'")
 
 
+ONE_WORD = [
+    pytest.param(
+        ["soil", "soil\u200b"],
+        ["invisible characters around 'soil' left out"],
+        id="zero width space",
+    ),
+    pytest.param(
+        [COMPOSED, DECOMPOSED],
+        [f"letters and their accents in '{COMPOSED}' joined (NFC)"],
+        id="decomposed letters",
+    ),
+    pytest.param(
+        ["u", "u ", "u\u200b"],
+        ["blanks around 'u' left out", "invisible characters around 'u' left out"],
+        id="both",
+    ),
+]
+
+
+@pytest.mark.parametrize(("cells", "causes"), ONE_WORD)
+def test_what_made_two_spellings_of_a_word_is_stated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str], causes: list[str]
+) -> None:
+    path = columns(tmp_path, y=[*cells, "v"])
+
+    table = read_table(path, targets="y")
+
+    assert table["y"].tolist() == [cells[0]] * len(cells) + ["v"]
+    [message] = caplog.messages
+    for cause in causes:
+        assert cause in message
+    assert message.count("in some rows only") == len(causes)
+
+
+@pytest.mark.parametrize("mark", ["?", "--"])
+def test_marks_for_unknown_make_no_numbers_of_a_column_of_words(tmp_path: Path, mark: str) -> None:
+    path = columns(tmp_path, y=["weed", mark, "soil", mark, mark])
+
+    with pytest.raises(DataError) as refused:
+        read_table(path, targets="y")
+
+    assert f"y of 'b.jpg' is {mark!r}; expected an empty cell where it is unknown" in str(
+        refused.value
+    )
+    assert "or one of soil, weed" in str(refused.value)
+
+
+def test_marks_for_unknown_next_to_numbers_are_refused_as_numbers(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["1.5", "?", "?"])
+
+    with pytest.raises(DataError, match=r"y of 'b.jpg' is '\?'; .* or a number; if the column"):
+        read_table(path, targets="y")
+
+
 def test_marks_that_no_one_sees_are_no_part_of_a_cell(tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -554,7 +608,7 @@ def test_words_of_a_categorical_column_that_must_hold_numbers_are_refused() -> N
     kinds = pd.Categorical(["soil", "crop", "soil"])
     frame = pd.DataFrame({"image": ["a", "b", "c"], "y": kinds})
 
-    with pytest.raises(DataError, match="y of 'a' is 'soil'"):
+    with pytest.raises(DataError, match="y holds the words 'crop', 'soil'; expected numbers"):
         read_table(frame, targets="y", numbers="y")
 
 
@@ -808,6 +862,34 @@ def test_numbers_that_begin_with_zero_are_not_named_where_they_are_said_to_be_nu
 
     assert table["y"].tolist() == [5.0, 10.0]
     assert caplog.messages == []
+
+
+NAMES_OF_DECIMALS = [
+    pytest.param(["1.10", "1.20", "1.10"], ["1.10", "1.20"], id="last zeros"),
+    pytest.param(["1.0", "1.10", "2.0"], ["1.0", "1.10", "2.0"], id="whole ones among them"),
+    pytest.param(["1.10", "1.2", "1.20"], ["1.10", "1.2"], id="in two spellings: the number"),
+    pytest.param(["1.0", "2.0", "3"], ["1", "2", "3"], id="whole numbers"),
+    pytest.param(["1e3", "1.50", "7"], ["1.50", "7", "1000"], id="a power of ten"),
+]
+
+
+@pytest.mark.parametrize(("cells", "names"), NAMES_OF_DECIMALS)
+def test_classes_of_decimals_are_called_as_they_are_written(
+    tmp_path: Path, cells: list[str], names: list[str]
+) -> None:
+    path = columns(tmp_path, y=cells)
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].cat.categories.tolist() == names
+
+
+def test_classes_as_they_are_written_are_found_in_another_spelling(tmp_path: Path) -> None:
+    path = columns(tmp_path, y=["1.1", "1.20", "1.10"])
+
+    table = read_table(path, targets="y", classes={"y": ["1.10", "1.2"]})
+
+    assert table["y"].tolist() == ["1.10", "1.2", "1.10"]
 
 
 def test_classes_of_codes_keep_their_zeros(

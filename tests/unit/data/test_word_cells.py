@@ -15,6 +15,7 @@ from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
     warn_of_joined_numbers,
+    warn_of_thousands,
     warn_of_words,
 )
 
@@ -137,6 +138,137 @@ def test_whole_numbers_with_and_without_decimals_are_not_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     warn_of_joined_numbers("t.csv: plot", {"7": ["7", "7.0", "7.00", "7e0"]}, "groups")
+
+    assert caplog.messages == []
+
+
+THOUSANDS = [
+    pytest.param(["1.001", "1001"], "'1.001' (1 row) and '1001' (1 row)", id="point"),
+    pytest.param(["1001.0", "1,001"], "'1,001' (1 row) and '1001.0' (1 row)", id="comma"),
+    pytest.param(["1.010", "1 010"], "'1.010' (1 row) and '1 010' (1 row)", id="blank"),
+    pytest.param(["1.001.002", "1001002"], "'1.001.002' (1 row) and", id="millions"),
+]
+
+
+@pytest.mark.parametrize(("names", "named"), THOUSANDS)
+def test_names_that_are_one_number_without_marks_between_thousands_are_named(
+    caplog: pytest.LogCaptureFixture, names: list[str], named: str
+) -> None:
+    has_named = warn_of_thousands("t.csv: plot", dict.fromkeys(names, 1), "groups")
+
+    [message] = caplog.messages
+    assert named in message
+    assert has_named
+
+
+NO_THOUSANDS = [
+    pytest.param(["1.001", "1.002", "999"], id="no other number has these digits"),
+    pytest.param(["1.01", "101"], id="two decimals"),
+    pytest.param(["0.101", "101"], id="below 1"),
+    pytest.param(["1.001,002", "1001002"], id="two marks"),
+]
+
+
+@pytest.mark.parametrize("names", NO_THOUSANDS)
+def test_other_names_of_digits_may_be_no_thousands(
+    caplog: pytest.LogCaptureFixture, names: list[str]
+) -> None:
+    has_named = warn_of_thousands("t.csv: plot", dict.fromkeys(names, 1), "groups")
+
+    assert caplog.messages == []
+    assert not has_named
+
+
+@pytest.mark.parametrize("rows", ["1.001 1001 999", "1.010 1010 999", "1,001 1001 999"])
+def test_groups_with_and_without_a_mark_between_thousands_are_named_and_not_joined(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str
+) -> None:
+    first, second, third = rows.split()
+    path = write(tmp_path, f"image;plot;y\na;{first};1\nb;{second};2\nc;{third};3\n")
+
+    table = read_table(path, targets="y", group="plot")
+
+    assert table["group"].nunique() == 3
+    [message] = caplog.messages
+    assert f"plot has groups that may be one number: {first!r} (1 row) and {second!r}" in message
+
+
+def test_groups_of_a_dataframe_with_a_point_between_thousands_are_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    frame = pd.DataFrame({"image": ["a", "b"], "y": [1.0, 2.0], "plot": [1.001, 1001.0]})
+
+    read_table(frame, targets="y", group="plot")
+
+    [message] = caplog.messages
+    assert "'1.001' (1 row) and '1001' (1 row)" in message
+
+
+@pytest.mark.parametrize("rows", ["1.001 1.002 999 998", "1,001 1,002 999 998"])
+def test_classes_with_a_mark_that_may_be_between_thousands_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str
+) -> None:
+    names = rows.split()
+    lines = [f"{place};{name}\n" for place, name in enumerate(names)]
+    path = write(tmp_path, f"image;y\n{''.join(lines)}")
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].tolist() == names
+    [message] = caplog.messages
+    assert (
+        f"y has the class {names[0]!r} next to '999'; if the mark is between thousands" in message
+    )
+
+
+@pytest.mark.parametrize("rows", ["1.1 1.2 999 998", "1.001 1.002 1.003", "a.001 a1 b"])
+def test_other_classes_of_numbers_are_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: str
+) -> None:
+    names = rows.split()
+    lines = [f"{place},{name}\n" for place, name in enumerate(names)]
+    path = write(tmp_path, f"image,y\n{''.join(lines)}")
+
+    table = read_table(path, targets="y", classes={"y": ()})
+
+    assert table["y"].tolist() == names
+    assert caplog.messages == []
+
+
+WITH_LETTERS = [
+    pytest.param("1.5 a, 1.2 b, 2.1 ab, 1.1 c, 1.4 bc, 1.7 a", True, id="significance"),
+    pytest.param("1.5a, 1.2b", True, id="significance without a blank"),
+    pytest.param("47.5N, 48.1S, 49.2N", True, id="latitudes"),
+    pytest.param("7.5 E, 8.1 W", True, id="longitudes"),
+    pytest.param("1.5 a, 2 b, 2.1 ab", True, id="one without decimals"),
+    pytest.param("1a, 2a, 3b", False, id="numbered names"),
+    pytest.param("1.5 a, 1.2 b, clover", False, id="a word among them"),
+    pytest.param("1.5 grass, 1.2 soil", False, id="words"),
+    pytest.param("v1.5a, v1.2b", False, id="versions"),
+]
+
+
+@pytest.mark.parametrize(("column", "is_named"), WITH_LETTERS)
+def test_classes_of_decimal_numbers_with_letters_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, is_named: bool
+) -> None:
+    names = column.split(", ")
+    lines = [f"{place},{name}\n" for place, name in enumerate(names)]
+    path = write(tmp_path, f"image,y\n{''.join(lines)}")
+
+    table = read_table(path, targets="y")
+
+    assert table["y"].tolist() == names
+    assert len(caplog.messages) == is_named
+    if is_named:
+        assert "numbers with letters after them, such as those of" in caplog.text
+        assert repr(names[0]) in caplog.text
+
+
+def test_numbers_with_letters_that_are_said_to_be_classes_are_not_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_of_class_names("t.csv: y", ["1.5a", "1.2b"], may_be_numbers=False)
 
     assert caplog.messages == []
 

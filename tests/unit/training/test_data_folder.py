@@ -170,11 +170,11 @@ def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
     kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
     folder = class_parts(tmp_path, train=1, val=1)
     with pytest.raises(DataError, match="holds the parts train, val"):
-        truth_table(None, folder, {"kind": kind})
-    table = truth_table(folder / "val", folder / "val", {"kind": kind})
+        truth_table(None, folder, [[kind]])
+    table = truth_table(folder / "val", folder / "val", [[kind]])
     assert table["kind"].tolist() == ["blue", "red"]
     with pytest.raises(DataError, match="in the place of"):
-        truth_table(folder / "train", folder / "val", {"kind": kind})
+        truth_table(folder / "train", folder / "val", [[kind]])
 
 
 def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
@@ -183,11 +183,11 @@ def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
     folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
     kind = Task("kind", 2, kind="classification", labels=("test_set", "train_set"))
     with pytest.raises(DataError, match="--subfolders classes"):
-        truth_table(None, folder, {"kind": kind})
-    table = truth_table(None, folder, {"kind": kind}, subfolders="classes")
+        truth_table(None, folder, [[kind]])
+    table = truth_table(None, folder, [[kind]], subfolders="classes")
     assert table["kind"].value_counts().to_dict() == {"train_set": 4, "test_set": 2}
     kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
-    table = truth_table(None, folder, {"kind": kind}, subfolders="folds")
+    table = truth_table(None, folder, [[kind]], subfolders="folds")
     assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
 
 
@@ -215,12 +215,12 @@ def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path)
 
 def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
     folder = pictures(tmp_path, "images/1.png", "masks/1.png")
-    soil = {"soil": Task("soil", 2, kind="segmentation", labels=("a", "b"))}
+    soil = Task("soil", 2, kind="segmentation", labels=("a", "b"))
     with pytest.raises(ConfigError, match="subfolders is 'classes'"):
-        truth_table(folder / "images", folder / "masks", soil, subfolders="classes")
+        truth_table(folder / "images", folder / "masks", [[soil]], subfolders="classes")
     (tmp_path / "t.csv").write_text("image,mass\n1.png,1\n")
     with pytest.raises(ConfigError, match="subfolders is 'folds', and the truth is a table"):
-        truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)}, subfolders="folds")
+        truth_table(folder, tmp_path / "t.csv", [[Task("mass", 1)]], subfolders="folds")
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
 ) -> None:
     folder = pictures(tmp_path, *files)
     with pytest.raises(DataError, match=named):
-        truth_table(None, folder, {task.name: task})
+        truth_table(None, folder, [[task]])
 
 
 def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> None:
     folder = pictures(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
-    with pytest.raises(DataError, match="mass of '1.png' is 'little'.*a number"):
-        truth_table(folder, tmp_path / "t.csv", {"mass": Task("mass", 1)})
+    with pytest.raises(DataError, match="mass holds the words 'little', 'much'; expected numbers"):
+        truth_table(folder, tmp_path / "t.csv", [[Task("mass", 1)]])
 
 
 def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:

@@ -220,7 +220,7 @@ def test_masks_whose_size_does_not_tell_whether_they_are_turned_are_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     maps_of(turned_folder(tmp_path, size, orientation, suffix))
-    assert "1 image with a mask turned by the EXIF tag, such as" in caplog.text
+    assert "1 image with masks turned or mirrored by the EXIF tag, of the same size" in caplog.text
     assert f"1.{suffix}: masks are read as those of the upright image" in caplog.text
 
 
