@@ -234,6 +234,13 @@ def saved(name: str, image: Image.Image, classes: int | None = None, **options: 
     return call
 
 
+def infrared_as_alpha(folder: Path) -> Any:
+    """Read an image of which the fourth band holds many values and is tagged as alpha."""
+    bands = np.random.RandomState(0).randint(20, 236, (32, 32, 4)).astype(np.uint8)
+    Image.fromarray(bands).save(folder / "four.tif")
+    return read_pixels(folder / "four.tif")
+
+
 def of_two_scales(folder: Path) -> Any:
     """Read labels of which the notes next to them state two scales."""
     files = [folder / "a.tif", folder / "b.tif"]
@@ -708,6 +715,7 @@ ROWS: list[Row] = [
     (lambda: read_pixels(OFFSET, bits=20), ConfigError, "20"),
     (picture("a.jpg", b"text"), DataError, ("a.jpg", "b'text'")),
     (picture("a.jpg", b""), DataError, ("a.jpg", "empty")),
+    (infrared_as_alpha, DataError, ("four.tif", "20 ... 235", "ExtraSamples")),
     *(
         (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
         for own in (
