@@ -16,6 +16,7 @@ import numpy as np
 
 from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
+from dinoneck.data.label_marks import LIKELY_NODATA, SURE_NODATA, MarkCheck
 from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
 from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
 from dinoneck.data.label_storage import storage_problem
@@ -26,27 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # values in a message
 
-# values that programs write where nothing was measured
-_NINES = (-999.0, -9999.0, -99999.0, 99999.0)
-_ENDS_OF_INTEGERS = (
-    255.0,
-    -32768.0,
-    -32767.0,
-    32767.0,
-    65535.0,
-    -2147483648.0,
-    -2147483647.0,
-    2147483647.0,
-    4294967295.0,
-)
-_ENDS_OF_FLOATS = (-LARGEST_FLOAT, LARGEST_FLOAT, -3.4e38)
-_OF_NETCDF = (1e20, 1e30, 9.969209968386869e36)
-_OF_MODIS = (-28672.0,)
-_SURE_NODATA = _NINES + _ENDS_OF_INTEGERS + _ENDS_OF_FLOATS + _OF_NETCDF + _OF_MODIS
-# values that quantities have too; of bytes the last ones before 255, as MODIS and Copernicus number
-# water, cloud and what is outside
-_LIKELY_BYTES = (-128.0, 127.0, 249.0, 250.0, 251.0, 252.0, 253.0, 254.0)
-_LIKELY_NODATA = (-1.0, -99.0, -3000.0, 9999.0, *_LIKELY_BYTES, *_SURE_NODATA)
 _MOST_ENDS = 8  # MODIS has seven fill values, 249 ... 255
 # a value that is surely no quantity is named at half a range from the others; one that repeats far more
 # often than they do at a range, and at a twentieth if it is a likely one
@@ -92,6 +72,7 @@ class NumberCheck:
         self._stored_otherwise: dict[str, list[str]] = {}
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
+        self._marks = MarkCheck(nodata)
 
     def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
         """Note a label and which of its pixels have none.
@@ -109,6 +90,7 @@ class NumberCheck:
         kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         labelled = raster.values[~unlabelled]
+        self._marks.add_numbers(raster.name, raster.nodata, labelled)
         self._rounded.add(raster.name, labelled, self._rule)
         problem = storage_problem(labelled)
         if problem:
@@ -160,6 +142,7 @@ class NumberCheck:
     def report(self) -> None:
         """Log what may be read wrongly."""
         log_marks(self._marked)
+        self._marks.report()
         self._report_nodata()
         self._rounded.report()
         self._report_scale()
@@ -389,7 +372,7 @@ class _BandNumbers:
                 end = take_end(numbers)
                 is_end = numbers == end
                 count = int(is_end.sum())
-                if count < 2 and not _is_among(float(end), _SURE_NODATA):
+                if count < 2 and not _is_among(float(end), SURE_NODATA):
                     break
                 self.counts[float(end)] += count
                 numbers = numbers[~is_end]
@@ -437,10 +420,10 @@ class _BandNumbers:
         if not size > 0 or low <= value <= high:
             return False
         gap = max(low - value, value - high)
-        if _is_among(value, _SURE_NODATA) and gap >= _FAR_IF_SURE * size:
+        if _is_among(value, SURE_NODATA) and gap >= _FAR_IF_SURE * size:
             return True
         is_lone_negative = value <= -1 and value == np.floor(value) and low >= 0
-        least_gap = _FAR_IF_LIKELY if _is_among(value, _LIKELY_NODATA) else _FAR
+        least_gap = _FAR_IF_LIKELY if _is_among(value, LIKELY_NODATA) else _FAR
         if not is_lone_negative and gap < least_gap * size:
             return False
         return self._repeats(value, outer)
@@ -493,4 +476,4 @@ def _is_among(value: float, usual_values: Sequence[float]) -> bool:
 
 def _is_likely_nodata(numbers: Raw) -> Raw:
     """Which numbers may mark pixels without a label, by their value alone."""
-    return np.isin(numbers.astype(np.float64), _LIKELY_NODATA)
+    return np.isin(numbers.astype(np.float64), LIKELY_NODATA)

@@ -19,7 +19,8 @@ import numpy as np
 from dinoneck.data.decoding import as_list, in_threads
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.label_formats import BLACK_AND_WHITE
-from dinoneck.data.label_notes import equals
+from dinoneck.data.label_marks import MarkCheck
+from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
 from dinoneck.errors import DataError, counted, some_of
@@ -319,20 +320,23 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[MaskFile, UsedColours | None]:
+    def read(number: int) -> tuple[MaskFile, UsedColours | None, FileNodata | None]:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
         colours = used_colours(raster) if raster.palette is not None else None
-        return _mask_file(raster, nodata), colours
+        return _mask_file(raster, nodata), colours, raster.nodata
 
     palettes = PaletteCheck()
+    marks = MarkCheck(nodata)
     files = []
-    for file, colours in in_threads(read, range(len(singles))):
+    for file, colours, noted in in_threads(read, range(len(singles))):
+        marks.add(file.name, noted, np.array([*file.pixels]), np.array([*file.pixels.values()]))
         if colours is None:
             palettes.add_grey(file.name, file.pixels)
         else:
             palettes.add(file.name, colours, nodata)
         files.append(file)
     palettes.report()
+    marks.report()
     return MaskSurvey(files)
 
 
