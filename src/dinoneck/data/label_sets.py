@@ -46,6 +46,11 @@ _LEAST_MASKS = 3  # fewer masks of one class each are no pattern
 _MOST_CLASSES_IN_ORDER = 4
 _TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an image has dozens
 
+# Numbers per pixel: each map has many of them. Of masks of 150 classes hardly one shows 50
+_LEAST_VALUES_OF_NUMBERS = 50
+_TOPS_OF_NUMBERS = 10.0  # tops per value: an object of a rough outline has a few
+_LEAST_TOPS_PER_PIXEL = 0.2  # deep numbers: hardly two neighbours are equal
+
 # Smoothed masks: most pixels are near black or near white, and both ends have grey levels
 _END = 15  # grey levels that count as near an end
 _LEAST_LEVELS_PER_END = 3
@@ -178,7 +183,7 @@ def grey_levels(colours: Mapping[int, Colour]) -> dict[int, int]:
     return levels
 
 
-def _have(names: Sequence[str]) -> str:
+def _have(names: Sequence[Any]) -> str:
     """How many masks have what follows, such as ``2 masks have``."""
     return f"{counted(len(names), 'mask')} {'has' if len(names) == 1 else 'have'}"
 
@@ -256,13 +261,24 @@ class MaskFile:
         pixels: value -> labelled pixels that have it.
         marked: mark -> unlabelled pixels.
         tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
-            None = the values above 0 are not 1 ... n.
+            None = the values above 0 are neither 1 ... n nor many.
+        is_in_order: the values above 0 are 1 ... n.
     """
 
     name: str
     pixels: Mapping[int, int]
     marked: Mapping[Mark, int]
     tops: float | None
+    is_in_order: bool
+
+    def is_of_numbers(self) -> bool:
+        """Return whether there are many values, in more or smaller areas than objects have."""
+        if self.tops is None or len(self.pixels) < _LEAST_VALUES_OF_NUMBERS:
+            return False
+        objects = [value for value in self.pixels if value > 0]
+        num_pixels = sum(self.pixels[value] for value in objects)
+        tops_per_pixel = self.tops * len(objects) / num_pixels
+        return self.tops > _TOPS_OF_NUMBERS or tops_per_pixel >= _LEAST_TOPS_PER_PIXEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,10 +367,13 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
         if is_marked.any():
             marked[mark] = int(is_marked.sum())
     objects = [value for value in pixels if value > 0]
+    is_in_order = objects == [*range(1, len(objects) + 1)]
     tops = None
-    if objects == [*range(1, len(objects) + 1)]:
-        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects)) if objects else 1.0
-    return MaskFile(raster.name, pixels, marked, tops)
+    if not objects:
+        tops = 1.0
+    elif is_in_order or len(pixels) >= _LEAST_VALUES_OF_NUMBERS:
+        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects))
+    return MaskFile(raster.name, pixels, marked, tops, is_in_order)
 
 
 def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
@@ -492,9 +511,12 @@ def mask_classes(
     expected = range(len(names)) if stored is None else stored
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
+        numbers = reason_for_numbers(survey) if stored is None else ""
         objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
-        reason = describe_misfit(survey.pixels, len(names), stored, first=first, objects=objects)
+        reason = describe_misfit(
+            survey.pixels, len(names), stored, first=first, numbers=numbers, objects=objects
+        )
         raise DataError(f"the masks hold {reason}")
     log_marks(survey.marked, expected)
     pixels = {}
@@ -544,17 +566,24 @@ def check_indices(survey: MaskSurvey) -> None:
         DataError: naming what they seem to be, and the way to read them.
     """
     values = [*survey.pixels]
-    if values[0] < 0:
-        raise DataError(
-            f"{survey.holder(values[0])} holds {values[0]} "
-            f"({counted(survey.pixels[values[0]], 'pixel')}); expected class indices 0, 1, ...: "
-            f"pass nodata={values[0]} (--nodata {values[0]}) if it marks pixels without a class"
-        )
     if _is_smoothed(survey.pixels):
         raise DataError(
             f"{survey.holder(values[-1])} and others hold {len(values)} grey levels, most of them "
             "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
             "nearest neighbour, or set a threshold"
+        )
+    numbers = reason_for_numbers(survey)
+    if numbers:
+        raise DataError(
+            f"the masks seem to hold numbers per pixel, not classes: {numbers}. Read numbers without "
+            "classes: DenseLabels(), --label-kind numbers. If these are classes, name them (--classes); "
+            "objects are learned from COCO files (--instances, --panoptic)"
+        )
+    if values[0] < 0:
+        raise DataError(
+            f"{survey.holder(values[0])} holds {values[0]} "
+            f"({counted(survey.pixels[values[0]], 'pixel')}); expected class indices 0, 1, ...: "
+            f"pass nodata={values[0]} (--nodata {values[0]}) if it marks pixels without a class"
         )
     for white in _WHITES:
         others = [value for value in values if value != white]
@@ -627,6 +656,23 @@ def _is_smoothed(pixels: Mapping[int, int]) -> bool:
     return at_ends >= _LEAST_SHARE_AT_ENDS * sum(pixels.values())
 
 
+def reason_for_numbers(survey: MaskSurvey) -> str:
+    """Return why the values of masks seem to be numbers per pixel; "" = they do not."""
+    files = [file for file in survey.files if file.pixels]
+    with_many = [file for file in files if len(file.pixels) >= _LEAST_VALUES_OF_NUMBERS]
+    if 2 * len(with_many) <= len(files):
+        return ""
+    of_numbers = [file for file in with_many if file.is_of_numbers()]
+    is_clear = 2 * len(of_numbers) > len(with_many)
+    if not is_clear and reason_for_object_ids(survey):
+        return ""
+    first = with_many[0]
+    return (
+        f"{_have(with_many)} {_LEAST_VALUES_OF_NUMBERS} different values or more, such as "
+        f"{first.name} with {len(first.pixels)}, {min(first.pixels)} ... {max(first.pixels)}"
+    )
+
+
 def reason_for_object_ids(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be ids of objects; "" = they do not."""
     objects = [value for value in survey.pixels if value > 0]
@@ -648,7 +694,7 @@ def reason_for_object_ids(survey: MaskSurvey) -> str:
             f"each of {len(with_objects)} masks has numbers of its own, such as "
             f"{max(first.pixels)} in {first.name} and {max(second.pixels)} in {second.name}"
         )
-    tops = [file.tops for file in with_objects if file.tops is not None]
+    tops = [file.tops for file in with_objects if file.is_in_order and file.tops is not None]
     numbers = {max(file.pixels) for file in with_objects}
     in_order = len(tops) == len(with_objects) and len(numbers) > 1
     if in_order and largest > _MOST_CLASSES_IN_ORDER and np.median(tops) <= _TOPS_OF_AN_OBJECT:
@@ -665,6 +711,7 @@ def describe_misfit(
     stored: Sequence[int] | None = None,
     *,
     first: str = "",
+    numbers: str = "",
     objects: str = "",
 ) -> str:
     """Return which values of masks are no class, and what may help, to follow "it holds".
@@ -674,6 +721,7 @@ def describe_misfit(
         classes: how many there are.
         stored: the value of each class; None = 0, 1, ...
         first: the name of the first mask that has one of them; "" = there is one mask.
+        numbers: why the values seem to be numbers per pixel.
         objects: why the values seem to be object ids.
     """
     expected = range(classes) if stored is None else stored
@@ -685,8 +733,9 @@ def describe_misfit(
         return f"{refused} the class values {some_of_numbers(stored)}, or name it as nodata"
     refused += f" class indices 0 ... {classes - 1}"
     hint = (
-        _hint_for_object_ids(objects)
-        or _hint_for_smoothed(pixels)
+        _hint_for_smoothed(pixels)
+        or _hint_for_numbers(numbers)
+        or _hint_for_object_ids(objects)
         or _hint_for_black_and_white([*pixels])
         or _hint_for_classes_from_one([*pixels], classes)
         or _hint_for_negative(outside)
@@ -697,6 +746,12 @@ def describe_misfit(
     if hint:
         return f"{refused}. {hint}"
     return f"{refused}: raise classes, or name it as nodata"
+
+
+def _hint_for_numbers(reason: str) -> str:
+    if not reason:
+        return ""
+    return f"They seem to be numbers per pixel (--label-kind numbers): {reason}"
 
 
 def _hint_for_object_ids(reason: str) -> str:

@@ -340,7 +340,7 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         DataError: if a mask cannot be read, or its values are not class indices: colours,
             fractions, negative numbers, 0 and 255 alone (these are two classes, see
             ``DenseLabels(class_values=(0, 255))``), 255 as the only index above 253, grey levels of
-            smoothed masks, or ids of objects.
+            smoothed masks, ids of objects, or 50 values and more in most masks, as numbers per pixel have.
     """
     unlabelled = DenseLabels(nodata=nodata)._nodata
     survey = survey_masks(labels, unlabelled)

@@ -308,6 +308,75 @@ def test_values_that_are_no_classes_are_refused(masks: list[np.ndarray], named: 
         count_classes(masks)
 
 
+def map_of_numbers(low: int, high: int, dtype: str, seed: int = 0) -> np.ndarray:
+    """Areas of 8 x 8 px with some noise, (64, 64)."""
+    random = np.random.RandomState(seed)
+    areas = np.kron(random.rand(8, 8), np.ones((8, 8)))
+    shares = (areas + 0.05 * random.rand(64, 64)).clip(0, 1)
+    return (low + shares * (high - low)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        pytest.param(0, 100, "u1", id="cover in percent"),
+        pytest.param(0, 255, "u1", id="bytes"),
+        pytest.param(20, 200, "u1", id="a part of the bytes"),
+        pytest.param(500, 9000, "u2", id="depth"),
+        pytest.param(-200, 900, "i2", id="signed numbers"),
+    ],
+)
+def test_numbers_per_pixel_are_no_classes(low: int, high: int, dtype: str) -> None:
+    maps = [map_of_numbers(low, high, dtype, seed) for seed in range(3)]
+
+    with pytest.raises(DataError, match=r"numbers per pixel.*3 masks have 50.*label-kind numbers"):
+        count_classes(maps)
+    with pytest.raises(DataError, match=r"class indices 0 \.\.\. 2\. They seem to be numbers per"):
+        classes_of(maps, ["soil", "crop", "weed"])
+
+
+def test_a_smooth_map_is_of_numbers() -> None:
+    """One area for each value, and the same values in all maps."""
+    gradient = np.repeat(np.arange(100, dtype=np.uint8)[None], 40, axis=0)
+
+    with pytest.raises(DataError, match=r"100, 0 \.\.\. 99\. Read numbers without classes"):
+        count_classes([gradient, gradient.T])
+
+
+def test_numbers_that_are_named_are_classes() -> None:
+    names = [f"{percent} %" for percent in range(101)]
+
+    classes = classes_of([map_of_numbers(0, 100, "u1")], names)
+
+    assert sum(classes.pixels.values()) == 64 * 64
+
+
+def test_many_classes_of_which_each_mask_shows_some_are_counted() -> None:
+    random = np.random.RandomState(0)
+    masks = []
+    for _ in range(20):
+        shown = random.choice(150, 40, replace=False).astype(np.uint8)
+        masks.append(np.kron(random.choice(shown, (8, 8)), np.ones((8, 8), np.uint8)))
+    masks.append(np.arange(150, dtype=np.uint8)[None])
+
+    assert count_classes(masks) == 150
+
+
+def test_many_objects_are_no_numbers_per_pixel() -> None:
+    """60 to 80 ids of 20 pixels each, from 1 on."""
+    masks = []
+    for count in (60, 70, 80):
+        ids = np.zeros((60, 80), np.uint8)
+        for number in range(count):
+            row = 6 * (number // 10)
+            column = 8 * (number % 10)
+            ids[row : row + 4, column : column + 5] = number + 1
+        masks.append(ids)
+
+    with pytest.raises(DataError, match="object ids.*one area for each"):
+        count_classes(masks)
+
+
 def test_masks_of_one_object_id_each_are_recognised(tmp_path: Path) -> None:
     files = saved(tmp_path, [mask(0, 3), mask(0, 5), mask(0, 9), mask(0, 0)])
     with pytest.raises(DataError, match=r"object ids.*3 masks.*3 in .*0.png.*--instances"):
