@@ -43,6 +43,14 @@ _SAMPLES = 1000  # numbers of a label that stand for its distribution
 _LOW_QUANTILE = 0.001
 _TIMES_AS_DENSE = 10
 _LEAST_DISTINCT_ABOVE = 10
+# two units in one set, such as millimetres and centimetres: two groups of labels, each of this many,
+# whose numbers are alike within a group and differ between them by about a power of ten
+_LEAST_LABELS_OF_A_UNIT = 3
+_MOST_SPREAD_OF_A_UNIT = 3.0  # largest by smallest upper end within a group
+_LEAST_GAP_OF_UNITS = 4.0  # smallest upper end of one group by the largest of the other
+_UNIT_FACTORS = (10.0, 100.0, 1000.0)
+_OFF_FACTOR = 1.5  # of the upper ends, a share or its inverse; twice as much of the middles
+_UPPER_END = 0.9  # quantile of the numbers that are not 0
 # whole numbers beyond it are rounded as float32, by half a unit and more
 _LARGEST_EXACT = 1 << 24
 # float32 may round by so much of the range of the numbers: 1000 steps are left
@@ -104,7 +112,7 @@ class NumberCheck:
         for band in range(labelled.shape[1]):
             if band == len(self._bands):
                 self._bands.append(_BandNumbers())
-            self._bands[band].add(labelled[:, band])
+            self._bands[band].add(labelled[:, band], raster.name)
 
     def _add_scale(self, name: str, scale: FileScale) -> None:
         if self._scale is not None and not scale.agrees(self._scale):
@@ -214,6 +222,21 @@ class NumberCheck:
 
     def _report_values(self, band: _BandNumbers, where: str) -> None:
         """Warn of values of a band that may mark pixels without a label."""
+        units = band.two_units()
+        if units is not None:
+            logger.warning(
+                "the labels fall into two groups%s whose numbers differ by a factor of about %.0f: %d "
+                "have numbers up to about %.6g, such as %s, and %d up to about %.6g, such as %s. Check "
+                "that all have one unit",
+                where,
+                units.factor(),
+                len(units.small),
+                units.small[-1].upper,
+                units.small[0].name,
+                len(units.large),
+                units.large[-1].upper,
+                units.large[0].name,
+            )
         values = band.values_apart()
         if values:
             pixels = sum(band.counts[value] for value in values)
@@ -329,7 +352,8 @@ class _BandNumbers:
         counts: number -> pixels, of the outermost numbers of each label.
         low: the lowest of the numbers that are not in ``counts``.
         high: the highest of them.
-        samples: numbers of every label.
+        samples: numbers of every label that has some.
+        names: of these labels.
     """
 
     total: int = 0
@@ -337,12 +361,14 @@ class _BandNumbers:
     low: float = np.inf
     high: float = -np.inf
     samples: list[Raw] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
-    def add(self, numbers: Raw) -> None:
+    def add(self, numbers: Raw, name: str) -> None:
         """Note the numbers of a label, (N,)."""
         if not numbers.size:
             return
         self.total += numbers.size
+        self.names.append(name)
         step = max(1, numbers.size // _SAMPLES)
         self.samples.append(numbers[::step].astype(np.float64))
         if numbers.dtype.kind == "f":
@@ -441,6 +467,20 @@ class _BandNumbers:
         samples = np.concatenate(self.samples)
         return np.asarray(samples[~np.isin(samples, list(values))])
 
+    def two_units(self) -> _TwoUnits | None:
+        """Return the two groups into which the labels fall if their units differ by a power of ten."""
+        sizes = []
+        for name, samples in zip(self.names, self.samples, strict=True):
+            size = _size_of(name, samples)
+            if size is not None:
+                sizes.append(size)
+        sizes.sort(key=lambda size: size.upper)
+        for split in range(_LEAST_LABELS_OF_A_UNIT, len(sizes) - _LEAST_LABELS_OF_A_UNIT + 1):
+            units = _TwoUnits(sizes[:split], sizes[split:])
+            if units.is_clear():
+                return units
+        return None
+
     def has_zeros_apart(self, apart: Sequence[float]) -> bool:
         """Return whether 0 is the lowest number and nothing lies near it.
 
@@ -456,6 +496,61 @@ class _BandNumbers:
         above = samples[num_below : int(np.searchsorted(samples, 2 * low, side="right"))]
         is_dense = len(above) >= _TIMES_AS_DENSE * max(1, num_below)
         return is_dense and np.unique(above).size >= _LEAST_DISTINCT_ABOVE
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How large the numbers of a label are, without their sign: their middle and their upper end."""
+
+    name: str
+    middle: float
+    upper: float
+
+
+def _size_of(name: str, samples: Raw) -> _Size | None:
+    """The size of a label's numbers; None if all are 0 or infinite, or may be marks."""
+    is_quantity = np.isfinite(samples) & (samples != 0) & ~_is_likely_nodata(samples)
+    if not is_quantity.any():
+        return None
+    middle, upper = np.quantile(np.abs(samples[is_quantity]), [0.5, _UPPER_END])
+    return _Size(name, float(middle), float(upper))
+
+
+@dataclass(frozen=True)
+class _TwoUnits:
+    """Labels in two groups, sorted by the upper ends of their numbers."""
+
+    small: list[_Size]
+    large: list[_Size]
+
+    def is_clear(self) -> bool:
+        """Whether the groups are narrow, far apart, and differ by a power of ten."""
+        for group in (self.small, self.large):
+            if group[-1].upper > _MOST_SPREAD_OF_A_UNIT * group[0].upper:
+                return False
+        if self.large[0].upper < _LEAST_GAP_OF_UNITS * self.small[-1].upper:
+            return False
+        return self.factor() > 0
+
+    def factor(self) -> float:
+        """The power of ten between the groups; 0 = there is none."""
+        upper = _ratio_of_medians(
+            [size.upper for size in self.large], [size.upper for size in self.small]
+        )
+        middle = _ratio_of_medians(
+            [size.middle for size in self.large], [size.middle for size in self.small]
+        )
+        for factor in _UNIT_FACTORS:
+            is_upper = 1 / _OFF_FACTOR <= upper / factor <= _OFF_FACTOR
+            is_middle = 0.5 / _OFF_FACTOR <= middle / factor <= 2 * _OFF_FACTOR
+            if is_upper and is_middle:
+                return factor
+        return 0.0
+
+
+def _ratio_of_medians(numbers: Sequence[float], others: Sequence[float]) -> float:
+    """The median of numbers by that of others."""
+    return float(np.median(numbers) / np.median(others))
 
 
 def _has_other_colours(raster: LabelRaster) -> bool:
