@@ -226,6 +226,10 @@ def cells(label: Any, **options: Any) -> Callable[[], Any]:
     return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
 
 
+WHITE_CUT_OUT = Image.new("LA", (8, 6), (255, 255))
+WHITE_CUT_OUT.putpixel((0, 0), (255, 0))
+
+
 def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
     def call(folder: Path) -> Any:
         image.save(folder / name, **options)
@@ -691,6 +695,7 @@ ROWS: list[Row] = [
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
+    (lambda: count_classes([WHITE_CUT_OUT]), DataError, ("255 alone", "transparent", "'A'")),
     (lambda: count_classes([np.arange(99)[None]]), DataError, ("99, 0 ... 98", "--label-kind")),
     # images and their preparation
     *(

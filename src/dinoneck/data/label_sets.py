@@ -511,6 +511,7 @@ def mask_classes(
     expected = range(len(names)) if stored is None else stored
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
+        _check_not_in_alpha(survey)
         numbers = reason_for_numbers(survey) if stored is None else ""
         objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
@@ -572,6 +573,7 @@ def check_indices(survey: MaskSurvey) -> None:
             "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
             "nearest neighbour, or set a threshold"
         )
+    _check_not_in_alpha(survey)
     numbers = reason_for_numbers(survey)
     if numbers:
         raise DataError(
@@ -606,6 +608,25 @@ def check_indices(survey: MaskSurvey) -> None:
             "files with --instances or --panoptic; if these are classes, name them (--classes), "
             f"with their values{_values_option(values)}"
         )
+
+
+def _check_not_in_alpha(survey: MaskSurvey) -> None:
+    """Refuse masks that are white where they are not transparent, as tools that cut out write them.
+
+    Raises:
+        DataError: with the way to save their alpha.
+    """
+    hidden = sum(count for mark, count in survey.marked.items() if not mark.values)
+    if not hidden or len(survey.pixels) > 1:
+        return
+    [white] = survey.pixels
+    if white not in _WHITES:
+        return
+    raise DataError(
+        f"{survey.holder(white)} and all others hold {white} alone, and {counted(hidden, 'pixel')} are "
+        "transparent: the mask seems to be in the alpha. Save that as the mask "
+        "(Image.open(file).getchannel('A').save('mask.png'))"
+    )
 
 
 def _values_option(values: Sequence[int]) -> str:

@@ -133,6 +133,37 @@ def test_white_that_is_nodata_leaves_the_other_form(tmp_path: Path) -> None:
     assert classes.pixels == {"0": 48, "1": 24}
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("names", [(), ("soil", "crop"), ("soil", "crop", "weed")])
+def test_a_mask_in_the_alpha_is_refused_with_the_way_to_save_it(
+    mode: str, names: Sequence[str], tmp_path: Path
+) -> None:
+    """As tools that cut out write it: all pixels are white, and the background is transparent."""
+    files = []
+    for number in range(2):
+        white = Image.new(mode, (8, 6), "white")
+        white.putalpha(Image.fromarray(mask(0, 255)))
+        white.save(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
+
+    with pytest.raises(DataError, match=r"255 alone, and 48 pixels are transparent.*the alpha"):
+        classes_of(files, names)
+
+    for file in files:
+        Image.open(file).getchannel("A").save(file)
+    assert classes_of(files, ["soil", "crop"]).pixels == {"soil": 48, "crop": 48}
+
+
+def test_classes_beside_transparent_pixels_are_read() -> None:
+    picture = Image.fromarray(np.stack([mask(1, 2), mask(0, 255)], axis=2), "LA")
+
+    assert classes_of([picture], ["soil", "crop", "weed"]).pixels == {
+        "soil": 0,
+        "crop": 0,
+        "weed": 24,
+    }
+
+
 # Values of classes
 # ----------------------------------------------------------------------------------------------------
 
