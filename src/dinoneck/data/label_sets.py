@@ -37,6 +37,11 @@ _FEWEST_CODES = 3
 _LEAST_STEP = 5
 _MOST_LISTED = 50  # values in an option to be copied
 
+# Grey levels to look at, such as 0, 127, 255 or 0, 128: few numbers, of which one is so large
+_LEAST_BRIGHT = 100
+_LARGEST_GREY = 250
+_LEAST_GREYS_PER_CLASS = 20
+
 # Object ids. A mask of classes rarely has more than 256 of them, and a set of masks shows most of
 # its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
 _MOST_CLASSES_WITH_GAPS = 256
@@ -587,6 +592,12 @@ def check_indices(survey: MaskSurvey) -> None:
             f"({counted(survey.pixels[values[0]], 'pixel')}); expected class indices 0, 1, ...: "
             f"pass nodata={values[0]} (--nodata {values[0]}) if it marks pixels without a class"
         )
+    if _are_grey_levels(values) and not reason_for_object_ids(survey):
+        raise DataError(
+            f"the masks hold {some_of_numbers(values)}, which seem to be grey levels to look at and no "
+            f"indices 0, 1, ...: pass the grey level of each class{_values_option(values)}, and as nodata "
+            "one that marks pixels without a class. If they are indices, name all classes (--classes)"
+        )
     for white in _WHITES:
         others = [value for value in values if value != white]
         if white in values and (not others or others[-1] < white - 1):
@@ -856,6 +867,15 @@ def has_codes(values: Sequence[int]) -> bool:
     """Return whether values of masks are codes in steps, such as 10, 20, 30, 95 of land cover."""
     codes = [value for value in values if value > 0]
     return len(codes) >= _FEWEST_CODES and math.gcd(*codes) >= _LEAST_STEP
+
+
+def _are_grey_levels(values: Sequence[int]) -> bool:
+    """Whether values of masks beside white are few, and one is far above their number."""
+    levels = [value for value in values if value not in _WHITES]
+    # numbers next to 255 are the last ones of 256 classes
+    if not levels or levels[-1] > _LARGEST_GREY or has_codes(values):
+        return False
+    return levels[-1] >= max(_LEAST_BRIGHT, _LEAST_GREYS_PER_CLASS * len(levels))
 
 
 def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,24 @@ def test_classes_beside_transparent_pixels_are_read() -> None:
         "crop": 0,
         "weed": 24,
     }
+
+
+@pytest.mark.parametrize("levels", [(0, 127, 255), (0, 128), (0, 1, 128), (41, 101)])
+def test_grey_levels_to_look_at_are_refused_with_the_values_that_read_them(
+    levels: tuple[int, ...],
+) -> None:
+    masks = [mask(*levels), mask(levels[0]), mask(*levels)]
+    option = f"class_values=({', '.join(map(str, levels))})"
+
+    with pytest.raises(DataError, match=f"grey levels to look at.*{re.escape(option)}"):
+        count_classes(masks)
+
+    assert classes_of(masks, class_values=levels).stored == levels
+
+
+@pytest.mark.parametrize("largest", [7, 40, 99])
+def test_a_set_that_shows_few_of_its_classes_is_counted(largest: int) -> None:
+    assert count_classes([mask(0, largest)]) == largest + 1
 
 
 # Values of classes
