@@ -226,12 +226,23 @@ def cells(label: Any, **options: Any) -> Callable[[], Any]:
     return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
 
 
+WHITE_CUT_OUT = Image.new("LA", (8, 6), (255, 255))
+WHITE_CUT_OUT.putpixel((0, 0), (255, 0))
+
+
 def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
     def call(folder: Path) -> Any:
         image.save(folder / name, **options)
         return DenseLabels(classes=classes).cells(folder / name, Preprocessing(1))
 
     return call
+
+
+def infrared_as_alpha(folder: Path) -> Any:
+    """Read an image of which the fourth band holds many values and is tagged as alpha."""
+    bands = np.random.RandomState(0).randint(20, 236, (32, 32, 4)).astype(np.uint8)
+    Image.fromarray(bands).save(folder / "four.tif")
+    return read_pixels(folder / "four.tif")
 
 
 def of_two_scales(folder: Path) -> Any:
@@ -689,6 +700,9 @@ ROWS: list[Row] = [
     (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
     (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
+    (lambda: count_classes([np.eye(9) * 128]), DataError, ("0, 128", "grey levels", "0 128")),
+    (lambda: count_classes([WHITE_CUT_OUT]), DataError, ("255 alone", "transparent", "'A'")),
+    (lambda: count_classes([np.arange(99)[None]]), DataError, ("99, 0 ... 98", "--label-kind")),
     # images and their preparation
     *(
         (lambda image=image: read_pixels(image), DataError, named)
@@ -713,6 +727,7 @@ ROWS: list[Row] = [
     (lambda: read_pixels(OFFSET, bits=20), ConfigError, "20"),
     (picture("a.jpg", b"text"), DataError, ("a.jpg", "b'text'")),
     (picture("a.jpg", b""), DataError, ("a.jpg", "empty")),
+    (infrared_as_alpha, DataError, ("four.tif", "20 ... 235", "ExtraSamples")),
     *(
         (lambda own=own: Preprocessing(**own), ConfigError, next(iter(own)))
         for own in (

@@ -24,6 +24,12 @@ KINDS_OF_ALPHA = (tiff.PREMULTIPLIED_ALPHA, tiff.ALPHA, tiff.ALPHA_OF_COREL_DRAW
 BYTE = 8  # bits
 # most pixels of a picture are transparent or opaque; infrared has few of 0 or 255
 _LEAST_SHARE_AT_ENDS = 0.5
+# GDAL and rasterio tag any fourth band of 8 bits as alpha. A tag counts for more than no tag: a band
+# of many levels is no alpha where few pixels are at the ends, unless it runs from one to the other
+_LEAST_LEVELS = 20
+_LEAST_STATED_SHARE = 0.05
+_LEAST_STATED_SHARE_AT_EACH_END = 0.0005
+_WITH_ALPHA = ("LA", "RGBA")  # modes of Pillow
 
 
 def check_numbers(image: Image.Image, name: str) -> None:
@@ -78,16 +84,24 @@ def _check_bands(layout: tiff.TiffLayout, name: str) -> None:
 
 
 def check_alpha(image: Image.Image, name: str) -> None:
-    """Check that a fourth band that no tag explains is alpha, and not infrared, by its pixels.
+    """Check by its pixels that the band behind grey or RGB is alpha, and not infrared.
 
     Other images pass.
 
     Raises:
-        DataError: if most pixels that are not black are neither transparent nor opaque.
+        DataError: if a fourth band that no tag explains is neither transparent nor opaque in most
+            pixels that are not black; if a band that is tagged as alpha is so almost nowhere.
     """
     layout = tiff.layout_of(image)
-    if layout is None or not tiff.is_alpha_open(layout):
+    if layout is None:
         return
+    if tiff.is_alpha_open(layout):
+        _check_open_alpha(image, name)
+    elif layout.extra[:1] and layout.extra[0] in KINDS_OF_ALPHA and image.mode in _WITH_ALPHA:
+        _check_stated_alpha(image, name)
+
+
+def _check_open_alpha(image: Image.Image, name: str) -> None:
     *colours, fourth = (np.asarray(band) for band in image.split())
     # infrared is 0 too in the black border of an orthomosaic
     is_shown = np.any([band > 0 for band in colours], axis=0)
@@ -100,6 +114,22 @@ def check_alpha(image: Image.Image, name: str) -> None:
             f"values {fourth.min()} ... {fourth.max()} are no alpha: write a file of the bands to "
             "use, or pass them as an array (H, W, 3)"
         )
+
+
+def _check_stated_alpha(image: Image.Image, name: str) -> None:
+    alpha = np.asarray(image.getchannel("A"))
+    counts = np.bincount(alpha.ravel(), minlength=256)
+    shares = counts[[0, 255]] / alpha.size
+    runs_from_end_to_end = shares.min() >= _LEAST_STATED_SHARE_AT_EACH_END
+    if shares.sum() >= _LEAST_STATED_SHARE or runs_from_end_to_end:
+        return
+    if np.count_nonzero(counts) < _LEAST_LEVELS:
+        return
+    raise DataError(
+        f"{name} is a TIFF whose last band is tagged as alpha (ExtraSamples), as rasterio and GDAL tag "
+        f"any fourth band, and its values {alpha.min()} ... {alpha.max()} are no alpha: write a file of "
+        "the bands to use, or pass them as an array (H, W, 3)"
+    )
 
 
 def check_pages(image: Image.Image, name: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dinoneck.codec import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
+from dinoneck.data.label_marks import LIKELY_NODATA, SURE_NODATA, MarkCheck
 from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
 from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
 from dinoneck.data.label_storage import storage_problem
@@ -26,27 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # values in a message
 
-# values that programs write where nothing was measured
-_NINES = (-999.0, -9999.0, -99999.0, 99999.0)
-_ENDS_OF_INTEGERS = (
-    255.0,
-    -32768.0,
-    -32767.0,
-    32767.0,
-    65535.0,
-    -2147483648.0,
-    -2147483647.0,
-    2147483647.0,
-    4294967295.0,
-)
-_ENDS_OF_FLOATS = (-LARGEST_FLOAT, LARGEST_FLOAT, -3.4e38)
-_OF_NETCDF = (1e20, 1e30, 9.969209968386869e36)
-_OF_MODIS = (-28672.0,)
-_SURE_NODATA = _NINES + _ENDS_OF_INTEGERS + _ENDS_OF_FLOATS + _OF_NETCDF + _OF_MODIS
-# values that quantities have too; of bytes the last ones before 255, as MODIS and Copernicus number
-# water, cloud and what is outside
-_LIKELY_BYTES = (-128.0, 127.0, 249.0, 250.0, 251.0, 252.0, 253.0, 254.0)
-_LIKELY_NODATA = (-1.0, -99.0, -3000.0, 9999.0, *_LIKELY_BYTES, *_SURE_NODATA)
 _MOST_ENDS = 8  # MODIS has seven fill values, 249 ... 255
 # a value that is surely no quantity is named at half a range from the others; one that repeats far more
 # often than they do at a range, and at a twentieth if it is a likely one
@@ -63,6 +43,14 @@ _SAMPLES = 1000  # numbers of a label that stand for its distribution
 _LOW_QUANTILE = 0.001
 _TIMES_AS_DENSE = 10
 _LEAST_DISTINCT_ABOVE = 10
+# two units in one set, such as millimetres and centimetres: two groups of labels, each of this many,
+# whose numbers are alike within a group and differ between them by about a power of ten
+_LEAST_LABELS_OF_A_UNIT = 3
+_MOST_SPREAD_OF_A_UNIT = 3.0  # largest by smallest upper end within a group
+_LEAST_GAP_OF_UNITS = 4.0  # smallest upper end of one group by the largest of the other
+_UNIT_FACTORS = (10.0, 100.0, 1000.0)
+_OFF_FACTOR = 1.5  # of the upper ends, a share or its inverse; twice as much of the middles
+_UPPER_END = 0.9  # quantile of the numbers that are not 0
 # whole numbers beyond it are rounded as float32, by half a unit and more
 _LARGEST_EXACT = 1 << 24
 # float32 may round by so much of the range of the numbers: 1000 steps are left
@@ -92,6 +80,7 @@ class NumberCheck:
         self._stored_otherwise: dict[str, list[str]] = {}
         self._bands: list[_BandNumbers] = []
         self._marked: Counter[Mark] = Counter()
+        self._marks = MarkCheck(nodata)
 
     def add(self, raster: LabelRaster, unlabelled: Raw) -> None:
         """Note a label and which of its pixels have none.
@@ -109,6 +98,7 @@ class NumberCheck:
         kind = "bool" if raster.is_bool else str(raster.values.dtype)
         self._kinds.setdefault(kind, []).append(raster.name)
         labelled = raster.values[~unlabelled]
+        self._marks.add_numbers(raster.name, raster.nodata, labelled)
         self._rounded.add(raster.name, labelled, self._rule)
         problem = storage_problem(labelled)
         if problem:
@@ -122,7 +112,7 @@ class NumberCheck:
         for band in range(labelled.shape[1]):
             if band == len(self._bands):
                 self._bands.append(_BandNumbers())
-            self._bands[band].add(labelled[:, band])
+            self._bands[band].add(labelled[:, band], raster.name)
 
     def _add_scale(self, name: str, scale: FileScale) -> None:
         if self._scale is not None and not scale.agrees(self._scale):
@@ -160,6 +150,7 @@ class NumberCheck:
     def report(self) -> None:
         """Log what may be read wrongly."""
         log_marks(self._marked)
+        self._marks.report()
         self._report_nodata()
         self._rounded.report()
         self._report_scale()
@@ -231,6 +222,21 @@ class NumberCheck:
 
     def _report_values(self, band: _BandNumbers, where: str) -> None:
         """Warn of values of a band that may mark pixels without a label."""
+        units = band.two_units()
+        if units is not None:
+            logger.warning(
+                "the labels fall into two groups%s whose numbers differ by a factor of about %.0f: %d "
+                "have numbers up to about %.6g, such as %s, and %d up to about %.6g, such as %s. Check "
+                "that all have one unit",
+                where,
+                units.factor(),
+                len(units.small),
+                units.small[-1].upper,
+                units.small[0].name,
+                len(units.large),
+                units.large[-1].upper,
+                units.large[0].name,
+            )
         values = band.values_apart()
         if values:
             pixels = sum(band.counts[value] for value in values)
@@ -346,7 +352,8 @@ class _BandNumbers:
         counts: number -> pixels, of the outermost numbers of each label.
         low: the lowest of the numbers that are not in ``counts``.
         high: the highest of them.
-        samples: numbers of every label.
+        samples: numbers of every label that has some.
+        names: of these labels.
     """
 
     total: int = 0
@@ -354,12 +361,14 @@ class _BandNumbers:
     low: float = np.inf
     high: float = -np.inf
     samples: list[Raw] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
-    def add(self, numbers: Raw) -> None:
+    def add(self, numbers: Raw, name: str) -> None:
         """Note the numbers of a label, (N,)."""
         if not numbers.size:
             return
         self.total += numbers.size
+        self.names.append(name)
         step = max(1, numbers.size // _SAMPLES)
         self.samples.append(numbers[::step].astype(np.float64))
         if numbers.dtype.kind == "f":
@@ -389,7 +398,7 @@ class _BandNumbers:
                 end = take_end(numbers)
                 is_end = numbers == end
                 count = int(is_end.sum())
-                if count < 2 and not _is_among(float(end), _SURE_NODATA):
+                if count < 2 and not _is_among(float(end), SURE_NODATA):
                     break
                 self.counts[float(end)] += count
                 numbers = numbers[~is_end]
@@ -437,10 +446,10 @@ class _BandNumbers:
         if not size > 0 or low <= value <= high:
             return False
         gap = max(low - value, value - high)
-        if _is_among(value, _SURE_NODATA) and gap >= _FAR_IF_SURE * size:
+        if _is_among(value, SURE_NODATA) and gap >= _FAR_IF_SURE * size:
             return True
         is_lone_negative = value <= -1 and value == np.floor(value) and low >= 0
-        least_gap = _FAR_IF_LIKELY if _is_among(value, _LIKELY_NODATA) else _FAR
+        least_gap = _FAR_IF_LIKELY if _is_among(value, LIKELY_NODATA) else _FAR
         if not is_lone_negative and gap < least_gap * size:
             return False
         return self._repeats(value, outer)
@@ -458,6 +467,20 @@ class _BandNumbers:
         samples = np.concatenate(self.samples)
         return np.asarray(samples[~np.isin(samples, list(values))])
 
+    def two_units(self) -> _TwoUnits | None:
+        """Return the two groups into which the labels fall if their units differ by a power of ten."""
+        sizes = []
+        for name, samples in zip(self.names, self.samples, strict=True):
+            size = _size_of(name, samples)
+            if size is not None:
+                sizes.append(size)
+        sizes.sort(key=lambda size: size.upper)
+        for split in range(_LEAST_LABELS_OF_A_UNIT, len(sizes) - _LEAST_LABELS_OF_A_UNIT + 1):
+            units = _TwoUnits(sizes[:split], sizes[split:])
+            if units.is_clear():
+                return units
+        return None
+
     def has_zeros_apart(self, apart: Sequence[float]) -> bool:
         """Return whether 0 is the lowest number and nothing lies near it.
 
@@ -473,6 +496,61 @@ class _BandNumbers:
         above = samples[num_below : int(np.searchsorted(samples, 2 * low, side="right"))]
         is_dense = len(above) >= _TIMES_AS_DENSE * max(1, num_below)
         return is_dense and np.unique(above).size >= _LEAST_DISTINCT_ABOVE
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How large the numbers of a label are, without their sign: their middle and their upper end."""
+
+    name: str
+    middle: float
+    upper: float
+
+
+def _size_of(name: str, samples: Raw) -> _Size | None:
+    """The size of a label's numbers; None if all are 0 or infinite, or may be marks."""
+    is_quantity = np.isfinite(samples) & (samples != 0) & ~_is_likely_nodata(samples)
+    if not is_quantity.any():
+        return None
+    middle, upper = np.quantile(np.abs(samples[is_quantity]), [0.5, _UPPER_END])
+    return _Size(name, float(middle), float(upper))
+
+
+@dataclass(frozen=True)
+class _TwoUnits:
+    """Labels in two groups, sorted by the upper ends of their numbers."""
+
+    small: list[_Size]
+    large: list[_Size]
+
+    def is_clear(self) -> bool:
+        """Whether the groups are narrow, far apart, and differ by a power of ten."""
+        for group in (self.small, self.large):
+            if group[-1].upper > _MOST_SPREAD_OF_A_UNIT * group[0].upper:
+                return False
+        if self.large[0].upper < _LEAST_GAP_OF_UNITS * self.small[-1].upper:
+            return False
+        return self.factor() > 0
+
+    def factor(self) -> float:
+        """The power of ten between the groups; 0 = there is none."""
+        upper = _ratio_of_medians(
+            [size.upper for size in self.large], [size.upper for size in self.small]
+        )
+        middle = _ratio_of_medians(
+            [size.middle for size in self.large], [size.middle for size in self.small]
+        )
+        for factor in _UNIT_FACTORS:
+            is_upper = 1 / _OFF_FACTOR <= upper / factor <= _OFF_FACTOR
+            is_middle = 0.5 / _OFF_FACTOR <= middle / factor <= 2 * _OFF_FACTOR
+            if is_upper and is_middle:
+                return factor
+        return 0.0
+
+
+def _ratio_of_medians(numbers: Sequence[float], others: Sequence[float]) -> float:
+    """The median of numbers by that of others."""
+    return float(np.median(numbers) / np.median(others))
 
 
 def _has_other_colours(raster: LabelRaster) -> bool:
@@ -493,4 +571,4 @@ def _is_among(value: float, usual_values: Sequence[float]) -> bool:
 
 def _is_likely_nodata(numbers: Raw) -> Raw:
     """Which numbers may mark pixels without a label, by their value alone."""
-    return np.isin(numbers.astype(np.float64), _LIKELY_NODATA)
+    return np.isin(numbers.astype(np.float64), LIKELY_NODATA)

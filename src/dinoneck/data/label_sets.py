@@ -19,7 +19,8 @@ import numpy as np
 from dinoneck.data.decoding import as_list, in_threads
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.label_formats import BLACK_AND_WHITE
-from dinoneck.data.label_notes import equals
+from dinoneck.data.label_marks import MarkCheck
+from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
 from dinoneck.errors import DataError, counted, some_of
@@ -36,6 +37,11 @@ _FEWEST_CODES = 3
 _LEAST_STEP = 5
 _MOST_LISTED = 50  # values in an option to be copied
 
+# Grey levels to look at, such as 0, 127, 255 or 0, 128: few numbers, of which one is so large
+_LEAST_BRIGHT = 100
+_LARGEST_GREY = 250
+_LEAST_GREYS_PER_CLASS = 20
+
 # Object ids. A mask of classes rarely has more than 256 of them, and a set of masks shows most of
 # its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
 _MOST_CLASSES_WITH_GAPS = 256
@@ -44,6 +50,11 @@ _LEAST_MASKS = 3  # fewer masks of one class each are no pattern
 # numbers 1 ... n in every mask: up to this n they may be classes that happen to occur in order
 _MOST_CLASSES_IN_ORDER = 4
 _TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an image has dozens
+
+# Numbers per pixel: each map has many of them. Of masks of 150 classes hardly one shows 50
+_LEAST_VALUES_OF_NUMBERS = 50
+_TOPS_OF_NUMBERS = 10.0  # tops per value: an object of a rough outline has a few
+_LEAST_TOPS_PER_PIXEL = 0.2  # deep numbers: hardly two neighbours are equal
 
 # Smoothed masks: most pixels are near black or near white, and both ends have grey levels
 _END = 15  # grey levels that count as near an end
@@ -177,7 +188,7 @@ def grey_levels(colours: Mapping[int, Colour]) -> dict[int, int]:
     return levels
 
 
-def _have(names: Sequence[str]) -> str:
+def _have(names: Sequence[Any]) -> str:
     """How many masks have what follows, such as ``2 masks have``."""
     return f"{counted(len(names), 'mask')} {'has' if len(names) == 1 else 'have'}"
 
@@ -255,13 +266,24 @@ class MaskFile:
         pixels: value -> labelled pixels that have it.
         marked: mark -> unlabelled pixels.
         tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
-            None = the values above 0 are not 1 ... n.
+            None = the values above 0 are neither 1 ... n nor many.
+        is_in_order: the values above 0 are 1 ... n.
     """
 
     name: str
     pixels: Mapping[int, int]
     marked: Mapping[Mark, int]
     tops: float | None
+    is_in_order: bool
+
+    def is_of_numbers(self) -> bool:
+        """Return whether there are many values, in more or smaller areas than objects have."""
+        if self.tops is None or len(self.pixels) < _LEAST_VALUES_OF_NUMBERS:
+            return False
+        objects = [value for value in self.pixels if value > 0]
+        num_pixels = sum(self.pixels[value] for value in objects)
+        tops_per_pixel = self.tops * len(objects) / num_pixels
+        return self.tops > _TOPS_OF_NUMBERS or tops_per_pixel >= _LEAST_TOPS_PER_PIXEL
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,20 +341,23 @@ def survey_masks(
     singles = as_list(labels, "labels")
     sizes = sizes_of(singles, image_sizes)
 
-    def read(number: int) -> tuple[MaskFile, UsedColours | None]:
+    def read(number: int) -> tuple[MaskFile, UsedColours | None, FileNodata | None]:
         raster = without_alpha(read_label(singles[number], sizes[number], number))
         colours = used_colours(raster) if raster.palette is not None else None
-        return _mask_file(raster, nodata), colours
+        return _mask_file(raster, nodata), colours, raster.nodata
 
     palettes = PaletteCheck()
+    marks = MarkCheck(nodata)
     files = []
-    for file, colours in in_threads(read, range(len(singles))):
+    for file, colours, noted in in_threads(read, range(len(singles))):
+        marks.add(file.name, noted, np.array([*file.pixels]), np.array([*file.pixels.values()]))
         if colours is None:
             palettes.add_grey(file.name, file.pixels)
         else:
             palettes.add(file.name, colours, nodata)
         files.append(file)
     palettes.report()
+    marks.report()
     return MaskSurvey(files)
 
 
@@ -347,10 +372,13 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
         if is_marked.any():
             marked[mark] = int(is_marked.sum())
     objects = [value for value in pixels if value > 0]
+    is_in_order = objects == [*range(1, len(objects) + 1)]
     tops = None
-    if objects == [*range(1, len(objects) + 1)]:
-        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects)) if objects else 1.0
-    return MaskFile(raster.name, pixels, marked, tops)
+    if not objects:
+        tops = 1.0
+    elif is_in_order or len(pixels) >= _LEAST_VALUES_OF_NUMBERS:
+        tops = _mean_tops(np.where(unlabelled, 0, index), len(objects))
+    return MaskFile(raster.name, pixels, marked, tops, is_in_order)
 
 
 def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
@@ -488,9 +516,13 @@ def mask_classes(
     expected = range(len(names)) if stored is None else stored
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
+        _check_not_in_alpha(survey)
+        numbers = reason_for_numbers(survey) if stored is None else ""
         objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
-        reason = describe_misfit(survey.pixels, len(names), stored, first=first, objects=objects)
+        reason = describe_misfit(
+            survey.pixels, len(names), stored, first=first, numbers=numbers, objects=objects
+        )
         raise DataError(f"the masks hold {reason}")
     log_marks(survey.marked, expected)
     pixels = {}
@@ -540,17 +572,31 @@ def check_indices(survey: MaskSurvey) -> None:
         DataError: naming what they seem to be, and the way to read them.
     """
     values = [*survey.pixels]
+    if _is_smoothed(survey.pixels):
+        raise DataError(
+            f"{survey.holder(values[-1])} and others hold {len(values)} grey levels, most of them "
+            "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
+            "nearest neighbour, or set a threshold"
+        )
+    _check_not_in_alpha(survey)
+    numbers = reason_for_numbers(survey)
+    if numbers:
+        raise DataError(
+            f"the masks seem to hold numbers per pixel, not classes: {numbers}. Read numbers without "
+            "classes: DenseLabels(), --label-kind numbers. If these are classes, name them (--classes); "
+            "objects are learned from COCO files (--instances, --panoptic)"
+        )
     if values[0] < 0:
         raise DataError(
             f"{survey.holder(values[0])} holds {values[0]} "
             f"({counted(survey.pixels[values[0]], 'pixel')}); expected class indices 0, 1, ...: "
             f"pass nodata={values[0]} (--nodata {values[0]}) if it marks pixels without a class"
         )
-    if _is_smoothed(survey.pixels):
+    if _are_grey_levels(values) and not reason_for_object_ids(survey):
         raise DataError(
-            f"{survey.holder(values[-1])} and others hold {len(values)} grey levels, most of them "
-            "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
-            "nearest neighbour, or set a threshold"
+            f"the masks hold {some_of_numbers(values)}, which seem to be grey levels to look at and no "
+            f"indices 0, 1, ...: pass the grey level of each class{_values_option(values)}, and as nodata "
+            "one that marks pixels without a class. If they are indices, name all classes (--classes)"
         )
     for white in _WHITES:
         others = [value for value in values if value != white]
@@ -573,6 +619,25 @@ def check_indices(survey: MaskSurvey) -> None:
             "files with --instances or --panoptic; if these are classes, name them (--classes), "
             f"with their values{_values_option(values)}"
         )
+
+
+def _check_not_in_alpha(survey: MaskSurvey) -> None:
+    """Refuse masks that are white where they are not transparent, as tools that cut out write them.
+
+    Raises:
+        DataError: with the way to save their alpha.
+    """
+    hidden = sum(count for mark, count in survey.marked.items() if not mark.values)
+    if not hidden or len(survey.pixels) > 1:
+        return
+    [white] = survey.pixels
+    if white not in _WHITES:
+        return
+    raise DataError(
+        f"{survey.holder(white)} and all others hold {white} alone, and {counted(hidden, 'pixel')} are "
+        "transparent: the mask seems to be in the alpha. Save that as the mask "
+        "(Image.open(file).getchannel('A').save('mask.png'))"
+    )
 
 
 def _values_option(values: Sequence[int]) -> str:
@@ -623,6 +688,23 @@ def _is_smoothed(pixels: Mapping[int, int]) -> bool:
     return at_ends >= _LEAST_SHARE_AT_ENDS * sum(pixels.values())
 
 
+def reason_for_numbers(survey: MaskSurvey) -> str:
+    """Return why the values of masks seem to be numbers per pixel; "" = they do not."""
+    files = [file for file in survey.files if file.pixels]
+    with_many = [file for file in files if len(file.pixels) >= _LEAST_VALUES_OF_NUMBERS]
+    if 2 * len(with_many) <= len(files):
+        return ""
+    of_numbers = [file for file in with_many if file.is_of_numbers()]
+    is_clear = 2 * len(of_numbers) > len(with_many)
+    if not is_clear and reason_for_object_ids(survey):
+        return ""
+    first = with_many[0]
+    return (
+        f"{_have(with_many)} {_LEAST_VALUES_OF_NUMBERS} different values or more, such as "
+        f"{first.name} with {len(first.pixels)}, {min(first.pixels)} ... {max(first.pixels)}"
+    )
+
+
 def reason_for_object_ids(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be ids of objects; "" = they do not."""
     objects = [value for value in survey.pixels if value > 0]
@@ -644,7 +726,7 @@ def reason_for_object_ids(survey: MaskSurvey) -> str:
             f"each of {len(with_objects)} masks has numbers of its own, such as "
             f"{max(first.pixels)} in {first.name} and {max(second.pixels)} in {second.name}"
         )
-    tops = [file.tops for file in with_objects if file.tops is not None]
+    tops = [file.tops for file in with_objects if file.is_in_order and file.tops is not None]
     numbers = {max(file.pixels) for file in with_objects}
     in_order = len(tops) == len(with_objects) and len(numbers) > 1
     if in_order and largest > _MOST_CLASSES_IN_ORDER and np.median(tops) <= _TOPS_OF_AN_OBJECT:
@@ -661,6 +743,7 @@ def describe_misfit(
     stored: Sequence[int] | None = None,
     *,
     first: str = "",
+    numbers: str = "",
     objects: str = "",
 ) -> str:
     """Return which values of masks are no class, and what may help, to follow "it holds".
@@ -670,6 +753,7 @@ def describe_misfit(
         classes: how many there are.
         stored: the value of each class; None = 0, 1, ...
         first: the name of the first mask that has one of them; "" = there is one mask.
+        numbers: why the values seem to be numbers per pixel.
         objects: why the values seem to be object ids.
     """
     expected = range(classes) if stored is None else stored
@@ -681,8 +765,9 @@ def describe_misfit(
         return f"{refused} the class values {some_of_numbers(stored)}, or name it as nodata"
     refused += f" class indices 0 ... {classes - 1}"
     hint = (
-        _hint_for_object_ids(objects)
-        or _hint_for_smoothed(pixels)
+        _hint_for_smoothed(pixels)
+        or _hint_for_numbers(numbers)
+        or _hint_for_object_ids(objects)
         or _hint_for_black_and_white([*pixels])
         or _hint_for_classes_from_one([*pixels], classes)
         or _hint_for_negative(outside)
@@ -693,6 +778,12 @@ def describe_misfit(
     if hint:
         return f"{refused}. {hint}"
     return f"{refused}: raise classes, or name it as nodata"
+
+
+def _hint_for_numbers(reason: str) -> str:
+    if not reason:
+        return ""
+    return f"They seem to be numbers per pixel (--label-kind numbers): {reason}"
 
 
 def _hint_for_object_ids(reason: str) -> str:
@@ -776,6 +867,15 @@ def has_codes(values: Sequence[int]) -> bool:
     """Return whether values of masks are codes in steps, such as 10, 20, 30, 95 of land cover."""
     codes = [value for value in values if value > 0]
     return len(codes) >= _FEWEST_CODES and math.gcd(*codes) >= _LEAST_STEP
+
+
+def _are_grey_levels(values: Sequence[int]) -> bool:
+    """Whether values of masks beside white are few, and one is far above their number."""
+    levels = [value for value in values if value not in _WHITES]
+    # numbers next to 255 are the last ones of 256 classes
+    if not levels or levels[-1] > _LARGEST_GREY or has_codes(values):
+        return False
+    return levels[-1] >= max(_LEAST_BRIGHT, _LEAST_GREYS_PER_CLASS * len(levels))
 
 
 def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:

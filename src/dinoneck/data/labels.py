@@ -20,6 +20,7 @@ from torch import Tensor
 from dinoneck.codec import LARGEST_FLOAT, normalize_fields
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
+from dinoneck.data.label_marks import MarkCheck
 from dinoneck.data.label_notes import Rule
 from dinoneck.data.label_numbers import NumberCheck
 from dinoneck.data.label_sets import (
@@ -184,6 +185,7 @@ class DenseLabels:
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
         check = NumberCheck(self._nodata, Rule(self.scale, self.offset))
+        marks = MarkCheck(self._nodata)
         label_values = []
         label_weights = []
         grey_pictures = []
@@ -196,7 +198,7 @@ class DenseLabels:
                     others_of_several_bands.append(raster.name)
                 planes, valid = self._quantities(raster, check)
             else:
-                index = self._index(raster, self.classes)
+                index = self._index(raster, self.classes, marks)
                 planes = (index == k for k in range(self.classes))
                 valid = index >= 0
             weight = _cell_sums(valid, preprocess)
@@ -204,6 +206,7 @@ class DenseLabels:
             label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
             label_weights.append(weight.float())
         check.report()
+        marks.report()
         if bands is None and grey_pictures and not others_of_several_bands:
             logger.warning(
                 "%s of grey pictures that were saved in colours, such as %s: their three equal bands "
@@ -243,8 +246,10 @@ class DenseLabels:
                 "indices are for class labels; make the record with DenseLabels(classes=...)"
             )
         maps = []
+        marks = MarkCheck(self._nodata)
         for raster in self._read(labels, image_sizes):
-            maps.append(_nearest(self._index(raster, self.classes), preprocess))
+            maps.append(_nearest(self._index(raster, self.classes, marks), preprocess))
+        marks.report()
         return _batch(maps)
 
     def _read(
@@ -283,8 +288,8 @@ class DenseLabels:
         planes = torch.from_numpy(values).permute(2, 0, 1).contiguous()
         return planes, torch.from_numpy(~unlabelled)
 
-    def _index(self, raster: LabelRaster, classes: int) -> Tensor:
-        """Class indices (H, W), int64; -1 where invalid."""
+    def _index(self, raster: LabelRaster, classes: int, marks: MarkCheck) -> Tensor:
+        """Class indices (H, W), int64; -1 where invalid. ``marks`` notes the values."""
         band = one_band(raster)
         unlabelled = raster.unlabelled(self._nodata)
         if raster.nodata is not None and self.class_values is not None:
@@ -299,6 +304,7 @@ class DenseLabels:
         is_wrong = ~unlabelled & ~is_class
         if is_wrong.any():
             self._refuse(raster.name, band[~unlabelled], classes)
+        marks.add(raster.name, raster.nodata, *count_values(band[~unlabelled]))
         return torch.from_numpy(np.where(unlabelled, -1, index))
 
     def _classes_of(self, band: Raw, classes: int) -> tuple[Raw, Raw]:
@@ -334,7 +340,7 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         DataError: if a mask cannot be read, or its values are not class indices: colours,
             fractions, negative numbers, 0 and 255 alone (these are two classes, see
             ``DenseLabels(class_values=(0, 255))``), 255 as the only index above 253, grey levels of
-            smoothed masks, or ids of objects.
+            smoothed masks, ids of objects, or 50 values and more in most masks, as numbers per pixel have.
     """
     unlabelled = DenseLabels(nodata=nodata)._nodata
     survey = survey_masks(labels, unlabelled)

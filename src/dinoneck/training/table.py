@@ -33,6 +33,7 @@ from dinoneck.data.orientation import hidden_turns, size_hides_turn
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
+from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
@@ -518,8 +519,8 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
 
 
 def _free_name(name: str, config: TrainConfig, table: Any) -> str:
-    """A name for the task of masks; ``name map`` where a column's task is called so already."""
-    taken = column_tasks(config, table)
+    """A name for the task of masks; ``name map`` where a column's task or a table's column is called so."""
+    taken = {*column_tasks(config, table), *TABLE_COLUMNS}
     while name in taken:
         name += " map"
     return name

@@ -394,3 +394,44 @@ def test_tensors_are_read_by_their_values(label: torch.Tensor) -> None:
 def test_modes_whose_bands_are_no_numbers_are_refused(mode: str) -> None:
     with pytest.raises(DataError, match=f"mode '{mode}', whose bands are no numbers"):
         DenseLabels().cells(Image.new(mode, (4, 4)), ONE_PIXEL)
+
+
+# Two units in one set
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "factor"),
+    [
+        pytest.param(spread(0, 0.9, "f4"), spread(0, 90, "f4"), 100, id="shares and percent"),
+        pytest.param(spread(500, 9000, "u2"), spread(50, 900, "u2"), 10, id="mm and cm"),
+        pytest.param(spread(500, 9000, "f4"), spread(0.5, 9, "f4"), 1000, id="mm and m"),
+    ],
+)
+def test_labels_of_two_units_are_named_with_a_label_of_each(
+    first: np.ndarray, second: np.ndarray, factor: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = warnings_of([first, second] * 3, caplog)
+
+    [message] = [message for message in messages if "two groups" in message]
+    assert f"a factor of about {factor}: 3 have numbers up to about" in message
+    assert "such as label 0" in message
+    assert "such as label 1" in message
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        pytest.param([0, 0, 0, 90, 80, 95], id="empty labels"),
+        pytest.param([3, 9, 90, 80, 95, 70], id="few low labels"),
+        pytest.param([2, 9, 30, 70, 80, 95], id="low and high labels"),
+        pytest.param([5, 6, 7, 20, 60, 100], id="labels between the groups"),
+        pytest.param([1, 1, 1, 30, 30, 30], id="no power of ten"),
+        pytest.param([0.9, 0.9, 90, 90], id="two of each"),
+    ],
+)
+def test_labels_of_one_unit_are_not_named(
+    tops: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = [spread(0, top, "f4") for top in tops]
+
+    assert not [message for message in warnings_of(labels, caplog) if "two groups" in message]

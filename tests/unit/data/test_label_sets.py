@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,55 @@ def test_white_that_is_nodata_leaves_the_other_form(tmp_path: Path) -> None:
     files = saved(tmp_path, [mask(0, 1), mask(0, 255)])
     classes = classes_of(files, nodata=[255])
     assert classes.pixels == {"0": 48, "1": 24}
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("names", [(), ("soil", "crop"), ("soil", "crop", "weed")])
+def test_a_mask_in_the_alpha_is_refused_with_the_way_to_save_it(
+    mode: str, names: Sequence[str], tmp_path: Path
+) -> None:
+    """As tools that cut out write it: all pixels are white, and the background is transparent."""
+    files = []
+    for number in range(2):
+        white = Image.new(mode, (8, 6), "white")
+        white.putalpha(Image.fromarray(mask(0, 255)))
+        white.save(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
+
+    with pytest.raises(DataError, match=r"255 alone, and 48 pixels are transparent.*the alpha"):
+        classes_of(files, names)
+
+    for file in files:
+        Image.open(file).getchannel("A").save(file)
+    assert classes_of(files, ["soil", "crop"]).pixels == {"soil": 48, "crop": 48}
+
+
+def test_classes_beside_transparent_pixels_are_read() -> None:
+    picture = Image.fromarray(np.stack([mask(1, 2), mask(0, 255)], axis=2), "LA")
+
+    assert classes_of([picture], ["soil", "crop", "weed"]).pixels == {
+        "soil": 0,
+        "crop": 0,
+        "weed": 24,
+    }
+
+
+@pytest.mark.parametrize("levels", [(0, 127, 255), (0, 128), (0, 1, 128), (41, 101)])
+def test_grey_levels_to_look_at_are_refused_with_the_values_that_read_them(
+    levels: tuple[int, ...],
+) -> None:
+    masks = [mask(*levels), mask(levels[0]), mask(*levels)]
+    option = f"class_values=({', '.join(map(str, levels))})"
+
+    with pytest.raises(DataError, match=f"grey levels to look at.*{re.escape(option)}"):
+        count_classes(masks)
+
+    assert classes_of(masks, class_values=levels).stored == levels
+
+
+@pytest.mark.parametrize("largest", [7, 40, 99])
+def test_a_set_that_shows_few_of_its_classes_is_counted(largest: int) -> None:
+    assert count_classes([mask(0, largest)]) == largest + 1
 
 
 # Values of classes
@@ -305,6 +355,75 @@ def test_classes_in_order_are_counted_where_they_are_spread_over_the_image() -> 
 )
 def test_values_that_are_no_classes_are_refused(masks: list[np.ndarray], named: str) -> None:
     with pytest.raises(DataError, match=named):
+        count_classes(masks)
+
+
+def map_of_numbers(low: int, high: int, dtype: str, seed: int = 0) -> np.ndarray:
+    """Areas of 8 x 8 px with some noise, (64, 64)."""
+    random = np.random.RandomState(seed)
+    areas = np.kron(random.rand(8, 8), np.ones((8, 8)))
+    shares = (areas + 0.05 * random.rand(64, 64)).clip(0, 1)
+    return (low + shares * (high - low)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        pytest.param(0, 100, "u1", id="cover in percent"),
+        pytest.param(0, 255, "u1", id="bytes"),
+        pytest.param(20, 200, "u1", id="a part of the bytes"),
+        pytest.param(500, 9000, "u2", id="depth"),
+        pytest.param(-200, 900, "i2", id="signed numbers"),
+    ],
+)
+def test_numbers_per_pixel_are_no_classes(low: int, high: int, dtype: str) -> None:
+    maps = [map_of_numbers(low, high, dtype, seed) for seed in range(3)]
+
+    with pytest.raises(DataError, match=r"numbers per pixel.*3 masks have 50.*label-kind numbers"):
+        count_classes(maps)
+    with pytest.raises(DataError, match=r"class indices 0 \.\.\. 2\. They seem to be numbers per"):
+        classes_of(maps, ["soil", "crop", "weed"])
+
+
+def test_a_smooth_map_is_of_numbers() -> None:
+    """One area for each value, and the same values in all maps."""
+    gradient = np.repeat(np.arange(100, dtype=np.uint8)[None], 40, axis=0)
+
+    with pytest.raises(DataError, match=r"100, 0 \.\.\. 99\. Read numbers without classes"):
+        count_classes([gradient, gradient.T])
+
+
+def test_numbers_that_are_named_are_classes() -> None:
+    names = [f"{percent} %" for percent in range(101)]
+
+    classes = classes_of([map_of_numbers(0, 100, "u1")], names)
+
+    assert sum(classes.pixels.values()) == 64 * 64
+
+
+def test_many_classes_of_which_each_mask_shows_some_are_counted() -> None:
+    random = np.random.RandomState(0)
+    masks = []
+    for _ in range(20):
+        shown = random.choice(150, 40, replace=False).astype(np.uint8)
+        masks.append(np.kron(random.choice(shown, (8, 8)), np.ones((8, 8), np.uint8)))
+    masks.append(np.arange(150, dtype=np.uint8)[None])
+
+    assert count_classes(masks) == 150
+
+
+def test_many_objects_are_no_numbers_per_pixel() -> None:
+    """60 to 80 ids of 20 pixels each, from 1 on."""
+    masks = []
+    for count in (60, 70, 80):
+        ids = np.zeros((60, 80), np.uint8)
+        for number in range(count):
+            row = 6 * (number // 10)
+            column = 8 * (number % 10)
+            ids[row : row + 4, column : column + 5] = number + 1
+        masks.append(ids)
+
+    with pytest.raises(DataError, match="object ids.*one area for each"):
         count_classes(masks)
 
 

@@ -155,6 +155,43 @@ def test_a_cut_out_without_a_tag_for_its_alpha_is_read(kind: str, tmp_path: Path
     assert np.array_equal(read_pixels(file).permute(1, 2, 0), expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [("u1", ALPHA), ("u1", PREMULTIPLIED), ("u1", COREL), ("u2", ALPHA), ("u2", PREMULTIPLIED)],
+)
+def test_infrared_that_is_tagged_as_alpha_is_refused(
+    kind: str, meaning: int, tmp_path: Path
+) -> None:
+    """rasterio and GDAL tag any fourth band of 8 bits so. A few pixels are saturated."""
+    pixels = np.random.RandomState(0).randint(20, 236, (40, 50, 4)).astype("u1")
+    pixels[0, :, 3] = 255
+    if kind == "u2":
+        pixels = pixels.astype("u2") * 257
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(meaning,))
+
+    with pytest.raises(DataError, match=r"a\.tif.*tagged as alpha.*20 \.\.\. 255 are no alpha"):
+        read_pixels(file)
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        pytest.param(np.full(2000, 128), id="one value"),
+        pytest.param(np.linspace(0, 255, 2000), id="a gradient"),
+        pytest.param(np.linspace(-200, 300, 2000).clip(0, 255), id="a soft edge"),
+        pytest.param(np.linspace(-200, 200, 2000).clip(0), id="smoke"),
+        pytest.param(np.linspace(40, 300, 2000).clip(0, 255), id="a vignette"),
+        pytest.param(np.linspace(100, 110, 2000), id="few values"),
+    ],
+)
+def test_soft_alpha_that_is_tagged_so_is_left_out(alpha: Pixels, tmp_path: Path) -> None:
+    pixels = noise(40, 50, 4)
+    pixels[..., 3] = alpha.reshape(40, 50)
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(ALPHA,))
+
+    assert np.array_equal(read_pixels(file).permute(1, 2, 0), pixels[..., :3])
+
+
 # Planes
 
 

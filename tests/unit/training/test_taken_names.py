@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from tests import kit
 from tests.unit.training.meadow import a_run, rows_of
 
@@ -15,6 +16,7 @@ from dinoneck import ConfigError, Predictor, evaluate
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.tasks import TABLE_COLUMNS, Task, columns_of
 from dinoneck.training import train
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.viz.score_tables import all_tables
 
 metrics = pytest.importorskip("sklearn.metrics")
@@ -131,3 +133,22 @@ def test_two_targets_of_one_name_in_the_scores_are_refused(meadow: Path, tmp_pat
 
 def test_the_columns_of_predictions_include_those_of_tables() -> None:
     assert {*OWN_COLUMNS} < {*TABLE_COLUMNS}
+
+
+def test_maps_of_numbers_in_a_folder_called_labels_are_learned(tmp_path: Path) -> None:
+    """The task would have the name of a column of tables of predictions."""
+    random = np.random.RandomState(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(6):
+        grey = np.kron(random.randint(0, 200, (4, 4)), np.ones((16, 16))).astype(np.uint8)
+        Image.fromarray(grey).convert("RGB").save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(grey // 2).save(tmp_path / "labels" / f"{number}.png")
+    data = {"images": str(tmp_path), "label_kind": "numbers"}
+    config = of_data_folder(a_run(None, data=data))
+
+    report = train(config, tmp_path / "run")
+
+    assert [*report["scores"]] == ["labels map"]
+    row = Predictor(tmp_path / "run")([tmp_path / "images" / "0.png"])[0]
+    assert "labels map" in row
