@@ -667,14 +667,52 @@ def test_centres_of_which_few_leave_the_image_are_named(
     assert "write x - width / 2, y - height / 2" in line
 
 
-def test_small_boxes_of_which_few_leave_the_image_are_read(
+def test_boxes_that_leave_the_image_by_rounding_are_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+    corners = [*SMALL, (-1.9, 60, 9, 70), (172, 30, 181.9, 40), (100, 113, 110, 121.5)]
 
     messages = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
 
     assert not messages
+
+
+def test_few_boxes_that_leave_the_image_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+
+    [line] = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
+
+    assert "2 of 63 boxes reach over the edge of their image" in line
+    assert "such as [172, 30, 12, 10] of annotations[61] (id 561) in an image of 180x120 px" in line
+    assert "They are cut at the edge" in line
+
+
+def test_few_boxes_of_sides_that_no_image_has_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(box) for box in SMALL]
+    for row in (7, 20, 40):
+        bboxes[row][2:] = [300, 300]
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert "3 of 60 boxes reach over the edge of their image" in line
+    assert "of annotations[7] (id 507)" in line
+
+
+def test_few_corners_among_many_boxes_are_named_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(box) for box in SMALL]
+    for row in (35, 46, 47):
+        bboxes[row] = list(SMALL[row])
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert "3 of 60 boxes reach over the edge of their image" in line
+    assert "They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1" in line
 
 
 def test_boxes_that_all_lie_outside_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -765,6 +803,54 @@ def test_areas_larger_than_their_boxes_are_named(
     assert "the area of 3 of 3 boxes is larger than the box" in line
 
 
+PRODUCTS = [width * height for _, _, width, height in map(bbox_of, OBJECTS)]
+WRONG_AREAS: list[tuple[str, Any, str]] = [
+    ("ten times", 10 * PRODUCTS[4], "the area of 1 of 12 boxes is larger than the box"),
+    ("as text", str(3 * PRODUCTS[4]), "the area of 1 of 12 boxes is larger than the box"),
+    ("a tenth", 0.1 * PRODUCTS[4], "the area of 1 of 12 boxes is smaller than the box"),
+    ("negative", -5, "the area of 1 of 12 boxes is negative"),
+    ("negative as text", "-5", "the area of 1 of 12 boxes is negative"),
+]
+
+
+@pytest.mark.parametrize(
+    ("area", "words"), [pytest.param(*row[1:], id=row[0]) for row in WRONG_AREAS]
+)
+def test_one_area_among_many_that_is_not_of_its_box_is_counted(
+    area: Any, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    areas: list[Any] = list(PRODUCTS)
+    areas[4] = area
+
+    [line] = warnings_of(tmp_path, rated(list(map(bbox_of, OBJECTS)), areas), caplog)
+
+    assert words in line
+    assert "annotations[4] (id 504)" in line
+
+
+def test_a_box_of_the_whole_image_is_named_by_its_area(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(corners) for corners in OBJECTS]
+    bboxes[4] = [0, 0, WIDTH, HEIGHT]
+
+    [line] = warnings_of(tmp_path, rated(bboxes, PRODUCTS), caplog)
+
+    assert "such as annotations[4] (id 504) with the area 330 and the bbox [0, 0, 180, 120]" in line
+    assert "that of 11 others is width x height" in line
+
+
+def test_areas_of_boxes_with_rounded_sides_are_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [[10 + 9 * i, 20, 2, 2] for i in range(12)]
+    areas = [4.0] * 10 + [8.9, 1.1]
+
+    messages = warnings_of(tmp_path, rated(bboxes, areas), caplog)
+
+    assert not messages
+
+
 def test_half_of_the_boxes_as_corners_are_refused_by_their_areas(tmp_path: Path) -> None:
     bboxes = [list(corners) for corners in INNER] + [bbox_of(corners) for corners in INNER]
 
@@ -787,11 +873,11 @@ def test_one_box_as_corners_among_many_is_named_and_read(
 ) -> None:
     bboxes = [bbox_of(corners) for corners in OBJECTS]
     areas = [width * height for _, _, width, height in bboxes]
-    bboxes[3] = list(OBJECTS[3])
+    bboxes[6] = list(OBJECTS[6])
 
     [line] = warnings_of(tmp_path, rated(bboxes, areas), caplog)
 
-    assert "the area of 1 of 12 boxes is not width x height, such as annotations[3]" in line
+    assert "the area of 1 of 12 boxes is not width x height, such as annotations[6]" in line
 
 
 def test_an_area_of_a_mask_that_equals_that_of_corners_by_chance_is_read_without_a_word(
