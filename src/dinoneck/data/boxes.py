@@ -29,7 +29,14 @@ from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.equal_boxes import EqualBoxes, find_equal
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.listed_images import (
+    UNKNOWN_IMAGE,
+    Crowd,
+    Ids,
+    ListedImages,
+    ListedObject,
+    open_json,
+)
 from dinoneck.data.mark_checks import (
     warn_of_marks,
     warn_of_turned_boxes,
@@ -59,7 +66,6 @@ ZEROS = (0.0, 0.0, 0.0, 0.0)  # of tools that write a bbox though they know none
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 # reasons to leave an object out, see BoxImages.skipped
 OTHER_CLASS = "other class"
-UNKNOWN_IMAGE = "unknown image"
 WITHOUT_BOX = "without box"
 NOT_FINITE = "not finite"
 TOO_SMALL = "too small"
