@@ -7,6 +7,7 @@ before it sees them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from dinoneck.data.coco_entries import CocoBox, Repairs, Side, is_number
-from dinoneck.data.coco_repairs import WHOLE_FLOATS, whole_number
+from dinoneck.data.coco_repairs import TEXT_NUMBERS, WHOLE_FLOATS, number_of_text, whole_number
 from dinoneck.errors import DataError, missing_extra, shorten
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,7 @@ _SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
 _ZERO = ord("0")  # the character of the value 0
 _LONGEST_NUMBER = 7  # characters, 35 bits: more than any image has pixels
 _EQUAL_PX = 1  # by which four numbers may differ from the box that they repeat
+_ROTATION = "rotation"  # an attribute, in any case
 _SMALLEST_AREA = 1.0  # square pixels of a polygon that is sure to show a pixel
 
 # kinds of repairs, as they are logged
@@ -98,14 +100,25 @@ def read_shape(
 def rotation_of(box: CocoBox) -> float:
     """Return the degrees by which an annotation tool turned the rectangle of a box, 0 if it did not.
 
-    CVAT and Datumaro write the box as it was before, and the angle among the attributes.
+    CVAT and Datumaro write the box as it was before, and the angle among the attributes; other tools
+    write it next to the box.
     """
-    if not isinstance(box.attributes, dict):
+    values = [box.rotation]
+    if isinstance(box.attributes, dict):
+        values += [value for key, value in box.attributes.items() if key.lower() == _ROTATION]
+    for value in values:
+        degrees = degrees_of(value)
+        if degrees:
+            return degrees
+    return 0.0
+
+
+def degrees_of(value: Any) -> float:
+    """Return the degrees below 180 by which a rectangle is turned, also of a text; 0 of other values."""
+    degrees = number_of_text(value) if isinstance(value, str) else value
+    if not is_number(degrees) or not math.isfinite(degrees):
         return 0.0
-    rotation = box.attributes.get("rotation", 0.0)
-    if not is_number(rotation):
-        return 0.0
-    return float(rotation) % 180.0
+    return float(degrees) % 180.0
 
 
 def _read_rectangle(box: CocoBox, where: str, repairs: Repairs) -> Shape | None:
@@ -115,7 +128,7 @@ def _read_rectangle(box: CocoBox, where: str, repairs: Repairs) -> Shape | None:
     if rotation_of(box):
         raise DataError(
             f"{where} is a rectangle that is turned by {rotation_of(box):g} degrees "
-            "(attributes.rotation), and its bbox is that of the rectangle before; export it as a "
+            "(rotation), and its bbox is that of the rectangle before; export it as a "
             "polygon"
         )
     repairs[RECTANGLES] += 1
@@ -130,7 +143,11 @@ def _read_polygons(
     try:
         shape = msgspec.convert({"parts": segmentation}, _Polygons).parts
     except msgspec.ValidationError:
-        parts = _flat_parts(segmentation, repairs)
+        parts = _flat_parts(_with_numbers(segmentation, repairs), repairs)
+        if _are_short_axes(parts, box):
+            raise _unreadable(
+                where, segmentation, "it seems to be all x and then all y: write x, y, x, y, ..."
+            ) from None
         polygons = [part for part in parts if not _is_tiny(part)]
         if not polygons and any(_repeats_box(part, box) for part in parts):
             return _read_rectangle(box, where, repairs)
@@ -149,6 +166,38 @@ def _read_polygons(
                 "even number"
             )
     return shape
+
+
+def _with_numbers(values: list[Any], repairs: Repairs) -> list[Any]:
+    """Nested lists with numbers in the place of texts that spell them."""
+    read: list[Any] = []
+    for value in values:
+        if isinstance(value, list):
+            read.append(_with_numbers(value, repairs))
+            continue
+        number = number_of_text(value) if isinstance(value, str) else None
+        if number is not None:
+            repairs[TEXT_NUMBERS] += 1
+            value = number
+        read.append(value)
+    return read
+
+
+def _are_short_axes(parts: Sequence[Any], box: CocoBox) -> bool:
+    """Whether two lists that are too short for polygons are all x and all y of three points or more.
+
+    They span the width and the height of the box, if there is one.
+    """
+    if len(parts) != 2 or not all(map(_is_tiny, parts)):
+        return False
+    xs, ys = parts
+    if len(xs) != len(ys) or len(xs) < FEWEST_NUMBERS // 2:
+        return False
+    if box.bbox is None:
+        return True
+    x, y, width, height = box.bbox
+    corners = (x, y, x + width, y + height)
+    return _are_close((min(xs), min(ys), max(xs), max(ys)), corners)
 
 
 def _flat_parts(segmentation: list[Any], repairs: Repairs) -> list[Any]:
@@ -232,6 +281,8 @@ def _read_run_lengths(
             f"{where} has the counts {shorten(counts)}, bytes that str() wrote; write "
             "counts.decode()"
         )
+    if isinstance(counts, str):
+        _check_text(counts, segmentation, where)
     try:
         runs = msgspec.convert(values, RunLengths)
     except msgspec.ValidationError as error:
@@ -250,6 +301,15 @@ def _read_run_lengths(
             f"of an image of {image_size} (height, width): write the mask again"
         )
     return runs
+
+
+def _check_text(counts: str, segmentation: Any, where: str) -> None:
+    """Raise a DataError for a text that COCO's run lengths never are."""
+    for character in counts:
+        if not _ZERO <= ord(character) < _ZERO + 2 * _MORE:
+            raise _unreadable(where, segmentation, f"{character!r} is none of COCO's characters")
+    if counts and ord(counts[-1]) - _ZERO >= _MORE:
+        raise _unreadable(where, segmentation, "the text ends within a number: it was cut")
 
 
 def count_pixels(runs: RunLengths) -> int:

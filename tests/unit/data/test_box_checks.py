@@ -578,6 +578,20 @@ def test_two_wrong_boxes_of_twelve_are_too_many(tmp_path: Path) -> None:
     assert "2 of 12 boxes contradict their masks" in message
 
 
+def test_small_objects_that_are_moved_by_little_are_not_called_resized(tmp_path: Path) -> None:
+    small: list[Corners] = [
+        (10.0 + 4 * i, 12.0 + 3 * i, 16.0 + 4 * i, 17.0 + 3 * i) for i in range(12)
+    ]
+
+    def beside(corners: Corners) -> list[float]:
+        left, top, width, height = bbox_of(corners)
+        return [left + 3, top + 3, width, height]
+
+    message = refusal(tmp_path, outlined(beside, objects=small))
+
+    assert "The masks, or the boxes, seem to be moved" in message
+
+
 def test_masks_are_compared_also_where_masks_are_asked(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
 

@@ -726,6 +726,8 @@ def test_a_key_that_an_entry_has_twice_is_refused_with_both_values(
     assert "twice" in str(refused.value)
     for word in words:
         assert word in str(refused.value)
+    assert str(refused.value).count("boxes.json") == 1
+    assert str(refused.value).endswith("keep the right one")
 
 
 def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: Path) -> None:
