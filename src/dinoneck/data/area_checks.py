@@ -19,8 +19,13 @@ from dinoneck.data.box_entries import (
 )
 from dinoneck.data.coco_entries import BBOX, CocoBox, is_number
 from dinoneck.data.coco_repairs import number_of_text
-from dinoneck.data.segmentations import count_in_masks, nesting_of
-from dinoneck.errors import DataError
+from dinoneck.data.segmentations import (
+    RunLengths,
+    count_in_masks,
+    loses_area_by_crossing,
+    nesting_of,
+)
+from dinoneck.errors import DataError, shorten
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
@@ -217,6 +222,28 @@ def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
         pixels[wrong_row],
         first.bbox[2] * first.bbox[3],
     )
+
+
+def warn_of_crossing_outlines(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of polygons of few points that cross themselves and lose area, as corners in zigzag order."""
+    crossing = []
+    num_drawn = 0
+    for entry in boxes:
+        if entry.shape is None or isinstance(entry.shape, RunLengths):
+            continue
+        num_drawn += 1
+        if any(loses_area_by_crossing(polygon) for polygon in entry.shape):
+            crossing.append(entry)
+    if crossing:
+        logger.warning(
+            "%s: the polygons of %d of %d objects cross themselves, such as the segmentation %s of %s, "
+            "and their masks lack what lies between: list the points in the order of the outline",
+            file,
+            len(crossing),
+            num_drawn,
+            shorten(crossing[0].box.segmentation),
+            crossing[0].name,
+        )
 
 
 def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:

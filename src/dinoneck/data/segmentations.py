@@ -35,6 +35,10 @@ _SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
 _ZERO = ord("0")  # the character of the value 0
 _LONGEST_NUMBER = 7  # characters, 35 bits: more than any image has pixels
 _EQUAL_PX = 1  # by which four numbers may differ from the box that they repeat
+# points of a polygon that is looked at for edges that cross, and the share of its area that is left
+_FEWEST_CROSSING = 4
+_MOST_CROSSING = 12
+_MOST_LEFT = 0.75
 _ROTATION = "rotation"  # an attribute, in any case
 _SMALLEST_AREA = 1.0  # square pixels of a polygon that is sure to show a pixel
 
@@ -360,6 +364,51 @@ def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
         next_ys = [*ys[1:], ys[0]]
         total += abs(sum(map(mul, xs, next_ys)) - sum(map(mul, ys, next_xs))) / 2
     return total
+
+
+def loses_area_by_crossing(polygon: Sequence[float]) -> bool:
+    """Whether a polygon of few points crosses itself, and covers much less than in the order of its angles.
+
+    Outlines of many points are drawn along an edge, and cross themselves by a pixel at most.
+    """
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
+    if points[0] == points[-1]:
+        points.pop()
+    count = len(points)
+    if not _FEWEST_CROSSING <= count <= _MOST_CROSSING:
+        return False
+    x = sum(point[0] for point in points) / count
+    y = sum(point[1] for point in points) / count
+    ordered = sorted(points, key=lambda point: math.atan2(point[1] - y, point[0] - x))
+    area = polygon_area([[number for point in points for number in point]])
+    area_in_order = polygon_area([[number for point in ordered for number in point]])
+    # most outlines are in this order, and need no comparison of their edges
+    if area >= _MOST_LEFT * area_in_order or area_in_order < _SMALLEST_AREA:
+        return False
+    return _crosses_itself(points)
+
+
+def _crosses_itself(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether two edges of a closed polygon cross each other between their ends."""
+    count = len(points)
+    edges = [(points[i], points[(i + 1) % count]) for i in range(count)]
+    for i in range(count):
+        for j in range(i + 2, count):
+            start, end = edges[i]
+            other_start, other_end = edges[j]
+            is_other_apart = _side(start, end, other_start) * _side(start, end, other_end) < 0
+            is_apart = _side(other_start, other_end, start) * _side(other_start, other_end, end) < 0
+            if is_other_apart and is_apart:
+                return True
+    return False
+
+
+def _side(
+    start: tuple[float, float], end: tuple[float, float], point: tuple[float, float]
+) -> float:
+    """On which side of a line a point lies: above 0, below 0, or 0 on it."""
+    along = (end[0] - start[0], end[1] - start[1])
+    return along[0] * (point[1] - start[1]) - along[1] * (point[0] - start[0])
 
 
 @dataclass(frozen=True)

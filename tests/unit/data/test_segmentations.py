@@ -251,9 +251,7 @@ TURNED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("stated", "words"), [pytest.param(*row[1:], id=row[0]) for row in TURNED]
-)
+@pytest.mark.parametrize(("stated", "words"), [pytest.param(*row[1:], id=row[0]) for row in TURNED])
 def test_a_rotation_is_found_wherever_tools_write_it(
     stated: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
