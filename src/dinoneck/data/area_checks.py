@@ -22,7 +22,7 @@ from dinoneck.data.coco_repairs import number_of_text
 from dinoneck.data.segmentations import (
     RunLengths,
     count_in_masks,
-    loses_area_by_crossing,
+    find_crossing,
     nesting_of,
 )
 from dinoneck.errors import DataError, shorten
@@ -138,8 +138,10 @@ def _warn_of_negative_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of areas below 0, which are those of nothing."""
     negative = []
     for entry in boxes:
-        area = _stated_area(entry.box)
-        if area is not None and area < 0:
+        area = entry.box.area
+        if type(area) is str:
+            area = number_of_text(area)
+        if is_number(area) and area < 0:
             negative.append(entry)
     if negative:
         logger.warning(
@@ -226,21 +228,20 @@ def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
 
 def warn_of_crossing_outlines(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of polygons of few points that cross themselves and lose area, as corners in zigzag order."""
-    crossing = []
-    num_drawn = 0
+    drawn = []
+    shapes = []
     for entry in boxes:
-        if entry.shape is None or isinstance(entry.shape, RunLengths):
-            continue
-        num_drawn += 1
-        if any(loses_area_by_crossing(polygon) for polygon in entry.shape):
-            crossing.append(entry)
+        if entry.shape is not None and not isinstance(entry.shape, RunLengths):
+            drawn.append(entry)
+            shapes.append(entry.shape)
+    crossing = [drawn[row] for row in find_crossing(shapes)]
     if crossing:
         logger.warning(
             "%s: the polygons of %d of %d objects cross themselves, such as the segmentation %s of %s, "
             "and their masks lack what lies between: list the points in the order of the outline",
             file,
             len(crossing),
-            num_drawn,
+            len(drawn),
             shorten(crossing[0].box.segmentation),
             crossing[0].name,
         )

@@ -366,29 +366,47 @@ def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
     return total
 
 
-def loses_area_by_crossing(polygon: Sequence[float]) -> bool:
-    """Whether a polygon of few points crosses itself, and covers much less than in the order of its angles.
+def find_crossing(shapes: Sequence[Sequence[Sequence[float]]]) -> list[int]:
+    """Return which masks have a polygon of few points that crosses itself, and loses area by it.
 
-    Outlines of many points are drawn along an edge, and cross themselves by a pixel at most.
+    Such a polygon covers much less than its points in the order of their angles. Outlines of many
+    points are drawn along an edge, and cross themselves by a pixel at most.
+
+    Args:
+        shapes: the polygons of each mask.
     """
-    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
-    if points[0] == points[-1]:
-        points.pop()
-    count = len(points)
-    if not _FEWEST_CROSSING <= count <= _MOST_CROSSING:
-        return False
-    x = sum(point[0] for point in points) / count
-    y = sum(point[1] for point in points) / count
-    ordered = sorted(points, key=lambda point: math.atan2(point[1] - y, point[0] - x))
-    area = polygon_area([[number for point in points for number in point]])
-    area_in_order = polygon_area([[number for point in ordered for number in point]])
-    # most outlines are in this order, and need no comparison of their edges
-    if area >= _MOST_LEFT * area_in_order or area_in_order < _SMALLEST_AREA:
-        return False
-    return _crosses_itself(points)
+    polygons: dict[int, list[Sequence[float]]] = {}  # number of values -> polygons
+    rows: dict[int, list[int]] = {}  # and their masks
+    for row, shape in enumerate(shapes):
+        for polygon in shape:
+            values = polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
+            if _FEWEST_CROSSING <= len(values) // 2 <= _MOST_CROSSING:
+                polygons.setdefault(len(values), []).append(values)
+                rows.setdefault(len(values), []).append(row)
+    found = set()
+    for length, group in polygons.items():
+        points = np.array(group, np.float64).reshape(len(group), -1, 2)
+        centred = points - points.mean(axis=1, keepdims=True)
+        order = np.argsort(np.arctan2(centred[..., 1], centred[..., 0]), axis=1)
+        areas_in_order = _shoelace(np.take_along_axis(points, order[..., None], axis=1))
+        # most outlines are in this order, and need no comparison of their edges
+        is_smaller = _shoelace(points) < _MOST_LEFT * areas_in_order
+        is_smaller &= areas_in_order >= _SMALLEST_AREA
+        for k in np.flatnonzero(is_smaller).tolist():
+            if _crosses_itself(points[k].tolist()):
+                found.add(rows[length][k])
+    return sorted(found)
 
 
-def _crosses_itself(points: Sequence[tuple[float, float]]) -> bool:
+def _shoelace(points: Array) -> Array:
+    """The areas (n,) of polygons of equally many points (n, points, 2)."""
+    following = np.roll(points, -1, axis=1)
+    crosses = points[..., 0] * following[..., 1] - following[..., 0] * points[..., 1]
+    areas: Array = np.abs(crosses.sum(axis=1)) / 2
+    return areas
+
+
+def _crosses_itself(points: Sequence[Sequence[float]]) -> bool:
     """Whether two edges of a closed polygon cross each other between their ends."""
     count = len(points)
     edges = [(points[i], points[(i + 1) % count]) for i in range(count)]
@@ -403,9 +421,7 @@ def _crosses_itself(points: Sequence[tuple[float, float]]) -> bool:
     return False
 
 
-def _side(
-    start: tuple[float, float], end: tuple[float, float], point: tuple[float, float]
-) -> float:
+def _side(start: Sequence[float], end: Sequence[float], point: Sequence[float]) -> float:
     """On which side of a line a point lies: above 0, below 0, or 0 on it."""
     along = (end[0] - start[0], end[1] - start[1])
     return along[0] * (point[1] - start[1]) - along[1] * (point[0] - start[0])
