@@ -340,6 +340,13 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (spelled('"bbox": [2, 3', '"bbox": [9, 9, 5, 5], "bbox": [2, 3'), ("id 0", "bbox", "[9, 9")),
     (spelled('"categories"', '"annotations": [], "categories"'), "list annotations"),
     (nested_masks, ("annotations[0]", "36 px", "RLE")),
+    (boxes("annotations", 1, bbox_format="xyxy"), ("annotations[1]", "bbox_format 'xyxy'", "xywh")),
+    (coco(info={"bbox_format": "yolo"}), ("info", "bbox_format 'yolo'", "xywh")),
+    (segmented({"size": [30, 40], "counts": "Z1o"}), ("annotations[1]", "ends within a number")),
+    (
+        segmented([[20, 32, 32, 20], [10, 10, 22.5, 22.5]]),
+        ("annotations[1]", "all x and then all y"),
+    ),
     (
         coco(annotations=[{"image_id": 10, "file_name": "0.png", "segments_info": []}]),
         "--panoptic",

@@ -18,8 +18,14 @@ from dinoneck.data.box_entries import (
     too_many_wrong,
 )
 from dinoneck.data.coco_entries import BBOX, CocoBox, is_number
-from dinoneck.data.segmentations import count_in_masks, nesting_of
-from dinoneck.errors import DataError
+from dinoneck.data.coco_repairs import number_of_text
+from dinoneck.data.segmentations import (
+    RunLengths,
+    count_in_masks,
+    find_crossing,
+    nesting_of,
+)
+from dinoneck.errors import DataError, shorten
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
@@ -32,6 +38,10 @@ _CHANCE = 0.01  # of areas of masks may equal that of corners within the roundin
 _MASK_AREA_ROUNDING = 0.1  # relative; outlines are simplified
 # an area may be that of an outline around the rounded box
 _LARGEST_AREA = 1.1
+# where so many areas are those of their boxes, the others are not those of masks
+_LEAST_OF_BOXES = 0.8
+_FEWEST_OF_BOXES = 5
+_LEAST_AREA = 0.9  # of a box, whose sides may be rounded
 
 
 def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
@@ -40,10 +50,17 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     Raises:
         DataError: if the areas say that the boxes are corners.
     """
-    rated = [entry for entry in boxes if entry.shape is None and _has_area(entry.box)]
+    _warn_of_negative_areas(file, boxes)
+    rated = []
+    stated_areas = []
+    for entry in boxes:
+        area = _area_of(entry.box) if entry.shape is None else None
+        if area is not None:
+            rated.append(entry)
+            stated_areas.append(area)
     if not rated:
         return
-    areas = np.array([float(entry.box.area) for entry in rated])
+    areas = np.array(stated_areas)
     bboxes = np.array([entry.bbox for entry in rated])
     left, top, width, height = bboxes.T
     of_sides = width * height
@@ -68,8 +85,25 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             raise DataError(message)
         logger.warning("%s, unless the area is that of a mask", message)
         return
-    is_larger = areas > _LARGEST_AREA * of_sides + _AREA_ROUNDING_PX
-    if is_larger.sum() > MOST_WRONG * len(rated):
+    _warn_of_other_areas(file, rated, areas, of_sides, fits_sides)
+
+
+def _warn_of_other_areas(
+    file: Path, rated: Sequence[BoxOfImage], areas: Array, of_sides: Array, fits_sides: Array
+) -> None:
+    """Warn of areas that are larger than the box, or smaller where nearly all others are those of the box.
+
+    Args:
+        file: what messages name.
+        rated: boxes without a mask and with an area.
+        areas: of them, as the file holds them (n,).
+        of_sides: width times height (n,).
+        fits_sides: where the two are equal (n,).
+    """
+    width, height = np.array([entry.bbox[2:] for entry in rated]).T
+    # a side may be rounded by a pixel
+    is_larger = areas > np.maximum(_LARGEST_AREA * of_sides, (width + 1) * (height + 1))
+    if is_larger.any():
         first = rated[int(is_larger.argmax())]
         logger.warning(
             "%s: the area of %d of %d boxes is larger than the box, such as %s with the area %s "
@@ -80,6 +114,43 @@ def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
             first.name,
             first.box.area,
             in_brackets(first.bbox),
+        )
+    is_rule = fits_sides.sum() >= max(_FEWEST_OF_BOXES, _LEAST_OF_BOXES * len(rated))
+    most = np.minimum(_LEAST_AREA * of_sides, (width - 1) * (height - 1))
+    is_smaller = areas < most
+    if is_rule and is_smaller.any():
+        first = rated[int(is_smaller.argmax())]
+        logger.warning(
+            "%s: the area of %d of %d boxes is smaller than the box, such as %s with the area %s "
+            "and the bbox %s, and that of %d others is width x height; one of the two is wrong. The "
+            "area is not used",
+            file,
+            is_smaller.sum(),
+            len(rated),
+            first.name,
+            first.box.area,
+            in_brackets(first.bbox),
+            fits_sides.sum(),
+        )
+
+
+def _warn_of_negative_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of areas below 0, which are those of nothing."""
+    negative = []
+    for entry in boxes:
+        area = entry.box.area
+        if type(area) is str:
+            area = number_of_text(area)
+        if is_number(area) and area < 0:
+            negative.append(entry)
+    if negative:
+        logger.warning(
+            "%s: the area of %d of %d boxes is negative, such as %s of %s. It is not used",
+            file,
+            len(negative),
+            len(boxes),
+            negative[0].box.area,
+            negative[0].name,
         )
 
 
@@ -102,17 +173,26 @@ def mask_area_tolerance(areas: Array, box_sides: Array) -> Array:
     return tolerance
 
 
-def _has_area(box: CocoBox) -> bool:
-    """Whether an annotation has an area; tools write 0 where they know none."""
-    return is_number(box.area) and box.area > 0
+def _stated_area(box: CocoBox) -> float | None:
+    """The area of an annotation, also as a text; None if it is no number."""
+    if isinstance(box.area, str):
+        return number_of_text(box.area)
+    return float(box.area) if is_number(box.area) else None
+
+
+def _area_of(box: CocoBox) -> float | None:
+    """The area of an annotation; None without one, or where tools write 0 because they know none."""
+    area = _stated_area(box)
+    return area if area is not None and area > 0 else None
 
 
 def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
     """Warn of an ``area`` that is neither that of the mask nor that of the box."""
-    has_area = [_has_area(entry.box) and bool(entry.box.segmentation) for entry in masked.entries]
-    areas = np.full(len(has_area), np.nan)
-    for row in np.flatnonzero(has_area).tolist():
-        areas[row] = masked.entries[row].box.area
+    areas = np.full(len(masked.entries), np.nan)
+    for row, entry in enumerate(masked.entries):
+        area = _area_of(entry.box)
+        if area is not None and entry.box.segmentation:
+            areas[row] = area
     box_sides = masked.bboxes[:, 2:]
     is_of_box = np.abs(areas - box_sides.prod(axis=1)) <= _area_tolerance(areas)
     tolerance = mask_area_tolerance(areas, box_sides)
@@ -138,12 +218,33 @@ def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
         "other objects: look at some of them",
         file,
         is_wrong.sum(),
-        int(np.sum(has_area)),
+        int((~np.isnan(areas)).sum()),
         first.name,
         first.box.area,
         pixels[wrong_row],
         first.bbox[2] * first.bbox[3],
     )
+
+
+def warn_of_crossing_outlines(file: Path, boxes: Sequence[BoxOfImage]) -> None:
+    """Warn of polygons of few points that cross themselves and lose area, as corners in zigzag order."""
+    drawn = []
+    shapes = []
+    for entry in boxes:
+        if entry.shape is not None and not isinstance(entry.shape, RunLengths):
+            drawn.append(entry)
+            shapes.append(entry.shape)
+    crossing = [drawn[row] for row in find_crossing(shapes)]
+    if crossing:
+        logger.warning(
+            "%s: the polygons of %d of %d objects cross themselves, such as the segmentation %s of %s, "
+            "and their masks lack what lies between: list the points in the order of the outline",
+            file,
+            len(crossing),
+            len(drawn),
+            shorten(crossing[0].box.segmentation),
+            crossing[0].name,
+        )
 
 
 def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
@@ -167,9 +268,8 @@ def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
         if nesting is None:
             continue
         nested += 1
-        is_hole = _has_area(entry.box) and _is_nearer(
-            entry.box.area, nesting.with_holes, nesting.filled
-        )
+        area = _area_of(entry.box)
+        is_hole = area is not None and _is_nearer(area, nesting.with_holes, nesting.filled)
         holes += is_hole
         if first_nested is None:
             first_nested = (entry, nesting)
@@ -179,11 +279,11 @@ def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     if example is None:
         return
     entry, nesting = example
-    area = f" and its area is {entry.box.area:g}" if holes else ""
+    area_note = f" and its area is {_area_of(entry.box):g}" if holes else ""
     message = (
         f"{file}: {nested} of {len(boxes)} masks have a part inside another one, as holes are "
         f"exported, such as {entry.name}: COCO fills it, its mask has {nesting.filled} px, with "
-        f"holes it would have {nesting.with_holes} px{area}. Export masks with holes as run lengths "
+        f"holes it would have {nesting.with_holes} px{area_note}. Export masks with holes as run lengths "
         "(RLE)"
     )
     if too_many_wrong(holes, len(boxes)):

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
 _ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or out
+_ROUNDING = 0.01  # of a side: boxes that people draw in a smaller copy of the image
 _MOST_OVER = 0.1  # of ten boxes or more may reach over the edge; else they are of another form
 _MOST_OVER_OF_FEW = 0.5  # the same of fewer than ten boxes
 _FEWEST_CENTRES = 2  # boxes over the edge; a single one may be drawn loosely
@@ -88,11 +89,12 @@ def _check_shares(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides:
 
 
 def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array) -> None:
-    """Raise a DataError if many boxes reach over the edge of their images; of fewer than ten, warn."""
+    """Raise a DataError if many boxes reach over the edge of their images; of fewer than ten, or few, warn."""
     count = len(boxes)
     left_top = bboxes[:, :2]
     right_bottom = left_top + bboxes[:, 2:]
-    over_edge = np.maximum(-left_top, right_bottom - sides).max(axis=1) > _ROUNDING_PX
+    beyond = np.maximum(-left_top, right_bottom - sides)
+    over_edge = beyond.max(axis=1) > _ROUNDING_PX
     num_over = int(over_edge.sum())
     if not num_over:
         return
@@ -110,20 +112,59 @@ def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: 
             f"{_example(first)}; expected {BBOX}"
         )
         other_form = _other_form(bboxes[over_edge], sides[over_edge])
-    if num_over > _MOST_OVER * count:
-        if count >= FEWEST:
-            raise DataError(f"{message}{other_form}. If they are right, cut them at the edge")
-        if other_form or num_over > _MOST_OVER_OF_FEW * count:
-            logger.warning(
-                "%s%s, unless they are right. They are cut at the edge", message, other_form
-            )
-    elif num_over >= _FEWEST_CENTRES and _lie_inside_as_centres(bboxes, sides):
+    is_many = num_over > _MOST_OVER * count
+    if is_many and count >= FEWEST:
+        raise DataError(f"{message}{other_form}. If they are right, cut them at the edge")
+    if is_many and (other_form or num_over > _MOST_OVER_OF_FEW * count):
+        logger.warning("%s%s, unless they are right. They are cut at the edge", message, other_form)
+    elif not is_many and num_over >= _FEWEST_CENTRES and _lie_inside_as_centres(bboxes, sides):
         # boxes at the left and upper edge begin less than half of their size from it, centres never
         logger.warning(
             "%s. No box leaves the left or the upper edge, and all lie inside if they begin at their "
             "centre: if they do, write x - width / 2, y - height / 2, width, height",
             message,
         )
+    else:
+        _warn_of_cut_boxes(file, boxes, bboxes, sides, beyond)
+
+
+def _warn_of_cut_boxes(
+    file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array, beyond: Array
+) -> None:
+    """Warn of boxes that leave their images by more than people and tools round.
+
+    Args:
+        file: what messages name.
+        boxes: all boxes.
+        bboxes: of them (n, 4).
+        sides: width and height of their images (n, 2).
+        beyond: by how many pixels they leave them in x and in y (n, 2).
+    """
+    is_cut = (beyond > np.maximum(_ROUNDING_PX, _ROUNDING * sides)).any(axis=1)
+    num_cut = int(is_cut.sum())
+    if not num_cut:
+        return
+    first = boxes[int(is_cut.argmax())]
+    if first.is_of_mask:
+        logger.warning(
+            "%s: the masks of %d of %d objects reach over the edge of their image, %s. They are cut "
+            "at the edge",
+            file,
+            num_cut,
+            len(boxes),
+            _mask_example(first),
+        )
+        return
+    logger.warning(
+        "%s: %d of %d boxes reach over the edge of their image, %s; expected %s%s. They are cut at "
+        "the edge",
+        file,
+        num_cut,
+        len(boxes),
+        _example(first),
+        BBOX,
+        _other_form(bboxes[is_cut], sides[is_cut]),
+    )
 
 
 def _example(entry: BoxOfImage) -> str:

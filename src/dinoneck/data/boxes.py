@@ -22,14 +22,26 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from dinoneck.data.area_checks import check_areas, check_holes, warn_of_mask_areas
+from dinoneck.data.area_checks import (
+    check_areas,
+    check_holes,
+    warn_of_crossing_outlines,
+    warn_of_mask_areas,
+)
 from dinoneck.data.box_checks import check_forms
 from dinoneck.data.box_entries import BoxOfImage, bboxes_of, measure_masks
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
 from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.data.equal_boxes import EqualBoxes, find_equal
-from dinoneck.data.listed_images import Crowd, Ids, ListedImages, ListedObject, open_json
+from dinoneck.data.equal_boxes import EqualBoxes, find_equal, warn_of_twins
+from dinoneck.data.listed_images import (
+    UNKNOWN_IMAGE,
+    Crowd,
+    Ids,
+    ListedImages,
+    ListedObject,
+    open_json,
+)
 from dinoneck.data.mark_checks import (
     warn_of_marks,
     warn_of_turned_boxes,
@@ -59,7 +71,6 @@ ZEROS = (0.0, 0.0, 0.0, 0.0)  # of tools that write a bbox though they know none
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 # reasons to leave an object out, see BoxImages.skipped
 OTHER_CLASS = "other class"
-UNKNOWN_IMAGE = "unknown image"
 WITHOUT_BOX = "without box"
 NOT_FINITE = "not finite"
 TOO_SMALL = "too small"
@@ -312,6 +323,7 @@ class BoxImages(ListedImages):
         check_forms(self.file, selected, bboxes, lost)
         self._check_boxes(visible)
         self._warn_of_contradictions(equal, visible)
+        warn_of_twins(self.file, visible, with_crowds=self.crowd == "ignore")
         objects: dict[Any, list[_BoxObject]] = {image_id: [] for image_id in self.ids}
         for entry in visible:
             if self.masks and _shows_nothing(entry):
@@ -351,6 +363,7 @@ class BoxImages(ListedImages):
         if self.masks:
             self._check_shown(visible)
             check_holes(self.file, visible)
+            warn_of_crossing_outlines(self.file, visible)
 
     def _warn_of_contradictions(self, equal: EqualBoxes, visible: Sequence[BoxOfImage]) -> None:
         """Warn of equal boxes of two classes."""

@@ -2,9 +2,10 @@
 
 :func:`read_coco` is the whole way, one line per step. Each step has a module: ``coco_text`` decodes
 the file and names files of other kinds, ``coco_repairs`` rewrites values, ``coco_entries`` holds the
-types, ``coco_checks`` compares entries with each other. ``class_names`` chooses among the
-categories. What boxes, masks and areas say of each other is checked where objects are made of them,
-in :class:`dinoneck.data.BoxImages` and :class:`dinoneck.data.PanopticImages`.
+types, ``coco_checks`` compares entries with each other, and ``coco_hints`` with what they state a
+second time. ``class_names`` chooses among the categories. What boxes, masks and areas say of each
+other is checked where objects are made of them, in :class:`dinoneck.data.BoxImages` and
+:class:`dinoneck.data.PanopticImages`.
 
 Annotation tools write one fact in several ways: ids as text, flags as true and false, whole numbers
 with a point. A value that can be read in exactly one way is repaired and counted. Any other is an
@@ -21,6 +22,7 @@ import msgspec
 
 from dinoneck.data.coco_checks import check, warn_of_federated
 from dinoneck.data.coco_entries import EXPECTED, Coco, Entry, Repairs
+from dinoneck.data.coco_hints import check_hints
 from dinoneck.data.coco_repairs import count_repeated_ids, drop_unused_namesakes, repair
 from dinoneck.data.coco_text import check_form, check_kind, parse
 from dinoneck.errors import DataError, shorten
@@ -47,6 +49,7 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
     drop_unused_namesakes(coco, repairs)
     count_repeated_ids(coco, repairs)
     check(coco, file)
+    check_hints(content, coco, file)
     return coco
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dinoneck.data.cells import check_unique, is_missing
-from dinoneck.data.class_names import without_separators
 from dinoneck.data.coco_entries import (
     BBOX,
     BBOX_MODE,
@@ -23,11 +23,13 @@ from dinoneck.data.coco_entries import (
     name_entry,
 )
 from dinoneck.data.coco_repairs import entries_of
-from dinoneck.data.word_cells import similar_names
+from dinoneck.data.word_cells import lookalike_key, similar_names
 from dinoneck.errors import DataError, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
+# signs that stand for blanks in names; a point between two digits is that of a number
+_BETWEEN_WORDS = re.compile(r"(?<=\w)[_-]+|(?<=\D)\.|\.(?=\D)")
 # of LVIS: classes that are known to be absent, and those of which only some objects are annotated
 _FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -127,15 +129,20 @@ def _unknown_category(where: str, category_id: Id, categories: Sequence[CocoCate
 
 
 def _warn_of_similar_names(categories: Sequence[CocoCategory], file: Path) -> None:
-    """Warn of categories that differ only in case or blanks: usually one class, written in two ways."""
+    """Warn of categories whose names a reader takes for one: usually one class, written in two ways."""
     all_names = [category.name for category in categories]
-    for names in similar_names(all_names, key=without_separators):
+    for names in similar_names(all_names, key=_key_of_name):
         logger.warning(
-            "%s: the categories %s differ only in case, blanks, '_' or '-', and are separate "
-            "classes; give them one id if they are one class",
+            "%s: the categories %s differ only in case, blanks, '_', '-', '.', accents or letters that "
+            "look alike, and are separate classes; give them one id if they are one class",
             file,
             ", ".join(repr(name) for name in names),
         )
+
+
+def _key_of_name(name: str) -> str:
+    """What is equal for names that differ only in how they are written."""
+    return lookalike_key(_BETWEEN_WORDS.sub(" ", name))
 
 
 def warn_of_federated(content: dict[str, Any], file: Path) -> None:

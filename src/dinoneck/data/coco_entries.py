@@ -59,8 +59,8 @@ class CocoBox(Struct):
 
     ``area`` and ``segmentation`` are as the file holds them, see
     :func:`dinoneck.data.segmentations.read_shape`; ``attributes`` are CVAT's, ``bbox_mode`` is
-    detectron2's. ``ignore`` to ``IsGroupOf`` (Open Images) are marks of objects that other tools leave
-    out.
+    detectron2's. ``rotation`` and ``angle`` are degrees by which a rectangle was turned. ``ignore`` to
+    ``IsGroupOf`` (Open Images) are marks of objects that other tools leave out.
     """
 
     image_id: Id
@@ -82,6 +82,8 @@ class CocoBox(Struct):
     score: Any = None
     confidence: Any = None
     bbox_mode: Any = None
+    rotation: Any = None
+    angle: Any = None
 
 
 class CocoSegment(Struct):

@@ -287,10 +287,16 @@ def _repair_boxes(annotations: Entries, repairs: Repairs) -> None:
 
 
 def _number_of(value: Any, repairs: Repairs) -> Any:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        repairs[TEXT_NUMBERS] += 1
-        return float(value)
-    return value
+    number = number_of_text(value) if isinstance(value, str) else None
+    if number is None:
+        return value
+    repairs[TEXT_NUMBERS] += 1
+    return number
+
+
+def number_of_text(text: str) -> float | None:
+    """Return the number that a text spells in one way; None if it spells none."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _repair_file_names(images: Entries, repairs: Repairs) -> None:

@@ -94,8 +94,6 @@ def parse(file: Path) -> Any:
     _check_beginning(raw, file)
     try:
         content = _decode(raw)
-        if isinstance(content, dict):
-            _check_repeated_keys(raw, content, file)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{file} is no UTF-8 text ({error}); pass a COCO JSON file, saved as UTF-8"
@@ -109,6 +107,8 @@ def parse(file: Path) -> Any:
         raise DataError(
             f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file"
         ) from error
+    if isinstance(content, dict):
+        _check_repeated_keys(raw, content, file)
     return content
 
 

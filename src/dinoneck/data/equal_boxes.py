@@ -1,23 +1,31 @@
-"""Boxes that a COCO JSON holds twice, and boxes of one place with two classes."""
+"""Boxes that a COCO JSON holds twice, also with other numbers, and boxes of one place with two classes."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dinoneck.data.box_entries import BoxOfImage
+from dinoneck.data.box_entries import BoxOfImage, bboxes_of
 from dinoneck.data.coco_entries import Repairs
 from dinoneck.data.segmentations import Shape, are_equal_polygons, overlaps, read_shape
 from dinoneck.errors import DataError
 
+logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
 _EQUAL_PX = 0.01  # tools write two decimals, or float32
 _MOST_COMPARED = 300  # boxes of one place, of which all pairs of masks are drawn
 _LEAST_OVERLAP = 0.99  # of two masks of one object, which tools draw or encode in two ways
+# of two boxes of one object of which one is rounded; of other objects so many are rare
+_TWIN_OVERLAP = 0.9
+_TWIN_PX = 1.0  # the same of every side
+_MOST_TWINS = 0.2
+_FEWEST_TWINS = 5
 
 
 @dataclass
@@ -147,3 +155,76 @@ def _shape_of(entry: BoxOfImage) -> Shape | None:
         return read_shape(entry.box, (entry.image.height, entry.image.width), "", uncounted)
     except DataError:
         return None
+
+
+# Boxes that are nearly equal
+# ------------------------------------------------------------------------------------------------
+
+
+def warn_of_twins(file: Path, boxes: Sequence[BoxOfImage], *, with_crowds: bool) -> None:
+    """Warn if many boxes nearly equal another one of their image and class, as in merged exports.
+
+    Args:
+        file: what messages name.
+        boxes: those that count, without boxes that equal an earlier one.
+        with_crowds: whether crowd regions are no objects.
+    """
+    entries = [entry for entry in boxes if not (with_crowds and entry.box.iscrowd)]
+    if len(entries) < _FEWEST_TWINS:
+        return
+    twin_of = _find_twins(entries)
+    rows = np.flatnonzero(twin_of >= 0).tolist()
+    if len(rows) < max(_FEWEST_TWINS, _MOST_TWINS * len(entries)):
+        return
+    logger.warning(
+        "%s: %d of %d boxes overlap another one of their image and class by %.0f %% or more (IoU), or "
+        "differ from it by %g px or less, such as %s and %s. If exports of the same objects were "
+        "merged, take one of each pair out",
+        file,
+        len(rows),
+        len(entries),
+        100 * _TWIN_OVERLAP,
+        _TWIN_PX,
+        entries[rows[0]].name,
+        entries[int(twin_of[rows[0]])].name,
+    )
+
+
+def _find_twins(entries: Sequence[BoxOfImage]) -> Array:
+    """The row of a box of the same image and class that nearly equals each one, -1 of others (n,)."""
+    group_of: dict[tuple[int, Any], int] = {}
+    keys = [(id(entry.image), entry.box.category_id) for entry in entries]
+    groups = np.array([group_of.setdefault(key, len(group_of)) for key in keys])
+    bboxes = bboxes_of(entries)
+    order = np.lexsort((bboxes[:, 0], groups))
+    groups = groups[order]
+    left, top, width, height = bboxes[order].T
+    right = left + width
+    bottom = top + height
+    corners = np.stack([left, top, right, bottom], axis=1)
+    twin_of = np.full(len(entries), -1)
+    firsts = np.arange(len(entries))
+    # boxes of one place are near each other in the order of their left sides
+    for step in range(1, _MOST_COMPARED):
+        firsts = firsts[firsts + step < len(entries)]
+        seconds = firsts + step
+        is_near = groups[firsts] == groups[seconds]
+        # those that share 0.9 of all they cover begin within a tenth of a width
+        most = np.maximum((1 - _TWIN_OVERLAP) * width[firsts], _TWIN_PX)
+        is_near &= left[seconds] - left[firsts] <= most
+        firsts = firsts[is_near]
+        seconds = seconds[is_near]
+        if not len(firsts):
+            break
+        shared_width = np.minimum(right[firsts], right[seconds]) - left[seconds]
+        shared_height = np.minimum(bottom[firsts], bottom[seconds])
+        shared_height -= np.maximum(top[firsts], top[seconds])
+        shared = shared_width.clip(0) * shared_height.clip(0)
+        either = width[firsts] * height[firsts] + width[seconds] * height[seconds] - shared
+        are_twins = shared >= _TWIN_OVERLAP * either
+        # a pixel is much of a small object
+        apart = np.abs(corners[firsts] - corners[seconds]).max(axis=1)
+        are_twins |= apart <= _TWIN_PX
+        twin_of[order[firsts[are_twins]]] = order[seconds[are_twins]]
+        twin_of[order[seconds[are_twins]]] = order[firsts[are_twins]]
+    return twin_of

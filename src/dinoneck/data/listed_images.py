@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 Ids = np.ndarray[Any, Any]
 Crowd = Literal["ignore", "objects"]
 UNKNOWN = -1  # id of pixels of which nothing is known
+UNKNOWN_IMAGE = "unknown image"  # a reason to leave an annotation out
 CROWD_REMEDY = (
     'set iscrowd to 0, or read them as objects: crowd="objects" (--crowd objects) in place of '
     '"ignore"'

@@ -10,7 +10,7 @@ from typing import Any
 
 from dinoneck.data.box_entries import BoxOfImage
 from dinoneck.data.coco_entries import CocoBox, is_number
-from dinoneck.data.segmentations import rotation_of
+from dinoneck.data.segmentations import degrees_of, rotation_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +32,25 @@ _KEYS = (*_MARKS, *_SCORES)
 
 def warn_of_turned_boxes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     """Warn of boxes whose rectangle was turned after it was drawn."""
-    turned = [entry for entry in boxes if entry.shape is None and rotation_of(entry.box)]
+    turned = []
+    for entry in boxes:
+        if entry.shape is not None:
+            continue
+        degrees = rotation_of(entry.box) or degrees_of(entry.box.angle)
+        if degrees:
+            turned.append((entry, degrees))
     if turned:
+        first, degrees = turned[0]
+        key = "rotation" if rotation_of(first.box) else "angle"
         logger.warning(
             "%s: %d of %d boxes are of rectangles that were turned, such as %s by %g degrees "
-            "(attributes.rotation); their bbox is that of the rectangle before. Export them as "
-            "polygons",
+            "(%s); their bbox is that of the rectangle before. Export them as polygons",
             file,
             len(turned),
             len(boxes),
-            turned[0].name,
-            rotation_of(turned[0].box),
+            first.name,
+            degrees,
+            key,
         )
 
 

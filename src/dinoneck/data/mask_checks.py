@@ -36,6 +36,7 @@ _ROUNDING_PX = 2  # by which tools round boxes, or count the last pixel in or ou
 # a mask that is moved by more than half of its own size fails
 _LEAST_INSIDE = 0.5
 _LEAST_SPANNED = 0.5
+_EQUAL_SIZE_PX = 0.5  # of sides that nobody scaled
 _LEAST_RESIZED = 0.1  # relative change of a side; less may be an outline that is drawn loosely
 # by how much better another reading has to fit before it counts: with less, small objects near
 # the upper left corner fit several readings
@@ -45,7 +46,7 @@ _MORE_EDGES = 3
 _MOST_WHOLE = 0.5  # of the objects without bbox that share their image with others
 _MOST_ALONG_ROWS = 0.5
 _EXAMINED = 20  # masks that are decoded to find out what is wrong with them
-_TURNED = "The rectangles are turned (attributes.rotation), and the boxes are those before"
+_TURNED = "The rectangles are turned (rotation), and the boxes are those before"
 _EMPTY = "The masks are empty, or lie outside of their images"
 _WHOLE = "The masks cover their whole images"
 _WHOLE_BOXES = "The boxes cover their whole images"
@@ -261,8 +262,11 @@ class _Comparison:
             corners = _cut(reading.corners(self.bboxes, self.sides), self.sides)
             fits = _difference(corners, self.mask_corners) <= most_px
             yield reading.message, ~self.is_empty & fits
-        yield _MOVED, self._is_moved()
-        yield _RESIZED, self._is_resized()
+        is_resized = self._is_resized()
+        # of small objects a small move is a large change of their corners
+        is_moved = self._is_moved() | (is_resized & self._is_of_equal_size(_EQUAL_SIZE_PX))
+        yield _MOVED, is_moved
+        yield _RESIZED, is_resized
         yield _EMPTY, self.is_empty
         is_apart = self._is_apart()
         whole_image = np.concatenate([np.zeros_like(self.sides), self.sides], axis=1)
@@ -284,10 +288,16 @@ class _Comparison:
     def _is_moved(self) -> Array:
         """Where a mask has the size of its box in another place."""
         move = self.extents - _corners(self.bboxes)
-        is_equal_size = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= _ROUNDING_PX
+        is_equal_size = self._is_of_equal_size(_ROUNDING_PX)
         is_far = np.abs(move).max(axis=1) > _ROUNDING_PX + _CLEARLY_BETTER_PX
         is_moved: Array = is_equal_size & is_far
         return is_moved
+
+    def _is_of_equal_size(self, most_px: float) -> Array:
+        """Where width and height of a mask are those of its box, up to ``most_px``."""
+        move = self.extents - _corners(self.bboxes)
+        is_equal: Array = np.abs(move[:, :2] - move[:, 2:]).max(axis=1) <= most_px
+        return is_equal
 
     def _is_resized(self) -> Array:
         """Where a mask is its box times a factor for x and one for y."""

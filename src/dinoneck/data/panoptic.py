@@ -16,6 +16,7 @@ from dinoneck.data.decoding import read_picture
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
     UNKNOWN,
+    UNKNOWN_IMAGE,
     Crowd,
     Ids,
     ListedImages,
@@ -70,6 +71,7 @@ class PanopticImages(ListedImages):
             not list.
         unlisted: labels of the classes that the JSON does not list.
         stuff: labels whose segments have no number of their own, by ``isthing``.
+        skipped: reason -> annotations left out: ``unknown image`` (the JSON does not list it).
         repaired: as of :class:`dinoneck.data.BoxImages`.
 
     Raises:
@@ -131,6 +133,19 @@ class PanopticImages(ListedImages):
                     f"{self.file} has no annotations of image {image_id}; expected one entry for "
                     "each image"
                 )
+        num_unknown = len(entries) - len(self.ids)
+        if num_unknown:
+            self.skipped[UNKNOWN_IMAGE] += num_unknown
+            listed = {*self.ids}
+            first = next(image_id for image_id in entries if image_id not in listed)
+            logger.warning(
+                "%s: annotations left out: %d of %d, of images that the file does not list, such as "
+                "image_id %s",
+                self.file,
+                num_unknown,
+                len(entries),
+                first,
+            )
         return {image_id: entries[image_id] for image_id in self.ids}
 
     def _warn_of_other_names(self) -> None:

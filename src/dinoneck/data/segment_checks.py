@@ -71,7 +71,7 @@ def check_segments(png_ids: Array, segments: Sequence[CocoSegment], png: Path) -
         message = (
             f"{png}: {len(misplaced)} of {num_rated} segments contradict their bbox, "
             f"{_example(*misplaced[0])}. The PNG seems to be moved, or of another image; pair it with "
-            "its image, or leave bbox and area out"
+            "its image, or write the bbox of its pixels"
         )
         if too_many_wrong(len(misplaced), num_rated):
             raise DataError(message)

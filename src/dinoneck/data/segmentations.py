@@ -7,6 +7,7 @@ before it sees them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from dinoneck.data.coco_entries import CocoBox, Repairs, Side, is_number
-from dinoneck.data.coco_repairs import WHOLE_FLOATS, whole_number
+from dinoneck.data.coco_repairs import TEXT_NUMBERS, WHOLE_FLOATS, number_of_text, whole_number
 from dinoneck.errors import DataError, missing_extra, shorten
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,11 @@ _SIGN = 1 << (_BITS - 1)  # set in the last character of a negative number
 _ZERO = ord("0")  # the character of the value 0
 _LONGEST_NUMBER = 7  # characters, 35 bits: more than any image has pixels
 _EQUAL_PX = 1  # by which four numbers may differ from the box that they repeat
+# points of a polygon that is looked at for edges that cross, and the share of its area that is left
+_FEWEST_CROSSING = 4
+_MOST_CROSSING = 12
+_MOST_LEFT = 0.75
+_ROTATION = "rotation"  # an attribute, in any case
 _SMALLEST_AREA = 1.0  # square pixels of a polygon that is sure to show a pixel
 
 # kinds of repairs, as they are logged
@@ -98,14 +104,25 @@ def read_shape(
 def rotation_of(box: CocoBox) -> float:
     """Return the degrees by which an annotation tool turned the rectangle of a box, 0 if it did not.
 
-    CVAT and Datumaro write the box as it was before, and the angle among the attributes.
+    CVAT and Datumaro write the box as it was before, and the angle among the attributes; other tools
+    write it next to the box.
     """
-    if not isinstance(box.attributes, dict):
+    values = [box.rotation]
+    if isinstance(box.attributes, dict):
+        values += [value for key, value in box.attributes.items() if key.lower() == _ROTATION]
+    for value in values:
+        degrees = degrees_of(value)
+        if degrees:
+            return degrees
+    return 0.0
+
+
+def degrees_of(value: Any) -> float:
+    """Return the degrees below 180 by which a rectangle is turned, also of a text; 0 of other values."""
+    degrees = number_of_text(value) if isinstance(value, str) else value
+    if not is_number(degrees) or not math.isfinite(degrees):
         return 0.0
-    rotation = box.attributes.get("rotation", 0.0)
-    if not is_number(rotation):
-        return 0.0
-    return float(rotation) % 180.0
+    return float(degrees) % 180.0
 
 
 def _read_rectangle(box: CocoBox, where: str, repairs: Repairs) -> Shape | None:
@@ -115,7 +132,7 @@ def _read_rectangle(box: CocoBox, where: str, repairs: Repairs) -> Shape | None:
     if rotation_of(box):
         raise DataError(
             f"{where} is a rectangle that is turned by {rotation_of(box):g} degrees "
-            "(attributes.rotation), and its bbox is that of the rectangle before; export it as a "
+            "(rotation), and its bbox is that of the rectangle before; export it as a "
             "polygon"
         )
     repairs[RECTANGLES] += 1
@@ -130,7 +147,11 @@ def _read_polygons(
     try:
         shape = msgspec.convert({"parts": segmentation}, _Polygons).parts
     except msgspec.ValidationError:
-        parts = _flat_parts(segmentation, repairs)
+        parts = _flat_parts(_with_numbers(segmentation, repairs), repairs)
+        if _are_short_axes(parts, box):
+            raise _unreadable(
+                where, segmentation, "it seems to be all x and then all y: write x, y, x, y, ..."
+            ) from None
         polygons = [part for part in parts if not _is_tiny(part)]
         if not polygons and any(_repeats_box(part, box) for part in parts):
             return _read_rectangle(box, where, repairs)
@@ -149,6 +170,38 @@ def _read_polygons(
                 "even number"
             )
     return shape
+
+
+def _with_numbers(values: list[Any], repairs: Repairs) -> list[Any]:
+    """Nested lists with numbers in the place of texts that spell them."""
+    read: list[Any] = []
+    for value in values:
+        if isinstance(value, list):
+            read.append(_with_numbers(value, repairs))
+            continue
+        number = number_of_text(value) if isinstance(value, str) else None
+        if number is not None:
+            repairs[TEXT_NUMBERS] += 1
+            value = number
+        read.append(value)
+    return read
+
+
+def _are_short_axes(parts: Sequence[Any], box: CocoBox) -> bool:
+    """Whether two lists that are too short for polygons are all x and all y of three points or more.
+
+    They span the width and the height of the box, if there is one.
+    """
+    if len(parts) != 2 or not all(map(_is_tiny, parts)):
+        return False
+    xs, ys = parts
+    if len(xs) != len(ys) or len(xs) < FEWEST_NUMBERS // 2:
+        return False
+    if box.bbox is None:
+        return True
+    x, y, width, height = box.bbox
+    corners = (x, y, x + width, y + height)
+    return _are_close((min(xs), min(ys), max(xs), max(ys)), corners)
 
 
 def _flat_parts(segmentation: list[Any], repairs: Repairs) -> list[Any]:
@@ -232,6 +285,8 @@ def _read_run_lengths(
             f"{where} has the counts {shorten(counts)}, bytes that str() wrote; write "
             "counts.decode()"
         )
+    if isinstance(counts, str):
+        _check_text(counts, segmentation, where)
     try:
         runs = msgspec.convert(values, RunLengths)
     except msgspec.ValidationError as error:
@@ -250,6 +305,15 @@ def _read_run_lengths(
             f"of an image of {image_size} (height, width): write the mask again"
         )
     return runs
+
+
+def _check_text(counts: str, segmentation: Any, where: str) -> None:
+    """Raise a DataError for a text that COCO's run lengths never are."""
+    for character in counts:
+        if not _ZERO <= ord(character) < _ZERO + 2 * _MORE:
+            raise _unreadable(where, segmentation, f"{character!r} is none of COCO's characters")
+    if counts and ord(counts[-1]) - _ZERO >= _MORE:
+        raise _unreadable(where, segmentation, "the text ends within a number: it was cut")
 
 
 def count_pixels(runs: RunLengths) -> int:
@@ -300,6 +364,67 @@ def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
         next_ys = [*ys[1:], ys[0]]
         total += abs(sum(map(mul, xs, next_ys)) - sum(map(mul, ys, next_xs))) / 2
     return total
+
+
+def find_crossing(shapes: Sequence[Sequence[Sequence[float]]]) -> list[int]:
+    """Return which masks have a polygon of few points that crosses itself, and loses area by it.
+
+    Such a polygon covers much less than its points in the order of their angles. Outlines of many
+    points are drawn along an edge, and cross themselves by a pixel at most.
+
+    Args:
+        shapes: the polygons of each mask.
+    """
+    polygons: dict[int, list[Sequence[float]]] = {}  # number of values -> polygons
+    rows: dict[int, list[int]] = {}  # and their masks
+    for row, shape in enumerate(shapes):
+        for polygon in shape:
+            values = polygon[:-2] if polygon[:2] == polygon[-2:] else polygon
+            if _FEWEST_CROSSING <= len(values) // 2 <= _MOST_CROSSING:
+                polygons.setdefault(len(values), []).append(values)
+                rows.setdefault(len(values), []).append(row)
+    found = set()
+    for length, group in polygons.items():
+        points = np.array(group, np.float64).reshape(len(group), -1, 2)
+        centred = points - points.mean(axis=1, keepdims=True)
+        order = np.argsort(np.arctan2(centred[..., 1], centred[..., 0]), axis=1)
+        areas_in_order = _shoelace(np.take_along_axis(points, order[..., None], axis=1))
+        # most outlines are in this order, and need no comparison of their edges
+        is_smaller = _shoelace(points) < _MOST_LEFT * areas_in_order
+        is_smaller &= areas_in_order >= _SMALLEST_AREA
+        for k in np.flatnonzero(is_smaller).tolist():
+            if _crosses_itself(points[k].tolist()):
+                found.add(rows[length][k])
+    return sorted(found)
+
+
+def _shoelace(points: Array) -> Array:
+    """The areas (n,) of polygons of equally many points (n, points, 2)."""
+    following = np.roll(points, -1, axis=1)
+    crosses = points[..., 0] * following[..., 1] - following[..., 0] * points[..., 1]
+    areas: Array = np.abs(crosses.sum(axis=1)) / 2
+    return areas
+
+
+def _crosses_itself(points: Sequence[Sequence[float]]) -> bool:
+    """Whether two edges of a closed polygon cross each other between their ends."""
+    count = len(points)
+    edges = [(points[i], points[(i + 1) % count]) for i in range(count)]
+    for i in range(count):
+        for j in range(i + 2, count):
+            start, end = edges[i]
+            other_start, other_end = edges[j]
+            is_other_apart = _side(start, end, other_start) * _side(start, end, other_end) < 0
+            is_apart = _side(other_start, other_end, start) * _side(other_start, other_end, end) < 0
+            if is_other_apart and is_apart:
+                return True
+    return False
+
+
+def _side(start: Sequence[float], end: Sequence[float], point: Sequence[float]) -> float:
+    """On which side of a line a point lies: above 0, below 0, or 0 on it."""
+    along = (end[0] - start[0], end[1] - start[1])
+    return along[0] * (point[1] - start[1]) - along[1] * (point[0] - start[0])
 
 
 @dataclass(frozen=True)

@@ -578,6 +578,20 @@ def test_two_wrong_boxes_of_twelve_are_too_many(tmp_path: Path) -> None:
     assert "2 of 12 boxes contradict their masks" in message
 
 
+def test_small_objects_that_are_moved_by_little_are_not_called_resized(tmp_path: Path) -> None:
+    small: list[Corners] = [
+        (10.0 + 4 * i, 12.0 + 3 * i, 16.0 + 4 * i, 17.0 + 3 * i) for i in range(12)
+    ]
+
+    def beside(corners: Corners) -> list[float]:
+        left, top, width, height = bbox_of(corners)
+        return [left + 3, top + 3, width, height]
+
+    message = refusal(tmp_path, outlined(beside, objects=small))
+
+    assert "The masks, or the boxes, seem to be moved" in message
+
+
 def test_masks_are_compared_also_where_masks_are_asked(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
 
@@ -667,14 +681,52 @@ def test_centres_of_which_few_leave_the_image_are_named(
     assert "write x - width / 2, y - height / 2" in line
 
 
-def test_small_boxes_of_which_few_leave_the_image_are_read(
+def test_boxes_that_leave_the_image_by_rounding_are_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+    corners = [*SMALL, (-1.9, 60, 9, 70), (172, 30, 181.9, 40), (100, 113, 110, 121.5)]
 
     messages = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
 
     assert not messages
+
+
+def test_few_boxes_that_leave_the_image_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = [*SMALL, (0, 60, 9, 70), (172, 30, 184, 40), (100, 113, 110, 124)]
+
+    [line] = warnings_of(tmp_path, boxed([bbox_of(box) for box in corners]), caplog)
+
+    assert "2 of 63 boxes reach over the edge of their image" in line
+    assert "such as [172, 30, 12, 10] of annotations[61] (id 561) in an image of 180x120 px" in line
+    assert "They are cut at the edge" in line
+
+
+def test_few_boxes_of_sides_that_no_image_has_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(box) for box in SMALL]
+    for row in (7, 20, 40):
+        bboxes[row][2:] = [300, 300]
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert "3 of 60 boxes reach over the edge of their image" in line
+    assert "of annotations[7] (id 507)" in line
+
+
+def test_few_corners_among_many_boxes_are_named_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(box) for box in SMALL]
+    for row in (35, 46, 47):
+        bboxes[row] = list(SMALL[row])
+
+    [line] = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert "3 of 60 boxes reach over the edge of their image" in line
+    assert "They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1" in line
 
 
 def test_boxes_that_all_lie_outside_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -765,6 +817,54 @@ def test_areas_larger_than_their_boxes_are_named(
     assert "the area of 3 of 3 boxes is larger than the box" in line
 
 
+PRODUCTS = [width * height for _, _, width, height in map(bbox_of, OBJECTS)]
+WRONG_AREAS: list[tuple[str, Any, str]] = [
+    ("ten times", 10 * PRODUCTS[4], "the area of 1 of 12 boxes is larger than the box"),
+    ("as text", str(3 * PRODUCTS[4]), "the area of 1 of 12 boxes is larger than the box"),
+    ("a tenth", 0.1 * PRODUCTS[4], "the area of 1 of 12 boxes is smaller than the box"),
+    ("negative", -5, "the area of 1 of 12 boxes is negative"),
+    ("negative as text", "-5", "the area of 1 of 12 boxes is negative"),
+]
+
+
+@pytest.mark.parametrize(
+    ("area", "words"), [pytest.param(*row[1:], id=row[0]) for row in WRONG_AREAS]
+)
+def test_one_area_among_many_that_is_not_of_its_box_is_counted(
+    area: Any, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    areas: list[Any] = list(PRODUCTS)
+    areas[4] = area
+
+    [line] = warnings_of(tmp_path, rated(list(map(bbox_of, OBJECTS)), areas), caplog)
+
+    assert words in line
+    assert "annotations[4] (id 504)" in line
+
+
+def test_a_box_of_the_whole_image_is_named_by_its_area(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [bbox_of(corners) for corners in OBJECTS]
+    bboxes[4] = [0, 0, WIDTH, HEIGHT]
+
+    [line] = warnings_of(tmp_path, rated(bboxes, PRODUCTS), caplog)
+
+    assert "such as annotations[4] (id 504) with the area 330 and the bbox [0, 0, 180, 120]" in line
+    assert "that of 11 others is width x height" in line
+
+
+def test_areas_of_boxes_with_rounded_sides_are_read_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bboxes = [[10 + 9 * i, 20, 2, 2] for i in range(12)]
+    areas = [4.0] * 10 + [8.9, 1.1]
+
+    messages = warnings_of(tmp_path, rated(bboxes, areas), caplog)
+
+    assert not messages
+
+
 def test_half_of_the_boxes_as_corners_are_refused_by_their_areas(tmp_path: Path) -> None:
     bboxes = [list(corners) for corners in INNER] + [bbox_of(corners) for corners in INNER]
 
@@ -787,11 +887,11 @@ def test_one_box_as_corners_among_many_is_named_and_read(
 ) -> None:
     bboxes = [bbox_of(corners) for corners in OBJECTS]
     areas = [width * height for _, _, width, height in bboxes]
-    bboxes[3] = list(OBJECTS[3])
+    bboxes[6] = list(OBJECTS[6])
 
     [line] = warnings_of(tmp_path, rated(bboxes, areas), caplog)
 
-    assert "the area of 1 of 12 boxes is not width x height, such as annotations[3]" in line
+    assert "the area of 1 of 12 boxes is not width x height, such as annotations[6]" in line
 
 
 def test_an_area_of_a_mask_that_equals_that_of_corners_by_chance_is_read_without_a_word(
@@ -804,7 +904,7 @@ def test_an_area_of_a_mask_that_equals_that_of_corners_by_chance_is_read_without
 
     messages = warnings_of(tmp_path, entries, caplog)
 
-    assert not messages
+    assert not [line for line in messages if "the area" in line]
 
 
 def test_corners_with_y_first_are_named_so_in_a_wide_image(tmp_path: Path) -> None:
@@ -923,3 +1023,63 @@ def test_an_area_that_is_neither_of_mask_nor_of_box_is_named(
 
     assert "the area of 1 of 3 objects is not that of their mask, such as annotations[1]" in line
     assert "with the area 300, whose mask has 1428 px and its bbox 1428" in line
+
+
+def zigzag_of(corners: Corners) -> list[list[float]]:
+    left, top, right, bottom = corners
+    return [[left, top, right, top, left, bottom, right, bottom]]
+
+
+def closed_zigzag_of(corners: Corners) -> list[list[float]]:
+    [outline] = zigzag_of(corners)
+    return [[*outline, *outline[:2]]]
+
+
+def zigzag_of_six(corners: Corners) -> list[list[float]]:
+    left, top, right, bottom = corners
+    x = (left + right) / 2
+    return [[left, top, right, bottom, x, top, x, bottom, right, top, left, bottom]]
+
+
+@pytest.mark.parametrize("change", [zigzag_of, closed_zigzag_of, zigzag_of_six])
+def test_polygons_that_cross_themselves_are_counted(
+    change: Callable[[Corners], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = outlined(change_mask=outline_of)
+    for row in (3, 5):
+        entries[row]["segmentation"] = change(OBJECTS[row])
+    for entry in entries:
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(written(tmp_path, entries), masks=True)
+
+    [line] = caplog.messages
+    assert "the polygons of 2 of 12 objects cross themselves" in line
+    assert "of annotations[3] (id 503)" in line
+
+
+SOUND_OUTLINES: list[tuple[str, list[float]]] = [
+    ("a rectangle", [20, 10, 60, 10, 60, 40, 20, 40]),
+    ("an L", [20, 10, 30, 10, 30, 30, 60, 30, 60, 40, 20, 40]),
+    ("a comb", [20, 10, 24, 10, 24, 36, 36, 36, 36, 10, 40, 10, 40, 36, 60, 36, 60, 40, 20, 40]),
+    ("an arrow", [20, 10, 60, 25, 20, 40, 30, 25]),
+    ("a thin arrow", [20, 10, 60, 25, 20, 40, 56, 25]),
+    ("a tip that crosses", [20, 10, 60, 24, 60, 26, 59, 23, 20, 40]),
+]
+
+
+@pytest.mark.parametrize(
+    "outline", [row[1] for row in SOUND_OUTLINES], ids=[row[0] for row in SOUND_OUTLINES]
+)
+def test_outlines_of_few_points_are_read_without_a_word(
+    outline: list[float], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("pycocotools")
+    entries = [{"bbox": [20, 10, 40, 30], "segmentation": [outline]}]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(written(tmp_path, entries), masks=True)
+
+    assert not caplog.messages

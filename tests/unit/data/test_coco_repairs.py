@@ -244,6 +244,10 @@ SIMILAR = [
     ("big leaf", "big_leaf"),
     ("big leaf", "Big-Leaf"),
     ("bl\u00e4tt", "bla\u0308tt"),
+    ("bl\u00e4tt", "bl\u00c3\u00a4tt"),
+    ("soil", "s\u043eil"),
+    ("a.0", "a 0"),
+    ("a 0", "a0"),
 ]
 
 
@@ -261,6 +265,22 @@ def test_categories_that_seem_to_be_one_are_named(
     assert data.classes == ("blue", *names)
     [line] = caplog.messages
     assert f"{names[0]!r}, {names[1]!r}" in line
+
+
+@pytest.mark.parametrize(
+    "names", [("1.1", "11"), ("2-3", "23"), ("leaf 1", "leaf 10"), ("1 11", "11 1"), ("5", "-5")]
+)
+def test_categories_of_other_names_are_not_taken_for_one(
+    names: tuple[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def change(sample: dict[str, Any]) -> None:
+        sample["categories"][0]["name"] = names[0]
+        sample["categories"].append({"id": 9, "name": names[1]})
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        opened(tmp_path, change)
+
+    assert not caplog.messages
 
 
 def test_a_class_is_found_whose_umlaut_is_written_in_two_characters(tmp_path: Path) -> None:
@@ -706,6 +726,8 @@ def test_a_key_that_an_entry_has_twice_is_refused_with_both_values(
     assert "twice" in str(refused.value)
     for word in words:
         assert word in str(refused.value)
+    assert str(refused.value).count("boxes.json") == 1
+    assert str(refused.value).endswith("keep the right one")
 
 
 def test_a_key_that_repeats_its_value_or_is_not_read_may_occur_twice(tmp_path: Path) -> None:

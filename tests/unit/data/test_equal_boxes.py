@@ -172,3 +172,74 @@ def test_two_classes_of_one_place_are_named_though_their_numbers_differ_a_little
     [line] = caplog.messages
     assert "1 of 2 boxes are in the place of a box of another class" in line
     assert data.numbers == {6: 2}
+
+
+# Objects that are there twice with other numbers
+# ------------------------------------------------------------------------------------------------
+
+APART = [[3 + 25 * (i % 3), 1 + 19 * (i // 3), 22, 18] for i in range(9)]
+SMALL = [[3 + 25 * (i % 3), 1 + 19 * (i // 3), 4, 5] for i in range(9)]
+
+
+def by_a_third_of_a_pixel(bbox: list[int]) -> list[float]:
+    return [bbox[0] + 0.3, bbox[1] + 0.3, *bbox[2:]]
+
+
+def with_the_last_pixel(bbox: list[int]) -> list[float]:
+    return [*bbox[:2], bbox[2] + 1, bbox[3] + 1]
+
+
+@pytest.mark.parametrize("change", [by_a_third_of_a_pixel, with_the_last_pixel])
+@pytest.mark.parametrize("objects", [APART, SMALL], ids=["large", "small"])
+@pytest.mark.parametrize("in_turns", [False, True])
+def test_many_objects_that_are_there_twice_with_other_numbers_are_counted(
+    in_turns: bool,
+    objects: list[list[int]],
+    change: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if in_turns:
+        bboxes = [written_box for bbox in objects for written_box in (bbox, change(bbox))]
+    else:
+        bboxes = [*objects, *map(change, objects)]
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = BoxImages(written(tmp_path, [{"bbox": bbox} for bbox in bboxes]))
+
+    [line] = caplog.messages
+    twin = 31 if in_turns else 39
+    assert "18 of 18 boxes overlap another one of their image and class by 90 % or more" in line
+    assert f"annotations[0] (id 30) and annotations[{twin - 30}] (id {twin})" in line
+    assert data.numbers == {6: 18}
+
+
+OTHERS: list[tuple[str, list[dict[str, Any]]]] = [
+    ("apart", [{"bbox": bbox} for bbox in APART]),
+    ("few", [{"bbox": b} for b in [*APART, *map(by_a_third_of_a_pixel, APART[:2])]]),
+    (
+        "of crowds",
+        [
+            *({"bbox": bbox} for bbox in APART),
+            *({"bbox": by_a_third_of_a_pixel(bbox), "iscrowd": 1} for bbox in APART),
+        ],
+    ),
+    (
+        "of two classes",
+        [
+            *({"bbox": bbox} for bbox in APART),
+            *({"bbox": by_a_third_of_a_pixel(bbox), "category_id": 2} for bbox in APART),
+        ],
+    ),
+    ("by a tenth", [{"bbox": b} for b in [*APART, *([x + 2, y, w, h] for x, y, w, h in APART)]]),
+]
+
+
+@pytest.mark.parametrize("entries", [row[1] for row in OTHERS], ids=[row[0] for row in OTHERS])
+def test_objects_that_are_not_there_twice_have_no_line(
+    entries: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(written(tmp_path, entries))
+
+    assert not [line for line in caplog.messages if "overlap another one" in line]

@@ -405,3 +405,23 @@ def test_crowd_segments_are_counted_with_the_remedy(
     assert "1 of 2 objects are marked iscrowd=1" in line
     assert regions.pixels(0)[4, 5] == -2000
     assert objects.pixels(0)[4, 5] == 2000
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = written(tmp_path, Image.fromarray(COLOURS))
+    sample = json.loads(file.read_text())
+    for image_id in (8, 9):
+        other = sample["annotations"][0] | {"image_id": image_id, "file_name": f"{image_id}.png"}
+        sample["annotations"].append(other)
+    file.write_text(json.dumps(sample))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        data = PanopticImages(file, tmp_path)
+
+    [line] = caplog.messages
+    assert "annotations left out: 2 of 3, of images that the file does not list" in line
+    assert "such as image_id 8" in line
+    assert data.skipped == {"unknown image": 2}
+    assert np.array_equal(data.pixels(0), PIXELS)

@@ -108,6 +108,23 @@ def test_every_form_shows_the_same_pixels(segmentation: Any, kind: str, tmp_path
     assert bool(kinds) == bool(kind)
 
 
+TEXTS: list[tuple[str, Any, int]] = [
+    ("parts", [list(map(str, POLYGON))], 8),
+    ("one flat list", list(map(str, POLYGON)), 8),
+    ("points", [[[str(x), y] for x, y in zip(POLYGON[::2], POLYGON[1::2], strict=True)]], 4),
+]
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "count"), [pytest.param(*row[1:], id=row[0]) for row in TEXTS]
+)
+def test_numbers_of_polygons_may_be_texts(segmentation: Any, count: int, tmp_path: Path) -> None:
+    data = BoxImages(written(tmp_path, segmentation), masks=True)
+
+    assert np.array_equal(data[0][1]["masks"][0].numpy(), RECTANGLE)
+    assert data.repaired["numbers written as text"] == count
+
+
 @pytest.mark.parametrize("segmentation", [row[1] for row in FORMS], ids=[row[0] for row in FORMS])
 def test_boxes_alone_do_not_speak_of_masks(
     segmentation: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -134,9 +151,10 @@ REFUSED: list[tuple[str, Any, list[str]]] = [
     ("a negative run", encoded([-1, 1873]), ["-1"]),
     ("half a pixel", encoded([1871.5, 0.5]), ["1871.5"]),
     ("text that ends early", encoded(compressed([100, 20])), ["120", "1872"]),
-    ("text that ends in a number", encoded(text_of(RECTANGLE)[:-2]), ["counts"]),
-    ("text of other characters", encoded("~~"), ["'~~'"]),
-    ("a number without an end", encoded("oo"), ["'oo'"]),
+    ("text that ends in a number", encoded(text_of(RECTANGLE)[:-2]), ["ends within a number"]),
+    ("text of other characters", encoded("~~"), ["'~~'", "'~' is none of COCO's characters"]),
+    ("a number without an end", encoded("oo"), ["'oo'", "ends within a number: it was cut"]),
+    ("all x and all y", [[10, 34, 34, 10], [8, 8, 23, 23]], ["all x and then all y"]),
     ("a number beyond all images", encoded("oooooooooooo0"), ["1872"]),
     ("bytes as text", encoded(str(text_of(RECTANGLE).encode())), ["counts.decode()"]),
 ]
@@ -185,12 +203,12 @@ def test_an_object_whose_mask_shows_no_pixel_is_left_out(segmentation: Any, tmp_
 
 
 def test_masks_that_are_all_empty_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, [[10, 34, 22], [8, 8, 23]])  # all x, then all y
+    file = written(tmp_path, [[10, 34], [8, 23]])
     sample = json.loads(file.read_text())
     sample["annotations"] = sample["annotations"][:1]
     file.write_text(json.dumps(sample))
 
-    with pytest.raises(DataError, match=r"masks of all 1 objects are empty.*\[10, 34, 22\]"):
+    with pytest.raises(DataError, match=r"masks of all 1 objects are empty.*\[10, 34\]"):
         BoxImages(file, masks=True)
 
 
@@ -223,6 +241,26 @@ def test_a_turned_rectangle_is_named_among_boxes(
     [line] = caplog.messages
     assert "1 of 2 boxes are of rectangles that were turned" in line
     assert "annotations[0] (id 69) by 30.5 degrees" in line
+
+
+TURNED: list[tuple[str, dict[str, Any], str]] = [
+    ("another case", {"attributes": {"Rotation": 30}}, "by 30 degrees (rotation)"),
+    ("text", {"attributes": {"rotation": "30"}}, "by 30 degrees (rotation)"),
+    ("beside the box", {"rotation": 30.0}, "by 30 degrees (rotation)"),
+    ("angle", {"angle": 30}, "by 30 degrees (angle)"),
+]
+
+
+@pytest.mark.parametrize(("stated", "words"), [pytest.param(*row[1:], id=row[0]) for row in TURNED])
+def test_a_rotation_is_found_wherever_tools_write_it(
+    stated: dict[str, Any], words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        BoxImages(written(tmp_path, [], **stated))
+
+    [line] = caplog.messages
+    assert "1 of 2 boxes are of rectangles that were turned" in line
+    assert words in line
 
 
 @pytest.mark.parametrize("rotation", [0, 0.0, 180.0, 360, None, "none"])
