@@ -117,13 +117,13 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
             f"{some_of([file.name for file in top.images], 5)}; move each into one"
             f"{also_there(root)}"
         )
-    _check_other_formats(top)
     candidates = _Candidates(root, names, top.with_images(), is_named)
     if not certain:
         _check_folder_of_images(candidates, list(top.folders.values()))
-        if len(candidates.folders) > 1:
-            for check in _CHECKS:
-                check(candidates)
+    _check_other_formats(top)
+    if not certain and len(candidates.folders) > 1:
+        for check in _CHECKS:
+            check(candidates)
     if len(names) < 2:
         inner = _what_is_inside(candidates.folders[0]) if candidates.folders else ""
         raise DataError(

@@ -14,7 +14,14 @@ from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.folder_texts import also_there, data_files
-from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
+from dinoneck.data.image_tree import (
+    Beside,
+    ImageFolder,
+    image_folder,
+    outputs_beside,
+    pictures_of,
+    warn_of_masks,
+)
 from dinoneck.data.layout import (
     HELD_OUT,
     Content,
@@ -135,6 +142,8 @@ def describe(data: DataFolder, table: pd.DataFrame) -> str:
     if data.unread_part is None:
         return text
     content = data.unread_part.content
+    if content.problem:
+        return f"{text}; {content.images} is not read, and its labels cannot be: {content.problem}"
     if content.kind == "images":
         return f"{text}; {content.images} has no labels and is not read"
     truth = content.images if content.masks is None else content.masks
@@ -401,6 +410,13 @@ def _other_names(
             f"Move one kind into a folder of its own, such as all that end in {kinds[-1]}, and name "
             "it: --labels FOLDER; or name the files in a table (--csv, --labels COLUMN)"
         )
+    made = _made_of_others(image_of.values())
+    if made:
+        return DataError(
+            f"{images} holds {counted(len(made), 'file')} called like what programs make of another "
+            f"one, such as {made[0].path.name} beside {made[0].image.name}: move such files into a "
+            "folder elsewhere, so that the images and their masks are left"
+        )
     without_mask = sorted(image_of.keys() - mask_of.keys())
     without_image = sorted(mask_of.keys() - image_of.keys())
     texts = []
@@ -432,6 +448,17 @@ def _other_names(
         f"{text}. An image and its mask have the same path without suffix; a table pairs other "
         "names, and images without a mask (--csv, --labels COLUMN)"
     )
+
+
+def _made_of_others(images: Iterable[Path]) -> list[Beside]:
+    """The files among images that are called like what programs make of another one in their folder."""
+    by_folder: dict[Path, list[Path]] = {}
+    for file in images:
+        by_folder.setdefault(file.parent, []).append(file)
+    made = []
+    for files in by_folder.values():
+        made += outputs_beside(files, set())
+    return made
 
 
 def _kinds_of_masks(image_names: Collection[str], mask_names: Collection[str]) -> list[str]:
