@@ -619,7 +619,7 @@ ROWS: list[Row] = [
         DataError,
         ("n0, n1", "one mask of each", "--csv"),
     ),
-    (masks("1.jpg 1_fg.png", "1.png"), DataError, ("1_fg.png beside 1.jpg", "elsewhere")),
+    (masks(("1.jpg", "1_fg.png"), ("1.png",)), DataError, ("1_fg.png beside 1.jpg", "elsewhere")),
     (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
     (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
