@@ -623,6 +623,26 @@ ROWS: list[Row] = [
         DataError,
         ("nail and nut", "several data sets", "nail."),
     ),
+    (
+        folders("rgb/1.jpg", "depth/1.png"),
+        DataError,
+        ("depth and rgb", "several sensors", "--label-kind numbers", "--subfolders classes"),
+    ),
+    (folders("a/1.jpg", "b/1.heic"), DataError, ("/b", ".heic", "convert them to PNG")),
+    (
+        folders("p0/p0_image/1.bmp", "p0/p0_roi/1.bmp", "p1/p1_image/1.bmp", "p1/p1_roi/1.bmp"),
+        DataError,
+        ("p0 and p1", "p0_image, p0_roi", "--subfolders classes", "--csv"),
+    ),
+    (
+        folders(
+            *("p0/n0/images/1.png", "p0/n0/masks/1.png", "p0/n1/images/1.png", "p0/n1/masks/1.png"),
+            *("p1/n0/images/1.png", "p1/n0/masks/1.png", "p1/n1/images/1.png", "p1/n1/masks/1.png"),
+        ),
+        DataError,
+        ("n0, n1", "one mask of each", "--csv"),
+    ),
+    (masks(("1.jpg", "1_fg.png"), ("1.png",)), DataError, ("1_fg.png beside 1.jpg", "elsewhere")),
     (folders("images/1.jpg", "table.csv"), DataError, ("images", "table.csv")),
     (folders("1.jpg", "table.csv"), DataError, ("class folders", "table.csv")),
     (lambda folder: read_folders(folder / "absent"), DataError, "absent"),

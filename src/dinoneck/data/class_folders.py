@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.data.folder_texts import also_there, as_options, listed
 from dinoneck.data.folder_words import (
+    CAMERA_WORDS,
     COPY_WORDS,
     GENERIC_FOLDERS,
     IMAGE_FOLDERS,
     OUTPUT_WORDS,
     PART_WORDS,
     REJECT_WORDS,
+    SENSOR_WORDS,
     SOURCE_WORDS,
     UNNAMED_FOLDERS,
     UNSORTED_WORDS,
@@ -35,12 +37,17 @@ from dinoneck.data.image_tree import (
     mask_pairs,
     masks_beside,
     mirrored_masks,
+    stems_without_sensor,
 )
+from dinoneck.data.walk import OTHER_SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 
 logger = logging.getLogger(__name__)
 
 _AS_PARTS = "parts that are called train and val (and test) are read as such"
+_NEARLY_ALL = 0.9  # of the pictures of a sensor that have one of another sensor
+_READ_BYTES = 1000  # of a .txt file: the first row of YOLO's boxes has some 40
+_BOX_NUMBERS = 5  # in a row of YOLO's boxes: the class and four for the box
 _DATE = re.compile(r"(?:19|20)\d\d([-_.]?\d\d){0,2}|\d\d?[-_.]\d\d?[-_.](?:19|20)?\d\d")
 _COPY = re.compile(  # of "wheat (1)", "wheat - Copy", "wheat_aug_2", "Copy of wheat"
     rf"(?:copy of |copia de |kopie von )?(.+?)"
@@ -113,11 +120,12 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
     candidates = _Candidates(root, names, top.with_images(), is_named)
     if not certain:
         _check_folder_of_images(candidates, list(top.folders.values()))
-        if len(candidates.folders) > 1:
-            for check in _CHECKS:
-                check(candidates)
+    _check_other_formats(top)
+    if not certain and len(candidates.folders) > 1:
+        for check in _CHECKS:
+            check(candidates)
     if len(names) < 2:
-        inner = f"; or name {root / names[0]}" if candidates.folders else ""
+        inner = _what_is_inside(candidates.folders[0]) if candidates.folders else ""
         raise DataError(
             f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
             f"more, one per class{inner}{also_there(root)}"
@@ -126,8 +134,18 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
     if not certain:
         _warn_of_doubtful_classes(candidates)
         _warn_of_dates(candidates)
+        _warn_of_sensors(candidates)
+        _warn_of_mask_classes(candidates)
+        _warn_of_numbered_folders_with_masks(candidates)
     _warn_of_copied_classes(candidates)
     return tuple(names)
+
+
+def _what_is_inside(folder: ImageFolder) -> str:
+    """What to do with the only folder of a folder, for the end of a message."""
+    if len(folder.with_images()) > 1:
+        return f"; or name {folder.path}"
+    return f"; {folder.path} holds images, without class folders: name their classes in a table (--csv)"
 
 
 # What may be no class
@@ -148,7 +166,8 @@ def _no_class(
     candidates: _Candidates, images: ImageFolder, beside: Sequence[ImageFolder]
 ) -> DataError:
     text = f"{candidates.text}: {images.name} is no class. "
-    boxes = [folder for folder in beside if folder.holds(".txt")]
+    stems = images.stems()
+    boxes = [folder for folder in beside if _holds_boxes(folder, stems)]
     if boxes:
         return DataError(
             f"{text}{boxes[0].name} holds .txt files, such as YOLO's boxes: convert them to COCO "
@@ -172,9 +191,84 @@ def _no_class(
     )
 
 
+def _holds_boxes(folder: ImageFolder, image_stems: Collection[str]) -> bool:
+    """Whether a folder holds .txt files called like images, or with the numbers of YOLO's boxes."""
+    for inside in folder.all_folders():
+        for file in inside.others:
+            if file.suffix.lower() != ".txt":
+                continue
+            stem = file.relative_to(folder.path).with_suffix("").as_posix()
+            if stem in image_stems or _begins_with_box(file):
+                return True
+    return False
+
+
+def _begins_with_box(file: Path) -> bool:
+    """Whether the first row of a text is five numbers or more."""
+    try:
+        with file.open("rb") as opened:
+            first_row = opened.read(_READ_BYTES).partition(b"\n")[0]
+    except OSError:
+        return False  # whoever reads it says what is wrong
+    words = first_row.split()
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return False
+    return len(numbers) >= _BOX_NUMBERS
+
+
+def _check_other_formats(top: ImageFolder) -> None:
+    """Raise a DataError for a folder whose pictures are all of formats that are not read."""
+    for folder in top.folders.values():
+        if folder.all_images():
+            continue
+        suffixes = set()
+        for inside in folder.all_folders():
+            suffixes |= {file.suffix.lower() for file in inside.others}
+        kinds = sorted(suffixes.intersection(OTHER_SUFFIXES))
+        if kinds:
+            raise DataError(
+                f"{folder.path} holds no images that are read; its files are {some_of(kinds, 3)}: "
+                "convert them to PNG"
+            )
+
+
+def _check_sensors(candidates: _Candidates) -> None:
+    """Raise a DataError for pictures of one scene by several sensors: ``rgb/0.png`` and ``depth/0.png``."""
+    if not _are_called_sensors(candidates.folders):
+        return
+    for sensor in candidates.folders:
+        for other in candidates.folders:
+            stems = stems_without_sensor(sensor)
+            other_stems = stems_without_sensor(other)
+            fewest = min(len(stems), len(other_stems))
+            is_one_scene = len(stems & other_stems) >= _NEARLY_ALL * fewest
+            if sensor is other or not is_one_scene or not words_of(sensor.name) & SENSOR_WORDS:
+                continue
+            raise DataError(
+                f"{candidates.text}, and {sensor.name} has a picture for each of {other.name}: one "
+                f"scene by several sensors, or classes? Name one folder: {as_options(other.path)}; "
+                f"or learn the numbers of {sensor.name}: --images {other.path} --labels "
+                f"{sensor.path} --label-kind numbers. {candidates.as_classes}"
+            )
+
+
+def _are_called_sensors(folders: Sequence[ImageFolder]) -> bool:
+    """Whether all folders are called like sensors and cameras, and one or more like a sensor: rgb and depth."""
+    every_word = set()
+    for folder in folders:
+        words = words_of(folder.name)
+        if not words or not words <= SENSOR_WORDS | CAMERA_WORDS | GENERIC_FOLDERS:
+            return False
+        every_word |= words
+    return bool(every_word & SENSOR_WORDS)
+
+
 def _check_masks(candidates: _Candidates) -> None:
     """Raise a DataError for a folder that has an image like a mask for each image of another one."""
-    mirrored = next(mirrored_masks(candidates.folders), None)
+    certain = (pair for pair in mirrored_masks(candidates.folders) if pair.is_certain)
+    mirrored = next(certain, None)
     if mirrored is not None:
         options = as_options(mirrored.images.path, mirrored.masks.path)
         raise DataError(
@@ -202,6 +296,30 @@ def _check_samples_of_folders(candidates: _Candidates) -> None:
             "merge the masks of each into one file, and name the image and that file in the rows of "
             "a table (--csv)"
         )
+
+
+def _check_folders_of_samples(candidates: _Candidates) -> None:
+    """Raise a DataError if each folder holds folders of one picture that are called after it: ``p0/p0_image/x.bmp``."""
+    first = candidates.folders[0]
+    if all(map(_holds_folders_called_after_it, candidates.folders)):
+        inside = [folder.name for folder in first.with_images()]
+        raise DataError(
+            f"{candidates.text}, and each holds folders of one picture that are called after it "
+            f"({first.name}: {some_of(inside, 3)}): one folder for each sample, or classes? "
+            f"{candidates.as_classes}; if they are samples, name the image and the mask of each in "
+            "the rows of a table (--csv)"
+        )
+
+
+def _holds_folders_called_after_it(folder: ImageFolder) -> bool:
+    """Whether a folder holds no images, and two folders or more of one picture with its own name and more."""
+    if folder.images:
+        return False
+    called_after_it = 0
+    for inside in folder.with_images():
+        if inside.name.startswith(folder.name) and len(inside.all_images()) == 1:
+            called_after_it += 1
+    return called_after_it > 1
 
 
 def _check_images_and_masks(candidates: _Candidates) -> None:
@@ -272,6 +390,14 @@ def _check_shared_subfolders(candidates: _Candidates) -> None:
     if not shared:
         return
     text = f"{candidates.text}, and several hold {some_of(shared, 3)}"
+    for folder in candidates.folders:
+        for inside in folder.with_images():
+            if mask_pairs(inside):
+                raise DataError(
+                    f"{text}, with images and masks in each, such as {inside.path}: samples, or "
+                    "classes? If they are samples, name the image and one mask of each in the rows "
+                    f"of a table (--csv). {candidates.as_classes}"
+                )
     parts = [name for name in shared if part_of(name) is not None]
     if len(parts) < 2:
         raise DataError(
@@ -333,8 +459,10 @@ def _check_part_with_classes(candidates: _Candidates) -> None:
 
 # what is told apart by more comes first
 _CHECKS: Sequence[Callable[[_Candidates], None]] = (
+    _check_sensors,
     _check_masks,
     _check_parts,
+    _check_folders_of_samples,
     _check_samples_of_folders,
     _check_images_and_masks,
     _check_samples,
@@ -418,6 +546,48 @@ def _warn_of_doubtful_classes(candidates: _Candidates) -> None:
         line = "%s: %s are read as classes; move them away if they are none"
     if doubtful:
         logger.warning(line, candidates.root, some_of(doubtful, 10))
+
+
+def _warn_of_sensors(candidates: _Candidates) -> None:
+    """Name classes that are all called like sensors, and whose pictures have other names."""
+    if len(candidates.folders) > 1 and _are_called_sensors(candidates.folders):
+        logger.warning(
+            "%s: the folders %s are read as classes, and are called like sensors; if they show one "
+            "scene, name one folder (--images)",
+            candidates.root,
+            listed(candidates.names),
+        )
+
+
+def _warn_of_mask_classes(candidates: _Candidates) -> None:
+    """Name classes whose pictures look like the masks of those of another one."""
+    if _are_called_sensors(candidates.folders):
+        return
+    for pair in mirrored_masks(candidates.folders):
+        logger.warning(
+            "%s: '%s' is read as a class, and its pictures look like masks; if they are those of "
+            "'%s': %s",
+            candidates.root,
+            pair.masks.name,
+            pair.images.name,
+            as_options(pair.images.path, pair.masks.path),
+        )
+
+
+def _warn_of_numbered_folders_with_masks(candidates: _Candidates) -> None:
+    """Name classes that are all called with numbers and hold masks beside their images, as patients do."""
+    if len(candidates.folders) < 2:
+        return
+    for folder in candidates.folders:
+        has_masks = bool(mask_pairs(folder) or masks_beside(folder.images).masks)
+        if not has_masks or not any(map(str.isdigit, folder.name)):
+            return
+    logger.warning(
+        "%s: the folders %s are read as classes, and hold images and masks; if each is a patient or "
+        "a scene, name the images and their masks in a table (--csv, --labels COLUMN, --group)",
+        candidates.root,
+        listed(candidates.names),
+    )
 
 
 def _warn_of_dates(candidates: _Candidates) -> None:

@@ -11,19 +11,29 @@ from collections.abc import Collection
 
 _IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
 _PHOTOS = {"photo", "photos", "picture", "pictures", "pics"}
+# in German, Spanish, Italian, Portuguese and Dutch, without accents; French has the English word
+_IMAGES_ELSEWHERE = {"bild", "bilder", "imagen", "imagenes", "immagine", "immagini", "imagem"}
+_IMAGES_ELSEWHERE |= {"imagens", "beeld", "beelden", "afbeelding", "afbeeldingen"}
+_MASKS_ELSEWHERE = {"maske", "masken", "mascara", "mascaras", "masque", "masques", "maschera"}
+_MASKS_ELSEWHERE |= {"maschere", "masker", "maskers", "etiqueta", "etiquetas", "etichetta"}
+_MASKS_ELSEWHERE |= {"etichette", "etiquette", "etiquettes"}
 
 IMAGE_FOLDERS = _IMAGES | {"leftimg8bit"}
 """Names of folders that are never a class, next to another folder."""
-IMAGE_WORDS = _IMAGES | {"leftimg"}
+IMAGE_WORDS = _IMAGES | _IMAGES_ELSEWHERE | {"leftimg"}
 """Words in the names of folders of images, see :func:`words_of`."""
 VAGUE_WORDS = _PHOTOS | {"rgb", "input", "inputs", "raw", "data"}
 """Words in the names of folders that hold images, or are a class of them."""
-VAGUE_WORDS |= {"original", "originals", "orig", "frame", "frames"}
+VAGUE_WORDS |= {"original", "originals", "orig", "frame", "frames", "foto", "fotos"}
 MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"}
 """Words in the names of folders, and at the end of the names of files, of masks."""
 MASK_WORDS |= {"anno", "gt", "gtfine", "gtcoarse", "groundtruth", "truth", "seg", "segs", "segm"}
 MASK_WORDS |= {"segmentation", "segmentations", "semantic", "trimap", "trimaps", "target"}
-MASK_WORDS |= {"targets", "labelids", "labeltrainids"}
+MASK_WORDS |= {"targets", "labelids", "labeltrainids", "lbl", "lbls"} | _MASKS_ELSEWHERE
+MAYBE_MASK_WORDS = {"binary", "bin", "bw", "manual", "labelled", "labeled", "outline", "outlines"}
+"""Words in the names of folders and files that are masks, if their pixels look so and the rest of their names agree."""
+MAYBE_MASK_WORDS |= {"contour", "contours", "silhouette", "silhouettes", "roi", "rois"}
+MAYBE_MASK_WORDS |= {"lesion", "lesions", "foreground", "fg"}
 MASK_KINDS = {"color", "colors", "colour", "colours", "rgb", "viz", "vis", "instanceids", "ids"}
 """Words after one for masks at the end of the names of files: ``0_gtFine_color.png``."""
 GENERIC_FOLDERS = _IMAGES | _PHOTOS | {"data", "dataset", "datasets", "upload", "uploads"}
@@ -56,7 +66,16 @@ PART_WORDS |= {name for names in _PART_NAMES.values() for name in names}
 OUTPUT_WORDS = {"prediction", "predictions", "pred", "preds", "overlay", "overlays", "output"}
 """Words in the names of folders that programs write, which are no class beside class folders."""
 OUTPUT_WORDS |= {"outputs", "result", "results", "thumb", "thumbs", "thumbnail", "thumbnails"}
-
+OUTPUT_WORDS |= {"heatmap", "heatmaps", "gradcam", "saliency"}
+MADE_WORDS = OUTPUT_WORDS | {"instance", "instances", "superpixel", "superpixels", "fg"}
+"""Words at the end of the names of files that are made from an image of the same name, and are no mask of classes."""
+MADE_WORDS |= {"foreground", "center", "centers", "centre", "centres", "edge", "edges"}
+MADE_WORDS |= {"contour", "contours", "skeleton"}
+SENSOR_WORDS = {"depth", "depths", "disparity", "lidar", "thermal", "tir", "lwir", "swir", "flir"}
+"""Words in the names of folders and files that another sensor took of a scene."""
+SENSOR_WORDS |= {"ir", "nir", "infrared", "rededge", "irrg"}
+CAMERA_WORDS = {"rgb", "color", "colour", "visible", "vis", "optical"}
+"""Words in the names of folders and files of photos, where other sensors took pictures too."""
 
 COPY_WORDS = {"copy", "copies", "kopie", "copie", "copia", "backup", "backups", "bak"}
 """Words in the names of folders and files that are copies of others, as they are or changed."""
@@ -115,7 +134,7 @@ SOURCE_WORDS |= {"clip", "patient", "subject"}
 SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
 """Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""
 
-_FIRST_WORD = re.compile(r"([A-Za-z]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
+_FIRST_WORD = re.compile(r"([^\W\d_]+)(?:[_\-. ]|(?=\d))")  # of mask_0, mask0
 
 
 def part_of(name: str) -> str | None:
@@ -138,9 +157,14 @@ def first_word(name: str, words: Collection[str]) -> str:
     It is ``mask`` of ``mask0``, and empty if the name begins with none of the words.
     """
     match = _FIRST_WORD.match(name)
-    if match is None or match.group(1).lower() not in words:
+    if match is None or plain_word(match.group(1)) not in words:
         return ""
     return match.group()
+
+
+def plain_word(word: str) -> str:
+    """Return a word as the sets of words have it: in lower case and without accents."""
+    return _without_accents(word).lower()
 
 
 def _without_accents(name: str) -> str:

@@ -6,17 +6,22 @@ The columns are those of :mod:`dinoneck.data.tables`.
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.folder_texts import also_there, data_files
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word
-from dinoneck.data.image_tree import ImageFolder, image_folder, pictures_of, warn_of_masks
+from dinoneck.data.image_tree import (
+    Beside,
+    ImageFolder,
+    image_folder,
+    outputs_beside,
+    pictures_of,
+    warn_of_masks,
+)
 from dinoneck.data.layout import (
     HELD_OUT,
     Content,
@@ -27,6 +32,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
+from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
@@ -37,8 +43,6 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 logger = logging.getLogger(__name__)
-
-_SEPARATOR = r"[_\-. ]"  # of the words in a file's name
 
 
 def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
@@ -138,6 +142,8 @@ def describe(data: DataFolder, table: pd.DataFrame) -> str:
     if data.unread_part is None:
         return text
     content = data.unread_part.content
+    if content.problem:
+        return f"{text}; {content.images} is not read, and its labels cannot be: {content.problem}"
     if content.kind == "images":
         return f"{text}; {content.images} has no labels and is not read"
     truth = content.images if content.masks is None else content.masks
@@ -368,17 +374,17 @@ def _pair_by_other_names(
     Raises:
         DataError: if the names still differ.
     """
-    for image_affix, mask_affix, cut in _affixes(image_of, mask_of):
-        short_images = {cut(name, image_affix): file for name, file in image_of.items()}
-        short_masks = {cut(name, mask_affix): file for name, file in mask_of.items()}
-        if short_images.keys() == short_masks.keys():
-            changes = []
-            if image_affix:
-                changes.append(f"images without '{image_affix}'")
-            if mask_affix:
-                changes.append(f"masks without '{mask_affix}'")
-            _state_pairs(images, masks, ", ".join(changes), len(short_images))
-            return short_images, short_masks
+    affixes = shared_affixes(image_of, mask_of)
+    if affixes is not None:
+        short_images = {affixes.of_image(name): file for name, file in image_of.items()}
+        short_masks = {affixes.of_mask(name): file for name, file in mask_of.items()}
+        changes = []
+        if affixes.image_affix:
+            changes.append(f"images without '{affixes.image_affix}'")
+        if affixes.mask_affix:
+            changes.append(f"masks without '{affixes.mask_affix}'")
+        _state_pairs(images, masks, ", ".join(changes), len(short_images))
+        return short_images, short_masks
     folded_images = {name.casefold(): file for name, file in image_of.items()}
     folded_masks = {name.casefold(): file for name, file in mask_of.items()}
     is_one_to_one = len(folded_images) == len(image_of) and len(folded_masks) == len(mask_of)
@@ -393,51 +399,6 @@ def _state_pairs(images: Path, masks: Path, change: str, number: int) -> None:
     logger.warning("%s and %s: %s: %s", images, masks, change, counted(number, "pair"))
 
 
-def _affixes(
-    image_names: Collection[str], mask_names: Collection[str]
-) -> Iterator[tuple[str, str, Callable[[str, str], str]]]:
-    """What may be cut from all images, from all masks, and the function that cuts it from a name; "" = nothing.
-
-    Endings come first, of each the longest first.
-    """
-    for image_ending in _endings(image_names):
-        for mask_ending in _endings(mask_names):
-            yield image_ending, mask_ending, _without_ending
-    for image_beginning in _beginnings(image_names, IMAGE_WORDS | VAGUE_WORDS):
-        for mask_beginning in _beginnings(mask_names, MASK_WORDS):
-            yield image_beginning, mask_beginning, _without_beginning
-
-
-def _endings(names: Iterable[str]) -> list[str]:
-    """Return what all names end with, from a separator on, the longest first; and "" at last."""
-    backwards = [name[::-1] for name in names]
-    shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
-    starts = [match.start() for match in re.finditer(_SEPARATOR, shared)]
-    return [shared[start:] for start in starts] + [""]
-
-
-def _without_ending(name: str, ending: str) -> str:
-    return name.removesuffix(ending)
-
-
-def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
-
-    Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
-    """
-    last_parts = [name.rpartition("/")[2] for name in names]
-    shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    beginning = first_word(shared, words)
-    if not beginning and shared.lower() in words:
-        beginning = shared  # of img1 and img2
-    return [beginning, ""] if beginning else [""]
-
-
-def _without_beginning(name: str, beginning: str) -> str:
-    folder, slash, last_part = name.rpartition("/")
-    return folder + slash + last_part.removeprefix(beginning)
-
-
 def _other_names(
     image_of: Mapping[str, Path], mask_of: Mapping[str, Path], images: Path, masks: Path
 ) -> DataError:
@@ -448,6 +409,13 @@ def _other_names(
             f"{masks} holds several masks of an image of {images}, that end in {some_of(kinds, 5)}. "
             f"Move one kind into a folder of its own, such as all that end in {kinds[-1]}, and name "
             "it: --labels FOLDER; or name the files in a table (--csv, --labels COLUMN)"
+        )
+    made = _made_of_others(image_of.values())
+    if made:
+        return DataError(
+            f"{images} holds {counted(len(made), 'file')} called like what programs make of another "
+            f"one, such as {made[0].path.name} beside {made[0].image.name}: move such files into a "
+            "folder elsewhere, so that the images and their masks are left"
         )
     without_mask = sorted(image_of.keys() - mask_of.keys())
     without_image = sorted(mask_of.keys() - image_of.keys())
@@ -482,23 +450,34 @@ def _other_names(
     )
 
 
+def _made_of_others(images: Iterable[Path]) -> list[Beside]:
+    """The files among images that are called like what programs make of another one in their folder."""
+    by_folder: dict[Path, list[Path]] = {}
+    for file in images:
+        by_folder.setdefault(file.parent, []).append(file)
+    made = []
+    for files in by_folder.values():
+        made += outputs_beside(files, set())
+    return made
+
+
 def _kinds_of_masks(image_names: Collection[str], mask_names: Collection[str]) -> list[str]:
     """The endings of masks, if all are called after an image with an ending, and images have several.
 
     So of ``0_leftImg8bit`` and ``0_gtFine_color``, ``0_gtFine_labelIds``.
     """
-    for image_ending in _endings(image_names):
-        short_names = {_without_ending(name, image_ending) for name in image_names}
-        endings = [_ending_after(name, short_names) for name in mask_names]
-        kinds = sorted({ending for ending in endings if ending is not None})
-        if None not in endings and len(kinds) > 1 and len(mask_names) > len(image_names):
+    for image_ending in endings(image_names):
+        short_names = {without_ending(name, image_ending) for name in image_names}
+        mask_endings = [_ending_after(name, short_names) for name in mask_names]
+        kinds = sorted({ending for ending in mask_endings if ending is not None})
+        if None not in mask_endings and len(kinds) > 1 and len(mask_names) > len(image_names):
             return kinds
     return []
 
 
 def _ending_after(name: str, short_names: Collection[str]) -> str | None:
     """What follows one of some names in a name, from a separator on: the shortest; None if there is no such one."""
-    for match in reversed(list(re.finditer(_SEPARATOR, name))):
+    for match in reversed(list(re.finditer(SEPARATOR, name))):
         if name[: match.start()] in short_names:
             return name[match.start() :]
     return None

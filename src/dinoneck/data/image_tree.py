@@ -7,6 +7,7 @@ imported.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -16,26 +17,37 @@ from pathlib import Path
 
 from dinoneck.data.cells import cell_text
 from dinoneck.data.folder_words import (
+    CAMERA_WORDS,
     IMAGE_WORDS,
+    MADE_WORDS,
     MASK_KINDS,
     MASK_WORDS,
+    MAYBE_MASK_WORDS,
     OUTPUT_WORDS,
+    SENSOR_WORDS,
     VAGUE_WORDS,
     first_word,
+    plain_word,
     words_of,
 )
+from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORD = re.compile(r"[_\-. ]([A-Za-z]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
+_LAST_WORD = re.compile(r"[_\-. ]([^\W\d_]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
 _PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
 _LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
 _ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
 _MOST_COLOURS = 64  # of a mask in colours; a photo has thousands
+# JPEG changes black and white along edges: of masks of lines 1 to 9 pixels wide, at quality 50,
+# 98.7 % of the pixels stay this near to black or white; a screenshot of a report has 80 %
+_NEAR_BLACK_OR_WHITE = 40  # of 255
+_SHARE_BLACK_AND_WHITE = 0.95
+_LEAST_OF_EACH = 0.001  # of the pixels black, and of them white
 _MOST_PIXELS = 50_000_000  # of a file whose colours are counted: less than a second
 _OPENED = 3  # files of a folder that are opened
 _MOST_ALIKE = 5  # folders with the same names: images, masks, depth ...; more are classes or days
@@ -132,6 +144,7 @@ class Pictures:
         maybe_mask_files: files that are called like the mask of an image and do not look so.
         output_files: files that are called like what programs make of an image.
         output_folders: folders that are called like what programs write -> the images in them.
+        sensor_files: files that are called like what another sensor took of the scene of an image.
     """
 
     images: list[Path] = field(default_factory=list)
@@ -140,6 +153,7 @@ class Pictures:
     maybe_mask_files: list[Beside] = field(default_factory=list)
     output_files: list[Beside] = field(default_factory=list)
     output_folders: dict[Path, list[Path]] = field(default_factory=dict)
+    sensor_files: list[Beside] = field(default_factory=list)
 
     def add(self, other: Pictures) -> None:
         """Add what is below another folder."""
@@ -149,6 +163,7 @@ class Pictures:
         self.maybe_mask_files += other.maybe_mask_files
         self.output_files += other.output_files
         self.output_folders |= other.output_folders
+        self.sensor_files += other.sensor_files
 
 
 def pictures_of(top: ImageFolder) -> Pictures:
@@ -158,7 +173,7 @@ def pictures_of(top: ImageFolder) -> Pictures:
     for folder in folders:  # it grows meanwhile
         mask_folders = {pair.masks for pair in mask_pairs(folder)}
         for pair in mirrored_masks(folder.with_images()):
-            if words_of(pair.images.name) & _PICTURE_WORDS:
+            if pair.is_certain and words_of(pair.images.name) & _PICTURE_WORDS:
                 mask_folders.add(pair.masks)
             elif pair.masks not in mask_folders:
                 pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
@@ -169,7 +184,8 @@ def pictures_of(top: ImageFolder) -> Pictures:
         beside = masks_beside(folder.images)
         pictures.masks += beside.masks
         pictures.maybe_mask_files += beside.maybe_masks
-        pictures.output_files += _outputs_beside(folder.images, set(beside.masks))
+        pictures.output_files += outputs_beside(folder.images, set(beside.masks))
+        pictures.sensor_files += _sensor_files_beside(folder.images, set(beside.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
     is_mask = set(pictures.masks)
     pictures.images = [file for file in top.all_images() if file not in is_mask]
@@ -184,18 +200,53 @@ def is_called_output(folder: ImageFolder) -> bool:
     return bool(words) and words <= OUTPUT_WORDS
 
 
-def _outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
-    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``."""
-    by_stem = {file.stem: file for file in images}
+def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
+    """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``, ``0_rgb.png``."""
+    by_stem = {}
+    for file in images:
+        by_stem[_without_word(file.stem, CAMERA_WORDS)] = file
+    by_stem |= {file.stem: file for file in images}
     outputs = []
     for file in images:
         match = _LAST_WORD.search(file.stem)
-        if file in masks or match is None or match.group(1).lower() not in OUTPUT_WORDS:
+        if file in masks or match is None or plain_word(match.group(1)) not in MADE_WORDS:
             continue
         image = by_stem.get(file.stem[: match.start()])
         if image is not None:
             outputs.append(Beside(file, image))
     return outputs
+
+
+def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
+    """The files that are called like what another sensor took: ``0_depth.png``, ``ir_0.jpg`` of ``rgb_0.jpg``."""
+    photo_of = {}
+    sensor_files = []
+    for file in images:
+        if file in masks:
+            continue
+        if _without_word(file.stem, SENSOR_WORDS) != file.stem:
+            sensor_files.append(file)
+        else:
+            photo_of[_without_word(file.stem, _PICTURE_WORDS | CAMERA_WORDS)] = file
+    beside = []
+    for file in sensor_files:
+        photo = photo_of.get(_without_word(file.stem, SENSOR_WORDS))
+        if photo is not None:
+            beside.append(Beside(file, photo))
+    return beside
+
+
+def _without_word(stem: str, words: Collection[str]) -> str:
+    """The name of a file without one of some words at its end, or else at its beginning."""
+    match = _LAST_WORD.search(stem)
+    if match is not None and plain_word(match.group(1)) in words:
+        return stem[: match.start()]
+    return stem.removeprefix(first_word(stem, words))
+
+
+def stems_without_sensor(folder: ImageFolder) -> set[str]:
+    """Return the paths of all images without suffixes and words for sensors: ``0`` of ``depth_0`` and ``0_rgb``."""
+    return {_without_word(stem, SENSOR_WORDS | CAMERA_WORDS) for stem in folder.stems()}
 
 
 def warn_of_masks(pictures: Sequence[Pictures]) -> None:
@@ -221,6 +272,11 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     _warn_of_files(
         everything.output_files,
         "what programs make of another one",
+        "if they are, move them into a folder elsewhere",
+    )
+    _warn_of_files(
+        everything.sensor_files,
+        "what another sensor took of the scene of another one",
         "if they are, move them into a folder elsewhere",
     )
     if everything.output_folders:
@@ -258,11 +314,13 @@ class MaskPair:
         images: the folder of the images, without folders of masks in it.
         masks: the folder of the masks.
         is_around: whether the folder of the masks is in that of the images.
+        is_certain: whether nothing but masks has such names and pixels.
     """
 
     images: ImageFolder
     masks: ImageFolder
     is_around: bool
+    is_certain: bool = True
 
 
 def mask_pairs(top: ImageFolder) -> list[MaskPair]:
@@ -310,7 +368,8 @@ def _is_pair(images: ImageFolder, masks: ImageFolder, others: Sequence[ImageFold
     if words & VAGUE_WORDS:
         return is_mirror or look_like_masks(masks, images)
     # wheat and masks, or a class wheat and a class target: names and pixels have to agree
-    return is_mirror and look_like_masks(masks, images)
+    are_alike = is_mirror or shared_affixes(images.stems(), masks.stems()) is not None
+    return are_alike and look_like_masks(masks, images)
 
 
 def name_without_words(folder: ImageFolder) -> str:
@@ -357,7 +416,7 @@ def _without_last_mask_words(stem: str) -> str:
     rest = stem
     match = _LAST_WORD.search(rest)
     while match is not None:
-        word = match.group(1).lower()
+        word = plain_word(match.group(1))
         if word not in MASK_WORDS | MASK_KINDS:
             break
         rest = rest[: match.start()]
@@ -370,7 +429,32 @@ def _without_last_mask_words(stem: str) -> str:
 def mirrored_masks(
     folders: Sequence[ImageFolder],
 ) -> Iterator[MaskPair]:
-    """Yield images and masks of folders whose files have the same names, up to suffixes, and look so."""
+    """Yield images and masks of folders whose files look so, and have the same names but for suffixes or affixes.
+
+    Masks of equal names in a format without losses are certain. Others are, if a word says that
+    they are masks: classes of black and white pictures have such names too.
+    """
+    of_equal_names = list(_mirrored_names(folders))
+    yield from of_equal_names
+    found = {pair.masks for pair in of_equal_names}
+    by_count: dict[int, list[ImageFolder]] = {}
+    for folder in folders:
+        by_count.setdefault(len(folder.all_images()), []).append(folder)
+    for alike in by_count.values():
+        if len(alike) > _MOST_ALIKE:
+            continue
+        for masks, other in itertools.permutations(alike, 2):
+            if masks in found or other in found:
+                continue
+            affixes = shared_affixes(other.stems(), masks.stems())
+            is_alike = affixes is not None and (affixes.image_affix or affixes.mask_affix)
+            if affixes is not None and is_alike and _are_flat(masks, other):
+                is_certain = _says_masks(masks.name) or _says_masks(affixes.mask_affix)
+                yield MaskPair(other, masks, is_around=False, is_certain=is_certain)
+
+
+def _mirrored_names(folders: Sequence[ImageFolder]) -> Iterator[MaskPair]:
+    """Images and masks of folders whose files have the same names, up to suffixes, and look so."""
     groups: dict[tuple[int, str, str], list[ImageFolder]] = {}
     for folder in folders:
         images = folder.all_images()
@@ -385,7 +469,13 @@ def mirrored_masks(
                 if masks is other or masks.stems() != other.stems():
                     continue
                 if look_like_masks(masks, other):
-                    yield MaskPair(other, masks, is_around=False)
+                    is_certain = _are_lossless(masks) or _says_masks(masks.name)
+                    yield MaskPair(other, masks, is_around=False, is_certain=is_certain)
+
+
+def _says_masks(name: str) -> bool:
+    """Whether a word in a name says that it is that of masks, perhaps."""
+    return bool(words_of(name) & (MASK_WORDS | MAYBE_MASK_WORDS))
 
 
 # Files of masks
@@ -396,14 +486,33 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     """Whether the first files of one folder are like masks, and those of the other are not.
 
     Masks have one band or a palette where images have three, or few colours where images have many.
+    JPEG files are masks if they are black and white.
     """
     some_masks = masks.all_images()[:_OPENED]
     some_images = images.all_images()[:_OPENED]
-    if not all(file.suffix.lower() in _LOSSLESS_SUFFIXES for file in some_masks):
+    if _are_lossless(masks):
+        if all(map(_has_one_band, some_masks)) and not any(map(_has_one_band, some_images)):
+            return True
+    return _are_flat(masks, images)
+
+
+def _are_lossless(masks: ImageFolder) -> bool:
+    """Whether the first files of a folder have a format without losses."""
+    some_masks = masks.all_images()[:_OPENED]
+    return all(file.suffix.lower() in _LOSSLESS_SUFFIXES for file in some_masks)
+
+
+def _are_flat(masks: ImageFolder, images: ImageFolder) -> bool:
+    """Whether the first files of one folder have few colours, or JPEG's black and white, and those of the other not."""
+    some_masks = masks.all_images()[:_OPENED]
+    some_images = images.all_images()[:_OPENED]
+    if not all(map(_has_many_colours, some_images)):
         return False
-    if all(map(_has_one_band, some_masks)) and not any(map(_has_one_band, some_images)):
-        return True
-    return all(map(_has_few_colours, some_masks)) and all(map(_has_many_colours, some_images))
+    if _are_lossless(masks):
+        return all(map(_has_few_colours, some_masks))
+    return all(map(_is_black_and_white, some_masks)) and not any(
+        map(_is_black_and_white, some_images)
+    )
 
 
 @dataclass
@@ -560,6 +669,29 @@ def _has_mode(file: Path, modes: Sequence[str]) -> bool:
 def _has_few_colours(file: Path) -> bool:
     colours = _colours(file)
     return colours is not None and colours <= _MOST_COLOURS
+
+
+def _is_black_and_white(file: Path) -> bool:
+    """Whether nearly all pixels of a file are black or white, up to what JPEG makes of them, and some are each."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                return False
+            histograms = image.convert("RGB").histogram()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    for band in range(3):
+        counts = histograms[256 * band : 256 * (band + 1)]
+        total = sum(counts)
+        black = sum(counts[:_NEAR_BLACK_OR_WHITE])
+        white = sum(counts[-_NEAR_BLACK_OR_WHITE:])
+        if black + white < _SHARE_BLACK_AND_WHITE * total:
+            return False
+        if min(black, white) < _LEAST_OF_EACH * total:
+            return False
+    return True
 
 
 def _has_many_colours(file: Path) -> bool:

@@ -27,6 +27,7 @@ from dinoneck.data.image_tree import (
     masks_beside,
     name_without_words,
 )
+from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
 
@@ -51,12 +52,14 @@ class Content:
         images: the folder of the images.
         masks: of images and masks: the folder of the masks, which may be that of the images.
         classes: of class folders: their names, sorted.
+        problem: of images alone: why their labels cannot be read; empty = there are none.
     """
 
     kind: Kind
     images: Path
     masks: Path | None = None
     classes: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,12 +283,33 @@ def _images_and_masks(
     if len(_part_names(images.with_images())) > 1:
         raise DataError(
             f"the folders of {images.path} are {listed(names)}, with masks in {masks.path}: parts of "
-            "a data set, or one set? If they are folds, each held out in turn: --subfolders folds; if "
-            f"they are one set: --images {images.path} --labels {masks.path}; parts that are called "
-            "train and val (and test) are read as such"
+            f"a data set, or one set? {_readings_of_parts(images, masks)}"
         )
     _warn_of_copies(images)
     return DataFolder(root, Content("masks", images.path, masks.path))
+
+
+def _readings_of_parts(images: ImageFolder, masks: ImageFolder) -> str:
+    """How images and masks with folders that may be parts can be read, for the end of a message."""
+    readings = []
+    names = {folder.name for folder in images.with_images()}
+    mask_names = {folder.name for folder in masks.with_images()}
+    if not images.images and names <= mask_names:
+        readings.append("If they are folds, each held out in turn: --subfolders folds")
+    stems = images.stems()
+    mask_stems = masks.stems()
+    if stems == mask_stems or shared_affixes(stems, mask_stems) is not None:
+        readings.append(f"if they are one set: --images {images.path} --labels {masks.path}")
+    if not readings:
+        number = counted(len(mask_stems), "mask")
+        return (
+            f"There {'is' if len(mask_stems) == 1 else 'are'} {number} for "
+            f"{counted(len(stems), 'image')}: name the pairs in a table (--csv, --labels COLUMN)"
+        )
+    if not images.images:
+        readings.append("parts that are called train and val (and test) are read as such")
+    text = "; ".join(readings)
+    return text[0].upper() + text[1:]
 
 
 def _warn_of_copies(images: ImageFolder) -> None:
@@ -442,8 +466,8 @@ def _unread_content(folder: ImageFolder) -> Content:
     """The content of a part that is not read: it may have no labels, in any form."""
     try:
         return _part_content(folder)
-    except DataError:
-        return Content("images", folder.path)
+    except DataError as error:
+        return Content("images", folder.path, problem=str(error))
 
 
 def _content_without_mask_folder(folder: ImageFolder, *, is_named: bool) -> Content:

@@ -32,6 +32,7 @@ from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.fitting import fit
+from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.source import Source, live_tokens, source_of
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
@@ -149,6 +150,7 @@ class Run:
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
         problem = self._problem()
         self.folds = folds_of(config, self.table)
+        warn_of_mask_classes(problem, self.table, self.folds)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
         # refused before the training, as the file of a head refuses it

@@ -1,0 +1,97 @@
+"""Names of images and of their masks, which agree once something is left out of all of them.
+
+Neither pandas nor torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word, plain_word
+
+SEPARATOR = r"[_\-. ]"
+"""Between the words in the name of a file."""
+
+
+@dataclass(frozen=True)
+class Affixes:
+    """What the names of all images, and those of all masks, have more than their pairs.
+
+    Attributes:
+        image_affix: an ending or a beginning of all images; "" = nothing.
+        mask_affix: one of all masks.
+        cut: returns a name without an affix.
+    """
+
+    image_affix: str
+    mask_affix: str
+    cut: Callable[[str, str], str]
+
+    def of_image(self, name: str) -> str:
+        """Return the name of an image that it shares with its mask."""
+        return self.cut(name, self.image_affix)
+
+    def of_mask(self, name: str) -> str:
+        """Return the name of a mask that it shares with its image."""
+        return self.cut(name, self.mask_affix)
+
+
+def shared_affixes(image_names: Collection[str], mask_names: Collection[str]) -> Affixes | None:
+    """Return what to leave out of all names for pairs of images and masks; None = nothing does.
+
+    It is tried in this order: an ending of all images, an ending of all masks, or both (``0_sat``
+    and ``0_mask``); then a word that all images begin with, or all masks, or both (``img_0`` and
+    ``mask_0``).
+    """
+    if len(image_names) != len(mask_names):
+        return None
+    for affixes in _affixes(image_names, mask_names):
+        short_images = {affixes.of_image(name) for name in image_names}
+        short_masks = {affixes.of_mask(name) for name in mask_names}
+        if short_images == short_masks and len(short_images) == len(image_names):
+            return affixes
+    return None
+
+
+def _affixes(image_names: Collection[str], mask_names: Collection[str]) -> Iterator[Affixes]:
+    """What may be cut: endings first, of each the longest first."""
+    for image_ending in endings(image_names):
+        for mask_ending in endings(mask_names):
+            yield Affixes(image_ending, mask_ending, without_ending)
+    for image_beginning in _beginnings(image_names, IMAGE_WORDS | VAGUE_WORDS):
+        for mask_beginning in _beginnings(mask_names, MASK_WORDS):
+            yield Affixes(image_beginning, mask_beginning, _without_beginning)
+
+
+def endings(names: Iterable[str]) -> list[str]:
+    """Return what all names end with, from a separator on, the longest first; and "" at last."""
+    backwards = [name[::-1] for name in names]
+    shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
+    starts = [match.start() for match in re.finditer(SEPARATOR, shared)]
+    return [shared[start:] for start in starts] + [""]
+
+
+def without_ending(name: str, ending: str) -> str:
+    """Return a name without an ending, if it has it."""
+    return name.removesuffix(ending)
+
+
+def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
+    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
+
+    Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
+    """
+    last_parts = [name.rpartition("/")[2] for name in names]
+    shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
+    beginning = first_word(shared, words)
+    if not beginning and plain_word(shared) in words:
+        beginning = shared  # of img1 and img2
+    return [beginning, ""] if beginning else [""]
+
+
+def _without_beginning(name: str, beginning: str) -> str:
+    folder, slash, last_part = name.rpartition("/")
+    return folder + slash + last_part.removeprefix(beginning)
