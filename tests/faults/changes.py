@@ -404,11 +404,11 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
     """Judge all ways to change the weights, or a share of them, at one place."""
     world = World(folder)
     changes = OF_ANY if mode in OF_HEADS else OF_BACKBONE
-    named = _Named()
-    logging.getLogger("dinoneck").addHandler(named)
+    other_weights = _OtherWeights()
+    logging.getLogger("dinoneck").addHandler(other_weights)
     try:
         for name in sampled([*changes], share):
-            named.warnings.clear()
+            other_weights.warnings.clear()
             tolerance = HALF_TOLERANCE if name in HALVES or "store" in mode else TOLERANCE
 
             def run(name: str = name, tolerance: float = tolerance) -> None:
@@ -416,16 +416,16 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
                 try:
                     check_same(_flat(found), _flat(right), "results", tolerance)
                 except Differs:
-                    if not named.warnings:
+                    if not other_weights.warnings:
                         raise
 
             result = verdict(name, run)
-            yield NOTICED if result == HARMLESS and named.warnings else result
+            yield NOTICED if result == HARMLESS and other_weights.warnings else result
     finally:
-        logging.getLogger("dinoneck").removeHandler(named)
+        logging.getLogger("dinoneck").removeHandler(other_weights)
 
 
-class _Named(logging.Handler):
+class _OtherWeights(logging.Handler):
     """Keeps the warnings that a file names other weights than those that its head was trained on."""
 
     def __init__(self) -> None:

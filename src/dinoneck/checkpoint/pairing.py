@@ -525,12 +525,13 @@ def apply_lora(
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
         trainable = False
-        source, own_source = record.get("source"), backbone.adapter.source
+        trained_source = record.get("source")
+        source = backbone.adapter.source
         reason = str(error)
-        if source != own_source:
+        if trained_source != source:
             reason = (
-                f"they were trained on a model of {source}, this one is of {own_source}; load the "
-                f"backbone with source={source!r}"
+                f"they were trained on a model of {trained_source}, this one is of {source}; load "
+                f"the backbone with source={trained_source!r}"
             )
         raise CheckpointError(
             f"the LoRA weights do not fit this backbone: {reason}", step="pairing"

@@ -87,8 +87,10 @@ def report(
         report_images = _box_images(
             files, images, truth, training, model.classes, model.preprocess.bits
         )
-        named, paths = report_images.entries, report_images.files
-        known, shown = report_images.known_boxes, report_images.pixels
+        named = report_images.entries
+        paths = report_images.files
+        known = report_images.known_boxes
+        shown = report_images.pixels
     entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
     facts = _facts(head, heads, model, truth)
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -428,9 +429,11 @@ def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
         of_masks = {pair.masks.name for pair in mask_pairs(folder)}
         if not folder.images:
             inside.append({subfolder.name for subfolder in folder.with_images()} - of_masks)
-    everything = set().union(*inside)
-    is_shared = any(sum(name in names for names in inside) > 1 for name in everything)
-    return sorted(everything) if is_shared and len(everything) > 1 else []
+    count_of = Counter[str]()
+    for names in inside:
+        count_of.update(names)
+    is_shared = max(count_of.values(), default=0) > 1
+    return sorted(count_of) if is_shared and len(count_of) > 1 else []
 
 
 def _check_repeated_classes(candidates: _Candidates) -> None:

@@ -86,7 +86,9 @@ def entries_of(values: Any) -> Entries:
 
 def _repair_ids(uses: Sequence[tuple[Entries, str]], repairs: Repairs) -> None:
     """Make ids comparable: whole numbers where all spell one, else texts."""
-    values = [entry.get(key) for entries, key in uses for entry in entries]
+    values: list[Any] = []
+    for entries, key in uses:
+        values += [entry.get(key) for entry in entries]
     if all(is_integer(value) for value in values):
         return
     texts = [value for value in values if isinstance(value, str)]

@@ -109,9 +109,8 @@ class _Masks:
     def __init__(self, entries: Sequence[BoxOfImage]) -> None:
         self._entries = entries
         self._segmentations = [entry.box.segmentation for entry in entries]
-        self._is_same: Array | None = (
-            None  # (n, n), once masks that are written in two ways are compared
-        )
+        # (n, n), made when masks that are written in two ways are compared first
+        self._is_same: Array | None = None
 
     def are_same(self, i: int, j: int) -> bool:
         """Whether the masks do not tell two boxes apart."""

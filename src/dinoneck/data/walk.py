@@ -339,49 +339,45 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 def warn_of_left_out(listings: Sequence[Listing]) -> None:
     """Name, in one line each, what is left out: pictures that are not read, archives, links to nothing, and runs."""
-    others = [file for listing in listings for file in listing.others]
-    if others:
-        kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
+    others: list[Path] = []
+    unnamed: list[Path] = []
+    unreadable: list[Path] = []
+    archives: list[Path] = []
+    lost: list[Path] = []
+    run_folders: list[Path] = []
+    for listing in listings:
+        others += listing.others
+        unnamed += listing.unnamed
+        unreadable += listing.unreadable
+        archives += listing.archives
+        lost += listing.lost
+        run_folders += listing.run_folders
+    suffixes = ", ".join(sorted({file.suffix.lower() for file in others}))
+    _warn_of(others, "file", f" of other formats ({suffixes})", "; convert them")
+    _warn_of(
+        unnamed,
+        "picture",
+        " in files that are not named as such",
+        "; end their names in .png, .jpg or what they are",
+    )
+    _warn_of(
+        unreadable,
+        "file",
+        " called like pictures with one suffix more, which are none",
+        "; restore the pictures, or remove the files",
+    )
+    _warn_of(archives, "archive", "", "; if it holds images, unpack it")
+    _warn_of(lost, "link", " to nothing", "; restore what it names, or remove it")
+    _warn_of(run_folders, "folder", " that dinoneck wrote, trainings or stores", "")
+
+
+def _warn_of(paths: Sequence[Path], noun: str, cause: str, remedy: str) -> None:
+    """Name the first of some paths that are left out, with their number; nothing without any."""
+    if paths:
         logger.warning(
-            "left out: %s of other formats (%s), the first %s; convert them",
-            counted(len(others), "file"),
-            kinds,
-            others[0],
-        )
-    unnamed = [file for listing in listings for file in listing.unnamed]
-    if unnamed:
-        logger.warning(
-            "left out: %s in files that are not named as such, the first %s; end their names in "
-            ".png, .jpg or what they are",
-            counted(len(unnamed), "picture"),
-            unnamed[0],
-        )
-    unreadable = [file for listing in listings for file in listing.unreadable]
-    if unreadable:
-        logger.warning(
-            "left out: %s called like pictures with one suffix more, which are none, the first %s; "
-            "restore the pictures, or remove the files",
-            counted(len(unreadable), "file"),
-            unreadable[0],
-        )
-    archives = [file for listing in listings for file in listing.archives]
-    if archives:
-        logger.warning(
-            "left out: %s, the first %s; if it holds images, unpack it",
-            counted(len(archives), "archive"),
-            archives[0],
-        )
-    lost = [link for listing in listings for link in listing.lost]
-    if lost:
-        logger.warning(
-            "left out: %s to nothing, the first %s; restore what it names, or remove it",
-            counted(len(lost), "link"),
-            lost[0],
-        )
-    run_folders = [folder for listing in listings for folder in listing.run_folders]
-    if run_folders:
-        logger.warning(
-            "left out: %s that dinoneck wrote, trainings or stores, the first %s",
-            counted(len(run_folders), "folder"),
-            run_folders[0],
+            "left out: %s%s, the first %s%s",
+            counted(len(paths), noun),
+            cause,
+            paths[0],
+            remedy,
         )

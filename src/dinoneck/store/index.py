@@ -103,7 +103,7 @@ class Index:
             self._check_schema()
             try:
                 [about] = self._rows(_ABOUT)
-                made, self._ids_in_file, *times, self.rows = convert(
+                made, id_count, modified, changed, row_count = convert(
                     about, tuple[str, Whole, int, int, Whole]
                 )
                 file_bytes = path.stat().st_size
@@ -112,9 +112,11 @@ class Index:
             if made != shards.made:
                 raise StoreError(f"{path} is the index of another store; delete it")
             # the reader takes memory for each row; a row has more than a byte in the file
-            if self.rows > file_bytes:
-                raise self._damage(ValueError(f"{self.rows} rows in {file_bytes} bytes"))
-            self.times = times[0], times[1]
+            if row_count > file_bytes:
+                raise self._damage(ValueError(f"{row_count} rows in {file_bytes} bytes"))
+            self.rows = row_count
+            self._ids_in_file = id_count
+            self.times = (modified, changed)
 
     def _check_schema(self) -> None:
         """Compare the tables with those of an index, before any of them is read.
@@ -122,9 +124,10 @@ class Index:
         Raises:
             StoreError: if the file defines anything else.
         """
-        definitions = {" ".join(str(sql).split()) for (sql,) in self._rows(_SCHEMA)}
-        expected = {" ".join(sql.split()) for sql in f"{_TABLES}{_ID_INDEX}".split(";")} - {""}
-        if {sql.lower() for sql in definitions} != expected:
+        definitions = {_in_one_line(str(sql)).lower() for (sql,) in self._rows(_SCHEMA)}
+        statements = f"{_TABLES}{_ID_INDEX}".split(";")
+        expected = {_in_one_line(sql) for sql in statements if sql.strip()}
+        if definitions != expected:
             raise self._damage(ValueError("it has other tables than an index"))
 
     def laid_over(self, shards: Iterable[tuple[str, list[Entry]]]) -> Index:
@@ -382,3 +385,8 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
             "insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times]
         )
         database.execute("commit")
+
+
+def _in_one_line(sql: str) -> str:
+    """A statement with single blanks between its words."""
+    return " ".join(sql.split())

@@ -190,7 +190,8 @@ class Shards:
             raise ValueError(
                 "its tokens were made with other values than store.json and the channel scale state"
             )
-        entries, images = [], msgspec.json.decode(metadata["images"], type=list[_Listed])
+        images = msgspec.json.decode(metadata["images"], type=list[_Listed])
+        entries = []
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
             begins = []
             sums = bytes.fromhex(digits)

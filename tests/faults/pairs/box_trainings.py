@@ -17,10 +17,10 @@ from tests.faults.pairs.options import (
     Differs,
     Option,
     Settings,
+    Trainings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 from tests.unit.detection import coloured_boxes
 
@@ -61,13 +61,7 @@ TOLERANCE = 1e-5
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: train, score the file, and compare with each option alone."""
-    world = World(folder)
-    for settings in cases:
-
-        def run(settings: Settings = settings) -> None:
-            world.check(settings)
-
-        yield verdict(name_of(settings, OPTIONS), run)
+    return judged(cases, OPTIONS, World(folder).check)
 
 
 class World:
@@ -76,7 +70,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.boxes = coloured_boxes.write(folder / "images")
-        self._trained: dict[str, Any] = {}
+        self._trainings = Trainings(self.train)
 
     def check(self, settings: Settings) -> None:
         """Train with both options, then with each alone."""
@@ -86,18 +80,9 @@ class World:
                 continue
             if name in OF_A_PLAN and settings["freeze"] is None:
                 continue  # a detector's own plan trains blocks from its tenth epoch on
-            alone = self.train_once({**settings, name: None})
+            alone = self._trainings.result_of({**settings, name: None})
             if alone is not None and _are_equal(alone, weights):
                 raise Differs(f"{name} has no effect, and is not refused")
-
-    def train_once(self, settings: Settings) -> Any:
-        key = json.dumps(settings)
-        if key not in self._trained:
-            try:
-                self._trained[key] = self.train(settings)
-            except DinoneckError:
-                self._trained[key] = None
-        return self._trained[key]
 
     def train(self, settings: Settings) -> Any:
         """Train; compare the stated scores with those of the file, and return its weights."""

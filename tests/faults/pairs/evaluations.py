@@ -25,9 +25,8 @@ from tests.faults.pairs.options import (
     Option,
     Settings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 from tests.unit import tuned_backbones
 
@@ -70,13 +69,7 @@ SHORTEST_PX = 4  # of the sides of true boxes; degenerate ones are skipped, with
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: run the command, and compare its scores."""
-    world = World(folder)
-    for settings in cases:
-
-        def run(settings: Settings = settings) -> None:
-            world.check(settings)
-
-        yield verdict(name_of(settings, OPTIONS), run)
+    return judged(cases, OPTIONS, World(folder).check)
 
 
 class World:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +17,8 @@ from tests.faults.pairs.options import (
     Option,
     Settings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 
 from dinoneck import DinoneckError, FeatureStore
@@ -61,12 +61,7 @@ PASSED_ON = (
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: extract, and compare every view of every image."""
-    for settings in cases:
-
-        def run(settings: Settings = settings) -> None:
-            check(settings, folder)
-
-        yield verdict(name_of(settings, OPTIONS), run)
+    return judged(cases, OPTIONS, functools.partial(check, folder=folder))
 
 
 def check(settings: Settings, folder: Path) -> None:

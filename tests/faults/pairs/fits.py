@@ -7,7 +7,6 @@ and opened with the images, predicts what it predicted.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,13 +20,13 @@ from tests.faults.pairs.options import (
     Differs,
     Option,
     Settings,
+    Trainings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 
-from dinoneck import DinoneckError, FeatureStore, FPNHead, PatchMeanHead, Predictor, Task, save_head
+from dinoneck import FeatureStore, FPNHead, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 IDS = ("a", "b", "c", "d", "e", "f")
@@ -77,13 +76,7 @@ FIELDS = (
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: train, and compare with the training without each of the two."""
-    world = World(folder)
-    for settings in cases:
-
-        def run(settings: Settings = settings) -> None:
-            world.check(settings)
-
-        yield verdict(name_of(settings, OPTIONS), run)
+    return judged(cases, OPTIONS, World(folder).check)
 
 
 class World:
@@ -93,7 +86,7 @@ class World:
         self.folder = folder
         self.paths = kit.write_images(folder / "images", [f"{name}.png" for name in IDS], *SIZE)
         self.values = {name: 1.0 + number for number, name in enumerate(IDS)}
-        self._trained: dict[str, Any] = {}
+        self._trainings = Trainings(self.train)
 
     def check(self, settings: Settings) -> None:
         """Train with both options; then without each."""
@@ -101,7 +94,7 @@ class World:
         for option in OPTIONS:
             if settings[option.name] == option.neutral:
                 continue
-            without = self.train_once({**settings, option.name: option.neutral})
+            without = self._trainings.result_of({**settings, option.name: option.neutral})
             if without is None or option.name in ("two tasks", "layers"):
                 continue
             if option in FORMS:
@@ -110,15 +103,6 @@ class World:
                 check_same(predictions, without, f"the head without {option.name}", tolerance)
             elif np.allclose(predictions, without, rtol=0, atol=1e-7):
                 raise Differs(f"{option.name} has no effect, and is not refused")
-
-    def train_once(self, settings: Settings) -> Any:
-        key = json.dumps(settings)
-        if key not in self._trained:
-            try:
-                self._trained[key] = self.train(settings)
-            except DinoneckError:
-                self._trained[key] = None
-        return self._trained[key]
 
     def train(self, settings: Settings) -> list[float]:
         """Train a head; compare its file with it, and return its predictions of all images."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import math
 import random
 import warnings
@@ -108,3 +110,33 @@ def verdict(name: str, check: Callable[[], object]) -> str:
     except Exception as error:
         return f"{name}: {type(error).__name__}: {error}"
     return HARMLESS
+
+
+def judged(
+    cases: Sequence[Settings], options: Sequence[Option], check: Callable[[Settings], object]
+) -> Iterator[str]:
+    """Yield the verdict on every case, with the options that are not neutral as its name."""
+    for settings in cases:
+        yield verdict(name_of(settings, options), functools.partial(check, settings))
+
+
+class Trainings:
+    """What settings train to, each trained once; None where they are refused.
+
+    Args:
+        train: returns what is compared of a training.
+    """
+
+    def __init__(self, train: Callable[[Settings], Any]) -> None:
+        self._train = train
+        self._results: dict[str, Any] = {}
+
+    def result_of(self, settings: Settings) -> Any:
+        """Return what a training with these settings gives."""
+        key = json.dumps(settings)
+        if key not in self._results:
+            try:
+                self._results[key] = self._train(settings)
+            except DinoneckError:
+                self._results[key] = None
+        return self._results[key]

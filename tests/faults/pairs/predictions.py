@@ -18,9 +18,8 @@ from tests.faults.pairs.options import (
     Option,
     Settings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 
 from dinoneck import DinoneckError, PatchMeanHead, Predictor, Task, save_head
@@ -61,13 +60,7 @@ VIEWS = {
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: run the command, and compare its table."""
-    world = World(folder)
-    for settings in cases:
-
-        def run(settings: Settings = settings) -> None:
-            world.check(settings)
-
-        yield verdict(name_of(settings, OPTIONS), run)
+    return judged(cases, OPTIONS, World(folder).check)
 
 
 class World:

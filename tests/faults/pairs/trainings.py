@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,10 +23,10 @@ from tests.faults.pairs.options import (
     Differs,
     Option,
     Settings,
+    Trainings,
     check_same,
-    name_of,
+    judged,
     pairs,
-    verdict,
 )
 
 from dinoneck import DinoneckError, Predictor
@@ -88,15 +87,7 @@ CASES = [*pairs(OPTIONS)]
 
 def outcomes(cases: Sequence[Settings], folder: Path) -> Iterator[str]:
     """Judge cases: train, then predict with every file of the run."""
-    field = Field(folder)
-    for settings in cases:
-        name = name_of(settings, OPTIONS)
-
-        def run(settings: Settings = settings) -> None:
-            predictions = field.train(settings)
-            field.check_effect(settings, predictions)
-
-        yield verdict(name, run)
+    return judged(cases, OPTIONS, Field(folder).check)
 
 
 class Field:
@@ -106,7 +97,7 @@ class Field:
         self.folder = folder
         self.images = folder / "images"
         self.table = folder / "table.csv"
-        self._alone: dict[str, Any] = {}
+        self._trainings = Trainings(self.train)
         names = [f"{number}.png" for number in range(COUNT)]
         kit.write_images(self.images, names, 40, 60)
         rng = np.random.default_rng(0)
@@ -215,6 +206,11 @@ class Field:
         if num_compared == 0:
             raise AssertionError("the table holds nothing to compare")
 
+    def check(self, settings: Settings) -> None:
+        """Train, predict with every file of the run, and compare with each option alone."""
+        predictions = self.train(settings)
+        self.check_effect(settings, predictions)
+
     def check_effect(self, settings: Settings, predictions: Any) -> None:
         """Compare a pair with each of its options alone: the other one must have changed something.
 
@@ -229,18 +225,9 @@ class Field:
                 continue  # the folds are made without it; it is of the intervals then
             if name == "fold-column" and settings["group"]:
                 continue  # the named folds are those that the groups make of these rows
-            alone = self._train_alone({**settings, name: None})
+            alone = self._trainings.result_of({**settings, name: None})
             if alone is not None and _are_equal(alone, predictions):
                 raise Differs(f"{name} has no effect, and is not refused")
-
-    def _train_alone(self, settings: Settings) -> Any:
-        key = json.dumps(settings)
-        if key not in self._alone:
-            try:
-                self._alone[key] = self.train(settings)
-            except DinoneckError:
-                self._alone[key] = None
-        return self._alone[key]
 
 
 def _raise_refusal(ran: kit.Ran) -> None:

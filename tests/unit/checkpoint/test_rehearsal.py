@@ -28,6 +28,7 @@ from dinoneck import (
     ShapeError,
     Task,
     load_backbone,
+    load_head,
     registry,
     save_head,
     wrap_backbone,
@@ -89,6 +90,7 @@ def test_images_of_any_size_refuse_no_head(name: str, tmp_path: Path) -> None:
         backbone=backbone,
         preprocess=backbone.preprocess,
     )
+    assert type(load_head(tmp_path / "h.safetensors")) is type(HEADS[name]())
 
 
 def test_the_reason_of_the_head_is_named(tmp_path: Path) -> None:
