@@ -85,8 +85,12 @@ class MarkCheck:
             return numbers.reshape(-1)
         ends = np.array([numbers.min(), numbers.max()])
         low, high = map(float, ends)
+        if numbers.dtype.kind == "f":  # infinite ends enclose numbers that a short float cannot hold
+            largest = float(np.finfo(numbers.dtype).max)
+            low = max(low, -largest)
+            high = min(high, largest)
         usual = [0.0, *LIKELY_NODATA, *self._stated()]
-        inside = np.array([value for value in usual if low < value < high])
+        inside = np.array([value for value in usual if low <= value <= high])
         return np.unique(np.concatenate([ends, inside.astype(numbers.dtype)]))
 
     def _stated(self) -> list[float]:
