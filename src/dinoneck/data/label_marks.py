@@ -85,7 +85,9 @@ class MarkCheck:
             return numbers.reshape(-1)
         ends = np.array([numbers.min(), numbers.max()])
         low, high = map(float, ends)
-        if numbers.dtype.kind == "f":  # infinite ends enclose numbers that a short float cannot hold
+        if (
+            numbers.dtype.kind == "f"
+        ):  # infinite ends enclose numbers that a short float cannot hold
             largest = float(np.finfo(numbers.dtype).max)
             low = max(low, -largest)
             high = min(high, largest)
