@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError, counted, some_of
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.room_batches import IGNORED, Scene
@@ -244,7 +244,7 @@ def _of_ply(path: Path) -> dict[str, np.ndarray]:
     else:
         table = np.frombuffer(rest[0], dtype, count)
     if len(table) != count:
-        raise ValueError(f"it announces {count} points and holds {len(table)}")
+        raise ValueError(f"it announces {counted(count, 'point')} and holds {len(table)}")
     return {name: table[name] for name in dtype.names or ()}
 
 
@@ -282,8 +282,8 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
         )
     if not held_out or set(held_out) == set(names):
         raise DataError(
-            f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others "
-            "to learn from"
+            f"--held-out names {len(held_out)} of {counted(len(names), 'scene')}; expected some, and "
+            "others to learn from"
         )
     learned_scan_of: dict[str, str] = {}
     for name in sorted(set(names) - set(held_out)):

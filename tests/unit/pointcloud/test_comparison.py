@@ -97,7 +97,9 @@ def test_a_scene_that_is_held_out_twice_is_named(plan: Plan) -> None:
 
 def test_a_class_that_no_scene_teaches_is_counted_in_a_warning(plan: Plan) -> None:
     mistaken = replace(plan, classes=(*plan.classes, "77=piano"))
-    with pytest.warns(UserWarning, match=r"classes have no point in the 1 scenes.*piano"):
+    with pytest.warns(
+        UserWarning, match=r"classes have no point in 1 scene to learn from: .*piano"
+    ):
         rooms_of(mistaken, images=False)
 
 
