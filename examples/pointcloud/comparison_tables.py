@@ -35,7 +35,7 @@ def markdown(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         lines += [title, "", *_scores(block["summary"], _shown_classes(plan)), ""]
         lines += [*_differences(block["summary"]), ""]
         if "precision_differences" in block["summary"]:
-            lines += [*_precision_differences(block["summary"]["precision_differences"]), ""]
+            lines += [*precision_table(block["summary"]["precision_differences"]), ""]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
 
 
@@ -113,7 +113,12 @@ def _differences(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _precision_differences(differences: Mapping[str, Any]) -> list[str]:
+def precision_table(differences: Mapping[str, Any]) -> list[str]:
+    """Return the differences of AP with their intervals, and a line on the groups behind them.
+
+    Args:
+        differences: ``A - B`` -> score -> what :meth:`PairedPrecision.difference` gives.
+    """
     groups = next(iter(differences.values()))["AP"]["groups"]
     columns = [f"{score}, difference | 95 % interval" for score in AP_OF]
     lines = [f"| instances | {' | '.join(columns)} |", f"|---|{'---|---|' * len(columns)}"]
