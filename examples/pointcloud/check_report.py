@@ -76,7 +76,8 @@ def level_lines(levels: Sequence[LevelReport]) -> list[str]:
 def summary_lines(reports: Sequence[FrameReport], problems: Sequence[str]) -> list[str]:
     """Return the numbers of all frames together, and the verdict."""
     run = [report for report in reports if report.views]
-    lines = [f"\n{len(reports)} frames, {len(run)} of them sent through the network"]
+    frames = counted(len(reports), "frame")
+    lines = [f"\n{frames}, {len(run)} of them sent through the network"]
     if run:
         agree = [report.agree_elsewhere for report in run if report.agree_elsewhere is not None]
         agreement = f"{fmean(agree):.3f}" if agree else "-"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.backbones.known import TINY
+from dinoneck.errors import counted
 from examples.pointcloud.instances import AP_OF
 from examples.pointcloud.paired import LEAST_GROUPS
 from examples.pointcloud.room_batches import STAND_IN
@@ -34,7 +35,7 @@ def markdown(results: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         lines += [title, "", *_scores(block["summary"], _shown_classes(plan)), ""]
         lines += [*_differences(block["summary"]), ""]
         if "precision_differences" in block["summary"]:
-            lines += [*_precision_differences(block["summary"]["precision_differences"]), ""]
+            lines += [*precision_table(block["summary"]["precision_differences"]), ""]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
 
 
@@ -45,15 +46,15 @@ def _setting(plan: Mapping[str, Any], pretrain_steps: int) -> str:
     else:
         height, width = plan["image_size"]
         rooms = (
-            f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} "
-            f"images of {width}×{height} px each"
+            f"{counted(plan['rooms'], 'room')} to learn from, {plan['test_rooms']} held out, "
+            f"{counted(plan['views'], 'image')} of {width}×{height} px each"
         )
     if plan.get("features"):
         source = f"features of {Path(plan['features']).name}"
     else:
         is_random = plan["random_backbone"] or plan["backbone"] in (TINY, STAND_IN)
         source = f"{plan['backbone']} ({'seeded random' if is_random else 'published'} weights)"
-    start = f"{pretrain_steps} steps of the 3D network"
+    start = f"{counted(pretrain_steps, 'step')} of the 3D network"
     if plan.get("init"):
         start = f"weights of {Path(plan['init']).name}, {start}"
     return (
@@ -112,7 +113,12 @@ def _differences(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _precision_differences(differences: Mapping[str, Any]) -> list[str]:
+def precision_table(differences: Mapping[str, Any]) -> list[str]:
+    """Return the differences of AP with their intervals, and a line on the groups behind them.
+
+    Args:
+        differences: ``A - B`` -> score -> what :meth:`PairedPrecision.difference` gives.
+    """
     groups = next(iter(differences.values()))["AP"]["groups"]
     columns = [f"{score}, difference | 95 % interval" for score in AP_OF]
     lines = [f"| instances | {' | '.join(columns)} |", f"|---|{'---|---|' * len(columns)}"]
@@ -128,10 +134,18 @@ def _precision_differences(differences: Mapping[str, Any]) -> list[str]:
                 low, high = found["interval"]
                 cells.append(f"{low:+.3f} ... {high:+.3f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    note = f"Intervals draw the {groups} groups of held-out scenes; scans of one room are a group."
+    return [*lines, "", _groups_note(groups)]
+
+
+def _groups_note(groups: int) -> str:
+    """What intervals of AP rest on, or why there are none."""
     if groups < LEAST_GROUPS:
-        note = f"{groups} groups of held-out scenes: intervals need {LEAST_GROUPS} or more."
-    return [*lines, "", note]
+        shown = counted(groups, "group")
+        return (
+            f"No intervals of AP: {shown} of held-out scenes, and {LEAST_GROUPS} or more are needed; "
+            "scans of one room are a group. The differences alone show nothing."
+        )
+    return f"Intervals draw the {groups} groups of held-out scenes; scans of one room are a group."
 
 
 def _plus_minus(found: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data import read_image_size
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.progress import progress
 from dinoneck.store.feature_store import no_empty_store
 from examples.pointcloud.feature_files import feature_file, write_map
@@ -58,7 +58,7 @@ def extract(
     size = input_size(read_image_size(frames[0]), vit.patch_size)
     if layout == "pt":
         done = write_maps(vit, frames, tree, out, size)
-        print(f"{len(frames)} frames: {done} extracted; {pixels(size)} px, {out}")
+        print(f"{counted(len(frames), 'frame')}: {done} extracted; {pixels(size)} px, {out}")
         return
     with no_empty_store(out):
         store = FeatureStore.create(
@@ -66,8 +66,8 @@ def extract(
         )
         report = store.extract(frames, tree)
     print(
-        f"{len(frames)} frames: {len(report.written)} extracted, {report.present} were there; "
-        f"{pixels(size)} px, {store}"
+        f"{counted(len(frames), 'frame')}: {len(report.written)} extracted, {report.present} were "
+        f"there; {pixels(size)} px, {store}"
     )
 
 

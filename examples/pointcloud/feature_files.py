@@ -17,6 +17,7 @@ from torch import Tensor
 from dinoneck.atomic import write_whole
 from dinoneck.errors import BackboneError, DataError
 from dinoneck.weight_files import read_any
+from examples.pointcloud.frames import pixels
 
 SUFFIX = ".pt"
 
@@ -92,6 +93,32 @@ def read_maps(folder: Path, frames: Sequence[str]) -> Tensor:
             )
         maps.append(features)
     return torch.stack(maps)
+
+
+def check_aspect(path: Path, cells: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise unless a map has the sides' ratio of its image, as a map of the whole image has.
+
+    A file does not say which part of the image it shows, and points are looked up in it as in the
+    whole one. Patches are square; each side may be rounded to whole patches, up or down.
+
+    Args:
+        path: of the map, for the message.
+        cells: (rows, cols) of the map.
+        image_size: (height, width) in pixels.
+
+    Raises:
+        DataError: naming both.
+    """
+    rows, cols = cells
+    height, width = image_size
+    # how many patches a pixel may have along each side, if less than one patch was rounded away
+    least = max((rows - 1) / height, (cols - 1) / width)
+    most = min((rows + 1) / height, (cols + 1) / width)
+    if least >= most:
+        raise DataError(
+            f"{path} has {pixels(cells)} cells, and its frame is {pixels(image_size)} px; expected "
+            "the same ratio of the sides: extract whole images, neither cropped nor stretched"
+        )
 
 
 def is_feature_tree(folder: Path) -> bool:

@@ -14,7 +14,12 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
-from examples.pointcloud.feature_files import is_feature_tree, read_maps
+from examples.pointcloud.feature_files import (
+    check_aspect,
+    feature_file,
+    is_feature_tree,
+    read_maps,
+)
 from examples.pointcloud.frames import Frames, pixels
 
 _LARGER = 1.25  # at most, to keep the sides' ratio exactly
@@ -107,9 +112,12 @@ def maps_of(folder: Path, names: Sequence[str], cameras: Cameras) -> Tensor:
     """Read the maps (V, C, rows, cols) of frames from a feature store, or from a tree of ``.pt`` files.
 
     Raises:
-        DataError: if a frame is not there.
+        DataError: if a frame is not there, or its map has another ratio of the sides than the image.
         StoreError: if the folder is neither.
     """
     if is_feature_tree(folder):
-        return read_maps(folder, names)
+        maps = read_maps(folder, names)
+        rows, cols = maps.shape[-2:]
+        check_aspect(feature_file(folder, names[0]), (rows, cols), cameras.size)
+        return maps
     return store_maps(FeatureStore.open(folder), names, cameras)[0].half()

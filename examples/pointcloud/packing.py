@@ -24,8 +24,9 @@ import numpy as np
 import tyro
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import DataError, some_of
-from examples.pointcloud.feature_files import feature_file, read_map
+from dinoneck.data import read_image_size
+from dinoneck.errors import DataError, counted, some_of
+from examples.pointcloud.feature_files import check_aspect, feature_file, read_map
 from examples.pointcloud.frames import SUFFIXES
 from examples.pointcloud.plain_pickle import dump_plain, load_plain
 
@@ -37,10 +38,15 @@ _SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Packed:
-    """The content of a packed info file, and the feature files that it names, each once."""
+    """A packed info file.
+
+    Attributes:
+        content: what it holds.
+        images: feature file -> the image it belongs to, which need not be there; each once.
+    """
 
     content: dict[str, Any]
-    files: tuple[Path, ...]
+    images: dict[Path, Path]
 
 
 def pack(
@@ -62,12 +68,13 @@ def pack(
     if target.exists() and not replace:
         raise DataError(f"{target} is there already; --replace writes it anew")
     packed = add_features(load_plain(infos), features, infos, absolute)
-    shapes = check_files(packed.files)
+    shapes = check_files(packed.images)
     write_whole(target, dump_plain(packed.content))
     sizes = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+    entries = len(packed.content["data_list"])
+    files = counted(len(packed.images), "feature file")
     print(
-        f"{len(packed.content['data_list'])} entries with {len(packed.files)} feature files "
-        f"({sizes}) written to {target}"
+        f"{entries} {'entry' if entries == 1 else 'entries'} with {files} ({sizes}) written to {target}"
     )
 
 
@@ -92,7 +99,7 @@ def add_features(content: Any, features: Path, infos: Path, absolute: bool = Fal
             f"{infos} holds {reprlib.repr(form)}; expected {{'metainfo': ..., 'data_list': [entries]}}"
         )
     root = _absolute(features) if absolute else _below(features, infos.parent)
-    files: dict[str, Path] = {}
+    image_of: dict[Path, Path] = {}
     packed_entries = []
     for number, entry in enumerate(entries):
         where = f"{infos}, entry {number}"
@@ -100,12 +107,12 @@ def add_features(content: Any, features: Path, infos: Path, absolute: bool = Fal
         images = [entry[key]] if key == SINGLE_VIEW else entry[key]
         frames = [frame_of(image, where) for image in images]
         _check_poses(entry, len(frames), where)
-        for frame in frames:
-            files[frame] = feature_file(features, frame)
+        for frame, image in zip(frames, images, strict=True):
+            image_of[feature_file(features, frame)] = infos.parent / image
         paths = [feature_file(root, frame).as_posix() for frame in frames]
         feature_paths = paths[0] if key == SINGLE_VIEW else paths
         packed_entries.append({**entry, FEATURES_OF[key]: feature_paths})
-    return Packed({**content, "data_list": packed_entries}, tuple(files.values()))
+    return Packed({**content, "data_list": packed_entries}, image_of)
 
 
 def _kind_of(entry: Any, where: str) -> str:
@@ -161,38 +168,47 @@ def _check_poses(entry: Mapping[str, Any], frames: int, where: str) -> None:
     if not is_table and not isinstance(poses, list | tuple):
         raise DataError(f"{where}: poses is {reprlib.repr(poses)}; expected one per image")
     if len(poses) != frames:
-        raise DataError(f"{where} has {frames} images and {len(poses)} poses; expected one each")
+        raise DataError(
+            f"{where} has {counted(frames, 'image')} and {counted(len(poses), 'pose')}; expected one "
+            "each"
+        )
 
 
-def check_files(files: tuple[Path, ...]) -> set[tuple[int, ...]]:
+def check_files(images: Mapping[Path, Path]) -> set[tuple[int, ...]]:
     """Open all feature files; return their shapes.
+
+    Args:
+        images: feature file -> its image. The sides' ratio is compared where the image is there.
 
     Raises:
         DataError: if files are missing, all counted, or hold values that are not finite, or one
-            has other channels than the first.
+            has other channels than the first, or another ratio of the sides than its image.
     """
-    missing = [path for path in files if not path.is_file()]
+    missing = [path for path in images if not path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} feature files are missing: "
+            f"{len(missing)} of {counted(len(images), 'feature file')} are missing: "
             f"{some_of(map(str, missing), _SHOWN)}; extract --layout pt makes them, and nothing "
             "was written"
         )
     shapes: dict[tuple[int, ...], Path] = {}
     broken = []
-    for path in files:
+    for path, image in images.items():
         features = read_map(path)
-        shapes.setdefault(tuple(features.shape), path)
+        channels, rows, cols = features.shape
+        shapes.setdefault((channels, rows, cols), path)
+        if image.is_file():
+            check_aspect(path, (rows, cols), read_image_size(image))
         if not features.isfinite().all():
             broken.append(str(path))
     if broken:
         raise DataError(
-            f"{len(broken)} of {len(files)} feature files hold NaN or infinite values: "
+            f"{len(broken)} of {counted(len(images), 'feature file')} hold NaN or infinite values: "
             f"{some_of(broken, _SHOWN)}; extract them anew, and nothing was written"
         )
-    channels = {shape[0]: path for shape, path in shapes.items()}
-    if len(channels) > 1:
-        listed = ", ".join(f"{path} has {count}" for count, path in channels.items())
+    file_of_width = {shape[0]: path for shape, path in shapes.items()}
+    if len(file_of_width) > 1:
+        listed = ", ".join(f"{path} has {width}" for width, path in file_of_width.items())
         raise DataError(f"the feature files have several widths: {listed}; expected one backbone")
     return set(shapes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -15,6 +14,8 @@ from examples.pointcloud.sparse_conv import DownConv, SubmanifoldConv, UpConv, s
 
 PLANES = (32, 64, 128, 256, 256, 128, 96, 96)
 LAYERS = (2, 3, 4, 6, 2, 2, 2, 2)
+_DEPTH = 4  # levels down, and as many up
+_STEM_SIZE = 5  # cells along each side of the first kernel
 
 
 class ConvNormReLU(nn.Module):
@@ -22,7 +23,8 @@ class ConvNormReLU(nn.Module):
 
     def __init__(self, conv: nn.Module, channels: int) -> None:
         super().__init__()
-        self.conv, self.norm = conv, nn.BatchNorm1d(channels)
+        self.conv = conv
+        self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: PlainSparse, *finer: PlainSparse) -> PlainSparse:
         """Return features where the convolution puts them."""
@@ -36,7 +38,8 @@ class BasicBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.first = ConvNormReLU(SubmanifoldConv(c_in, c_out), c_out)
-        self.conv, self.norm = SubmanifoldConv(c_out, c_out), nn.BatchNorm1d(c_out)
+        self.conv = SubmanifoldConv(c_out, c_out)
+        self.norm = nn.BatchNorm1d(c_out)
         linear = nn.Linear(c_in, c_out, bias=False)
         self.shortcut = (
             nn.Identity() if c_in == c_out else nn.Sequential(linear, nn.BatchNorm1d(c_out))
@@ -46,6 +49,15 @@ class BasicBlock(nn.Module):
         """Return c_out channels on the same voxels."""
         out: PlainSparse = self.conv(self.first(x))
         return out.with_feats(F.relu(self.norm(out.feats) + self.shortcut(x.feats)))
+
+
+def _residual_blocks(c_in: int, c_out: int, number: int) -> nn.Sequential:
+    """Return residual blocks in a row, of which the first changes the channels."""
+    blocks = nn.Sequential()
+    for _ in range(number):
+        blocks.append(BasicBlock(c_in, c_out))
+        c_in = c_out
+    return blocks
 
 
 class Res16UNet(nn.Module):
@@ -81,19 +93,21 @@ class Res16UNet(nn.Module):
         init_dim: int = 32,
     ) -> None:
         super().__init__()
-        self.in_channels, self.init_dim, self.planes = in_channels, init_dim, tuple(planes)
-        self.stem = ConvNormReLU(SubmanifoldConv(in_channels, init_dim, 5), init_dim)
-        skips, width = [init_dim, *planes[:3]], init_dim
-        for i, (channels, number) in enumerate(zip(planes, layers, strict=True), start=1):
-            if i <= 4:
-                self.add_module(f"down{i}", ConvNormReLU(DownConv(width, width), width))
+        self.in_channels = in_channels
+        self.init_dim = init_dim
+        self.planes = tuple(planes)
+        self.stem = ConvNormReLU(SubmanifoldConv(in_channels, init_dim, _STEM_SIZE), init_dim)
+        width = init_dim  # channels of what was built last
+        skip_widths = []  # channels of strides 1, 2, 4, 8 on the way down
+        for level, (channels, number) in enumerate(zip(planes, layers, strict=True), start=1):
+            if level <= _DEPTH:
+                skip_widths.append(width)
+                self.add_module(f"down{level}", ConvNormReLU(DownConv(width, width), width))
+                block_width = width
             else:
-                self.add_module(f"up{i}", ConvNormReLU(UpConv(width, channels), channels))
-                width = channels + skips.pop()
-            widths = [width] + [channels] * number
-            self.add_module(
-                f"block{i}", nn.Sequential(*(BasicBlock(a, b) for a, b in pairwise(widths)))
-            )
+                self.add_module(f"up{level}", ConvNormReLU(UpConv(width, channels), channels))
+                block_width = channels + skip_widths.pop()  # [up, skip]
+            self.add_module(f"block{level}", _residual_blocks(block_width, channels, number))
             width = channels
 
     @property
@@ -117,15 +131,16 @@ class Res16UNet(nn.Module):
 
     def forward(self, x: PlainSparse) -> Tensor:
         """Return (M, out_channels) of what ``sparse`` made, rows as in the grid."""
-        out, skips = self.stem(x), []
-        for i in range(1, 9):
-            if i <= 4:
+        out = self.stem(x)
+        skips = []
+        for level in range(1, 2 * _DEPTH + 1):
+            if level <= _DEPTH:
                 skips.append(out)
-                out = self.get_submodule(f"down{i}")(out)
+                out = self.get_submodule(f"down{level}")(out)
             else:
                 skip = skips.pop()
-                out = self.get_submodule(f"up{i}")(out, skip)
+                out = self.get_submodule(f"up{level}")(out, skip)
                 out = out.with_feats(torch.cat((out.feats, skip.feats), dim=1))
-            out = self.get_submodule(f"block{i}")(out)
+            out = self.get_submodule(f"block{level}")(out)
         feats: Tensor = out.feats
         return feats

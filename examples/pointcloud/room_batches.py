@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -113,17 +113,19 @@ def scene(
             :func:`label_maps`; None = without images.
     """
     made = room(seed, views, size, points)
-    if backbone is None:
-        return Scene(made.points, made.normals, made.colours, made.labels)
-    frames = made.frames
-    # maps cover the whole images, whatever size the ViT saw them in: links need no resize
-    maps = (
-        label_maps(made, seed)
-        if isinstance(backbone, str)
-        else frame_maps(backbone, frames)[0].half().cpu()
+    without_images = Scene(
+        points=made.points, normals=made.normals, colours=made.colours, labels=made.labels
     )
+    if backbone is None:
+        return without_images
+    frames = made.frames
+    if isinstance(backbone, str):
+        maps = label_maps(made, seed)
+    else:
+        maps = frame_maps(backbone, frames)[0].half().cpu()
+    # maps cover the whole images, whatever size the ViT saw them in: links need no resize
     links = PointProjector()(made.points, frames.cameras, frames.depth)
-    return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
+    return replace(without_images, maps=maps, links=links)
 
 
 def label_maps(made: Room, seed: int) -> Tensor:
@@ -158,46 +160,67 @@ def batch_of(
     Raises:
         ConfigError: if images are asked for and a scene has none.
     """
-    moved, turned = [], []
+    points = []
+    normals = []
     for one in scenes:
         turn, scale, shift = _drawn(generator) if generator else _still()
-        moved.append(one.points @ turn.mT * scale + shift)
-        turned.append(one.normals @ turn.mT.float())
-    number = torch.repeat_interleave(
-        torch.arange(len(scenes)), torch.tensor([len(one.points) for one in scenes])
-    )
-    grid = VoxelGrid.from_points(torch.cat(moved), voxels.size, batch=number)
-    given = []
-    if voxels.inputs != "colours":
-        given += [torch.ones(len(number), 1), torch.cat(turned)]
-    if voxels.inputs != "geometry":
-        given.append(torch.cat([one.colours for one in scenes]).float() / 127.5 - 1)
-    sums = torch.zeros(len(grid), voxels.channels).index_add_(0, grid.inverse, torch.cat(given, 1))
-    feats = sums / grid.inverse.bincount(minlength=len(grid))[:, None]
+        points.append(one.points @ turn.mT * scale + shift)
+        normals.append(one.normals @ turn.mT.float())
+    sizes = torch.tensor([len(one.points) for one in scenes])
+    scene_of_point = torch.repeat_interleave(torch.arange(len(scenes)), sizes)
+    grid = VoxelGrid.from_points(torch.cat(points), voxels.size, batch=scene_of_point)
+    colours = torch.cat([one.colours for one in scenes])
+    point_feats = _point_feats(torch.cat(normals), colours, voxels.inputs)
+    sums = torch.zeros(len(grid), voxels.channels).index_add_(0, grid.inverse, point_feats)
+    points_in_voxel = grid.inverse.bincount(minlength=len(grid))
+    feats = sums / points_in_voxel[:, None]
     labels = torch.cat([one.labels for one in scenes])
-    if not voxels.strides:
-        return Batch(grid, feats, labels, None)
-    # per scene: (N, C) features of its points, and which of them an image shows
-    parts = [
-        lift(one.maps, one.links)
-        for one in scenes
-        if one.maps is not None and one.links is not None
-    ]
-    seen = torch.cat([valid for _, valid in parts])
-    if len(seen) < len(number):
-        raise ConfigError(
-            "this variant reads images and a scene has no maps; give scene() a backbone"
-        )
-    shown = torch.cat([own for own, _ in parts]).float()[seen]
-    # the mean over a voxel's seen points: (M, C)
-    voxel = grid.inverse[seen]
+    pyramid = None
+    if voxels.strides:
+        image_feats, is_seen = _image_feats(scenes)
+        lifted = _mean_of_seen(image_feats, is_seen, grid)
+        pyramid = SparsePyramid(sorted({1, *voxels.strides}))(lifted)
+    return Batch(grid, feats, labels, pyramid)
+
+
+def _point_feats(normals: Tensor, colours: Tensor, inputs: Inputs) -> Tensor:
+    """Return what the 3D network is given of each point, float32 (N, C)."""
+    shape = torch.cat((torch.ones(len(normals), 1), normals), dim=1)
+    shades = colours.float() / 127.5 - 1  # 0 ... 255 to -1 ... 1
+    if inputs == "geometry":
+        return shape
+    if inputs == "colours":
+        return shades
+    return torch.cat((shape, shades), dim=1)
+
+
+def _image_feats(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    """Return the images' features (N, C) of all scenes' points, and which points an image shows, bool (N,).
+
+    Raises:
+        ConfigError: if a scene has no images.
+    """
+    feats = []
+    is_seen = []
+    for one in scenes:
+        if one.maps is None or one.links is None:
+            raise ConfigError(
+                "this variant reads images and a scene has no maps; give scene() a backbone"
+            )
+        scene_feats, scene_is_seen = lift(one.maps, one.links)
+        feats.append(scene_feats)
+        is_seen.append(scene_is_seen)
+    return torch.cat(feats), torch.cat(is_seen)
+
+
+def _mean_of_seen(feats: Tensor, is_seen: Tensor, grid: VoxelGrid) -> SparseFeatures:
+    """Return the mean over each voxel's seen points, float32; voxels without one are not valid."""
+    seen_feats = feats.float()[is_seen]
+    voxel = grid.inverse[is_seen]
     count = voxel.bincount(minlength=len(grid))
-    means = (
-        shown.new_zeros(len(grid), shown.shape[1]).index_add_(0, voxel, shown)
-        / count.clamp_min(1)[:, None]
-    )
-    lifted = SparseFeatures(grid.coords, grid.batch, means, count > 0)
-    return Batch(grid, feats, labels, SparsePyramid(sorted({1, *voxels.strides}))(lifted))
+    sums = seen_feats.new_zeros(len(grid), seen_feats.shape[1]).index_add_(0, voxel, seen_feats)
+    means = sums / count.clamp_min(1)[:, None]
+    return SparseFeatures(grid.coords, grid.batch, means, count > 0)
 
 
 def _still() -> tuple[Tensor, float, Tensor]:

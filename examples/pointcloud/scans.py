@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError, counted, some_of
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.room_batches import IGNORED, Scene
@@ -41,6 +41,8 @@ _PLY = {
     "float32": "f4",
     "float64": "f8",
 }
+_PLY_FORMS = ("ascii", "binary_little_endian", "binary_big_endian")
+_LEAST_OF_PLANE = 3  # points
 _GREY = 128  # colour of points whose file has none
 _CHECKED = 5000  # points that cameras are checked with
 _SHOWN = 5
@@ -148,17 +150,22 @@ def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
     Raises:
         DataError: naming it.
     """
-    inside = (instances >= 0) & (labels != IGNORED)
-    ids, mask = instances[inside].unique(return_inverse=True)
-    votes = torch.zeros(len(ids), int(labels.max()) + 1).index_put_(
-        (mask, labels[inside]), torch.ones(len(mask)), accumulate=True
-    )
-    mixed = votes.amax(1) < _ONE_CLASS * votes.sum(1)
+    has_object = instances >= 0
+    has_class = labels != IGNORED
+    inside = has_object & has_class
+    ids, row = instances[inside].unique(return_inverse=True)
+    # how many points of each instance have each class
+    votes = torch.zeros(len(ids), int(labels.max()) + 1)
+    votes.index_put_((row, labels[inside]), torch.ones(len(row)), accumulate=True)
+    most = votes.amax(dim=1)
+    all_points = votes.sum(dim=1)
+    mixed = most < _ONE_CLASS * all_points
     if mixed.any():
         number = int(ids[mixed][0])
+        classes = int((votes[mixed][0] > 0).sum())
         raise DataError(
-            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; "
-            f"an object has one. If {number} marks points without an object, write -1 there"
+            f"{path}: instance {number} has points of {classes} classes; an object has one. If "
+            f"{number} marks points without an object, write -1 there"
         )
 
 
@@ -217,35 +224,91 @@ def _of_npy(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(("x", "y", "z", "label", "instance"), table.T, strict=False))
 
 
+@dataclass(frozen=True)
+class _PlyHeader:
+    """What a ``.ply`` says of its first element, its points.
+
+    Attributes:
+        form: one of ``_PLY_FORMS``.
+        count: how many points.
+        columns: name and type of each of their properties, in the order of the file.
+    """
+
+    form: str
+    count: int
+    columns: list[tuple[str, str]]
+
+
 def _of_ply(path: Path) -> dict[str, np.ndarray]:
-    head, *rest = re.split(rb"end_header\r?\n", path.read_bytes(), maxsplit=1)
-    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
-    forms = [words[1] for words in lines if words[:1] == ["format"]]
-    starts = [place for place, words in enumerate(lines) if words[:1] == ["element"]]
-    if (
-        lines[:1] != [["ply"]]
-        or not rest
-        or not starts
-        or lines[starts[0]][1] != "vertex"
-        or not forms
-    ):
-        raise ValueError("expected a .ply whose first element is vertex")
-    end = [*starts, len(lines)][1]
-    properties = [words for words in lines[starts[0] : end] if words[0] == "property"]
-    order = ">" if forms[0] == "binary_big_endian" else "<"
-    dtype = np.dtype([(words[2], f"{order}{_PLY[words[1]]}") for words in properties])
-    count = int(lines[starts[0]][2])
-    if forms[0] == "ascii":
-        rows = rest[0].decode("ascii").splitlines()[:count]
-        table = np.array(
-            [tuple(map(float, row.split())) for row in rows],
-            [(name, "f8") for name in dtype.names or ()],
-        )
+    """Return name -> column of the points of a ``.ply``.
+
+    Raises:
+        ValueError: if the file has another form, or fewer points than it announces.
+    """
+    parts = re.split(rb"end_header\r?\n", path.read_bytes(), maxsplit=1)
+    if len(parts) == 1:
+        raise ValueError("it has no line end_header; expected a .ply")
+    head, body = parts
+    header = _read_ply_header(head.decode("ascii", "replace"))
+    if header.form == "ascii":
+        table = _ascii_table(body, header)
     else:
-        table = np.frombuffer(rest[0], dtype, count)
-    if len(table) != count:
-        raise ValueError(f"it announces {count} points and holds {len(table)}")
-    return {name: table[name] for name in dtype.names or ()}
+        table = _binary_table(body, header)
+    if len(table) != header.count:
+        announced = counted(header.count, "point")
+        raise ValueError(f"it announces {announced} and holds {len(table)}")
+    return {name: table[name] for name, _ in header.columns}
+
+
+def _read_ply_header(text: str) -> _PlyHeader:
+    """Read the lines before ``end_header``; elements after the first are not looked at.
+
+    Raises:
+        ValueError: naming what is missing or unknown.
+    """
+    lines = [line.split() for line in text.splitlines()]
+    if not lines or lines[0] != ["ply"]:
+        raise ValueError("its first line is not 'ply'")
+    form = ""
+    elements = []
+    columns = []
+    for words in lines:
+        match words:
+            case ["format", form_word, *_]:
+                form = form_word
+            case ["element", element, count]:
+                elements.append((element, int(count)))
+            case ["property", kind, name] if len(elements) == 1:
+                columns.append((name, _ply_type(kind, name)))
+            case ["property", "list", *_, name] if len(elements) == 1:
+                raise ValueError(f"property {name} of the points is a list; expected a number")
+    if form not in _PLY_FORMS:
+        raise ValueError(f"its format is {form!r}; expected {', '.join(_PLY_FORMS)}")
+    if not elements or elements[0][0] != "vertex":
+        raise ValueError("expected a .ply whose first element is vertex")
+    return _PlyHeader(form, elements[0][1], columns)
+
+
+def _ply_type(kind: str, name: str) -> str:
+    """Return NumPy's name of a type, without its byte order."""
+    if kind not in _PLY:
+        raise ValueError(f"property {name} has the type {kind!r}; expected {', '.join(_PLY)}")
+    return _PLY[kind]
+
+
+def _ascii_table(body: bytes, header: _PlyHeader) -> np.ndarray:
+    """Read a line of numbers per point."""
+    rows = []
+    for line in body.decode("ascii").splitlines()[: header.count]:
+        rows.append(tuple(float(word) for word in line.split()))
+    return np.array(rows, [(name, "f8") for name, _ in header.columns])
+
+
+def _binary_table(body: bytes, header: _PlyHeader) -> np.ndarray:
+    """Read points without gaps, in the byte order of the file."""
+    order = ">" if header.form == "binary_big_endian" else "<"
+    dtype = np.dtype([(name, f"{order}{kind}") for name, kind in header.columns])
+    return np.frombuffer(body, dtype, header.count)
 
 
 def normals_of(points: Tensor, cameras: Cameras) -> Tensor:
@@ -253,17 +316,20 @@ def normals_of(points: Tensor, cameras: Cameras) -> Tensor:
 
     Zeros in cells of fewer than three points.
     """
-    cell = VoxelGrid.from_points(points, _CELL_M).inverse
-    number = cell.bincount().double()[:, None]
-    mean = points.new_zeros(len(number), 3).index_add_(0, cell, points) / number
-    off = points - mean[cell]
-    spread = points.new_zeros(len(number), 9).index_add_(
-        0, cell, (off[:, :, None] * off[:, None]).flatten(1)
-    )
-    normals = torch.linalg.eigh(spread.view(-1, 3, 3)).eigenvectors[:, :, 0]
-    eye = cameras.positions[torch.cdist(mean, cameras.positions).argmin(1)]
-    facing = (normals * (eye - mean)).sum(1, keepdim=True)
-    normals = torch.where(facing < 0, -normals, normals) * (number >= 3)
+    cell = VoxelGrid.from_points(points, _CELL_M).inverse  # (N,), of M cells
+    count = cell.bincount().double()[:, None]  # (M, 1)
+    sums = points.new_zeros(len(count), 3).index_add_(0, cell, points)
+    mean = sums / count
+    offset = points - mean[cell]
+    products = offset[:, :, None] * offset[:, None]  # (N, 3, 3)
+    scatter = points.new_zeros(len(count), 9).index_add_(0, cell, products.flatten(1))
+    # the plane's normal is the direction of least spread
+    normals = torch.linalg.eigh(scatter.view(-1, 3, 3)).eigenvectors[:, :, 0]
+    nearest = torch.cdist(mean, cameras.positions).argmin(dim=1)
+    to_camera = cameras.positions[nearest] - mean
+    facing = (normals * to_camera).sum(dim=1, keepdim=True)
+    normals = torch.where(facing < 0, -normals, normals)
+    normals = normals * (count >= _LEAST_OF_PLANE)
     return normals[cell].float()
 
 
@@ -282,8 +348,8 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
         )
     if not held_out or set(held_out) == set(names):
         raise DataError(
-            f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others "
-            "to learn from"
+            f"--held-out names {len(held_out)} of {counted(len(names), 'scene')}; expected some, and "
+            "others to learn from"
         )
     learned_scan_of: dict[str, str] = {}
     for name in sorted(set(names) - set(held_out)):

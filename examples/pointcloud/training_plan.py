@@ -16,7 +16,7 @@ from tyro.conf import Suppress
 
 from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from examples.pointcloud.features import frame_maps, maps_of
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.room_batches import STAND_IN, Inputs, Scene, Voxels, scene
@@ -242,8 +242,8 @@ def _maps_of_scan(
     if not is_finite.all():
         wrong = [frame for frame, right in zip(frames.names, is_finite, strict=True) if not right]
         raise DataError(
-            f"{name}: the features of {len(wrong)} of {len(frames)} frames hold NaN or infinite "
-            f"values: {some_of(wrong, _SHOWN)}; extract them anew"
+            f"{name}: the features of {len(wrong)} of {counted(len(frames), 'frame')} hold NaN or "
+            f"infinite values: {some_of(wrong, _SHOWN)}; extract them anew"
         )
     return maps
 
@@ -270,8 +270,9 @@ def _warn_of_missing_classes(plan: Plan, learned: Sequence[Scene]) -> None:
     missing = [name for place, name in enumerate(plan.names) if not (present == place).any()]
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(plan.names)} classes have no point in the {len(learned)} "
-            f"scenes that are learned from: {some_of(missing, _SHOWN)}; look at the IDs of --classes",
+            f"{len(missing)} of {len(plan.names)} classes have no point in "
+            f"{counted(len(learned), 'scene')} to learn from: {some_of(missing, _SHOWN)}; look at the "
+            "IDs of --classes",
             stacklevel=2,
         )
 

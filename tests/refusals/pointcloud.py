@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from examples.pointcloud.extraction import check_free, step_of
-from examples.pointcloud.feature_files import read_map, read_maps, write_map
+from examples.pointcloud.feature_files import check_aspect, read_map, read_maps, write_map
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.minkowski_weights import file_channels
 from examples.pointcloud.packing import add_features, check_files
@@ -63,7 +63,8 @@ def maps_of_two_shapes(folder: Path) -> None:
 def widths_of_two_backbones(folder: Path) -> None:
     write_map(folder, "s/color/0", torch.zeros(2, 3, 3))
     write_map(folder, "s/color/1", torch.zeros(5, 3, 3))
-    check_files((folder / "s/color/0.pt", folder / "s/color/1.pt"))
+    names = ("s/color/0", "s/color/1")
+    check_files({folder / f"{name}.pt": folder / f"{name}.jpg" for name in names})
 
 
 def features_that_are_there(folder: Path) -> None:
@@ -91,7 +92,7 @@ ROWS: list[Row] = [
     (scene_folders, DataError, "holds no scenes"),
     (lambda: check_names(["a"], ["b", "c"]), DataError, ("--held-out names a", "b, c")),
     (lambda: check_names(["a", "a"], ["a", "b"]), DataError, "a a"),
-    (lambda: check_names(["a"], ["a"]), DataError, "1 of 1 scenes"),
+    (lambda: check_names(["a"], ["a"]), DataError, "1 of 1 scene;"),
     # sampling and plans
     (lambda: step_of(2, "single-view"), ConfigError, ("200th", "--every is 2")),
     (lambda: step_of(0, None), ConfigError, "--every is 0"),
@@ -105,6 +106,11 @@ ROWS: list[Row] = [
     (saved(torch.full((1, 1, 1), 7e4), read_map), DataError, ("70000", "65504")),
     (maps_of_two_shapes, DataError, ("(2, 3, 3)", "(2, 3, 4)")),
     (widths_of_two_backbones, DataError, ("has 2", "has 5", "one backbone")),
+    (
+        lambda: check_aspect(Path("a.pt"), (37, 37), (480, 640)),
+        DataError,
+        ("a.pt has 37x37 cells", "480x640 px"),
+    ),
     (features_that_are_there, DataError, ("0.pt", "another --out")),
     # info files
     (pickled({1, 2}), DataError, ("EMPTY_SET", "nothing of this file was run")),
@@ -112,7 +118,7 @@ ROWS: list[Row] = [
     (entry_with(a=1), DataError, ("entry 0", "img_path")),
     (entry_with(img_path="a.jpg"), DataError, "'a.jpg'"),
     (entry_with(img_paths=["s/color/0.jpg"], poses=3), DataError, "poses is 3"),
-    (entry_with(img_paths=["s/color/0.jpg"], poses=[]), DataError, "1 images and 0 poses"),
+    (entry_with(img_paths=["s/color/0.jpg"], poses=[]), DataError, "1 image and 0 poses"),
     # weights
     (saved({"a": torch.zeros(1)}, file_channels), ConfigError, "holds no Res16UNet"),
     (

@@ -22,6 +22,7 @@ from dinoneck.points import (
     VoxelGrid,
     check_cameras,
     lift,
+    minkowski_offsets,
 )
 from dinoneck.points.attachment import adapter_of
 from dinoneck.points.keys import BATCHES
@@ -76,7 +77,7 @@ CAMERAS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"K": unit(r03=1.0)}, ShapeError, "(1, 4, 4)"),
     ({"K": K.long()}, ShapeError, "torch.int64"),
     ({"K": [[1.0]]}, ShapeError, "list"),
-    ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 views"),
+    ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 view and"),
     ({"sample": torch.zeros(2).long()}, ShapeError, "(2,)"),
     ({"size": (48, 64.0)}, GridError, "64.0"),
 ]
@@ -291,6 +292,9 @@ ROWS: list[Row] = [
     (lambda: DecoderInjection(6, {}), ConfigError, "levels"),
     (lambda: features_at(math.nan, 0), DataError, "1 of 1 places that are NaN"),
     (lambda: features_at(0.0, 0.5), DataError, "batch holds 0.5"),
+    (lambda: minkowski_offsets(2.5), ConfigError, "kernel_size is 2.5"),  # type: ignore[arg-type]
+    (lambda: minkowski_offsets(3, 0.5), ConfigError, "stride is 0.5"),  # type: ignore[arg-type]
+    (lambda: minkowski_offsets(0), ConfigError, "kernel_size is 0; expected 1 or more"),
     # units
     (lambda: apart(2000.0), DataError, ("2000", "1 m", "depth / 1000")),
     (lambda: rooms(depth=2000.0, z=2.0), DataError, ("2000", "2 m", "depth / 1000")),

@@ -393,6 +393,8 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     if config.init is not None:
         start_from(head, config.init)
     size = cast("tuple[int, int]", config.data.size or SIZE)
+    if config.backbone.lora is not None:
+        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
     detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.errors import GridError, ShapeError
+from dinoneck.errors import GridError, ShapeError, counted
 from dinoneck.points.checks import (
     check_depth,
     check_index,
@@ -84,7 +84,7 @@ class Cameras:
         views = len(intrinsics)
         if len(poses) != views:
             raise ShapeError(
-                f"K has {views} views and cam_to_world {len(poses)}; expected one pose per camera"
+                f"K has {counted(views, 'view')} and cam_to_world {len(poses)}; expected one pose per camera"
             )
         check_intrinsics(intrinsics, size)
         check_poses("cam_to_world", poses)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.codec import at_least, normal
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.checks import check_tensor
 from dinoneck.points.keys import encode
@@ -137,7 +137,7 @@ def minkowski_offsets(kernel_size: int, tensor_stride: int = 1) -> Tensor:
         int64 (K³, 3), x, y, z in base voxel units.
 
     Raises:
-        ConfigError: for a number below 1.
+        ConfigError: for a number that is no integer, or below 1.
 
     Examples:
         >>> minkowski_offsets(2)[:3].tolist(), minkowski_offsets(3, tensor_stride=2)[0].tolist()
@@ -146,6 +146,8 @@ def minkowski_offsets(kernel_size: int, tensor_stride: int = 1) -> Tensor:
     Reference: ``coordinate_at`` of MinkowskiEngine 0.5.4, region type HYPER_CUBE. Others (HYPER_CROSS)
     have another order, which the shape of a kernel does not show.
     """
+    kernel_size = normal(int, kernel_size, "kernel_size")
+    tensor_stride = normal(int, tensor_stride, "tensor_stride")
     at_least(1, kernel_size=kernel_size, tensor_stride=tensor_stride)
     first = -(kernel_size // 2) if kernel_size % 2 else 0
     steps = torch.arange(first, first + kernel_size) * tensor_stride

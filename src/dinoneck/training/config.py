@@ -219,8 +219,8 @@ class BackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
     """The backbone.
 
     Attributes:
-        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr;
-            None = none.
+        lora: rank of LoRA weights that every fold, or a detector, trains along with its head, at
+            optim.backbone_lr; None = none.
         unfreeze_last: number of last blocks that every fold trains along with its head; None =
             none.
     """
@@ -489,7 +489,6 @@ _OF_HEADS += [
     "data.interpolation",
     "data.pasture",
     "folds.only",
-    "backbone.lora",
     "backbone.unfreeze_last",
 ]
 _OF_HEADS += [

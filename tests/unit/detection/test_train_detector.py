@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tests import kit
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
@@ -125,6 +126,47 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert {key: scores[key] for key in SCORES} == pytest.approx(
         {key: report["best"][key] for key in SCORES}, abs=1e-6
     )
+
+
+def lora_config(boxes: Path) -> TrainConfig:
+    backbone = {"name": "dinoneck_tiny", "layers": [1, 3, 5], "lora": 2}
+    optim = {"freeze": ["0=all"], "epochs": 3, "backbone_lr": 1e-2, "ema_decay": 0.9}
+    config = config_of(boxes, optim=optim).to_dict()
+    return TrainConfig.from_dict({**config, "backbone": backbone})
+
+
+def test_a_detector_trains_lora_weights_and_its_file_holds_them_and_no_backbone(
+    boxes: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="needs dinoneck[lora]")
+
+    report = train_detector(lora_config(boxes), tmp_path / "run")
+
+    state = load_file(tmp_path / "run" / "detector.safetensors")
+    products = [value for name, value in state.items() if name.endswith(".lora_B")]
+    assert len(products) == 2 * 6  # attn.qkv and attn.proj of six blocks
+    assert all(value.abs().max() > 0 for value in products)  # they start at zero
+    assert {name.partition("/")[0].partition(".")[0] for name in state} == {"adapter", "model"}
+    loaded = Detector.load(tmp_path / "run" / "detector.safetensors")
+    assert loaded.backbone.record()["adapter"]["rank"] == 2
+    assert evaluate_boxes(loaded, boxes)["AP"] == pytest.approx(report["best"]["AP"], abs=1e-6)
+
+
+def test_a_killed_run_with_lora_weights_goes_on_to_the_same_file(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft", reason="needs dinoneck[lora]")
+    config = lora_config(boxes)
+    train_detector(config, tmp_path / "whole")
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    with stopped_after(epochs=2, by=DataError("no power")):
+        train_detector(config, tmp_path / "cut")
+
+    train_detector(config, tmp_path / "cut")
+
+    assert logged(tmp_path / "cut" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
+    name = "detector.safetensors"
+    assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

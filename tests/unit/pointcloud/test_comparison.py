@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +21,7 @@ from examples.pointcloud.data_digest import data_digest
 from examples.pointcloud.feature_files import write_map
 from examples.pointcloud.rooms import CLASSES, room
 from examples.pointcloud.training_plan import Plan, rooms_of
+from tests.conftest import ROOT
 from tests.unit.pointcloud.test_frames import write_scene
 
 from dinoneck import ConfigError, DataError
@@ -97,7 +104,9 @@ def test_a_scene_that_is_held_out_twice_is_named(plan: Plan) -> None:
 
 def test_a_class_that_no_scene_teaches_is_counted_in_a_warning(plan: Plan) -> None:
     mistaken = replace(plan, classes=(*plan.classes, "77=piano"))
-    with pytest.warns(UserWarning, match=r"classes have no point in the 1 scenes.*piano"):
+    with pytest.warns(
+        UserWarning, match=r"classes have no point in 1 scene to learn from: .*piano"
+    ):
         rooms_of(mistaken, images=False)
 
 
@@ -143,6 +152,65 @@ def test_finished_runs_on_labels_that_were_changed_are_not_read(
     np.save(tmp_path / "labels" / "office.npy", labels)
     assert main(words) == 1
     assert "holds a run with other data_digest" in capsys.readouterr().err
+
+
+KILLED_COMPARE = """
+import sys
+from pathlib import Path
+from examples.pointcloud.__main__ import main
+from tests.faults.kill import killed_before
+
+killed_before(Path(sys.argv[1]), int(sys.argv[2]))
+main(sys.argv[3:])
+"""
+# before which disk call below --out each process is killed. A run writes weights, matches and its
+# result; each takes a call to create a temporary file, one to flush it, and one to rename it
+DISK_CALLS = (3, 6, 10, 14)
+
+
+def scores_of(folder: Path) -> Any:
+    """All results of a comparison but for seconds and memory."""
+    table = json.loads((folder / "point_segmentation.json").read_text())
+    for block in table["blocks"].values():
+        for row in block["summary"]["rows"].values():
+            del row["seconds"], row["peak_memory_mb"]
+        for rows in block["seeds"].values():
+            for result in rows.values():
+                del result["cost"]
+    return table
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_killed_and_run_again_is_that_of_one_run(
+    plan: Plan, tmp_path: Path
+) -> None:
+    for name in ("kitchen", "office"):
+        path = tmp_path / "labels" / f"{name}.npy"
+        table = np.load(path)
+        np.save(path, np.c_[table, table[:, 3]])  # an object of each class
+    words = ["compare", *words_of(plan), "--seeds", "0", "1", "--pretrain-steps", "1"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    expected = scores_of(tmp_path / "whole")
+    assert "precision_differences" in expected["blocks"]["geometry"]["summary"]
+    runs = tmp_path / "killed"
+    again = [*words, "--out", str(runs)]
+    python_path = os.pathsep.join((str(ROOT / "src"), str(ROOT)))
+    unfinished = set()
+    for call in DISK_CALLS:
+        child = subprocess.run(
+            [sys.executable, "-c", KILLED_COMPARE, str(runs), str(call), *again],
+            env={**os.environ, "PYTHONPATH": python_path},
+            check=False,
+        )
+        assert child.returncode == -signal.SIGKILL
+        for weights in runs.rglob("weights.safetensors"):
+            if not weights.with_name("result.json").exists():
+                unfinished.add(str(weights.relative_to(runs)))
+    assert unfinished  # a run whose weights are there and whose result is not
+
+    assert main(again) == 0
+
+    assert scores_of(runs) == expected
 
 
 def test_a_damaged_result_is_named_with_the_folder_to_remove(

@@ -444,3 +444,29 @@ def test_a_ply_without_labels_names_what_it_has(tmp_path: Path) -> None:
     write_ply(tmp_path / "kitchen.ply", table)
     with pytest.raises(DataError, match="kitchen.ply has red, x, y, z; expected x, y, z and label"):
         read_cloud(tmp_path / "kitchen.ply")
+
+
+PLY_HEAD = ["ply", "format ascii 1.0", "element vertex 1", "property float x", "end_header", "0"]
+BROKEN_PLYS = {
+    "another first line": ([0, "plz"], "first line is not 'ply'"),
+    "no end": ([4, "end"], "no line end_header"),
+    "no format": ([1, "comment"], "its format is ''; expected ascii, binary_little_endian"),
+    "an unknown format": ([1, "format binary 1.0"], "its format is 'binary'"),
+    "faces first": ([2, "element face 1"], "first element is vertex"),
+    "more points than there are": ([2, "element vertex 3"], "announces 3 points and holds 1"),
+    "an unknown type": ([3, "property half x"], "property x has the type 'half'"),
+    "a list of each point": (
+        [3, "property list uchar int x"],
+        "property x of the points is a list",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_PLYS)
+def test_a_ply_that_cannot_be_read_is_named_with_its_cause(name: str, tmp_path: Path) -> None:
+    (place, line), message = BROKEN_PLYS[name]
+    lines = list(PLY_HEAD)
+    lines[place] = line
+    (tmp_path / "a.ply").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=f"a.ply cannot be read as a cloud: .*{message}"):
+        read_cloud(tmp_path / "a.ply")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.extraction import step_of
-from examples.pointcloud.feature_files import read_map, read_maps, write_map
-from examples.pointcloud.features import maps_of
+from examples.pointcloud.feature_files import check_aspect, read_map, read_maps, write_map
+from examples.pointcloud.features import input_size, maps_of
 from examples.pointcloud.frames import read_frames
 from PIL import Image
 from tests.unit.pointcloud.test_frames import write_json, write_scan
@@ -121,6 +121,42 @@ def test_pt_files_and_a_store_hold_the_same_maps(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("cells", [(4, 5), (3, 4), (30, 39), (60, 80)])
+def test_a_map_whose_sides_were_rounded_to_whole_patches_is_read(
+    cells: tuple[int, int], tmp_path: Path
+) -> None:
+    scene = write_scan(tmp_path, numbers=(0,))
+    cameras = read_frames(scene).cameras
+    features = torch.rand(3, *cells)
+    write_map(tmp_path / "pt", "scene0000_00/color/0", features)
+
+    maps = maps_of(tmp_path / "pt", ["scene0000_00/color/0"], cameras)
+
+    assert cameras.size == (60, 80)
+    assert torch.equal(maps[0], features.half())
+
+
+@pytest.mark.parametrize("cells", [(5, 4), (16, 16), (80, 64)])
+def test_a_map_of_another_ratio_than_its_frame_is_named_with_both_sizes(
+    cells: tuple[int, int], tmp_path: Path
+) -> None:
+    scene = write_scan(tmp_path, numbers=(0,))
+    cameras = read_frames(scene).cameras
+    write_map(tmp_path / "pt", "scene0000_00/color/0", torch.rand(3, *cells))
+    message = rf"color.0\.pt has {cells[0]}x{cells[1]} cells, and its frame is 60x80 px"
+    with pytest.raises(DataError, match=message):
+        maps_of(tmp_path / "pt", ["scene0000_00/color/0"], cameras)
+
+
+@pytest.mark.parametrize("patch", [8, 14, 16])
+@pytest.mark.parametrize("image", [(480, 640), (968, 1296), (37, 211), (640, 480)])
+def test_the_size_that_extract_takes_has_the_ratio_of_the_image(
+    image: tuple[int, int], patch: int
+) -> None:
+    height, width = input_size(image, patch)
+    check_aspect(Path("a.pt"), (height // patch, width // patch), image)
+
+
 def test_extract_reads_scenes_of_a_frames_json(tmp_path: Path) -> None:
     for name in ("kitchen", "office"):
         (tmp_path / name).mkdir()
@@ -225,6 +261,24 @@ def test_features_of_two_widths_or_outside_the_folder_are_refused(
     write_map(tmp_path / "f", "s/color/1", torch.zeros(7, 2, 4))
     assert run("pack", infos, "--features", tmp_path / "f", "--absolute") == 1
     assert "several widths" in capsys.readouterr().err
+
+
+def test_features_of_another_ratio_than_the_image_next_to_the_info_file_are_not_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    infos = tmp_path / "infos.pkl"
+    infos.write_bytes(pickle.dumps(single_view(["s/0", "s/1"])))
+    write_features(tmp_path / "f", ["s/color/0", "s/color/1"])  # 2x4 cells
+    color = tmp_path / "2D" / "s" / "color"
+    color.mkdir(parents=True)
+    Image.new("RGB", (64, 32)).save(color / "0.jpg")
+    Image.new("RGB", (32, 64)).save(color / "1.jpg")
+
+    code = run("pack", infos, "--features", tmp_path / "f")
+
+    assert code == 1
+    assert "1.pt has 2x4 cells, and its frame is 64x32 px" in capsys.readouterr().err
+    assert not (tmp_path / "infos_clip.pkl").exists()
 
 
 def test_a_packed_file_is_replaced_only_when_asked(

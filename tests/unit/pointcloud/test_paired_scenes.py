@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from examples.pointcloud.comparison_tables import precision_table
 from examples.pointcloud.instances import (
+    AP_OF,
     LEAST_POINTS,
     Masks,
     SceneMatches,
@@ -95,6 +97,33 @@ def test_too_few_groups_have_no_interval() -> None:
     found = PairedPrecision(rows, groups, NAMES).difference("a", "b", "AP")
     assert found["interval"] is None and found["excludes_0"] is None
     assert found["groups"] == 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_table_of_too_few_groups_says_so_in_place_of_intervals(number: int) -> None:
+    rows = {"a": [scenes(0.9, number)], "b": [scenes(0.6, number)]}
+    paired = PairedPrecision(rows, list("uvwx")[:number], NAMES)
+    differences = {"a - b": {score: paired.difference("a", "b", score) for score in AP_OF}}
+
+    *table, _, note = precision_table(differences)
+
+    [row] = table[2:]
+    cells = row.strip("| ").split(" | ")
+    assert cells[2::2] == ["–", "–", "–"]
+    groups = "1 group" if number == 1 else f"{number} groups"
+    assert note.startswith(f"No intervals of AP: {groups} of held-out scenes, and 5 or more are")
+
+
+def test_a_table_of_five_groups_shows_intervals() -> None:
+    rows = {"a": [scenes(0.9, 5)], "b": [scenes(0.6, 5)]}
+    paired = PairedPrecision(rows, list("uvwxy"), NAMES)
+    found = {score: paired.difference("a", "b", score) for score in AP_OF}
+
+    *table, _, note = precision_table({"a - b": found})
+
+    low, high = found["AP50"]["interval"]
+    assert f"| {low:+.3f} ... {high:+.3f} |" in table[2]
+    assert note.startswith("Intervals draw the 5 groups")
 
 
 def test_scans_of_one_room_are_drawn_together() -> None:
