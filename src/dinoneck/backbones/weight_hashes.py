@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128
 
-from dinoneck.backbones import lora
+from dinoneck.backbones import lora, rotary
 from dinoneck.backbones.adapter import (
     Adapter,
     OriginalWeights,
@@ -177,6 +177,7 @@ class Watch:
         self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
         self._counts = _counts_of_writes(adapter)
         self._trainable = _trainable_hashes(adapter)
+        self._rotary = _rotary_hashes(adapter)
         self._lora_off = adapter.lora_off
 
     @property
@@ -193,12 +194,16 @@ class Watch:
         counts = _counts_of_writes(adapter)
         if counts is None or counts != self._counts or adapter.lora_off != self._lora_off:
             return False
+        if _rotary_hashes(adapter) != self._rotary:
+            return False
         trainable = _trainable_hashes(adapter)
         # the hashes of a frozen backbone are kept: there is nothing to save
         return bool(trainable) and trainable == self._trainable
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
+        if _rotary_hashes(adapter) != self._rotary:
+            return False
         before, now = self._hashes, current_hashes(adapter)
         if None not in (before.fingerprint, now.fingerprint):
             return before.fingerprint == now.fingerprint
@@ -316,6 +321,15 @@ def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
     for name, parameter in adapter.named_parameters():
         if parameter.requires_grad and not parameter.is_meta:
             hashes[name] = xxh3_128(bytes_of(parameter.detach())).hexdigest()
+    return hashes
+
+
+def _rotary_hashes(adapter: Adapter) -> dict[str, str]:
+    """Return name -> hash of the values of the rotary frequencies, which no fingerprint holds."""
+    hashes = {}
+    for name, value in rotary.buffers_of(adapter.model).items():
+        if not value.is_meta:
+            hashes[name] = xxh3_128(bytes_of(value)).hexdigest()
     return hashes
 
 

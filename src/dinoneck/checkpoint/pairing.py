@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.backbones import lora, weight_hashes
+from dinoneck.backbones import lora, rotary, weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
@@ -139,6 +139,30 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             f"the backbone {given.get('name')!r} gives other outputs than the one this head was "
             f"trained on: its probe differs by {gap:.3g}. Load {trained.get('name')!r} with "
             f"{_spell(trained)}",
+            step="pairing",
+        )
+
+
+def check_rotary(trained: Mapping[str, Any], backbone: Backbone) -> None:
+    """Compare what a backbone with rotary frequencies of its own does with the probe of a record, if it has one.
+
+    No hash holds these frequencies. Those of published models are not compared.
+
+    Raises:
+        CheckpointError: if the outputs differ.
+    """
+    unusual = rotary.unusual_buffers(backbone.adapter.model)
+    if not unusual or not trained.get("probe"):
+        return
+    same_layers = backbone.with_layers(need(trained, "layers"), need(trained, "norm"))
+    dtypes = (str(trained.get("dtype")), str(backbone.dtype).removeprefix("torch."))
+    gap = differs(trained["probe"], same_layers.probe(), dtypes)
+    if gap is not None:
+        [name] = unusual
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives other outputs than the one this head was "
+            f"trained on: its probe differs by {gap:.3g}, and {name} holds other values than "
+            "published models have; load the backbone again",
             step="pairing",
         )
 
