@@ -130,6 +130,11 @@ ROWS: list[Row] = [
     (usage("extract images --out s --size big"), WrongUsageError, "'big'"),
     (usage("train --csv t.csv --out r --head '[1]'"), WrongUsageError, "'[1]'"),
     (usage("predict images --heads h"), WrongUsageError, "--out"),
+    (usage("train --out r --targets a --targets b"), WrongUsageError, ("--targets", "once")),
+    (usage("train --out r --class_values 0 --class-values=1"), WrongUsageError, "--class-values"),
+    (usage("evaluate i --heads h --truth t --truth u"), WrongUsageError, "--truth is given twice"),
+    (usage("bench h --layers 1 --layers 2"), WrongUsageError, "--layers is given twice"),
+    (usage("push h --figure a.png --figure b.png"), WrongUsageError, "--figure is given twice"),
     # options without effect
     (line("predict --store s --out p.csv --heads h --maps m"), ConfigError, "--maps"),
     (line(f"{PREDICT} --min-score 0.5"), ConfigError, ("heads", "--min-score")),

@@ -283,6 +283,13 @@ def scored_masks(folder: Path, record: Any, **options: Any) -> Any:
     return evaluate(checkpoint, folder, folder / "t.csv", labels="mask", **options)
 
 
+def with_record_without(*entries: str) -> HeadCheckpoint:
+    """A head whose record of its backbone lacks these entries."""
+    backbone = kit.backbone()
+    record = {name: value for name, value in backbone.record().items() if name not in entries}
+    return HeadCheckpoint.from_module(kit.head(), backbone=record, preprocess=backbone.preprocess)
+
+
 ROWS: list[Row] = [
     (lambda: predictor(tta="flip"), ConfigError, "'flip'"),
     (lambda: predictor(batch_size=0), ConfigError, "batch_size is 0"),
@@ -332,6 +339,21 @@ ROWS: list[Row] = [
     (lambda: HeadEnsemble([kit.head(), kit.head(Task("y"))], weights=[1, 0]), ConfigError, "'y'"),
     (lambda: HeadEnsemble([kit.head(), kit.head()], layers=[[3]]), ConfigError, "layers"),
     (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),
+    (
+        lambda: Predictor(with_record_without("depth"), kit.backbone()),
+        CheckpointError,
+        ("does not state its number of blocks", "save_head("),
+    ),
+    (
+        lambda: Predictor(with_record_without("layers", "weights", "weights_sha256")),
+        CheckpointError,
+        ("does not state 'layers'", "save_head("),
+    ),
+    (
+        lambda: Predictor(with_record_without("weights")),
+        CheckpointError,
+        ("does not state 'weights'", "pass backbone="),
+    ),
     (
         lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})),
         CheckpointError,

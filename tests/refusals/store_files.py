@@ -111,6 +111,17 @@ def two_images_of_one_id(folder: Path) -> Any:
     return FeatureStore.open(root).batch(["a"])
 
 
+def shard_of_other_images_copied_over_it(folder: Path) -> Any:
+    root = sound(folder)
+    store = FeatureStore.open(root)
+    store.batch(["a", "b"])
+    others = write_images(folder / "others", ["a.png", "b.png"], seed=9)
+    other = make(folder / "other", kit.backbone(), views="none")
+    other.extract(others, root=folder / "others")
+    shutil.copy(shard_in(folder / "other"), shard_in(root))
+    return store.batch(["a"])
+
+
 def images_of_two_sizes(folder: Path) -> Any:
     write_images(folder / "images", ["a.png"], height=32, width=48)
     write_images(folder / "images", ["b.png"], height=48, width=48)
@@ -282,6 +293,11 @@ ROWS: list[Row] = [
     (shard_is_a_pipe, StoreError, ("data/w-", "pipe")),
     (description_is_a_folder, StoreError, ("store.json", "it is a folder")),
     (two_images_of_one_id, StoreError, ("'a'", "images)", "others)")),
+    (
+        shard_of_other_images_copied_over_it,
+        StoreError,
+        ("data/w-", "was replaced", "'a'", "delete", INDEX),
+    ),
     (images_of_two_sizes, DataError, "2x3, 3x3"),
     # the scale of an int8 store
     (scale_missing, StoreError, SCALE),

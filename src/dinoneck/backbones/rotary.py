@@ -22,6 +22,7 @@ FREQUENCIES = "rope_embeddings.inv_freq"
 """The name of the buffer in transformers, which holds their inverse."""
 NAMES = (PERIODS, FREQUENCIES)
 _TEMPERATURE = 100.0  # of every published DINOv3
+_ROUNDING = 2**-8  # relative, of Meta's files in bfloat16: 2**-9, and of inverses as much again
 
 
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
@@ -38,6 +39,16 @@ def changed_buffers(model: nn.Module) -> dict[str, Tensor]:
         if not value.is_meta and not torch.equal(value.cpu(), _published(name, value.numel())):
             changed[name] = value
     return changed
+
+
+def unusual_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return those of :func:`changed_buffers` that are not those of a published model in bfloat16 either."""
+    unusual = {}
+    for name, value in changed_buffers(model).items():
+        published = _published(name, value.numel())
+        if not torch.allclose(value.cpu().float(), published, rtol=_ROUNDING, atol=0.0):
+            unusual[name] = value
+    return unusual
 
 
 def without_buffers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from xxhash import xxh3_128
 
-from dinoneck.backbones import lora
+from dinoneck.backbones import lora, rotary
 from dinoneck.backbones.adapter import (
     Adapter,
     OriginalWeights,
@@ -177,6 +177,7 @@ class Watch:
         self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
         self._counts = _counts_of_writes(adapter)
         self._trainable = _trainable_hashes(adapter)
+        self._rotary = _rotary_hashes(adapter)
         self._lora_off = adapter.lora_off
 
     @property
@@ -193,12 +194,16 @@ class Watch:
         counts = _counts_of_writes(adapter)
         if counts is None or counts != self._counts or adapter.lora_off != self._lora_off:
             return False
+        if _rotary_hashes(adapter) != self._rotary:
+            return False
         trainable = _trainable_hashes(adapter)
         # the hashes of a frozen backbone are kept: there is nothing to save
         return bool(trainable) and trainable == self._trainable
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
+        if _rotary_hashes(adapter) != self._rotary:
+            return False
         before, now = self._hashes, current_hashes(adapter)
         if None not in (before.fingerprint, now.fingerprint):
             return before.fingerprint == now.fingerprint
@@ -212,6 +217,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str | None:
     for name, value in sorted(state.items()):
         if value.is_meta:
             return None
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(bytes_of(value))
+    return total.hexdigest()
+
+
+def values_digest(module: nn.Module) -> str:
+    """Return a fast hash of the names and values of a module's state dict, to notice changes of it."""
+    total = xxh3_128()
+    for name, value in sorted(module.state_dict().items()):
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(bytes_of(value))
     return total.hexdigest()
@@ -316,6 +330,15 @@ def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
     for name, parameter in adapter.named_parameters():
         if parameter.requires_grad and not parameter.is_meta:
             hashes[name] = xxh3_128(bytes_of(parameter.detach())).hexdigest()
+    return hashes
+
+
+def _rotary_hashes(adapter: Adapter) -> dict[str, str]:
+    """Return name -> hash of the values of the rotary frequencies, which no fingerprint holds."""
+    hashes = {}
+    for name, value in rotary.buffers_of(adapter.model).items():
+        if not value.is_meta:
+            hashes[name] = xxh3_128(bytes_of(value)).hexdigest()
     return hashes
 
 

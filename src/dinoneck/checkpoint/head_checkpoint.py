@@ -250,7 +250,8 @@ class HeadCheckpoint:
         """Refuse a backbone that is not the one this head was trained on.
 
         Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture,
-        LoRA weights and the weights' digest are compared.
+        LoRA weights and the weights' digest are compared, and the outputs of a backbone whose
+        rotary frequencies are not those of published models.
 
         Args:
             backbone: the backbone, or its record.
@@ -274,6 +275,8 @@ class HeadCheckpoint:
         schema.check_backbone_record(given, "the record")
         pairing.check_records(trained, given, weights=not probe)
         if not probe:
+            if isinstance(own, Backbone):
+                pairing.check_rotary(trained, own)
             return
         if not isinstance(own, Backbone):
             raise CheckpointError(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.backbones import lora, weight_hashes
+from dinoneck.backbones import lora, rotary, weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
@@ -45,6 +45,11 @@ _MUST_AGREE = {
 _COMPARE_OUTPUTS = (
     "compare its outputs: check_backbone(backbone, probe=True), Predictor(..., probe=True)"
 )
+_SAVE_AGAIN = (
+    "if you know the backbone that it was trained on, save the head again with it: "
+    "save_head(path, load_head(path), backbone=backbone, preprocess=...)"
+)
+_FOUND_BY = ("name", "weights")  # what a backbone is loaded by
 _SAME_CHANNEL = 1e-3
 _SHOWN = 5
 NAMED = ("seeded", "hub")
@@ -67,10 +72,13 @@ def need(record: Mapping[str, Any], key: str) -> Any:
         CheckpointError: if it is missing.
     """
     if record.get(key) is None:
+        remedy = _SAVE_AGAIN
+        if key in _FOUND_BY:
+            remedy = "load the backbone yourself and pass backbone="
+        stated = sorted(name for name, value in record.items() if value is not None)
         raise CheckpointError(
             f"the backbone record of this head does not state {key!r}; it holds "
-            f"{', '.join(sorted(record)) or 'nothing'}. Load the backbone yourself and pass "
-            "backbone=",
+            f"{', '.join(stated) or 'nothing'}; {remedy}",
             step="pairing",
         )
     return record[key]
@@ -95,6 +103,18 @@ def check_records(
         CheckpointError: naming what differs, both values and the remedy.
     """
     facts, own = _facts(trained), _facts(given)
+    unstated = [
+        meaning
+        for meaning in facts
+        if facts[meaning] is None and own[meaning] is not None and (layers or meaning != "layers")
+    ]
+    if unstated:
+        raise CheckpointError(
+            "the record of the backbone that this head was trained on does not state its "
+            f"{', '.join(unstated)}, so {given.get('name')!r} cannot be compared with it; "
+            f"{_SAVE_AGAIN}",
+            step="pairing",
+        )
     differences = [
         f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
         for meaning in facts
@@ -139,6 +159,30 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             f"the backbone {given.get('name')!r} gives other outputs than the one this head was "
             f"trained on: its probe differs by {gap:.3g}. Load {trained.get('name')!r} with "
             f"{_spell(trained)}",
+            step="pairing",
+        )
+
+
+def check_rotary(trained: Mapping[str, Any], backbone: Backbone) -> None:
+    """Compare what a backbone with rotary frequencies of its own does with the probe of a record, if it has one.
+
+    No hash holds these frequencies. Those of published models are not compared.
+
+    Raises:
+        CheckpointError: if the outputs differ.
+    """
+    unusual = rotary.unusual_buffers(backbone.adapter.model)
+    if not unusual or not trained.get("probe"):
+        return
+    same_layers = backbone.with_layers(need(trained, "layers"), need(trained, "norm"))
+    dtypes = (str(trained.get("dtype")), str(backbone.dtype).removeprefix("torch."))
+    gap = differs(trained["probe"], same_layers.probe(), dtypes)
+    if gap is not None:
+        [name] = unusual
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives other outputs than the one this head was "
+            f"trained on: its probe differs by {gap:.3g}, and {name} holds other values than "
+            "published models have; load the backbone again",
             step="pairing",
         )
 
@@ -312,10 +356,8 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         return []
     names = str(trained.get("name")), str(given.get("name"))
     if architecture_of(names[0]) != architecture_of(names[1]):
-        return [
-            f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names "
-            "differ: probe=True)"
-        ]
+        hint = " (if only names differ: probe=True)" if trained.get("probe") else ""
+        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r}{hint}"]
     origin: Mapping[str, Any] = trained.get("weights") or {}
     if digests[0] is None and origin.get("kind") == STATED:
         return []  # nothing is known but the name
@@ -336,10 +378,13 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         difference += (
             ". Digests of the same weights differ across libraries and dtypes: load the backbone "
             f"as in training (source={trained.get('source')!r}, "
-            f"dtype=torch.{trained.get('dtype')}), or {_COMPARE_OUTPUTS}"
+            f"dtype=torch.{trained.get('dtype')})"
         )
+        if trained.get("probe"):
+            difference += f", or {_COMPARE_OUTPUTS}"
     elif not is_recorded:
-        difference += f". Without both hashes weights cannot be compared; {_COMPARE_OUTPUTS}"
+        remedy = _COMPARE_OUTPUTS if trained.get("probe") else _SAVE_AGAIN
+        difference += f". Without both hashes weights cannot be compared; {remedy}"
     return [difference]
 
 
@@ -561,6 +606,8 @@ def rebuild(
         CheckpointError: if the record is incomplete or contradicts itself.
         BackboneError: if the weights cannot be had.
     """
+    layers = need(record, "layers")
+    norm = need(record, "norm")
     name, origin = str(need(record, "name")), need(record, "weights")
     if file is None and not random and origin.get("kind") == STATED:
         logger.warning(
@@ -619,8 +666,8 @@ def rebuild(
             pretrained=not seeded,
             checkpoint=None if folder else file,
             seed=(need(origin, "seed") if own else 0) if seeded else None,
-            layers=need(record, "layers"),
-            norm=need(record, "norm"),
+            layers=layers,
+            norm=norm,
             source=record.get("source") or "timm",
             pos_embed=record.get("pos_embed") or "native",
             dtype=_DTYPES[dtype],

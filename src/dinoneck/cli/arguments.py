@@ -22,6 +22,7 @@ from tyro.conf import (
     OmitArgPrefixes,
     OmitSubcommandPrefixes,
     Positional,
+    UseAppendAction,
     arg,
 )
 from tyro.constructors import PrimitiveConstructorSpec
@@ -69,7 +70,8 @@ def parse(
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
 
     Raises:
-        SystemExit: 0 after the help, 2 after the reason on stderr.
+        SystemExit: 0 after the help, 2 after the reason on stderr. An option of several values that
+            is given twice is one: the parser would keep the last values alone.
     """
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
     if isinstance(verb, Mapping):
@@ -87,6 +89,9 @@ def parse(
     if unknown:
         word = next((each for each in unknown if each.startswith("-")), unknown[0])
         raise SystemExit(_wrong(word, flags(verb), prog))
+    for flag in _list_flags(verb):
+        if _count(flag, words) > 1:
+            raise SystemExit(_given_twice(flag))
     if "words" in call.keywords:
         call.keywords["words"] = tuple(words)
     return call
@@ -102,22 +107,71 @@ def _wrong(word: str, known: Iterable[str], prog: str) -> int:
     return 2
 
 
+def _given_twice(flag: str) -> int:
+    """Print that an option of several values is given more than once."""
+    print(
+        f"error: {flag} is given twice; give it once, with all its values after it", file=sys.stderr
+    )
+    return 2
+
+
+def _count(flag: str, words: Iterable[str]) -> int:
+    """How often an option is given."""
+    count = 0
+    for word in words:
+        if word == "--":  # what follows are no options
+            break
+        if word.partition("=")[0].replace("_", "-") == flag:
+            count += 1
+    return count
+
+
 def flags(owner: Any) -> list[str]:
     """Return the flags of a verb's function, or of the class of a group of options."""
-    found: list[str] = []
+    return [flag for flag, _ in _hinted_flags(owner)]
+
+
+def _list_flags(owner: Any) -> list[str]:
+    """The flags that take several words after them, and may not be repeated."""
+    found = []
+    for flag, hint in _hinted_flags(owner):
+        extras = getattr(hint, "__metadata__", ())
+        is_one_word = any(isinstance(extra, PrimitiveConstructorSpec) for extra in extras)
+        may_repeat = UseAppendAction in extras
+        if not is_one_word and not may_repeat and Positional not in extras and _has_tuple(hint):
+            found.append(flag)
+    return found
+
+
+def _has_tuple(hint: Any) -> bool:
+    """Whether a type is a tuple, or one of several that it may be is one."""
+    if typing.get_origin(hint) is Annotated:
+        hint = hint.__origin__
+    if typing.get_origin(hint) is tuple:
+        return True
+    return any(typing.get_origin(choice) is tuple for choice in typing.get_args(hint))
+
+
+def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
+    """The flags of a verb's function, or of the class of a group of options, and their types."""
+    if isinstance(owner, functools.partial):  # a verb whose training file was read
+        owner = owner.func
+    found: list[tuple[str, Any]] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
+        if name == "return" or tyro.conf.Suppress in getattr(hint, "__metadata__", ()):
+            continue
         group = getattr(hint, "__origin__", hint)
         if dataclasses.is_dataclass(group) or (
             isinstance(group, type) and issubclass(group, msgspec.Struct)
         ):
-            found += flags(group)
+            found += _hinted_flags(group)
             continue
         names = [
             extra.name
             for extra in getattr(hint, "__metadata__", ())
             if getattr(extra, "name", None)
         ]
-        found.append("--" + (names or [name])[0].replace("_", "-"))
+        found.append(("--" + (names or [name])[0].replace("_", "-"), hint))
     return found
 
 

@@ -152,10 +152,7 @@ def _run(arguments: list[str]) -> int:
     if "" in words:
         top.error("an argument is empty; name a file or a folder ('.' for the current one)")
     imports = [*options.imports]
-    if verb == "train":  # which records them with the run
-        if sum(word.partition("=")[0] == "--import" for word in words) > 1:
-            top.error("--import is given twice; name all modules after one: --import A.py B.py")
-    else:
+    if verb != "train":  # which records them with the run
         words, modules = _split_imports(words)
         if modules is None:
             top.error("--import names nothing; expected a module or a Python file")

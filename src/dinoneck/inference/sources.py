@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_records, need
+from dinoneck.checkpoint.pairing import check_records, check_rotary, need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import GridSize
@@ -352,6 +352,7 @@ def check_pairing(loaded: Sequence[Reading], backbone: Backbone, probe: bool) ->
         elif item.backbone is not None:
             # applied per head
             check_records(item.backbone, {**record, "norm": item.norm}, layers=False)
+            check_rotary(item.backbone, backbone)
         elif item.checkpoint is not None:
             warnings.warn(
                 f"the file of this {type(item.head).__name__} does not state its backbone, so "

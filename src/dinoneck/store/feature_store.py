@@ -165,8 +165,9 @@ class FeatureStore(Reader):
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
             check: compare what is read with its checksum: ``first`` = at the first read of a view
-                in this process, and after its shard was written to; ``always`` (a batch takes about
-                a fifth longer) or ``never``. It finds damage and mix-ups, not forgery.
+                in this process, and after its shard was written to, which is not noticed behind a
+                URL; ``always`` (a batch takes about a fifth longer) or ``never``. It finds damage
+                and mix-ups, not forgery.
 
         Raises:
             StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.

@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -200,7 +200,8 @@ class Reader(StoredTokens):
 
         Raises:
             DataError: if an id or a view is unknown, or the images have different grids.
-            StoreError: if a shard is missing, cut short or damaged.
+            StoreError: if a shard is missing, cut short or damaged, or was replaced by one with other
+                images.
         """
         numbers = self.view_numbers(ids, views)
         try:
@@ -346,6 +347,7 @@ class Reader(StoredTokens):
         sizes = self.shards.sizes()
         named = {row.shard: sizes[row.shard] for row in rows if row.shard in sizes}
         headers = dict(self.shards.entries(named))
+        self._check_same_images(rows, headers)
         outdated = []
         for row in rows:
             is_gone = row.shard not in sizes
@@ -353,6 +355,25 @@ class Reader(StoredTokens):
             if is_gone or (headers[row.shard] and row not in headers[row.shard]):
                 outdated.append(row.shard)
         return list(dict.fromkeys(outdated))
+
+    def _check_same_images(
+        self, rows: Sequence[Entry], headers: Mapping[str, Sequence[Entry]]
+    ) -> None:
+        """Reject a shard that holds another image than its row of the index under one id.
+
+        A shard is never changed once it is written: another file was copied over it.
+
+        Raises:
+            StoreError: naming the shard and the image.
+        """
+        for row in rows:
+            for stored in headers.get(row.shard, ()):
+                if stored.id == row.id and stored.blake2b != row.blake2b:
+                    raise StoreError(
+                        f"{self.files}/{row.shard} was replaced: it holds another image under the "
+                        f"id {row.id!r} than the index states. Copy the right file back; to use "
+                        f"the new images, delete {self.entries.path} and open the store again"
+                    )
 
     def _is_sound(self, entry: Entry) -> bool:
         """Whether all views of an image are there and have their checksums."""

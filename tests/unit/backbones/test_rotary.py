@@ -17,6 +17,7 @@ from dinoneck import (
     BackboneError,
     CheckpointError,
     HeadCheckpoint,
+    Predictor,
     load_backbone,
     save_head,
     wrap_backbone,
@@ -112,6 +113,72 @@ def test_changed_by_hand_they_are_refused_without_the_weights(tmp_path: Path) ->
     save_head(tmp_path / "h.safetensors", kit.head(), backbone=backbone, backbone_weights=weights)
     again = HeadCheckpoint.load(tmp_path / "h.safetensors").load_backbone()
     assert torch.equal(tokens_of(again), tokens_of(backbone))
+
+
+def scaled(factor: float) -> Backbone:
+    """The built-in ViT with other periods."""
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.adapter.model.rope.periods.mul_(factor)
+    return backbone
+
+
+def test_a_backbone_with_changed_frequencies_does_not_fit_the_head_of_the_published_one(
+    tmp_path: Path,
+) -> None:
+    file = kit.saved_head(tmp_path / "h.safetensors", backbone=kit.backbone())
+    changed = scaled(1.5)
+
+    with pytest.raises(CheckpointError, match=r"other outputs.*rope\.periods"):
+        Predictor(file, changed)
+    with pytest.raises(CheckpointError, match=r"other outputs.*rope\.periods"):
+        HeadCheckpoint.load(file).check_backbone(changed)
+
+
+def test_a_backbone_with_the_same_changed_frequencies_fits(tmp_path: Path) -> None:
+    backbone = scaled(1.5)
+    file = kit.saved_head(
+        tmp_path / "h.safetensors", backbone=backbone, backbone_weights=backbone.state_dict()
+    )
+    [image] = kit.write_images(tmp_path, ["a.png"])
+
+    given = Predictor(file, scaled(1.5))([image])
+    own = Predictor(file)([image])
+
+    assert given == own
+
+
+def test_frequencies_that_metas_files_round_fit_the_head_of_the_published_ones(
+    tmp_path: Path,
+) -> None:
+    rounded = from_a_file_of_meta(tmp_path)
+
+    assert rotary.changed_buffers(rounded.adapter.model)
+    assert not rotary.unusual_buffers(rounded.adapter.model)
+    assert rotary.unusual_buffers(scaled(1.01).adapter.model).keys() == {"rope.periods"}
+
+
+def test_a_predictor_notices_frequencies_that_change_after_it_was_made(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    file = kit.saved_head(tmp_path / "h.safetensors", backbone=backbone)
+    [image] = kit.write_images(tmp_path, ["a.png"])
+    predictor = Predictor(file, backbone)
+    predictor([image])
+
+    backbone.adapter.model.rope.periods.mul_(1.5)
+
+    with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+        predictor([image])
+
+
+def test_a_detector_notices_frequencies_that_change_after_it_predicted() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    detector = detector_on(backbone)
+    boxes_of(detector)
+
+    backbone.adapter.model.rope.periods.mul_(1.5)
+
+    with pytest.raises(BackboneError, match="changed after this detector"):
+        boxes_of(detector)
 
 
 def test_changed_by_hand_they_are_in_a_detectors_file(tmp_path: Path) -> None:

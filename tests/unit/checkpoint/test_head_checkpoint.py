@@ -248,8 +248,47 @@ def test_records_of_converted_features_may_leave_layers_open(tmp_path: Path) -> 
     save_head(tmp_path / "h", kit.head(), backbone=open_record)
     tokens = kit.backbone()(torch.rand(1, 3, 32, 32))
     assert load_head(tmp_path / "h").predict(tokens)["mass"].shape == (1, 1)
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match=r"does not state its .*save the head again"):
         Predictor(tmp_path / "h", kit.backbone())
+
+
+def test_a_head_of_converted_features_predicts_once_it_is_saved_with_their_backbone(
+    tmp_path: Path,
+) -> None:
+    backbone = kit.backbone()
+    head = kit.head()
+    open_record = {"name": "unknown", "embed_dim": 64, "layers": None, "norm": None}
+    save_head(tmp_path / "open", head, backbone=open_record)
+    [image] = kit.write_images(tmp_path, ["a.png"], 32, 48)
+    with torch.no_grad():
+        right = head.predict(backbone(backbone.preprocess([image])))["mass"].item()
+
+    with pytest.raises(CheckpointError, match="does not state 'layers'.*save the head again"):
+        Predictor(tmp_path / "open")
+    save_head(
+        tmp_path / "stated",
+        load_head(tmp_path / "open"),
+        backbone=backbone,
+        preprocess=backbone.preprocess,
+    )
+
+    [row] = Predictor(tmp_path / "stated")([image])
+    assert row["mass"] == pytest.approx(right, rel=1e-6)
+
+
+def test_a_probe_is_proposed_only_for_a_file_that_has_one(tmp_path: Path) -> None:
+    backbone = kit.backbone()
+    record = {**backbone.record(), "weights_sha256": None, "weights": {"kind": "file"}}
+
+    save_head(tmp_path / "without", kit.head(), backbone=record)
+    with pytest.raises(CheckpointError, match="Without both hashes") as refused:
+        Predictor(tmp_path / "without", backbone)
+    assert "probe" not in str(refused.value)
+
+    save_head(tmp_path / "with", kit.head(), backbone={**record, "probe": backbone.probe()})
+    with pytest.raises(CheckpointError, match="probe=True"):
+        Predictor(tmp_path / "with", backbone)
+    assert Predictor(tmp_path / "with", backbone, probe=True).backbone is backbone
 
 
 def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) -> None:

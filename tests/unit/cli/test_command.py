@@ -356,11 +356,62 @@ def test_an_import_of_nothing_is_refused(words: list[str]) -> None:
     assert "--import names nothing" in ran.err
 
 
-def test_train_refuses_a_second_import_which_would_replace_the_first() -> None:
-    ran = cli("train", "--import", "a.py", "--import=b.py", "--out", "run")
+REPEATED = [
+    ("extract i --out s --size 32", "--layers", "1"),
+    ("train --out r", "--targets", "a"),
+    ("train --out r", "--aux-targets", "a"),
+    ("train --out r", "--classes", "a"),
+    ("train --out r", "--class-values", "1"),
+    ("train --out r", "--nodata", "1"),
+    ("train --out r", "--panoptic", "a b"),
+    ("train --out r", "--layers", "1"),
+    ("train --out r", "--freeze", "0=all"),
+    ("train --out r", "--group", "a"),
+    ("train --out r", "--import", "a.py"),
+    ("train --out r", "--heads", "linear"),
+    ("evaluate i --truth t", "--heads", "a"),
+    ("evaluate i --heads h", "--truth", "a"),
+    ("evaluate i --heads h --truth t", "--group", "a"),
+    ("evaluate i --heads h --truth t", "--nodata", "1"),
+    ("evaluate i --heads h --truth t", "--class-values", "1"),
+    ("evaluate i --heads h --truth t", "--at-least", "a=1"),
+    ("push h", "--figure", "a.png"),
+    ("viz tokens i --out o.png", "--layers", "1"),
+    ("viz similarity i --out o.png", "--layers", "1"),
+    ("bench h", "--layers", "1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "flag", "values"), REPEATED, ids=[f"{row[0].split()[0]}{row[1]}" for row in REPEATED]
+)
+def test_an_option_of_several_values_is_refused_where_it_would_replace_an_earlier_one(
+    words: str, flag: str, values: str
+) -> None:
+    ran = cli(*words.split(), flag, *values.split(), flag, *values.split())
 
     assert ran.code == 2
-    assert "--import A.py B.py" in ran.err
+    assert ran.err == f"error: {flag} is given twice; give it once, with all its values after it\n"
+
+
+def test_a_word_that_an_option_of_several_values_takes_is_not_counted_as_the_option() -> None:
+    call = command(
+        "evaluate",
+        ["i", "--heads", "a", "--truth", "t", "--group", "heads", "--at-least", "heads=1"],
+    )
+
+    assert call.keywords["heads"] == ("a",)
+    assert call.keywords["group"] == ("heads",)
+
+
+def test_an_unknown_option_after_a_training_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("optim: {epochs: 2}\n")
+
+    ran = cli("train", file, "--epoch", "3", "--out", tmp_path / "run")
+
+    assert ran.code == 2
+    assert "'--epoch' is unknown. Did you mean '--epochs'?" in ran.err
 
 
 def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:

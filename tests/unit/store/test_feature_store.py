@@ -340,6 +340,29 @@ def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: P
             folder.chmod(0o755)
 
 
+def test_other_images_in_a_replaced_shard_are_read_after_the_index_is_deleted(
+    images: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    store = make(tmp_path / "s", two_layers)
+    store.extract(images)
+    # the index trusts the folder of the shards, and so compares no sizes when it is opened
+    os.utime(tmp_path / "s" / "data", (10**9, 10**9))
+    store.refresh(rebuild=True)
+    others = write_images(tmp_path / "others", NAMES, seed=9)
+    other = make(tmp_path / "o", two_layers)
+    other.extract(others, root=tmp_path / "others")
+    [shard] = (tmp_path / "s" / "data").iterdir()
+    [other_shard] = (tmp_path / "o" / "data").iterdir()
+    shutil.copy(other_shard, shard)
+
+    for reader in (store, store, FeatureStore.open(tmp_path / "s")):
+        with pytest.raises(StoreError, match="was replaced"):
+            reader.batch(["b"])
+    (tmp_path / "s" / "index.sqlite").unlink()
+
+    assert same(FeatureStore.open(tmp_path / "s"), other)
+
+
 def test_another_current_folder_later_is_no_other_store(
     filled: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
