@@ -741,12 +741,18 @@ def _classes(task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scor
 
 
 def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
-    """How the trainings of the heads that predict segmentations read their masks, as far as recorded."""
+    """How the trainings of the heads that predict segmentations read their masks.
+
+    A file that records nothing of it has an empty record; modules in memory have none.
+    """
     records: list[MaskRecord] = []
     for model in models.values():
         for reading in _readings_of(model):
-            if any(task.kind == "segmentation" for task in reading.head.tasks):
-                records += reading.mask_records
+            if not any(task.kind == "segmentation" for task in reading.head.tasks):
+                continue
+            records += reading.mask_records
+            recorded = {record.source for record in reading.mask_records}
+            records += [MaskRecord(file) for file in reading.files if file not in recorded]
     return records
 
 
@@ -759,6 +765,8 @@ def _as_in_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRec
     with_class_values = [record for record in records if record.class_values]
     with_nodata = [record for record in records if record.nodata]
     _check_class_values(asked, with_class_values)
+    if not asked.class_values:
+        _check_none_without_class_values(with_class_values, records)
     _check_nodata(asked, with_nodata)
     # whose class values and whose nodata are taken
     values_of = asked
@@ -793,6 +801,24 @@ def _check_class_values(asked: MaskRecord, records: Sequence[MaskRecord]) -> Non
                 "leave class_values out (--class-values), and write the masks with the values of "
                 "the training if they have others"
             )
+
+
+def _check_none_without_class_values(
+    with_class_values: Sequence[MaskRecord], records: Sequence[MaskRecord]
+) -> None:
+    """Raise a ConfigError if one training records class values of its own, and another one records none."""
+    without = [record for record in records if not record.class_values]
+    if not with_class_values or not without:
+        return
+    values = with_class_values[0].class_values
+    if values == tuple(range(len(values))):  # the classes of masks that nothing is recorded of
+        return
+    raise ConfigError(
+        f"the training of {with_class_values[0].source} read masks with the class values "
+        f"{_listed(values)}, and that of {without[0].source} records none, which is 0, 1, ...; "
+        "evaluate them apart, or pass class_values (--class-values) if the masks mean the same to "
+        "both"
+    )
 
 
 def _check_nodata(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:

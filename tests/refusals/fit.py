@@ -188,6 +188,11 @@ ROWS: list[Row] = [
     (lambda: r2(DAYS, DAYS), DataError, ("dates", "2024-05-01")),
     (lambda: run(target_ids=(i for i in IDS)), DataError, ("generator", "a list")),
     (lambda: run(target_ids={*IDS}), DataError, ("set", "a list")),
+    (
+        lambda: run(targets={"y": pd.Series(Y)}, target_ids=pd.Series(IDS, index=range(1, 7))),
+        DataError,
+        ("'y'", "rows 0, 1, 2", "1, 2, 3", "one table"),
+    ),
     (lambda: y(np.ma.masked_array(Y, Y > 3)), DataError, "masked"),
     (lambda: y(Y * 1e200), DataError, ("'y'", "1e+200", "'s1'", "transform")),
     (lambda: y(at(2, np.inf)), DataError, ("'y'", "infinite", "'s2'", "NaN")),

@@ -170,18 +170,49 @@ def test_more_unlabelled_values_than_in_training_are_taken(tmp_path: Path, tiny:
     assert np.sum(matrix(found), axis=1).tolist() == [2 * 512, 512]
 
 
-def test_the_record_of_one_of_two_heads_holds_for_both(tmp_path: Path, tiny: Backbone) -> None:
-    """The classes have the same names, so the masks mean the same to both."""
+def test_class_values_that_one_of_two_heads_records_do_not_hold_for_the_other(
+    tmp_path: Path, tiny: Backbone
+) -> None:
     field = a_field(tmp_path / "field")
     models = {
-        "old": a_file(tmp_path / "old.safetensors", tiny),
-        "new": a_file(tmp_path / "new.safetensors", tiny, class_values=[1, 0]),
+        "without": a_file(tmp_path / "without.safetensors", tiny),
+        "turned": a_file(tmp_path / "turned.safetensors", tiny, class_values=[1, 0]),
     }
 
-    found = evaluate(models, field / "images", field / "masks")["scores"]["cover"]
+    with pytest.raises(ConfigError, match=r"turned.* values 1 0, .*without.* records none"):
+        evaluate(models, field / "images", field / "masks")
 
+
+def test_class_values_of_the_call_hold_for_a_head_that_records_none(
+    tmp_path: Path, tiny: Backbone
+) -> None:
+    field = a_field(tmp_path / "field")
+    models = {
+        "without": a_file(tmp_path / "without.safetensors", tiny),
+        "turned": a_file(tmp_path / "turned.safetensors", tiny, class_values=[1, 0]),
+    }
+
+    report = evaluate(models, field / "images", field / "masks", class_values=(1, 0))
+
+    scores = report["scores"]["cover"]
     for name in models:
-        assert np.sum(found[name]["confusion_matrix"], axis=1).tolist() == [5 * 512, 7 * 512]
+        assert np.sum(scores[name]["confusion_matrix"], axis=1).tolist() == [5 * 512, 7 * 512]
+
+
+def test_class_values_in_order_are_those_of_a_head_that_records_none(
+    tmp_path: Path, tiny: Backbone
+) -> None:
+    field = a_field(tmp_path / "field")
+    models = {
+        "without": a_file(tmp_path / "without.safetensors", tiny),
+        "in order": a_file(tmp_path / "in_order.safetensors", tiny, class_values=[0, 1]),
+    }
+
+    report = evaluate(models, field / "images", field / "masks")
+
+    scores = report["scores"]["cover"]
+    for name in models:
+        assert np.sum(scores[name]["confusion_matrix"], axis=1).tolist() == [7 * 512, 5 * 512]
 
 
 @pytest.mark.parametrize(
@@ -258,9 +289,9 @@ def test_a_record_that_says_nothing_of_masks_is_refused(
             id="nodata",
         ),
         pytest.param(
-            {"class_values": [1, 0]},
+            {"class_values": [0, 1]},
             {"nodata": [0.0]},
-            "a.safetensors are 1 0, and 0 is nodata of .*b.safetensors; evaluate them apart",
+            "a.safetensors are 0 1, and 0 is nodata of .*b.safetensors; evaluate them apart",
             id="class of one, unlabelled of the other",
         ),
     ],

@@ -88,14 +88,15 @@ def fit(
         source: tokens by id; of several augmented views every sample gets a random one per epoch,
             labels flipped along.
         targets: original units, matched by id, never by position: a pandas DataFrame with ids as
-            index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with
-            ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices ()
+            index, or task name -> ``{id: value}``, a Series, or an array (n, ...) or column of
+            numbered rows with ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices ()
             or (height, width), -1 = missing; ids of objects (height, width), 1000 * (class + 1) +
             number, 0 = none, -1 = unknown.
         ids: the training ids; None = all ids of the targets in ascending order, without
             ``val_ids``.
         val_ids: other ids to validate on after every epoch.
-        target_ids: one id per row of targets and weights that are arrays.
+        target_ids: one id per row of targets and weights that are arrays, or columns whose index
+            holds row numbers.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells
             count alike.
         loss: over the head's tasks, its own parameters trained along; None =

@@ -137,10 +137,16 @@ def _check_arrays(true: _Floats, pred: _Floats, shares: _Floats) -> None:
         )
 
 
+def _row_numbers(values: Any) -> range | None:
+    """The ids of values that carry none; None for those with ids."""
+    return None if hasattr(values, "items") else range(len(values))
+
+
 def _matched(targets: Any, predictions: Any) -> tuple[_Array, _Array]:
     """Both as columns (n, 1), matched by id where one of them has ids; those of an array are 0, 1, ... n - 1."""
     if hasattr(targets, "items") or hasattr(predictions, "items"):
-        true, pred = (by_id(x, "a column", range(len(x))) for x in (targets, predictions))
+        true = by_id(targets, "a column", _row_numbers(targets))
+        pred = by_id(predictions, "a column", _row_numbers(predictions))
         if odd := [repr(image_id) for image_id in true.keys() ^ pred.keys()]:
             if hasattr(targets, "items") != hasattr(predictions, "items"):
                 ids_of = "targets" if hasattr(targets, "items") else "predictions"

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +62,8 @@ class TableTokens:
 
     Args:
         store: the feature store.
-        names: the table's ids: the store's, or these with the suffix of an image.
+        names: the table's ids: the store's, or these with the suffix of an image. If none is in the
+            store, the folder that all begin with is left out of all, which a warning states.
         views: only the store's first augmented views are used, this many; None = all.
 
     Attributes:
@@ -78,7 +79,10 @@ class TableTokens:
             f". Extract the images that are missing (dinoneck extract IMAGES --out {store.path}, "
             "with the options that made it), or remove the rows"
         )
-        self.store, self.ids = store, SourceIds(store.ids).all_of(names, remedy)
+        source_ids = SourceIds(store.ids)
+        spelt = _without_shared_folder(names, source_ids, store.path)
+        self.store = store
+        self.ids = source_ids.all_of(spelt, remedy)
         if twice := [
             name
             for name, store_id in zip(names, self.ids, strict=True)
@@ -104,6 +108,37 @@ class TableTokens:
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, see :meth:`FeatureStore.digest`."""
         return self.store.digest(ids)
+
+
+def _without_shared_folder(
+    names: Sequence[str], source_ids: SourceIds, store: Any
+) -> Sequence[str]:
+    """Return names without the folder that all begin with, if no name but all of these are in the store.
+
+    An extraction of ``field/images`` has ids below this folder, a table in ``field`` names files
+    below its own.
+    """
+    if not names or any(source_ids.find(name) is not None for name in names):
+        return names
+    parents = [PurePosixPath(name).parent.parts for name in names]
+    num_shared = 0
+    for folders in zip(*parents, strict=False):
+        if len(set(folders)) > 1:
+            break
+        num_shared += 1
+    for num_cut in range(1, num_shared + 1):
+        shorter = [PurePosixPath(*PurePosixPath(name).parts[num_cut:]).as_posix() for name in names]
+        if all(source_ids.find(name) is not None for name in shorter):
+            prefix = PurePosixPath(*parents[0][:num_cut]).as_posix()
+            logger.warning(
+                "names without '%s/': %d of %d found in the store %s",
+                prefix,
+                len(names),
+                len(names),
+                store,
+            )
+            return shorter
+    return names
 
 
 def source_of(config: TrainConfig, table: Any) -> Source:

@@ -203,9 +203,11 @@ def by_id(
 ) -> dict[Any, Any]:
     """Return id -> value of a mapping, a Series (as :func:`class_codes`), or values with such ids.
 
+    The index of a Series holds its ids, unless it holds row numbers and ``ids`` are passed.
+
     Raises:
-        DataError: for values without ids, ids without an order, another number of ids, or an id
-            with several values.
+        DataError: for values without ids, ids without an order, another number of ids, ids of other
+            rows, or an id with several values.
     """
     if not hasattr(values, "__len__"):
         raise DataError(
@@ -213,10 +215,11 @@ def by_id(
             "target_ids="
         )
     values = class_codes(values, name, ())
+    if ids is not None:
+        _check_has_order(ids)
+        values = _without_row_numbers(values, name, ids)
     if hasattr(values, "items"):
         ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
-    elif ids is not None:
-        _check_has_order(ids)
     if ids is None or len(ids) != len(values):
         given = "no ids" if ids is None else f"{len(ids)} ids"
         raise DataError(
@@ -231,6 +234,27 @@ def by_id(
     if isinstance(values, Tensor):
         values = values.detach().cpu()
     return dict(zip(spelt, values, strict=True))
+
+
+def _without_row_numbers(values: Any, name: str, ids: Sequence[Any]) -> Any:
+    """Return a Series whose index holds row numbers as an array; other values as they are.
+
+    Raises:
+        DataError: if ``ids`` is a Series of other rows.
+    """
+    if not hasattr(values, "to_numpy") or not hasattr(values, "keys"):
+        return values
+    rows = list(values.keys())
+    if not all(isinstance(row, int | np.integer) for row in rows):
+        return values
+    rows_of_ids = list(ids.keys()) if hasattr(ids, "keys") else rows
+    if rows_of_ids != rows:
+        raise DataError(
+            f"{name} has the rows {some_of(map(str, rows), 3)}, and target_ids "
+            f"{some_of(map(str, rows_of_ids), 3)}; "
+            "expected the same rows in the same order: take both from one table"
+        )
+    return values.to_numpy()
 
 
 def _check_has_order(ids: Any) -> None:

@@ -75,6 +75,27 @@ def test_every_image_gets_its_own_tokens(
         assert marks == [100 * places[0] + 2, 100 * places[1] + 1]
 
 
+def test_the_folder_of_all_names_is_left_out_where_a_store_was_made_below_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = ["field/images/b/0.jpg", "field/images/a/0.jpg"]
+
+    source = tokens_of(["a/0.jpg", "b/0.jpg"], names)
+
+    assert source.ids == ["b/0.jpg", "a/0.jpg"]
+    assert "names without 'field/images/': 2 of 2 found" in caplog.text
+
+
+def test_names_of_several_folders_are_not_shortened() -> None:
+    with pytest.raises(DataError, match="2 ids without tokens"):
+        tokens_of(["0.jpg", "1.jpg"], ["left/0.jpg", "right/1.jpg"])
+
+
+def test_a_folder_is_left_out_of_all_names_or_of_none() -> None:
+    with pytest.raises(DataError, match="1 id without tokens in the source: 'images/1.jpg'"):
+        tokens_of(["images/0.jpg", "1.jpg"], ["images/0.jpg", "images/1.jpg"])
+
+
 def test_only_the_first_views_are_used() -> None:
     every, two = (tokens_of(["a"], ["a.jpg"], count).views for count in (None, 2))
     assert (len(every), len(two)) == (4, 2)
@@ -254,6 +275,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "dict of dicts": {"targets": {"y": dict(zip(SHUFFLED, VALUES, strict=True))}},
     "array": {"targets": {"y": VALUES}, "target_ids": SHUFFLED},
     "tensor": {"targets": {"y": torch.tensor(VALUES)[:, None]}, "target_ids": SHUFFLED},
+    "numbered rows": {"targets": pd.DataFrame({"y": VALUES}), "target_ids": SHUFFLED},
+    "columns of one table": {
+        "targets": {"y": pd.Series(VALUES, index=ORDER)},
+        "target_ids": pd.Series(SHUFFLED, index=ORDER),
+    },
     "suffixes": {"targets": FRAME.set_axis([f"{name}.JPG" for name in SHUFFLED])},
 }
 
