@@ -142,7 +142,7 @@ def _check_stated_alpha(image: Image.Image, name: str) -> None:
 
 def _is_not_black(colours: Sequence[Raw]) -> Raw:
     """Which pixels lie outside of the black border of an orthomosaic, where infrared is 0 too, (H, W) bool."""
-    return np.any([band > 0 for band in colours], axis=0)
+    return np.asarray(np.any([band > 0 for band in colours], axis=0))
 
 
 def _has_texture(band: Raw, is_shown: Raw) -> bool:
@@ -154,8 +154,9 @@ def _has_texture(band: Raw, is_shown: Raw) -> bool:
         is_far_from_ends &= is_between[:, left:right]
     levels = band.astype(np.int16)
     bend = np.abs(levels[:, 1:-3] - 2 * levels[:, 2:-2] + levels[:, 3:-1])
-    with_texture = np.count_nonzero(is_far_from_ends & (bend > _MOST_BEND))
-    return with_texture >= _LEAST_SHARE_OF_TEXTURE * max(1, np.count_nonzero(is_shown))
+    with_texture = int((is_far_from_ends & (bend > _MOST_BEND)).sum())
+    shown = max(1, int(is_shown.sum()))
+    return with_texture >= _LEAST_SHARE_OF_TEXTURE * shown
 
 
 def check_pages(image: Image.Image, name: str) -> None:
