@@ -516,7 +516,7 @@ def mask_classes(
     expected = range(len(names)) if stored is None else stored
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
-        _check_not_in_alpha(survey)
+        check_not_in_alpha(survey)
         numbers = reason_for_numbers(survey) if stored is None else ""
         objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
@@ -578,7 +578,7 @@ def check_indices(survey: MaskSurvey) -> None:
             "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
             "nearest neighbour, or set a threshold"
         )
-    _check_not_in_alpha(survey)
+    check_not_in_alpha(survey)
     numbers = reason_for_numbers(survey)
     if numbers:
         raise DataError(
@@ -621,8 +621,8 @@ def check_indices(survey: MaskSurvey) -> None:
         )
 
 
-def _check_not_in_alpha(survey: MaskSurvey) -> None:
-    """Refuse masks that are white where they are not transparent, as tools that cut out write them.
+def check_not_in_alpha(survey: MaskSurvey) -> None:
+    """Refuse masks of one colour where they are not transparent, as tools that cut out write them.
 
     Raises:
         DataError: with the way to save their alpha.
@@ -630,13 +630,13 @@ def _check_not_in_alpha(survey: MaskSurvey) -> None:
     hidden = sum(count for mark, count in survey.marked.items() if not mark.values)
     if not hidden or len(survey.pixels) > 1:
         return
-    [white] = survey.pixels
-    if white not in _WHITES:
+    [value] = survey.pixels
+    if value not in (0, *_WHITES):
         return
     raise DataError(
-        f"{survey.holder(white)} and all others hold {white} alone, and {counted(hidden, 'pixel')} are "
+        f"{survey.holder(value)} and all others hold {value} alone, and {counted(hidden, 'pixel')} are "
         "transparent: the mask seems to be in the alpha. Save that as the mask "
-        "(Image.open(file).getchannel('A').save('mask.png'))"
+        "(Image.open(file).convert('RGBA').getchannel('A').save('mask.png'))"
     )
 
 

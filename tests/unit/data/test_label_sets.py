@@ -155,6 +155,20 @@ def test_a_mask_in_the_alpha_is_refused_with_the_way_to_save_it(
     assert classes_of(files, ["soil", "crop"]).pixels == {"soil": 48, "crop": 48}
 
 
+def test_a_mask_in_the_alpha_over_black_is_refused_with_the_way_to_save_it(
+    tmp_path: Path,
+) -> None:
+    black = Image.new("RGBA", (8, 6))
+    black.putalpha(Image.fromarray(mask(0, 255)))
+    black.save(tmp_path / "a.png")
+
+    with pytest.raises(DataError, match=r"hold 0 alone, and 24 pixels are transparent.*the alpha"):
+        classes_of([tmp_path / "a.png"])
+
+    Image.open(tmp_path / "a.png").convert("RGBA").getchannel("A").save(tmp_path / "a.png")
+    assert classes_of([tmp_path / "a.png"], ["soil", "crop"]).pixels == {"soil": 24, "crop": 24}
+
+
 def test_classes_beside_transparent_pixels_are_read() -> None:
     picture = Image.fromarray(np.stack([mask(1, 2), mask(0, 255)], axis=2), "LA")
 
