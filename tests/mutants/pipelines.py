@@ -202,6 +202,33 @@ PIPELINES = [
         tests=["unit/data/test_label_sets.py::test_an_index_of_two_colours_is_refused"],
     ),
     Mutant(
+        sentence="A map of heights in metres makes a class of each metre.",
+        where="data.label_sets:reason_for_numbers",
+        edit=replace("_file.is_gradual or _file.has_many_values()", by="_file.has_many_values()"),
+        tests=[
+            "unit/data/test_label_sets.py"
+            "::test_whole_numbers_that_change_from_pixel_to_pixel_are_no_classes"
+        ],
+    ),
+    Mutant(
+        sentence="An image without a labelled pixel is trained on.",
+        where="training.run:Run",
+        edit=always("not len(_unlabelled)"),
+        tests=[
+            "unit/training/test_masks.py"
+            "::test_an_image_without_a_labelled_pixel_is_left_out_and_named"
+        ],
+    ),
+    Mutant(
+        sentence="Infrared with a black border is left out as alpha.",
+        where="data.image_tiffs:check_alpha",
+        edit=replace("_reaches_ends and not _texture", by="_reaches_ends"),
+        tests=[
+            "unit/data/test_tiff.py"
+            "::test_infrared_with_a_black_border_is_refused_though_it_is_tagged_as_alpha"
+        ],
+    ),
+    Mutant(
         sentence="A TIFF of which a strip is not stored gives the bytes of its header.",
         where="data.label_tiffs:problem_of",
         edit=never("layout.is_sparse"),

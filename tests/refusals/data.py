@@ -228,6 +228,8 @@ def cells(label: Any, **options: Any) -> Callable[[], Any]:
 
 WHITE_CUT_OUT = Image.new("LA", (8, 6), (255, 255))
 WHITE_CUT_OUT.putpixel((0, 0), (255, 0))
+BLACK_CUT_OUT = Image.new("LA", (8, 6), (0, 255))
+BLACK_CUT_OUT.putpixel((0, 0), (0, 0))
 
 
 def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
@@ -729,6 +731,7 @@ ROWS: list[Row] = [
     (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
     (lambda: count_classes([np.eye(9) * 128]), DataError, ("0, 128", "grey levels", "0 128")),
     (lambda: count_classes([WHITE_CUT_OUT]), DataError, ("255 alone", "transparent", "'A'")),
+    (lambda: count_classes([BLACK_CUT_OUT]), DataError, ("0 alone", "transparent", "'A'")),
     (lambda: count_classes([np.arange(99)[None]]), DataError, ("99, 0 ... 98", "--label-kind")),
     # images and their preparation
     *(

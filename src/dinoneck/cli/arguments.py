@@ -337,6 +337,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if there are none, or a head file is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
+    from dinoneck.data.names import check_encodable
     from dinoneck.data.sources import list_pictures
     from dinoneck.data.walk import SUFFIXES
 
@@ -360,7 +361,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         raise DataError(f"the folder {empty[0]} holds no images ({', '.join(SUFFIXES)})")
     files = [file for path in given for file in images[path]]
     for file in files:
-        check_encodable(file)
+        check_encodable(file, file)
     return files
 
 
@@ -378,20 +379,6 @@ def warn_of_picture_among_images(picture: Path, given: Sequence[Path]) -> None:
                 folder,
             )
             return
-
-
-def check_encodable(file: Path) -> None:
-    """Refuse a file name that cannot be written into a table or a document.
-
-    Raises:
-        DataError: naming it.
-    """
-    try:
-        str(file).encode()
-    except UnicodeEncodeError:
-        raise DataError(
-            f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
-        ) from None
 
 
 def names_below(files: Sequence[Path]) -> list[str]:

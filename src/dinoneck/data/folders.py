@@ -33,7 +33,7 @@ from dinoneck.data.layout import (
     read_data_folder,
 )
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
-from dinoneck.data.names import composed
+from dinoneck.data.names import check_encodable, composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
@@ -176,7 +176,7 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
     warn_of_masks(pictures)
     rows = {}
     for file in sorted(class_of, key=path_order):
-        rows[file.relative_to(root).as_posix()] = (file, class_of[file])
+        rows[_id_of(file, root)] = (file, class_of[file])
     table = pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, "class"])
     empty = set(content.classes).difference(table["class"])
     if empty:
@@ -185,6 +185,13 @@ def _class_table(root: Path, content: Content) -> pd.DataFrame:
             "folder"
         )
     return _with_classes(table, content.classes)
+
+
+def _id_of(file: Path, root: Path) -> str:
+    """The path below the root with ``/``; a DataError if it is not UTF-8."""
+    below_root = file.relative_to(root)
+    check_encodable(below_root, file)
+    return below_root.as_posix()
 
 
 def _warn_of_unread(root: Path) -> None:
@@ -302,7 +309,7 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
         image_of, mask_of = _pair_by_other_names(image_of, mask_of, images, masks)
     rows = {}
     for stem, file in image_of.items():
-        rows[file.relative_to(root).as_posix()] = (file, mask_of[stem])
+        rows[_id_of(file, root)] = (file, mask_of[stem])
     return pd.DataFrame.from_dict(rows, "index", columns=[IMAGES, LABELS])
 
 

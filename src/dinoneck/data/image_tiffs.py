@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -10,6 +12,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.data import tiff
 from dinoneck.errors import DataError, counted
+
+Raw = np.ndarray[Any, Any]
 
 # bands that are colours, by photometric interpretation; others are of one band
 COLOURS = {
@@ -25,10 +29,13 @@ BYTE = 8  # bits
 # most pixels of a picture are transparent or opaque; infrared has few of 0 or 255
 _LEAST_SHARE_AT_ENDS = 0.5
 # GDAL and rasterio tag any fourth band of 8 bits as alpha. A tag counts for more than no tag: a band
-# of many levels is no alpha where few pixels are at the ends, unless it runs from one to the other
+# of many levels is no alpha where few pixels are at the ends, unless it runs from one to the other,
+# or where it has the texture of a picture: alpha between the ends is an edge or a ramp
 _LEAST_LEVELS = 20
 _LEAST_STATED_SHARE = 0.05
 _LEAST_STATED_SHARE_AT_EACH_END = 0.0005
+_LEAST_SHARE_OF_TEXTURE = 0.15
+_MOST_BEND = 4  # levels; a ramp that is dithered by one level is bent by so many
 _WITH_ALPHA = ("LA", "RGBA")  # modes of Pillow
 
 
@@ -90,7 +97,8 @@ def check_alpha(image: Image.Image, name: str) -> None:
 
     Raises:
         DataError: if a fourth band that no tag explains is neither transparent nor opaque in most
-            pixels that are not black; if a band that is tagged as alpha is so almost nowhere.
+            pixels that are not black; if a band that is tagged as alpha is so almost nowhere, or has
+            the texture of a picture.
     """
     layout = tiff.layout_of(image)
     if layout is None:
@@ -103,8 +111,7 @@ def check_alpha(image: Image.Image, name: str) -> None:
 
 def _check_open_alpha(image: Image.Image, name: str) -> None:
     *colours, fourth = (np.asarray(band) for band in image.split())
-    # infrared is 0 too in the black border of an orthomosaic
-    is_shown = np.any([band > 0 for band in colours], axis=0)
+    is_shown = _is_not_black(colours)
     if is_shown.any():
         fourth = fourth[is_shown]
     at_ends = np.count_nonzero((fourth == 0) | (fourth == np.iinfo(fourth.dtype).max))
@@ -117,19 +124,39 @@ def _check_open_alpha(image: Image.Image, name: str) -> None:
 
 
 def _check_stated_alpha(image: Image.Image, name: str) -> None:
-    alpha = np.asarray(image.getchannel("A"))
+    *colours, alpha = (np.asarray(band) for band in image.split())
     counts = np.bincount(alpha.ravel(), minlength=256)
+    if np.count_nonzero(counts) < _LEAST_LEVELS:
+        return
     shares = counts[[0, 255]] / alpha.size
     runs_from_end_to_end = shares.min() >= _LEAST_STATED_SHARE_AT_EACH_END
-    if shares.sum() >= _LEAST_STATED_SHARE or runs_from_end_to_end:
-        return
-    if np.count_nonzero(counts) < _LEAST_LEVELS:
+    reaches_ends = shares.sum() >= _LEAST_STATED_SHARE or runs_from_end_to_end
+    if reaches_ends and not _has_texture(alpha, _is_not_black(colours)):
         return
     raise DataError(
         f"{name} is a TIFF whose last band is tagged as alpha (ExtraSamples), as rasterio and GDAL tag "
         f"any fourth band, and its values {alpha.min()} ... {alpha.max()} are no alpha: write a file of "
         "the bands to use, or pass them as an array (H, W, 3)"
     )
+
+
+def _is_not_black(colours: Sequence[Raw]) -> Raw:
+    """Which pixels lie outside of the black border of an orthomosaic, where infrared is 0 too, (H, W) bool."""
+    return np.asarray(np.any([band > 0 for band in colours], axis=0))
+
+
+def _has_texture(band: Raw, is_shown: Raw) -> bool:
+    """Whether much of a band (H, W) is neither at an end of its range, nor near one, nor on a ramp."""
+    is_between = (band > 0) & (band < np.iinfo(band.dtype).max)
+    is_far_from_ends = is_between[:, 2:-2].copy()
+    for left in (0, 1, 3, 4):
+        right = left - 4 or None
+        is_far_from_ends &= is_between[:, left:right]
+    levels = band.astype(np.int16)
+    bend = np.abs(levels[:, 1:-3] - 2 * levels[:, 2:-2] + levels[:, 3:-1])
+    with_texture = int((is_far_from_ends & (bend > _MOST_BEND)).sum())
+    shown = max(1, int(is_shown.sum()))
+    return with_texture >= _LEAST_SHARE_OF_TEXTURE * shown
 
 
 def check_pages(image: Image.Image, name: str) -> None:

@@ -44,11 +44,11 @@ _LOW_QUANTILE = 0.001
 _TIMES_AS_DENSE = 10
 _LEAST_DISTINCT_ABOVE = 10
 # two units in one set, such as millimetres and centimetres: two groups of labels, each of this many,
-# whose numbers are alike within a group and differ between them by about a power of ten
+# whose numbers are alike within a group and differ between them by about one of these factors
 _LEAST_LABELS_OF_A_UNIT = 3
 _MOST_SPREAD_OF_A_UNIT = 3.0  # largest by smallest upper end within a group
 _LEAST_GAP_OF_UNITS = 4.0  # smallest upper end of one group by the largest of the other
-_UNIT_FACTORS = (10.0, 100.0, 1000.0)
+_UNIT_FACTORS = (10.0, 100.0, 255.0, 1000.0)  # 255: shares, and the same as grey levels
 _OFF_FACTOR = 1.5  # of the upper ends, a share or its inverse; twice as much of the middles
 _UPPER_END = 0.9  # quantile of the numbers that are not 0
 # whole numbers beyond it are rounded as float32, by half a unit and more
@@ -252,7 +252,7 @@ class NumberCheck:
                 "it marks" if len(values) == 1 else "they mark",
                 self._options(values),
             )
-        if band.has_zeros_apart(values):
+        if 0.0 not in values and band.has_zeros_apart(values):
             pixels = band.counts[0.0]
             logger.warning(
                 "%s of the labels (%s)%s hold 0, all others %.6g ... %.6g. If 0 says that nothing was "
@@ -416,36 +416,33 @@ class _BandNumbers:
         """Return the values at the ends that lie apart from all other numbers, sorted."""
         apart: list[float] = []
         while True:
-            more = self._lowest_apart(apart) or self._highest_apart(apart)
+            more = self._outermost_apart(apart, is_low=True)
+            if not more:
+                more = self._outermost_apart(apart, is_low=False)
             if not more:
                 return sorted(apart)
             apart += more
 
-    def _lowest_apart(self, apart: Sequence[float]) -> list[float]:
-        """The lowest numbers that lie apart, without those that are known to; none if there are none."""
-        ends = sorted(value for value in self.counts if value not in apart)
-        return self._first_apart(ends, apart)
-
-    def _highest_apart(self, apart: Sequence[float]) -> list[float]:
-        ends = sorted((value for value in self.counts if value not in apart), reverse=True)
-        return self._first_apart(ends, apart)
-
-    def _first_apart(self, ends: Sequence[float], apart: Sequence[float]) -> list[float]:
-        """The ends up to the innermost that lies apart from all that follow."""
+    def _outermost_apart(self, apart: Sequence[float], *, is_low: bool) -> list[float]:
+        """The lowest or the highest numbers that lie apart, without those that are known to; none if there are none."""
+        ends = sorted((value for value in self.counts if value not in apart), reverse=not is_low)
         for place in reversed(range(min(len(ends), _MOST_ENDS))):
-            outer = list(ends[: place + 1])
-            if self._is_apart(ends[place], [*apart, *outer]):
-                return outer
+            innermost = ends[place]
+            outer = [*apart, *ends[: place + 1]]
+            if is_low:
+                gap = self.low_without(outer) - innermost
+            else:
+                gap = innermost - self.high_without(outer)
+            if self._is_apart(innermost, gap, outer):
+                return ends[: place + 1]
         return []
 
-    def _is_apart(self, value: float, outer: Sequence[float]) -> bool:
-        """Whether a number is far from all numbers that are not outside of it."""
+    def _is_apart(self, value: float, gap: float, outer: Sequence[float]) -> bool:
+        """Whether a number is far from all numbers that are not ``outer``, of which the next is at ``gap``."""
         low = self.low_without(outer)
-        high = self.high_without(outer)
-        size = high - low
-        if not size > 0 or low <= value <= high:
+        size = self.high_without(outer) - low
+        if not size > 0 or gap <= 0:
             return False
-        gap = max(low - value, value - high)
         if _is_among(value, SURE_NODATA) and gap >= _FAR_IF_SURE * size:
             return True
         is_lone_negative = value <= -1 and value == np.floor(value) and low >= 0
@@ -468,7 +465,7 @@ class _BandNumbers:
         return np.asarray(samples[~np.isin(samples, list(values))])
 
     def two_units(self) -> _TwoUnits | None:
-        """Return the two groups into which the labels fall if their units differ by a power of ten."""
+        """Return the two groups into which the labels fall if their units differ by a usual factor."""
         sizes = []
         for name, samples in zip(self.names, self.samples, strict=True):
             size = _size_of(name, samples)
@@ -524,7 +521,7 @@ class _TwoUnits:
     large: list[_Size]
 
     def is_clear(self) -> bool:
-        """Whether the groups are narrow, far apart, and differ by a power of ten."""
+        """Whether the groups are narrow, far apart, and differ by a usual factor."""
         for group in (self.small, self.large):
             if group[-1].upper > _MOST_SPREAD_OF_A_UNIT * group[0].upper:
                 return False
@@ -533,7 +530,7 @@ class _TwoUnits:
         return self.factor() > 0
 
     def factor(self) -> float:
-        """The power of ten between the groups; 0 = there is none."""
+        """The usual factor between the groups; 0 = there is none."""
         upper = _ratio_of_medians(
             [size.upper for size in self.large], [size.upper for size in self.small]
         )

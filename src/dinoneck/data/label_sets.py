@@ -56,6 +56,14 @@ _LEAST_VALUES_OF_NUMBERS = 50
 _TOPS_OF_NUMBERS = 10.0  # tops per value: an object of a rough outline has a few
 _LEAST_TOPS_PER_PIXEL = 0.2  # deep numbers: hardly two neighbours are equal
 
+# Fewer numbers per pixel, such as heights in metres: neighbouring pixels often differ, and then by a
+# step or a few. Classes have large areas, and each of many borders on any other. Layers of a tissue
+# lie in order too, and are as wide as dozens of pixels
+_FEWEST_GRADUAL_VALUES = 10
+_LEAST_SHARE_OF_BORDERS = 0.04  # of neighbouring pixels
+_STEPS_PER_NEAR_STEP = 10  # of 30 values, those up to three steps away are near
+_LEAST_SHARE_OF_NEAR_STEPS = 0.8
+
 # Smoothed masks: most pixels are near black or near white, and both ends have grey levels
 _END = 15  # grey levels that count as near an end
 _LEAST_LEVELS_PER_END = 3
@@ -268,6 +276,7 @@ class MaskFile:
         tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
             None = the values above 0 are neither 1 ... n nor many.
         is_in_order: the values above 0 are 1 ... n.
+        is_gradual: the values are neither few nor many, and change from pixel to pixel, as heights do.
     """
 
     name: str
@@ -275,10 +284,15 @@ class MaskFile:
     marked: Mapping[Mark, int]
     tops: float | None
     is_in_order: bool
+    is_gradual: bool
+
+    def has_many_values(self) -> bool:
+        """Return whether there are more values than most masks of classes have."""
+        return len(self.pixels) >= _LEAST_VALUES_OF_NUMBERS
 
     def is_of_numbers(self) -> bool:
         """Return whether there are many values, in more or smaller areas than objects have."""
-        if self.tops is None or len(self.pixels) < _LEAST_VALUES_OF_NUMBERS:
+        if self.tops is None or not self.has_many_values():
             return False
         objects = [value for value in self.pixels if value > 0]
         num_pixels = sum(self.pixels[value] for value in objects)
@@ -378,7 +392,10 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
         tops = 1.0
     elif is_in_order or len(pixels) >= _LEAST_VALUES_OF_NUMBERS:
         tops = _mean_tops(np.where(unlabelled, 0, index), len(objects))
-    return MaskFile(raster.name, pixels, marked, tops, is_in_order)
+    is_gradual = False
+    if _FEWEST_GRADUAL_VALUES <= len(values) < _LEAST_VALUES_OF_NUMBERS:
+        is_gradual = _changes_gradually(index, ~unlabelled, values)
+    return MaskFile(raster.name, pixels, marked, tops, is_in_order, is_gradual)
 
 
 def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
@@ -475,6 +492,36 @@ def _mean_tops(index: Raw, objects: int) -> float:
     return num_tops / objects
 
 
+def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
+    """Whether neighbouring pixels often differ, and each value borders on those next to it alone.
+
+    Args:
+        index: of a mask (H, W).
+        is_labelled: (H, W) bool.
+        values: the distinct values of the labelled pixels, sorted.
+    """
+    num_neighbours = 0
+    first_values = []
+    second_values = []
+    for first, second in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:, :], np.s_[:-1, :])):
+        are_labelled = is_labelled[first] & is_labelled[second]
+        is_border = are_labelled & (index[first] != index[second])
+        num_neighbours += int(are_labelled.sum())
+        first_values.append(index[first][is_border])
+        second_values.append(index[second][is_border])
+    first_steps = np.searchsorted(values, np.concatenate(first_values))
+    second_steps = np.searchsorted(values, np.concatenate(second_values))
+    if len(first_steps) <= _LEAST_SHARE_OF_BORDERS * num_neighbours:
+        return False
+    is_near = np.abs(first_steps - second_steps) <= max(1, len(values) // _STEPS_PER_NEAR_STEP)
+    steps = np.concatenate([first_steps, second_steps])
+    borders = np.bincount(steps)
+    near_borders = np.bincount(steps, np.concatenate([is_near, is_near]))
+    has_border = borders > 0
+    shares = near_borders[has_border] / borders[has_border]
+    return bool(shares.mean() >= _LEAST_SHARE_OF_NEAR_STEPS)
+
+
 # Which classes they are
 # ----------------------------------------------------------------------------------------------------
 
@@ -516,7 +563,7 @@ def mask_classes(
     expected = range(len(names)) if stored is None else stored
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
-        _check_not_in_alpha(survey)
+        check_not_in_alpha(survey)
         numbers = reason_for_numbers(survey) if stored is None else ""
         objects = reason_for_object_ids(survey) if stored is None else ""
         first = survey.holder(outside[0])
@@ -578,7 +625,7 @@ def check_indices(survey: MaskSurvey) -> None:
             "near black or white: the masks were smoothed, by resizing or JPEG. Make them again by "
             "nearest neighbour, or set a threshold"
         )
-    _check_not_in_alpha(survey)
+    check_not_in_alpha(survey)
     numbers = reason_for_numbers(survey)
     if numbers:
         raise DataError(
@@ -621,8 +668,8 @@ def check_indices(survey: MaskSurvey) -> None:
         )
 
 
-def _check_not_in_alpha(survey: MaskSurvey) -> None:
-    """Refuse masks that are white where they are not transparent, as tools that cut out write them.
+def check_not_in_alpha(survey: MaskSurvey) -> None:
+    """Refuse masks of one colour where they are not transparent, as tools that cut out write them.
 
     Raises:
         DataError: with the way to save their alpha.
@@ -630,13 +677,13 @@ def _check_not_in_alpha(survey: MaskSurvey) -> None:
     hidden = sum(count for mark, count in survey.marked.items() if not mark.values)
     if not hidden or len(survey.pixels) > 1:
         return
-    [white] = survey.pixels
-    if white not in _WHITES:
+    [value] = survey.pixels
+    if value not in (0, *_WHITES):
         return
     raise DataError(
-        f"{survey.holder(white)} and all others hold {white} alone, and {counted(hidden, 'pixel')} are "
+        f"{survey.holder(value)} and all others hold {value} alone, and {counted(hidden, 'pixel')} are "
         "transparent: the mask seems to be in the alpha. Save that as the mask "
-        "(Image.open(file).getchannel('A').save('mask.png'))"
+        "(Image.open(file).convert('RGBA').getchannel('A').save('mask.png'))"
     )
 
 
@@ -691,18 +738,19 @@ def _is_smoothed(pixels: Mapping[int, int]) -> bool:
 def reason_for_numbers(survey: MaskSurvey) -> str:
     """Return why the values of masks seem to be numbers per pixel; "" = they do not."""
     files = [file for file in survey.files if file.pixels]
-    with_many = [file for file in files if len(file.pixels) >= _LEAST_VALUES_OF_NUMBERS]
-    if 2 * len(with_many) <= len(files):
+    likely = [file for file in files if file.is_gradual or file.has_many_values()]
+    if 2 * len(likely) <= len(files):
         return ""
-    of_numbers = [file for file in with_many if file.is_of_numbers()]
-    is_clear = 2 * len(of_numbers) > len(with_many)
+    of_numbers = [file for file in likely if file.is_of_numbers()]
+    is_clear = 2 * len(of_numbers) > len(likely)
     if not is_clear and reason_for_object_ids(survey):
         return ""
-    first = with_many[0]
-    return (
-        f"{_have(with_many)} {_LEAST_VALUES_OF_NUMBERS} different values or more, such as "
-        f"{first.name} with {len(first.pixels)}, {min(first.pixels)} ... {max(first.pixels)}"
-    )
+    first = likely[0]
+    example = f"such as {first.name} with {len(first.pixels)}, {min(first.pixels)} ... {max(first.pixels)}"
+    if any(file.is_gradual for file in likely):
+        num_masks = counted(len(likely), "mask")
+        return f"the values of {num_masks} change from pixel to pixel by small steps, {example}"
+    return f"{_have(likely)} {_LEAST_VALUES_OF_NUMBERS} different values or more, {example}"
 
 
 def reason_for_object_ids(survey: MaskSurvey) -> str:

@@ -340,7 +340,8 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         DataError: if a mask cannot be read, or its values are not class indices: colours,
             fractions, negative numbers, 0 and 255 alone (these are two classes, see
             ``DenseLabels(class_values=(0, 255))``), 255 as the only index above 253, grey levels of
-            smoothed masks, ids of objects, or 50 values and more in most masks, as numbers per pixel have.
+            smoothed masks, ids of objects, or numbers per pixel: in most masks 50 values and more, or
+            10 and more that change from pixel to pixel by small steps.
     """
     unlabelled = DenseLabels(nodata=nodata)._nodata
     survey = survey_masks(labels, unlabelled)

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from dinoneck.data.folder_words import GENERIC_FOLDERS, part_of
 from dinoneck.data.walk import SUFFIXES
+from dinoneck.errors import DataError
 
 Parts = tuple[str, ...]
 """The folders of a path and its last name."""
@@ -32,6 +33,26 @@ Key = Callable[[str], str]
 # POSIX, a home folder, Windows with a drive or a share, an address
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:|[A-Za-z][\w+.-]+://")
 SAMPLE = 1000  # names by which the nearest reading is chosen for a message
+
+
+def check_encodable(path: Path, file: Path) -> None:
+    """Check that a path can be written into a table or a document.
+
+    Args:
+        path: what is written: the file, or its path below a folder.
+        file: for the message.
+
+    Raises:
+        DataError: naming the file or the folder of which the name is not UTF-8.
+    """
+    for name in path.parts:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the name {name!r} in {str(file)!r} is not UTF-8, as an archive of another system "
+                "may leave it; rename the file or the folder"
+            ) from None
 
 
 def is_absolute(name: str) -> bool:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dinoneck.atomic import open_regular
 from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.names import check_encodable
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.views import Views
@@ -71,16 +72,13 @@ def image_ids(
     found: dict[str, Path] = {}
     for file in files:
         try:
-            image_id = file.relative_to(base).with_suffix("").as_posix()
-            image_id.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image"
-            ) from None
+            below_base = file.relative_to(base)
         except ValueError:
             raise DataError(
                 f"{file} does not lie in the root {base}; ids are paths relative to the root"
             ) from None
+        check_encodable(below_base, file)
+        image_id = below_base.with_suffix("").as_posix()
         if found.setdefault(image_id, file) != file:
             both = f"{found[image_id]} and {file} would both get the id {image_id!r}"
             raise DataError(

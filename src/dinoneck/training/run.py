@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -19,7 +20,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.composition import Composition, CompositionLoss
@@ -45,11 +46,17 @@ from dinoneck.training.tasks import (
     head_type,
     make_head,
     problem_of,
+    take_rows,
+    unlabelled_rows,
     with_fine_maps,
 )
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5  # images in a message
 
 
 def train(
@@ -148,7 +155,7 @@ class Run:
         self.config = config if table is not None else of_pasture(config)
         self.source: Source = source_of(config, self.table) if like is None else like.source
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
-        problem = self._problem()
+        problem = self._of_labelled_images(self._problem())
         self.folds = folds_of(config, self.table)
         warn_of_mask_classes(problem, self.table, self.folds)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
@@ -164,6 +171,22 @@ class Run:
     def _problem(self) -> Problem:
         """What the heads learn; a run of other targets replaces it, and ``_predict`` and ``_report``."""
         return problem_of(self.config, self.table, self.source.preprocess)
+
+    def _of_labelled_images(self, problem: Problem) -> Problem:
+        """Leave the images out whose label files have no labelled pixel, and of which nothing else is known."""
+        unlabelled = unlabelled_rows(problem, self.table)
+        if not len(unlabelled):
+            return problem
+        logger.warning(
+            "%d of %d images have no labelled pixel in their label files and are left out: %s",
+            len(unlabelled),
+            len(self.table),
+            some_of([repr(self.table.index[row]) for row in unlabelled], _SHOWN),
+        )
+        labelled = np.delete(np.arange(len(self.table)), unlabelled)
+        self.table = self.table.iloc[labelled]
+        self.source = source_of(self.config, self.table)
+        return take_rows(problem, labelled)
 
     def train(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()

@@ -23,6 +23,7 @@ from dinoneck.data.folder_words import part_of
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
+    check_not_in_alpha,
     mask_classes,
     some_of_numbers,
     survey_masks,
@@ -637,6 +638,7 @@ def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:
     """Check that masks show two classes or more, and warn of those that they do not show."""
     shown = [name for name, pixels in classes.pixels.items() if pixels]
     if len(shown) < 2:
+        check_not_in_alpha(survey)
         raise DataError(
             f"the masks hold the class {shown[0]!r} alone; expected two classes or more"
             f"{survey.marked_words()}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
-from dinoneck.data.cells import OWN_COLUMNS
+from dinoneck.data.cells import LABELS, OWN_COLUMNS, is_missing
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
 from dinoneck.heads.dense import DenseHead
@@ -436,10 +436,14 @@ def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
 def _check_known(
     tasks: Sequence[Task], targets: Mapping[str, Tensor], specs: Specs, table: Any
 ) -> None:
-    """Refuse images of which nothing is known, and classes that no head can learn."""
-    known_values = [known(task, targets[task.name]) for task in tasks]
-    present = [x.reshape(len(x), -1).any(dim=1).numpy() for x in known_values]
-    if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
+    """Refuse images of which nothing is known, and classes that no head can learn.
+
+    If other images have labels, those whose label files have none are left to :func:`unlabelled_rows`.
+    """
+    nothing = _rows_of_nothing(tasks, targets)
+    if len(nothing) < len(table):
+        nothing = nothing[~_has_label_file(tasks, table)[nothing]]
+    if len(nothing):
         names = some_of([repr(table.index[row]) for row in nothing], 3)
         for name, spec in specs.items():
             columns = list(spec.columns)
@@ -466,6 +470,47 @@ def _check_known(
                 "average. Leave out the column if it holds names or notes, and kind: classification "
                 "if it holds numbers"
             )
+
+
+def _rows_of_nothing(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> _Array:
+    """The rows of which nothing is known."""
+    is_present = []
+    for task in tasks:
+        values = known(task, targets[task.name])
+        is_present.append(values.reshape(len(values), -1).any(dim=1).numpy())
+    return np.flatnonzero(~np.any(is_present, axis=0))
+
+
+def _has_label_file(tasks: Sequence[Task], table: Any) -> _Array:
+    """Which rows of a table have a label file that a task learns, (n,) bool."""
+    if not any(task.is_map for task in tasks):
+        return np.zeros(len(table), bool)
+    return np.array([not is_missing(file) for file in table[LABELS]], bool)
+
+
+def unlabelled_rows(problem: Problem, table: Any) -> _Array:
+    """Return the rows whose label files have no labelled pixel, and of which nothing else is known."""
+    nothing = _rows_of_nothing(problem.tasks, problem.targets)
+    return np.asarray(nothing[_has_label_file(problem.tasks, table)[nothing]])
+
+
+def take_rows(problem: Problem, rows: _Array) -> Problem:
+    """Return a problem of these rows alone."""
+    scored = {}
+    for name, target in problem.scored.items():
+        scored[name] = target._replace(truth=target.truth[rows])
+    pixels_of_all = problem.pixels
+
+    def pixels(row: int) -> Tensor:
+        values: Tensor = pixels_of_all(int(rows[row]))
+        return values
+
+    return problem._replace(
+        targets={name: values[rows] for name, values in problem.targets.items()},
+        weights={name: weight[rows] for name, weight in problem.weights.items()},
+        scored=scored,
+        pixels=pixels,
+    )
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from PIL import Image
 
 from dinoneck import DataError
+from dinoneck.cli.arguments import list_images
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.folder_texts import data_files
 from dinoneck.data.folders import table_of_folder
 from dinoneck.data.layout import Content, read_data_folder
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.walk import walk
+from dinoneck.store import image_ids
 
 
 def touched(root: Path, *names: str) -> Path:
@@ -51,6 +54,40 @@ def test_images_are_listed_without_hidden_files_and_those_of_systems(tmp_path: P
     touched(tmp_path, *shown, *hidden, *system, "b/notes.txt")
     assert names_of(walk(tmp_path).images, tmp_path) == shown
     assert names_of(walk(tmp_path / ".thumbs").images, tmp_path) == [".thumbs/1.png"]
+
+
+GREEN = os.fsdecode(b"gr\xfcn")  # as a ZIP archive of Windows leaves it
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have names in Unicode only")
+@pytest.mark.parametrize(
+    ("read", "names"),
+    [
+        pytest.param(read_folders, ["a/1.png", f"b/{GREEN}.png"], id="an image of a class"),
+        pytest.param(read_folders, ["a/1.png", f"{GREEN}/2.png"], id="a class"),
+        pytest.param(
+            lambda folder: read_masks(folder / "images", folder / "masks"),
+            [f"images/{GREEN}.png", f"masks/{GREEN}.png"],
+            id="an image with a mask",
+        ),
+        pytest.param(image_ids, ["a/1.png", f"b/{GREEN}.png"], id="an image to extract"),
+        pytest.param(
+            lambda folder: list_images([folder]), [f"{GREEN}.png"], id="an image to predict"
+        ),
+    ],
+)
+def test_a_name_that_is_not_utf8_is_refused(
+    read: Callable[[Path], object], names: list[str], tmp_path: Path
+) -> None:
+    drawn(tmp_path, "L", *names)
+    with pytest.raises(DataError, match=r"the name 'gr\\udcfcn.* is not UTF-8.*rename"):
+        read(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have names in Unicode only")
+def test_folders_below_one_whose_name_is_not_utf8_are_read(tmp_path: Path) -> None:
+    drawn(tmp_path / GREEN, "L", "a/1.png", "b/2.png")
+    assert list(read_folders(tmp_path / GREEN).index) == ["a/1.png", "b/2.png"]
 
 
 def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:

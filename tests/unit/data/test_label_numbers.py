@@ -116,6 +116,24 @@ def test_values_at_both_ends_are_named(caplog: pytest.LogCaptureFixture) -> None
     assert "(--nodata -9999 1.0000000150474662e+30)" in warning
 
 
+@pytest.mark.parametrize("mark", [99999, 1e20])
+def test_quantities_that_are_clipped_at_both_ends_are_no_part_of_a_mark(
+    mark: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ends repeat, and lie far below the mark."""
+    label = marked(spread(-20, 120, "f4").clip(0, 100), mark)
+    [warning] = warnings_of(label, caplog)
+    assert "256 pixels of the labels (6.2%) hold " in warning
+    assert "all others 0 ... 100" in warning
+
+
+def test_a_zero_apart_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    label = marked(spread(28000, 31000, "u2"), 0)
+    [warning] = warnings_of(label, caplog)
+    assert "hold 0, all others 28000 ... 31000" in warning
+    assert "(--nodata 0)" in warning
+
+
 def test_values_of_several_files_are_counted_together(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -405,6 +423,7 @@ def test_modes_whose_bands_are_no_numbers_are_refused(mode: str) -> None:
         pytest.param(spread(0, 0.9, "f4"), spread(0, 90, "f4"), 100, id="shares and percent"),
         pytest.param(spread(500, 9000, "u2"), spread(50, 900, "u2"), 10, id="mm and cm"),
         pytest.param(spread(500, 9000, "f4"), spread(0.5, 9, "f4"), 1000, id="mm and m"),
+        pytest.param(spread(0, 1, "f4"), spread(0, 255, "f4"), 255, id="shares and grey levels"),
     ],
 )
 def test_labels_of_two_units_are_named_with_a_label_of_each(

@@ -155,6 +155,20 @@ def test_a_mask_in_the_alpha_is_refused_with_the_way_to_save_it(
     assert classes_of(files, ["soil", "crop"]).pixels == {"soil": 48, "crop": 48}
 
 
+def test_a_mask_in_the_alpha_over_black_is_refused_with_the_way_to_save_it(
+    tmp_path: Path,
+) -> None:
+    black = Image.new("RGBA", (8, 6))
+    black.putalpha(Image.fromarray(mask(0, 255)))
+    black.save(tmp_path / "a.png")
+
+    with pytest.raises(DataError, match=r"hold 0 alone, and 24 pixels are transparent.*the alpha"):
+        classes_of([tmp_path / "a.png"])
+
+    Image.open(tmp_path / "a.png").convert("RGBA").getchannel("A").save(tmp_path / "a.png")
+    assert classes_of([tmp_path / "a.png"], ["soil", "crop"]).pixels == {"soil": 24, "crop": 24}
+
+
 def test_classes_beside_transparent_pixels_are_read() -> None:
     picture = Image.fromarray(np.stack([mask(1, 2), mask(0, 255)], axis=2), "LA")
 
@@ -391,6 +405,75 @@ def test_a_smooth_map_is_of_numbers() -> None:
 
     with pytest.raises(DataError, match=r"100, 0 \.\.\. 99\. Read numbers without classes"):
         count_classes([gradient, gradient.T])
+
+
+def hills(top: int, seed: int = 0, size: int = 128) -> np.ndarray:
+    """Whole numbers 0 ... top that rise and fall, (size, size)."""
+    grid = np.random.RandomState(seed).rand(6, 6).astype(np.float32)
+    grid.flat[:2] = (0, 1)
+    surface = np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BILINEAR))
+    return np.round(surface * top).astype(np.uint8)
+
+
+def distances(size: int = 64) -> np.ndarray:
+    """Of each pixel to the edge, in steps of two pixels."""
+    rows, cols = np.indices((size, size))
+    from_edge = np.minimum.reduce([rows, cols, size - 1 - rows, size - 1 - cols])
+    return (from_edge // 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        pytest.param([hills(12), hills(12, 1)], id="heights of 0 ... 12"),
+        pytest.param([hills(30), hills(30, 1)], id="heights of 0 ... 30"),
+        pytest.param([hills(45, size=48), hills(45, 1, size=48)], id="steep heights"),
+        pytest.param([hills(26) + 12, hills(26, 1) + 12], id="degrees Celsius of 12 ... 38"),
+        pytest.param([hills(20).astype("f4"), hills(20, 1).astype("f4")], id="slopes as floats"),
+        pytest.param([hills(12) * 10, hills(12, 1) * 10], id="heights in steps of ten"),
+        pytest.param([distances()], id="distances"),
+        pytest.param([hills(12), hills(60), hills(12, 1), np.zeros_like(hills(12))], id="mixed"),
+    ],
+)
+def test_whole_numbers_that_change_from_pixel_to_pixel_are_no_classes(
+    maps: list[np.ndarray],
+) -> None:
+    with pytest.raises(DataError, match="numbers per pixel.*small steps.*label-kind numbers"):
+        count_classes(maps)
+
+
+def test_heights_that_are_named_are_classes() -> None:
+    names = [f"{height} m" for height in range(13)]
+
+    assert sum(classes_of([hills(12)], names).pixels.values()) == 128 * 128
+
+
+def fields(num_classes: int, seed: int = 0) -> np.ndarray:
+    """Areas of 8 x 8 px, of random classes, (128, 128)."""
+    areas = np.random.RandomState(seed).randint(0, num_classes, (16, 16))
+    return np.kron(areas, np.ones((8, 8), int)).astype(np.uint8)
+
+
+def layers(num_classes: int) -> np.ndarray:
+    """Layers of a tissue, one below the other, with waves, (256, 256)."""
+    waves = (6 * np.sin(np.arange(256) / 20)).astype(int)
+    rows = np.arange(256)[:, None] + waves
+    return (rows * num_classes // 256).clip(0, num_classes - 1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        pytest.param(fields(10), id="ten classes"),
+        pytest.param(fields(45), id="forty-five classes"),
+        pytest.param(np.where(fields(4) == 0, fields(20, 1), 0), id="objects on a background"),
+        pytest.param(np.where(fields(20) == 1, hills(3), fields(20)), id="one ragged border"),
+        pytest.param(layers(12), id="layers"),
+        pytest.param(distances(512) // 12, id="rings"),
+    ],
+)
+def test_classes_in_areas_are_no_numbers_per_pixel(classes: np.ndarray) -> None:
+    assert count_classes([classes, classes.T]) == classes.max() + 1
 
 
 def test_numbers_that_are_named_are_classes() -> None:

@@ -192,6 +192,60 @@ def test_soft_alpha_that_is_tagged_so_is_left_out(alpha: Pixels, tmp_path: Path)
     assert np.array_equal(read_pixels(file).permute(1, 2, 0), pixels[..., :3])
 
 
+def textured_infrared() -> Pixels:
+    """Four bands as of a field: large areas, and noise."""
+    areas = np.linspace(60, 230, 80).astype(int)[None, :, None]
+    texture = np.random.RandomState(0).randint(-15, 16, (60, 80, 4))
+    return (areas + texture).clip(1, 254).astype(np.uint8)
+
+
+@pytest.mark.parametrize("width", [4, 60], ids=["narrow", "wide"])
+def test_infrared_with_a_black_border_is_refused_though_it_is_tagged_as_alpha(
+    width: int, tmp_path: Path
+) -> None:
+    pixels = textured_infrared()
+    pixels[:, :width] = 0
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(ALPHA,))
+
+    with pytest.raises(DataError, match="tagged as alpha"):
+        read_pixels(file)
+
+
+@pytest.mark.parametrize("end", [0, 255], ids=["water", "saturated crops"])
+def test_infrared_of_which_a_part_is_at_an_end_is_refused_though_it_is_tagged_as_alpha(
+    end: int, tmp_path: Path
+) -> None:
+    pixels = textured_infrared()
+    pixels[:20, :, 3] = end
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(ALPHA,))
+
+    with pytest.raises(DataError, match="tagged as alpha"):
+        read_pixels(file)
+
+
+def test_thin_blades_with_soft_edges_over_black_are_read(tmp_path: Path) -> None:
+    """Most pixels that are shown are half transparent, in strips of three pixels."""
+    shades = np.random.RandomState(0).randint(1, 255, (60, 80))
+    pixels = np.zeros((60, 80, 4), np.uint8)
+    for column in (10, 11, 12, 40, 41, 42, 70, 71, 72):
+        pixels[:, column] = shades[:, column, None]
+    pixels[:, 11, 3] = 255
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(ALPHA,))
+
+    assert np.array_equal(read_pixels(file).permute(1, 2, 0), pixels[..., :3])
+
+
+def test_smoke_that_is_dithered_by_one_level_is_read(tmp_path: Path) -> None:
+    distance = np.abs(np.arange(80) - 40)
+    smoke = (200 - 6 * distance).clip(0)
+    dither = np.random.RandomState(0).randint(-1, 2, (60, 80))
+    pixels = noise(60, 80, 4)
+    pixels[..., 3] = np.where(smoke > 0, smoke + dither, 0).clip(0, 255)
+    file = write_tiff(tmp_path / "a.tif", pixels, photometric=RGB, extra=(ALPHA,))
+
+    assert np.array_equal(read_pixels(file).permute(1, 2, 0), pixels[..., :3])
+
+
 # Planes
 
 

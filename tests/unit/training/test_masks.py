@@ -14,8 +14,9 @@ from tests.unit.data.tiff_files import nodata_tag, write_tiff
 from dinoneck import ConfigError, DataError, DenseHead, Predictor, Task, evaluate
 from dinoneck.backbones import Backbone
 from dinoneck.data import Preprocessing, read_masks
-from dinoneck.training import TrainConfig
+from dinoneck.training import TrainConfig, train
 from dinoneck.training.config import DataConfig
+from dinoneck.training.run import Run
 from dinoneck.training.table import Maps, read_maps
 
 SIZE = (32, 48)
@@ -103,6 +104,58 @@ def test_the_tag_that_hides_a_class_is_named(tmp_path: Path) -> None:
     write_tiff(folder / "masks/0.tif", halves(0, 1), tags=nodata_tag("0"))
     with pytest.raises(DataError, match=r"the class '1' alone.*GDAL_NODATA \(0\).*unsetnodata"):
         maps_of(folder)
+
+
+def trained(folder: Path, out: Path) -> dict[str, Any]:
+    """Train on the images and masks of a folder, where 255 is no class."""
+    data = {"images": str(folder / "images"), "labels": str(folder / "masks"), "nodata": [255]}
+    config = {
+        "data": {**data, "size": SIZE},
+        "backbone": {"name": "dinoneck_tiny"},
+        "head": {"type": "dense"},
+        "optim": {"epochs": 1},
+        "folds": {"count": 2},
+    }
+    return train(TrainConfig.from_dict(config), out)
+
+
+def test_an_image_without_a_labelled_pixel_is_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The scores are those of a training without it."""
+    folder = written(tmp_path, [halves(0, 1), halves(255, 255), halves(1, 1), halves(1, 0)])
+    scores = trained(folder, tmp_path / "with")["scores"]
+    message = "1 of 4 images have no labelled pixel in their label files and are left out: '1.png'"
+    assert message in caplog.text
+
+    for name in ("images", "masks"):
+        (folder / name / "1.png").unlink()
+    assert trained(folder, tmp_path / "without")["scores"] == scores
+
+
+def test_images_of_which_none_has_a_labelled_pixel_are_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, [halves(255, 255), halves(255, 255)])
+    with pytest.raises(DataError, match="unlabelled"):
+        trained(folder, tmp_path / "out")
+
+
+def test_an_image_of_which_another_target_is_known_stays_without_a_labelled_pixel(
+    tmp_path: Path,
+) -> None:
+    folder = written(tmp_path, [halves(0, 1), halves(255, 255), halves(1, 1), halves(1, 0)])
+    rows = [f"images/{number}.png,masks/{number}.png,{number}" for number in range(4)]
+    (folder / "t.csv").write_text("\n".join(["image,mask,height", *rows]))
+    data = {"csv": str(folder / "t.csv"), "targets": ["height"], "labels": "mask", "nodata": [255]}
+    config = {
+        "data": {**data, "size": SIZE},
+        "backbone": {"name": "dinoneck_tiny"},
+        "head": {"type": "dense"},
+        "folds": {"count": 2},
+    }
+
+    run = Run(TrainConfig.from_dict(config), tmp_path / "out")
+
+    assert run.problem.targets["height"].flatten().tolist() == [0, 1, 2, 3]
 
 
 def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:
