@@ -276,7 +276,7 @@ def _check_no_masks(reading: Reading, masks: Collection[Path], wanted: _Wanted) 
 
 
 def _not_found(reading: Reading, wanted: _Wanted, files: Iterable[Path]) -> DataError:
-    """The error for names without a file, with the reading that finds most of them, or a file that is called much alike."""
+    """The error for names without a file: with the reading that finds most, or a file called much alike."""
     if not (reading.files and reading.is_changed):
         return DataError(f"{wanted.text}{_nearest_note(wanted, files)}; {_REMEDY}")
     tried = len(reading.files) + len(reading.missing)  # the first names, see find_below
