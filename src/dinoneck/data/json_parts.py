@@ -43,7 +43,7 @@ def part_of_json(file: Path) -> str | None:
     return part_in(file.stem) or part_in(file.absolute().parent.name)
 
 
-def check_part(file: Path, names: Sequence[str], paths: Sequence[Path], option: str) -> None:
+def check_stated_part(file: Path, names: Sequence[str], paths: Sequence[Path], option: str) -> None:
     """Compare the part that a JSON states with that of the folder in which its files are.
 
     A JSON may be called after a part that its user drew from one folder: it is refused where the

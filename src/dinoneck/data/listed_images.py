@@ -29,7 +29,7 @@ from dinoneck.data.coco_entries import (
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
 from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, PART_WORDS, words_of
-from dinoneck.data.json_parts import check_part, part_of_json
+from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.names import is_absolute
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, stated_orientation
 from dinoneck.data.sources import find_files
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 Ids = np.ndarray[Any, Any]
 Crowd = Literal["ignore", "objects"]
-# what passes the folder of the images, as check_part names it
+# what passes the folder of the images, as check_stated_part names it
 _IMAGES_OPTION = "images= (--images, of held-out boxes --val-images)"
 UNKNOWN = -1  # id of pixels of which nothing is known
 UNKNOWN_IMAGE = "unknown image"  # a reason to leave an annotation out
@@ -152,7 +152,7 @@ def _find_images(names: Sequence[str], file: Path, images: PathLike | None) -> l
         if images is not None:
             raise
         raise DataError(f"{error}. The option for it is images= (--images)") from error
-    check_part(file, names, paths, _IMAGES_OPTION)
+    check_stated_part(file, names, paths, _IMAGES_OPTION)
     return paths
 
 
@@ -346,14 +346,6 @@ class ListedImages(Dataset[Any]):
             entry.label for objects in self._objects for entry in objects if not entry.is_crowd
         )
         return {name: counts[label] for label, name in enumerate(self.classes)}
-
-    def classes_shown(self) -> list[str]:
-        """Return what each image shows, in words: its classes with the number of their objects."""
-        shown = []
-        for objects in self._objects:
-            counts = Counter(self.classes[entry.label] for entry in objects if not entry.is_crowd)
-            shown.append(in_words(counts) if counts else "none")
-        return shown
 
     def check_trainable(self, noun: str) -> None:
         """Refuse a dataset that shows nothing, and name the classes of which it shows nothing.

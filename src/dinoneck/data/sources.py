@@ -292,9 +292,9 @@ def _nearest_note(wanted: _Wanted, files: Iterable[Path]) -> str:
     for file in files:
         file_of.setdefault(core_of(file.name), file)
     for name in wanted.missing:
-        file = file_of.get(core_of(name))
-        if file is not None:
-            shown = file.relative_to(wanted.folder).as_posix()
+        nearest = file_of.get(core_of(name))
+        if nearest is not None:
+            shown = nearest.relative_to(wanted.folder).as_posix()
             return f" ({_quoted(name)} may be '{shown}': write names as the files are called)"
     return ""
 

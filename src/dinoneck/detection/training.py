@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
-from dinoneck.errors import ConfigError, check_installed
+from dinoneck.errors import ConfigError, check_installed, in_words
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -358,14 +359,27 @@ def _warn_of_drawn_copies(images: BoxImages, held_out_rows: Sequence[int]) -> No
     part_of: dict[Path, object] = dict.fromkeys(images.paths, "trained on")
     for row in held_out_rows:
         part_of[images.paths[row]] = "held out"
-    classes_of = dict(zip(images.paths, images.classes_shown(), strict=True))
     copies = find_copies(images.paths)
-    warn_of_copies(copies, part_of, {"the classes of their boxes": classes_of})
+    if copies:
+        warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
     warn_of_changed_copies(
         images.paths,
         "Leave them out, or name held-out images in a file of their own: data.val_boxes "
         "(--val-boxes)",
     )
+
+
+def _classes_shown(images: BoxImages) -> dict[Path, object]:
+    """What each image shows, in words: the number of boxes of each class."""
+    name_of = dict(zip(images.category_ids, images.classes, strict=True))
+    counts = {image_id: Counter[str]() for image_id in images.ids}
+    for box in images.ground_truth()["annotations"]:
+        if not box["iscrowd"]:
+            counts[box["image_id"]][name_of[box["category_id"]]] += 1
+    shown: dict[Path, object] = {}
+    for path, image_id in zip(images.paths, images.ids, strict=True):
+        shown[path] = in_words(counts[image_id]) or "none"
+    return shown
 
 
 def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
