@@ -105,8 +105,12 @@ def _folder_of_part(name: str, path: Path, json_folder: Path) -> _PartFolder | N
 
 def _folders_beside(folder: Path, part: str) -> list[Path]:
     """The folders beside one that are called after a part, and else like it: val_images of train_images."""
-    beside = []
-    for other in sorted(folder.parent.iterdir()):
+    beside: list[Path] = []
+    try:
+        others = sorted(folder.parent.iterdir())
+    except PermissionError:  # files below a folder can be read where it cannot be listed
+        return beside
+    for other in others:
         has_part = part_in(other.name) == part and other.is_dir()
         if has_part and _other_words(other) == _other_words(folder):
             beside.append(other)
