@@ -803,7 +803,8 @@ def test_many_boxes_of_smaller_copies_are_named_above_half_of_the_sides(
     "bboxes",
     [
         pytest.param(scattered(600, 1.0), id="all over the image"),
-        pytest.param(scattered(24, 0.64), id="few"),
+        pytest.param(scattered(31, 0.7), id="few"),
+        pytest.param(scattered(600, 0.9), id="a narrow margin"),
         pytest.param([[x + 32, y + 22, w, h] for x, y, w, h in scattered(600, 0.64)], id="centred"),
         pytest.param(
             [[x + 20, y + 14, w, h] for x, y, w, h in scattered(600, 0.6)], id="off centre"

@@ -104,6 +104,14 @@ def test_a_part_that_lacks_some_of_the_names_is_not_meant(tmp_path: Path) -> Non
     assert BoxImages(file, tmp_path / "train").paths[0] == tmp_path / "train" / "0.png"
 
 
+def test_masks_of_a_part_are_not_its_images(tmp_path: Path) -> None:
+    frames(tmp_path / "train", count=2, seed=0)
+    frames(tmp_path / "masks_val", count=2, seed=1)
+    file = boxes_of(tmp_path / "own_val.json", count=2)
+
+    assert BoxImages(file, tmp_path / "train").paths[0] == tmp_path / "train" / "0.png"
+
+
 def test_the_same_files_in_two_parts_are_read(tmp_path: Path) -> None:
     frames(tmp_path / "train", count=4, seed=0)
     frames(tmp_path / "val", count=2, seed=0)
