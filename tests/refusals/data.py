@@ -104,6 +104,13 @@ def two_images_of_a_name(folder: Path) -> Any:
     return BoxImages(file)
 
 
+def images_of_another_part(folder: Path) -> Any:
+    """Open boxes of val with images of train, where val has images of the same names."""
+    box_samples.write(folder, box_samples.content(), folder / "train").rename(folder / "val.json")
+    touched(folder, *(f"val/{i}.png" for i in range(3)))
+    return BoxImages(folder / "val.json", folder / "train")
+
+
 def masks_beside_boxes(folder: Path) -> Any:
     """Open boxes from labels/, which holds masks of the images in images/."""
     file = box_samples.write(folder / "labels", box_samples.content())
@@ -373,6 +380,8 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
         lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=[]),
         "classes",
     ),
+    (images_of_another_part, ("val.json", "train/0.png", "val/0.png", "--val-images")),
+    (boxes("images", 1, file_name="0.png"), ("file_name '0.png'", "list each file once")),
 ]
 
 SEGMENTS: list[tuple[Call, Any]] = [

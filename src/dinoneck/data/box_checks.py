@@ -32,6 +32,14 @@ _MOST_LOST = 0.99
 # of smaller copies; of 30 or more boxes it does not happen by chance
 _MOST_OF_CORNER = 0.5
 _FEWEST_OF_CORNER = 30
+# Of boxes in a larger corner the numbers tell: how many begin nearer to the left edge than any ends
+# to the right one, and so in y. Wherever objects lie in photos, each of them would as soon be nearer
+# to the other edge, 20 in each direction by a chance of 2^-40. A copy begins at the edge, and is as
+# much smaller in both directions; a camera that looks at one place seldom shows both.
+_MOST_OF_LARGER_CORNER = 0.8
+_FEWEST_NEARER = 20
+_EDGE = 0.05  # of the sides, from the first boxes to the edge
+_EQUAL_SHARES = 0.05  # of the sides, by which the last boxes may end apart in x and in y
 _PERCENT = 100.0  # of a side
 X_FIRST = "corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
 Y_FIRST = "corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1"
@@ -56,8 +64,7 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, lost: Co
     if not count:
         return
     sides = sides_of(boxes)
-    is_finite = np.isfinite(bboxes).all(axis=1, keepdims=True)
-    bboxes = np.where(is_finite, bboxes, 0)
+    bboxes = _finite(bboxes)
     _check_shares(file, boxes, bboxes, sides)
     _check_edges(file, boxes, bboxes, sides)
     if lost.total() > _MOST_LOST * count:
@@ -66,6 +73,33 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, lost: Co
             f"{_example(boxes[0])}; expected {BBOX}"
         )
     _warn_of_corner(file, bboxes, sides)
+
+
+def reaching_over_edge(boxes: Sequence[BoxOfImage], bboxes: Array) -> list[BoxOfImage]:
+    """Return the boxes that reach over the edge of their images by more than rounding.
+
+    Args:
+        boxes: all boxes of listed images.
+        bboxes: of them (n, 4).
+    """
+    if not boxes:
+        return []
+    beyond = _beyond(_finite(bboxes), sides_of(boxes))
+    is_over = beyond.max(axis=1) > _ROUNDING_PX
+    return [boxes[row] for row in np.flatnonzero(is_over).tolist()]
+
+
+def _finite(bboxes: Array) -> Array:
+    """Boxes (n, 4) with zeros in the place of those that are not finite."""
+    is_finite = np.isfinite(bboxes).all(axis=1, keepdims=True)
+    return np.where(is_finite, bboxes, 0)
+
+
+def _beyond(bboxes: Array, sides: Array) -> Array:
+    """By how many pixels boxes leave their images in x and in y (n, 2), below 0 inside of them."""
+    left_top = bboxes[:, :2]
+    beyond: Array = np.maximum(-left_top, left_top + bboxes[:, 2:] - sides)
+    return beyond
 
 
 def _check_shares(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array) -> None:
@@ -91,9 +125,7 @@ def _check_shares(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides:
 def _check_edges(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array) -> None:
     """Raise a DataError if many boxes reach over the edge of their images; of fewer than ten, or few, warn."""
     count = len(boxes)
-    left_top = bboxes[:, :2]
-    right_bottom = left_top + bboxes[:, 2:]
-    beyond = np.maximum(-left_top, right_bottom - sides)
+    beyond = _beyond(bboxes, sides)
     over_edge = beyond.max(axis=1) > _ROUNDING_PX
     num_over = int(over_edge.sum())
     if not num_over:
@@ -270,9 +302,10 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
     """Warn of boxes that all lie in the upper left part of their images."""
     if len(bboxes) < _FEWEST_OF_CORNER:
         return
-    right_bottom = bboxes[:, :2] + bboxes[:, 2:]
+    left_top = bboxes[:, :2]
+    right_bottom = left_top + bboxes[:, 2:]
     shares = (right_bottom / sides).max(axis=0)
-    if shares.max() < _MOST_OF_CORNER:
+    if shares.max() < _MOST_OF_CORNER or _seem_of_smaller_copies(left_top / sides, shares):
         logger.warning(
             "%s: all %d boxes lie in the left %.0f %% and the upper %.0f %% of their images; they "
             "may be of smaller copies of the images%s",
@@ -282,3 +315,17 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
             100 * shares[1],
             ", or percent of their sides" if right_bottom.max() <= _PERCENT else "",
         )
+
+
+def _seem_of_smaller_copies(starts: Array, shares: Array) -> bool:
+    """Whether boxes keep away from the right and the lower edge alone, from both alike.
+
+    Args:
+        starts: left and top of the boxes, as shares of the sides of their images (n, 2).
+        shares: the largest of right and bottom (2,).
+    """
+    if shares.max() >= _MOST_OF_LARGER_CORNER or abs(shares[0] - shares[1]) > _EQUAL_SHARES:
+        return False
+    begins_at_edge = bool((starts.min(axis=0) < _EDGE).all())
+    num_nearer = (starts < 1 - shares).sum(axis=0)
+    return begins_at_edge and int(num_nearer.min()) >= _FEWEST_NEARER

@@ -28,7 +28,7 @@ from dinoneck.data.area_checks import (
     warn_of_crossing_outlines,
     warn_of_mask_areas,
 )
-from dinoneck.data.box_checks import check_forms
+from dinoneck.data.box_checks import check_forms, reaching_over_edge
 from dinoneck.data.box_entries import BoxOfImage, bboxes_of, measure_masks
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_entry
@@ -68,6 +68,7 @@ BBox = tuple[float, float, float, float]
 
 SHORTEST_PX = 1  # side of a box
 ZEROS = (0.0, 0.0, 0.0, 0.0)  # of tools that write a bbox though they know none
+_MOST_SIZES = 20  # images whose sizes are read before the form of boxes is doubted
 LARGEST_ZOOM = 2.0  # sides of the canvas over those of the image
 # reasons to leave an object out, see BoxImages.skipped
 OTHER_CLASS = "other class"
@@ -320,6 +321,7 @@ class BoxImages(ListedImages):
             self._check_masked(visible)
         for entry in visible:
             entry.shape = self._read_shape(entry, repairs)
+        self._check_sizes(reaching_over_edge(selected, bboxes))
         check_forms(self.file, selected, bboxes, lost)
         self._check_boxes(visible)
         self._warn_of_contradictions(equal, visible)
@@ -331,6 +333,17 @@ class BoxImages(ListedImages):
             else:
                 objects[entry.image.id].append(self._object_of(entry))
         return list(objects.values())
+
+    def _check_sizes(self, boxes: Sequence[BoxOfImage]) -> None:
+        """Compare the sizes of the images of some boxes with their files: other sizes explain the boxes.
+
+        Raises:
+            DataError: if the JSON states another size.
+        """
+        row_of = {image_id: row for row, image_id in enumerate(self.ids)}
+        rows = dict.fromkeys(row_of[entry.image.id] for entry in boxes)
+        for row in list(rows)[:_MOST_SIZES]:
+            self._check_size(row)
 
     def _count_skipped(self, entry: BoxOfImage, reason: str) -> None:
         """Count a box that is left out; a crowd region counts as one, whatever else it is."""
@@ -354,7 +367,7 @@ class BoxImages(ListedImages):
     def _check_boxes(self, visible: Sequence[BoxOfImage]) -> None:
         """Compare boxes with their masks and areas, and look at what they say of themselves."""
         masked = measure_masks(visible)
-        check_masks(self.file, masked)
+        check_masks(self.file, masked, num_boxes=len(visible))
         warn_of_unchecked_masks(self.file, masked)
         warn_of_mask_areas(self.file, masked)
         check_areas(self.file, visible)

@@ -49,7 +49,12 @@ def _check_images(images: Sequence[CocoImage], file: Path) -> None:
     for i, image in enumerate(images):
         _check_file_name(image.file_name, f"{file}: {name_entry('images', i, image.id)}")
     _check_unique((image.id for image in images), f"{file}: images: the id")
-    _check_unique((image.file_name for image in images), f"{file}: images: the file_name")
+    check_unique(
+        (image.file_name for image in images),
+        f"{file}: images: the file_name",
+        "list each file once, and give all of its annotations that id as image_id, or correct the "
+        "file_name",
+    )
 
 
 def _check_categories(categories: Sequence[CocoCategory], file: Path) -> None:

@@ -27,6 +27,9 @@ _SMALLEST = 60  # bytes of a PNG file of one pixel; smaller files are no picture
 _LAST_BYTES = 4096
 # what programs add to the name of an image for a changed copy of it
 _CHANGE = re.compile(rf"[_\-. ](?:{'|'.join(sorted(CHANGE_WORDS))})[_\-. ]?\d*$", re.IGNORECASE)
+_LEAVE_OUT_OR_GROUP = (
+    "Leave them out, or name the origin of each image in a table, as its group (--group)"
+)
 _ROBOFLOW_HASH = re.compile(r"\.rf\.[0-9a-f]+$", re.IGNORECASE)  # of each augmented version
 
 
@@ -147,11 +150,15 @@ def warn_of_copies(
         )
 
 
-def warn_of_changed_copies(files: Iterable[Path]) -> None:
+def warn_of_changed_copies(files: Iterable[Path], remedy: str = _LEAVE_OUT_OR_GROUP) -> None:
     """Count the files that are called like changed copies of another one in their folder, in one line.
 
     These are ``0_rot90.jpg`` and ``0_aug_1.jpg`` beside ``0.jpg``, and the second and every further
     version of one image that Roboflow exports, ``0_jpg.rf.1a2b.jpg``.
+
+    Args:
+        files: of a table or a folder whose folds are drawn.
+        remedy: what keeps the copies of an image out of two folds, as a sentence.
     """
     first_of: dict[Path, Path] = {}  # the path without suffix and change -> its first file
     in_order = sorted(files, key=lambda file: len(file.stem))  # an image before its changed copies
@@ -166,10 +173,10 @@ def warn_of_changed_copies(files: Iterable[Path]) -> None:
     if copies:
         logger.warning(
             "%s called like changed copies of another one, such as %s of %s: where folds are drawn, "
-            "a head is scored on copies of what it was trained on. Leave them out, or name the "
-            "origin of each image in a table, as its group (--group)",
+            "a head is scored on copies of what it was trained on. %s",
             counted(len(copies), "file"),
             *copies[0],
+            remedy,
         )
 
 

@@ -29,6 +29,7 @@ from dinoneck.data.coco_entries import (
 )
 from dinoneck.data.decoding import in_threads, read_image_size, read_picture
 from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, PART_WORDS, words_of
+from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.names import is_absolute
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, stated_orientation
 from dinoneck.data.sources import find_files
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 Ids = np.ndarray[Any, Any]
 Crowd = Literal["ignore", "objects"]
+# what passes the folder of the images, as check_stated_part names it
+_IMAGES_OPTION = "images= (--images, of held-out boxes --val-images)"
 UNKNOWN = -1  # id of pixels of which nothing is known
 UNKNOWN_IMAGE = "unknown image"  # a reason to leave an annotation out
 CROWD_REMEDY = (
@@ -142,11 +145,15 @@ def _find_images(names: Sequence[str], file: Path, images: PathLike | None) -> l
     # for none of the others.
     outside = not any(map(is_absolute, names))
     try:
-        return find_files(names, folder, f"images of {file}", outside=outside)
+        paths = find_files(
+            names, folder, f"images of {file}", outside=outside, part=part_of_json(file)
+        )
     except DataError as error:
         if images is not None:
             raise
         raise DataError(f"{error}. The option for it is images= (--images)") from error
+    check_stated_part(file, names, paths, _IMAGES_OPTION)
+    return paths
 
 
 def _find_folder(file: Path, names: Sequence[str]) -> Path:

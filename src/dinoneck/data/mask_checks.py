@@ -45,6 +45,9 @@ _CLEARLY_BETTER_PX = 3
 _MORE_EDGES = 3
 _MOST_WHOLE = 0.5  # of the objects without bbox that share their image with others
 _MOST_ALONG_ROWS = 0.5
+# boxes that contradict their masks, where others have none: one or two crowd regions or polygons in
+# a file of boxes may be drawn wrongly, and say nothing of the others
+_FEWEST_OF_SOME = 3
 _EXAMINED = 20  # masks that are decoded to find out what is wrong with them
 _TURNED = "The rectangles are turned (rotation), and the boxes are those before"
 _EMPTY = "The masks are empty, or lie outside of their images"
@@ -56,11 +59,17 @@ _AXES_APART = "The polygons seem to hold all x and then all y, [[x, x, ...], [y,
 _DIFFERENT = "The masks lie outside of their boxes, or are much larger"
 
 
-def check_masks(file: Path, masked_boxes: MaskedBoxes) -> None:
+def check_masks(file: Path, masked_boxes: MaskedBoxes, num_boxes: int) -> None:
     """Compare every box with the extent of its mask.
 
+    Args:
+        file: what messages name.
+        masked_boxes: the boxes that have a mask.
+        num_boxes: how many boxes there are, with and without a mask.
+
     Raises:
-        DataError: if more than one in ten contradict each other; fewer are named in a warning.
+        DataError: if more than one in ten contradict each other, and three or more where other
+            boxes have no mask; fewer are named in a warning.
     """
     masked = masked_boxes.entries
     if not masked:
@@ -88,7 +97,7 @@ def check_masks(file: Path, masked_boxes: MaskedBoxes) -> None:
     wrong = [row for row, cause in enumerate(causes) if cause is not None]
     if wrong:
         notes = {row: facts.note for row, facts in pixel_facts.items()}
-        _report(file, masked, comparison, causes, notes)
+        _report(file, masked, comparison, causes, notes, num_boxes)
     _warn_of_loose_boxes(file, masked, comparison, set(wrong))
 
 
@@ -161,6 +170,7 @@ def _report(
     comparison: _Comparison,
     causes: Sequence[str | None],
     notes: dict[int, str],
+    num_boxes: int,
 ) -> None:
     """Name the first of the boxes that contradict their masks, by the most frequent cause."""
     counts = Counter(cause for cause in causes if cause is not None)
@@ -179,7 +189,8 @@ def _report(
         f"{file}: {wrong} of {len(masked)} boxes contradict their masks, such as {entry.name}: "
         f"its bbox is {in_brackets(entry.bbox)} ({BBOX}), its mask {spans}. {cause}{of_them}"
     )
-    if too_many_wrong(wrong, len(masked)):
+    says_enough = len(masked) == num_boxes or wrong >= _FEWEST_OF_SOME
+    if says_enough and too_many_wrong(wrong, len(masked)):
         raise DataError(message)
     logger.warning("%s. They are used as they are", message)
 

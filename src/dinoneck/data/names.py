@@ -32,6 +32,9 @@ Key = Callable[[str], str]
 
 # POSIX, a home folder, Windows with a drive or a share, an address
 _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:|[A-Za-z][\w+.-]+://")
+_QUERY = re.compile(r"[?#].*$")
+_UPLOAD_HASH = re.compile(r"^[0-9a-f]{8}[-_]")
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 SAMPLE = 1000  # names by which the nearest reading is chosen for a message
 
 
@@ -73,6 +76,18 @@ def parts_of(name: str) -> Parts:
     return tuple(parts)
 
 
+def core_of(name: str) -> str:
+    """Return what is left of a name without what programs add or lose, to find a file called much alike.
+
+    That is: folders, the suffix, case, the query of an address (``0.jpg?w=640``), the hash that Label
+    Studio puts before an upload (``3f2a1b4c-0.jpg``), and zeros before numbers, which spreadsheets
+    drop (``1`` for ``001.jpg``).
+    """
+    last_part = re.split(r"[/\\]", _QUERY.sub("", name))[-1]
+    stem = _UPLOAD_HASH.sub("", _without_suffix(last_part).casefold())
+    return _LEADING_ZEROS.sub("", stem)
+
+
 def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
     """Whether names in the folder ``prefix`` cannot be those of files in ``folder``.
 
@@ -97,8 +112,8 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
     while names and folders and names[-1] == folders[-1]:
         names.pop()
         folders.pop()
-    parts_in_names = _part_words(names[-2:])
-    parts_of_files = _part_words(folders[-2:])
+    parts_in_names = part_words(names[-2:])
+    parts_of_files = part_words(folders[-2:])
     if parts_in_names and parts_of_files and not parts_in_names & parts_of_files:
         return True
     if from_root:
@@ -111,8 +126,8 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
     return bool(unknown)
 
 
-def _part_words(folders: Sequence[str]) -> set[str]:
-    """The parts of a data set (train, val, test) that folders are named after, as COCO's train2017."""
+def part_words(folders: Sequence[str]) -> set[str]:
+    """Return the parts of a data set (train, val, test) that folders are named after, as COCO's train2017."""
     parts = set()
     for folder in folders:
         part = part_of(folder.rstrip(string.digits))

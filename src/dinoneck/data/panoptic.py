@@ -13,6 +13,7 @@ from PIL import Image
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import CocoCategory, CocoSegments
 from dinoneck.data.decoding import read_picture
+from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
     UNKNOWN,
@@ -98,7 +99,10 @@ class PanopticImages(ListedImages):
         super().__init__(opened)
         self._png_entries = self._find_png_entries(opened.annotations)
         names = [entry.file_name for entry in self._png_entries.values()]
-        files = find_files(names, folder, f"PNG files of {self.file}", of_labels=True)
+        part = part_of_json(self.file)
+        what = f"PNG files of {self.file}"
+        files = find_files(names, folder, what, of_labels=True, part=part)
+        check_stated_part(self.file, names, files, "folder=")
         self._pngs: dict[object, Path] = dict(zip(self._png_entries, files, strict=True))
         self._check_images_are_no_pngs()
         self._warn_of_other_names()

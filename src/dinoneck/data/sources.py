@@ -21,9 +21,11 @@ from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
 from dinoneck.data.names import (
     Reading,
     composed,
+    core_of,
     find_among,
     find_below,
     is_absolute,
+    part_words,
     parts_of,
 )
 from dinoneck.data.walk import walk, warn_of_left_out
@@ -83,6 +85,7 @@ def find_files(
     *,
     outside: bool = False,
     of_labels: bool = False,
+    part: str | None = None,
 ) -> list[Any]:
     r"""Return the files of names, below a folder.
 
@@ -99,6 +102,8 @@ def find_files(
         outside: whether an absolute name, and one with ``..``, may name a file outside of the
             folder.
         of_labels: whether the names are of masks or other labels, not of images.
+        part: of a data set, such as ``"val"``, that the file of the names is called after: of
+            several files that a name fits, those in folders of other parts are not meant.
 
     Raises:
         DataError: if a file does not exist or is empty, two names are one file, a name fits
@@ -116,7 +121,7 @@ def find_files(
     missing = [text for text in distinct if text not in files]
     if missing:
         wanted = _Wanted(distinct, missing, Path(folder), what)
-        paths = _files_by_reading(wanted, of_labels=of_labels)
+        paths = _files_by_reading(wanted, of_labels=of_labels, part=part)
         files = {text: _File(path, path.stat()) for text, path in paths.items()}
     else:
         _check_distinct(files, what)
@@ -213,7 +218,7 @@ class _Wanted:
         return self.counts + some_of(map(_quoted, self.missing), 5)
 
 
-def _files_by_reading(wanted: _Wanted, *, of_labels: bool) -> Mapping[str, Path]:
+def _files_by_reading(wanted: _Wanted, *, of_labels: bool, part: str | None) -> Mapping[str, Path]:
     """The files of names of which some are not called like this; of images no masks.
 
     Raises:
@@ -235,11 +240,19 @@ def _files_by_reading(wanted: _Wanted, *, of_labels: bool) -> Mapping[str, Path]
     masks = set() if of_labels else set(pictures_of(image_folder(listing)).masks)
     picture_paths = {file: parts for file, parts in paths.items() if file not in masks}
     reading = find_below(wanted.names, picture_paths, sorted(called))
+    if reading.several and part is not None:
+        paths_of_part = {}
+        for file, parts in picture_paths.items():
+            if part_words(parts[:-1]) <= {part}:
+                paths_of_part[file] = parts
+        reading_of_part = find_below(wanted.names, paths_of_part, sorted(called))
+        if not reading_of_part.missing:
+            reading = reading_of_part
     if reading.missing and masks:
         of_masks = find_below(wanted.names, paths, sorted(called))
         _check_no_masks(of_masks, masks, wanted)
     if reading.missing:
-        raise _not_found(reading, wanted)
+        raise _not_found(reading, wanted, picture_paths)
     _check_pairs(reading, wanted)
     _check_folder(reading, wanted)
     if reading.is_changed:
@@ -262,15 +275,28 @@ def _check_no_masks(reading: Reading, masks: Collection[Path], wanted: _Wanted) 
             )
 
 
-def _not_found(reading: Reading, wanted: _Wanted) -> DataError:
-    """The error for names without a file, with the reading that finds most of them."""
+def _not_found(reading: Reading, wanted: _Wanted, files: Iterable[Path]) -> DataError:
+    """The error for names without a file: with the reading that finds most, or a file called much alike."""
     if not (reading.files and reading.is_changed):
-        return DataError(f"{wanted.text}; {_REMEDY}")
+        return DataError(f"{wanted.text}{_nearest_note(wanted, files)}; {_REMEDY}")
     tried = len(reading.files) + len(reading.missing)  # the first names, see find_below
     not_found = some_of(map(_quoted, reading.missing), 3)
     return DataError(
         f"{wanted.text} ({reading.text}: {len(reading.files)} of {tried}, not {not_found}); {_REMEDY}"
     )
+
+
+def _nearest_note(wanted: _Wanted, files: Iterable[Path]) -> str:
+    """Of the first missing name that a file is almost called like: both, in words."""
+    file_of: dict[str, Path] = {}
+    for file in files:
+        file_of.setdefault(core_of(file.name), file)
+    for name in wanted.missing:
+        nearest = file_of.get(core_of(name))
+        if nearest is not None:
+            shown = nearest.relative_to(wanted.folder).as_posix()
+            return f" ({_quoted(name)} may be '{shown}': write names as the files are called)"
+    return ""
 
 
 def _check_pairs(reading: Reading, wanted: _Wanted) -> None:

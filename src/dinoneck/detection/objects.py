@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
+from dinoneck.data.copies import warn_of_changed_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
@@ -83,6 +84,8 @@ def train_instances(
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
     dataset.warn_of_turned_images()
+    if config.folds.count != 1:
+        warn_of_changed_copies(dataset.paths, "Leave them out")
     most = max(dataset.numbers.values()) + len(dataset.stuff)
     head = config.head
     if "type" not in head:

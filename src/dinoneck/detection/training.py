@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +19,12 @@ from torch.utils.data import DataLoader, Subset
 
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
-from dinoneck.data.copies import find_copies
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
-from dinoneck.errors import ConfigError, check_installed
+from dinoneck.errors import ConfigError, check_installed, in_words
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -302,13 +304,20 @@ def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: 
     held_out.warn_of_turned_images()
     both = _held_out_again(train, held_out)
     if both:
+        folder_note = ""
+        if data.val_images is None:
+            folder_note = (
+                ", or, if they are other images of the same names, name their folder: "
+                "data.val_images (--val-images)"
+            )
         _logger.warning(
             "%d of the %d held-out images of %s are training images too: %s ...; their scores are "
-            "too high. Leave them out of one of the files",
+            "too high. Leave them out of one of the files%s",
             len(both),
             len(held_out),
             held_out.file,
             min(both),
+            folder_note,
         )
     return held_out
 
@@ -337,11 +346,40 @@ def _hold_out_part(
         )
     train.check_trainable("box")
     train.warn_of_turned_images()
+    _warn_of_drawn_copies(train, held_out_rows=order[:count])
     val = train.take(sorted(order[:count]))
     val.transform = val_views
     part = train.take(sorted(order[count:]))
     part.check_part(train.class_counts, "box", "the images that are trained on")
     return part, val
+
+
+def _warn_of_drawn_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
+    """Name pictures that are there twice, as they are or changed, of which one may be held out."""
+    part_of: dict[Path, object] = dict.fromkeys(images.paths, "trained on")
+    for row in held_out_rows:
+        part_of[images.paths[row]] = "held out"
+    copies = find_copies(images.paths)
+    if copies:
+        warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
+    warn_of_changed_copies(
+        images.paths,
+        "Leave them out, or name held-out images in a file of their own: data.val_boxes "
+        "(--val-boxes)",
+    )
+
+
+def _classes_shown(images: BoxImages) -> dict[Path, object]:
+    """What each image shows, in words: the number of boxes of each class."""
+    name_of = dict(zip(images.category_ids, images.classes, strict=True))
+    counts = {image_id: Counter[str]() for image_id in images.ids}
+    for box in images.ground_truth()["annotations"]:
+        if not box["iscrowd"]:
+            counts[box["image_id"]][name_of[box["category_id"]]] += 1
+    shown: dict[Path, object] = {}
+    for path, image_id in zip(images.paths, images.ids, strict=True):
+        shown[path] = in_words(counts[image_id]) or "none"
+    return shown
 
 
 def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:

@@ -415,6 +415,31 @@ def test_a_single_empty_mask_is_named_and_left_out(
     assert "1 of 12 boxes contradict their masks, such as annotations[11]" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "iscrowd", [pytest.param(0, id="an object"), pytest.param(1, id="a crowd region")]
+)
+def test_a_single_mask_beside_boxes_alone_is_named(
+    iscrowd: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = boxed([bbox_of(corners) for corners in OBJECTS])
+    entries[4]["segmentation"] = outline_of(OBJECTS[0])
+    entries[4]["iscrowd"] = iscrowd
+
+    messages = warnings_of(tmp_path, entries, caplog)
+
+    [line] = [line for line in messages if "contradict" in line]
+    assert "1 of 1 boxes contradict their masks, such as annotations[4] (id 504)" in line
+    assert "They are used as they are" in line
+
+
+def test_three_masks_beside_boxes_alone_are_enough_to_refuse(tmp_path: Path) -> None:
+    entries = boxed([bbox_of(corners) for corners in OBJECTS])
+    for row in (3, 4, 5):
+        entries[row]["segmentation"] = outline_of(OBJECTS[row - 3])
+
+    assert "3 of 3 boxes contradict their masks" in refusal(tmp_path, entries)
+
+
 def test_the_share_of_pixels_in_the_box_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     entries = outlined(change_mask=along_rows, objects=[(20, 14, 62, 40)])
@@ -753,6 +778,58 @@ def test_boxes_of_smaller_copies_are_named(
 
     assert "all 30 boxes lie in the left 43 % and the upper 34 %" in line
     assert "or percent of their sides" in line
+
+
+def scattered(count: int, factor: float) -> list[list[float]]:
+    """Boxes of random places all over the image, times a factor."""
+    rng = np.random.default_rng(0)
+    sizes = rng.uniform(8, 20, (count, 2))
+    corners = rng.uniform(0, 1, (count, 2)) * (np.array([WIDTH, HEIGHT]) - sizes)
+    bboxes: list[list[float]] = (factor * np.concatenate([corners, sizes], axis=1)).tolist()
+    return bboxes
+
+
+@pytest.mark.parametrize(("count", "factor"), [(60, 0.64), (600, 0.64), (600, 0.75)])
+def test_many_boxes_of_smaller_copies_are_named_above_half_of_the_sides(
+    count: int, factor: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = warnings_of(tmp_path, boxed(scattered(count, factor)), caplog)
+
+    [line] = [line for line in messages if "smaller copies" in line]
+    assert f"all {count} boxes lie in the left" in line
+
+
+@pytest.mark.parametrize(
+    "bboxes",
+    [
+        pytest.param(scattered(600, 1.0), id="all over the image"),
+        pytest.param(scattered(31, 0.7), id="few"),
+        pytest.param(scattered(600, 0.9), id="a narrow margin"),
+        pytest.param([[x + 32, y + 22, w, h] for x, y, w, h in scattered(600, 0.64)], id="centred"),
+        pytest.param(
+            [[x + 20, y + 14, w, h] for x, y, w, h in scattered(600, 0.6)], id="off centre"
+        ),
+        pytest.param([[x, 0.6 * y, w, h] for x, y, w, h in scattered(600, 0.78)], id="a horizon"),
+    ],
+)
+def test_boxes_that_lie_where_objects_do_are_not_called_copies(
+    bboxes: list[list[float]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = warnings_of(tmp_path, boxed(bboxes), caplog)
+
+    assert not [line for line in messages if "smaller copies" in line]
+
+
+def test_exchanged_sides_are_named_before_boxes_over_the_edge(tmp_path: Path) -> None:
+    file = written(tmp_path, boxed([bbox_of(corners) for corners in OBJECTS]))
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": HEIGHT, "height": WIDTH}
+    file.write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match="width and height are exchanged") as refused:
+        BoxImages(file)
+
+    assert "over the edge" not in str(refused.value)
 
 
 # Boxes and their areas

@@ -148,6 +148,20 @@ def test_an_image_beside_the_json_and_another_one_in_images_are_refused(tmp_path
     assert BoxImages(file, tmp_path).paths[1] == tmp_path / "1.png"
 
 
+def test_a_file_that_is_listed_under_two_ids_is_refused_with_a_remedy_that_works(
+    tmp_path: Path,
+) -> None:
+    """As two exports that are joined list it."""
+    twice = content()
+    twice["images"].append({**twice["images"][0], "id": 99})
+    twice["annotations"][1]["image_id"] = 99
+    with pytest.raises(DataError) as error:
+        BoxImages(write(tmp_path, twice))
+    assert "the file_name '0.png' stands more than once; list each file once" in str(error.value)
+    once = content()
+    assert BoxImages(write(tmp_path, once)).numbers[10] == 2
+
+
 @pytest.mark.parametrize(
     ("masks", "images"),
     [

@@ -169,6 +169,33 @@ def test_names_that_fit_no_file_or_several_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        pytest.param("7.jpg", "7.png", id="another suffix"),
+        pytest.param("Day 1/IMG_7.jpg", "img_7.png", id="another suffix and case"),
+        pytest.param("007.jpg", "7", id="zeros that a spreadsheet dropped"),
+        pytest.param("plot_07_003.jpg", "plot_7_3.jpg", id="zeros of two numbers"),
+        pytest.param("7.jpg", "upload/3f2a1b4c-7.jpg", id="the hash of an upload"),
+        pytest.param(
+            "7.jpg", "https://example.org/images/7.jpg?w=640", id="an address with a query"
+        ),
+    ],
+)
+def test_a_file_that_is_called_much_alike_is_named(file: str, name: str, tmp_path: Path) -> None:
+    folder = touched(tmp_path / "pics", "other.jpg", file)
+    with pytest.raises(DataError) as error:
+        found(folder, "other.jpg", name)
+    assert f"('{name}' may be '{file}': write names as the files are called)" in str(error.value)
+
+
+def test_no_file_is_named_that_has_another_number(tmp_path: Path) -> None:
+    folder = touched(tmp_path / "pics", "70.jpg", "17.jpg")
+    with pytest.raises(DataError) as error:
+        found(folder, "7.png")
+    assert "may be" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("prefix", "folder"),
     [
         pytest.param("train/", "val", id="relative"),

@@ -244,3 +244,30 @@ def test_held_out_boxes_may_lack_a_class(tmp_path: Path, caplog: pytest.LogCaptu
     assert val.classes == train.classes
     assert val.class_counts[dropped["name"]] == 0
     assert f"lists no category {dropped['name']!r}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("folds", "count"), [pytest.param(2, 1, id="folds"), pytest.param(1, 0, id="no fold")]
+)
+def test_changed_copies_of_objects_are_counted_where_folds_are_drawn(
+    folds: int,
+    count: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = written(tmp_path / "data", crowd=0, masks=True)
+    content = json.loads(file.read_text())
+    content["images"][1]["file_name"] = "0_flip.png"
+    (file.parent / "1.png").rename(file.parent / "0_flip.png")
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(Run, "train", lambda self, resume: {})
+    config = mask_config(file)
+    config = config.changed(folds=config.folds.changed(count=folds))
+
+    with caplog.at_level(logging.WARNING, "dinoneck"):
+        train_instances(config, tmp_path / "run")
+
+    lines = [line for line in caplog.messages if "changed copies" in line]
+    assert len(lines) == count
+    assert all(f"such as {file.parent}/0_flip.png of {file.parent}/0.png" in x for x in lines)
