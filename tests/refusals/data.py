@@ -79,6 +79,13 @@ def masks(images: tuple[str, ...], labels: tuple[str, ...]) -> Call:
     return lambda folder: read_masks(touched(folder / "x", *images), touched(folder / "y", *labels))
 
 
+def other_parts(folder: Path) -> Any:
+    """The images of val with the masks of train, beside those of val."""
+    images = touched(folder / "images/val", "1.jpg")
+    touched(folder / "masks/val", "1.png")
+    return read_masks(images, touched(folder / "masks/train", "1.png"))
+
+
 def boxes(kind: str, place: int, **values: Any) -> Call:
     """Open boxes of which one entry is changed; a value of None takes its key away."""
 
@@ -656,6 +663,7 @@ ROWS: list[Row] = [
     (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
     (masks((), ("1.png",)), DataError, "x"),
     (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),
+    (other_parts, DataError, ("val is called val", "masks of val are in", "one part", "--csv")),
     # boxes
     (two_images_of_a_name, DataError, ("0.png", "images/0.png", "images=")),
     (masks_beside_boxes, DataError, ("labels/0.png", "images/0.png", "images=")),

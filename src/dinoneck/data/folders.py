@@ -13,7 +13,7 @@ from pathlib import Path
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.folder_texts import also_there, data_files
+from dinoneck.data.folder_texts import also_there, data_files, listed
 from dinoneck.data.image_tree import (
     Beside,
     ImageFolder,
@@ -34,6 +34,7 @@ from dinoneck.data.layout import (
 )
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import composed
+from dinoneck.data.paired_paths import are_other_parts, check_paths
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
@@ -293,6 +294,7 @@ def _warn_of_missing_classes(data: DataFolder) -> None:
 
 
 def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
+    check_paths(images, masks)
     if images == masks:
         image_of, mask_of = _side_by_side(images)
     else:
@@ -434,12 +436,22 @@ def _other_names(
             "file, called like the image"
         )
     inside = _folders_with_all_masks(image_of, mask_of)
-    if inside and without_mask:
+    # val of images is not in train of masks, though equal numbering has a mask for each image
+    right = [name for name in inside if not are_other_parts(name, images.name)]
+    if images.name in right:
+        right = [images.name]
+    if len(right) == 1 and without_mask:
         return DataError(
-            f"{text}. {masks / inside[0]} has a mask for each image: name that folder, --labels "
-            f"{masks / inside[0]}"
+            f"{text}. {masks / right[0]} has a mask for each image: name that folder, --labels "
+            f"{masks / right[0]}"
         )
-    if inside:
+    if right and without_mask:
+        return DataError(
+            f"{text}. The folders {listed(right)} in {masks} have a mask for each image: name the "
+            "one of these images (--labels), such as --labels "
+            f"{masks / right[0]}"
+        )
+    if inside and not without_mask:
         return DataError(
             f"{text}. {masks / inside[0]} has a second mask for each image: move one of both into a "
             "folder elsewhere"

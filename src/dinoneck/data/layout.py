@@ -274,9 +274,8 @@ def _images_and_masks(
     Raises:
         DataError: if their folders may be parts, and are not called train and val.
     """
-    inner_images = _only_folder(images, masks)
+    images = _only_folder(images, masks)
     masks = _only_folder(masks, images)
-    images = inner_images
     names = [folder.name for folder in images.with_images()]
     if subfolders is not None or (not images.images and _are_parts(names)):
         return _parts_of_images_and_masks(root, images, masks, subfolders)
