@@ -15,7 +15,6 @@ from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.folder_texts import also_there, data_files, listed
 from dinoneck.data.image_tree import (
-    Beside,
     ImageFolder,
     image_folder,
     outputs_beside,
@@ -32,6 +31,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
+from dinoneck.data.masks_beside import Beside
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import composed
 from dinoneck.data.paired_paths import are_other_parts, check_paths
@@ -313,7 +313,12 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     listing = walk(folder)
     warn_of_left_out([listing])
     pictures = pictures_of(image_folder(listing))
-    return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
+    masks = pictures.masks
+    if not masks:  # what may be masks are some, or the folder would not be read as images and masks
+        masks = [beside.path for beside in [*pictures.called_masks, *pictures.like_masks]]
+    is_mask = set(masks)
+    images = [file for file in pictures.images if file not in is_mask]
+    return _stems_of(folder, images), _stems_of(folder, masks)
 
 
 def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:

@@ -24,9 +24,9 @@ from dinoneck.data.image_tree import (
     MaskPair,
     image_folder,
     mask_pairs,
-    masks_beside,
     name_without_words,
 )
+from dinoneck.data.masks_beside import masks_beside
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
@@ -479,7 +479,7 @@ def _content_without_mask_folder(folder: ImageFolder, *, is_named: bool) -> Cont
     if folder.with_images():
         names = read_class_names(folder, certain=False, is_named=is_named)
         return Content("classes", folder.path, classes=names)
-    if masks_beside(folder.images).masks:
+    if masks_beside(folder.images).cover(folder.images):
         return Content("masks", folder.path, folder.path)
     return Content("images", folder.path)
 

@@ -10,10 +10,19 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word, plain_word
+from dinoneck.data.folder_words import (
+    IMAGE_WORDS,
+    MASK_KINDS,
+    MASK_WORDS,
+    VAGUE_WORDS,
+    first_word,
+    plain_word,
+)
 
 SEPARATOR = r"[_\-. ]"
 """Between the words in the name of a file."""
+LAST_WORD = re.compile(r"[_\-. ]([^\W\d_]+)(?:[_\-. ]?\d+)?$")
+"""The last word of a name and a number after it: of ``0_mask``, ``0_mask_1``, ``0-sat``."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +104,44 @@ def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
 def _without_beginning(name: str, beginning: str) -> str:
     folder, slash, last_part = name.rpartition("/")
     return folder + slash + last_part.removeprefix(beginning)
+
+
+def without_mask_word(stem: str, words: Collection[str] = MASK_WORDS) -> str:
+    """Return the name of a file without words for masks at its end, or else without one at its beginning.
+
+    It is ``0`` of ``0_mask_1`` and of ``mask_0``. The beginning is cut only where the end was not:
+    ``mask_0_mask`` becomes ``mask_0``.
+    """
+    without_last = _without_last_mask_words(stem, words)
+    if without_last != stem:
+        return without_last
+    return stem.removeprefix(first_word(stem, words))
+
+
+def _without_last_mask_words(stem: str, words: Collection[str]) -> str:
+    """The name of a file without the words for masks, and for kinds of them, that it ends with.
+
+    A kind alone says nothing: it is cut only together with a word for masks before it. So
+    ``0_gtFine_color`` becomes ``0``, and ``0_color`` stays.
+    """
+    shortest = stem
+    rest = stem
+    match = LAST_WORD.search(rest)
+    while match is not None:
+        word = plain_word(match.group(1))
+        if word not in words and word not in MASK_KINDS:
+            break
+        rest = rest[: match.start()]
+        if word in words:
+            shortest = rest
+        match = LAST_WORD.search(rest)
+    return shortest
+
+
+def is_word_boundary(left: str, right: str) -> bool:
+    """Whether a word of a name ends between two letters, digits or signs: of ``0_mask``, ``0mask`` and ``aMask``."""
+    if not left.isalnum() or not right.isalnum():
+        return True
+    if left.isalpha() != right.isalpha():
+        return True
+    return left.islower() and right.isupper()
