@@ -161,6 +161,9 @@ def pictures_of(top: ImageFolder) -> Pictures:
                 mask_folders.add(pair.masks)
             elif pair.masks not in mask_folders:
                 pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
+        for pair in _masks_inside(folder):
+            if not pair.is_certain:
+                pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
         for mask_folder in mask_folders:
             pictures.masks += mask_folder.all_images()
         if folder is not top and folder.images and is_called_output(folder):
@@ -222,7 +225,9 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
 
 
 def _without_word(stem: str, words: Collection[str]) -> str:
-    """The name of a file without one of some words at its end, or else at its beginning."""
+    """The name of a file without one of some words at its end, or else at its beginning; "" of a word alone."""
+    if plain_word(stem) in words:
+        return ""
     match = LAST_WORD.search(stem)
     if match is not None and plain_word(match.group(1)) in words:
         return stem[: match.start()]
@@ -326,6 +331,8 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
             masks.append(folder)
         else:
             others.append(folder)
+    if not masks:
+        return [pair for pair in _masks_inside(top) if pair.is_certain]
     images_around = top.without(masks)
     pairs = []
     for mask in masks:
@@ -334,6 +341,25 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
         if not beside and images_around.all_images() and _is_pair_with_rest(images_around, mask):
             pairs.append(MaskPair(images_around, mask, is_around=True))
     return pairs
+
+
+def _masks_inside(top: ImageFolder) -> Iterator[MaskPair]:
+    """Yield the folders in a folder that hold what looks like the masks of the images around them.
+
+    They are certain if their name, or what the names of their files have more, says masks, perhaps.
+    """
+    if not top.images:
+        return
+    around = ImageFolder(top.path, top.images, top.others)
+    for masks in top.with_images():
+        if masks.with_images() or len(masks.images) != len(around.images):
+            continue
+        affixes = shared_affixes(around.stems(), masks.stems())
+        if affixes is None or not are_flat(masks.images, around.images):
+            continue
+        if are_of_one_size(masks.images, around.images):
+            is_certain = _says_masks(masks.name) or _says_masks(affixes.mask_affix)
+            yield MaskPair(around, masks, is_around=True, is_certain=is_certain)
 
 
 def _has_mask_word(folder: ImageFolder) -> bool:
@@ -458,7 +484,7 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
 
 
 def _are_certain(masks: ImageFolder, images: ImageFolder) -> bool:
-    """Whether files that look like masks are no photos: in few colours, or of more than 8 bits, of the images' sizes."""
+    """Whether files that look like masks are no photos: of the images' sizes, in few colours or above 8 bits."""
     some_masks = masks.all_images()[:OPENED]
     are_photos = any(map(has_grey_levels, some_masks))
     has_no_loss = all(map(is_lossless, some_masks))

@@ -287,7 +287,10 @@ def _add_named(found: FoundMasks, called: Sequence[_Called], files: Sequence[Pat
 
 
 def _add_unnamed(found: FoundMasks, called: Sequence[_Called]) -> None:
-    """Add the files that look like masks of the size of their image, and may be called so or share what they have more."""
+    """Add the files that look like masks: all that may be called so, and several that have the same more.
+
+    A mask has the size of its image.
+    """
     for kind in _by_kind(called):
         if words_of(kind[0].more) & _OTHER_WORDS:
             continue

@@ -14,15 +14,20 @@ from dinoneck.data.folder_words import (
     IMAGE_WORDS,
     MASK_KINDS,
     MASK_WORDS,
+    MAYBE_MASK_WORDS,
     VAGUE_WORDS,
     first_word,
     plain_word,
+    words_of,
 )
 
 SEPARATOR = r"[_\-. ]"
 """Between the words in the name of a file."""
 LAST_WORD = re.compile(r"[_\-. ]([^\W\d_]+)(?:[_\-. ]?\d+)?$")
 """The last word of a name and a number after it: of ``0_mask``, ``0_mask_1``, ``0-sat``."""
+
+
+_LINKING_WORDS = {"of", "for", "von", "de", "di", "van"}  # of "Mask of 0"
 
 
 @dataclass(frozen=True)
@@ -71,16 +76,31 @@ def _affixes(image_names: Collection[str], mask_names: Collection[str]) -> Itera
         for mask_ending in endings(mask_names):
             yield Affixes(image_ending, mask_ending, without_ending)
     for image_beginning in _beginnings(image_names, IMAGE_WORDS | VAGUE_WORDS):
-        for mask_beginning in _beginnings(mask_names, MASK_WORDS):
+        for mask_beginning in _beginnings(mask_names, MASK_WORDS | MAYBE_MASK_WORDS):
             yield Affixes(image_beginning, mask_beginning, _without_beginning)
 
 
-def endings(names: Iterable[str]) -> list[str]:
-    """Return what all names end with, from a separator on, the longest first; and "" at last."""
+def endings(names: Collection[str]) -> list[str]:
+    """Return what all names end with, from a separator or a word on, the longest first; and "" at last.
+
+    A word without a separator before it is that of ``0GT`` and ``aMask``.
+    """
     backwards = [name[::-1] for name in names]
     shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
-    starts = [match.start() for match in re.finditer(SEPARATOR, shared)]
-    return [shared[start:] for start in starts] + [""]
+    found = []
+    for start in range(len(shared)):
+        ending = shared[start:]
+        is_word = shared[start].isalpha() and all(
+            _begins_word(name, len(name) - len(ending)) for name in names
+        )
+        if is_word or re.match(SEPARATOR, ending):
+            found.append(ending)
+    return [*found, ""]
+
+
+def _begins_word(name: str, place: int) -> bool:
+    """Whether a word begins at a place in a name, or ends before it."""
+    return 0 < place < len(name) and is_word_boundary(name[place - 1], name[place])
 
 
 def without_ending(name: str, ending: str) -> str:
@@ -89,16 +109,21 @@ def without_ending(name: str, ending: str) -> str:
 
 
 def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
+    """Return "", and what all file names begin with that is made of some words: ``mask_``, ``Mask of ``.
 
     Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
     """
     last_parts = [name.rpartition("/")[2] for name in names]
     shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    beginning = first_word(shared, words)
-    if not beginning and plain_word(shared) in words:
-        beginning = shared  # of img1 and img2
-    return [beginning, ""] if beginning else [""]
+    found = [""]
+    for end in range(1, len(shared) + 1):
+        beginning = shared[:end]
+        its_words = words_of(beginning) - _LINKING_WORDS
+        is_word = all(_begins_word(name, end) for name in last_parts)
+        has_number = any(map(str.isdigit, beginning))
+        if is_word and its_words and its_words <= set(words) and not has_number:
+            found.append(beginning)
+    return found
 
 
 def _without_beginning(name: str, beginning: str) -> str:
