@@ -657,7 +657,11 @@ ROWS: list[Row] = [
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
     (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
     (masks(("7.jpg",), ("7_gt_color.png", "7_gt_ids.png")), DataError, ("_gt_color", "--labels")),
-    (masks(("7.jpg",), ("a/7.png", "b/7.png")), DataError, ("a/7", "folders a and b", "name the one", "y/a")),
+    (
+        masks(("7.jpg",), ("a/7.png", "b/7.png")),
+        DataError,
+        ("a/7", "folders a and b", "name the one", "y/a"),
+    ),
     (masks(("7.jpg",), ("7.png", "viz/7.png")), DataError, ("viz/7", "a second mask", "y/viz")),
     (masks(("\u00e9.jpg", "e\u0301.jpg"), ("1.png",)), DataError, ("\u00e9.jpg", "NFC, NFD")),
     (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),

@@ -31,6 +31,7 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
+from dinoneck.data.mask_pixels import LABEL_SUFFIXES
 from dinoneck.data.masks_beside import Beside
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import composed
@@ -299,7 +300,7 @@ def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
         image_of, mask_of = _side_by_side(images)
     else:
         image_of = _by_stem(images, masks)
-        mask_of = _by_stem(masks, images)
+        mask_of = _by_stem(masks, images, other_formats=LABEL_SUFFIXES)
     if image_of.keys() != mask_of.keys():
         image_of, mask_of = _pair_by_other_names(image_of, mask_of, images, masks)
     rows = {}
@@ -336,22 +337,30 @@ def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
     return file_of
 
 
-def _by_stem(root: Path, other: Path) -> dict[str, Path]:
+def _by_stem(root: Path, other: Path, other_formats: Sequence[str] = ()) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix.
 
     Masks may lie in a folder in that of the images, and images in one in that of the masks: what is
     below the other folder is left out.
+
+    Args:
+        root: the folder.
+        other: that of the masks, or of the images.
+        other_formats: suffixes that are read if there are no images.
     """
     listing = walk(root)
     is_inside = other in root.parents  # then all files are below the other folder
     if not is_inside:
         listing.files = [file for file in listing.files if other not in file.parents]
-    warn_of_left_out([listing])
     files = listing.images
     if not files:
-        raise DataError(
-            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(listing)}"
-        )
+        files = [file for file in listing.files if file.suffix.lower() in other_formats]
+        taken = set(files)
+        listing.files = [file for file in listing.files if file not in taken]
+    warn_of_left_out([listing])
+    if not files:
+        formats = ", ".join([*SUFFIXES, *other_formats])
+        raise DataError(f"the folder {root} holds no images ({formats}){_kinds_held(listing)}")
     return _stems_of(root, files)
 
 

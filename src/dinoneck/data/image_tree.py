@@ -28,6 +28,7 @@ from dinoneck.data.folder_words import (
     words_of,
 )
 from dinoneck.data.mask_pixels import (
+    LABEL_SUFFIXES,
     OPENED,
     are_flat,
     are_of_one_size,
@@ -341,6 +342,32 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
         if not beside and images_around.all_images() and _is_pair_with_rest(images_around, mask):
             pairs.append(MaskPair(images_around, mask, is_around=True))
     return pairs
+
+
+def take_label_formats(top: ImageFolder) -> None:
+    """Count GIF, PGM and PFM files as images of folders without others, where they are the masks of images."""
+    for folder in top.all_folders():
+        filled = []
+        for inside in folder.folders.values():
+            if not inside.all_images():
+                filled += [deeper for deeper in inside.all_folders() if _label_files(deeper)]
+        if not filled or mask_pairs(folder):
+            continue
+        for inside in filled:
+            inside.images = _label_files(inside)
+        if not any(map(_has_names_of_images, mask_pairs(folder))):
+            for inside in filled:
+                inside.images = []
+
+
+def _has_names_of_images(pair: MaskPair) -> bool:
+    """Whether each mask of a pair of folders is called after an image, and each image has one."""
+    return shared_affixes(pair.images.stems(), pair.masks.stems()) is not None
+
+
+def _label_files(folder: ImageFolder) -> list[Path]:
+    """The files in a folder of formats of masks that are none of images."""
+    return [file for file in folder.others if file.suffix.lower() in LABEL_SUFFIXES]
 
 
 def _masks_inside(top: ImageFolder) -> Iterator[MaskPair]:

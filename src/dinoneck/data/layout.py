@@ -25,6 +25,7 @@ from dinoneck.data.image_tree import (
     image_folder,
     mask_pairs,
     name_without_words,
+    take_label_formats,
 )
 from dinoneck.data.masks_beside import masks_beside
 from dinoneck.data.name_pairs import shared_affixes
@@ -134,6 +135,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     if subfolders == "classes":
         names = read_class_names(top, certain=True, is_named=True)
         return DataFolder(root, Content("classes", root, classes=names))
+    take_label_formats(top)
     pairs = mask_pairs(top)
     if pairs:
         return _paired(top, pairs, subfolders)
@@ -198,7 +200,9 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
     """Return the folder in ``folder`` that ``masks`` holds the masks of; None if it is not beside one."""
     if masks.parent != folder:
         return None
-    for pair in mask_pairs(image_folder(walk(folder))):
+    top = image_folder(walk(folder))
+    take_label_formats(top)
+    for pair in mask_pairs(top):
         if pair.masks.path == masks:
             return pair.images.path
     return None

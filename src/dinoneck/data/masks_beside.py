@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dinoneck.data.folder_words import (
-    CAMERA_WORDS,
-    CHANGE_WORDS,
-    COPY_WORDS,
     IMAGE_WORDS,
     MADE_WORDS,
     MASK_WORDS,
@@ -39,7 +36,7 @@ from dinoneck.data.name_pairs import LAST_WORD, is_word_boundary, without_mask_w
 
 _PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
 # files with these words are named as what they are, whatever their pixels
-_OTHER_WORDS = MADE_WORDS | SENSOR_WORDS | CAMERA_WORDS | CHANGE_WORDS | COPY_WORDS
+_OTHER_WORDS = MADE_WORDS | SENSOR_WORDS
 _LEAST_ALIKE = 2  # files with one ending that no word says to be that of masks
 
 
@@ -181,20 +178,24 @@ def _called_after_others(files: Sequence[Path]) -> list[_Called]:
     """
     by_stem = {file.stem: file for file in files}
     by_file_name = {file.name: file for file in files}
-    by_short_name = _by_short_name(files)
+    shortest = min(map(len, by_stem), default=0)
+    short_name_of = {}
+    for file in files:
+        short_name_of[file] = without_mask_word(file.stem, MASK_WORDS | MAYBE_MASK_WORDS)
+    by_short_name = _by_short_name(short_name_of)
     stems = Counter(file.stem for file in files)
     called = []
     for file in files:
         if stems[file.stem] > 1:
             continue
         candidates = []
-        for name, more in _names_with_more(file.stem):
+        for name, more in _names_with_more(file.stem, shortest):
             if name in by_file_name:
                 candidates.append(_judge(file, by_file_name[name], more, has_suffix=True))
             elif more and name in by_stem:
                 candidates.append(_judge(file, by_stem[name], more, has_suffix=False))
-        short_name = without_mask_word(file.stem, MASK_WORDS | MAYBE_MASK_WORDS)
-        if not candidates and short_name in by_short_name:
+        short_name = short_name_of[file]
+        if not candidates and short_name != file.stem and short_name in by_short_name:
             more = file.stem.replace(short_name, "", 1)
             candidates.append(_judge(file, by_short_name[short_name], more, has_suffix=False))
         named = [one for one in candidates if one.is_named]
@@ -202,17 +203,21 @@ def _called_after_others(files: Sequence[Path]) -> list[_Called]:
     return called
 
 
-def _names_with_more(name: str) -> Iterator[tuple[str, str]]:
+def _names_with_more(name: str, shortest: int) -> Iterator[tuple[str, str]]:
     """The names that a name may be made of, the longest first, and what it has more: what follows, or comes before.
 
     What it has more begins or ends a word, and has a letter: ``10`` is not made of ``1``.
+
+    Args:
+        name: the name.
+        shortest: length of the shortest name that there is.
     """
     yield name, ""
-    for end in range(len(name) - 1, 0, -1):
+    for end in range(len(name) - 1, shortest - 1, -1):
         more = name[end:]
         if is_word_boundary(name[end - 1], name[end]) and _has_letter(more):
             yield name[:end], more
-    for start in range(1, len(name)):
+    for start in range(1, len(name) - shortest + 1):
         more = name[:start]
         if is_word_boundary(name[start - 1], name[start]) and _has_letter(more):
             yield name[start:], more
@@ -241,13 +246,19 @@ def _judge(file: Path, image: Path, more: str, *, has_suffix: bool) -> _Called:
     return _Called(file, image, more, is_named=is_named, is_likely=is_likely)
 
 
-def _by_short_name(files: Sequence[Path]) -> dict[str, Path]:
-    """The files that are not called like masks, by their names without a word: ``0`` of ``0_sat`` and ``img_0``."""
+def _by_short_name(short_name_of: Mapping[Path, str]) -> dict[str, Path]:
+    """The files that are not called like masks, by their names without a word: ``0`` of ``0_sat`` and ``img_0``.
+
+    Args:
+        short_name_of: file -> its name without words for masks.
+    """
+    images = [file for file, short_name in short_name_of.items() if short_name == file.stem]
+    if len(images) == len(short_name_of):
+        return {}  # nothing is called like a mask
     by_short_name = {}
-    for file in files:
-        if without_mask_word(file.stem, MASK_WORDS | MAYBE_MASK_WORDS) == file.stem:
-            by_short_name[LAST_WORD.sub("", file.stem)] = file
-            by_short_name[file.stem.removeprefix(first_word(file.stem, _PICTURE_WORDS))] = file
+    for file in images:
+        by_short_name[LAST_WORD.sub("", file.stem)] = file
+        by_short_name[file.stem.removeprefix(first_word(file.stem, _PICTURE_WORDS))] = file
     return by_short_name
 
 
