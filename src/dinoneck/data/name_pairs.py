@@ -109,21 +109,21 @@ def without_ending(name: str, ending: str) -> str:
 
 
 def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """Return "", and what all file names begin with that is made of some words: ``mask_``, ``Mask of ``.
+    """Return "", and what all file names begin with that is made of some words, the longest first: ``Mask of ``.
 
     Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
     """
     last_parts = [name.rpartition("/")[2] for name in names]
     shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    found = [""]
-    for end in range(1, len(shared) + 1):
+    found = []
+    for end in range(len(shared), 0, -1):
         beginning = shared[:end]
         its_words = words_of(beginning) - _LINKING_WORDS
-        is_word = all(_begins_word(name, end) for name in last_parts)
+        is_word = all(name == beginning or _begins_word(name, end) for name in last_parts)
         has_number = any(map(str.isdigit, beginning))
         if is_word and its_words and its_words <= set(words) and not has_number:
             found.append(beginning)
-    return found
+    return ["", *found]
 
 
 def _without_beginning(name: str, beginning: str) -> str:

@@ -230,6 +230,7 @@ def test_a_folder_in_that_of_images_that_looks_like_masks_is_named(
     [
         pytest.param("images/{}.tif", "masks/Mask of {}.tif", id="linking words"),
         pytest.param("images/{}.jpg", "masks/{}GT.png", id="no separator"),
+        pytest.param("images/img_{}.jpg", "masks/mask_{}.png", id="two beginnings"),
     ],
 )
 def test_names_of_masks_in_a_folder_may_have_words_more(
