@@ -271,12 +271,12 @@ def _add_named(found: FoundMasks, called: Sequence[_Called], files: Sequence[Pat
         files: all files.
     """
     image_of = {one.file: one.image for one in called}
-    with_mask = set()
-    for image in image_of.values():
-        while image in image_of:  # 0_mask is the mask of 0, and 0_mask_color too
-            image = image_of[image]
-        with_mask.add(image.stem)
-    have_all = with_mask == {file.stem for file in files if file not in image_of}
+    first_of = {file: _first_image(file, image_of) for file in image_of}
+    # two files without an image may each be called after the other: 0_mask and 0_maskGT
+    called = [one for one in called if first_of[one.file] not in image_of]
+    named = {one.file for one in called}
+    with_mask = {first_of[file].stem for file in named}
+    have_all = with_mask == {file.stem for file in files if file not in named}
     for kind in _by_kind(called):
         besides = [Beside(one.file, one.image) for one in kind]
         if have_all:
@@ -297,6 +297,15 @@ def _add_named(found: FoundMasks, called: Sequence[_Called], files: Sequence[Pat
             found.called_masks += in_colours
 
 
+def _first_image(file: Path, image_of: Mapping[Path, Path]) -> Path:
+    """The image that a mask is called after in the end: ``0`` of ``0_mask_color``, which is called after ``0_mask``."""
+    passed = set()
+    while file in image_of and file not in passed:
+        passed.add(file)
+        file = image_of[file]
+    return file
+
+
 def _add_unnamed(found: FoundMasks, called: Sequence[_Called]) -> None:
     """Add the files that look like masks: all that may be called so, and several that have the same more.
 
@@ -310,9 +319,8 @@ def _add_unnamed(found: FoundMasks, called: Sequence[_Called]) -> None:
         if not is_likely and len(kind) < _LEAST_ALIKE:
             continue
         masks = [beside.path for beside in besides]
-        if not _are_flat(besides) or not are_of_one_size(
-            masks, [beside.image for beside in besides]
-        ):
+        images = [beside.image for beside in besides]
+        if not are_flat(masks, images) or not are_of_one_size(masks, images):
             continue
         if is_likely:
             found.masks += masks

@@ -94,6 +94,12 @@ def test_several_kinds_of_masks_of_each_image_are_found(tmp_path: Path) -> None:
     assert sorted(masks_beside([*images, *of_tools]).masks) == sorted(of_tools)
 
 
+def test_masks_without_an_image_that_are_called_after_each_other_stay(tmp_path: Path) -> None:
+    files = masks(tmp_path, "{}_mask.png") + masks(tmp_path, "{}_maskGT.png")
+    [found] = list_pictures([tmp_path]).values()
+    assert sorted(found) == sorted(files)
+
+
 @pytest.mark.parametrize("ending", ["_L", "_matte", "_pixels0", "m"])
 def test_files_that_look_like_masks_and_are_not_called_so_are_counted(
     ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
