@@ -79,6 +79,13 @@ def masks(images: tuple[str, ...], labels: tuple[str, ...]) -> Call:
     return lambda folder: read_masks(touched(folder / "x", *images), touched(folder / "y", *labels))
 
 
+def other_parts(folder: Path) -> Any:
+    """The images of val with the masks of train, beside those of val."""
+    images = touched(folder / "images/val", "1.jpg")
+    touched(folder / "masks/val", "1.png")
+    return read_masks(images, touched(folder / "masks/train", "1.png"))
+
+
 def boxes(kind: str, place: int, **values: Any) -> Call:
     """Open boxes of which one entry is changed; a value of None takes its key away."""
 
@@ -661,12 +668,17 @@ ROWS: list[Row] = [
     (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
     (masks(("1.jpg", "1.png"), ("1.png",)), DataError, ("1.jpg", "1.png")),
     (masks(("7.jpg",), ("7_gt_color.png", "7_gt_ids.png")), DataError, ("_gt_color", "--labels")),
-    (masks(("7.jpg",), ("a/7.png", "b/7.png")), DataError, ("a/7", "name that folder", "y/a")),
+    (
+        masks(("7.jpg",), ("a/7.png", "b/7.png")),
+        DataError,
+        ("a/7", "folders a and b", "name the one", "y/a"),
+    ),
     (masks(("7.jpg",), ("7.png", "viz/7.png")), DataError, ("viz/7", "a second mask", "y/viz")),
     (masks(("\u00e9.jpg", "e\u0301.jpg"), ("1.png",)), DataError, ("\u00e9.jpg", "NFC, NFD")),
     (masks(("1.jpg",), ("notes.txt",)), DataError, ("y", ".txt")),
     (masks((), ("1.png",)), DataError, "x"),
     (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "of their own"),
+    (other_parts, DataError, ("val is called val", "masks of val are in", "one part", "--csv")),
     # boxes
     (two_images_of_a_name, DataError, ("0.png", "images/0.png", "images=")),
     (masks_beside_boxes, DataError, ("labels/0.png", "images/0.png", "images=")),

@@ -32,14 +32,12 @@ from dinoneck.data.folder_words import (
 )
 from dinoneck.data.image_tree import (
     ImageFolder,
-    is_called_image,
-    is_called_mask,
     is_called_output,
     mask_pairs,
-    masks_beside,
     mirrored_masks,
     stems_without_sensor,
 )
+from dinoneck.data.masks_beside import is_called_image, is_called_mask, masks_beside
 from dinoneck.data.walk import OTHER_SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 

@@ -16,7 +16,8 @@ _IMAGES_ELSEWHERE = {"bild", "bilder", "imagen", "imagenes", "immagine", "immagi
 _IMAGES_ELSEWHERE |= {"imagens", "beeld", "beelden", "afbeelding", "afbeeldingen"}
 _MASKS_ELSEWHERE = {"maske", "masken", "mascara", "mascaras", "masque", "masques", "maschera"}
 _MASKS_ELSEWHERE |= {"maschere", "masker", "maskers", "etiqueta", "etiquetas", "etichetta"}
-_MASKS_ELSEWHERE |= {"etichette", "etiquette", "etiquettes"}
+_MASKS_ELSEWHERE |= {"etichette", "etiquette", "etiquettes", "segmentierung", "segmentierungen"}
+_MASKS_ELSEWHERE |= {"segmentacion", "segmentazione", "segmentacao", "segmentatie"}
 
 IMAGE_FOLDERS = _IMAGES | {"leftimg8bit"}
 """Names of folders that are never a class, next to another folder."""
@@ -33,7 +34,7 @@ MASK_WORDS |= {"targets", "labelids", "labeltrainids", "lbl", "lbls"} | _MASKS_E
 MAYBE_MASK_WORDS = {"binary", "bin", "bw", "manual", "labelled", "labeled", "outline", "outlines"}
 """Words in the names of folders and files that are masks, if their pixels look so and the rest of their names agree."""
 MAYBE_MASK_WORDS |= {"contour", "contours", "silhouette", "silhouettes", "roi", "rois"}
-MAYBE_MASK_WORDS |= {"lesion", "lesions", "foreground", "fg"}
+MAYBE_MASK_WORDS |= {"lesion", "lesions", "foreground", "fg", "classes", "classified"}
 MASK_KINDS = {"color", "colors", "colour", "colours", "rgb", "viz", "vis", "instanceids", "ids"}
 """Words after one for masks at the end of the names of files: ``0_gtFine_color.png``."""
 GENERIC_FOLDERS = _IMAGES | _PHOTOS | {"data", "dataset", "datasets", "upload", "uploads"}

@@ -13,9 +13,8 @@ from pathlib import Path
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.folder_texts import also_there, data_files
+from dinoneck.data.folder_texts import also_there, data_files, listed
 from dinoneck.data.image_tree import (
-    Beside,
     ImageFolder,
     image_folder,
     outputs_beside,
@@ -32,8 +31,11 @@ from dinoneck.data.layout import (
     masks_in,
     read_data_folder,
 )
+from dinoneck.data.mask_pixels import LABEL_SUFFIXES
+from dinoneck.data.masks_beside import Beside
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import check_encodable, composed
+from dinoneck.data.paired_paths import are_other_parts, check_paths
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
 from dinoneck.errors import DataError, counted, missing_extra, some_of
 
@@ -300,11 +302,12 @@ def _warn_of_missing_classes(data: DataFolder) -> None:
 
 
 def _mask_table(root: Path, images: Path, masks: Path) -> pd.DataFrame:
+    check_paths(images, masks)
     if images == masks:
         image_of, mask_of = _side_by_side(images)
     else:
         image_of = _by_stem(images, masks)
-        mask_of = _by_stem(masks, images)
+        mask_of = _by_stem(masks, images, other_formats=LABEL_SUFFIXES)
     if image_of.keys() != mask_of.keys():
         image_of, mask_of = _pair_by_other_names(image_of, mask_of, images, masks)
     rows = {}
@@ -318,7 +321,12 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     listing = walk(folder)
     warn_of_left_out([listing])
     pictures = pictures_of(image_folder(listing))
-    return _stems_of(folder, pictures.images), _stems_of(folder, pictures.masks)
+    masks = pictures.masks
+    if not masks:  # what may be masks are some, or the folder would not be read as images and masks
+        masks = [beside.path for beside in [*pictures.called_masks, *pictures.like_masks]]
+    is_mask = set(masks)
+    images = [file for file in pictures.images if file not in is_mask]
+    return _stems_of(folder, images), _stems_of(folder, masks)
 
 
 def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
@@ -336,22 +344,30 @@ def _stems_of(root: Path, files: Sequence[Path]) -> dict[str, Path]:
     return file_of
 
 
-def _by_stem(root: Path, other: Path) -> dict[str, Path]:
+def _by_stem(root: Path, other: Path, other_formats: Sequence[str] = ()) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix.
 
     Masks may lie in a folder in that of the images, and images in one in that of the masks: what is
     below the other folder is left out.
+
+    Args:
+        root: the folder.
+        other: that of the masks, or of the images.
+        other_formats: suffixes that are read if there are no images.
     """
     listing = walk(root)
     is_inside = other in root.parents  # then all files are below the other folder
     if not is_inside:
         listing.files = [file for file in listing.files if other not in file.parents]
-    warn_of_left_out([listing])
     files = listing.images
     if not files:
-        raise DataError(
-            f"the folder {root} holds no images ({', '.join(SUFFIXES)}){_kinds_held(listing)}"
-        )
+        files = [file for file in listing.files if file.suffix.lower() in other_formats]
+        taken = set(files)
+        listing.files = [file for file in listing.files if file not in taken]
+    warn_of_left_out([listing])
+    if not files:
+        formats = ", ".join([*SUFFIXES, *other_formats])
+        raise DataError(f"the folder {root} holds no images ({formats}){_kinds_held(listing)}")
     return _stems_of(root, files)
 
 
@@ -441,12 +457,22 @@ def _other_names(
             "file, called like the image"
         )
     inside = _folders_with_all_masks(image_of, mask_of)
-    if inside and without_mask:
+    # val of images is not in train of masks, though equal numbering has a mask for each image
+    right = [name for name in inside if not are_other_parts(name, images.name)]
+    if images.name in right:
+        right = [images.name]
+    if len(right) == 1 and without_mask:
         return DataError(
-            f"{text}. {masks / inside[0]} has a mask for each image: name that folder, --labels "
-            f"{masks / inside[0]}"
+            f"{text}. {masks / right[0]} has a mask for each image: name that folder, --labels "
+            f"{masks / right[0]}"
         )
-    if inside:
+    if right and without_mask:
+        return DataError(
+            f"{text}. The folders {listed(right)} in {masks} have a mask for each image: name the "
+            "one of these images (--labels), such as --labels "
+            f"{masks / right[0]}"
+        )
+    if inside and not without_mask:
         return DataError(
             f"{text}. {masks / inside[0]} has a second mask for each image: move one of both into a "
             "folder elsewhere"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from dinoneck.data.folder_words import (
     CAMERA_WORDS,
     IMAGE_WORDS,
     MADE_WORDS,
-    MASK_KINDS,
     MASK_WORDS,
     MAYBE_MASK_WORDS,
     OUTPUT_WORDS,
@@ -30,26 +27,24 @@ from dinoneck.data.folder_words import (
     plain_word,
     words_of,
 )
-from dinoneck.data.name_pairs import shared_affixes
+from dinoneck.data.mask_pixels import (
+    LABEL_SUFFIXES,
+    OPENED,
+    are_flat,
+    are_of_one_size,
+    has_grey_levels,
+    has_one_band,
+    is_lossless,
+)
+from dinoneck.data.masks_beside import Beside, masks_beside
+from dinoneck.data.name_pairs import LAST_WORD, shared_affixes, without_mask_word
 from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
 
-_LAST_WORD = re.compile(r"[_\-. ]([^\W\d_]+)(?:[_\-. ]?\d+)?$")  # of 0_mask, 0_mask_1, 0-sat
 _PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
-_LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-_ONE_BAND = ("1", "L", "P", "I", "I;16", "I;16B")  # Pillow's names of one band, and of palettes
-_ONE_BYTE = ("1", "L", "P")  # of these, without the 16 bits of thermal cameras
-_MOST_COLOURS = 64  # of a mask in colours; a photo has thousands
-# JPEG changes black and white along edges: of masks of lines 1 to 9 pixels wide, at quality 50,
-# 98.7 % of the pixels stay this near to black or white; a screenshot of a report has 80 %
-_NEAR_BLACK_OR_WHITE = 40  # of 255
-_SHARE_BLACK_AND_WHITE = 0.95
-_LEAST_OF_EACH = 0.001  # of the pixels black, and of them white
-_MOST_PIXELS = 50_000_000  # of a file whose colours are counted: less than a second
-_OPENED = 3  # files of a folder that are opened
 _MOST_ALIKE = 5  # folders with the same names: images, masks, depth ...; more are classes or days
 
 
@@ -120,19 +115,6 @@ def image_folder(listing: Listing) -> ImageFolder:
     return top
 
 
-@dataclass(frozen=True)
-class Beside:
-    """A file or a folder, and the one that it may belong to.
-
-    Attributes:
-        path: the file or the folder.
-        image: the image, or the folder of images, that it may be a mask of or made from.
-    """
-
-    path: Path
-    image: Path
-
-
 @dataclass
 class Pictures:
     """What is below a folder, each sorted.
@@ -141,7 +123,8 @@ class Pictures:
         images: the images, without masks; what may be none is among them.
         masks: the masks beside them.
         maybe_mask_folders: folders of what looks like the masks of others and is not called so.
-        maybe_mask_files: files that are called like the mask of an image and do not look so.
+        called_masks: files that are called like the mask of an image and do not look so.
+        like_masks: files that look like the mask of an image and are not called so.
         output_files: files that are called like what programs make of an image.
         output_folders: folders that are called like what programs write -> the images in them.
         sensor_files: files that are called like what another sensor took of the scene of an image.
@@ -150,7 +133,8 @@ class Pictures:
     images: list[Path] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
     maybe_mask_folders: list[Beside] = field(default_factory=list)
-    maybe_mask_files: list[Beside] = field(default_factory=list)
+    called_masks: list[Beside] = field(default_factory=list)
+    like_masks: list[Beside] = field(default_factory=list)
     output_files: list[Beside] = field(default_factory=list)
     output_folders: dict[Path, list[Path]] = field(default_factory=dict)
     sensor_files: list[Beside] = field(default_factory=list)
@@ -160,7 +144,8 @@ class Pictures:
         self.images += other.images
         self.masks += other.masks
         self.maybe_mask_folders += other.maybe_mask_folders
-        self.maybe_mask_files += other.maybe_mask_files
+        self.called_masks += other.called_masks
+        self.like_masks += other.like_masks
         self.output_files += other.output_files
         self.output_folders |= other.output_folders
         self.sensor_files += other.sensor_files
@@ -177,13 +162,17 @@ def pictures_of(top: ImageFolder) -> Pictures:
                 mask_folders.add(pair.masks)
             elif pair.masks not in mask_folders:
                 pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
+        for pair in _masks_inside(folder):
+            if not pair.is_certain:
+                pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
         for mask_folder in mask_folders:
             pictures.masks += mask_folder.all_images()
         if folder is not top and folder.images and is_called_output(folder):
             pictures.output_folders[folder.path] = folder.images
         beside = masks_beside(folder.images)
         pictures.masks += beside.masks
-        pictures.maybe_mask_files += beside.maybe_masks
+        pictures.called_masks += beside.called_masks
+        pictures.like_masks += beside.like_masks
         pictures.output_files += outputs_beside(folder.images, set(beside.masks))
         pictures.sensor_files += _sensor_files_beside(folder.images, set(beside.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
@@ -208,7 +197,7 @@ def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Besi
     by_stem |= {file.stem: file for file in images}
     outputs = []
     for file in images:
-        match = _LAST_WORD.search(file.stem)
+        match = LAST_WORD.search(file.stem)
         if file in masks or match is None or plain_word(match.group(1)) not in MADE_WORDS:
             continue
         image = by_stem.get(file.stem[: match.start()])
@@ -237,8 +226,10 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
 
 
 def _without_word(stem: str, words: Collection[str]) -> str:
-    """The name of a file without one of some words at its end, or else at its beginning."""
-    match = _LAST_WORD.search(stem)
+    """The name of a file without one of some words at its end, or else at its beginning; "" of a word alone."""
+    if plain_word(stem) in words:
+        return ""
+    match = LAST_WORD.search(stem)
     if match is not None and plain_word(match.group(1)) in words:
         return stem[: match.start()]
     return stem.removeprefix(first_word(stem, words))
@@ -265,18 +256,23 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
         )
         logger.warning(line, first.path, first.image)
     _warn_of_files(
-        everything.maybe_mask_files,
-        "the mask of another one",
+        everything.called_masks,
+        "called like the mask of another one",
+        "if they are masks, move them into a folder of their own",
+    )
+    _warn_of_files(
+        everything.like_masks,
+        "that look like the mask of another one",
         "if they are masks, move them into a folder of their own",
     )
     _warn_of_files(
         everything.output_files,
-        "what programs make of another one",
+        "called like what programs make of another one",
         "if they are, move them into a folder elsewhere",
     )
     _warn_of_files(
         everything.sensor_files,
-        "what another sensor took of the scene of another one",
+        "called like what another sensor took of the scene of another one",
         "if they are, move them into a folder elsewhere",
     )
     if everything.output_folders:
@@ -288,18 +284,18 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
         logger.warning(line, number, next(iter(everything.output_folders)))
 
 
-def _warn_of_files(files: Sequence[Beside], called: str, remedy: str) -> None:
-    """Name files that are taken as images and called like something else.
+def _warn_of_files(files: Sequence[Beside], cause: str, remedy: str) -> None:
+    """Name files that are taken as images and may be something else.
 
     Args:
         files: each with the image that it is called after.
-        called: what they are called like.
+        cause: why they may be none.
         remedy: what to do.
     """
     if files:
-        line = "taken as images: %s called like %s, such as %s beside %s; %s"
+        line = "taken as images: %s %s, such as %s beside %s; %s"
         number = counted(len(files), "file")
-        logger.warning(line, number, called, files[0].path, files[0].image, remedy)
+        logger.warning(line, number, cause, files[0].path, files[0].image, remedy)
 
 
 # Folders of masks
@@ -336,6 +332,8 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
             masks.append(folder)
         else:
             others.append(folder)
+    if not masks:
+        return [pair for pair in _masks_inside(top) if pair.is_certain]
     images_around = top.without(masks)
     pairs = []
     for mask in masks:
@@ -344,6 +342,51 @@ def mask_pairs(top: ImageFolder) -> list[MaskPair]:
         if not beside and images_around.all_images() and _is_pair_with_rest(images_around, mask):
             pairs.append(MaskPair(images_around, mask, is_around=True))
     return pairs
+
+
+def take_label_formats(top: ImageFolder) -> None:
+    """Count GIF, PGM and PFM files as images of folders without others, where they are the masks of images."""
+    for folder in top.all_folders():
+        filled = []
+        for inside in folder.folders.values():
+            if not inside.all_images():
+                filled += [deeper for deeper in inside.all_folders() if _label_files(deeper)]
+        if not filled or mask_pairs(folder):
+            continue
+        for inside in filled:
+            inside.images = _label_files(inside)
+        if not any(map(_has_names_of_images, mask_pairs(folder))):
+            for inside in filled:
+                inside.images = []
+
+
+def _has_names_of_images(pair: MaskPair) -> bool:
+    """Whether each mask of a pair of folders is called after an image, and each image has one."""
+    return shared_affixes(pair.images.stems(), pair.masks.stems()) is not None
+
+
+def _label_files(folder: ImageFolder) -> list[Path]:
+    """The files in a folder of formats of masks that are none of images."""
+    return [file for file in folder.others if file.suffix.lower() in LABEL_SUFFIXES]
+
+
+def _masks_inside(top: ImageFolder) -> Iterator[MaskPair]:
+    """Yield the folders in a folder that hold what looks like the masks of the images around them.
+
+    They are certain if their name, or what the names of their files have more, says masks, perhaps.
+    """
+    if not top.images:
+        return
+    around = ImageFolder(top.path, top.images, top.others)
+    for masks in top.with_images():
+        if masks.with_images() or len(masks.images) != len(around.images):
+            continue
+        affixes = shared_affixes(around.stems(), masks.stems())
+        if affixes is None or not are_flat(masks.images, around.images):
+            continue
+        if are_of_one_size(masks.images, around.images):
+            is_certain = _says_masks(masks.name) or _says_masks(affixes.mask_affix)
+            yield MaskPair(around, masks, is_around=True, is_certain=is_certain)
 
 
 def _has_mask_word(folder: ImageFolder) -> bool:
@@ -390,40 +433,8 @@ def _is_named_after(masks: ImageFolder, images: ImageFolder) -> bool:
 
 def _is_pair_with_rest(rest: ImageFolder, masks: ImageFolder) -> bool:
     """Whether a folder holds masks of the images around it."""
-    stems = {_without_mask_word(stem) for stem in masks.stems()}
+    stems = {without_mask_word(stem) for stem in masks.stems()}
     return stems <= rest.stems() or look_like_masks(masks, rest)
-
-
-def _without_mask_word(stem: str) -> str:
-    """The name of a file without words for masks at its end, or else without one at its beginning.
-
-    It is ``0`` of ``0_mask_1`` and of ``mask_0``. The beginning is cut only where the end was not:
-    ``mask_0_mask`` becomes ``mask_0``.
-    """
-    without_last = _without_last_mask_words(stem)
-    if without_last != stem:
-        return without_last
-    return stem.removeprefix(first_word(stem, MASK_WORDS))
-
-
-def _without_last_mask_words(stem: str) -> str:
-    """The name of a file without the words for masks, and for kinds of them, that it ends with.
-
-    A kind alone says nothing: it is cut only together with a word for masks before it. So
-    ``0_gtFine_color`` becomes ``0``, and ``0_color`` stays.
-    """
-    shortest = stem
-    rest = stem
-    match = _LAST_WORD.search(rest)
-    while match is not None:
-        word = plain_word(match.group(1))
-        if word not in MASK_WORDS | MASK_KINDS:
-            break
-        rest = rest[: match.start()]
-        if word in MASK_WORDS:
-            shortest = rest
-        match = _LAST_WORD.search(rest)
-    return shortest
 
 
 def mirrored_masks(
@@ -448,7 +459,11 @@ def mirrored_masks(
                 continue
             affixes = shared_affixes(other.stems(), masks.stems())
             is_alike = affixes is not None and (affixes.image_affix or affixes.mask_affix)
-            if affixes is not None and is_alike and _are_flat(masks, other):
+            if (
+                affixes is not None
+                and is_alike
+                and are_flat(masks.all_images(), other.all_images())
+            ):
                 is_certain = _says_masks(masks.name) or _says_masks(affixes.mask_affix)
                 yield MaskPair(other, masks, is_around=False, is_certain=is_certain)
 
@@ -469,7 +484,7 @@ def _mirrored_names(folders: Sequence[ImageFolder]) -> Iterator[MaskPair]:
                 if masks is other or masks.stems() != other.stems():
                     continue
                 if look_like_masks(masks, other):
-                    is_certain = _are_lossless(masks) or _says_masks(masks.name)
+                    is_certain = _says_masks(masks.name) or _are_certain(masks, other)
                     yield MaskPair(other, masks, is_around=False, is_certain=is_certain)
 
 
@@ -488,226 +503,16 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     Masks have one band or a palette where images have three, or few colours where images have many.
     JPEG files are masks if they are black and white.
     """
-    some_masks = masks.all_images()[:_OPENED]
-    some_images = images.all_images()[:_OPENED]
-    if _are_lossless(masks):
-        if all(map(_has_one_band, some_masks)) and not any(map(_has_one_band, some_images)):
-            return True
-    return _are_flat(masks, images)
+    some_masks = masks.all_images()[:OPENED]
+    some_images = images.all_images()[:OPENED]
+    if all(map(has_one_band, some_masks)) and not any(map(has_one_band, some_images)):
+        return True
+    return are_flat(some_masks, some_images)
 
 
-def _are_lossless(masks: ImageFolder) -> bool:
-    """Whether the first files of a folder have a format without losses."""
-    some_masks = masks.all_images()[:_OPENED]
-    return all(file.suffix.lower() in _LOSSLESS_SUFFIXES for file in some_masks)
-
-
-def _are_flat(masks: ImageFolder, images: ImageFolder) -> bool:
-    """Whether the first files of one folder have few colours, or JPEG's black and white, and those of the other not."""
-    some_masks = masks.all_images()[:_OPENED]
-    some_images = images.all_images()[:_OPENED]
-    if not all(map(_has_many_colours, some_images)):
-        return False
-    if _are_lossless(masks):
-        return all(map(_has_few_colours, some_masks))
-    return all(map(_is_black_and_white, some_masks)) and not any(
-        map(_is_black_and_white, some_images)
-    )
-
-
-@dataclass
-class FoundMasks:
-    """What the names and pixels of files in one folder say about masks among them.
-
-    Attributes:
-        masks: the files that are masks of others.
-        maybe_masks: files that are called like the mask of another one and do not look so.
-    """
-
-    masks: list[Path]
-    maybe_masks: list[Beside]
-
-
-def masks_beside(images: Sequence[Path]) -> FoundMasks:
-    """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
-    of_equal_stem = dict.fromkeys(_masks_of_equal_stem(images))
-    rest = [file for file in images if file not in of_equal_stem]
-    by_word = _masks_with_mask_word(rest)
-    masks = dict.fromkeys([*of_equal_stem, *by_word.masks, *_masks_called_so(images)])
-    maybe_masks = [beside for beside in by_word.maybe_masks if beside.path not in masks]
-    return FoundMasks(list(masks), maybe_masks)
-
-
-def is_called_mask(file: Path) -> bool:
-    """Whether the name of a file begins with a word for masks: mask.png, mask_0.png, label_viz.png."""
-    first_word = re.split(r"[_\-. \d]", file.stem.lower(), maxsplit=1)[0]
-    return first_word in MASK_WORDS
-
-
-def is_called_image(file: Path) -> bool:
-    """Whether the whole name of a file is a word for images: image.png, img.jpg, rgb.png."""
-    return file.stem.lower() in _PICTURE_WORDS
-
-
-def _masks_called_so(images: Sequence[Path]) -> list[Path]:
-    """The files that are called masks, in the folder of one sample: ``mask.png`` beside ``image.png``."""
-    if not any(is_called_image(file) for file in images):
-        return []
-    return [file for file in images if is_called_mask(file)]
-
-
-def _masks_of_equal_stem(images: Sequence[Path]) -> list[Path]:
-    """The files that are masks of one that differs in its suffix alone: of one byte a pixel, or in few colours."""
-    by_stem: dict[str, list[Path]] = {}
-    for file in images:
-        by_stem.setdefault(file.stem, []).append(file)
-    masks: list[Path] = []
-    pairs = []  # of files without losses, and others
-    for files in by_stem.values():
-        if len(files) < 2:
-            continue
-        one_byte = [file for file in files if _has_mode(file, _ONE_BYTE)]
-        if one_byte and len(one_byte) < len(files):
-            masks += one_byte
-        elif not one_byte:
-            lossless = [file for file in files if file.suffix.lower() in _LOSSLESS_SUFFIXES]
-            lossy = [file for file in files if file not in lossless]
-            pairs += [(file, lossy[0]) for file in lossless if lossy]
-    if pairs and all(_is_in_fewer_colours(file, other) for file, other in pairs[:_OPENED]):
-        masks += [file for file, _ in pairs]
-    return masks
-
-
-def _masks_with_mask_word(images: Sequence[Path]) -> FoundMasks:
-    """The files with a word for masks, ``0_mask.png`` of ``0.png``: all if each image has one, else those that look so.
-
-    An image may have a word of its own: ``0_mask.png`` is that of ``0_sat.jpg``, and ``mask_0.png``
-    that of ``img_0.png``.
-    """
-    name_of = _names_without_mask_word(images)
-    pictures = [file for file in images if file not in name_of]
-    image_of = _image_of_masks(name_of, pictures)
-    stems_with_mask = {image.stem for image in image_of.values()}
-    if stems_with_mask == {file.stem for file in pictures}:
-        return FoundMasks(list(image_of), [])
-    masks = []
-    in_colours = []
-    for file, image in image_of.items():
-        if _has_one_band(file):
-            masks.append(file)
-        else:
-            in_colours.append(Beside(file, image))
-    # a few files tell for all: counting colours reads the pixels
-    if all(_is_in_fewer_colours(beside.path, beside.image) for beside in in_colours[:_OPENED]):
-        masks += [beside.path for beside in in_colours]
-        in_colours = []
-    return FoundMasks(masks, in_colours)
-
-
-def _names_without_mask_word(images: Sequence[Path]) -> dict[Path, str]:
-    """Files that are called like masks -> their names without what says so.
-
-    ``0_mask.png`` is called like one, unless ``0_mask.jpg`` is there too: the word is then a part of
-    the name of an image and its mask. So is ``0.jpg.png``, if ``0.jpg`` is there.
-    """
-    file_names = {file.name for file in images}
-    stems = Counter(file.stem for file in images)
-    name_of = {}
-    for file in images:
-        without_word = _without_mask_word(file.stem)
-        if file.stem in file_names:
-            name_of[file] = Path(file.stem).stem
-        elif without_word != file.stem and stems[file.stem] == 1:
-            name_of[file] = without_word
-    return name_of
-
-
-def _image_of_masks(name_of: Mapping[Path, str], pictures: Sequence[Path]) -> dict[Path, Path]:
-    """Masks -> the picture of their name: one that is called so, or else one that is but for a word.
-
-    Args:
-        name_of: masks -> their names without words for masks.
-        pictures: that they may be masks of.
-    """
-    by_stem = {file.stem: file for file in pictures}
-    by_short_stem = {}
-    for file in pictures:
-        by_short_stem[_LAST_WORD.sub("", file.stem)] = file
-        by_short_stem[file.stem.removeprefix(first_word(file.stem, _PICTURE_WORDS))] = file
-    image_of = {}
-    for mask, name in name_of.items():
-        if name in by_stem:
-            image_of[mask] = by_stem[name]
-        elif name in by_short_stem:
-            image_of[mask] = by_short_stem[name]
-    return image_of
-
-
-def _is_in_fewer_colours(file: Path, image: Path) -> bool:
-    """Whether a file has few colours and an image many."""
-    is_lossless = file.suffix.lower() in _LOSSLESS_SUFFIXES
-    return is_lossless and _has_few_colours(file) and _has_many_colours(image)
-
-
-def _has_one_band(file: Path) -> bool:
-    return _has_mode(file, _ONE_BAND)
-
-
-def _has_mode(file: Path, modes: Sequence[str]) -> bool:
-    """Whether a file without losses has one of the modes of Pillow."""
-    from PIL import Image
-
-    if file.suffix.lower() not in _LOSSLESS_SUFFIXES:
-        return False
-    try:
-        with Image.open(file) as image:
-            return image.mode in modes
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return False  # whoever reads it says what is wrong
-
-
-def _has_few_colours(file: Path) -> bool:
-    colours = _colours(file)
-    return colours is not None and colours <= _MOST_COLOURS
-
-
-def _is_black_and_white(file: Path) -> bool:
-    """Whether nearly all pixels of a file are black or white, up to what JPEG makes of them, and some are each."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return False
-            histograms = image.convert("RGB").histogram()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    for band in range(3):
-        counts = histograms[256 * band : 256 * (band + 1)]
-        total = sum(counts)
-        black = sum(counts[:_NEAR_BLACK_OR_WHITE])
-        white = sum(counts[-_NEAR_BLACK_OR_WHITE:])
-        if black + white < _SHARE_BLACK_AND_WHITE * total:
-            return False
-        if min(black, white) < _LEAST_OF_EACH * total:
-            return False
-    return True
-
-
-def _has_many_colours(file: Path) -> bool:
-    colours = _colours(file)
-    return colours is not None and colours > _MOST_COLOURS
-
-
-def _colours(file: Path) -> int | None:
-    """The number of colours of an image, up to one more than a mask has; None if it is not counted."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                return None
-            counts = image.convert("RGB").getcolors(_MOST_COLOURS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    return _MOST_COLOURS + 1 if counts is None else len(counts)
+def _are_certain(masks: ImageFolder, images: ImageFolder) -> bool:
+    """Whether files that look like masks are no photos: of the images' sizes, in few colours or above 8 bits."""
+    some_masks = masks.all_images()[:OPENED]
+    are_photos = any(map(has_grey_levels, some_masks))
+    has_no_loss = all(map(is_lossless, some_masks))
+    return has_no_loss and not are_photos and are_of_one_size(some_masks, images.all_images())

@@ -24,9 +24,10 @@ from dinoneck.data.image_tree import (
     MaskPair,
     image_folder,
     mask_pairs,
-    masks_beside,
     name_without_words,
+    take_label_formats,
 )
+from dinoneck.data.masks_beside import masks_beside
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError, counted, some_of
@@ -134,6 +135,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     if subfolders == "classes":
         names = read_class_names(top, certain=True, is_named=True)
         return DataFolder(root, Content("classes", root, classes=names))
+    take_label_formats(top)
     pairs = mask_pairs(top)
     if pairs:
         return _paired(top, pairs, subfolders)
@@ -198,7 +200,9 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
     """Return the folder in ``folder`` that ``masks`` holds the masks of; None if it is not beside one."""
     if masks.parent != folder:
         return None
-    for pair in mask_pairs(image_folder(walk(folder))):
+    top = image_folder(walk(folder))
+    take_label_formats(top)
+    for pair in mask_pairs(top):
         if pair.masks.path == masks:
             return pair.images.path
     return None
@@ -274,9 +278,8 @@ def _images_and_masks(
     Raises:
         DataError: if their folders may be parts, and are not called train and val.
     """
-    inner_images = _only_folder(images, masks)
+    images = _only_folder(images, masks)
     masks = _only_folder(masks, images)
-    images = inner_images
     names = [folder.name for folder in images.with_images()]
     if subfolders is not None or (not images.images and _are_parts(names)):
         return _parts_of_images_and_masks(root, images, masks, subfolders)
@@ -480,7 +483,7 @@ def _content_without_mask_folder(folder: ImageFolder, *, is_named: bool) -> Cont
     if folder.with_images():
         names = read_class_names(folder, certain=False, is_named=is_named)
         return Content("classes", folder.path, classes=names)
-    if masks_beside(folder.images).masks:
+    if masks_beside(folder.images).cover(folder.images):
         return Content("masks", folder.path, folder.path)
     return Content("images", folder.path)
 

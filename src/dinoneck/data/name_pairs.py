@@ -10,10 +10,24 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from dinoneck.data.folder_words import IMAGE_WORDS, MASK_WORDS, VAGUE_WORDS, first_word, plain_word
+from dinoneck.data.folder_words import (
+    IMAGE_WORDS,
+    MASK_KINDS,
+    MASK_WORDS,
+    MAYBE_MASK_WORDS,
+    VAGUE_WORDS,
+    first_word,
+    plain_word,
+    words_of,
+)
 
 SEPARATOR = r"[_\-. ]"
 """Between the words in the name of a file."""
+LAST_WORD = re.compile(r"[_\-. ]([^\W\d_]+)(?:[_\-. ]?\d+)?$")
+"""The last word of a name and a number after it: of ``0_mask``, ``0_mask_1``, ``0-sat``."""
+
+
+_LINKING_WORDS = {"of", "for", "von", "de", "di", "van"}  # of "Mask of 0"
 
 
 @dataclass(frozen=True)
@@ -62,16 +76,31 @@ def _affixes(image_names: Collection[str], mask_names: Collection[str]) -> Itera
         for mask_ending in endings(mask_names):
             yield Affixes(image_ending, mask_ending, without_ending)
     for image_beginning in _beginnings(image_names, IMAGE_WORDS | VAGUE_WORDS):
-        for mask_beginning in _beginnings(mask_names, MASK_WORDS):
+        for mask_beginning in _beginnings(mask_names, MASK_WORDS | MAYBE_MASK_WORDS):
             yield Affixes(image_beginning, mask_beginning, _without_beginning)
 
 
-def endings(names: Iterable[str]) -> list[str]:
-    """Return what all names end with, from a separator on, the longest first; and "" at last."""
+def endings(names: Collection[str]) -> list[str]:
+    """Return what all names end with, from a separator or a word on, the longest first; and "" at last.
+
+    A word without a separator before it is that of ``0GT`` and ``aMask``.
+    """
     backwards = [name[::-1] for name in names]
     shared = os.path.commonprefix(backwards)[::-1]  # noqa: RUF071 - of letters
-    starts = [match.start() for match in re.finditer(SEPARATOR, shared)]
-    return [shared[start:] for start in starts] + [""]
+    found = []
+    for start in range(len(shared)):
+        ending = shared[start:]
+        is_word = shared[start].isalpha() and all(
+            _begins_word(name, len(name) - len(ending)) for name in names
+        )
+        if is_word or re.match(SEPARATOR, ending):
+            found.append(ending)
+    return [*found, ""]
+
+
+def _begins_word(name: str, place: int) -> bool:
+    """Whether a word begins at a place in a name, or ends before it."""
+    return 0 < place < len(name) and is_word_boundary(name[place - 1], name[place])
 
 
 def without_ending(name: str, ending: str) -> str:
@@ -80,18 +109,64 @@ def without_ending(name: str, ending: str) -> str:
 
 
 def _beginnings(names: Iterable[str], words: Collection[str]) -> list[str]:
-    """Return the first word that all file names share, with its separator, if it is one of ``words``; and "".
+    """Return "", and what all file names begin with that is made of some words, the longest first: ``Mask of ``.
 
     Other words tell images apart: ``day1_0`` is never the mask of ``day2_0``.
     """
     last_parts = [name.rpartition("/")[2] for name in names]
     shared = os.path.commonprefix(last_parts)  # noqa: RUF071 - of letters
-    beginning = first_word(shared, words)
-    if not beginning and plain_word(shared) in words:
-        beginning = shared  # of img1 and img2
-    return [beginning, ""] if beginning else [""]
+    found = []
+    for end in range(len(shared), 0, -1):
+        beginning = shared[:end]
+        its_words = words_of(beginning) - _LINKING_WORDS
+        is_word = all(name == beginning or _begins_word(name, end) for name in last_parts)
+        has_number = any(map(str.isdigit, beginning))
+        if is_word and its_words and its_words <= set(words) and not has_number:
+            found.append(beginning)
+    return ["", *found]
 
 
 def _without_beginning(name: str, beginning: str) -> str:
     folder, slash, last_part = name.rpartition("/")
     return folder + slash + last_part.removeprefix(beginning)
+
+
+def without_mask_word(stem: str, words: Collection[str] = MASK_WORDS) -> str:
+    """Return the name of a file without words for masks at its end, or else without one at its beginning.
+
+    It is ``0`` of ``0_mask_1`` and of ``mask_0``. The beginning is cut only where the end was not:
+    ``mask_0_mask`` becomes ``mask_0``.
+    """
+    without_last = _without_last_mask_words(stem, words)
+    if without_last != stem:
+        return without_last
+    return stem.removeprefix(first_word(stem, words))
+
+
+def _without_last_mask_words(stem: str, words: Collection[str]) -> str:
+    """The name of a file without the words for masks, and for kinds of them, that it ends with.
+
+    A kind alone says nothing: it is cut only together with a word for masks before it. So
+    ``0_gtFine_color`` becomes ``0``, and ``0_color`` stays.
+    """
+    shortest = stem
+    rest = stem
+    match = LAST_WORD.search(rest)
+    while match is not None:
+        word = plain_word(match.group(1))
+        if word not in words and word not in MASK_KINDS:
+            break
+        rest = rest[: match.start()]
+        if word in words:
+            shortest = rest
+        match = LAST_WORD.search(rest)
+    return shortest
+
+
+def is_word_boundary(left: str, right: str) -> bool:
+    """Whether a word of a name ends between two letters, digits or signs: of ``0_mask``, ``0mask`` and ``aMask``."""
+    if not left.isalnum() or not right.isalnum():
+        return True
+    if left.isalpha() != right.isalpha():
+        return True
+    return left.islower() and right.isupper()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -1168,6 +1169,8 @@ def test_masks_may_lie_in_the_folder_of_their_images(tmp_path: Path) -> None:
         pytest.param(["images/1.jpg", "gt/trimaps/1.png", "gt/xmls/1.xml"], "images", "gt/trimaps", id="Oxford Pets"),
         pytest.param(["images/full/1.jpg", "masks/1.png"], "images/full", "masks", id="a folder of images"),
         pytest.param(["images/rgb/1.jpg", "masks/a/b/1.png"], "images/rgb", "masks/a/b", id="both"),
+        pytest.param(["images/rgb/a/1.jpg", "masks/a/1.png"], "images/rgb", "masks", id="up to a shared folder"),
+        pytest.param(["images/a/1.jpg", "masks/fine/a/1.png"], "images/a", "masks/fine/a", id="to the files"),
     ],
 )  # fmt: skip
 def test_masks_may_lie_deeper_in_their_folder(
@@ -1175,7 +1178,7 @@ def test_masks_may_lie_deeper_in_their_folder(
 ) -> None:
     data = read_data_folder(touched(tmp_path, *names))
     assert data.content == Content("masks", tmp_path / images, tmp_path / masks)
-    assert table_of_folder(data)["labels"].tolist() == [tmp_path / masks / "1.png"]
+    assert table_of_folder(data)["labels"].tolist() == [tmp_path / names[1]]
 
 
 def test_folders_that_images_and_masks_share_stay(tmp_path: Path) -> None:
@@ -1235,7 +1238,7 @@ def test_parts_may_lie_deeper_in_their_folders(tmp_path: Path) -> None:
             ["7_gt_color.png", "7_gt_ids.png"], "end in _gt_color, _gt_ids. Move", id="kinds"
         ),
         pytest.param(
-            ["a/7.png", "b/7.png"], "a has a mask for each image: name that", id="folders"
+            ["a/7.png", "b/7.png"], "a and b in .*masks have a mask for each image", id="folders"
         ),
         pytest.param(["7.png", "viz/7.png"], "viz has a second mask for each image", id="pictures"),
     ],
@@ -1247,7 +1250,7 @@ def test_several_masks_of_each_image_name_what_to_do(
     touched(tmp_path / "masks", *masks, *(mask.replace("7", "8") for mask in masks))
     with pytest.raises(DataError) as error:
         read_masks(tmp_path / "images", tmp_path / "masks")
-    assert remedy in str(error.value)
+    assert re.search(remedy, str(error.value))
 
 
 def test_parts_of_images_may_lie_beside_one_folder_of_masks(tmp_path: Path) -> None:

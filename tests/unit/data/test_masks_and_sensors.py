@@ -192,6 +192,7 @@ def test_sensors_whose_pictures_have_other_names_are_named(
         pytest.param("crop/{}.jpg", "crop/{}_depth.png", id="an ending"),
         pytest.param("crop/rgb_{}.jpg", "crop/thermal_{}.jpg", id="beginnings"),
         pytest.param("crop/{}_rgb.jpg", "crop/{}_nir.jpg", id="endings"),
+        pytest.param("crop/{}/rgb.png", "crop/{}/depth.png", id="whole names"),
     ],
 )
 def test_pictures_of_another_sensor_in_a_class_are_counted(
