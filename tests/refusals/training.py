@@ -386,6 +386,14 @@ ROWS: list[Row] = [
         DataError,
         ("'split'", "expected train and val"),
     ),
+    (
+        run(
+            folds={"column": "split"},
+            table=PASTURE.assign(fold=["train", "dev"] * (len(PASTURE) // 2)),
+        ),
+        DataError,
+        ("'split'", "'dev', 'train'", "the words train, val and perhaps test alone", "0 and 1"),
+    ),
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads
     (lambda: tokens_of(["plot"], ["plot.v1.jpg", "plot.v2.jpg"]), DataError, "'plot.v1.jpg'"),

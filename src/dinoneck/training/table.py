@@ -19,7 +19,7 @@ from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_mis
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.copies import find_copies, warn_of_copies
 from dinoneck.data.decoding import read_size_and_orientation
-from dinoneck.data.folder_words import part_of
+from dinoneck.data.folder_words import part_names_among, part_of
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
@@ -47,6 +47,7 @@ _NO_NUMBERS = ("m", "M", "c")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 Fold = tuple[_Rows, _Rows]
+_SHOWN = 5  # names in a message
 _BINS = 5  # of a column of numbers that folds are stratified by
 
 
@@ -120,21 +121,32 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
 
 
 def _without_test_part(table: Any, column: str) -> Any:
-    """Return a table whose folds are all parts such as train and val: without test, and with val held out.
+    """Return a table whose folds are parts such as train and val: without test, and with val held out.
 
-    Tables with other folds are returned as they are, also those that have a part among them.
+    Tables whose folds have numbers or names of their own are returned as they are.
 
     Args:
         table: with a column ``fold``.
         column: what the user calls this column.
 
     Raises:
-        DataError: if there are several parts, and not both train and val.
+        DataError: if there are parts, and not both train and val, or other folds beside them.
     """
-    parts = [part_of(str(name).strip()) for name in table[FOLD]]
-    counts = Counter(parts)
-    if None in counts or len(counts) < 2:
+    names = [str(name).strip() for name in table[FOLD]]
+    part_names = part_names_among(set(names))
+    if not part_names:
         return table
+    parts = [part_of(name) for name in names]
+    counts = Counter(parts)
+    if None in counts:
+        own_names = set(names).difference(part_names)
+        beside = f", and also {some_of(map(repr, own_names), _SHOWN)}" if own_names else ""
+        raise DataError(
+            f"the fold column {column!r} names parts of a data set, "
+            f"{some_of(map(repr, part_names), _SHOWN)}{beside}; expected the words train, val and "
+            "perhaps test alone: train on train, score on val, and leave test for evaluate. Call "
+            "folds that are held out in turn otherwise, such as 0 and 1"
+        )
     if not {"train", "val"} <= counts.keys():
         raise DataError(
             f"the fold column {column!r} has the parts {', '.join(sorted(map(str, counts)))}; "

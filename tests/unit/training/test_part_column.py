@@ -57,7 +57,18 @@ def test_train_and_val_alone_are_one_fold() -> None:
     assert folds_by_id(["val", "train", "train"]) == [(["1", "2"], ["0"])]
 
 
-@pytest.mark.parametrize("words", [["train", "a", "train"], ["0", "1", "0"], ["a", "b", "a"]])
+OWN_NAMES = [
+    pytest.param(["0", "1", "0"], id="numbers"),
+    pytest.param(["a", "b", "a"], id="letters"),
+    pytest.param(["essai 1", "essai 2", "essai 1"], id="numbered trials in French"),
+    pytest.param(["fold_1", "fold_2", "fold_1"], id="numbered folds"),
+    pytest.param(["control plot", "test plot", "control plot"], id="test in the name of a place"),
+    pytest.param(["AB", "TE", "AB"], id="a place called TE"),
+    pytest.param(["False", "True", "False"], id="truth"),
+]
+
+
+@pytest.mark.parametrize("words", OWN_NAMES)
 def test_other_words_are_folds_that_are_held_out_in_turn(
     words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,6 +76,25 @@ def test_other_words_are_folds_that_are_held_out_in_turn(
 
     assert sorted(folds) == [(["0", "2"], ["1"]), (["1"], ["0", "2"])]
     assert not caplog.messages
+
+
+UNCLEAR = [
+    pytest.param(["train", "dev", "test"], "'dev', 'test', 'train';", id="dev"),
+    pytest.param(["train", "val", "tset"], "'train', 'val', and also 'tset';", id="mistyped"),
+    pytest.param(["test", "0", "1"], "'test', and also '0', '1';", id="test beside numbers"),
+    pytest.param(["holdout", "0", "1"], "'holdout', and also '0', '1';", id="holdout"),
+    pytest.param(["trn", "dev", "trn"], "'dev', 'trn';", id="short words"),
+    pytest.param(["TR", "TE", "TR"], "'TE', 'TR';", id="two letters"),
+    pytest.param(["train_set", "val_set", "train_set"], "'train_set', 'val_set';", id="sets"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), UNCLEAR)
+def test_words_of_which_some_are_no_clear_part_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(DataError) as refused:
+        folds_by_id(words)
+
+    assert f"names parts of a data set, {named} expected the words train, val" in str(refused.value)
 
 
 def test_parts_without_val_are_refused() -> None:
