@@ -152,7 +152,7 @@ def part_of(name: str) -> str | None:
 
 
 def part_names_among(names: Collection[str]) -> list[str]:
-    """Return the names that say a part of a data set, in any way: ``train``, ``dev``, ``val_set``, but not ``test 2``."""
+    """Return the names that say a part of a data set: ``train``, ``dev``, ``val_set``, but not ``test 2``."""
     found = [name for name in names if _says_part(name)]
     if not found and all(plain_word(name) in _SHORT_PARTS for name in names):
         return list(names)
