@@ -513,8 +513,8 @@ def _read_values(
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
     for row, value in zip(ids, values, strict=True):
-        # NumPy calls its spans of time whole numbers
-        is_readable = isinstance(value, str | Real | Decimal) and not isinstance(
+        # NumPy calls its spans of time whole numbers, and its truth values none
+        is_readable = isinstance(value, str | Real | Decimal | np.bool_) and not isinstance(
             value, np.timedelta64
         )
         if not (is_readable or is_missing(value)):
@@ -880,6 +880,8 @@ def _check_names(
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. If it is the name of a class, rename the class",
             )
+    if may_be_numbers:  # else an error names the cells that are no words
+        counts = Counter({label: count for label, count in counts.items() if _is_word(label)})
     warn_of_words(
         what,
         counts,
