@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.copies import find_copies, warn_of_copies
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_size_and_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
 from dinoneck.data.label_sets import (
@@ -107,7 +107,7 @@ def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
 
 
 def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
-    """Name pictures that are in two rows, with two values or in two folds."""
+    """Name pictures that are in two rows, with two values or in two folds, also as changed copies."""
     with_files = table[[isinstance(file, Path) for file in table[IMAGES]]]
     files = list(with_files[IMAGES])
     folds = {}
@@ -118,6 +118,10 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
         filled = with_files[with_files[name].notna()]
         values[name] = dict(zip(filled[IMAGES], filled[name], strict=True))
     warn_of_copies(find_copies(files), folds, values)
+    kept_in = folds
+    if GROUP in table and FOLD not in table:
+        kept_in = dict(zip(files, with_files[GROUP], strict=True))
+    warn_of_changed_copies(files, kept_in)
 
 
 def _without_test_part(table: Any, column: str) -> Any:
@@ -301,6 +305,8 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     elif chosen.count == 1:
         every_fold = [all_images]
     else:
+        if GROUP in table:
+            _warn_of_single_groups(groups)
         stratify = None if chosen.stratify is None else _strata(table, chosen.stratify)
         every_fold = group_folds(groups, chosen.count, config.optim.seed, stratify=stratify)
     if chosen.only is not None and chosen.only >= (count := len(every_fold)):
@@ -313,6 +319,17 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     for name, fold in folds.items():
         _warn_of_unseen_classes(config, table, name, fold)
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _warn_of_single_groups(groups: Sequence[Hashable]) -> None:
+    """Log that groups keep nothing together, as each image has its own."""
+    if len(set(groups)) == len(groups):
+        logger.warning(
+            "each of the %d images has a group of its own, such as %r, so that folds are drawn as "
+            "without groups. Name the column of what images share, such as place or day",
+            len(groups),
+            str(groups[0]),
+        )
 
 
 def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequence[Fold]) -> None:

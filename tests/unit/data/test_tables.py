@@ -834,7 +834,9 @@ def test_minus_one_among_counts_is_named_as_below_0(
     read_table(path, targets="y")
 
     [line] = caplog.messages
-    assert line.startswith(f"{path}: y is -1 in 1 row, below 0 unlike all other values, and is read")
+    assert line.startswith(
+        f"{path}: y is -1 in 1 row, below 0 unlike all other values, and is read"
+    )
 
 
 def test_a_value_for_no_data_among_classes_of_numbers_is_named(

@@ -104,6 +104,49 @@ def test_parts_without_val_are_refused() -> None:
         folds_by_id(["train", "test", "train"])
 
 
+def changed_copies_of(folder: Path, **roles: list[str]) -> tuple[TrainConfig, pd.DataFrame]:
+    """A table of two photos and a turned copy of each, with columns of groups or folds."""
+    names = ["a.png", "a_rot90.png", "b.png", "b_rot90.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (32, 32), (20 * number, 10, 0)).save(folder / name)
+    table = pd.DataFrame({"images": [folder / name for name in names], "y": [1.0, 1.0, 2.0, 2.0]})
+    return TrainConfig.from_dict({"data": {"targets": ["y"]}}), table.assign(**roles)
+
+
+def test_changed_copies_in_a_table_without_groups_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, table = changed_copies_of(tmp_path)
+
+    table_of(config, table)
+
+    [line] = caplog.messages
+    assert line.startswith("2 files called like changed copies of another one, such as ")
+
+
+@pytest.mark.parametrize("role", ["group", "fold"])
+def test_changed_copies_that_are_kept_together_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    config, table = changed_copies_of(tmp_path, **{role: ["0", "0", "1", "1"]})
+
+    table_of(config, table)
+
+    assert not caplog.messages
+
+
+def test_a_changed_copy_in_another_fold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, table = changed_copies_of(tmp_path, fold=["0", "0", "0", "1"], group=list("aabb"))
+
+    table_of(config, table)
+
+    [line] = caplog.messages
+    assert "1 file called like changed copies" in line
+    assert f"{tmp_path}/b_rot90.png of {tmp_path}/b.png: unless both are in one fold" in line
+
+
 def test_tables_that_were_joined_keep_their_rows_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
