@@ -95,8 +95,13 @@ def _small_codes(values: set[float]) -> list[float]:
         return []
     if len(values) <= _FEWEST_OTHERS or max(values) <= 1:
         return []
-    is_scale = max(values) <= _LAST_STEP and values == set(range(-1, int(max(values)) + 1))
-    return [] if is_scale else negative
+    return [] if _are_steps(values) else negative
+
+
+def _are_steps(values: set[float]) -> bool:
+    """Whether values are those of a scale from -1: whole, with 0 and 1, and no large ones."""
+    are_whole = all(value.is_integer() for value in values)
+    return are_whole and {-1.0, 0.0, 1.0} <= values and max(values) <= _LAST_STEP
 
 
 def is_small_code(value: float) -> bool:
