@@ -525,7 +525,7 @@ ROWS: list[Row] = [
     (table(GOOD + 'd.jpg,"1,0,f2,1\n'), DataError, "row 5"),
     (table("image,crop\na.jpg,1,5\n"), DataError, ("row 2", "decimal comma")),
     (table("image;crop\na.jpg;1;5\n"), DataError, ("row 2", "';'")),
-    (table("image;crop\na.jpg;1.500\n"), DataError, ("'1.500'", "1500")),
+    (table("image;crop\na.jpg;1.500\nb.jpg;12\n"), DataError, ("'1.500'", "1500")),
     (table("Survey 2024\n" + GOOD), DataError, ("'Survey 2024'", "above")),
     (table(GOOD.replace(",", "|")), DataError, ("one cell", "semicolons")),
     (table(GOOD.replace("f1", "#REF!"), group="field"), DataError, ("field of", "'#REF!'")),

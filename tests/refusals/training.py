@@ -195,11 +195,11 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"compositions": {"g": {"total": "crop"}}}, ConfigError, ("'g'", "no ratio")),
     (
         {
-            "tasks": {"r": {"kind": "ratio", "columns": ["soil", "weed"]}, "total": {}},
+            "tasks": {"r": {"kind": "ratio", "columns": ["soil", "crop", "weed"]}, "total": {}},
             "compositions": {"g": {"total": "total", "ratio": "r", "weights": {"soil": 1.0}}},
         },
         ConfigError,
-        ("has soil;", "soil, weed"),
+        ("has soil;", "soil, crop, weed"),
     ),
     (
         {"tasks": {"m": {"kind": "dense", "auxiliary": True}}, "data": {"labels": "mask"}},
@@ -327,6 +327,15 @@ ROWS: list[Row] = [
         DataError,
         ("'site'", "2 classes", "2 images"),
     ),
+    (
+        run(
+            table=PASTURE.assign(a=0.3 * GRAMS, b=0.2 * GRAMS),
+            tasks={"r": {"kind": "ratio", "columns": ["a", "b"]}, "GDM_g": {}},
+            compositions={"c": {"total": "GDM_g", "ratio": "r"}},
+        ),
+        DataError,
+        ("'c' says that GDM_g is a + b", "8 of 8 images", "in one unit"),
+    ),
     # targets that cannot be learned
     (
         run(
@@ -385,6 +394,14 @@ ROWS: list[Row] = [
         ),
         DataError,
         ("'split'", "expected train and val"),
+    ),
+    (
+        run(
+            folds={"column": "split"},
+            table=PASTURE.assign(fold=["train", "dev"] * (len(PASTURE) // 2)),
+        ),
+        DataError,
+        ("'split'", "'dev', 'train'", "the words train, val and perhaps test alone", "0 and 1"),
     ),
     (lambda: column_folds(["a", " ", None, "b"]), DataError, "row 1, row 2"),
     # stores and several heads

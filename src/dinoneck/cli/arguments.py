@@ -37,10 +37,11 @@ logger = logging.getLogger(__name__)
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 NO_EFFECT = {
-    "a feature store": "--maps --overlay --truth --subfolders --skip-unusable --tile --overlap",
+    "a feature store": "--maps --overlay --truth --image-column --subfolders --skip-unusable --tile "
+    "--overlap",
     "heads": "--min-score",
     "scores, which count boxes of all scores": "--min-score",
-    "predictions without --overlay": "--truth --subfolders",
+    "predictions without --overlay": "--truth --image-column --subfolders",
     "a report without --truth": "--subfolders",
     "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "
     "--store --subfolders",

@@ -51,6 +51,7 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
+    image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
@@ -71,8 +72,9 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
-        truth: with overlay: known values, drawn next to predictions: CSV with the column image and
-            the predictions' names, or the class folders that hold the images.
+        truth: with overlay: known values, drawn next to predictions: CSV with a column of file
+            names and the predictions' names, or the class folders that hold the images.
+        image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
@@ -100,7 +102,9 @@ def predict(
     )
     tasks = getattr(model, "tasks", None)
     values = (
-        {} if truth is None else known_values(truth, "image", [*named.values()], tasks, subfolders)
+        {}
+        if truth is None
+        else known_values(truth, image_column, [*named.values()], tasks, subfolders)
     )
     results, left_out = (
         predict_named(call, named, skip_unusable)

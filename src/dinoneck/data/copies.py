@@ -150,14 +150,20 @@ def warn_of_copies(
         )
 
 
-def warn_of_changed_copies(files: Iterable[Path], remedy: str = _LEAVE_OUT_OR_GROUP) -> None:
+def warn_of_changed_copies(
+    files: Iterable[Path],
+    part_of: Mapping[Path, object] = {},
+    remedy: str = _LEAVE_OUT_OR_GROUP,
+) -> None:
     """Count the files that are called like changed copies of another one in their folder, in one line.
 
     These are ``0_rot90.jpg`` and ``0_aug_1.jpg`` beside ``0.jpg``, and the second and every further
     version of one image that Roboflow exports, ``0_jpg.rf.1a2b.jpg``.
 
     Args:
-        files: of a table or a folder whose folds are drawn.
+        files: the images.
+        part_of: file -> the group or fold that it is kept in; a copy in that of the other file is
+            not counted.
         remedy: what keeps the copies of an image out of two folds, as a sentence.
     """
     first_of: dict[Path, Path] = {}  # the path without suffix and change -> its first file
@@ -168,12 +174,13 @@ def warn_of_changed_copies(files: Iterable[Path], remedy: str = _LEAVE_OUT_OR_GR
         if origin == file.stem:
             origin = _CHANGE.sub("", file.stem)
         first = first_of.setdefault(file.parent / origin, file)
-        if first is not file and origin != file.stem:
+        is_kept_together = file in part_of and part_of[file] == part_of.get(first)
+        if first is not file and origin != file.stem and not is_kept_together:
             copies.append((file, first))
     if copies:
         logger.warning(
-            "%s called like changed copies of another one, such as %s of %s: where folds are drawn, "
-            "a head is scored on copies of what it was trained on. %s",
+            "%s called like changed copies of another one, such as %s of %s: unless both are in "
+            "one fold, a head is scored on copies of what it was trained on. %s",
             counted(len(copies), "file"),
             *copies[0],
             remedy,

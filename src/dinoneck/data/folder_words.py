@@ -60,10 +60,16 @@ _TEST_NAMES = {
 _PART_NAMES = {"train": _TRAIN_NAMES, "val": _VAL_NAMES, "test": _TEST_NAMES}
 PARTS = frozenset(_PART_NAMES)
 """The parts of a data set: train, val and test."""
-PART_WORDS = {"dev", "eval", "evaluation", "holdout", "heldout", "unlabeled", "unlabelled"}
+_EVERY_PART_NAME = {name for names in _PART_NAMES.values() for name in names}
+# parts of which it is open whether they are trained on or held out
+_OTHER_PARTS = {"dev", "eval", "evaluation", "holdout", "heldout", "trainval", "trn", "tst", "vld"}
+PART_WORDS = _OTHER_PARTS | {"unlabeled", "unlabelled", "fold", "folds", "split", "part", "cv"}
 """Words in the names of folders that are parts of a data set, not classes of it."""
-PART_WORDS |= {"trainval", "fold", "folds", "split", "part", "cv", "trn", "tst", "vld"}
-PART_WORDS |= {name for names in _PART_NAMES.values() for name in names}
+PART_WORDS |= _EVERY_PART_NAME
+# train_set, val-split
+_AROUND_PARTS = {"set", "split", "part", "data", "dataset"}
+# parts only where nothing is called otherwise: TE may be a place
+_SHORT_PARTS = {"tr", "va", "te", "ts"}
 OUTPUT_WORDS = {"prediction", "predictions", "pred", "preds", "overlay", "overlays", "output"}
 """Words in the names of folders that programs write, which are no class beside class folders."""
 OUTPUT_WORDS |= {"outputs", "result", "results", "thumb", "thumbs", "thumbnail", "thumbnails"}
@@ -144,6 +150,21 @@ def part_of(name: str) -> str | None:
         if _without_accents(name).lower() in names:
             return part
     return None
+
+
+def part_names_among(names: Collection[str]) -> list[str]:
+    """Return the names that say a part of a data set: ``train``, ``dev``, ``val_set``, but not ``test 2``."""
+    found = [name for name in names if _says_part(name)]
+    if not found and all(plain_word(name) in _SHORT_PARTS for name in names):
+        return list(names)
+    return found
+
+
+def _says_part(name: str) -> bool:
+    if any(character.isdigit() for character in name):
+        return False
+    said = words_of(name) - _AROUND_PARTS
+    return bool(said) and said <= _EVERY_PART_NAME | _OTHER_PARTS
 
 
 def words_of(name: str) -> set[str]:

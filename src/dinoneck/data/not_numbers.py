@@ -32,7 +32,7 @@ _UNIT = re.compile(
     ({_DIGITS}) \s*
     (
         [^\W\d_] [^\d]* [23]?     # kg, g/m2, a
-      | %
+      | [%\N{{EURO SIGN}}$\N{{POUND SIGN}}\N{{YEN SIGN}}]
       | \N{{DEGREE SIGN}} .*
     )
     """,
@@ -85,7 +85,7 @@ _UNITS_OF_QUANTITIES = (
     "ml cl dl l ha m² cm² m³",  # volumes and areas
     "ms s sec min h hrs days",  # times
     "ppm ppb hz khz kpa hpa ° °c °f %",
-    "eur usd gbp chf k mio",  # amounts of money
+    "eur usd gbp chf k mio \N{EURO SIGN} $ \N{POUND SIGN} \N{YEN SIGN}",  # amounts of money
 )
 _UNITS = frozenset(" ".join(_UNITS_OF_QUANTITIES).split())
 

@@ -95,6 +95,7 @@ _HUNDREDS = re.compile(r"[-+]?[1-9][0-9]{2}")
 # numbers of three digits alone, this is where thousands are the nearer reading: the root of 1000
 _FAR_BELOW = 100
 _FAR_BELOW_HUNDREDS = math.sqrt(1000)
+_IF_THOUSANDS = "; if the mark is between thousands, write the numbers without it"
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,11 @@ def _choose_notation(
 
     It is the usual one of the file, unless the other columns show the other decimal mark alone. In
     a file without a usual one it is that of the decimal mark that the other columns show. A column
-    whose numbers all are such as 1.500, next to columns with decimal commas, is an error: it may be
-    of another program.
+    whose numbers all are such as 1.500 is of a program that writes three decimals if no column shows
+    a mark, and an error next to columns with decimal commas: it may be of another program.
     """
     usual_mark = _usual_mark(separator)
+    all_have_point = all(POINT in text for text in texts)
     usual = None
     for notation in readings:
         if notation.decimal == usual_mark and not notation.groups:
@@ -220,9 +222,11 @@ def _choose_notation(
         return usual
     shown = [notation for notation in readings if notation.decimal in shown_marks]
     if usual is None and len(shown) == 1:
-        may_be_pasted = shown[0].groups == POINT and all(POINT in text for text in texts)
+        may_be_pasted = shown[0].groups == POINT and all_have_point
         if not may_be_pasted:
             return shown[0]
+    if usual is None and not shown_marks and all_have_point and _PLAIN_POINT in readings:
+        return _PLAIN_POINT
     first, second, *_ = readings
     differs = [a != b for a, b in zip(readings[first], readings[second], strict=True)]
     place = differs.index(True)
@@ -253,11 +257,9 @@ def _decimal_marks(columns: Iterable[Iterable[str]]) -> set[str]:
         filled = [text for text in texts if text]
         if any(map(_ZERO_BEFORE_DIGIT.match, filled)):
             continue
-        for notation in (_PLAIN_POINT, _PLAIN_COMMA):
-            mark = notation.decimal
-            has_mark = any(mark in text for text in filled)
-            if has_mark and notation.fits(filled) and not _may_be_thousands(filled, mark):
-                marks.add(mark)
+        fitting_marks = {notation.decimal for notation in NOTATIONS if notation.fits(filled)}
+        if len(fitting_marks) == 1:
+            marks |= fitting_marks
     return marks
 
 
@@ -409,8 +411,8 @@ def _doubt_of(texts: Sequence[str], values: Sequence[float], notation: Notation)
     num_marked = sum(mark in text for text in texts)
     others = "" if num_marked == 1 else f" (and {num_marked - 1} more with three decimals)"
     return (
-        f"{decimal!r} read as {float(notation.plain(decimal)):.15g}{others}, next to {whole!r}; if "
-        "the mark is between thousands, write the numbers without it"
+        f"{decimal!r} read as {float(notation.plain(decimal)):.15g}{others}, next to {whole!r}"
+        f"{_IF_THOUSANDS}"
     )
 
 
@@ -419,11 +421,13 @@ def _repair_of(texts: Sequence[str], notation: Notation, separator: str | None) 
     marks = notation.groups
     if notation.decimal == COMMA and separator in (None, ","):
         marks += COMMA
+    doubt = ""
     if notation.decimal != _usual_mark(separator) and _may_be_thousands(texts, notation.decimal):
         marks += notation.decimal
+        doubt = _IF_THOUSANDS
     for text in texts:
         if any(mark in text for mark in marks):
-            return f"{text!r} read as {float(notation.plain(text)):.15g}"
+            return f"{text!r} read as {float(notation.plain(text)):.15g}{doubt}"
     return None
 
 

@@ -37,6 +37,8 @@ _EXTREMES = frozenset(
 # nothing else is negative, and where this many other values show what the column holds
 _SMALL_CODES = frozenset({-1.0, -9.0})
 _FEWEST_OTHERS = 3
+# the last step of a scale of ratings, -1, 0, 1, 2, ...
+_LAST_STEP = 10
 # the fill values of netCDF, of models and of Surfer, and the ends of float32, which programs write
 # rounded
 _HUGE_CODES = (9.969209968386869e36, 1.70141e38, 1e20, -1e20, 1e30, -1e30, -LARGEST, LARGEST)
@@ -58,7 +60,7 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
 
     Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
     smallest integers are too; else they, and positive codes, are far from the others. -1 and -9 are
-    named where no other value is negative.
+    named where no other value is negative, unless -1 is the first step of a scale: -1, 0, 1, 2, 3.
     """
     suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
     largest = max(max(values, default=0.0), -min(values, default=0.0))
@@ -93,7 +95,18 @@ def _small_codes(values: set[float]) -> list[float]:
         return []
     if len(values) <= _FEWEST_OTHERS or max(values) <= 1:
         return []
-    return negative
+    return [] if _are_steps(values) else negative
+
+
+def _are_steps(values: set[float]) -> bool:
+    """Whether values are those of a scale from -1: whole, with 0 and 1, and no large ones."""
+    are_whole = all(value.is_integer() for value in values)
+    return are_whole and {-1.0, 0.0, 1.0} <= values and max(values) <= _LAST_STEP
+
+
+def is_small_code(value: float) -> bool:
+    """Whether a value of :func:`sentinels_of` is one of those that are named if only they are negative."""
+    return value in _SMALL_CODES
 
 
 def _is_huge_code(value: float) -> bool:

@@ -62,6 +62,7 @@ from dinoneck.data.odd_numbers import (
     are_compact_days,
     begins_with_zero,
     days_among,
+    is_small_code,
     sentinels_of,
 )
 from dinoneck.data.sheet_checks import (
@@ -512,8 +513,8 @@ def _read_values(
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
     for row, value in zip(ids, values, strict=True):
-        # NumPy calls its spans of time whole numbers
-        is_readable = isinstance(value, str | Real | Decimal) and not isinstance(
+        # NumPy calls its spans of time whole numbers, and its truth values none
+        is_readable = isinstance(value, str | Real | Decimal | np.bool_) and not isinstance(
             value, np.timedelta64
         )
         if not (is_readable or is_missing(value)):
@@ -618,6 +619,7 @@ def _numbers(
     _warn_of_odd_numbers(what, cell_texts, numbers.values)
     if may_be_classes:
         _warn_of_codes(what, column, cell_texts)
+        _warn_of_three_values(what, column, numbers.values)
     return pd.Series(numbers.values, texts.index, dtype="float64")
 
 
@@ -625,11 +627,12 @@ def _warn_of_odd_numbers(what: str, texts: Sequence[str], values: Sequence[float
     """Name numbers that may stand for "no data" or for days."""
     for sentinel in sentinels_of(values):
         logger.warning(
-            "%s is %g in %s, unlike all other values, and is read as this number. Leave cells empty "
-            "where the value is unknown",
+            "%s is %g in %s, %s, and is read as this number. Leave cells empty where the value is "
+            "unknown",
             what,
             sentinel,
             counted(values.count(sentinel), "row"),
+            _how_unlike(sentinel),
         )
     for day in days_among(values):
         logger.warning(
@@ -645,6 +648,22 @@ def _warn_of_odd_numbers(what: str, texts: Sequence[str], values: Sequence[float
             "are no days. Write numbers such as days since the first one",
             what,
             texts[0],
+        )
+
+
+def _how_unlike(sentinel: float) -> str:
+    return f"{'below 0 ' if is_small_code(sentinel) else ''}unlike all other values"
+
+
+def _warn_of_three_values(what: str, column: str, values: Sequence[float]) -> None:
+    """Name a column of -1, 0 and 1, in which -1 may be "unknown", or the three may be classes."""
+    if set(values) == {-1.0, 0.0, 1.0}:
+        logger.warning(
+            "%s is -1 in %s and else 0 or 1, and is read as numbers. Leave cells empty if -1 says "
+            "that the value is unknown; %s",
+            what,
+            counted(values.count(-1.0), "row"),
+            _as_classes(column),
         )
 
 
@@ -781,11 +800,11 @@ def _warn_of_numbers_as_classes(
     values = [float(text) for text in texts]
     for sentinel in sentinels_of(values):
         logger.warning(
-            "%s is %g in %s, unlike all other values, and is a class. Leave cells empty where "
-            "the class is unknown",
+            "%s is %g in %s, %s, and is a class. Leave cells empty where the class is unknown",
             what,
             sentinel,
             counted(values.count(sentinel), "row"),
+            _how_unlike(sentinel),
         )
 
 
@@ -861,6 +880,8 @@ def _check_names(
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. If it is the name of a class, rename the class",
             )
+    if may_be_numbers:  # else an error names the cells that are no words
+        counts = Counter({label: count for label, count in counts.items() if _is_word(label)})
     warn_of_words(
         what,
         counts,

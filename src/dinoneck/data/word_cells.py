@@ -51,6 +51,7 @@ _THOUSANDS = re.compile(rf"\d{{1,3}}(?:{_BETWEEN_THOUSANDS.pattern}\d{{3}})+")
 _MARKED_THOUSANDS = re.compile(r"[1-9]\d{0,2}([.,])\d{3}(?:\1\d{3})*")
 # a number with letters of significance or of a direction after it: 1.5 ab, 47.5N
 _NUMBER_WITH_LETTERS = re.compile(r"[-+]?\d+([.,]\d+)?\s?[^\W\d_]{1,3}")
+_NUMBER_WITH_DECIMALS = re.compile(r"[-+]?\d*[.,]\d")
 # a day with its year, and what differs between two ways to write it
 _DAY = re.compile(
     r"(?:19|20)\d\d([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:(?:19|20)\d\d|\d\d)"
@@ -350,7 +351,8 @@ def _are_quantities(names: Sequence[str]) -> bool:
     """Whether more than half of the names, and two or more, are numbers with units or words such as "about"."""
     units = [unit for unit in map(unit_of, names) if unit is not None]
     num_with_unit = sum(map(is_unit, units))
-    if len(units) == len(names) and len(set(units)) == 1:
+    have_decimals = any(_NUMBER_WITH_DECIMALS.match(name) for name in names)
+    if have_decimals and len(units) == len(names) and len(set(units)) == 1:
         num_with_unit = len(units)
     num_with_word = sum(word_before(name) is not None for name in names)
     num_prices = sum(map(_is_price, names))

@@ -85,7 +85,7 @@ def train_instances(
     dataset.check_trainable(noun)
     dataset.warn_of_turned_images()
     if config.folds.count != 1:
-        warn_of_changed_copies(dataset.paths, "Leave them out")
+        warn_of_changed_copies(dataset.paths, remedy="Leave them out")
     most = max(dataset.numbers.values()) + len(dataset.stuff)
     head = config.head
     if "type" not in head:

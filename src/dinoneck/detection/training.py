@@ -364,6 +364,7 @@ def _warn_of_drawn_copies(images: BoxImages, held_out_rows: Sequence[int]) -> No
         warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
     warn_of_changed_copies(
         images.paths,
+        part_of,
         "Leave them out, or name held-out images in a file of their own: data.val_boxes "
         "(--val-boxes)",
     )

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.copies import find_copies, warn_of_copies
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_size_and_orientation
-from dinoneck.data.folder_words import part_of
+from dinoneck.data.folder_words import part_names_among, part_of
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
@@ -48,6 +48,7 @@ _NO_NUMBERS = ("m", "M", "c")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 Fold = tuple[_Rows, _Rows]
+_SHOWN = 5  # names in a message
 _BINS = 5  # of a column of numbers that folds are stratified by
 
 
@@ -72,6 +73,8 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         targets, auxiliary = target_columns(config, frame)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
+        if data.objects is None:  # the changed copies of objects are counted with theirs
+            _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
@@ -94,6 +97,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         numbers=_columns_of_kinds(config, _OF_NUMBERS),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
+    _warn_of_changed_copies(table)
     return table if folds.column is None else _without_test_part(table, folds.column)
 
 
@@ -108,7 +112,7 @@ def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
 
 def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
-    with_files = table[[isinstance(file, Path) for file in table[IMAGES]]]
+    with_files = _rows_with_files(table)
     files = list(with_files[IMAGES])
     folds = {}
     if FOLD in table:
@@ -120,22 +124,50 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     warn_of_copies(find_copies(files), folds, values)
 
 
-def _without_test_part(table: Any, column: str) -> Any:
-    """Return a table whose folds are all parts such as train and val: without test, and with val held out.
+def _warn_of_changed_copies(table: Any) -> None:
+    """Count the files that are called like changed copies of another one, of another fold or group."""
+    with_files = _rows_with_files(table)
+    files = list(with_files[IMAGES])
+    kept_in = {}
+    for column in (FOLD, GROUP):
+        if column in table:
+            kept_in = dict(zip(files, with_files[column], strict=True))
+            break
+    warn_of_changed_copies(files, kept_in)
 
-    Tables with other folds are returned as they are, also those that have a part among them.
+
+def _rows_with_files(table: Any) -> Any:
+    """Return the rows of a table whose images are files."""
+    return table[[isinstance(file, Path) for file in table[IMAGES]]]
+
+
+def _without_test_part(table: Any, column: str) -> Any:
+    """Return a table whose folds are parts such as train and val: without test, and with val held out.
+
+    Tables whose folds have numbers or names of their own are returned as they are.
 
     Args:
         table: with a column ``fold``.
         column: what the user calls this column.
 
     Raises:
-        DataError: if there are several parts, and not both train and val.
+        DataError: if there are parts, and not both train and val, or other folds beside them.
     """
-    parts = [part_of(str(name).strip()) for name in table[FOLD]]
-    counts = Counter(parts)
-    if None in counts or len(counts) < 2:
+    names = [str(name).strip() for name in table[FOLD]]
+    part_names = part_names_among(set(names))
+    if not part_names:
         return table
+    parts = [part_of(name) for name in names]
+    counts = Counter(parts)
+    if None in counts:
+        own_names = set(names).difference(part_names)
+        beside = f", and also {some_of(map(repr, own_names), _SHOWN)}" if own_names else ""
+        raise DataError(
+            f"the fold column {column!r} names parts of a data set, "
+            f"{some_of(map(repr, part_names), _SHOWN)}{beside}; expected the words train, val and "
+            "perhaps test alone: train on train, score on val, and leave test for evaluate. Call "
+            "folds that are held out in turn otherwise, such as 0 and 1"
+        )
     if not {"train", "val"} <= counts.keys():
         raise DataError(
             f"the fold column {column!r} has the parts {', '.join(sorted(map(str, counts)))}; "
@@ -290,6 +322,8 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     elif chosen.count == 1:
         every_fold = [all_images]
     else:
+        if GROUP in table:
+            _warn_of_single_groups(groups)
         stratify = None if chosen.stratify is None else _strata(table, chosen.stratify)
         every_fold = group_folds(groups, chosen.count, config.optim.seed, stratify=stratify)
     if chosen.only is not None and chosen.only >= (count := len(every_fold)):
@@ -302,6 +336,17 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
     for name, fold in folds.items():
         _warn_of_unseen_classes(config, table, name, fold)
     return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+
+
+def _warn_of_single_groups(groups: Sequence[Hashable]) -> None:
+    """Log that groups keep nothing together, as each image has its own."""
+    if len(set(groups)) == len(groups):
+        logger.warning(
+            "each of the %d images has a group of its own, such as %r, so that folds are drawn as "
+            "without groups. Name the column of what images share, such as place or day",
+            len(groups),
+            str(groups[0]),
+        )
 
 
 def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequence[Fold]) -> None:

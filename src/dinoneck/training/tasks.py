@@ -33,6 +33,7 @@ from dinoneck.tasks import (
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
+from dinoneck.training.sums import check_sum, warn_of_sums_of_shares
 from dinoneck.training.table import (
     class_names,
     column_numbers,
@@ -159,6 +160,7 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
             parts = tuple(dict.fromkeys(summed))
         composition = Composition(parts, made.sums, name, made.total, made.ratio)
         compositions.append(composition)
+        _check_sums(composition, specs, table)
         for i, column in enumerate(composition.names):
             if column in table:
                 truth = column_numbers(table, column)[:, None]
@@ -252,6 +254,24 @@ def _check_composition(name: str, made: CompositionConfig, specs: Specs) -> None
             )
 
 
+def _check_sums(composition: Composition, specs: Specs, table: Any) -> None:
+    """Compare the columns of a composition's total and sums with those of their parts, where all exist."""
+    members_of = dict(composition.sums)
+    if composition.total:
+        members_of[composition.total] = composition.parts
+    for whole, members in members_of.items():
+        columns = [_column_of(name, specs) for name in (whole, *members)]
+        if all(column in table and not class_names(table, column) for column in columns):
+            check_sum(composition.name, columns[0], columns[1:], table)
+
+
+def _column_of(name: str, specs: Specs) -> str:
+    """The column of a task of one column, or of this name."""
+    if name in specs and len(specs[name].columns) == 1:
+        return specs[name].columns[0]
+    return name
+
+
 def _column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     """The tasks of the table's columns, which must exist and hold values of the task's kind; all kinds are set."""
     tasks = column_tasks(config, table)
@@ -334,6 +354,7 @@ def _values(name: str, spec: TaskConfig, table: Any) -> tuple[tuple[str, ...], T
                 f"task {name!r} is a ratio of {columns}, and a value of {row!r} is negative; correct "
                 "it"
             )
+        warn_of_sums_of_shares(name, spec.columns, values)
         # of nothing the shares are unknown, 0 / 0
         with np.errstate(divide="ignore", invalid="ignore"):
             values = values / values.sum(axis=1, keepdims=True)

@@ -235,6 +235,15 @@ def test_pictures_show_known_values(place: Path, monkeypatch: pytest.MonkeyPatch
     assert sum("(true 12.5 g)" in text for text in texts) == 1
 
 
+def test_known_values_are_found_by_a_named_column(place: Path) -> None:
+    (place / "t.csv").write_text("file,mass\nlarge.png,12.5\n")
+    words = job(place, "--overlay", place / "o", "--truth", place / "t.csv")
+    refused = cli(*words)
+    found = cli(*words, "--image-column", "file")
+    assert "named by image_column= (--image-column)" in refused.err
+    assert found.code == 0
+
+
 @pytest.mark.parametrize("kind", ["mask", "panoptic"])
 def test_json_has_tasks_and_objects_and_pictures_their_boxes(kind: str, tmp_path: Path) -> None:
     module, [image] = head_of(kind), write_images(tmp_path / "images", ["a.png"], 64, 96)

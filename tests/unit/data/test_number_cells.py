@@ -49,11 +49,11 @@ def test_the_only_notation_that_fits_all_cells_is_read(
 
 
 TWO_MEANINGS = [
-    pytest.param(["1.500", "2.250"], ";", id="point, semicolons"),
+    pytest.param(["1.500", "12"], ";", id="point, semicolons"),
     pytest.param(["1.500", "12"], "\t", id="point, tabs"),
     pytest.param(["1,500", "2,250"], "\t", id="comma, tabs"),
     pytest.param(["1,500", "2,250"], ",", id="comma in quotes"),
-    pytest.param(["-1.500", "2.250"], ";", id="negative"),
+    pytest.param(["-1.500", "750"], ";", id="negative"),
 ]
 
 
@@ -74,6 +74,8 @@ SHOWN_ELSEWHERE = [
     pytest.param("1,500", "\t", ["0.5", "3"], 1500.0, id="English thousands with tabs"),
     pytest.param("1,500", ",", ["0.5", "3"], 1500.0, id="English thousands in quotes"),
     pytest.param("1,500", ",", ["0,5", "3"], 1.5, id="German Sheets, decimals in quotes"),
+    pytest.param("1.500", ";", ["1.234.567", "9"], 1500.0, id="German millions"),
+    pytest.param("1.500", ";", ["1.234,5", "9"], 1500.0, id="German thousands and decimals"),
 ]
 
 
@@ -107,10 +109,23 @@ def test_points_in_all_numbers_may_be_decimals_next_to_decimal_commas(separator:
     assert "1500" in refused.value.expected
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_points_in_all_numbers_are_decimals_where_nothing_shows_a_mark(separator: str) -> None:
+    """As ``to_csv(sep=";", float_format="%.3f")`` writes them."""
+    texts = ["1.500", "-22.250", "314.159"]
+
+    numbers = read_numbers(texts, separator, lambda: other_columns(["a", "b"], ["3", "12"]))
+
+    assert numbers.values == [1.5, -22.25, 314.159]
+    assert numbers.repairs == [
+        "'1.500' read as 1.5; if the mark is between thousands, write the numbers without it"
+    ]
+
+
 @pytest.mark.parametrize("other", ["01.05", "-00.5"])
 def test_dates_without_a_year_and_codes_show_no_decimal_mark(other: str) -> None:
     with pytest.raises(NumberError) as refused:
-        read_numbers(["1.500"], ";", lambda: other_columns([other, "10.05"]))
+        read_numbers(["1.500", "12"], ";", lambda: other_columns([other, "10.05"]))
 
     assert "1500" in refused.value.expected
 
@@ -121,7 +136,9 @@ def test_dates_without_a_year_and_codes_show_no_decimal_mark(other: str) -> None
 def test_a_meaning_that_other_columns_show_is_stated(text: str, separator: str, other: str) -> None:
     numbers = read_numbers([text], separator, lambda: other_columns([other]))
 
-    assert numbers.repairs == [f"'{text}' read as 1.5"]
+    assert numbers.repairs == [
+        f"'{text}' read as 1.5; if the mark is between thousands, write the numbers without it"
+    ]
 
 
 def test_columns_with_both_decimal_marks_leave_the_usual_one_of_the_separator() -> None:
@@ -161,6 +178,8 @@ NO_NUMBERS = [
     pytest.param("-1.797693134862316e+308", "for 'no data'", id="end of float64"),
     pytest.param("1,5 kg", "'kg'", id="unit"),
     pytest.param("20°", "'°'", id="degrees"),
+    pytest.param("1 \u20ac", "without '\u20ac', a unit", id="euros"),
+    pytest.param("3$", "without '$', a unit", id="dollars"),
     pytest.param("#DIV/0!", "error value", id="error of Excel"),
     pytest.param("#WERT!", "error value", id="error of German Excel"),
     pytest.param("#NOM?", "error value", id="error of French Excel"),

@@ -41,6 +41,12 @@ SENTINELS = [
     pytest.param([0.0, 2.5, 3.0, -1.0], [-1.0], id="-1 among numbers that are not negative"),
     pytest.param([0.0, 1.0, 2.0, -9.0], [-9.0], id="-9"),
     pytest.param([1.0, -1.0], [], id="-1 and 1"),
+    pytest.param([0.0, 1.0, 2.0, 3.0, -1.0], [], id="-1 as the first step of a scale"),
+    pytest.param(
+        [0.0, 1.0, 4.0, -1.0], [], id="-1 as a step of a scale of which some do not occur"
+    ),
+    pytest.param([0.0, 3.0, 4.0, -1.0], [-1.0], id="-1 away from the other whole numbers"),
+    pytest.param([-1.0, *map(float, range(12))], [-1.0], id="-1 among counts above ten"),
     pytest.param([0.1, 0.5, 0.9, -1.0], [], id="-1 among values from -1 to 1"),
     pytest.param([0.0, 2.5, 3.0, -1.0, -0.5], [], id="-1 next to another negative value"),
     pytest.param([0.5, 1.0, 2.0, 1.70141e38], [1.70141e38], id="of Surfer"),

@@ -638,6 +638,15 @@ def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
         read_table(path, tmp_path, labels="mask")
 
 
+def test_truth_values_of_numpy_among_gaps_are_classes() -> None:
+    answers = pd.Series([np.bool_(True), None, np.bool_(False)], dtype=object)
+
+    table = read_table(pd.DataFrame({"image": ["a", "b", "c"], "y": answers}), targets="y")
+
+    assert table["y"].tolist()[::2] == ["True", "False"]
+    assert table["y"].isna().tolist() == [False, True, False]
+
+
 def test_booleans_of_a_dataframe_are_classes() -> None:
     frame = pd.DataFrame({"image": ["a", "b", "c"], "y": pd.array([True, None, False], "boolean")})
 
@@ -781,6 +790,53 @@ def test_masks_with_other_names_than_all_images_are_read(tmp_path: Path) -> None
 
     files = [str(file.relative_to(tmp_path)) for file in table["labels"]]
     assert files == ["mu/1.png", "mv/1.png", "w_mask.png"]
+
+
+def test_a_mark_that_is_refused_among_words_is_not_called_a_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["cat", "dog", "?", "cat"])
+
+    with pytest.raises(DataError, match=r"y of 'c.jpg' is '\?'; expected an empty cell"):
+        read_table(path, targets="y")
+
+    assert caplog.messages == []
+
+
+def test_minus_one_beside_0_and_1_is_named_with_how_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "1", "-1", "1", "-1"])
+
+    table = read_table(path, targets="y")
+
+    assert table["y"].tolist() == [0, 1, -1, 1, -1]
+    [line] = caplog.messages
+    assert line.startswith(f"{path}: y is -1 in 2 rows and else 0 or 1, and is read as numbers. ")
+
+
+@pytest.mark.parametrize("options", [{"numbers": "y"}, {"classes": {"y": ()}}], ids=repr)
+def test_minus_one_beside_0_and_1_is_not_named_where_the_call_says_what_it_is(
+    options: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "1", "-1", "1", "-1"])
+
+    read_table(path, targets="y", **options)
+
+    assert caplog.messages == []
+
+
+def test_minus_one_among_counts_is_named_as_below_0(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = columns(tmp_path, y=["0", "17", "4", "-1", "9"])
+
+    read_table(path, targets="y")
+
+    [line] = caplog.messages
+    assert line.startswith(
+        f"{path}: y is -1 in 1 row, below 0 unlike all other values, and is read"
+    )
 
 
 def test_a_value_for_no_data_among_classes_of_numbers_is_named(

@@ -280,6 +280,9 @@ QUANTITIES = [
     pytest.param(["EUR 3", "EUR 4.50"], True, id="currency before"),
     pytest.param(["1a", "2a", "Gras"], False, id="classes with a letter"),
     pytest.param(["plot 1", "plot 2"], False, id="numbered names"),
+    pytest.param(["0N", "50N", "100N"], False, id="levels of a treatment"),
+    pytest.param(["2D", "3D"], False, id="names of one letter"),
+    pytest.param(["1.5N", "3N"], True, id="decimals with one unit"),
     pytest.param(["5 cm", "grass", "clover"], False, id="one with a unit"),
 ]
 

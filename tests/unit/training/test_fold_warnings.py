@@ -60,3 +60,21 @@ def test_one_head_on_all_images_holds_out_none(caplog: pytest.LogCaptureFixture)
     folds_of(one, table())
 
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_named"),
+    [(list("abcdef"), 1), (list("aabbcc"), 0), (list("aabcde"), 0)],
+    ids=["each its own", "pairs", "one pair"],
+)
+def test_groups_that_keep_nothing_together_are_named(
+    groups: list[str], num_named: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = TrainConfig.from_dict({"data": {"targets": ["cover"]}, "folds": {"count": 2}})
+
+    folds_of(drawn, table().drop(columns=FOLD).assign(group=groups))
+
+    named = [
+        line for line in caplog.messages if "each of the 6 images has a group of its own" in line
+    ]
+    assert len(named) == num_named

@@ -57,7 +57,18 @@ def test_train_and_val_alone_are_one_fold() -> None:
     assert folds_by_id(["val", "train", "train"]) == [(["1", "2"], ["0"])]
 
 
-@pytest.mark.parametrize("words", [["train", "a", "train"], ["0", "1", "0"], ["a", "b", "a"]])
+OWN_NAMES = [
+    pytest.param(["0", "1", "0"], id="numbers"),
+    pytest.param(["a", "b", "a"], id="letters"),
+    pytest.param(["essai 1", "essai 2", "essai 1"], id="numbered trials in French"),
+    pytest.param(["fold_1", "fold_2", "fold_1"], id="numbered folds"),
+    pytest.param(["control plot", "test plot", "control plot"], id="test in the name of a place"),
+    pytest.param(["AB", "TE", "AB"], id="a place called TE"),
+    pytest.param(["False", "True", "False"], id="truth"),
+]
+
+
+@pytest.mark.parametrize("words", OWN_NAMES)
 def test_other_words_are_folds_that_are_held_out_in_turn(
     words: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,11 +78,73 @@ def test_other_words_are_folds_that_are_held_out_in_turn(
     assert not caplog.messages
 
 
+UNCLEAR = [
+    pytest.param(["train", "dev", "test"], "'dev', 'test', 'train';", id="dev"),
+    pytest.param(["train", "val", "tset"], "'train', 'val', and also 'tset';", id="mistyped"),
+    pytest.param(["test", "0", "1"], "'test', and also '0', '1';", id="test beside numbers"),
+    pytest.param(["holdout", "0", "1"], "'holdout', and also '0', '1';", id="holdout"),
+    pytest.param(["trn", "dev", "trn"], "'dev', 'trn';", id="short words"),
+    pytest.param(["TR", "TE", "TR"], "'TE', 'TR';", id="two letters"),
+    pytest.param(["train_set", "val_set", "train_set"], "'train_set', 'val_set';", id="sets"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), UNCLEAR)
+def test_words_of_which_some_are_no_clear_part_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(DataError) as refused:
+        folds_by_id(words)
+
+    assert f"names parts of a data set, {named} expected the words train, val" in str(refused.value)
+
+
 def test_parts_without_val_are_refused() -> None:
     with pytest.raises(
         DataError, match="'split' has the parts test, train; expected train and val"
     ):
         folds_by_id(["train", "test", "train"])
+
+
+def changed_copies_of(folder: Path, **roles: list[str]) -> tuple[TrainConfig, pd.DataFrame]:
+    """A table of two photos and a turned copy of each, with columns of groups or folds."""
+    names = ["a.png", "a_rot90.png", "b.png", "b_rot90.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (32, 32), (20 * number, 10, 0)).save(folder / name)
+    table = pd.DataFrame({"images": [folder / name for name in names], "y": [1.0, 1.0, 2.0, 2.0]})
+    return TrainConfig.from_dict({"data": {"targets": ["y"]}}), table.assign(**roles)
+
+
+def test_changed_copies_in_a_table_without_groups_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, table = changed_copies_of(tmp_path)
+
+    table_of(config, table)
+
+    [line] = caplog.messages
+    assert line.startswith("2 files called like changed copies of another one, such as ")
+
+
+@pytest.mark.parametrize("role", ["group", "fold"])
+def test_changed_copies_that_are_kept_together_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, role: str
+) -> None:
+    config, table = changed_copies_of(tmp_path, **{role: ["0", "0", "1", "1"]})
+
+    table_of(config, table)
+
+    assert not caplog.messages
+
+
+def test_a_changed_copy_in_another_fold_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, table = changed_copies_of(tmp_path, fold=["0", "0", "0", "1"], group=list("aabb"))
+
+    table_of(config, table)
+
+    [line] = caplog.messages
+    assert "1 file called like changed copies" in line
+    assert f"{tmp_path}/b_rot90.png of {tmp_path}/b.png: unless both are in one fold" in line
 
 
 def test_tables_that_were_joined_keep_their_rows_apart(
