@@ -425,16 +425,20 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
         logging.getLogger("dinoneck").removeHandler(other_weights)
 
 
+_NAMED_WEIGHTS = ("names weights that it was not trained on", "the weights are not compared")
+
+
 class _OtherWeights(logging.Handler):
-    """Keeps the warnings that a file names other weights than those that its head was trained on."""
+    """Keeps the warnings that a head was trained on other weights, or that they are not compared."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.warnings: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "names weights that it was not trained on" in record.getMessage():
-            self.warnings.append(record.getMessage())
+        message = record.getMessage()
+        if any(sentence in message for sentence in _NAMED_WEIGHTS):
+            self.warnings.append(message)
 
 
 def _flat(value: Any) -> list[float]:

@@ -28,16 +28,6 @@ OPEN_CASES = (
         "notice them, nor does `backbone.record()`. `save_head(backbone=backbone)` and "
         "`Detector.save` hash the weights again, and do.",
     ),
-    OpenCase(
-        r"the backbone, before it makes tokens for a loaded head: (LoRA added|blocks trained)",
-        "While anything of a backbone is trainable, its tokens have no fingerprint, and a loaded "
-        "head takes them. `backbone.freeze()` before the prediction lets it compare.",
-    ),
-    OpenCase(
-        r"the backbone, between tokens and the training of a head: LoRA added and trained",
-        "`save_head(backbone=)` warns if `fit` trained the head on tokens of other weights. A backbone "
-        "to which LoRA was added since is not compared: it may have been trained after the head.",
-    ),
 )
 
 

@@ -133,7 +133,7 @@ def test_the_judge_of_changes_sees_a_predictor_that_compares_no_weights(
 
 
 def test_an_open_case_is_known_by_the_beginning_of_its_line_alone() -> None:
-    mode = "the backbone, before it makes tokens for a loaded head"
-    assert known_open.unknown([f"{mode}: LoRA added: differs"]) == []
+    mode = "the backbone of a Predictor, after it is made"
+    assert known_open.unknown([f"{mode}: a write to .data: results differs"]) == []
     others = [f"{mode}: another one: differs", "train: seed=7: differs"]
     assert known_open.unknown(others) == others

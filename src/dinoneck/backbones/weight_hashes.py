@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from xxhash import xxh3_128
 
 from dinoneck.backbones import lora
@@ -212,6 +212,15 @@ def state_digest(state: Mapping[str, Tensor]) -> str | None:
     for name, value in sorted(state.items()):
         if value.is_meta:
             return None
+        total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        total.update(bytes_of(value))
+    return total.hexdigest()
+
+
+def values_digest(module: nn.Module) -> str:
+    """Return a fast hash of the names and values of a module's state dict, to notice changes of it."""
+    total = xxh3_128()
+    for name, value in sorted(module.state_dict().items()):
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         total.update(bytes_of(value))
     return total.hexdigest()

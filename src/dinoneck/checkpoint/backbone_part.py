@@ -139,15 +139,18 @@ def part_for_detector(
 def warn_of_other_tokens(module: nn.Module, record: Mapping[str, Any] | None) -> None:
     """Warn if :func:`dinoneck.training.fit` trained a head on tokens of other weights than a file will name.
 
-    A backbone that was changed since it was loaded, or that has LoRA weights, may have been trained
-    after the head: it is not compared.
+    A backbone that was changed since it was loaded may have been trained after the head: it is not
+    compared. One with LoRA weights is, if the head still has the weights that fit gave it.
     """
-    if record is None or is_changed(record) or record.get("adapter") is not None:
+    if record is None or is_changed(record):
         return
+    has_lora = record.get("adapter") is not None
     named = weight_hashes.fingerprint_from_record(record)
     for name, part in module.named_modules():
         fitted_on = getattr(part, "fitted_on", None)
         if named is not None and fitted_on is not None and fitted_on != named:
+            if has_lora and part.fitted_weights != weight_hashes.values_digest(part):
+                continue  # a loop of the user's own trained it since
             logger.warning(
                 "%s was trained by fit on tokens of a backbone with the fingerprint %s, and "
                 "backbone= has %s: the file names weights that it was not trained on; pass the "

@@ -56,6 +56,7 @@ class Head(Configured, nn.Module):
         fitted_on: fingerprint of the backbone whose tokens :func:`dinoneck.training.fit` trained
             the head on last; None = unknown. :func:`dinoneck.save_head` compares it with its
             backbone.
+        fitted_weights: hash of the head's weights after that training.
     """
 
     tasks: tuple[Task, ...]
@@ -63,6 +64,7 @@ class Head(Configured, nn.Module):
     embed_dim: int
     trained_on: Origin | None = None
     fitted_on: str | None = None
+    fitted_weights: str | None = None
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
     _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
@@ -89,7 +91,12 @@ class Head(Configured, nn.Module):
             BackboneError: naming what differs.
         """
         if self.trained_on is not None:
-            self.trained_on.check(tokens, type(self).__name__, getattr(self, "layer_indices", None))
+            self.trained_on.check(
+                tokens,
+                type(self).__name__,
+                getattr(self, "layer_indices", None),
+                predicts=not (self.training or torch.is_grad_enabled()),
+            )
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights.

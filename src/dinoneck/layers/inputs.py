@@ -199,17 +199,26 @@ class Origin:
     patch_size: PatchSize | None = None
     _warnings_given: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
-    def check(self, tokens: Tokens, owner: str, reads: tuple[int, ...] | None = None) -> None:
+    def check(
+        self,
+        tokens: Tokens,
+        owner: str,
+        reads: tuple[int, ...] | None = None,
+        *,
+        predicts: bool = False,
+    ) -> None:
         """Refuse tokens of another backbone.
 
         Only plain values are compared, and only those that both sides know. Tokens that were made
         by hand without layers or normed are taken, with one warning per loaded head that names
-        what is not compared; those of a backbone lack the source alone, while it is trained.
+        what is not compared. Those of a backbone lack the source alone while anything of it is
+        trainable; the warning names that where the head predicts.
 
         Args:
             tokens: that the head is given.
             owner: the head, for messages.
             reads: block indices that the head selects; None: it takes the layers as they come.
+            predicts: whether the head is in eval mode and takes no gradients.
 
         Raises:
             BackboneError: naming what differs, both values and the remedy.
@@ -233,27 +242,35 @@ class Origin:
                 "that its file names (dinoneck inspect); load_head(path, check_backbone=False) "
                 "takes any tokens"
             )
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return
+        if tokens.layers is None or tokens.normed is None:
             self._warn_of_unknown(tokens, owner)
+        elif predicts and self.source is not None and tokens.source is None:
+            self._warn_once(
+                f"this {owner} was trained on tokens of {self.name!r} with the fingerprint "
+                f"{self.source}; these tokens state no source, as those of a backbone of which "
+                "anything is trainable, so the weights are not compared: call backbone.freeze() "
+                "before you predict"
+            )
 
     def _warn_of_unknown(self, tokens: Tokens, owner: str) -> None:
         """Warn of what tokens made by hand do not state, where this record states it; once each."""
-        if tokens.layers is not None and tokens.normed is not None:
-            return
         pairs = [
             ("source", self.source, tokens.source),
             ("layers", self.layers, tokens.layers),
             ("normed", self.normed, tokens.normed),
         ]
         unknown = [f"{name}=" for name, own, given in pairs if own is not None and given is None]
-        if not unknown:
-            return
-        warning = (
-            f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
-            f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
-            "compared: pass it to Tokens.from_patches or from_sequence, with "
-            "source=backbone.fingerprint"
-        )
+        if unknown:
+            self._warn_once(
+                f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
+                f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
+                "compared: pass it to Tokens.from_patches or from_sequence, with "
+                "source=backbone.fingerprint"
+            )
+
+    def _warn_once(self, warning: str) -> None:
         if warning not in self._warnings_given:
             self._warnings_given.add(warning)
             logger.warning(warning)

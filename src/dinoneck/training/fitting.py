@@ -162,6 +162,7 @@ def _train(
     def begin(epoch: int) -> None:
         if recipe.freeze:
             FreezeSchedule(recipe.plan).apply(objective.trained, epoch)
+        _forget_source(objective.trained)
 
     seed_all(recipe.seed)
     begin(0)
@@ -510,11 +511,26 @@ def _note_source(trained: nn.ModuleDict, inputs: Tokens | Tensor) -> None:
         inputs: of a sample: tokens, or images of live tokens, whose backbone may have been trained.
     """
     fitted_on = inputs.source if isinstance(inputs, Tokens) else None
-    for part in trained["head"].modules():
-        if isinstance(part, Head):
-            part.fitted_on = fitted_on
-    if "backbone" in trained and not trained["backbone"].frozen:
-        fingerprint = weight_hashes.current_hashes(trained["backbone"].adapter).fingerprint  # type: ignore[arg-type]
-        for part in trained["head"].modules():
-            if isinstance(part, Head) and part.trained_on is not None:
-                part.trained_on = replace(part.trained_on, source=fingerprint)
+    for part in _heads_in(trained["head"]):
+        part.fitted_on = fitted_on
+        part.fitted_weights = None if fitted_on is None else weight_hashes.values_digest(part)
+    if "backbone" not in trained:
+        return
+    fingerprint = weight_hashes.current_hashes(trained["backbone"].adapter).fingerprint  # type: ignore[arg-type]
+    for part in _heads_in(trained["head"]):
+        if part.trained_on is not None:
+            part.trained_on = replace(part.trained_on, source=fingerprint)
+
+
+def _forget_source(trained: nn.ModuleDict) -> None:
+    """Have a head that was loaded from a file take the tokens of a backbone that is trained along from now on."""
+    if "backbone" not in trained or trained["backbone"].frozen:
+        return
+    for part in _heads_in(trained["head"]):
+        if part.trained_on is not None:
+            part.trained_on = replace(part.trained_on, source=None)
+
+
+def _heads_in(module: nn.Module) -> list[Head]:
+    """A head, and those in it."""
+    return [part for part in module.modules() if isinstance(part, Head)]

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from tests import kit
+from tests.unit.tuned_backbones import train_blocks, train_lora
 
-from dinoneck import Backbone, PatchMeanHead, load_backbone, save_head
+from dinoneck import (
+    Backbone,
+    BackboneError,
+    PatchMeanHead,
+    load_backbone,
+    load_head,
+    save_head,
+)
 from dinoneck.training import LiveTokens, MemoryTokens, Recipe, fit
 
 IDS = ["a", "b", "c", "d"]
@@ -82,3 +90,88 @@ def test_a_later_fit_with_live_tokens_forgets_the_earlier_backbone() -> None:
     targets = {head.tasks[0].name: torch.rand(4)}
     fit(head, live, targets, target_ids=IDS, recipe=Recipe(epochs=1, batch_size=2))
     assert head.fitted_on is None
+
+
+def test_lora_added_between_tokens_and_the_file_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    made_tokens = backbone.fingerprint
+    head = fitted(backbone)
+    train_lora(backbone)
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        save_head(tmp_path / "h.safetensors", head, backbone=backbone)
+    (warning,) = warnings_of(caplog)
+    assert made_tokens is not None
+    assert made_tokens in warning
+
+
+def test_lora_that_was_trained_with_the_head_in_a_loop_gives_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    head = fitted(backbone)
+    train_lora(backbone)
+    with torch.no_grad():
+        next(head.parameters()).add_(0.01)
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        save_head(tmp_path / "h.safetensors", head, backbone=backbone)
+    assert warnings_of(caplog) == []
+
+
+def test_a_loaded_head_names_that_it_does_not_compare_a_trainable_backbone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    head = load_head(kit.saved_head(tmp_path / "h.safetensors", backbone=backbone))
+    images = torch.rand(1, 3, 32, 48)
+    train_blocks(backbone)
+
+    with caplog.at_level(logging.WARNING, logger="dinoneck"), torch.no_grad():
+        head(backbone(images))
+        head(backbone(images))
+
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "the weights are not compared: call backbone.freeze()" in warning
+    backbone.freeze()
+    with pytest.raises(BackboneError, match="was trained on other tokens"):
+        head(backbone(images))
+
+
+def test_training_a_loaded_head_with_its_backbone_gives_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    head = load_head(kit.saved_head(tmp_path / "h.safetensors", backbone=backbone))
+    backbone.unfreeze_last(1)
+
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        head.train()(backbone(torch.rand(1, 3, 32, 48)))["mass"].sum().backward()
+
+    assert caplog.records == []
+
+
+def test_fit_of_a_loaded_head_takes_a_backbone_that_is_trained_and_frozen_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    head = load_head(kit.saved_head(tmp_path / "h.safetensors", backbone=backbone))
+    images = torch.rand(4, 3, 32, 48)
+    recipe = Recipe(epochs=2, batch_size=2, freeze=("0=last:1", "1=all"), lr=0.01, backbone_lr=0.01)
+
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        fit(
+            head,
+            LiveTokens(backbone, images, IDS),
+            {"mass": torch.rand(4)},
+            target_ids=IDS,
+            val_ids=IDS[:2],
+            ids=IDS[2:],
+            recipe=recipe,
+        )
+
+    assert caplog.records == []
+    assert backbone.frozen
+    assert backbone.fingerprint != seeded(1).fingerprint
+    assert head.trained_on.source == backbone.fingerprint
+    head(backbone(images))
