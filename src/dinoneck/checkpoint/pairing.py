@@ -202,8 +202,15 @@ def check_fits(
         )
 
 
-def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
-    """Return what a head compares Tokens with; None without a record."""
+def origin_of(
+    record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None = None
+) -> Origin | None:
+    """Return what a head was trained on, by the records of its file; None without that of a backbone.
+
+    Args:
+        record: of the backbone.
+        inputs: of how images are prepared.
+    """
     if record is None:
         return None
     layers, patch = record.get("layers"), record.get("patch_size")
@@ -214,6 +221,7 @@ def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
         layers=None if layers is None else tuple(layers),
         normed=record.get("norm"),
         patch_size=pair if pair is None or pair[0] != pair[1] else pair[0],
+        images=None if inputs is None else dict(inputs),
     )
 
 

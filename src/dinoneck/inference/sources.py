@@ -278,12 +278,16 @@ def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
     for number, other in enumerate(facts[1:], 2):
         known = {key: value for key, value in facts[0].items() if None not in (value, other[key])}
         if found := difference(known, {key: other[key] for key in known}, "heads"):
+            remedy = (
+                ", or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
+                "replace what the files record of inputs and views"
+            )
+            if found.startswith("heads.backbone"):
+                remedy = ": each then has its own backbone, and their predictions can be averaged"
             raise CheckpointError(
                 f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of "
                 "alike heads. Run different heads next to each other with a mapping, {'depth': a, "
-                "'classes': b} (--heads depth=A --heads classes=B), or average them with "
-                "HeadEnsemble.from_heads; preprocess= and tta= (--tta) replace what the files "
-                "record of inputs and views",
+                f"'classes': b}} (--heads depth=A --heads classes=B){remedy}",
                 step="pairing",
             )
     files: dict[str, HeadCheckpoint] = {}
