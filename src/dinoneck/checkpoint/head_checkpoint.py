@@ -316,6 +316,8 @@ class HeadCheckpoint:
                 backbone = self._backbone_of_weights(record, file)
         if self.adapter_state:
             self.apply_adapter(backbone)
+        if not random:
+            pairing.check_rebuilt(record, backbone)
         return backbone
 
     def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:

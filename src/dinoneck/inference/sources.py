@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_records, need
+from dinoneck.checkpoint.pairing import check_rebuilt, check_records, need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import GridSize
@@ -356,6 +356,10 @@ def check_pairing(loaded: Sequence[Reading], backbone: Backbone, probe: bool) ->
         elif item.backbone is not None:
             # applied per head
             check_records(item.backbone, {**record, "norm": item.norm}, layers=False)
+            if record["weights"]["kind"] == "object":
+                # models of the user's own may be changed in ways that weights do not hold
+                own = plain_backbone(backbone).with_layers(item.layers, item.norm)
+                check_rebuilt(item.backbone, own)
         elif item.checkpoint is not None:
             warnings.warn(
                 f"the file of this {type(item.head).__name__} does not state its backbone, so "

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests import kit
 from tests.unit.tuned_backbones import change, train_blocks, train_lora
+from torch.optim.swa_utils import AveragedModel
 
 from dinoneck import (
     Backbone,
@@ -20,6 +21,7 @@ from dinoneck import (
     Predictor,
     load_head,
     save_head,
+    wrap_backbone,
 )
 from dinoneck.store import FeatureStore
 from dinoneck.training import LiveTokens, MemoryTokens, fit
@@ -395,4 +397,55 @@ def test_live_tokens_state_how_their_images_were_prepared(tmp_path: Path) -> Non
     head = fit_on(LiveTokens(backbone, list(pictures()), IDS, preprocess=preprocess))
     save_head(tmp_path / "h", head, backbone=backbone)
     expected = direct(head, backbone, preprocess)
+    assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
+
+
+# --- the backbone that a file describes
+
+
+def test_a_mean_of_the_users_own_is_that_of_the_backbone_that_is_built_again(
+    tmp_path: Path,
+) -> None:
+    backbone = kit.backbone()
+    backbone.preprocess = backbone.preprocess.changed(mean=(0.4, 0.5, 0.6), std=(0.3, 0.3, 0.2))
+    head = new_head().eval()
+    save_head(tmp_path / "h", head, backbone=backbone, preprocess=backbone.preprocess)
+    assert predicted(tmp_path / "h") == pytest.approx(direct(head, backbone), rel=1e-5)
+    assert HeadCheckpoint.load(tmp_path / "h").load_backbone().preprocess == backbone.preprocess
+
+
+def test_a_hook_in_the_backbone_of_the_training_is_missed_when_it_is_built_again(
+    tmp_path: Path,
+) -> None:
+    backbone = kit.backbone()
+    hook = backbone.adapter.blocks[3].register_forward_hook(lambda _, __, output: output * 1.4)
+    head = new_head().eval()
+    save_head(tmp_path / "h", head, backbone=backbone)
+    with pytest.raises(CheckpointError, match="other outputs: its probe differs by"):
+        Predictor(tmp_path / "h")
+    assert predicted(tmp_path / "h", backbone) == pytest.approx(direct(head, backbone), rel=1e-5)
+    hook.remove()
+
+
+def test_a_wrapped_twin_with_equal_weights_and_other_outputs_is_refused(tmp_path: Path) -> None:
+    changed_model = kit.backbone().adapter.model
+    changed_model.blocks[2].mlp.act = torch.nn.ReLU()
+    changed = wrap_backbone(changed_model)
+    twin = wrap_backbone(kit.backbone().adapter.model)
+    assert twin.fingerprint == changed.fingerprint
+    head = new_head().eval()
+    save_head(tmp_path / "h", head, backbone=changed)
+    with pytest.raises(CheckpointError, match="other outputs: its probe differs by"):
+        Predictor(tmp_path / "h", twin)
+    assert predicted(tmp_path / "h", changed) == pytest.approx(direct(head, changed), rel=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, torch.nn.DataParallel])
+def test_a_wrapper_of_a_head_is_named_with_what_to_save(tmp_path: Path, wrap: Any) -> None:
+    head = new_head()
+    wrapped = wrap(head)
+    with pytest.raises(CheckpointError, match=r"wraps a PatchMeanHead.*pass module.module"):
+        save_head(tmp_path / "h", wrapped, backbone=kit.backbone())
+    save_head(tmp_path / "h", wrapped.module, backbone=kit.backbone())
+    expected = direct(head.eval(), kit.backbone())
     assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
