@@ -62,6 +62,7 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
+    _had_gradients: bool = False  # since it was loaded, from tokens of a trainable backbone
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
     _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
@@ -90,10 +91,13 @@ class Head(Configured, nn.Module):
         origin = self.trained_on
         if origin is None or not origin.refuses_tokens:
             return
-        if self.training and _trains_backbone(tokens):
-            # from now on its weights are not those of the file
-            origin = replace(origin, source=None)
-            self.trained_on = origin
+        if _trains_backbone(tokens):
+            self._had_gradients = True
+        elif self._had_gradients and tokens.source not in (None, origin.source):
+            if weight_hashes.values_digest(self) != origin.head_weights:
+                # a loop trained it with its backbone, whose weights are not those of the file
+                origin = replace(origin, source=None)
+                self.trained_on = origin
         origin.check(
             tokens,
             type(self).__name__,

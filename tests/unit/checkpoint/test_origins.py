@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dinoneck import (
     Backbone,
+    BackboneError,
     CheckpointError,
     HeadCheckpoint,
     HeadEnsemble,
@@ -162,7 +163,7 @@ def test_a_predictor_refuses_a_head_that_was_fitted_on_tokens_of_other_weights()
 
 def test_a_loop_that_goes_on_with_lora_after_a_file_is_saved_and_predicts(tmp_path: Path) -> None:
     save_head(tmp_path / "a", new_head(), backbone=kit.backbone())
-    head = load_head(tmp_path / "a").train()
+    head = load_head(tmp_path / "a")
     backbone = kit.backbone().add_lora(2)
     weights = [p for p in [*head.parameters(), *backbone.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=0.05)
@@ -179,6 +180,18 @@ def test_a_loop_that_goes_on_with_lora_after_a_file_is_saved_and_predicts(tmp_pa
     expected = direct(head, backbone)
     assert predicted(head, backbone) == pytest.approx(expected, rel=1e-5)
     assert predicted(tmp_path / "b") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loaded_head_that_was_not_trained_refuses_a_backbone_that_was(tmp_path: Path) -> None:
+    save_head(tmp_path / "a", new_head(), backbone=kit.backbone())
+    head = load_head(tmp_path / "a")
+    backbone = kit.backbone()
+    train_blocks(backbone)
+    images = backbone.preprocess(list(pictures()))
+    head(backbone(images))["mass"].sum().backward()
+    backbone.freeze()
+    with pytest.raises(BackboneError, match=r"trained on other tokens.*trained_on = None"):
+        head.predict(backbone(images))
 
 
 def test_nothing_is_compared_once_the_origin_is_taken_off(tmp_path: Path) -> None:
