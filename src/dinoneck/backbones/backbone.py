@@ -248,8 +248,11 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(weight_hashes.current_hashes(self.adapter))
+        before = weight_hashes.current_hashes(self.adapter)
+        origin = self._origin(before)
         lora.merge(self.adapter)
+        after = weight_hashes.current_hashes(self.adapter)
+        self.adapter.merged = (before, after.weights_sha256)
         self.adapter.origin = {
             "kind": "merged",
             "base": origin,

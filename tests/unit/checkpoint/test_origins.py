@@ -462,3 +462,20 @@ def test_a_wrapper_of_a_head_is_named_with_what_to_save(tmp_path: Path, wrap: An
     save_head(tmp_path / "h", wrapped.module, backbone=kit.backbone())
     expected = direct(head.eval(), kit.backbone())
     assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_predictor_goes_on_when_the_lora_weights_of_its_backbone_are_merged(
+    tmp_path: Path,
+) -> None:
+    backbone = with_lora(1)
+    save_head(tmp_path / "h", new_head(), backbone=backbone)
+    predictor = Predictor(tmp_path / "h", backbone)
+    before = [row["mass"] for row in predictor(list(pictures()))]
+
+    backbone.merge_lora()
+
+    after = [row["mass"] for row in predictor(list(pictures()))]
+    assert after == pytest.approx(before, rel=1e-4)
+    change(backbone.adapter.blocks[1].parameters())
+    with pytest.raises(BackboneError, match="changed after this Predictor was made"):
+        predictor(list(pictures()))
