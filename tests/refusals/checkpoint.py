@@ -24,6 +24,7 @@ from dinoneck import (
     FeatureStore,
     FPNHead,
     HeadCheckpoint,
+    HeadEnsemble,
     MaskHead,
     PatchMeanHead,
     PatchMeanMLP,
@@ -37,12 +38,20 @@ from dinoneck import (
 from dinoneck.checkpoint import push_to_hub
 from dinoneck.checkpoint.format import head_files
 from dinoneck.data import Preprocessing
+from dinoneck.layers.inputs import Origin
 from dinoneck.weight_files import read_state
 from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
 
 BIAS = "mlps.0.out.bias"
+
+
+def trained_on(**origin: Any) -> PatchMeanHead:
+    """A head that notes what it was trained on."""
+    head = kit.head()
+    head.note_origin(Origin(**origin))
+    return head
 
 
 def save(folder: Path, module: Any = None, **meta: Any) -> None:
@@ -280,6 +289,35 @@ ROWS: list[Row] = [
     (other_rotary_periods, CheckpointError, ("rope.periods", "backbone_weights=")),
     (with_a_classifier, CheckpointError, ("head.weight", "reset_classifier(0)")),
     (official_object, CheckpointError, ("'Dinov2Like'", "wrap_backbone(model)")),
+    (
+        lambda folder: save(folder, trained_on(source="0123456789abcdef"), backbone=kit.backbone()),
+        CheckpointError,
+        ("fingerprint 0123456789abcdef", "pass the backbone that made the tokens"),
+    ),
+    (
+        lambda folder: save(folder, trained_on(layers=(2,)), backbone=kit.backbone()),
+        CheckpointError,
+        ("the last of the layers: 2 / 5", "with_layers([2]"),
+    ),
+    (
+        lambda folder: save(
+            folder,
+            HeadEnsemble([trained_on(normed=True), trained_on(normed=False)]),
+            backbone=kit.backbone(),
+        ),
+        CheckpointError,
+        ("different backbones", "final norm applied: True / False", "Predictor({"),
+    ),
+    (
+        lambda folder: save(
+            folder,
+            trained_on(images=kit.backbone().preprocess.changed(size=(16, 32)).record()),
+            backbone=kit.backbone(),
+            preprocess=kit.backbone().preprocess,
+        ),
+        CheckpointError,
+        ("size: (16, 32) / that of each image", "leave preprocess= out"),
+    ),
     (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
     *(
         (lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra")

@@ -114,6 +114,7 @@ class Adapter(nn.Module):
         original: the hashes of the weights as they came from there; None where they are not known.
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are
             asked for.
+        merged: the hashes before LoRA was merged, and that of the weights after it; else None.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         cast_tensors: the same of every tensor by its name.
@@ -156,6 +157,7 @@ class Adapter(nn.Module):
         self.cast_tensors: dict[str, tuple[str, str]] = {}
         self.origin: dict[str, Any] = {"kind": "object"}
         self.original: OriginalWeights | None = None
+        self.merged: tuple[WeightHashes, str | None] | None = None
 
     @property
     @abstractmethod

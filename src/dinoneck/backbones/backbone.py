@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, c
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
+
+logger = logging.getLogger(__name__)
 
 LARGEST_NORMALISED = 10.0
 CHANGED = ("modified", "merged")
@@ -245,8 +248,11 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(weight_hashes.current_hashes(self.adapter))
+        before = weight_hashes.current_hashes(self.adapter)
+        origin = self._origin(before)
         lora.merge(self.adapter)
+        after = weight_hashes.current_hashes(self.adapter)
+        self.adapter.merged = (before, after.weights_sha256)
         self.adapter.origin = {
             "kind": "merged",
             "base": origin,
@@ -380,6 +386,12 @@ class Backbone(nn.Module):
             BackboneError: if the file cannot be written.
         """
         weights.save_state(self.adapter.model, path)
+        if lora.state(self.adapter):
+            logger.warning(
+                "the LoRA weights are not in %s: save_head(backbone=backbone) writes them into the "
+                "head's file, and merge_lora() before save_weights adds them to this one",
+                path,
+            )
 
     def probe(self) -> list[float]:
         """Return a short functional fingerprint: a few numbers made of the tokens of one fixed small image.

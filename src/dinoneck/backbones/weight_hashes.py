@@ -205,10 +205,21 @@ class Watch:
         if _rotary_hashes(adapter) != self._rotary:
             return False
         before, now = self._hashes, current_hashes(adapter)
+        if _is_merged(adapter, before, now):
+            return True
         if None not in (before.fingerprint, now.fingerprint):
             return before.fingerprint == now.fingerprint
         same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
         return same or adapter.weight.dtype != self._dtype
+
+
+def _is_merged(adapter: Adapter, before: WeightHashes, now: WeightHashes) -> bool:
+    """Whether all that happened between two hashes is that LoRA was merged: the tokens are the same."""
+    if adapter.merged is None or now.weights_sha256 is None:
+        return False
+    unmerged, merged_sha256 = adapter.merged
+    was_unmerged = (before.weights_sha256, before.lora) == (unmerged.weights_sha256, unmerged.lora)
+    return was_unmerged and now.lora is None and now.weights_sha256 == merged_sha256
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str | None:

@@ -11,27 +11,24 @@ file passes that model. Rotary frequencies are in no hash, see :mod:`dinoneck.ba
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck.backbones import lora, rotary, weight_hashes
 from dinoneck.backbones.backbone import (
-    CHANGED,
     Backbone,
     plain_backbone,
     unchanged_origin,
 )
 from dinoneck.backbones.vit_files import is_of_classifier
 from dinoneck.checkpoint import pairing
+from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.torch_wrappers import without_leading
-
-logger = logging.getLogger(__name__)
 
 MODEL = "adapter.model."
 """What stands before the names of a model's weights in the state dict of its Backbone."""
@@ -134,38 +131,6 @@ def part_for_detector(
         lora=own_lora,
         tuned=tuned | _lost_frequencies(backbone),
     )
-
-
-def warn_of_other_tokens(module: nn.Module, record: Mapping[str, Any] | None) -> None:
-    """Warn if :func:`dinoneck.training.fit` trained a head on tokens of other weights than a file will name.
-
-    A backbone that was changed since it was loaded may have been trained after the head: it is not
-    compared. One with LoRA weights is, if the head still has the weights that fit gave it.
-    """
-    if record is None or is_changed(record):
-        return
-    has_lora = record.get("adapter") is not None
-    named = weight_hashes.fingerprint_from_record(record)
-    for name, part in module.named_modules():
-        fitted_on = getattr(part, "fitted_on", None)
-        if named is not None and fitted_on is not None and fitted_on != named:
-            if has_lora and part.fitted_weights != weight_hashes.values_digest(part):
-                continue  # a loop of the user's own trained it since
-            logger.warning(
-                "%s was trained by fit on tokens of a backbone with the fingerprint %s, and "
-                "backbone= has %s: the file names weights that it was not trained on; pass the "
-                "backbone that made the tokens",
-                name or f"this {type(module).__name__}",
-                fitted_on,
-                named,
-            )
-            return
-
-
-def is_changed(record: Mapping[str, Any]) -> bool:
-    """Whether the weights of a record were trained since they were loaded, or LoRA was merged into them."""
-    origin = record.get("weights")
-    return isinstance(origin, Mapping) and origin.get("kind") in CHANGED
 
 
 def changed_weights(backbone: Any) -> dict[str, Tensor] | None:

@@ -27,7 +27,7 @@ from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
-from dinoneck.torch_wrappers import COMPILED, PARALLEL, PARAMETRISED
+from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 
 _FLOATS, _OTHERS = (
     ("float64", "float32", "float16", "bfloat16"),
@@ -355,9 +355,19 @@ def named(module: nn.Module) -> str:
     try:
         return registry.name_of(type(module))
     except RegistryError as error:
-        raise CheckpointError(
-            f"{error}. Of a wrapped module, save the one inside it.", step="registry"
-        ) from None
+        raise CheckpointError(_inside_wrapper(module) or str(error), step="registry") from None
+
+
+def _inside_wrapper(module: nn.Module) -> str | None:
+    """What to save in the place of a wrapper around a module that a file can hold; None for anything else."""
+    for attribute in KEEP_MODEL:
+        inner = getattr(module, attribute, None)
+        if hasattr(type(inner), "from_config"):
+            return (
+                f"{type(module).__name__} wraps a {type(inner).__name__}, and a file holds what is "
+                f"inside: pass module.{attribute} in the place of module"
+            )
+    return None
 
 
 def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:

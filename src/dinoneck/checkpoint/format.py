@@ -220,8 +220,8 @@ def only_head(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(
             f"the folder {path} holds {len(files)} head files: "
             f"{some_of((file.name for file in files), _SHOWN)}; expected one. Load one of them, "
-            "or pass the folder to Predictor, which averages heads of the same task; "
-            "HeadEnsemble.from_heads(heads) and save_head make one file of them"
+            "or pass the folder to Predictor, which averages heads of the same task and backbone; "
+            "HeadEnsemble.from_heads(heads) and save_head make one file of those"
         )
     return files[0]
 

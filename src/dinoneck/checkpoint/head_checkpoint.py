@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, plain_backbone
-from dinoneck.checkpoint import contents, hub, pairing, rehearsal, schema
+from dinoneck.checkpoint import contents, hub, origins, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
-from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head, warn_of_other_tokens
+from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
@@ -100,7 +100,8 @@ class HeadCheckpoint:
                 these weights. Required where the backbone was changed since it was loaded (blocks
                 were trained, LoRA was merged): its present weights are hashed and compared with
                 those that its record names.
-            preprocess: how its images were prepared, or the record.
+            preprocess: how its images were prepared, or the record; None = as for the tokens that
+                the head was fitted on or its file names, else as ``backbone.preprocess`` was set.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
             training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data``
                 (``name`` and ``revision``), ``masks`` (``class_values`` and ``nodata``, which
@@ -112,7 +113,9 @@ class HeadCheckpoint:
 
         Raises:
             CheckpointError: if the module is not registered, its weights are shared, not finite or
-                on meta, or the backbone's weights were changed and are not given.
+                on meta, or the backbone's weights were changed and are not given; if the head was
+                trained on tokens of another backbone, other layers or other images, as far as its
+                ``trained_on`` states them.
         """
         contents.named(module)
         if backbone_weights is not None and not isinstance(backbone_weights, Mapping):
@@ -125,7 +128,9 @@ class HeadCheckpoint:
         if not isinstance(plain, Backbone):
             plain = _plain(plain, "backbone")
         part = part_for_head(plain, backbone_weights)
-        warn_of_other_tokens(module, part.record)
+        origins.check_tokens_of(module, part.record)
+        if preprocess is None:
+            preprocess = origins.images_for(module, plain)
         packed = pack(
             module,
             part,
@@ -135,6 +140,7 @@ class HeadCheckpoint:
             license=license,
             tta=tta,
         )
+        origins.check_images_of(module, packed.preprocess)
         return cls(packed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -313,6 +319,8 @@ class HeadCheckpoint:
                 backbone = self._backbone_of_weights(record, file)
         if self.adapter_state:
             self.apply_adapter(backbone)
+        if not random:
+            pairing.check_rebuilt(record, backbone)
         return backbone
 
     def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:
@@ -365,7 +373,9 @@ class HeadCheckpoint:
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
         ):  # members, then ensembles
-            part.trained_on = pairing.origin_of(self.meta["backbone"])
+            origin = pairing.origin_of(self.meta["backbone"], self.meta["inputs"])
+            if origin is not None:
+                part.note_origin(origin)
         return cast("nn.Module", module.eval().requires_grad_(True))
 
 

@@ -26,6 +26,7 @@ from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
@@ -187,6 +188,31 @@ def check_rotary(trained: Mapping[str, Any], backbone: Backbone) -> None:
         )
 
 
+def check_rebuilt(record: Mapping[str, Any], backbone: Backbone) -> None:
+    """Compare the outputs of a backbone that was built by a record with those of the one that the record is of.
+
+    Equal weights do not tell whether a model was changed in another way, as by hooks.
+
+    Raises:
+        CheckpointError: if they differ by more than rounding explains.
+    """
+    if not record.get("probe"):
+        return
+    given = backbone.record()
+    if given["weights_sha256"] is None or given["weights_sha256"] != record.get("weights_sha256"):
+        return  # other weights, which are compared as such
+    dtypes = str(record.get("dtype")), str(given["dtype"])
+    gap = differs(record["probe"], backbone.probe(), dtypes)
+    if gap is not None:
+        raise CheckpointError(
+            f"the backbone {record.get('name')!r} has the weights that the head was saved with, "
+            f"and other outputs: its probe differs by {gap:.3g}. The model of the training was "
+            "changed in a way that weights do not hold (a hook, another activation): change the "
+            "model in the same way, and pass backbone=wrap_backbone(model)",
+            step="pairing",
+        )
+
+
 def check_fits(
     module: object,
     *,
@@ -246,8 +272,15 @@ def check_fits(
         )
 
 
-def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
-    """Return what a head compares Tokens with; None without a record."""
+def origin_of(
+    record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None = None
+) -> Origin | None:
+    """Return what a head was trained on, by the records of its file; None without that of a backbone.
+
+    Args:
+        record: of the backbone.
+        inputs: of how images are prepared.
+    """
     if record is None:
         return None
     layers, patch = record.get("layers"), record.get("patch_size")
@@ -258,6 +291,7 @@ def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
         layers=None if layers is None else tuple(layers),
         normed=record.get("norm"),
         patch_size=pair if pair is None or pair[0] != pair[1] else pair[0],
+        images=None if inputs is None else dict(inputs),
     )
 
 
@@ -661,7 +695,7 @@ def rebuild(
             step="pairing",
         )
     try:
-        return load_backbone(
+        backbone = load_backbone(
             str(file) if folder else name,
             pretrained=not seeded,
             checkpoint=None if folder else file,
@@ -676,3 +710,18 @@ def rebuild(
         raise CheckpointError(
             f"the head's backbone record cannot be followed: {error}", step="pairing"
         ) from error
+    _take_normalisation(backbone, record)
+    return backbone
+
+
+def _take_normalisation(backbone: Backbone, record: Mapping[str, Any]) -> None:
+    """Have a backbone take images with the mean and std of a record, which its user may have chosen."""
+    mean = record.get("mean")
+    std = record.get("std")
+    adapter = backbone.adapter
+    if mean is None or std is None or len(mean) != adapter.in_chans:
+        return
+    if _normalisation_differs(record, {"mean": adapter.mean, "std": adapter.std}):
+        backbone.preprocess = Preprocessing(
+            patch_size=adapter.patch_size, mean=tuple(mean), std=tuple(std)
+        )

@@ -148,10 +148,25 @@ class HeadEnsemble(Head):
     def trained_on(self, origin: Origin | None) -> None:
         """Set it of every member; one that reads other layers expects those."""
         for number, head in enumerate(self._members()):
-            own = None if self.layers is None else tuple(self.layers[number])
+            own = self._layers_of(number)
             head.trained_on = (
                 origin if origin is None or own is None else replace(origin, layers=own)
             )
+
+    def note_origin(self, origin: Origin) -> None:
+        """Set what the members, as they are now, were trained on; one that reads other layers expects those."""
+        for number, head in enumerate(self._members()):
+            own = origin if self.layers is None else replace(origin, layers=self._layers_of(number))
+            head.note_origin(own)
+
+    def readers(
+        self, layers: Sequence[int] | None = None
+    ) -> list[tuple[Head, tuple[int, ...] | None]]:
+        """Return the members, and those of members that are ensembles, see :meth:`Head.readers`."""
+        found = []
+        for number, head in enumerate(self._members()):
+            found += head.readers(layers if self.layers is None else self._layers_of(number))
+        return found
 
     @property
     def _patch_size(self) -> PatchSize:
@@ -277,8 +292,12 @@ class HeadEnsemble(Head):
 
     def _fed(self, tokens: Tokens, number: int) -> Tokens:
         """Tokens of the layers that a member reads."""
-        own = None if self.layers is None else tuple(self.layers[number])
+        own = self._layers_of(number)
         return tokens if own in (None, tokens.layers) else tokens.select(own)
+
+    def _layers_of(self, number: int) -> tuple[int, ...] | None:
+        """The block indices that a member reads; None: it takes the tokens as they come."""
+        return None if self.layers is None else tuple(self.layers[number])
 
     def _each(self, tokens: Tokens) -> list[tuple[float, dict[str, Tensor]]]:
         """Weight and predictions of every member in original units, composed wherever it has what that needs."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinoneck.backbones import weight_hashes
 from dinoneck.configured import Configured
 from dinoneck.errors import DataError
 from dinoneck.grid import PatchSize
@@ -50,21 +51,18 @@ class Head(Configured, nn.Module):
     original units.
 
     Attributes:
-        trained_on: which tokens the head was trained on, from the backbone record of the file it
-            was loaded from; Tokens that differ are refused. None takes any. It is not part of the
-            configuration or the weights.
-        fitted_on: fingerprint of the backbone whose tokens :func:`dinoneck.training.fit` trained
-            the head on last; None = unknown. :func:`dinoneck.save_head` compares it with its
-            backbone.
-        fitted_weights: hash of the head's weights after that training.
+        trained_on: what the head was trained on, from the records of the file it was loaded from,
+            or from the tokens that :func:`dinoneck.training.fit` trained it on. A head of a file
+            refuses tokens that differ; :func:`dinoneck.save_head` and
+            :class:`dinoneck.Predictor` compare their backbone and images with it. None = unknown:
+            nothing is compared. It is not part of the configuration or the weights.
     """
 
     tasks: tuple[Task, ...]
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
-    fitted_on: str | None = None
-    fitted_weights: str | None = None
+    _had_gradients: bool = False  # since it was loaded, from tokens of a trainable backbone
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
     _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
@@ -90,13 +88,36 @@ class Head(Configured, nn.Module):
         Raises:
             BackboneError: naming what differs.
         """
-        if self.trained_on is not None:
-            self.trained_on.check(
-                tokens,
-                type(self).__name__,
-                getattr(self, "layer_indices", None),
-                predicts=not (self.training or torch.is_grad_enabled()),
-            )
+        origin = self.trained_on
+        if origin is None or not origin.refuses_tokens:
+            return
+        if _trains_backbone(tokens):
+            self._had_gradients = True
+        elif self._had_gradients and tokens.source not in (None, origin.source):
+            if weight_hashes.values_digest(self) != origin.head_weights:
+                # a loop trained it with its backbone, whose weights are not those of the file
+                origin = replace(origin, source=None)
+                self.trained_on = origin
+        origin.check(
+            tokens,
+            type(self).__name__,
+            getattr(self, "layer_indices", None),
+            predicts=not (self.training or torch.is_grad_enabled()),
+        )
+
+    def note_origin(self, origin: Origin) -> None:
+        """Set what the head, as it is now, was trained on."""
+        self.trained_on = replace(origin, head_weights=weight_hashes.values_digest(self))
+
+    def readers(
+        self, layers: Sequence[int] | None = None
+    ) -> list[tuple[Head, tuple[int, ...] | None]]:
+        """Return the heads that read tokens, itself or its members, each with the block indices that it is given.
+
+        Args:
+            layers: block indices that this head is given; None = unknown.
+        """
+        return [(self, None if layers is None else tuple(layers))]
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights.
@@ -176,6 +197,13 @@ class Head(Configured, nn.Module):
         tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
         self.check_origin(check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers))
         return tokens
+
+
+def _trains_backbone(tokens: Tokens) -> bool:
+    """Whether gradients of these tokens reach a backbone; a compiled graph does not ask."""
+    if torch.compiler.is_compiling() or tokens.source is not None or tokens.layers is None:
+        return False
+    return tokens.sequence[0].requires_grad
 
 
 DENSITY_CELLS = 1024.0

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
-from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
 from dinoneck.checkpoint.format import spelling
+from dinoneck.checkpoint.origins import check_tokens_of, images_for, trained_heads
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.codec import at_least, normal
 from dinoneck.data.bands import read_channels
@@ -195,9 +196,12 @@ class Predictor:
                 record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
                 backbones[record] = backbones.get(record) or _rebuilt(own[0])
             check_pairing(own, backbones[record], probe)
-            groups.setdefault((record, preprocess or reading.inputs, tta or reading.views), {})[
-                key
-            ] = reading
+            images = preprocess or reading.inputs
+            if any(trained_heads(reading.head)):
+                check_tokens_of(reading.head, _record_for(reading, backbones[record]))
+                plain = plain_backbone(backbones[record])
+                images = images or images_for(reading.head, plain)
+            groups.setdefault((record, images, tta or reading.views), {})[key] = reading
         self.passes: list[Pass] = []
         for (record, recipe, views), readings in groups.items():
             base = (
@@ -425,6 +429,12 @@ def _together(
         mask_records=tuple(record for item in loaded for record in item.mask_records),
         files=tuple(file for item in loaded for file in item.files),
     )
+
+
+def _record_for(reading: Reading, backbone: Backbone) -> dict[str, Any]:
+    """The record of a backbone, with the layers and the norm that the heads of a key are given."""
+    own = reading.on(backbone)
+    return {**backbone.record(), "layers": own.layers, "norm": own.norm}
 
 
 def _rebuilt(item: Reading) -> Backbone:

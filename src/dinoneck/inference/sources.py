@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_records, check_rotary, need
+from dinoneck.checkpoint.pairing import check_rebuilt, check_records, check_rotary, need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import GridSize
@@ -278,12 +278,16 @@ def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
     for number, other in enumerate(facts[1:], 2):
         known = {key: value for key, value in facts[0].items() if None not in (value, other[key])}
         if found := difference(known, {key: other[key] for key in known}, "heads"):
+            remedy = (
+                ", or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
+                "replace what the files record of inputs and views"
+            )
+            if found.startswith("heads.backbone"):
+                remedy = ": each then has its own backbone, and their predictions can be averaged"
             raise CheckpointError(
                 f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of "
                 "alike heads. Run different heads next to each other with a mapping, {'depth': a, "
-                "'classes': b} (--heads depth=A --heads classes=B), or average them with "
-                "HeadEnsemble.from_heads; preprocess= and tta= (--tta) replace what the files "
-                "record of inputs and views",
+                f"'classes': b}} (--heads depth=A --heads classes=B){remedy}",
                 step="pairing",
             )
     files: dict[str, HeadCheckpoint] = {}
@@ -353,6 +357,10 @@ def check_pairing(loaded: Sequence[Reading], backbone: Backbone, probe: bool) ->
             # applied per head
             check_records(item.backbone, {**record, "norm": item.norm}, layers=False)
             check_rotary(item.backbone, backbone)
+            if record["weights"]["kind"] == "object":
+                # models of the user's own may be changed in ways that weights do not hold
+                own = plain_backbone(backbone).with_layers(item.layers, item.norm)
+                check_rebuilt(item.backbone, own)
         elif item.checkpoint is not None:
             warnings.warn(
                 f"the file of this {type(item.head).__name__} does not state its backbone, so "

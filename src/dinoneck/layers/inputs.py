@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -182,21 +182,30 @@ def check_tokens(
 
 @dataclass(frozen=True)
 class Origin:
-    """The backbone record of a head file, as far as Tokens hold it too.
+    """What a head was trained on: by the records of its file, or by the tokens that it was fitted on.
 
     Attributes:
-        name: of the model.
-        source: fingerprint of its weights; None = unknown, as in all that follow.
+        name: of the model; None = unknown, as in all that follow.
+        source: fingerprint of its weights.
         layers: block indices of the tokens.
         normed: whether its final norm was applied.
         patch_size: pixels per patch.
+        images: how images were prepared, as the record of a
+            :class:`dinoneck.data.Preprocessing`.
+        head_weights: hash of the head's weights when this was noted: it tells whether the head was
+            trained since.
+        refuses_tokens: whether the head refuses tokens that differ whenever it runs, as one that
+            was loaded from a file; else only files and predictors are compared.
     """
 
-    name: str
+    name: str | None = None
     source: str | None = None
     layers: tuple[int, ...] | None = None
     normed: bool | None = None
     patch_size: PatchSize | None = None
+    images: Mapping[str, Any] | None = None
+    head_weights: str | None = None
+    refuses_tokens: bool = True
     _warnings_given: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def check(
@@ -239,8 +248,9 @@ class Origin:
             raise BackboneError(
                 f"this {owner} was trained on other tokens ({'; '.join(differing)}). Use tokens "
                 f"of {self.name!r} with layers={self.layers}, norm={self.normed} and the weights "
-                "that its file names (dinoneck inspect); load_head(path, check_backbone=False) "
-                "takes any tokens"
+                "that its file names (dinoneck inspect). To take any tokens, as after a training "
+                "of your own, set head.trained_on = None, or load it with load_head(path, "
+                "check_backbone=False)"
             )
         if torch.compiler.is_compiling():
             return

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import bytes_of, fetch
@@ -51,12 +50,14 @@ from dinoneck.training.token_sources import (
     digest_of,
     in_batches,
     is_stored,
+    origin_of,
 )
 
 logger = logging.getLogger(__name__)
 _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their loss counts
 # of the losses of two tasks at the first step: the smaller one then is at most 1 % of their sum
 LARGEST_RATIO = 100.0
+_OF_TOKENS = ("name", "source", "layers", "normed", "patch_size", "images")  # fields of Origin
 # with a target: the loss of fewer may be small by chance
 FEWEST_SAMPLES = 4
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -195,7 +196,7 @@ def _train(
         begin=begin,
         callbacks=callbacks,
     )
-    _note_source(objective.trained, inputs)
+    _note_origin(objective.trained, samples.source, inputs)
     return engine.history
 
 
@@ -502,25 +503,23 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     return plain
 
 
-def _note_source(trained: nn.ModuleDict, inputs: Tokens | Tensor) -> None:
-    """Note the backbone of the tokens in the head that they trained.
-
-    A head that was loaded from a file expects the tokens of the backbone that was trained along.
+def _note_origin(trained: nn.ModuleDict, source: TokenSource, inputs: Tokens | Tensor) -> None:
+    """Note in the head what it was trained on, for the file that it is saved in.
 
     Args:
-        trained: head and, if it was trained along, backbone.
-        inputs: of a sample: tokens, or images of live tokens, whose backbone may have been trained.
+        trained: head and, if it was trained along, backbone, which is described as it is now.
+        source: of the tokens.
+        inputs: of a sample: tokens, or images of live tokens.
     """
-    fitted_on = inputs.source if isinstance(inputs, Tokens) else None
-    for part in _heads_in(trained["head"]):
-        part.fitted_on = fitted_on
-        part.fitted_weights = None if fitted_on is None else weight_hashes.values_digest(part)
-    if "backbone" not in trained:
-        return
-    fingerprint = weight_hashes.current_hashes(trained["backbone"].adapter).fingerprint  # type: ignore[arg-type]
-    for part in _heads_in(trained["head"]):
-        if part.trained_on is not None:
-            part.trained_on = replace(part.trained_on, source=fingerprint)
+    origin = origin_of(source, inputs)
+    for part in reversed(_heads_in(trained["head"])):  # members, then ensembles
+        earlier = part.trained_on
+        if earlier is None or not earlier.refuses_tokens:
+            part.note_origin(origin)
+            continue
+        stated = {name: value for name, value in vars(origin).items() if value is not None}
+        known = {name: stated[name] for name in _OF_TOKENS if name in stated}
+        part.note_origin(replace(earlier, **known))
 
 
 def _forget_source(trained: nn.ModuleDict) -> None:

@@ -15,8 +15,8 @@ import torch
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
-from dinoneck.checkpoint.backbone_part import is_changed
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing

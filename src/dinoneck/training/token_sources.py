@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_u
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, send
 from dinoneck.errors import DataError, counted, some_of
+from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
 from dinoneck.store.images import cached_hash_of
 from dinoneck.tokens import Tokens
@@ -53,6 +54,9 @@ class TokenSource(Protocol):
     A class may also have ``digest(ids)``: a text that is another one when the tokens of one of
     these images are others. A run that was interrupted then does not go on with other tokens than
     it began with.
+
+    A class may have ``preprocess``, a :class:`dinoneck.data.Preprocessing` that tells how the images
+    of its tokens were prepared. A head that is fitted on them is saved with it.
     """
 
     @property
@@ -77,6 +81,49 @@ def digest_of(source: TokenSource, ids: Sequence[str]) -> str | None:
     if digest is None:
         return None
     return str(digest(ids))
+
+
+def origin_of(source: TokenSource, inputs: Tokens | Tensor) -> Origin:
+    """Return what a head is trained on by tokens of a source, as far as it is known.
+
+    Args:
+        source: of the tokens; the backbone of live tokens is described as it is now.
+        inputs: of a sample: tokens, or images of live tokens.
+    """
+    images = _images_of(source)
+    if isinstance(source, LiveTokens):
+        backbone = cast("Backbone", plain_backbone(source.backbone))
+        return Origin(
+            name=backbone.name,
+            source=weight_hashes.current_hashes(backbone.adapter).fingerprint,
+            layers=backbone.layers,
+            normed=backbone.norm,
+            patch_size=backbone.patch_size,
+            images=images,
+            refuses_tokens=False,
+        )
+    if not isinstance(inputs, Tokens):
+        return Origin(images=images, refuses_tokens=False)
+    return Origin(
+        name=getattr(source, "backbone_record", {}).get("name"),
+        source=inputs.source,
+        layers=inputs.layers,
+        normed=inputs.normed,
+        patch_size=inputs.patch_size,
+        images=images,
+        refuses_tokens=False,
+    )
+
+
+def _images_of(source: TokenSource) -> dict[str, Any] | None:
+    """The record of how the images of a source were prepared; None = unknown."""
+    preprocess = getattr(source, "preprocess", None)
+    if not isinstance(preprocess, Preprocessing):
+        return None
+    record = getattr(source, "backbone_record", None)
+    if record is not None and record.get("layers") is None:
+        return None  # features of another program: nothing is known of their images
+    return preprocess.record()
 
 
 class _ById:
@@ -169,6 +216,9 @@ class MemoryTokens(_ById):
         ids: one per sample.
         tokens: Tokens of all samples.
 
+    Attributes:
+        preprocess: how images were prepared; None = unknown, as of tokens that were given.
+
     Raises:
         DataError: if lengths differ or an id stands twice.
     """
@@ -176,6 +226,7 @@ class MemoryTokens(_ById):
     def __init__(self, ids: Sequence[str], tokens: Tokens) -> None:
         super().__init__(ids, len(tokens))
         self.tokens = tokens
+        self.preprocess: Preprocessing | None = None
         self._extraction: _Extraction | None = None
 
     @classmethod
@@ -245,6 +296,7 @@ class MemoryTokens(_ById):
                     "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
         extracted = cls(ids, Tokens.cat(parts))
+        extracted.preprocess = prepare
         extracted._extraction = _Extraction.of(backbone, images, prepare, dtype)
         return extracted
 

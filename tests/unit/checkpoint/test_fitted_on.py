@@ -13,6 +13,7 @@ from tests.unit.tuned_backbones import train_blocks, train_lora
 from dinoneck import (
     Backbone,
     BackboneError,
+    CheckpointError,
     PatchMeanHead,
     load_backbone,
     load_head,
@@ -42,17 +43,30 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if OTHER in record.getMessage()]
 
 
-def test_another_backbone_than_that_of_the_tokens_is_named(
+def test_another_backbone_than_that_of_the_tokens_is_refused(tmp_path: Path) -> None:
+    made_tokens = seeded(1)
+    other = seeded(2)
+    head = fitted(made_tokens)
+    with pytest.raises(CheckpointError, match="pass the backbone that made the tokens") as refused:
+        save_head(tmp_path / "h.safetensors", head, backbone=other)
+    assert str(made_tokens.fingerprint) in str(refused.value)
+    assert str(other.fingerprint) in str(refused.value)
+    assert not (tmp_path / "h.safetensors").exists()
+
+
+def test_another_backbone_is_named_if_a_loop_trained_the_head_since(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made_tokens = seeded(1)
     other = seeded(2)
     head = fitted(made_tokens)
+    with torch.no_grad():
+        next(head.parameters()).add_(0.01)
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
         save_head(tmp_path / "h.safetensors", head, backbone=other)
     (warning,) = warnings_of(caplog)
-    assert made_tokens.fingerprint in warning
-    assert other.fingerprint in warning
+    assert str(made_tokens.fingerprint) in warning
+    assert str(other.fingerprint) in warning
 
 
 def test_the_backbone_of_the_tokens_gives_no_warning(
@@ -81,15 +95,15 @@ def test_a_backbone_that_was_trained_after_the_head_gives_no_warning(
     assert warnings_of(caplog) == []
 
 
-def test_a_later_fit_with_live_tokens_forgets_the_earlier_backbone() -> None:
+def test_a_later_fit_with_live_tokens_replaces_the_earlier_backbone() -> None:
     backbone = seeded(1)
     head = fitted(seeded(2))
-    assert head.fitted_on == seeded(2).fingerprint
+    assert head.trained_on.source == seeded(2).fingerprint
     images = torch.rand(4, 3, 32, 48)
     live = LiveTokens(backbone, images, IDS)
     targets = {head.tasks[0].name: torch.rand(4)}
     fit(head, live, targets, target_ids=IDS, recipe=Recipe(epochs=1, batch_size=2))
-    assert head.fitted_on is None
+    assert head.trained_on.source == seeded(1).fingerprint
 
 
 def test_lora_added_between_tokens_and_the_file_is_named(
