@@ -126,22 +126,14 @@ class PyramidHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._selected(self._tokens(tokens, **plain))
-        # the levels, (B, D, rows_i, cols_i) each; a neck with a shortcut gives their means alone
-        shortcut = None if self._mapped else getattr(self.neck, "pooled", None)
-        levels = () if shortcut else self._levels(tokens)
+        levels = self._levels(tokens)  # (B, D, rows_i, cols_i) each
         outputs: dict[str, Tensor] = {}
         if self.norm is not None:
             # global average of every level: (B, levels * D)
-            means = (
-                shortcut(tokens)
-                if shortcut
-                else torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
-            )
-            pooled = self.norm(means)
-            outputs = {
-                task.name: light(pooled)
-                for task, light in zip(self._scalar, self.light, strict=True)
-            }
+            pooled = torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+            pooled = self.norm(pooled)
+            for task, light in zip(self._scalar, self.light, strict=True):
+                outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)

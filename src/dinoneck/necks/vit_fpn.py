@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,7 @@ class ViTFPN(Neck):
     average-pooled result is then a linear probe of sums of tokens: of all tokens with
     ``downsample="pool"`` and ``"interpolate"``, of those of equal row and column modulo 2^i with
     ``"conv"`` (borders aside). The default norm and GELU after the smoothing let it model
-    arrangement. :meth:`pooled` computes the average-pooled vector of the linear form without the
-    smoothing convolutions.
+    arrangement.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -109,7 +108,7 @@ class ViTFPN(Neck):
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
-        self.downsample, self._smooths_linearly = downsample, norm is None and activation is None
+        self.downsample = downsample
         token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
             embed_dim,
@@ -175,29 +174,6 @@ class ViTFPN(Neck):
             ]
             levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
-
-    def pooled(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
-        """Return the means over cells of all levels, concatenated: (B, num_levels * D).
-
-        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which
-        is exact.
-        """
-        if not self._smooths_linearly:
-            return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
-        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(
-            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
-        )
-        group_maps = self._group_maps(tokens)
-        maps = self._downsampled(group_maps)
-        merged = self.top_down.merged(maps, self._coordinates(maps) if self.coords else None)
-        means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
-        if self.gains:
-            shortcuts = [
-                _average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)
-            ]
-            means = [x + gain * y for x, gain, y in zip(shortcuts, self.gains, means, strict=True)]
-        return torch.cat(means, dim=1).to(merged[0].dtype)
 
     def calibrate(self, batches: Iterable[Tokens]) -> bool:
         """Set untouched entrance norms to the tokens, see :meth:`dinoneck.LayerGrouper.calibrate`."""
@@ -295,21 +271,6 @@ class TopDown(nn.Module):
             levels.append(level)
         return levels[::-1]
 
-    def pooled(self, place: int, merged: Tensor) -> Tensor:
-        """Return the mean over cells of ``smooth[place].conv(merged)``, (B, D), without the convolution.
-
-        The mean of a zero-padded 3x3 convolution is b + sum_ij W_ij S_ij / (rows cols), where S_ij
-        is the sum of the map without the row and the column that tap (i, j) never meets. Exact
-        where nothing stands between the convolution and the mean.
-        """
-        conv = cast("nn.Conv2d", self.smooth[place].conv)
-        rows, cols = merged.shape[-2:]
-        means = _tap_sums(merged) / (rows * cols)
-        # half precision would lose what the sums gained
-        with torch.autocast(merged.device.type, enabled=False):
-            mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
-        return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
-
 
 class _ClsContext(nn.Module):
     """A gate per level and channel from the CLS token: 2 sigmoid(linear(norm(cls)))."""
@@ -359,17 +320,3 @@ def _cell_coordinates(maps: Tensor) -> Tensor:
     x = (torch.arange(cols, device=maps.device, dtype=torch.float32) * 2 + 1) / cols - 1
     grid = torch.stack((x[None, :].expand(rows, cols), y[:, None].expand(rows, cols)))
     return grid[None].to(maps.dtype)
-
-
-def _tap_sums(maps: Tensor) -> Tensor:
-    """Return (B, D, 3, 3): what every tap of a zero-padded 3x3 convolution sums up over all its places.
-
-    Tap (0, .) never meets the last row, tap (2, .) never the first; the same holds for columns.
-    Float32 or wider.
-    """
-    x = maps if maps.dtype == torch.float64 else maps.float()
-    # (B, D, 3, cols)
-    rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)
-    kept = x.sum(dim=-2)[..., None, :] - rows
-    ends = torch.stack([kept[..., -1], torch.zeros_like(kept[..., 0]), kept[..., 0]], dim=-1)
-    return kept.sum(dim=-1)[..., None] - ends
