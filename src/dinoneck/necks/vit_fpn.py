@@ -105,7 +105,9 @@ class ViTFPN(Neck):
         super().__init__()
         at_least(1, num_levels=num_levels, patch_size=patch_size)
         factory = {"device": device, "dtype": dtype}
-        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.patch_size = patch_size
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
         self.downsample = downsample
@@ -113,30 +115,30 @@ class ViTFPN(Neck):
         self.grouper = LayerGrouper(
             embed_dim,
             num_layers,
-            fpn_dim,
-            num_levels,
-            layer_groups,
-            use_separate_bottlenecks,
-            token_norm,
-            fusion,
+            fpn_dim=fpn_dim,
+            num_groups=num_levels,
+            layer_groups=layer_groups,
+            use_separate_bottlenecks=use_separate_bottlenecks,
+            norm=token_norm,
+            fusion=fusion,
             **factory,
         )
-        after = {"norm": norm, "activation": activation, **factory}
+        after_conv = {"norm": norm, "activation": activation, **factory}
         self.down = nn.ModuleList(
-            _down(downsample, level, fpn_dim, after) for level in range(num_levels)
+            _down(downsample, level, fpn_dim, after_conv) for level in range(num_levels)
         )
-        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
-        self.coords = nn.ModuleList(
-            MapLinear(2, fpn_dim, bias=False, **factory)
-            for _ in range(num_levels if use_coords else 0)
-        )
-        self.cls_context = (
-            _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
-        )
-        gains = num_levels if residual_init == "zero" else 0
-        self.gains = nn.ParameterList(
-            nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains)
-        )
+        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after_conv)
+        self.coords = nn.ModuleList()
+        if use_coords:
+            for _ in range(num_levels):
+                self.coords.append(MapLinear(2, fpn_dim, bias=False, **factory))
+        self.cls_context = None
+        if use_cls_context:
+            self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory)
+        self.gains = nn.ParameterList()
+        if residual_init == "zero":
+            for _ in range(num_levels):
+                self.gains.append(nn.Parameter(torch.zeros(fpn_dim, **factory)))
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -186,7 +188,8 @@ class ViTFPN(Neck):
         groups = self.grouper(tokens.sequence)
         # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last
         # view
-        (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
+        rows, cols = tokens.grid
+        prefix = tokens.num_prefix_tokens
         maps = [rearrange(x[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols) for x in groups]
         # one factor per channel from the last layer's CLS token (B, C): G x (B, D)
         if self.cls_context is not None:
@@ -246,7 +249,9 @@ class TopDown(nn.Module):
             MapLinear(channels, out_channels, **factory) for channels in in_channels
         )
         self.smooth = nn.ModuleList(
-            ConvBlock(out_channels, out_channels, 1, norm, activation, **factory)
+            ConvBlock(
+                out_channels, out_channels, stride=1, norm=norm, activation=activation, **factory
+            )
             for _ in in_channels
         )
 
@@ -283,23 +288,24 @@ class _ClsContext(nn.Module):
 
     def forward(self, cls_token: Tensor) -> tuple[Tensor, ...]:
         """(B, C) -> one (B, D) gate per level."""
-        gates: tuple[Tensor, ...] = (2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))).chunk(
-            self.num_levels, 1
-        )
-        return gates
+        gates: Tensor = 2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))
+        return gates.chunk(self.num_levels, dim=1)
 
 
-def _down(how: Downsample, level: int, channels: int, after: dict[str, Any]) -> nn.Module:
+def _down(
+    downsample: Downsample, level: int, channels: int, after_conv: dict[str, Any]
+) -> nn.Module:
     """The convolutions that bring a group's map to its level; none for level 0 and for ``pool``."""
-    if level == 0 or how == "pool":
+    if level == 0 or downsample == "pool":
         return nn.Identity()
-    if how == "interpolate":
-        return ConvBlock(channels, channels, 1, **after)
-    return nn.Sequential(*(ConvBlock(channels, channels, 2, **after) for _ in range(level)))
+    if downsample == "interpolate":
+        return ConvBlock(channels, channels, stride=1, **after_conv)
+    blocks = [ConvBlock(channels, channels, stride=2, **after_conv) for _ in range(level)]
+    return nn.Sequential(*blocks)
 
 
 def _average_pooled(maps: Tensor, times: int) -> Tensor:
-    """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number averages what it has."""
+    """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number is a mean of fewer."""
     for _ in range(times):
         maps = halved(maps)
     return maps
