@@ -259,12 +259,12 @@ class LinearHead(Head):
             return parts
         if self.pool is None:
             return list(tokens.sequence)
-        if self.pool == "cls":
-            return list(tokens.cls_token)
-        mean_patch = tokens.last.patches[0].mean(dim=1)
-        if self.pool == "mean":
-            return [mean_patch]
-        return [*tokens.cls_token, mean_patch]
+        parts = []
+        if self.pool in ("cls", "cls+mean"):
+            parts += tokens.cls_token
+        if self.pool in ("mean", "cls+mean"):
+            parts.append(tokens.last.patches[0].mean(dim=1))
+        return parts
 
     def _start(self) -> None:
         for task, readout in zip(self._read_tasks, self.readouts, strict=True):
