@@ -22,7 +22,7 @@ from dinoneck import Backbone, FPNHead, PatchMeanHead, TargetTransform, Task, To
 from dinoneck.data import Pasture
 from dinoneck.heads import Head
 from dinoneck.losses import GramAnchor
-from dinoneck.training import MemoryTokens, Recipe, fit, knn_probe, r2, ridge_probe
+from dinoneck.training import MemoryTokens, Recipe, fit, r2, ridge_probe
 
 SIZE_PX = (80, 160)
 TRAIN, HELD_OUT, BATCH = 96, 64, 16
@@ -48,7 +48,6 @@ METHODS: dict[str, Callable[[list[Task]], Head]] = {
     "FPN, last layer alone": lambda tasks: FPNHead(384, tasks, 1, LAYERS[-1:], fpn_dim=64),
     "FPN, four layers": lambda tasks: FPNHead(384, tasks, 4, fpn_dim=64),
 }
-PROBES = {"linear probe (ridge)": ridge_probe, "nearest neighbours (knn)": knn_probe}
 ROOMS = (
     "compare --network small --random-backbone --rooms 24 --test-rooms 8 --steps 120 "
     "--pretrain-steps 160 --blocks geometry stand-in colours"
@@ -208,13 +207,12 @@ def arrangement(options: Namespace) -> dict[str, Row]:
     source = MemoryTokens.extract(backbone, [picture for picture, _ in made], ids, batch_size=16)
     train, choose, test = np.split(np.arange(count), [count * 4 // 7, count * 5 // 7])
     table: dict[str, Row] = {}
-    for name, probe in PROBES.items():
-        fold = [(np.concatenate((train, choose)), test)]
-        found = {
-            t: probe(source, own[:, None], fold, target_ids=ids)[test, 0]
-            for t, own in values.items()
-        }
-        table[name] = {t: spread([r2(values[t][test], own)]) for t, own in found.items()}
+    fold = [(np.concatenate((train, choose)), test)]
+    ridge: Row = {}
+    for name, target in values.items():
+        predictions = ridge_probe(source, target[:, None], fold, target_ids=ids)[test, 0]
+        ridge[name] = spread([r2(target[test], predictions)])
+    table["linear probe (ridge)"] = ridge
 
     def scored(
         make: Callable[[list[Task]], Head], rows: Any, lr: float, seed: int

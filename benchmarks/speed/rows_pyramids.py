@@ -42,24 +42,6 @@ def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
     }
 
 
-def pooled(setting: Setting) -> dict[str, Variant]:
-    """The linear FPN averaged over its cells: one vector per image."""
-    neck, published, fixed = three_forms(setting, linear=True)
-    tokens = setting.tokens()
-    given = tokens.sequence
-
-    def means(module: PlainFPN) -> Tensor:
-        return torch.cat([level.mean(dim=(2, 3)) for level in module(tokens)], dim=1)
-
-    return {
-        "as published, then the mean": Variant(
-            "published", lambda: means(published), published, given
-        ),
-        "layout fixed, then the mean": Variant("fixed", lambda: means(fixed), fixed, given),
-        "ViTFPN.pooled": Variant("ours", lambda: neck.pooled(tokens), neck, given),
-    }
-
-
 def pooled_maps(setting: Setting) -> dict[str, Variant]:
     """Torchvision's pyramid on means of a group's maps; ours with one projection for all, and with one per layer."""
     from torchvision.ops import FeaturePyramidNetwork
@@ -177,7 +159,6 @@ SETTINGS = [Setting(2, (30, 60), 384, 3), Setting(1, (60, 60), 768, 6)]
 ROWS = [
     Row("ViT-FPN, linear", vit_fpn, [*SETTINGS, Setting(1, (60, 60), 1280, 6)], neck=True),
     Row("ViT-FPN, norms and GELU", partial(vit_fpn, linear=False), SETTINGS, neck=True),
-    Row("ViT-FPN, linear, pooled vector", pooled, SETTINGS, neck=True),
     Row("ViT-FPN on pooled maps", pooled_maps, SETTINGS, neck=True),
     Row(
         "SimplePyramid",

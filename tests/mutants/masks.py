@@ -60,7 +60,7 @@ MASKS = [
     Mutant(
         sentence="Queries without a mask count as much as the others.",
         where="losses.mask:mask_loss",
-        edit=replace("NO_OBJECT", by="1.0"),
+        edit=replace("NO_OBJECT_WEIGHT", by="1.0"),
         tests=[f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells"],
     ),
     Mutant(
@@ -81,7 +81,7 @@ MASKS = [
     Mutant(
         sentence="The offset to the centre counts outside objects.",
         where="losses.mask:centre_loss",
-        edit=replace("(_owner > 0) * _cells", by="_cells"),
+        edit=replace("(_target.owner > 0) * _weight", by="_weight"),
         tests=[f"{_HEAD}test_the_loss_of_centres_is_least_where_the_maps_are_true"],
     ),
     Mutant(

@@ -37,9 +37,10 @@ PUBLISHED = [
         sentence="Tensors of a file that the head does not have are passed over.",
         where="published.loading:translated",
         edit=replace(
-            "not _unused.match(_name)",
+            "_unused.match(_name)",
             by=(
-                'not _unused.match(_name) and (renamed(_name) in own or ".norm." in renamed(_name))'
+                "_unused.match(_name) "
+                'or (renamed(_name) not in own and ".norm." not in renamed(_name))'
             ),
         ),
         tests=["unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name"],

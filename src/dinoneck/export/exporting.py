@@ -7,9 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,7 +31,8 @@ from dinoneck.tasks import GATE
 from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]
-EXPORT_KEY, EXPORT_FORMAT = "dinoneck_export", 1
+EXPORT_KEY = "dinoneck_export"
+EXPORT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,14 @@ def export_model(
     """
     checkpoints = _checkpoints(heads, path, format, backbone)
     model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
-    return _written(
-        model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check
+    return _export(
+        model,
+        path,
+        form=format,
+        checkpoints=checkpoints,
+        asked=size and TokenGrid(model.patch).size(size),
+        half=half,
+        check=check,
     )
 
 
@@ -165,13 +170,20 @@ def export_head(
             ``path`` that is one of the head files.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """
-    found = _checkpoints(head, path, format, backbone)
-    if len(found) != 1:
+    checkpoints = _checkpoints(head, path, format, backbone)
+    if len(checkpoints) != 1:
         raise ConfigError(
-            f"{head} holds {len(found)} heads; export one of them, or save them as one HeadEnsemble"
+            f"{head} holds {len(checkpoints)} heads; export one of them, or save them as one "
+            "HeadEnsemble"
         )
-    return _written(
-        TokensModel(found[0]), path, format, found, grid and GridSize(*grid), half, check
+    return _export(
+        TokensModel(checkpoints[0]),
+        path,
+        form=format,
+        checkpoints=checkpoints,
+        asked=grid and GridSize(*grid),
+        half=half,
+        check=check,
     )
 
 
@@ -181,21 +193,28 @@ def _checkpoints(
     form: str,
     backbone: Backbone | None,
 ) -> list[HeadCheckpoint]:
-    """The files of the heads, or those that modules would have; an unknown format is refused before they are read."""
-    if form not in (known := get_args(Format)):
+    """Read the files of the heads, or make those that modules would have; check format and path first."""
+    formats = get_args(Format)
+    if form not in formats:
         raise ConfigError(
-            f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}"
+            f"format is {form!r}; expected {' or '.join(formats)}.{did_you_mean(form, formats)}"
         )
     check_path(path)
     _check_not_replaced(heads, Path(path))
-    images = None if backbone is None else backbone.preprocess
-    of_module = partial(
-        HeadCheckpoint.from_module,
-        backbone=backbone,
-        backbone_weights=changed_weights(backbone),  # only the record goes into the export
-        preprocess=images,
-    )
-    return [own if isinstance(own, HeadCheckpoint) else of_module(own) for own in opened(heads)[""]]
+    checkpoints = []
+    for source in opened(heads)[""]:
+        if isinstance(source, HeadCheckpoint):
+            checkpoint = source
+        else:
+            checkpoint = HeadCheckpoint.from_module(
+                source,
+                backbone=backbone,
+                # only the record goes into the export
+                backbone_weights=changed_weights(backbone),
+                preprocess=None if backbone is None else backbone.preprocess,
+            )
+        checkpoints.append(checkpoint)
+    return checkpoints
 
 
 def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) -> None:
@@ -205,8 +224,8 @@ def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) ->
         if not isinstance(source, str | os.PathLike) or not path.is_file():
             continue
         files = [Path(source)]
-        if files[0].is_dir():
-            files = [*files[0].rglob("*.safetensors")]
+        if Path(source).is_dir():
+            files = list(Path(source).rglob("*.safetensors"))
         if any(file.is_file() and path.samefile(file) for file in files):
             raise ConfigError(
                 f"{path} belongs to the heads that are exported and would be replaced; choose "
@@ -234,9 +253,10 @@ def _check_dtypes(model: Model, form: Format, half: bool) -> None:
         )
 
 
-def _written(
+def _export(
     model: Model,
     path: str | os.PathLike[str],
+    *,
     form: Format,
     checkpoints: list[HeadCheckpoint],
     asked: GridSize | None,
@@ -245,6 +265,8 @@ def _written(
 ) -> Exported:
     """Trace, compare, describe, write."""
     _check_dtypes(model, form, half)
+
+    # trace and compare
     with warnings.catch_warnings(), evaluating(model):
         # of the exporters, about themselves
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -253,74 +275,104 @@ def _written(
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         if half:
             onnx_file.to_half(onnx)
-        runner = (
-            nullcontext(traced.program.module())
-            if onnx is None
-            else onnx_file.onnx_runner(onnx, model)
-        )
-        with runner if check else nullcontext() as run:
-            measured = None if run is None else program.check_parity(model, traced, run, half)
+        parity = None
+        if check:
+            parity = _check_parity(model, traced, onnx, half)
+
+    # describe
     metas = [checkpoint.meta for checkpoint in checkpoints]
-    recorded = sorted({(meta["tta"] or {"ops": "none"})["ops"] for meta in metas} - {"none"})
-    about = _description(model, traced, measured, form)
-    about |= {"half": half, "views": {"exported": "none", "recorded": recorded}}
+    recorded = _recorded_views(metas)
+    description = _description(model, traced, parity, form)
+    description["half"] = half
+    description["views"] = {"exported": "none", "recorded": recorded}
     records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
-    texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(about, sort_keys=True)}
-    files = [Path(path)]
+    texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(description, sort_keys=True)}
+
+    # write
     try:
         if onnx is None:
-            buffer = io.BytesIO()  # without example inputs, so without a pickle
-            torch.export.save(traced.program, buffer, extra_files=texts)
-            # released even where the write fails: Python 3.13 complains otherwise
-            with buffer.getbuffer() as content:
-                write_whole(path, [content])
+            _write_program(path, traced, texts)
+            files = [Path(path)]
         else:
             files = onnx_file.write_onnx(Path(path), onnx, texts)
     except (OSError, ValueError) as error:
-        problem = f"{path} cannot be written: {reason_of(error)}"
-        raise CheckpointError(problem, step="write") from error
+        raise CheckpointError(
+            f"{path} cannot be written: {reason_of(error)}", step="write"
+        ) from error
+
     if traced.grid is not None and traced.reason is not None:
-        only = f"this model takes {program.size_text(model, traced.grid)} only: {traced.reason}"
-        warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)
+        warnings.warn(
+            f"this model takes {program.size_text(model, traced.grid)} only: {traced.reason}. "
+            f"For another give {model.remedy}",
+            stacklevel=3,
+        )
     if recorded:
         warnings.warn(
             f"this model predicts one view; its heads record {', '.join(recorded)}, which "
             "Predictor averages. Predictor(..., tta='none') gives the numbers of this model",
             stacklevel=3,
         )
-    return Exported(tuple(files), about, measured, traced.reason)
+    return Exported(tuple(files), description, parity, traced.reason)
+
+
+def _check_parity(model: Model, traced: Traced, onnx: Any, half: bool) -> program.Parity:
+    """Compare the ONNX model, or without one the program, with the eager model."""
+    if onnx is None:
+        return program.check_parity(model, traced, traced.program.module(), half)
+    with onnx_file.onnx_runner(onnx, model) as run:
+        return program.check_parity(model, traced, run, half)
+
+
+def _recorded_views(metas: list[dict[str, Any]]) -> list[str]:
+    """The views that the heads were meant to be averaged over, sorted, without "none"."""
+    views = set()
+    for meta in metas:
+        if meta["tta"]:
+            views.add(meta["tta"]["ops"])
+    return sorted(views - {"none"})
+
+
+def _write_program(path: str | os.PathLike[str], traced: Traced, texts: dict[str, str]) -> None:
+    buffer = io.BytesIO()  # without example inputs, so without a pickle
+    torch.export.save(traced.program, buffer, extra_files=texts)
+    # released even where the write fails: Python 3.13 complains otherwise
+    with buffer.getbuffer() as content:
+        write_whole(path, [content])
 
 
 def _description(
-    model: Model, traced: Traced, measured: program.Parity | None, form: Format
+    model: Model, traced: Traced, parity: program.Parity | None, form: Format
 ) -> dict[str, Any]:
     """The JSON-able record of a file, with which it runs without dinoneck."""
-    packages = ["torch", "timm", *(["onnx", "onnxscript"] if form == "onnx" else [])]
-    size = None if traced.grid is None else model.size_of(traced.grid)
+    inputs = model.describe(onnx_file.input_names(model, traced))
+    inputs["batch"] = "free"
+    inputs["patch_size"] = list(model.patch)
+    if traced.grid is None:
+        inputs["size"] = None
+        inputs["smallest"] = model.size_of(GridSize(traced.smallest, traced.smallest))
+    else:
+        inputs["size"] = model.size_of(traced.grid)
+        inputs["smallest"] = None
+    packages = ["torch", "timm"]
+    if form == "onnx":
+        packages += ["onnx", "onnxscript"]
+    made_with = {"dinoneck": __version__}
+    for name in packages:
+        made_with[name] = metadata.version(name)
     return {
         "format": EXPORT_FORMAT,
-        "input": {
-            **model.describe(onnx_file.input_names(model, traced)),
-            "batch": "free",
-            "patch_size": [*model.patch],
-            "size": size,
-            "smallest": model.size_of(GridSize(traced.smallest, traced.smallest))
-            if size is None
-            else None,
-        },
+        "input": inputs,
         "preprocess": None if model.recipe is None else model.recipe.record(),
         "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],
-        "parity": None if measured is None else measured._asdict(),
-        "made_with": {
-            "dinoneck": __version__,
-            **{name: metadata.version(name) for name in packages},
-        },
+        "parity": None if parity is None else parity._asdict(),
+        "made_with": made_with,
     }
 
 
 def _output(name: str, shape: tuple[int, ...], model: Model) -> dict[str, Any]:
-    stem, _, part = name.rpartition(".")
-    sides = ["rows", "cols"] if len(shape) == 3 else [*shape[1:]]
+    """The record of an output of a shape without the batch: a task's, one next to it, or the gate."""
+    stem, _, suffix = name.rpartition(".")
+    sides = ["rows", "cols"] if len(shape) == 3 else list(shape[1:])
     output: dict[str, Any] = {"name": name, "shape": ["batch", shape[0], *sides]}
     by_name = {task.name: task for task in model.heads.predicted}
     task = by_name.get(name) or by_name.get(stem)
@@ -333,6 +385,11 @@ def _output(name: str, shape: tuple[int, ...], model: Model) -> dict[str, Any]:
             "unit": "",
             "labels": [],
         }
-    output |= {"task": task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
-    of = "task" if name in by_name else part  # map, classes or masks
-    return output | {"of": of, "aggregate": task.aggregate if task.kind == "density" else None}
+    return output | {
+        "task": task.name,
+        "kind": task.kind,
+        "unit": task.unit,
+        "labels": list(task.labels),
+        "of": "task" if name in by_name else suffix,  # map, classes or masks
+        "aggregate": task.aggregate if task.kind == "density" else None,
+    }

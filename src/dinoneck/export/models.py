@@ -32,7 +32,8 @@ class _Heads(nn.Module):
         remedy: the option that fixes the size.
         smallest: patches a side to trace for, tried in this order.
         only: the one grid that the backbone takes; None = any.
-        own: the grid that the heads' images are prepared to; None if it depends on the image.
+        prepared_grid: the grid that the heads' images are prepared to; None if it depends on the
+            image.
         inputs: (name, names of the free dimensions) of every input of the ONNX model.
     """
 
@@ -41,25 +42,23 @@ class _Heads(nn.Module):
 
     def __init__(self, reading: Reading, patch: PatchSize, recipe: Preprocessing | None) -> None:
         super().__init__()
-        self.reading, self.heads, self.patch, self.recipe = (
-            reading,
-            reading.head,
-            patch_pair(patch),
-            recipe,
-        )
-        self.own = None if recipe is None else recipe.grid()
-        # torch stores no other layout as it is
+        self.reading = reading
+        self.heads = reading.head
+        self.patch = patch_pair(patch)
+        self.recipe = recipe
+        self.prepared_grid = None if recipe is None else recipe.grid()
+        # torch.export stores weights of this layout only
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)
         self.dtypes = {next(self.heads.parameters()).dtype}
 
     def of_objects(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return what the head itself gives for tasks of objects, which a program does not decode."""
+        """Return the head's outputs for a task of objects as they are: a program does not decode objects."""
         task = self.reading.objects
-        return (
-            {}
-            if task is None
-            else {k: x for k, x in self.heads(tokens).items() if k.startswith(f"{task.name}.")}
-        )
+        if task is None:
+            return {}
+        prefix = f"{task.name}."
+        outputs = self.heads(tokens)
+        return {name: output for name, output in outputs.items() if name.startswith(prefix)}
 
 
 class TokensModel(_Heads):
@@ -69,38 +68,42 @@ class TokensModel(_Heads):
         CheckpointError: if it has no tasks, or its file does not state which tokens it takes.
     """
 
-    unit, remedy, smallest = (
-        "patches",
-        "grid=(rows, cols) (--grid ROWSxCOLS on the command line)",
-        (1,),
-    )
+    unit = "patches"
+    remedy = "grid=(rows, cols) (--grid ROWSxCOLS on the command line)"
+    smallest = (1,)
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
-        reading, record = load(checkpoint), checkpoint.meta["backbone"]
+        reading = load(checkpoint)
+        record = checkpoint.meta["backbone"]
         if record is None:
             raise CheckpointError(
                 "this head file does not state which tokens the head takes; save it with backbone=",
                 step="pairing",
             )
-        layers = tuple(getattr(reading.head, "layer_indices", None) or need(record, "layers"))
         super().__init__(reading, need(record, "patch_size"), checkpoint.preprocess)
-        self.record, self.layers, self.embed_dim = record, layers, reading.head.embed_dim
+        self.record = record
+        self.layers = tuple(getattr(self.heads, "layer_indices", None) or need(record, "layers"))
+        self.embed_dim = self.heads.embed_dim
         self.prefix = need(record, "num_cls") + need(record, "num_registers")
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
         self.inputs += [("rows", ()), ("cols", ())]
 
     def example(self, batch: int, grid: GridSize) -> Tokens:
         """Return random tokens like those of the backbone that the head was trained on."""
-        generator, (dtype,) = torch.Generator().manual_seed(0), self.dtypes
+        generator = torch.Generator().manual_seed(0)
+        (dtype,) = self.dtypes
         shape = (batch, self.prefix + grid.count, self.embed_dim)
         sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
-        plain = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
-        return replace(plain, layers=self.layers, normed=self.record.get("norm"))
+        tokens = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
+        return replace(tokens, layers=self.layers, normed=self.record.get("norm"))
 
     def dynamic(self, tokens: Tokens, smallest: int | None) -> Any:
         """Return the free dimensions: the batch; the grid too if a smallest one is given."""
-        only_batch = [*({0: torch.export.Dim.DYNAMIC} for _ in self.layers), None, None]
-        return only_batch if smallest is None else tokens.dynamic_spec()
+        if smallest is not None:
+            return tokens.dynamic_spec()
+        free_batch = {0: torch.export.Dim.DYNAMIC}
+        sequences = [free_batch] * len(self.layers)
+        return [*sequences, None, None]  # rows and cols are fixed
 
     def values(self, tokens: Tokens) -> list[Any]:
         """Return the values of the ONNX model's inputs."""
@@ -108,13 +111,13 @@ class TokensModel(_Heads):
 
     def size_of(self, grid: GridSize) -> list[int]:
         """Return a grid in ``unit``."""
-        return [*grid]
+        return list(grid)
 
     def describe(self, names: list[str]) -> dict[str, Any]:
         """Describe the inputs."""
         return {
             "names": names,
-            "layers": [*self.layers],
+            "layers": list(self.layers),
             "prefix": self.prefix,
             "normed": self.record.get("norm"),
         }
@@ -133,21 +136,26 @@ class ImagesModel(_Heads):
         cols)}`` and ``{"gate": (B, 1, rows, cols)}``.
     """
 
-    unit, remedy = "px", "size=(height, width) (--size HxW on the command line)"
-    smallest = (2, 4)  # a graph is tied to a side of 1, also of a coarse level
+    unit = "px"
+    remedy = "size=(height, width) (--size HxW on the command line)"
+    smallest = (2, 4)  # torch.export fixes a side of 1, also of a coarse level
     _dinoneck_mean: Tensor
     _dinoneck_std: Tensor
 
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
-        backbone, recipe = predictor.backbone, predictor.preprocess
+        backbone = predictor.backbone
+        recipe = predictor.preprocess
         [reading] = predictor.passes[0].readings.values()
         super().__init__(reading, backbone.adapter.patch_size, recipe)
-        has_lora, is_here = backbone.adapter.lora is not None, predictor.device.type == "cpu"
-        self.backbone = backbone if is_here and not has_lora else copy.deepcopy(backbone).to("cpu")
+        has_lora = backbone.adapter.lora is not None
+        self.backbone = backbone
+        if has_lora or predictor.device.type != "cpu":
+            self.backbone = copy.deepcopy(backbone).to("cpu")
         if has_lora:
             self.backbone.merge_lora()
         self.inputs = [("images", ("batch", None, "height", "width"))]
-        self.recipe, self.maps = recipe.changed(size=size), maps
+        self.recipe = recipe.changed(size=size)
+        self.maps = maps
         self.channels = recipe.channels
         self.dtypes.add(backbone.dtype)
         if backbone.adapter.fixed_size is not None:
@@ -166,8 +174,8 @@ class ImagesModel(_Heads):
         """Return the free dimensions: the batch; height and width too if a smallest grid is given."""
         free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
         if smallest is not None:
-            rows, cols = (torch.export.Dim(name, min=smallest) for name in ("rows", "cols"))
-            free |= {2: self.patch[0] * rows, 3: self.patch[1] * cols}
+            free[2] = self.patch[0] * torch.export.Dim("rows", min=smallest)
+            free[3] = self.patch[1] * torch.export.Dim("cols", min=smallest)
         return free
 
     def values(self, images: Tensor) -> list[Any]:
@@ -180,9 +188,15 @@ class ImagesModel(_Heads):
 
     def describe(self, names: list[str]) -> dict[str, Any]:
         """Describe the input."""
-        values = {"dtype": "float32", "range": [0.0, 1.0], "normalised_inside": True}
-        channels = "RGB" if self.channels == RGB_CHANNELS else f"{self.channels} bands"
-        return {"name": names[0], "layout": "NCHW", "channels": channels, **values}
+        is_rgb = self.channels == RGB_CHANNELS
+        return {
+            "name": names[0],
+            "layout": "NCHW",
+            "channels": "RGB" if is_rgb else f"{self.channels} bands",
+            "dtype": "float32",
+            "range": [0.0, 1.0],
+            "normalised_inside": True,
+        }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
@@ -202,9 +216,10 @@ class ImagesModel(_Heads):
 
 
 def _is_valid(normalised: Tensor) -> Tensor:
-    """(B, 1, 1, 1): 1, or NaN where the backbone refuses an image; a program cannot, and 0 ... 255 would give numbers.
+    """(B, 1, 1, 1): 1, or NaN for an image that the backbone rejects, such as values in 0 ... 255.
 
-    Made by 0 / 0, since torch 2.8 stores no program with a NaN written into it.
+    A program cannot raise an error. The NaN is 0 / 0, since torch 2.8 stores no program that holds
+    a NaN constant.
     """
     within = normalised.abs() <= LARGEST_NORMALISED  # NaN is not; a minimum may pass over it
     flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""An exported program as an ONNX file: named outputs, a refusal of odd sizes inside, large weights in a second file."""
+"""An exported program as an ONNX file: named outputs, a check of image sizes inside, large weights in a second file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ from dinoneck.export.program import Run, Traced
 
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+_LEAST_EXTERNAL_BYTES = 1024  # of a weight that goes into the second file
+_FATAL_ONLY = 4  # of ONNX Runtime's log levels
 
 
 def input_names(model: Model, traced: Traced) -> list[str]:
-    """Return the names of the inputs, without those of a fixed grid; one that an output has too gets an addition."""
-    names = [name for name, sides in model.inputs if sides or traced.grid is None]
-    return [f"{name}:input" if name in traced.outputs else name for name in names]
+    """Return the names of the inputs, without rows and cols of a fixed grid.
+
+    The name of an output gets the suffix ``:input``.
+    """
+    names = []
+    for name, sides in model.inputs:
+        if not sides and traced.grid is not None:
+            continue
+        names.append(f"{name}:input" if name in traced.outputs else name)
+    return names
 
 
 def onnx_model(traced: Traced, model: Model) -> Any:
@@ -62,13 +71,12 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     graph = proto.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
     add_prefix_graph(graph, "inside:", inplace=True)  # a task may have the name of any value
-    nodes = [*graph.node]
+    nodes = list(graph.node)
     del graph.node[:]
-    checked = isinstance(model, ImagesModel) and traced.grid is None
-    for value, name, (_, sides) in zip(
-        graph.input, input_names(model, traced), model.inputs, strict=False
-    ):
-        if checked:
+    has_free_images = isinstance(model, ImagesModel) and traced.grid is None
+    inputs = zip(graph.input, input_names(model, traced), model.inputs, strict=False)
+    for value, name, (_, sides) in inputs:
+        if has_free_images:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
         else:
             graph.node.add(
@@ -96,51 +104,61 @@ def to_half(proto: Any) -> None:
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     halves: dict[str, str] = {}  # name of a float32 value -> name of the same in float16
-    nodes = [*graph.node]
+    nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
-        if node.op_type not in _PRODUCTS and not (
-            node.op_type == "Transpose" and node.input[0] in weights
-        ):
+        is_transposed_weight = node.op_type == "Transpose" and node.input[0] in weights
+        if node.op_type not in _PRODUCTS and not is_transposed_weight:
             graph.node.append(node)
             continue
-        for place, name in enumerate(node.input):
+        for i, name in enumerate(node.input):
+            half_name = f"{name}:half"
             if name not in halves and name in weights:
-                values = numpy_helper.to_array(weights[name])
-                if (largest := np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
-                    raise CheckpointError(
-                        f"weights of {largest:g} do not fit float16; leave half out", step="config"
-                    )
-                graph.initializer.append(
-                    numpy_helper.from_array(values.astype(np.float16), f"{name}:half")
-                )
+                values = _as_half(numpy_helper.to_array(weights[name]))
+                graph.initializer.append(numpy_helper.from_array(values, half_name))
             elif name not in halves:
                 graph.node.append(
-                    helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16)
+                    helper.make_node("Cast", [name], [half_name], to=TensorProto.FLOAT16)
                 )
-            node.input[place] = halves.setdefault(name, f"{name}:half")
+            halves.setdefault(name, half_name)
+            node.input[i] = halves[name]
         [result] = node.output
-        node.output[0] = halves[result] = f"{result}:half"
+        half_result = f"{result}:half"
+        halves[result] = half_result
+        node.output[0] = half_result
         graph.node.append(node)
-        graph.node.append(
-            helper.make_node("Cast", [f"{result}:half"], [result], to=TensorProto.FLOAT)
+        graph.node.append(helper.make_node("Cast", [half_result], [result], to=TensorProto.FLOAT))
+    _drop_unused_weights(graph)
+
+
+def _as_half(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    largest = np.abs(values).max(initial=0.0)
+    if largest > np.finfo(np.float16).max:
+        raise CheckpointError(
+            f"weights of {largest:g} do not fit float16; leave half out", step="config"
         )
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    return values.astype(np.float16)
+
+
+def _drop_unused_weights(graph: Any) -> None:
+    used = set()
+    for node in graph.node:
+        used.update(node.input)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
+    graph.initializer.extend(tensors)
 
 
 def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -> list[Path]:
     """Write a model whole or not at all; weights that make it larger than protobuf's 2 GiB go into a second file.
 
-    That file has a name of its own, after the model's, and is written first: a model that is
-    replaced never reads weights that are not its own. The weights of a model that is replaced stay
-    until they are deleted.
+    The name of that file is the model's with a random suffix, and it is written first: a model never
+    reads the weights of the model that it replaces. The weights of the replaced model stay until
+    they are deleted.
 
     Args:
         path: the file.
-        model: the model; large weights are moved out of it.
+        model: the model; large weights are moved to the second file.
         texts: its metadata.
 
     Returns:
@@ -148,7 +166,8 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     """
     for key, value in (texts or {}).items():
         model.metadata_props.add(key=key, value=value)
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST_BYTES:
+    weight_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weight_bytes <= LARGEST_BYTES:
         write_whole(path, model.SerializeToString())
         return [path]
     from onnx import save_model
@@ -157,7 +176,11 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, path.name)
         save_model(
-            model, file, save_as_external_data=True, location=weights.name, size_threshold=1024
+            model,
+            file,
+            save_as_external_data=True,
+            location=weights.name,
+            size_threshold=_LEAST_EXTERNAL_BYTES,
         )
         Path(folder, weights.name).replace(weights)
         file.replace(path)
@@ -181,11 +204,12 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal errors only
+    options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            file, *_ = write_onnx(Path(folder, "model.onnx"), copy.deepcopy(proto))
+            file = Path(folder, "model.onnx")
+            write_onnx(file, copy.deepcopy(proto))
         except OSError as error:
             raise CheckpointError(
                 f"the copy to check cannot be written: {reason_of(error)}; let TMPDIR name a "
@@ -204,9 +228,13 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
         names = [entry.name for entry in session.get_outputs()]
 
         def run(example: Any) -> dict[str, Tensor]:
-            values = zip(session.get_inputs(), model.values(example), strict=False)
-            outputs = session.run(names, {entry.name: np.asarray(value) for entry, value in values})
-            return dict(zip(names, map(torch.as_tensor, outputs), strict=True))
+            inputs = {}
+            for entry, value in zip(session.get_inputs(), model.values(example), strict=False):
+                inputs[entry.name] = np.asarray(value)
+            outputs = {}
+            for name, output in zip(names, session.run(names, inputs), strict=True):
+                outputs[name] = torch.as_tensor(output)
+            return outputs
 
         yield run
 
@@ -220,15 +248,21 @@ def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:
 
 
 def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) -> Iterator[Any]:
-    """Nodes that fail for images of other sides than whole patches: a convolution would drop the rest in silence."""
+    """Yield nodes that fail for images whose sides are no multiples of the patch.
+
+    The backbone's convolution would ignore the remainder without an error.
+    """
     from onnx import helper, numpy_helper
 
-    sides, cells, whole, shape = (
-        f"{image}:{part}" for part in ("sides", "cells", "whole", "shape")
-    )
-    kept, unit = f"{image}:kept", f"{image}:patch"
-    for name, values in ((unit, patch), (kept, (0, 0))):  # a 0 keeps batch and channels
-        graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    sides = f"{image}:sides"
+    cells = f"{image}:cells"
+    whole = f"{image}:whole"
+    shape = f"{image}:shape"
+    kept = f"{image}:kept"
+    unit = f"{image}:patch"
+    graph.initializer.append(numpy_helper.from_array(np.asarray(patch), unit))
+    # a 0 in a shape of Reshape keeps a side: here batch and channels
+    graph.initializer.append(numpy_helper.from_array(np.asarray((0, 0)), kept))
     yield helper.make_node("Shape", [image], [sides], start=2, end=4)
     yield helper.make_node("Div", [sides, unit], [cells])
     yield helper.make_node("Mul", [cells, unit], [whole])

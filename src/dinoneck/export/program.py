@@ -37,7 +37,7 @@ class Traced(NamedTuple):
 
 
 def trace(model: Model, asked: GridSize | None) -> Traced:
-    """Export with free batch, and a free grid where the model allows, else its own.
+    """Export with a free batch, and a free grid where the model allows, else the grid of its images.
 
     Args:
         model: in eval mode.
@@ -46,24 +46,29 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     Raises:
         CheckpointError: if it cannot be exported, or does not take this grid.
     """
-    only, reason = (
-        model.only,
-        None if model.only is None else "the backbone takes images of this size only",
-    )
-    if only is None and scores_places(model.heads):
-        only, reason = model.own, "a gate of mode 'mlp' scores the places of one grid"
+    only = None
+    reason = None
+    if model.only is not None:
+        only = model.only
+        reason = "the backbone takes images of this size only"
+    elif scores_places(model.heads):
+        only = model.prepared_grid
+        reason = "a gate of mode 'mlp' scores the places of one grid"
         if asked is None and only is None:
             raise CheckpointError(
                 f"{reason}, and its file does not state which: give {model.remedy}", step="config"
             )
-    if grid := asked or only:
+    grid = asked or only
+    if grid is not None:
         model.reading.check_grid(grid, turned=False)
-        if model.only not in (None, grid):
-            sizes = size_text(model, grid), size_text(model, model.only)
+        if model.only is not None and model.only != grid:
             raise CheckpointError(
-                f"size is {sizes[0]}; the backbone takes images of {sizes[1]} only", step="config"
+                f"size is {size_text(model, grid)}; the backbone takes images of "
+                f"{size_text(model, model.only)} only",
+                step="config",
             )
         return _exported(model, grid)._replace(reason=None if asked else reason)
+
     for smallest in model.smallest:
         try:
             traced = _exported(model, None, smallest)
@@ -77,11 +82,11 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
             "to one size"
         )
         break
-    if model.own is None:
+    if model.prepared_grid is None:
         raise CheckpointError(
             f"this model cannot take any size ({reason}): give {model.remedy}", step="config"
         )
-    return _exported(model, model.own)._replace(reason=reason)
+    return _exported(model, model.prepared_grid)._replace(reason=reason)
 
 
 def size_text(model: Model, grid: GridSize) -> str:
@@ -103,16 +108,21 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
             f"this model cannot be exported: {first_line(error)}", step="config"
         ) from error
     program._example_inputs = None  # a file would hold them as a pickle
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            # paths with user names, and most of a small model's bytes
-            node.meta.pop("stack_trace", None)
+    _drop_stack_traces(program)
     bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
-    return Traced(program, outputs, grid, int(max(bounds, default=1)))
+    return Traced(program, outputs, grid, smallest=int(max(bounds, default=1)))
+
+
+def _drop_stack_traces(program: torch.export.ExportedProgram) -> None:
+    """Drop what holds paths with user names, and most of the bytes of a small model."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
 
 
 def _is_free(traced: Traced, model: Model) -> bool:
-    """Whether a program takes another grid; one whose sides were taken to plain numbers guards against it."""
+    """Whether a program takes another grid; if sides were converted to plain numbers, a guard rejects it."""
     example: Any = model.example(1, GridSize(traced.smallest, traced.smallest + 1))
     try:
         with torch.no_grad():
@@ -123,7 +133,9 @@ def _is_free(traced: Traced, model: Model) -> bool:
 
 
 Run = Callable[[Any], dict[str, Tensor]]
+# of the largest magnitude of an output
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+_SMALLEST_SCALE = 1e-6  # magnitudes below it are no scale to compare with
 
 
 class Parity(NamedTuple):
@@ -160,9 +172,10 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
     """
     # output -> its largest difference and value, for every input
     largest: dict[str, list[tuple[float, float]]] = {}
-    tried = _tried(traced, model.own)
+    tried = _tried(traced, model.prepared_grid)
     for batch, grid in tried:
-        example, where = model.example(batch, grid), f"batch {batch} of {size_text(model, grid)}"
+        example = model.example(batch, grid)
+        where = f"batch {batch} of {size_text(model, grid)}"
         with torch.no_grad():
             expected = model(example)
             try:
@@ -185,42 +198,44 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
                     step="write",
                 )
             largest.setdefault(name, []).append((_largest(outputs[name] - x), _largest(x)))
-    tolerance = max(
-        TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ()))
-    )
+    dtypes = set(model.dtypes)
+    if half:
+        dtypes.add(torch.float16)
+    tolerance = max(TOLERANCES[dtype] for dtype in dtypes)
     shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
     parities = []
     for name, pairs in largest.items():
-        difference, scale = map(max, zip(*pairs, strict=True))
-        relative = difference / max(scale, 1e-6) if math.isfinite(scale) else math.inf
+        difference = max(difference for difference, _ in pairs)
+        scale = max(magnitude for _, magnitude in pairs)
+        relative = math.inf
+        if math.isfinite(scale):
+            relative = difference / max(scale, _SMALLEST_SCALE)
         parities.append(Parity(relative, difference, name, tolerance, shapes))
     parity = max(parities)
     if not parity.largest <= tolerance:
-        difference = (
-            f"{parity.largest:.2g} of the largest {parity.output!r}, more than {tolerance:g}"
-        )
         raise CheckpointError(
-            f"the exported model differs by {difference}; nothing was written", step="write"
+            f"the exported model differs by {parity.largest:.2g} of the largest {parity.output!r}, "
+            f"more than {tolerance:g}; nothing was written",
+            step="write",
         )
     return parity
 
 
-def _tried(traced: Traced, own: GridSize | None) -> list[tuple[int, GridSize]]:
-    """Batches and grids that were not traced (small, tall, wide, the heads' own), or the fixed grid."""
+def _tried(traced: Traced, prepared_grid: GridSize | None) -> list[tuple[int, GridSize]]:
+    """Batches and grids that were not traced (small, wide, tall, that of the images), or the fixed grid."""
     if traced.grid is not None:
         return [(1, traced.grid), (3, traced.grid)]
     least = traced.smallest
-    sides = [
-        (1, least, least + 3),
-        (3, max(6, least), max(11, least)),
-        (4, max(11, least), max(5, least)),
+    tried = [
+        (1, GridSize(least, least + 3)),
+        (3, GridSize(max(6, least), max(11, least))),
+        (4, GridSize(max(11, least), max(5, least))),
     ]
-    return [
-        (batch, GridSize(rows, cols))
-        for batch, rows, cols in (*sides, *([(1, *own)] if own else []))
-    ]
+    if prepared_grid is not None:
+        tried.append((1, prepared_grid))
+    return tried
 
 
 def _largest(x: Tensor) -> float:
-    """The largest absolute value; infinity where one is NaN, which no comparison of numbers finds."""
+    """Return the largest absolute value, or infinity if any value is NaN."""
     return x.double().abs().nan_to_num(nan=math.inf, posinf=math.inf).max().item()

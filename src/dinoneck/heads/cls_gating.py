@@ -78,17 +78,19 @@ class CLSGating(Configured, nn.Module):
             raise ConfigError(
                 f"reduction is {reduction} for {embed_dim} channels; it leaves none in between"
             )
-        self.embed_dim, self.mode, self.width = embed_dim, mode, width
-        self.own_grid = (
-            num_patches if mode == "resized" and isinstance(num_patches, tuple) else None
-        )
+        self.embed_dim = embed_dim
+        self.mode = mode
+        self.width = width
+        self.own_grid = None  # (rows, cols) of the logits of "resized"
+        if mode == "resized" and isinstance(num_patches, tuple):
+            self.own_grid = num_patches
         factory = {"device": device, "dtype": dtype}
         if mode == "query":
             self.query = nn.Linear(embed_dim, width, **factory)
             # the softmax would not see a bias
             self.key = nn.Linear(embed_dim, width, bias=False, **factory)
         else:
-            self.num_patches = _places(num_patches, mode)
+            self.num_patches = _checked_count(num_patches, mode)
             self.hidden = nn.Linear(embed_dim, width, **factory)
             self.out = nn.Linear(width, self.num_patches, **factory)
 
@@ -169,20 +171,22 @@ class CLSGating(Configured, nn.Module):
         return rearrange(maps, "b 1 r c -> b (r c)")
 
 
-def _places(num_patches: int | tuple[int, int] | None, mode: str) -> int:
-    """Number of logits of the modes ``mlp`` and ``resized``."""
-    kind, expected = (
-        (tuple, "(rows, cols), the grid of its logits")
-        if mode == "resized"
-        else (int, "one number")
+def _checked_count(num_patches: int | tuple[int, int] | None, mode: str) -> int:
+    """Return the number of logits of the modes ``mlp`` and ``resized``."""
+    if mode == "resized":
+        expected = "(rows, cols), the grid of its logits"
+        if isinstance(num_patches, tuple):
+            at_least(1, num_patches=min(num_patches))
+            return math.prod(num_patches)
+    else:
+        expected = "one number"
+        if isinstance(num_patches, int):
+            at_least(1, num_patches=num_patches)
+            return num_patches
+    raise ConfigError(
+        f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one "
+        "number, rows * cols; 'resized' a grid (rows, cols); 'query' neither"
     )
-    if not isinstance(num_patches, kind):
-        raise ConfigError(
-            f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one "
-            "number, rows * cols; 'resized' a grid (rows, cols); 'query' neither"
-        )
-    at_least(1, num_patches=min(num_patches) if isinstance(num_patches, tuple) else num_patches)
-    return math.prod(num_patches) if isinstance(num_patches, tuple) else num_patches
 
 
 class CLSGatingHead(Head):
@@ -255,7 +259,8 @@ class CLSGatingHead(Head):
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
         scaled: Tokens = self.scale(self._tokens(tokens, **plain))
-        return rearrange(self._pooled(scaled)[2], "b (r c) -> b r c", r=scaled.grid.rows)
+        _, _, weights = self._pooled(scaled)
+        return rearrange(weights, "b (r c) -> b r c", r=scaled.grid.rows)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
@@ -270,5 +275,7 @@ class CLSGatingHead(Head):
 
     def _pooled(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """The CLS tokens (B, C), the weighted sums of the patches (B, C) and the weights (B, N)."""
-        cls_token, patches = tokens.last.cls_token[0], tokens.last.patches[0]
-        return cls_token, *self.gating(cls_token, patches, tokens.grid)
+        cls_token = tokens.last.cls_token[0]
+        patches = tokens.last.patches[0]
+        pooled, weights = self.gating(cls_token, patches, tokens.grid)
+        return cls_token, pooled, weights

@@ -71,13 +71,15 @@ class DenseHead(Head):
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions)
         check_tasks(
-            self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead"
+            self._read_tasks, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead"
         )
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(
             ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth)
         )
-        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self._own)
+        self.towers = nn.ModuleList(
+            Tower(hidden_dim, task, 0, **factory) for task in self._read_tasks
+        )
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Set the entrance norm to the tokens, if it is still untouched."""
@@ -91,6 +93,6 @@ class DenseHead(Head):
         for block in self.blocks:
             maps = block(maps)
         outputs: dict[str, Tensor] = {}
-        for task, tower in zip(self._own, self.towers, strict=True):
+        for task, tower in zip(self._read_tasks, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(maps))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)

@@ -77,24 +77,24 @@ class DPTHead(Head):
     ) -> None:
         super().__init__()
         at_least(1, hidden_dim=hidden_dim)
-        own_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
-        if not isinstance(own_neck, DPTNeck):
+        dpt_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
+        if not isinstance(dpt_neck, DPTNeck):
             raise ConfigError(
-                f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead"
+                f"neck is a {type(dpt_neck).__name__}; expected a DPTNeck, or use PyramidHead"
             )
-        self.embed_dim, self.num_layers, self.neck, self.bins = (
-            embed_dim,
-            own_neck.num_layers,
-            own_neck,
-            bins,
-        )
+        self.embed_dim = embed_dim
+        self.num_layers = dpt_neck.num_layers
+        self.neck = dpt_neck
+        self.bins = bins
         self._set_tasks(tasks, (), "dense", "segmentation")
         if bins is not None:
             bins.check(self.tasks)
-        width = own_neck.out_channels
+        width = dpt_neck.out_channels
         self.mix = nn.Conv2d(width, width, 3, padding=1, **factory) if add_projection else None
-        dims = [task.dim if bins is None else bins.count for task in self.tasks]
-        self.readouts = nn.ModuleList(_Readout(width, hidden_dim, dim, **factory) for dim in dims)
+        self.readouts = nn.ModuleList()
+        for task in self.tasks:
+            dim = task.dim if bins is None else bins.count
+            self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
@@ -106,14 +106,14 @@ class DPTHead(Head):
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
         tokens = self._tokens(tokens, **plain)
-        return {
-            task.name: task.predict_map(resampled(cells, tokens.image_size))  # logits are resized
-            if task.is_categorical
-            else resampled(
-                task.predict_map(cells), tokens.image_size
-            )  # values are resized within their bounds
-            for task, cells in self._cells(tokens)
-        }
+        size = tokens.image_size
+        maps = {}
+        for task, cells in self._cells(tokens):
+            if task.is_categorical:  # logits are resized
+                maps[task.name] = task.predict_map(resampled(cells, size))
+            else:  # values are resized within their bounds
+                maps[task.name] = resampled(task.predict_map(cells), size)
+        return maps
 
     predict_maps = Head.predict  # all tasks are maps
 
@@ -133,11 +133,12 @@ class DPTHead(Head):
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""
-        logits = self.logits(tokens)
-        values = logits if self.bins is None else [self.bins(x).to(x.dtype) for x in logits]
-        return [
-            (task, activate(x, task.activation)) for task, x in zip(self.tasks, values, strict=True)
-        ]
+        cells = []
+        for task, values in zip(self.tasks, self.logits(tokens), strict=True):
+            if self.bins is not None:
+                values = self.bins(values).to(values.dtype)
+            cells.append((task, activate(values, task.activation)))
+        return cells
 
 
 class _Readout(nn.Module):

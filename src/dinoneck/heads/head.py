@@ -69,21 +69,23 @@ class Head(Configured, nn.Module):
     def _set_tasks(
         self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind
     ) -> None:
-        """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
+        """Check and keep what the head predicts; without ``kinds`` every kind is taken."""
         owner = type(self).__name__
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=owner)
-        self._own = [task for task in self.tasks if task.from_map is None]  # with a readout
+        # tasks with a readout; the others are the mean of another task's map
+        self._read_tasks = [task for task in self.tasks if task.from_map is None]
         self.compositions = tuple(compositions)
-        self.predicted = (
-            outputs_of(self.tasks, self.compositions, owner) if compositions else self.tasks
-        )
+        if compositions:
+            self.predicted = outputs_of(self.tasks, self.compositions, owner)
+        else:
+            self.predicted = self.tasks
 
     def extra_repr(self) -> str:
         """Show the tasks, and what is composed of them."""
         return f"tasks: {describe_tasks(self.predicted)}"
 
     def check_origin(self, tokens: Tokens) -> None:
-        """Refuse tokens of another backbone than the one that the head was trained on.
+        """Reject tokens of another backbone than the one that the head was trained on.
 
         Raises:
             BackboneError: naming what differs.
@@ -122,13 +124,13 @@ class Head(Configured, nn.Module):
     def reset_parameters(self) -> None:
         """Re-initialise the weights.
 
-        A class with parameters of its own, outside of modules, overrides this.
+        A class that has parameters outside of its submodules overrides this.
         """
         for module in self.children():
             reset(module)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
-        """Set what is measured on training tokens, if that was not done yet: the scale of the tokens."""
+        """Set the scale of the tokens from training tokens, if it is not set yet."""
         for module in self.children():
             if isinstance(module, TokenScale) and not module.is_measured:
                 module.measure(batches)
@@ -141,10 +143,11 @@ class Head(Configured, nn.Module):
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
         outputs = self(tokens, **plain)
-        values = {
-            task.name: task.predict(outputs[task.name]) for task in self.tasks if not task.is_masks
-        }
-        composed = {own.name: own.of(values) for own in self.compositions}
+        values = {}
+        for task in self.tasks:
+            if not task.is_masks:
+                values[task.name] = task.predict(outputs[task.name])
+        composed = {composition.name: composition.of(values) for composition in self.compositions}
         return values | composed
 
     @torch.no_grad()
@@ -161,36 +164,35 @@ class Head(Configured, nn.Module):
         it.
         """
         outputs = self(tokens, **plain)
-        names = {
-            task: task.name if task.is_map else f"{task.name}{MAP}"
-            for task in self.tasks
-            if not task.is_masks
-        }
-        return {
-            task.name: task.predict_map(outputs[name])
-            for task, name in names.items()
-            if name in outputs
-        }
+        maps = {}
+        for task in self.tasks:
+            output_name = task.name if task.is_map else f"{task.name}{MAP}"
+            if output_name in outputs and not task.is_masks:
+                maps[task.name] = task.predict_map(outputs[output_name])
+        return maps
 
     def at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
     ) -> dict[str, Tensor]:
-        """Return the outputs with those that are maps at another size; classes are resampled as logits.
+        """Return the outputs, with maps resampled to another size; classes are resampled as logits.
 
         Args:
             outputs: in normalised units, as ``forward`` returns them.
-            size: (height, width) of the maps, which are resampled bilinearly
-                (``align_corners=False``).
-            resample: what brings maps (B, K, rows, cols) to the size, if not that; it may give a
-                part of them.
+            size: (height, width) of the maps.
+            resample: takes maps (B, K, rows, cols) and the size, and returns maps of that size, or
+                a crop of them; by default bilinear interpolation (``align_corners=False``).
         """
-        maps = {task.name: outputs[task.name] for task in self.tasks if task.is_map}
-        return {**outputs, **{name: resample(x, size) for name, x in maps.items()}}
+        resized = dict(outputs)
+        for task in self.tasks:
+            if task.is_map:
+                resized[task.name] = resample(outputs[task.name], size)
+        return resized
 
     @property
     def _patch_size(self) -> PatchSize:
-        """Pixels per patch of plain tensors: those of the neck, without one those of the file."""
-        return getattr(getattr(self, "neck", self.trained_on), "patch_size", None) or 16
+        """Pixels per patch of plain tensors: the neck's, without a neck the file's, else 16."""
+        source = getattr(self, "neck", self.trained_on)
+        return getattr(source, "patch_size", None) or 16
 
     def _tokens(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
@@ -206,7 +208,7 @@ def _trains_backbone(tokens: Tokens) -> bool:
     return tokens.sequence[0].requires_grad
 
 
-DENSITY_CELLS = 1024.0
+DENSITY_CELLS = 1024.0  # cells of a 32 x 32 grid: their sum starts in the order of 1
 
 
 class _Readout(nn.Module):
@@ -216,7 +218,7 @@ class _Readout(nn.Module):
     activation: Activation | None
 
     def reset_parameters(self) -> None:
-        """Re-initialise the weights; a ReLU starts at 1 on average, so that it is not dead for every sample."""
+        """Re-initialise the weights; the bias before a ReLU is 1, so that the ReLU is not dead."""
         for module in self.children():
             reset(module)
         self._start()
@@ -271,8 +273,8 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
 
     ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
-    value and the map as ``"name.map"``; a ``ratio`` with the logarithm of its cells' mean shares,
-    whose softmax they are.
+    value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
+    value (the softmax of it gives these shares) and the map.
     """
     if task.is_map:
         return {task.name: cells}
@@ -293,15 +295,17 @@ def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, 
         tasks: of a head.
         outputs: at least those of its maps, (B, dim, rows, cols) in normalised units.
     """
-    found = {}
+    derived = {}
     for task in tasks:
-        if task.from_map is not None:
-            cells, channel = cell_output(task, tasks)
-            value = cells.predict_map(outputs[cells.name])[:, channel : channel + 1].mean(
-                dim=(2, 3)
-            )
-            found[task.name] = value if task.transform is None else task.transform.forward(value)
-    return found
+        if task.from_map is None:
+            continue
+        map_task, channel = cell_output(task, tasks)
+        cells = map_task.predict_map(outputs[map_task.name])
+        value = cells[:, channel : channel + 1].mean(dim=(2, 3))
+        if task.transform is not None:
+            value = task.transform.forward(value)
+        derived[task.name] = value
+    return derived
 
 
 def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -315,30 +319,35 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
         values: in original units, (B, dim); of maps (B, dim, rows, cols), or (B, dim) means over
             their cells.
     """
-    found = dict(values)
+    updated = dict(values)
     for task in tasks:
         if task.from_map is not None:
-            cells, channel = cell_output(task, tasks)
-            value = found[cells.name][:, channel : channel + 1]
-            value = value.mean(dim=(2, 3)) if value.ndim == 4 else value
-            found[task.name] = task.clamp(value)
+            map_task, channel = cell_output(task, tasks)
+            value = updated[map_task.name][:, channel : channel + 1]
+            if value.ndim == 4:
+                value = value.mean(dim=(2, 3))
+            updated[task.name] = task.clamp(value)
     for task in tasks:
-        if isinstance(task, Composed) and task.parts_of is not None:
-            own = task.parts_of
-            found[own.name] = (
-                own.of(found)
-                if own.adds_tasks
-                else own.rescaled_to(found[own.name], found[own.total])
-            )
-    return found
+        composition = task.parts_of if isinstance(task, Composed) else None
+        if composition is None:
+            continue
+        if composition.adds_tasks:
+            updated[composition.name] = composition.of(updated)
+        else:
+            composed = updated[composition.name]
+            total = updated[composition.total]
+            updated[composition.name] = composition.rescaled_to(composed, total)
+    return updated
 
 
 def task_map(task: Task, cells: Tensor) -> Tensor:
-    """Return a tower's cells as the task's map; where they add up, some hundred cells start in the order of one."""
-    return cells / DENSITY_CELLS if task.kind == "density" and task.aggregate == "sum" else cells
+    """Return a tower's cells as the task's map; cells that are summed are divided by :data:`DENSITY_CELLS`."""
+    if task.kind == "density" and task.aggregate == "sum":
+        return cells / DENSITY_CELLS
+    return cells
 
 
-STD_FLOOR = 1e-4
+STD_FLOOR = 1e-4  # a channel that varies less is divided by it
 
 
 class TokenScale(nn.Module):
@@ -386,16 +395,17 @@ class TokenScale(nn.Module):
         Raises:
             DataError: if they are not finite.
         """
-        count, total, square = 0, torch.zeros(()), torch.zeros(())
+        count = 0
+        total = torch.zeros(())
+        total_square = torch.zeros(())
         for tokens in batches:
             x = tokens.last.patches[0].double().flatten(0, 1).cpu()  # (B * N, C)
-            count, total, square = (
-                count + len(x),
-                total + x.sum(dim=0),
-                square + x.square().sum(dim=0),
-            )
+            count += len(x)
+            total = total + x.sum(dim=0)
+            total_square = total_square + x.square().sum(dim=0)
         mean = total / count
-        std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
+        variance = (total_square / count - mean.square()).clamp_min(0.0)
+        std = variance.sqrt().clamp_min(STD_FLOOR)
         if not bool(mean.isfinite().all() and std.isfinite().all()):
             raise DataError("the tokens of the training images are not finite; extract them again")
         self.mean.copy_(mean)

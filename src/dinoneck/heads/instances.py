@@ -14,12 +14,12 @@ from dinoneck.errors import ConfigError
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import Task
 
-MOST_INSTANCES = 100
+MOST_INSTANCES = 100  # of an image, as COCO scores them
 LEAST_SCORE = 0.3  # of an instance, where neither the call nor the task states one
-_FAINT = 0.1  # value of a cell that may be a centre
-_SAME = 0.5  # IoU of two masks of a class above which the one with the lower score is a duplicate
-# of panoptic segments: probability of a query's class, and the share of its mask it keeps
-_SURE, _INSIDE = 0.8, 0.8
+_LEAST_CENTRE = 0.1  # value of a cell that may be a centre, as in Panoptic-DeepLab
+_DUPLICATE_IOU = 0.5  # two masks of a class above it are one object
+_LEAST_QUERY_SCORE = 0.8  # probability of a query's class, for a panoptic segment
+_LEAST_KEPT_AREA = 0.8  # share of its mask that a panoptic segment keeps, as in MaskFormer
 
 
 def task_of(tasks: Sequence[Task], kind: str) -> Task:
@@ -28,10 +28,10 @@ def task_of(tasks: Sequence[Task], kind: str) -> Task:
     Raises:
         ConfigError: if there is none, or several.
     """
-    own = [task for task in tasks if task.kind == kind]
-    if len(own) != 1:
-        raise ConfigError(f"the head has {len(own)} tasks of kind {kind!r}; expected one")
-    return own[0]
+    matching = [task for task in tasks if task.kind == kind]
+    if len(matching) != 1:
+        raise ConfigError(f"the head has {len(matching)} tasks of kind {kind!r}; expected one")
+    return matching[0]
 
 
 def decode_instances(
@@ -51,40 +51,45 @@ def decode_instances(
         Per image ``boxes`` (n, 4) float32 XYXY around the masks, ``labels`` (n,) int64, ``scores``
         (n,) and ``masks`` (n, height, width) bool; no two masks of a label have an IoU above 0.5.
     """
-    found, least = [], LEAST_SCORE if min_score is None else min_score
-    for own, logits in zip(exact(classes).softmax(-1)[..., :-1], exact(masks), strict=True):
-        scores, best = own.flatten().topk(min(MOST_INSTANCES, own.numel()))
-        # the mask can only lower them
-        best, scores = best[scores >= least], scores[scores >= least]
-        queries, labels = best // own.shape[1], best % own.shape[1]
+    least_score = LEAST_SCORE if min_score is None else min_score
+    instances = []
+    probabilities = exact(classes).softmax(-1)[..., :-1]  # (B, Q, K), without "no object"
+    for query_scores, mask_logits in zip(probabilities, exact(masks), strict=True):
+        num_classes = query_scores.shape[1]
+        scores, best = query_scores.flatten().topk(min(MOST_INSTANCES, query_scores.numel()))
+        # the mask can only lower a score
+        is_candidate = scores >= least_score
+        scores = scores[is_candidate]
+        queries = best[is_candidate] // num_classes
+        labels = best[is_candidate] % num_classes
+
         # (n, height, width)
-        pixels = F.interpolate(logits[queries, None], tuple(size), mode="bilinear")[:, 0]
+        pixels = F.interpolate(mask_logits[queries, None], tuple(size), mode="bilinear")[:, 0]
         inside = pixels > 0
         areas = inside.sum(dim=(1, 2))
         scores = scores * (pixels.sigmoid() * inside).sum(dim=(1, 2)) / areas.clamp_min(1)
+
         order = scores.argsort(descending=True)
-        order = order[(areas[order] > 0) & (scores[order] >= least)]
+        order = order[(areas[order] > 0) & (scores[order] >= least_score)]
         kept = order[_first_of_duplicates(inside[order], labels[order])]
-        own_masks = inside[kept]
-        found.append(
-            {
-                "boxes": _boxes_of(own_masks),
-                "labels": labels[kept],
-                "scores": scores[kept],
-                "masks": own_masks,
-            }
-        )
-    return found
+        instances.append(_instances(inside[kept], labels[kept], scores[kept]))
+    return instances
+
+
+def _instances(masks: Tensor, labels: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    return {"boxes": _boxes_of(masks), "labels": labels, "scores": scores, "masks": masks}
 
 
 def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
-    """Which of these masks (n, H, W), in falling order, repeat none before them of their label."""
+    """Return the indices of the masks (n, H, W) that do not repeat an earlier one of their label."""
     flat = masks.flatten(1).float()
-    shared, areas = flat @ flat.T, flat.sum(dim=1)
-    same = (shared > _SAME * (areas[:, None] + areas - shared)) & (labels[:, None] == labels)
+    shared = flat @ flat.T  # pixels that two masks have in common
+    areas = flat.sum(dim=1)
+    overlaps = shared > _DUPLICATE_IOU * (areas[:, None] + areas - shared)
+    is_duplicate = overlaps & (labels[:, None] == labels)
     kept: list[int] = []
     for i in range(len(masks)):
-        if not same[i, kept].any():
+        if not is_duplicate[i, kept].any():
             kept.append(i)
     return torch.tensor(kept, dtype=torch.int64, device=masks.device)
 
@@ -108,49 +113,61 @@ def decode_centres(
     Returns:
         As :func:`decode_instances`.
     """
-    found, least = [], LEAST_SCORE if min_score is None else min_score
-    for own in exact(maps):
-        shares, centre, offset = own[:-3].softmax(dim=0), own[-3], own[-2:]
+    least_score = LEAST_SCORE if min_score is None else min_score
+    instances = []
+    for image_maps in exact(maps):
+        probabilities = image_maps[:-3].softmax(dim=0)  # (K + 1, rows, cols), "no object" first
+        centre = image_maps[-3]
+        offset = image_maps[-2:]
         rows, cols = centre.shape
-        _, highest = F.max_pool2d(centre[None], 3, 1, padding=1, return_indices=True)
-        numbers = torch.arange(rows * cols, device=centre.device).reshape(rows, cols)
-        peaks = (highest[0] == numbers) & (centre > _FAINT)
-        places = peaks.nonzero().float()  # (n, 2) rows and columns
-        grid = torch.stack(
-            torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-        ).to(offset)
-        aims = (grid + offset).flatten(1).T  # (cells, 2)
-        # 0 = no centre
-        owner = F.pad(torch.cdist(aims, places), (1, 0), value=torch.inf).argmin(dim=1)
-        objects = (owner == 1 + torch.arange(len(places), device=owner.device)[:, None]) & (
-            shares[0] < 0.5
-        ).flatten()
-        sizes = objects.sum(dim=1)  # cells of the n centres
-        share, labels = (
-            objects.float() @ shares[1:].flatten(1).T / sizes[:, None].clamp_min(1)
-        ).max(dim=1)
-        scores = centre[peaks].clamp(0, 1) * share
+
+        is_peak = _is_peak(centre)
+        peaks = is_peak.nonzero().float()  # (n, 2), rows and columns
+        owner = _nearest_peak(offset, peaks)  # (cells,)
+        peak_numbers = 1 + torch.arange(len(peaks), device=owner.device)
+        is_object = (probabilities[0] < 0.5).flatten()
+        objects = (owner == peak_numbers[:, None]) & is_object  # (n, cells)
+
+        sizes = objects.sum(dim=1)  # cells of each object
+        class_sums = objects.float() @ probabilities[1:].flatten(1).T
+        class_scores, labels = (class_sums / sizes[:, None].clamp_min(1)).max(dim=1)
+        scores = centre[is_peak].clamp(0, 1) * class_scores
         order = scores.argsort(descending=True)
-        order = order[(sizes[order] > 0) & (scores[order] >= least)]
+        order = order[(sizes[order] > 0) & (scores[order] >= least_score)]
+
         masks = objects[order].reshape(-1, 1, rows, cols).float()
         pixels = F.interpolate(masks, tuple(size), mode="bilinear")[:, 0] > 0.5
-        found.append(
-            {
-                "boxes": _boxes_of(pixels),
-                "labels": labels[order],
-                "scores": scores[order],
-                "masks": pixels,
-            }
-        )
-    return found
+        instances.append(_instances(pixels, labels[order], scores[order]))
+    return instances
+
+
+def _is_peak(centre: Tensor) -> Tensor:
+    """Which cells (rows, cols) have the largest value of their 3 x 3 neighbourhood, the first of equal ones."""
+    rows, cols = centre.shape
+    _, highest = F.max_pool2d(centre[None], 3, 1, padding=1, return_indices=True)
+    cell_numbers = torch.arange(rows * cols, device=centre.device).reshape(rows, cols)
+    return (highest[0] == cell_numbers) & (centre > _LEAST_CENTRE)
+
+
+def _nearest_peak(offset: Tensor, peaks: Tensor) -> Tensor:
+    """Return per cell 1 + the index of the peak (n, 2) that is nearest to where its offset leads.
+
+    Without peaks it is 0.
+    """
+    rows, cols = offset.shape[1:]
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    targets = (torch.stack([y, x]).to(offset) + offset).flatten(1).T  # (cells, 2)
+    distances = torch.cdist(targets, peaks)
+    return F.pad(distances, (1, 0), value=torch.inf).argmin(dim=1)
 
 
 def _boxes_of(masks: Tensor) -> Tensor:
     """(n, 4) XYXY around masks (n, H, W); an empty mask has an empty box."""
     boxes = torch.zeros(len(masks), 4, device=masks.device)
-    filled = masks.flatten(1).any(dim=1)
-    # the pixel's outer edge
-    boxes[filled] = masks_to_boxes(masks[filled]) + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    is_filled = masks.flatten(1).any(dim=1)
+    # torchvision gives the indices of the last pixels; a box ends at their outer edge
+    to_outer_edge = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    boxes[is_filled] = masks_to_boxes(masks[is_filled]) + to_outer_edge
     return boxes
 
 
@@ -165,7 +182,7 @@ def decode_panoptic(
 
     A query counts where the probability of its class is ``min_score`` or more. Every pixel goes to
     the query with the largest product of class and mask probability; a segment that keeps less than
-    0.8 of its mask is left out. Queries of one stuff class are one.
+    0.8 of its mask is left out. Queries of a stuff class are joined to one segment.
 
     Args:
         classes: (B, Q, K + 1) logits, the last one of no object.
@@ -179,34 +196,49 @@ def decode_panoptic(
         ``category_id`` (a class), ``isthing``, ``area`` in pixels and ``score``, as in COCO's
         panoptic format.
     """
-    found, least = [], _SURE if min_score is None else min_score
-    for own, logits in zip(exact(classes).softmax(-1), exact(masks), strict=True):
-        scores, labels = own.max(dim=-1)
-        sure = ((labels < own.shape[1] - 1) & (scores >= least)).nonzero().flatten()
-        segments = torch.zeros(tuple(size), dtype=torch.int64, device=logits.device)
-        listed: list[dict[str, Any]] = []
+    least_score = _LEAST_QUERY_SCORE if min_score is None else min_score
+    panoptic = []
+    probabilities = exact(classes).softmax(-1)
+    for query_scores, mask_logits in zip(probabilities, exact(masks), strict=True):
+        scores, labels = query_scores.max(dim=-1)
+        no_object = query_scores.shape[1] - 1
+        is_sure = (labels < no_object) & (scores >= least_score)
+        queries = is_sure.nonzero().flatten()
         # (n, H, W)
-        shares = F.interpolate(logits[sure][:, None], tuple(size), mode="bilinear")[:, 0].sigmoid()
-        weighed = shares * scores[sure, None, None]
-        winner = weighed.argmax(dim=0) if len(sure) else segments
-        ids = dict[int, int]()  # class -> segment
-        for place, label in enumerate(labels[sure].tolist()):
-            inside = shares[place] >= 0.5
-            mask = (winner == place) & inside
-            area = int(mask.sum())
-            if area > 0 and area >= _INSIDE * int(inside.sum()):
-                if label in things or label not in ids:
-                    ids[label], score = len(listed) + 1, float(scores[sure[place]])
-                    listed.append(
-                        {
-                            "id": ids[label],
-                            "category_id": label,
-                            "isthing": label in things,
-                            "score": score,
-                        }
-                    )
-                segments[mask] = ids[label]
-        for segment in listed:
-            segment["area"] = int((segments == segment["id"]).sum())
-        found.append((segments, listed))
-    return found
+        pixels = F.interpolate(mask_logits[queries][:, None], tuple(size), mode="bilinear")[:, 0]
+        panoptic.append(
+            _segments(pixels.sigmoid(), labels[queries].tolist(), scores[queries], things)
+        )
+    return panoptic
+
+
+def _segments(
+    shares: Tensor, labels: list[int], scores: Tensor, things: Sequence[int]
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The segments of an image, from the mask probabilities (n, H, W), classes and scores of n queries."""
+    segments = torch.zeros(shares.shape[1:], dtype=torch.int64, device=shares.device)
+    if not labels:
+        return segments, []
+    winner = (shares * scores[:, None, None]).argmax(dim=0)  # the query of every pixel
+    entries: list[dict[str, Any]] = []
+    ids: dict[int, int] = {}  # class -> id of its last segment
+    for i, label in enumerate(labels):
+        inside = shares[i] >= 0.5
+        mask = (winner == i) & inside
+        area = int(mask.sum())
+        if area == 0 or area < _LEAST_KEPT_AREA * int(inside.sum()):
+            continue
+        if label in things or label not in ids:
+            ids[label] = len(entries) + 1
+            entries.append(
+                {
+                    "id": ids[label],
+                    "category_id": label,
+                    "isthing": label in things,
+                    "score": float(scores[i]),
+                }
+            )
+        segments[mask] = ids[label]
+    for entry in entries:
+        entry["area"] = int((segments == entry["id"]).sum())
+    return segments, entries

@@ -17,11 +17,13 @@ from dinoneck.heads.head import Head, from_map, read_map, task_map
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import Task, activate, check_tasks
+from dinoneck.tasks import Kind, Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
 Pool = Literal["cls", "mean", "cls+mean"]
 Spacing = Literal["linear", "log", "mixed"]
+_MAP_KINDS: tuple[Kind, ...] = ("dense", "density", "segmentation", "ratio")
+_POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", "classification")
 
 
 class Bins(Configured, nn.Module):
@@ -78,13 +80,17 @@ class Bins(Configured, nn.Module):
             )
         if eps <= 0:
             raise ConfigError(f"eps is {eps}; expected a number above 0")
-        self.low, self.high, self.count, self.spacing, self.eps = low, high, count, spacing, eps
+        self.low = low
+        self.high = high
+        self.count = count
+        self.spacing = spacing
+        self.eps = eps
 
     def reset_parameters(self) -> None:
         """Do nothing: it has no parameters."""
 
     def check(self, tasks: Sequence[Task]) -> None:
-        """Refuse tasks that bins do not fit.
+        """Reject tasks that bins do not fit.
 
         Raises:
             ConfigError: naming the first.
@@ -175,42 +181,39 @@ class LinearHead(Head):
         super().__init__()
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, upsample=upsample)
         if pool is not None:
-            for_maps = {"use_cls": use_cls, "upsample": upsample > 1, "bins": bins is not None}
-            given = [name for name, is_given in for_maps.items() if is_given]
-            if given:
+            map_options = {"use_cls": use_cls, "upsample": upsample > 1, "bins": bins is not None}
+            names = [name for name, is_set in map_options.items() if is_set]
+            if names:
                 raise ConfigError(
-                    f"pool is {pool!r}, which gives no maps, and {' and '.join(given)} "
-                    f"{'is' if len(given) == 1 else 'are'} for maps; pass pool=None"
+                    f"pool is {pool!r}, which gives no maps, and {' and '.join(names)} "
+                    f"{'is' if len(names) == 1 else 'are'} for maps; pass pool=None"
                 )
-        self.embed_dim, self.pool, self.use_cls, self.upsample, self.bins = (
-            embed_dim,
-            pool,
-            use_cls,
-            upsample,
-            bins,
-        )
+        self.embed_dim = embed_dim
+        self.pool = pool
+        self.use_cls = use_cls
+        self.upsample = upsample
+        self.bins = bins
         self.num_layers = self._takes_layers = num_layers
         self._set_tasks(tasks, compositions)
-        maps, values = (
-            ("dense", "density", "segmentation", "ratio"),
-            ("regression", "ratio", "classification"),
-        )
         check_tasks(
-            self._own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})"
+            self._read_tasks,
+            kinds=_MAP_KINDS if pool is None else _POOLED_KINDS,
+            owner=f"LinearHead(pool={pool!r})",
         )
         if bins is not None:
-            bins.check(self._own)
-        parts = {
+            bins.check(self._read_tasks)
+        num_parts = {
             None: num_layers * (1 + use_cls),
             "cls": num_layers,
             "mean": 1,
             "cls+mean": num_layers + 1,
         }[pool]
-        widths = (task.dim if bins is None else bins.count for task in self._own)
-        layers = (
-            nn.Linear(parts * embed_dim, width, device=device, dtype=dtype) for width in widths
-        )
-        self.readouts = nn.ModuleList(layers)
+        self.readouts = nn.ModuleList()
+        for task in self._read_tasks:
+            width = task.dim if bins is None else bins.count
+            self.readouts.append(
+                nn.Linear(num_parts * embed_dim, width, device=device, dtype=dtype)
+            )
         self._start()
 
     def reset_parameters(self) -> None:
@@ -223,7 +226,7 @@ class LinearHead(Head):
         tokens = self._tokens(tokens, **plain)
         parts = self._parts(tokens)
         outputs: dict[str, Tensor] = {}
-        for task, readout in zip(self._own, self.readouts, strict=True):
+        for task, readout in zip(self._read_tasks, self.readouts, strict=True):
             value = _product(cast("nn.Linear", readout), parts)  # (B, width), or (B, P + N, width)
             if self.pool is not None:
                 outputs[task.name] = activate(value, task.activation)  # (B, dim)
@@ -241,30 +244,38 @@ class LinearHead(Head):
             maps = F.interpolate(
                 maps, scale_factor=float(self.upsample), mode="bilinear", align_corners=False
             )
-        return maps if self.bins is None else self.bins(maps).to(maps.dtype)
+        if self.bins is None:
+            return maps
+        cells: Tensor = self.bins(maps)
+        return cells.to(maps.dtype)
 
     def _parts(self, tokens: Tokens) -> list[Tensor]:
         """What the layers read: (B, C) each with ``pool``, else (B, P + N, C), and (B, 1, C) of CLS tokens."""
         if self.pool is None and self.use_cls:
-            pairs = zip(tokens.sequence, tokens.cls_token, strict=True)
-            return [part for patches, cls in pairs for part in (patches, cls[:, None])]
+            parts = []
+            for sequence, cls_token in zip(tokens.sequence, tokens.cls_token, strict=True):
+                parts.append(sequence)
+                parts.append(cls_token[:, None])
+            return parts
         if self.pool is None:
             return list(tokens.sequence)
-        parts = list(tokens.cls_token) if self.pool != "mean" else []
-        return parts if self.pool == "cls" else [*parts, tokens.last.patches[0].mean(dim=1)]
+        parts = []
+        if self.pool in ("cls", "cls+mean"):
+            parts += tokens.cls_token
+        if self.pool in ("mean", "cls+mean"):
+            parts.append(tokens.last.patches[0].mean(dim=1))
+        return parts
 
     def _start(self) -> None:
-        for task, readout in zip(self._own, self.readouts, strict=True):
-            if task.activation == "relu":  # not dead for every sample
+        for task, readout in zip(self._read_tasks, self.readouts, strict=True):
+            if task.activation == "relu":  # so that it is not dead for every sample
                 nn.init.ones_(cast("nn.Linear", readout).bias)
 
 
 def _product(layer: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
-    """The layer on the concatenation of the parts (..., C), which is not made: one product per part, added up."""
-    first, *rest = zip(
-        parts, torch.split(layer.weight, layer.in_features // len(parts), dim=1), strict=True
-    )
-    result = F.linear(*first, layer.bias)
-    for part, weight in rest:
+    """The layer on the concatenation of the parts (..., C), without making it: the sum of one product per part."""
+    weights = torch.split(layer.weight, layer.in_features // len(parts), dim=1)
+    result = F.linear(parts[0], weights[0], layer.bias)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
         result = result + F.linear(part, weight)
     return result

@@ -22,9 +22,10 @@ from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import CLASSES, MASKS, Task
 
-SEMANTIC_QUERIES = 20
+SEMANTIC_QUERIES = 20  # of a segmentation, where no number is passed
 _EPS = 1e-6  # of the normalisation of channels
-_LEAST_SHARE = 1e-6
+_LEAST_SHARE = 1e-6  # of a class in a cell, so that its logarithm is finite
+_HEAD_WIDTH = 64  # of an attention head, where no number of heads is passed; as in ViTs
 # base of the rotary positions' frequencies, as in DINOv3
 _ROTARY_BASE = 100.0
 
@@ -94,24 +95,26 @@ class MaskHead(Head):
                 f"num_queries is None, and task {self.tasks[0].name!r} is of kind "
                 f"{self.tasks[0].kind!r}; pass a number, more than an image has objects"
             )
-        width, queries = (
-            embed_dim if dim is None else dim,
-            SEMANTIC_QUERIES if num_queries is None else num_queries,
+        width = embed_dim if dim is None else dim
+        queries = SEMANTIC_QUERIES if num_queries is None else num_queries
+        heads = max(width // _HEAD_WIDTH, 1) if num_heads is None else num_heads
+        at_least(
+            1,
+            embed_dim=embed_dim,
+            dim=width,
+            num_layers=num_layers,
+            num_queries=queries,
+            num_blocks=num_blocks,
+            num_heads=heads,
         )
-        heads = max(width // 64, 1) if num_heads is None else num_heads
-        counts = {
-            "num_layers": num_layers,
-            "num_queries": queries,
-            "num_blocks": num_blocks,
-            "num_heads": heads,
-        }
-        at_least(1, embed_dim=embed_dim, dim=width, **counts)
         if width % (4 * heads):
             raise ConfigError(
                 f"dim is {width} and num_heads {heads}; expected a dim that is a multiple of "
                 f"{4 * heads} (4 x num_heads)"
             )
-        self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
+        self.embed_dim = embed_dim
+        self._takes_layers = num_layers
+        self.angles = width // heads // 4  # of rotary positions: sines and cosines of y and x
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
         self.lateral = nn.ModuleList(
@@ -122,15 +125,17 @@ class MaskHead(Head):
             nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
         )
         self.queries = nn.Embedding(queries, width, **factory)
-        options = {
-            "qkv_fused": False,
-            "mlp_ratio": 1.0,
-            "num_prefix_tokens": 0,
-            "init_values": 1.0,
-            **factory,
-        }
         block = partial(
-            EvaBlock, width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options
+            EvaBlock,
+            width,
+            heads,
+            qkv_fused=False,
+            mlp_ratio=1.0,
+            init_values=1.0,
+            norm_layer=nn.LayerNorm,
+            num_prefix_tokens=0,
+            rotate_half=True,
+            **factory,
         )
         self.blocks = nn.ModuleList(block() for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width, **factory)
@@ -154,7 +159,7 @@ class MaskHead(Head):
         fused = self.narrow(fused)
         count = self.queries.num_embeddings
         x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
-        # queries and prefix tokens have no place: they are not turned
+        # queries and prefix tokens have no position: they are not rotated
         rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x).to(
             x.dtype
         )
@@ -165,17 +170,15 @@ class MaskHead(Head):
         # (B, N, D) -> (B, D, 4 rows, 4 cols)
         maps = self.up(as_maps(patches, tokens.grid))
         # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)
-        classes, masks = (
-            self.classes(queries),
-            torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps),
-        )
+        classes = self.classes(queries)
+        masks = torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
         return self._outputs(classes, masks)
 
     def at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
     ) -> dict[str, Tensor]:
         """Return the outputs at another size: masks are resampled before they are shares, see :meth:`Head.at_size`."""
-        classes, masks = self._queries(outputs)
+        classes, masks = self._query_logits(outputs)
         return self._outputs(classes, resample(masks, size))
 
     def _outputs(self, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -184,18 +187,22 @@ class MaskHead(Head):
         The share of a class is the sum over queries of its probability times the mask's, divided by
         that of all classes.
         """
-        task, outputs = self.tasks[0], {}
+        task = self.tasks[0]
+        outputs = {}
         if not task.is_masks:
-            known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
-            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(
-                _LEAST_SHARE
-            )
-            outputs[task.name] = (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)
-        return {**outputs, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
+            probabilities = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
+            sums = torch.einsum("bqk,bqhw->bkhw", probabilities, exact(masks).sigmoid())
+            sums = sums.clamp_min(_LEAST_SHARE)
+            log_shares = (sums / sums.sum(dim=1, keepdim=True)).log()
+            outputs[task.name] = log_shares.to(masks.dtype)
+        outputs[f"{task.name}{CLASSES}"] = classes
+        outputs[f"{task.name}{MASKS}"] = masks
+        return outputs
 
-    def _queries(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _query_logits(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Class and mask logits."""
-        return outputs[f"{self.tasks[0].name}{CLASSES}"], outputs[f"{self.tasks[0].name}{MASKS}"]
+        name = self.tasks[0].name
+        return outputs[f"{name}{CLASSES}"], outputs[f"{name}{MASKS}"]
 
     @torch.no_grad()
     def predict_instances(
@@ -217,9 +224,15 @@ class MaskHead(Head):
         Raises:
             ConfigError: if the task is not of instances.
         """
-        task, tokens = task_of(self.tasks, "instances"), self._tokens(tokens, **plain)
-        least = task.minimum if min_score is None else min_score
-        return decode_instances(*self._queries(self(tokens)), size or tokens.image_size, least)
+        task = task_of(self.tasks, "instances")
+        tokens = self._tokens(tokens, **plain)
+        classes, masks = self._query_logits(self(tokens))
+        return decode_instances(
+            classes,
+            masks,
+            size=size or tokens.image_size,
+            min_score=task.minimum if min_score is None else min_score,
+        )
 
     @torch.no_grad()
     def predict_panoptic(
@@ -241,11 +254,15 @@ class MaskHead(Head):
         Raises:
             ConfigError: if the task is not panoptic.
         """
-        task, tokens = task_of(self.tasks, "panoptic"), self._tokens(tokens, **plain)
-        things = [task.labels.index(label) for label in task.things]
-        least = task.minimum if min_score is None else min_score
+        task = task_of(self.tasks, "panoptic")
+        tokens = self._tokens(tokens, **plain)
+        classes, masks = self._query_logits(self(tokens))
         return decode_panoptic(
-            *self._queries(self(tokens)), size or tokens.image_size, things, least
+            classes,
+            masks,
+            size=size or tokens.image_size,
+            things=[task.labels.index(label) for label in task.things],
+            min_score=task.minimum if min_score is None else min_score,
         )
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
@@ -257,10 +274,12 @@ class MaskHead(Head):
 
 def _mlp(*widths: int, **factory: Any) -> nn.Sequential:
     """Linear layers with GELU between them."""
-    layers = [
-        layer for pair in pairwise(widths) for layer in (nn.Linear(*pair, **factory), nn.GELU())
-    ]
-    return nn.Sequential(*layers[:-1])
+    layers: list[nn.Module] = []
+    for in_width, out_width in pairwise(widths):
+        if layers:
+            layers.append(nn.GELU())
+        layers.append(nn.Linear(in_width, out_width, **factory))
+    return nn.Sequential(*layers)
 
 
 class _Up(nn.Module):
@@ -279,9 +298,9 @@ class _Up(nn.Module):
 
 
 def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> Tensor:
-    """Return the rotary positions of ``prefix`` tokens without a place, and of the patches of a grid after them.
+    """Return the rotary positions of ``prefix`` tokens without a position, then those of the patches of a grid.
 
-    They are in float32, or float64 where ``like`` is, on its device.
+    They are in float32, or in float64 if ``like`` is, on the device of ``like``.
 
     A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 **
     (-k / angles).
@@ -295,10 +314,11 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, like: Tensor) -> 
     }
     frequencies = 2 * math.pi * _ROTARY_BASE ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
-    y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
+    y = 2 * (torch.arange(rows, **on) + 0.5) / rows - 1
+    x = 2 * (torch.arange(cols, **on) + 0.5) / cols - 1
     down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)
     across = x[None, :, None].expand(rows, cols, 1) * frequencies
     angle = torch.cat([down, across, down, across], dim=-1).flatten(0, 1)  # (N, 4 * angles)
-    # (prefix + N, 4 * angles): an angle of 0 turns nothing
+    # (prefix + N, 4 * angles): an angle of 0 rotates nothing
     angle = nn.functional.pad(angle, (0, 0, prefix, 0))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

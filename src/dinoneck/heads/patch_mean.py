@@ -20,13 +20,13 @@ from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate
 from dinoneck.tokens import Tokens
 
-LEAKY_SLOPE = 0.01
+LEAKY_SLOPE = 0.01  # of LeakyReLU below 0, torch's default
 
 
 class PatchMeanMLP(Configured, nn.Module):
     """Linear -> LeakyReLU -> Linear -> activation on every patch, then the mean over patches.
 
-    Because the activation stands before the mean, every patch contributes its own prediction, and
+    Because the activation is applied before the mean, every patch contributes its own prediction, and
     :meth:`per_patch` shows where the prediction comes from. Patches do not see each other.
 
     Args:
@@ -66,12 +66,10 @@ class PatchMeanMLP(Configured, nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
-        self.embed_dim, self.hidden_dim, self.out_dim, self.activation = (
-            embed_dim,
-            hidden_dim,
-            out_dim,
-            activation,
-        )
+        self.embed_dim = embed_dim
+        self.hidden_dim = hidden_dim
+        self.out_dim = out_dim
+        self.activation = activation
         self.hidden = nn.Linear(embed_dim, hidden_dim, device=device, dtype=dtype)
         self.out = nn.Linear(hidden_dim, out_dim, device=device, dtype=dtype)
         self.reset_parameters()
@@ -154,11 +152,14 @@ class PatchMeanHead(Head):
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
         scaled: Tokens = self.scale(self._tokens(tokens, **plain))
-        sequence, prefix = scaled.sequence[0], scaled.num_prefix_tokens  # (B, P + N, C)
-        # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
-        # (B, N, dim)
-        each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]
-        return {task.name: output for task, output in zip(self.tasks, each, strict=True)}
+        sequence = scaled.sequence[0]  # (B, P + N, C)
+        outputs = {}
+        for task, mlp in zip(self.tasks, self.mlps, strict=True):
+            # CLS and registers are sliced off the output: slicing them off the tokens would copy
+            # the tokens
+            output = cast("PatchMeanMLP", mlp).per_patch(sequence)  # (B, P + N, dim)
+            outputs[task.name] = output[:, scaled.num_prefix_tokens :]
+        return outputs
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""

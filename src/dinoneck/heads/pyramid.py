@@ -23,6 +23,8 @@ from dinoneck.tasks import MAP, Kind, Task
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 RatioReadout = Literal["pooled", "patch"]
+_KINDS = tuple(kind for kind in get_args(Kind) if kind != "panoptic")
+_CENTRE_CHANNELS = 4  # no object, the centre, and the offset to it (down, right)
 
 
 class PyramidHead(Head):
@@ -89,38 +91,34 @@ class PyramidHead(Head):
         at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
         self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
-        self.embed_dim, self.num_layers, self.ratio_readout = (
-            self.neck.embed_dim,
-            self.neck.num_layers,
-            ratio_readout,
-        )
-        self._set_tasks(
-            tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic")
-        )
+        self.embed_dim = self.neck.embed_dim
+        self.num_layers = self.neck.num_layers
+        self.ratio_readout = ratio_readout
+        self._set_tasks(tasks, compositions, *_KINDS)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        self._scalar = [task for task in self._own if not self._reads_map(task)]
+        self._scalar = [task for task in self._read_tasks if not self._reads_map(task)]
         self._mapped = [task for task in self.tasks if self._reads_map(task)]
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
         self.light = nn.ModuleList(
             Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar
         )
-        width = self.neck.out_channels
-        towers = [
-            replace(own, kind="dense", dim=own.dim + 4, labels=()) if own.is_masks else own
-            for own in self._mapped
-        ]
-        self.towers = nn.ModuleList(Tower(width, task, tower_depth, **factory) for task in towers)
+        self.towers = nn.ModuleList()
+        for task in self._mapped:
+            if task.is_masks:
+                task = replace(task, kind="dense", dim=task.dim + _CENTRE_CHANNELS, labels=())
+            self.towers.append(Tower(self.neck.out_channels, task, tower_depth, **factory))
 
     @property
     def config(self) -> dict[str, Any]:
         """The constructor arguments, with every argument of the neck."""
-        own = super().config
-        # a preset such as FPNHead has none
-        return own | {"neck": encode(self.neck)} if "neck" in own else own
+        arguments = super().config
+        if "neck" in arguments:  # a preset such as FPNHead has the neck's arguments instead
+            return arguments | {"neck": encode(self.neck)}
+        return arguments
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
-        """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""
+        """Let the neck set its entrance norms to the tokens, if it has such norms and they are still untouched."""
         calibrate = getattr(self.neck, "calibrate", None)
         if callable(calibrate):
             calibrate(self._selected(self._tokens(tokens)) for tokens in batches)
@@ -128,22 +126,14 @@ class PyramidHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._selected(self._tokens(tokens, **plain))
-        # the levels, (B, D, rows_i, cols_i) each; a neck with a shortcut gives their means alone
-        shortcut = None if self._mapped else getattr(self.neck, "pooled", None)
-        levels = () if shortcut else self._levels(tokens)
+        levels = self._levels(tokens)  # (B, D, rows_i, cols_i) each
         outputs: dict[str, Tensor] = {}
         if self.norm is not None:
             # global average of every level: (B, levels * D)
-            means = (
-                shortcut(tokens)
-                if shortcut
-                else torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
-            )
-            pooled = self.norm(means)
-            outputs = {
-                task.name: light(pooled)
-                for task, light in zip(self._scalar, self.light, strict=True)
-            }
+            pooled = torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+            pooled = self.norm(pooled)
+            for task, light in zip(self._scalar, self.light, strict=True):
+                outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)
@@ -179,20 +169,25 @@ class PyramidHead(Head):
         Raises:
             ConfigError: if the head has no task of instances, or several.
         """
-        task, tokens = task_of(self.tasks, "instances"), self._tokens(tokens, **plain)
-        least = task.minimum if min_score is None else min_score
-        return decode_centres(self(tokens)[f"{task.name}{MAP}"], size or tokens.image_size, least)
+        task = task_of(self.tasks, "instances")
+        tokens = self._tokens(tokens, **plain)
+        maps = self(tokens)[f"{task.name}{MAP}"]
+        return decode_centres(
+            maps,
+            size=size or tokens.image_size,
+            min_score=task.minimum if min_score is None else min_score,
+        )
 
     def _reads_map(self, task: Task) -> bool:
-        of_patches = task.kind == "ratio" and self.ratio_readout == "patch"
-        return task.is_map or of_patches or task.kind in ("density", "instances")
+        if task.kind == "ratio":
+            return self.ratio_readout == "patch"
+        return task.is_map or task.kind in ("density", "instances")
 
     def _selected(self, tokens: Tokens) -> Tokens:
-        if (
-            self.layer_indices is None
-            or tokens.layers is None
-            or tokens.layers == self.layer_indices
-        ):
+        """The layers that the head reads, where both sides name layers."""
+        if self.layer_indices is None or tokens.layers is None:
+            return tokens
+        if tokens.layers == self.layer_indices:
             return tokens
         return tokens.select(self.layer_indices)
 
@@ -200,9 +195,9 @@ class PyramidHead(Head):
 def checked_neck(
     neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]
 ) -> tuple[Neck, dict[str, Any]]:
-    """Return the module that is given, moved to the factory's device and dtype, or of a dict a new one.
+    """Return the neck, moved to the factory's device and dtype or built from a dict, and the factory of what follows.
 
-    The second value is the factory of what is built on it: the device and dtype of its weights.
+    That factory has the device and dtype of the neck's weights.
 
     Raises:
         ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
@@ -226,7 +221,9 @@ def checked_neck(
             f"{type(neck).__name__} needs the images with the tokens, which heads are not given"
         )
     weight = next(neck.parameters(), None)
-    return neck, factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
+    if weight is not None:
+        factory = {"device": weight.device, "dtype": weight.dtype}
+    return neck, factory
 
 
 def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:
@@ -321,20 +318,30 @@ class FPNHead(PyramidHead):
         neck = ViTFPN(
             embed_dim,
             num_layers,
-            fpn_dim,
-            num_levels,
-            layer_groups,
-            use_separate_bottlenecks,
-            fusion,
-            downsample,
-            norm,
-            activation,
-            residual_init,
-            use_coords,
-            use_cls_context,
-            patch_size,
+            fpn_dim=fpn_dim,
+            num_levels=num_levels,
+            layer_groups=layer_groups,
+            use_separate_bottlenecks=use_separate_bottlenecks,
+            fusion=fusion,
+            downsample=downsample,
+            norm=norm,
+            activation=activation,
+            residual_init=residual_init,
+            use_coords=use_coords,
+            use_cls_context=use_cls_context,
+            patch_size=patch_size,
             device=device,
             dtype=dtype,
         )
-        own = (hidden_dim, tower_depth, ratio_readout, compositions)
-        super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)
+        super().__init__(
+            embed_dim,
+            tasks,
+            neck,
+            layer_indices=layer_indices,
+            hidden_dim=hidden_dim,
+            tower_depth=tower_depth,
+            ratio_readout=ratio_readout,
+            compositions=compositions,
+            device=device,
+            dtype=dtype,
+        )

@@ -192,10 +192,9 @@ class EncoderByName:
         cls = neck_named(self.neck)
         count = len(self.layers) if isinstance(self.layers, Sequence) else self.layers or 1
         geometry = {"embed_dim": embed_dim, "num_layers": count, "patch_size": patch_size}
-        known = fields_of(cls)
-        arguments = {key: value for key, value in geometry.items() if key in known} | dict(
-            self.neck_config
-        )
+        parameters = fields_of(cls)
+        arguments = {name: value for name, value in geometry.items() if name in parameters}
+        arguments |= self.neck_config
         neck: Neck = cls.from_config(arguments, device=device)
         return neck
 
@@ -225,7 +224,8 @@ def find_encoder(model: nn.Module) -> PyramidEncoder:
             f"{', '.join(encoders) or 'none'}; expected one: a detector built on "
             "TorchvisionBackbone, DinoneckBackboneConfig or attach_to_detr, or one of these parts"
         )
-    return next(iter(encoders.values()))
+    (encoder,) = encoders.values()
+    return encoder
 
 
 def _check_pair(backbone: Backbone, neck: Neck) -> None:
@@ -234,18 +234,16 @@ def _check_pair(backbone: Backbone, neck: Neck) -> None:
             f"neck is {neck!r:.80}; expected a neck such as "
             f"SimplePyramid(embed_dim={backbone.embed_dim})"
         )
-    own = {
-        "embed_dim": neck.embed_dim,
-        "patch_size": patch_pair(neck.patch_size),
-        "num_layers": neck.num_layers,
-    }
-    needed = {"embed_dim": backbone.embed_dim, "patch_size": patch_pair(backbone.patch_size)}
-    needed |= {"num_layers": len(backbone.layers)}
-    wrong = [
-        f"{key}={value} (it has {own[key]})"
-        for key, value in needed.items()
-        if own[key] not in (None, value)
+    patch_size = patch_pair(backbone.patch_size)
+    pairs = [
+        ("embed_dim", backbone.embed_dim, neck.embed_dim),
+        ("patch_size", patch_size, patch_pair(neck.patch_size)),
+        ("num_layers", len(backbone.layers), neck.num_layers),
     ]
+    wrong = []
+    for name, needed, actual in pairs:
+        if actual is not None and actual != needed:
+            wrong.append(f"{name}={needed} (it has {actual})")
     if wrong:
         raise ConfigError(
             f"this {type(neck).__name__} was built for another backbone than {backbone.name}, "
@@ -285,14 +283,14 @@ class DeferredEncoder:
         with torch.device("cpu"), _parameters_on_meta():
             self.encoder = recipe.build(weights=False)
         stored = self.encoder.state_dict().keys()
-        self.unstored = {
-            name: value.clone()
-            for name, value in self.encoder.named_buffers()
-            if name not in stored
-        }
-        self.frozen = {
-            name for name, value in self.encoder.named_parameters() if not value.requires_grad
-        }
+        self.unstored = {}
+        for name, buffer in self.encoder.named_buffers():
+            if name not in stored:
+                self.unstored[name] = buffer.clone()
+        self.frozen = set()
+        for name, parameter in self.encoder.named_parameters():
+            if not parameter.requires_grad:
+                self.frozen.add(name)
 
     @torch.no_grad()
     def complete(self, encoder: PyramidEncoder, is_loaded: Callable[[Tensor], bool]) -> None:
@@ -310,9 +308,8 @@ class DeferredEncoder:
         state = encoder.state_dict(keep_vars=True)
         missing = {name: value for name, value in state.items() if not is_loaded(value)}
         if missing:
-            initial = self.recipe.build(
-                weights=any(name.startswith("backbone.") for name in missing)
-            ).state_dict()
+            needs_weights = any(name.startswith("backbone.") for name in missing)
+            initial = self.recipe.build(weights=needs_weights).state_dict()
             for name, value in missing.items():
                 value.copy_(initial[name])
         for name, parameter in encoder.named_parameters():

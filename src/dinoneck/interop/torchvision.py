@@ -66,9 +66,8 @@ class TorchvisionBackbone(nn.Module):
         at_least(0, extra_levels=self.extra_levels)
         self.out_channels = self.encoder.out_channels
         coarsest = self.encoder.strides[-1]
-        self.strides = self.encoder.strides + tuple(
-            coarsest * 2 ** (i + 1) for i in range(extra_levels)
-        )
+        extra_strides = tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))
+        self.strides = self.encoder.strides + extra_strides
         if any(stride % 1 for stride in self.strides):
             raise ConfigError(
                 f"the levels have strides {self.strides}; torchvision needs whole pixels. Leave "

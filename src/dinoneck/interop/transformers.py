@@ -93,15 +93,17 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         out_indices: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.backbone, self.backbone_source = backbone, backbone_source
-        # as a JSON file gives them back
+        self.backbone = backbone
+        self.backbone_source = backbone_source
+        # a list, as a JSON file gives it back
         self.layers = encode(normal(int | Sequence[int] | None, layers, "layers"))
-        self.neck, self.neck_config = (
-            neck,
-            normal(dict[str, Any] | None, neck_config, "neck_config") or {},
-        )
-        self.pretrained, self.seed = pretrained, normal(int | None, seed, "seed")
-        self.features_at, self.norm, self.frozen = features_at, norm, frozen
+        self.neck = neck
+        self.neck_config = normal(dict[str, Any] | None, neck_config, "neck_config") or {}
+        self.pretrained = pretrained
+        self.seed = normal(int | None, seed, "seed")
+        self.features_at = features_at
+        self.norm = norm
+        self.frozen = frozen
         sketch = self.recipe.sketch()
         self.stage_names = [f"level{number}" for number in range(len(sketch.strides))]
         self.level_channels = sketch.out_channels
@@ -118,12 +120,9 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
     @property
     def recipe(self) -> EncoderByName:
         """The backbone and neck to build."""
-        same = {
-            field.name: getattr(self, field.name)
-            for field in fields(EncoderByName)
-            if field.name != "source"
-        }
-        return EncoderByName(**same, source=self.backbone_source)
+        names = [field.name for field in fields(EncoderByName) if field.name != "source"]
+        arguments = {name: getattr(self, name) for name in names}
+        return EncoderByName(**arguments, source=self.backbone_source)
 
     @property
     def channels(self) -> list[int]:
@@ -166,9 +165,13 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         # get_default_device() of older torch does not see `with torch.device`
         on_meta = torch.empty(0).is_meta
         self._deferred = DeferredEncoder(config.recipe) if on_meta else None
-        self.encoder = config.recipe.build() if self._deferred is None else self._deferred.encoder
+        if self._deferred is None:
+            self.encoder = config.recipe.build()
+        else:
+            self.encoder = self._deferred.encoder
         self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
-        config.hidden_size, config.num_hidden_layers = self.backbone.embed_dim, self.backbone.depth
+        config.hidden_size = self.backbone.embed_dim
+        config.num_hidden_layers = self.backbone.depth
         self._unwarned = not _frozen_norms(self.encoder.neck)
         self.post_init()
 
@@ -184,7 +187,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         return next(
             layer
             for layer in layers
-            if any(weight is own for own in layer.parameters(recurse=False))
+            if any(parameter is weight for parameter in layer.parameters(recurse=False))
         )
 
     def forward(
@@ -232,7 +235,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
     def _initialize_weights(self, module: nn.Module, *_: Any, **__: Any) -> None:
         """Skip transformers' initialisation, which calls this for every module inside and for the backbone last."""
         if module is self and self._deferred is not None:
-            deferred, self._deferred = self._deferred, None
+            deferred = self._deferred
+            self._deferred = None
             deferred.complete(
                 self.encoder, is_loaded=lambda tensor: getattr(tensor, "_is_hf_initialized", False)
             )
@@ -282,9 +286,8 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
         raise ConfigError(
             f"encoder is {type(encoder).__name__}; expected a PyramidEncoder(backbone, neck)"
         )
-    if not isinstance(projections, nn.ModuleList) or not isinstance(
-        getattr(inner, "backbone", None), nn.Module
-    ):
+    has_backbone = isinstance(getattr(inner, "backbone", None), nn.Module)
+    if not isinstance(projections, nn.ModuleList) or not has_backbone:
         raise ConfigError(
             f"{type(model).__name__} is not a D-FINE, RT-DETR or RT-DETRv2 model of transformers"
         )
@@ -301,14 +304,13 @@ def attach_to_detr(model: nn.Module, encoder: PyramidEncoder) -> nn.Module:
     width = inner.config.encoder_hidden_dim
     like = next(projections.parameters(), next(inner.parameters()))  # their device and dtype
     inner.backbone = MaskedLevels(encoder)
-    inner.encoder_input_proj = nn.ModuleList(
-        nn.Identity()
-        if encoder.out_channels == width
-        else nn.Sequential(
-            nn.Conv2d(encoder.out_channels, width, 1, bias=False), nn.BatchNorm2d(width)
-        ).to(like)
-        for _ in encoder.strides
-    )
+    inner.encoder_input_proj = nn.ModuleList()
+    for _ in encoder.strides:
+        projection: nn.Module = nn.Identity()
+        if encoder.out_channels != width:
+            conv = nn.Conv2d(encoder.out_channels, width, kernel_size=1, bias=False)
+            projection = nn.Sequential(conv, nn.BatchNorm2d(width)).to(like)
+        inner.encoder_input_proj.append(projection)
     return model
 
 
@@ -334,19 +336,19 @@ def _resolve_levels(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
     """Return the output levels by name and by number."""
-    listed = normal(Sequence[int] | None, indices, "out_indices")
+    count = len(names)
+    asked = normal(Sequence[int] | None, indices, "out_indices")
     if features is not None:
-        numbers = [names.index(name) if name in names else -len(names) - 1 for name in features]
+        numbers = [names.index(name) if name in names else count for name in features]
+    elif asked is not None:
+        # negative ones count from the end
+        numbers = [number + count if -count <= number < 0 else number for number in asked]
     else:
-        numbers = list(range(len(names)) if listed is None else listed)
-    numbers = [number + len(names) if -len(names) <= number < 0 else number for number in numbers]
-    wrong = (
-        not numbers
-        or numbers != sorted(set(numbers))
-        or numbers[0] < 0
-        or numbers[-1] >= len(names)
-    )
-    if wrong or (None not in (features, listed) and [*listed] != numbers):
+        numbers = list(range(count))
+    are_levels = all(0 <= number < count for number in numbers)
+    is_rising = bool(numbers) and numbers == sorted(set(numbers))
+    contradicts = features is not None and asked is not None and list(asked) != numbers
+    if not are_levels or not is_rising or contradicts:
         raise ConfigError(
             f"out_features={features}, out_indices={indices}; expected one of them, or both for "
             f"the same levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"

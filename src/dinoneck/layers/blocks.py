@@ -11,7 +11,7 @@ from torch import Tensor, nn
 NormName = Literal["layer", "group"]
 BatchNormName = Literal["batch", "group", "layer"]
 ActivationName = Literal["gelu", "relu", "silu"]
-MIN_GROUP_CHANNELS = 8
+MIN_GROUP_CHANNELS = 8  # per group of a group norm
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -70,7 +70,13 @@ class ConvBlock(nn.Sequential):
         dtype: Any = None,
     ) -> None:
         conv = nn.Conv2d(
-            in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype
+            in_channels,
+            out_channels,
+            kernel_size=3,
+            stride=stride,
+            padding=1,
+            device=device,
+            dtype=dtype,
         )
         after = map_norm(norm, out_channels, device=device, dtype=dtype)
         act = nn.Identity() if activation is None else _ACTIVATIONS[activation]()
@@ -100,16 +106,17 @@ def map_norm(
         return nn.BatchNorm2d(channels, device=device, dtype=dtype)
     if name == "layer":
         return ChannelNorm(channels, device=device, dtype=dtype)
-    most = max(channels // MIN_GROUP_CHANNELS, 1)
-    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    groups = max(channels // MIN_GROUP_CHANNELS, 1)
+    while channels % groups:
+        groups -= 1
     return nn.GroupNorm(groups, channels, device=device, dtype=dtype)
 
 
 def reset(module: nn.Module) -> None:
-    """Re-initialise the weights of a module: by its own ``reset_parameters``, else those of its children."""
-    own = getattr(module, "reset_parameters", None)
-    if callable(own):
-        own()
+    """Re-initialise the weights of a module: by its ``reset_parameters``, else by those of its children."""
+    reset_parameters = getattr(module, "reset_parameters", None)
+    if callable(reset_parameters):
+        reset_parameters()
     else:
         for child in module.children():
             reset(child)

@@ -9,34 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLOCK_BYTES = {"cpu": 1 << 21}  # of normed tokens at a time: what fits in the cache
-DEVICE_BLOCK_BYTES = 1 << 26
+DEVICE_BLOCK_BYTES = 1 << 26  # elsewhere: large enough to keep a GPU busy
 
 
 def is_fusable(x: Tensor, norm: nn.Module, linear: nn.Module) -> bool:
     """Return whether :func:`norm_linear` replaces the two modules for this input while gradients are recorded.
 
-    It does outside of graphs, for exactly these classes with parameters of their own: pruning,
-    old-style weight and spectral normalisation and ``torch.func`` put other tensors in their place,
+    It does outside of graphs, for exactly these classes, and only if their tensors are parameters:
+    pruning, old-style weight and spectral normalisation and ``torch.func`` put other tensors there,
     and then the modules run.
     """
-    if (
-        torch.compiler.is_compiling()
-        or type(norm) is not nn.LayerNorm
-        or type(linear) is not nn.Linear
-    ):
+    if torch.compiler.is_compiling():
         return False
-    fits = x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
-    has_scale, has_shift = (
-        isinstance(norm.weight, nn.Parameter),
-        isinstance(norm.bias, nn.Parameter),
-    )
-    return (
-        fits
-        and has_scale
-        and has_shift
-        and isinstance(linear.weight, nn.Parameter)
-        and not linear.weight.is_meta
-    )
+    if type(norm) is not nn.LayerNorm or type(linear) is not nn.Linear:
+        return False
+    if x.dtype != linear.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        return False
+    tensors = (norm.weight, norm.bias, linear.weight)
+    if not all(isinstance(tensor, nn.Parameter) for tensor in tensors):
+        return False
+    return not linear.weight.is_meta
 
 
 def norm_linear(
@@ -59,21 +51,25 @@ def norm_linear(
     Returns:
         (..., D), in the dtype of autocast where it is enabled.
     """
-    kind = x.device.type
-    autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(kind) if autocast else linear.weight.dtype
-    with torch.autocast(kind, enabled=False):
+    device = x.device.type
+    dtype = linear.weight.dtype
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
         # W (scale n + shift) + b = (W scale) (n - c) + (W (shift + scale c) + b) for any constant
         # c. With c = -shift / scale the factor n - c is as small as scale n + shift is: half
         # precision rounds it after the subtraction. |n| is at most sqrt(C), so a larger c gains
         # nothing, and could overflow
-        most = x.shape[-1] ** 0.5
-        centre = (-norm.bias / norm.weight).detach().nan_to_num(nan=0.0).clamp(-most, most)
+        largest = x.shape[-1] ** 0.5
+        centre = (-norm.bias / norm.weight).detach()
+        centre = centre.nan_to_num(nan=0.0).clamp(-largest, largest)
         weight = linear.weight * norm.weight
         bias = linear.weight @ (norm.bias + norm.weight * centre)
-        bias = bias if linear.bias is None else bias + linear.bias
+        if linear.bias is not None:
+            bias = bias + linear.bias
         if share is not None:
-            weight, bias = share * weight, share * bias
+            weight = share * weight
+            bias = share * bias
     result: Tensor = _NormLinear.apply(
         x, weight.to(dtype), bias.to(dtype), centre.to(x.dtype), norm.eps
     )
@@ -88,24 +84,23 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, centre: Tensor, eps: float) -> Tensor:
         """(..., C), (D, C), (D,), (C,) -> (..., D)."""
+        blocks = []
         with torch.autocast(x.device.type, enabled=False):
-            blocks = [
-                F.linear(
-                    F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=eps).to(weight.dtype),
-                    weight,
-                    bias,
-                )
-                for rows in _blocks(x, x)
-            ]
+            for rows in _blocks(x, x):
+                centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=eps)  # (n, C)
+                blocks.append(F.linear(centred.to(weight.dtype), weight, bias))
         return torch.cat(blocks).unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call,no-any-return]
 
     @staticmethod
     def setup_context(
         ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, float], output: Tensor
     ) -> None:
-        """Keep the input."""
+        """Keep the input, and the weight if the input requires grad."""
         x, weight, _, centre, ctx.eps = inputs
-        ctx.save_for_backward(x, centre, *([weight] if ctx.needs_input_grad[0] else []))
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(x, centre, weight)
+        else:
+            ctx.save_for_backward(x, centre)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
@@ -113,30 +108,31 @@ class _NormLinear(torch.autograd.Function):
         x, centre, *weight = ctx.saved_tensors
         # sums over tokens in float32 or wider
         wide = torch.promote_types(grad.dtype, torch.float32)
-        of_weight, of_x = torch.zeros((), dtype=wide, device=grad.device), []
+        weight_grad = torch.zeros((), dtype=wide, device=grad.device)
+        x_grads = []
         with torch.autocast(x.device.type, enabled=False):
-            for rows, part in zip(_blocks(x, x), _blocks(grad, x), strict=True):  # (n, C), (n, D)
+            blocks = zip(_blocks(x, x), _blocks(grad, x), strict=True)
+            for rows, row_grads in blocks:  # (n, C), (n, D)
                 centred = F.layer_norm(rows, rows.shape[-1:], bias=-centre, eps=ctx.eps)  # (n, C)
-                of_weight = of_weight + part.T @ centred.to(grad.dtype)  # (D, C)
+                weight_grad = weight_grad + row_grads.T @ centred.to(grad.dtype)  # (D, C)
                 if weight:  # the derivative of LayerNorm
-                    inner, n = (part @ weight[0]).to(wide), centred.to(wide) + centre.to(wide)
-                    scale = (
-                        rows.to(wide).var(dim=-1, correction=0, keepdim=True) + ctx.eps
-                    ).rsqrt()
+                    inner = (row_grads @ weight[0]).to(wide)
+                    normed = centred.to(wide) + centre.to(wide)
+                    variance = rows.to(wide).var(dim=-1, correction=0, keepdim=True)
+                    scale = (variance + ctx.eps).rsqrt()
                     change = (
                         inner
                         - inner.mean(dim=-1, keepdim=True)
-                        - n * (inner * n).mean(dim=-1, keepdim=True)
+                        - normed * (inner * normed).mean(dim=-1, keepdim=True)
                     )
-                    of_x.append((scale * change).to(x.dtype))
-        back = torch.cat(of_x).view_as(x) if of_x else None
-        of_bias = grad.reshape(-1, grad.shape[-1]).sum(dim=0, dtype=wide)  # (D,)
-        return back, of_weight.to(grad.dtype), of_bias.to(grad.dtype), None, None
+                    x_grads.append((scale * change).to(x.dtype))
+        x_grad = torch.cat(x_grads).view_as(x) if x_grads else None
+        bias_grad = grad.reshape(-1, grad.shape[-1]).sum(dim=0, dtype=wide)  # (D,)
+        return x_grad, weight_grad.to(grad.dtype), bias_grad.to(grad.dtype), None, None
 
 
 def _blocks(x: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-    """(..., D) -> blocks (n, D) of the rows that fit the cache in ``like`` (..., C)."""
-    rows = BLOCK_BYTES.get(like.device.type, DEVICE_BLOCK_BYTES) // (
-        like.shape[-1] * like.element_size()
-    )
-    return torch.split(x.reshape(-1, x.shape[-1]), max(1, rows))
+    """(..., D) -> blocks (n, D) of as many rows as ``like`` (..., C) has in the cache."""
+    block_bytes = BLOCK_BYTES.get(like.device.type, DEVICE_BLOCK_BYTES)
+    row_bytes = like.shape[-1] * like.element_size()
+    return torch.split(x.reshape(-1, x.shape[-1]), max(1, block_bytes // row_bytes))

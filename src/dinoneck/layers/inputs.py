@@ -77,10 +77,13 @@ def as_tokens(
         )
     if not num_prefix_tokens:
         return Tokens.from_patches(layers, grid=grid, patch_size=patch_size, cls_token=cls_token)
-    (height, width), (rows, cols) = patch_pair(patch_size), checked_grid(grid)
-    size = (rows * height, cols * width)
+    patch_height, patch_width = patch_pair(patch_size)
+    rows, cols = checked_grid(grid)
     return Tokens.from_sequence(
-        layers, image_size=size, patch_size=patch_size, num_prefix_tokens=num_prefix_tokens
+        layers,
+        image_size=(rows * patch_height, cols * patch_width),
+        patch_size=patch_size,
+        num_prefix_tokens=num_prefix_tokens,
     )
 
 
@@ -88,12 +91,14 @@ def _sequences(
     x: Tensor | Sequence[Tensor], grid: Sequence[int] | None, num_prefix_tokens: int, owner: str
 ) -> tuple[list[Tensor], Sequence[int] | None]:
     """Plain tensors as one (B, P + N, C) per layer, and their grid."""
-    layers = [x] if isinstance(x, Tensor) else list(x) if isinstance(x, list | tuple) else []
+    layers = []
+    if isinstance(x, Tensor):
+        layers = [x]
+    elif isinstance(x, list | tuple):
+        layers = list(x)
     dims = {layer.ndim if isinstance(layer, Tensor) else None for layer in layers}
     if dims not in ({3}, {4}):
-        got = [
-            tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__ for y in layers
-        ] or type(x).__name__
+        got = [_shape_or_type(layer) for layer in layers] or type(x).__name__
         raise ShapeError(
             f"{owner} takes Tokens (backbone(images)), tensors (batch, tokens, channels) with "
             "grid=(rows, cols), maps (batch, channels, rows, cols), or a list of tensors, one per "
@@ -101,19 +106,23 @@ def _sequences(
         )
     if dims == {3}:
         return layers, grid
-    own = tuple(layers[0].shape[-2:])
+    map_grid = tuple(layers[0].shape[-2:])
     # 2 x 6 and 3 x 4 have equal numbers of cells
     if any(layer.shape[-2:] != layers[0].shape[-2:] for layer in layers):
         sizes = ", ".join(f"{layer.shape[-2]}x{layer.shape[-1]}" for layer in layers)
         raise ShapeError(f"{owner} got maps of {sizes} cells; expected one grid for all layers")
-    if num_prefix_tokens or (grid is not None and tuple(grid) != own):
+    if num_prefix_tokens or (grid is not None and tuple(grid) != map_grid):
         raise ShapeError(
-            f"{owner} got maps of {own[0]} rows x {own[1]} cols with grid={grid} and "
+            f"{owner} got maps of {map_grid[0]} rows x {map_grid[1]} cols with grid={grid} and "
             f"num_prefix_tokens={num_prefix_tokens}; maps have patches only and their own grid: "
             "leave both out"
         )
     # (B, C, rows, cols) -> (B, rows * cols, C): a view
-    return [layer.flatten(2).transpose(1, 2) for layer in layers], own
+    return [layer.flatten(2).transpose(1, 2) for layer in layers], map_grid
+
+
+def _shape_or_type(value: object) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_tokens(
@@ -146,11 +155,12 @@ def check_tokens(
             "its own backbone"
         )
     if num_layers is not None and len(sequence) != num_layers:
+        held_layers = counted(len(sequence), "layer")
+        if tokens.layers is not None:
+            held_layers += f" {tokens.layers}"
         raise ShapeError(
-            "the tokens hold "
-            f"{counted(len(sequence), 'layer')}{'' if tokens.layers is None else f' {tokens.layers}'}, "
-            f"this {owner} was built for {num_layers}; extract as many, or pick them with "
-            "tokens.select(...)"
+            f"the tokens hold {held_layers}, this {owner} was built for {num_layers}; extract as "
+            "many, or pick them with tokens.select(...)"
         )
     if patch_size is not None and tokens.patch_size != patch_size:
         raise ShapeError(
@@ -165,18 +175,19 @@ def check_tokens(
             f"{count} patch tokens do not fill a grid of {rows} rows x {cols} cols = "
             f"{rows * cols}; check the image size, the patch size and the number of prefix tokens"
         )
-    given = own = sequence[0].dtype
+    token_dtype = sequence[0].dtype
+    module_dtype = token_dtype
     # torch 2.8 cannot compile next() of a generator with a default
     for parameter in module.parameters():
-        own = parameter.dtype
+        module_dtype = parameter.dtype
         break
-    if given != own and not (
-        given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)
-    ):
-        raise ShapeError(
-            f"the tokens are {given}, this {owner} is {own}: convert one of them "
-            "(tokens.to(dtype=...)), or run under torch.autocast"
-        )
+    if token_dtype != module_dtype:
+        is_cast = token_dtype in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)
+        if not is_cast:
+            raise ShapeError(
+                f"the tokens are {token_dtype}, this {owner} is {module_dtype}: convert one of "
+                "them (tokens.to(dtype=...)), or run under torch.autocast"
+            )
     return tokens
 
 
@@ -216,7 +227,7 @@ class Origin:
         *,
         predicts: bool = False,
     ) -> None:
-        """Refuse tokens of another backbone.
+        """Reject tokens of another backbone.
 
         Only plain values are compared, and only those that both sides know. Tokens that were made
         by hand without layers or normed are taken, with one warning per loaded head that names
@@ -224,7 +235,7 @@ class Origin:
         trainable; the warning names that where the head predicts.
 
         Args:
-            tokens: that the head is given.
+            tokens: the head's input.
             owner: the head, for messages.
             reads: block indices that the head selects; None: it takes the layers as they come.
             predicts: whether the head is in eval mode and takes no gradients.
@@ -239,11 +250,10 @@ class Origin:
         ]
         if reads is None or tokens.layers is None or not set(reads) <= set(tokens.layers):
             pairs.append(("layers", self.layers if reads is None else reads, tokens.layers))
-        differing = [
-            f"{what}: trained on {own}, got {given}"
-            for what, own, given in pairs
-            if own is not None and given is not None and own != given
-        ]
+        differing = []
+        for what, recorded, actual in pairs:
+            if recorded is not None and actual is not None and recorded != actual:
+                differing.append(f"{what}: trained on {recorded}, got {actual}")
         if differing:
             raise BackboneError(
                 f"this {owner} was trained on other tokens ({'; '.join(differing)}). Use tokens "
@@ -271,14 +281,18 @@ class Origin:
             ("layers", self.layers, tokens.layers),
             ("normed", self.normed, tokens.normed),
         ]
-        unknown = [f"{name}=" for name, own, given in pairs if own is not None and given is None]
-        if unknown:
-            self._warn_once(
-                f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
-                f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
-                "compared: pass it to Tokens.from_patches or from_sequence, with "
-                "source=backbone.fingerprint"
-            )
+        unknown = []
+        for name, recorded, actual in pairs:
+            if recorded is not None and actual is None:
+                unknown.append(f"{name}=")
+        if not unknown:
+            return
+        self._warn_once(
+            f"this {owner} was trained on tokens of {self.name!r} with layers={self.layers}, "
+            f"norm={self.normed}; these tokens do not state {', '.join(unknown)}, which is not "
+            "compared: pass it to Tokens.from_patches or from_sequence, with "
+            "source=backbone.fingerprint"
+        )
 
     def _warn_once(self, warning: str) -> None:
         if warning not in self._warnings_given:

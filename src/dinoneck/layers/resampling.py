@@ -13,10 +13,10 @@ Upsample = Literal["nearest", "bilinear"]
 
 
 def widened(maps: Tensor, step: int) -> Tensor:
-    """Add zeros at the bottom and right, so that steps of ``step`` cells meet ceil(n / step) windows, not floor.
+    """Add zeros at the bottom and right, so that windows of stride ``step`` give ceil(n / step) cells, not floor.
 
-    Always ``step - 1`` of them when traced: what no window needs, none reads, while an amount
-    computed from the size, or a branch, would tie the graph to one remainder.
+    A traced graph always adds ``step - 1`` zeros: no window reads what it does not need, while an
+    amount computed from the size, or a branch, would tie the graph to one remainder.
     """
     if not torch.compiler.is_compiling() and not any(side % step for side in maps.shape[-2:]):
         return maps
@@ -53,25 +53,28 @@ def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:
 def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample) -> Tensor:
     """One axis of :func:`at_stride`, in whole half-pixels: no rounding moves a cell."""
     count = cells.shape[axis]
-    wanted = (count * patch + stride - 1) // stride
-    centre = (2 * torch.arange(wanted, device=cells.device) + 1) * stride  # in half-pixels
+    result_count = (count * patch + stride - 1) // stride
+    centre = (2 * torch.arange(result_count, device=cells.device) + 1) * stride  # in half-pixels
     if mode == "nearest":
         return cells.index_select(axis, (centre // (2 * patch)).clamp(max=count - 1))
-    beyond = (centre - patch).clamp(0, 2 * patch * (count - 1))  # past the first cell's centre
-    low = beyond // (2 * patch)
+    # half-pixels past the centre of the first cell
+    distance = (centre - patch).clamp(0, 2 * patch * (count - 1))
+    low = distance // (2 * patch)
     high = (low + 1).clamp(max=count - 1)
-    share = (beyond - 2 * patch * low).to(cells.dtype).div(2 * patch).view(-1, *(1,) * (3 - axis))
-    first = cells.index_select(axis, low)
-    between: Tensor = first + share * (cells.index_select(axis, high) - first)
+    share = (distance - 2 * patch * low).to(cells.dtype).div(2 * patch)
+    share = share.view(-1, *(1,) * (3 - axis))  # as many axes as follow `axis`
+    at_low = cells.index_select(axis, low)
+    at_high = cells.index_select(axis, high)
+    between: Tensor = at_low + share * (at_high - at_low)
     return between
 
 
 def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int) -> Tensor:
     """Read maps of a whole image at the centres of cells of ``stride`` pixels, bilinearly.
 
-    The cells may reach beyond the image, whose sides the stride need not divide: places are those
-    in pixels, where resizing by size would stretch them. Going to less than half the cells averages
-    over what lies between them.
+    The stride need not divide the sides of the image, so the last cells may reach beyond it.
+    Positions are compared in pixels: resizing to ``size`` would stretch the maps. Where the result
+    has less than half the cells, each of them averages over the cells around it.
 
     Args:
         maps: (B, D, r, c), which span the image.
@@ -82,24 +85,27 @@ def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stri
     Returns:
         (B, D, rows, cols), channels-last.
     """
-    down = _readings(maps, maps.shape[-2], size[0], image_size[0], stride)
-    across = _readings(maps, maps.shape[-1], size[1], image_size[1], stride)
-    batch, rows, channels = maps.shape[0], size[0], maps.shape[1]
-    tokens = maps.permute(0, 2, 3, 1).flatten(2)  # (B, r, c D)
-    tall = torch.bmm(down.expand(batch, -1, -1), tokens).reshape(
-        batch * rows, maps.shape[-1], channels
-    )
-    cells = torch.bmm(across.expand(batch * rows, -1, -1), tall)  # (B rows, cols, D)
-    return cells.reshape(batch, rows, size[1], channels).permute(0, 3, 1, 2)
+    batch, channels, old_rows, old_cols = maps.shape
+    rows, cols = size
+    height, width = image_size
+    row_weights = _axis_weights(maps, old_rows, rows, pixels=height, stride=stride)
+    col_weights = _axis_weights(maps, old_cols, cols, pixels=width, stride=stride)
+    x = maps.permute(0, 2, 3, 1).flatten(2)  # (B, r, c D)
+    x = torch.bmm(row_weights.expand(batch, -1, -1), x)  # (B, rows, c D)
+    x = x.reshape(batch * rows, old_cols, channels)
+    x = torch.bmm(col_weights.expand(batch * rows, -1, -1), x)  # (B rows, cols, D)
+    return x.reshape(batch, rows, cols, channels).permute(0, 3, 1, 2)
 
 
-def _readings(maps: Tensor, length: int, cells: int, pixels: int, stride: int) -> Tensor:
-    """(cells, length): the share of every token in every cell along one axis."""
+def _axis_weights(maps: Tensor, length: int, cells: int, *, pixels: int, stride: int) -> Tensor:
+    """Return (cells, length): the weight of every old cell in every new one along an axis."""
     dtype = torch.float64 if maps.dtype == torch.float64 else torch.float32
-    each = torch.arange(length, device=maps.device, dtype=dtype)
-    # tokens per cell
+    old_positions = torch.arange(length, device=maps.device, dtype=dtype)
+    # old cells per new one
     step = torch.ones((), device=maps.device, dtype=dtype) * (length * stride) / pixels
-    places = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
-    places = torch.minimum(places.clamp_min(0.0), each[-1])
-    shares = (1.0 - (places[:, None] - each).abs() / (step / 2).clamp_min(1.0)).clamp_min(0.0)
-    return (shares / shares.sum(dim=1, keepdim=True)).to(maps.dtype)
+    positions = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
+    positions = torch.minimum(positions.clamp_min(0.0), old_positions[-1])
+    distances = (positions[:, None] - old_positions).abs()
+    # a triangle filter, as wide as between cells, or as the new cell
+    weights = (1.0 - distances / (step / 2).clamp_min(1.0)).clamp_min(0.0)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(maps.dtype)

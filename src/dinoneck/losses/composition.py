@@ -19,11 +19,13 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError, counted, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import TargetTransform, Task, constants
+from dinoneck.tasks import Kind, TargetTransform, Task, constants
 from dinoneck.transforms import each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
 Table = Mapping[str, Tensor]
+_LEAST_WHOLE = 1e-6  # of the sum of the parts' magnitudes: below it the parts cancel out
+_LARGEST_LOG = 80.0  # e^80 is still finite in float32
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,17 @@ class Composition:
         normalize_fields(self)
         pairs = self.sums.items() if isinstance(self.sums, Mapping) else self.sums
         object.__setattr__(self, "sums", tuple(pairs))
-        if not self.parts or not self.names:
-            raise ConfigError(
-                f"Composition({'sums' if self.parts else 'parts'}=) is empty; name at least one"
-            )
+        if not self.parts:
+            raise ConfigError("Composition(parts=) is empty; name at least one")
+        if not self.names:
+            raise ConfigError("Composition(sums=) is empty; name at least one")
         self._check_names()
         self._check_sums()
 
     def _check_names(self) -> None:
         """Check that every output has a name of its own."""
         seen = set()
-        for name in (*self.parts, *(name for name, _ in self._pairs)):
+        for name in self.parts + self._sum_names:
             if not name:
                 raise ConfigError("Composition: a part or sum has an empty name; give it one")
             if ":" in name:
@@ -124,12 +126,16 @@ class Composition:
     @property
     def names(self) -> tuple[str, ...]:
         """The outputs in their order: parts, where they are not tasks themselves, then sums."""
-        return (*(() if self.adds_tasks else self.parts), *(name for name, _ in self._pairs))
+        return self._sum_names if self.adds_tasks else self.parts + self._sum_names
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the tasks that the outputs are computed from."""
         return self.parts if self.adds_tasks else (self.total, self.ratio)
+
+    @property
+    def _sum_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self._pairs)
 
     @property
     def _pairs(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -166,11 +172,11 @@ class Composition:
             total: (B, 1).
         """
         parts = composed[:, : len(self.parts)]
-        whole, size = parts.sum(dim=1, keepdim=True), parts.abs().sum(dim=1, keepdim=True)
-        is_safe = whole.abs() > 1e-6 * size  # parts of both signs may cancel out
-        return self._with_sums(
-            parts * torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0)
-        )
+        whole = parts.sum(dim=1, keepdim=True)
+        magnitude = parts.abs().sum(dim=1, keepdim=True)
+        is_safe = whole.abs() > _LEAST_WHOLE * magnitude  # parts of both signs may cancel out
+        factor = torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0)
+        return self._with_sums(parts * factor)
 
     def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
@@ -185,17 +191,20 @@ class Composition:
                 f"the composition of {', '.join(self.parts)} has name={self.name!r}, "
                 f"total={self.total!r} and ratio={self.ratio!r}; name the output and its two tasks"
             )
-        known = {task.name: task for task in tasks}
-        for place, name in enumerate(self.inputs):
-            is_ratio = place == 1 and not self.adds_tasks
-            kinds, dim = (
-                (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
-            )
-            task = known.get(name)
+        by_name = {task.name: task for task in tasks}
+        for i, name in enumerate(self.inputs):
+            kinds: tuple[Kind, ...]
+            if i == 1 and not self.adds_tasks:
+                kinds = ("ratio",)
+                dim = len(self.parts)
+            else:
+                kinds = ("regression", "density")
+                dim = 1
+            task = by_name.get(name)
             if task is None:
                 raise ConfigError(
                     f"composition {self.name!r} needs task {name!r}; there are "
-                    f"{', '.join(known)}.{did_you_mean(name, known)}"
+                    f"{', '.join(by_name)}.{did_you_mean(name, by_name)}"
                 )
             if task.kind not in kinds:
                 raise ConfigError(
@@ -207,7 +216,7 @@ class Composition:
                     f"composition {self.name!r} needs task {name!r} with dim={dim}; it has "
                     f"dim={task.dim}"
                 )
-        used = tuple(known[name] for name in self.inputs)
+        used = tuple(by_name[name] for name in self.inputs)
         if self.adds_tasks and len({task.unit for task in used}) > 1:
             units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in used)
             raise ConfigError(
@@ -230,15 +239,13 @@ class Composition:
         """
         used = self.tasks_of(tasks)
         values = used if self.adds_tasks else used[:1]
-        minimum = (
-            0.0 if all(task.minimum is not None and task.minimum >= 0 for task in values) else None
-        )
+        is_never_negative = all(task.minimum is not None and task.minimum >= 0 for task in values)
         return Composed(
             self.name,
             len(self.names),
             unit=used[0].unit,
             labels=self.names,
-            minimum=minimum,
+            minimum=0.0 if is_never_negative else None,
             parts_of=self,
         )
 
@@ -246,10 +253,11 @@ class Composition:
         return torch.cat((parts, self._sums(parts)), dim=1) if self.sums else parts
 
     def _sums(self, parts: Tensor) -> Tensor:
-        rows = [[self.parts.index(part) for part in members] for _, members in self._pairs]
-        return torch.stack(
-            [torch.stack([parts[:, i] for i in row], dim=1).sum(dim=1) for row in rows], dim=1
-        )
+        sums = []
+        for _, members in self._pairs:
+            columns = [parts[:, self.parts.index(member)] for member in members]
+            sums.append(torch.stack(columns, dim=1).sum(dim=1))
+        return torch.stack(sums, dim=1)
 
 
 @dataclass(frozen=True)
@@ -281,12 +289,14 @@ def outputs_of(
     # a task's columns, "name:label", cannot be those of a composition
     taken = {task.name for task in tasks}
     for output in composed:
-        if both := sorted(taken & {output.name, *output.columns}):
+        names = {output.name, *output.columns}
+        repeated = sorted(taken & names)
+        if repeated:
             raise ConfigError(
-                f"{owner}: composition {output.name!r} has outputs named {', '.join(both)}, as a "
-                "task or another composition does; rename one of them"
+                f"{owner}: composition {output.name!r} has outputs named {', '.join(repeated)}, "
+                "as a task or another composition does; rename one of them"
             )
-        taken |= {output.name, *output.columns}
+        taken |= names
     return (*tasks, *composed)
 
 
@@ -361,9 +371,8 @@ class CompositionLoss:
         Raises:
             ConfigError: if a task is missing or of another kind or size.
         """
-        return replace(
-            self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None
-        )
+        total = self.composition.tasks_of(tasks)[0]
+        return replace(total.transform or TargetTransform(), area=None)
 
     def divisor(self, transform: TargetTransform) -> float:
         """Return what differences are divided by: the total's standard deviation, 1 without one.
@@ -374,8 +383,11 @@ class CompositionLoss:
         """
         if transform.std is None:
             return 1.0
-        (spread,), mean = each(transform.std), sum(each(transform.mean))
-        return spread * math.exp(min(mean, 80.0)) if transform.log1p else spread
+        (std,) = each(transform.std)
+        if not transform.log1p:
+            return std
+        mean = sum(each(transform.mean))
+        return std * math.exp(min(mean, _LARGEST_LOG))
 
     def __call__(
         self, transform: TargetTransform, outputs: Table, targets: Table, masks: Table
@@ -399,15 +411,21 @@ class CompositionLoss:
             )
         keep = self._counts(targets, masks)
         # masked NaN must not come back through the product's gradient
-        known = keep.any(dim=1, keepdim=True)
-        total = transform.inverse(torch.where(known, exact(outputs[self.composition.total]), 0.0))
-        pred = self.composition(total, torch.where(known, outputs[self.composition.ratio], 0.0))
+        counts = keep.any(dim=1, keepdim=True)
+        total_output = exact(outputs[self.composition.total])
+        total = transform.inverse(torch.where(counts, total_output, 0.0))
+        ratio_logits = torch.where(counts, outputs[self.composition.ratio], 0.0)
+        pred = self.composition(total, ratio_logits)
         target = targets.get(self.name)
         if target is None:
-            whole, ratio = (targets[name] for name in self.composition.inputs)
-            target = self.composition.of_shares(transform.inverse(exact(whole)), ratio)
+            total_target = transform.inverse(exact(targets[self.composition.total]))
+            ratio_target = targets[self.composition.ratio]
+            target = self.composition.of_shares(total_target, ratio_target)
         difference = torch.where(keep, pred - target.to(pred), 0.0) / self.divisor(transform)
-        errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
+        if self.loss == "mse":
+            errors = difference.square()
+        else:
+            errors = smooth_l1(difference, self.beta)
         count = len(self.composition.names)
         weights = constants(self.weights or (1.0 / count,) * count, pred)
         per_output = errors.sum(dim=0) / keep.sum(dim=0).clamp_min(1)
@@ -416,12 +434,16 @@ class CompositionLoss:
     def _counts(self, targets: Table, masks: Table) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""
         total, ratio = self.composition.inputs
-        names = {total, ratio, self.name} & set(targets)
-        known = {
-            name: full_mask(masks.get(name), targets[name]) & ~targets[name].isnan()
-            for name in names
-        }
-        if self.name in known:
-            return known[self.name]
-        both = (known[total].all(dim=1) & known[ratio].all(dim=1))[:, None]
-        return full_mask(masks.get(self.name), both.expand(-1, len(self.composition.names))) & both
+        if self.name in targets:
+            return _present(targets, masks, self.name)
+        total_counts = _present(targets, masks, total).all(dim=1)
+        ratio_counts = _present(targets, masks, ratio).all(dim=1)
+        both = (total_counts & ratio_counts)[:, None]
+        keep = both.expand(-1, len(self.composition.names))
+        return full_mask(masks.get(self.name), keep) & both
+
+
+def _present(targets: Table, masks: Table, name: str) -> Tensor:
+    """Where a target is no NaN and its mask counts it: bool, as the target."""
+    target = targets[name]
+    return full_mask(masks.get(name), target) & ~target.isnan()

@@ -24,8 +24,7 @@ class GramAnchor(nn.Module):
 
     Shape:
         tokens: Tokens, with equal weight for every layer, or patch tokens (B, N, C); reference: the
-            same, of any
-        width -> a scalar. It is the mean squared difference over images, layers and all N² entries,
+            same, of any width -> a scalar. It is the mean squared difference over images, layers and all N² entries,
         in float32 for half-precision tokens and under autocast. No gradient reaches the reference.
 
     A reference of another grid, from a larger image of the same view, is resized to the tokens'
@@ -50,10 +49,11 @@ class GramAnchor(nn.Module):
 
     def forward(self, tokens: Tokens | Tensor, reference: Tokens | Tensor) -> Tensor:
         """Return the mean squared difference of the Gram matrices."""
-        own, anchors = _layers(tokens, "tokens"), _layers(reference, "the reference")
-        if len(own) != len(anchors):
+        layers = _layers(tokens, "tokens")
+        anchors = _layers(reference, "the reference")
+        if len(layers) != len(anchors):
             raise ShapeError(
-                f"tokens have {len(own)} layers, the reference has {len(anchors)}; ask both for "
+                f"tokens have {len(layers)} layers, the reference has {len(anchors)}; ask both for "
                 "the same"
             )
         if (
@@ -62,11 +62,18 @@ class GramAnchor(nn.Module):
             and tokens.grid != reference.grid
         ):
             anchors = _resized(anchors, reference.grid, tokens.grid)
-        kind = own[0].device.type
-        with contextlib.nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
-            return torch.stack(
-                [_layer_loss(x, y.detach()) for x, y in zip(own, anchors, strict=True)]
-            ).mean()
+        with _without_autocast(layers[0].device.type):
+            losses = []
+            for layer, anchor in zip(layers, anchors, strict=True):
+                losses.append(_layer_loss(layer, anchor.detach()))
+            return torch.stack(losses).mean()
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Turn autocast off, where the device type has it."""
+    if device == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _layer_loss(tokens: Tensor, reference: Tensor) -> Tensor:
@@ -93,11 +100,10 @@ def _layers(tokens: Tokens | Tensor, name: str) -> tuple[Tensor, ...]:
     if isinstance(tokens, Tokens):
         return tokens.patches
     if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
-        got = (
-            f"{tuple(tokens.shape)} {tokens.dtype}"
-            if isinstance(tokens, Tensor)
-            else type(tokens).__name__
-        )
+        if isinstance(tokens, Tensor):
+            got = f"{tuple(tokens.shape)} {tokens.dtype}"
+        else:
+            got = type(tokens).__name__
         raise ShapeError(
             f"{name}: {got}; expected Tokens or floating-point patch tokens (batch, patches, "
             "channels)"
@@ -107,15 +113,19 @@ def _layers(tokens: Tokens | Tensor, name: str) -> tuple[Tensor, ...]:
 
 def _resized(layers: tuple[Tensor, ...], grid: GridSize, target: GridSize) -> tuple[Tensor, ...]:
     """Interpolate patch tokens (B, N, C) of one grid to another of the same view."""
-    heights, widths = grid.rows / target.rows, grid.cols / target.cols
-    if abs(widths / heights - 1) * target.cols >= 1 or abs(heights / widths - 1) * target.rows >= 1:
+    row_scale = grid.rows / target.rows
+    col_scale = grid.cols / target.cols
+    cols_off = abs(col_scale / row_scale - 1) * target.cols
+    rows_off = abs(row_scale / col_scale - 1) * target.rows
+    if cols_off >= 1 or rows_off >= 1:
         raise GridError(
             f"tokens have {target.rows} x {target.cols} patches, the reference {grid.rows} x "
             f"{grid.cols}: another aspect ratio, so not the same view; expected one scale for "
             "both sides"
         )
-    maps = (
-        F.interpolate(as_maps(exact(x.detach()), grid), tuple(target), mode="bicubic")
-        for x in layers
-    )
-    return tuple(x.flatten(2).mT for x in maps)
+    resized = []
+    for layer in layers:
+        maps = as_maps(exact(layer.detach()), grid)
+        maps = F.interpolate(maps, tuple(target), mode="bicubic")
+        resized.append(maps.flatten(2).mT)
+    return tuple(resized)

@@ -1,8 +1,9 @@
-"""The loss of queries that predict classes and masks: each known mask is compared with the query that fits it best."""
+"""Losses of object masks: of queries that predict classes and masks, and of maps of object centres."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,16 @@ from torch import Tensor
 from dinoneck.errors import DataError, ShapeError, missing_extra
 from dinoneck.losses.masked import exact
 
-CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the parts
-CENTRE, OFFSET = 20.0, 0.2  # weights of the parts of centres
-NO_OBJECT = 0.1  # weight of queries without a mask in the class loss
+# weights of the three parts, as in Mask2Former
+CLASS_WEIGHT = 2.0
+MASK_WEIGHT = 5.0
+DICE_WEIGHT = 5.0
+# weight of queries without an object in the class loss, as in Mask2Former
+NO_OBJECT_WEIGHT = 0.1
+# weights of the squared error of centres and of the error of offsets, next to the class loss
+CENTRE_WEIGHT = 20.0
+OFFSET_WEIGHT = 0.2
+_SMALLEST_AREA = 1e-6  # cells; a denominator below it is raised to it
 
 
 def mask_loss(
@@ -22,10 +30,9 @@ def mask_loss(
     known: Sequence[tuple[Tensor, Tensor]],
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the loss of classes, masks and dice, of each image's known masks and the queries that fit them best.
+    """Return the class, mask and dice loss, after each known mask is matched with the query that fits it best.
 
-    Cells of weight 0 count for nothing, whatever is predicted there. The result does not depend on
-    chance.
+    Predictions in cells of weight 0 are ignored. The result is deterministic.
 
     Args:
         classes: (B, Q, K + 1) logits; the last one is that of no object.
@@ -47,69 +54,92 @@ def mask_loss(
             raise DataError(
                 f"{what} logits are not finite; lower the learning rate, or check the tokens"
             )
-    every = torch.ones_like(masks[:, 0]) if weight is None else weight
-    total, norm, count, shapes = *classes.new_zeros(3), exact(masks).sum() * 0.0
-    for scores, logits, own, (labels, truth) in zip(
-        exact(classes), exact(masks), every, known, strict=True
-    ):
-        if truth.shape[1:] != logits.shape[1:]:
-            raise ShapeError(
-                f"the known masks of an image have shape {tuple(truth.shape)}; expected "
-                f"(masks, {', '.join(map(str, logits.shape[1:]))}) as the logits"
-            )
-        if len(truth) != len(labels):
-            raise ShapeError(
-                f"an image has {len(labels)} known classes and {len(truth)} known masks; expected "
-                "one class per mask"
-            )
-        if len(labels) > len(logits):
-            raise DataError(
-                f"an image has {len(labels)} masks for {len(logits)} queries; raise num_queries"
-            )
-        flat, true, counts = (
-            logits.flatten(1),
-            truth.flatten(1).to(logits),
-            own.flatten().to(logits),
+    if weight is None:
+        weight = torch.ones_like(masks[:, 0])
+    class_loss = classes.new_zeros(())
+    class_norm = classes.new_zeros(())
+    num_objects = classes.new_zeros(())
+    shape_loss = exact(masks).sum() * 0.0  # keeps the graph where no image has an object
+    no_object = classes.shape[-1] - 1
+    images = zip(exact(classes), exact(masks), known, weight, strict=True)
+    for class_logits, mask_logits, (labels, truth), cell_weight in images:
+        _check_objects(labels, truth, mask_logits)
+        cross_entropy, dice = _pair_losses(
+            mask_logits.flatten(1),
+            truth.flatten(1).to(mask_logits),
+            cell_weight.flatten().to(mask_logits),
+        )  # (Q, n) each
+
+        # match each known object with one query
+        probabilities = class_logits.softmax(-1)[:, labels]
+        queries, objects = _best_pairs(
+            -CLASS_WEIGHT * probabilities + MASK_WEIGHT * cross_entropy + DICE_WEIGHT * dice
         )
-        cross, dice = _pairs(flat, true, counts)  # (Q, n) each
-        queries, order = _best(-CLASS * scores.softmax(-1)[:, labels] + MASK * cross + DICE * dice)
-        wanted = torch.full((len(logits),), scores.shape[-1] - 1, device=labels.device)
-        wanted[queries] = labels[order]
-        importance = torch.where(wanted == scores.shape[-1] - 1, NO_OBJECT, 1.0)
-        total = total + (importance * F.cross_entropy(scores, wanted, reduction="none")).sum()
-        norm, count = norm + importance.sum(), count + len(labels)
-        shapes = shapes + (MASK * cross + DICE * dice)[queries, order].sum()
-    loss: Tensor = CLASS * total / norm + shapes / count.clamp_min(1.0)
+        pair_loss = MASK_WEIGHT * cross_entropy + DICE_WEIGHT * dice
+        shape_loss = shape_loss + pair_loss[queries, objects].sum()
+        num_objects = num_objects + len(labels)
+
+        # the queries that are left learn the class "no object"
+        target = torch.full((len(mask_logits),), no_object, device=labels.device)
+        target[queries] = labels[objects]
+        query_weight = torch.where(target == no_object, NO_OBJECT_WEIGHT, 1.0)
+        query_loss = F.cross_entropy(class_logits, target, reduction="none")
+        class_loss = class_loss + (query_weight * query_loss).sum()
+        class_norm = class_norm + query_weight.sum()
+    loss: Tensor = CLASS_WEIGHT * class_loss / class_norm + shape_loss / num_objects.clamp_min(1.0)
     return loss
 
 
-def _pairs(logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice loss of every query (Q, N) and known mask (n, N), over cells of a weight (N,)."""
+def _check_objects(labels: Tensor, truth: Tensor, mask_logits: Tensor) -> None:
+    """Check the known classes (n,) and masks (n, h, w) of an image against its logits (Q, h, w)."""
+    if truth.shape[1:] != mask_logits.shape[1:]:
+        raise ShapeError(
+            f"the known masks of an image have shape {tuple(truth.shape)}; expected "
+            f"(masks, {', '.join(map(str, mask_logits.shape[1:]))}) as the logits"
+        )
+    if len(truth) != len(labels):
+        raise ShapeError(
+            f"an image has {len(labels)} known classes and {len(truth)} known masks; expected "
+            "one class per mask"
+        )
+    if len(labels) > len(mask_logits):
+        raise DataError(
+            f"an image has {len(labels)} masks for {len(mask_logits)} queries; raise num_queries"
+        )
+
+
+def _pair_losses(logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy and dice loss (Q, n) of every query (Q, N) and known mask (n, N).
+
+    ``weight`` (N,) is that of the cells.
+    """
     # cross-entropy of a logit x and a share t: softplus(x) - t * x
-    cross = (F.softplus(logits) @ weight)[:, None] - (logits * weight) @ truth.T
+    cross_entropy = (F.softplus(logits) @ weight)[:, None] - (logits * weight) @ truth.T
+    total_weight = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
     shares = logits.sigmoid() * weight
-    dice = 1.0 - (2.0 * shares @ truth.T + 1.0) / (shares.sum(1)[:, None] + truth @ weight + 1.0)
-    return cross / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny), dice
+    overlap = 2.0 * shares @ truth.T + 1.0
+    areas = shares.sum(1)[:, None] + truth @ weight + 1.0
+    return cross_entropy / total_weight, 1.0 - overlap / areas
 
 
-def _best(costs: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs (query, known mask) of the smallest sum of costs (Q, n)."""
+def _best_pairs(costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of queries and known masks whose costs (Q, n) have the smallest sum."""
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise missing_extra("scipy", "masks") from error
-    found = linear_sum_assignment(costs.detach().cpu().numpy())
-    queries, order = (torch.as_tensor(own, device=costs.device) for own in found)
-    return queries, order
+    pairs = linear_sum_assignment(costs.detach().cpu().numpy())
+    queries, objects = (torch.as_tensor(indices, device=costs.device) for indices in pairs)
+    return queries, objects
 
 
 def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:
     """Return the loss of a class, a centre and the offset to it per cell.
 
-    The centre is compared with a bell over every object, as wide as a sixth of it, by squared
-    differences. The offset to the centre of gravity counts inside objects only, by smooth L1. The
-    class has a cross-entropy over all cells and, since few cells have an object, one over those
-    with an object.
+    The centre is compared by squared differences with a Gaussian bell over every object, as wide as
+    a sixth of the object. The offset to the object's centre of gravity counts inside objects only,
+    by smooth L1. The class has a cross-entropy over all cells and, because few cells have an
+    object, a second one over the cells of objects.
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
@@ -119,28 +149,66 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the
     object; offsets are in cells.
     """
-    total, rows, cols = exact(maps).sum() * 0.0, *maps.shape[-2:]
+    rows, cols = maps.shape[-2:]
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-    grid = torch.stack([y, x]).to(maps.device, torch.float32)
-    for own, (labels, masks), cells in zip(exact(maps), known, weight, strict=True):
-        area = masks.sum(dim=(1, 2)).clamp_min(1e-6)
-        middle = (masks[:, None] * grid).sum(dim=(2, 3)) / area[:, None]  # (n, 2)
-        offsets = middle[:, :, None, None] - grid
-        width = (area / 3.14159).sqrt() / 3 + 0.5
-        bells = torch.exp(-offsets.square().sum(dim=1) / (2 * width.square())[:, None, None])
-        heights = torch.cat([masks.new_full((1, rows, cols), 0.5), masks])
-        owner = heights.argmax(dim=0)  # 0 = no object
-        classes = torch.cat([labels.new_zeros(1), labels + 1])[owner]
-        count = cells.sum().clamp_min(1e-6)
-        inside = (owner > 0) * cells
-        objects = inside.sum().clamp_min(1.0)
-        cross = F.cross_entropy(own[None, :-3], classes[None], reduction="none")[0]
-        total = total + (cross * cells).sum() / count + (cross * inside).sum() / objects
-        centre = torch.cat([bells, bells.new_zeros(1, rows, cols)]).amax(dim=0)
-        total = total + CENTRE * ((own[-3] - centre).square() * cells).sum() / count
-        aim = torch.cat([offsets.new_zeros(1, 2, rows, cols), offsets])[owner, :, y, x].movedim(
-            -1, 0
-        )
-        errors = F.smooth_l1_loss(own[-2:], aim, reduction="none").sum(dim=0)
-        total = total + OFFSET * (errors * inside).sum() / objects
+    cell_positions = torch.stack([y, x]).to(maps.device, torch.float32)  # (2, rows, cols)
+    total = exact(maps).sum() * 0.0  # keeps the graph where there is no image
+    images = zip(exact(maps), known, weight, strict=True)
+    for predicted, (labels, masks), cell_weight in images:
+        # predicted: K + 1 class logits, the centre, the offset down and right
+        target = _centre_targets(labels, masks, cell_positions)
+        inside = (target.owner > 0) * cell_weight
+        cell_count = cell_weight.sum().clamp_min(_SMALLEST_AREA)
+        inside_count = inside.sum().clamp_min(1.0)
+
+        class_errors = F.cross_entropy(
+            predicted[None, :-3], target.classes[None], reduction="none"
+        )[0]
+        class_loss = (class_errors * cell_weight).sum() / cell_count
+        total = total + class_loss + (class_errors * inside).sum() / inside_count
+
+        centre_errors = (predicted[-3] - target.centre).square()
+        total = total + CENTRE_WEIGHT * (centre_errors * cell_weight).sum() / cell_count
+
+        # (rows, cols, 2) -> (2, rows, cols): the offset to the object that owns the cell
+        offset = target.offsets[target.owner, :, y, x].movedim(-1, 0)
+        offset_errors = F.smooth_l1_loss(predicted[-2:], offset, reduction="none").sum(dim=0)
+        total = total + OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
     return total / len(maps)
+
+
+class _CentreTargets(NamedTuple):
+    """What the maps of an image are compared with; object 0 is none.
+
+    Attributes:
+        owner: (rows, cols), the object with the largest share of each cell.
+        classes: (rows, cols), 0 = no object.
+        centre: (rows, cols), the highest bell of an object in 0 ... 1.
+        offsets: (1 + n, 2, rows, cols), down and right to the centre of each object, in cells.
+    """
+
+    owner: Tensor
+    classes: Tensor
+    centre: Tensor
+    offsets: Tensor
+
+
+def _centre_targets(labels: Tensor, masks: Tensor, cell_positions: Tensor) -> _CentreTargets:
+    """The targets of an image with classes (n,) and masks (n, rows, cols)."""
+    rows, cols = masks.shape[1:]
+    area = masks.sum(dim=(1, 2)).clamp_min(_SMALLEST_AREA)
+    middle = (masks[:, None] * cell_positions).sum(dim=(2, 3)) / area[:, None]  # (n, 2)
+    offsets = middle[:, :, None, None] - cell_positions
+    width = (area / 3.14159).sqrt() / 3 + 0.5  # a third of the radius of a disc of this area
+    bells = torch.exp(-offsets.square().sum(dim=1) / (2 * width.square())[:, None, None])
+
+    # "no object" owns the cells that objects fill to less than a half
+    shares = torch.cat([masks.new_full((1, rows, cols), 0.5), masks])
+    owner = shares.argmax(dim=0)
+    object_classes = torch.cat([labels.new_zeros(1), labels + 1])
+    return _CentreTargets(
+        owner=owner,
+        classes=object_classes[owner],
+        centre=torch.cat([bells, bells.new_zeros(1, rows, cols)]).amax(dim=0),
+        offsets=torch.cat([offsets.new_zeros(1, 2, rows, cols), offsets]),
+    )

@@ -2,7 +2,7 @@
 
 A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per
 row), or size-1 axes. NaN in a mask of floats is refused; on a GPU and under ``torch.compile`` such
-a place does not count. If everything is masked, the loss is 0 with zero gradient. Half-precision
+a value does not count. If everything is masked, the loss is 0 with zero gradient. Half-precision
 inputs are compared in float32, since squared errors of physical units overflow float16.
 """
 
@@ -92,8 +92,10 @@ def scale_invariant_log(
         raise ConfigError(f"lam is {lam}; expected a number between 0 and 1")
     keep = full_mask(mask, target)
     # what is masked is read as depth 1, so that its logarithm and gradient are finite
-    pred, target = torch.where(keep, exact(pred), 1.0), torch.where(keep, exact(target), 1.0)
-    difference, keep = (pred.log() - target.to(pred).log()).flatten(1), keep.flatten(1)
+    pred = torch.where(keep, exact(pred), 1.0)
+    target = torch.where(keep, exact(target), 1.0)
+    difference = (pred.log() - target.to(pred).log()).flatten(1)
+    keep = keep.flatten(1)
     count = keep.sum(dim=1, keepdim=True).clamp_min(1)
     mean = difference.sum(dim=1, keepdim=True) / count
     variance = torch.where(keep, difference - mean, 0.0).square().sum(dim=1, keepdim=True) / count
@@ -131,14 +133,17 @@ def cross_entropy(
     logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`masked_cross_entropy` and whether any sample counts, a bool tensor."""
-    logits, is_soft = exact(logits), target.ndim == 2
+    logits = exact(logits)
+    is_soft = target.ndim == 2  # probabilities, not class indices
     if logits.ndim != 2 or target.shape != (logits.shape if is_soft else logits.shape[:1]):
         raise ShapeError(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, "
             "K) and class indices (B,) or probabilities (B, K)"
         )
-    every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    keep = every if mask is None else as_mask(mask).reshape(-1)
+    if mask is None:
+        keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    else:
+        keep = as_mask(mask).reshape(-1)
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
     if is_soft:
@@ -155,7 +160,7 @@ def cross_entropy(
             f"class indices are {target.dtype}; expected integers (probabilities are (B, K))"
         )
     labels = torch.where(keep, target, 0).long()
-    # CUDA checks the range itself; here the host would wait for it
+    # CUDA checks the range itself; a check here would be a device-to-host synchronisation
     checked = labels.device.type in ("cpu", "mps") and not torch.compiler.is_compiling()
     if checked and bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise ShapeError(
@@ -189,9 +194,10 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
     while keep.ndim < target.ndim:
         keep = keep.unsqueeze(-1)
     fits = keep.ndim == target.ndim
-    if not fits or any(
-        size not in (1, side) for size, side in zip(keep.shape, target.shape, strict=True)
-    ):
+    if fits:
+        sizes = zip(keep.shape, target.shape, strict=True)
+        fits = all(mask_size in (1, size) for mask_size, size in sizes)
+    if not fits:
         raise ShapeError(
             f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}"
         )
@@ -233,7 +239,8 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
         tensor(1.7500)
     """
     difference, weight = weighted_difference(pred, target, weight)
-    errors, total = difference.square(), weight.sum()
+    errors = difference.square()
+    total = weight.sum()
     return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
 
 
@@ -268,7 +275,8 @@ def by_pixel(
     logits: Tensor, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the logits (B * H * W, K), targets and mask of a map's pixels; see :func:`map_cross_entropy`."""
-    logits, size = exact(logits), _label_size(logits, target)
+    logits = exact(logits)
+    size = _label_size(logits, target)
     if mask is not None and mask.shape != (logits.shape[0], *size):
         raise ShapeError(
             f"the mask has shape {tuple(mask.shape)}; expected {(logits.shape[0], *size)} as the "
@@ -276,12 +284,16 @@ def by_pixel(
         )
     if size != logits.shape[-2:]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    # (B, K, H, W) -> (B * H * W, K)
-    rows, soft = (
-        x.movedim(1, -1).reshape(-1, logits.shape[1]) if x.ndim == 4 else x
-        for x in (logits, target)
-    )
-    return rows, soft.reshape(-1) if target.ndim == 3 else soft, mask
+    if target.ndim == 4:
+        target = _rows_of(target)  # (B * H * W, K)
+    else:
+        target = target.reshape(-1)  # (B * H * W,)
+    return _rows_of(logits), target, mask
+
+
+def _rows_of(maps: Tensor) -> Tensor:
+    """(B, K, H, W) -> (B * H * W, K)."""
+    return maps.movedim(1, -1).reshape(-1, maps.shape[1])
 
 
 @dataclass(frozen=True)
@@ -340,17 +352,23 @@ class DensityRegulariser:
                 f"the maps have shape {tuple(maps.shape)}; expected (batch, K, rows, cols)"
             )
         maps = exact(maps)
-        pairs = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
-        terms = {"smoothness": pairs, "sparsity": maps.abs(), "negativity": F.relu(-maps)}
-        means = {name: term.sum() / max(term.numel(), 1) for name, term in terms.items()}
-        return {
-            f"{self.task}.{name}": getattr(self, name) * means[name]
-            for name in _PENALTIES
-            if getattr(self, name)
-        }
+        parts = {}
+        if self.smoothness:
+            neighbours = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
+            parts[f"{self.task}.smoothness"] = self.smoothness * _mean_of_all(neighbours)
+        if self.sparsity:
+            parts[f"{self.task}.sparsity"] = self.sparsity * _mean_of_all(maps.abs())
+        if self.negativity:
+            parts[f"{self.task}.negativity"] = self.negativity * _mean_of_all(F.relu(-maps))
+        return parts
 
 
 _PENALTIES = ("smoothness", "sparsity", "negativity")
+
+
+def _mean_of_all(values: Tensor) -> Tensor:
+    """The mean; 0 of no values."""
+    return values.sum() / max(values.numel(), 1)
 
 
 def weighted_difference(
@@ -380,7 +398,7 @@ def weighted_difference(
         )
     weight = weight.to(pred).unsqueeze(1)
     fits = (weight >= 0) & weight.isfinite()
-    # without waiting for the device: the loss is NaN
+    # without a device-to-host synchronisation: the loss becomes NaN
     if weight.device.type != "cpu" or torch.compiler.is_compiling():
         weight = torch.where(fits, weight, torch.nan)
     elif not bool(fits.all()):
@@ -393,15 +411,17 @@ def weighted_difference(
 
 def _label_size(logits: Tensor, target: Tensor) -> torch.Size:
     """Return (H, W) of the labels, checked against the logits."""
-    labels = target.ndim == 3 and not target.is_floating_point()
-    shares = target.ndim == 4 and target.shape[1] == logits.shape[1]
-    if logits.ndim != 4 or not (labels or shares) or target.shape[0] != logits.shape[0]:
+    are_indices = target.ndim == 3 and not target.is_floating_point()
+    are_probabilities = target.ndim == 4 and target.shape[1] == logits.shape[1]
+    is_target = are_indices or are_probabilities
+    if logits.ndim != 4 or not is_target or target.shape[0] != logits.shape[0]:
         raise ShapeError(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)} of "
             f"{target.dtype}; expected (B, K, rows, cols) and integer class indices (B, H, W) or "
             "probabilities (B, K, H, W)"
         )
-    (rows, cols), (height, width) = logits.shape[-2:], target.shape[-2:]
+    rows, cols = logits.shape[-2:]
+    height, width = target.shape[-2:]
     if height < rows or width < cols or height % rows or width % cols:
         raise ShapeError(
             f"labels of {height} x {width} are not a multiple of the {rows} x {cols} cells of the "

@@ -27,7 +27,8 @@ from dinoneck.losses.masked import (
 from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
-LOG_VARIANCE_BOUND = 12.0
+LOG_VARIANCE_BOUND = 12.0  # weights between 3e-6 and 8e4
+_SMALLEST_COUNT = 1e-12  # a denominator below it is raised to it
 
 
 class UncertaintyWeighting(Configured, nn.Module):
@@ -122,8 +123,8 @@ class UncertaintyWeighting(Configured, nn.Module):
             first, counted = _over_processes(
                 values.detach(), torch.ones_like(self.is_set) if keep is None else keep
             )
-            known = (first > 0) & counted  # else s begins at 0
-            initial = torch.where(known, first, 1.0).log().to(self.log_variance.dtype)
+            has_optimum = (first > 0) & counted  # else s begins at 0
+            initial = torch.where(has_optimum, first, 1.0).log().to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
             self.is_set.logical_or_(counted)
             # through .data, so that an earlier forward of the same step can still go backward
@@ -148,16 +149,15 @@ class UncertaintyWeighting(Configured, nn.Module):
                     f"the {what} hold {name!r}; this weighting was built for "
                     f"{', '.join(self.names)}"
                 )
-        values = {
-            name: torch.as_tensor(scalars[name], device=self.log_variance.device)
-            for name in self.names
-        }
-        for name, value in values.items():
+        values = []
+        for name in self.names:
+            value = torch.as_tensor(scalars[name], device=self.log_variance.device)
             if value.numel() != 1:
                 raise ShapeError(
                     f"{what}[{name!r}] has shape {tuple(value.shape)}; expected a single number"
                 )
-        return torch.stack([value.reshape(()) for value in values.values()])
+            values.append(value.reshape(()))
+        return torch.stack(values)
 
 
 def _over_processes(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,42 +222,57 @@ class TaskLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.tasks = check_tasks(tasks, kinds=get_args(Kind), owner="TaskLoss")
-        self.compositions = tuple(
-            CompositionLoss(own) if isinstance(own, Composition) else own
-            for own in compositions
-            if not (isinstance(own, Composition) and own.adds_tasks)
-        )
+        self.compositions = _composition_losses(compositions)
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
-        self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
-        self._names = [task.name for task in self.tasks] + [own.name for own in self.compositions]
-        names = self._names + [name for own in self.regularisers for name in own.names]
+        self._transforms = {}
+        for composition in self.compositions:
+            self._transforms[composition.name] = composition.total_transform(self.tasks)
+        self._names = [task.name for task in self.tasks]
+        self._names += [composition.name for composition in self.compositions]
+        self._check_part_names()
+        if weighting is not None:
+            self._check_weighting(weighting)
+        self._check_regularisers()
+
+    def _check_part_names(self) -> None:
+        """Check that every part of the loss has a name of its own."""
+        names = list(self._names)
+        for regulariser in self.regularisers:
+            names += regulariser.names
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(
                     f"TaskLoss has several parts named {name!r}; names are keys and must differ"
                 )
-        if weighting is not None and set(weighting.names) != set(self._names):
+
+    def _check_weighting(self, weighting: UncertaintyWeighting) -> None:
+        """Check that the weighting has the names of this loss, and that no task has a weight too."""
+        if set(weighting.names) != set(self._names):
             raise ConfigError(
                 f"the weighting is built for {', '.join(weighting.names)}; the tasks and "
                 f"compositions are {', '.join(self._names)}: build it for their names"
             )
-        for task in self.tasks if weighting is not None else ():
+        for task in self.tasks:
             if not isinstance(task.weight, tuple) and task.weight != 1.0:
                 raise ConfigError(
                     f"task {task.name!r} has weight {task.weight:g} and TaskLoss a weighting that "
                     "learns it: use one of them (a weight per output is allowed with both)"
                 )
+
+    def _check_regularisers(self) -> None:
+        """Check that regularisers name density tasks."""
         kinds = {task.name: task.kind for task in self.tasks}
-        for own in self.regularisers:
-            if own.task not in kinds:
+        for regulariser in self.regularisers:
+            name = regulariser.task
+            if name not in kinds:
                 raise ConfigError(
-                    f"a DensityRegulariser names task {own.task!r}; there are "
-                    f"{', '.join(kinds)}.{did_you_mean(own.task, kinds)}"
+                    f"a DensityRegulariser names task {name!r}; there are "
+                    f"{', '.join(kinds)}.{did_you_mean(name, kinds)}"
                 )
-            if kinds[own.task] != "density":
+            if kinds[name] != "density":
                 raise ConfigError(
-                    f"a DensityRegulariser names task {own.task!r} of kind {kinds[own.task]!r}; "
+                    f"a DensityRegulariser names task {name!r} of kind {kinds[name]!r}; "
                     "expected a density task"
                 )
 
@@ -274,30 +289,40 @@ class TaskLoss(nn.Module):
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
-        losses = {
-            x.name: (_objects_loss if f"{x.name}{MASKS}" in outputs or x.is_masks else _loss)(
-                x, outputs, targets[x.name], masks.get(x.name)
-            )
-            for x in self.tasks
-        }
-        losses |= {
-            own.name: own(self._transforms[own.name], outputs, targets, masks)
-            for own in self.compositions
-        }
-        parts = {name: loss for name, (loss, _) in losses.items()}
+        losses: dict[str, Tensor] = {}
+        counts: dict[str, Tensor | float] = {}  # whether any value counts
+        for task in self.tasks:
+            target = targets[task.name]
+            mask = masks.get(task.name)
+            if task.is_masks or f"{task.name}{MASKS}" in outputs:
+                losses[task.name], counts[task.name] = _objects_loss(task, outputs, target, mask)
+            else:
+                losses[task.name], counts[task.name] = _loss(task, outputs, target, mask)
+        for composition in self.compositions:
+            name = composition.name
+            transform = self._transforms[name]
+            losses[name], counts[name] = composition(transform, outputs, targets, masks)
         if self.weighting is None:
-            total = torch.stack(list(parts.values())).sum()
+            total = torch.stack(list(losses.values())).sum()
         else:
-            total = self.weighting(parts, {name: counts for name, (_, counts) in losses.items()})
+            total = self.weighting(losses, counts)
+        penalties = self._penalties(outputs)
+        return torch.stack([total, *penalties.values()]).sum(), {**losses, **penalties}
+
+    def _penalties(self, outputs: Table) -> dict[str, Tensor]:
+        """The weighted penalties of the regularisers that have a weight."""
         penalties: dict[str, Tensor] = {}
-        for own in self.regularisers:
-            if own.names and own.task + MAP not in outputs:
+        for regulariser in self.regularisers:
+            if not regulariser.names:
+                continue
+            map_name = f"{regulariser.task}{MAP}"
+            if map_name not in outputs:
                 raise ShapeError(
-                    f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold "
+                    f"the outputs lack {map_name!r}, the map to regularise; they hold "
                     f"{', '.join(outputs)}"
                 )
-            penalties |= own.parts(outputs[own.task + MAP]) if own.names else {}
-        return torch.stack([total, *penalties.values()]).sum(), {**parts, **penalties}
+            penalties |= regulariser.parts(outputs[map_name])
+        return penalties
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
         for name in masks:
@@ -307,38 +332,61 @@ class TaskLoss(nn.Module):
                     f"{did_you_mean(name, self._names)}"
                 )
         for task in self.tasks:
-            for what, tensors in (("outputs", outputs), ("targets", targets)):
-                ends = (MASKS, MAP) if task.is_masks and what == "outputs" else ("",)
-                if not any(task.name + end in tensors for end in ends):
-                    raise ShapeError(
-                        f"the {what} lack task {task.name!r}; they hold "
-                        f"{', '.join(tensors) or 'nothing'}"
-                    )
+            if task.is_masks:
+                output_names = [f"{task.name}{MASKS}", f"{task.name}{MAP}"]  # one of them
+            else:
+                output_names = [task.name]
+            if not any(name in outputs for name in output_names):
+                raise ShapeError(
+                    f"the outputs lack task {task.name!r}; they hold "
+                    f"{', '.join(outputs) or 'nothing'}"
+                )
+            if task.name not in targets:
+                raise ShapeError(
+                    f"the targets lack task {task.name!r}; they hold "
+                    f"{', '.join(targets) or 'nothing'}"
+                )
             if task.is_masks:
                 continue
             shape = tuple(outputs[task.name].shape)
-            if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
-                expected = (
-                    f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
-                )
+            if task.is_map:
+                ndim = 4
+                expected = f"(batch, {task.dim}, rows, cols)"
+            else:
+                ndim = 2
+                expected = f"(batch, {task.dim})"
+            if len(shape) != ndim or shape[1] != task.dim:
                 raise ShapeError(
                     f"the output of task {task.name!r} is {shape}; expected {expected}"
                 )
 
 
+def _composition_losses(
+    compositions: Sequence[Composition | CompositionLoss],
+) -> tuple[CompositionLoss, ...]:
+    """The losses of the compositions that have one: sums of tasks have none."""
+    losses = []
+    for composition in compositions:
+        if isinstance(composition, CompositionLoss):
+            losses.append(composition)
+        elif not composition.adds_tasks:
+            losses.append(CompositionLoss(composition))
+    return tuple(losses)
+
+
 def _objects_loss(
     task: Task, outputs: Table, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The weighted loss of masks by queries, or of objects by their centres."""
-    classes, masks = outputs.get(f"{task.name}{CLASSES}"), outputs.get(f"{task.name}{MASKS}")
-    maps = outputs[f"{task.name}{MAP}"] if masks is None else masks
-    known, weight = known_masks(task, target, maps.shape[-2:], mask)
-    loss = (
-        centre_loss(maps, known, weight)
-        if classes is None
-        else mask_loss(classes, maps, known, weight)
-    )
-    counts = weight.sum() > 0
+    """Return the weighted loss of objects, of queries or of centres, and whether any cell counts."""
+    class_logits = outputs.get(f"{task.name}{CLASSES}")
+    mask_logits = outputs.get(f"{task.name}{MASKS}")
+    maps = outputs[f"{task.name}{MAP}"] if mask_logits is None else mask_logits
+    objects, cell_weight = known_masks(task, target, maps.shape[-2:], mask)
+    if class_logits is None:
+        loss = centre_loss(maps, objects, cell_weight)
+    else:
+        loss = mask_loss(class_logits, maps, objects, cell_weight)
+    counts = cell_weight.sum() > 0
     return cast(float, task.weight) * loss * counts, counts
 
 
@@ -357,31 +405,40 @@ def known_masks(
         Per image the classes (n,) and masks (n, h, w) that it holds, and the weights (B, h, w) of
         the cells.
     """
-    known, weights, cells = [], [], (size[0], size[1])
-    for i, own in enumerate(target):
-        if own.ndim == 3:
-            labels, masks, valid = (
-                torch.arange(len(own), device=own.device),
-                own.float(),
-                own.sum(dim=0) > 0,
-            )
+    objects = []
+    cell_weights = []
+    cells = (size[0], size[1])
+    for i, image_target in enumerate(target):
+        if image_target.ndim == 3:  # probabilities (K, H, W)
+            labels = torch.arange(len(image_target), device=image_target.device)
+            masks = image_target.float()
+            valid = image_target.sum(dim=0) > 0
         else:
-            is_class = (own >= 0) & (own < task.dim) & (own != task.ignore_index)
-            ids = own if task.is_masks else torch.where(is_class, OBJECTS * (own + 1), -1)
-            every = torch.unique(ids)
-            every = every[every >= OBJECTS]
-            labels, masks, valid = (
-                every // OBJECTS - 1,
-                (ids == every[:, None, None]).float(),
-                ids >= 0,
-            )
-        valid = valid if mask is None else valid * mask[i]
+            ids = image_target if task.is_masks else _ids_of_classes(task, image_target)
+            labels, masks = _masks_of_ids(ids)
+            valid = ids >= 0
+        if mask is not None:
+            valid = valid * mask[i]
         counts = F.adaptive_avg_pool2d(valid.to(masks)[None], cells)
-        means = F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)
-        held = means.flatten(1).any(dim=1)
-        known.append((labels[held], means[held]))
-        weights.append(counts[0])
-    return known, torch.stack(weights)
+        means = F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(_SMALLEST_COUNT)
+        is_present = means.flatten(1).any(dim=1)
+        objects.append((labels[is_present], means[is_present]))
+        cell_weights.append(counts[0])
+    return objects, torch.stack(cell_weights)
+
+
+def _ids_of_classes(task: Task, classes: Tensor) -> Tensor:
+    """Return class indices (H, W) as ids of one object per class; -1 where no class counts."""
+    is_class = (classes >= 0) & (classes < task.dim) & (classes != task.ignore_index)
+    return torch.where(is_class, OBJECTS * (classes + 1), -1)
+
+
+def _masks_of_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return classes (n,) and masks (n, H, W), float32, of the objects in ids (H, W)."""
+    object_ids = torch.unique(ids)
+    object_ids = object_ids[object_ids >= OBJECTS]
+    masks = ids == object_ids[:, None, None]
+    return object_ids // OBJECTS - 1, masks.float()
 
 
 def _loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -389,8 +446,9 @@ def _loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tu
     output = outputs[task.name]
     if not task.is_categorical:
         return _values_loss(task, output, target, mask)
-    rows = by_pixel(output, target, mask) if task.is_map else (output, target, mask)
-    loss, counts = cross_entropy(*rows, task.ignore_index)
+    if task.is_map:
+        output, target, mask = by_pixel(output, target, mask)
+    loss, counts = cross_entropy(output, target, mask, task.ignore_index)
     return cast(float, task.weight) * loss, counts
 
 
@@ -401,8 +459,9 @@ def _values_loss(
     if task.kind == "dense":
         difference, keep = weighted_difference(output, target, mask)
         # (B, 1, rows, cols): the outputs of a cell share its weight
-        known = ~target.isnan().any(dim=1, keepdim=True)
-        difference, keep = torch.where(known, difference, 0.0), torch.where(known, keep, 0.0)
+        is_complete = ~target.isnan().any(dim=1, keepdim=True)
+        difference = torch.where(is_complete, difference, 0.0)
+        keep = torch.where(is_complete, keep, 0.0)
     else:
         if output.shape != target.shape:
             raise ShapeError(
@@ -413,22 +472,29 @@ def _values_loss(
         # the softmax of a ratio runs over all outputs
         output = shares(output, keep) if task.kind == "ratio" else exact(output)
         difference = torch.where(keep, output - target.to(output), 0.0)
-    errors = (
-        smooth_l1(difference, task.beta)
-        if task.default_loss == "smooth_l1"
-        else difference.square()
-    )
+    if task.default_loss == "smooth_l1":
+        errors = smooth_l1(difference, task.beta)
+    else:
+        errors = difference.square()
     keep = keep.to(errors).expand_as(errors)
     # (dim,) each
     sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))
-    # Python numbers: a tensor of them would be copied to the device at every step
     if isinstance(task.weight, tuple):
-        each = (sums / torch.where(counts > 0, counts, 1.0)).unbind()
-        loss = torch.stack([weight * x for weight, x in zip(task.weight, each, strict=True)]).sum()
-        return loss, torch.stack(
-            [x * (weight > 0) for weight, x in zip(task.weight, counts, strict=True)]
-        ).sum() > 0
+        return _weighted_outputs(task.weight, sums, counts)
     count = counts.sum()
-    return task.weight * sums.sum() / torch.where(count > 0, count, 1.0), (count > 0) & (
-        task.weight > 0
-    )
+    loss = task.weight * sums.sum() / torch.where(count > 0, count, 1.0)
+    return loss, (count > 0) & (task.weight > 0)
+
+
+def _weighted_outputs(
+    weights: tuple[float, ...], sums: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of the outputs' means, and whether a value with a weight counts."""
+    means = sums / torch.where(counts > 0, counts, 1.0)
+    # weights are Python numbers: a tensor of them would be copied to the device at every step
+    weighted_means = []
+    weighted_counts = []
+    for weight, mean, count in zip(weights, means.unbind(), counts, strict=True):
+        weighted_means.append(weight * mean)
+        weighted_counts.append(count * (weight > 0))
+    return torch.stack(weighted_means).sum(), torch.stack(weighted_counts).sum() > 0

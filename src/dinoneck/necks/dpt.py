@@ -125,8 +125,12 @@ class DPTNeck(Neck):
                 f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} "
                 "in all"
             )
-        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
-        self.out_channels, self.readout, self.align_corners = out_channels, readout, align_corners
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.patch_size = patch_size
+        self.out_channels = out_channels
+        self.readout = readout
+        self.align_corners = align_corners
         self.upsample = upsample
         scales = SCALES[-num_layers:]
         self.strides = tuple(patch_size / scale for scale in scales)
@@ -135,9 +139,10 @@ class DPTNeck(Neck):
             _Reassemble(embed_dim, width, out_channels, scale, readout, **factory)
             for width, scale in zip(widths, scales, strict=True)
         )
+        coarsest = num_layers - 1
         self.fusion = nn.ModuleList(
-            _Fusion(out_channels, unit_bias, coarsest=place == num_layers - 1, **factory)
-            for place in range(num_layers)
+            _Fusion(out_channels, unit_bias, has_coarser=level != coarsest, **factory)
+            for level in range(num_layers)
         )
 
     def forward(
@@ -196,13 +201,17 @@ class _Reassemble(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.readout_linear = (
-            nn.Linear(2 * embed_dim, embed_dim, **factory) if readout == "project" else None
-        )
+        self.readout_linear = None
+        if readout == "project":
+            self.readout_linear = nn.Linear(2 * embed_dim, embed_dim, **factory)
         self.project = nn.Linear(embed_dim, hidden, **factory)
-        side = int(scale)
-        self.up = nn.ConvTranspose2d(hidden, hidden, side, side, **factory) if scale > 1 else None
-        self.down = nn.Conv2d(hidden, hidden, 3, 2, padding=1, **factory) if scale < 1 else None
+        self.up = None
+        if scale > 1:
+            side = int(scale)
+            self.up = nn.ConvTranspose2d(hidden, hidden, side, stride=side, **factory)
+        self.down = None
+        if scale < 1:
+            self.down = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1, **factory)
         self.widen = nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False, **factory)
 
     def forward(
@@ -224,14 +233,15 @@ class _Reassemble(nn.Module):
     def _project(self, sequence: Tensor, cls_token: Tensor | None) -> Tensor:
         """Readout and projection: (B, P + N, C) -> (B, P + N, hidden).
 
-        A linear layer on [token, CLS] is the sum of one on the token and one on the CLS token, so
-        that nothing of width 2 C is built and no CLS token repeated.
+        A linear layer on [token, CLS] is the sum of one on the token and one on the CLS token:
+        nothing of width 2 C is built, and the CLS token is not repeated.
         """
         # "project": GELU(linear([token, CLS]))
         if cls_token is not None and self.readout_linear is not None:
-            of_token, of_cls = self.readout_linear.weight.chunk(2, dim=1)  # (C, C) each
-            common = F.linear(cls_token, of_cls, self.readout_linear.bias)  # (B, C)
-            sequence = F.gelu(F.linear(sequence, of_token) + common[:, None])  # (B, P + N, C)
+            token_weight, cls_weight = self.readout_linear.weight.chunk(2, dim=1)  # (C, C) each
+            cls_term = F.linear(cls_token, cls_weight, self.readout_linear.bias)  # (B, C)
+            sequence = F.linear(sequence, token_weight) + cls_term[:, None]  # (B, P + N, C)
+            sequence = F.gelu(sequence)
         projected: Tensor = self.project(sequence)  # (B, P + N, hidden)
         # "add": the projection of token + CLS
         if cls_token is not None and self.readout_linear is None:
@@ -242,9 +252,9 @@ class _Reassemble(nn.Module):
 class _Fusion(nn.Module):
     """A level's own map and the coarser level's result to the level's result."""
 
-    def __init__(self, channels: int, bias: bool, *, coarsest: bool, **factory: Any) -> None:
+    def __init__(self, channels: int, bias: bool, *, has_coarser: bool, **factory: Any) -> None:
         super().__init__()
-        self.lateral = None if coarsest else _ResidualUnit(channels, bias, **factory)
+        self.lateral = _ResidualUnit(channels, bias, **factory) if has_coarser else None
         self.unit = _ResidualUnit(channels, bias, **factory)
         self.project = MapLinear(channels, channels, **factory)
 

@@ -123,12 +123,10 @@ class LayerGrouper(Configured, nn.Module):
                 f"num_layers is {num_layers} and num_groups {num_groups}; expected {MAX_LAYERS} "
                 "or fewer"
             )
-        self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = (
-            embed_dim,
-            num_layers,
-            fpn_dim,
-            fusion,
-        )
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.fpn_dim = fpn_dim
+        self.fusion = fusion
         self.groups: Groups
         if layer_groups == "auto":
             self.groups = auto_groups(num_layers, num_groups)
@@ -136,35 +134,26 @@ class LayerGrouper(Configured, nn.Module):
             self.groups = tuple(tuple(group) for group in layer_groups)
             _check_groups(self.groups, num_layers, num_groups)
         factory = {"device": device, "dtype": dtype}
-        used = sorted(set(chain.from_iterable(self.groups)))
-        self._place = {
-            layer: str(layer) if use_separate_bottlenecks else "shared" for layer in used
-        }
-        self.bottlenecks = nn.ModuleDict(
-            {
-                name: Bottleneck(embed_dim, fpn_dim, norm, **factory)
-                for name in dict.fromkeys(self._place.values())
-            }
-        )
-        several = {
-            place: group
-            for place, group in enumerate(self.groups)
-            if len(group) > 1 and fusion != "mean"
-        }
-        if fusion != "mean" and not several:
+        self._bottleneck_names: dict[int, str] = {}  # of every layer that a group reads
+        self.bottlenecks = nn.ModuleDict()
+        for layer in sorted(set(chain.from_iterable(self.groups))):
+            name = str(layer) if use_separate_bottlenecks else "shared"
+            self._bottleneck_names[layer] = name
+            if name not in self.bottlenecks:
+                self.bottlenecks[name] = Bottleneck(embed_dim, fpn_dim, norm, **factory)
+        fuses_layers = any(len(group) > 1 for group in self.groups)
+        if fusion != "mean" and not fuses_layers:
             raise ConfigError(
                 f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups "
                 f"holds a single layer (num_layers={num_layers}); use more layers or fewer "
                 "groups, or fusion='mean'"
             )
-        self.fusion_weights = nn.ParameterDict(
-            {
-                str(place): nn.Parameter(
-                    torch.zeros(len(group) if fusion == "softmax" else fpn_dim, **factory)
-                )
-                for place, group in several.items()
-            }
-        )
+        self.fusion_weights = nn.ParameterDict()
+        for index, group in enumerate(self.groups):
+            if fusion == "mean" or len(group) == 1:
+                continue
+            width = len(group) if fusion == "softmax" else fpn_dim
+            self.fusion_weights[str(index)] = nn.Parameter(torch.zeros(width, **factory))
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -174,7 +163,7 @@ class LayerGrouper(Configured, nn.Module):
 
     def bottleneck(self, layer: int) -> Bottleneck:
         """Return the bottleneck that the layer at this position goes through."""
-        return cast("Bottleneck", self.bottlenecks[self._place[layer]])
+        return cast("Bottleneck", self.bottlenecks[self._bottleneck_names[layer]])
 
     def forward(self, layers: Sequence[Tensor]) -> list[Tensor]:
         """Project and fuse: L tensors (B, N, C) -> G tensors (B, N, D)."""
@@ -203,8 +192,8 @@ class LayerGrouper(Configured, nn.Module):
         if self.fusion == "mean":
             return sum(projected[1:], projected[0]) / len(group)
         # every token weighs its layers: softmax over L of q . y / sqrt(D)
-        # (B, N, L, D), (D,)
-        stacked, query = torch.stack(projected, dim=-2), self.fusion_weights[str(index)]
+        stacked = torch.stack(projected, dim=-2)  # (B, N, L, D)
+        query = self.fusion_weights[str(index)]  # (D,)
         scores = torch.einsum("bnld,d->bnl", stacked, query.to(stacked.dtype)) * self.fpn_dim**-0.5
         return torch.einsum("bnl,bnld->bnd", scores.softmax(dim=-1).to(stacked.dtype), stacked)
 
@@ -234,9 +223,8 @@ class LayerGrouper(Configured, nn.Module):
     def _softmax_weights(self, index: int) -> Tensor:
         """The learned weights (L,) of the layers of a group of several, in float32 or wider."""
         logits = self.fusion_weights[str(index)]
-        weights: Tensor = logits.softmax(
-            dim=0, dtype=torch.promote_types(logits.dtype, torch.float32)
-        )
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights: Tensor = logits.softmax(dim=0, dtype=dtype)
         return weights
 
     @torch.no_grad()
@@ -253,45 +241,34 @@ class LayerGrouper(Configured, nn.Module):
         Returns:
             Whether any norm was set.
         """
-        fresh = {
-            layer: part for layer in self._place if (part := self.bottleneck(layer)).is_untouched
-        }
-        sums: dict[Bottleneck, list[Tensor]] = {}
-        for layers in batches if fresh else ():
-            for layer, part in fresh.items():
-                x = (
-                    F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS)
-                    .double()
-                    .flatten(0, 1)
-                )
-                found = [torch.ones_like(x[:, 0]).sum(), x.sum(dim=0), x.square().sum(dim=0)]
-                sums[part] = (
-                    [old + new for old, new in zip(sums[part], found, strict=True)]
-                    if part in sums
-                    else found
-                )
-        for part, (count, total, square) in sums.items():
-            mean = total / count
-            std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
-            scale, shift = part.norm.parameters()
+        untouched: dict[int, Bottleneck] = {}  # layer -> its bottleneck
+        for layer in self._bottleneck_names:
+            bottleneck = self.bottleneck(layer)
+            if bottleneck.is_untouched:
+                untouched[layer] = bottleneck
+        if not untouched:
+            return False
+        sums: dict[Bottleneck, _ChannelSums] = {}
+        for layers in batches:
+            for layer, bottleneck in untouched.items():
+                normed = F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS)
+                sums.setdefault(bottleneck, _ChannelSums()).add(normed.double().flatten(0, 1))
+        for bottleneck, channel_sums in sums.items():
+            mean, std = channel_sums.mean_and_std()
+            scale, shift = bottleneck.norm.parameters()
             scale.copy_(1.0 / std)
             shift.copy_(-mean / std)
         return bool(sums)
 
     def _check(self, layers: Sequence[Tensor]) -> None:
-        if (
-            isinstance(layers, Tensor)
-            or not isinstance(layers, Sequence)
-            or len(layers) != self.num_layers
-        ):
-            count = (
-                f"{len(layers)} tensors"
-                if isinstance(layers, list | tuple)
-                else type(layers).__name__
-            )
+        is_list = isinstance(layers, Sequence) and not isinstance(layers, Tensor)
+        if not is_list or len(layers) != self.num_layers:
+            got = type(layers).__name__
+            if isinstance(layers, list | tuple):
+                got = f"{len(layers)} tensors"
             raise ShapeError(
                 f"LayerGrouper takes a list of {self.num_layers} (B, N, {self.embed_dim}) "
-                f"tensors, one per layer; got {count} (of Tokens: pass tokens.sequence)"
+                f"tensors, one per layer; got {got} (of Tokens: pass tokens.sequence)"
             )
         for x in layers:
             if x.ndim != 3 or x.shape[-1] != self.embed_dim or x.shape != layers[0].shape:
@@ -301,15 +278,36 @@ class LayerGrouper(Configured, nn.Module):
                 )
 
 
+class _ChannelSums:
+    """Sums over tokens of the values of every channel and of their squares."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._total: Tensor | float = 0.0
+        self._total_square: Tensor | float = 0.0
+
+    def add(self, x: Tensor) -> None:
+        """Add tokens (N, C)."""
+        self._count += len(x)
+        self._total = self._total + x.sum(dim=0)
+        self._total_square = self._total_square + x.square().sum(dim=0)
+
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation (C,), which is at least ``STD_FLOOR``."""
+        mean = torch.as_tensor(self._total) / self._count
+        variance = torch.as_tensor(self._total_square) / self._count - mean.square()
+        return mean, variance.clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
+
+
 def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
     """Check the positions that a user assigns to the levels; a position may be left out."""
     where = f"layer_groups is {groups}"
     if len(groups) != num_groups:
         raise ConfigError(f"{where}: {len(groups)} groups; expected {num_groups}, one per level")
     seen = set()
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if not group:
-            raise ConfigError(f"{where}: group {place} is empty; every level needs a layer")
+            raise ConfigError(f"{where}: group {index} is empty; every level needs a layer")
         for position in group:
             if not 0 <= position < num_layers:
                 raise ConfigError(
@@ -336,7 +334,7 @@ def auto_groups(num_layers: int, num_groups: int) -> Groups:
         ((0,), (0,), (1,))
     """
     if num_layers < num_groups:
-        return tuple((place * num_layers // num_groups,) for place in range(num_groups))
-    size, left = divmod(num_layers, num_groups)
-    begins = [place * size + min(place, left) for place in range(num_groups + 1)]
+        return tuple((index * num_layers // num_groups,) for index in range(num_groups))
+    size, remainder = divmod(num_layers, num_groups)
+    begins = [index * size + min(index, remainder) for index in range(num_groups + 1)]
     return tuple(tuple(range(begin, end)) for begin, end in pairwise(begins))

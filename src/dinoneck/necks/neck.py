@@ -53,7 +53,7 @@ class Neck(Configured, nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Re-initialise the weights.
 
-        A class with parameters of its own, outside of modules, overrides this.
+        A class that has parameters outside of its submodules overrides this.
         """
         for module in self.children():
             reset(module)

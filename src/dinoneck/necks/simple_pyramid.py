@@ -86,7 +86,9 @@ class SimplePyramid(Neck):
             )
         at_least(1, out_channels=out_channels, patch_size=patch_size)
         at_least(max(1, int(scales[0])), embed_dim=embed_dim)
-        self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
+        self.embed_dim = embed_dim
+        self.out_channels = out_channels
+        self.patch_size = patch_size
         self.scales = scales
         self.strides = tuple(patch_size / scale for scale in scales)
         self.levels = nn.ModuleList(
@@ -116,9 +118,10 @@ class _Level(nn.Module):
 
     def __init__(self, embed_dim: int, out_channels: int, scale: float, **factory: Any) -> None:
         super().__init__()
-        octave = round(math.log2(scale))
+        octave = round(math.log2(scale))  # 2 for scale 4, -1 for scale 0.5
+        doublings = max(octave, 0)
         self.halvings = max(-octave, 0)
-        widths = [embed_dim // 2**step for step in range(max(octave, 0) + 1)]
+        widths = [embed_dim // 2**step for step in range(doublings + 1)]
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(wide, narrow, 2, 2, **factory) for wide, narrow in pairwise(widths)
         )

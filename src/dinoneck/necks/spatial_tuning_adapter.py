@@ -117,19 +117,30 @@ class SpatialTuningAdapter(Neck):
                 "not use"
             )
         factory = {"device": device, "dtype": dtype}
-        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
-        self.out_channels, self.grid_from, self.image_resize = out_channels, grid_from, image_resize
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.patch_size = patch_size
+        self.out_channels = out_channels
+        self.grid_from = grid_from
+        self.image_resize = image_resize
         self.needs_images = detail is not None
         finest = patch_size / 2 if grid_from == "features" else float(STRIDES[0])
         self.strides = (finest, 2 * finest, 4 * finest)
         self.detail = None if detail is None else AlignedDetail(detail_dim, norm, **factory)
-        widths = [0 if detail is None else detail_dim * times for times in WIDENING]
+        detail_widths = [0] * len(WIDENING)
+        if detail is not None:
+            detail_widths = [detail_dim * times for times in WIDENING]
         self.project = nn.ModuleList(
-            nn.Linear(embed_dim + width, out_channels, bias=False, **factory) for width in widths
+            nn.Linear(embed_dim + width, out_channels, bias=False, **factory)
+            for width in detail_widths
         )
-        self.norms = nn.ModuleList(map_norm(norm, out_channels, **factory) for _ in widths)
-        mixed = num_layers not in (1, len(widths))
-        self.mix = nn.Parameter(torch.empty(len(widths), num_layers, **factory)) if mixed else None
+        num_levels = len(detail_widths)
+        self.norms = nn.ModuleList(
+            map_norm(norm, out_channels, **factory) for _ in range(num_levels)
+        )
+        self.mix = None
+        if num_layers not in (1, num_levels):
+            self.mix = nn.Parameter(torch.empty(num_levels, num_layers, **factory))
         self._init_mix()
 
     def reset_parameters(self) -> None:
@@ -182,7 +193,8 @@ class SpatialTuningAdapter(Neck):
     def _level_tokens(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tokens (B, P + N, C) that every level reads: the one layer, its own layer, or a learned mix of all."""
         if self.mix is None:
-            return layers if len(layers) == len(self.project) else [layers[0]] * len(self.project)
+            num_levels = len(self.project)
+            return layers if len(layers) == num_levels else [layers[0]] * num_levels
         shares = self.mix.softmax(dim=1).to(layers[0].dtype)  # (levels, L)
         return torch.einsum("kl,lbnc->kbnc", shares, torch.stack(list(layers))).unbind()
 
@@ -196,13 +208,14 @@ class SpatialTuningAdapter(Neck):
             )
         if index == TOKEN_GRID:
             return maps
-        # the detail's own size, where there is one: under export it need not be proven equal
+        # where there is detail, its size, so that torch.export need not prove that both are equal
         size = (2 * maps.shape[-2], 2 * maps.shape[-1]) if detail is None else detail.shape[-2:]
         return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
     def _check_images(self, images: Tensor | None, tokens: Tokens) -> Tensor:
         """The images, checked against the tokens and this neck."""
-        owner, own = type(self).__name__, self.project[0].weight.dtype
+        owner = type(self).__name__
+        weight_dtype = self.project[0].weight.dtype
         if images is None:
             raise ShapeError(
                 f"{owner} needs the images as well as the tokens: neck(tokens, images); "
@@ -216,10 +229,10 @@ class SpatialTuningAdapter(Neck):
                 f"images are {images.dtype}; {owner} takes normalised floats, as the backbone "
                 "does: use backbone.preprocess(images)"
             )
-        if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
+        if images.dtype != weight_dtype and not torch.is_autocast_enabled(images.device.type):
             raise ShapeError(
-                f"images are {images.dtype}, this {owner} is {own}: convert one of them, or run "
-                "under torch.autocast"
+                f"images are {images.dtype}, this {owner} is {weight_dtype}: convert one of them, "
+                "or run under torch.autocast"
             )
         if images.shape[0] != tokens.sequence[0].shape[0]:
             raise ShapeError(
@@ -228,13 +241,15 @@ class SpatialTuningAdapter(Neck):
             )
         if torch.compiler.is_compiling():
             return images
-        (height, width), grid = images.shape[-2:], tokens.grid
+        height, width = images.shape[-2:]
+        grid = tokens.grid
         if min(height, width) < self.patch_size:
             raise ShapeError(
                 f"the images are {height}x{width} px, smaller than a patch of {self.patch_size} px"
             )
-        rows, cols = height * grid.cols / width, width * grid.rows / height
-        # another aspect ratio, by a token or more
+        # the sides of the grid that the images' aspect ratio gives with the other side
+        rows = height * grid.cols / width
+        cols = width * grid.rows / height
         if min(abs(rows - grid.rows), abs(cols - grid.cols)) >= 1:
             raise ShapeError(
                 f"the images are {height}x{width} px and the tokens' grid is "

@@ -99,32 +99,33 @@ class STAPyramid(Neck):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, out_channels=out_channels, patch_size=patch_size)
-        self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
-        self.upsample, self.downsample = upsample, downsample
-        if strides == "native" or (
-            strides[1] == 2 * strides[0] == patch_size and strides[2] == 2 * patch_size
-        ):
-            self.strides, self._resample = (
-                (patch_size / 2, float(patch_size), 2.0 * patch_size),
-                None,
-            )
+        self.embed_dim = embed_dim
+        self.out_channels = out_channels
+        self.patch_size = patch_size
+        self.upsample = upsample
+        self.downsample = downsample
+        native = (patch_size / 2, float(patch_size), 2.0 * patch_size)
+        if strides == "native" or strides == native:
+            self.strides = native
+            self._resample = None
         else:
             if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
                 raise ConfigError(
                     f"strides is {strides}; expected 'native' or three positive integers, each "
                     "twice the one before, such as (8, 16, 32)"
                 )
-            self.strides, self._resample = tuple(float(stride) for stride in strides), strides[:2]
+            self.strides = tuple(float(stride) for stride in strides)
+            self._resample = strides[:2]  # the strides of p8 and p16
         factory = {"device": device, "dtype": dtype}
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory) if pre_norm else None
-        self.places = (
-            nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory)) if pos_embed else None
-        )
+        self.places = None
+        if pos_embed:
+            self.places = nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory))
         self.p8 = nn.Linear(embed_dim, out_channels, **factory)
         self.p16 = nn.Linear(embed_dim, out_channels, **factory)
         self.p32: nn.Module
         if downsample == "conv":
-            self.p32 = nn.Conv2d(embed_dim, out_channels, 3, 2, padding=1, **factory)
+            self.p32 = nn.Conv2d(embed_dim, out_channels, 3, stride=2, padding=1, **factory)
         else:
             self.p32 = MapLinear(embed_dim, out_channels, **factory)
 

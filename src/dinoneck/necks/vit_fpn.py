@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,7 @@ class ViTFPN(Neck):
     average-pooled result is then a linear probe of sums of tokens: of all tokens with
     ``downsample="pool"`` and ``"interpolate"``, of those of equal row and column modulo 2^i with
     ``"conv"`` (borders aside). The default norm and GELU after the smoothing let it model
-    arrangement. :meth:`pooled` computes the average-pooled vector of the linear form without the
-    smoothing convolutions.
+    arrangement.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -106,38 +105,40 @@ class ViTFPN(Neck):
         super().__init__()
         at_least(1, num_levels=num_levels, patch_size=patch_size)
         factory = {"device": device, "dtype": dtype}
-        self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
+        self.embed_dim = embed_dim
+        self.num_layers = num_layers
+        self.patch_size = patch_size
         self.out_channels = fpn_dim
         self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
-        self.downsample, self._smooths_linearly = downsample, norm is None and activation is None
+        self.downsample = downsample
         token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(
             embed_dim,
             num_layers,
-            fpn_dim,
-            num_levels,
-            layer_groups,
-            use_separate_bottlenecks,
-            token_norm,
-            fusion,
+            fpn_dim=fpn_dim,
+            num_groups=num_levels,
+            layer_groups=layer_groups,
+            use_separate_bottlenecks=use_separate_bottlenecks,
+            norm=token_norm,
+            fusion=fusion,
             **factory,
         )
-        after = {"norm": norm, "activation": activation, **factory}
+        after_conv = {"norm": norm, "activation": activation, **factory}
         self.down = nn.ModuleList(
-            _down(downsample, level, fpn_dim, after) for level in range(num_levels)
+            _down(downsample, level, fpn_dim, after_conv) for level in range(num_levels)
         )
-        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
-        self.coords = nn.ModuleList(
-            MapLinear(2, fpn_dim, bias=False, **factory)
-            for _ in range(num_levels if use_coords else 0)
-        )
-        self.cls_context = (
-            _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
-        )
-        gains = num_levels if residual_init == "zero" else 0
-        self.gains = nn.ParameterList(
-            nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains)
-        )
+        self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after_conv)
+        self.coords = nn.ModuleList()
+        if use_coords:
+            for _ in range(num_levels):
+                self.coords.append(MapLinear(2, fpn_dim, bias=False, **factory))
+        self.cls_context = None
+        if use_cls_context:
+            self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory)
+        self.gains = nn.ParameterList()
+        if residual_init == "zero":
+            for _ in range(num_levels):
+                self.gains.append(nn.Parameter(torch.zeros(fpn_dim, **factory)))
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -176,29 +177,6 @@ class ViTFPN(Neck):
             levels = [x + gain * y for x, gain, y in zip(shortcuts, gains, levels, strict=True)]
         return FeaturePyramid(tuple(levels), self.strides)
 
-    def pooled(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
-        """Return the means over cells of all levels, concatenated: (B, num_levels * D).
-
-        With ``norm=None, activation=None`` the smoothing convolutions are replaced by sums, which
-        is exact.
-        """
-        if not self._smooths_linearly:
-            return torch.cat([level.mean(dim=(2, 3)) for level in self(tokens, **plain)], dim=1)
-        tokens = as_tokens(tokens, **plain, patch_size=self.patch_size, owner=self)
-        check_tokens(
-            tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
-        )
-        group_maps = self._group_maps(tokens)
-        maps = self._downsampled(group_maps)
-        merged = self.top_down.merged(maps, self._coordinates(maps) if self.coords else None)
-        means = [self.top_down.pooled(level, x) for level, x in enumerate(merged)]
-        if self.gains:
-            shortcuts = [
-                _average_pooled(x, level).mean(dim=(2, 3)) for level, x in enumerate(group_maps)
-            ]
-            means = [x + gain * y for x, gain, y in zip(shortcuts, self.gains, means, strict=True)]
-        return torch.cat(means, dim=1).to(merged[0].dtype)
-
     def calibrate(self, batches: Iterable[Tokens]) -> bool:
         """Set untouched entrance norms to the tokens, see :meth:`dinoneck.LayerGrouper.calibrate`."""
         return self.grouper.calibrate(tokens.patches for tokens in batches)
@@ -210,7 +188,8 @@ class ViTFPN(Neck):
         groups = self.grouper(tokens.sequence)
         # patch tokens are a raster-ordered map: (B, N, D) -> (B, D, rows, cols), a channels-last
         # view
-        (rows, cols), prefix = tokens.grid, tokens.num_prefix_tokens
+        rows, cols = tokens.grid
+        prefix = tokens.num_prefix_tokens
         maps = [rearrange(x[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols) for x in groups]
         # one factor per channel from the last layer's CLS token (B, C): G x (B, D)
         if self.cls_context is not None:
@@ -270,7 +249,9 @@ class TopDown(nn.Module):
             MapLinear(channels, out_channels, **factory) for channels in in_channels
         )
         self.smooth = nn.ModuleList(
-            ConvBlock(out_channels, out_channels, 1, norm, activation, **factory)
+            ConvBlock(
+                out_channels, out_channels, stride=1, norm=norm, activation=activation, **factory
+            )
             for _ in in_channels
         )
 
@@ -295,21 +276,6 @@ class TopDown(nn.Module):
             levels.append(level)
         return levels[::-1]
 
-    def pooled(self, place: int, merged: Tensor) -> Tensor:
-        """Return the mean over cells of ``smooth[place].conv(merged)``, (B, D), without the convolution.
-
-        The mean of a zero-padded 3x3 convolution is b + sum_ij W_ij S_ij / (rows cols), where S_ij
-        is the sum of the map without the row and the column that tap (i, j) never meets. Exact
-        where nothing stands between the convolution and the mean.
-        """
-        conv = cast("nn.Conv2d", self.smooth[place].conv)
-        rows, cols = merged.shape[-2:]
-        means = _tap_sums(merged) / (rows * cols)
-        # half precision would lose what the sums gained
-        with torch.autocast(merged.device.type, enabled=False):
-            mean = torch.einsum("bdij,odij->bo", means, conv.weight.to(means.dtype))
-        return mean if conv.bias is None else mean + conv.bias.to(mean.dtype)
-
 
 class _ClsContext(nn.Module):
     """A gate per level and channel from the CLS token: 2 sigmoid(linear(norm(cls)))."""
@@ -322,23 +288,24 @@ class _ClsContext(nn.Module):
 
     def forward(self, cls_token: Tensor) -> tuple[Tensor, ...]:
         """(B, C) -> one (B, D) gate per level."""
-        gates: tuple[Tensor, ...] = (2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))).chunk(
-            self.num_levels, 1
-        )
-        return gates
+        gates: Tensor = 2.0 * torch.sigmoid(self.linear(self.norm(cls_token)))
+        return gates.chunk(self.num_levels, dim=1)
 
 
-def _down(how: Downsample, level: int, channels: int, after: dict[str, Any]) -> nn.Module:
+def _down(
+    downsample: Downsample, level: int, channels: int, after_conv: dict[str, Any]
+) -> nn.Module:
     """The convolutions that bring a group's map to its level; none for level 0 and for ``pool``."""
-    if level == 0 or how == "pool":
+    if level == 0 or downsample == "pool":
         return nn.Identity()
-    if how == "interpolate":
-        return ConvBlock(channels, channels, 1, **after)
-    return nn.Sequential(*(ConvBlock(channels, channels, 2, **after) for _ in range(level)))
+    if downsample == "interpolate":
+        return ConvBlock(channels, channels, stride=1, **after_conv)
+    blocks = [ConvBlock(channels, channels, stride=2, **after_conv) for _ in range(level)]
+    return nn.Sequential(*blocks)
 
 
 def _average_pooled(maps: Tensor, times: int) -> Tensor:
-    """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number averages what it has."""
+    """Means of 2x2 cells, ``times`` times: ceil(n / 2) cells remain; the last of an odd number is a mean of fewer."""
     for _ in range(times):
         maps = halved(maps)
     return maps
@@ -359,17 +326,3 @@ def _cell_coordinates(maps: Tensor) -> Tensor:
     x = (torch.arange(cols, device=maps.device, dtype=torch.float32) * 2 + 1) / cols - 1
     grid = torch.stack((x[None, :].expand(rows, cols), y[:, None].expand(rows, cols)))
     return grid[None].to(maps.dtype)
-
-
-def _tap_sums(maps: Tensor) -> Tensor:
-    """Return (B, D, 3, 3): what every tap of a zero-padded 3x3 convolution sums up over all its places.
-
-    Tap (0, .) never meets the last row, tap (2, .) never the first; the same holds for columns.
-    Float32 or wider.
-    """
-    x = maps if maps.dtype == torch.float64 else maps.float()
-    # (B, D, 3, cols)
-    rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)
-    kept = x.sum(dim=-2)[..., None, :] - rows
-    ends = torch.stack([kept[..., -1], torch.zeros_like(kept[..., 0]), kept[..., 0]], dim=-1)
-    return kept.sum(dim=-1)[..., None] - ends

@@ -39,7 +39,7 @@ _NUMBERS: list[Any] = [
     *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
 ]
 
-_SHOWN = 5
+_SHOWN = 5  # names in an error
 _EPS = 1e-5  # of the publishers' batch norms
 _NORM = ("weight", "bias", "running_mean", "running_var")
 Tensors = Mapping[str, Tensor]
@@ -90,7 +90,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     # they number the fusion blocks from the coarsest, we from the finest
     (
         r"^fusion_(blocks|stage\.layers|layers)\.(\d)\.",
-        lambda found: f"neck.fusion.{3 - int(found[2])}.",
+        lambda match: f"neck.fusion.{3 - int(match[2])}.",
     ),
     (r"\.res\w+1\.conv(olution)?1\.(conv\.)?", ".lateral.first."),
     (r"\.res\w+1\.conv(olution)?2\.(conv\.)?", ".lateral.second."),
@@ -137,7 +137,7 @@ def load_published(
     """
     row = row_named(name)
     file, url = _file(row, weights, revision)
-    seen = _checked_hash(row, file)
+    sha256 = _checked_hash(row, file)
     head = row.build()
     try:
         with torch.serialization.safe_globals(_NUMBERS):  # noqa: TID251 - numbers of NumPy, for this call
@@ -146,33 +146,37 @@ def load_published(
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
     licence = None if row.licence == NOT_STATED else row.licence
-    record, tuned = backbone_record(row), None
+    record = backbone_record(row)
+    tuned_weights = None
     if row.tuned:
-        from dinoneck.backbones import timm  # a heavy library
-
-        with torch.device("meta"):
-            own = timm.build(row.backbone).state_dict()
-        tuned = translated(backbone_of(state), own, f"the backbone in {file}")
-        record |= {
-            "weights": {"kind": "file"},
-            "license": licence,
-            "weights_sha256": state_digest(tuned),
-        }
-    inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
-    origin = {"published": name, "url": url, "sha256": seen}
+        tuned_weights = _tuned_backbone(row, state, file)
+        record["weights"] = {"kind": "file"}
+        record["license"] = licence
+        record["weights_sha256"] = state_digest(tuned_weights)
     return HeadCheckpoint.from_module(
         head,
         backbone=record,
-        backbone_weights=tuned,
-        preprocess=inputs,
+        backbone_weights=tuned_weights,
+        preprocess=Preprocessing(patch_size=row.model.patch, **row.inputs),
         license=licence,
-        extra=origin,
+        extra={"published": name, "url": url, "sha256": sha256},
     )
 
 
+def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:
+    """The backbone's weights in a file of a head that was trained along with it, under timm's names."""
+    from dinoneck.backbones import timm  # a heavy library
+
+    with torch.device("meta"):
+        expected = timm.build(row.backbone).state_dict()
+    return translated(backbone_of(state), expected, f"the backbone in {file}")
+
+
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
-    """Return the backbone record of a row: the published weights of its name, whichever copy of them."""
-    model, family = row.model, family_of(row.backbone)
+    """Return the backbone record of a row: any copy of the weights that were published under its name."""
+    model = row.model
+    family = family_of(row.backbone)
+    has_official_positions = family == "dinov2" and not model.registers
     return {
         "name": row.backbone,
         "family": family,
@@ -184,7 +188,7 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "num_registers": model.registers,
         "layers": list(row.layers),
         "norm": row.norm,
-        "pos_embed": "official" if family == "dinov2" and not model.registers else "native",
+        "pos_embed": "official" if has_official_positions else "native",
         "dtype": "float32",
         "weights": {"kind": "hub", "repo": f"timm/{row.backbone}"},
         "license": license_of(row.backbone),
@@ -192,7 +196,7 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
 
 
 def _checked_hash(row: PublishedHead, file: Path) -> str:
-    """The SHA-256 of a file, compared with the publisher's where it states one; safetensors are other bytes.
+    """The SHA-256 of a file, compared with the publisher's if it states one; the Hub's safetensors have another.
 
     Raises:
         CheckpointError: for another hash, the name of another file of the table, or a missing file.
@@ -202,22 +206,23 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
             f"the weights of {row.name} are to be read from {file}, which is not a file",
             step="file",
         )
-    with file.open("rb") as opened:
-        seen = hashlib.file_digest(opened, "sha256").hexdigest()
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if file.suffix.lower() == ".safetensors":
-        return seen
-    owner = {Path(other.url).name: other.name for other in ROWS.values()}.get(file.name, row.name)
+        return sha256
+    owners = {Path(other.url).name: other.name for other in ROWS.values()}
+    owner = owners.get(file.name, row.name)
     if owner != row.name:
         raise CheckpointError(
             f"{file} has the name of the file of {owner}; expected that of {row.name}", step="file"
         )
-    if not seen.startswith(row.sha256):
+    if not sha256.startswith(row.sha256):
         raise CheckpointError(
-            f"{file} has the SHA-256 {seen[:16]}…; the publisher's file of {row.name} begins with "
+            f"{file} has the SHA-256 {sha256[:16]}…; the publisher's file of {row.name} begins with "
             f"{row.sha256}: it is damaged, or another file. Download it again",
             step="digest",
         )
-    return seen
+    return sha256
 
 
 def _file(
@@ -236,22 +241,14 @@ def _file(
             f"weights is {weights!r}. Leave revision= out",
             step="hub",
         )
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
-    file = file if weights is None else Path(weights)
-    from_hub = weights is None and (
-        revision is not None or bool(row.hub and (row.gated or row.tuned))
-    )
-    if weights is None and (row.licence == NOT_STATED or (row.gated and not from_hub)):
-        why = (
-            f"is given only to people who accepted the terms of {row.licence}"
-            if row.gated
-            else "states no licence"
-        )
-        raise CheckpointError(
-            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights "
-            "FILE)",
-            step="hub",
-        )
+    if weights is None:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
+        needs_hub = row.hub is not None and (row.gated or row.tuned)
+        from_hub = revision is not None or needs_hub
+        _check_may_fetch(row, from_hub)
+    else:
+        file = Path(weights)
+        from_hub = False
     is_known = from_hub or row.sha256 or file.suffix.lower() == ".safetensors"
     if not is_known and Version(torch.__version__) < _SAFE_READER:
         raise CheckpointError(
@@ -274,17 +271,30 @@ def _file(
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file))  # noqa: TID251 - addresses of our own table
     except Exception as error:  # the clients raise many unrelated types
-        reason = (
-            refusal(error, str(row.hub), revision) or unreachable(error)
-            if from_hub
-            else first_line(error)
-        )
+        if from_hub:
+            reason = refusal(error, str(row.hub), revision) or unreachable(error)
+        else:
+            reason = first_line(error)
         raise CheckpointError(
             f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
             "elsewhere and pass it, weights=FILE (--weights FILE)",
             step="hub",
         ) from None
     return file, url
+
+
+def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:
+    """Check that the terms of a row let its file be fetched without the user."""
+    is_gated = row.gated and not from_hub
+    if row.licence == NOT_STATED or is_gated:
+        why = "states no licence"
+        if is_gated:
+            why = f"is given only to people who accepted the terms of {row.licence}"
+        raise CheckpointError(
+            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights "
+            "FILE)",
+            step="hub",
+        )
 
 
 def renamed(name: str) -> str:
@@ -310,58 +320,85 @@ def translated(
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
     """
-    given, unknown = dict[str, str](), list[str]()  # our names -> those of the file
-    for theirs in state:
-        if not _UNUSED.match(theirs) and given.setdefault(renamed(theirs), theirs) != theirs:
-            unknown.append(theirs)
-    counts = {name: torch.zeros((), dtype=torch.int64) for name in own if name.endswith(_COUNT)}
-    shapes = {name: tuple(x.shape) for name, x in own.items() if name not in counts}
-    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {
-        name.rpartition(".")[0] for name in own
-    }
-    shapes |= {
-        f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM
-    }
-    missing, unknown = (
-        shapes.keys() - given.keys(),
-        [*unknown, *(given[name] for name in given.keys() - shapes.keys())],
-    )
+    # our names -> those of the file; two of the file may have the same one of ours
+    file_names: dict[str, str] = {}
+    unknown = []
+    for file_name in state:
+        if _UNUSED.match(file_name):
+            continue
+        name = renamed(file_name)
+        if name in file_names:
+            unknown.append(file_name)
+        else:
+            file_names[name] = file_name
+
+    counts = {}  # of batch norms of ours: a file need not have them
+    shapes = {}
+    for name, tensor in own.items():
+        if name.endswith(_COUNT):
+            counts[name] = torch.zeros((), dtype=torch.int64)
+        else:
+            shapes[name] = tuple(tensor.shape)
+    normed_layers = _normed_layers(file_names, own)
+    for layer in normed_layers:
+        for suffix in _NORM:
+            shapes[f"{layer}.norm.{suffix}"] = shapes[f"{layer}.weight"][1:2]
+
+    missing = shapes.keys() - file_names.keys()
+    unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
     if missing or unknown:
         raise CheckpointError(
             f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'}, and holds "
             f"{some_of(unknown, _SHOWN) or 'nothing'} in addition: it is the file of another head",
             step="tensors",
         )
-    tensors = {name: state[theirs] for name, theirs in given.items()}
+    tensors = {name: state[file_name] for name, file_name in file_names.items()}
     for name, x in tensors.items():
-        is_1x1 = len(shapes[name]) == 2 and x.shape[2:] == (1, 1)
-        if (x.shape[:2] if is_1x1 else x.shape) != shapes[name] or not x.is_floating_point():
+        shape = x.shape
+        if len(shapes[name]) == 2 and x.shape[2:] == (1, 1):  # a 1x1 convolution is a linear layer
+            shape = x.shape[:2]
+        if shape != shapes[name] or not x.is_floating_point():
             raise CheckpointError(
-                f"{where}: {given[name]} is {x.dtype} {tuple(x.shape)}; expected floats of shape "
-                f"{shapes[name]}: it is the file of another head",
+                f"{where}: {file_names[name]} is {x.dtype} {tuple(x.shape)}; expected floats of "
+                f"shape {shapes[name]}: it is the file of another head",
                 step="tensors",
             )
-    for layer in norms:
-        gain, shift, mean, variance = (
-            tensors.pop(f"{layer}.norm.{part}").double() for part in _NORM
-        )
-        scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
-        weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
-        tensors[f"{layer}.weight"] = weight * scale
-        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (
-            shift - mean * scale
-        )
-    return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()} | counts
+    for layer in normed_layers:
+        _fold_norm(tensors, layer)
+    result = {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
+    return result | counts
+
+
+def _normed_layers(file_names: Mapping[str, str], own: Tensors) -> set[str]:
+    """Our layers in front of which the file has a batch norm, ``<layer>.norm.*``."""
+    layers = {name.rpartition(".")[0] for name in own}
+    normed = {name.partition(".norm.")[0] for name in file_names if ".norm." in name}
+    return normed & layers
+
+
+def _fold_norm(tensors: dict[str, Tensor], layer: str) -> None:
+    """Take the batch norm in front of a layer out of the tensors, and fold it into the layer."""
+    gain, shift, mean, variance = (
+        tensors.pop(f"{layer}.norm.{suffix}").double() for suffix in _NORM
+    )
+    scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
+    weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
+    bias = tensors[f"{layer}.bias"].double()
+    tensors[f"{layer}.weight"] = weight * scale
+    tensors[f"{layer}.bias"] = bias + weight @ (shift - mean * scale)
 
 
 def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
-    found: dict[str, dict[str, Tensor]] = {}
+    pieces: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
     for key, value in state.items():
         if key.startswith("backbone."):
-            whole, _, part = renamed(key.removeprefix("backbone.")).partition(":")
-            found.setdefault(whole, {})[part] = value
-    return {
-        name: torch.cat([parts[part] for part in ("", *"qkv") if part in parts])
-        for name, parts in found.items()
-    }
+            name, _, piece = renamed(key.removeprefix("backbone.")).partition(":")
+            pieces.setdefault(name, {})[piece] = value
+    tensors = {}
+    for name, pieces_of_name in pieces.items():
+        ordered = [
+            pieces_of_name[piece] for piece in ("", "q", "k", "v") if piece in pieces_of_name
+        ]
+        tensors[name] = torch.cat(ordered)
+    return tensors

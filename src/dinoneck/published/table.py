@@ -39,7 +39,7 @@ _SPREAD = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
 _CLASSES = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
 _WHOLE = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
 _DOUBLE = {"upsample": "double", "align_corners": True}
-_COCO_THINGS = 80
+_COCO_THINGS = 80  # of the panoptic classes, which list them first
 NOT_STATED = "not stated"
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
@@ -108,11 +108,13 @@ class PublishedHead:
         """Return the module on the meta device, in eval mode."""
         import torch
 
-        config = {**self.head["config"]}
+        config = dict(self.head["config"])
         if self.labels:
-            [task], labels = config["tasks"], labels_of(self.labels)
-            things = {"things": labels[:_COCO_THINGS]} if task["kind"] == "panoptic" else {}
-            config["tasks"] = [{**task, "labels": labels, **things}]
+            labels = labels_of(self.labels)
+            task = config["tasks"][0] | {"labels": labels}
+            if task["kind"] == "panoptic":
+                task["things"] = labels[:_COCO_THINGS]
+            config["tasks"] = [task]
         with torch.device("meta"):
             return cast("Head", registry.resolve(self.head["type"]).from_config(config).eval())
 
@@ -128,16 +130,18 @@ def list_published(task: str | None = None, backbone: str | None = None) -> list
         ConfigError: for a task that no row has.
         BackboneError: for a backbone that is not known.
     """
-    if task is not None and task not in (tasks := dict.fromkeys(row.task for row in ROWS.values())):
-        raise ConfigError(f"task is {task!r}; expected one of {', '.join(tasks)}")
-    known = None if backbone is None else names_of(backbone)
-    if backbone is not None and known is None:
-        raise refuse(backbone, [model.name for model in KNOWN])
-    return [
-        row
-        for row in ROWS.values()
-        if task in (None, row.task) and (known is None or row.backbone in known)
-    ]
+    rows = list(ROWS.values())
+    if task is not None:
+        tasks = dict.fromkeys(row.task for row in rows)
+        if task not in tasks:
+            raise ConfigError(f"task is {task!r}; expected one of {', '.join(tasks)}")
+        rows = [row for row in rows if row.task == task]
+    if backbone is not None:
+        names = names_of(backbone)
+        if names is None:
+            raise refuse(backbone, [model.name for model in KNOWN])
+        rows = [row for row in rows if row.backbone in names]
+    return rows
 
 
 def is_published(source: object) -> bool:
@@ -182,8 +186,10 @@ def labels_of(data: str) -> list[str]:
             53 of stuff).
     """
     if data in ("ade20k", "coco_panoptic"):
-        listed = Path(__file__).with_name(f"{data}.txt").read_text("utf-8").split("\n")[:-1]
-        return [*(labels_of("coco") if data == "coco_panoptic" else ()), *listed]
+        lines = Path(__file__).with_name(f"{data}.txt").read_text("utf-8").split("\n")[:-1]
+        if data == "coco_panoptic":  # the file lists stuff only
+            return labels_of("coco") + lines
+        return lines
     from torchvision import models
 
     weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
@@ -191,13 +197,14 @@ def labels_of(data: str) -> list[str]:
         weights = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     elif data == "voc2012":
         weights = models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-    names = [
-        name
-        for name in weights.meta["categories"]
-        if data != "coco" or name not in ("__background__", "N/A")
-    ]
+    names = list(weights.meta["categories"])
+    if data == "coco":  # torchvision fills gaps in COCO's numbers
+        names = [name for name in names if name not in ("__background__", "N/A")]
     count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    labels = []
+    for index, name in enumerate(names):
+        labels.append(name if count[name] == 1 else f"{name} ({index})")
+    return labels
 
 
 def _task(name: str, kind: str = "dense", **fields: Any) -> dict[str, Any]:
@@ -213,8 +220,11 @@ def _linear(width: int, task: dict[str, Any], **config: Any) -> dict[str, Any]:
 
 
 def _dpt(width: int, task: dict[str, Any], neck: dict[str, Any], **config: Any) -> dict[str, Any]:
-    own = {"type": "dpt_neck", "config": {"embed_dim": width, **neck}}
-    return {"type": "dpt", "config": {"embed_dim": width, "tasks": [task], "neck": own, **config}}
+    neck_config = {"type": "dpt_neck", "config": {"embed_dim": width, **neck}}
+    return {
+        "type": "dpt",
+        "config": {"embed_dim": width, "tasks": [task], "neck": neck_config, **config},
+    }
 
 
 def _bins(
@@ -229,21 +239,25 @@ def _bins(
 def _backbone(name: str) -> tuple[str, int, int]:
     """Timm's name, width and depth."""
     model = cast("Known", model_of(name))
-    return cast("tuple[str, str]", names_of(name))[0], model.width, model.depth
+    timm_name = cast("tuple[str, str]", names_of(name))[0]
+    return timm_name, model.width, model.depth
 
 
 def _dinov2(
-    base: str, form: str, task: str, layers: Sequence[int], head: Any, **more: Any
+    base: str, form: str, task: str, layers: Sequence[int], head: Any, **fields: Any
 ) -> PublishedHead:
     """A row of the files of DINOv2."""
-    file = f"{base.removesuffix('_reg')}/{base.replace('_reg', '_reg4')}_{form.removeprefix('imagenet_')}_head.pth"
-    fields = {"inputs": _WHOLE, **more}
+    folder = base.removesuffix("_reg")
+    file_base = base.replace("_reg", "_reg4")
+    file_form = form.removeprefix("imagenet_")
+    timm_name, _, _ = _backbone(base)
     return PublishedHead(
-        f"{base}_{form}",
-        task,
-        _backbone(base)[0],
-        f"{_FILES}/dinov2/{file}",
-        tuple(layers),
+        name=f"{base}_{form}",
+        task=task,
+        backbone=timm_name,
+        url=f"{_FILES}/dinov2/{folder}/{file_base}_{file_form}_head.pth",
+        layers=tuple(layers),
+        inputs=fields.pop("inputs", _WHOLE),
         head=head,
         **fields,
     )
@@ -258,90 +272,95 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
         task = _task("class", "classification", dim=1000)
         for backbone in (base, f"{base}_reg"):
             for form, count in (("linear", 1), ("linear4", 4)):
-                head = _linear(width, task, num_layers=count, pool="cls+mean")
-                hub = (
-                    f"facebook/dinov2-{size}-imagenet1k-1-layer"
-                    if count == 1 and backbone == base
-                    else None
+                hub = None
+                if count == 1 and backbone == base:
+                    hub = f"facebook/dinov2-{size}-imagenet1k-1-layer"
+                yield _dinov2(
+                    backbone,
+                    f"imagenet_{form}",
+                    task="classification",
+                    layers=range(depth - count, depth),
+                    head=_linear(width, task, num_layers=count, pool="cls+mean"),
+                    inputs=_CLASSES,
+                    labels="imagenet",
+                    hub=hub,
                 )
-                layers = range(depth - count, depth)
-                more: dict[str, Any] = {"inputs": _CLASSES, "labels": "imagenet", "hub": hub}
-                yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
         # blocks before the final norm; the range is that of the training data
-        widths = [width // 8, width // 4, width // 2, width]
         neck = {
             "readout": "project",
             "patch_size": 14,
-            "hidden_sizes": widths,
+            "hidden_sizes": [width // 8, width // 4, width // 2, width],
             "unit_bias": False,
             **_DOUBLE,
         }
         for data, far in (("nyu", 10.0), ("kitti", 80.0)):
             bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
             metres = _task("depth", activation="relu", transform=_times(1.0, mean=0.001), **bounds)
-            head, hub = (
-                _dpt(width, metres, neck, add_projection=True),
-                f"facebook/dpt-dinov2-{size}-{data}",
+            yield _dinov2(
+                base,
+                f"{data}_dpt",
+                task="depth",
+                layers=_SPREAD[depth],
+                head=_dpt(width, metres, neck, add_projection=True),
+                norm=False,
+                hub=f"facebook/dpt-dinov2-{size}-{data}",
             )
-            yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
             for form, blocks in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
-                cells = {
-                    "num_layers": len(blocks),
-                    "pool": None,
-                    "use_cls": True,
-                    "upsample": 4,
-                    "bins": _bins(far),
-                }
-                head = _linear(width, _task("depth", **bounds), **cells)
+                head = _linear(
+                    width,
+                    _task("depth", **bounds),
+                    num_layers=len(blocks),
+                    pool=None,
+                    use_cls=True,
+                    upsample=4,
+                    bins=_bins(far),
+                )
                 yield _dinov2(base, f"{data}_{form}", "depth", blocks, head, norm=False)
         for data, classes in (("voc2012", 21), ("ade20k", 150)):
             for form, count in (("linear", 1), ("ms", 4)):
-                head = _linear(
-                    width, _task("class", "segmentation", dim=classes), num_layers=count, pool=None
-                )
+                task = _task("class", "segmentation", dim=classes)
                 yield _dinov2(
                     base,
                     f"{data}_{form}",
-                    "segmentation",
-                    range(depth - count, depth),
-                    head,
+                    task="segmentation",
+                    layers=range(depth - count, depth),
+                    head=_linear(width, task, num_layers=count, pool=None),
                     labels=data,
                 )
 
 
 def _dinov3_heads() -> Iterator[PublishedHead]:
     """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
-    timm, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
+    backbone, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
     neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE}
-    bins, task = (
-        _bins(12.0, eps=1e-8, spacing="mixed"),
-        _task("height", unit="m", transform=_times(8.0)),
-    )
-    head = _dpt(width, task, neck, hidden_dim=128, bins=bins)
-    url = f"{_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth"
-    # block 5, where the depth heads on ViT-L read block 4; and the mean is not the backbone's,
-    # (0.430, ...)
-    layers, inputs = (
-        (5, 11, 17, 23),
-        {**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},
-    )
-    hub = "facebook/dinov3-vitl16-chmv2-dpt-head"
     yield PublishedHead(
-        "dinov3_vitl16_sat_chmv2", "canopy height", timm, url, layers, inputs, head, hub=hub
+        name="dinov3_vitl16_sat_chmv2",
+        task="canopy height",
+        backbone=backbone,
+        url=f"{_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
+        layers=(5, 11, 17, 23),  # the depth heads on ViT-L read block 4 first, this one block 5
+        # the mean is not the backbone's, (0.430, ...)
+        inputs={**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},
+        head=_dpt(
+            width,
+            _task("height", unit="m", transform=_times(8.0)),
+            neck,
+            hidden_dim=128,
+            bins=_bins(12.0, eps=1e-8, spacing="mixed"),
+        ),
+        hub="facebook/dinov3-vitl16-chmv2-dpt-head",
     )
-    timm, width, depth = _backbone("dinov3_vit7b16")
-    name, files = "dinov3_vit7b16", f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
-    url, task = (
-        f"{files}_imagenet1k_linear_head-90d8ed92.pth",
-        _task("class", "classification", dim=1000),
-    )
-    more: dict[str, Any] = {
-        "inputs": _CLASSES,
-        "head": _linear(width, task, pool="cls+mean"),
-        "labels": "imagenet",
-    }
+    backbone, width, depth = _backbone("dinov3_vit7b16")
+    files = f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
     yield PublishedHead(
-        f"{name}_imagenet_linear", "classification", timm, url, (depth - 1,), **more
+        name="dinov3_vit7b16_imagenet_linear",
+        task="classification",
+        backbone=backbone,
+        url=f"{files}_imagenet1k_linear_head-90d8ed92.pth",
+        layers=(depth - 1,),
+        inputs=_CLASSES,
+        head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
+        labels="imagenet",
     )
     neck = {
         "readout": "ignore",
@@ -350,12 +369,21 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         "unit_bias": False,
         **_DOUBLE,
     }
-    head = _dpt(width, _task("depth", unit="m"), neck, bins=_bins(100.0), add_projection=True)
-    url, inputs = (
-        f"{files}_synthmix_dpt_head-02040be1.pth",
-        {"size": (768, 768), "resize": "stretch"},
+    yield PublishedHead(
+        name="dinov3_vit7b16_synthmix_dpt",
+        task="depth",
+        backbone=backbone,
+        url=f"{files}_synthmix_dpt_head-02040be1.pth",
+        layers=_SPREAD[depth],
+        inputs={"size": (768, 768), "resize": "stretch"},
+        head=_dpt(
+            width,
+            _task("depth", unit="m"),
+            neck,
+            bins=_bins(100.0),
+            add_projection=True,
+        ),
     )
-    yield PublishedHead(f"{name}_synthmix_dpt", "depth", timm, url, _SPREAD[depth], inputs, head)
 
 
 def _depth_anything() -> Iterator[PublishedHead]:
@@ -367,11 +395,11 @@ def _depth_anything() -> Iterator[PublishedHead]:
         ("l", (256, 512, 1024, 1024), 256),
     )
     for short, widths, channels in settings:
-        timm, width, depth = _backbone(f"dinov2_vit{short}14")
+        backbone, width, depth = _backbone(f"dinov2_vit{short}14")
         neck = {
             "patch_size": 14,
             "out_channels": channels,
-            "hidden_sizes": [*widths],
+            "hidden_sizes": list(widths),
             "align_corners": True,
         }
         for suffix, data, far in (
@@ -379,22 +407,21 @@ def _depth_anything() -> Iterator[PublishedHead]:
             ("_indoor", "-Metric-Indoor", 20),
             ("_outdoor", "-Metric-Outdoor", 80),
         ):
-            task, terms = (
-                _task("depth", activation="relu"),
-                "Apache-2.0" if short == "s" else "CC-BY-NC-4.0",
-            )
             if far:
                 task = _task("depth", activation="sigmoid", unit="m", transform=_times(float(far)))
                 terms = NOT_STATED
+            else:
+                task = _task("depth", activation="relu")
+                terms = "Apache-2.0" if short == "s" else "CC-BY-NC-4.0"
             hub = f"depth-anything/Depth-Anything-V2{data}-{_SIZES[short].capitalize()}-hf"
             yield PublishedHead(
-                f"dinov2_vit{short}14_depth_anything_v2{suffix}",
-                "depth",
-                timm,
-                f"https://huggingface.co/{hub}",
-                _SPREAD[depth],
-                inputs,
-                _dpt(width, task, neck),
+                name=f"dinov2_vit{short}14_depth_anything_v2{suffix}",
+                task="depth",
+                backbone=backbone,
+                url=f"https://huggingface.co/{hub}",
+                layers=_SPREAD[depth],
+                inputs=inputs,
+                head=_dpt(width, task, neck),
                 hub=hub,
                 terms=terms,
                 tuned=True,
@@ -416,18 +443,25 @@ _MASKS = {  # data -> ViTs and sides of the images in pixels, classes, task and 
 def _mask_heads() -> Iterator[PublishedHead]:
     """PMT, masks by queries on frozen DINOv3; its pages state no licence, so its files are not downloaded."""
     for data, (sizes, labels, task, queries) in _MASKS.items():
-        for short, pixels in ((size[0], int(size[1:])) for size in sizes.split()):
-            timm, width, depth = _backbone(f"dinov3_vit{short}16")
+        for size in sizes.split():
+            short = size[0]
+            pixels = int(size[1:])
+            backbone, width, depth = _backbone(f"dinov3_vit{short}16")
             head = {
                 "type": "mask",
                 "config": {"embed_dim": width, "tasks": [task], "num_queries": queries},
             }
             inputs = _WHOLE if labels == "ade20k" else {"size": (pixels, pixels), "resize": "pad"}
-            url = f"https://huggingface.co/tue-mps/{data}_pmt_{_SIZES[short]}_{pixels}_dinov3"
-            layers = _SPREAD[depth] if depth == 12 else (5, 11, 17, 23)
-            name, kind = f"dinov3_vit{short}16_{data}_pmt{pixels}", task["kind"]
             yield PublishedHead(
-                name, kind, timm, url, layers, inputs, head, labels=labels, terms=NOT_STATED
+                name=f"dinov3_vit{short}16_{data}_pmt{pixels}",
+                task=task["kind"],
+                backbone=backbone,
+                url=f"https://huggingface.co/tue-mps/{data}_pmt_{_SIZES[short]}_{pixels}_dinov3",
+                layers=_SPREAD[depth] if depth == 12 else (5, 11, 17, 23),
+                inputs=inputs,
+                head=head,
+                labels=labels,
+                terms=NOT_STATED,
             )
 
 

@@ -4,7 +4,7 @@ from dinoneck.lazy import attach, homes
 
 HOMES = homes(
     __name__,
-    baselines=["knn_probe", "ridge_probe"],
+    baselines=["ridge_probe"],
     config=[
         "BackboneConfig",
         "CompositionConfig",

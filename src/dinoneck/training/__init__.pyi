@@ -1,6 +1,5 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.training.baselines import knn_probe as knn_probe
 from dinoneck.training.baselines import ridge_probe as ridge_probe
 from dinoneck.training.config import BackboneConfig as BackboneConfig
 from dinoneck.training.config import CompositionConfig as CompositionConfig

@@ -1,4 +1,4 @@
-"""The baselines of a run: ridge regression and nearest neighbours on the mean token, and a fitted LinearHead.
+"""The baselines of a run: ridge regression on the mean token, and a fitted LinearHead.
 
 Inner folds of the training rows choose their settings; features are standardised on the rows that a
 fit sees.
@@ -34,7 +34,6 @@ _BATCH = 32
 _MAPS = ("dense", "density", "segmentation")
 INNER_FOLDS = 5
 FLOOR = 1e-8
-NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 _Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> (settings, n_new, t)
@@ -72,58 +71,21 @@ def ridge_probe(
         DataError: for ids without tokens, values without ids, infinite values, or a fold without
             known values.
     """
-    return _probed(source, targets, folds, target_ids, groups, ridge_path)
-
-
-def knn_probe(
-    source: TokenSource,
-    targets: Any,
-    folds: Sequence[Fold],
-    *,
-    target_ids: Sequence[str] | None = None,
-    groups: Sequence[Hashable] | None = None,
-) -> _Floats:
-    """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
-
-    The nearest have the largest cosine between standardised features. Inner folds choose k of 1, 2,
-    4 ... 32 per fold and target; more than there are training rows means all of them.
-
-    Args:
-        source: tokens by id.
-        targets: t values by image id, as in :func:`ridge_probe`.
-        folds: ``(train, valid)`` rows, as in :func:`ridge_probe`.
-        target_ids: one id per row of targets that are arrays.
-        groups: of the inner folds, as in :func:`ridge_probe`.
-
-    Returns:
-        Out-of-fold predictions (n, t), as :func:`ridge_probe`.
-
-    Raises:
-        DataError: as :func:`ridge_probe`.
-    """
-    return _probed(source, targets, folds, target_ids, groups, knn_path)
-
-
-def _probed(
-    source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path
-) -> _Floats:
     table = targets if hasattr(targets, "keys") else {"values": targets}
     names = [name for name in table if name not in OWN_COLUMNS]
-    rows = by_id(table[names[0]], names[0], ids)
-    used, _, values, _ = match_samples(source.ids, table, None, names, rows, target_ids=ids)
+    rows = by_id(table[names[0]], names[0], target_ids)
+    used, _, values, _ = match_samples(source.ids, table, None, names, rows, target_ids=target_ids)
     y = np.column_stack([*values.values()]).astype(np.float64)
     if np.isinf(y).any():
         raise DataError(
             "the targets hold infinite values; expected numbers, or NaN where a value is missing"
         )
     x = _features(source, used)[0]
-    labels, predictions = (
-        [*range(len(y))] if groups is None else [*groups],
-        np.full(y.shape, np.nan),
-    )
+    labels = [*range(len(y))] if groups is None else [*groups]
+    predictions = np.full(y.shape, np.nan)
     for train, valid in folds:
         predictions[valid] = chosen(
-            path, squares, x[train], y[train], [labels[row] for row in train], x[valid]
+            ridge_path, squares, x[train], y[train], [labels[row] for row in train], x[valid]
         )
     return predictions
 
@@ -213,17 +175,6 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
             for alpha in ALPHAS
         ]
     )
-
-
-def knn_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
-    """Return the means of the nearest by the cosine of standardised features, for all numbers of neighbours."""
-    near, new = (
-        rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR)
-        for rows in _standardised(x, new)
-    )
-    order = np.argsort(-new @ near.T, axis=1, kind="stable")
-    sums = np.cumsum(y[order[:, : max(NEIGHBOURS)]], axis=1)
-    return np.stack([sums[:, k - 1] / k for k in (min(k, len(x)) for k in NEIGHBOURS)])
 
 
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:

@@ -69,21 +69,6 @@ def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
     assert same_tensors(own(maps), list(wanted.values()), 1e-12)
 
 
-@pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])
-@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-@pytest.mark.parametrize(
-    "extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}]
-)
-def test_the_shortcut_gives_the_pooled_vector(
-    grid: tuple[int, int], downsample: Any, extras: dict[str, Any]
-) -> None:
-    tokens = tokens_of(2, *grid, layers=4, dtype=DOUBLE)
-    neck = ViTFPN(WIDTH, 4, 16, downsample=downsample, norm=None, activation=None, **extras)
-    neck = randomised(neck.double(), 0.1).eval()
-    wanted = torch.cat([level.mean(dim=(2, 3)) for level in neck(tokens).maps], dim=1)
-    assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
-
-
 @pytest.mark.parametrize(
     ("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)]
 )

@@ -18,7 +18,7 @@ from tests.unit.training.meadow import a_run
 from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens, load_head
 from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
-from dinoneck.training import MemoryTokens, baselines, group_folds, knn_probe, ridge_probe, train
+from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
 from dinoneck.training.scores import Split, method_scores
 from dinoneck.training.table import Fold, column_folds
@@ -229,32 +229,19 @@ def test_ridge_is_the_closed_form() -> None:
         np.testing.assert_allclose(found[30:], probe[30:], rtol=1e-4)
 
 
-def test_neighbours_are_the_nearest_by_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain double loop; the scale of a channel does not matter, since features are standardised."""
-    x = MEANS * [1, 1, 1, 1, 1, 1000]
-    monkeypatch.setattr(baselines, "NEIGHBOURS", (3,))
-    (found,) = baselines.knn_path(x[TRAIN], Y[TRAIN, None], x[30:])
-    for row, predicted in zip(Z[30:], found, strict=True):
-        cosine = [row @ z / np.linalg.norm(row) / np.linalg.norm(z) for z in Z[TRAIN]]
-        assert predicted[0] == pytest.approx(Y[np.argsort(cosine)[::-1][:3]].mean())
-    probe = knn_probe(source(), {"y": Y}, FOLDS, target_ids=source().ids)
-    np.testing.assert_allclose(probe[30:], found, rtol=1e-6)
-
-
-@pytest.mark.parametrize("probe", [ridge_probe, knn_probe])
-def test_probes_match_ids_and_choose_within_a_single_group_by_rows(probe: Any) -> None:
-    """Of noise, the strongest ridge and the most neighbours are right, not the first in the list."""
+def test_ridge_matches_ids_and_chooses_within_a_single_group_by_rows() -> None:
+    """Of noise, the strongest ridge is right, not the first in the list."""
     ids, noise = source().ids, RANDOM.randn(IMAGES, 2)
-    expected = probe(source(), {"a": noise[:, 0], "b": noise[:, 1]}, FOLDS, target_ids=ids)
+    expected = ridge_probe(source(), {"a": noise[:, 0], "b": noise[:, 1]}, FOLDS, target_ids=ids)
     assert np.abs(expected[30:] - noise[:30].mean(axis=0)).max() < 0.5 * noise.std()
     order = [*range(30, IMAGES), *range(30)][::-1]
     shuffled = MemoryTokens(
         [ids[i] for i in order], Tokens.from_patches(PATCHES[order], grid=GRID, patch_size=16)
     )
     np.testing.assert_allclose(
-        probe(shuffled, noise, FOLDS, target_ids=ids)[30:], expected[30:], rtol=1e-6
+        ridge_probe(shuffled, noise, FOLDS, target_ids=ids)[30:], expected[30:], rtol=1e-6
     )
-    one = probe(source(), noise, FOLDS, target_ids=ids, groups=["a"] * 30 + ["b"] * 10)
+    one = ridge_probe(source(), noise, FOLDS, target_ids=ids, groups=["a"] * 30 + ["b"] * 10)
     assert np.array_equal(one, expected, equal_nan=True)
 
 
