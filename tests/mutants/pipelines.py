@@ -421,10 +421,7 @@ PIPELINES = [
             "Content-Length."
         ),
         where="serve.uploads:received_files",
-        edit=replace(
-            '_size += len(_message.get("body", b""))',
-            by='_size = len(_message.get("body", b""))',
-        ),
+        edit=replace("_size += len(_content)", by="_size = len(_content)"),
         tests=["unit/serve/test_serve.py::test_every_bad_request_is_refused_with_its_reason"],
     ),
 ]
